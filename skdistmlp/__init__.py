@@ -1,0 +1,1 @@
+"""A multilayer perceptron split by neurons over the workers of a Dask cluster."""

@@ -1,0 +1,1 @@
+"""Where Dask is: the only folder that imports dask or distributed."""

@@ -1,0 +1,167 @@
+"""Which cluster an estimator uses, which of its workers, and what went wrong."""
+
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+
+from distributed import Client, KilledWorker, get_worker, worker_client
+from distributed.comm import CommClosedError
+
+from skdistmlp.exceptions import ClusterError, WorkerLostError
+
+
+@contextmanager
+def connected(client: Client | str | None) -> Iterator[Client | None]:
+    """Give the client to use, for as long as the context lasts.
+
+    Parameters
+    ----------
+    client : Client, str or None
+        A client, the address of a scheduler, or None for the active client;
+        inside a task, that is its worker's own.
+
+    Yields
+    ------
+    Client or None
+        None where no client is active.
+
+    Raises
+    ------
+    ClusterError
+        If the address does not answer within Dask's connection timeout, or
+        the client is closed or asynchronous.
+    """
+    if isinstance(client, str):
+        with _connect(client) as connection:
+            yield connection
+    elif client is None and _inside_task():
+        # The fit waits for tasks of its own: the thread must be free for them.
+        with worker_client() as active:
+            yield active
+    else:
+        yield _checked(client if client is not None else _active_client())
+
+
+def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
+    """Return the addresses of the workers that are to share a network.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    n_workers : int or None
+        How many; None for all.
+
+    Returns
+    -------
+    tuple of str
+        Addresses.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster has fewer, or none.
+    """
+    with explained(client, (), "looking for workers"):
+        present = tuple(client.nthreads())
+    wanted = 1 if n_workers is None else n_workers
+    if len(present) < wanted:
+        raise ClusterError(
+            f"n_workers={n_workers} needs {'at least ' if n_workers is None else ''}"
+            f"{wanted} worker{'s' if wanted > 1 else ''}, but the cluster at "
+            f"{_address(client)} has {len(present)}. Start more workers, or lower "
+            f"n_workers."
+        )
+    return present if n_workers is None else present[:n_workers]
+
+
+@contextmanager
+def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[None]:
+    """Say which worker went away when Dask reports that something did.
+
+    Parameters
+    ----------
+    client : Client
+        The client in use.
+    workers : tuple of str
+        Workers that hold something that this phase needs.
+    phase : str
+        What is going on, as a gerund.
+
+    Raises
+    ------
+    WorkerLostError
+        In place of a cancelled future or a failed transfer.
+    ClusterError
+        In place of a lost connection to the scheduler.
+    """
+    try:
+        yield
+    except (CancelledError, KilledWorker, CommClosedError, OSError) as error:
+        try:
+            present = set(client.nthreads())
+        except Exception:
+            raise ClusterError(
+                f"the connection to the scheduler at {_address(client)} was lost "
+                f"while {phase}. Check that it is running, and call again."
+            ) from error
+        lost = [worker for worker in workers if worker not in present]
+        if lost:
+            raise WorkerLostError(
+                f"worker {', '.join(lost)} went away while {phase}, and with it its "
+                f"part of the network. The cluster has {len(present)} workers left; "
+                f"call again to start over on them."
+            ) from error
+        raise WorkerLostError(
+            f"the cluster dropped what it held while {phase}; the workers "
+            f"{', '.join(workers)} are still there. Was the cluster restarted, or "
+            f"the work cancelled? Call again to start over."
+        ) from error
+
+
+@contextmanager
+def _connect(address: str) -> Iterator[Client]:
+    try:
+        connection = Client(address, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ClusterError(
+            f"no Dask scheduler answers at client={address!r}: {error}. Start one with "
+            f"`dask scheduler`, or correct the address."
+        ) from error
+    with connection:
+        yield connection
+
+
+def _inside_task() -> bool:
+    try:
+        get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def _active_client() -> Client | None:
+    try:
+        return Client.current()
+    except ValueError:
+        return None
+
+
+def _checked(client: Client | None) -> Client | None:
+    if client is None:
+        return None
+    if client.status != "running":
+        raise ClusterError(
+            f"the Dask client is {client.status}. Make a new one, or pass the address "
+            f"of the scheduler as client=."
+        )
+    if client.asynchronous:
+        raise ClusterError(
+            "the Dask client is asynchronous, but an estimator waits for its results. "
+            "Pass a client made without asynchronous=True."
+        )
+    return client
+
+
+def _address(client: Client) -> str:
+    return client.scheduler.address if client.scheduler is not None else "unknown"

@@ -1,0 +1,321 @@
+"""The "futures" engine: every operation of a step is a Dask task.
+
+One task a layer and shard goes forward, one backward; one a shard updates; one
+a step computes the loss. Each is pinned to the worker that holds its shard.
+Weights and moments stay on the workers from the first step to the last; the
+client holds a future for each shard's newest state and one for each loss that
+is still to come.
+"""
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from distributed import Client, Future
+
+from skdistmlp.cluster import tasks
+from skdistmlp.cluster.client import explained
+from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.shard import Network, ShardState, join_states, split_state
+
+Key: TypeAlias = tuple[str, str, int]
+
+STEPS_AHEAD = 2
+"""Steps submitted beyond the newest whose loss is known: enough to hide the
+client's own work (``python -m skdistmlp.bench futures``). More would only keep
+more activations waiting on the workers."""
+
+BLOCKS_AHEAD = 4
+"""Blocks of rows under way when predicting."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value: for every shard, what its consumer's task is given.
+
+    Attributes
+    ----------
+    by_shard : list of list
+        Keys and futures; `skdistmlp.cluster.tasks` says what they mean.
+    rows : slice or ndarray of int, or None
+        Rows to take where the list begins with a data set; None for all.
+    """
+
+    by_shard: list[list[Any]]
+    rows: Rows | None = None
+
+
+class FuturesGroup:
+    """All shards of a network on a cluster: a `ShardGroup` of Dask futures.
+
+    A context: on entry every shard is placed on its worker, on exit nothing
+    of it is left on the cluster.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Address of the worker of each shard.
+    network : Network
+        The network and its split.
+    state : ShardState
+        State of the whole network.
+    dataset : Dataset
+        The rows.
+    stream_rows : bool
+        Whether to send each block of rows when its turn comes, to be read
+        once, instead of all rows at the start, to be read many times.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        workers: tuple[str, ...],
+        network: Network,
+        state: ShardState,
+        dataset: Dataset,
+        *,
+        stream_rows: bool = False,
+    ) -> None:
+        self.layers = network.split.layers
+        self._client = client
+        self._workers = workers
+        self._network = network
+        self._initial = state
+        self._dataset = dataset
+        self._stream_rows = stream_rows
+        self._ranks = range(network.split.n_shards)
+        self._run = uuid.uuid4().hex[:8]
+        self._step = 0
+        # Tasks of each shard that are still to be submitted.
+        self._tasks: list[dict[Key, tuple[Any, ...]]] = [{} for _ in self._ranks]
+        self._shards: list[Future] = []
+        self._rows: list[Future] = []
+        self._best: list[Future] = []
+        self._losses: deque[Future] = deque()
+        self._backward_calls: dict[int, tuple[Given, Given]] = {}
+        self._loss_sum = 0.0
+        self._first_of_epoch = True
+
+    def __enter__(self) -> Self:
+        with self._explained("placing the network"):
+            # Nothing but these futures holds on to the initial states: once
+            # the first step replaces them, the scheduler can forget each step
+            # as soon as it is done.
+            for rank, state in enumerate(split_state(self._network.split, self._initial)):
+                shard = tasks.PlacedShard(self._network, rank, state)
+                self._shards.append(self._place("shard", rank, shard))
+                if not self._stream_rows:
+                    self._rows.append(self._place("rows", rank, self._dataset))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for future in (*self._shards, *self._rows, *self._best, *self._losses):
+            future.release()
+        for pending in self._tasks:
+            pending.clear()
+
+    def inputs(self, rows: Rows) -> Given:
+        """Return the data sets on the workers; see `ShardGroup`."""
+        if not self._stream_rows:
+            return Given([[future] for future in self._rows], rows)
+        with self._explained("sending rows"):
+            block = Dataset(self._dataset.inputs(rows))
+            return Given([[self._place("rows", rank, block)] for rank in self._ranks])
+
+    def forward(self, layer: int, value: Given) -> Given:
+        """Delegate one layer, a task a shard."""
+        keys = [
+            self._add(
+                rank,
+                f"forward-layer{layer}",
+                tasks.forward,
+                layer,
+                value.by_shard[rank],
+                value.rows,
+            )
+            for rank in self._ranks
+        ]
+        if layer + 1 == self._network.split.output_layer:
+            return Given([[key] for key in keys])
+        return Given([keys for _ in self._ranks])
+
+    def output_delta(self, logits: Given, rows: Rows) -> Given:
+        """Delegate the loss; the delta is evaluated by the tasks that need it."""
+        delta = [
+            [future, *pieces]
+            for future, pieces in zip(self._rows, logits.by_shard, strict=True)
+        ]
+        self._add(0, "loss", tasks.loss, delta[0], rows)
+        return Given(delta, rows)
+
+    def backward(self, layer: int, value: Given, delta: Given) -> Given:
+        """Delegate what the layer before needs; gradients are left to `update`."""
+        self._backward_calls[layer] = value, delta
+        if layer == 0:
+            return delta
+        keys = [
+            self._add(
+                rank,
+                f"backward-layer{layer}",
+                tasks.backward,
+                layer,
+                delta.by_shard[rank],
+                delta.rows,
+            )
+            for rank in self._ranks
+        ]
+        row_parallel = layer == self._network.split.output_layer
+        return Given(
+            [
+                [
+                    self._key(rank, f"forward-layer{layer - 1}"),
+                    *([keys[rank]] if row_parallel else keys),
+                ]
+                for rank in self._ranks
+            ],
+            delta.rows,
+        )
+
+    def update(self, rows: Rows, learning_rate: float) -> None:
+        """Delegate gradients and optimiser, a task a shard, and submit the step."""
+        calls = [self._backward_calls[layer] for layer in self.layers]
+        updated = [
+            self._add(
+                rank,
+                "update",
+                tasks.update,
+                [value.by_shard[rank] for value, _ in calls],
+                [delta.by_shard[rank] for _, delta in calls],
+                rows,
+                learning_rate,
+                self._first_of_epoch,
+            )
+            for rank in self._ranks
+        ]
+        with self._explained("training"):
+            *shards, loss = self._submit([*updated, self._key(0, "loss")])
+            # One assignment: an interrupt leaves all shards at the same step.
+            self._shards = shards
+            self._first_of_epoch = False
+            self._losses.append(loss)
+            while len(self._losses) > STEPS_AHEAD:
+                self._loss_sum += self._losses[0].result()
+                self._losses.popleft()
+
+    def epoch_loss(self) -> float:
+        """Wait for the epoch's last steps; see `ShardGroup`."""
+        with self._explained("training"):
+            sums = self._submit(
+                [self._add(rank, "penalty", tasks.penalty) for rank in self._ranks]
+            )
+            values = self._client.gather([*self._losses, *sums])
+        total = self._loss_sum + sum(values)
+        self._losses.clear()
+        self._loss_sum = 0.0
+        self._first_of_epoch = True
+        return float(total)
+
+    def predictions(self, logits: Iterable[Given]) -> Iterator[FloatArray]:
+        """Fetch the outputs of each block, a few blocks behind; see `ShardGroup`."""
+        under_way: deque[Future] = deque()
+        phase = "predicting"
+        try:
+            for number, value in enumerate(logits):
+                rank = number % len(self._ranks)
+                key = self._add(rank, "predict", tasks.predict, value.by_shard[rank])
+                with self._explained(phase):
+                    under_way += self._submit([key])
+                    if len(under_way) > BLOCKS_AHEAD:
+                        outputs = under_way[0].result()
+                        under_way.popleft()
+                        yield outputs
+            while under_way:
+                with self._explained(phase):
+                    yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.release()
+
+    def agree(self, value: float) -> float:
+        """Return `value`: the client decides alone."""
+        return value
+
+    def keep_best(self) -> None:
+        """Keep a reference to the parameters where they are."""
+        with self._explained("training"):
+            self._best = self._submit(
+                [self._add(rank, "best", tasks.parameters_of) for rank in self._ranks]
+            )
+
+    def restore_best(self) -> None:
+        """Put the parameters last kept in place of the shards' own."""
+        if not self._best:
+            return
+        with self._explained("training"):
+            self._shards = self._submit(
+                [
+                    self._add(rank, "restore", tasks.with_parameters, self._best[rank])
+                    for rank in self._ranks
+                ]
+            )
+
+    def collect(self) -> ShardState:
+        """Return the state of the whole network."""
+        with self._explained("collecting the weights"):
+            shards: Sequence[tasks.PlacedShard] = self._client.gather(self._shards)
+        return join_states(self._network.split, [shard.state for shard in shards])
+
+    def _key(self, rank: int, operation: str) -> Key:
+        """Name a task; the dashboard groups tasks by the first part."""
+        return f"{operation}-shard{rank}", self._run, self._step
+
+    def _add(
+        self, rank: int, operation: str, function: Callable[..., Any], *args: Any
+    ) -> Key:
+        """Note a task on one shard, to be submitted with the others."""
+        key = self._key(rank, operation)
+        self._tasks[rank][key] = (function, self._shards[rank], *args)
+        return key
+
+    def _submit(self, keys: list[Key]) -> list[Future]:
+        """Send all tasks noted, pinned to their workers; return the futures of `keys`.
+
+        A pinned task never outlives its worker: its shard goes with the
+        worker, and Dask cancels what depends on it.
+        """
+        names = [f"shard{rank}" for rank in self._ranks]
+        graph = HighLevelGraph(
+            {
+                name: MaterializedLayer(pending, annotations={"workers": [worker]})
+                for name, pending, worker in zip(
+                    names, self._tasks, self._workers, strict=True
+                )
+            },
+            {name: set() for name in names},
+        )
+        futures: list[Future] = self._client.get(graph, keys, sync=False)
+        self._tasks = [{} for _ in self._ranks]
+        self._backward_calls = {}
+        self._step += 1
+        return futures
+
+    def _place(self, name: str, rank: int, value: Any) -> Future:
+        """Send one value to the worker of a shard."""
+        key = (f"{name}-shard{rank}", self._run, self._step)
+        placed = self._client.scatter({key: value}, workers=[self._workers[rank]])
+        return placed[key]
+
+    def _explained(self, phase: str) -> Any:
+        return explained(self._client, self._workers, phase)

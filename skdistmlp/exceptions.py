@@ -1,0 +1,17 @@
+"""Errors that this package raises, beside scikit-learn's and Dask's own."""
+
+
+class SkdistmlpError(Exception):
+    """Base of the errors below."""
+
+
+class ExchangeError(SkdistmlpError):
+    """A shard waited in vain for another."""
+
+
+class ClusterError(SkdistmlpError):
+    """The cluster cannot be reached, or has too few workers."""
+
+
+class WorkerLostError(SkdistmlpError):
+    """A worker went away with its part of the network."""

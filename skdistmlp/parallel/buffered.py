@@ -1,0 +1,188 @@
+"""One shard that computes in place, in buffers that it allocates once."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from skdistmlp.nn.optimizers import block_size, update
+from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.parallel.communicators import Communicator
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.shard import (
+    Network,
+    ShardState,
+    affine,
+    batch_loss,
+    batch_penalty,
+    gradient,
+    hidden_forward,
+    output_delta,
+    propagate,
+)
+
+
+class BufferedShard:
+    """One shard among its peers: a `ShardGroup` whose values are arrays.
+
+    With a communicator that has nobody to talk to, it is the whole network.
+    A hidden value is this shard's part; whoever consumes it gathers.
+
+    Parameters
+    ----------
+    network : Network
+        The network and its split.
+    state : ShardState
+        This shard's part. Its arrays are trained in place.
+    dataset : Dataset
+        All rows, with all features.
+    communicator : Communicator
+        This shard's end of the exchange; its rank says which shard this is.
+    max_rows : int
+        The most rows of any step or block.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        state: ShardState,
+        dataset: Dataset,
+        communicator: Communicator,
+        max_rows: int,
+    ) -> None:
+        self.state = state
+        self.layers = network.split.layers
+        self._network = network
+        self._communicator = communicator
+        self._dataset = dataset.prepared(state.parameters.dtype)
+        self._max_rows = max_rows
+        self._layout = network.split.shard(communicator.rank)
+        self._coefs, self._intercepts = self._layout.views(state.parameters)
+        self._gradient = np.empty_like(state.parameters)
+        self._coef_gradients, self._intercept_gradients = self._layout.views(
+            self._gradient
+        )
+        self._scratch = np.empty(block_size(state.parameters), state.parameters.dtype)
+        self._buffers: dict[tuple[str, int], FloatArray] = {}
+        # What a layer was last given, gathered forward and used again backward.
+        self._given: dict[int, FloatArray] = {}
+        self._loss_sum = 0.0
+        self._best: FloatArray | None = None
+
+    def inputs(self, rows: Rows) -> FloatArray:
+        """Return the features of `rows`; see `ShardGroup`."""
+        return self._dataset.inputs(
+            rows, self._buffer("inputs", 0, self._max_rows, self._dataset.X.shape[1])
+        )
+
+    def forward(self, layer: int, value: FloatArray) -> FloatArray:
+        """Return this shard's activations, or everybody's logits."""
+        coef, intercept = self._coefs[layer], self._intercepts[layer]
+        out = self._buffer("activations", layer, len(value), coef.shape[1])
+        if layer == self._network.split.output_layer:
+            self._given[layer] = value
+            piece = affine(value, coef, intercept, out)
+            logits = self._buffer("logits", layer, len(value), coef.shape[1])
+            return self._communicator.all_reduce(piece, logits)
+        given = self._gather(layer, value)
+        self._given[layer] = given
+        return hidden_forward(self._network, given, coef, intercept, out)
+
+    def output_delta(self, logits: FloatArray, rows: Rows) -> FloatArray:
+        """Overwrite `logits` with their delta; see `ShardGroup`."""
+        network = self._network
+        network.output_head.apply(logits)
+        self._loss_sum += batch_loss(network, logits, self._dataset, rows)
+        return output_delta(logits, self._dataset, rows, out=logits)
+
+    def backward(
+        self, layer: int, value: FloatArray, delta: FloatArray
+    ) -> FloatArray:
+        """Write the layer's gradient; return this shard's delta below."""
+        coef = self._coefs[layer]
+        gradient(
+            self._given[layer],
+            delta,
+            self._coef_gradients[layer],
+            self._intercept_gradients[layer],
+        )
+        if layer == 0:
+            return delta
+        below = propagate(
+            delta, coef, self._buffer("propagated", layer, len(delta), coef.shape[0])
+        )
+        if layer != self._network.split.output_layer:
+            below = self._communicator.reduce_scatter(
+                below,
+                self._network.split.ranges[layer - 1],
+                self._buffer("deltas", layer, *value.shape),
+            )
+        self._network.hidden_activation.chain(value, below)
+        return below
+
+    def update(self, rows: Rows, learning_rate: float) -> None:
+        """Take a step with the gradient that `backward` wrote."""
+        state, network = self.state, self._network
+        assert state.optimizer is not None, "a group to predict with cannot train"
+        n_rows, weight_sum = self._dataset.counts(rows)
+        optimizer, squared_norm = update(
+            state.optimizer,
+            state.parameters,
+            self._gradient,
+            learning_rate,
+            n_penalised=self._layout.n_coefs,
+            penalty=network.alpha / weight_sum,
+            scratch=self._scratch,
+        )
+        penalty = batch_penalty(network, squared_norm, n_rows, weight_sum)
+        self.state = replace(
+            state, optimizer=optimizer, penalty_sum=state.penalty_sum + penalty
+        )
+
+    def epoch_loss(self) -> float:
+        """Return the epoch's loss, the same number on every shard."""
+        penalty_sum = self._communicator.all_reduce(
+            np.array([self.state.penalty_sum]), np.empty(1)
+        )
+        total = self._loss_sum + float(penalty_sum[0])
+        self._loss_sum = 0.0
+        self.state = replace(self.state, penalty_sum=0.0)
+        return self.agree(total)
+
+    def predictions(self, logits: Iterable[FloatArray]) -> Iterator[FloatArray]:
+        """Yield the outputs of each block, as arrays of their own."""
+        for block in logits:
+            outputs = block.copy()
+            self._network.output_head.apply(outputs)
+            yield outputs
+
+    def agree(self, value: float) -> float:
+        """Return the value that shard 0 has."""
+        return float(self._communicator.from_first(value))
+
+    def keep_best(self) -> None:
+        """Copy the parameters."""
+        if self._best is None:
+            self._best = np.empty_like(self.state.parameters)
+        np.copyto(self._best, self.state.parameters)
+
+    def restore_best(self) -> None:
+        """Copy back the parameters last kept, if any were."""
+        if self._best is not None:
+            np.copyto(self.state.parameters, self._best)
+
+    def _gather(self, layer: int, part: FloatArray) -> FloatArray:
+        if layer == 0:
+            return part
+        split = self._network.split
+        out = self._buffer("gathered", layer, len(part), split.layer_units[layer])
+        return self._communicator.all_gather(part, split.ranges[layer - 1], out)
+
+    def _buffer(self, use: str, layer: int, n_rows: int, width: int) -> FloatArray:
+        """Return rows of the buffer for one use, allocated at its first."""
+        buffer = self._buffers.get((use, layer))
+        if buffer is None:
+            dtype = self.state.parameters.dtype
+            buffer = np.empty((self._max_rows, width), dtype)
+            self._buffers[use, layer] = buffer
+        return buffer[:n_rows]

@@ -1,0 +1,63 @@
+"""A shard group: the operations that a training step is made of.
+
+One definition of the step (`skdistmlp.training.step`) serves every engine. A
+value that passes between operations is an array in one engine and a list of
+Dask futures in another, and the step does not look inside it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+from skdistmlp.nn.types import FloatArray, Rows
+
+Value = TypeVar("Value")
+
+
+class ShardGroup(Protocol[Value]):
+    """All shards of a network, as the training loop sees them.
+
+    A value is valid until the next step begins.
+    """
+
+    @property
+    def layers(self) -> range:
+        """Numbers of the layers of weights."""
+
+    def inputs(self, rows: Rows) -> Value:
+        """Return the features of `rows`, for layer 0."""
+
+    def forward(self, layer: int, value: Value) -> Value:
+        """Return the activations of a hidden layer, or the logits of the last."""
+
+    def output_delta(self, logits: Value, rows: Rows) -> Value:
+        """Add the loss of `rows` to the epoch's; return d loss / d logits."""
+
+    def backward(self, layer: int, value: Value, delta: Value) -> Value:
+        """Compute the gradient of a layer from what it was given and its delta.
+
+        Returns the delta of the layer before; for layer 0, `delta` itself.
+        """
+
+    def update(self, rows: Rows, learning_rate: float) -> None:
+        """Let the optimiser take a step; `rows` are those of the gradient."""
+
+    def epoch_loss(self) -> float:
+        """Return the losses of all rows since it was last called, and penalties.
+
+        The same number on every shard.
+        """
+
+    def predictions(self, logits: Iterable[Value]) -> Iterator[FloatArray]:
+        """Yield the outputs, shape (n_rows, n_outputs), of each block of rows.
+
+        `logits` is drawn on lazily, so that a bounded number is under way.
+        """
+
+    def agree(self, value: float) -> float:
+        """Return the value that shard 0 has: decisions are made in one place."""
+
+    def keep_best(self) -> None:
+        """Remember the parameters as they are now, in place of those kept before."""
+
+    def restore_best(self) -> None:
+        """Go back to the parameters last kept."""

@@ -1,0 +1,154 @@
+"""Which engine trains or predicts, where, and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skdistmlp.parallel.split import NetworkSplit
+
+FLOP_PER_CHAINED_TASK = 1.0e9
+"""Floating point operations that cost as much time as one task in a chain of
+Dask tasks: what sharing must save before `engine="auto"` takes "futures"."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which engine runs, and which neurons each worker holds.
+
+    Attributes
+    ----------
+    engine : {"local", "futures"}
+        What runs.
+    split : NetworkSplit
+        Layers, and the neurons of each shard.
+    workers : tuple of str
+        Address of the worker that holds shard 0, shard 1, and so on; empty
+        when the network stays in this process.
+    reason : str
+        Why this engine was chosen.
+    """
+
+    engine: str
+    split: NetworkSplit
+    workers: tuple[str, ...]
+    reason: str
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return self.split.n_shards
+
+    def __str__(self) -> str:
+        layer_units = "-".join(str(units) for units in self.split.layer_units)
+        lines = [
+            f"{self.engine}: {self.reason}",
+            f"network {layer_units}, {self.split.n_parameters:,} parameters, "
+            f"{self.n_shards} shard{'s' if self.n_shards > 1 else ''}",
+        ]
+        for rank, worker in enumerate(self.workers):
+            holdings = [
+                f"layer {layer}: "
+                + (f"neurons {r.start}-{r.stop - 1}" if len(r) else "no neurons")
+                for layer, ranges in enumerate(self.split.ranges)
+                for r in [ranges[rank]]
+            ]
+            lines.append(f"shard {rank} on {worker}: {', '.join(holdings) or 'all'}")
+        return "\n".join(lines)
+
+
+def local_plan(layer_units: Sequence[int], reason: str) -> Plan:
+    """Return the plan of one shard in this process."""
+    return Plan("local", NetworkSplit.even(layer_units, 1), (), reason)
+
+
+def reason_to_stay_local(
+    layer_units: Sequence[int], engine: str, parameter_threshold: int
+) -> str | None:
+    """Return why no cluster needs to be looked for, None if one does.
+
+    Parameters
+    ----------
+    layer_units : sequence of int
+        Features, neurons of each hidden layer, outputs.
+    engine : {"auto", "local", "futures"}
+        What was asked for.
+    parameter_threshold : int
+        Networks with fewer parameters stay in this process.
+    """
+    if engine == "local":
+        return "engine='local' was asked for"
+    n_parameters = NetworkSplit.even(layer_units, 1).n_parameters
+    if n_parameters < parameter_threshold:
+        return (
+            f"{n_parameters:,} parameters are fewer than the threshold of "
+            f"{parameter_threshold:,}"
+        )
+    return None
+
+
+def cluster_plan(
+    layer_units: Sequence[int],
+    engine: str,
+    workers: Sequence[str],
+    *,
+    training: bool,
+    n_rows: int,
+) -> Plan:
+    """Choose the engine for a network that a cluster may share.
+
+    Parameters
+    ----------
+    layer_units : sequence of int
+        Features, neurons of each hidden layer, outputs.
+    engine : {"auto", "futures"}
+        What was asked for.
+    workers : sequence of str
+        Addresses of the workers to share it.
+    training : bool
+        Whether a step goes backward too.
+    n_rows : int
+        Rows of a step.
+
+    Returns
+    -------
+    Plan
+        "futures" if asked for, or if sharing a step saves more work than its
+        chain of tasks costs; else "local".
+    """
+    split = NetworkSplit.even(layer_units, len(workers))
+    plan = Plan("futures", split, tuple(workers[: split.n_shards]), "")
+    n_tasks = _chained_tasks(split, training)
+    saved = _flop(split, training, n_rows) * (1 - 1 / split.n_shards)
+    cost = n_tasks * FLOP_PER_CHAINED_TASK
+    sums = (
+        f"sharing a step of {n_rows:,} rows among {split.n_shards} saves "
+        f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks cost as much time "
+        f"as {cost / 1e9:.3g} GFLOP"
+    )
+    if engine == "futures":
+        return _because(plan, "engine='futures' was asked for")
+    if saved > cost:
+        return _because(plan, sums)
+    return local_plan(layer_units, sums)
+
+
+def _because(plan: Plan, reason: str) -> Plan:
+    return Plan(plan.engine, plan.split, plan.workers, reason)
+
+
+def _chained_tasks(split: NetworkSplit, training: bool) -> int:
+    """Return how many tasks of a step wait for each other, one by one.
+
+    Forward through every layer; in training also backward through all but the
+    first, and the update.
+    """
+    n_layers = len(split.layers)
+    return 2 * n_layers if training else n_layers + 1
+
+
+def _flop(split: NetworkSplit, training: bool, n_rows: int) -> float:
+    """Return the floating point operations of a step's matrix products."""
+    forward = 2.0 * n_rows * split.n_coefs
+    if not training:
+        return forward
+    first_layer = 2.0 * n_rows * split.layer_units[0] * split.layer_units[1]
+    return 3 * forward - first_layer

@@ -1,0 +1,203 @@
+"""What one shard computes in a step: pure functions with an optional ``out=``.
+
+Given ``out=``, they write there and nowhere else; without it, into a new array.
+Unless said otherwise they never write to their other arguments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from skdistmlp.nn.activations import ACTIVATIONS, Activation
+from skdistmlp.nn.losses import OUTPUTS, Output
+from skdistmlp.nn.optimizers import OptimizerState
+from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network but for its weights.
+
+    Attributes
+    ----------
+    split : NetworkSplit
+        Layers, and which shard holds which neurons.
+    activation : str
+        Name of the hidden activation.
+    output : str
+        Name of the output activation, which sets the loss.
+    alpha : float
+        Strength of the L2 penalty.
+    """
+
+    split: NetworkSplit
+    activation: str
+    output: str
+    alpha: float = 0.0
+
+    @property
+    def hidden_activation(self) -> Activation:
+        """The activation of the hidden layers."""
+        return ACTIVATIONS[self.activation]
+
+    @property
+    def output_head(self) -> Output:
+        """The output activation and its loss."""
+        return OUTPUTS[self.output]
+
+
+@dataclass(frozen=True)
+class ShardState:
+    """Everything that training changes on one shard, or in the whole network.
+
+    Attributes
+    ----------
+    parameters : ndarray of shape (n_parameters,)
+        Coefficients, then intercepts (see `ShardLayout`).
+    optimizer : OptimizerState or None
+        Moments in the same layout; None when there is only predicting to do.
+    penalty_sum : float
+        The L2 penalties of the steps since the last end of an epoch, each
+        times the number of its rows.
+    """
+
+    parameters: FloatArray = field(repr=False)
+    optimizer: OptimizerState | None = None
+    penalty_sum: float = 0.0
+
+
+def split_state(split: NetworkSplit, whole: ShardState) -> list[ShardState]:
+    """Return the shards' parts of the state of a whole network, as copies."""
+    parts = []
+    for rank in range(split.n_shards):
+        optimizer = whole.optimizer
+        if optimizer is not None:
+            moments = tuple(take_shard(split, rank, m) for m in optimizer.moments)
+            optimizer = replace(optimizer, moments=moments)
+        parts.append(ShardState(take_shard(split, rank, whole.parameters), optimizer))
+    return parts
+
+
+def join_states(split: NetworkSplit, parts: Sequence[ShardState]) -> ShardState:
+    """Return the state of the whole network; the inverse of `split_state`."""
+    optimizer = parts[0].optimizer
+    if optimizer is not None:
+        moments_of = [part.optimizer.moments for part in parts if part.optimizer]
+        moments = tuple(
+            join_shards(split, moment) for moment in zip(*moments_of, strict=True)
+        )
+        optimizer = replace(optimizer, moments=moments)
+    return ShardState(join_shards(split, [p.parameters for p in parts]), optimizer)
+
+
+def affine(
+    inputs: FloatArray,
+    coef: FloatArray,
+    intercept: FloatArray,
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Return ``inputs @ coef + intercept``.
+
+    Parameters
+    ----------
+    inputs : ndarray of shape (n_rows, fan_in)
+        Activations of the layer before.
+    coef : ndarray of shape (fan_in, fan_out)
+        Coefficients.
+    intercept : ndarray of shape (fan_out,) or (0,)
+        Intercepts; none on a shard that owns none.
+    out : ndarray of shape (n_rows, fan_out), optional
+        Overwritten.
+    """
+    z = np.matmul(inputs, coef, out=out)
+    if intercept.size:
+        z += intercept
+    return z
+
+
+def hidden_forward(
+    network: Network,
+    inputs: FloatArray,
+    coef: FloatArray,
+    intercept: FloatArray,
+    out: FloatArray | None = None,
+) -> FloatArray:
+    """Return the activations of this shard's neurons of a hidden layer."""
+    activations = affine(inputs, coef, intercept, out)
+    network.hidden_activation.apply(activations)
+    return activations
+
+
+def output_delta(
+    prediction: FloatArray, dataset: Dataset, rows: Rows, out: FloatArray | None = None
+) -> FloatArray:
+    """Return d loss / d logits, ``(prediction - y) * weight / sum of weights``.
+
+    `out` may be `prediction` itself. All output activations are canonical for
+    their loss (see `skdistmlp.nn.losses`).
+    """
+    weight = dataset.weights(rows)
+    _, weight_sum = dataset.counts(rows)
+    delta = np.subtract(
+        prediction, dataset.targets(rows), out=out, dtype=prediction.dtype
+    )
+    if weight is not None:
+        delta *= weight[:, np.newaxis]
+    delta /= weight_sum
+    return delta
+
+
+def batch_loss(
+    network: Network, prediction: FloatArray, dataset: Dataset, rows: Rows
+) -> float:
+    """Return the mean loss of `rows` times their number, without the penalty."""
+    weight = dataset.weights(rows)
+    loss = network.output_head.loss(dataset.targets(rows), prediction, weight)
+    return loss * len(prediction)
+
+
+def batch_penalty(
+    network: Network, squared_norm: float, n_rows: int, weight_sum: float
+) -> float:
+    """Return the L2 penalty of a mini-batch times its number of rows.
+
+    The penalty is ``alpha / 2 * squared_norm / weight_sum``, as scikit-learn's.
+    """
+    return 0.5 * network.alpha * squared_norm / weight_sum * n_rows
+
+
+def gradient(
+    inputs: FloatArray,
+    delta: FloatArray,
+    coef_out: FloatArray,
+    intercept_out: FloatArray,
+) -> None:
+    """Write d loss / d (coef, intercept) of one layer, without the penalty.
+
+    Parameters
+    ----------
+    inputs : ndarray of shape (n_rows, fan_in)
+        What the layer was given.
+    delta : ndarray of shape (n_rows, fan_out)
+        d loss / d pre-activation.
+    coef_out : ndarray of shape (fan_in, fan_out)
+        Overwritten with ``inputs.T @ delta``.
+    intercept_out : ndarray of shape (fan_out,) or (0,)
+        Overwritten with the column sums of `delta`, where it has room.
+    """
+    np.matmul(inputs.T, delta, out=coef_out)
+    if intercept_out.size:
+        np.sum(delta, axis=0, out=intercept_out)
+
+
+def propagate(
+    delta: FloatArray, coef: FloatArray, out: FloatArray | None = None
+) -> FloatArray:
+    """Return ``delta @ coef.T``: d loss / d inputs of a layer, shape (n_rows, fan_in).
+
+    In a column-parallel layer this is one shard's piece of a sum.
+    """
+    return np.matmul(delta, coef.T, out=out)

@@ -1,0 +1,264 @@
+"""Which neurons belong to which shard, and what each shard's flat arrays hold."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from skdistmlp.nn.types import FloatArray
+
+
+@dataclass(frozen=True, order=True)
+class NeuronRange:
+    """The neurons ``start`` to ``stop - 1`` of one layer."""
+
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def columns(self) -> slice:
+        """Where these neurons stand in an array with one column a neuron."""
+        return slice(self.start, self.stop)
+
+
+def split_neurons(n_neurons: int, shares: Sequence[float]) -> tuple[NeuronRange, ...]:
+    """Cut a layer into contiguous ranges, in proportion to `shares`.
+
+    Parameters
+    ----------
+    n_neurons : int
+        Size of the layer.
+    shares : sequence of float
+        One positive number a shard. Equal shares give sizes that differ by
+        at most one.
+
+    Returns
+    -------
+    tuple of NeuronRange
+        One range a shard, which tile the layer exactly once. Some are empty
+        when there are more shards than neurons.
+    """
+    total = sum(shares)
+    bounds = [0, *(round(n_neurons * part / total) for part in accumulate(shares))]
+    return tuple(NeuronRange(start, stop) for start, stop in pairwise(bounds))
+
+
+@dataclass(frozen=True)
+class NetworkSplit:
+    """A network's layers and how its hidden neurons are shared out.
+
+    Hidden layers are column-parallel: shard p owns the columns ``ranges[i][p]``
+    of ``coefs_[i]`` and these entries of ``intercepts_[i]``. The output layer
+    is row-parallel: shard p owns the rows of the last coefficients that meet
+    its own neurons of the last hidden layer; shard 0 owns the intercept.
+
+    Attributes
+    ----------
+    layer_units : tuple of int
+        Features, neurons of each hidden layer, outputs.
+    ranges : tuple of tuple of NeuronRange
+        ``ranges[i][p]``: neurons of hidden layer i on shard p. Empty for a
+        network without hidden layers, which is one shard.
+    """
+
+    layer_units: tuple[int, ...]
+    ranges: tuple[tuple[NeuronRange, ...], ...]
+
+    @classmethod
+    def even(cls, layer_units: Sequence[int], n_shards: int) -> "NetworkSplit":
+        """Split every hidden layer evenly, as far as its neurons go.
+
+        More shards than the widest hidden layer has neurons would hold
+        nothing and are left out.
+        """
+        hidden = layer_units[1:-1]
+        useful = min(n_shards, max(hidden, default=1))
+        return cls.by_shares(layer_units, [1.0] * useful)
+
+    @classmethod
+    def by_shares(
+        cls, layer_units: Sequence[int], shares: Sequence[float]
+    ) -> "NetworkSplit":
+        """Split every hidden layer in proportion to `shares`, one a shard."""
+        hidden = layer_units[1:-1]
+        return cls(
+            tuple(layer_units), tuple(split_neurons(units, shares) for units in hidden)
+        )
+
+    @property
+    def n_shards(self) -> int:
+        """Number of shards."""
+        return len(self.ranges[0]) if self.ranges else 1
+
+    @property
+    def layers(self) -> range:
+        """Numbers of the layers of weights, as ``coefs_`` counts them."""
+        return range(len(self.layer_units) - 1)
+
+    @property
+    def output_layer(self) -> int:
+        """Number of the last layer of weights."""
+        return len(self.layer_units) - 2
+
+    @property
+    def n_coefs(self) -> int:
+        """Number of coefficients in all layers."""
+        return sum(fan_in * fan_out for fan_in, fan_out in pairwise(self.layer_units))
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of coefficients and intercepts in all layers."""
+        return self.n_coefs + sum(self.layer_units[1:])
+
+    def shard(self, rank: int) -> "ShardLayout":
+        """Return the layout of shard number `rank`."""
+        return ShardLayout(self, rank)
+
+    def whole(self) -> "ShardLayout":
+        """Return the layout of the same network on one shard."""
+        return NetworkSplit.even(self.layer_units, 1).shard(0)
+
+
+class Parameters(NamedTuple):
+    """Views of the layers in a flat array of parameters."""
+
+    coefs: list[FloatArray]
+    intercepts: list[FloatArray]
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """What one shard's flat arrays hold: its coefficients, then its intercepts.
+
+    Parameters, gradients and moments share the layout. All layers follow each
+    other in order; a coefficient matrix is stored row by row.
+    """
+
+    split: NetworkSplit
+    rank: int
+
+    def rows(self, layer: int) -> slice:
+        """Rows of the whole ``coefs_[layer]`` that this shard owns."""
+        if layer == self.split.output_layer and self.split.ranges:
+            return self.split.ranges[-1][self.rank].columns
+        return slice(0, self.split.layer_units[layer])
+
+    def columns(self, layer: int) -> slice:
+        """Columns of the whole ``coefs_[layer]`` that this shard owns."""
+        if layer == self.split.output_layer:
+            return slice(0, self.split.layer_units[-1])
+        return self.split.ranges[layer][self.rank].columns
+
+    def neurons(self, layer: int) -> slice:
+        """Entries of the whole ``intercepts_[layer]`` that this shard owns."""
+        if layer == self.split.output_layer and self.rank != 0:
+            return slice(0, 0)
+        return self.columns(layer)
+
+    @cached_property
+    def _places(self) -> tuple[list[tuple[int, int, int]], list[tuple[int, int]]]:
+        """Offset and shape of every coefficient matrix and every intercept."""
+        offset = 0
+        coefs, intercepts = [], []
+        for layer in self.split.layers:
+            fan_in, fan_out = _length(self.rows(layer)), _length(self.columns(layer))
+            coefs.append((offset, fan_in, fan_out))
+            offset += fan_in * fan_out
+        for layer in self.split.layers:
+            fan_out = _length(self.neurons(layer))
+            intercepts.append((offset, fan_out))
+            offset += fan_out
+        return coefs, intercepts
+
+    @property
+    def n_coefs(self) -> int:
+        """Number of coefficients, which stand before the intercepts."""
+        return self._places[1][0][0]
+
+    @property
+    def n_parameters(self) -> int:
+        """Length of the flat arrays."""
+        offset, size = self._places[1][-1]
+        return offset + size
+
+    def views(self, flat: FloatArray) -> Parameters:
+        """Return the layers of `flat`, shape (n_parameters,), without a copy."""
+        coefs, intercepts = self._places
+        return Parameters(
+            [
+                flat[offset : offset + fan_in * fan_out].reshape(fan_in, fan_out)
+                for offset, fan_in, fan_out in coefs
+            ],
+            [flat[offset : offset + size] for offset, size in intercepts],
+        )
+
+    def pieces(
+        self, whole: Parameters, own: Parameters
+    ) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Pair each of this shard's arrays with its place in the whole network."""
+        for layer in self.split.layers:
+            rows, columns = self.rows(layer), self.columns(layer)
+            yield whole.coefs[layer][rows, columns], own.coefs[layer]
+            yield whole.intercepts[layer][self.neurons(layer)], own.intercepts[layer]
+
+
+def take_shard(split: NetworkSplit, rank: int, whole: FloatArray) -> FloatArray:
+    """Return shard `rank`'s part of a flat array of the whole network, as a copy."""
+    layout = split.shard(rank)
+    own = np.empty(layout.n_parameters, whole.dtype)
+    for there, here in layout.pieces(split.whole().views(whole), layout.views(own)):
+        here[...] = there
+    return own
+
+
+def join_shards(split: NetworkSplit, shards: Sequence[FloatArray]) -> FloatArray:
+    """Return the flat array of the whole network; the inverse of `take_shard`."""
+    whole_layout = split.whole()
+    whole = np.empty(whole_layout.n_parameters, shards[0].dtype)
+    for rank, own in enumerate(shards):
+        layout = split.shard(rank)
+        for there, here in layout.pieces(
+            whole_layout.views(whole), layout.views(own)
+        ):
+            there[...] = here
+    return whole
+
+
+def flatten(parameters: Parameters, dtype: np.dtype[np.floating]) -> FloatArray:
+    """Return the layers as one flat array, in the layout of one shard.
+
+    Where they already lie so in one writeable array, as the views of a network
+    trained in this process do, that array is returned, not a copy.
+    """
+    arrays = [*parameters.coefs, *parameters.intercepts]
+    base = arrays[0].base
+    if (
+        isinstance(base, np.ndarray)
+        and base.ndim == 1
+        and base.flags.writeable
+        and base.dtype == dtype
+        and base.size == sum(array.size for array in arrays)
+        and all(array.dtype == dtype and array.flags.c_contiguous for array in arrays)
+        and _addresses(arrays) == _packed_addresses(base, arrays)
+    ):
+        return base
+    return np.concatenate([array.ravel() for array in arrays]).astype(dtype, copy=False)
+
+
+def _addresses(arrays: Sequence[FloatArray]) -> list[int]:
+    return [array.ctypes.data for array in arrays if array.size]
+
+
+def _packed_addresses(base: FloatArray, arrays: Sequence[FloatArray]) -> list[int]:
+    starts = accumulate((array.nbytes for array in arrays), initial=base.ctypes.data)
+    return [start for start, array in zip(starts, arrays, strict=False) if array.size]
+
+
+def _length(part: slice) -> int:
+    return int(part.stop - part.start)

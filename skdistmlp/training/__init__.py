@@ -1,0 +1,1 @@
+"""Epochs, mini-batches, stopping and history: no cluster, no wire."""

@@ -1,0 +1,181 @@
+"""The training loop: epochs of mini-batches, until enough."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from sklearn.utils import gen_batches, shuffle
+
+from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.parallel.group import ShardGroup
+from skdistmlp.training.progress import Outcome, Progress
+from skdistmlp.training.step import predict_blocks, training_step
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the loop needs of the estimator's parameters.
+
+    Attributes
+    ----------
+    batch_size : int
+        Rows of a mini-batch.
+    max_epochs : int
+        The most epochs of this call.
+    shuffle : bool
+        Whether to shuffle before every epoch.
+    tol : float
+        The least improvement that counts as one.
+    n_iter_no_change : float
+        Epochs without improvement after which training ends; may be infinite.
+    say : callable or None
+        Called with each of scikit-learn's verbose lines.
+    """
+
+    batch_size: int
+    max_epochs: int
+    shuffle: bool = True
+    tol: float = 1e-4
+    n_iter_no_change: float = 10
+    say: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out rows that decide when to stop.
+
+    Attributes
+    ----------
+    blocks : sequence of rows
+        The rows, cut into blocks that are forwarded one after the other.
+    score : callable
+        From the outputs of all rows to a number; higher is better.
+    keep_first : bool
+        Whether the weights before the first epoch are a candidate for the best.
+    """
+
+    blocks: Sequence[Rows]
+    score: Callable[[FloatArray], float]
+    keep_first: bool
+
+
+def train(
+    group: ShardGroup[Value],
+    options: TrainingOptions,
+    progress: Progress,
+    rows: np.ndarray,
+    random_state: np.random.RandomState,
+    validation: Validation | None = None,
+) -> Outcome:
+    """Train until the loss or the validation score stops improving.
+
+    Parameters
+    ----------
+    group : ShardGroup
+        The network; trained in place.
+    options : TrainingOptions
+        How to go about it.
+    progress : Progress
+        Where training stands; brought up to date after every epoch.
+    rows : ndarray of int, shape (n_samples,)
+        Rows to train on.
+    random_state : RandomState
+        Shuffles the rows once an epoch, when asked to.
+    validation : Validation, optional
+        With it, scores decide, and the best weights are restored at the end.
+
+    Returns
+    -------
+    Outcome
+        Why training ended. ``Ctrl-C`` is an outcome, not an error: the weights
+        stay as they are then.
+
+    Notes
+    -----
+    The decisions of ``BaseMultilayerPerceptron._fit_stochastic``. All of them
+    follow from numbers that every shard has from shard 0.
+    """
+    if validation is not None and validation.keep_first:
+        group.keep_best()
+    outcome = Outcome.OUT_OF_EPOCHS
+    try:
+        for _ in range(options.max_epochs):
+            rows = _run_epoch(group, options, progress, rows, random_state)
+            if _has_converged(group, options, progress, validation):
+                outcome = Outcome.CONVERGED
+                break
+    except KeyboardInterrupt:
+        outcome = Outcome.INTERRUPTED
+    if validation is not None:
+        group.restore_best()
+    return outcome
+
+
+def _run_epoch(
+    group: ShardGroup[Value],
+    options: TrainingOptions,
+    progress: Progress,
+    rows: np.ndarray,
+    random_state: np.random.RandomState,
+) -> np.ndarray:
+    """Train on every row once; return the rows in the order they were used."""
+    if options.shuffle:
+        rows = shuffle(rows, random_state=random_state)
+    for batch in gen_batches(len(rows), options.batch_size):
+        training_step(group, rows[batch], progress.learning_rate)
+    progress.record_loss(group.epoch_loss() / len(rows), len(rows))
+    _say(options, f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
+    return rows
+
+
+def _has_converged(
+    group: ShardGroup[Value],
+    options: TrainingOptions,
+    progress: Progress,
+    validation: Validation | None,
+) -> bool:
+    """Judge the epoch and set the next learning rate; say whether to stop."""
+    if validation is None:
+        progress.judge_loss(options.tol)
+        measure = "Training loss"
+    else:
+        outputs = predict_blocks(group, validation.blocks)
+        score = group.agree(validation.score(outputs))
+        _say(options, f"Validation score: {score:f}")
+        if progress.judge_score(score, options.tol):
+            group.keep_best()
+        measure = "Validation score"
+    progress.learning_rate = progress.schedule.after_epoch(
+        progress.learning_rate, progress.n_samples_seen
+    )
+    if progress.no_improvement_count <= options.n_iter_no_change:
+        return False
+    return _stop_or_slow_down(options, progress, measure)
+
+
+def _stop_or_slow_down(
+    options: TrainingOptions, progress: Progress, measure: str
+) -> bool:
+    """Drop the learning rate if the schedule can; return whether to stop."""
+    message = (
+        f"{measure} did not improve more than tol={options.tol:f} for "
+        f"{options.n_iter_no_change:.0f} consecutive epochs."
+    )
+    next_rate = progress.schedule.after_stall(progress.learning_rate)
+    if next_rate is None:
+        too_small = progress.schedule.name == "adaptive"
+        reason = " Learning rate too small." if too_small else ""
+        _say(options, f"{message}{reason} Stopping.")
+        return True
+    _say(options, f"{message} Setting learning rate to {next_rate:f}")
+    progress.learning_rate = next_rate
+    progress.no_improvement_count = 0
+    return False
+
+
+def _say(options: TrainingOptions, line: str) -> None:
+    if options.say is not None:
+        options.say(line)

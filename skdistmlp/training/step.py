@@ -1,0 +1,36 @@
+"""The one definition of a training step and of a forward pass."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.parallel.group import ShardGroup
+
+Value = TypeVar("Value")
+
+
+def training_step(group: ShardGroup[Value], rows: Rows, learning_rate: float) -> None:
+    """Move every weight of the network once, by the gradient of `rows`."""
+    activations = [group.inputs(rows)]
+    for layer in group.layers:
+        activations.append(group.forward(layer, activations[layer]))
+    delta = group.output_delta(activations[-1], rows)
+    for layer in reversed(group.layers):
+        delta = group.backward(layer, activations[layer], delta)
+    group.update(rows, learning_rate)
+
+
+def forward_pass(group: ShardGroup[Value], rows: Rows) -> Value:
+    """Return the logits of `rows`."""
+    value = group.inputs(rows)
+    for layer in group.layers:
+        value = group.forward(layer, value)
+    return value
+
+
+def predict_blocks(group: ShardGroup[Value], blocks: Sequence[Rows]) -> FloatArray:
+    """Return the outputs of the rows of all `blocks`, shape (n_rows, n_outputs)."""
+    logits = (forward_pass(group, rows) for rows in blocks)
+    return np.concatenate(list(group.predictions(logits)))
