@@ -180,7 +180,7 @@ def update(
         not the intercepts).
     penalty : float
         ``penalty * w`` is added to the gradient of the penalised ones.
-    scratch : ndarray of shape (at least ``block_size(parameters)``,), optional
+    scratch : ndarray of shape (block_size(parameters),), optional
         Room for temporaries, to spare an allocation a step.
 
     Returns

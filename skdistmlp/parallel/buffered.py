@@ -35,7 +35,7 @@ class BufferedShard:
     state : ShardState
         This shard's part. Its arrays are trained in place.
     dataset : Dataset
-        All rows, with all features.
+        All rows, with all features; `X` in the dtype of the parameters.
     communicator : Communicator
         This shard's end of the exchange; its rank says which shard this is.
     max_rows : int
@@ -50,11 +50,11 @@ class BufferedShard:
         communicator: Communicator,
         max_rows: int,
     ) -> None:
-        self.state = state
+        self._state = state
         self.layers = network.split.layers
         self._network = network
         self._communicator = communicator
-        self._dataset = dataset.prepared(state.parameters.dtype)
+        self._dataset = dataset
         self._max_rows = max_rows
         self._layout = network.split.shard(communicator.rank)
         self._coefs, self._intercepts = self._layout.views(state.parameters)
@@ -122,7 +122,7 @@ class BufferedShard:
 
     def update(self, rows: Rows, learning_rate: float) -> None:
         """Take a step with the gradient that `backward` wrote."""
-        state, network = self.state, self._network
+        state, network = self._state, self._network
         assert state.optimizer is not None, "a group to predict with cannot train"
         n_rows, weight_sum = self._dataset.counts(rows)
         optimizer, squared_norm = update(
@@ -135,18 +135,18 @@ class BufferedShard:
             scratch=self._scratch,
         )
         penalty = batch_penalty(network, squared_norm, n_rows, weight_sum)
-        self.state = replace(
+        self._state = replace(
             state, optimizer=optimizer, penalty_sum=state.penalty_sum + penalty
         )
 
     def epoch_loss(self) -> float:
         """Return the epoch's loss, the same number on every shard."""
         penalty_sum = self._communicator.all_reduce(
-            np.array([self.state.penalty_sum]), np.empty(1)
+            np.array([self._state.penalty_sum]), np.empty(1)
         )
         total = self._loss_sum + float(penalty_sum[0])
         self._loss_sum = 0.0
-        self.state = replace(self.state, penalty_sum=0.0)
+        self._state = replace(self._state, penalty_sum=0.0)
         return self.agree(total)
 
     def predictions(self, logits: Iterable[FloatArray]) -> Iterator[FloatArray]:
@@ -163,13 +163,17 @@ class BufferedShard:
     def keep_best(self) -> None:
         """Copy the parameters."""
         if self._best is None:
-            self._best = np.empty_like(self.state.parameters)
-        np.copyto(self._best, self.state.parameters)
+            self._best = np.empty_like(self._state.parameters)
+        np.copyto(self._best, self._state.parameters)
 
     def restore_best(self) -> None:
         """Copy back the parameters last kept, if any were."""
         if self._best is not None:
-            np.copyto(self.state.parameters, self._best)
+            np.copyto(self._state.parameters, self._best)
+
+    def collect(self) -> ShardState:
+        """Return this shard's state."""
+        return self._state
 
     def _gather(self, layer: int, part: FloatArray) -> FloatArray:
         if layer == 0:
@@ -182,7 +186,7 @@ class BufferedShard:
         """Return rows of the buffer for one use, allocated at its first."""
         buffer = self._buffers.get((use, layer))
         if buffer is None:
-            dtype = self.state.parameters.dtype
+            dtype = self._state.parameters.dtype
             buffer = np.empty((self._max_rows, width), dtype)
             self._buffers[use, layer] = buffer
         return buffer[:n_rows]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.parallel.shard import ShardState
 
 Value = TypeVar("Value")
 
@@ -61,3 +62,6 @@ class ShardGroup(Protocol[Value]):
 
     def restore_best(self) -> None:
         """Go back to the parameters last kept."""
+
+    def collect(self) -> ShardState:
+        """Return the state of the whole network, or of one shard among peers."""

@@ -11,6 +11,27 @@ Dask tasks: what sharing must save before `engine="auto"` takes "futures"."""
 
 
 @dataclass(frozen=True)
+class Work:
+    """What is done in one go, from the first layer on.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows of a mini-batch, or of all that is to be predicted.
+    training : bool
+        Whether it goes backward too.
+    """
+
+    n_rows: int
+    training: bool
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return "a step" if self.training else "a prediction"
+
+
+@dataclass(frozen=True)
 class Plan:
     """Which engine runs, and which neurons each worker holds.
 
@@ -89,9 +110,7 @@ def cluster_plan(
     layer_units: Sequence[int],
     engine: str,
     workers: Sequence[str],
-    *,
-    training: bool,
-    n_rows: int,
+    work: Work,
 ) -> Plan:
     """Choose the engine for a network that a cluster may share.
 
@@ -103,24 +122,22 @@ def cluster_plan(
         What was asked for.
     workers : sequence of str
         Addresses of the workers to share it.
-    training : bool
-        Whether a step goes backward too.
-    n_rows : int
-        Rows of a step.
+    work : Work
+        What is to be shared.
 
     Returns
     -------
     Plan
-        "futures" if asked for, or if sharing a step saves more work than its
+        "futures" if asked for, or if sharing the work saves more time than its
         chain of tasks costs; else "local".
     """
     split = NetworkSplit.even(layer_units, len(workers))
     plan = Plan("futures", split, tuple(workers[: split.n_shards]), "")
-    n_tasks = _chained_tasks(split, training)
-    saved = _flop(split, training, n_rows) * (1 - 1 / split.n_shards)
+    n_tasks = _chained_tasks(split, work)
+    saved = _flop(split, work) * (1 - 1 / split.n_shards)
     cost = n_tasks * FLOP_PER_CHAINED_TASK
     sums = (
-        f"sharing a step of {n_rows:,} rows among {split.n_shards} saves "
+        f"sharing {work.name} of {work.n_rows:,} rows among {split.n_shards} saves "
         f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks cost as much time "
         f"as {cost / 1e9:.3g} GFLOP"
     )
@@ -135,20 +152,20 @@ def _because(plan: Plan, reason: str) -> Plan:
     return Plan(plan.engine, plan.split, plan.workers, reason)
 
 
-def _chained_tasks(split: NetworkSplit, training: bool) -> int:
+def _chained_tasks(split: NetworkSplit, work: Work) -> int:
     """Return how many tasks of a step wait for each other, one by one.
 
-    Forward through every layer; in training also backward through all but the
-    first, and the update.
+    Forward through every layer; then the sum of the outputs or, in training,
+    backward through all layers but the first, and the update.
     """
     n_layers = len(split.layers)
-    return 2 * n_layers if training else n_layers + 1
+    return 2 * n_layers if work.training else n_layers + 1
 
 
-def _flop(split: NetworkSplit, training: bool, n_rows: int) -> float:
-    """Return the floating point operations of a step's matrix products."""
-    forward = 2.0 * n_rows * split.n_coefs
-    if not training:
+def _flop(split: NetworkSplit, work: Work) -> float:
+    """Return the floating point operations of the matrix products."""
+    forward = 2.0 * work.n_rows * split.n_coefs
+    if not work.training:
         return forward
-    first_layer = 2.0 * n_rows * split.layer_units[0] * split.layer_units[1]
+    first_layer = 2.0 * work.n_rows * split.layer_units[0] * split.layer_units[1]
     return 3 * forward - first_layer

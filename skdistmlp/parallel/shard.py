@@ -14,7 +14,12 @@ from skdistmlp.nn.losses import OUTPUTS, Output
 from skdistmlp.nn.optimizers import OptimizerState
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
+from skdistmlp.parallel.split import (
+    NetworkSplit,
+    Parameters,
+    join_shards,
+    take_shard,
+)
 
 
 @dataclass(frozen=True)
@@ -201,3 +206,39 @@ def propagate(
     In a column-parallel layer this is one shard's piece of a sum.
     """
     return np.matmul(delta, coef.T, out=out)
+
+
+def predict_whole(
+    network: Network, weights: Parameters, X: FloatArray, rows_per_block: int
+) -> FloatArray:
+    """Return the outputs of an undivided network, shape (n_samples, n_outputs).
+
+    Parameters
+    ----------
+    network : Network
+        The network; how it is split does not matter.
+    weights : Parameters
+        All its layers.
+    X : ndarray of shape (n_samples, n_features)
+        Features, of any numeric dtype.
+    rows_per_block : int
+        Rows to forward at a time, which bounds the memory used.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_outputs)
+        Predictions, in the dtype that `X` and the weights combine to.
+    """
+    last = len(weights.coefs) - 1
+    blocks = []
+    # One turn for no rows, so that the result has its shape all the same.
+    for start in range(0, max(1, len(X)), rows_per_block):
+        value = X[start : start + rows_per_block]
+        for layer, (coef, intercept) in enumerate(zip(*weights, strict=True)):
+            if layer < last:
+                value = hidden_forward(network, value, coef, intercept)
+            else:
+                value = affine(value, coef, intercept)
+        network.output_head.apply(value)
+        blocks.append(value)
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -1,0 +1,404 @@
+"""The distributed counterpart of scikit-learn's ``MLPClassifier``."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d
+from sklearn.utils.multiclass import type_of_target, unique_labels
+from sklearn.utils.validation import validate_data
+
+from skdistmlp.estimators._sklearn import check_partial_fit_first_call, fit_context
+from skdistmlp.estimators.base import BaseDistributedMLP
+from skdistmlp.nn.types import FloatArray
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
+    """Multilayer perceptron classifier, split by neurons over Dask workers.
+
+    Minimises the log loss by stochastic gradient descent, with the answers of
+    scikit-learn's ``MLPClassifier`` to rounding. A network with at least
+    `parameter_threshold` parameters is shared by the workers of a Dask
+    cluster, each of which holds some of the neurons of every layer; a smaller
+    one trains and predicts in this process.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : array-like of shape (n_layers - 2,), default=(100,)
+        Numbers of neurons of the hidden layers.
+    activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
+        Activation of the hidden layers.
+    solver : {"sgd", "adam"}, default="adam"
+        How weights are optimised. scikit-learn's "lbfgs" is not there yet.
+    alpha : float, default=0.0001
+        Strength of the L2 penalty, which is divided by the number (or weight)
+        of the samples of a mini-batch.
+    batch_size : int or "auto", default="auto"
+        Rows of a mini-batch; "auto" is ``min(200, n_samples)``.
+    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
+        How the learning rate changes; for "sgd" only.
+    learning_rate_init : float, default=0.001
+        Initial learning rate.
+    power_t : float, default=0.5
+        Exponent of "invscaling"; for "sgd" only.
+    max_iter : int, default=200
+        The most epochs.
+    shuffle : bool, default=True
+        Whether to shuffle the samples in each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Source of initial weights, held-out rows and shuffles. The same number
+        gives the weights that scikit-learn would start from.
+    tol : float, default=1e-4
+        The least improvement of the loss, or of the validation score, that
+        counts as one.
+    verbose : bool, default=False
+        Whether to print a line an epoch.
+    warm_start : bool, default=False
+        Whether `fit` goes on from the weights of the last call.
+    momentum : float, default=0.9
+        Momentum; for "sgd" only.
+    nesterovs_momentum : bool, default=True
+        Whether to use Nesterov's momentum; for "sgd" only.
+    early_stopping : bool, default=False
+        Whether to hold out rows, stop when their score no longer improves, and
+        keep the weights that scored best.
+    validation_fraction : float, default=0.1
+        Share of the rows to hold out.
+    beta_1 : float, default=0.9
+        Decay of the first moment; for "adam" only.
+    beta_2 : float, default=0.999
+        Decay of the second moment; for "adam" only.
+    epsilon : float, default=1e-8
+        Keeps denominators from zero; for "adam" only.
+    n_iter_no_change : int, default=10
+        Epochs without an improvement by `tol` after which training ends.
+    max_fun : int, default=15000
+        The most loss evaluations of "lbfgs"; without effect on other solvers.
+    client : Client, str or None, default=None
+        A Dask client, the address of a scheduler, or None for the active
+        client; inside a Dask task, that is its worker's own. Clones and copies
+        share a live client, pickles leave it out; an address is kept.
+    n_workers : int or None, default=None
+        How many workers share the network; None for all of the cluster.
+    parameter_threshold : int, default=50_000
+        Networks with fewer parameters stay in this process; 0 always
+        distributes. Without a cluster every network stays.
+    engine : {"auto", "local", "futures"}, default="auto"
+        "futures" makes each layer's computation on each worker a Dask task;
+        "local" stays in this process; "auto" takes "futures" when sharing a
+        step saves more time than scheduling its tasks costs.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Class labels.
+    loss_ : float
+        Loss of the last epoch.
+    best_loss_ : float or None
+        The lowest loss; None with early stopping.
+    loss_curve_ : list of float
+        Loss of every epoch.
+    validation_scores_ : list of float or None
+        Accuracy on the held-out rows after every epoch, with early stopping.
+    best_validation_score_ : float or None
+        The best of them.
+    t_ : int
+        Samples trained on in all.
+    coefs_ : list of ndarray of shape (fan_in, fan_out)
+        Weights of each layer.
+    intercepts_ : list of ndarray of shape (fan_out,)
+        Intercepts of each layer.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if all are strings.
+    n_iter_ : int
+        Epochs of the last call.
+    n_layers_ : int
+        Number of layers, with input and output.
+    n_outputs_ : int
+        Number of outputs.
+    out_activation_ : str
+        Name of the output activation.
+    engine_ : {"local", "futures"}
+        The engine that trained.
+    n_shards_ : int
+        How many workers held a part of the network.
+    plan_ : Plan
+        Which worker held which neurons, and why this engine was chosen; print
+        it.
+
+    See Also
+    --------
+    sklearn.neural_network.MLPClassifier : The same on one machine.
+
+    Notes
+    -----
+    Fitting raises `ClusterError` when the cluster cannot be reached or has too
+    few workers, `WorkerLostError` when a worker goes away, and ``ValueError``
+    where scikit-learn does. Whatever happens, nothing is left on the cluster.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skdistmlp import DistributedMLPClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = DistributedMLPClassifier(random_state=0).fit(X / 16, y)
+    >>> clf.engine_
+    'local'
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Sequence[int] | int = (100,),
+        activation: Literal["identity", "logistic", "tanh", "relu"] = "relu",
+        *,
+        solver: Literal["sgd", "adam"] = "adam",
+        alpha: float = 0.0001,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: Literal["constant", "invscaling", "adaptive"] = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        max_fun: int = 15000,
+        client: "Client | str | None" = None,
+        n_workers: int | None = None,
+        parameter_threshold: int = 50_000,
+        engine: Literal["auto", "local", "futures"] = "auto",
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.max_fun = max_fun
+        self.client = client
+        self.n_workers = n_workers
+        self.parameter_threshold = parameter_threshold
+        self.engine = engine
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> Self:
+        """Train on all samples, epoch after epoch.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features. float32 trains in float32, all else in float64.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels, or a binary indicator matrix.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        DistributedMLPClassifier
+            The trained estimator.
+
+        Raises
+        ------
+        ValueError
+            For input that scikit-learn refuses too, and when the weights
+            become infinite.
+        ClusterError
+            When the cluster cannot be reached or has too few workers.
+        WorkerLostError
+            When a worker goes away; call again to start over.
+        """
+        return self._fit(X, y, sample_weight, incremental=False)
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+    ) -> Self:
+        """Train for one epoch more.
+
+        The estimator holds everything between calls: it may be pickled, other
+        workers or another engine may go on, and edited `coefs_` count.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels, or a binary indicator matrix.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that there will be; needed in the first call.
+
+        Returns
+        -------
+        DistributedMLPClassifier
+            The trained estimator.
+
+        Raises
+        ------
+        ValueError
+            For input that scikit-learn refuses too.
+        ClusterError
+            When the cluster cannot be reached or has too few workers.
+        WorkerLostError
+            When a worker goes away; the estimator is as it was before.
+        """
+        if check_partial_fit_first_call(self, classes):
+            self._label_binarizer = LabelBinarizer()
+            multilabel = type_of_target(y).startswith("multilabel")
+            self._label_binarizer.fit(y if multilabel else classes)
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """Predict classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Class labels, or a binary indicator matrix.
+        """
+        return self._labels(self._outputs(X))
+
+    def predict_proba(self, X: ArrayLike) -> FloatArray:
+        """Predict probabilities of classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Probabilities, in the order of `classes_`.
+        """
+        outputs = self._outputs(X)
+        if outputs.shape[1] == 1:
+            return np.hstack([1 - outputs, outputs])
+        return outputs
+
+    def predict_log_proba(self, X: ArrayLike) -> FloatArray:
+        """Predict logarithms of probabilities of classes.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            Logarithms of what `predict_proba` returns.
+        """
+        probability = self.predict_proba(X)
+        return np.log(probability, out=probability)
+
+    def _validate_targets(
+        self, X: ArrayLike, y: ArrayLike, incremental: bool, reset: bool
+    ) -> tuple[FloatArray, np.ndarray]:
+        """Return X, and y as a boolean column for each output."""
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            multi_output=True,
+            dtype=(np.float64, np.float32),
+            reset=reset,
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        else:
+            self._check_classes(unique_labels(y))
+        indicator = self._label_binarizer.transform(y).astype(bool)
+        return X, indicator.reshape(len(indicator), -1)
+
+    def _check_classes(self, classes: np.ndarray) -> None:
+        """Refuse classes that the network has no output for."""
+        if self.warm_start:
+            if set(classes) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as "
+                    "in the previous call to fit. Previously got "
+                    f"{self.classes_}, `y` has {classes}"
+                )
+        elif len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+            raise ValueError(
+                "`y` has classes not in `self.classes_`. "
+                f"`self.classes_` has {self.classes_}. 'y' has {classes}."
+            )
+
+    def _output_activation(self) -> str:
+        multiclass = self._label_binarizer.y_type_ == "multiclass"
+        return "softmax" if multiclass else "logistic"
+
+    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
+        return y if y.shape[1] == 1 else None
+
+    def _labels(self, outputs: FloatArray) -> np.ndarray:
+        if outputs.shape[1] == 1:
+            outputs = outputs.ravel()
+        return self._label_binarizer.inverse_transform(outputs)
+
+    def _validation_score(
+        self, y: np.ndarray, outputs: FloatArray, sample_weight: np.ndarray | None
+    ) -> float:
+        """Return the accuracy, as scikit-learn computes it."""
+        truth, labels = self._label_binarizer.inverse_transform(y), self._labels(outputs)
+        if np.issubdtype(labels.dtype, np.floating) and not np.isfinite(labels).all():
+            return float("nan")
+        return float(accuracy_score(truth, labels, sample_weight=sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that multilabel targets are understood."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags

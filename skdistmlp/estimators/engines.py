@@ -1,0 +1,107 @@
+"""From an estimator's parameters to a plan, and from a plan to a shard group."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sklearn.utils import gen_batches
+
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.buffered import BufferedShard
+from skdistmlp.parallel.communicators import NobodyElse
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.group import ShardGroup
+from skdistmlp.parallel.plan import (
+    Plan,
+    Work,
+    cluster_plan,
+    local_plan,
+    reason_to_stay_local,
+)
+from skdistmlp.parallel.shard import Network, ShardState, predict_whole
+from skdistmlp.parallel.split import Parameters, flatten
+from skdistmlp.training.step import predict_blocks
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+PREDICT_BLOCK_ROWS = 2000
+"""Rows forwarded at a time by predict."""
+
+NO_CLIENT = "no Dask client is active and none was given"
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What the user asked for; the estimator's parameters of these names."""
+
+    client: "Client | str | None"
+    n_workers: int | None
+    parameter_threshold: int
+    engine: str
+
+
+@contextmanager
+def planned(
+    request: EngineRequest, layer_units: Sequence[int], work: Work
+) -> Iterator[tuple[Plan, Any]]:
+    """Give the plan, and the client to carry it out with, if it needs one.
+
+    Dask is imported, and a cluster looked for, only when the network is large
+    enough to be shared.
+    """
+    reason = reason_to_stay_local(
+        layer_units, request.engine, request.parameter_threshold
+    )
+    # Without an import of distributed nobody can have made a client.
+    if reason is None and request.client is None and "distributed" not in sys.modules:
+        reason = NO_CLIENT
+    if reason is not None:
+        yield local_plan(layer_units, reason), None
+        return
+    from skdistmlp.cluster.client import choose_workers, connected
+
+    with connected(request.client) as client:
+        if client is None:
+            yield local_plan(layer_units, NO_CLIENT), None
+            return
+        workers = choose_workers(client, request.n_workers)
+        yield cluster_plan(layer_units, request.engine, workers, work), client
+
+
+@contextmanager
+def training_group(
+    plan: Plan,
+    client: Any,
+    network: Network,
+    state: ShardState,
+    dataset: Dataset,
+    max_rows: int,
+) -> Iterator[ShardGroup[Any]]:
+    """Give the shard group that carries out a plan to train."""
+    if plan.engine == "local":
+        prepared = dataset.prepared(state.parameters.dtype)
+        yield BufferedShard(network, state, prepared, NobodyElse(), max_rows)
+        return
+    from skdistmlp.cluster.futures import FuturesGroup
+
+    with FuturesGroup(client, plan.workers, network, state, dataset) as group:
+        yield group
+
+
+def predict(
+    plan: Plan, client: Any, network: Network, weights: Parameters, X: FloatArray
+) -> FloatArray:
+    """Carry out a plan to predict; return outputs of shape (n_samples, n_outputs)."""
+    if plan.engine == "local":
+        return predict_whole(network, weights, X, PREDICT_BLOCK_ROWS)
+    from skdistmlp.cluster.futures import FuturesGroup
+
+    state = ShardState(flatten(weights, weights.coefs[0].dtype))
+    blocks = list(gen_batches(len(X), PREDICT_BLOCK_ROWS))
+    with FuturesGroup(
+        client, plan.workers, network, state, Dataset(X), stream_rows=True
+    ) as group:
+        return predict_blocks(group, blocks)
