@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
 from distributed import Client, KilledWorker, get_worker, worker_client
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 
 from skdistmlp.exceptions import ClusterError, WorkerLostError
 
@@ -164,4 +164,4 @@ def _checked(client: Client | None) -> Client | None:
 
 
 def _address(client: Client) -> str:
-    return client.scheduler.address if client.scheduler is not None else "unknown"
+    return str(client.scheduler.address if client.scheduler is not None else "unknown")

@@ -95,10 +95,10 @@ class FuturesGroup:
         self._step = 0
         # Tasks of each shard that are still to be submitted.
         self._tasks: list[dict[Key, tuple[Any, ...]]] = [{} for _ in self._ranks]
-        self._shards: list[Future] = []
-        self._rows: list[Future] = []
-        self._best: list[Future] = []
-        self._losses: deque[Future] = deque()
+        self._shards: list[Future[Any]] = []
+        self._rows: list[Future[Any]] = []
+        self._best: list[Future[Any]] = []
+        self._losses: deque[Future[Any]] = deque()
         self._backward_calls: dict[int, tuple[Given, Given]] = {}
         self._loss_sum = 0.0
         self._first_of_epoch = True
@@ -108,7 +108,9 @@ class FuturesGroup:
             # Nothing but these futures holds on to the initial states: once
             # the first step replaces them, the scheduler can forget each step
             # as soon as it is done.
-            for rank, state in enumerate(split_state(self._network.split, self._initial)):
+            for rank, state in enumerate(
+                split_state(self._network.split, self._initial)
+            ):
                 shard = tasks.PlacedShard(self._network, rank, state)
                 self._shards.append(self._place("shard", rank, shard))
                 if not self._stream_rows:
@@ -229,7 +231,7 @@ class FuturesGroup:
 
     def predictions(self, logits: Iterable[Given]) -> Iterator[FloatArray]:
         """Fetch the outputs of each block, a few blocks behind; see `ShardGroup`."""
-        under_way: deque[Future] = deque()
+        under_way: deque[Future[Any]] = deque()
         phase = "predicting"
         try:
             for number, value in enumerate(logits):
@@ -289,7 +291,7 @@ class FuturesGroup:
         self._tasks[rank][key] = (function, self._shards[rank], *args)
         return key
 
-    def _submit(self, keys: list[Key]) -> list[Future]:
+    def _submit(self, keys: list[Key]) -> list[Future[Any]]:
         """Send all tasks noted, pinned to their workers; return the futures of `keys`.
 
         A pinned task never outlives its worker: its shard goes with the
@@ -305,16 +307,18 @@ class FuturesGroup:
             },
             {name: set() for name in names},
         )
-        futures: list[Future] = self._client.get(graph, keys, sync=False)
+        futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
         self._tasks = [{} for _ in self._ranks]
         self._backward_calls = {}
         self._step += 1
         return futures
 
-    def _place(self, name: str, rank: int, value: Any) -> Future:
+    def _place(self, name: str, rank: int, value: Any) -> Future[Any]:
         """Send one value to the worker of a shard."""
         key = (f"{name}-shard{rank}", self._run, self._step)
-        placed = self._client.scatter({key: value}, workers=[self._workers[rank]])
+        placed: dict[Key, Future[Any]] = self._client.scatter(
+            {key: value}, workers=[self._workers[rank]]
+        )
         return placed[key]
 
     def _explained(self, phase: str) -> Any:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -93,7 +93,7 @@ class BaseDistributedMLP(BaseEstimator, ABC):
 
     @abstractmethod
     def _validate_targets(
-        self, X: ArrayLike, y: ArrayLike, incremental: bool, reset: bool
+        self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[FloatArray, np.ndarray]:
         """Return X, and y with one column an output."""
 
@@ -115,8 +115,8 @@ class BaseDistributedMLP(BaseEstimator, ABC):
 
     def _fit(
         self,
-        X: ArrayLike,
-        y: ArrayLike,
+        X: Any,
+        y: Any,
         sample_weight: ArrayLike | None,
         incremental: bool,
     ) -> Self:
@@ -126,11 +126,12 @@ class BaseDistributedMLP(BaseEstimator, ABC):
             not self.warm_start and not incremental
         )
         X, y = self._validate_targets(X, y, incremental, reset=first_pass)
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, X)
+        weight = (
+            None if sample_weight is None else check_sample_weight(sample_weight, X)
+        )
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        dataset = Dataset(X, y, sample_weight)
+        dataset = Dataset(X, y, weight)
 
         # scikit-learn draws from the random state in this order: weights, rows
         # held out, shuffles.
@@ -162,6 +163,7 @@ class BaseDistributedMLP(BaseEstimator, ABC):
                     group, options, progress, rows, random_state, validation
                 )
                 state = group.collect()
+        assert state.optimizer is not None
         self._take_over(plan, state, progress)
         self._warn(outcome, incremental)
         if not np.isfinite(state.parameters).all():
@@ -247,9 +249,10 @@ class BaseDistributedMLP(BaseEstimator, ABC):
     def _optimizer(self, parameters: FloatArray, incremental: bool) -> OptimizerState:
         """Return the optimiser's state: that of the last call, or a new one."""
         if incremental and self._continues():
-            state: OptimizerState = self._optimizer_state
+            state = cast(OptimizerState, self._optimizer_state)
             if all(m.shape == parameters.shape for m in state.moments):
                 return state
+        rule: Sgd | Adam
         if self.solver == "sgd":
             rule = Sgd(float(self.momentum), bool(self.nesterovs_momentum))
         else:
@@ -325,7 +328,7 @@ class BaseDistributedMLP(BaseEstimator, ABC):
 
     # Prediction.
 
-    def _outputs(self, X: ArrayLike) -> FloatArray:
+    def _outputs(self, X: Any) -> FloatArray:
         """Return the outputs for `X`, shape (n_samples, n_outputs)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)
@@ -384,7 +387,7 @@ def _layer_units(coefs: Sequence[FloatArray]) -> tuple[int, ...]:
 def _longest(validation: Validation | None) -> int:
     if validation is None:
         return 0
-    return max(len(block) for block in validation.blocks)
+    return max(map(len, validation.blocks))
 
 
 def _copied(values: list[float] | None) -> list[float] | None:

@@ -340,7 +340,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         return np.log(probability, out=probability)
 
     def _validate_targets(
-        self, X: ArrayLike, y: ArrayLike, incremental: bool, reset: bool
+        self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[FloatArray, np.ndarray]:
         """Return X, and y as a boolean column for each output."""
         X, y = validate_data(
@@ -392,7 +392,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self, y: np.ndarray, outputs: FloatArray, sample_weight: np.ndarray | None
     ) -> float:
         """Return the accuracy, as scikit-learn computes it."""
-        truth, labels = self._label_binarizer.inverse_transform(y), self._labels(outputs)
+        truth = self._label_binarizer.inverse_transform(y)
+        labels = self._labels(outputs)
         if np.issubdtype(labels.dtype, np.floating) and not np.isfinite(labels).all():
             return float("nan")
         return float(accuracy_score(truth, labels, sample_weight=sample_weight))

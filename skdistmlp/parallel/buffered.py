@@ -95,9 +95,7 @@ class BufferedShard:
         self._loss_sum += batch_loss(network, logits, self._dataset, rows)
         return output_delta(logits, self._dataset, rows, out=logits)
 
-    def backward(
-        self, layer: int, value: FloatArray, delta: FloatArray
-    ) -> FloatArray:
+    def backward(self, layer: int, value: FloatArray, delta: FloatArray) -> FloatArray:
         """Write the layer's gradient; return this shard's delta below."""
         coef = self._coefs[layer]
         gradient(

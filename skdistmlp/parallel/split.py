@@ -223,9 +223,7 @@ def join_shards(split: NetworkSplit, shards: Sequence[FloatArray]) -> FloatArray
     whole = np.empty(whole_layout.n_parameters, shards[0].dtype)
     for rank, own in enumerate(shards):
         layout = split.shard(rank)
-        for there, here in layout.pieces(
-            whole_layout.views(whole), layout.views(own)
-        ):
+        for there, here in layout.pieces(whole_layout.views(whole), layout.views(own)):
             there[...] = here
     return whole
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import gen_batches, shuffle
 
-from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.step import predict_blocks, training_step
@@ -57,7 +58,7 @@ class Validation:
         Whether the weights before the first epoch are a candidate for the best.
     """
 
-    blocks: Sequence[Rows]
+    blocks: Sequence[NDArray[np.intp]]
     score: Callable[[FloatArray], float]
     keep_first: bool
 

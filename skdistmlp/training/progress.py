@@ -93,7 +93,8 @@ class Progress:
 
     def judge_loss(self, tol: float) -> None:
         """Count whether the last loss is an improvement by at least `tol`."""
-        assert self.loss is not None and self.best_loss is not None
+        assert self.loss is not None
+        assert self.best_loss is not None
         if self.loss > self.best_loss - tol:
             self.no_improvement_count += 1
         else:

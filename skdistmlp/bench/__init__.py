@@ -1,0 +1,1 @@
+"""The benchmark: what is fast, how fast, and from what size on."""
