@@ -249,7 +249,7 @@ class BaseDistributedMLP(BaseEstimator, ABC):
     def _optimizer(self, parameters: FloatArray, incremental: bool) -> OptimizerState:
         """Return the optimiser's state: that of the last call, or a new one."""
         if incremental and self._continues():
-            state = cast(OptimizerState, self._optimizer_state)
+            state = cast("OptimizerState", self._optimizer_state)
             if all(m.shape == parameters.shape for m in state.moments):
                 return state
         rule: Sgd | Adam

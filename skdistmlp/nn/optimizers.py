@@ -33,11 +33,12 @@ class UpdateRule(Protocol):
         moments: tuple[FloatArray, ...],
         learning_rate: float,
         n_steps: int,
+        scratch: FloatArray,
     ) -> None:
         """Take step number `n_steps` (from 1) on one block, in place.
 
-        `parameters` and `moments` are overwritten with their next values,
-        `gradient` with what the rule likes.
+        `parameters` and `moments` are overwritten with their next values.
+        `scratch` is room of the same size; it may be `gradient` itself.
         """
 
 
@@ -64,16 +65,16 @@ class Sgd:
         moments: tuple[FloatArray, ...],
         learning_rate: float,
         n_steps: int,
+        scratch: FloatArray,
     ) -> None:
         """Take one step in place; see `UpdateRule`."""
         (velocity,) = moments
-        gradient *= learning_rate
+        descent = np.multiply(gradient, learning_rate, out=scratch)
         velocity *= self.momentum
-        velocity -= gradient
+        velocity -= descent
         if self.nesterov:
-            parameters -= gradient
-            np.multiply(velocity, self.momentum, out=gradient)
-            parameters += gradient
+            parameters -= descent
+            parameters += np.multiply(velocity, self.momentum, out=scratch)
         else:
             parameters += velocity
 
@@ -104,6 +105,7 @@ class Adam:
         moments: tuple[FloatArray, ...],
         learning_rate: float,
         n_steps: int,
+        scratch: FloatArray,
     ) -> None:
         """Take one step in place; see `UpdateRule`."""
         first, second = moments
@@ -114,13 +116,12 @@ class Adam:
         first *= self.beta_1
         first += gradient
         second *= self.beta_2
-        gradient *= gradient
-        second += gradient
-        np.sqrt(second, out=gradient)
-        gradient += self.epsilon / root_scale
-        np.divide(first, gradient, out=gradient)
-        gradient *= step
-        parameters -= gradient
+        second += np.multiply(gradient, gradient, out=scratch)
+        np.sqrt(second, out=scratch)
+        scratch += self.epsilon / root_scale
+        np.divide(first, scratch, out=scratch)
+        scratch *= step
+        parameters -= scratch
 
 
 UPDATE_RULES: Mapping[str, type[Sgd] | type[Adam]] = MappingProxyType(
@@ -171,8 +172,10 @@ def update(
     ----------
     state : OptimizerState
         Its moments are overwritten.
-    parameters, gradient : ndarray of shape (n_parameters,)
-        Both are overwritten: `parameters` with the next values.
+    parameters : ndarray of shape (n_parameters,)
+        Overwritten with the next values.
+    gradient : ndarray of shape (n_parameters,)
+        Read only: writing to it too would cost memory bandwidth.
     learning_rate : float
         The rate of this step, before Adam's bias correction.
     n_penalised : int
@@ -199,13 +202,16 @@ def update(
     for start in range(0, parameters.size, block):
         stop = min(start + block, parameters.size)
         w, g = parameters[start:stop], gradient[start:stop]
+        room = scratch[: stop - start]
         n_here = min(stop, n_penalised) - start
         if penalty and n_here > 0:
             penalised = w[:n_here]
             squared_norm += float(np.dot(penalised, penalised))
-            g[:n_here] += np.multiply(penalised, penalty, out=scratch[:n_here])
+            np.multiply(penalised, penalty, out=room[:n_here])
+            room[n_here:] = 0
+            g = np.add(g, room, out=room)
         moments = tuple(m[start:stop] for m in state.moments)
-        state.rule.update_block(w, g, moments, learning_rate, n_steps)
+        state.rule.update_block(w, g, moments, learning_rate, n_steps, room)
     return replace(state, n_steps=n_steps), squared_norm
 
 

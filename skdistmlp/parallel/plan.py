@@ -133,8 +133,8 @@ def cluster_plan(
     """
     split = NetworkSplit.even(layer_units, len(workers))
     plan = Plan("futures", split, tuple(workers[: split.n_shards]), "")
-    n_tasks = _chained_tasks(split, work)
-    saved = _flop(split, work) * (1 - 1 / split.n_shards)
+    n_tasks = chained_tasks(split, work)
+    saved = flop(split, work) * (1 - 1 / split.n_shards)
     cost = n_tasks * FLOP_PER_CHAINED_TASK
     sums = (
         f"sharing {work.name} of {work.n_rows:,} rows among {split.n_shards} saves "
@@ -152,7 +152,7 @@ def _because(plan: Plan, reason: str) -> Plan:
     return Plan(plan.engine, plan.split, plan.workers, reason)
 
 
-def _chained_tasks(split: NetworkSplit, work: Work) -> int:
+def chained_tasks(split: NetworkSplit, work: Work) -> int:
     """Return how many tasks of a step wait for each other, one by one.
 
     Forward through every layer; then the sum of the outputs or, in training,
@@ -162,7 +162,7 @@ def _chained_tasks(split: NetworkSplit, work: Work) -> int:
     return 2 * n_layers if work.training else n_layers + 1
 
 
-def _flop(split: NetworkSplit, work: Work) -> float:
+def flop(split: NetworkSplit, work: Work) -> float:
     """Return the floating point operations of the matrix products."""
     forward = 2.0 * work.n_rows * split.n_coefs
     if not work.training:

@@ -1,0 +1,44 @@
+"""Run the benchmark from the command line."""
+
+import argparse
+from pathlib import Path
+
+from skdistmlp.bench import futures, local, optimizer
+from skdistmlp.bench.timing import Row, table, write_json
+
+
+def main() -> None:
+    """Measure, print tables and write JSON."""
+    parser = argparse.ArgumentParser(prog="python -m skdistmlp.bench")
+    parts = ["local", "futures", "optimizer"]
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="part",
+        help=f"what to measure: {', '.join(parts)}; all of it without",
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
+    parser.add_argument("--json", type=Path, default=Path("benchmark.json"))
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(parts):
+        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {parts}")
+    wanted = arguments.parts or parts
+
+    results: dict[str, list[Row]] = {}
+    if "local" in wanted:
+        rows = list(local.against_sklearn(arguments.threads, arguments.repeats))
+        results["local against scikit-learn"] = rows
+    if "optimizer" in wanted:
+        results["optimizer blocks"] = list(optimizer.block_sizes(arguments.repeats))
+    # Last: a LocalCluster changes the environment of this process.
+    if "futures" in wanted:
+        results |= futures.run(arguments.repeats)
+    for title, rows in results.items():
+        print(f"\n## {title}\n\n{table(rows)}")
+    write_json(arguments.json, results)
+    print(f"\nwritten to {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The `futures` engine: what a step costs beyond its work, and when it pays."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from statistics import median
+
+import numpy as np
+from distributed import Client, LocalCluster
+from threadpoolctl import threadpool_limits
+
+from skdistmlp.bench.timing import Row, interleaved
+from skdistmlp.bench.workloads import Workload, fit
+from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.parallel.plan import Work, chained_tasks, flop
+from skdistmlp.parallel.split import NetworkSplit
+
+TINY = [
+    Workload(64, hidden, n_steps=20, n_epochs=2)
+    for hidden in [(64,), (64, 64), (64, 64, 64)]
+]
+"""Networks whose work is next to nothing: what is left is overhead."""
+
+GROWING = [
+    [
+        Workload(784, hidden, n_steps=4, n_epochs=2, batch_size=batch_size)
+        for batch_size in [250, 500, 1000, 2000, 4000]
+    ]
+    for hidden in [(4096,), (2048, 2048)]
+]
+"""Networks whose steps grow, to find where two workers overtake one thread."""
+
+
+def overhead(client: Client, repeats: int) -> Iterator[Row]:
+    """Time steps that have nothing to do; yield a row a network."""
+    for workload in TINY:
+        step_s = _step_seconds(workload, client, n_workers=2, repeats=repeats)
+        n_tasks = _tasks(workload)
+        yield {
+            "network": workload.name,
+            "chained tasks": n_tasks,
+            "overhead, ms/step": 1e3 * step_s,
+            "ms/task": 1e3 * step_s / n_tasks,
+        }
+
+
+def against_one_thread(
+    client: Client, workloads: Sequence[Workload], repeats: int
+) -> Iterator[Row]:
+    """Time growing steps on two workers and on one thread; yield a row a size."""
+    for workload in workloads:
+        two = _step_seconds(workload, client, n_workers=2, repeats=repeats)
+        with threadpool_limits(1):
+            one = _step_seconds(workload, None, n_workers=None, repeats=repeats)
+        work = Work(workload.batch_size, training=True)
+        yield {
+            "network": workload.name,
+            "batch": workload.batch_size,
+            "GFLOP/step": flop(NetworkSplit.even(workload.layer_units, 2), work) / 1e9,
+            "1 shard, 1 thread, ms": 1e3 * one,
+            "2 workers, ms": 1e3 * two,
+            "times faster": one / two,
+        }
+
+
+def crossover(rows: Sequence[Row], n_tasks: int) -> Row:
+    """Interpolate the work at which both take the same time, on logarithms.
+
+    The work that sharing between two saves there, per chained task, is what
+    `FLOP_PER_CHAINED_TASK` stands for.
+    """
+    work = [math.log(row["GFLOP/step"]) for row in rows]
+    gain = [math.log(row["times faster"]) for row in rows]
+    if not gain[0] < 0 < gain[-1]:
+        crossing = math.nan
+    else:
+        crossing = math.exp(float(np.interp(0.0, gain, work)))
+    return {
+        "network": rows[0]["network"],
+        "two workers win from, GFLOP/step": crossing,
+        "saved GFLOP per chained task there": crossing / 2 / n_tasks,
+    }
+
+
+def run(repeats: int) -> dict[str, list[Row]]:
+    """Measure everything on two one-thread workers of a local cluster."""
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as c,
+        Client(c) as client,
+    ):
+        results = {"futures overhead": list(overhead(client, repeats))}
+        crossings = []
+        for workloads in GROWING:
+            rows = list(against_one_thread(client, workloads, repeats))
+            results[f"futures {workloads[0].name}"] = rows
+            crossings.append(crossover(rows, _tasks(workloads[0])))
+        results["futures crossover"] = crossings
+    return results
+
+
+def _tasks(workload: Workload) -> int:
+    work = Work(workload.batch_size, training=True)
+    return chained_tasks(NetworkSplit.even(workload.layer_units, 2), work)
+
+
+def _step_seconds(
+    workload: Workload, client: Client | None, n_workers: int | None, repeats: int
+) -> float:
+    """Return the seconds of a step: a longer fit less a fit of one epoch."""
+    X, y = workload.data()
+    longer = DistributedMLPClassifier(
+        **workload.parameters(),
+        client=client,
+        n_workers=n_workers,
+        parameter_threshold=0,
+        engine="local" if client is None else "futures",
+    )
+    shorter = DistributedMLPClassifier(**{**longer.get_params(), "max_iter": 1})
+    seconds = interleaved(
+        {"longer": partial(fit, longer, X, y), "shorter": partial(fit, shorter, X, y)},
+        repeats,
+    )
+    difference = median(seconds["longer"]) - median(seconds["shorter"])
+    return difference / (workload.n_steps * (workload.n_epochs - 1))
