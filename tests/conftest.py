@@ -1,0 +1,45 @@
+"""Clusters for the tests, and what must be true after each."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from sklearn.datasets import load_digits
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """Features in [0, 1], float64, and ten classes."""
+    X, y = load_digits(return_X_y=True)
+    return X / 16, y
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[LocalCluster]:
+    """Three one-thread workers, each a process; nobody may harm them."""
+    with LocalCluster(
+        n_workers=3, threads_per_worker=1, dashboard_address=None
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+def client(cluster: LocalCluster) -> Iterator[Client]:
+    """A client that is not the active one; afterwards the cluster must be empty."""
+    with Client(cluster, set_as_default=False) as connected:
+        yield connected
+        assert_nothing_left(connected)
+
+
+def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
+    """Wait until the scheduler knows of no task; fail if it goes on knowing some."""
+    deadline = time.monotonic() + within_s
+    while left := client.run_on_scheduler(_task_keys):
+        assert time.monotonic() < deadline, f"left on the cluster: {left}"
+        time.sleep(0.02)
+
+
+def _task_keys(dask_scheduler: object) -> list[str]:
+    return [str(key) for key in dask_scheduler.tasks]
