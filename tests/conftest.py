@@ -20,7 +20,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 def cluster() -> Iterator[LocalCluster]:
     """Three one-thread workers, each a process; nobody may harm them."""
     with LocalCluster(
-        n_workers=3, threads_per_worker=1, dashboard_address=None
+        n_workers=3, threads_per_worker=1, dashboard_address="127.0.0.1:0"
     ) as running:
         yield running
 

@@ -85,7 +85,9 @@ def crossover(rows: Sequence[Row], n_tasks: int) -> Row:
 def run(repeats: int) -> dict[str, list[Row]]:
     """Measure everything on two one-thread workers of a local cluster."""
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as c,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as c,
         Client(c) as client,
     ):
         results = {"futures overhead": list(overhead(client, repeats))}

@@ -1,9 +1,9 @@
 """Which engine trains or predicts, where, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.parallel.split import NetworkSplit, NeuronRange
 
 FLOP_PER_CHAINED_TASK = 1.8e9
 """Floating point operations that cost as much time as one task in a chain of
@@ -69,14 +69,24 @@ class Plan:
             f"{self.n_shards} shard{'s' if self.n_shards > 1 else ''}",
         ]
         for rank, worker in enumerate(self.workers):
-            holdings = [
-                f"layer {layer}: "
-                + (f"neurons {r.start}-{r.stop - 1}" if len(r) else "no neurons")
-                for layer, ranges in enumerate(self.split.ranges)
-                for r in [ranges[rank]]
-            ]
-            lines.append(f"shard {rank} on {worker}: {', '.join(holdings) or 'all'}")
+            lines.append(f"shard {rank} on {worker}: {self._holdings(rank)}")
         return "\n".join(lines)
+
+    def _holdings(self, rank: int) -> str:
+        """Say which neurons a shard holds, layer by layer."""
+        if not self.split.ranges:
+            return "all of it"
+        parts = [
+            f"layer {layer}: {_numbers('neurons', ranges[rank])}"
+            for layer, ranges in enumerate(self.split.ranges)
+        ]
+        inputs = _numbers("inputs", self.split.ranges[-1][rank])
+        parts.append(f"layer {self.split.output_layer} (output): {inputs}")
+        return ", ".join(parts)
+
+
+def _numbers(what: str, numbers: NeuronRange) -> str:
+    return f"{what} {numbers.start}-{numbers.stop - 1}" if numbers else f"no {what}"
 
 
 def local_plan(layer_units: Sequence[int], reason: str) -> Plan:
@@ -145,14 +155,10 @@ def cluster_plan(
         f"as {cost / 1e9:.3g} GFLOP"
     )
     if engine == "futures":
-        return _because(plan, "engine='futures' was asked for")
+        return replace(plan, reason="engine='futures' was asked for")
     if saved > cost:
-        return _because(plan, sums)
+        return replace(plan, reason=sums)
     return local_plan(layer_units, sums)
-
-
-def _because(plan: Plan, reason: str) -> Plan:
-    return Plan(plan.engine, plan.split, plan.workers, reason)
 
 
 def chained_tasks(split: NetworkSplit, work: Work) -> int:
