@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self, TypeAlias
 
@@ -94,27 +95,23 @@ class FuturesGroup:
         self._run = uuid.uuid4().hex[:8]
         self._step = 0
         # Tasks of each shard that are still to be submitted.
-        self._tasks: list[dict[Key, tuple[Any, ...]]] = [{} for _ in self._ranks]
+        self._tasks: list[dict[Key, tuple[Any, ...]]] = []
         self._shards: list[Future[Any]] = []
         self._rows: list[Future[Any]] = []
         self._best: list[Future[Any]] = []
         self._losses: deque[Future[Any]] = deque()
+        self._under_way: deque[Future[Any]] = deque()
+        # What `backward` was called with for each layer of this step.
         self._backward_calls: dict[int, tuple[Given, Given]] = {}
         self._loss_sum = 0.0
         self._first_of_epoch = True
 
     def __enter__(self) -> Self:
-        with self._explained("placing the network"):
-            # Nothing but these futures holds on to the initial states: once
-            # the first step replaces them, the scheduler can forget each step
-            # as soon as it is done.
-            for rank, state in enumerate(
-                split_state(self._network.split, self._initial)
-            ):
-                shard = tasks.PlacedShard(self._network, rank, state)
-                self._shards.append(self._place("shard", rank, shard))
-                if not self._stream_rows:
-                    self._rows.append(self._place("rows", rank, self._dataset))
+        try:
+            self._place_all()
+        except BaseException:
+            self._release()
+            raise
         return self
 
     def __exit__(
@@ -123,13 +120,11 @@ class FuturesGroup:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for future in (*self._shards, *self._rows, *self._best, *self._losses):
-            future.release()
-        for pending in self._tasks:
-            pending.clear()
+        self._release()
 
     def inputs(self, rows: Rows) -> Given:
         """Return the data sets on the workers; see `ShardGroup`."""
+        self._begin()
         if not self._stream_rows:
             return Given([[future] for future in self._rows], rows)
         with self._explained("sending rows"):
@@ -186,8 +181,7 @@ class FuturesGroup:
                     *([keys[rank]] if row_parallel else keys),
                 ]
                 for rank in self._ranks
-            ],
-            delta.rows,
+            ]
         )
 
     def update(self, rows: Rows, learning_rate: float) -> None:
@@ -219,6 +213,7 @@ class FuturesGroup:
     def epoch_loss(self) -> float:
         """Wait for the epoch's last steps; see `ShardGroup`."""
         with self._explained("training"):
+            self._begin()
             sums = self._submit(
                 [self._add(rank, "penalty", tasks.penalty) for rank in self._ranks]
             )
@@ -231,24 +226,15 @@ class FuturesGroup:
 
     def predictions(self, logits: Iterable[Given]) -> Iterator[FloatArray]:
         """Fetch the outputs of each block, a few blocks behind; see `ShardGroup`."""
-        under_way: deque[Future[Any]] = deque()
-        phase = "predicting"
-        try:
-            for number, value in enumerate(logits):
-                rank = number % len(self._ranks)
-                key = self._add(rank, "predict", tasks.predict, value.by_shard[rank])
-                with self._explained(phase):
-                    under_way += self._submit([key])
-                    if len(under_way) > BLOCKS_AHEAD:
-                        outputs = under_way[0].result()
-                        under_way.popleft()
-                        yield outputs
-            while under_way:
-                with self._explained(phase):
-                    yield under_way.popleft().result()
-        finally:
-            for future in under_way:
-                future.release()
+        for number, value in enumerate(logits):
+            rank = number % len(self._ranks)
+            key = self._add(rank, "predict", tasks.predict, value.by_shard[rank])
+            with self._explained("predicting"):
+                self._under_way += self._submit([key])
+            if len(self._under_way) > BLOCKS_AHEAD:
+                yield self._next_outputs()
+        while self._under_way:
+            yield self._next_outputs()
 
     def agree(self, value: float) -> float:
         """Return `value`: the client decides alone."""
@@ -257,6 +243,7 @@ class FuturesGroup:
     def keep_best(self) -> None:
         """Keep a reference to the parameters where they are."""
         with self._explained("training"):
+            self._begin()
             self._best = self._submit(
                 [self._add(rank, "best", tasks.parameters_of) for rank in self._ranks]
             )
@@ -266,6 +253,7 @@ class FuturesGroup:
         if not self._best:
             return
         with self._explained("training"):
+            self._begin()
             self._shards = self._submit(
                 [
                     self._add(rank, "restore", tasks.with_parameters, self._best[rank])
@@ -278,6 +266,41 @@ class FuturesGroup:
         with self._explained("collecting the weights"):
             shards: Sequence[tasks.PlacedShard] = self._client.gather(self._shards)
         return join_states(self._network.split, [shard.state for shard in shards])
+
+    def _place_all(self) -> None:
+        """Send every shard, and the rows if not streamed, to its worker.
+
+        Nothing but the client's futures holds on to the initial states: once
+        the first step has replaced them, the scheduler can forget each step as
+        soon as it is done.
+        """
+        with self._explained("placing the network"):
+            states = split_state(self._network.split, self._initial)
+            for rank, state in enumerate(states):
+                shard = tasks.PlacedShard(self._network, rank, state)
+                self._shards.append(self._place("shard", rank, shard))
+                if not self._stream_rows:
+                    self._rows.append(self._place("rows", rank, self._dataset))
+
+    def _release(self) -> None:
+        """Let go of everything on the cluster."""
+        held = (self._shards, self._rows, self._best, self._losses, self._under_way)
+        for future in chain.from_iterable(held):
+            future.release()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget tasks that an interrupt kept from being submitted; count on."""
+        self._tasks = [{} for _ in self._ranks]
+        self._backward_calls = {}
+        self._step += 1
+
+    def _next_outputs(self) -> FloatArray:
+        """Wait for the oldest block under way."""
+        with self._explained("predicting"):
+            outputs: FloatArray = self._under_way[0].result()
+        self._under_way.popleft()
+        return outputs
 
     def _key(self, rank: int, operation: str) -> Key:
         """Name a task; the dashboard groups tasks by the first part."""
@@ -297,20 +320,16 @@ class FuturesGroup:
         A pinned task never outlives its worker: its shard goes with the
         worker, and Dask cancels what depends on it.
         """
-        names = [f"shard{rank}" for rank in self._ranks]
-        graph = HighLevelGraph(
-            {
-                name: MaterializedLayer(pending, annotations={"workers": [worker]})
-                for name, pending, worker in zip(
-                    names, self._tasks, self._workers, strict=True
-                )
-            },
-            {name: set() for name in names},
-        )
-        futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
+        layers = {
+            f"shard{rank}": MaterializedLayer(
+                self._tasks[rank], annotations={"workers": [self._workers[rank]]}
+            )
+            for rank in self._ranks
+        }
+        graph = HighLevelGraph(layers, {name: set() for name in layers})
+        # What is noted holds the states of before; they are to go when used.
         self._tasks = [{} for _ in self._ranks]
-        self._backward_calls = {}
-        self._step += 1
+        futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
         return futures
 
     def _place(self, name: str, rank: int, value: Any) -> Future[Any]:

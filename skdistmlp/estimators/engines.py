@@ -81,9 +81,9 @@ def training_group(
     max_rows: int,
 ) -> Iterator[ShardGroup[Any]]:
     """Give the shard group that carries out a plan to train."""
+    dataset = dataset.prepared(state.parameters.dtype)
     if plan.engine == "local":
-        prepared = dataset.prepared(state.parameters.dtype)
-        yield BufferedShard(network, state, prepared, NobodyElse(), max_rows)
+        yield BufferedShard(network, state, dataset, NobodyElse(), max_rows)
         return
     from skdistmlp.cluster.futures import FuturesGroup
 
