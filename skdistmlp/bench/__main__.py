@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from skdistmlp.bench import futures, local, optimizer
+from skdistmlp.bench.charts import draw
 from skdistmlp.bench.timing import Row, table, write_json
 
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"))
+    parser.add_argument("--png", type=Path, help="draw charts too; needs matplotlib")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(parts):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {parts}")
@@ -28,9 +30,9 @@ def main() -> None:
     results: dict[str, list[Row]] = {}
     if "local" in wanted:
         rows = list(local.against_sklearn(arguments.threads, arguments.repeats))
-        results["local against scikit-learn"] = rows
+        results["local"] = rows
     if "optimizer" in wanted:
-        results["optimizer blocks"] = list(optimizer.block_sizes(arguments.repeats))
+        results["optimizer"] = list(optimizer.block_sizes(arguments.repeats))
     # Last: a LocalCluster changes the environment of this process.
     if "futures" in wanted:
         results |= futures.run(arguments.repeats)
@@ -38,6 +40,9 @@ def main() -> None:
         print(f"\n## {title}\n\n{table(rows)}")
     write_json(arguments.json, results)
     print(f"\nwritten to {arguments.json}")
+    if arguments.png is not None:
+        draw(arguments.png, results)
+        print(f"drawn to {arguments.png}")
 
 
 if __name__ == "__main__":

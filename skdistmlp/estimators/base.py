@@ -144,8 +144,10 @@ class BaseDistributedMLP(BaseEstimator, ABC):
             parameters = flatten(self._weights(), self.coefs_[0].dtype)
         rows, validation = self._hold_out(dataset, random_state, first_pass)
         options = self._training_options(len(rows), incremental)
-        progress = self._progress(first_pass, incremental)
-        state = ShardState(parameters, self._optimizer(parameters, incremental))
+        progress = self._starting_progress(first_pass, incremental)
+        state = ShardState(
+            parameters, self._starting_optimizer(parameters, incremental)
+        )
 
         work = Work(options.batch_size, training=True)
         with planned(self._engine_request(), layer_units, work) as (plan, client):
@@ -246,7 +248,9 @@ class BaseDistributedMLP(BaseEstimator, ABC):
             say=print if self.verbose else None,
         )
 
-    def _optimizer(self, parameters: FloatArray, incremental: bool) -> OptimizerState:
+    def _starting_optimizer(
+        self, parameters: FloatArray, incremental: bool
+    ) -> OptimizerState:
         """Return the optimiser's state: that of the last call, or a new one."""
         if incremental and self._continues():
             state = cast("OptimizerState", self._optimizer_state)
@@ -266,7 +270,7 @@ class BaseDistributedMLP(BaseEstimator, ABC):
         """
         return hasattr(self, "_optimizer_state")
 
-    def _progress(self, first_pass: bool, incremental: bool) -> Progress:
+    def _starting_progress(self, first_pass: bool, incremental: bool) -> Progress:
         """Return where training stands, from the fitted attributes."""
         if incremental and self._continues():
             schedule, rate = self._schedule, self._learning_rate

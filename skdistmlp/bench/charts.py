@@ -1,0 +1,60 @@
+"""Draw what the benchmark measured."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from skdistmlp.bench.timing import Row
+
+# Okabe and Ito's colours, which colour-blind people can tell apart.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+
+
+def draw(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
+    """Write a picture: `local` against scikit-learn, and where `futures` pays.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; its suffix sets the format.
+    results : mapping of str to rows
+        As the benchmark collects them; parts that were not measured stay out.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _speedups(left, results.get("local", ()))
+    growing = [rows for name, rows in results.items() if name.startswith("futures 784")]
+    _crossovers(right, growing)
+    figure.savefig(path, dpi=120)
+
+
+def _speedups(axes: Any, rows: Sequence[Row]) -> None:
+    names = [row["network"] for row in rows]
+    axes.bar(names, [row["times faster"] for row in rows], color=BLUE, label="measured")
+    axes.plot(
+        names, [row["wanted"] for row in rows], "_", ms=40, color=ORANGE, label="wanted"
+    )
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.tick_params(axis="x", rotation=20)
+    axes.set(title="engine='local' on two threads", ylabel="times scikit-learn's speed")
+    axes.legend()
+
+
+def _crossovers(axes: Any, series: Sequence[Sequence[Row]]) -> None:
+    for rows, colour, marker in zip(series, [BLUE, GREEN], "os", strict=False):
+        axes.semilogx(
+            [row["GFLOP/step"] for row in rows],
+            [row["times faster"] for row in rows],
+            marker=marker,
+            color=colour,
+            label=rows[0]["network"],
+        )
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.set(
+        title="engine='futures' on two one-thread workers",
+        xlabel="work of a step, GFLOP",
+        ylabel="times the speed of one thread",
+    )
+    axes.legend()
