@@ -32,14 +32,18 @@ def draw(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
 
 def _speedups(axes: Any, rows: Sequence[Row]) -> None:
     names = [row["network"] for row in rows]
+    highest = max((max(row["times faster"], row["wanted"]) for row in rows), default=1)
     axes.bar(names, [row["times faster"] for row in rows], color=BLUE, label="measured")
-    axes.plot(
-        names, [row["wanted"] for row in rows], "_", ms=40, color=ORANGE, label="wanted"
-    )
+    wanted = [row["wanted"] for row in rows]
+    axes.plot(names, wanted, "_", markersize=36, color=ORANGE, label="wanted")
     axes.axhline(1, color=GREY, linewidth=1)
     axes.tick_params(axis="x", rotation=20)
-    axes.set(title="engine='local' on two threads", ylabel="times scikit-learn's speed")
-    axes.legend()
+    axes.set(
+        title="engine='local' on the same threads",
+        ylabel="times scikit-learn's speed",
+        ylim=(0, 1.25 * highest),
+    )
+    axes.legend(ncols=2, loc="upper center", markerscale=0.4)
 
 
 def _crossovers(axes: Any, series: Sequence[Sequence[Row]]) -> None:
@@ -52,6 +56,7 @@ def _crossovers(axes: Any, series: Sequence[Sequence[Row]]) -> None:
             label=rows[0]["network"],
         )
     axes.axhline(1, color=GREY, linewidth=1)
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set(
         title="engine='futures' on two one-thread workers",
         xlabel="work of a step, GFLOP",

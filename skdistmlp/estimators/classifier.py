@@ -117,7 +117,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Intercepts of each layer.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if all are strings.
     n_iter_ : int
         Epochs of the last call.
