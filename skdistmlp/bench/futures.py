@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from functools import partial
 from statistics import median
 
@@ -12,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from skdistmlp.bench.timing import Row, interleaved
 from skdistmlp.bench.workloads import Workload, fit
 from skdistmlp.estimators import DistributedMLPClassifier
-from skdistmlp.parallel.plan import Work, chained_tasks, flop
+from skdistmlp.parallel.plan import Work, bytes_sent, chained_tasks, flop
 from skdistmlp.parallel.split import NetworkSplit
 
 TINY = [
@@ -29,6 +30,13 @@ GROWING = [
     for hidden in [(4096,), (2048, 2048)]
 ]
 """Networks whose steps grow, to find where two workers overtake one thread."""
+
+PREDICTED = [
+    Workload(784, hidden, n_steps=1, n_epochs=1, batch_size=n_rows)
+    for hidden in [(1024, 1024), (2048, 2048), (4096, 4096)]
+    for n_rows in [2000, 20000]
+]
+"""Networks and rows to predict for; every row is sent."""
 
 
 def overhead(client: Client, repeats: int) -> Iterator[Row]:
@@ -60,6 +68,42 @@ def against_one_thread(
             "1 shard, 1 thread, ms": 1e3 * one,
             "2 workers, ms": 1e3 * two,
             "times faster": one / two,
+        }
+
+
+def predicting(client: Client, repeats: int) -> Iterator[Row]:
+    """Time predictions on two workers and on one thread; yield a row a size.
+
+    The work that could have been done in the time beyond half of one thread's,
+    per byte sent, is what `FLOP_PER_BYTE_SENT` stands for.
+    """
+    for workload in PREDICTED:
+        X, y = workload.data()
+        fitted = DistributedMLPClassifier(
+            workload.hidden, max_iter=1, engine="local", parameter_threshold=0
+        )
+        fit(fitted, X[:200], y[:200])
+        shared = copy(fitted).set_params(engine="futures", client=client, n_workers=2)
+        with threadpool_limits(1):
+            seconds = interleaved(
+                {"one": partial(fitted.predict, X), "two": partial(shared.predict, X)},
+                repeats,
+            )
+        one, two = median(seconds["one"]), median(seconds["two"])
+        split = NetworkSplit.even(workload.layer_units, 2)
+        work = Work(workload.batch_size, training=False, itemsize=X.itemsize)
+        flop_per_s = flop(split, work) / one
+        yield {
+            "network": workload.name,
+            "rows": workload.batch_size,
+            "GFLOP": flop(split, work) / 1e9,
+            "MB sent": bytes_sent(split, work) / 1e6,
+            "1 thread, ms": 1e3 * one,
+            "2 workers, ms": 1e3 * two,
+            "times faster": one / two,
+            "FLOP per byte sent": (two - one / 2)
+            * flop_per_s
+            / bytes_sent(split, work),
         }
 
 
@@ -97,6 +141,7 @@ def run(repeats: int) -> dict[str, list[Row]]:
             results[f"futures {workloads[0].name}"] = rows
             crossings.append(crossover(rows, _tasks(workloads[0])))
         results["futures crossover"] = crossings
+        results["futures predict"] = list(predicting(client, repeats))
     return results
 
 

@@ -336,7 +336,7 @@ class BaseDistributedMLP(BaseEstimator, ABC):
         """Return the outputs for `X`, shape (n_samples, n_outputs)."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False)
-        work = Work(len(X), training=False)
+        work = Work(len(X), training=False, itemsize=self.coefs_[0].itemsize)
         layer_units = _layer_units(self.coefs_)
         with planned(self._engine_request(), layer_units, work) as (plan, client):
             network = Network(plan.split, self.activation, self.out_activation_)

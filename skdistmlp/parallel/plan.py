@@ -12,6 +12,11 @@ larger of two figures measured where two one-thread workers overtake one thread:
 1.1e9 for 784-(4096), 1.75e9 for 784-(2048, 2048) (``python -m skdistmlp.bench
 futures``)."""
 
+FLOP_PER_BYTE_SENT = 500.0
+"""Floating point operations that cost as much time as sending a byte from the
+client to a worker: what a prediction must save to be worth sending weights and
+rows for. Measured as 400 to 750 (``python -m skdistmlp.bench futures``)."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -22,11 +27,15 @@ class Work:
     n_rows : int
         Rows of a mini-batch, or of all that is to be predicted.
     training : bool
-        Whether it goes backward too.
+        Whether it goes backward too. Weights and rows are then sent once for
+        many steps; to predict, they are sent each time.
+    itemsize : int
+        Bytes of a number.
     """
 
     n_rows: int
     training: bool
+    itemsize: int = 8
 
     @property
     def name(self) -> str:
@@ -148,11 +157,13 @@ def cluster_plan(
     plan = Plan("futures", split, tuple(workers[: split.n_shards]), "")
     n_tasks = chained_tasks(split, work)
     saved = flop(split, work) * (1 - 1 / split.n_shards)
-    cost = n_tasks * FLOP_PER_CHAINED_TASK
+    n_bytes = bytes_sent(split, work)
+    cost = n_tasks * FLOP_PER_CHAINED_TASK + n_bytes * FLOP_PER_BYTE_SENT
+    sending = f" and {n_bytes / 1e6:.3g} MB to send" if n_bytes else ""
     sums = (
         f"sharing {work.name} of {work.n_rows:,} rows among {split.n_shards} saves "
-        f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks cost as much time "
-        f"as {cost / 1e9:.3g} GFLOP"
+        f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks{sending} cost as much "
+        f"time as {cost / 1e9:.3g} GFLOP"
     )
     if engine == "futures":
         return replace(plan, reason="engine='futures' was asked for")
@@ -178,3 +189,11 @@ def flop(split: NetworkSplit, work: Work) -> float:
         return forward
     first_layer = 2.0 * work.n_rows * split.layer_units[0] * split.layer_units[1]
     return 3 * forward - first_layer
+
+
+def bytes_sent(split: NetworkSplit, work: Work) -> int:
+    """Return the bytes that a prediction sends: weights once, rows to every shard."""
+    if work.training:
+        return 0
+    rows = work.n_rows * split.layer_units[0] * split.n_shards
+    return (split.n_parameters + rows) * work.itemsize
