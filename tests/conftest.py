@@ -6,7 +6,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
+from hypothesis import settings
 from sklearn.datasets import load_digits
+
+# The same examples each time; `--hypothesis-profile=searching` looks for new ones.
+settings.register_profile("repeatable", deadline=None, derandomize=True)
+settings.register_profile("searching", deadline=None, max_examples=1000)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

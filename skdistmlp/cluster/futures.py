@@ -212,6 +212,8 @@ class FuturesGroup:
 
     def epoch_loss(self) -> float:
         """Wait for the epoch's last steps; see `ShardGroup`."""
+        if self._first_of_epoch:
+            return 0.0
         with self._explained("training"):
             self._begin()
             sums = self._submit(

@@ -1,9 +1,11 @@
 """What a distributed classifier and a distributed regressor share."""
 
 import copy
+import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, cast
@@ -41,6 +43,9 @@ from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 
 VALIDATION_BLOCK_ROWS = 1000
 """Validation rows forwarded at a time."""
+
+WARNED = 5
+"""Frames from a warning to the line that called `fit`."""
 
 
 class BaseDistributedMLP(BaseEstimator, ABC):
@@ -180,7 +185,7 @@ class BaseDistributedMLP(BaseEstimator, ABC):
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
         if np.any(np.array(sizes) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return [int(size) for size in sizes]
+        return [operator.index(size) for size in sizes]
 
     def _draw_parameters(
         self,
@@ -236,7 +241,7 @@ class BaseDistributedMLP(BaseEstimator, ABC):
                 warnings.warn(
                     "Got `batch_size` less than 1 or larger than "
                     "sample size. It is going to be clipped",
-                    stacklevel=4,
+                    stacklevel=WARNED,
                 )
             batch_size = min(int(self.batch_size), n_rows)
         return TrainingOptions(
@@ -255,7 +260,9 @@ class BaseDistributedMLP(BaseEstimator, ABC):
         if incremental and self._continues():
             state = cast("OptimizerState", self._optimizer_state)
             if all(m.shape == parameters.shape for m in state.moments):
-                return state
+                # Those of an estimator loaded as a memory map cannot be written to.
+                moments = tuple(np.require(m, requirements="W") for m in state.moments)
+                return replace(state, moments=moments)
         rule: Sgd | Adam
         if self.solver == "sgd":
             rule = Sgd(float(self.momentum), bool(self.nesterovs_momentum))
@@ -279,23 +286,18 @@ class BaseDistributedMLP(BaseEstimator, ABC):
             name = self.learning_rate if self.solver == "sgd" else "constant"
             rate = float(self.learning_rate_init)
             schedule = LearningRateSchedule(name, rate, float(self.power_t))
-        if first_pass:
-            progress = Progress(schedule, rate)
-            if self.early_stopping:
-                progress.best_loss = None
-                progress.validation_scores = []
-                progress.best_validation_score = -np.inf
-            return progress
-        return Progress(
-            schedule,
-            rate,
-            n_samples_seen=self.t_,
-            loss_curve=list(self.loss_curve_),
-            best_loss=self.best_loss_,
-            validation_scores=_copied(getattr(self, "validation_scores_", None)),
-            best_validation_score=getattr(self, "best_validation_score_", None),
-            no_improvement_count=self._no_improvement_count,
-        )
+        progress = Progress(schedule, rate)
+        if not first_pass:
+            progress.n_samples_seen = self.t_
+            progress.loss_curve = list(self.loss_curve_)
+            progress.best_loss = self.best_loss_
+            scores = getattr(self, "validation_scores_", None)
+            progress.validation_scores = None if scores is None else list(scores)
+            progress.best_validation_score = getattr(
+                self, "best_validation_score_", None
+            )
+            progress.no_improvement_count = self._no_improvement_count
+        return progress
 
     def _take_over(self, plan: Plan, state: ShardState, progress: Progress) -> None:
         """Set the fitted attributes from what training left."""
@@ -321,13 +323,13 @@ class BaseDistributedMLP(BaseEstimator, ABC):
 
     def _warn(self, outcome: Outcome, incremental: bool) -> None:
         if outcome is Outcome.INTERRUPTED:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=WARNED)
         elif outcome is Outcome.OUT_OF_EPOCHS and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) "
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=WARNED,
             )
 
     # Prediction.
@@ -392,7 +394,3 @@ def _longest(validation: Validation | None) -> int:
     if validation is None:
         return 0
     return max(map(len, validation.blocks))
-
-
-def _copied(values: list[float] | None) -> list[float] | None:
-    return None if values is None else list(values)

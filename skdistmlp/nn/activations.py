@@ -63,6 +63,7 @@ def _tanh_chain(a: FloatArray, delta: FloatArray) -> None:
         slope = a[rows] * a[rows]
         np.subtract(1, slope, out=slope)
         delta[rows] *= slope
+        del slope  # else it would be held while the next one is made
 
 
 def _logistic(z: FloatArray) -> None:

@@ -242,7 +242,8 @@ def flatten(parameters: Parameters, dtype: np.dtype[np.floating]) -> FloatArray:
         and base.flags.writeable
         and base.dtype == dtype
         and base.size == sum(array.size for array in arrays)
-        and all(array.dtype == dtype and array.flags.c_contiguous for array in arrays)
+        and all(array.dtype == dtype for array in arrays)
+        and all(array.flags.carray for array in arrays)
         and _addresses(arrays) == _packed_addresses(base, arrays)
     ):
         return base

@@ -99,6 +99,7 @@ def train(
     The decisions of ``BaseMultilayerPerceptron._fit_stochastic``. All of them
     follow from numbers that every shard has from shard 0.
     """
+    progress.begin(validating=validation is not None)
     if validation is not None and validation.keep_first:
         group.keep_best()
     outcome = Outcome.OUT_OF_EPOCHS

@@ -79,10 +79,21 @@ class Progress:
     n_samples_seen: int = 0
     loss: float | None = None
     loss_curve: list[float] = field(default_factory=list)
-    best_loss: float | None = float("inf")
+    best_loss: float | None = None
     validation_scores: list[float] | None = None
     best_validation_score: float | None = None
     no_improvement_count: int = 0
+
+    def begin(self, validating: bool) -> None:
+        """Make sure that there is a best loss, or a best score, to improve on.
+
+        A training that went without until now begins at the worst.
+        """
+        if not validating and self.best_loss is None:
+            self.best_loss = float("inf")
+        if validating and self.best_validation_score is None:
+            self.validation_scores = []
+            self.best_validation_score = float("-inf")
 
     def record_loss(self, loss: float, n_samples: int) -> None:
         """Add an epoch over `n_samples` with a mean loss of `loss`."""

@@ -1,0 +1,378 @@
+"""What scikit-learn refuses is refused with its error and its words."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csc_matrix, csr_matrix
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.neural_network import MLPClassifier
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skdistmlp import DistributedMLPClassifier
+from tests.estimators.support import Case, fit, pair, result_of
+
+PARAMS = Case.of("defaults").clf_params
+
+
+@pytest.fixture(scope="module", name="X")
+def features():
+    return Case.of("defaults").X
+
+
+@pytest.fixture(scope="module", name="y")
+def labels():
+    return Case.of("defaults").y
+
+
+def _with(array, index, value):
+    changed = np.array(array, float)
+    changed[index] = value
+    return changed
+
+
+def assert_refused_alike(call, params=None):
+    """Make the same call on both classifiers; return the type and the message."""
+    ours, theirs = (result_of(lambda c=clf: call(c)) for clf in pair(params or PARAMS))
+    assert theirs.error is not None, "scikit-learn accepts it"
+    assert ours.error == theirs.error
+    assert ours.warnings == theirs.warnings
+    return theirs.error
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda X, y: (_with(X, 3, np.nan), y), id="NaN in X"),
+        pytest.param(lambda X, y: (_with(X, 3, np.inf), y), id="infinity in X"),
+        pytest.param(lambda X, y: (X, _with(y, 3, np.nan)), id="NaN in y"),
+        pytest.param(lambda X, y: (X[:-1], y), id="X too short"),
+        pytest.param(lambda X, y: (X, y[:-1]), id="y too short"),
+        pytest.param(lambda X, y: (X[0], y), id="X of one dimension"),
+        pytest.param(lambda X, y: (X[None], y), id="X of three dimensions"),
+        pytest.param(lambda X, y: (X[:0], y[:0]), id="no rows"),
+        pytest.param(lambda X, y: (X[:, :0], y), id="no features"),
+        pytest.param(lambda X, y: (X + 1j, y), id="complex X"),
+        pytest.param(lambda X, y: (X.astype(str).astype(object) + "a", y), id="words"),
+        pytest.param(lambda X, y: (X, y + 0.5), id="continuous y"),
+        pytest.param(lambda X, _: (X, None), id="no y"),
+        pytest.param(lambda X, y: (X, np.column_stack([y, y])), id="two targets"),
+    ],
+)
+def test_bad_data(X, y, spoil, method):
+    extra = {"classes": range(10)} if method == "partial_fit" else {}
+    bad_X, bad_y = spoil(X, y)
+    assert_refused_alike(lambda clf: getattr(clf, method)(bad_X, bad_y, **extra))
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    "weight",
+    [
+        pytest.param(np.ones(3), id="too short"),
+        pytest.param(np.ones((240, 1)), id="two dimensions"),
+        pytest.param(_with(np.ones(240), 3, np.nan), id="NaN"),
+        pytest.param(np.zeros(240), id="all zero"),
+        pytest.param("heavy", id="a word"),
+    ],
+)
+def test_bad_sample_weight(X, y, weight, method):
+    extra = {"classes": range(10)} if method == "partial_fit" else {}
+    assert_refused_alike(
+        lambda clf: getattr(clf, method)(X, y, sample_weight=weight, **extra)
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes", [(-1,), (0,), [5, 0, 3], (3, -2), np.array([4, 0]), -1, 0]
+)
+def test_hidden_layers_without_neurons(X, y, sizes):
+    error, message = assert_refused_alike(
+        lambda clf: clf.fit(X, y), PARAMS | {"hidden_layer_sizes": sizes}
+    )
+    assert issubclass(error, ValueError)
+    assert "hidden_layer_sizes" in message
+
+
+@pytest.mark.parametrize("sizes", [(10.5,), (10.0,), [5, np.float64(3)]])
+def test_hidden_layers_of_broken_neurons(X, y, sizes):
+    error, _ = assert_refused_alike(
+        lambda clf: clf.fit(X, y), PARAMS | {"hidden_layer_sizes": sizes}
+    )
+    assert error is TypeError
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_layer_sizes", "many"),
+        ("activation", "cosine"),
+        ("alpha", -1),
+        ("batch_size", 0),
+        ("batch_size", "whole"),
+        ("learning_rate", "slow"),
+        ("learning_rate_init", 0),
+        ("power_t", -1),
+        ("max_iter", 0),
+        ("max_iter", 1.5),
+        ("shuffle", "yes"),
+        ("random_state", "seed"),
+        ("tol", -1e-4),
+        ("verbose", "loud"),
+        ("warm_start", 2),
+        ("momentum", 1.1),
+        ("nesterovs_momentum", None),
+        ("early_stopping", "maybe"),
+        ("validation_fraction", 1.0),
+        ("beta_1", 1.0),
+        ("beta_2", -0.1),
+        ("epsilon", 0),
+        ("n_iter_no_change", 0),
+        ("n_iter_no_change", -np.inf),
+        ("max_fun", 0),
+    ],
+)
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_parameters_that_both_have(X, y, name, value, method):
+    extra = {"classes": range(10)} if method == "partial_fit" else {}
+    error, message = assert_refused_alike(
+        lambda clf: getattr(clf, method)(X, y, **extra), PARAMS | {name: value}
+    )
+    assert error is InvalidParameterError
+    assert f"'{name}' parameter" in message
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("solver", "lbfgs"),  # until the next version
+        ("engine", "peers"),
+        ("engine", None),
+        ("parameter_threshold", -1),
+        ("parameter_threshold", 0.5),
+        ("parameter_threshold", None),
+        ("n_workers", 0),
+        ("n_workers", -2),
+        ("n_workers", 1.5),
+        ("n_workers", "all"),
+        ("client", 8786),
+        ("client", object()),
+    ],
+)
+def test_parameters_of_our_own(X, y, name, value, method):
+    clf = DistributedMLPClassifier(**PARAMS | {name: value})
+    extra = {"classes": range(10)} if method == "partial_fit" else {}
+    with pytest.raises(InvalidParameterError, match=f"'{name}' parameter"):
+        getattr(clf, method)(X, y, **extra)
+    assert not hasattr(clf, "coefs_")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1e-9, 0.999])
+def test_validation_sets_that_cannot_be_split_off(X, y, fraction):
+    params = {"early_stopping": True, "validation_fraction": fraction}
+    assert_refused_alike(lambda clf: clf.fit(X, y), PARAMS | params)
+
+
+def test_validation_set_of_one_row(X, y):
+    _, message = assert_refused_alike(
+        lambda clf: clf.fit(X[:10], y[:10]),
+        PARAMS | {"early_stopping": True, "validation_fraction": 0.1},
+    )
+    assert "validation set is too small" in message
+
+
+def test_too_rare_a_class_for_a_stratified_split(X):
+    y = np.arange(len(X)) == 0
+    _, message = assert_refused_alike(
+        lambda clf: clf.fit(X, y), PARAMS | {"early_stopping": True}
+    )
+    assert "least populated class" in message
+
+
+def test_early_stopping_in_partial_fit(X, y):
+    _, message = assert_refused_alike(
+        lambda clf: clf.partial_fit(X, y, classes=range(10)),
+        PARAMS | {"early_stopping": True},
+    )
+    assert "does not support early_stopping" in message
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        pytest.param([(slice(0, 99), None)], id="no classes in the first call"),
+        pytest.param([(slice(0, 99), [0, 1, 2])], id="unknown classes"),
+        pytest.param(
+            [(slice(0, 99), range(10)), (slice(0, 99), range(9))], id="other classes"
+        ),
+        pytest.param(
+            [(slice(0, 3), [0, 1, 2]), (slice(0, 99), None)], id="unknown ones later"
+        ),
+        pytest.param([(slice(0, 99), "0123456789")], id="classes that are no list"),
+    ],
+)
+def test_classes_of_partial_fit(X, y, calls):
+    def call(clf):
+        clf.set_params(batch_size="auto")
+        for rows, classes in calls:
+            clf.partial_fit(X[rows], y[rows], classes=classes)
+
+    error, _ = assert_refused_alike(call)
+    assert issubclass(error, ValueError)
+
+
+@pytest.mark.parametrize("classes", [range(9), range(11)])
+def test_other_classes_in_a_warm_start(X, y, classes):
+    def call(clf):
+        fit(clf, X, y)
+        clf.fit(X, np.resize(classes, len(X)))
+
+    _, message = assert_refused_alike(call, PARAMS | {"warm_start": True})
+    assert "same classes as in the previous call to fit" in message
+
+
+def test_other_features_in_a_warm_start(X, y):
+    def call(clf):
+        fit(clf, X, y).fit(X[:, 1:], y)
+
+    _, message = assert_refused_alike(call, PARAMS | {"warm_start": True})
+    assert message.startswith("X has 63 features, but MLPClassifier is expecting 64")
+
+
+def test_other_features_in_partial_fit(X, y):
+    _, message = assert_refused_alike(
+        lambda clf: fit(clf, X, y).partial_fit(X[:, 1:], y)
+    )
+    assert message.startswith("X has 63 features, but MLPClassifier is expecting 64")
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda X: X[:, 1:], id="too few features"),
+        pytest.param(lambda X: np.hstack([X, X]), id="too many features"),
+        pytest.param(lambda X: X[0], id="one dimension"),
+        pytest.param(lambda X: X[:0], id="no rows"),
+        pytest.param(lambda X: _with(X, 3, np.nan), id="NaN"),
+        pytest.param(lambda X: X.astype(str).astype(object) + "a", id="words"),
+        pytest.param(lambda _: None, id="nothing"),
+    ],
+)
+def test_bad_data_to_predict(X, y, spoil, method):
+    assert_refused_alike(lambda clf: getattr(fit(clf, X, y), method)(spoil(X)))
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
+def test_not_fitted(X, method):
+    error, _ = assert_refused_alike(lambda clf: getattr(clf, method)(X))
+    assert error is NotFittedError
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_failed_call_leaves_it_not_fitted(X, y, method):
+    clf, _ = pair(PARAMS | {"hidden_layer_sizes": (3, 0)})
+    extra = {"classes": range(10)} if method == "partial_fit" else {}
+    with pytest.raises(ValueError, match="must be > 0"):
+        getattr(clf, method)(X, y, **extra)
+    with pytest.raises(NotFittedError):
+        clf.predict(X)
+    fit(clf.set_params(hidden_layer_sizes=(3,)), X, y).predict(X)
+
+
+def test_a_failed_call_leaves_a_fitted_one_as_it_was(X, y):
+    clf, _ = pair(PARAMS)
+    before = fit(clf, X, y).predict_proba(X)
+    with pytest.raises(ValueError, match="NaN"):
+        clf.partial_fit(_with(X, 3, np.nan), y)
+    np.testing.assert_array_equal(clf.predict_proba(X), before)
+
+
+@pytest.mark.parametrize("sparse", [csr_matrix, csc_matrix])
+@pytest.mark.parametrize("method", ["fit", "predict", "predict_proba"])
+def test_sparse_features_are_refused(X, y, sparse, method):
+    """Until the next version; in the words of an estimator that has no use for them."""
+
+    def call(clf):
+        if method == "fit":
+            clf.fit(sparse(X), y)
+        getattr(fit(clf, X, y), method)(sparse(X))
+
+    ours = result_of(lambda: call(pair(PARAMS)[0]))
+    theirs = result_of(lambda: LinearDiscriminantAnalysis().fit(sparse(X), y))
+    assert theirs.error[0] is TypeError
+    assert ours.error == theirs.error
+
+
+# Warnings.
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_too_large_a_batch_is_clipped_with_a_warning(X, y, early_stopping):
+    """The held-out rows do not count."""
+    size = len(X) if early_stopping else len(X) + 1
+    params = PARAMS | {"batch_size": size, "early_stopping": early_stopping}
+    ours, theirs = (result_of(lambda c=clf: c.fit(X, y)) for clf in pair(params))
+    assert ours.warnings == theirs.warnings
+    categories = [category for category, _ in ours.warnings]
+    assert categories == [UserWarning, ConvergenceWarning]
+    assert "It is going to be clipped" in ours.warnings[0][1]
+
+
+def test_a_column_of_labels_is_taken_with_a_warning(X, y):
+    ours, theirs = (
+        result_of(lambda c=clf: fit(c, X, y[:, None]).predict(X))
+        for clf in pair(PARAMS)
+    )
+    assert ours.warnings == theirs.warnings
+    assert [category.__name__ for category, _ in ours.warnings] == [
+        "DataConversionWarning"
+    ]
+    np.testing.assert_array_equal(ours.value, theirs.value)
+
+
+def test_warnings_point_to_the_caller(X, y):
+    clf, _ = pair(PARAMS | {"batch_size": 1000})
+    with pytest.warns(UserWarning) as caught:  # noqa: PT030 (both of them)
+        clf.fit(X, y)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+# Weights that run away.
+
+RUNAWAY = {"activation": "identity", "solver": "sgd", "learning_rate_init": 1e150}
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_weights_that_run_away(X, y, method):
+    extra = {"classes": range(10)} if method == "partial_fit" else {}
+    errors = []
+    for clf in pair(PARAMS | RUNAWAY):
+        with np.errstate(all="ignore"):
+            errors.append(result_of(lambda c=clf: getattr(c, method)(X, y, **extra)))
+    ours, theirs = errors
+    assert theirs.error is not None
+    assert ours.error == theirs.error
+    assert ours.error[0] is ValueError
+    assert ours.error[1].startswith("Solver produced non-finite parameter weights")
+
+
+def test_weights_that_run_away_on_workers(client, X, y):
+    clf, _ = pair(
+        PARAMS | RUNAWAY | {"max_iter": 1},
+        client=client,
+        engine="futures",
+        parameter_threshold=0,
+        n_workers=2,
+    )
+    with pytest.raises(ValueError, match="Solver produced non-finite"):
+        fit(clf, X, y)
+    fit(clf.set_params(learning_rate_init=1e-3), X, y)
+    assert clf.engine_ == "futures"
+
+
+def test_scikit_learn_has_no_parameter_that_is_not_tried_here():
+    marks = test_parameters_that_both_have.pytestmark
+    (tried,) = (mark.args[1] for mark in marks if mark.args[0] == ("name", "value"))
+    assert {name for name, _ in tried} | {"solver"} == set(MLPClassifier().get_params())

@@ -1,0 +1,475 @@
+"""The classifier as users see it: parameters, attributes, engine, copies, output."""
+
+import copy
+import inspect
+import pickle
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import Client
+from numpy.testing import assert_array_equal
+from sklearn.base import clone, is_classifier
+from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.validation import check_is_fitted
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.training import loop
+from tests.estimators.support import (
+    Case,
+    assert_same_network,
+    fit,
+    pair,
+    quiet,
+    result_of,
+)
+
+SMALL = {"hidden_layer_sizes": (4,), "max_iter": 1, "batch_size": 600}
+SMALL_PARAMETERS = 64 * 4 + 4 + 4 * 10 + 10
+FUTURES = {"engine": "futures", "parameter_threshold": 0}
+
+
+# Parameters and attributes.
+
+
+def test_parameters_are_those_of_scikit_learn_and_four_more():
+    ours = list(inspect.signature(DistributedMLPClassifier).parameters.values())
+    theirs = list(inspect.signature(MLPClassifier).parameters.values())
+    assert [
+        (parameter.name, parameter.kind, parameter.default) for parameter in ours
+    ] == [
+        *((parameter.name, parameter.kind, parameter.default) for parameter in theirs),
+        ("client", inspect.Parameter.KEYWORD_ONLY, None),
+        ("n_workers", inspect.Parameter.KEYWORD_ONLY, None),
+        ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, 50_000),
+        ("engine", inspect.Parameter.KEYWORD_ONLY, "auto"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "fit",
+        "partial_fit",
+        "predict",
+        "predict_proba",
+        "predict_log_proba",
+        "score",
+        "get_params",
+        "set_params",
+    ],
+)
+def test_methods_take_what_those_of_scikit_learn_take(method):
+    def arguments(cls):
+        parameters = inspect.signature(getattr(cls, method)).parameters.values()
+        return [(p.name, p.kind, p.default) for p in parameters]
+
+    assert arguments(DistributedMLPClassifier) == arguments(MLPClassifier)
+
+
+def test_every_parameter_is_described_and_checked():
+    names = DistributedMLPClassifier().get_params()
+    described = re.findall(r"^    (\w+) : ", DistributedMLPClassifier.__doc__, re.M)
+    assert described[: len(names)] == list(
+        inspect.signature(DistributedMLPClassifier).parameters
+    )
+    assert set(DistributedMLPClassifier._parameter_constraints) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("defaults", str),
+        ("early stopping, two strings", None),
+        ("several labels", None),
+        ("floats", None),
+    ],
+)
+def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name, columns):
+    case = Case.of(name)
+    X = pd.DataFrame(case.X).rename(columns=columns) if columns else case.X
+    ours, theirs = pair(case.clf_params)
+    for clf in (ours, theirs):
+        fit(clf, X, case.y)
+    public = {
+        name for name in vars(theirs) if name.endswith("_") and not name.startswith("_")
+    }
+    assert len(public) >= 14
+    assert {
+        name for name in vars(ours) if name.endswith("_") and not name.startswith("_")
+    } == public | {"engine_", "n_shards_", "plan_"}
+    for attribute in public:
+        kind = type(getattr(theirs, attribute))
+        value = getattr(ours, attribute)
+        assert isinstance(value, float if issubclass(kind, float) else kind), attribute
+    assert_same_network(ours, theirs)
+    described = re.findall(r"^    (\w+_) : ", DistributedMLPClassifier.__doc__, re.M)
+    assert public | {"engine_", "n_shards_", "plan_"} <= set(described)
+
+
+def test_it_is_a_classifier_with_the_tags_of_scikit_learn_but_for_sparse_input():
+    ours, theirs = (
+        cls().__sklearn_tags__() for cls in (DistributedMLPClassifier, MLPClassifier)
+    )
+    assert is_classifier(DistributedMLPClassifier())
+    assert not ours.input_tags.sparse
+    theirs.input_tags.sparse = False
+    assert ours == theirs
+
+
+def test_fit_changes_no_parameter():
+    case = Case.of("defaults")
+    ours, _ = pair(case.clf_params)
+    before = ours.get_params()
+    assert fit(ours, case.X, case.y) is ours
+    assert ours.get_params() == before
+
+
+# Choice of an engine.
+
+
+def _reason(clf):
+    return clf.plan_.reason
+
+
+def test_below_the_threshold_it_stays_in_this_process(client, digits):
+    clf = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
+    assert (clf.engine_, clf.n_shards_) == ("local", 1)
+    assert _reason(clf) == "310 parameters are fewer than the threshold of 50,000"
+    assert str(clf.plan_).startswith(f"local: {_reason(clf)}")
+
+
+@pytest.mark.parametrize("engine", ["auto", "futures"])
+def test_without_a_cluster_it_stays_in_this_process(engine, digits):
+    clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, engine=engine)
+    fit(clf, *digits)
+    assert (clf.engine_, clf.n_shards_) == ("local", 1)
+    assert _reason(clf) == "no Dask client is active and none was given"
+    assert clf.predict(digits[0]).shape == digits[1].shape
+
+
+def test_local_is_obeyed_beside_a_cluster(client, digits):
+    clf = DistributedMLPClassifier(
+        **SMALL, parameter_threshold=0, engine="local", client=client
+    )
+    fit(clf, *digits)
+    assert clf.engine_ == "local"
+    assert _reason(clf) == "engine='local' was asked for"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "engine"),
+    [
+        (SMALL_PARAMETERS - 1, "futures"),
+        (SMALL_PARAMETERS, "futures"),
+        (SMALL_PARAMETERS + 1, "local"),
+    ],
+)
+def test_a_network_as_large_as_the_threshold_is_distributed(
+    client, digits, threshold, engine
+):
+    clf = DistributedMLPClassifier(
+        **SMALL,
+        parameter_threshold=threshold,
+        engine="futures",
+        client=client,
+        n_workers=2,
+    )
+    fit(clf, *digits)
+    assert clf.engine_ == engine
+    assert sum(array.size for array in clf.coefs_ + clf.intercepts_) == SMALL_PARAMETERS
+
+
+def test_auto_stays_local_where_tasks_would_cost_more_than_they_save(client, digits):
+    clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, client=client)
+    fit(clf, *digits)
+    assert clf.engine_ == "local"
+    assert re.search(r"saves .* GFLOP, its 4 chained tasks cost", _reason(clf))
+
+
+def test_futures_say_who_holds_what(client, digits):
+    clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=client, n_workers=2)
+    fit(clf, *digits)
+    assert (clf.engine_, clf.n_shards_) == ("futures", 2)
+    assert _reason(clf) == "engine='futures' was asked for"
+    workers = clf.plan_.workers
+    assert len(set(workers)) == 2
+    assert set(workers) <= set(client.nthreads())
+    lines = str(clf.plan_).splitlines()
+    for worker, neurons in zip(workers, ("0-1", "2-3"), strict=True):
+        (line,) = (line for line in lines if worker in line)
+        assert f"layer 0: neurons {neurons}" in line
+
+
+def test_all_workers_share_when_no_number_is_given(client, digits):
+    clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=client)
+    assert fit(clf, *digits).n_shards_ == 3
+
+
+def test_the_active_client_is_used(cluster, digits):
+    with Client(cluster, set_as_default=False) as client, client.as_current():
+        clf = fit(DistributedMLPClassifier(**SMALL, **FUTURES, n_workers=1), *digits)
+    assert clf.engine_ == "futures"
+    assert clf.client is None
+
+
+# Copies.
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        clone,
+        copy.copy,
+        copy.deepcopy,
+        pytest.param(
+            lambda clf: DistributedMLPClassifier(**clf.get_params()), id="get_params"
+        ),
+        pytest.param(
+            lambda clf: DistributedMLPClassifier().set_params(**clf.get_params()),
+            id="set_params",
+        ),
+        pytest.param(lambda clf: clone(make_pipeline(clf))[-1], id="pipeline"),
+        pytest.param(
+            lambda clf: copy.deepcopy({"a": clf, "b": clf})["b"], id="deepcopy in dict"
+        ),
+    ],
+)
+def test_duplicates_keep_a_live_client(client, digits, duplicate, fitted):
+    original = DistributedMLPClassifier(**SMALL, client=client, n_workers=2)
+    if fitted:
+        fit(original, *digits)
+    twin = duplicate(original)
+    assert type(twin) is DistributedMLPClassifier
+    assert twin is not original
+    assert twin.client is client
+    assert original.client is client
+    assert twin.get_params() == original.get_params()
+
+
+def test_a_clone_is_not_fitted_but_copies_are(client, digits):
+    original = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
+    assert not hasattr(clone(original), "coefs_")
+    for twin in (copy.copy(original), copy.deepcopy(original)):
+        check_is_fitted(twin)
+        assert_array_equal(twin.predict(digits[0]), original.predict(digits[0]))
+    assert not np.shares_memory(copy.deepcopy(original).coefs_[0], original.coefs_[0])
+
+
+def test_a_deep_copy_of_its_own_parts_stays_one_object(client):
+    """The memo is honoured: what occurs twice is copied once."""
+    sizes = [3, 4]
+    clf = DistributedMLPClassifier(sizes, client=client)
+    twin, twin_sizes = copy.deepcopy([clf, sizes])
+    assert twin.hidden_layer_sizes is twin_sizes
+    assert twin_sizes is not sizes
+
+
+def test_pickling_drops_a_live_client(client, digits):
+    original = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
+    woken = pickle.loads(pickle.dumps(original))
+    assert woken.client is None
+    assert original.client is client
+    assert woken.get_params() == original.get_params() | {"client": None}
+    assert_array_equal(
+        woken.predict_proba(digits[0]), original.predict_proba(digits[0])
+    )
+
+
+def test_an_address_survives_pickling_and_is_used(client, digits):
+    address = client.scheduler.address
+    clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=address, n_workers=2)
+    woken = pickle.loads(pickle.dumps(clf))
+    assert woken.client == address
+    assert fit(woken, *digits).engine_ == "futures"
+    again = pickle.loads(pickle.dumps(woken))
+    assert again.client == address
+    assert_array_equal(again.predict(digits[0]), woken.predict(digits[0]))
+
+
+def test_repr_works_with_a_client(client):
+    clf = DistributedMLPClassifier(client=client, n_workers=2)
+    assert repr(clf).startswith("DistributedMLPClassifier(client=<Client")
+    assert "n_workers=2" in repr(clf)
+    assert "DistributedMLPClassifier" in clf._repr_html_()
+
+
+# In pipelines and searches.
+
+
+def test_pipeline_trains_and_predicts_over_the_cluster(client, digits):
+    X, y = digits[0] * 16, digits[1]
+    clf = DistributedMLPClassifier(
+        **SMALL, **FUTURES, client=client, n_workers=2, random_state=0
+    )
+    pipeline = make_pipeline(MinMaxScaler(), clf)
+    fit(pipeline, X, y)
+    assert pipeline[-1].engine_ == "futures"
+    theirs = make_pipeline(MinMaxScaler(), MLPClassifier(**SMALL, random_state=0))
+    assert_array_equal(pipeline.predict(X), fit(theirs, X, y).predict(X))
+
+
+def test_grid_search_over_the_number_of_workers(client, digits):
+    X, y = digits[0][:120], digits[1][:120]
+    clf = DistributedMLPClassifier(
+        (4,), max_iter=1, random_state=0, client=client, **FUTURES
+    )
+    search = GridSearchCV(clf, {"n_workers": [1, 2]}, cv=2, n_jobs=1)
+    quiet(search.fit, X, y)
+    assert search.best_estimator_.engine_ == "futures"
+    assert search.best_estimator_.client is client
+    assert search.best_estimator_.n_shards_ == search.best_params_["n_workers"]
+    one, two = search.cv_results_["mean_test_score"]
+    assert one == two
+    assert 0 < one < 1
+
+
+# Names of features.
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(lambda X: X, id="the same"),
+        pytest.param(lambda X: X.rename(columns={"pixel 0": "other"}), id="renamed"),
+        pytest.param(lambda X: X[X.columns[::-1]], id="another order"),
+        pytest.param(lambda X: X.drop(columns="pixel 3"), id="one missing"),
+        pytest.param(lambda X: X.to_numpy(), id="no names"),
+        pytest.param(lambda X: X.to_numpy()[:, 1:], id="no names, one missing"),
+    ],
+)
+@pytest.mark.parametrize("method", ["predict", "predict_proba", "partial_fit"])
+def test_names_of_features(method, frame):
+    case = Case.of("defaults")
+    X = pd.DataFrame(case.X).add_prefix("pixel ")
+    results = []
+    for clf in pair(case.clf_params):
+        fit(clf, X, pd.Series(case.y))
+        assert clf.feature_names_in_.tolist() == list(X.columns)
+        target = (case.y,) if method == "partial_fit" else ()
+        results.append(
+            result_of(lambda c=clf, t=target: getattr(c, method)(frame(X), *t))
+        )
+    ours, theirs = results
+    assert (ours.error, ours.warnings) == (theirs.error, theirs.warnings)
+    if method != "partial_fit" and theirs.error is None:
+        np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-6)
+
+
+# What it says while it trains, and when it is interrupted.
+
+
+@pytest.mark.parametrize("verbose", [True, 2])
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("defaults", "Iteration 4, loss"),
+        ("loss, which stops", "consecutive epochs. Stopping."),
+        ("early stopping, which stops", "consecutive epochs. Stopping."),
+        ("adaptive, which stops", "Learning rate too small. Stopping."),
+        ("early stopping, adaptive, which stops", "too small. Stopping."),
+    ],
+)
+def test_verbose_lines_are_those_of_scikit_learn(capsys, name, last, verbose):
+    case = Case.of(name, verbose=verbose)
+    outputs = []
+    for clf in pair(case.clf_params):
+        fit(clf, case.X, case.y)
+        outputs.append(capsys.readouterr())
+    ours, theirs = outputs
+    assert ours.out.splitlines() == theirs.out.splitlines()
+    assert last in ours.out.splitlines()[-1]
+    assert ours.err == ""
+
+
+def test_verbose_lines_of_partial_fit(capsys):
+    case = Case.of("adaptive, which stops", verbose=True, tol=10.0, n_iter_no_change=1)
+    outputs = []
+    for clf in pair(case.clf_params):
+        for _ in range(4):
+            clf.partial_fit(case.X, case.y, classes=range(10))
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert outputs[0].count("Iteration 1,") == 4
+    assert "Setting learning rate to" in outputs[0]
+
+
+def test_nothing_is_said_unasked(capsys):
+    case = Case.of("adaptive, which stops")
+    ours, _ = pair(case.clf_params)
+    ours.fit(case.X, case.y)
+    assert capsys.readouterr() == ("", "")
+
+
+class _InterruptAfter:
+    """Calls through so many times, then presses Ctrl-C."""
+
+    def __init__(self, function, n_calls):
+        self._function = function
+        self._left = n_calls
+
+    def __call__(self, *args, **kwargs):
+        if self._left == 0:
+            raise KeyboardInterrupt
+        self._left -= 1
+        return self._function(*args, **kwargs)
+
+
+def _interrupt_both(monkeypatch, theirs, n_steps):
+    for owner, name in [(loop, "training_step"), (theirs, "_backprop")]:
+        function = _InterruptAfter(getattr(owner, name), n_steps)
+        monkeypatch.setattr(owner, name, function)
+
+
+@pytest.mark.parametrize("engine", ["local", "futures"])
+@pytest.mark.parametrize(
+    ("n_steps", "params"),
+    [
+        pytest.param(0, {}, id="before the first step"),
+        pytest.param(2, {}, id="in the first epoch"),
+        pytest.param(8, {}, id="between two epochs"),
+        pytest.param(7, {"early_stopping": True}, id="early stopping"),
+        pytest.param(5, {"solver": "sgd"}, id="sgd"),
+    ],
+)
+def test_interrupted_training_keeps_the_weights(
+    monkeypatch, client, n_steps, params, engine
+):
+    case = Case.of("defaults", batch_size=60, **params)  # four steps an epoch
+    ours, theirs = pair(
+        case.clf_params,
+        client=client,
+        engine=engine,
+        parameter_threshold=0,
+        n_workers=2,
+    )
+    _interrupt_both(monkeypatch, theirs, n_steps)
+    for clf in (ours, theirs):
+        with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+            clf.fit(case.X, case.y)
+    assert ours.engine_ == engine
+    assert ours.n_iter_ == theirs.n_iter_ == n_steps // 4
+    assert ours.t_ == theirs.t_
+    assert ours.loss_curve_ == pytest.approx(theirs.loss_curve_)
+    for our_coef, their_coef in zip(ours.coefs_, theirs.coefs_, strict=True):
+        np.testing.assert_allclose(our_coef, their_coef, rtol=1e-6, atol=1e-9)
+    assert_array_equal(ours.predict(case.X), theirs.predict(case.X))
+
+
+def test_interrupted_training_goes_on_where_it_was(monkeypatch):
+    """A warm start after Ctrl-C is as good as one after an uninterrupted fit."""
+    case = Case.of("defaults", warm_start=True)
+    ours, theirs = pair(case.clf_params)
+    with monkeypatch.context() as patch:
+        _interrupt_both(patch, theirs, 6)
+        for clf in (ours, theirs):
+            with pytest.warns(UserWarning, match="interrupted"):
+                clf.fit(case.X, case.y)
+    for clf in (ours, theirs):
+        fit(clf, case.X, case.y)
+    assert_same_network(ours, theirs)

@@ -1,0 +1,183 @@
+"""scikit-learn's names without a public face are there and do what is used of them."""
+
+import ast
+import importlib.util
+from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn import config_context
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils.validation import check_is_fitted
+
+from skdistmlp.estimators import _sklearn
+from skdistmlp.estimators._sklearn import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    check_partial_fit_first_call,
+    check_sample_weight,
+    fit_context,
+)
+
+PACKAGE = Path(importlib.util.find_spec("skdistmlp").origin).parent
+
+
+class Fitted(BaseEstimator):
+    """Fits whatever it is given, if its parameter is allowed."""
+
+    _parameter_constraints = {  # noqa: RUF012 (as scikit-learn reads it)
+        "size": [
+            None,
+            Interval(Integral, 1, None, closed="left"),
+            Options(Real, {np.inf}),
+            StrOptions({"auto"}),
+            HasMethods(["scatter", "gather"]),
+        ],
+        "inner": "no_validation",
+    }
+
+    def __init__(self, size=None, inner=None):
+        self.size = size
+        self.inner = inner
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self):
+        self.inner_ = None if self.inner is None else self.inner.fit()
+        return self
+
+
+class Client:
+    def scatter(self):
+        """Be there."""
+
+    def gather(self):
+        """Be there."""
+
+
+@pytest.mark.parametrize("size", [None, 1, 7, np.int64(2), np.inf, "auto", Client()])
+def test_fit_context_lets_valid_parameters_pass(size):
+    assert Fitted(size).fit().inner_ is None
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "local", object(), np.nan])
+def test_fit_context_refuses_invalid_parameters(size):
+    with pytest.raises(InvalidParameterError, match="'size' parameter of Fitted"):
+        Fitted(size).fit()
+
+
+def test_fit_context_does_not_validate_when_told_not_to():
+    with config_context(skip_parameter_validation=True):
+        assert Fitted(-1).fit().inner_ is None
+
+
+def test_fit_context_skips_validation_of_what_is_fitted_inside():
+    assert isinstance(Fitted(1, inner=Fitted(-1)).fit().inner_, Fitted)
+
+
+def test_an_invalid_parameter_is_a_value_error_and_a_type_error():
+    assert issubclass(InvalidParameterError, ValueError)
+    assert issubclass(InvalidParameterError, TypeError)
+
+
+def test_first_call_sets_the_classes():
+    estimator = Fitted()
+    assert check_partial_fit_first_call(estimator, ["b", "a"])
+    assert estimator.classes_.tolist() == ["a", "b"]
+    assert not check_partial_fit_first_call(estimator, None)
+    assert not check_partial_fit_first_call(estimator, ["a", "b"])
+    with pytest.raises(ValueError, match="is not the same as on last call"):
+        check_partial_fit_first_call(estimator, ["a", "c"])
+
+
+def test_first_call_needs_classes():
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        check_partial_fit_first_call(Fitted(), None)
+
+
+@pytest.mark.parametrize(
+    ("weight", "dtype"),
+    [
+        (np.array([1, 0, 2], np.float32), np.float32),
+        (np.array([1, 0, 2], np.float64), np.float64),
+        (np.array([1, 0, 2]), np.float64),
+        ([1, 0, 2], np.float64),
+    ],
+)
+def test_sample_weights_become_floating(weight, dtype):
+    checked = check_sample_weight(weight, np.ones((3, 2)))
+    assert checked.dtype == dtype
+    assert checked.tolist() == [1, 0, 2]
+
+
+def test_a_number_is_the_weight_of_every_sample():
+    assert check_sample_weight(2.0, np.ones((3, 2))).tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "weight", [[1.0, 2.0], [[1.0], [1.0], [1.0]], [1.0, np.nan, 1.0]]
+)
+def test_bad_sample_weights_are_refused(weight):
+    with pytest.raises(ValueError, match=r"(?i)sample.?weight"):
+        check_sample_weight(weight, np.ones((3, 2)))
+
+
+def test_sklearn_is_fitted_is_asked():
+    class Asked(Fitted):
+        def __sklearn_is_fitted__(self):
+            return hasattr(self, "weights")
+
+    estimator = Asked().fit()
+    with pytest.raises(NotFittedError):
+        check_is_fitted(estimator)
+    estimator.weights = []
+    check_is_fitted(estimator)
+
+
+def _private_names(source: str) -> list[str]:
+    """Return what a module takes from scikit-learn by an underscored name."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names.append(ast.unparse(node))
+    return [
+        name
+        for name in names
+        if name.split(".")[0] == "sklearn"
+        and any(part.startswith("_") for part in name.split("."))
+    ]
+
+
+def test_the_scan_finds_private_names():
+    assert _private_names("from sklearn.base import clone\nimport numpy._core") == []
+    assert _private_names(
+        "import sklearn._loss\n"
+        "from sklearn.base import _fit_context as fit_context\n"
+        "from sklearn.utils._param_validation import Interval\n"
+        "sklearn._config"
+    ) == [
+        "sklearn._loss",
+        "sklearn.base._fit_context",
+        "sklearn.utils._param_validation.Interval",
+        "sklearn._config",
+    ]
+
+
+def test_private_names_are_imported_in_one_module_only():
+    modules = sorted(PACKAGE.rglob("*.py"))
+    found = {path for path in modules if _private_names(path.read_text("utf-8"))}
+    assert found == {Path(_sklearn.__file__)}
+    assert len(modules) > 10
+
+
+def test_every_private_name_is_tried_here():
+    tried = {name for name in _sklearn.__all__ if name in globals()}
+    assert tried == set(_sklearn.__all__)

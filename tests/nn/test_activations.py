@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
+from sklearn.neural_network._base import DERIVATIVES as SKLEARN_DERIVATIVES
+
+from skdistmlp.nn import activations
+from skdistmlp.nn.activations import ACTIVATIONS, softmax
+
+# None, one, and enough for several row blocks, the last of them smaller; and
+# rows that are wider than a block.
+SHAPES = [(0, 3), (1, 1), (1, 40_000), (3, 40_000), (1234, 65), (5, 0)]
+
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+shapes = pytest.mark.parametrize("shape", SHAPES, ids=str)
+names = pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+
+
+def normal(shape, dtype, seed=0):
+    return (3 * np.random.default_rng(seed).normal(size=shape)).astype(dtype)
+
+
+def test_the_table_has_every_hidden_activation_of_scikit_learn():
+    assert set(ACTIVATIONS) == set(SKLEARN_DERIVATIVES)
+
+
+@names
+@shapes
+@dtypes
+def test_activation_equals_scikit_learns(name, shape, dtype):
+    z = normal(shape, dtype)
+    expected = z.copy()
+    SKLEARN_ACTIVATIONS[name](expected)
+    ACTIVATIONS[name].apply(z)
+    assert z.dtype == dtype
+    assert_array_equal(z, expected)
+
+
+@names
+@shapes
+@dtypes
+def test_derivative_equals_scikit_learns_and_only_delta_is_written(name, shape, dtype):
+    a = normal(shape, dtype)
+    ACTIVATIONS[name].apply(a)
+    a.flags.writeable = False
+    delta = normal(shape, dtype, seed=1)
+    expected = delta.copy()
+    SKLEARN_DERIVATIVES[name](a, expected)
+    ACTIVATIONS[name].chain(a, delta)
+    assert delta.dtype == dtype
+    assert_array_equal(delta, expected)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 10)], ids=str)
+@dtypes
+def test_softmax_equals_scikit_learns(shape, dtype):
+    z = normal(shape, dtype)
+    expected = z.copy()
+    SKLEARN_ACTIVATIONS["softmax"](expected)
+    softmax(z)
+    assert_array_equal(z, expected)
+
+
+@dtypes
+def test_softmax_of_huge_logits_is_finite(dtype):
+    huge = np.finfo(dtype).max / 4
+    z = np.array([[huge, -huge, 0], [-huge, -huge, -huge]], dtype)
+    softmax(z)
+    np.testing.assert_allclose(z, [[1, 0, 0], [1 / 3] * 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_row_blocks_are_small_and_cover_every_row_once(shape):
+    a = np.zeros(shape)
+    blocks = [a[rows] for rows in activations._row_blocks(a)]
+    for block in blocks:
+        block += 1
+    assert_array_equal(a, np.ones(shape))
+    assert all(
+        block.nbytes <= activations._BLOCK_BYTES or len(block) == 1 for block in blocks
+    )

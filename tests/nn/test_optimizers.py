@@ -1,0 +1,185 @@
+from itertools import pairwise
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+
+from skdistmlp.nn import optimizers
+from skdistmlp.nn.optimizers import UPDATE_RULES, init, update
+from tests.strategies import seeds, update_rules
+
+BLOCK = 16
+"""Parameters in a block, patched down from some 10,000."""
+
+HYPERPARAMETERS = {
+    "sgd": [
+        {},
+        {"momentum": 0.0, "nesterov": False},
+        {"momentum": 0.5, "nesterov": False},
+    ],
+    "adam": [{}, {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 1e-3}, {"beta_2": 0.9}],
+}
+SKLEARN_OPTIMIZERS = {"sgd": SGDOptimizer, "adam": AdamOptimizer}
+
+dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+rules = pytest.mark.parametrize(
+    ("name", "hyperparameters"),
+    [(name, values) for name in UPDATE_RULES for values in HYPERPARAMETERS[name]],
+    ids=str,
+)
+
+
+def blocks_of(n_parameters, dtype):
+    return patch.object(
+        optimizers, "BLOCK_BYTES", n_parameters * np.dtype(dtype).itemsize
+    )
+
+
+def set_rate(optimizer, learning_rate):
+    """Give a scikit-learn optimiser the rate of its next step."""
+    if isinstance(optimizer, AdamOptimizer):
+        optimizer.learning_rate_init = learning_rate
+    else:
+        optimizer.learning_rate = learning_rate
+
+
+@rules
+@dtypes
+@pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 3])
+def test_many_steps_equal_scikit_learns(name, hyperparameters, dtype, size):
+    """With the border of the L2 penalty before, inside and behind a block."""
+    rng = np.random.default_rng(size)
+    for n_penalised in {0, size // 2, max(0, size - 1), size}:
+        parameters = rng.normal(size=size).astype(dtype)
+        expected = parameters.copy()
+        theirs = SKLEARN_OPTIMIZERS[name]([expected], **hyperparameters)
+        state = init(UPDATE_RULES[name](**hyperparameters), parameters)
+        penalty = 0.1
+        for step in range(40):
+            gradient = rng.normal(size=size).astype(dtype)
+            gradient.flags.writeable = False
+            norm = np.sum(np.square(expected[:n_penalised], dtype=np.float64))
+            whole = gradient.copy()
+            whole[:n_penalised] += dtype(penalty) * expected[:n_penalised]
+            rate = 0.01 / (1 + step)
+            set_rate(theirs, rate)
+            theirs.update_params([expected], [whole])
+            with blocks_of(BLOCK, dtype):
+                state, squared_norm = update(
+                    state,
+                    parameters,
+                    gradient,
+                    rate,
+                    n_penalised=n_penalised,
+                    penalty=penalty,
+                )
+            tolerance = 2e-5 if dtype == np.float32 else 1e-12
+            assert_allclose(squared_norm, norm, rtol=tolerance)
+        assert state.n_steps == 40
+        assert parameters.dtype == dtype
+        assert_allclose(parameters, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", sorted(UPDATE_RULES))
+def test_without_a_penalty_no_norm_is_computed(name):
+    parameters = np.ones(3 * BLOCK)
+    state = init(UPDATE_RULES[name](), parameters)
+    with blocks_of(BLOCK, float):
+        _, norm = update(state, parameters, np.ones_like(parameters), 0.1)
+        _, unused = update(
+            state, parameters, np.ones_like(parameters), 0.1, n_penalised=BLOCK
+        )
+    assert norm == unused == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(UPDATE_RULES))
+@dtypes
+def test_moments_are_kept_in_place_and_begin_with_zeros(name, dtype):
+    rule = UPDATE_RULES[name]()
+    parameters = np.ones(5, dtype)
+    before = init(rule, parameters)
+    assert before.n_steps == 0
+    assert len(before.moments) == rule.n_moments
+    for moment in before.moments:
+        assert moment.dtype == dtype
+        assert_array_equal(moment, np.zeros(5))
+    after, _ = update(before, parameters, np.ones_like(parameters), 0.1)
+    assert (before.n_steps, after.n_steps) == (0, 1)
+    for old, new in zip(before.moments, after.moments, strict=True):
+        assert new is old
+        assert np.all(new != 0)
+
+
+@pytest.mark.parametrize("name", sorted(UPDATE_RULES))
+def test_scratch_is_all_the_room_that_an_update_needs(name):
+    """A larger one does no harm, and what is in it does not matter."""
+    results = []
+    for scratch in [None, np.full(BLOCK, np.nan), np.full(5 * BLOCK, np.nan)]:
+        parameters = np.linspace(-1, 1, 3 * BLOCK + 2)
+        with blocks_of(BLOCK, float):
+            update(
+                init(UPDATE_RULES[name](), parameters),
+                parameters,
+                np.linspace(2, 1, parameters.size),
+                0.1,
+                n_penalised=BLOCK + 5,
+                penalty=0.2,
+                scratch=scratch,
+            )
+        results.append(parameters)
+    assert_array_equal(results[0], results[1])
+    assert_array_equal(results[0], results[2])
+
+
+def test_a_shard_without_parameters_can_be_updated():
+    empty = np.empty(0)
+    state, norm = update(
+        init(UPDATE_RULES["adam"](), empty), empty, empty, 0.1, penalty=0.1
+    )
+    assert (state.n_steps, norm) == (1, 0.0)
+
+
+@given(
+    rule=update_rules,
+    sizes=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    block=st.integers(1, 50),
+    penalised_share=st.floats(0, 1),
+    seed=seeds,
+)
+def test_slicing_commutes_with_updating(rule, sizes, block, penalised_share, seed):
+    """A shard can train its slice without knowing of the others, bit for bit."""
+    size = sum(sizes)
+    bounds = np.cumsum([0, *sizes])
+    rng = np.random.default_rng(seed)
+    n_penalised = round(penalised_share * size)
+    whole = rng.normal(size=size)
+    slices = [slice(*pair) for pair in pairwise(bounds)]
+    parts = [whole[part].copy() for part in slices]
+    whole_state = init(rule, whole)
+    part_states = [init(rule, part) for part in parts]
+    for _ in range(3):
+        gradient = rng.normal(size=size)
+        whole_state, whole_norm = update(
+            whole_state, whole, gradient, 0.1, n_penalised=n_penalised, penalty=0.3
+        )
+        norms = 0.0
+        for i, where in enumerate(slices):
+            with blocks_of(block, float):
+                part_states[i], norm = update(
+                    part_states[i],
+                    parts[i],
+                    gradient[where],
+                    0.1,
+                    n_penalised=min(max(0, n_penalised - where.start), sizes[i]),
+                    penalty=0.3,
+                )
+            norms += norm
+        assert_allclose(norms, whole_norm, rtol=1e-12)
+    assert_array_equal(np.concatenate(parts), whole)
+    for i, moment in enumerate(whole_state.moments):
+        pieces = [state.moments[i] for state in part_states]
+        assert_array_equal(np.concatenate(pieces), moment)

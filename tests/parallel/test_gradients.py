@@ -1,0 +1,78 @@
+"""Gradients against central finite differences, through the operations of a group.
+
+With learning rate 1 and no momentum, plain gradient descent moves the
+parameters by minus the gradient; with learning rate 0 it leaves them where
+they are, but for the loss.
+"""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.nn.optimizers import Sgd
+from skdistmlp.parallel.buffered import BufferedShard
+from skdistmlp.parallel.communicators import NobodyElse, run_in_threads
+from skdistmlp.parallel.shard import split_state
+from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
+from skdistmlp.training.step import training_step
+from tests.parallel.group_contract import make_problem
+
+STEP = 1e-5
+ROWS = np.array([4, 0, 2, 1, 5])
+
+
+def gradients(problem, communicator):
+    """Return one shard's gradient, and the whole one from differences of the loss."""
+    split, rank = problem.network.split, communicator.rank
+    state = split_state(split, problem.start())[rank]
+    shard = BufferedShard(
+        problem.network, state, problem.dataset, communicator, len(ROWS)
+    )
+    whole = problem.initial.parameters
+
+    def loss(parameters):
+        state.parameters[:] = take_shard(split, rank, parameters)
+        training_step(shard, ROWS, learning_rate=0.0)
+        return shard.epoch_loss() / len(ROWS)
+
+    differences = np.array(
+        [
+            (loss(whole + nudge) - loss(whole - nudge)) / (2 * STEP)
+            for nudge in STEP * np.eye(whole.size)
+        ]
+    )
+    before = take_shard(split, rank, whole)
+    state.parameters[:] = before
+    training_step(shard, ROWS, learning_rate=1.0)
+    return before - state.parameters, differences
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize(
+    ("output", "n_outputs"), [("softmax", 3), ("logistic", 1), ("logistic", 3)]
+)
+@pytest.mark.parametrize("n_shards", [1, 2, 3])
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+def test_gradient_is_that_of_the_loss(
+    activation, output, n_outputs, n_shards, weighted
+):
+    """With three shards one of them owns no neuron of the second layer."""
+    problem = make_problem(
+        NetworkSplit.by_shares((2, 3, 2, n_outputs), [1.0] * n_shards),
+        activation,
+        output,
+        Sgd(momentum=0.0, nesterov=False),
+        alpha=0.4,
+        weighted=weighted,
+        n_rows=6,
+    )
+    if n_shards == 1:
+        results = [gradients(problem, NobodyElse())]
+    else:
+        results = run_in_threads(n_shards, lambda peer: gradients(problem, peer))
+    parts = [own for own, _ in results]
+    whole_gradient = join_shards(problem.network.split, parts)
+    assert np.count_nonzero(whole_gradient) > whole_gradient.size / 2
+    for _, differences in results:
+        assert_allclose(whole_gradient, differences, rtol=1e-6, atol=1e-8)

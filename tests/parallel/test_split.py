@@ -1,0 +1,219 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from skdistmlp.parallel.split import (
+    NetworkSplit,
+    NeuronRange,
+    Parameters,
+    flatten,
+    join_shards,
+    split_neurons,
+    take_shard,
+)
+from tests.strategies import layer_units, shares, splits
+
+
+def ids(split):
+    """Number every parameter of a network by its place in the flat array."""
+    return np.arange(split.n_parameters, dtype=float)
+
+
+def network_of(dtype=np.float64):
+    """Return a small network's views and the flat array they lie in."""
+    split = NetworkSplit.even((3, 4, 4, 4, 2), 1)
+    flat = ids(split).astype(dtype)
+    return split.whole().views(flat), flat
+
+
+@given(st.integers(0, 10_000), shares)
+def test_ranges_tile_a_layer_exactly_once(n_neurons, shares):
+    ranges = split_neurons(n_neurons, shares)
+    assert len(ranges) == len(shares)
+    neurons = [n for r in ranges for n in range(r.start, r.stop)]
+    assert neurons == list(range(n_neurons))
+    total = sum(shares)
+    for share, held in zip(shares, ranges, strict=True):
+        assert abs(len(held) - n_neurons * share / total) <= 1.001
+
+
+@given(st.integers(0, 10_000), st.integers(1, 64), st.floats(1e-3, 1e3))
+def test_equal_shares_differ_by_at_most_one_neuron(n_neurons, n_shards, share):
+    sizes = [len(held) for held in split_neurons(n_neurons, [share] * n_shards)]
+    assert sum(sizes) == n_neurons
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_shares_are_proportions():
+    assert split_neurons(10, [3, 1, 1]) == (
+        NeuronRange(0, 6),
+        NeuronRange(6, 8),
+        NeuronRange(8, 10),
+    )
+
+
+@given(layer_units, st.integers(1, 12))
+def test_an_even_split_leaves_out_shards_that_would_hold_nothing(units, n_shards):
+    split = NetworkSplit.even(units, n_shards)
+    assert split.n_shards == min(n_shards, max(units[1:-1], default=1))
+    for rank in range(split.n_shards):
+        assert split.shard(rank).n_coefs > 0
+
+
+def test_a_narrow_layer_does_not_limit_the_number_of_shards():
+    split = NetworkSplit.even((8, 64, 2, 64, 3), 8)
+    assert split.n_shards == 8
+    assert sorted(len(held) for held in split.ranges[1]) == [0] * 6 + [1] * 2
+
+
+def test_a_network_without_hidden_layers_is_one_shard():
+    split = NetworkSplit.by_shares((5, 3), [1, 1, 1])
+    assert (split.n_shards, split.ranges) == (1, ())
+    assert_array_equal(take_shard(split, 0, ids(split)), ids(split))
+
+
+@given(splits)
+def test_numbers_of_parameters_are_those_of_the_arrays(split):
+    shapes = list(zip(split.layer_units[:-1], split.layer_units[1:], strict=True))
+    assert split.layers == range(len(shapes))
+    assert split.output_layer == len(shapes) - 1
+    assert split.n_coefs == sum(np.zeros(shape).size for shape in shapes)
+    assert split.n_parameters == split.n_coefs + sum(out for _, out in shapes)
+    layouts = [split.shard(rank) for rank in range(split.n_shards)]
+    assert sum(layout.n_coefs for layout in layouts) == split.n_coefs
+    assert sum(layout.n_parameters for layout in layouts) == split.n_parameters
+    coefs, intercepts = split.whole().views(ids(split))
+    assert [coef.shape for coef in coefs] == shapes
+    assert [intercept.shape for intercept in intercepts] == [(n,) for _, n in shapes]
+
+
+@given(splits)
+def test_every_parameter_belongs_to_exactly_one_shard(split):
+    whole = ids(split)
+    parts = [take_shard(split, rank, whole) for rank in range(split.n_shards)]
+    assert_array_equal(np.sort(np.concatenate(parts)), whole)
+
+
+@given(splits)
+def test_hidden_layers_are_cut_by_columns_and_the_output_layer_by_rows(split):
+    whole = split.whole().views(ids(split))
+    for rank in range(split.n_shards):
+        layout = split.shard(rank)
+        own = layout.views(take_shard(split, rank, ids(split)))
+        held = [ranges[rank].columns for ranges in split.ranges]
+        for layer, columns in enumerate(held):
+            assert_array_equal(own.coefs[layer], whole.coefs[layer][:, columns])
+            assert_array_equal(own.intercepts[layer], whole.intercepts[layer][columns])
+        rows = held[-1] if held else slice(None)
+        assert_array_equal(own.coefs[-1], whole.coefs[-1][rows])
+        intercept = whole.intercepts[-1] if rank == 0 else []
+        assert_array_equal(own.intercepts[-1], intercept)
+
+
+@given(splits)
+def test_coefficients_stand_before_intercepts_and_views_write_to_the_array(split):
+    """The optimiser penalises a shard's first `n_coefs` parameters."""
+    for rank in range(split.n_shards):
+        layout = split.shard(rank)
+        flat = np.zeros(layout.n_parameters)
+        coefs, intercepts = layout.views(flat)
+        for coef in coefs:
+            coef += 1
+        for intercept in intercepts:
+            intercept += 2
+        n_intercepts = layout.n_parameters - layout.n_coefs
+        assert_array_equal(flat, [1] * layout.n_coefs + [2] * n_intercepts)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@settings(max_examples=50)
+@given(split=splits)
+def test_joining_the_shards_gives_back_the_network(split, dtype):
+    whole = ids(split).astype(dtype)
+    parts = [take_shard(split, rank, whole) for rank in range(split.n_shards)]
+    for part in parts:
+        assert not np.shares_memory(part, whole)
+    joined = join_shards(split, parts)
+    assert joined.dtype == dtype
+    assert_array_equal(joined, whole)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_flatten_returns_the_array_that_views_lie_in(dtype):
+    weights, flat = network_of(dtype)
+    assert flatten(weights, dtype) is flat
+    assert flatten(Parameters(list(weights.coefs), weights.intercepts), dtype) is flat
+
+
+def replaced(weights):
+    weights.coefs[1] = weights.coefs[1].copy()
+
+
+def reordered(weights):
+    weights.coefs[1], weights.coefs[2] = weights.coefs[2], weights.coefs[1]
+
+
+def transposed(weights):
+    weights.coefs[1] = weights.coefs[1].T
+
+
+def repeated(weights):
+    weights.intercepts[1] = weights.intercepts[0]
+
+
+def reversed_in_place(weights):
+    weights.intercepts[-1] = weights.intercepts[-1][::-1]
+
+
+def whole_made_read_only(weights):
+    weights.coefs[0].base.flags.writeable = False
+
+
+def one_made_read_only(weights):
+    weights.coefs[1].flags.writeable = False
+
+
+def one_cast(weights):
+    weights.intercepts[0] = weights.intercepts[0].astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        replaced,
+        reordered,
+        transposed,
+        repeated,
+        reversed_in_place,
+        whole_made_read_only,
+        one_made_read_only,
+        one_cast,
+    ],
+)
+def test_flatten_copies_what_was_changed_from_outside(change):
+    weights, flat = network_of()
+    change(weights)
+    expected = [array.ravel() for array in (*weights.coefs, *weights.intercepts)]
+    result = flatten(weights, np.dtype(np.float64))
+    assert not np.shares_memory(result, flat)
+    assert result.flags.writeable
+    assert result.dtype == np.float64
+    assert_array_equal(result, np.concatenate(expected))
+
+
+def test_flatten_casts_into_a_copy():
+    weights, flat = network_of()
+    result = flatten(weights, np.dtype(np.float32))
+    assert result.dtype == np.float32
+    assert_array_equal(result, flat)
+
+
+def test_flatten_copies_a_part_of_a_larger_array():
+    split = NetworkSplit.even((3, 4, 2), 1)
+    larger = np.arange(split.n_parameters + 1.0)
+    weights = split.whole().views(larger[: split.n_parameters])
+    result = flatten(weights, larger.dtype)
+    assert not np.shares_memory(result, larger)
+    assert_array_equal(result, larger[:-1])

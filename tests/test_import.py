@@ -1,0 +1,115 @@
+"""What the package brings, and what importing it does not bring."""
+
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+from importlib import metadata, resources
+
+import pytest
+
+import skdistmlp
+
+MODULES = [
+    module.name
+    for module in pkgutil.walk_packages(skdistmlp.__path__, "skdistmlp.")
+    if not module.name.endswith(".__main__")  # runs when imported as such
+]
+
+LOADED = """
+import json, sys
+print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+FIT = """
+import numpy as np
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+X, y = np.eye(40), np.arange(40) % 2
+clf = skdistmlp.DistributedMLPClassifier(
+    (200, 300), tol=10, n_iter_no_change=1, **PARAMS
+)
+clf = make_pipeline(StandardScaler(), clf).fit(X, y)[-1]
+clf.partial_fit(X, y).predict(X)
+assert clf.engine_ == "local", clf.plan_
+"""
+
+
+def loaded_by(code: str) -> set[str]:
+    """Return the top-level packages that a fresh process has after `code`."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{LOADED}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("import skdistmlp", id="import"),
+        pytest.param(
+            "import skdistmlp" + FIT.replace("**PARAMS", ""), id="fit without a cluster"
+        ),
+        pytest.param(
+            "import skdistmlp"
+            + FIT.replace("**PARAMS", "client='tcp://192.0.2.1:1', engine='local'"),
+            id="engine='local'",
+        ),
+        pytest.param(
+            "import skdistmlp"
+            + FIT.replace(
+                "**PARAMS", "client='tcp://192.0.2.1:1', parameter_threshold=10**6"
+            ),
+            id="below the threshold",
+        ),
+    ],
+)
+def test_dask_is_not_imported_before_a_cluster_is_used(code):
+    loaded = loaded_by(code)
+    assert "skdistmlp" in loaded
+    assert not loaded & {"dask", "distributed"}
+
+
+def test_the_cluster_part_does_import_dask():
+    assert {"dask", "distributed"} <= loaded_by("import skdistmlp.cluster.futures")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_can_be_imported(name):
+    assert importlib.import_module(name).__doc__
+
+
+def test_all_floors_are_among_the_modules():
+    floors = {"nn", "parallel", "training", "cluster", "estimators", "exceptions"}
+    assert {f"skdistmlp.{floor}" for floor in floors} <= set(MODULES)
+
+
+def test_public_names():
+    assert set(skdistmlp.__all__) == {
+        "ClusterError",
+        "DistributedMLPClassifier",
+        "ExchangeError",
+        "SkdistmlpError",
+        "WorkerLostError",
+    }
+    assert all(getattr(skdistmlp, name).__doc__ for name in skdistmlp.__all__)
+
+
+def test_errors_have_one_base():
+    errors = [getattr(skdistmlp, name) for name in skdistmlp.__all__ if "Err" in name]
+    assert len(errors) == 4
+    assert all(issubclass(error, skdistmlp.SkdistmlpError) for error in errors)
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert skdistmlp.__version__ == metadata.version("skdistmlp")
+
+
+def test_the_package_says_that_it_is_typed():
+    assert resources.files(skdistmlp).joinpath("py.typed").is_file()

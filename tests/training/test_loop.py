@@ -1,0 +1,444 @@
+"""The decisions of the training loop, with losses and scores from a script."""
+
+import warnings
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field, replace
+from io import StringIO
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal, assert_equal
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPRegressor
+from sklearn.utils import shuffle
+
+from skdistmlp.training.loop import TrainingOptions, Validation, train
+from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from tests import strategies
+
+
+@dataclass
+class Script:
+    """What the epochs of a training bring, and what it did.
+
+    Attributes
+    ----------
+    losses, scores : list of float
+        One an epoch.
+    interrupted_at : int or None
+        Number of the step at which the user presses Ctrl-C.
+    steps : list
+        Rows and learning rate of each step.
+    """
+
+    losses: list[float]
+    scores: list[float] = field(default_factory=list)
+    interrupted_at: int | None = None
+    steps: list[tuple[list[int], float]] = field(default_factory=list)
+
+    def take_step(self, rows, rate):
+        if len(self.steps) == self.interrupted_at:
+            raise KeyboardInterrupt
+        self.steps.append((np.asarray(rows).tolist(), rate))
+
+
+class ScriptedGroup:
+    """A shard group of no layers and one weight, which falls by the learning rate."""
+
+    layers = range(0)
+
+    def __init__(self, script):
+        self.script = script
+        self.weight = 0.0
+        self.n_epochs = 0
+        self.n_kept = 0
+        self._loss_sum = 0.0
+        self._best = None
+
+    def inputs(self, rows):
+        return rows
+
+    def output_delta(self, logits, rows):
+        assert logits is rows
+        self._loss_sum += self.script.losses[self.n_epochs] * len(rows)
+
+    def update(self, rows, learning_rate):
+        self.script.take_step(rows, learning_rate)
+        self.weight -= learning_rate
+
+    def epoch_loss(self):
+        loss_sum, self._loss_sum = self._loss_sum, 0.0
+        self.n_epochs += 1
+        return loss_sum
+
+    def predictions(self, logits):
+        for rows in logits:
+            yield rows[:, np.newaxis]
+
+    def agree(self, value):
+        return value
+
+    def keep_best(self):
+        self.n_kept += 1
+        self._best = self.weight
+
+    def restore_best(self):
+        if self._best is not None:
+            self.weight = self._best
+
+
+class ScriptedRegressor(MLPRegressor):
+    """scikit-learn's training loop around the same script and the same weight."""
+
+    script: Script
+
+    def _init_coef(self, fan_in, fan_out, dtype):
+        return np.zeros((fan_in, fan_out)), np.zeros(fan_out)
+
+    def _backprop(self, X, y, weight, activations, deltas, coef_grads, intercept_grads):
+        self.script.take_step(X[:, 0].astype(int), self._optimizer.learning_rate)
+        loss = self.script.losses[self.n_iter_]
+        return loss, [np.ones((1, 1))], [np.zeros(1)]
+
+    def _score(self, X, y, sample_weight=None):
+        return self.script.scores[len(self.validation_scores_)]
+
+
+N_SAMPLES = 11
+
+
+def train_from_script(
+    script,
+    options,
+    schedule=None,
+    *,
+    early_stopping=False,
+    keep_first=True,
+    seed=0,
+    n_samples=N_SAMPLES,
+):
+    """Return what `train` made of a script: outcome, progress, group."""
+    random_state = np.random.RandomState(seed)
+    group = ScriptedGroup(script)
+    schedule = schedule or LearningRateSchedule("constant", 0.5)
+    progress = Progress(schedule, schedule.initial)
+    rows, validation = np.arange(n_samples), None
+    if early_stopping:
+        rows, held_out = train_test_split(
+            rows, random_state=random_state, test_size=0.3
+        )
+        progress.best_loss = None
+        progress.validation_scores = []
+        progress.best_validation_score = -np.inf
+
+        def score(outputs):
+            assert_array_equal(outputs, held_out[:, np.newaxis])
+            return script.scores[len(progress.validation_scores)]
+
+        validation = Validation([held_out[:3], held_out[3:]], score, keep_first)
+    outcome = train(group, options, progress, rows, random_state, validation)
+    return outcome, progress, group
+
+
+numbers = st.lists(
+    st.sampled_from([1.0, 0.97, 0.9, 0.5, 1.05, np.inf, np.nan]),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=200)
+@given(
+    losses=numbers,
+    scores=numbers,
+    interrupted_at=st.none() | st.integers(0, 30),
+    schedule=st.builds(
+        LearningRateSchedule,
+        st.sampled_from(["constant", "invscaling", "adaptive"]),
+        st.sampled_from([0.5, 3e-6, 1e-6]),
+        st.sampled_from([0.5, 0.1]),
+    ),
+    early_stopping=st.booleans(),
+    batch_size=st.integers(1, 7),
+    shuffled=st.booleans(),
+    tol=st.sampled_from([0.0, 0.03, 0.1]),
+    n_iter_no_change=st.sampled_from([1, 2, 3, np.inf]),
+    seed=strategies.seeds,
+)
+def test_every_decision_is_scikit_learns(
+    losses,
+    scores,
+    interrupted_at,
+    schedule,
+    early_stopping,
+    batch_size,
+    shuffled,
+    tol,
+    n_iter_no_change,
+    seed,
+):
+    n_epochs = min(len(losses), len(scores))
+    mine = Script(losses, scores, interrupted_at)
+    theirs = replace(mine, steps=[])
+
+    lines = []
+    outcome, progress, group = train_from_script(
+        mine,
+        TrainingOptions(
+            batch_size, n_epochs, shuffled, tol, n_iter_no_change, lines.append
+        ),
+        schedule,
+        early_stopping=early_stopping,
+        seed=seed,
+    )
+
+    reference = ScriptedRegressor(
+        hidden_layer_sizes=(),
+        solver="sgd",
+        batch_size=batch_size,
+        learning_rate=schedule.name,
+        learning_rate_init=schedule.initial,
+        power_t=schedule.power_t,
+        max_iter=n_epochs,
+        shuffle=shuffled,
+        random_state=seed,
+        tol=tol,
+        verbose=True,
+        momentum=0,
+        nesterovs_momentum=False,
+        early_stopping=early_stopping,
+        validation_fraction=0.3,
+        n_iter_no_change=n_iter_no_change,
+    )
+    reference.script = theirs
+    X = np.arange(float(N_SAMPLES))[:, np.newaxis]
+    with (
+        redirect_stdout(StringIO()) as printed,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        reference.fit(X, X[:, 0])
+
+    assert mine.steps == theirs.steps
+    assert lines == printed.getvalue().splitlines()
+    assert group.weight == reference.coefs_[0][0, 0]
+    assert_equal(
+        (
+            progress.n_iter,
+            progress.n_samples_seen,
+            progress.loss_curve,
+            progress.best_loss,
+            progress.validation_scores,
+            progress.best_validation_score,
+            progress.no_improvement_count,
+            progress.learning_rate,
+        ),
+        (
+            reference.n_iter_,
+            reference.t_,
+            reference.loss_curve_,
+            reference.best_loss_,
+            reference.validation_scores_,
+            reference.best_validation_score_,
+            reference._no_improvement_count,
+            reference._optimizer.learning_rate,
+        ),
+    )
+    starts = {
+        Outcome.CONVERGED: [],
+        Outcome.OUT_OF_EPOCHS: ["Stochastic Optimizer: Maximum iterations"],
+        Outcome.INTERRUPTED: ["Training interrupted by user."],
+    }[outcome]
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == len(starts)
+    assert all(map(str.startswith, messages, starts))
+
+
+@pytest.mark.parametrize("n_iter_no_change", [1, 2, 5])
+def test_training_ends_after_more_than_n_iter_no_change_stalled_epochs(
+    n_iter_no_change,
+):
+    options = TrainingOptions(
+        4, max_epochs=100, n_iter_no_change=n_iter_no_change, tol=1e-4
+    )
+    outcome, progress, _ = train_from_script(Script([1.0] * 100), options)
+    assert outcome is Outcome.CONVERGED
+    # The first epoch improves on infinity; the count must exceed the limit.
+    assert progress.n_iter == 1 + n_iter_no_change + 1
+
+
+def test_training_without_a_limit_goes_on_to_the_last_epoch():
+    options = TrainingOptions(4, max_epochs=30, n_iter_no_change=np.inf)
+    outcome, progress, _ = train_from_script(Script([1.0] * 30), options)
+    assert (outcome, progress.n_iter) == (Outcome.OUT_OF_EPOCHS, 30)
+
+
+def test_an_adaptive_rate_is_divided_by_five_until_it_is_too_small():
+    lines = []
+    options = TrainingOptions(
+        N_SAMPLES, max_epochs=100, n_iter_no_change=1, say=lines.append
+    )
+    script = Script([1.0] * 100)
+    schedule = LearningRateSchedule("adaptive", 1e-4)
+    outcome, progress, _ = train_from_script(script, options, schedule)
+    rates = [rate for _, rate in script.steps]
+    np.testing.assert_allclose(
+        rates, [1e-4] * 3 + [2e-5] * 2 + [4e-6] * 2 + [8e-7] * 2, rtol=1e-12
+    )
+    assert outcome is Outcome.CONVERGED
+    assert progress.learning_rate == rates[-1]
+    stalled = (
+        "Training loss did not improve more than tol=0.000100 for 1 consecutive epochs."
+    )
+    assert [line for line in lines if not line.startswith("Iteration")] == [
+        f"{stalled} Setting learning rate to 0.000020",
+        f"{stalled} Setting learning rate to 0.000004",
+        f"{stalled} Setting learning rate to 0.000001",
+        f"{stalled} Learning rate too small. Stopping.",
+    ]
+
+
+def test_verbose_lines_without_validation():
+    lines = []
+    options = TrainingOptions(
+        4, 10, tol=0.5, n_iter_no_change=1, shuffle=False, say=lines.append
+    )
+    train_from_script(Script([2.0, 1.75, 1 / 3, 0.25, 0.125]), options)
+    assert lines == [
+        "Iteration 1, loss = 2.00000000",
+        "Iteration 2, loss = 1.75000000",
+        "Iteration 3, loss = 0.33333333",
+        "Iteration 4, loss = 0.25000000",
+        "Iteration 5, loss = 0.12500000",
+        "Training loss did not improve more than tol=0.500000 for 1 consecutive epochs."
+        " Stopping.",
+    ]
+
+
+def test_verbose_lines_with_validation():
+    lines = []
+    options = TrainingOptions(4, 10, tol=0.25, n_iter_no_change=1, say=lines.append)
+    train_from_script(
+        Script([1.0] * 3, [1 / 3, 0.5, 0.375]), options, early_stopping=True
+    )
+    assert lines == [
+        "Iteration 1, loss = 1.00000000",
+        "Validation score: 0.333333",
+        "Iteration 2, loss = 1.00000000",
+        "Validation score: 0.500000",
+        "Iteration 3, loss = 1.00000000",
+        "Validation score: 0.375000",
+        "Validation score did not improve more than tol=0.250000 for 1 consecutive "
+        "epochs. Stopping.",
+    ]
+
+
+def test_rows_are_shuffled_on_top_of_the_last_shuffle():
+    script = Script([1.0] * 3)
+    train_from_script(script, TrainingOptions(4, max_epochs=3), seed=5)
+    random_state, rows = np.random.RandomState(5), np.arange(N_SAMPLES)
+    expected = []
+    for _ in range(3):
+        rows = shuffle(rows, random_state=random_state)
+        expected += [rows[:4].tolist(), rows[4:8].tolist(), rows[8:].tolist()]
+    assert [rows for rows, _ in script.steps] == expected
+    assert {len(rows) for rows in expected} == {4, 3}
+
+
+def test_without_shuffling_the_order_stays():
+    script = Script([1.0] * 2)
+    train_from_script(script, TrainingOptions(4, max_epochs=2, shuffle=False))
+    batches = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert [rows for rows, _ in script.steps] == batches * 2
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 4])
+def test_an_interrupt_keeps_what_was_learnt(step):
+    """Three steps an epoch."""
+    script = Script([1.0] * 9, interrupted_at=step)
+    outcome, progress, group = train_from_script(script, TrainingOptions(4, 9))
+    assert outcome is Outcome.INTERRUPTED
+    assert len(script.steps) == step
+    assert group.weight == -0.5 * step
+    assert progress.loss_curve == [1.0] * (step // 3)
+    assert progress.n_samples_seen == N_SAMPLES * (step // 3)
+
+
+@pytest.mark.parametrize(("step", "best"), [(1, 0.0), (5, -1.0), (8, -1.0)])
+def test_an_interrupt_of_early_stopping_restores_the_best(step, best):
+    """Two steps an epoch; the score falls from the second on."""
+    script = Script([1.0] * 9, [0.9, 0.8, 0.7, 0.6], interrupted_at=step)
+    outcome, _, group = train_from_script(
+        script, TrainingOptions(4, 9), early_stopping=True
+    )
+    assert outcome is Outcome.INTERRUPTED
+    assert len(script.steps) == step
+    assert group.weight == best
+
+
+def test_an_interrupt_while_scoring_restores_the_best_too():
+    class Interrupting(list):
+        def __getitem__(self, epoch):
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return super().__getitem__(epoch)
+
+    script = Script([1.0] * 9, Interrupting([0.9, 0.8]))
+    outcome, progress, group = train_from_script(
+        script, TrainingOptions(4, 9), early_stopping=True
+    )
+    assert outcome is Outcome.INTERRUPTED
+    assert progress.validation_scores == [0.9, 0.8]
+    assert len(progress.loss_curve) == 3
+    assert group.weight == -1.0
+
+
+@pytest.mark.parametrize(("keep_first", "weight"), [(True, 0.0), (False, -1.0)])
+def test_the_weights_at_the_start_are_the_best_only_if_asked_to_be(keep_first, weight):
+    """No score is better than none at all when it is not a number."""
+    options = TrainingOptions(4, 1)
+    _, _, group = train_from_script(
+        Script([1.0], [np.nan]), options, early_stopping=True, keep_first=keep_first
+    )
+    assert group.n_kept == keep_first
+    assert group.weight == weight
+
+
+def test_an_error_is_not_an_outcome():
+    class Failing(ScriptedGroup):
+        def epoch_loss(self):
+            raise ZeroDivisionError
+
+    schedule = LearningRateSchedule("constant", 0.5)
+    with pytest.raises(ZeroDivisionError):
+        train(
+            Failing(Script([1.0])),
+            TrainingOptions(4, 1),
+            Progress(schedule, 0.5),
+            np.arange(4),
+            np.random.RandomState(0),
+        )
+
+
+def test_the_score_of_the_first_shard_decides():
+    class Peer(ScriptedGroup):
+        def agree(self, value):
+            assert value == 0.25
+            return 0.75
+
+    schedule = LearningRateSchedule("constant", 0.5)
+    progress = Progress(
+        schedule, 0.5, validation_scores=[], best_validation_score=-np.inf
+    )
+    train(
+        Peer(Script([1.0])),
+        TrainingOptions(4, 1),
+        progress,
+        np.arange(4),
+        np.random.RandomState(0),
+        Validation([np.arange(2)], lambda _: 0.25, keep_first=True),
+    )
+    assert progress.validation_scores == [0.75]
+    assert progress.best_validation_score == 0.75

@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
+
+from skdistmlp.training.progress import LearningRateSchedule, Progress
+
+NAMES = ["constant", "invscaling", "adaptive"]
+
+schedules = st.builds(
+    LearningRateSchedule, st.sampled_from(NAMES), st.floats(1e-9, 10), st.floats(0, 2)
+)
+
+
+def progress(**kwargs):
+    return Progress(LearningRateSchedule("constant", 0.1), 0.1, **kwargs)
+
+
+@given(
+    schedule=schedules,
+    n_samples=st.integers(1, 10**6),
+    stalls=st.lists(st.booleans(), max_size=12),
+)
+def test_learning_rates_are_scikit_learns(schedule, n_samples, stalls):
+    optimizer = SGDOptimizer(
+        [], schedule.initial, schedule.name, power_t=schedule.power_t
+    )
+    rate = schedule.initial
+    for epoch, stalled in enumerate(stalls, start=1):
+        optimizer.iteration_ends(epoch * n_samples)
+        rate = schedule.after_epoch(rate, epoch * n_samples)
+        assert rate == optimizer.learning_rate
+        if stalled:
+            next_rate = schedule.after_stall(rate)
+            stopping = optimizer.trigger_stopping("", verbose=False)
+            assert (next_rate is None) == stopping
+            if stopping:
+                break
+            rate = next_rate
+            assert rate == optimizer.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "expected"),
+    [
+        ("adaptive", 0.5, 0.1),
+        ("adaptive", 1.1e-6, 1.1e-6 / 5),
+        ("adaptive", 1e-6, None),
+        ("adaptive", 1e-9, None),
+        ("constant", 0.5, None),
+        ("invscaling", 0.5, None),
+    ],
+)
+def test_only_an_adaptive_rate_goes_on_after_a_stall(name, rate, expected):
+    assert LearningRateSchedule(name, 1.0).after_stall(rate) == expected
+
+
+def test_inverse_scaling_goes_by_the_samples_seen():
+    schedule = LearningRateSchedule("invscaling", 0.8, power_t=0.5)
+    assert schedule.after_epoch(123.0, n_samples_seen=15) == 0.2
+
+
+def test_recording_counts_epochs_and_samples():
+    seen = progress(n_samples_seen=7, loss_curve=[3.0])
+    seen.record_loss(2.0, 10)
+    seen.record_loss(1.0, 10)
+    assert (seen.n_iter, seen.n_samples_seen, seen.loss) == (2, 27, 1.0)
+    assert seen.loss_curve == [3.0, 2.0, 1.0]
+
+
+def test_each_progress_has_a_loss_curve_of_its_own():
+    first, second = progress(), progress()
+    first.record_loss(1.0, 1)
+    assert second.loss_curve == []
+
+
+@pytest.mark.parametrize(
+    ("loss", "count", "best"),
+    [
+        (0.75, 0, 0.75),  # lower by exactly tol is an improvement
+        (0.8125, 4, 0.8125),  # a smaller one is not, though it is the best
+        (1.0, 4, 1.0),
+        (2.0, 4, 1.0),
+        (np.nan, 0, 1.0),  # as in scikit-learn, whose comparison is false too
+    ],
+)
+def test_a_loss_is_judged_by_tol(loss, count, best):
+    seen = progress(best_loss=1.0, no_improvement_count=3)
+    seen.record_loss(loss, 1)
+    seen.judge_loss(tol=0.25)
+    assert (seen.no_improvement_count, seen.best_loss) == (count, best)
+
+
+@pytest.mark.parametrize(
+    ("score", "count", "is_best"),
+    [
+        (0.75, 0, True),  # higher by exactly tol is an improvement
+        (0.625, 4, True),  # a smaller one is not, though it is the best
+        (0.5, 4, False),
+        (0.25, 4, False),
+        (np.nan, 0, False),
+    ],
+)
+def test_a_score_is_judged_by_tol(score, count, is_best):
+    seen = progress(
+        best_loss=None,
+        validation_scores=[0.5],
+        best_validation_score=0.5,
+        no_improvement_count=3,
+    )
+    assert seen.judge_score(score, tol=0.25) is is_best
+    assert seen.no_improvement_count == count
+    np.testing.assert_equal(seen.validation_scores, [0.5, score])
+    assert seen.best_validation_score == (score if is_best else 0.5)
+    assert seen.best_loss is None
