@@ -1,6 +1,5 @@
 """What a distributed classifier and a distributed regressor share."""
 
-import copy
 import operator
 import warnings
 from abc import ABC, abstractmethod
@@ -31,6 +30,7 @@ from skdistmlp.estimators.engines import (
     predict,
     training_group,
 )
+from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.nn.initialization import glorot_uniform
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd, init
 from skdistmlp.nn.types import FloatArray
@@ -48,7 +48,7 @@ WARNED = 5
 """Frames from a warning to the line that called `fit`."""
 
 
-class BaseDistributedMLP(BaseEstimator, ABC):
+class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
     """Base of the estimators: everything but the targets.
 
     Concrete classes say what the targets look like. Parameters are described
@@ -357,33 +357,6 @@ class BaseDistributedMLP(BaseEstimator, ABC):
     def __sklearn_is_fitted__(self) -> bool:
         """Say whether there are weights, drawn by a fit that ended well."""
         return hasattr(self, "coefs_")
-
-    def __sklearn_clone__(self) -> Self:
-        """Clone as scikit-learn does, but for a live client, which cannot be copied."""
-        bare = object.__new__(type(self))
-        bare.__dict__.update(self.__dict__, client=None)
-        clone: Self = super(BaseDistributedMLP, bare).__sklearn_clone__()
-        clone.client = self.client
-        return clone
-
-    def __copy__(self) -> Self:
-        duplicate = object.__new__(type(self))
-        duplicate.__dict__.update(self.__dict__)
-        return duplicate
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        memo[id(self.client)] = self.client
-        duplicate = object.__new__(type(self))
-        memo[id(self)] = duplicate
-        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return duplicate
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out a live client: it means nothing in another process."""
-        state: dict[str, Any] = dict(super().__getstate__())
-        if not isinstance(self.client, str):
-            state["client"] = None
-        return state
 
 
 def _layer_units(coefs: Sequence[FloatArray]) -> tuple[int, ...]:

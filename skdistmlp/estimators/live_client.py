@@ -1,0 +1,39 @@
+"""Copies and pickles of an estimator that holds a live Dask client."""
+
+import copy
+from typing import Any, Self
+
+
+class LiveClientMixin:
+    """Share the parameter `client` with copies, and leave it out of pickles.
+
+    A live client can be neither copied nor sent to another process. Anything
+    else that is given as `client`, an address or None, is treated as usual.
+    """
+
+    client: Any
+
+    def __sklearn_clone__(self) -> Self:
+        bare = object.__new__(type(self))
+        bare.__dict__.update(self.__dict__, client=None)
+        clone: Self = super(LiveClientMixin, bare).__sklearn_clone__()  # type: ignore[misc]
+        clone.client = self.client
+        return clone
+
+    def __copy__(self) -> Self:
+        duplicate = object.__new__(type(self))
+        duplicate.__dict__.update(self.__dict__)
+        return duplicate
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo[id(self.client)] = self.client
+        duplicate = object.__new__(type(self))
+        memo[id(self)] = duplicate
+        duplicate.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return duplicate
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
+        if not isinstance(self.client, str):
+            state["client"] = None
+        return state
