@@ -1,10 +1,22 @@
 """Which cluster an estimator uses, which of its workers, and what went wrong."""
 
+import asyncio
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 
-from distributed import Client, KilledWorker, get_worker, worker_client
+import dask
+from dask.utils import parse_timedelta
+from distributed import (
+    Client,
+    KilledWorker,
+    Security,
+    get_client,
+    get_worker,
+    rejoin,
+    rpc,
+    secede,
+)
 from distributed.comm.core import CommClosedError
 
 from skdistmlp.exceptions import ClusterError, WorkerLostError
@@ -31,15 +43,12 @@ def connected(client: Client | str | None) -> Iterator[Client | None]:
         If the address does not answer within Dask's connection timeout, or
         the client is closed or asynchronous.
     """
-    if isinstance(client, str):
-        with _connect(client) as connection:
-            yield connection
-    elif client is None and _inside_task():
-        # The fit waits for tasks of its own: the thread must be free for them.
-        with worker_client() as active:
-            yield active
-    else:
-        yield _checked(client if client is not None else _active_client())
+    with _thread_lent():
+        if isinstance(client, str):
+            with _connection(client) as connection:
+                yield connection
+        else:
+            yield _checked(_active_client() if client is None else client)
 
 
 def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
@@ -120,29 +129,62 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
 
 
 @contextmanager
-def _connect(address: str) -> Iterator[Client]:
+def _connection(address: str) -> Iterator[Client]:
     try:
-        connection = Client(address, set_as_default=False)
+        # A thread, since this one may be running an event loop, as notebooks do.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, _greet(address)).result()
+        client = Client(address, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"no Dask scheduler answers at client={address!r}: {error}. Start one with "
             f"`dask scheduler`, or correct the address."
         ) from error
-    with connection:
-        yield connection
+    with client:
+        yield client
 
 
-def _inside_task() -> bool:
+async def _greet(address: str) -> None:
+    """Exchange a message with a scheduler within Dask's connection timeout.
+
+    Dask's own deadline ends when a connection is open: a client would wait
+    without end for somebody who accepts it and then says nothing.
+    """
+    timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+    security = Security().get_connection_args("client")
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            rpc(address, connection_args=security) as scheduler,
+        ):
+            await scheduler.identity()
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+
+
+@contextmanager
+def _thread_lent() -> Iterator[None]:
+    """Inside a task, give the worker its thread back meanwhile.
+
+    An estimator waits for tasks, which may have no other thread to run on.
+    """
     try:
         get_worker()
-    except ValueError:
-        return False
-    return True
+        secede()
+    except (ValueError, KeyError):
+        # Not in a task; or the task has left the worker's threads already.
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 def _active_client() -> Client | None:
+    """Return the active client; inside a task, its worker's own; else None."""
     try:
-        return Client.current()
+        return get_client()
     except ValueError:
         return None
 

@@ -10,6 +10,7 @@ is still to come.
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
@@ -92,6 +93,7 @@ class FuturesGroup:
         self._dataset = dataset
         self._stream_rows = stream_rows
         self._ranks = range(network.split.n_shards)
+        self._outside_tasks = ThreadPoolExecutor(1)
         self._run = uuid.uuid4().hex[:8]
         self._step = 0
         # Tasks of each shard that are still to be submitted.
@@ -289,6 +291,7 @@ class FuturesGroup:
         held = (self._shards, self._rows, self._best, self._losses, self._under_way)
         for future in chain.from_iterable(held):
             future.release()
+        self._outside_tasks.shutdown(wait=False)
         self._begin()
 
     def _begin(self) -> None:
@@ -335,11 +338,16 @@ class FuturesGroup:
         return futures
 
     def _place(self, name: str, rank: int, value: Any) -> Future[Any]:
-        """Send one value to the worker of a shard."""
+        """Send one value to the worker of a shard.
+
+        Inside a task, Dask would keep it on the task's own worker, whatever
+        `workers` says. A thread of our own is not inside a task.
+        """
         key = (f"{name}-shard{rank}", self._run, self._step)
-        placed: dict[Key, Future[Any]] = self._client.scatter(
-            {key: value}, workers=[self._workers[rank]]
-        )
+        worker = self._workers[rank]
+        placed: dict[Key, Future[Any]] = self._outside_tasks.submit(
+            self._client.scatter, {key: value}, workers=[worker]
+        ).result()
         return placed[key]
 
     def _explained(self, phase: str) -> Any:
