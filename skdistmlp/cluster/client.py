@@ -106,7 +106,7 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
     """
     try:
         yield
-    except (CancelledError, KilledWorker, CommClosedError, OSError) as error:
+    except (CancelledError, KilledWorker, CommClosedError, OSError, KeyError) as error:
         try:
             present = set(client.nthreads())
         except Exception:
@@ -121,11 +121,14 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
                 f"part of the network. The cluster has {len(present)} workers left; "
                 f"call again to start over on them."
             ) from error
-        raise WorkerLostError(
-            f"the cluster dropped what it held while {phase}; the workers "
-            f"{', '.join(workers)} are still there. Was the cluster restarted, or "
-            f"the work cancelled? Call again to start over."
-        ) from error
+        if isinstance(error, CancelledError):
+            raise WorkerLostError(
+                f"the cluster dropped what it held while {phase}; the workers "
+                f"{', '.join(workers)} are still there. Was the cluster restarted, or "
+                f"the work cancelled? Call again to start over."
+            ) from error
+        # A task of ours failed by itself.
+        raise
 
 
 @contextmanager

@@ -221,8 +221,9 @@ class FuturesGroup:
             sums = self._submit(
                 [self._add(rank, "penalty", tasks.penalty) for rank in self._ranks]
             )
-            values = self._client.gather([*self._losses, *sums])
-        total = self._loss_sum + sum(values)
+            losses, penalties = self._client.gather([list(self._losses), sums])
+        # In the order in which shards among peers add them.
+        total = sum(losses, self._loss_sum) + sum(penalties)
         self._losses.clear()
         self._loss_sum = 0.0
         self._first_of_epoch = True

@@ -1,0 +1,190 @@
+"""Dask processes that tests may harm, and what a scheduler has seen."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from distributed import Client, Event
+
+WITHIN_S = 60.0
+"""How long anything may take before a test gives up; not a measure of speed."""
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """Ask again and again until the answer is true; return it."""
+    deadline = time.monotonic() + WITHIN_S
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(0.02)
+    return answer
+
+
+def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+    """Call in a thread that cannot keep the test run from ending."""
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    return future
+
+
+def bounded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call, and fail instead of waiting for ever."""
+    return in_thread(function, *args, **kwargs).result(WITHIN_S)
+
+
+class DaskProcesses:
+    """A `dask scheduler` and one-thread `dask worker`s without nannies.
+
+    A context: leaving it ends every process.
+
+    Parameters
+    ----------
+    directory : Path
+        Room for their files.
+    n_workers : int
+        Workers to start.
+
+    Attributes
+    ----------
+    address : str
+        Of the scheduler.
+    workers : dict
+        Running workers by their addresses.
+    """
+
+    def __init__(self, directory: Path, n_workers: int) -> None:
+        self.address = ""
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._directory = directory
+        self._n_workers = n_workers
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            contact = self._directory / "scheduler.json"
+            self._start("scheduler", "--port", "0", "--scheduler-file", contact)
+            wait_until(lambda: contact.exists() and contact.read_text(), "it is up")
+            self.address = json.loads(contact.read_text())["address"]
+            self.have_workers(self._n_workers)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        for process in reversed(self._processes.values()):
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.print_output()
+
+    def have_workers(self, n_workers: int) -> None:
+        """Start workers until there are so many; wait until they are there."""
+        started = {
+            (name := f"worker-{len(self._processes)}"): self._start(
+                *("worker", self.address, "--name", name),
+                *("--nthreads", "1", "--no-nanny"),
+            )
+            for _ in range(n_workers - len(self.workers))
+        }
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(n_workers, timeout=WITHIN_S)
+            workers = client.scheduler_info(n_workers=-1)["workers"]
+        for address, info in workers.items():
+            if info["name"] in started:
+                self.workers[address] = started[info["name"]]
+
+    def kill_worker(self, address: str) -> None:
+        """End a worker at once, without a word to the others."""
+        self._kill(self.workers.pop(address))
+
+    def kill_scheduler(self) -> None:
+        """End the scheduler at once."""
+        self._kill(self._processes["scheduler-0"])
+
+    def print_output(self) -> None:
+        """Print what the processes said; pytest shows it when a test fails."""
+        for name in self._processes:
+            said = (self._directory / f"{name}.log").read_text()
+            print(f"--- {name}\n{said}")  # noqa: T201
+
+    def _kill(self, process: "subprocess.Popen[bytes]") -> None:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def _start(self, command: str, *options: Any) -> "subprocess.Popen[bytes]":
+        name = f"{command}-{len(self._processes)}"
+        with (self._directory / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "dask", command),
+                    *("--host", "127.0.0.1", "--no-dashboard"),
+                    *map(str, options),
+                ],
+                cwd=self._directory,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={
+                    **os.environ,
+                    "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": LOG,
+                },
+            )
+        return self._processes[name]
+
+
+LOG = "100000"
+"""Transitions that a scheduler of these tests remembers."""
+
+
+@contextmanager
+def occupied(client: Client) -> Iterator[Callable[[], None]]:
+    """Keep every thread of the cluster busy until the callable given is called."""
+    gate = Event(f"gate-{time.monotonic_ns()}", client=client)
+    name = gate.name
+    holding = [
+        client.submit(
+            lambda: Event(name).wait(WITHIN_S), workers=[worker], pure=False, priority=1
+        )
+        for worker in client.nthreads()
+    ]
+    wait_until(
+        lambda: all(client.processing().values()), "every worker is kept from working"
+    )
+    try:
+        yield gate.set
+    finally:
+        gate.set()
+        client.gather(holding)
+
+
+def task_keys(client: Client) -> list[tuple[Any, ...]]:
+    """Return the keys of the engine's tasks on the scheduler."""
+    keys = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
+    return [key for key in keys if isinstance(key, tuple)]
+
+
+def transitions(client: Client) -> list[tuple[Any, str, str]]:
+    """Return the scheduler's log: key, state before and state after."""
+    log = client.run_on_scheduler(
+        lambda dask_scheduler: [tuple(t)[:3] for t in dask_scheduler.transition_log]
+    )
+    return [entry for entry in log if isinstance(entry[0], tuple)]

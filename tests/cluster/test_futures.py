@@ -1,0 +1,399 @@
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from distributed import Client, Future, get_task_stream
+from numpy.testing import assert_allclose, assert_array_equal
+from threadpoolctl import threadpool_limits
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.futures import BLOCKS_AHEAD, STEPS_AHEAD, FuturesGroup
+from skdistmlp.nn.optimizers import Sgd
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.training.loop import TrainingOptions, train
+from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.step import forward_pass, predict_blocks, training_step
+from tests.cluster.support import (
+    in_thread,
+    occupied,
+    task_keys,
+    transitions,
+    wait_until,
+)
+from tests.conftest import assert_nothing_left
+from tests.parallel.group_contract import check_shard_group
+from tests.parallel.test_buffered import among_peers, problem_of
+
+HIDDEN = (5, 4)
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def group_on(client, **options):
+    """Return a factory of groups as the contract wants it."""
+
+    def make_group(network, state, dataset, max_rows):
+        workers = tuple(client.nthreads())[: network.split.n_shards]
+        return FuturesGroup(client, workers, network, state, dataset, **options)
+
+    return make_group
+
+
+def group_of(client, problem, **options):
+    data = problem.dataset
+    return group_on(client, **options)(
+        problem.network, problem.start(), data, len(data.X)
+    )
+
+
+def take_steps(group, n_steps, rows=slice(0, 8)):
+    for _ in range(n_steps):
+        training_step(group, rows, 0.01)
+
+
+# The contract.
+
+
+@pytest.mark.parametrize(
+    ("n_shards", "hidden", "options"),
+    [
+        *((n_shards, HIDDEN, {"weighted": True}) for n_shards in [1, 2, 3]),
+        (2, (3,), {"output": "logistic", "rule": Sgd(), "alpha": 0.0}),
+        (3, (4, 2, 5), {"dtype": np.float32, "activation": "logistic"}),
+        (1, (), {}),
+    ],
+    ids=str,
+)
+def test_the_contract_of_shard_groups_and_the_bits_of_shards_in_memory(
+    client, n_shards, hidden, options
+):
+    problem = problem_of(hidden, n_shards, **options)
+    found = check_shard_group(group_on(client), problem)
+    # Workers compute with one thread, which may change the order of sums.
+    with threadpool_limits(1):
+        in_memory = among_peers(
+            n_shards, lambda peer: check_shard_group(peer, problem)
+        )[0]
+    for mine, theirs in zip(found, in_memory, strict=True):
+        assert_array_equal(mine, theirs)
+
+
+def test_streamed_rows_give_the_same_predictions(client):
+    problem = problem_of(HIDDEN, 2)
+    blocks = [slice(start, start + 3) for start in range(0, 20, 3)]
+    outputs = []
+    for stream_rows in [False, True]:
+        with group_of(client, problem, stream_rows=stream_rows) as group:
+            outputs.append(predict_blocks(group, blocks))
+    assert len(outputs[0]) == len(problem.dataset.X)
+    assert_array_equal(*outputs)
+
+
+# How much is on the cluster.
+
+
+def test_tasks_do_not_pile_up_with_the_steps(client):
+    problem = problem_of((3,), 2)
+    left = {}
+    with group_of(client, problem) as group:
+        for n_steps in [5, 200]:
+            take_steps(group, n_steps)
+            group.epoch_loss()
+            # The newest state and the rows of each shard; all else is to go.
+            left[n_steps] = wait_until(
+                lambda: len(keys := task_keys(client)) == 4 and keys,
+                "only states and rows are left",
+            )
+    names = {n_steps: Counter(key[0] for key in keys) for n_steps, keys in left.items()}
+    assert names[5] == names[200]
+
+
+def under_way(log, first, last):
+    """Return how many were submitted and not done, after each entry of the log.
+
+    `first` and `last` are the names of the first and last task of each.
+    """
+    open_, counts = set(), []
+    for key, start, finish in log:
+        if key[0].startswith(first) and (start, finish) == ("released", "waiting"):
+            open_.add(key[2])
+        if key[0].startswith(last) and (start, finish) == ("processing", "memory"):
+            open_.discard(key[2])
+        counts.append(len(open_))
+    return counts
+
+
+def test_a_bounded_number_of_steps_is_submitted_ahead(client):
+    problem = problem_of((3,), 1)
+    with group_of(client, problem) as group:
+        with occupied(client) as let_go:
+            steps = in_thread(take_steps, group, 15)
+            wait_until(
+                lambda: len(of("loss", task_keys(client))) > STEPS_AHEAD,
+                "steps are submitted ahead of their results",
+            )
+            let_go()
+            steps.result(60)
+        group.epoch_loss()
+        run = task_keys(client)[0][1]
+    log = [entry for entry in transitions(client) if entry[0][1] == run]
+    assert len({key for key, *_ in log if key[0] == "update-shard0"}) == 15
+    assert max(under_way(log, "update", "loss")) == STEPS_AHEAD + 1
+
+
+def test_a_bounded_number_of_blocks_of_rows_is_sent_ahead(client):
+    problem = problem_of((3,), 2, n_rows=30)
+    blocks = [slice(start, start + 1) for start in range(30)]
+    rows_on_cluster = []
+
+    def predict(group):
+        logits = (forward_pass(group, block) for block in blocks)
+        for _ in group.predictions(logits):
+            rows_on_cluster.append(len(of("rows", task_keys(client))))
+
+    with group_of(client, problem, stream_rows=True) as group:
+        run = wait_until(lambda: task_keys(client), "shards are placed")[0][1]
+        with occupied(client) as let_go:
+            prediction = in_thread(predict, group)
+            wait_until(
+                lambda: len(of("predict", task_keys(client))) > BLOCKS_AHEAD,
+                "blocks are sent ahead of their results",
+            )
+            let_go()
+            prediction.result(60)
+    log = [entry for entry in transitions(client) if entry[0][1] == run]
+    assert max(under_way(log, "predict", "predict")) == BLOCKS_AHEAD + 1
+    assert len(rows_on_cluster) == 30
+    # Each shard is sent its own copy; letting go of one takes the scheduler a while.
+    assert max(rows_on_cluster) <= 2 * (BLOCKS_AHEAD + 2)
+
+
+def of(name, keys):
+    return [key for key in keys if key[0].startswith(name)]
+
+
+def test_states_stay_on_the_worker_of_their_shard(client):
+    def received(dask_worker):
+        log = dask_worker.transfer_incoming_log
+        return {key for entry in log for key in entry["keys"]}
+
+    problem = problem_of(HIDDEN, 3)
+    workers = tuple(client.nthreads())
+    with get_task_stream(client) as stream, group_of(client, problem) as group:
+        group.keep_best()
+        take_steps(group, 5)
+        group.epoch_loss()
+        group.restore_best()
+        predict_blocks(group, [slice(0, 5)])
+        run = task_keys(client)[0][1]
+
+    ran_on = defaultdict(set)
+    for task in stream.data:
+        if task["key"][1] == run:
+            ran_on[task["key"][0]].add(task["worker"])
+    assert len(of("update", [(name,) for name in ran_on])) == 3
+    for name, where in ran_on.items():
+        assert where == {workers[int(name[-1])]}, name
+
+    moved = {
+        key[0]
+        for keys in client.run(received).values()
+        for key in keys
+        if isinstance(key, tuple) and key[1] == run
+    }
+    # Only activations, logits and deltas travel.
+    assert {name.split("-")[0] for name in moved} == {"forward", "backward"}
+
+
+def test_two_fits_at_once_on_one_client(client, digits):
+    X, y = digits[0][:300], digits[1][:300]
+
+    def fit(seed, **engine):
+        clf = DistributedMLPClassifier((9, 8), max_iter=4, random_state=seed, **engine)
+        return clf.fit(X, y)
+
+    futures = {"client": client, "parameter_threshold": 0, "engine": "futures"}
+    with ThreadPoolExecutor(2) as pool:
+        fits = [pool.submit(fit, seed, **futures) for seed in range(2)]
+    for seed, found in enumerate(fits):
+        for ours, theirs in zip(found.result().coefs_, fit(seed).coefs_, strict=True):
+            assert_allclose(ours, theirs, rtol=1e-6)
+
+
+# Nothing is left behind.
+
+
+@contextmanager
+def leaves_nothing(client):
+    """No task on the scheduler, no future in the client, no value on a worker."""
+    before = set(client.futures)
+    yield
+    wait_until(lambda: set(client.futures) == before, "the client holds nothing")
+    assert_nothing_left(client)
+    wait_until(
+        lambda: not any(client.run(lambda dask_worker: len(dask_worker.data)).values()),
+        "the workers hold nothing",
+    )
+
+
+@pytest.mark.parametrize("phase", ["at once", "steps", "epoch", "best", "predictions"])
+@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
+def test_nothing_is_left_at_the_end(client, phase, fails):
+    problem = problem_of(HIDDEN, 2)
+    expected = pytest.raises(ZeroDivisionError) if fails else nullcontext()
+    with leaves_nothing(client), expected, group_of(client, problem) as group:
+        if phase == "steps":
+            take_steps(group, 5)
+        elif phase == "epoch":
+            take_steps(group, 5)
+            group.epoch_loss()
+        elif phase == "best":
+            group.keep_best()
+            take_steps(group, 5)
+            group.restore_best()
+        elif phase == "predictions":
+            # Some blocks are still under way when the first is looked at.
+            logits = (forward_pass(group, slice(0, 3)) for _ in range(8))
+            next(group.predictions(logits))
+        if fails:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("stream_rows", "work"),
+    [
+        (False, lambda group: take_steps(group, 10)),
+        (True, lambda group: predict_blocks(group, [slice(0, 3)] * 10)),
+    ],
+    ids=["training", "predicting"],
+)
+def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
+    problem = problem_of(HIDDEN, 2)
+    narrow = Dataset(problem.dataset.X[:, :-1], problem.dataset.y)
+    make_group = group_on(client, stream_rows=stream_rows)
+    with (
+        leaves_nothing(client),
+        make_group(problem.network, problem.start(), narrow, 20) as group,
+        pytest.raises(ValueError, match="mismatch"),
+    ):
+        work(group)
+
+
+def test_nothing_is_left_after_placing_failed(client, monkeypatch):
+    problem = problem_of(HIDDEN, 2)
+    scatter, calls = client.scatter, []
+
+    def scatter_twice(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 2:
+            raise ZeroDivisionError
+        return scatter(*args, **kwargs)
+
+    monkeypatch.setattr(client, "scatter", scatter_twice)
+    with (
+        leaves_nothing(client),
+        pytest.raises(ZeroDivisionError),
+        group_of(client, problem),
+    ):
+        pass
+    assert len(calls) == 3
+
+
+# Ctrl-C: where it strikes at the third step, and the steps that count then.
+INTERRUPTED = {
+    "between forward tasks": (FuturesGroup, "forward", 3 * 2 + 1, 2),
+    "before the loss": (FuturesGroup, "output_delta", 2, 2),
+    "between backward tasks": (FuturesGroup, "backward", 3 * 2 + 1, 2),
+    "before the update": (FuturesGroup, "update", 2, 2),
+    "before submitting": (Client, "get", 2, 2),
+    "waiting for a loss": (Future, "result", 0, 3),
+}
+
+
+@pytest.mark.parametrize("with_best", [False, True], ids=["", "best weights kept"])
+@pytest.mark.parametrize("where", INTERRUPTED)
+def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
+    owner, method, n_calls_before, n_whole_steps = INTERRUPTED[where]
+    problem = problem_of(HIDDEN, 2)
+    n_rows, batch_size = len(problem.dataset.X), 3
+    rows = np.arange(n_rows)
+    original, calls = getattr(owner, method), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(method)
+        if len(calls) == n_calls_before + 1:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with leaves_nothing(client), group_of(client, problem) as group:
+        if with_best:
+            group.keep_best()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, interrupted)
+            outcome = train(
+                group,
+                TrainingOptions(batch_size, max_epochs=1, shuffle=False),
+                Progress(LearningRateSchedule("constant", 0.01), 0.01),
+                rows,
+                np.random.RandomState(0),
+            )
+        state = group.collect()
+        if with_best:
+            # What the interrupt left half done must not come in between.
+            group.restore_best()
+            best = group.collect()
+    assert outcome is Outcome.INTERRUPTED
+    assert state.optimizer.n_steps == n_whole_steps
+
+    def whole_steps(peer):
+        with peer(problem.network, problem.start(), problem.dataset, n_rows) as group:
+            for start, stop in list(pairwise(range(0, n_rows, batch_size)))[
+                :n_whole_steps
+            ]:
+                training_step(group, rows[start:stop], 0.01)
+            return group.collect()
+
+    with threadpool_limits(1):
+        expected = among_peers(2, whole_steps)[0]
+    assert_array_equal(state.parameters, expected.parameters)
+    for mine, theirs in zip(
+        state.optimizer.moments, expected.optimizer.moments, strict=True
+    ):
+        assert_array_equal(mine, theirs)
+    if with_best:
+        assert_array_equal(best.parameters, problem.initial.parameters)
+
+
+def test_an_interrupted_fit_keeps_its_weights_and_can_go_on(
+    client, digits, monkeypatch
+):
+    X, y = digits[0][:300], digits[1][:300]
+    clf = DistributedMLPClassifier(
+        (9, 8),
+        max_iter=3,
+        batch_size=50,
+        random_state=0,
+        client=client,
+        parameter_threshold=0,
+        engine="futures",
+    )
+    update, calls = FuturesGroup.update, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        update(*args)
+
+    with leaves_nothing(client):
+        with monkeypatch.context() as patch:
+            patch.setattr(FuturesGroup, "update", interrupted)
+            with pytest.warns(UserWarning, match="interrupted"):
+                clf.fit(X, y)
+        assert clf.n_iter_ == 1
+        assert len(clf.predict(X)) == len(X)
+        clf.fit(X, y)
+    assert clf.n_iter_ == 3
