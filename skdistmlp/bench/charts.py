@@ -22,17 +22,21 @@ def draw(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _speedups(left, results.get("local", ()))
+    panels: list[tuple[Any, Any]] = []
+    if "local" in results:
+        panels.append((_speedups, results["local"]))
     growing = [rows for name, rows in results.items() if name.startswith("futures 784")]
-    _crossovers(right, growing)
+    if growing:
+        panels.append((_crossovers, growing))
+    figure = Figure(figsize=(5 * max(1, len(panels)), 4), layout="constrained")
+    for place, (panel, rows) in enumerate(panels, start=1):
+        panel(figure.add_subplot(1, len(panels), place), rows)
     figure.savefig(path, dpi=120)
 
 
 def _speedups(axes: Any, rows: Sequence[Row]) -> None:
     names = [row["network"] for row in rows]
-    highest = max((max(row["times faster"], row["wanted"]) for row in rows), default=1)
+    highest = max(max(row["times faster"], row["wanted"]) for row in rows)
     axes.bar(names, [row["times faster"] for row in rows], color=BLUE, label="measured")
     wanted = [row["wanted"] for row in rows]
     axes.plot(names, wanted, "_", markersize=36, color=ORANGE, label="wanted")

@@ -223,7 +223,7 @@ def test_a_fit_whose_work_is_cancelled_says_so(client, data, monkeypatch):
     def cancel_losses():
         # Of what has dependents that no client wants, a cancellation fails in the
         # scheduler itself, which then drops the client.
-        losses = [key for key in client.futures if key[0].startswith("loss")]
+        losses = [key for key in list(client.futures) if key[0].startswith("loss")]
         assert losses
         client.cancel([Future(key, client) for key in losses])
 

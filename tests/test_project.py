@@ -1,0 +1,55 @@
+"""What the README promises of the checkout."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    (test_command,) = [command for command in COMMANDS if "tox" in command]
+    assert test_command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_the_quickstart_of_the_readme_says_who_did_what():
+    assert any(command.endswith(" examples/quickstart.py") for command in COMMANDS)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", ROOT / "examples" / "quickstart.py"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout
+    accuracy = re.search(r"^accuracy  (0\.\d+) on 450 digits", printed)
+    assert accuracy
+    assert float(accuracy[1]) > 0.95
+    assert "engine    futures, 2 shards" in printed
+    assert re.search(r"time      fit \d+\.\d s, \d+ epochs; predict \d", printed)
+    for shard, neurons in enumerate(["0-127", "128-255"]):
+        assert re.search(
+            rf"shard {shard} on tcp://\S+: layer 0: neurons {neurons}", printed
+        )
+
+
+def test_relative_links_of_the_pages_lead_somewhere():
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+    ]
+    links = [
+        (page, link)
+        for page in pages
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    ]
+    assert len(links) > 5
+    for page, link in links:
+        assert (page.parent / link).exists(), f"{page.name} links to {link}"
