@@ -195,7 +195,8 @@ def _active_client() -> Client | None:
 def _checked(client: Client | None) -> Client | None:
     if client is None:
         return None
-    if client.status != "running":
+    # "connecting" passes: Dask reconnects by itself, and calls wait for that.
+    if client.status in ("closing", "closed"):
         raise ClusterError(
             f"the Dask client is {client.status}. Make a new one, or pass the address "
             f"of the scheduler as client=."

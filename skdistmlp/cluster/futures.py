@@ -28,9 +28,8 @@ from skdistmlp.parallel.shard import Network, ShardState, join_states, split_sta
 Key: TypeAlias = tuple[str, str, int]
 
 STEPS_AHEAD = 2
-"""Steps submitted beyond the newest whose loss is known: enough to hide the
-client's own work (``python -m skdistmlp.bench futures``). More would only keep
-more activations waiting on the workers."""
+"""Steps that may still be under way when the next is submitted: enough to hide
+the client's own work. More would only keep more activations on the workers."""
 
 BLOCKS_AHEAD = 4
 """Blocks of rows under way when predicting."""
