@@ -78,8 +78,8 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
         raise ClusterError(
             f"n_workers={n_workers} needs {'at least ' if n_workers is None else ''}"
             f"{wanted} worker{'s' if wanted > 1 else ''}, but the cluster at "
-            f"{_address(client)} has {len(present)}. Start more workers, or lower "
-            f"n_workers."
+            f"{_address(client)} has {len(present)}. Start more workers"
+            f"{', or lower n_workers' if wanted > 1 else ''}."
         )
     return present if n_workers is None else present[:n_workers]
 
@@ -104,6 +104,7 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
     ClusterError
         In place of a lost connection to the scheduler.
     """
+    address = _address(client)
     try:
         yield
     except (CancelledError, KilledWorker, CommClosedError, OSError, KeyError) as error:
@@ -111,7 +112,7 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
             present = set(client.nthreads())
         except Exception:
             raise ClusterError(
-                f"the connection to the scheduler at {_address(client)} was lost "
+                f"the connection to the scheduler at {address} was lost "
                 f"while {phase}. Check that it is running, and call again."
             ) from error
         lost = [worker for worker in workers if worker not in present]
@@ -138,7 +139,7 @@ def _connection(address: str) -> Iterator[Client]:
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, _greet(address)).result()
         client = Client(address, set_as_default=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ClusterError(
             f"no Dask scheduler answers at client={address!r}: {error}. Start one with "
             f"`dask scheduler`, or correct the address."
@@ -160,9 +161,11 @@ async def _greet(address: str) -> None:
             asyncio.timeout(timeout_s),
             rpc(address, connection_args=security) as scheduler,
         ):
-            await scheduler.identity()
+            kind = (await scheduler.identity())["type"]
     except TimeoutError:
         raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+    if kind != "Scheduler":
+        raise ValueError(f"that is the address of a {kind}, not of a scheduler")
 
 
 @contextmanager

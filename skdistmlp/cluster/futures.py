@@ -10,7 +10,7 @@ is still to come.
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
@@ -30,6 +30,9 @@ Key: TypeAlias = tuple[str, str, int]
 STEPS_AHEAD = 2
 """Steps that may still be under way when the next is submitted: enough to hide
 the client's own work. More would only keep more activations on the workers."""
+
+WORKER_CHECK_S = 2.0
+"""Seconds between looks at the list of workers while waiting for a task."""
 
 BLOCKS_AHEAD = 4
 """Blocks of rows under way when predicting."""
@@ -208,6 +211,7 @@ class FuturesGroup:
             self._first_of_epoch = False
             self._losses.append(loss)
             while len(self._losses) > STEPS_AHEAD:
+                self._wait_for(self._losses[0])
                 self._loss_sum += self._losses[0].result()
                 self._losses.popleft()
 
@@ -220,6 +224,7 @@ class FuturesGroup:
             sums = self._submit(
                 [self._add(rank, "penalty", tasks.penalty) for rank in self._ranks]
             )
+            self._wait_for(*self._losses, *sums)
             losses, penalties = self._client.gather([list(self._losses), sums])
         # In the order in which shards among peers add them.
         total = sum(losses, self._loss_sum) + sum(penalties)
@@ -268,6 +273,7 @@ class FuturesGroup:
     def collect(self) -> ShardState:
         """Return the state of the whole network."""
         with self._explained("collecting the weights"):
+            self._wait_for(*self._shards)
             shards: Sequence[tasks.PlacedShard] = self._client.gather(self._shards)
         return join_states(self._network.split, [shard.state for shard in shards])
 
@@ -303,9 +309,25 @@ class FuturesGroup:
     def _next_outputs(self) -> FloatArray:
         """Wait for the oldest block under way."""
         with self._explained("predicting"):
+            self._wait_for(self._under_way[0])
             outputs: FloatArray = self._under_way[0].result()
         self._under_way.popleft()
         return outputs
+
+    def _wait_for(self, *futures: Future[Any]) -> None:
+        """Wait for tasks, but not for a worker that is not coming back.
+
+        When a worker dies, Dask cancels what depends on its shard. When it is
+        retired, Dask saves the shard elsewhere, and the tasks that are pinned
+        to the worker would wait without end.
+        """
+        for future in futures:
+            while not future.done():
+                try:
+                    future.exception(timeout=WORKER_CHECK_S)
+                except TimeoutError:
+                    if not set(self._workers) <= set(self._client.nthreads()):
+                        raise CancelledError from None
 
     def _key(self, rank: int, operation: str) -> Key:
         """Name a task; the dashboard groups tasks by the first part."""
@@ -320,11 +342,7 @@ class FuturesGroup:
         return key
 
     def _submit(self, keys: list[Key]) -> list[Future[Any]]:
-        """Send all tasks noted, pinned to their workers; return the futures of `keys`.
-
-        A pinned task never outlives its worker: its shard goes with the
-        worker, and Dask cancels what depends on it.
-        """
+        """Send all tasks noted, pinned to their workers; return futures of `keys`."""
         layers = {
             f"shard{rank}": MaterializedLayer(
                 self._tasks[rank], annotations={"workers": [self._workers[rank]]}

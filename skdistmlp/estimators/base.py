@@ -3,7 +3,8 @@
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from numbers import Integral, Real
@@ -38,7 +39,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.plan import Plan, Work
 from skdistmlp.parallel.shard import Network, ShardState
 from skdistmlp.parallel.split import NetworkSplit, Parameters, flatten
-from skdistmlp.training.loop import TrainingOptions, Validation, train
+from skdistmlp.training.loop import TrainingOptions, Validation, interrupt_first, train
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 
 VALIDATION_BLOCK_ROWS = 1000
@@ -126,52 +127,54 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         incremental: bool,
     ) -> Self:
         """Train, from new weights or from those at hand; see the public methods."""
-        hidden_layer_sizes = self._checked_hidden_layer_sizes()
-        first_pass = not hasattr(self, "coefs_") or (
-            not self.warm_start and not incremental
-        )
-        X, y = self._validate_targets(X, y, incremental, reset=first_pass)
-        weight = (
-            None if sample_weight is None else check_sample_weight(sample_weight, X)
-        )
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        dataset = Dataset(X, y, weight)
-
-        # scikit-learn draws from the random state in this order: weights, rows
-        # held out, shuffles.
-        random_state = check_random_state(self.random_state)
-        if first_pass:
-            layer_units = (X.shape[1], *hidden_layer_sizes, y.shape[1])
-            parameters = self._draw_parameters(layer_units, X.dtype, random_state)
-        else:
-            layer_units = _layer_units(self.coefs_)
-            parameters = flatten(self._weights(), self.coefs_[0].dtype)
-        rows, validation = self._hold_out(dataset, random_state, first_pass)
-        options = self._training_options(len(rows), incremental)
-        progress = self._starting_progress(first_pass, incremental)
-        state = ShardState(
-            parameters, self._starting_optimizer(parameters, incremental)
-        )
-
-        work = Work(options.batch_size, training=True)
-        with planned(self._engine_request(), layer_units, work) as (plan, client):
-            network = Network(
-                plan.split,
-                self.activation,
-                self._output_activation(),
-                float(self.alpha),
+        with self._as_before_on_failure():
+            hidden_layer_sizes = self._checked_hidden_layer_sizes()
+            first_pass = not hasattr(self, "coefs_") or (
+                not self.warm_start and not incremental
             )
-            max_rows = max(options.batch_size, _longest(validation))
-            with training_group(
-                plan, client, network, state, dataset, max_rows
-            ) as group:
-                outcome = train(
-                    group, options, progress, rows, random_state, validation
+            X, y = self._validate_targets(X, y, incremental, reset=first_pass)
+            weight = (
+                None if sample_weight is None else check_sample_weight(sample_weight, X)
+            )
+            if self.early_stopping and incremental:
+                raise ValueError("partial_fit does not support early_stopping=True")
+            dataset = Dataset(X, y, weight)
+
+            # scikit-learn draws from the random state in this order: weights, rows
+            # held out, shuffles.
+            random_state = check_random_state(self.random_state)
+            if first_pass:
+                layer_units = (X.shape[1], *hidden_layer_sizes, y.shape[1])
+                parameters = self._draw_parameters(layer_units, X.dtype, random_state)
+            else:
+                layer_units = _layer_units(self.coefs_)
+                parameters = flatten(self._weights(), self.coefs_[0].dtype)
+            rows, validation = self._hold_out(dataset, random_state, first_pass)
+            options = self._training_options(len(rows), incremental)
+            progress = self._starting_progress(first_pass, incremental)
+            state = ShardState(
+                parameters, self._starting_optimizer(parameters, incremental)
+            )
+
+            work = Work(options.batch_size, training=True)
+            with planned(self._engine_request(), layer_units, work) as (plan, client):
+                network = Network(
+                    plan.split,
+                    self.activation,
+                    self._output_activation(),
+                    float(self.alpha),
                 )
-                state = group.collect()
-        assert state.optimizer is not None
-        self._take_over(plan, state, progress)
+                max_rows = max(options.batch_size, _longest(validation))
+                with training_group(
+                    plan, client, network, state, dataset, max_rows
+                ) as group:
+                    outcome = train(
+                        group, options, progress, rows, random_state, validation
+                    )
+                    with interrupt_first(outcome):
+                        state = group.collect()
+            assert state.optimizer is not None
+            self._take_over(plan, state, progress)
         self._warn(outcome, incremental)
         if not np.isfinite(state.parameters).all():
             raise ValueError(
@@ -179,6 +182,20 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 " contain large values and need to be preprocessed."
             )
         return self
+
+    @contextmanager
+    def _as_before_on_failure(self) -> Iterator[None]:
+        """Leave an estimator whose training failed with the attributes it had.
+
+        Validation sets some of them before the cluster is reached.
+        """
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
 
     def _checked_hidden_layer_sizes(self) -> list[int]:
         sizes = self.hidden_layer_sizes

@@ -284,11 +284,12 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         WorkerLostError
             When a worker goes away; the estimator is as it was before.
         """
-        if check_partial_fit_first_call(self, classes):
-            self._label_binarizer = LabelBinarizer()
-            multilabel = type_of_target(y).startswith("multilabel")
-            self._label_binarizer.fit(y if multilabel else classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+        with self._as_before_on_failure():
+            if check_partial_fit_first_call(self, classes):
+                self._label_binarizer = LabelBinarizer()
+                multilabel = type_of_target(y).startswith("multilabel")
+                self._label_binarizer.fit(y if multilabel else classes)
+            return self._fit(X, y, sample_weight, incremental=True)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict classes.

@@ -1,6 +1,7 @@
 """The training loop: epochs of mini-batches, until enough."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches, shuffle
 
+from skdistmlp.exceptions import SkdistmlpError
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.training.progress import Outcome, Progress
@@ -112,8 +114,24 @@ def train(
     except KeyboardInterrupt:
         outcome = Outcome.INTERRUPTED
     if validation is not None:
-        group.restore_best()
+        with interrupt_first(outcome):
+            group.restore_best()
     return outcome
+
+
+@contextmanager
+def interrupt_first(outcome: Outcome) -> Iterator[None]:
+    """Let ``Ctrl-C`` go before an error that came of it.
+
+    In a terminal it reaches the workers of a local cluster too: that they are
+    gone is then no news, that the user wants to stop is.
+    """
+    try:
+        yield
+    except SkdistmlpError as error:
+        if outcome is Outcome.INTERRUPTED:
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _run_epoch(

@@ -176,6 +176,36 @@ def test_a_malformed_address_is_named(soon, address):
     assert repr(address) in str(refused.value)
 
 
+def test_an_address_that_needs_tls_is_named(soon):
+    with pytest.raises(ClusterError, match=r"tls://127\.0\.0\.1:8786"):
+        bounded(connected("tls://127.0.0.1:8786").__enter__)
+
+
+def test_the_address_of_a_worker_is_told_from_that_of_a_scheduler(client):
+    worker = next(iter(client.nthreads()))
+    with pytest.raises(ClusterError, match=rf"{worker}.*address of a Worker, not of a"):
+        bounded(connected(worker).__enter__)
+
+
+@pytest.mark.parametrize("fitted_before", [False, True])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_fit_that_cannot_reach_its_cluster_changes_nothing(
+    soon, closed_port, digits, fitted_before, method
+):
+    X, y = small(digits)
+    letters = np.array(list("abcdefghij"))[y]
+    clf = classifier(engine="local")
+    if fitted_before:
+        clf.fit(X, y)
+    before = dict(vars(clf))
+    clf.set_params(engine="futures", client=closed_port)
+    labels, options = (letters, {}) if method == "fit" else (y, {"classes": range(10)})
+    with pytest.raises(ClusterError):
+        getattr(clf, method)(X, labels, **options)
+    clf.set_params(engine="local", client=None)
+    assert vars(clf) == before
+
+
 # Clients that cannot be used.
 
 

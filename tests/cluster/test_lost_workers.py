@@ -170,6 +170,45 @@ def test_a_prediction_whose_worker_dies_names_it_and_can_start_again(
     assert_nothing_left(client)
 
 
+@pytest.mark.parametrize("call", ["fit", "predict"])
+def test_a_retired_worker_is_not_waited_for(processes, client, data, monkeypatch, call):
+    monkeypatch.setattr(engines, "PREDICT_BLOCK_ROWS", 30)
+    clf = bounded(classifier(client).fit, *data)
+    victim = clf.plan_.workers[1]
+
+    def retire():
+        client.retire_workers([victim])
+        missed(client, victim)
+
+    with monkeypatch.context() as patch:
+        at_call(patch, FuturesGroup, "inputs", 4, retire)
+        arguments = data if call == "fit" else data[:1]
+        with pytest.raises(WorkerLostError, match=re.escape(victim)):
+            bounded(getattr(clf, call), *arguments)
+    processes.workers.pop(victim).wait(60)
+    assert_nothing_left(client)
+    assert_right(bounded(clf.fit, *data), data)
+    assert_nothing_left(client)
+
+
+def test_an_interrupt_that_took_the_workers_along_is_an_interrupt(
+    processes, client, data, monkeypatch
+):
+    """As `Ctrl-C` in a terminal does, which reaches a local cluster's processes."""
+    victim = next(iter(client.nthreads()))
+
+    def strike():
+        processes.kill_worker(victim)
+        missed(client, victim)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        at_call(patch, loop, "training_step", 2, strike)
+        with pytest.raises(KeyboardInterrupt):
+            bounded(classifier(client, early_stopping=True).fit, *data)
+    assert_nothing_left(client)
+
+
 def test_partial_fit_whose_worker_dies_leaves_the_estimator_as_it_was(
     processes, client, data, monkeypatch
 ):
