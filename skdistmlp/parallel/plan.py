@@ -15,7 +15,8 @@ futures``)."""
 FLOP_PER_BYTE_SENT = 500.0
 """Floating point operations that cost as much time as sending a byte from the
 client to a worker: what a prediction must save to be worth sending weights and
-rows for. Measured as 400 to 750 (``python -m skdistmlp.bench futures``)."""
+rows for. Measured as 450 to 850 for most sizes, while the machine had other work
+(``python -m skdistmlp.bench futures``)."""
 
 
 @dataclass(frozen=True)
