@@ -242,10 +242,13 @@ def test_a_step_makes_no_temporary_above_malloc_s_trim_threshold(activation):
     rows = np.arange(200)[::-1].copy()
     with one_shard(problem.network, problem.start(), problem.dataset, 200) as shard:
         training_step(shard, rows, 0.01)
-        tracemalloc.start()
-        try:
-            training_step(shard, rows, 0.01)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-    assert peak <= 128 * 1024
+        peaks = []
+        for _ in range(10):
+            tracemalloc.start()
+            try:
+                training_step(shard, rows, 0.01)
+                peaks.append(tracemalloc.get_traced_memory()[1])
+            finally:
+                tracemalloc.stop()
+    # Other threads of the test run are traced too, but do not strike every time.
+    assert min(peaks) <= 128 * 1024
