@@ -3,7 +3,7 @@
 The estimators have scikit-learn's names, parameters and answers.
 """
 
-from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.exceptions import (
     ClusterError,
     ExchangeError,
@@ -14,6 +14,7 @@ from skdistmlp.exceptions import (
 __all__ = [
     "ClusterError",
     "DistributedMLPClassifier",
+    "DistributedMLPRegressor",
     "ExchangeError",
     "SkdistmlpError",
     "WorkerLostError",

@@ -60,7 +60,7 @@ def against_one_thread(
         two = _step_seconds(workload, client, n_workers=2, repeats=repeats)
         with threadpool_limits(1):
             one = _step_seconds(workload, None, n_workers=None, repeats=repeats)
-        work = Work(workload.batch_size, training=True)
+        work = Work("step", workload.batch_size)
         yield {
             "network": workload.name,
             "batch": workload.batch_size,
@@ -91,7 +91,7 @@ def predicting(client: Client, repeats: int) -> Iterator[Row]:
             )
         one, two = median(seconds["one"]), median(seconds["two"])
         split = NetworkSplit.even(workload.layer_units, 2)
-        work = Work(workload.batch_size, training=False, itemsize=X.itemsize)
+        work = Work("prediction", workload.batch_size, itemsize=X.itemsize)
         flop_per_s = flop(split, work) / one
         yield {
             "network": workload.name,
@@ -146,7 +146,7 @@ def run(repeats: int) -> dict[str, list[Row]]:
 
 
 def _tasks(workload: Workload) -> int:
-    work = Work(workload.batch_size, training=True)
+    work = Work("step", workload.batch_size)
     return chained_tasks(NetworkSplit.even(workload.layer_units, 2), work)
 
 

@@ -7,32 +7,25 @@ client holds a future for each shard's newest state and one for each loss that
 is still to come.
 """
 
-import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
-from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
 from skdistmlp.cluster import tasks
-from skdistmlp.cluster.client import explained
+from skdistmlp.cluster.pinned import Key, PinnedTasks
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import Network, ShardState, join_states, split_state
-
-Key: TypeAlias = tuple[str, str, int]
+from skdistmlp.parallel.split import join_shards
 
 STEPS_AHEAD = 2
 """Steps that may still be under way when the next is submitted: enough to hide
 the client's own work. More would only keep more activations on the workers."""
-
-WORKER_CHECK_S = 2.0
-"""Seconds between looks at the list of workers while waiting for a task."""
 
 BLOCKS_AHEAD = 4
 """Blocks of rows under way when predicting."""
@@ -48,10 +41,13 @@ class Given:
         Keys and futures; `skdistmlp.cluster.tasks` says what they mean.
     rows : slice or ndarray of int, or None
         Rows to take where the list begins with a data set; None for all.
+    batch : slice or ndarray of int, or None
+        For a delta, the rows that the loss is averaged over.
     """
 
     by_shard: list[list[Any]]
     rows: Rows | None = None
+    batch: Rows | None = None
 
 
 class FuturesGroup:
@@ -88,21 +84,17 @@ class FuturesGroup:
         stream_rows: bool = False,
     ) -> None:
         self.layers = network.split.layers
-        self._client = client
-        self._workers = workers
+        self.leads = True
+        self._tasks = PinnedTasks(client, workers)
         self._network = network
         self._initial = state
         self._dataset = dataset
         self._stream_rows = stream_rows
         self._ranks = range(network.split.n_shards)
-        self._outside_tasks = ThreadPoolExecutor(1)
-        self._run = uuid.uuid4().hex[:8]
-        self._step = 0
-        # Tasks of each shard that are still to be submitted.
-        self._tasks: list[dict[Key, tuple[Any, ...]]] = []
         self._shards: list[Future[Any]] = []
         self._rows: list[Future[Any]] = []
         self._best: list[Future[Any]] = []
+        self._gradient_sums: list[Any] = []
         self._losses: deque[Future[Any]] = deque()
         self._under_way: deque[Future[Any]] = deque()
         # What `backward` was called with for each layer of this step.
@@ -128,12 +120,15 @@ class FuturesGroup:
 
     def inputs(self, rows: Rows) -> Given:
         """Return the data sets on the workers; see `ShardGroup`."""
-        self._begin()
+        self._tasks.begin()
+        self._backward_calls = {}
         if not self._stream_rows:
             return Given([[future] for future in self._rows], rows)
-        with self._explained("sending rows"):
+        with self._tasks.explained("sending rows"):
             block = Dataset(self._dataset.inputs(rows))
-            return Given([[self._place("rows", rank, block)] for rank in self._ranks])
+            return Given(
+                [[self._tasks.place("rows", rank, block)] for rank in self._ranks]
+            )
 
     def forward(self, layer: int, value: Given) -> Given:
         """Delegate one layer, a task a shard."""
@@ -152,14 +147,14 @@ class FuturesGroup:
             return Given([[key] for key in keys])
         return Given([keys for _ in self._ranks])
 
-    def output_delta(self, logits: Given, rows: Rows) -> Given:
+    def output_delta(self, logits: Given, rows: Rows, batch: Rows) -> Given:
         """Delegate the loss; the delta is evaluated by the tasks that need it."""
         delta = [
             [future, *pieces]
             for future, pieces in zip(self._rows, logits.by_shard, strict=True)
         ]
-        self._add(0, "loss", tasks.loss, delta[0], rows)
-        return Given(delta, rows)
+        self._add(0, "loss", tasks.loss, delta[0], rows, batch)
+        return Given(delta, rows, batch)
 
     def backward(self, layer: int, value: Given, delta: Given) -> Given:
         """Delegate what the layer before needs; gradients are left to `update`."""
@@ -174,6 +169,7 @@ class FuturesGroup:
                 layer,
                 delta.by_shard[rank],
                 delta.rows,
+                delta.batch,
             )
             for rank in self._ranks
         ]
@@ -181,7 +177,7 @@ class FuturesGroup:
         return Given(
             [
                 [
-                    self._key(rank, f"forward-layer{layer - 1}"),
+                    self._tasks.key(rank, f"forward-layer{layer - 1}"),
                     *([keys[rank]] if row_parallel else keys),
                 ]
                 for rank in self._ranks
@@ -190,42 +186,91 @@ class FuturesGroup:
 
     def update(self, rows: Rows, learning_rate: float) -> None:
         """Delegate gradients and optimiser, a task a shard, and submit the step."""
-        calls = [self._backward_calls[layer] for layer in self.layers]
         updated = [
             self._add(
                 rank,
                 "update",
                 tasks.update,
-                [value.by_shard[rank] for value, _ in calls],
-                [delta.by_shard[rank] for _, delta in calls],
+                *self._gradient_arguments(rank),
                 rows,
                 learning_rate,
                 self._first_of_epoch,
             )
             for rank in self._ranks
         ]
-        with self._explained("training"):
-            *shards, loss = self._submit([*updated, self._key(0, "loss")])
+        with self._tasks.explained("training"):
+            *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
             # One assignment: an interrupt leaves all shards at the same step.
             self._shards = shards
             self._first_of_epoch = False
-            self._losses.append(loss)
-            while len(self._losses) > STEPS_AHEAD:
-                self._wait_for(self._losses[0])
-                self._loss_sum += self._losses[0].result()
-                self._losses.popleft()
+            self._await_losses(loss, STEPS_AHEAD)
+
+    def evaluate_at(self, parameters: FloatArray | None) -> bool:
+        """Send every shard its part of the parameters; see `ShardGroup`."""
+        if parameters is None:
+            return False
+        with self._tasks.explained("sending parameters"):
+            self._tasks.begin()
+            self._place_shards(ShardState(parameters))
+        self._gradient_sums = []
+        self._losses.clear()
+        self._loss_sum = 0.0
+        return True
+
+    def accumulate(self, rows: Rows, batch: Rows) -> None:
+        """Delegate gradients, a task a shard, and submit the block."""
+        sums = self._gradient_sums or [None for _ in self._ranks]
+        added = [
+            self._add(
+                rank,
+                "gradient",
+                tasks.accumulate,
+                *self._gradient_arguments(rank),
+                rows,
+                batch,
+                sums[rank],
+            )
+            for rank in self._ranks
+        ]
+        with self._tasks.explained("training"):
+            *sums, loss = self._tasks.submit([*added, self._tasks.key(0, "loss")])
+            self._gradient_sums = sums
+            self._await_losses(loss, BLOCKS_AHEAD)
+
+    def evaluation(self, batch: Rows) -> tuple[float, FloatArray]:
+        """Fetch the loss and every shard's gradient; see `ShardGroup`."""
+        n_rows, _ = self._dataset.counts(batch)
+        with self._tasks.explained("training"):
+            self._tasks.begin()
+            ends = self._tasks.submit(
+                [
+                    self._add(
+                        rank,
+                        "evaluation",
+                        tasks.evaluation,
+                        self._gradient_sums[rank],
+                        self._rows[rank],
+                        batch,
+                    )
+                    for rank in self._ranks
+                ]
+            )
+            losses = self._tasks.fetch(*self._losses)
+            penalties, gradients = zip(*self._tasks.fetch(*ends), strict=True)
+        total = sum(losses, self._loss_sum) + sum(penalties)
+        return float(total) / n_rows, join_shards(self._network.split, gradients)
 
     def epoch_loss(self) -> float:
         """Wait for the epoch's last steps; see `ShardGroup`."""
         if self._first_of_epoch:
             return 0.0
-        with self._explained("training"):
-            self._begin()
-            sums = self._submit(
+        with self._tasks.explained("training"):
+            self._tasks.begin()
+            sums = self._tasks.submit(
                 [self._add(rank, "penalty", tasks.penalty) for rank in self._ranks]
             )
-            self._wait_for(*self._losses, *sums)
-            losses, penalties = self._client.gather([list(self._losses), sums])
+            losses = self._tasks.fetch(*self._losses)
+            penalties = self._tasks.fetch(*sums)
         # In the order in which shards among peers add them.
         total = sum(losses, self._loss_sum) + sum(penalties)
         self._losses.clear()
@@ -238,8 +283,8 @@ class FuturesGroup:
         for number, value in enumerate(logits):
             rank = number % len(self._ranks)
             key = self._add(rank, "predict", tasks.predict, value.by_shard[rank])
-            with self._explained("predicting"):
-                self._under_way += self._submit([key])
+            with self._tasks.explained("predicting"):
+                self._under_way += self._tasks.submit([key])
             if len(self._under_way) > BLOCKS_AHEAD:
                 yield self._next_outputs()
         while self._under_way:
@@ -251,9 +296,9 @@ class FuturesGroup:
 
     def keep_best(self) -> None:
         """Keep a reference to the parameters where they are."""
-        with self._explained("training"):
-            self._begin()
-            self._best = self._submit(
+        with self._tasks.explained("training"):
+            self._tasks.begin()
+            self._best = self._tasks.submit(
                 [self._add(rank, "best", tasks.parameters_of) for rank in self._ranks]
             )
 
@@ -261,9 +306,9 @@ class FuturesGroup:
         """Put the parameters last kept in place of the shards' own."""
         if not self._best:
             return
-        with self._explained("training"):
-            self._begin()
-            self._shards = self._submit(
+        with self._tasks.explained("training"):
+            self._tasks.begin()
+            self._shards = self._tasks.submit(
                 [
                     self._add(rank, "restore", tasks.with_parameters, self._best[rank])
                     for rank in self._ranks
@@ -272,9 +317,8 @@ class FuturesGroup:
 
     def collect(self) -> ShardState:
         """Return the state of the whole network."""
-        with self._explained("collecting the weights"):
-            self._wait_for(*self._shards)
-            shards: Sequence[tasks.PlacedShard] = self._client.gather(self._shards)
+        with self._tasks.explained("collecting the weights"):
+            shards: list[tasks.PlacedShard] = self._tasks.fetch(*self._shards)
         return join_states(self._network.split, [shard.state for shard in shards])
 
     def _place_all(self) -> None:
@@ -284,89 +328,63 @@ class FuturesGroup:
         the first step has replaced them, the scheduler can forget each step as
         soon as it is done.
         """
-        with self._explained("placing the network"):
-            states = split_state(self._network.split, self._initial)
-            for rank, state in enumerate(states):
-                shard = tasks.PlacedShard(self._network, rank, state)
-                self._shards.append(self._place("shard", rank, shard))
-                if not self._stream_rows:
-                    self._rows.append(self._place("rows", rank, self._dataset))
+        with self._tasks.explained("placing the network"):
+            self._place_shards(self._initial)
+            if not self._stream_rows:
+                self._rows = [
+                    self._tasks.place("rows", rank, self._dataset)
+                    for rank in self._ranks
+                ]
+
+    def _place_shards(self, state: ShardState) -> None:
+        states = split_state(self._network.split, state)
+        self._shards = [
+            self._tasks.place(
+                "shard", rank, tasks.PlacedShard(self._network, rank, part)
+            )
+            for rank, part in enumerate(states)
+        ]
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""
-        held = (self._shards, self._rows, self._best, self._losses, self._under_way)
+        held = (
+            self._shards,
+            self._rows,
+            self._best,
+            self._gradient_sums,
+            self._losses,
+            self._under_way,
+        )
         for future in chain.from_iterable(held):
             future.release()
-        self._outside_tasks.shutdown(wait=False)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Forget tasks that an interrupt kept from being submitted; count on."""
-        self._tasks = [{} for _ in self._ranks]
         self._backward_calls = {}
-        self._step += 1
-
-    def _next_outputs(self) -> FloatArray:
-        """Wait for the oldest block under way."""
-        with self._explained("predicting"):
-            self._wait_for(self._under_way[0])
-            outputs: FloatArray = self._under_way[0].result()
-        self._under_way.popleft()
-        return outputs
-
-    def _wait_for(self, *futures: Future[Any]) -> None:
-        """Wait for tasks, but not for a worker that is not coming back.
-
-        When a worker dies, Dask cancels what depends on its shard. When it is
-        retired, Dask saves the shard elsewhere, and the tasks that are pinned
-        to the worker would wait without end.
-        """
-        for future in futures:
-            while not future.done():
-                try:
-                    future.exception(timeout=WORKER_CHECK_S)
-                except TimeoutError:
-                    if not set(self._workers) <= set(self._client.nthreads()):
-                        raise CancelledError from None
-
-    def _key(self, rank: int, operation: str) -> Key:
-        """Name a task; the dashboard groups tasks by the first part."""
-        return f"{operation}-shard{rank}", self._run, self._step
+        self._tasks.close()
 
     def _add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any
     ) -> Key:
-        """Note a task on one shard, to be submitted with the others."""
-        key = self._key(rank, operation)
-        self._tasks[rank][key] = (function, self._shards[rank], *args)
-        return key
+        """Note a task whose first argument is the newest state of a shard."""
+        return self._tasks.add(rank, operation, function, self._shards[rank], *args)
 
-    def _submit(self, keys: list[Key]) -> list[Future[Any]]:
-        """Send all tasks noted, pinned to their workers; return futures of `keys`."""
-        layers = {
-            f"shard{rank}": MaterializedLayer(
-                self._tasks[rank], annotations={"workers": [self._workers[rank]]}
-            )
-            for rank in self._ranks
-        }
-        graph = HighLevelGraph(layers, {name: set() for name in layers})
-        # What is noted holds the states of before; they are to go when used.
-        self._tasks = [{} for _ in self._ranks]
-        futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
-        return futures
+    def _gradient_arguments(self, rank: int) -> tuple[list[Any], list[Any]]:
+        """Return what each layer's input and delta are made of on a shard."""
+        calls = [self._backward_calls[layer] for layer in self.layers]
+        return (
+            [value.by_shard[rank] for value, _ in calls],
+            [delta.by_shard[rank] for _, delta in calls],
+        )
 
-    def _place(self, name: str, rank: int, value: Any) -> Future[Any]:
-        """Send one value to the worker of a shard.
+    def _await_losses(self, newest: Future[Any], n_ahead: int) -> None:
+        """Count on a loss to come; wait until few enough are still to come."""
+        self._losses.append(newest)
+        while len(self._losses) > n_ahead:
+            self._loss_sum += sum(self._tasks.fetch(self._losses[0]))
+            self._losses.popleft()
 
-        Inside a task, Dask would keep it on the task's own worker, whatever
-        `workers` says. A thread of our own is not inside a task.
-        """
-        key = (f"{name}-shard{rank}", self._run, self._step)
-        worker = self._workers[rank]
-        placed: dict[Key, Future[Any]] = self._outside_tasks.submit(
-            self._client.scatter, {key: value}, workers=[worker]
-        ).result()
-        return placed[key]
-
-    def _explained(self, phase: str) -> Any:
-        return explained(self._client, self._workers, phase)
+    def _next_outputs(self) -> FloatArray:
+        """Wait for the oldest block under way."""
+        with self._tasks.explained("predicting"):
+            outputs: FloatArray
+            (outputs,) = self._tasks.fetch(self._under_way[0])
+        self._under_way.popleft()
+        return outputs

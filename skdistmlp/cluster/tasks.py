@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from skdistmlp.nn import optimizers
-from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.nn.types import Features, FloatArray, Rows
 from skdistmlp.parallel.communicators import sum_in_order
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
     Network,
     ShardState,
+    add_penalty,
     affine,
     batch_loss,
     batch_penalty,
@@ -97,14 +98,14 @@ def predict(shard: PlacedShard, pieces: list[FloatArray]) -> FloatArray:
     return outputs
 
 
-def loss(shard: PlacedShard, given: list[Any], rows: Rows) -> float:
-    """Return the loss of `rows` times their number, without the penalty."""
+def loss(shard: PlacedShard, given: list[Any], rows: Rows, batch: Rows) -> float:
+    """Return what `rows` add to the mean loss of `batch`, times its number of rows."""
     dataset, *pieces = given
-    return batch_loss(shard.network, predict(shard, pieces), dataset, rows)
+    return batch_loss(shard.network, predict(shard, pieces), dataset, rows, batch)
 
 
 def backward(
-    shard: PlacedShard, layer: int, given: list[Any], rows: Rows
+    shard: PlacedShard, layer: int, given: list[Any], rows: Rows, batch: Rows
 ) -> FloatArray:
     """Carry the delta of one layer to the layer before, on one neuron partition.
 
@@ -116,8 +117,8 @@ def backward(
         Number of the layer.
     given : list
         What the layer's delta is made of; see `_delta`.
-    rows : ndarray of int
-        Rows of the mini-batch.
+    rows, batch : slice or ndarray of int
+        Rows gone forward, and the rows that the loss is averaged over.
 
     Returns
     -------
@@ -125,7 +126,8 @@ def backward(
         From the row-parallel output layer, the product for this shard's own
         neurons; else this shard's piece of a sum over all of them.
     """
-    return propagate(_delta(shard, layer, given, rows), shard.weights.coefs[layer])
+    delta = _delta(shard, layer, given, rows, batch)
+    return propagate(delta, shard.weights.coefs[layer])
 
 
 def update(
@@ -157,15 +159,7 @@ def update(
         The shard after the step, in arrays of its own.
     """
     layout, network, state = shard.layout, shard.network, shard.state
-    flat_gradient = np.empty_like(state.parameters)
-    views = layout.views(flat_gradient)
-    for layer in network.split.layers:
-        gradient(
-            _inputs(shard, layer, inputs[layer], rows),
-            _delta(shard, layer, deltas[layer], rows),
-            views.coefs[layer],
-            views.intercepts[layer],
-        )
+    flat_gradient = _gradient(shard, inputs, deltas, rows, rows)
     dataset: Dataset = inputs[0][0]
     n_rows, weight_sum = dataset.counts(rows)
     assert state.optimizer is not None, "a shard placed to predict cannot train"
@@ -185,6 +179,65 @@ def update(
     return replace(shard, state=ShardState(parameters, optimizer, penalty_sum))
 
 
+def accumulate(
+    shard: PlacedShard,
+    inputs: list[list[Any]],
+    deltas: list[list[Any]],
+    rows: Rows,
+    batch: Rows,
+    gradient_sum: FloatArray | None,
+) -> FloatArray:
+    """Compute all gradients of one shard, and add those of earlier blocks.
+
+    Parameters
+    ----------
+    shard : PlacedShard
+        Its weights are used.
+    inputs, deltas : list of list
+        For every layer, what its input and its delta are made of.
+    rows, batch : slice or ndarray of int
+        Rows gone forward, and the rows that the loss is averaged over.
+    gradient_sum : ndarray of shape (n_parameters,), or None
+        The sum over the blocks before, if there are any; left as it is.
+
+    Returns
+    -------
+    ndarray of shape (n_parameters,)
+        The sum with these rows.
+    """
+    total = _gradient(shard, inputs, deltas, rows, batch)
+    if gradient_sum is not None:
+        total += gradient_sum
+    return total
+
+
+def evaluation(
+    shard: PlacedShard, gradient_sum: FloatArray, dataset: Dataset, batch: Rows
+) -> tuple[float, FloatArray]:
+    """Return the penalty of one shard times the number of rows, and its gradient.
+
+    Parameters
+    ----------
+    shard : PlacedShard
+        Its weights are used.
+    gradient_sum : ndarray of shape (n_parameters,)
+        The gradient of the loss without the penalty; left as it is.
+    dataset : Dataset
+        Says how many rows there are, and what they weigh.
+    batch : slice or ndarray of int
+        The rows that the loss is averaged over.
+    """
+    total = gradient_sum.copy()
+    own = add_penalty(
+        shard.network,
+        shard.layout.n_coefs,
+        shard.state.parameters,
+        total,
+        *dataset.counts(batch),
+    )
+    return own, total
+
+
 def penalty(shard: PlacedShard) -> float:
     """Return the penalties of the epoch's steps."""
     return shard.state.penalty_sum
@@ -200,9 +253,29 @@ def with_parameters(shard: PlacedShard, parameters: FloatArray) -> PlacedShard:
     return replace(shard, state=replace(shard.state, parameters=parameters))
 
 
+def _gradient(
+    shard: PlacedShard,
+    inputs: list[list[Any]],
+    deltas: list[list[Any]],
+    rows: Rows,
+    batch: Rows,
+) -> FloatArray:
+    """Return the gradient of all layers, without the penalty, in a new flat array."""
+    flat = np.empty_like(shard.state.parameters)
+    views = shard.layout.views(flat)
+    for layer in shard.network.split.layers:
+        gradient(
+            _inputs(shard, layer, inputs[layer], rows),
+            _delta(shard, layer, deltas[layer], rows, batch),
+            views.coefs[layer],
+            views.intercepts[layer],
+        )
+    return flat
+
+
 def _inputs(
     shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows | None
-) -> FloatArray:
+) -> Features:
     """Evaluate the input of a layer.
 
     `given` holds the data set for layer 0; every shard's activations for a
@@ -217,7 +290,7 @@ def _inputs(
 
 
 def _delta(
-    shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows
+    shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows, batch: Rows
 ) -> FloatArray:
     """Evaluate the delta of a layer, into a new array.
 
@@ -231,7 +304,7 @@ def _delta(
     first, *pieces = given
     if layer == last:
         prediction = predict(shard, pieces)
-        return output_delta(prediction, first, rows, out=prediction)
+        return output_delta(prediction, first, rows, batch, out=prediction)
     if layer < last - 1:
         columns = network.split.ranges[layer][shard.rank].columns
         pieces = [piece[:, columns] for piece in pieces]

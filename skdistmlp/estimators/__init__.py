@@ -1,5 +1,6 @@
 """What users import: parameters, validation and the choice of an engine."""
 
 from skdistmlp.estimators.classifier import DistributedMLPClassifier
+from skdistmlp.estimators.regressor import DistributedMLPRegressor
 
-__all__ = ["DistributedMLPClassifier"]
+__all__ = ["DistributedMLPClassifier", "DistributedMLPRegressor"]

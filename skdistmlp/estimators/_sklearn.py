@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOp
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
 )
+from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Interval",
     "Options",
     "StrOptions",
+    "check_optimize_result",
     "check_partial_fit_first_call",
     "check_sample_weight",
     "fit_context",

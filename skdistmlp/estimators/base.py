@@ -3,11 +3,10 @@
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
-from numbers import Integral, Real
+from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
@@ -19,34 +18,46 @@ from sklearn.utils import check_random_state, gen_batches
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdistmlp.estimators._sklearn import (
-    HasMethods,
-    Interval,
-    Options,
-    StrOptions,
+    check_optimize_result,
     check_sample_weight,
 )
+from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.engines import (
     EngineRequest,
-    planned,
     predict,
     training_group,
 )
 from skdistmlp.estimators.live_client import LiveClientMixin
-from skdistmlp.nn.initialization import glorot_uniform
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd, init
-from skdistmlp.nn.types import FloatArray
+from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.plan import Plan, Work
 from skdistmlp.parallel.shard import Network, ShardState
 from skdistmlp.parallel.split import NetworkSplit, Parameters, flatten
+from skdistmlp.training.lbfgs import LbfgsOptions, train_lbfgs
 from skdistmlp.training.loop import TrainingOptions, Validation, interrupt_first, train
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 
 VALIDATION_BLOCK_ROWS = 1000
 """Validation rows forwarded at a time."""
 
+EVALUATION_BLOCK_ROWS = 2000
+"""Rows that "lbfgs" computes loss and gradient of at a time."""
+
 WARNED = 5
 """Frames from a warning to the line that called `fit`."""
+
+
+_HISTORY = (
+    "loss_curve_",
+    "best_loss_",
+    "validation_scores_",
+    "best_validation_score_",
+    "_no_improvement_count",
+    "_optimizer_state",
+)
+"""Attributes of training in epochs, which "lbfgs" does not set."""
 
 
 class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
@@ -56,52 +67,21 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
     there.
     """
 
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "hidden_layer_sizes": [
-            "array-like",
-            Interval(Integral, 1, None, closed="left"),
-        ],
-        "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
-        "solver": [StrOptions({"sgd", "adam"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [
-            StrOptions({"auto"}),
-            Interval(Integral, 1, None, closed="left"),
-        ],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [
-            Interval(Integral, 1, None, closed="left"),
-            Options(Real, {np.inf}),
-        ],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "client": [None, str, HasMethods(["scatter", "gather", "nthreads"])],
-        "n_workers": [None, Interval(Integral, 1, None, closed="left")],
-        "parameter_threshold": [Interval(Integral, 0, None, closed="left")],
-        "engine": [StrOptions({"auto", "local", "futures"})],
-    }
+    _parameter_constraints: ClassVar[dict[str, Any]] = {**PARAMETER_CONSTRAINTS}
 
     # What a concrete class says.
 
     @abstractmethod
     def _validate_targets(
         self, X: Any, y: Any, incremental: bool, reset: bool
-    ) -> tuple[FloatArray, np.ndarray]:
+    ) -> tuple[Features, np.ndarray]:
         """Return X, and y with one column an output."""
+
+    def _validate_weights(
+        self, X: Features, y: np.ndarray, sample_weight: ArrayLike | None
+    ) -> FloatArray | None:
+        """Return the weights of the samples, if they have any."""
+        return None if sample_weight is None else check_sample_weight(sample_weight, X)
 
     @abstractmethod
     def _output_activation(self) -> str:
@@ -133,55 +113,97 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 not self.warm_start and not incremental
             )
             X, y = self._validate_targets(X, y, incremental, reset=first_pass)
-            weight = (
-                None if sample_weight is None else check_sample_weight(sample_weight, X)
-            )
+            dataset = Dataset(X, y, self._validate_weights(X, y, sample_weight))
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
-            dataset = Dataset(X, y, weight)
 
             # scikit-learn draws from the random state in this order: weights, rows
             # held out, shuffles.
             random_state = check_random_state(self.random_state)
             if first_pass:
+                self._forget()
                 layer_units = (X.shape[1], *hidden_layer_sizes, y.shape[1])
-                parameters = self._draw_parameters(layer_units, X.dtype, random_state)
+                parameters = draw_parameters(
+                    layer_units, self.activation, random_state, X.dtype
+                )
             else:
                 layer_units = _layer_units(self.coefs_)
                 parameters = flatten(self._weights(), self.coefs_[0].dtype)
-            rows, validation = self._hold_out(dataset, random_state, first_pass)
-            options = self._training_options(len(rows), incremental)
-            progress = self._starting_progress(first_pass, incremental)
-            state = ShardState(
-                parameters, self._starting_optimizer(parameters, incremental)
+            network = Network(
+                NetworkSplit.even(layer_units, 1),
+                self.activation,
+                self._output_activation(),
+                float(self.alpha),
             )
-
-            work = Work(options.batch_size, training=True)
-            with planned(self._engine_request(), layer_units, work) as (plan, client):
-                network = Network(
-                    plan.split,
-                    self.activation,
-                    self._output_activation(),
-                    float(self.alpha),
+            if self.solver == "lbfgs":
+                warn = self._fit_lbfgs(network, parameters, dataset)
+            else:
+                warn = self._fit_stochastic(
+                    network, parameters, dataset, random_state, first_pass, incremental
                 )
-                max_rows = max(options.batch_size, _longest(validation))
-                with training_group(
-                    plan, client, network, state, dataset, max_rows
-                ) as group:
-                    outcome = train(
-                        group, options, progress, rows, random_state, validation
-                    )
-                    with interrupt_first(outcome):
-                        state = group.collect()
-            assert state.optimizer is not None
-            self._take_over(plan, state, progress)
-        self._warn(outcome, incremental)
-        if not np.isfinite(state.parameters).all():
+        warn()
+        if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
                 " contain large values and need to be preprocessed."
             )
         return self
+
+    def _fit_stochastic(
+        self,
+        network: Network,
+        parameters: FloatArray,
+        dataset: Dataset,
+        random_state: np.random.RandomState,
+        first_pass: bool,
+        incremental: bool,
+    ) -> Callable[[], None]:
+        """Train epoch after epoch; return what there is to warn of."""
+        rows, validation = self._hold_out(dataset, random_state, first_pass)
+        options = self._training_options(len(rows), incremental)
+        progress = self._starting_progress(incremental)
+        state = ShardState(
+            parameters, self._starting_optimizer(parameters, incremental)
+        )
+        work = Work("step", options.batch_size, values_per_row=dataset.values_per_row)
+        max_rows = max(options.batch_size, _longest(validation))
+        with training_group(
+            self._engine_request(), network, work, state, dataset, max_rows
+        ) as (plan, group):
+            outcome = train(group, options, progress, rows, random_state, validation)
+            with interrupt_first(outcome):
+                state = group.collect()
+        self._take_over_network(plan, state.parameters)
+        self._take_over_progress(progress, state.optimizer)
+        return partial(self._warn, outcome, incremental)
+
+    def _fit_lbfgs(
+        self, network: Network, parameters: FloatArray, dataset: Dataset
+    ) -> Callable[[], None]:
+        """Minimise the loss of all rows; return what there is to warn of."""
+        blocks = list(gen_batches(dataset.n_rows, EVALUATION_BLOCK_ROWS))
+        work = Work(
+            "evaluation",
+            dataset.n_rows,
+            len(blocks),
+            values_per_row=dataset.values_per_row,
+        )
+        max_rows = min(dataset.n_rows, EVALUATION_BLOCK_ROWS)
+        options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
+        with training_group(
+            self._engine_request(),
+            network,
+            work,
+            ShardState(parameters.copy()),
+            dataset,
+            max_rows,
+        ) as (plan, group):
+            result = train_lbfgs(group, options, parameters, blocks)
+        assert result is not None, "the engine that an estimator is given leads"
+        self._take_over_network(plan, result.x)
+        self.n_iter_ = min(result.nit, self.max_iter)
+        self.loss_ = float(result.fun)
+        return lambda: check_optimize_result("lbfgs", result, self.max_iter)
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:
@@ -204,27 +226,17 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return [operator.index(size) for size in sizes]
 
-    def _draw_parameters(
-        self,
-        layer_units: Sequence[int],
-        dtype: np.dtype[np.floating],
-        random_state: np.random.RandomState,
-    ) -> FloatArray:
-        """Draw the weights of all layers into one flat array."""
-        split = NetworkSplit.even(layer_units, 1)
-        flat = np.empty(split.n_parameters, dtype)
-        coefs, intercepts = split.whole().views(flat)
-        for layer, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
-            coefs[layer][...], intercepts[layer][...] = glorot_uniform(
-                fan_in, fan_out, self.activation, random_state, dtype
-            )
-        return flat
+    def _forget(self) -> None:
+        """Drop what trainings before have left that a new one may not set."""
+        for name in _HISTORY:
+            self.__dict__.pop(name, None)
+        self.t_ = 0
 
     def _hold_out(
         self, dataset: Dataset, random_state: np.random.RandomState, first_pass: bool
     ) -> tuple[np.ndarray, Validation | None]:
         """Return the rows to train on, and with early stopping those held out."""
-        rows = np.arange(len(dataset.X))
+        rows = np.arange(dataset.n_rows)
         if not self.early_stopping:
             return rows, None
         assert dataset.y is not None
@@ -258,7 +270,7 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 warnings.warn(
                     "Got `batch_size` less than 1 or larger than "
                     "sample size. It is going to be clipped",
-                    stacklevel=WARNED,
+                    stacklevel=WARNED + 1,
                 )
             batch_size = min(int(self.batch_size), n_rows)
         return TrainingOptions(
@@ -294,7 +306,7 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         """
         return hasattr(self, "_optimizer_state")
 
-    def _starting_progress(self, first_pass: bool, incremental: bool) -> Progress:
+    def _starting_progress(self, incremental: bool) -> Progress:
         """Return where training stands, from the fitted attributes."""
         if incremental and self._continues():
             schedule, rate = self._schedule, self._learning_rate
@@ -303,25 +315,32 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             name = self.learning_rate if self.solver == "sgd" else "constant"
             rate = float(self.learning_rate_init)
             schedule = LearningRateSchedule(name, rate, float(self.power_t))
-        progress = Progress(schedule, rate)
-        if not first_pass:
-            progress.n_samples_seen = self.t_
-            progress.loss_curve = list(self.loss_curve_)
-            progress.best_loss = self.best_loss_
-            scores = getattr(self, "validation_scores_", None)
-            progress.validation_scores = None if scores is None else list(scores)
-            progress.best_validation_score = getattr(
-                self, "best_validation_score_", None
-            )
-            progress.no_improvement_count = self._no_improvement_count
-        return progress
+        scores = getattr(self, "validation_scores_", None)
+        return Progress(
+            schedule,
+            rate,
+            n_samples_seen=self.t_,
+            loss_curve=list(getattr(self, "loss_curve_", [])),
+            best_loss=getattr(self, "best_loss_", None),
+            validation_scores=None if scores is None else list(scores),
+            best_validation_score=getattr(self, "best_validation_score_", None),
+            no_improvement_count=getattr(self, "_no_improvement_count", 0),
+        )
 
-    def _take_over(self, plan: Plan, state: ShardState, progress: Progress) -> None:
-        """Set the fitted attributes from what training left."""
-        self.coefs_, self.intercepts_ = plan.split.whole().views(state.parameters)
+    def _take_over_network(self, plan: Plan, parameters: FloatArray) -> None:
+        """Set the fitted attributes that are there whatever trained."""
+        self.coefs_, self.intercepts_ = plan.split.whole().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
         self.out_activation_ = self._output_activation()
+        self.plan_ = plan
+        self.engine_ = plan.engine
+        self.n_shards_ = plan.n_shards
+
+    def _take_over_progress(
+        self, progress: Progress, optimizer: OptimizerState | None
+    ) -> None:
+        """Set the fitted attributes of training in epochs."""
         self.n_iter_ = progress.n_iter
         self.t_ = progress.n_samples_seen
         if progress.loss is not None:
@@ -330,11 +349,8 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         self.best_loss_ = progress.best_loss
         self.validation_scores_ = progress.validation_scores
         self.best_validation_score_ = progress.best_validation_score
-        self.plan_ = plan
-        self.engine_ = plan.engine
-        self.n_shards_ = plan.n_shards
         self._no_improvement_count = progress.no_improvement_count
-        self._optimizer_state = state.optimizer
+        self._optimizer_state = optimizer
         self._schedule = progress.schedule
         self._learning_rate = progress.learning_rate
 
@@ -354,12 +370,11 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
     def _outputs(self, X: Any) -> FloatArray:
         """Return the outputs for `X`, shape (n_samples, n_outputs)."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False)
-        work = Work(len(X), training=False, itemsize=self.coefs_[0].itemsize)
-        layer_units = _layer_units(self.coefs_)
-        with planned(self._engine_request(), layer_units, work) as (plan, client):
-            network = Network(plan.split, self.activation, self.out_activation_)
-            return predict(plan, client, network, self._weights(), X)
+        X = validate_data(self, X, accept_sparse="csr", reset=False)
+        weights = self._weights()
+        split = NetworkSplit.even(_layer_units(weights.coefs), 1)
+        network = Network(split, self.activation, self.out_activation_)
+        return predict(self._engine_request(), network, weights, X)
 
     # What scikit-learn and Python ask of an estimator.
 
@@ -374,6 +389,16 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
     def __sklearn_is_fitted__(self) -> bool:
         """Say whether there are weights, drawn by a fit that ended well."""
         return hasattr(self, "coefs_")
+
+
+def solver_has_epochs(estimator: BaseDistributedMLP) -> bool:
+    """Say whether there is a `partial_fit`; explain if not."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. "
+            f"{estimator.solver} is not stochastic."
+        )
+    return True
 
 
 def _layer_units(coefs: Sequence[FloatArray]) -> tuple[int, ...]:

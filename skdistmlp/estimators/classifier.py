@@ -1,7 +1,7 @@
 """The distributed counterpart of scikit-learn's ``MLPClassifier``."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,12 +9,18 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import validate_data
 
-from skdistmlp.estimators._sklearn import check_partial_fit_first_call, fit_context
-from skdistmlp.estimators.base import BaseDistributedMLP
-from skdistmlp.nn.types import FloatArray
+from skdistmlp.estimators._sklearn import (
+    StrOptions,
+    check_partial_fit_first_call,
+    fit_context,
+)
+from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
+from skdistmlp.nn.types import Features, FloatArray
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -35,8 +41,9 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Numbers of neurons of the hidden layers.
     activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
         Activation of the hidden layers.
-    solver : {"sgd", "adam"}, default="adam"
-        How weights are optimised. scikit-learn's "lbfgs" is not there yet.
+    solver : {"lbfgs", "sgd", "adam"}, default="adam"
+        How weights are optimised: over all rows at once by SciPy's L-BFGS, or
+        over mini-batches by gradient descent or Adam.
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number (or weight)
         of the samples of a mini-batch.
@@ -49,7 +56,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     power_t : float, default=0.5
         Exponent of "invscaling"; for "sgd" only.
     max_iter : int, default=200
-        The most epochs.
+        The most epochs, or iterations of "lbfgs".
     shuffle : bool, default=True
         Whether to shuffle the samples in each epoch.
     random_state : int, RandomState instance or None, default=None
@@ -80,7 +87,12 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     n_iter_no_change : int, default=10
         Epochs without an improvement by `tol` after which training ends.
     max_fun : int, default=15000
-        The most loss evaluations of "lbfgs"; without effect on other solvers.
+        The most evaluations of the loss; for "lbfgs" only.
+    class_weight : dict, list of dict, "balanced" or None, default=None
+        Weights of the classes, by label; they multiply the weights of the
+        samples, with the same effect as ``sample_weight``. "balanced" weighs a
+        class by ``n_samples / (n_classes * n_samples_of_class)``. For several
+        labels a list has a dict for each, with the keys 0 and 1.
     client : Client, str or None, default=None
         A Dask client, the address of a scheduler, or None for the active
         client; inside a Dask task, that is its worker's own. Clones and copies
@@ -100,7 +112,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     loss_ : float
-        Loss of the last epoch.
+        Loss of the last epoch, or at the end of "lbfgs", which has no curve, no
+        best loss and no scores.
     best_loss_ : float or None
         The lowest loss; None with early stopping.
     loss_curve_ : list of float
@@ -120,7 +133,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if all are strings.
     n_iter_ : int
-        Epochs of the last call.
+        Epochs, or iterations of "lbfgs", of the last call.
     n_layers_ : int
         Number of layers, with input and output.
     n_outputs_ : int
@@ -155,12 +168,17 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     'local'
     """
 
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **BaseDistributedMLP._parameter_constraints,
+        "class_weight": [None, dict, list, StrOptions({"balanced"})],
+    }
+
     def __init__(
         self,
         hidden_layer_sizes: Sequence[int] | int = (100,),
         activation: Literal["identity", "logistic", "tanh", "relu"] = "relu",
         *,
-        solver: Literal["sgd", "adam"] = "adam",
+        solver: Literal["lbfgs", "sgd", "adam"] = "adam",
         alpha: float = 0.0001,
         batch_size: int | Literal["auto"] = "auto",
         learning_rate: Literal["constant", "invscaling", "adaptive"] = "constant",
@@ -181,6 +199,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         epsilon: float = 1e-8,
         n_iter_no_change: int = 10,
         max_fun: int = 15000,
+        class_weight: dict[Any, float]
+        | list[dict[int, float]]
+        | Literal["balanced"]
+        | None = None,
         client: "Client | str | None" = None,
         n_workers: int | None = None,
         parameter_threshold: int = 50_000,
@@ -209,6 +231,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.class_weight = class_weight
         self.client = client
         self.n_workers = n_workers
         self.parameter_threshold = parameter_threshold
@@ -222,9 +245,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Features. float32 trains in float32, all else in float64.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features. float32 trains in float32, all else in float64. The
+            weights that "lbfgs" ends with are float64.
+        y : array-like or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
             Class labels, or a binary indicator matrix.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
@@ -246,6 +270,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
+    @available_if(solver_has_epochs)
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self,
@@ -261,9 +286,9 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
-        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+        y : array-like or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
             Class labels, or a binary indicator matrix.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
@@ -284,6 +309,12 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         WorkerLostError
             When a worker goes away; the estimator is as it was before.
         """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' cannot be used with partial_fit, which does "
+                "not see all samples. Give the weights themselves, as a dict, from "
+                "sklearn.utils.class_weight.compute_class_weight."
+            )
         with self._as_before_on_failure():
             if check_partial_fit_first_call(self, classes):
                 self._label_binarizer = LabelBinarizer()
@@ -296,13 +327,13 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Class labels, or a binary indicator matrix.
+        ndarray or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
+            Class labels, or a binary indicator matrix, sparse if `y` was.
         """
         return self._labels(self._outputs(X))
 
@@ -311,7 +342,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
 
         Returns
@@ -329,7 +360,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
 
         Returns
@@ -342,12 +373,13 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
     def _validate_targets(
         self, X: Any, y: Any, incremental: bool, reset: bool
-    ) -> tuple[FloatArray, np.ndarray]:
+    ) -> tuple[Features, np.ndarray]:
         """Return X, and y as a boolean column for each output."""
         X, y = validate_data(
             self,
             X,
             y,
+            accept_sparse="csr",
             multi_output=True,
             dtype=(np.float64, np.float32),
             reset=reset,
@@ -376,6 +408,23 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
                 "`y` has classes not in `self.classes_`. "
                 f"`self.classes_` has {self.classes_}. 'y' has {classes}."
             )
+
+    def _validate_weights(
+        self, X: Features, y: np.ndarray, sample_weight: ArrayLike | None
+    ) -> FloatArray | None:
+        """Return the weights of the samples times those of their classes."""
+        weight = super()._validate_weights(X, y, sample_weight)
+        if self.class_weight is None:
+            return weight
+        if self._label_binarizer.y_type_.startswith("multilabel"):
+            factor = compute_sample_weight(self.class_weight, y.astype(int))
+        else:
+            columns = y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(int)
+            by_class = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=self.classes_[columns]
+            )
+            factor = by_class[columns]
+        return factor if weight is None else weight * factor
 
     def _output_activation(self) -> str:
         multiclass = self._label_binarizer.y_type_ == "multiclass"

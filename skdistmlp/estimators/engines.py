@@ -3,12 +3,12 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sklearn.utils import gen_batches
 
-from skdistmlp.nn.types import FloatArray
+from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.buffered import BufferedShard
 from skdistmlp.parallel.communicators import NobodyElse
 from skdistmlp.parallel.data import Dataset
@@ -44,7 +44,94 @@ class EngineRequest:
 
 
 @contextmanager
-def planned(
+def training_group(
+    request: EngineRequest,
+    network: Network,
+    work: Work,
+    state: ShardState,
+    dataset: Dataset,
+    max_rows: int,
+) -> Iterator[tuple[Plan, ShardGroup[Any]]]:
+    """Plan the training of a network, and give the shard group that carries it out.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for.
+    network : Network
+        The network, however it is split.
+    work : Work
+        What is done in one go.
+    state : ShardState
+        State of the whole network; trained in place where it stays here.
+    dataset : Dataset
+        All rows.
+    max_rows : int
+        The most rows of any step or block.
+
+    Yields
+    ------
+    plan : Plan
+        How the network is split, and why so.
+    group : ShardGroup
+        The network, ready to be trained.
+    """
+    dataset = dataset.prepared(state.parameters.dtype)
+    with _planned(request, network.split.layer_units, work) as (plan, client):
+        network = replace(network, split=plan.split)
+        if plan.engine == "local":
+            yield plan, BufferedShard(network, state, dataset, NobodyElse(), max_rows)
+            return
+        from skdistmlp.cluster.futures import FuturesGroup
+
+        with FuturesGroup(client, plan.workers, network, state, dataset) as group:
+            yield plan, group
+
+
+def predict(
+    request: EngineRequest, network: Network, weights: Parameters, X: Features
+) -> FloatArray:
+    """Plan a prediction and carry it out.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for.
+    network : Network
+        The network, however it is split.
+    weights : Parameters
+        All its layers.
+    X : ndarray or sparse rows of shape (n_samples, n_features)
+        Features.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_outputs)
+        Outputs of the network.
+    """
+    dataset = Dataset(X)
+    work = Work(
+        "prediction",
+        dataset.n_rows,
+        itemsize=weights.coefs[0].itemsize,
+        values_per_row=dataset.values_per_row,
+    )
+    with _planned(request, network.split.layer_units, work) as (plan, client):
+        if plan.engine == "local":
+            return predict_whole(network, weights, X, PREDICT_BLOCK_ROWS)
+        from skdistmlp.cluster.futures import FuturesGroup
+
+        network = replace(network, split=plan.split)
+        state = ShardState(flatten(weights, weights.coefs[0].dtype))
+        blocks = list(gen_batches(dataset.n_rows, PREDICT_BLOCK_ROWS))
+        with FuturesGroup(
+            client, plan.workers, network, state, dataset, stream_rows=True
+        ) as group:
+            return predict_blocks(group, blocks)
+
+
+@contextmanager
+def _planned(
     request: EngineRequest, layer_units: Sequence[int], work: Work
 ) -> Iterator[tuple[Plan, Any]]:
     """Give the plan, and the client to carry it out with, if it needs one.
@@ -69,39 +156,3 @@ def planned(
             return
         workers = choose_workers(client, request.n_workers)
         yield cluster_plan(layer_units, request.engine, workers, work), client
-
-
-@contextmanager
-def training_group(
-    plan: Plan,
-    client: Any,
-    network: Network,
-    state: ShardState,
-    dataset: Dataset,
-    max_rows: int,
-) -> Iterator[ShardGroup[Any]]:
-    """Give the shard group that carries out a plan to train."""
-    dataset = dataset.prepared(state.parameters.dtype)
-    if plan.engine == "local":
-        yield BufferedShard(network, state, dataset, NobodyElse(), max_rows)
-        return
-    from skdistmlp.cluster.futures import FuturesGroup
-
-    with FuturesGroup(client, plan.workers, network, state, dataset) as group:
-        yield group
-
-
-def predict(
-    plan: Plan, client: Any, network: Network, weights: Parameters, X: FloatArray
-) -> FloatArray:
-    """Carry out a plan to predict; return outputs of shape (n_samples, n_outputs)."""
-    if plan.engine == "local":
-        return predict_whole(network, weights, X, PREDICT_BLOCK_ROWS)
-    from skdistmlp.cluster.futures import FuturesGroup
-
-    state = ShardState(flatten(weights, weights.coefs[0].dtype))
-    blocks = list(gen_batches(len(X), PREDICT_BLOCK_ROWS))
-    with FuturesGroup(
-        client, plan.workers, network, state, Dataset(X), stream_rows=True
-    ) as group:
-        return predict_blocks(group, blocks)

@@ -4,9 +4,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array, csr_matrix
 
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 """An array of float32 or float64, the dtype of the network."""
+
+Features: TypeAlias = FloatArray | csr_array | csr_matrix
+"""What layer 0 is given, shape (n_samples, n_features): dense, or compressed rows."""
 
 Rows: TypeAlias = slice | NDArray[np.intp]
 """Rows of a training set: a range, or indices in the order wanted."""

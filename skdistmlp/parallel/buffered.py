@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
+from scipy.sparse import issparse
 
 from skdistmlp.nn.optimizers import block_size, update
-from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.nn.types import Features, FloatArray, Rows
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
     Network,
     ShardState,
+    add_penalty,
     affine,
     batch_loss,
     batch_penalty,
@@ -20,6 +23,7 @@ from skdistmlp.parallel.shard import (
     output_delta,
     propagate,
 )
+from skdistmlp.parallel.split import NeuronRange, join_shards, take_shard
 
 
 class BufferedShard:
@@ -65,37 +69,46 @@ class BufferedShard:
         self._scratch = np.empty(block_size(state.parameters), state.parameters.dtype)
         self._buffers: dict[tuple[str, int], FloatArray] = {}
         # What a layer was last given, gathered forward and used again backward.
-        self._given: dict[int, FloatArray] = {}
+        self._given: dict[int, Features] = {}
         self._loss_sum = 0.0
+        self._gradient_sum = np.empty(0)
         self._best: FloatArray | None = None
 
-    def inputs(self, rows: Rows) -> FloatArray:
+    @property
+    def leads(self) -> bool:
+        """Whether this is shard 0."""
+        return self._communicator.rank == 0
+
+    def inputs(self, rows: Rows) -> Features:
         """Return the features of `rows`; see `ShardGroup`."""
+        if issparse(self._dataset.X):
+            return self._dataset.inputs(rows)
         return self._dataset.inputs(
             rows, self._buffer("inputs", 0, self._max_rows, self._dataset.X.shape[1])
         )
 
-    def forward(self, layer: int, value: FloatArray) -> FloatArray:
+    def forward(self, layer: int, value: Features) -> FloatArray:
         """Return this shard's activations, or everybody's logits."""
         coef, intercept = self._coefs[layer], self._intercepts[layer]
-        out = self._buffer("activations", layer, len(value), coef.shape[1])
+        n_rows = value.shape[0]
+        out = self._buffer("activations", layer, n_rows, coef.shape[1])
         if layer == self._network.split.output_layer:
             self._given[layer] = value
             piece = affine(value, coef, intercept, out)
-            logits = self._buffer("logits", layer, len(value), coef.shape[1])
+            logits = self._buffer("logits", layer, n_rows, coef.shape[1])
             return self._communicator.all_reduce(piece, logits)
         given = self._gather(layer, value)
         self._given[layer] = given
         return hidden_forward(self._network, given, coef, intercept, out)
 
-    def output_delta(self, logits: FloatArray, rows: Rows) -> FloatArray:
+    def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
         """Overwrite `logits` with their delta; see `ShardGroup`."""
         network = self._network
         network.output_head.apply(logits)
-        self._loss_sum += batch_loss(network, logits, self._dataset, rows)
-        return output_delta(logits, self._dataset, rows, out=logits)
+        self._loss_sum += batch_loss(network, logits, self._dataset, rows, batch)
+        return output_delta(logits, self._dataset, rows, batch, out=logits)
 
-    def backward(self, layer: int, value: FloatArray, delta: FloatArray) -> FloatArray:
+    def backward(self, layer: int, value: Features, delta: FloatArray) -> FloatArray:
         """Write the layer's gradient; return this shard's delta below."""
         coef = self._coefs[layer]
         gradient(
@@ -139,13 +152,38 @@ class BufferedShard:
 
     def epoch_loss(self) -> float:
         """Return the epoch's loss, the same number on every shard."""
-        penalty_sum = self._communicator.all_reduce(
-            np.array([self._state.penalty_sum]), np.empty(1)
-        )
-        total = self._loss_sum + float(penalty_sum[0])
-        self._loss_sum = 0.0
+        loss = self._settled_loss(self._state.penalty_sum)
         self._state = replace(self._state, penalty_sum=0.0)
-        return self.agree(total)
+        return loss
+
+    def evaluate_at(self, parameters: FloatArray | None) -> bool:
+        """Take over this shard's part of the parameters; see `ShardGroup`."""
+        whole = self._communicator.from_first(parameters)
+        if whole is None:
+            return False
+        own = self._state.parameters
+        take_shard(self._network.split, self._communicator.rank, whole, out=own)
+        if self._gradient_sum.size != own.size:
+            self._gradient_sum = np.empty_like(own)
+        self._gradient_sum.fill(0)
+        return True
+
+    def accumulate(self, rows: Rows, batch: Rows) -> None:
+        """Add the gradient that `backward` wrote."""
+        self._gradient_sum += self._gradient
+
+    def evaluation(self, batch: Rows) -> tuple[float, FloatArray]:
+        """Return loss and gradient of the whole network, in a new array."""
+        n_rows, weight_sum = self._dataset.counts(batch)
+        penalty = add_penalty(
+            self._network,
+            self._layout.n_coefs,
+            self._state.parameters,
+            self._gradient_sum,
+            n_rows,
+            weight_sum,
+        )
+        return self._settled_loss(penalty) / n_rows, self._joined(self._gradient_sum)
 
     def predictions(self, logits: Iterable[FloatArray]) -> Iterator[FloatArray]:
         """Yield the outputs of each block, as arrays of their own."""
@@ -173,7 +211,25 @@ class BufferedShard:
         """Return this shard's state."""
         return self._state
 
-    def _gather(self, layer: int, part: FloatArray) -> FloatArray:
+    def _settled_loss(self, penalty: float) -> float:
+        """Return the losses summed so far, and all shards' penalties; begin anew."""
+        penalties = self._communicator.all_reduce(np.array([penalty]), np.empty(1))
+        total = self._loss_sum + float(penalties[0])
+        self._loss_sum = 0.0
+        return self.agree(total)
+
+    def _joined(self, own: FloatArray) -> FloatArray:
+        """Return the flat array of the whole network from every shard's part."""
+        split = self._network.split
+        sizes = [split.shard(rank).n_parameters for rank in range(split.n_shards)]
+        stops = list(accumulate(sizes))
+        ranges = [NeuronRange(b - n, b) for b, n in zip(stops, sizes, strict=True)]
+        parts = self._communicator.all_gather(
+            own[np.newaxis], ranges, np.empty((1, stops[-1]), own.dtype)
+        )
+        return join_shards(split, [parts[0, part.columns] for part in ranges])
+
+    def _gather(self, layer: int, part: Features) -> Features:
         if layer == 0:
             return part
         split = self._network.split

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.sparse import issparse
 
 from skdistmlp.nn.losses import Targets
-from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.nn.types import Features, FloatArray, Rows
 
 
 @dataclass(frozen=True)
@@ -14,30 +15,49 @@ class Dataset:
 
     Attributes
     ----------
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray, csr_array or csr_matrix of shape (n_samples, n_features)
         Features.
-    y : ndarray of bool, shape (n_samples, n_outputs), or None
-        Targets; None when there is only predicting to do.
+    y : ndarray of shape (n_samples, n_outputs), or None
+        Targets, boolean for classes; None when there is only predicting to do.
     sample_weight : ndarray of shape (n_samples,), or None
         Weights of the samples.
     """
 
-    X: FloatArray
+    X: Features
     y: Targets | None = None
     sample_weight: FloatArray | None = None
 
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return int(self.X.shape[0])
+
+    @property
+    def values_per_row(self) -> float | None:
+        """How many numbers a row of sparse `X` stores; None for a dense one."""
+        return self.X.nnz / max(1, self.n_rows) if issparse(self.X) else None  # type: ignore[union-attr]
+
     def prepared(self, dtype: np.dtype[np.floating]) -> "Dataset":
-        """Return the same data, fit for taking rows out of it many times.
+        """Return the same data in `dtype`, fit for taking rows out many times.
 
         ``np.take`` copies a whole array that is unaligned, as arrays that
         came through Dask are, or not C-contiguous, at every call.
         """
-        X = np.require(self.X, dtype, ["C_CONTIGUOUS", "ALIGNED"])
-        return replace(self, X=X)
+        if issparse(self.X):
+            X = self.X.astype(dtype, copy=False)
+        else:
+            X = np.require(self.X, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+        y = self.y
+        if y is not None and y.dtype != np.bool_:
+            y = y.astype(dtype, copy=False)
+        return replace(self, X=X, y=y)
 
-    def inputs(self, rows: Rows, out: FloatArray | None = None) -> FloatArray:
-        """Return rows of `X`: a view for a slice, else a copy, in `out` if given."""
-        if isinstance(rows, slice) or out is None:
+    def inputs(self, rows: Rows, out: FloatArray | None = None) -> Features:
+        """Return rows of `X`: a view for a slice, else a copy, in `out` if given.
+
+        Rows of a sparse `X` are sparse, and always a copy.
+        """
+        if isinstance(rows, slice) or out is None or issparse(self.X):
             return self.X[rows]
         # mode="clip" writes straight into `out`; "raise" goes through a buffer.
         return np.take(self.X, rows, axis=0, out=out[: len(rows)], mode="clip")

@@ -21,6 +21,10 @@ class ShardGroup(Protocol[Value]):
     """
 
     @property
+    def leads(self) -> bool:
+        """Whether this is the place where decisions are made."""
+
+    @property
     def layers(self) -> range:
         """Numbers of the layers of weights."""
 
@@ -30,8 +34,11 @@ class ShardGroup(Protocol[Value]):
     def forward(self, layer: int, value: Value) -> Value:
         """Return the activations of a hidden layer, or the logits of the last."""
 
-    def output_delta(self, logits: Value, rows: Rows) -> Value:
-        """Add the loss of `rows` to the epoch's; return d loss / d logits."""
+    def output_delta(self, logits: Value, rows: Rows, batch: Rows) -> Value:
+        """Add the loss of `rows` to the epoch's; return d loss / d logits.
+
+        `batch` are the rows that the loss is averaged over: `rows`, or more.
+        """
 
     def backward(self, layer: int, value: Value, delta: Value) -> Value:
         """Compute the gradient of a layer from what it was given and its delta.
@@ -46,6 +53,22 @@ class ShardGroup(Protocol[Value]):
         """Return the losses of all rows since it was last called, and penalties.
 
         The same number on every shard.
+        """
+
+    def evaluate_at(self, parameters: FloatArray | None) -> bool:
+        """Replace the parameters of the whole network; begin a sum of gradients.
+
+        Shards among peers take those that shard 0 hands in. False when that is
+        None: there is nothing more to evaluate.
+        """
+
+    def accumulate(self, rows: Rows, batch: Rows) -> None:
+        """Add the gradient that `backward` computed for `rows` of `batch`."""
+
+    def evaluation(self, batch: Rows) -> tuple[float, FloatArray]:
+        """Return the mean loss of `batch` and its gradient, both with the penalty.
+
+        The gradient has the layout of one shard. The same on every shard.
         """
 
     def predictions(self, logits: Iterable[Value]) -> Iterator[FloatArray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from skdistmlp.parallel.split import NetworkSplit, NeuronRange
 
@@ -25,23 +26,34 @@ class Work:
 
     Attributes
     ----------
+    kind : {"step", "evaluation", "prediction"}
+        A step or an evaluation of "lbfgs" goes backward too. Weights and rows
+        are sent once for many steps; an evaluation sends weights and fetches a
+        gradient, a prediction sends weights and rows.
     n_rows : int
-        Rows of a mini-batch, or of all that is to be predicted.
-    training : bool
-        Whether it goes backward too. Weights and rows are then sent once for
-        many steps; to predict, they are sent each time.
+        Rows of a mini-batch, or of all that is to be evaluated or predicted.
+    n_blocks : int
+        Blocks that the rows are cut into.
     itemsize : int
         Bytes of a number.
+    values_per_row : float or None
+        Stored numbers in a row of sparse features; None if they are dense.
     """
 
+    kind: Literal["step", "evaluation", "prediction"]
     n_rows: int
-    training: bool
+    n_blocks: int = 1
     itemsize: int = 8
+    values_per_row: float | None = None
 
     @property
     def name(self) -> str:
         """What to call it."""
-        return "a step" if self.training else "a prediction"
+        return {
+            "step": "a step",
+            "evaluation": "an evaluation",
+            "prediction": "a prediction",
+        }[self.kind]
 
 
 @dataclass(frozen=True)
@@ -174,27 +186,45 @@ def cluster_plan(
 
 
 def chained_tasks(split: NetworkSplit, work: Work) -> int:
-    """Return how many tasks of a step wait for each other, one by one.
+    """Return how many tasks wait for each other, one by one.
 
     Forward through every layer; then the sum of the outputs or, in training,
-    backward through all layers but the first, and the update.
+    backward through all layers but the first, and the update. The blocks of an
+    evaluation add up their gradients one by one; sending and fetching take as
+    long as a task each.
     """
     n_layers = len(split.layers)
-    return 2 * n_layers if work.training else n_layers + 1
+    if work.kind == "prediction":
+        return n_layers + 1
+    if work.kind == "evaluation":
+        return 2 * n_layers + work.n_blocks + 2
+    return 2 * n_layers
 
 
 def flop(split: NetworkSplit, work: Work) -> float:
     """Return the floating point operations of the matrix products."""
-    forward = 2.0 * work.n_rows * split.n_coefs
-    if not work.training:
-        return forward
-    first_layer = 2.0 * work.n_rows * split.layer_units[0] * split.layer_units[1]
-    return 3 * forward - first_layer
+    n_features, n_first = split.layer_units[:2]
+    first = 2.0 * work.n_rows * n_features * n_first
+    others = 2.0 * work.n_rows * split.n_coefs - first
+    if work.values_per_row is not None:
+        first *= work.values_per_row / n_features
+    if work.kind == "prediction":
+        return first + others
+    return 2 * first + 3 * others
 
 
 def bytes_sent(split: NetworkSplit, work: Work) -> int:
-    """Return the bytes that a prediction sends: weights once, rows to every shard."""
-    if work.training:
+    """Return the bytes that the client sends and fetches each time.
+
+    For a prediction weights once, and rows to every shard; for an evaluation
+    weights, and as much of a gradient.
+    """
+    if work.kind == "step":
         return 0
-    rows = work.n_rows * split.layer_units[0] * split.n_shards
-    return (split.n_parameters + rows) * work.itemsize
+    if work.kind == "evaluation":
+        return 2 * split.n_parameters * work.itemsize
+    values = split.layer_units[0]
+    if work.values_per_row is not None:
+        # With each number goes its column.
+        values = round(2 * work.values_per_row)
+    return (split.n_parameters + work.n_rows * values * split.n_shards) * work.itemsize

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy.sparse import issparse
 
 from skdistmlp.nn.activations import ACTIVATIONS, Activation
 from skdistmlp.nn.losses import OUTPUTS, Output
 from skdistmlp.nn.optimizers import OptimizerState
-from skdistmlp.nn.types import FloatArray, Rows
+from skdistmlp.nn.types import Features, FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.split import (
     NetworkSplit,
@@ -99,7 +100,7 @@ def join_states(split: NetworkSplit, parts: Sequence[ShardState]) -> ShardState:
 
 
 def affine(
-    inputs: FloatArray,
+    inputs: Features,
     coef: FloatArray,
     intercept: FloatArray,
     out: FloatArray | None = None,
@@ -108,8 +109,8 @@ def affine(
 
     Parameters
     ----------
-    inputs : ndarray of shape (n_rows, fan_in)
-        Activations of the layer before.
+    inputs : ndarray or sparse rows of shape (n_rows, fan_in)
+        Features, or activations of the layer before.
     coef : ndarray of shape (fan_in, fan_out)
         Coefficients.
     intercept : ndarray of shape (fan_out,) or (0,)
@@ -117,15 +118,28 @@ def affine(
     out : ndarray of shape (n_rows, fan_out), optional
         Overwritten.
     """
-    z = np.matmul(inputs, coef, out=out)
+    z = _product(inputs, coef, out)
     if intercept.size:
         z += intercept
     return z
 
 
+def _product(
+    left: Features, right: FloatArray, out: FloatArray | None = None
+) -> FloatArray:
+    """Return ``left @ right``; SciPy's sparse products cannot write into `out`."""
+    if not issparse(left):
+        return np.matmul(left, right, out=out)
+    product: FloatArray = left @ right
+    if out is None:
+        return product
+    np.copyto(out, product)
+    return out
+
+
 def hidden_forward(
     network: Network,
-    inputs: FloatArray,
+    inputs: Features,
     coef: FloatArray,
     intercept: FloatArray,
     out: FloatArray | None = None,
@@ -137,15 +151,34 @@ def hidden_forward(
 
 
 def output_delta(
-    prediction: FloatArray, dataset: Dataset, rows: Rows, out: FloatArray | None = None
+    prediction: FloatArray,
+    dataset: Dataset,
+    rows: Rows,
+    batch: Rows,
+    out: FloatArray | None = None,
 ) -> FloatArray:
     """Return d loss / d logits, ``(prediction - y) * weight / sum of weights``.
 
-    `out` may be `prediction` itself. All output activations are canonical for
-    their loss (see `skdistmlp.nn.losses`).
+    Parameters
+    ----------
+    prediction : ndarray of shape (n_rows, n_outputs)
+        Outputs of the network for `rows`.
+    dataset : Dataset
+        Holds their targets and weights.
+    rows : slice or ndarray of int
+        The rows.
+    batch : slice or ndarray of int
+        The rows that the loss is averaged over: `rows`, or more.
+    out : ndarray of shape (n_rows, n_outputs), optional
+        Overwritten; it may be `prediction` itself.
+
+    Notes
+    -----
+    All output activations are canonical for their loss (see
+    `skdistmlp.nn.losses`).
     """
     weight = dataset.weights(rows)
-    _, weight_sum = dataset.counts(rows)
+    _, weight_sum = dataset.counts(batch)
     delta = np.subtract(
         prediction, dataset.targets(rows), out=out, dtype=prediction.dtype
     )
@@ -156,12 +189,28 @@ def output_delta(
 
 
 def batch_loss(
-    network: Network, prediction: FloatArray, dataset: Dataset, rows: Rows
+    network: Network,
+    prediction: FloatArray,
+    dataset: Dataset,
+    rows: Rows,
+    batch: Rows,
 ) -> float:
-    """Return the mean loss of `rows` times their number, without the penalty."""
-    weight = dataset.weights(rows)
-    loss = network.output_head.loss(dataset.targets(rows), prediction, weight)
-    return loss * len(prediction)
+    """Return what `rows` add to the mean loss of `batch`, times its number of rows.
+
+    The penalty is not in it (see `batch_penalty`).
+
+    Raises
+    ------
+    ZeroDivisionError
+        If the weights of `batch` sum to zero.
+    """
+    n_rows, weight_sum = dataset.counts(batch)
+    if weight_sum == 0:
+        raise ZeroDivisionError("Weights sum to zero, can't be normalized")
+    loss = network.output_head.loss(
+        dataset.targets(rows), prediction, dataset.weights(rows)
+    )
+    return loss / weight_sum * n_rows
 
 
 def batch_penalty(
@@ -174,8 +223,42 @@ def batch_penalty(
     return 0.5 * network.alpha * squared_norm / weight_sum * n_rows
 
 
+def add_penalty(
+    network: Network,
+    n_coefs: int,
+    parameters: FloatArray,
+    gradient_sum: FloatArray,
+    n_rows: int,
+    weight_sum: float,
+) -> float:
+    """Add the gradient of the L2 penalty, in place; return the penalty.
+
+    Parameters
+    ----------
+    network : Network
+        Says how strong the penalty is.
+    n_coefs : int
+        The first so many parameters carry it.
+    parameters : ndarray of shape (n_parameters,)
+        A shard's parameters.
+    gradient_sum : ndarray of shape (n_parameters,)
+        d loss / d parameters; overwritten.
+    n_rows, weight_sum : int, float
+        Number and weight of the rows that the loss is averaged over.
+
+    Returns
+    -------
+    float
+        The penalty times `n_rows`, as `batch_penalty`.
+    """
+    coefs = parameters[:n_coefs]
+    gradient_sum[:n_coefs] += network.alpha / weight_sum * coefs
+    squared_norm = float(np.dot(coefs, coefs))
+    return batch_penalty(network, squared_norm, n_rows, weight_sum)
+
+
 def gradient(
-    inputs: FloatArray,
+    inputs: Features,
     delta: FloatArray,
     coef_out: FloatArray,
     intercept_out: FloatArray,
@@ -184,7 +267,7 @@ def gradient(
 
     Parameters
     ----------
-    inputs : ndarray of shape (n_rows, fan_in)
+    inputs : ndarray or sparse rows of shape (n_rows, fan_in)
         What the layer was given.
     delta : ndarray of shape (n_rows, fan_out)
         d loss / d pre-activation.
@@ -193,7 +276,7 @@ def gradient(
     intercept_out : ndarray of shape (fan_out,) or (0,)
         Overwritten with the column sums of `delta`, where it has room.
     """
-    np.matmul(inputs.T, delta, out=coef_out)
+    _product(inputs.T, delta, coef_out)
     if intercept_out.size:
         np.sum(delta, axis=0, out=intercept_out)
 
@@ -209,7 +292,7 @@ def propagate(
 
 
 def predict_whole(
-    network: Network, weights: Parameters, X: FloatArray, rows_per_block: int
+    network: Network, weights: Parameters, X: Features, rows_per_block: int
 ) -> FloatArray:
     """Return the outputs of an undivided network, shape (n_samples, n_outputs).
 
@@ -219,7 +302,7 @@ def predict_whole(
         The network; how it is split does not matter.
     weights : Parameters
         All its layers.
-    X : ndarray of shape (n_samples, n_features)
+    X : ndarray or sparse rows of shape (n_samples, n_features)
         Features, of any numeric dtype.
     rows_per_block : int
         Rows to forward at a time, which bounds the memory used.
@@ -232,7 +315,7 @@ def predict_whole(
     last = len(weights.coefs) - 1
     blocks = []
     # One turn for no rows, so that the result has its shape all the same.
-    for start in range(0, max(1, len(X)), rows_per_block):
+    for start in range(0, max(1, X.shape[0]), rows_per_block):
         value = X[start : start + rows_per_block]
         for layer, (coef, intercept) in enumerate(zip(*weights, strict=True)):
             if layer < last:

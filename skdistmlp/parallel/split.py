@@ -208,10 +208,12 @@ class ShardLayout:
             yield whole.intercepts[layer][self.neurons(layer)], own.intercepts[layer]
 
 
-def take_shard(split: NetworkSplit, rank: int, whole: FloatArray) -> FloatArray:
-    """Return shard `rank`'s part of a flat array of the whole network, as a copy."""
+def take_shard(
+    split: NetworkSplit, rank: int, whole: FloatArray, out: FloatArray | None = None
+) -> FloatArray:
+    """Copy shard `rank`'s part of a flat array of the whole network, to `out`."""
     layout = split.shard(rank)
-    own = np.empty(layout.n_parameters, whole.dtype)
+    own = np.empty(layout.n_parameters, whole.dtype) if out is None else out
     for there, here in layout.pieces(split.whole().views(whole), layout.views(own)):
         here[...] = there
     return own

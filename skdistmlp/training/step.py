@@ -13,13 +13,18 @@ Value = TypeVar("Value")
 
 def training_step(group: ShardGroup[Value], rows: Rows, learning_rate: float) -> None:
     """Move every weight of the network once, by the gradient of `rows`."""
+    backpropagate(group, rows, rows)
+    group.update(rows, learning_rate)
+
+
+def backpropagate(group: ShardGroup[Value], rows: Rows, batch: Rows) -> None:
+    """Compute what `rows` add to the loss of `batch`, and its gradient."""
     activations = [group.inputs(rows)]
     for layer in group.layers:
         activations.append(group.forward(layer, activations[layer]))
-    delta = group.output_delta(activations[-1], rows)
+    delta = group.output_delta(activations[-1], rows, batch)
     for layer in reversed(group.layers):
         delta = group.backward(layer, activations[layer], delta)
-    group.update(rows, learning_rate)
 
 
 def forward_pass(group: ShardGroup[Value], rows: Rows) -> Value:

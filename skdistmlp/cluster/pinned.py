@@ -1,0 +1,116 @@
+"""Tasks and values pinned to the workers that hold the shards of one network."""
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
+
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from distributed import Client, Future
+
+from skdistmlp.cluster.client import explained
+
+Key: TypeAlias = tuple[str, str, int]
+
+WORKER_CHECK_S = 2.0
+"""Seconds between looks at the list of workers while waiting for a task."""
+
+
+class PinnedTasks:
+    """What one run of an engine has on the cluster: each task on its shard's worker.
+
+    Tasks are noted one by one with `add` and sent together with `submit`.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Address of the worker of each shard.
+    """
+
+    def __init__(self, client: Client, workers: tuple[str, ...]) -> None:
+        self._client = client
+        self._workers = workers
+        self._outside_tasks = ThreadPoolExecutor(1)
+        self._run = uuid.uuid4().hex[:8]
+        self._step = 0
+        self._noted = self._nothing()
+
+    def begin(self) -> None:
+        """Forget tasks that an interrupt kept from being submitted; count on."""
+        self._noted = self._nothing()
+        self._step += 1
+
+    def close(self) -> None:
+        """Forget what is noted, and end this run's thread."""
+        self._outside_tasks.shutdown(wait=False)
+        self.begin()
+
+    def key(self, rank: int, operation: str) -> Key:
+        """Name a task; the dashboard groups tasks by the first part."""
+        return f"{operation}-shard{rank}", self._run, self._step
+
+    def add(
+        self, rank: int, operation: str, function: Callable[..., Any], *args: Any
+    ) -> Key:
+        """Note a task on the worker of a shard, to be submitted with the others."""
+        key = self.key(rank, operation)
+        self._noted[rank][key] = (function, *args)
+        return key
+
+    def submit(self, keys: list[Key]) -> list[Future[Any]]:
+        """Send all tasks noted, pinned to their workers; return futures of `keys`."""
+        layers = {
+            f"shard{rank}": MaterializedLayer(tasks, annotations={"workers": [worker]})
+            for rank, (tasks, worker) in enumerate(
+                zip(self._noted, self._workers, strict=True)
+            )
+        }
+        graph = HighLevelGraph(layers, {name: set() for name in layers})
+        # What is noted holds the states of before; they are to go when used.
+        self._noted = self._nothing()
+        futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
+        return futures
+
+    def place(self, name: str, rank: int, value: Any) -> Future[Any]:
+        """Send one value to the worker of a shard.
+
+        Inside a task, Dask would keep it on the task's own worker, whatever
+        `workers` says. A thread of our own is not inside a task.
+        """
+        key = self.key(rank, name)
+        worker = self._workers[rank]
+        placed: dict[Key, Future[Any]] = self._outside_tasks.submit(
+            self._client.scatter, {key: value}, workers=[worker]
+        ).result()
+        return placed[key]
+
+    def wait_for(self, *futures: Future[Any]) -> None:
+        """Wait for tasks, but not for a worker that is not coming back.
+
+        When a worker dies, Dask cancels what depends on its shard. When it is
+        retired, Dask saves the shard elsewhere, and the tasks that are pinned
+        to the worker would wait without end.
+        """
+        for future in futures:
+            while not future.done():
+                try:
+                    future.exception(timeout=WORKER_CHECK_S)
+                except TimeoutError:
+                    if not set(self._workers) <= set(self._client.nthreads()):
+                        raise CancelledError from None
+
+    def fetch(self, *futures: Future[Any]) -> list[Any]:
+        """Wait for tasks, and return their results."""
+        self.wait_for(*futures)
+        results: list[Any] = self._client.gather(list(futures))
+        return results
+
+    def explained(self, phase: str) -> AbstractContextManager[None]:
+        """Say which worker went away when Dask reports that something did."""
+        return explained(self._client, self._workers, phase)
+
+    def _nothing(self) -> list[dict[Key, tuple[Any, ...]]]:
+        return [{} for _ in self._workers]

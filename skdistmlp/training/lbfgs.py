@@ -1,0 +1,95 @@
+"""Training on all rows at once, by scipy's L-BFGS."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from scipy.optimize import OptimizeResult, minimize
+
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.group import ShardGroup
+from skdistmlp.training.step import backpropagate
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class LbfgsOptions:
+    """What scipy needs of the estimator's parameters.
+
+    Attributes
+    ----------
+    max_iter : int
+        The most iterations.
+    max_fun : int
+        The most evaluations of loss and gradient.
+    tol : float
+        Ends when no entry of the gradient is larger.
+    """
+
+    max_iter: int
+    max_fun: int
+    tol: float
+
+
+def train_lbfgs(
+    group: ShardGroup[Value],
+    options: LbfgsOptions,
+    parameters: FloatArray,
+    blocks: Sequence[slice],
+) -> OptimizeResult | None:
+    """Minimise the loss of all rows.
+
+    Parameters
+    ----------
+    group : ShardGroup
+        Computes loss and gradient. At each evaluation all parameters go to the
+        shards, and the gradient of all comes back.
+    options : LbfgsOptions
+        When to end.
+    parameters : ndarray of shape (n_parameters,)
+        Where to start, in the layout of one shard; left as it is. Loss and
+        gradient are computed in its dtype; L-BFGS itself runs in float64.
+    blocks : sequence of slice
+        The rows, cut into the blocks that are computed one after the other.
+
+    Returns
+    -------
+    OptimizeResult or None
+        What scipy found. None on shards that do not lead: L-BFGS runs in one
+        place, and the others evaluate what it asks for.
+
+    Notes
+    -----
+    ``BaseMultilayerPerceptron._fit_lbfgs``, whose evaluation takes all rows in
+    one go.
+    """
+    every = slice(blocks[0].start, blocks[-1].stop)
+
+    def summed() -> tuple[float, FloatArray]:
+        for rows in blocks:
+            backpropagate(group, rows, every)
+            group.accumulate(rows, every)
+        return group.evaluation(every)
+
+    def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
+        group.evaluate_at(x)
+        return summed()
+
+    if group.leads:
+        result = minimize(
+            evaluate,
+            parameters,
+            method="L-BFGS-B",
+            jac=True,
+            options={
+                "maxfun": options.max_fun,
+                "maxiter": options.max_iter,
+                "gtol": options.tol,
+            },
+        )
+        group.evaluate_at(None)
+        return result
+    while group.evaluate_at(None):
+        summed()
+    return None
