@@ -11,7 +11,7 @@ from skdistmlp.bench.timing import Row, table, write_json
 def main() -> None:
     """Measure, print tables and write JSON."""
     parser = argparse.ArgumentParser(prog="python -m skdistmlp.bench")
-    parts = ["local", "futures", "optimizer"]
+    parts = ["local", "predict", "optimizer", "futures"]
     parser.add_argument(
         "parts",
         nargs="*",
@@ -31,6 +31,9 @@ def main() -> None:
     if "local" in wanted:
         rows = list(local.against_sklearn(arguments.threads, arguments.repeats))
         results["local"] = rows
+    if "predict" in wanted:
+        rows = list(local.predicting(arguments.threads, arguments.repeats))
+        results["predict"] = rows
     if "optimizer" in wanted:
         results["optimizer"] = list(optimizer.block_sizes(arguments.repeats))
     # Last: a LocalCluster changes the environment of this process.

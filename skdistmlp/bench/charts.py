@@ -35,7 +35,7 @@ def draw(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
 
 
 def _speedups(axes: Any, rows: Sequence[Row]) -> None:
-    names = [row["network"] for row in rows]
+    names = [f"{row['network']}\n{row['variant']}" for row in rows]
     highest = max(max(row["times faster"], row["wanted"]) for row in rows)
     axes.bar(names, [row["times faster"] for row in rows], color=BLUE, label="measured")
     wanted = [row["wanted"] for row in rows]

@@ -2,9 +2,10 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from scipy.sparse import random_array
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
@@ -27,6 +28,12 @@ class Workload:
         Epochs of a fit.
     batch_size : int
         Rows of a mini-batch.
+    solver : str
+        Name of the solver; "lbfgs" takes all rows of an epoch at once.
+    dtype : str
+        Name of the dtype of the features.
+    density : float or None
+        Share of the features that are stored, for sparse ones.
     """
 
     n_features: int
@@ -34,6 +41,9 @@ class Workload:
     n_steps: int
     n_epochs: int
     batch_size: int = 200
+    solver: str = "adam"
+    dtype: Literal["float32", "float64"] = "float32"
+    density: float | None = None
 
     @property
     def name(self) -> str:
@@ -41,21 +51,38 @@ class Workload:
         return f"{self.n_features}-({', '.join(map(str, self.hidden))})"
 
     @property
+    def variant(self) -> str:
+        """What else sets it apart."""
+        sparse = "" if self.density is None else f", {self.density:.0%} of X stored"
+        return f"{self.solver}, {self.dtype}{sparse}"
+
+    @property
     def layer_units(self) -> tuple[int, ...]:
         """Features, hidden neurons, classes."""
         return (self.n_features, *self.hidden, N_CLASSES)
 
-    def data(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return random float32 features and classes: speed does not depend on them."""
+    def data(self) -> tuple[Any, np.ndarray]:
+        """Return random features and classes: speed does not depend on them."""
         random = np.random.default_rng(0)
         n_rows = self.n_steps * self.batch_size
-        X = random.standard_normal((n_rows, self.n_features), dtype=np.float32)
+        shape = n_rows, self.n_features
+        if self.density is None:
+            X = random.standard_normal(shape, dtype=self.dtype)
+        else:
+            X = random_array(
+                shape,
+                density=self.density,
+                format="csr",
+                dtype=self.dtype,
+                rng=random,
+            )
         return X, random.integers(0, N_CLASSES, n_rows)
 
     def parameters(self) -> dict[str, Any]:
         """Return the estimator's parameters, the same for everybody."""
         return {
             "hidden_layer_sizes": self.hidden,
+            "solver": self.solver,
             "batch_size": self.batch_size,
             "max_iter": self.n_epochs,
             "n_iter_no_change": self.n_epochs,
@@ -63,7 +90,7 @@ class Workload:
         }
 
 
-def fit(estimator: BaseEstimator, X: np.ndarray, y: np.ndarray) -> None:
+def fit(estimator: BaseEstimator, X: Any, y: np.ndarray) -> None:
     """Fit without the warning that so few epochs earn."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -35,15 +35,12 @@ from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.plan import Plan, Work
 from skdistmlp.parallel.shard import Network, ShardState
 from skdistmlp.parallel.split import NetworkSplit, Parameters, flatten
-from skdistmlp.training.lbfgs import LbfgsOptions, train_lbfgs
+from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, train_lbfgs
 from skdistmlp.training.loop import TrainingOptions, Validation, interrupt_first, train
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 
 VALIDATION_BLOCK_ROWS = 1000
 """Validation rows forwarded at a time."""
-
-EVALUATION_BLOCK_ROWS = 2000
-"""Rows that "lbfgs" computes loss and gradient of at a time."""
 
 WARNED = 5
 """Frames from a warning to the line that called `fit`."""
@@ -181,14 +178,16 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         self, network: Network, parameters: FloatArray, dataset: Dataset
     ) -> Callable[[], None]:
         """Minimise the loss of all rows; return what there is to warn of."""
-        blocks = list(gen_batches(dataset.n_rows, EVALUATION_BLOCK_ROWS))
+        layer_units = network.split.layer_units
+        blocks = blocks_of(dataset.n_rows, layer_units, parameters.itemsize)
         work = Work(
             "evaluation",
             dataset.n_rows,
             len(blocks),
+            itemsize=parameters.itemsize,
             values_per_row=dataset.values_per_row,
         )
-        max_rows = min(dataset.n_rows, EVALUATION_BLOCK_ROWS)
+        max_rows = blocks[0].stop
         options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
         with training_group(
             self._engine_request(),

@@ -109,6 +109,8 @@ def predict(
     ndarray of shape (n_samples, n_outputs)
         Outputs of the network.
     """
+    if _reason_to_stay_local(request, network.split.layer_units) is not None:
+        return predict_whole(network, weights, X, PREDICT_BLOCK_ROWS)
     dataset = Dataset(X)
     work = Work(
         "prediction",
@@ -130,6 +132,19 @@ def predict(
             return predict_blocks(group, blocks)
 
 
+def _reason_to_stay_local(
+    request: EngineRequest, layer_units: Sequence[int]
+) -> str | None:
+    """Return why no cluster needs to be looked for, None if one does."""
+    reason = reason_to_stay_local(
+        layer_units, request.engine, request.parameter_threshold
+    )
+    # Without an import of distributed nobody can have made a client.
+    if reason is None and request.client is None and "distributed" not in sys.modules:
+        return NO_CLIENT
+    return reason
+
+
 @contextmanager
 def _planned(
     request: EngineRequest, layer_units: Sequence[int], work: Work
@@ -139,12 +154,7 @@ def _planned(
     Dask is imported, and a cluster looked for, only when the network is large
     enough to be shared.
     """
-    reason = reason_to_stay_local(
-        layer_units, request.engine, request.parameter_threshold
-    )
-    # Without an import of distributed nobody can have made a client.
-    if reason is None and request.client is None and "distributed" not in sys.modules:
-        reason = NO_CLIENT
+    reason = _reason_to_stay_local(request, layer_units)
     if reason is not None:
         yield local_plan(layer_units, reason), None
         return

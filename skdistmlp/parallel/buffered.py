@@ -62,16 +62,15 @@ class BufferedShard:
         self._max_rows = max_rows
         self._layout = network.split.shard(communicator.rank)
         self._coefs, self._intercepts = self._layout.views(state.parameters)
-        self._gradient = np.empty_like(state.parameters)
-        self._coef_gradients, self._intercept_gradients = self._layout.views(
-            self._gradient
-        )
+        self._write_gradients_to(np.empty_like(state.parameters))
         self._scratch = np.empty(block_size(state.parameters), state.parameters.dtype)
         self._buffers: dict[tuple[str, int], FloatArray] = {}
         # What a layer was last given, gathered forward and used again backward.
         self._given: dict[int, Features] = {}
         self._loss_sum = 0.0
-        self._gradient_sum = np.empty(0)
+        # Gradients of the blocks before, once there are any.
+        self._gradient_sum: FloatArray | None = None
+        self._spare_gradient: FloatArray | None = None
         self._best: FloatArray | None = None
 
     @property
@@ -163,17 +162,23 @@ class BufferedShard:
             return False
         own = self._state.parameters
         take_shard(self._network.split, self._communicator.rank, whole, out=own)
-        if self._gradient_sum.size != own.size:
-            self._gradient_sum = np.empty_like(own)
-        self._gradient_sum.fill(0)
+        self._gradient_sum = None
         return True
 
     def accumulate(self, rows: Rows, batch: Rows) -> None:
         """Add the gradient that `backward` wrote."""
-        self._gradient_sum += self._gradient
+        if self._gradient_sum is not None:
+            self._gradient_sum += self._gradient
+            return
+        self._gradient_sum = self._gradient
+        if self._spare_gradient is None:
+            self._spare_gradient = np.empty_like(self._gradient)
+        self._write_gradients_to(self._spare_gradient)
+        self._spare_gradient = self._gradient_sum
 
     def evaluation(self, batch: Rows) -> tuple[float, FloatArray]:
         """Return loss and gradient of the whole network, in a new array."""
+        assert self._gradient_sum is not None, "no block was computed"
         n_rows, weight_sum = self._dataset.counts(batch)
         penalty = add_penalty(
             self._network,
@@ -210,6 +215,10 @@ class BufferedShard:
     def collect(self) -> ShardState:
         """Return this shard's state."""
         return self._state
+
+    def _write_gradients_to(self, flat: FloatArray) -> None:
+        self._gradient = flat
+        self._coef_gradients, self._intercept_gradients = self._layout.views(flat)
 
     def _settled_loss(self, penalty: float) -> float:
         """Return the losses summed so far, and all shards' penalties; begin anew."""

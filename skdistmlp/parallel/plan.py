@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from skdistmlp.parallel.split import NetworkSplit, NeuronRange
+from skdistmlp.parallel.split import NetworkSplit, NeuronRange, count_parameters
 
 FLOP_PER_CHAINED_TASK = 1.8e9
 """Floating point operations that cost as much time as one task in a chain of
@@ -132,7 +132,7 @@ def reason_to_stay_local(
     """
     if engine == "local":
         return "engine='local' was asked for"
-    n_parameters = NetworkSplit.even(layer_units, 1).n_parameters
+    n_parameters = count_parameters(layer_units)
     if n_parameters < parameter_threshold:
         return (
             f"{n_parameters:,} parameters are fewer than the threshold of "

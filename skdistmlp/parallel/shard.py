@@ -12,7 +12,7 @@ from scipy.sparse import issparse
 
 from skdistmlp.nn.activations import ACTIVATIONS, Activation
 from skdistmlp.nn.losses import OUTPUTS, Output
-from skdistmlp.nn.optimizers import OptimizerState
+from skdistmlp.nn.optimizers import OptimizerState, block_size
 from skdistmlp.nn.types import Features, FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.split import (
@@ -251,9 +251,13 @@ def add_penalty(
     float
         The penalty times `n_rows`, as `batch_penalty`.
     """
-    coefs = parameters[:n_coefs]
-    gradient_sum[:n_coefs] += network.alpha / weight_sum * coefs
-    squared_norm = float(np.dot(coefs, coefs))
+    squared_norm = 0.0
+    block = block_size(parameters)
+    for start in range(0, n_coefs, block):
+        part = slice(start, min(start + block, n_coefs))
+        coefs = parameters[part]
+        squared_norm += float(np.dot(coefs, coefs))
+        gradient_sum[part] += network.alpha / weight_sum * coefs
     return batch_penalty(network, squared_norm, n_rows, weight_sum)
 
 

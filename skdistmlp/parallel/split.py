@@ -49,6 +49,11 @@ def split_neurons(n_neurons: int, shares: Sequence[float]) -> tuple[NeuronRange,
     return tuple(NeuronRange(start, stop) for start, stop in pairwise(bounds))
 
 
+def count_parameters(layer_units: Sequence[int]) -> int:
+    """Return the number of coefficients and intercepts between these layers."""
+    return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layer_units))
+
+
 @dataclass(frozen=True)
 class NetworkSplit:
     """A network's layers and how its hidden neurons are shared out.
@@ -114,7 +119,7 @@ class NetworkSplit:
     @property
     def n_parameters(self) -> int:
         """Number of coefficients and intercepts in all layers."""
-        return self.n_coefs + sum(self.layer_units[1:])
+        return count_parameters(self.layer_units)
 
     def shard(self, rank: int) -> "ShardLayout":
         """Return the layout of shard number `rank`."""

@@ -5,12 +5,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from scipy.optimize import OptimizeResult, minimize
+from sklearn.utils import gen_batches
 
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.training.step import backpropagate
 
 Value = TypeVar("Value")
+
+BLOCK_BYTES = 64 * 2**20
+"""Bytes of the activations and deltas of the rows that are computed at a time.
+Each block writes the gradient of every weight once: few large ones are best."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,27 @@ class LbfgsOptions:
     max_iter: int
     max_fun: int
     tol: float
+
+
+def blocks_of(n_rows: int, layer_units: Sequence[int], itemsize: int) -> list[slice]:
+    """Cut rows into blocks whose activations and deltas take `BLOCK_BYTES` at most.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows.
+    layer_units : sequence of int
+        Features, neurons of each hidden layer, outputs.
+    itemsize : int
+        Bytes of a number.
+
+    Returns
+    -------
+    list of slice
+        Blocks of the same length but for the last; of one row at least.
+    """
+    bytes_per_row = 2 * sum(layer_units[1:]) * itemsize
+    return list(gen_batches(n_rows, max(1, BLOCK_BYTES // bytes_per_row)))
 
 
 def train_lbfgs(

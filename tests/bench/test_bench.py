@@ -1,6 +1,7 @@
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -54,16 +55,20 @@ def test_the_command_prints_tables_and_writes_json_and_png(
     tmp_path, capsys, monkeypatch
 ):
     tiny = Workload(4, (3,), n_steps=2, n_epochs=2, batch_size=5)
-    monkeypatch.setattr(local, "WORKLOADS", {tiny: 1.5})
+    sparse = replace(tiny, density=0.5, solver="lbfgs", dtype="float64")
+    monkeypatch.setattr(local, "WORKLOADS", {tiny: 1.5, sparse: 1.0})
+    monkeypatch.setattr(local, "PREDICTED", [tiny])
     monkeypatch.setattr(optimizer, "N_PARAMETERS", 1000)
     path, picture = tmp_path / "b.json", tmp_path / "b.png"
     options = ["--repeats", "1", "--json", str(path), "--png", str(picture)]
-    monkeypatch.setattr(sys, "argv", ["bench", "local", "optimizer", *options])
+    monkeypatch.setattr(sys, "argv", ["bench", "local", "predict", "optimizer", *options])
     command.main()
     printed = capsys.readouterr().out
-    assert "| 4-(3)   |" in printed
+    assert "| 4-(3)   | adam, float32                   |" in printed
+    assert "| 4-(3)   | lbfgs, float64, 50% of X stored |" in printed
     results = json.loads(path.read_text())
     assert results["local"][0]["times faster"] > 0
+    assert results["predict"][0]["rows"] == 10
     assert len(results["optimizer"]) == 7
     assert results["machine"]["blas"]
     assert picture.read_bytes().startswith(b"\x89PNG")
