@@ -1,5 +1,6 @@
 """Tasks and values pinned to the workers that hold the shards of one network."""
 
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
@@ -28,9 +29,14 @@ class PinnedTasks:
         A connected client.
     workers : tuple of str
         Address of the worker of each shard.
+    suffix : str
+        Ends the names that the dashboard shows.
     """
 
-    def __init__(self, client: Client, workers: tuple[str, ...]) -> None:
+    def __init__(
+        self, client: Client, workers: tuple[str, ...], suffix: str = ""
+    ) -> None:
+        self._suffix = suffix
         self._client = client
         self._workers = workers
         self._outside_tasks = ThreadPoolExecutor(1)
@@ -50,7 +56,7 @@ class PinnedTasks:
 
     def key(self, rank: int, operation: str) -> Key:
         """Name a task; the dashboard groups tasks by the first part."""
-        return f"{operation}-shard{rank}", self._run, self._step
+        return f"{operation}-shard{rank}{self._suffix}", self._run, self._step
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any
@@ -99,8 +105,19 @@ class PinnedTasks:
                 try:
                     future.exception(timeout=WORKER_CHECK_S)
                 except TimeoutError:
-                    if not set(self._workers) <= set(self._client.nthreads()):
-                        raise CancelledError from None
+                    self.check_workers()
+
+    def check_workers(self) -> None:
+        """Raise CancelledError if a worker has left the cluster."""
+        if not set(self._workers) <= set(self._client.nthreads()):
+            raise CancelledError
+
+    def await_loss_of_worker(self) -> None:
+        """Look for some time whether a worker leaves: Dask may learn it after us."""
+        deadline = time.monotonic() + WORKER_CHECK_S
+        while time.monotonic() < deadline:
+            self.check_workers()
+            time.sleep(0.1)
 
     def fetch(self, *futures: Future[Any]) -> list[Any]:
         """Wait for tasks, and return their results."""

@@ -3,18 +3,17 @@
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.optimize import OptimizeResult
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdistmlp.estimators._sklearn import (
@@ -24,23 +23,21 @@ from skdistmlp.estimators._sklearn import (
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.engines import (
     EngineRequest,
+    Trained,
     predict,
-    training_group,
+    train,
 )
 from skdistmlp.estimators.live_client import LiveClientMixin
-from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd, init
+from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.initial import draw_parameters
-from skdistmlp.parallel.plan import Plan, Work
 from skdistmlp.parallel.shard import Network, ShardState
 from skdistmlp.parallel.split import NetworkSplit, Parameters, flatten
-from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, train_lbfgs
-from skdistmlp.training.loop import TrainingOptions, Validation, interrupt_first, train
+from skdistmlp.training.job import EpochTraining, HoldOut, Job, LbfgsTraining, Score
+from skdistmlp.training.lbfgs import LbfgsOptions
+from skdistmlp.training.loop import TrainingOptions
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
-
-VALIDATION_BLOCK_ROWS = 1000
-"""Validation rows forwarded at a time."""
 
 WARNED = 5
 """Frames from a warning to the line that called `fit`."""
@@ -85,14 +82,12 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         """Return the name of the output activation."""
 
     @abstractmethod
-    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
-        """Return what the validation split keeps the shares of, if anything."""
+    def _stratifies(self, n_outputs: int) -> bool:
+        """Say whether the rows held out keep the shares of the classes."""
 
     @abstractmethod
-    def _validation_score(
-        self, y: np.ndarray, outputs: FloatArray, sample_weight: np.ndarray | None
-    ) -> float:
-        """Return a score, higher is better; one column an output in both arrays."""
+    def _score_function(self) -> Score:
+        """Return the score of rows held out; it may be sent to another process."""
 
     # Training.
 
@@ -114,18 +109,13 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
 
-            # scikit-learn draws from the random state in this order: weights, rows
-            # held out, shuffles.
-            random_state = check_random_state(self.random_state)
             if first_pass:
                 self._forget()
                 layer_units = (X.shape[1], *hidden_layer_sizes, y.shape[1])
-                parameters = draw_parameters(
-                    layer_units, self.activation, random_state, X.dtype
-                )
+                dtype = X.dtype
             else:
                 layer_units = _layer_units(self.coefs_)
-                parameters = flatten(self._weights(), self.coefs_[0].dtype)
+                dtype = self.coefs_[0].dtype
             network = Network(
                 NetworkSplit.even(layer_units, 1),
                 self.activation,
@@ -133,12 +123,12 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 float(self.alpha),
             )
             if self.solver == "lbfgs":
-                warn = self._fit_lbfgs(network, parameters, dataset)
+                job = self._lbfgs_job(network, dtype, first_pass)
             else:
-                warn = self._fit_stochastic(
-                    network, parameters, dataset, random_state, first_pass, incremental
-                )
-        warn()
+                job = self._epochs_job(network, dtype, dataset, first_pass, incremental)
+            trained = train(self._engine_request(), job, dataset)
+            self._take_over(trained)
+        self._warn(trained.outcome, incremental)
         if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
@@ -146,63 +136,67 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             )
         return self
 
-    def _fit_stochastic(
+    def _epochs_job(
         self,
         network: Network,
-        parameters: FloatArray,
+        dtype: np.dtype[np.floating],
         dataset: Dataset,
-        random_state: np.random.RandomState,
         first_pass: bool,
         incremental: bool,
-    ) -> Callable[[], None]:
-        """Train epoch after epoch; return what there is to warn of."""
-        rows, validation = self._hold_out(dataset, random_state, first_pass)
-        options = self._training_options(len(rows), incremental)
-        progress = self._starting_progress(incremental)
-        state = ShardState(
-            parameters, self._starting_optimizer(parameters, incremental)
-        )
-        work = Work("step", options.batch_size, values_per_row=dataset.values_per_row)
-        max_rows = max(options.batch_size, _longest(validation))
-        with training_group(
-            self._engine_request(), network, work, state, dataset, max_rows
-        ) as (plan, group):
-            outcome = train(group, options, progress, rows, random_state, validation)
-            with interrupt_first(outcome):
-                state = group.collect()
-        self._take_over_network(plan, state.parameters)
-        self._take_over_progress(progress, state.optimizer)
-        return partial(self._warn, outcome, incremental)
-
-    def _fit_lbfgs(
-        self, network: Network, parameters: FloatArray, dataset: Dataset
-    ) -> Callable[[], None]:
-        """Minimise the loss of all rows; return what there is to warn of."""
-        layer_units = network.split.layer_units
-        blocks = blocks_of(dataset.n_rows, layer_units, parameters.itemsize)
-        work = Work(
-            "evaluation",
-            dataset.n_rows,
-            len(blocks),
-            itemsize=parameters.itemsize,
-            values_per_row=dataset.values_per_row,
-        )
-        max_rows = blocks[0].stop
-        options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
-        with training_group(
-            self._engine_request(),
+    ) -> Job:
+        """Return the job of training in epochs."""
+        n_rows, hold_out = dataset.n_rows, None
+        if self.early_stopping:
+            hold_out = HoldOut(
+                self.validation_fraction,
+                stratify=self._stratifies(network.split.layer_units[-1]),
+                score=self._score_function(),
+                keep_first=first_pass,
+            )
+            n_rows -= hold_out.n_rows(dataset)
+        state = None
+        if not first_pass:
+            parameters = flatten(self._weights(), dtype)
+            state = ShardState(
+                parameters, self._continued_optimizer(parameters, incremental)
+            )
+        rule: Sgd | Adam
+        if self.solver == "sgd":
+            rule = Sgd(float(self.momentum), bool(self.nesterovs_momentum))
+        else:
+            rule = Adam(float(self.beta_1), float(self.beta_2), float(self.epsilon))
+        return Job(
             network,
-            work,
+            dtype,
+            EpochTraining(
+                self._training_options(n_rows, incremental),
+                self._starting_progress(incremental),
+                hold_out,
+            ),
+            check_random_state(self.random_state),
+            state,
+            rule,
+        )
+
+    def _lbfgs_job(
+        self, network: Network, dtype: np.dtype[np.floating], first_pass: bool
+    ) -> Job:
+        """Return the job of training on all rows at once."""
+        random_state = check_random_state(self.random_state)
+        if first_pass:
+            parameters = draw_parameters(
+                network.split.whole(), self.activation, random_state, dtype
+            )
+        else:
+            parameters = flatten(self._weights(), dtype)
+        options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
+        return Job(
+            network,
+            dtype,
+            LbfgsTraining(options, parameters),
+            random_state,
             ShardState(parameters.copy()),
-            dataset,
-            max_rows,
-        ) as (plan, group):
-            result = train_lbfgs(group, options, parameters, blocks)
-        assert result is not None, "the engine that an estimator is given leads"
-        self._take_over_network(plan, result.x)
-        self.n_iter_ = min(result.nit, self.max_iter)
-        self.loss_ = float(result.fun)
-        return lambda: check_optimize_result("lbfgs", result, self.max_iter)
+        )
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:
@@ -231,36 +225,6 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             self.__dict__.pop(name, None)
         self.t_ = 0
 
-    def _hold_out(
-        self, dataset: Dataset, random_state: np.random.RandomState, first_pass: bool
-    ) -> tuple[np.ndarray, Validation | None]:
-        """Return the rows to train on, and with early stopping those held out."""
-        rows = np.arange(dataset.n_rows)
-        if not self.early_stopping:
-            return rows, None
-        assert dataset.y is not None
-        rows, held_out = train_test_split(
-            rows,
-            random_state=random_state,
-            test_size=self.validation_fraction,
-            stratify=self._stratify(dataset.y),
-        )
-        if len(held_out) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' "
-                "or the size of your dataset."
-            )
-        y, weight = dataset.y[held_out], dataset.weights(held_out)
-        validation = Validation(
-            blocks=[
-                held_out[block]
-                for block in gen_batches(len(held_out), VALIDATION_BLOCK_ROWS)
-            ],
-            score=lambda outputs: self._validation_score(y, outputs, weight),
-            keep_first=first_pass,
-        )
-        return rows, validation
-
     def _training_options(self, n_rows: int, incremental: bool) -> TrainingOptions:
         if self.batch_size == "auto":
             batch_size = min(200, n_rows)
@@ -281,22 +245,18 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             say=print if self.verbose else None,
         )
 
-    def _starting_optimizer(
+    def _continued_optimizer(
         self, parameters: FloatArray, incremental: bool
-    ) -> OptimizerState:
-        """Return the optimiser's state: that of the last call, or a new one."""
-        if incremental and self._continues():
-            state = cast("OptimizerState", self._optimizer_state)
-            if all(m.shape == parameters.shape for m in state.moments):
-                # Those of an estimator loaded as a memory map cannot be written to.
-                moments = tuple(np.require(m, requirements="W") for m in state.moments)
-                return replace(state, moments=moments)
-        rule: Sgd | Adam
-        if self.solver == "sgd":
-            rule = Sgd(float(self.momentum), bool(self.nesterovs_momentum))
-        else:
-            rule = Adam(float(self.beta_1), float(self.beta_2), float(self.epsilon))
-        return init(rule, parameters)
+    ) -> OptimizerState | None:
+        """Return the optimiser's state of the last call, if it goes on."""
+        if not incremental or not self._continues():
+            return None
+        state = cast("OptimizerState", self._optimizer_state)
+        if any(m.shape != parameters.shape for m in state.moments):
+            return None
+        # Those of an estimator loaded as a memory map cannot be written to.
+        moments = tuple(np.require(m, requirements="W") for m in state.moments)
+        return replace(state, moments=moments)
 
     def _continues(self) -> bool:
         """Say whether partial_fit goes on with an optimiser begun before.
@@ -326,8 +286,16 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             no_improvement_count=getattr(self, "_no_improvement_count", 0),
         )
 
-    def _take_over_network(self, plan: Plan, parameters: FloatArray) -> None:
-        """Set the fitted attributes that are there whatever trained."""
+    def _take_over(self, trained: Trained) -> None:
+        """Set the fitted attributes."""
+        plan, progress, outcome = trained.plan, trained.progress, trained.outcome
+        if progress is None:
+            parameters = outcome.x
+            self.n_iter_ = min(outcome.nit, self.max_iter)
+            self.loss_ = float(outcome.fun)
+        else:
+            parameters = trained.state.parameters
+            self._take_over_progress(progress, trained.state.optimizer)
         self.coefs_, self.intercepts_ = plan.split.whole().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
@@ -353,8 +321,10 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         self._schedule = progress.schedule
         self._learning_rate = progress.learning_rate
 
-    def _warn(self, outcome: Outcome, incremental: bool) -> None:
-        if outcome is Outcome.INTERRUPTED:
+    def _warn(self, outcome: Outcome | OptimizeResult, incremental: bool) -> None:
+        if self.solver == "lbfgs":
+            check_optimize_result("lbfgs", outcome, self.max_iter)
+        elif outcome is Outcome.INTERRUPTED:
             warnings.warn("Training interrupted by user.", stacklevel=WARNED)
         elif outcome is Outcome.OUT_OF_EPOCHS and not incremental:
             warnings.warn(
@@ -402,9 +372,3 @@ def solver_has_epochs(estimator: BaseDistributedMLP) -> bool:
 
 def _layer_units(coefs: Sequence[FloatArray]) -> tuple[int, ...]:
     return (coefs[0].shape[0], *(coef.shape[1] for coef in coefs))
-
-
-def _longest(validation: Validation | None) -> int:
-    if validation is None:
-        return 0
-    return max(map(len, validation.blocks))

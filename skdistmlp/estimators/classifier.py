@@ -1,6 +1,7 @@
 """The distributed counterpart of scikit-learn's ``MLPClassifier``."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
 from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.training.job import Score
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -430,26 +432,46 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         multiclass = self._label_binarizer.y_type_ == "multiclass"
         return "softmax" if multiclass else "logistic"
 
-    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
-        return y if y.shape[1] == 1 else None
+    def _stratifies(self, n_outputs: int) -> bool:
+        return n_outputs == 1
+
+    def _score_function(self) -> Score:
+        return Accuracy(self._label_binarizer)
 
     def _labels(self, outputs: FloatArray) -> np.ndarray:
-        if outputs.shape[1] == 1:
-            outputs = outputs.ravel()
-        return self._label_binarizer.inverse_transform(outputs)
-
-    def _validation_score(
-        self, y: np.ndarray, outputs: FloatArray, sample_weight: np.ndarray | None
-    ) -> float:
-        """Return the accuracy, as scikit-learn computes it."""
-        truth = self._label_binarizer.inverse_transform(y)
-        labels = self._labels(outputs)
-        if np.issubdtype(labels.dtype, np.floating) and not np.isfinite(labels).all():
-            return float("nan")
-        return float(accuracy_score(truth, labels, sample_weight=sample_weight))
+        return _labels(self._label_binarizer, outputs)
 
     def __sklearn_tags__(self) -> Any:
         """Say that multilabel targets are understood."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The accuracy of outputs, as scikit-learn computes it for early stopping.
+
+    Attributes
+    ----------
+    label_binarizer : LabelBinarizer
+        From outputs to labels.
+    """
+
+    label_binarizer: LabelBinarizer
+
+    def __call__(
+        self, y: np.ndarray, outputs: FloatArray, sample_weight: FloatArray | None
+    ) -> float:
+        """Return the score; one column an output in both arrays."""
+        truth = self.label_binarizer.inverse_transform(y)
+        labels = _labels(self.label_binarizer, outputs)
+        if np.issubdtype(labels.dtype, np.floating) and not np.isfinite(labels).all():
+            return float("nan")
+        return float(accuracy_score(truth, labels, sample_weight=sample_weight))
+
+
+def _labels(label_binarizer: LabelBinarizer, outputs: FloatArray) -> np.ndarray:
+    if outputs.shape[1] == 1:
+        outputs = outputs.ravel()
+    return label_binarizer.inverse_transform(outputs)

@@ -46,7 +46,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
         "client": [None, str, HasMethods(["scatter", "gather", "nthreads"])],
         "n_workers": [None, Interval(Integral, 1, None, closed="left")],
         "parameter_threshold": [Interval(Integral, 0, None, closed="left")],
-        "engine": [StrOptions({"auto", "local", "futures"})],
+        "engine": [StrOptions({"auto", "local", "futures", "peers"})],
     }
 )
 """In the notation of scikit-learn, whose own are the first twenty-two."""

@@ -22,6 +22,9 @@ from skdistmlp.parallel.plan import (
 )
 from skdistmlp.parallel.shard import Network, ShardState, predict_whole
 from skdistmlp.parallel.split import Parameters, flatten
+from skdistmlp.training.job import Job, finish
+from skdistmlp.training.loop import interrupt_first
+from skdistmlp.training.progress import Progress
 from skdistmlp.training.step import predict_blocks
 
 if TYPE_CHECKING:
@@ -43,49 +46,71 @@ class EngineRequest:
     engine: str
 
 
-@contextmanager
-def training_group(
-    request: EngineRequest,
-    network: Network,
-    work: Work,
-    state: ShardState,
-    dataset: Dataset,
-    max_rows: int,
-) -> Iterator[tuple[Plan, ShardGroup[Any]]]:
-    """Plan the training of a network, and give the shard group that carries it out.
+@dataclass(frozen=True)
+class Trained:
+    """What came of a job.
+
+    Attributes
+    ----------
+    plan : Plan
+        How the network was split, and why so.
+    state : ShardState
+        State of the whole network.
+    progress : Progress or None
+        Where training in epochs stands.
+    outcome : Outcome or OptimizeResult
+        What the training returned.
+    """
+
+    plan: Plan
+    state: ShardState
+    progress: Progress | None
+    outcome: Any
+
+
+def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
+    """Plan the training of a network, and carry it out.
 
     Parameters
     ----------
     request : EngineRequest
         What the user asked for.
-    network : Network
-        The network, however it is split.
-    work : Work
-        What is done in one go.
-    state : ShardState
-        State of the whole network; trained in place where it stays here.
+    job : Job
+        What is to be trained; its random state, progress and start are advanced.
     dataset : Dataset
         All rows.
-    max_rows : int
-        The most rows of any step or block.
-
-    Yields
-    ------
-    plan : Plan
-        How the network is split, and why so.
-    group : ShardGroup
-        The network, ready to be trained.
     """
-    dataset = dataset.prepared(state.parameters.dtype)
+    dataset = dataset.prepared(job.dtype)
+    network = job.network
+    work = job.work(dataset)
     with _planned(request, network.split.layer_units, work) as (plan, client):
-        network = replace(network, split=plan.split)
-        if plan.engine == "local":
-            yield plan, BufferedShard(network, state, dataset, NobodyElse(), max_rows)
-            return
-        from skdistmlp.cluster.futures import FuturesGroup
+        if plan.engine == "peers":
+            from skdistmlp.cluster.peers import train_on_peers
 
-        with FuturesGroup(client, plan.workers, network, state, dataset) as group:
-            yield plan, group
+            state, outcome = train_on_peers(client, plan, job, dataset)
+            return Trained(plan, state, job.progress, outcome)
+        job = replace(job, network=replace(network, split=plan.split))
+        state = job.begin(network.split.whole())
+        with _group(plan, client, job, state, dataset) as group:
+            outcome = finish(job.run(group, dataset))
+            with interrupt_first(outcome):
+                state = group.collect()
+        return Trained(plan, state, job.progress, outcome)
+
+
+@contextmanager
+def _group(
+    plan: Plan, client: Any, job: Job, state: ShardState, dataset: Dataset
+) -> Iterator[ShardGroup[Any]]:
+    """Give the shard group of an engine whose loop runs in this process."""
+    if plan.engine == "local":
+        max_rows = job.max_rows(dataset)
+        yield BufferedShard(job.network, state, dataset, NobodyElse(), max_rows)
+        return
+    from skdistmlp.cluster.futures import FuturesGroup
+
+    with FuturesGroup(client, plan.workers, job.network, state, dataset) as group:
+        yield group
 
 
 def predict(

@@ -14,6 +14,7 @@ from sklearn.utils.validation import validate_data
 from skdistmlp.estimators._sklearn import StrOptions, fit_context
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
 from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.training.job import Score
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -339,16 +340,20 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     def _output_activation(self) -> str:
         return {"squared_error": "identity", "poisson": "exp"}[self.loss]
 
-    def _stratify(self, y: np.ndarray) -> np.ndarray | None:
-        return None
+    def _stratifies(self, n_outputs: int) -> bool:
+        return False
 
-    def _validation_score(
-        self, y: np.ndarray, outputs: FloatArray, sample_weight: np.ndarray | None
-    ) -> float:
-        """Return R squared, as scikit-learn computes it."""
-        if not np.isfinite(outputs).all():
-            return float("nan")
-        return float(r2_score(y, _ravelled(outputs), sample_weight=sample_weight))
+    def _score_function(self) -> Score:
+        return r_squared
+
+
+def r_squared(
+    y: np.ndarray, outputs: FloatArray, sample_weight: FloatArray | None
+) -> float:
+    """Return R squared of outputs, as scikit-learn does for early stopping."""
+    if not np.isfinite(outputs).all():
+        return float("nan")
+    return float(r2_score(y, _ravelled(outputs), sample_weight=sample_weight))
 
 
 def _ravelled(outputs: FloatArray) -> FloatArray:

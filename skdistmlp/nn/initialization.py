@@ -5,14 +5,22 @@ import numpy as np
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.types import FloatArray
 
+BLOCK_DRAWS = 2**17
+"""Numbers drawn at a time: 1 MiB of float64, whatever the size of the layer."""
+
 
 def glorot_uniform(
     fan_in: int,
     fan_out: int,
     activation: str,
     random_state: np.random.RandomState,
-    dtype: np.dtype[np.floating],
-) -> tuple[FloatArray, FloatArray]:
+    *,
+    rows: slice,
+    columns: slice,
+    neurons: slice,
+    coef_out: FloatArray,
+    intercept_out: FloatArray,
+) -> None:
     """Draw the weights of one layer from U(-b, b), b = sqrt(f / (fan_in + fan_out)).
 
     Parameters
@@ -22,16 +30,15 @@ def glorot_uniform(
     activation : str
         Name of the hidden activation, which sets the factor f.
     random_state : RandomState
-        Advanced by ``fan_in * fan_out + fan_out`` draws.
-    dtype : dtype
-        float32 or float64. Draws are made in float64 and cast.
-
-    Returns
-    -------
-    coef : ndarray of shape (fan_in, fan_out)
-        Weights.
-    intercept : ndarray of shape (fan_out,)
-        Intercepts, from the same distribution.
+        Advanced by ``fan_in * fan_out + fan_out`` draws, whatever is kept.
+    rows, columns : slice
+        The coefficients to keep.
+    neurons : slice
+        The intercepts to keep.
+    coef_out : ndarray of shape (n_rows, n_columns)
+        Overwritten. Draws are made in float64 and cast.
+    intercept_out : ndarray of shape (n_neurons,)
+        Overwritten, from the same distribution.
 
     Notes
     -----
@@ -39,6 +46,12 @@ def glorot_uniform(
     scikit-learn's ``BaseMultilayerPerceptron._init_coef``.
     """
     bound = np.sqrt(ACTIVATIONS[activation].glorot_factor / (fan_in + fan_out))
-    coef = random_state.uniform(-bound, bound, (fan_in, fan_out))
-    intercept = random_state.uniform(-bound, bound, fan_out)
-    return coef.astype(dtype, copy=False), intercept.astype(dtype, copy=False)
+    block = max(1, BLOCK_DRAWS // fan_out)
+    for start in range(0, fan_in, block):
+        stop = min(start + block, fan_in)
+        drawn = random_state.uniform(-bound, bound, (stop - start, fan_out))
+        first, last = max(start, rows.start), min(stop, rows.stop)
+        if first < last:
+            kept = drawn[first - start : last - start, columns]
+            coef_out[first - rows.start : last - rows.start] = kept
+    intercept_out[...] = random_state.uniform(-bound, bound, fan_out)[neurons]

@@ -80,6 +80,7 @@ class BufferedShard:
 
     def inputs(self, rows: Rows) -> Features:
         """Return the features of `rows`; see `ShardGroup`."""
+        self._communicator.begin_step()
         if issparse(self._dataset.X):
             return self._dataset.inputs(rows)
         return self._dataset.inputs(
@@ -95,7 +96,7 @@ class BufferedShard:
             self._given[layer] = value
             piece = affine(value, coef, intercept, out)
             logits = self._buffer("logits", layer, n_rows, coef.shape[1])
-            return self._communicator.all_reduce(piece, logits)
+            return self._communicator.all_reduce(piece, layer, logits)
         given = self._gather(layer, value)
         self._given[layer] = given
         return hidden_forward(self._network, given, coef, intercept, out)
@@ -125,6 +126,7 @@ class BufferedShard:
             below = self._communicator.reduce_scatter(
                 below,
                 self._network.split.ranges[layer - 1],
+                layer,
                 self._buffer("deltas", layer, *value.shape),
             )
         self._network.hidden_activation.chain(value, below)
@@ -157,10 +159,12 @@ class BufferedShard:
 
     def evaluate_at(self, parameters: FloatArray | None) -> bool:
         """Take over this shard's part of the parameters; see `ShardGroup`."""
-        whole = self._communicator.from_first(parameters)
-        if whole is None:
+        if not self.agree(parameters is not None):
             return False
         own = self._state.parameters
+        if parameters is None:
+            parameters = np.empty(self._network.split.n_parameters, own.dtype)
+        whole = self._communicator.broadcast(parameters.astype(own.dtype, copy=False))
         take_shard(self._network.split, self._communicator.rank, whole, out=own)
         self._gradient_sum = None
         return True
@@ -199,7 +203,7 @@ class BufferedShard:
 
     def agree(self, value: float) -> float:
         """Return the value that shard 0 has."""
-        return float(self._communicator.from_first(value))
+        return float(self._communicator.broadcast(np.array([value]))[0])
 
     def keep_best(self) -> None:
         """Copy the parameters."""
@@ -222,7 +226,9 @@ class BufferedShard:
 
     def _settled_loss(self, penalty: float) -> float:
         """Return the losses summed so far, and all shards' penalties; begin anew."""
-        penalties = self._communicator.all_reduce(np.array([penalty]), np.empty(1))
+        penalties = self._communicator.all_reduce(
+            np.array([penalty]), self._network.split.output_layer, np.empty(1)
+        )
         total = self._loss_sum + float(penalties[0])
         self._loss_sum = 0.0
         return self.agree(total)
@@ -234,7 +240,10 @@ class BufferedShard:
         stops = list(accumulate(sizes))
         ranges = [NeuronRange(b - n, b) for b, n in zip(stops, sizes, strict=True)]
         parts = self._communicator.all_gather(
-            own[np.newaxis], ranges, np.empty((1, stops[-1]), own.dtype)
+            own[np.newaxis],
+            ranges,
+            split.output_layer,
+            np.empty((1, stops[-1]), own.dtype),
         )
         return join_shards(split, [parts[0, part.columns] for part in ranges])
 
@@ -243,7 +252,7 @@ class BufferedShard:
             return part
         split = self._network.split
         out = self._buffer("gathered", layer, len(part), split.layer_units[layer])
-        return self._communicator.all_gather(part, split.ranges[layer - 1], out)
+        return self._communicator.all_gather(part, split.ranges[layer - 1], layer, out)
 
     def _buffer(self, use: str, layer: int, n_rows: int, width: int) -> FloatArray:
         """Return rows of the buffer for one use, allocated at its first."""

@@ -38,6 +38,7 @@ class Communicator(Protocol):
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
+        layer: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Put the shards' columns side by side.
@@ -51,6 +52,8 @@ class Communicator(Protocol):
             This shard's columns.
         ranges : sequence of NeuronRange
             Columns of each shard; they tile the result.
+        layer : int
+            Number of the layer, by which packets are told apart.
         out : ndarray of shape (n_rows, n_columns), optional
             Overwritten with the result, where one is needed.
 
@@ -64,6 +67,7 @@ class Communicator(Protocol):
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
+        layer: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Sum the shards' pieces and keep this shard's columns of the sum.
@@ -74,6 +78,8 @@ class Communicator(Protocol):
             This shard's contribution.
         ranges : sequence of NeuronRange
             Columns that each shard keeps.
+        layer : int
+            Number of the layer.
         out : ndarray of shape (n_rows, len(ranges[rank])), optional
             Overwritten with the result, where one is needed.
 
@@ -83,13 +89,17 @@ class Communicator(Protocol):
             This shard's columns.
         """
 
-    def all_reduce(self, piece: FloatArray, out: FloatArray | None) -> FloatArray:
+    def all_reduce(
+        self, piece: FloatArray, layer: int, out: FloatArray | None
+    ) -> FloatArray:
         """Sum the shards' pieces.
 
         Parameters
         ----------
-        piece : ndarray
+        piece : ndarray of one or two dimensions
             This shard's contribution.
+        layer : int
+            Number of the layer.
         out : ndarray shaped like `piece`, optional
             Overwritten with the result, where one is needed.
 
@@ -99,8 +109,18 @@ class Communicator(Protocol):
             The same bits on every shard.
         """
 
-    def from_first(self, value: Any) -> Any:
-        """Return what shard 0 handed in: how all shards come to one decision."""
+    def broadcast(self, array: FloatArray) -> FloatArray:
+        """Overwrite `array` with shard 0's: how all shards come to one decision."""
+
+    def begin_step(self) -> None:
+        """Note that the next exchanges belong to a new step, or block of rows.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If a shard was asked to stop before the last step began: all shards
+            end at the same step.
+        """
 
 
 class NobodyElse:
@@ -113,6 +133,7 @@ class NobodyElse:
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
+        layer: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Return `part`."""
@@ -122,18 +143,24 @@ class NobodyElse:
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
+        layer: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Return `piece`."""
         return piece
 
-    def all_reduce(self, piece: FloatArray, out: FloatArray | None) -> FloatArray:
+    def all_reduce(
+        self, piece: FloatArray, layer: int, out: FloatArray | None
+    ) -> FloatArray:
         """Return `piece`."""
         return piece
 
-    def from_first(self, value: Any) -> Any:
-        """Return `value`."""
-        return value
+    def broadcast(self, array: FloatArray) -> FloatArray:
+        """Return `array`."""
+        return array
+
+    def begin_step(self) -> None:
+        """Do nothing: an interrupt reaches this process by itself."""
 
 
 class InMemory:
@@ -157,6 +184,7 @@ class InMemory:
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
+        layer: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Put the shards' columns side by side; see `Communicator`."""
@@ -166,6 +194,7 @@ class InMemory:
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
+        layer: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Sum and keep this shard's columns; see `Communicator`."""
@@ -174,13 +203,24 @@ class InMemory:
             piece, lambda pieces: sum_in_order([p[:, columns] for p in pieces], out)
         )
 
-    def all_reduce(self, piece: FloatArray, out: FloatArray | None) -> FloatArray:
+    def all_reduce(
+        self, piece: FloatArray, layer: int, out: FloatArray | None
+    ) -> FloatArray:
         """Sum the shards' pieces; see `Communicator`."""
         return self._exchange(piece, lambda pieces: sum_in_order(pieces, out))
 
-    def from_first(self, value: Any) -> Any:
-        """Return what shard 0 handed in."""
-        return self._exchange(value, lambda values: values[0])
+    def broadcast(self, array: FloatArray) -> FloatArray:
+        """Overwrite `array` with shard 0's; see `Communicator`."""
+
+        def copied(arrays: list[FloatArray]) -> FloatArray:
+            if self.rank != 0:
+                np.copyto(array, arrays[0])
+            return array
+
+        return self._exchange(array, copied)
+
+    def begin_step(self) -> None:
+        """Do nothing: threads are stopped by whoever runs them."""
 
     def _exchange(self, mine: Any, combine: Callable[[list[Any]], Result]) -> Result:
         self._table[self.rank] = mine

@@ -38,15 +38,11 @@ class Dataset:
         return self.X.nnz / max(1, self.n_rows) if issparse(self.X) else None  # type: ignore[union-attr]
 
     def prepared(self, dtype: np.dtype[np.floating]) -> "Dataset":
-        """Return the same data in `dtype`, fit for taking rows out many times.
-
-        ``np.take`` copies a whole array that is unaligned, as arrays that
-        came through Dask are, or not C-contiguous, at every call.
-        """
+        """Return the same data in `dtype`, fit for taking rows out many times."""
         if issparse(self.X):
             X = self.X.astype(dtype, copy=False)
         else:
-            X = np.require(self.X, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+            X = np.ascontiguousarray(self.X, dtype)
         y = self.y
         if y is not None and y.dtype != np.bool_:
             y = y.astype(dtype, copy=False)
@@ -59,8 +55,18 @@ class Dataset:
         """
         if isinstance(rows, slice) or out is None or issparse(self.X):
             return self.X[rows]
-        # mode="clip" writes straight into `out`; "raise" goes through a buffer.
-        return np.take(self.X, rows, axis=0, out=out[: len(rows)], mode="clip")
+        # As bytes, since `np.take` would copy the whole of an unaligned array, as
+        # those are that came through Dask. mode="clip" writes straight into `out`,
+        # "raise" goes through a buffer.
+        taken = out[: len(rows)]
+        np.take(
+            self.X.view(np.uint8),
+            rows,
+            axis=0,
+            out=taken.view(np.uint8),
+            mode="clip",
+        )
+        return taken
 
     def targets(self, rows: Rows) -> Targets:
         """Return rows of `y`."""

@@ -1,44 +1,53 @@
 """The weights that training begins with."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from skdistmlp.nn.initialization import glorot_uniform
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.parallel.split import ShardLayout
 
 
 def draw_parameters(
-    layer_units: Sequence[int],
+    layout: ShardLayout,
     activation: str,
     random_state: np.random.RandomState,
     dtype: np.dtype[np.floating],
 ) -> FloatArray:
-    """Draw the weights of all layers, in scikit-learn's order.
+    """Draw the weights of a whole network, and keep those of one shard.
+
+    Every shard draws alike, in scikit-learn's order: the start does not depend
+    on how the network is split, and nothing has to be sent.
 
     Parameters
     ----------
-    layer_units : sequence of int
-        Features, neurons of each hidden layer, outputs.
+    layout : ShardLayout
+        The shard; that of a network on one shard keeps everything.
     activation : str
         Name of the hidden activation.
     random_state : RandomState
-        Advanced by as many draws as there are parameters.
+        Advanced by as many draws as the whole network has parameters.
     dtype : dtype
         float32 or float64.
 
     Returns
     -------
     ndarray of shape (n_parameters,)
-        The network's flat array, in the layout of one shard.
+        The shard's flat array.
     """
-    split = NetworkSplit.even(layer_units, 1)
-    flat = np.empty(split.n_parameters, dtype)
-    coefs, intercepts = split.whole().views(flat)
-    for layer, (fan_in, fan_out) in enumerate(pairwise(layer_units)):
-        coefs[layer][...], intercepts[layer][...] = glorot_uniform(
-            fan_in, fan_out, activation, random_state, dtype
+    flat = np.empty(layout.n_parameters, dtype)
+    coefs, intercepts = layout.views(flat)
+    for layer, (fan_in, fan_out) in enumerate(pairwise(layout.split.layer_units)):
+        glorot_uniform(
+            fan_in,
+            fan_out,
+            activation,
+            random_state,
+            rows=layout.rows(layer),
+            columns=layout.columns(layer),
+            neurons=layout.neurons(layer),
+            coef_out=coefs[layer],
+            intercept_out=intercepts[layer],
         )
     return flat

@@ -58,10 +58,10 @@ def blocks_of(n_rows: int, layer_units: Sequence[int], itemsize: int) -> list[sl
     return list(gen_batches(n_rows, max(1, BLOCK_BYTES // bytes_per_row)))
 
 
-def train_lbfgs(
+def minimise(
     group: ShardGroup[Value],
     options: LbfgsOptions,
-    parameters: FloatArray,
+    parameters: FloatArray | None,
     blocks: Sequence[slice],
 ) -> OptimizeResult | None:
     """Minimise the loss of all rows.
@@ -73,9 +73,10 @@ def train_lbfgs(
         shards, and the gradient of all comes back.
     options : LbfgsOptions
         When to end.
-    parameters : ndarray of shape (n_parameters,)
+    parameters : ndarray of shape (n_parameters,), or None
         Where to start, in the layout of one shard; left as it is. Loss and
-        gradient are computed in its dtype; L-BFGS itself runs in float64.
+        gradient are computed in its dtype; L-BFGS itself runs in float64. Only
+        the shard that leads needs it.
     blocks : sequence of slice
         The rows, cut into the blocks that are computed one after the other.
 

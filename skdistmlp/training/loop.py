@@ -1,6 +1,6 @@
 """The training loop: epochs of mini-batches, until enough."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -65,14 +65,14 @@ class Validation:
     keep_first: bool
 
 
-def train(
+def epochs(
     group: ShardGroup[Value],
     options: TrainingOptions,
     progress: Progress,
     rows: np.ndarray,
     random_state: np.random.RandomState,
     validation: Validation | None = None,
-) -> Outcome:
+) -> Generator[None, None, Outcome]:
     """Train until the loss or the validation score stops improving.
 
     Parameters
@@ -90,6 +90,11 @@ def train(
     validation : Validation, optional
         With it, scores decide, and the best weights are restored at the end.
 
+    Yields
+    ------
+    None
+        After every epoch but the last.
+
     Returns
     -------
     Outcome
@@ -105,14 +110,17 @@ def train(
     if validation is not None and validation.keep_first:
         group.keep_best()
     outcome = Outcome.OUT_OF_EPOCHS
-    try:
-        for _ in range(options.max_epochs):
+    for number in range(options.max_epochs):
+        if number > 0:
+            yield
+        try:
             rows = _run_epoch(group, options, progress, rows, random_state)
             if _has_converged(group, options, progress, validation):
                 outcome = Outcome.CONVERGED
                 break
-    except KeyboardInterrupt:
-        outcome = Outcome.INTERRUPTED
+        except KeyboardInterrupt:
+            outcome = Outcome.INTERRUPTED
+            break
     if validation is not None:
         with interrupt_first(outcome):
             group.restore_best()

@@ -1,0 +1,236 @@
+"""The "peers" engine: shards that train by themselves, a round a Dask task.
+
+The client places the shards and the rows, starts rounds of some seconds, and
+collects the weights at the end. In between the shards talk to each other
+directly.
+"""
+
+import queue
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import dask
+from dask.utils import parse_timedelta
+from distributed import Client, Future
+
+from skdistmlp.cluster import shard_run
+from skdistmlp.cluster.events import lines_of
+from skdistmlp.cluster.gang import gang
+from skdistmlp.cluster.pinned import WORKER_CHECK_S, PinnedTasks
+from skdistmlp.cluster.shard_run import Assignment, Report
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.plan import Plan
+from skdistmlp.parallel.shard import ShardState, join_states, split_state
+from skdistmlp.training.job import Job
+
+ROUND_S = 5.0
+"""Seconds of a round: a round costs some 15 ms of scheduling."""
+
+
+class PeersRun:
+    """One fit on the workers of a plan.
+
+    A context: on entry shards and rows are on their workers, on exit nothing of
+    them is left on the cluster.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Which worker holds which neurons.
+    job : Job
+        What is to be trained, with the network's split; its random state and
+        progress are advanced.
+    dataset : Dataset
+        All rows.
+    """
+
+    def __init__(self, client: Client, plan: Plan, job: Job, dataset: Dataset) -> None:
+        self._client = client
+        self._workers = plan.workers
+        self._job = job
+        self._dataset = dataset
+        self._ranks = range(plan.n_shards)
+        self._run = uuid.uuid4().bytes
+        self._tasks = PinnedTasks(client, plan.workers, suffix=f"-of-{plan.n_shards}")
+        self._context = ExitStack()
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._shards: list[Future[Any]] = []
+        self._rows: list[Future[Any]] = []
+        self._starts: list[Any] = []
+        self._addresses: list[Any] = []
+
+    def __enter__(self) -> Self:
+        try:
+            enter = self._context.enter_context
+            enter(lines_of(self._client, self._run, self._lines))
+            check = self._tasks.check_workers
+            enter(gang(self._client, self._workers, check))
+            with self._tasks.explained("placing the network"):
+                self._place()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    def train(self) -> tuple[ShardState, Any]:
+        """Train to the end, round after round.
+
+        Returns
+        -------
+        state : ShardState
+            State of the whole network.
+        outcome : Outcome or OptimizeResult
+            What the training returned.
+        """
+        number = 0
+        while True:
+            reports = self._round(number)
+            # From now on the shards have what they were given.
+            self._rows = self._starts = [None for _ in self._ranks]
+            if reports[0].finished:
+                break
+            number += 1
+        first = reports[0]
+        self._job.random_state.set_state(first.random_state)
+        if self._job.progress is not None and first.progress is not None:
+            vars(self._job.progress).update(vars(first.progress))
+        states = [report.state for report in reports if report.state is not None]
+        return join_states(self._job.network.split, states), first.outcome
+
+    def _place(self) -> None:
+        """Open the shards, and send everything that they begin with."""
+        self._shards = self._submit(
+            "open", shard_run.open_shard, [(self._run, rank) for rank in self._ranks]
+        )
+        listening = self._submit(
+            "address", shard_run.address_of, [(shard,) for shard in self._shards]
+        )
+        self._rows = [
+            self._tasks.place("rows", rank, self._dataset) for rank in self._ranks
+        ]
+        self._starts = [None for _ in self._ranks]
+        if self._job.start is not None:
+            parts = split_state(self._job.network.split, self._job.start)
+            self._starts = [
+                self._tasks.place("start", rank, part)
+                for rank, part in enumerate(parts)
+            ]
+        self._addresses = self._tasks.fetch(*listening)
+
+    def _round(self, number: int) -> list[Report]:
+        """Let all shards train for some seconds."""
+        arguments = [
+            (
+                self._shards[rank],
+                number,
+                self._rows[rank],
+                self._assignment(rank) if number == 0 else None,
+                self._starts[rank],
+                ROUND_S,
+            )
+            for rank in self._ranks
+        ]
+        with self._tasks.explained("training"):
+            futures = self._submit("train", shard_run.train_round, arguments)
+            self._watch(futures)
+            reports: list[Report] = self._tasks.fetch(*futures)
+        return reports
+
+    def _assignment(self, rank: int) -> Assignment:
+        return Assignment(
+            self._job.for_shard(rank),
+            self._addresses,
+            [f"shard {r} on {worker}" for r, worker in enumerate(self._workers)],
+            parse_timedelta(dask.config.get("skdistmlp.exchange-timeout")),
+        )
+
+    def _watch(self, futures: Sequence[Future[Any]]) -> None:
+        """Wait for a round; print what shard 0 says, and hand on an interrupt."""
+        for future in futures:
+            future.add_done_callback(lambda _: self._lines.put(None))
+        interrupted = False
+        while not all(future.done() for future in futures):
+            try:
+                self._print_lines(WORKER_CHECK_S)
+                if any(future.status in ("error", "cancelled") for future in futures):
+                    self._fail(futures)
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                self._client.run(
+                    shard_run.request_stop, self._run, workers=list(self._workers)
+                )
+        self._print_lines(0)
+        if any(future.status != "finished" for future in futures):
+            self._fail(futures)
+
+    def _print_lines(self, timeout_s: float) -> None:
+        """Print the lines that are there; wait for a line or the end of a shard."""
+        try:
+            line = self._lines.get(timeout=timeout_s)
+            while True:
+                if line is not None and self._job.say is not None:
+                    self._job.say(line)
+                line = self._lines.get_nowait()
+        except queue.Empty:
+            self._tasks.check_workers()
+
+    def _fail(self, futures: Sequence[Future[Any]]) -> None:
+        """Raise what went wrong first: others then miss a shard that is gone."""
+        self._give_up()
+        ended = [future for future in futures if future.done()]
+        errors = [f.exception() for f in ended if f.status == "error"]
+        own = [error for error in errors if not isinstance(error, ExchangeError)]
+        if not own:
+            self._tasks.await_loss_of_worker()
+        raise (own or errors)[0]
+
+    def _submit(
+        self, operation: str, function: Any, arguments: Sequence[tuple[Any, ...]]
+    ) -> list[Future[Any]]:
+        """Submit a task on every shard, with its own arguments."""
+        self._tasks.begin()
+        return self._tasks.submit(
+            [
+                self._tasks.add(rank, operation, function, *arguments[rank])
+                for rank in self._ranks
+            ]
+        )
+
+    def _give_up(self) -> None:
+        """Tell shards that wait for others not to."""
+        present = [w for w in self._workers if w in self._client.nthreads()]
+        self._client.run(shard_run.give_up, self._run, workers=present)
+
+    def _release(self) -> None:
+        """Let go of everything on the cluster."""
+        for future in (*self._shards, *self._rows, *self._starts):
+            if future is not None:
+                future.release()
+        self._tasks.close()
+        self._context.close()
+
+
+def train_on_peers(
+    client: Client, plan: Plan, job: Job, dataset: Dataset
+) -> tuple[ShardState, Any]:
+    """Carry out a job on the workers of a plan; see `PeersRun.train`."""
+    job = replace(job, network=replace(job.network, split=plan.split))
+    with PeersRun(client, plan, job, dataset) as run:
+        return run.train()

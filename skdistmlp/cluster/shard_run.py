@@ -1,0 +1,279 @@
+"""What runs on the workers in the "peers" engine: a shard, from round to round."""
+
+import socket
+import threading
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
+from weakref import WeakValueDictionary
+
+import numpy as np
+from distributed import get_worker
+from distributed.comm.addressing import get_address_host
+
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.blas import blas_threads
+from skdistmlp.parallel.buffered import BufferedShard
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.mesh import Mesh
+from skdistmlp.parallel.rendezvous import Address, listen, meet
+from skdistmlp.parallel.shard import ShardState
+from skdistmlp.training.job import Job
+from skdistmlp.training.progress import Progress
+
+TOPIC = "skdistmlp"
+"""Dask topic on which shard 0 tells the client how training goes on."""
+
+_RUNS: WeakValueDictionary[tuple[bytes, int], "ShardRun"] = WeakValueDictionary()
+"""Shards on the workers of this process, by run and rank, to be told to stop."""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What one shard is to do.
+
+    Attributes
+    ----------
+    job : Job
+        The job, with the network's split.
+    addresses : sequence of (str, int)
+        Where each shard takes connections.
+    names : sequence of str
+        What to call each shard in messages.
+    timeout_s : float
+        How long an exchange waits for the slowest shard.
+    """
+
+    job: Job
+    addresses: Sequence[Address]
+    names: Sequence[str]
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a shard stands at the end of a round.
+
+    Attributes
+    ----------
+    finished : bool
+        Whether training has ended.
+    outcome : Outcome, OptimizeResult or None
+        What training returned.
+    progress : Progress or None
+        Where training in epochs stands.
+    random_state : tuple
+        State of the random numbers.
+    state : ShardState or None
+        The shard's state, when training has ended.
+    """
+
+    finished: bool
+    outcome: Any
+    progress: Progress | None
+    random_state: Any
+    state: ShardState | None
+
+
+class ShardRun:
+    """One shard of one fit, on its worker from the first round to the last.
+
+    It is the result of a Dask task, and dies with it: when nobody wants it any
+    more, its connections are closed and its memory is free. It stays where it
+    is, since it cannot be pickled.
+
+    Parameters
+    ----------
+    run : bytes
+        Sixteen bytes that name the fit.
+    rank : int
+        Number of the shard.
+    host : str
+        Address to take connections on.
+    """
+
+    def __init__(self, run: bytes, rank: int, host: str) -> None:
+        self._run = run
+        self._rank = rank
+        self._listener: socket.socket | None = listen(host)
+        self.address: Address = self._listener.getsockname()[:2]
+        self._mesh: Mesh | None = None
+        self._given_up = threading.Event()
+        self._stop_wanted = False
+        self._n_rounds = 0
+        self._group: BufferedShard | None = None
+        self._job: Job | None = None
+        self._training: Generator[None, None, Any] | None = None
+        _RUNS[run, rank] = self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a shard in training stays on its worker")
+
+    def __del__(self) -> None:
+        self.close()
+
+    def train(
+        self,
+        number: int,
+        dataset: Dataset | None,
+        assignment: Assignment | None,
+        round_s: float,
+    ) -> Report:
+        """Train for some seconds; begin in round 0.
+
+        Parameters
+        ----------
+        number : int
+            Number of the round. A round cannot be repeated.
+        dataset : Dataset or None
+            All rows; for round 0.
+        assignment : Assignment or None
+            What to do; for round 0.
+        round_s : float
+            Seconds after which to report, at the end of an epoch.
+        """
+        if number != self._n_rounds:
+            raise ExchangeError(
+                f"shard {self._rank} is asked for round {number}, but has done "
+                f"{self._n_rounds}: its worker was lost or the fit has ended"
+            )
+        self._n_rounds += 1
+        try:
+            if dataset is not None and assignment is not None:
+                self._begin(dataset, assignment)
+            return self._go_on(round_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def request_stop(self) -> None:
+        """Ask all shards to stop after a step; called from any thread."""
+        self._stop_wanted = True
+        if self._mesh is not None:
+            self._mesh.request_stop()
+
+    def give_up(self) -> None:
+        """Stop waiting for others; called from any thread."""
+        self._given_up.set()
+
+    def close(self) -> None:
+        """Close all connections."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._mesh is not None:
+            self._mesh.close()
+
+    def _begin(self, dataset: Dataset, assignment: Assignment) -> None:
+        """Meet the other shards, and make ready the first step."""
+        assert self._listener is not None, "the fit has ended"
+        job = assignment.job
+        layout = job.network.split.shard(self._rank)
+        links = meet(
+            self._rank,
+            self._listener,
+            assignment.addresses,
+            assignment.names,
+            self._run,
+            self._given_up.is_set,
+        )
+        self._listener.close()
+        self._listener = None
+        self._mesh = Mesh(
+            self._rank, links, self._run, assignment.timeout_s, self._given_up.is_set
+        )
+        if self._stop_wanted:
+            self._mesh.request_stop()
+        job = job.saying(self._tell)
+        dataset = dataset.prepared(job.dtype)
+        self._job = job
+        self._group = BufferedShard(
+            job.network, job.begin(layout), dataset, self._mesh, job.max_rows(dataset)
+        )
+        self._training = job.run(self._group, dataset)
+
+    def _go_on(self, round_s: float) -> Report:
+        """Train until a round is over; all shards agree when."""
+        assert self._training is not None
+        assert self._job is not None
+        assert self._group is not None
+        end = time.monotonic() + round_s
+        finished, outcome = False, None
+        try:
+            while True:
+                next(self._training)
+                if self._group.agree(time.monotonic() > end):
+                    break
+        except StopIteration as stopped:
+            finished, outcome = True, stopped.value
+        report = Report(
+            finished,
+            outcome,
+            self._job.progress,
+            self._job.random_state.get_state(),
+            self._group.collect() if finished else None,
+        )
+        if finished:
+            self.close()
+            self._training = self._group = self._mesh = None
+        return report
+
+    def _tell(self, line: str) -> None:
+        """Send a line to the client."""
+        get_worker().log_event(TOPIC, {"run": self._run.hex(), "line": line})
+
+
+def open_shard(run: bytes, rank: int) -> ShardRun:
+    """Make ready a shard, on the address that this worker has in its cluster."""
+    address = get_worker().address
+    # Workers that are threads of one process have no address on a network.
+    inside = address.startswith("inproc://")
+    return ShardRun(run, rank, "127.0.0.1" if inside else get_address_host(address))
+
+
+def address_of(shard: ShardRun) -> Address:
+    """Return where a shard takes connections."""
+    return shard.address
+
+
+def train_round(
+    shard: ShardRun,
+    number: int,
+    dataset: Dataset | None,
+    assignment: Assignment | None,
+    start: ShardState | None,
+    round_s: float,
+) -> Report:
+    """Train one shard for some seconds, with the threads of its worker."""
+    worker = get_worker()
+    if start is not None and assignment is not None:
+        start = _own_copy(start)
+        assignment = replace(assignment, job=replace(assignment.job, start=start))
+    if worker.address.startswith("inproc://"):
+        return shard.train(number, dataset, assignment, round_s)
+    with blas_threads(worker.state.nthreads):
+        return shard.train(number, dataset, assignment, round_s)
+
+
+def request_stop(run: bytes) -> None:
+    """Ask the shards of a run on this process to stop after a step."""
+    for (other, _), shard in list(_RUNS.items()):
+        if other == run:
+            shard.request_stop()
+
+
+def give_up(run: bytes) -> None:
+    """Tell the shards of a run on this process that nobody waits for them."""
+    for (other, _), shard in list(_RUNS.items()):
+        if other == run:
+            shard.give_up()
+
+
+def _own_copy(state: ShardState) -> ShardState:
+    """Return a copy: what Dask holds must not change."""
+    optimizer = state.optimizer
+    if optimizer is not None:
+        moments = tuple(np.array(moment) for moment in optimizer.moments)
+        optimizer = replace(optimizer, moments=moments)
+    return replace(state, parameters=np.array(state.parameters), optimizer=optimizer)

@@ -1,0 +1,35 @@
+"""How many threads matrix products use, which is one number for a whole process."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+_LOCK = threading.Lock()
+_controller: ThreadpoolController | None = None
+_users = 0
+_limits: Any = None
+
+
+@contextmanager
+def blas_threads(n_threads: int) -> Iterator[None]:
+    """Let matrix products of this process use so many threads.
+
+    The first to enter sets the limit, the last to leave restores what was found.
+    """
+    global _controller, _users, _limits
+    with _LOCK:
+        if _users == 0:
+            # Looking for the libraries takes a millisecond or more: once a process.
+            _controller = _controller or ThreadpoolController()
+            _limits = _controller.limit(limits=n_threads, user_api="blas")
+        _users += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _users -= 1
+            if _users == 0:
+                _limits.restore_original_limits()

@@ -1,0 +1,339 @@
+"""What is to be trained, as a value: every engine carries out the same job."""
+
+import math
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+from scipy.optimize import OptimizeResult
+from sklearn.model_selection import train_test_split
+from sklearn.utils import gen_batches
+
+from skdistmlp.nn.optimizers import UpdateRule, init
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.group import ShardGroup
+from skdistmlp.parallel.initial import draw_parameters
+from skdistmlp.parallel.plan import Work
+from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.parallel.split import ShardLayout
+from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
+from skdistmlp.training.loop import TrainingOptions, Validation, epochs
+from skdistmlp.training.progress import Outcome, Progress
+
+Value = TypeVar("Value")
+
+VALIDATION_BLOCK_ROWS = 1000
+"""Validation rows forwarded at a time."""
+
+Score = Callable[[np.ndarray, FloatArray, FloatArray | None], float]
+"""From targets, outputs and weights to a number; higher is better."""
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """Which rows to hold out for early stopping, and how to score them.
+
+    Attributes
+    ----------
+    fraction : float
+        Share of the rows.
+    stratify : bool
+        Whether to keep the shares of the classes.
+    score : callable
+        See `Score`.
+    keep_first : bool
+        Whether the weights before the first epoch are a candidate for the best.
+    """
+
+    fraction: float
+    stratify: bool
+    score: Score
+    keep_first: bool
+
+    def n_rows(self, dataset: Dataset) -> int:
+        """Return how many rows are held out."""
+        return math.ceil(self.fraction * dataset.n_rows)
+
+    def split(
+        self, dataset: Dataset, random_state: np.random.RandomState
+    ) -> tuple[np.ndarray, Validation]:
+        """Return the rows to train on, and those held out."""
+        assert dataset.y is not None
+        rows, held_out = train_test_split(
+            np.arange(dataset.n_rows),
+            random_state=random_state,
+            test_size=self.fraction,
+            stratify=dataset.y if self.stratify else None,
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' "
+                "or the size of your dataset."
+            )
+        y, weight = dataset.y[held_out], dataset.weights(held_out)
+        validation = Validation(
+            blocks=[
+                held_out[block]
+                for block in gen_batches(len(held_out), VALIDATION_BLOCK_ROWS)
+            ],
+            score=lambda outputs: self.score(y, outputs, weight),
+            keep_first=self.keep_first,
+        )
+        return rows, validation
+
+
+class Training(Protocol):
+    """A way to train: in epochs of mini-batches, or on all rows at once."""
+
+    @property
+    def progress(self) -> Progress | None:
+        """Where training in epochs stands."""
+
+    @property
+    def say(self) -> Callable[[str], None] | None:
+        """What is called with each of scikit-learn's verbose lines."""
+
+    def saying(self, say: Callable[[str], None]) -> Self:
+        """Return the same training with `say` called instead."""
+
+    def for_shard(self, rank: int) -> Self:
+        """Return what one of the shards that train by themselves has to know."""
+
+    def work(self, dataset: Dataset, network: Network, itemsize: int) -> Work:
+        """Return what is done in one go."""
+
+    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+        """Return the most rows of any step or block."""
+
+    def run(
+        self,
+        group: ShardGroup[Value],
+        network: Network,
+        dataset: Dataset,
+        random_state: np.random.RandomState,
+    ) -> Generator[None, None, Any]:
+        """Train, yielding where one may pause; return what came of it."""
+
+
+@dataclass(frozen=True)
+class EpochTraining:
+    """Training in epochs of mini-batches.
+
+    Attributes
+    ----------
+    options : TrainingOptions
+        How to go about it.
+    progress : Progress
+        Where training stands; brought up to date.
+    hold_out : HoldOut or None
+        With it, training stops early.
+    """
+
+    options: TrainingOptions
+    progress: Progress
+    hold_out: HoldOut | None = None
+
+    @property
+    def say(self) -> Callable[[str], None] | None:
+        """What is called with each of scikit-learn's verbose lines."""
+        return self.options.say
+
+    def saying(self, say: Callable[[str], None] | None) -> Self:
+        """Return the same training with `say` called instead."""
+        return replace(self, options=replace(self.options, say=say))
+
+    def for_shard(self, rank: int) -> Self:
+        """Return the same; only shard 0 says something, to be told where."""
+        if self.say is None:
+            return self
+        return self.saying(_nobody_listens if rank == 0 else None)
+
+    def work(self, dataset: Dataset, network: Network, itemsize: int) -> Work:
+        """Return what a step does."""
+        return Work(
+            "step",
+            self.options.batch_size,
+            itemsize=itemsize,
+            values_per_row=dataset.values_per_row,
+        )
+
+    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+        """Return the rows of a mini-batch, or of a block of validation rows."""
+        if self.hold_out is None:
+            return self.options.batch_size
+        block = min(VALIDATION_BLOCK_ROWS, self.hold_out.n_rows(dataset))
+        return max(self.options.batch_size, block)
+
+    def run(
+        self,
+        group: ShardGroup[Value],
+        network: Network,
+        dataset: Dataset,
+        random_state: np.random.RandomState,
+    ) -> Generator[None, None, Outcome]:
+        """Train, yielding after every epoch; return why training ended."""
+        if self.hold_out is None:
+            rows, validation = np.arange(dataset.n_rows), None
+        else:
+            rows, validation = self.hold_out.split(dataset, random_state)
+        return (
+            yield from epochs(
+                group, self.options, self.progress, rows, random_state, validation
+            )
+        )
+
+
+@dataclass(frozen=True)
+class LbfgsTraining:
+    """Training on all rows at once.
+
+    Attributes
+    ----------
+    options : LbfgsOptions
+        When to end.
+    parameters : ndarray of shape (n_parameters,), or None
+        Where to start; None where L-BFGS does not run.
+    progress, say : None
+        There are no epochs, and nothing to say.
+    """
+
+    options: LbfgsOptions
+    parameters: FloatArray | None
+    progress: None = None
+    say: None = None
+
+    def saying(self, say: Callable[[str], None] | None) -> Self:
+        """Return the same: SciPy says nothing."""
+        return self
+
+    def for_shard(self, rank: int) -> Self:
+        """Return the same, with a start for shard 0 only."""
+        return self if rank == 0 else replace(self, parameters=None)
+
+    def work(self, dataset: Dataset, network: Network, itemsize: int) -> Work:
+        """Return what an evaluation does."""
+        return Work(
+            "evaluation",
+            dataset.n_rows,
+            len(self._blocks(dataset, network, itemsize)),
+            itemsize=itemsize,
+            values_per_row=dataset.values_per_row,
+        )
+
+    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+        """Return the rows of a block."""
+        return int(self._blocks(dataset, network, itemsize)[0].stop)
+
+    def run(
+        self,
+        group: ShardGroup[Value],
+        network: Network,
+        dataset: Dataset,
+        random_state: np.random.RandomState,
+    ) -> Generator[None, None, OptimizeResult | None]:
+        """Train without a pause; return what scipy found, on the shard that leads."""
+        yield from ()
+        blocks = self._blocks(dataset, network, dataset.X.dtype.itemsize)
+        return minimise(group, self.options, self.parameters, blocks)
+
+    def _blocks(self, dataset: Dataset, network: Network, itemsize: int) -> list[slice]:
+        return blocks_of(dataset.n_rows, network.split.layer_units, itemsize)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A network, where its training begins, and how it is trained.
+
+    Attributes
+    ----------
+    network : Network
+        The network, however it is split.
+    dtype : dtype
+        float32 or float64: of the parameters, and of all arithmetic.
+    training : Training
+        How it is trained.
+    random_state : RandomState
+        Draws the weights, then the rows held out, then shuffles, as in
+        scikit-learn; advanced.
+    start : ShardState or None
+        State of the whole network to begin with; None to draw the weights.
+    rule : UpdateRule or None
+        The optimiser to begin with, where `start` has none.
+    """
+
+    network: Network
+    dtype: np.dtype[np.floating]
+    training: Training
+    random_state: np.random.RandomState
+    start: ShardState | None = None
+    rule: UpdateRule | None = None
+
+    @property
+    def progress(self) -> Progress | None:
+        """Where training in epochs stands."""
+        return self.training.progress
+
+    def work(self, dataset: Dataset) -> Work:
+        """Return what is done in one go."""
+        return self.training.work(dataset, self.network, self.dtype.itemsize)
+
+    def max_rows(self, dataset: Dataset) -> int:
+        """Return the most rows of any step or block."""
+        return self.training.max_rows(dataset, self.network, self.dtype.itemsize)
+
+    @property
+    def say(self) -> Callable[[str], None] | None:
+        """What is called with each of scikit-learn's verbose lines."""
+        return self.training.say
+
+    def saying(self, say: Callable[[str], None]) -> "Job":
+        """Return the job with `say` called instead, if anything is."""
+        if self.say is None:
+            return self
+        return replace(self, training=self.training.saying(say))
+
+    def for_shard(self, rank: int) -> "Job":
+        """Return what one of the shards that train by themselves has to know.
+
+        Its state is handed over apart. What is said, and where L-BFGS starts,
+        concerns shard 0 alone.
+        """
+        training = self.training.for_shard(rank)
+        return replace(self, training=training, start=None)
+
+    def begin(self, layout: ShardLayout) -> ShardState:
+        """Return the state that one shard begins with.
+
+        `start`, if there is one, is that shard's.
+        """
+        state = self.start
+        if state is None:
+            state = ShardState(
+                draw_parameters(
+                    layout, self.network.activation, self.random_state, self.dtype
+                )
+            )
+        if state.optimizer is None and self.rule is not None:
+            state = replace(state, optimizer=init(self.rule, state.parameters))
+        return state
+
+    def run(
+        self, group: ShardGroup[Value], dataset: Dataset
+    ) -> Generator[None, None, Any]:
+        """Train, yielding where one may pause; return what came of it."""
+        return self.training.run(group, self.network, dataset, self.random_state)
+
+
+def finish(training: Generator[None, None, Any]) -> Any:
+    """Train to the end without a pause, and return what came of it."""
+    while True:
+        try:
+            next(training)
+        except StopIteration as end:
+            return end.value
+
+
+def _nobody_listens(line: str) -> None:
+    """Stand in for a function that cannot be sent."""
