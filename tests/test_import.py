@@ -94,6 +94,7 @@ def test_public_names():
     assert set(skdistmlp.__all__) == {
         "ClusterError",
         "DistributedMLPClassifier",
+        "DistributedMLPRegressor",
         "ExchangeError",
         "SkdistmlpError",
         "WorkerLostError",

@@ -255,8 +255,8 @@ class FuturesGroup:
                     for rank in self._ranks
                 ]
             )
-            losses = self._tasks.fetch(*self._losses)
-            penalties, gradients = zip(*self._tasks.fetch(*ends), strict=True)
+            losses = self._tasks.take(*self._losses)
+            penalties, gradients = zip(*self._tasks.take(*ends), strict=True)
         total = sum(losses, self._loss_sum) + sum(penalties)
         return float(total) / n_rows, join_shards(self._network.split, gradients)
 
@@ -269,8 +269,8 @@ class FuturesGroup:
             sums = self._tasks.submit(
                 [self._add(rank, "penalty", tasks.penalty) for rank in self._ranks]
             )
-            losses = self._tasks.fetch(*self._losses)
-            penalties = self._tasks.fetch(*sums)
+            losses = self._tasks.take(*self._losses)
+            penalties = self._tasks.take(*sums)
         # In the order in which shards among peers add them.
         total = sum(losses, self._loss_sum) + sum(penalties)
         self._losses.clear()
@@ -378,13 +378,13 @@ class FuturesGroup:
         """Count on a loss to come; wait until few enough are still to come."""
         self._losses.append(newest)
         while len(self._losses) > n_ahead:
-            self._loss_sum += sum(self._tasks.fetch(self._losses[0]))
+            self._loss_sum += sum(self._tasks.take(self._losses[0]))
             self._losses.popleft()
 
     def _next_outputs(self) -> FloatArray:
         """Wait for the oldest block under way."""
         with self._tasks.explained("predicting"):
             outputs: FloatArray
-            (outputs,) = self._tasks.fetch(self._under_way[0])
+            (outputs,) = self._tasks.take(self._under_way[0])
         self._under_way.popleft()
         return outputs

@@ -125,6 +125,17 @@ class PinnedTasks:
         results: list[Any] = self._client.gather(list(futures))
         return results
 
+    def take(self, *futures: Future[Any]) -> list[Any]:
+        """Fetch results, and let go of them on the cluster.
+
+        A future that was waited for may be held by the traceback of a timeout
+        until Python collects its garbage: dropping it would not do.
+        """
+        results = self.fetch(*futures)
+        for future in futures:
+            future.release()
+        return results
+
     def explained(self, phase: str) -> AbstractContextManager[None]:
         """Say which worker went away when Dask reports that something did."""
         return explained(self._client, self._workers, phase)

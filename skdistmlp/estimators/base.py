@@ -355,6 +355,12 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
     def _weights(self) -> Parameters:
         return Parameters(list(self.coefs_), list(self.intercepts_))
 
+    def __sklearn_tags__(self) -> Any:
+        """Say that sparse features are understood."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def __sklearn_is_fitted__(self) -> bool:
         """Say whether there are weights, drawn by a fit that ended well."""
         return hasattr(self, "coefs_")

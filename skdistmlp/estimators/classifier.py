@@ -18,6 +18,7 @@ from sklearn.utils.validation import validate_data
 from skdistmlp.estimators._sklearn import (
     StrOptions,
     check_partial_fit_first_call,
+    check_sample_weight,
     fit_context,
 )
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
@@ -419,14 +420,18 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         if self.class_weight is None:
             return weight
         if self._label_binarizer.y_type_.startswith("multilabel"):
-            factor = compute_sample_weight(self.class_weight, y.astype(int))
+            weights = self.class_weight
+            if isinstance(weights, list) and not any(set(w) - {0, 1} for w in weights):
+                # A batch of partial_fit may lack a label that has a weight.
+                weights = [{0: 1.0, 1: 1.0} | w for w in weights]
+            factor = compute_sample_weight(weights, y.astype(int))
         else:
             columns = y.argmax(axis=1) if y.shape[1] > 1 else y[:, 0].astype(int)
             by_class = compute_class_weight(
                 self.class_weight, classes=self.classes_, y=self.classes_[columns]
             )
             factor = by_class[columns]
-        return factor if weight is None else weight * factor
+        return check_sample_weight(factor if weight is None else weight * factor, X)
 
     def _output_activation(self) -> str:
         multiclass = self._label_binarizer.y_type_ == "multiclass"

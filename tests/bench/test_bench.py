@@ -61,7 +61,9 @@ def test_the_command_prints_tables_and_writes_json_and_png(
     monkeypatch.setattr(optimizer, "N_PARAMETERS", 1000)
     path, picture = tmp_path / "b.json", tmp_path / "b.png"
     options = ["--repeats", "1", "--json", str(path), "--png", str(picture)]
-    monkeypatch.setattr(sys, "argv", ["bench", "local", "predict", "optimizer", *options])
+    monkeypatch.setattr(
+        sys, "argv", ["bench", "local", "predict", "optimizer", *options]
+    )
     command.main()
     printed = capsys.readouterr().out
     assert "| 4-(3)   | adam, float32                   |" in printed

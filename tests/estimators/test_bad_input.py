@@ -2,16 +2,14 @@
 
 import numpy as np
 import pytest
-from scipy.sparse import csc_matrix, csr_matrix
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skdistmlp import DistributedMLPClassifier
-from tests.estimators.support import Case, fit, pair, result_of
+from tests.estimators.configurations import ESTIMATORS, Case, pair
+from tests.estimators.support import fit, result_of
 
-PARAMS = Case.of("defaults").clf_params
+PARAMS = Case.of("defaults").params
 
 
 @pytest.fixture(scope="module", name="X")
@@ -30,9 +28,11 @@ def _with(array, index, value):
     return changed
 
 
-def assert_refused_alike(call, params=None):
-    """Make the same call on both classifiers; return the type and the message."""
-    ours, theirs = (result_of(lambda c=clf: call(c)) for clf in pair(params or PARAMS))
+def assert_refused_alike(call, params=None, kind="classifier"):
+    """Make the same call on both estimators; return the type and the message."""
+    ours, theirs = (
+        result_of(lambda c=clf: call(c)) for clf in pair(params or PARAMS, kind)
+    )
     assert theirs.error is not None, "scikit-learn accepts it"
     assert ours.error == theirs.error
     assert ours.warnings == theirs.warnings
@@ -133,20 +133,30 @@ def test_hidden_layers_of_broken_neurons(X, y, sizes):
     ],
 )
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_parameters_that_both_have(X, y, name, value, method):
-    extra = {"classes": range(10)} if method == "partial_fit" else {}
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_parameters_that_both_have(X, y, name, value, method, kind):
+    first = method == "partial_fit" and kind == "classifier"
+    extra = {"classes": range(10)} if first else {}
     error, message = assert_refused_alike(
-        lambda clf: getattr(clf, method)(X, y, **extra), PARAMS | {name: value}
+        lambda clf: getattr(clf, method)(X, y, **extra), PARAMS | {name: value}, kind
     )
     assert error is InvalidParameterError
     assert f"'{name}' parameter" in message
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_an_unknown_solver(X, y, kind):
+    error, message = assert_refused_alike(
+        lambda clf: clf.fit(X, y), PARAMS | {"solver": "newton"}, kind
+    )
+    assert error is InvalidParameterError
+    assert "'solver' parameter" in message
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("solver", "lbfgs"),  # until the next version
         ("engine", "peers"),
         ("engine", None),
         ("parameter_threshold", -1),
@@ -160,9 +170,11 @@ def test_parameters_that_both_have(X, y, name, value, method):
         ("client", object()),
     ],
 )
-def test_parameters_of_our_own(X, y, name, value, method):
-    clf = DistributedMLPClassifier(**PARAMS | {name: value})
-    extra = {"classes": range(10)} if method == "partial_fit" else {}
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_parameters_of_our_own(X, y, name, value, method, kind):
+    clf = ESTIMATORS[kind][0](**PARAMS | {name: value})
+    first = method == "partial_fit" and kind == "classifier"
+    extra = {"classes": range(10)} if first else {}
     with pytest.raises(InvalidParameterError, match=f"'{name}' parameter"):
         getattr(clf, method)(X, y, **extra)
     assert not hasattr(clf, "coefs_")
@@ -289,22 +301,6 @@ def test_a_failed_call_leaves_a_fitted_one_as_it_was(X, y):
     np.testing.assert_array_equal(clf.predict_proba(X), before)
 
 
-@pytest.mark.parametrize("sparse", [csr_matrix, csc_matrix])
-@pytest.mark.parametrize("method", ["fit", "predict", "predict_proba"])
-def test_sparse_features_are_refused(X, y, sparse, method):
-    """Until the next version; in the words of an estimator that has no use for them."""
-
-    def call(clf):
-        if method == "fit":
-            clf.fit(sparse(X), y)
-        getattr(fit(clf, X, y), method)(sparse(X))
-
-    ours = result_of(lambda: call(pair(PARAMS)[0]))
-    theirs = result_of(lambda: LinearDiscriminantAnalysis().fit(sparse(X), y))
-    assert theirs.error[0] is TypeError
-    assert ours.error == theirs.error
-
-
 # Warnings.
 
 
@@ -375,4 +371,6 @@ def test_weights_that_run_away_on_workers(client, X, y):
 def test_scikit_learn_has_no_parameter_that_is_not_tried_here():
     marks = test_parameters_that_both_have.pytestmark
     (tried,) = (mark.args[1] for mark in marks if mark.args[0] == ("name", "value"))
-    assert {name for name, _ in tried} | {"solver"} == set(MLPClassifier().get_params())
+    for estimator in (MLPClassifier(), MLPRegressor()):
+        names = set(estimator.get_params())
+        assert {name for name, _ in tried} == names - {"loss", "solver"}

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from tests.estimators.configurations import Case, pair
 from tests.estimators.support import (
-    Case,
     assert_same_answers,
     assert_same_network,
     fit,
-    pair,
     quiet,
 )
 
@@ -46,7 +45,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_warm_start_goes_on(change, early_stopping):
     case = Case.of("defaults", early_stopping=early_stopping, tol=0.01)
-    ours, theirs = pair(case.clf_params | {"warm_start": True}, engine="local")
+    ours, theirs = pair(case.params | {"warm_start": True}, engine="local")
     for X, y in [(case.X, case.y), (case.X[40:], case.y[40:]), (case.X, case.y)]:
         for clf in (ours, theirs):
             fit(clf, X, y)
@@ -59,7 +58,7 @@ def test_warm_start_goes_on(change, early_stopping):
 def test_warm_start_that_only_gets_worse_with_early_stopping():
     """scikit-learn then ends with the last weights, not with the best so far."""
     case = Case.of("defaults", early_stopping=True, max_iter=15, batch_size=20)
-    ours, theirs = pair(case.clf_params | {"warm_start": True}, engine="local")
+    ours, theirs = pair(case.params | {"warm_start": True}, engine="local")
     for clf in (ours, theirs):
         fit(clf, case.X, case.y)
     best = ours.best_validation_score_
@@ -71,7 +70,7 @@ def test_warm_start_that_only_gets_worse_with_early_stopping():
 
 def test_warm_start_counts_epochs_without_improvement_across_calls():
     case = Case.of("defaults", max_iter=3, tol=100.0, n_iter_no_change=3)
-    ours, theirs = pair(case.clf_params | {"warm_start": True}, engine="local")
+    ours, theirs = pair(case.params | {"warm_start": True}, engine="local")
     n_iter = []
     for _ in range(3):
         for clf in (ours, theirs):
@@ -83,7 +82,7 @@ def test_warm_start_counts_epochs_without_improvement_across_calls():
 
 def test_fit_without_warm_start_begins_anew():
     case = Case.of("defaults")
-    ours, _ = pair(case.clf_params)
+    ours, _ = case.pair()
     first = fit(ours, case.X, case.y).coefs_
     second = fit(ours, case.X, case.y).coefs_
     for before, after in zip(first, second, strict=True):
@@ -247,7 +246,7 @@ OPTIMISERS = {
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_partial_fit_is_scikit_learn(scenario, optimiser, between):
     case = Case.of("defaults", **OPTIMISERS[optimiser])
-    ours, theirs = pair(case.clf_params, engine="local")
+    ours, theirs = case.pair(engine="local")
     ours = scenario(ours, case, between)
     theirs = scenario(theirs, case, lambda clf: clf)
     assert_same_network(ours, theirs)
@@ -258,7 +257,7 @@ def test_partial_fit_is_scikit_learn(scenario, optimiser, between):
 def test_a_number_as_random_state_is_read_anew_by_every_call():
     case = Case.of("defaults", max_iter=1, batch_size=50)
     again, on = (
-        pair(case.clf_params | {"random_state": state})
+        pair(case.params | {"random_state": state})
         for state in (4, np.random.RandomState(4))
     )
     for ours, theirs in (again, on):
@@ -271,7 +270,7 @@ def test_a_number_as_random_state_is_read_anew_by_every_call():
 
 def test_copies_train_apart():
     case = Case.of("defaults")
-    ours, _ = pair(case.clf_params)
+    ours, _ = case.pair()
     ours.partial_fit(case.X, case.y, classes=CLASSES)
     twin = deepcopy(ours)
     before = [coef.copy() for coef in ours.coefs_]
@@ -338,7 +337,7 @@ EDITS = [
 def test_edited_weights_count(edit, before_edit):
     """Square layers, so that every edit leaves the shapes as they are."""
     case = Case.of("defaults", hidden_layer_sizes=(6, 6, 6), warm_start=False)
-    ours, theirs = pair(case.clf_params, engine="local")
+    ours, theirs = case.pair(engine="local")
     for clf in (ours, theirs):
         if before_edit == "fit":
             fit(clf, case.X, case.y)
@@ -357,7 +356,7 @@ def test_edited_weights_count(edit, before_edit):
 
 def test_edited_weights_count_in_a_warm_start():
     case = Case.of("defaults", warm_start=True)
-    ours, theirs = pair(case.clf_params, engine="local")
+    ours, theirs = case.pair(engine="local")
     for clf in (ours, theirs):
         fit(clf, case.X, case.y)
         _replace_all(clf)
@@ -368,7 +367,7 @@ def test_edited_weights_count_in_a_warm_start():
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_the_engine_may_change_between_calls(client, optimiser):
     case = Case.of("defaults", batch_size=120, **OPTIMISERS[optimiser])
-    ours, theirs = pair(case.clf_params, client=client)
+    ours, theirs = case.pair(client=client)
     for engine_params in [
         {"engine": "local"},
         FUTURES | {"n_workers": 2},
@@ -391,7 +390,7 @@ def test_a_warm_start_may_change_the_engine(client, early_stopping):
     case = Case.of(
         "defaults", early_stopping=early_stopping, max_iter=2, batch_size=120
     )
-    ours, theirs = pair(case.clf_params | {"warm_start": True}, client=client)
+    ours, theirs = pair(case.params | {"warm_start": True}, client=client)
     for engine_params in [
         FUTURES | {"n_workers": 2},
         {"engine": "local"},
@@ -406,7 +405,7 @@ def test_a_warm_start_may_change_the_engine(client, early_stopping):
 
 def test_partial_fit_never_says_that_it_has_not_converged():
     case = Case.of("defaults", max_iter=1)
-    ours, _ = pair(case.clf_params)
+    ours, _ = case.pair()
     ours.partial_fit(case.X, case.y, classes=CLASSES)  # warnings are errors
     assert ours.n_iter_ == 1
     assert quiet(ours.partial_fit, case.X, case.y) is ours

@@ -1,35 +1,51 @@
 """scikit-learn's own checks of an estimator."""
 
 import pytest
-from sklearn.exceptions import SkipTestWarning
-from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+from threadpoolctl import threadpool_limits
 
-from skdistmlp import DistributedMLPClassifier
+from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+
+PAIRS = [
+    pytest.param(DistributedMLPClassifier, MLPClassifier, id="classifier"),
+    pytest.param(DistributedMLPRegressor, MLPRegressor, id="regressor"),
+]
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Stochastic Optimizer:sklearn.exceptions.ConvergenceWarning"
-)
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Networks as small as these are slowed down by threads."""
+    with threadpool_limits(1):
+        yield
+
+
 @parametrize_with_checks(
-    [DistributedMLPClassifier(max_iter=100)],
-    # None is expected to fail: scikit-learn's own classifier passes them all.
+    [DistributedMLPClassifier(max_iter=100), DistributedMLPRegressor(max_iter=100)],
+    # None is expected to fail: scikit-learn's own estimators pass them all.
     expected_failed_checks=None,
 )
 def test_estimator(estimator, check):
     check(estimator)
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.filterwarnings(f"ignore::{SkipTestWarning.__module__}.SkipTestWarning")
-def test_the_same_checks_are_passed_as_by_scikit_learn():
-    """But for sparse input, which is not accepted yet."""
-
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_the_same_checks_are_passed_as_by_scikit_learn(ours, theirs, solver):
     def passed(estimator):
-        results = check_estimator(estimator, on_skip=None, on_fail=None)
+        results = check_estimator(
+            estimator(solver=solver, max_iter=100), on_skip=None, on_fail=None
+        )
         return {r["check_name"] for r in results if r["status"] == "passed"}
 
-    missing = passed(MLPClassifier(max_iter=100)) - passed(
-        DistributedMLPClassifier(max_iter=100)
-    )
-    assert missing <= {"check_sample_weight_equivalence_on_sparse_data"}
+    expected = passed(theirs)
+    assert len(expected) > 50
+    assert expected <= passed(ours)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_tags_are_those_of_scikit_learn(ours, theirs):
+    assert get_tags(ours()) == get_tags(theirs())

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize, rosen, rosen_der
 from sklearn import config_context
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
@@ -19,6 +20,7 @@ from skdistmlp.estimators._sklearn import (
     Interval,
     Options,
     StrOptions,
+    check_optimize_result,
     check_partial_fit_first_call,
     check_sample_weight,
     fit_context,
@@ -124,6 +126,30 @@ def test_a_number_is_the_weight_of_every_sample():
 def test_bad_sample_weights_are_refused(weight):
     with pytest.raises(ValueError, match=r"(?i)sample.?weight"):
         check_sample_weight(weight, np.ones((3, 2)))
+
+
+def _optimised(**options):
+    """Minimise a narrow valley, from a place far away."""
+    return minimize(
+        rosen, [-3.0, 4.0], method="L-BFGS-B", jac=rosen_der, options=options
+    )
+
+
+def test_an_optimisation_that_converged_gives_its_iterations():
+    result = _optimised()
+    assert check_optimize_result("lbfgs", result, 500) == result.nit > 3
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"), [({"maxiter": 3}, True), ({"maxfun": 2}, False)]
+)
+def test_an_optimisation_that_did_not_converge_is_warned_of(options, advice):
+    result = _optimised(**options)
+    with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge") as caught:
+        assert check_optimize_result("lbfgs", result, 3) == result.nit
+    (warning,) = caught
+    assert result.message in str(warning.message)
+    assert ("Increase the number of iterations" in str(warning.message)) == advice
 
 
 def test_sklearn_is_fitted_is_asked():
