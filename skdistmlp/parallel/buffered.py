@@ -203,7 +203,7 @@ class BufferedShard:
 
     def agree(self, value: float) -> float:
         """Return the value that shard 0 has."""
-        return float(self._communicator.broadcast(np.array([value]))[0])
+        return float(self._communicator.broadcast(np.array([value], float))[0])
 
     def keep_best(self) -> None:
         """Copy the parameters."""

@@ -1,6 +1,7 @@
 """The rows that a network trains on, as every shard holds them."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
@@ -36,6 +37,15 @@ class Dataset:
     def values_per_row(self) -> float | None:
         """How many numbers a row of sparse `X` stores; None for a dense one."""
         return self.X.nnz / max(1, self.n_rows) if issparse(self.X) else None  # type: ignore[union-attr]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features, targets and weights."""
+        X: Any = self.X
+        sparse = issparse(self.X)
+        arrays = [X.data, X.indices, X.indptr] if sparse else [X]
+        arrays += [a for a in (self.y, self.sample_weight) if a is not None]
+        return sum(array.nbytes for array in arrays)
 
     def prepared(self, dtype: np.dtype[np.floating]) -> "Dataset":
         """Return the same data in `dtype`, fit for taking rows out many times."""

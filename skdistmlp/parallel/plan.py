@@ -1,10 +1,15 @@
 """Which engine trains or predicts, where, and why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from skdistmlp.parallel.split import NetworkSplit, NeuronRange, count_parameters
+from skdistmlp.parallel.split import (
+    NetworkSplit,
+    NeuronRange,
+    ShardLayout,
+    count_parameters,
+)
 
 FLOP_PER_CHAINED_TASK = 1.8e9
 """Floating point operations that cost as much time as one task in a chain of
@@ -38,6 +43,10 @@ class Work:
         Bytes of a number.
     values_per_row : float or None
         Stored numbers in a row of sparse features; None if they are dense.
+    arrays_of_parameters : int
+        Parameters, gradient, and moments of the optimiser.
+    data_bytes : int
+        Bytes of all features, targets and weights.
     """
 
     kind: Literal["step", "evaluation", "prediction"]
@@ -45,6 +54,8 @@ class Work:
     n_blocks: int = 1
     itemsize: int = 8
     values_per_row: float | None = None
+    arrays_of_parameters: int = 4
+    data_bytes: int = 0
 
     @property
     def name(self) -> str:
@@ -62,7 +73,7 @@ class Plan:
 
     Attributes
     ----------
-    engine : {"local", "futures"}
+    engine : {"local", "futures", "peers"}
         What runs.
     split : NetworkSplit
         Layers, and the neurons of each shard.
@@ -71,12 +82,18 @@ class Plan:
         when the network stays in this process.
     reason : str
         Why this engine was chosen.
+    bytes_held : tuple of int
+        Bytes that each worker holds while "peers" trains; else empty.
+    bytes_exchanged : int
+        Bytes that the shards send each other in a step of "peers".
     """
 
     engine: str
     split: NetworkSplit
     workers: tuple[str, ...]
     reason: str
+    bytes_held: tuple[int, ...] = ()
+    bytes_exchanged: int = 0
 
     @property
     def n_shards(self) -> int:
@@ -90,8 +107,11 @@ class Plan:
             f"network {layer_units}, {self.split.n_parameters:,} parameters, "
             f"{self.n_shards} shard{'s' if self.n_shards > 1 else ''}",
         ]
+        if self.bytes_held:
+            lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
         for rank, worker in enumerate(self.workers):
-            lines.append(f"shard {rank} on {worker}: {self._holdings(rank)}")
+            held = f"{self.bytes_held[rank]:,} bytes, " if self.bytes_held else ""
+            lines.append(f"shard {rank} on {worker}: {held}{self._holdings(rank)}")
         return "\n".join(lines)
 
     def _holdings(self, rank: int) -> str:
@@ -125,7 +145,7 @@ def reason_to_stay_local(
     ----------
     layer_units : sequence of int
         Features, neurons of each hidden layer, outputs.
-    engine : {"auto", "local", "futures"}
+    engine : {"auto", "local", "futures", "peers"}
         What was asked for.
     parameter_threshold : int
         Networks with fewer parameters stay in this process.
@@ -153,7 +173,7 @@ def cluster_plan(
     ----------
     layer_units : sequence of int
         Features, neurons of each hidden layer, outputs.
-    engine : {"auto", "futures"}
+    engine : {"auto", "futures", "peers"}
         What was asked for.
     workers : sequence of str
         Addresses of the workers to share it.
@@ -163,26 +183,80 @@ def cluster_plan(
     Returns
     -------
     Plan
-        "futures" if asked for, or if sharing the work saves more time than its
-        chain of tasks costs; else "local".
+        To train, "peers" unless "futures" is asked for. To predict, "futures" if
+        asked for, or if sharing the work saves more time than its chain of tasks
+        costs; else "local".
     """
     split = NetworkSplit.even(layer_units, len(workers))
-    plan = Plan("futures", split, tuple(workers[: split.n_shards]), "")
+    used = tuple(workers[: split.n_shards])
+    if engine == "futures":
+        return Plan("futures", split, used, "engine='futures' was asked for")
+    if work.kind != "prediction":
+        reason = "engine='peers' was asked for"
+        if engine == "auto":
+            reason = (
+                f"{split.n_parameters:,} parameters reach the threshold, and there are "
+                f"workers"
+            )
+        return Plan(
+            "peers",
+            split,
+            used,
+            reason,
+            tuple(bytes_held(split.shard(rank), work) for rank in range(len(used))),
+            bytes_exchanged(split, work),
+        )
     n_tasks = chained_tasks(split, work)
     saved = flop(split, work) * (1 - 1 / split.n_shards)
     n_bytes = bytes_sent(split, work)
     cost = n_tasks * FLOP_PER_CHAINED_TASK + n_bytes * FLOP_PER_BYTE_SENT
-    sending = f" and {n_bytes / 1e6:.3g} MB to send" if n_bytes else ""
     sums = (
         f"sharing {work.name} of {work.n_rows:,} rows among {split.n_shards} saves "
-        f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks{sending} cost as much "
-        f"time as {cost / 1e9:.3g} GFLOP"
+        f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks and "
+        f"{n_bytes / 1e6:.3g} MB to send cost as much time as {cost / 1e9:.3g} GFLOP"
     )
-    if engine == "futures":
-        return replace(plan, reason="engine='futures' was asked for")
     if saved > cost:
-        return replace(plan, reason=sums)
+        return Plan("futures", split, used, sums)
     return local_plan(layer_units, sums)
+
+
+def bytes_held(layout: ShardLayout, work: Work) -> int:
+    """Return the bytes that a shard among peers holds while it trains.
+
+    Parameters, gradient and moments; the data; and for each layer the
+    activations and deltas of a step, with what they are gathered from.
+    """
+    split = layout.split
+    n_shards = split.n_shards
+    rows_held = split.layer_units[0] if work.values_per_row is None else 0
+    for layer in split.layers:
+        own = layout.columns(layer).stop - layout.columns(layer).start
+        whole = split.layer_units[layer]
+        # Its own activations and deltas; if there are others, what it is sent
+        # of them, both ways.
+        rows_held += 2 * own
+        if n_shards > 1 and layer == split.output_layer:
+            rows_held += n_shards * own
+        elif n_shards > 1 and layer > 0:
+            rows_held += 4 * whole
+    buffers = rows_held * work.n_rows // work.n_blocks
+    n_numbers = work.arrays_of_parameters * layout.n_parameters + buffers
+    return n_numbers * work.itemsize + work.data_bytes
+
+
+def bytes_exchanged(split: NetworkSplit, work: Work) -> int:
+    """Return the bytes that all shards together send in a step, or an evaluation.
+
+    Each hidden layer but the first gathers activations and scatters deltas: of
+    every neuron, a copy to each other shard. The output layer sums logits.
+    """
+    others = split.n_shards - 1
+    hidden = 2 * sum(split.layer_units[1:-2])
+    logits = split.n_shards * split.layer_units[-1]
+    n_numbers = (hidden + logits) * work.n_rows * others
+    if work.kind == "evaluation":
+        n_numbers += 2 * split.n_parameters * others
+    return n_numbers * work.itemsize
 
 
 def chained_tasks(split: NetworkSplit, work: Work) -> int:

@@ -277,7 +277,11 @@ class Job:
 
     def work(self, dataset: Dataset) -> Work:
         """Return what is done in one go."""
-        return self.training.work(dataset, self.network, self.dtype.itemsize)
+        work = self.training.work(dataset, self.network, self.dtype.itemsize)
+        n_moments = 0 if self.rule is None else self.rule.n_moments
+        return replace(
+            work, arrays_of_parameters=2 + n_moments, data_bytes=dataset.nbytes
+        )
 
     def max_rows(self, dataset: Dataset) -> int:
         """Return the most rows of any step or block."""
