@@ -163,6 +163,7 @@ class BufferedShard:
         own = self._state.parameters
         take_shard(self._network.split, self._communicator.rank, whole, out=own)
         self._gradient_sum = None
+        self._loss_sum = 0.0
         return True
 
     def accumulate(self, rows: Rows, batch: Rows) -> None:

@@ -1,12 +1,13 @@
 """The rows that a network trains on, as every shard holds them."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 
 from skdistmlp.nn.losses import Targets
-from skdistmlp.nn.types import Features, FloatArray, Rows
+from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,20 @@ class Dataset:
         """How many numbers a row of sparse `X` stores; None for a dense one."""
         return self.X.nnz / max(1, self.n_rows) if issparse(self.X) else None  # type: ignore[union-attr]
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not issparse(self.X):
+            self.__dict__["X"] = aligned(self.X)
+
     def prepared(self, dtype: np.dtype[np.floating]) -> "Dataset":
         """Return the same data in `dtype`, fit for taking rows out many times.
 
-        ``np.take`` copies a whole array that is unaligned, as arrays that
-        came through Dask are, or not C-contiguous, at every call.
+        ``np.take`` copies a whole array that is not C-contiguous at every call.
         """
         if issparse(self.X):
             X = self.X.astype(dtype, copy=False)
         else:
-            X = np.require(self.X, dtype, ["C_CONTIGUOUS", "ALIGNED"])
+            X = aligned(np.ascontiguousarray(self.X, dtype))
         y = self.y
         if y is not None and y.dtype != np.bool_:
             y = y.astype(dtype, copy=False)
