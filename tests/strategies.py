@@ -1,6 +1,7 @@
 """Hypothesis strategies: networks, splits and optimisers of every kind."""
 
 from hypothesis import strategies as st
+from scipy.sparse import csr_array, csr_matrix
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.losses import OUTPUTS
@@ -12,6 +13,10 @@ seeds = st.integers(0, 2**32 - 1)
 activations = st.sampled_from(sorted(ACTIVATIONS))
 
 outputs = st.sampled_from(sorted(OUTPUTS))
+"""Of classifiers and of regressors."""
+
+sparse_formats = st.sampled_from([None, csr_array, csr_matrix])
+"""Of features; None for dense ones."""
 
 update_rules = st.one_of(
     st.builds(Sgd, momentum=st.floats(0, 1), nesterov=st.booleans()),

@@ -10,7 +10,6 @@ is still to come.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -211,7 +210,8 @@ class FuturesGroup:
             return False
         with self._tasks.explained("sending parameters"):
             self._tasks.begin()
-            self._place_shards(ShardState(parameters))
+            dtype = self._initial.parameters.dtype
+            self._place_shards(ShardState(parameters.astype(dtype, copy=False)))
         self._gradient_sums = []
         self._losses.clear()
         self._loss_sum = 0.0
@@ -347,16 +347,6 @@ class FuturesGroup:
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""
-        held = (
-            self._shards,
-            self._rows,
-            self._best,
-            self._gradient_sums,
-            self._losses,
-            self._under_way,
-        )
-        for future in chain.from_iterable(held):
-            future.release()
         self._backward_calls = {}
         self._tasks.close()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
@@ -43,6 +44,7 @@ class PinnedTasks:
         self._run = uuid.uuid4().hex[:8]
         self._step = 0
         self._noted = self._nothing()
+        self._submitted: WeakSet[Future[Any]] = WeakSet()
 
     def begin(self) -> None:
         """Forget tasks that an interrupt kept from being submitted; count on."""
@@ -50,7 +52,13 @@ class PinnedTasks:
         self._step += 1
 
     def close(self) -> None:
-        """Forget what is noted, and end this run's thread."""
+        """Let go of everything on the cluster, and end this run's thread.
+
+        A future may outlive its user: the traceback of an error or a timeout
+        holds it until Python collects its garbage.
+        """
+        for future in self._submitted:
+            future.release()
         self._outside_tasks.shutdown(wait=False)
         self.begin()
 
@@ -78,6 +86,7 @@ class PinnedTasks:
         # What is noted holds the states of before; they are to go when used.
         self._noted = self._nothing()
         futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
+        self._submitted.update(futures)
         return futures
 
     def place(self, name: str, rank: int, value: Any) -> Future[Any]:
@@ -91,6 +100,7 @@ class PinnedTasks:
         placed: dict[Key, Future[Any]] = self._outside_tasks.submit(
             self._client.scatter, {key: value}, workers=[worker]
         ).result()
+        self._submitted.add(placed[key])
         return placed[key]
 
     def wait_for(self, *futures: Future[Any]) -> None:
@@ -126,11 +136,7 @@ class PinnedTasks:
         return results
 
     def take(self, *futures: Future[Any]) -> list[Any]:
-        """Fetch results, and let go of them on the cluster.
-
-        A future that was waited for may be held by the traceback of a timeout
-        until Python collects its garbage: dropping it would not do.
-        """
+        """Fetch results, and let go of them on the cluster; see `close`."""
         results = self.fetch(*futures)
         for future in futures:
             future.release()

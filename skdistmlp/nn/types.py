@@ -14,3 +14,12 @@ Features: TypeAlias = FloatArray | csr_array | csr_matrix
 
 Rows: TypeAlias = slice | NDArray[np.intp]
 """Rows of a training set: a range, or indices in the order wanted."""
+
+
+def aligned(array: FloatArray) -> FloatArray:
+    """Return `array`, or a copy whose numbers lie where the processor wants them.
+
+    Arrays that came through Dask often do not, and are copied whole at every
+    product or ``np.take``.
+    """
+    return np.require(array, requirements="A")

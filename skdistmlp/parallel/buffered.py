@@ -167,6 +167,7 @@ class BufferedShard:
         whole = self._communicator.broadcast(parameters.astype(own.dtype, copy=False))
         take_shard(self._network.split, self._communicator.rank, whole, out=own)
         self._gradient_sum = None
+        self._loss_sum = 0.0
         return True
 
     def accumulate(self, rows: Rows, batch: Rows) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse import issparse
 
 from skdistmlp.nn.losses import Targets
-from skdistmlp.nn.types import Features, FloatArray, Rows
+from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,20 @@ class Dataset:
         arrays += [a for a in (self.y, self.sample_weight) if a is not None]
         return sum(array.nbytes for array in arrays)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not issparse(self.X):
+            self.__dict__["X"] = aligned(self.X)
+
     def prepared(self, dtype: np.dtype[np.floating]) -> "Dataset":
-        """Return the same data in `dtype`, fit for taking rows out many times."""
+        """Return the same data in `dtype`, fit for taking rows out many times.
+
+        ``np.take`` copies a whole array that is not C-contiguous at every call.
+        """
         if issparse(self.X):
             X = self.X.astype(dtype, copy=False)
         else:
-            X = np.ascontiguousarray(self.X, dtype)
+            X = aligned(np.ascontiguousarray(self.X, dtype))
         y = self.y
         if y is not None and y.dtype != np.bool_:
             y = y.astype(dtype, copy=False)
@@ -65,18 +73,8 @@ class Dataset:
         """
         if isinstance(rows, slice) or out is None or issparse(self.X):
             return self.X[rows]
-        # As bytes, since `np.take` would copy the whole of an unaligned array, as
-        # those are that came through Dask. mode="clip" writes straight into `out`,
-        # "raise" goes through a buffer.
-        taken = out[: len(rows)]
-        np.take(
-            self.X.view(np.uint8),
-            rows,
-            axis=0,
-            out=taken.view(np.uint8),
-            mode="clip",
-        )
-        return taken
+        # mode="clip" writes straight into `out`; "raise" goes through a buffer.
+        return np.take(self.X, rows, axis=0, out=out[: len(rows)], mode="clip")
 
     def targets(self, rows: Rows) -> Targets:
         """Return rows of `y`."""

@@ -6,6 +6,7 @@ Unless said otherwise they never write to their other arguments.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
@@ -13,7 +14,7 @@ from scipy.sparse import issparse
 from skdistmlp.nn.activations import ACTIVATIONS, Activation
 from skdistmlp.nn.losses import OUTPUTS, Output
 from skdistmlp.nn.optimizers import OptimizerState, block_size
-from skdistmlp.nn.types import Features, FloatArray, Rows
+from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.split import (
     NetworkSplit,
@@ -73,6 +74,9 @@ class ShardState:
     parameters: FloatArray = field(repr=False)
     optimizer: OptimizerState | None = None
     penalty_sum: float = 0.0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, parameters=aligned(state["parameters"]))
 
 
 def split_state(split: NetworkSplit, whole: ShardState) -> list[ShardState]:

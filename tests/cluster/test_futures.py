@@ -5,17 +5,25 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from distributed import Client, Future, get_task_stream
+from distributed import Client, get_task_stream
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array, csr_matrix
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures import BLOCKS_AHEAD, STEPS_AHEAD, FuturesGroup
+from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.nn.optimizers import Sgd
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.training.lbfgs import LbfgsOptions, train_lbfgs
 from skdistmlp.training.loop import TrainingOptions, train
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
-from skdistmlp.training.step import forward_pass, predict_blocks, training_step
+from skdistmlp.training.step import (
+    backpropagate,
+    forward_pass,
+    predict_blocks,
+    training_step,
+)
 from tests.cluster.support import (
     in_thread,
     occupied,
@@ -24,7 +32,11 @@ from tests.cluster.support import (
     wait_until,
 )
 from tests.conftest import assert_nothing_left
-from tests.parallel.group_contract import check_shard_group
+from tests.parallel.group_contract import (
+    blocks_of_evaluations,
+    check_given_up_evaluation,
+    check_shard_group,
+)
 from tests.parallel.test_buffered import among_peers, problem_of
 
 HIDDEN = (5, 4)
@@ -45,8 +57,17 @@ def group_on(client, **options):
 def group_of(client, problem, **options):
     data = problem.dataset
     return group_on(client, **options)(
-        problem.network, problem.start(), data, len(data.X)
+        problem.network, problem.start(), data, data.n_rows
     )
+
+
+LBFGS = LbfgsOptions(max_iter=4, max_fun=20, tol=1e-9)
+
+
+def run_lbfgs(group, problem, blocks=None):
+    """Return scipy's result; by default with blocks of some rows each."""
+    blocks = blocks or blocks_of_evaluations(problem.dataset.n_rows)[1]
+    return train_lbfgs(group, LBFGS, problem.initial.parameters, blocks)
 
 
 def take_steps(group, n_steps, rows=slice(0, 8)):
@@ -64,6 +85,9 @@ def take_steps(group, n_steps, rows=slice(0, 8)):
         (2, (3,), {"output": "logistic", "rule": Sgd(), "alpha": 0.0}),
         (3, (4, 2, 5), {"dtype": np.float32, "activation": "logistic"}),
         (1, (), {}),
+        (2, HIDDEN, {"output": "exp", "sparse": csr_matrix, "weighted": True}),
+        (3, (4,), {"output": "identity", "n_outputs": 2, "sparse": csr_array}),
+        (1, (), {"output": "identity", "sparse": csr_array, "dtype": np.float32}),
     ],
     ids=str,
 )
@@ -81,14 +105,19 @@ def test_the_contract_of_shard_groups_and_the_bits_of_shards_in_memory(
         assert_array_equal(mine, theirs)
 
 
-def test_streamed_rows_give_the_same_predictions(client):
-    problem = problem_of(HIDDEN, 2)
+def test_an_evaluation_that_is_given_up_leaves_nothing_to_the_next(client):
+    check_given_up_evaluation(group_on(client), problem_of(HIDDEN, 2))
+
+
+@pytest.mark.parametrize("sparse", [None, csr_array], ids=["dense", "sparse"])
+def test_streamed_rows_give_the_same_predictions(client, sparse):
+    problem = problem_of(HIDDEN, 2, sparse=sparse)
     blocks = [slice(start, start + 3) for start in range(0, 20, 3)]
     outputs = []
     for stream_rows in [False, True]:
         with group_of(client, problem, stream_rows=stream_rows) as group:
             outputs.append(predict_blocks(group, blocks))
-    assert len(outputs[0]) == len(problem.dataset.X)
+    assert len(outputs[0]) == problem.dataset.n_rows
     assert_array_equal(*outputs)
 
 
@@ -109,6 +138,71 @@ def test_tasks_do_not_pile_up_with_the_steps(client):
             )
     names = {n_steps: Counter(key[0] for key in keys) for n_steps, keys in left.items()}
     assert names[5] == names[200]
+
+
+def test_neither_values_nor_tasks_pile_up_with_the_evaluations(client):
+    problem = problem_of((3,), 2)
+    blocks = blocks_of_evaluations(problem.dataset.n_rows)[2]
+    in_memory, all_tasks = [], []
+
+    def states(dask_scheduler):
+        return {key: task.state for key, task in dask_scheduler.tasks.items()}
+
+    def values():
+        found = client.run_on_scheduler(states)
+        return found, [key for key, state in found.items() if state == "memory"]
+
+    def few_values():
+        # Of each shard its state, its rows and its sum of gradients.
+        found, held = values()
+        return len(held) == 2 * 3 and (found, held)
+
+    class Watched(FuturesGroup):
+        def evaluation(self, batch):
+            evaluated = super().evaluation(batch)
+            found, held = wait_until(few_values, "what is done with is let go of")
+            in_memory.append(Counter(key[0] for key in held))
+            all_tasks.append(len(found))
+            return evaluated
+
+    with Watched(
+        client,
+        tuple(client.nthreads())[:2],
+        problem.network,
+        problem.start(),
+        problem.dataset,
+    ) as group:
+        result = run_lbfgs(group, problem, blocks)
+    assert len(in_memory) == result.nfev > LBFGS.max_iter
+    assert all(counts == in_memory[0] for counts in in_memory)
+    # Tasks of one evaluation depend on each other; none depends on another's.
+    assert max(all_tasks) <= len(blocks) * 10
+
+
+def test_a_bounded_number_of_blocks_is_evaluated_ahead(client):
+    problem = problem_of((3,), 1)
+    blocks, every = blocks_of_evaluations(problem.dataset.n_rows)[2], slice(0, 20)
+
+    def evaluate(group):
+        for rows in blocks:
+            backpropagate(group, rows, every)
+            group.accumulate(rows, every)
+        return group.evaluation(every)
+
+    with group_of(client, problem) as group:
+        group.evaluate_at(problem.initial.parameters)
+        run = wait_until(lambda: task_keys(client), "the shard is placed")[0][1]
+        with occupied(client) as let_go:
+            evaluation = in_thread(evaluate, group)
+            wait_until(
+                lambda: len(of("loss", task_keys(client))) > BLOCKS_AHEAD,
+                "blocks are submitted ahead of their results",
+            )
+            let_go()
+            evaluation.result(60)
+    log = [entry for entry in transitions(client) if entry[0][1] == run]
+    assert len({key for key, *_ in log if key[0] == "gradient-shard0"}) == len(blocks)
+    assert max(under_way(log, "loss", "loss")) == BLOCKS_AHEAD + 1
 
 
 def under_way(log, first, last):
@@ -188,13 +282,15 @@ def test_states_stay_on_the_worker_of_their_shard(client):
         group.epoch_loss()
         group.restore_best()
         predict_blocks(group, [slice(0, 5)])
+        run_lbfgs(group, problem)
         run = task_keys(client)[0][1]
 
     ran_on = defaultdict(set)
     for task in stream.data:
         if task["key"][1] == run:
             ran_on[task["key"][0]].add(task["worker"])
-    assert len(of("update", [(name,) for name in ran_on])) == 3
+    for name in ("update", "gradient", "evaluation"):
+        assert len(of(name, [(name,) for name in ran_on])) == 3
     for name, where in ran_on.items():
         assert where == {workers[int(name[-1])]}, name
 
@@ -206,6 +302,24 @@ def test_states_stay_on_the_worker_of_their_shard(client):
     }
     # Only activations, logits and deltas travel.
     assert {name.split("-")[0] for name in moved} == {"forward", "backward"}
+
+
+@pytest.mark.parametrize("options", [{}, {"output": "logistic"}], ids=str)
+def test_what_is_placed_is_aligned_on_its_worker(client, options):
+    """Products would copy unaligned arrays each time: of weights, every block's."""
+
+    def unaligned(dask_worker):
+        values = dask_worker.data.items()
+        return {key[0] for key, value in values if not aligned(value)}
+
+    def aligned(value):
+        array = value.X if isinstance(value, Dataset) else value.state.parameters
+        return array.flags.aligned
+
+    problem = problem_of((3,), 2, **options)
+    with group_of(client, problem) as group:
+        group.evaluate_at(problem.initial.parameters)
+        assert set().union(*client.run(unaligned).values()) == set()
 
 
 def test_two_fits_at_once_on_one_client(client, digits):
@@ -239,7 +353,9 @@ def leaves_nothing(client):
     )
 
 
-@pytest.mark.parametrize("phase", ["at once", "steps", "epoch", "best", "predictions"])
+@pytest.mark.parametrize(
+    "phase", ["at once", "steps", "epoch", "best", "predictions", "evaluation", "lbfgs"]
+)
 @pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
 def test_nothing_is_left_at_the_end(client, phase, fails):
     problem = problem_of(HIDDEN, 2)
@@ -258,6 +374,14 @@ def test_nothing_is_left_at_the_end(client, phase, fails):
             # Some blocks are still under way when the first is looked at.
             logits = (forward_pass(group, slice(0, 3)) for _ in range(8))
             next(group.predictions(logits))
+        elif phase == "evaluation":
+            # Given up before its end.
+            group.evaluate_at(problem.initial.parameters)
+            for rows in (slice(0, 3), slice(3, 9)):
+                backpropagate(group, rows, slice(0, 20))
+                group.accumulate(rows, slice(0, 20))
+        elif phase == "lbfgs":
+            run_lbfgs(group, problem)
         if fails:
             raise ZeroDivisionError
 
@@ -266,9 +390,11 @@ def test_nothing_is_left_at_the_end(client, phase, fails):
     ("stream_rows", "work"),
     [
         (False, lambda group: take_steps(group, 10)),
+        (False, lambda group: (take_steps(group, 1), group.epoch_loss())),
         (True, lambda group: predict_blocks(group, [slice(0, 3)] * 10)),
+        (False, lambda group: run_lbfgs(group, problem_of(HIDDEN, 2))),
     ],
-    ids=["training", "predicting"],
+    ids=["training", "end of an epoch", "predicting", "lbfgs"],
 )
 def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
     problem = problem_of(HIDDEN, 2)
@@ -280,6 +406,50 @@ def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
         pytest.raises(ValueError, match="mismatch"),
     ):
         work(group)
+
+
+# Ctrl-C in the second evaluation of three blocks on two shards.
+STRUCK = {
+    "sending parameters": (PinnedTasks, "place", 2 + 2 + 2 + 1),
+    "between forward tasks": (FuturesGroup, "forward", 3 * 3 + 4),
+    "between backward tasks": (FuturesGroup, "backward", 3 * 3 + 4),
+    "before the gradients": (FuturesGroup, "accumulate", 3 + 1),
+    "submitting a block": (Client, "get", 4 + 1),
+    "submitting the end": (Client, "get", 4 + 3),
+    "fetching the gradients": (Client, "gather", 2 + 1),
+}
+
+
+@pytest.mark.parametrize("where", STRUCK)
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ArithmeticError])
+def test_nothing_is_left_after_what_strikes_an_evaluation(
+    client, monkeypatch, where, raised
+):
+    owner, method, n_calls_before = STRUCK[where]
+    problem = problem_of(HIDDEN, 2)
+    original, evaluate_at = getattr(owner, method), FuturesGroup.evaluate_at
+    calls, evaluations = [], []
+
+    def struck(*args, **kwargs):
+        calls.append(method)
+        if len(calls) == n_calls_before + 1:
+            raise raised
+        return original(*args, **kwargs)
+
+    def counted(*args):
+        evaluations.append(args)
+        return evaluate_at(*args)
+
+    monkeypatch.setattr(owner, method, struck)
+    monkeypatch.setattr(FuturesGroup, "evaluate_at", counted)
+    with (
+        leaves_nothing(client),
+        pytest.raises(raised),
+        group_of(client, problem) as group,
+    ):
+        run_lbfgs(group, problem)
+    assert len(calls) == n_calls_before + 1
+    assert len(evaluations) == 2
 
 
 def test_nothing_is_left_after_placing_failed(client, monkeypatch):
@@ -309,7 +479,7 @@ INTERRUPTED = {
     "between backward tasks": (FuturesGroup, "backward", 3 * 2 + 1, 2),
     "before the update": (FuturesGroup, "update", 2, 2),
     "before submitting": (Client, "get", 2, 2),
-    "waiting for a loss": (Future, "result", 0, 3),
+    "waiting for a loss": (Client, "gather", 0, 3),
 }
 
 
@@ -318,7 +488,7 @@ INTERRUPTED = {
 def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
     owner, method, n_calls_before, n_whole_steps = INTERRUPTED[where]
     problem = problem_of(HIDDEN, 2)
-    n_rows, batch_size = len(problem.dataset.X), 3
+    n_rows, batch_size = problem.dataset.n_rows, 3
     rows = np.arange(n_rows)
     original, calls = getattr(owner, method), []
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from distributed import Client, Future, LocalCluster
 
+import skdistmlp.training.lbfgs as lbfgs
 import skdistmlp.training.loop as loop
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures import FuturesGroup
+from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.estimators import engines
 from skdistmlp.exceptions import ClusterError, WorkerLostError
 from tests.cluster.support import DaskProcesses, bounded, wait_until
@@ -85,7 +87,7 @@ def missed(client, worker):
 # When: the function before whose call, and how many calls before.
 DEATHS = {
     "before placing": (FuturesGroup, "__enter__", 0),
-    "while placing": (FuturesGroup, "_place", 2),
+    "while placing": (PinnedTasks, "place", 2),
     "before the first step": (loop, "training_step", 0),
     "in the first epoch": (loop, "training_step", N_STEPS - 1),
     "in the second epoch": (loop, "training_step", N_STEPS + 1),
@@ -93,6 +95,10 @@ DEATHS = {
     "keeping the best": (FuturesGroup, "keep_best", 1),
     "restoring the best": (FuturesGroup, "restore_best", 0),
     "collecting": (FuturesGroup, "collect", 0),
+    "lbfgs, sending parameters": (FuturesGroup, "evaluate_at", 2),
+    "lbfgs, in the first evaluation": (FuturesGroup, "accumulate", 1),
+    "lbfgs, in a later evaluation": (FuturesGroup, "accumulate", N_STEPS + 2),
+    "lbfgs, fetching the gradient": (FuturesGroup, "evaluation", 1),
 }
 
 
@@ -111,13 +117,24 @@ DEATHS = {
         ("restoring the best", 1, False),
         ("collecting", 0, False),
         ("collecting", 1, True),
+        ("lbfgs, sending parameters", 1, False),
+        ("lbfgs, sending parameters", 0, True),
+        ("lbfgs, in the first evaluation", 0, False),
+        ("lbfgs, in a later evaluation", 1, True),
+        ("lbfgs, fetching the gradient", 0, False),
+        ("lbfgs, fetching the gradient", 1, True),
     ],
 )
 def test_a_fit_whose_worker_dies_names_it_and_can_start_again(
     processes, client, data, monkeypatch, when, rank, noticed
 ):
     victim = tuple(client.nthreads())[rank]
-    clf = classifier(client, early_stopping="best" in when)
+    # As many blocks as there are steps.
+    monkeypatch.setattr(lbfgs, "BLOCK_BYTES", 100 * 2 * (9 + 8 + 10) * 8)
+    parameters = {"early_stopping": "best" in when}
+    if "lbfgs" in when:
+        parameters = {"solver": "lbfgs"}
+    clf = classifier(client, **parameters)
 
     def strike():
         processes.kill_worker(victim)

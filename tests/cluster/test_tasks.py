@@ -1,14 +1,19 @@
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
+from itertools import combinations
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array, csr_matrix, issparse
 from threadpoolctl import threadpool_limits
 
 from skdistmlp.cluster import tasks
 from skdistmlp.nn.optimizers import Adam, Sgd
 from skdistmlp.parallel.shard import join_states, split_state
-from skdistmlp.training.step import predict_blocks, training_step
+from skdistmlp.parallel.split import join_shards
+from skdistmlp.training.step import backpropagate, predict_blocks, training_step
+from tests.parallel.group_contract import blocks_of_evaluations
 from tests.parallel.test_buffered import among_peers, problem_of
 
 ROWS = [np.array([7, 2, 2, 19, 0]), slice(3, 11)]
@@ -24,6 +29,8 @@ def arrays_in(value):
     elif isinstance(value, list | tuple):
         for item in value:
             yield from arrays_in(item)
+    elif issparse(value):
+        yield from (value.data, value.indices, value.indptr)
     elif is_dataclass(value):
         for field in fields(value):
             yield from arrays_in(getattr(value, field.name))
@@ -48,6 +55,9 @@ def assert_same(mine, theirs):
     assert type(mine) is type(theirs)
     if isinstance(mine, float):
         assert mine == theirs
+    elif isinstance(mine, tuple):
+        for item, other in zip(mine, theirs, strict=True):
+            assert_same(item, other)
     for a, b in zip(arrays_in(mine), arrays_in(theirs), strict=True):
         assert a.dtype == b.dtype
         assert_array_equal(a, b)
@@ -78,16 +88,16 @@ class Shards:
             given.append([[o] if alone else outputs for o in outputs])
         return given
 
-    def step(self, rows, learning_rate, first_of_epoch):
-        """Replace the shards; return the loss."""
+    def backpropagate(self, rows, batch):
+        """Return the loss, and every shard's arguments for its gradients."""
         given = self.forward(rows)
         delta = [[self.dataset, *pieces] for pieces in given.pop()]
-        loss = call(tasks.loss, self.shards[0], delta[0], rows)
+        loss = call(tasks.loss, self.shards[0], delta[0], rows, batch)
         deltas = {self.last: delta}
         for layer in range(self.last, 0, -1):
             sent = [
-                call(tasks.backward, shard, layer, deltas[layer][shard.rank], rows)
-                for shard in self.shards
+                call(tasks.backward, shard, layer, delta, rows, batch)
+                for shard, delta in zip(self.shards, deltas[layer], strict=True)
             ]
             own = [given[layer][p] for p, _ in enumerate(self.shards)]
             activations = [
@@ -98,19 +108,40 @@ class Shards:
                 [activation, *([sent[p]] if layer == self.last else sent)]
                 for p, activation in enumerate(activations)
             ]
+        layers = self.split.layers
+        return loss, [
+            ([given[i][rank] for i in layers], [deltas[i][rank] for i in layers])
+            for rank, _ in enumerate(self.shards)
+        ]
+
+    def step(self, rows, learning_rate, first_of_epoch):
+        """Replace the shards; return the loss."""
+        loss, arguments = self.backpropagate(rows, rows)
         self.shards = [
-            call(
-                tasks.update,
-                shard,
-                [given[layer][shard.rank] for layer in self.split.layers],
-                [deltas[layer][shard.rank] for layer in self.split.layers],
-                rows,
-                learning_rate,
-                first_of_epoch,
-            )
-            for shard in self.shards
+            call(tasks.update, shard, *own, rows, learning_rate, first_of_epoch)
+            for shard, own in zip(self.shards, arguments, strict=True)
         ]
         return loss
+
+    def evaluation(self, blocks, batch):
+        """Return the mean loss of `batch`, cut into `blocks`, and its gradient."""
+        losses, sums = [], [None for _ in self.shards]
+        for rows in blocks:
+            loss, arguments = self.backpropagate(rows, batch)
+            losses.append(loss)
+            sums = [
+                call(tasks.accumulate, shard, *own, rows, batch, before)
+                for shard, own, before in zip(self.shards, arguments, sums, strict=True)
+            ]
+        penalties, gradients = zip(
+            *(
+                call(tasks.evaluation, shard, own, self.dataset, batch)
+                for shard, own in zip(self.shards, sums, strict=True)
+            ),
+            strict=True,
+        )
+        total = sum(losses) + sum(penalties)
+        return total / self.dataset.n_rows, join_shards(self.split, gradients)
 
     def outputs(self, rows):
         pieces = self.forward(rows)[-1][0]
@@ -124,33 +155,42 @@ class Shards:
         {"activation": "tanh", "weighted": True},
         {"activation": "identity", "rule": Sgd(), "output": "logistic", "alpha": 0.0},
         {"activation": "relu", "dtype": np.float32},
-        {"activation": "logistic", "rule": Sgd(nesterov=False)},
+        {"activation": "logistic", "rule": Sgd(nesterov=False), "output": "identity"},
+        {"output": "exp", "n_outputs": 3, "sparse": csr_array, "weighted": True},
+        {"output": "identity", "n_outputs": 2, "sparse": csr_matrix},
     ],
-    ids=lambda options: options["activation"],
+    ids=lambda options: " ".join(map(str, options.values())),
 )
 def test_steps_of_read_only_tasks_have_the_bits_of_buffered_shards(
     n_shards, hidden, options
 ):
     problem = problem_of(hidden, n_shards, **options)
-    rates = [0.01, 0.02]
+    rates, every = [0.01, 0.02], slice(0, 20)
+    blocks = blocks_of_evaluations(20)[1]
 
     def in_memory(peer):
         with peer(problem.network, problem.start(), problem.dataset, 20) as group:
             for rows, rate in zip(ROWS, rates, strict=True):
                 training_step(group, rows, rate)
             loss = group.epoch_loss()
-            return loss, group.collect(), predict_blocks(group, [slice(0, 20)])
+            state, outputs = deepcopy(group.collect()), predict_blocks(group, [every])
+            group.evaluate_at(state.parameters)
+            for rows in blocks:
+                backpropagate(group, rows, every)
+                group.accumulate(rows, every)
+            return loss, state, outputs, group.evaluation(every)
 
     shards = Shards(problem)
     with threadpool_limits(1):
-        (loss, state, outputs), *_ = among_peers(n_shards, in_memory)
+        (loss, state, outputs, evaluation), *_ = among_peers(n_shards, in_memory)
         losses = [
             shards.step(rows, rate, first_of_epoch=number == 0)
             for number, (rows, rate) in enumerate(zip(ROWS, rates, strict=True))
         ]
         penalties = [call(tasks.penalty, shard) for shard in shards.shards]
-        assert_array_equal(shards.outputs(slice(0, 20)), outputs)
+        assert_array_equal(shards.outputs(every), outputs)
         assert_array_equal(shards.outputs(None), outputs)
+        assert_same(shards.evaluation(blocks, every), evaluation)
 
     assert sum(losses) + sum(penalties) == loss
     mine = join_states(shards.split, [shard.state for shard in shards.shards])
@@ -170,6 +210,19 @@ def test_penalties_begin_anew_with_an_epoch():
     assert (once > 0).all()
     assert_allclose(twice, 2 * once, rtol=1e-9)
     assert_allclose(again, once, rtol=1e-9)
+
+
+def test_sums_of_gradients_share_no_memory_with_those_before():
+    """Not even the first, or one of a single block."""
+    shards, every = Shards(problem_of((5, 4), 2)), slice(0, 20)
+    _, arguments = shards.backpropagate(every, every)
+    for shard, own in zip(shards.shards, arguments, strict=True):
+        first = tasks.accumulate(shard, *own, every, every, None)
+        second = tasks.accumulate(shard, *own, every, every, first)
+        _, last = tasks.evaluation(shard, second, shards.dataset, every)
+        assert_allclose(second, 2 * first, rtol=1e-12)
+        sums = [shard.state.parameters, first, second, last]
+        assert not any(np.shares_memory(a, b) for a, b in combinations(sums, 2))
 
 
 def test_an_update_shares_no_memory_with_what_it_was_given():

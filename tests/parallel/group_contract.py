@@ -1,8 +1,9 @@
 """What every shard group must do, whichever engine it belongs to.
 
-`check_shard_group` drives a group through epochs, predictions and the best
-weights, and compares it with `PlainNetwork`, a network of whole arrays that is
-put together from scikit-learn's own functions and optimisers.
+`check_shard_group` drives a group through epochs, predictions, the best weights
+and the evaluations of L-BFGS, and compares it with `PlainNetwork`, a network of
+whole dense arrays that is put together from scikit-learn's own functions and
+optimisers.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn.neural_network._base import ACTIVATIONS, DERIVATIVES, LOSS_FUNCTIONS
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
@@ -22,7 +24,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.parallel.shard import Network, ShardState
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.training.step import predict_blocks, training_step
+from skdistmlp.training.step import backpropagate, predict_blocks, training_step
 
 GroupFactory = Callable[
     [Network, ShardState, Dataset, int], AbstractContextManager[ShardGroup[Any]]
@@ -31,6 +33,20 @@ GroupFactory = Callable[
 or block. `collect` of the group that it gives must return the state of the
 whole network. The state is the group's own, to be changed in place."""
 
+LOSSES = {
+    "softmax": "log_loss",
+    "logistic": "binary_log_loss",
+    "identity": "squared_error",
+    "exp": "poisson",
+}
+"""scikit-learn's names of the losses, by those of the output activations."""
+
+HEADS = [("softmax", 3)] + [
+    (output, n_outputs)
+    for output in ("logistic", "identity", "exp")
+    for n_outputs in (1, 3)
+]
+"""Output activations and numbers of outputs to test with."""
 
 STEADY_ADAM = Adam(epsilon=1e-4)
 """Adam divides a gradient by its own size: one that is nothing but rounding errors
@@ -60,17 +76,32 @@ def make_problem(
     weighted: bool = False,
     dtype: type = np.float64,
     n_rows: int = 20,
+    sparse: type[csr_array | csr_matrix] | None = None,
     seed: int = 0,
 ) -> Problem:
-    """Draw weights, features, targets and, if wanted, sample weights."""
+    """Draw weights, features, targets and, if wanted, sample weights.
+
+    About half of sparse features are zero, and those of row 0 all.
+    """
     rng = np.random.default_rng(seed)
     n_features, n_outputs = split.layer_units[0], split.layer_units[-1]
     parameters = rng.uniform(-1, 1, split.n_parameters).astype(dtype)
     X = rng.normal(size=(n_rows, n_features)).astype(dtype)
     if output == "softmax":
         y = np.eye(n_outputs, dtype=bool)[rng.integers(n_outputs, size=n_rows)]
-    else:
+    elif output == "logistic":
         y = rng.random((n_rows, n_outputs)) < 0.5
+    else:
+        # Smaller weights: such outputs know no bounds, and training could diverge.
+        parameters *= dtype(0.4)
+        y = rng.normal(size=(n_rows, n_outputs))
+        if output == "exp":
+            y = rng.poisson(1.5, (n_rows, n_outputs))
+        y = y.astype(dtype)
+    if sparse is not None:
+        X[rng.random(X.shape) < 0.5] = 0
+        X[0] = 0
+        X = sparse(X)
     weight = rng.uniform(0.1, 3, n_rows).astype(dtype) if weighted else None
     state = ShardState(parameters, init(rule, parameters))
     return Problem(
@@ -83,7 +114,8 @@ class PlainNetwork:
 
     def __init__(self, problem: Problem) -> None:
         self._network = problem.network
-        self._dataset = problem.dataset
+        data = problem.dataset
+        self._dataset = replace(data, X=data.X.toarray()) if issparse(data.X) else data
         layers = problem.network.split.whole().views(problem.initial.parameters.copy())
         self._coefs, self._intercepts = layers
         self._optimizer = _sklearn_optimizer(
@@ -114,14 +146,35 @@ class PlainNetwork:
 
     def step(self, rows: Any, learning_rate: float) -> float:
         """Take a step; return the loss before it times the number of rows."""
+        loss, gradients = self._loss_and_gradients(rows)
+        if isinstance(self._optimizer, AdamOptimizer):
+            self._optimizer.learning_rate_init = learning_rate
+        else:
+            self._optimizer.learning_rate = learning_rate
+        self._optimizer.update_params(self._coefs + self._intercepts, gradients)
+        return loss * len(self._dataset.y[rows])
+
+    def evaluate_at(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """Move to `parameters`; return loss and gradient of all rows there."""
+        layers = self._network.split.whole().views(parameters)
+        for mine, given in zip(
+            [*self._coefs, *self._intercepts],
+            [*layers.coefs, *layers.intercepts],
+            strict=True,
+        ):
+            mine[...] = given
+        loss, gradients = self._loss_and_gradients(slice(None))
+        return loss, np.concatenate([gradient.ravel() for gradient in gradients])
+
+    def _loss_and_gradients(self, rows: Any) -> tuple[float, list[np.ndarray]]:
+        """Return the mean loss of `rows` and its gradients, with the penalty."""
         data, network = self._dataset, self._network
         y = data.y[rows]
         weight = np.ones(len(y))
         if data.sample_weight is not None:
             weight = data.sample_weight[rows]
         values = self.activations(data.X[rows])
-        name = {"softmax": "log_loss", "logistic": "binary_log_loss"}[network.output]
-        loss = LOSS_FUNCTIONS[name](y, values[-1], weight)
+        loss = LOSS_FUNCTIONS[LOSSES[network.output]](y, values[-1], weight)
         norm = sum(np.sum(coef**2) for coef in self._coefs)
         loss += network.alpha / 2 * norm / weight.sum()
 
@@ -133,15 +186,7 @@ class PlainNetwork:
             intercept_gradients.insert(0, delta.sum(axis=0))
             delta = delta @ coef.T
             DERIVATIVES[network.activation](value, delta)
-
-        if isinstance(self._optimizer, AdamOptimizer):
-            self._optimizer.learning_rate_init = learning_rate
-        else:
-            self._optimizer.learning_rate = learning_rate
-        self._optimizer.update_params(
-            self._coefs + self._intercepts, coef_gradients + intercept_gradients
-        )
-        return loss * len(y)
+        return loss, coef_gradients + intercept_gradients
 
 
 def _sklearn_optimizer(
@@ -181,7 +226,7 @@ def train_epoch(group: ShardGroup[Any], batches: Batches) -> float:
 
 
 def check_shard_group(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
-    """Assert the contract of `ShardGroup` on a problem with a few rows.
+    """Assert the contract of `ShardGroup` on a problem with some six to thirty rows.
 
     Shards among peers each run this in step, with a group whose `collect` joins
     what all hold. What is returned must have the same bits on all of them.
@@ -196,24 +241,25 @@ def check_shard_group(make_group: GroupFactory, problem: Problem) -> list[np.nda
     Returns
     -------
     list of ndarray
-        Every loss and every prediction.
+        Every loss, prediction and gradient.
     """
     return [
         *_check_training(make_group, problem),
         *_check_going_on(make_group, problem),
         *_check_best(make_group, problem),
         *_check_predicting_only(make_group, problem),
+        *_check_evaluations(make_group, problem),
     ]
 
 
 def _group(make_group: GroupFactory, problem: Problem, state: ShardState) -> Any:
     data = problem.dataset
-    return make_group(problem.network, state, data, len(data.X))
+    return make_group(problem.network, state, data, data.n_rows)
 
 
 def _blocks(problem: Problem) -> list[Any]:
     """Blocks of different lengths, as early stopping and predict forward them."""
-    n_rows = len(problem.dataset.X)
+    n_rows = problem.dataset.n_rows
     return [
         np.array([n_rows - 1, 0, 0]),
         slice(0, n_rows // 2),
@@ -255,7 +301,7 @@ def _check_training(make_group: GroupFactory, problem: Problem) -> list[np.ndarr
     with _group(make_group, problem, problem.start()) as group:
         assert group.layers == range(len(problem.network.split.layer_units) - 1)
         n_steps = 0
-        for batches in epochs_of(len(problem.dataset.X)):
+        for batches in epochs_of(problem.dataset.n_rows):
             loss = train_epoch(group, batches)
             assert type(loss) is float
             expected = sum(plain.step(*batch) for batch in batches)
@@ -275,7 +321,7 @@ def _check_going_on(make_group: GroupFactory, problem: Problem) -> list[np.ndarr
     """A state that was collected goes on, moments included, in another group."""
     plain = PlainNetwork(problem)
     seen, state = [], problem.start()
-    for batches in epochs_of(len(problem.dataset.X)):
+    for batches in epochs_of(problem.dataset.n_rows):
         with _group(make_group, problem, state) as group:
             loss = train_epoch(group, batches)
             state = _collected(group, problem)
@@ -287,7 +333,7 @@ def _check_going_on(make_group: GroupFactory, problem: Problem) -> list[np.ndarr
 
 def _check_best(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
     """The last weights kept come back; training does not change them meanwhile."""
-    first, second, third = epochs_of(len(problem.dataset.X))
+    first, second, third = epochs_of(problem.dataset.n_rows)
     plain = PlainNetwork(problem)
     with _group(make_group, problem, problem.start()) as group:
         group.restore_best()
@@ -322,3 +368,62 @@ def _check_predicting_only(
     assert state.optimizer is None
     assert_array_equal(state.parameters, problem.initial.parameters)
     return [seen]
+
+
+def blocks_of_evaluations(n_rows: int) -> list[list[slice]]:
+    """Cut all rows once into one block, once unevenly, once into single rows."""
+    bounds = [[0, n_rows], [0, 1, n_rows // 2, n_rows], list(range(n_rows + 1))]
+    return [[slice(*pair) for pair in pairwise(cuts)] for cuts in bounds]
+
+
+def _evaluate(
+    group: ShardGroup[Any], point: np.ndarray, blocks: Sequence[slice], every: slice
+) -> None:
+    # Peers need not know the point: it is handed to them by shard 0.
+    assert group.evaluate_at(point if group.leads else None) is True
+    for rows in blocks:
+        backpropagate(group, rows, every)
+        group.accumulate(rows, every)
+
+
+def _check_evaluations(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
+    """Loss and gradient of all rows at several points, summed over blocks.
+
+    Like scipy's, points are float64, and are not written to.
+    """
+    n_rows, dtype = problem.dataset.n_rows, problem.initial.parameters.dtype
+    every, rng = slice(0, n_rows), np.random.default_rng(1)
+    start, plain = problem.initial.parameters, PlainNetwork(problem)
+    found = []
+    with _group(make_group, problem, ShardState(start.copy())) as group:
+        for blocks in blocks_of_evaluations(n_rows):
+            point = start + 0.1 * rng.normal(size=start.size)
+            point.flags.writeable = False
+            _evaluate(group, point, blocks, every)
+            loss, gradient = group.evaluation(every)
+            expected_loss, expected_gradient = plain.evaluate_at(point)
+            assert type(loss) is float
+            assert (gradient.shape, gradient.dtype) == (start.shape, dtype)
+            _assert_close(problem, loss, expected_loss)
+            _assert_close(problem, gradient, expected_gradient)
+            found.append((np.array(loss), gradient, gradient.copy()))
+        assert group.evaluate_at(None) is False
+        assert_array_equal(group.collect().parameters, point.astype(dtype))
+        predictions = _predictions(group, problem, plain)
+    for _, gradient, then in found:
+        assert_array_equal(gradient, then, "a later evaluation wrote to it")
+    return [*(array for arrays in found for array in arrays), predictions]
+
+
+def check_given_up_evaluation(make_group: GroupFactory, problem: Problem) -> None:
+    """Assert that what was done before an evaluation began does not count in it."""
+    every = slice(0, problem.dataset.n_rows)
+    blocks = blocks_of_evaluations(problem.dataset.n_rows)[1]
+    point = problem.initial.parameters
+    with _group(make_group, problem, problem.start()) as group:
+        _evaluate(group, point + 1, blocks[:2], every)
+        _evaluate(group, point, blocks, every)
+        loss, gradient = group.evaluation(every)
+    expected_loss, expected_gradient = PlainNetwork(problem).evaluate_at(point)
+    _assert_close(problem, gradient, expected_gradient)
+    _assert_close(problem, loss, expected_loss)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array, csr_matrix
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.losses import OUTPUTS
@@ -15,10 +16,13 @@ from skdistmlp.parallel.buffered import BufferedShard
 from skdistmlp.parallel.communicators import NobodyElse, run_in_threads
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.training.step import predict_blocks, training_step
+from skdistmlp.training.step import backpropagate, predict_blocks, training_step
 from tests import strategies
 from tests.parallel.group_contract import (
+    HEADS,
     STEADY_ADAM,
+    blocks_of_evaluations,
+    check_given_up_evaluation,
     check_shard_group,
     epochs_of,
     make_problem,
@@ -85,9 +89,7 @@ def test_one_shard_meets_the_contract_of_shard_groups(
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-@pytest.mark.parametrize(
-    ("output", "n_outputs"), [("softmax", 3), ("logistic", 1), ("logistic", 3)]
-)
+@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_the_contract_holds_for_every_loss_and_optimiser(
     rule, output, n_outputs, alpha
@@ -115,13 +117,45 @@ def test_shards_in_memory_meet_the_contract_with_the_same_bits_on_each(
             assert_array_equal(mine, theirs)
 
 
+@pytest.mark.parametrize("n_shards", [1, 3])
+@pytest.mark.parametrize("hidden", [(), (4, 3)], ids=str)
+@pytest.mark.parametrize("sparse", [csr_matrix, csr_array])
+@pytest.mark.parametrize(("output", "dtype"), [("softmax", "f4"), ("identity", "f8")])
+def test_the_contract_holds_for_sparse_features(
+    n_shards, hidden, sparse, output, dtype
+):
+    problem = problem_of(
+        hidden,
+        n_shards,
+        output,
+        sparse=sparse,
+        dtype=np.dtype(dtype).type,
+        weighted=True,
+    )
+    assert isinstance(problem.dataset.X, sparse)
+    among_peers(
+        problem.network.split.n_shards, lambda peer: check_shard_group(peer, problem)
+    )
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_an_evaluation_that_is_given_up_leaves_nothing_to_the_next(n_shards):
+    problem = problem_of((5,), n_shards)
+    among_peers(n_shards, lambda peer: check_given_up_evaluation(peer, problem))
+
+
 def training_run(make_group, problem, epochs):
-    """Return losses, outputs and parameters after some epochs."""
-    n_rows = len(problem.dataset.X)
+    """Return losses, outputs and parameters after some epochs, and an evaluation."""
+    n_rows, whole = problem.dataset.n_rows, problem.initial.parameters
     with make_group(problem.network, problem.start(), problem.dataset, n_rows) as group:
         losses = [train_epoch(group, batches) for batches in epochs]
         outputs = predict_blocks(group, [slice(0, n_rows)])
-        return np.array(losses), outputs, group.collect().parameters.copy()
+        trained = group.collect().parameters.copy()
+        group.evaluate_at(whole)
+        for rows in blocks_of_evaluations(n_rows)[1]:
+            backpropagate(group, rows, slice(0, n_rows))
+            group.accumulate(rows, slice(0, n_rows))
+        return np.array(losses), outputs, trained, *group.evaluation(slice(0, n_rows))
 
 
 @settings(max_examples=60)
@@ -132,10 +166,11 @@ def training_run(make_group, problem, epochs):
     rule=strategies.update_rules,
     alpha=st.sampled_from([0.0, 0.3]),
     weighted=st.booleans(),
+    sparse=strategies.sparse_formats,
     seed=strategies.seeds,
 )
 def test_any_plan_agrees_with_one_shard(
-    split, activation, output, rule, alpha, weighted, seed
+    split, activation, output, rule, alpha, weighted, sparse, seed
 ):
     problem = make_problem(
         split,
@@ -145,6 +180,7 @@ def test_any_plan_agrees_with_one_shard(
         alpha=alpha,
         weighted=weighted,
         n_rows=8,
+        sparse=sparse,
         seed=seed,
     )
     epochs = epochs_of(8)[:2]

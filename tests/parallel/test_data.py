@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.sparse import csr_array, csr_matrix
 
 from skdistmlp.parallel.data import Dataset
 
@@ -8,6 +9,7 @@ X = np.arange(12.0).reshape(6, 2)
 Y = np.arange(6)[:, np.newaxis] % 2 == [0, 1]
 WEIGHT = np.array([1, 0.5, 0, 2, 4, 8])
 
+formats = pytest.mark.parametrize("sparse", [csr_matrix, csr_array])
 every_kind_of_rows = pytest.mark.parametrize(
     "rows",
     [slice(1, 4), slice(2, 2), np.array([5, 0, 0, 3]), np.array([], dtype=int)],
@@ -74,3 +76,62 @@ def test_prepared_features_are_fit_for_being_taken(spoil, dtype):
 
 def test_features_that_are_fit_already_are_not_copied():
     assert Dataset(X).prepared(X.dtype).X is X
+
+
+@formats
+@every_kind_of_rows
+@pytest.mark.parametrize("with_out", [False, True])
+def test_rows_of_sparse_features_are_sparse(rows, sparse, with_out):
+    dataset = Dataset(sparse(X), Y, WEIGHT)
+    taken = dataset.inputs(rows, np.empty((6, 2)) if with_out else None)
+    assert isinstance(taken, sparse)
+    assert_array_equal(taken.toarray(), X[rows])
+    assert dataset.n_rows == 6
+
+
+@formats
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("given", ["f4", "f8", "i4"])
+def test_prepared_sparse_features_have_the_dtype_asked_for(sparse, given, dtype):
+    given_X = sparse(X.astype(given))
+    dataset = Dataset(given_X, Y, WEIGHT).prepared(np.dtype(dtype))
+    assert isinstance(dataset.X, sparse)
+    assert dataset.X.dtype == dtype
+    assert_array_equal(dataset.X.toarray(), X)
+    assert np.shares_memory(dataset.X.data, given_X.data) == (given_X.dtype == dtype)
+
+
+@formats
+def test_unaligned_sparse_features_are_worth_the_same(sparse):
+    """As arrays that came through Dask are."""
+    spoilt = sparse(X)
+    for part in ("data", "indices", "indptr"):
+        setattr(spoilt, part, unaligned(getattr(spoilt, part)))
+    dataset = Dataset(spoilt, Y).prepared(X.dtype)
+    for rows in (slice(1, 4), np.array([5, 0, 0, 3])):
+        taken = dataset.inputs(rows)
+        assert_array_equal(taken.toarray(), X[rows])
+        assert_array_equal(taken @ np.eye(2), X[rows])
+        assert_array_equal(taken.T @ np.eye(len(X[rows])), X[rows].T)
+
+
+@pytest.mark.parametrize(
+    ("features", "values"),
+    [
+        (X, None),
+        (csr_matrix(X), 11 / 6),
+        (csr_array((3, 2)), 0),
+        (csr_array((0, 2)), 0),
+    ],
+    ids=["dense", "sparse", "zeros", "no rows"],
+)
+def test_values_per_row_are_those_that_sparse_features_store(features, values):
+    assert Dataset(features).values_per_row == values
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_targets_of_regression_are_prepared_in_the_dtype_of_the_network(dtype):
+    y = np.arange(6.0)[:, np.newaxis]
+    prepared = Dataset(X, y).prepared(np.dtype(dtype))
+    assert prepared.y.dtype == dtype
+    assert_array_equal(prepared.y, y)

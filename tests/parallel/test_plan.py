@@ -21,25 +21,38 @@ N_PARAMETERS = 784 * 4096 + 4096 * 512 + 512 * 10 + 4096 + 512 + 10
 WORKERS = ["tcp://a:1", "tcp://b:2"]
 
 
-def flop_by_hand(n_rows, training):
-    """Return two operations a multiplication, for every product of a step."""
-    forward = [784 * 4096, 4096 * 512, 512 * 10]
+KINDS = ["step", "evaluation", "prediction"]
+
+
+def flop_by_hand(n_rows, kind, values_per_row=784):
+    """Return two operations a multiplication, for every product."""
+    forward = [values_per_row * 4096, 4096 * 512, 512 * 10]
     products = list(forward)
-    if training:
+    if kind != "prediction":
         products += forward  # the gradients
         products += forward[1:]  # the deltas of all layers but the first
     return 2 * n_rows * sum(products)
 
 
-def work_of(n_rows, *, training):
-    return Work(n_rows, training, itemsize=4)
+# Forward through three layers; then the outputs, or backward through two layers and
+# the update. The gradients of each of five blocks add up one by one, before and
+# after which the client sends and fetches.
+N_TASKS = {"step": 6, "evaluation": 5 + 5 + 3, "prediction": 4}
 
 
-def rows_around_the_border(*, training):
+def work_of(kind, n_rows, **options):
+    n_blocks = 5 if kind == "evaluation" else 1
+    return Work(kind, n_rows, n_blocks, **{"itemsize": 4} | options)
+
+
+def rows_around_the_border(kind):
     """Return the most rows that two workers do not share, and the fewest they do."""
-    cost, saved_by_a_row = 6 * FLOP_PER_CHAINED_TASK, flop_by_hand(1, training) / 2
-    if not training:
-        cost = 4 * FLOP_PER_CHAINED_TASK + 4 * N_PARAMETERS * FLOP_PER_BYTE_SENT
+    cost = N_TASKS[kind] * FLOP_PER_CHAINED_TASK
+    saved_by_a_row = flop_by_hand(1, kind) / 2
+    if kind == "evaluation":
+        cost += 2 * 4 * N_PARAMETERS * FLOP_PER_BYTE_SENT
+    if kind == "prediction":
+        cost += 4 * N_PARAMETERS * FLOP_PER_BYTE_SENT
         saved_by_a_row -= 2 * 4 * 784 * FLOP_PER_BYTE_SENT
     border = int(cost / saved_by_a_row)
     return border, border + 1
@@ -68,53 +81,83 @@ def test_reason_to_stay_local(engine, threshold, reason):
     assert reason_to_stay_local(UNITS, engine, threshold) == reason
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_operations_and_chained_tasks_are_counted(training):
-    split, work = NetworkSplit.even(UNITS, 2), Work(100, training)
-    assert flop(split, work) == flop_by_hand(100, training)
-    # Forward through three layers; then the outputs, or backward through two
-    # layers and the update.
-    assert chained_tasks(split, work) == (6 if training else 4)
+@pytest.mark.parametrize("kind", KINDS)
+def test_operations_and_chained_tasks_are_counted(kind):
+    split = NetworkSplit.even(UNITS, 2)
+    assert flop(split, work_of(kind, 100)) == flop_by_hand(100, kind)
+    assert chained_tasks(split, work_of(kind, 100)) == N_TASKS[kind]
+    sparse = work_of(kind, 100, values_per_row=49)
+    assert flop(split, sparse) == flop_by_hand(100, kind, values_per_row=49)
+    assert chained_tasks(split, sparse) == N_TASKS[kind]
 
 
 @pytest.mark.parametrize("itemsize", [4, 8])
-def test_a_prediction_sends_weights_once_and_rows_to_every_shard(itemsize):
-    split = NetworkSplit.even(UNITS, 2)
-    assert bytes_sent(split, Work(100, training=True, itemsize=itemsize)) == 0
-    assert (
-        bytes_sent(split, Work(100, training=False, itemsize=itemsize))
-        == (N_PARAMETERS + 2 * 100 * 784) * itemsize
-    )
+@pytest.mark.parametrize(
+    ("kind", "values_per_row", "n_numbers"),
+    [
+        ("step", None, 0),
+        ("step", 49.0, 0),
+        ("evaluation", None, 2 * N_PARAMETERS),
+        ("evaluation", 49.0, 2 * N_PARAMETERS),
+        ("prediction", None, N_PARAMETERS + 2 * 100 * 784),
+        # A column with each number.
+        ("prediction", 49.0, N_PARAMETERS + 2 * 100 * 2 * 49),
+    ],
+)
+def test_what_is_sent_each_time(kind, values_per_row, n_numbers, itemsize):
+    """Weights and a gradient, or weights once and rows to each of two shards."""
+    work = work_of(kind, 100, itemsize=itemsize, values_per_row=values_per_row)
+    assert bytes_sent(NetworkSplit.even(UNITS, 2), work) == n_numbers * itemsize
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_auto_shares_what_saves_more_than_its_tasks_cost(training):
+@pytest.mark.parametrize("kind", KINDS)
+def test_auto_shares_what_saves_more_than_its_tasks_cost(kind):
     local, shared = (
-        cluster_plan(UNITS, "auto", WORKERS, work_of(n_rows, training=training))
-        for n_rows in rows_around_the_border(training=training)
+        cluster_plan(UNITS, "auto", WORKERS, work_of(kind, n_rows))
+        for n_rows in rows_around_the_border(kind)
     )
     assert (local.engine, local.n_shards, local.workers) == ("local", 1, ())
     assert (shared.engine, shared.n_shards) == ("futures", 2)
     assert shared.workers == tuple(WORKERS)
 
 
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_sparse_rows_must_be_more_to_be_worth_sharing(kind):
+    _, n_rows = rows_around_the_border(kind)
+    engines = [
+        cluster_plan(UNITS, "auto", WORKERS, work_of(kind, n, values_per_row=1)).engine
+        for n in (n_rows, 3 * n_rows)
+    ]
+    assert engines == ["local", "futures"]
+
+
 def test_auto_never_shares_with_a_single_worker():
-    plan = cluster_plan(UNITS, "auto", WORKERS[:1], Work(10**9, training=True))
+    plan = cluster_plan(UNITS, "auto", WORKERS[:1], Work("step", 10**9))
     assert plan.engine == "local"
 
 
 @pytest.mark.parametrize("n_rows", [1, 10**6])
 @pytest.mark.parametrize("workers", [WORKERS, WORKERS[:1]], ids=len)
 def test_futures_are_obeyed_whatever_the_work(n_rows, workers):
-    plan = cluster_plan(UNITS, "futures", workers, Work(n_rows, training=True))
+    plan = cluster_plan(UNITS, "futures", workers, Work("step", n_rows))
     assert plan.engine == "futures"
     assert plan.workers == tuple(workers)
     assert plan.reason == "engine='futures' was asked for"
 
 
 def test_workers_that_would_hold_nothing_are_left_out():
-    plan = cluster_plan((5, 2, 3), "futures", ["a", "b", "c"], Work(1, training=True))
+    plan = cluster_plan((5, 2, 3), "futures", ["a", "b", "c"], Work("step", 1))
     assert (plan.n_shards, plan.workers) == (2, ("a", "b"))
+
+
+def test_a_narrow_layer_does_not_make_the_split_of_the_wide_ones_smaller():
+    workers = [f"tcp://w:{i}" for i in range(4)]
+    plan = cluster_plan((8, 40, 2, 20, 3), "futures", workers, Work("step", 1))
+    assert plan.workers == tuple(workers)
+    sizes = [[len(held) for held in ranges] for ranges in plan.split.ranges]
+    assert sizes[0] == [10] * 4
+    assert sorted(sizes[1]) == [0, 0, 1, 1]
+    assert sizes[2] == [5] * 4
 
 
 def test_a_local_plan_says_why():
@@ -124,7 +167,7 @@ def test_a_local_plan_says_why():
 
 
 def test_a_plan_says_who_holds_which_neurons():
-    plan = cluster_plan((5, 5, 1, 3), "futures", WORKERS, Work(1, training=True))
+    plan = cluster_plan((5, 5, 1, 3), "futures", WORKERS, Work("step", 1))
     assert str(plan) == (
         "futures: engine='futures' was asked for\n"
         "network 5-5-1-3, 42 parameters, 2 shards\n"
@@ -136,7 +179,7 @@ def test_a_plan_says_who_holds_which_neurons():
 
 
 def test_a_plan_without_hidden_layers_says_that_one_worker_holds_all():
-    plan = cluster_plan((5, 3), "futures", WORKERS, Work(1, training=False))
+    plan = cluster_plan((5, 3), "futures", WORKERS, Work("prediction", 1))
     assert str(plan).splitlines()[1:] == [
         "network 5-3, 18 parameters, 1 shard",
         "shard 0 on tcp://a:1: all of it",
@@ -144,24 +187,29 @@ def test_a_plan_without_hidden_layers_says_that_one_worker_holds_all():
 
 
 @pytest.mark.parametrize(
-    ("training", "sums"),
+    ("kind", "sums"),
     [
         (
-            True,
+            "step",
             "sharing a step of 200 rows among 2 saves 2.55 GFLOP, its 6 chained tasks "
             "cost as much time as 10.8 GFLOP",
         ),
         (
-            False,
+            "evaluation",
+            "sharing an evaluation of 200 rows among 2 saves 2.55 GFLOP, its 13 "
+            "chained tasks and 42.5 MB to send cost as much time as 44.7 GFLOP",
+        ),
+        (
+            "prediction",
             "sharing a prediction of 200 rows among 2 saves 1.06 GFLOP, its 4 chained "
             "tasks and 22.5 MB to send cost as much time as 18.5 GFLOP",
         ),
     ],
 )
-def test_auto_gives_its_sums_as_the_reason(training, sums, monkeypatch):
+def test_auto_gives_its_sums_as_the_reason(kind, sums, monkeypatch):
     monkeypatch.setattr("skdistmlp.parallel.plan.FLOP_PER_CHAINED_TASK", 1.8e9)
     monkeypatch.setattr("skdistmlp.parallel.plan.FLOP_PER_BYTE_SENT", 500.0)
-    work = work_of(200, training=training)
+    work = work_of(kind, 200)
     assert cluster_plan(UNITS, "auto", WORKERS, work).reason == sums
 
 
@@ -169,7 +217,7 @@ def test_auto_gives_its_sums_as_the_reason(training, sums, monkeypatch):
     "plan",
     [
         local_plan([5, 2, 3], "because"),
-        cluster_plan([5, 4, 3], "futures", WORKERS, Work(1, training=True)),
+        cluster_plan([5, 4, 3], "futures", WORKERS, Work("step", 1)),
     ],
     ids=["local", "futures"],
 )

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array, csr_matrix
+from sklearn.neural_network._base import LOSS_FUNCTIONS
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.losses import OUTPUTS
@@ -10,6 +14,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
     Network,
     ShardState,
+    add_penalty,
     affine,
     batch_loss,
     batch_penalty,
@@ -22,11 +27,12 @@ from skdistmlp.parallel.shard import (
     split_state,
 )
 from skdistmlp.parallel.split import NetworkSplit
-from tests.parallel.group_contract import PlainNetwork, make_problem
+from tests.parallel.group_contract import HEADS, LOSSES, PlainNetwork, make_problem
 from tests.strategies import splits, update_rules
 
 ROWS = [slice(1, 4), np.array([2, 0, 2])]
 
+formats = pytest.mark.parametrize("sparse", [csr_matrix, csr_array])
 with_or_without_out = pytest.mark.parametrize("with_out", [False, True])
 
 
@@ -35,6 +41,17 @@ def frozen(*shape, seed=0):
     array = np.random.default_rng(seed).normal(size=shape)
     array.flags.writeable = False
     return array
+
+
+def sparse_rows(sparse, *shape):
+    """Draw sparse rows, the first of them empty, that must not be written to."""
+    rng = np.random.default_rng(3)
+    array = np.where(rng.random(shape) < 0.5, rng.normal(size=shape), 0)
+    array[0] = 0
+    rows = sparse(array)
+    for part in (rows.data, rows.indices, rows.indptr):
+        part.flags.writeable = False
+    return rows
 
 
 def room(with_out, *shape):
@@ -104,6 +121,27 @@ def test_affine_on_a_shard_without_the_intercept(n_inputs, with_out):
 
 
 @with_or_without_out
+@formats
+@pytest.mark.parametrize("n_rows", [0, 1, 5])
+def test_sparse_rows_give_what_dense_rows_give(n_rows, sparse, with_out):
+    """Forward, and the gradient."""
+    network = Network(NetworkSplit.even((3, 2, 2), 1), "tanh", "softmax")
+    inputs = sparse_rows(sparse, 5, 3)[5 - n_rows :]
+    dense = inputs.toarray()
+    coef, intercept, delta = frozen(3, 2), frozen(2, seed=1), frozen(n_rows, 2, seed=2)
+    for function in (affine, lambda *args: hidden_forward(network, *args)):
+        out = room(with_out, n_rows, 2)
+        result = function(inputs, coef, intercept, out)
+        check_out(result, out)
+        assert type(result) is np.ndarray
+        assert_allclose(result, function(dense, coef, intercept), rtol=1e-12)
+    coef_out, intercept_out = room(True, 3, 2), room(True, 2)
+    gradient(inputs, delta, coef_out, intercept_out)
+    assert_allclose(coef_out, dense.T @ delta, atol=1e-15)
+    assert_allclose(intercept_out, delta.sum(axis=0))
+
+
+@with_or_without_out
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 def test_hidden_forward(activation, with_out):
     network = Network(NetworkSplit.even((3, 2, 2), 1), activation, "softmax")
@@ -118,41 +156,76 @@ def test_hidden_forward(activation, with_out):
 
 @with_or_without_out
 @pytest.mark.parametrize("rows", ROWS, ids=["slice", "indices"])
+@pytest.mark.parametrize("batch", [None, slice(0, 5)], ids=["alone", "of all rows"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_output_delta_and_loss_of_a_mini_batch(rows, weighted, with_out):
-    y = np.eye(3, dtype=bool)[[0, 2, 1, 1, 0]]
+@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
+def test_output_delta_and_loss_of_rows(
+    output, n_outputs, rows, batch, weighted, with_out
+):
+    problem = make_problem(
+        NetworkSplit.even((2, n_outputs), 1), output=output, n_rows=5
+    )
     weight = np.array([0.5, 1, 2, 4, 8]) if weighted else None
-    network = Network(NetworkSplit.even((2, 3), 1), "relu", "softmax")
-    dataset = Dataset(np.zeros((5, 2)), y, weight)
-    prediction = np.random.default_rng(0).dirichlet([1, 1, 1], size=3)
+    dataset = replace(problem.dataset, sample_weight=weight)
+    batch = rows if batch is None else batch
+    prediction = np.random.default_rng(0).uniform(0.1, 0.9, (3, n_outputs))
     prediction.flags.writeable = False
-    out = room(with_out, 3, 3)
-    delta = output_delta(prediction, dataset, rows, out)
+    out = room(with_out, 3, n_outputs)
+    delta = output_delta(prediction, dataset, rows, batch, out)
     check_out(delta, out)
-    w = np.ones(3) if weight is None else weight[rows]
-    expected = (prediction - y[rows]) * w[:, np.newaxis] / w.sum()
+    w = np.ones(5) if weight is None else weight
+    expected = (prediction - dataset.y[rows]) * w[rows, np.newaxis] / w[batch].sum()
     assert_allclose(delta, expected)
-    loss = batch_loss(network, prediction, dataset, rows)
-    mean = np.average(-np.log(prediction[y[rows]]), weights=w)
-    assert_allclose(loss, 3 * mean)
+    found = batch_loss(problem.network, prediction, dataset, rows, batch)
+    loss = OUTPUTS[output].loss(dataset.y[rows], prediction, w[rows])
+    assert type(found) is float
+    assert_allclose(found, loss / w[batch].sum() * len(w[batch]))
 
 
 def test_output_delta_may_overwrite_the_prediction():
-    dataset = Dataset(np.zeros((2, 1)), np.array([[True], [False]]))
+    dataset, rows = Dataset(np.zeros((2, 1)), np.array([[True], [False]])), slice(0, 2)
     prediction = np.array([[0.25], [0.75]])
-    assert output_delta(prediction, dataset, slice(0, 2), prediction) is prediction
+    assert output_delta(prediction, dataset, rows, rows, prediction) is prediction
     assert_array_equal(prediction, [[-0.375], [0.375]])
 
 
-def test_output_delta_keeps_the_dtype_of_the_network():
-    dataset = Dataset(np.zeros((2, 1)), np.ones((2, 1), bool), np.ones(2))
+@pytest.mark.parametrize("y", [np.ones((2, 1), bool), np.ones((2, 1))], ids=str)
+def test_output_delta_keeps_the_dtype_of_the_network(y):
+    dataset, rows = Dataset(np.zeros((2, 1)), y, np.ones(2)), slice(0, 2)
     prediction = np.full((2, 1), 0.25, np.float32)
-    assert output_delta(prediction, dataset, slice(0, 2)).dtype == np.float32
+    assert output_delta(prediction, dataset, rows, rows).dtype == np.float32
+
+
+@pytest.mark.parametrize("output", sorted(OUTPUTS))
+def test_weights_that_sum_to_zero_are_refused_as_by_scikit_learn(output):
+    problem = make_problem(NetworkSplit.even((2, 3), 1), output=output, n_rows=4)
+    weight = np.array([0.0, 0.0, 1.0, 1.0])
+    dataset = replace(problem.dataset, sample_weight=weight)
+    prediction, zeros, every = np.full((2, 3), 1 / 3), slice(0, 2), slice(0, 4)
+    with pytest.raises(ZeroDivisionError) as theirs:
+        LOSS_FUNCTIONS[LOSSES[output]](dataset.y[zeros], prediction, weight[zeros])
+    with pytest.raises(ZeroDivisionError) as ours:
+        batch_loss(problem.network, prediction, dataset, zeros, zeros)
+    assert str(ours.value) == str(theirs.value)
+    # Among others they only count for nothing.
+    assert batch_loss(problem.network, prediction, dataset, zeros, every) == 0.0
+    assert not output_delta(prediction, dataset, zeros, every).any()
 
 
 def test_batch_penalty_is_scikit_learns_times_the_number_of_rows():
     network = Network(NetworkSplit.even((2, 3), 1), "relu", "softmax", alpha=0.5)
     assert batch_penalty(network, 8.0, 10, 4.0) == 0.5 * 0.5 * 8.0 / 4.0 * 10
+
+
+@pytest.mark.parametrize("block", [1, 4, 6, 100])
+def test_add_penalty_adds_to_the_gradients_of_coefficients_alone(block, monkeypatch):
+    monkeypatch.setattr("skdistmlp.nn.optimizers.BLOCK_BYTES", 8 * block)
+    network = Network(NetworkSplit.even((2, 3), 1), "relu", "softmax", alpha=0.5)
+    parameters, gradient_sum = frozen(9), np.ones(9)
+    penalty = add_penalty(network, 6, parameters, gradient_sum, 10, 4.0)
+    coefs = parameters[:6]
+    assert_allclose(penalty, 0.5 * 0.5 * np.sum(coefs**2) / 4.0 * 10)
+    assert_allclose(gradient_sum, 1 + np.append(0.5 / 4.0 * coefs, [0, 0, 0]))
 
 
 def test_gradient_writes_where_it_is_told():
@@ -180,31 +253,38 @@ def test_propagate(with_out):
 @pytest.mark.parametrize("n_rows", [1, 7, 20])
 @pytest.mark.parametrize("rows_per_block", [1, 7, 10, 100])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sparse", [None, csr_matrix, csr_array])
 def test_prediction_of_an_undivided_network(
-    output, hidden, n_rows, rows_per_block, dtype
+    output, hidden, n_rows, rows_per_block, dtype, sparse
 ):
     split = NetworkSplit.even((3, *hidden, 2), 1)
-    problem = make_problem(split, "tanh", output, Sgd(), n_rows=n_rows, dtype=dtype)
+    problem = make_problem(
+        split, "tanh", output, Sgd(), n_rows=n_rows, dtype=dtype, sparse=sparse
+    )
     X = problem.dataset.X
     weights = split.whole().views(problem.initial.parameters)
-    for array in (X, *weights.coefs, *weights.intercepts):
+    stored = [X] if sparse is None else [X.data, X.indices, X.indptr]
+    for array in (*stored, *weights.coefs, *weights.intercepts):
         array.flags.writeable = False
     outputs = predict_whole(problem.network, weights, X, rows_per_block)
     assert outputs.dtype == dtype
     expected = PlainNetwork(problem).outputs(slice(None))
-    assert_allclose(outputs, expected, rtol=1e-5 if dtype == np.float32 else 1e-12)
+    close = 1e-5 if dtype == np.float32 else 1e-12
+    assert_allclose(outputs, expected, rtol=close, atol=close)
 
 
 @pytest.mark.parametrize("output", sorted(OUTPUTS))
-def test_prediction_for_no_rows_has_its_shape_all_the_same(output):
+@pytest.mark.parametrize("make_rows", [np.empty, csr_matrix, csr_array])
+def test_prediction_for_no_rows_has_its_shape_all_the_same(output, make_rows):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), output=output, rule=Adam())
     weights = problem.network.split.whole().views(problem.initial.parameters)
-    outputs = predict_whole(problem.network, weights, np.empty((0, 3)), 10)
+    outputs = predict_whole(problem.network, weights, make_rows((0, 3)), 10)
     assert outputs.shape == (0, 2)
 
 
-def test_prediction_for_features_of_another_dtype_has_the_common_one():
+@pytest.mark.parametrize("convert", [np.asarray, csr_matrix, csr_array])
+def test_prediction_for_features_of_another_dtype_has_the_common_one(convert):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), dtype=np.float32)
     weights = problem.network.split.whole().views(problem.initial.parameters)
-    X = np.ones((2, 3), int)
+    X = convert(np.ones((2, 3), int))
     assert predict_whole(problem.network, weights, X, 10).dtype == np.float64

@@ -60,8 +60,8 @@ class ScriptedGroup:
     def inputs(self, rows):
         return rows
 
-    def output_delta(self, logits, rows):
-        assert logits is rows
+    def output_delta(self, logits, rows, batch):
+        assert logits is rows is batch
         self._loss_sum += self.script.losses[self.n_epochs] * len(rows)
 
     def update(self, rows, learning_rate):

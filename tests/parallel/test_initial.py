@@ -1,0 +1,27 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.neural_network import MLPClassifier
+
+from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.parallel.initial import draw_parameters
+from skdistmlp.parallel.split import NetworkSplit
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("layer_units", [(3, 2), (3, 4, 1, 5, 2)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_network_is_drawn_as_scikit_learn_draws_it(activation, layer_units, dtype):
+    theirs = MLPClassifier(activation=activation)
+    theirs._random_state = np.random.RandomState(3)
+    expected = [theirs._init_coef(*pair, dtype) for pair in pairwise(layer_units)]
+    random_state = np.random.RandomState(3)
+    flat = draw_parameters(layer_units, activation, random_state, np.dtype(dtype))
+    assert flat.dtype == dtype
+    drawn = NetworkSplit.even(layer_units, 1).whole().views(flat)
+    for mine, their in zip(zip(*drawn, strict=True), expected, strict=True):
+        for array, other in zip(mine, their, strict=True):
+            assert_array_equal(array, other)
+    assert random_state.random_sample() == theirs._random_state.random_sample()

@@ -1,0 +1,239 @@
+"""L-BFGS on shards in memory against scipy's on a plain function."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.communicators import run_in_threads
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.training import lbfgs
+from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, train_lbfgs
+from tests.parallel.group_contract import (
+    HEADS,
+    PlainNetwork,
+    blocks_of_evaluations,
+    make_problem,
+)
+from tests.parallel.test_buffered import PeerShard, among_peers
+
+N_ROWS = 20
+
+UNEVEN, SINGLE_ROWS = blocks_of_evaluations(N_ROWS)[1:]
+
+FEW = LbfgsOptions(max_iter=12, max_fun=100, tol=1e-9)
+
+every_number_of_shards = pytest.mark.parametrize("n_shards", [1, 2, 3])
+
+
+def problem_for(n_shards, output="softmax", n_outputs=3, **options):
+    split = NetworkSplit.even((4, 5, 3, n_outputs), n_shards)
+    options = {"n_rows": N_ROWS, "alpha": 0.5} | options
+    return make_problem(split, "tanh", output, **options)
+
+
+def plain_result(problem, options=FEW):
+    """Return what scipy finds for the loss of an undivided network."""
+    return minimize(
+        PlainNetwork(problem).evaluate_at,
+        problem.initial.parameters,
+        method="L-BFGS-B",
+        jac=True,
+        options={
+            "maxiter": options.max_iter,
+            "maxfun": options.max_fun,
+            "gtol": options.tol,
+        },
+    )
+
+
+def train_on_shards(problem, options=FEW, blocks=UNEVEN):
+    """Return what every shard returns; shards that do not lead know no start."""
+    start = problem.initial.parameters.copy()
+    start.flags.writeable = False
+
+    def work(peer):
+        with peer(problem.network, problem.start(), problem.dataset, N_ROWS) as group:
+            parameters = start if group.leads else np.full_like(start, np.nan)
+            return train_lbfgs(group, options, parameters, blocks)
+
+    return among_peers(problem.network.split.n_shards, work)
+
+
+def assert_same_result(found, expected):
+    assert (found.nit, found.nfev) == (expected.nit, expected.nfev)
+    assert (found.status, found.message) == (expected.status, expected.message)
+    assert_allclose(found.fun, expected.fun, rtol=1e-9)
+    assert_allclose(found.x, expected.x, rtol=1e-6, atol=1e-9)
+
+
+@every_number_of_shards
+@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
+@pytest.mark.parametrize(
+    "options", [{"weighted": True}, {"sparse": csr_array}], ids=str
+)
+def test_only_the_first_shard_finds_what_scipy_finds(
+    n_shards, output, n_outputs, options
+):
+    problem = problem_for(n_shards, output, n_outputs, **options)
+    assert problem.network.split.n_shards == n_shards
+    found, *others = train_on_shards(problem)
+    assert others == [None] * (n_shards - 1)
+    assert found.nit > 3
+    assert_same_result(found, plain_result(problem))
+
+
+@every_number_of_shards
+@pytest.mark.parametrize("blocks", [[slice(0, N_ROWS)], SINGLE_ROWS], ids=len)
+def test_the_blocks_do_not_matter(n_shards, blocks):
+    problem = problem_for(n_shards, weighted=True)
+    found = train_on_shards(problem, blocks=blocks)[0]
+    assert_same_result(found, plain_result(problem))
+
+
+@every_number_of_shards
+@pytest.mark.parametrize("output", ["softmax", "exp"])
+def test_a_block_whose_weights_are_all_zero_counts_for_nothing(n_shards, output):
+    problem, zeros = problem_for(n_shards, output, weighted=True), UNEVEN[1]
+    weight = problem.dataset.sample_weight.copy()
+    weight[zeros] = 0
+    problem = replace(problem, dataset=replace(problem.dataset, sample_weight=weight))
+    found = train_on_shards(problem)[0]
+    assert_same_result(found, plain_result(problem))
+    without = Dataset(
+        *(np.delete(a, zeros, axis=0) for a in (problem.dataset.X, problem.dataset.y)),
+        np.delete(weight, zeros),
+    )
+    assert_same_result(found, plain_result(replace(problem, dataset=without)))
+
+
+@every_number_of_shards
+def test_weights_that_are_all_zero_are_refused(n_shards):
+    problem = problem_for(n_shards)
+    weight = np.zeros(N_ROWS)
+    problem = replace(problem, dataset=replace(problem.dataset, sample_weight=weight))
+    with pytest.raises(ZeroDivisionError, match="Weights sum to zero"):
+        train_on_shards(problem)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (LbfgsOptions(max_iter=3, max_fun=100, tol=1e-9), "ITERATIONS"),
+        (LbfgsOptions(max_iter=100, max_fun=4, tol=1e-9), "EVALUATIONS"),
+        (LbfgsOptions(max_iter=100, max_fun=100, tol=0.1), "NORM OF PROJECTED"),
+    ],
+    ids=["max_iter", "max_fun", "tol"],
+)
+def test_training_ends_where_scipy_is_told_to(options, says):
+    problem = problem_for(2)
+    found, expected = (
+        train_on_shards(problem, options)[0],
+        plain_result(problem, options),
+    )
+    assert says in expected.message
+    assert_same_result(found, expected)
+
+
+def test_loss_and_gradient_are_computed_in_the_dtype_of_the_start():
+    problem = problem_for(2, dtype=np.float32)
+    seen = []
+
+    class Watched(PeerShard):
+        def evaluation(self, batch):
+            loss, gradient = super().evaluation(batch)
+            seen.append((gradient.dtype, self.collect().parameters.dtype))
+            return loss, gradient
+
+    desk = [None] * 2
+
+    def work(communicator):
+        group = Watched(
+            problem.network,
+            problem.start(),
+            problem.dataset,
+            communicator,
+            N_ROWS,
+            desk,
+        )
+        return train_lbfgs(group, FEW, problem.initial.parameters, UNEVEN)
+
+    found, _ = run_in_threads(2, work)
+    assert len(seen) == 2 * found.nfev
+    assert set(seen) == {(np.dtype("f4"), np.dtype("f4"))}
+    assert found.x.dtype == np.float64
+    assert_allclose(found.fun, plain_result(problem).fun, rtol=1e-3)
+
+
+@every_number_of_shards
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("failing", [0, 2])
+def test_what_strikes_one_shard_in_an_evaluation_ends_all(n_shards, raised, failing):
+    failing = min(failing, n_shards - 1)
+    problem, desk, ended = problem_for(n_shards), [None] * n_shards, {}
+
+    class Struck(PeerShard):
+        def accumulate(self, rows, batch):
+            if self._communicator.rank == failing and rows == UNEVEN[1]:
+                raise raised
+            super().accumulate(rows, batch)
+
+    def work(communicator):
+        group = Struck(
+            problem.network,
+            problem.start(),
+            problem.dataset,
+            communicator,
+            N_ROWS,
+            desk,
+        )
+        try:
+            train_lbfgs(group, FEW, problem.initial.parameters, UNEVEN)
+        except BaseException as error:
+            ended[communicator.rank] = type(error)
+            raise
+
+    with pytest.raises(raised):
+        run_in_threads(n_shards, work)
+    others = {rank: ExchangeError for rank in range(n_shards) if rank != failing}
+    assert ended == others | {failing: raised}
+
+
+def test_the_start_is_left_as_it_is():
+    problem = problem_for(1)
+    start = problem.start().parameters
+
+    def work(peer):
+        with peer(problem.network, problem.start(), problem.dataset, N_ROWS) as group:
+            return train_lbfgs(group, FEW, start, UNEVEN)
+
+    (found,) = among_peers(1, work)
+    assert not np.shares_memory(found.x, start)
+    assert_array_equal(start, problem.initial.parameters)
+    assert not np.array_equal(found.x, start)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "itemsize", "lengths"),
+    [
+        (20, 8, [5, 5, 5, 5]),
+        (20, 4, [10, 10]),
+        (21, 4, [10, 10, 1]),
+        (3, 4, [3]),
+        (3, 1000, [1, 1, 1]),
+    ],
+)
+def test_blocks_are_as_long_as_their_activations_and_deltas_have_room(
+    n_rows, itemsize, lengths, monkeypatch
+):
+    """The features, of which there are many here, are not among them."""
+    monkeypatch.setattr(lbfgs, "BLOCK_BYTES", 5 * 2 * (4 + 3) * 8)
+    blocks = blocks_of(n_rows, (1000, 4, 3), itemsize)
+    rows = np.arange(n_rows)
+    assert_array_equal(np.concatenate([rows[block] for block in blocks]), rows)
+    assert [block.stop - block.start for block in blocks] == lengths
