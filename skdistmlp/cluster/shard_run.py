@@ -169,7 +169,6 @@ class ShardRun:
         """Meet the other shards, and make ready the first step."""
         assert self._listener is not None, "the fit has ended"
         job = assignment.job
-        layout = job.network.split.shard(self._rank)
         links = meet(
             self._rank,
             self._listener,
@@ -188,9 +187,7 @@ class ShardRun:
         job = job.saying(self._tell)
         dataset = dataset.prepared(job.dtype)
         self._job = job
-        self._group = BufferedShard(
-            job.network, job.begin(layout), dataset, self._mesh, job.max_rows(dataset)
-        )
+        self._group = job.shard(dataset, self._mesh)
         self._training = job.run(self._group, dataset)
 
     def _go_on(self, round_s: float) -> Report:

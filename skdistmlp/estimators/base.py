@@ -153,6 +153,7 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 score=self._score_function(),
                 keep_first=first_pass,
             )
+            hold_out.check(dataset)
             n_rows -= hold_out.n_rows(dataset)
         state = None
         if not first_pass:

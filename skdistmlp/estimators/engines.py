@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from sklearn.utils import gen_batches
 
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.buffered import BufferedShard
 from skdistmlp.parallel.communicators import NobodyElse
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.group import ShardGroup
@@ -90,8 +89,7 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
             state, outcome = train_on_peers(client, plan, job, dataset)
             return Trained(plan, state, job.progress, outcome)
         job = replace(job, network=replace(network, split=plan.split))
-        state = job.begin(network.split.whole())
-        with _group(plan, client, job, state, dataset) as group:
+        with _group(plan, client, job, dataset) as group:
             outcome = finish(job.run(group, dataset))
             with interrupt_first(outcome):
                 state = group.collect()
@@ -100,15 +98,15 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
 
 @contextmanager
 def _group(
-    plan: Plan, client: Any, job: Job, state: ShardState, dataset: Dataset
+    plan: Plan, client: Any, job: Job, dataset: Dataset
 ) -> Iterator[ShardGroup[Any]]:
     """Give the shard group of an engine whose loop runs in this process."""
     if plan.engine == "local":
-        max_rows = job.max_rows(dataset)
-        yield BufferedShard(job.network, state, dataset, NobodyElse(), max_rows)
+        yield job.shard(dataset, NobodyElse())
         return
     from skdistmlp.cluster.futures import FuturesGroup
 
+    state = job.begin(plan.split.whole())
     with FuturesGroup(client, plan.workers, job.network, state, dataset) as group:
         yield group
 

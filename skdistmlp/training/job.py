@@ -12,6 +12,8 @@ from sklearn.utils import gen_batches
 
 from skdistmlp.nn.optimizers import UpdateRule, init
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.buffered import BufferedShard
+from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.parallel.initial import draw_parameters
@@ -55,6 +57,11 @@ class HoldOut:
     def n_rows(self, dataset: Dataset) -> int:
         """Return how many rows are held out."""
         return math.ceil(self.fraction * dataset.n_rows)
+
+    def check(self, dataset: Dataset) -> None:
+        """Raise ValueError if there are too few rows, before anything is begun."""
+        if not 2 <= self.n_rows(dataset) < dataset.n_rows:
+            self.split(dataset, np.random.RandomState(0))
 
     def split(
         self, dataset: Dataset, random_state: np.random.RandomState
@@ -322,6 +329,12 @@ class Job:
         if state.optimizer is None and self.rule is not None:
             state = replace(state, optimizer=init(self.rule, state.parameters))
         return state
+
+    def shard(self, dataset: Dataset, communicator: Communicator) -> BufferedShard:
+        """Return one shard, ready to be trained; `dataset` is prepared."""
+        state = self.begin(self.network.split.shard(communicator.rank))
+        max_rows = self.max_rows(dataset)
+        return BufferedShard(self.network, state, dataset, communicator, max_rows)
 
     def run(
         self, group: ShardGroup[Value], dataset: Dataset

@@ -15,8 +15,9 @@ from skdistmlp.cluster.futures import BLOCKS_AHEAD, STEPS_AHEAD, FuturesGroup
 from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.nn.optimizers import Sgd
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.training.lbfgs import LbfgsOptions, train_lbfgs
-from skdistmlp.training.loop import TrainingOptions, train
+from skdistmlp.training.job import finish
+from skdistmlp.training.lbfgs import LbfgsOptions, minimise
+from skdistmlp.training.loop import TrainingOptions, epochs
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 from skdistmlp.training.step import (
     backpropagate,
@@ -67,7 +68,7 @@ LBFGS = LbfgsOptions(max_iter=4, max_fun=20, tol=1e-9)
 def run_lbfgs(group, problem, blocks=None):
     """Return scipy's result; by default with blocks of some rows each."""
     blocks = blocks or blocks_of_evaluations(problem.dataset.n_rows)[1]
-    return train_lbfgs(group, LBFGS, problem.initial.parameters, blocks)
+    return minimise(group, LBFGS, problem.initial.parameters, blocks)
 
 
 def take_steps(group, n_steps, rows=slice(0, 8)):
@@ -211,8 +212,8 @@ def under_way(log, first, last):
     `first` and `last` are the names of the first and last task of each.
     """
     open_, counts = set(), []
-    for key, start, finish in log:
-        if key[0].startswith(first) and (start, finish) == ("released", "waiting"):
+    for key, start, end in log:
+        if key[0].startswith(first) and (start, end) == ("released", "waiting"):
             open_.add(key[2])
         if key[0].startswith(last) and (start, finish) == ("processing", "memory"):
             open_.discard(key[2])
@@ -503,12 +504,14 @@ def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
             group.keep_best()
         with monkeypatch.context() as patch:
             patch.setattr(owner, method, interrupted)
-            outcome = train(
-                group,
-                TrainingOptions(batch_size, max_epochs=1, shuffle=False),
-                Progress(LearningRateSchedule("constant", 0.01), 0.01),
-                rows,
-                np.random.RandomState(0),
+            outcome = finish(
+                epochs(
+                    group,
+                    TrainingOptions(batch_size, max_epochs=1, shuffle=False),
+                    Progress(LearningRateSchedule("constant", 0.01), 0.01),
+                    rows,
+                    np.random.RandomState(0),
+                )
             )
         state = group.collect()
         if with_best:

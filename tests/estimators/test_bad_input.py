@@ -157,7 +157,7 @@ def test_an_unknown_solver(X, y, kind):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("engine", "peers"),
+        ("engine", "everywhere"),
         ("engine", None),
         ("parameter_threshold", -1),
         ("parameter_threshold", 0.5),

@@ -184,11 +184,13 @@ def test_a_network_as_large_as_the_threshold_is_distributed(
     assert sum(array.size for array in clf.coefs_ + clf.intercepts_) == SMALL_PARAMETERS
 
 
-def test_auto_stays_local_where_tasks_would_cost_more_than_they_save(client, digits):
+def test_auto_takes_peers_above_the_threshold_and_says_what_they_hold(client, digits):
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, client=client)
     fit(clf, *digits)
-    assert clf.engine_ == "local"
-    assert re.search(r"saves .* GFLOP, its 4 chained tasks cost", _reason(clf))
+    assert (clf.engine_, clf.n_shards_) == ("peers", 3)
+    assert "parameters reach the threshold" in _reason(clf)
+    assert len(clf.plan_.bytes_held) == 3
+    assert re.search(r"a step exchanges [\d,]+ bytes", str(clf.plan_))
 
 
 def test_futures_say_who_holds_what(client, digits):

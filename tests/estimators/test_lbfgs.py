@@ -7,8 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils import gen_batches
 
-from skdistmlp.estimators import base
-from skdistmlp.training import lbfgs
+from skdistmlp.training import job, lbfgs
 from tests.estimators.configurations import ESTIMATORS, Case
 from tests.estimators.in_memory import split_by
 from tests.estimators.support import (
@@ -52,7 +51,7 @@ def _cut_into_blocks_of(monkeypatch, block_rows):
     def blocks_of(n_rows, *_):
         return list(gen_batches(n_rows, block_rows))
 
-    monkeypatch.setattr(base, "blocks_of", blocks_of)
+    monkeypatch.setattr(job, "blocks_of", blocks_of)
 
 
 @BOTH

@@ -3,20 +3,42 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
+from skdistmlp.nn import initialization
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.initialization import glorot_uniform
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_weights_equal_scikit_learns_draw_bit_for_bit(activation, dtype):
+@pytest.mark.parametrize("block_draws", [1, 17, 2**17])
+def test_parts_of_weights_equal_those_of_scikit_learns_draw_bit_for_bit(
+    activation, dtype, block_draws, monkeypatch
+):
     """Over several layers, so that the random state must be left in its place too."""
+    monkeypatch.setattr(initialization, "BLOCK_DRAWS", block_draws)
     reference = MLPClassifier(activation=activation)
     reference._random_state = np.random.RandomState(3)
     random_state = np.random.RandomState(3)
-    for fan_in, fan_out in [(5, 8), (8, 1), (1, 3)]:
-        expected = reference._init_coef(fan_in, fan_out, dtype)
-        drawn = glorot_uniform(fan_in, fan_out, activation, random_state, dtype)
+    for fan_in, fan_out, rows, columns in [
+        (5, 8, slice(0, 5), slice(0, 8)),
+        (8, 4, slice(2, 7), slice(1, 3)),
+        (4, 3, slice(1, 1), slice(0, 3)),
+        (3, 2, slice(0, 3), slice(2, 2)),
+    ]:
+        coef, intercept = reference._init_coef(fan_in, fan_out, dtype)
+        expected = coef[rows, columns], intercept[columns]
+        drawn = [np.full_like(part, np.nan) for part in expected]
+        glorot_uniform(
+            fan_in,
+            fan_out,
+            activation,
+            random_state,
+            rows=rows,
+            columns=columns,
+            neurons=columns,
+            coef_out=drawn[0],
+            intercept_out=drawn[1],
+        )
         for mine, theirs in zip(drawn, expected, strict=True):
             assert mine.dtype == dtype
             assert_array_equal(mine, theirs)

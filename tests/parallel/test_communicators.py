@@ -51,17 +51,17 @@ def check_communicator(communicator, ranges, n_rows, dtype=np.float64, seed=0):
             return np.full_like(like, np.nan) if wanted else None
 
         for result, expected in [
-            (communicator.all_gather(part, ranges, room(gathered)), gathered),
-            (communicator.reduce_scatter(piece, ranges, room(own)), own),
-            (communicator.all_reduce(piece, room(total)), total),
+            (communicator.all_gather(part, ranges, 0, room(gathered)), gathered),
+            (communicator.reduce_scatter(piece, ranges, 0, room(own)), own),
+            (communicator.all_reduce(piece, 0, room(total)), total),
         ]:
             assert result.dtype == dtype
             assert_array_equal(result, expected)
         assert_array_equal(part, parts[rank])
         assert_array_equal(piece, pieces[rank])
-    scalar = communicator.all_reduce(np.array([float(rank)]), np.empty(1))
+    scalar = communicator.all_reduce(np.array([float(rank)]), 0, np.empty(1))
     assert_array_equal(scalar, [sum(range(n_shards))])
-    assert communicator.from_first(f"of {rank}") == "of 0"
+    assert_array_equal(communicator.broadcast(np.array([rank + 7.0])), [7.0])
 
 
 COMMUNICATORS = {
@@ -102,9 +102,9 @@ def test_collectives_equal_numpys_concatenate_and_sum(n_neurons, shares, n_rows,
 def test_nobody_else_copies_nothing():
     array, ranges = np.ones((2, 3)), split_neurons(3, [1])
     alone = NobodyElse()
-    assert alone.all_gather(array, ranges, np.empty((2, 3))) is array
-    assert alone.reduce_scatter(array, ranges, np.empty((2, 3))) is array
-    assert alone.all_reduce(array, np.empty((2, 3))) is array
+    assert alone.all_gather(array, ranges, 0, np.empty((2, 3))) is array
+    assert alone.reduce_scatter(array, ranges, 0, np.empty((2, 3))) is array
+    assert alone.all_reduce(array, 0, np.empty((2, 3))) is array
 
 
 def test_results_are_written_to_the_room_given():
@@ -114,12 +114,15 @@ def test_results_are_written_to_the_room_given():
         own = len(ranges[communicator.rank])
         part, piece = np.ones((2, own)), np.ones((2, 3))
         for collective, out in [
-            (lambda out: communicator.all_gather(part, ranges, out), np.empty((2, 3))),
             (
-                lambda out: communicator.reduce_scatter(piece, ranges, out),
+                lambda out: communicator.all_gather(part, ranges, 0, out),
+                np.empty((2, 3)),
+            ),
+            (
+                lambda out: communicator.reduce_scatter(piece, ranges, 0, out),
                 np.empty((2, own)),
             ),
-            (lambda out: communicator.all_reduce(piece, out), np.empty((2, 3))),
+            (lambda out: communicator.all_reduce(piece, 0, out), np.empty((2, 3))),
         ]:
             assert collective(out) is out
 
@@ -136,7 +139,7 @@ def test_sums_run_in_shard_order():
         results = run_in_threads(
             3,
             lambda communicator, ordered=ordered: communicator.all_reduce(
-                ordered[communicator.rank], None
+                ordered[communicator.rank], 0, None
             ),
         )
         assert_array_equal(results, [[expected]] * 3)
@@ -150,7 +153,7 @@ def test_what_was_handed_in_may_be_overwritten_after_the_exchange():
         piece = np.empty(2000)
         for turn in range(n_turns):
             piece[:] = turn
-            total = communicator.all_reduce(piece, None)
+            total = communicator.all_reduce(piece, 0, None)
             piece[:] = np.nan
             assert_array_equal(total, np.full(2000, float(n_shards * turn)))
         return turn
@@ -168,10 +171,10 @@ def test_a_failing_shard_ends_all_others(failing):
 
     def shard(communicator):
         try:
-            communicator.from_first(None)
+            communicator.broadcast(np.zeros(1))
             if communicator.rank == failing:
                 raise ShardFailedError
-            communicator.all_reduce(np.ones(2), None)
+            communicator.all_reduce(np.ones(2), 0, None)
         except ExchangeError as error:
             ended[communicator.rank] = str(error)
             raise
@@ -196,7 +199,7 @@ def test_the_first_failure_is_the_one_raised():
             raise ShardFailedError("first")
         assert failed_first.wait(LONG_S)
         try:
-            communicator.from_first(None)
+            communicator.broadcast(np.zeros(1))
         except ExchangeError:
             raise ShardFailedError("later") from None
 
@@ -208,7 +211,7 @@ def test_an_interrupt_ends_all_shards_too():
     def shard(communicator):
         if communicator.rank == 1:
             raise KeyboardInterrupt
-        communicator.from_first(None)
+        communicator.broadcast(np.zeros(1))
 
     with pytest.raises(KeyboardInterrupt):
         run_in_threads(2, shard)
@@ -222,7 +225,7 @@ def test_a_shard_that_never_answers_is_not_waited_for_longer_than_the_timeout():
             others_have_given_up.wait(LONG_S)
             return None
         with pytest.raises(ExchangeError, match=r"did not answer within 0\.01 s"):
-            communicator.from_first(None)
+            communicator.broadcast(np.zeros(1))
         others_have_given_up.wait(LONG_S)
         return "gave up"
 
@@ -234,6 +237,6 @@ def test_a_shard_that_comes_too_late_is_told_so():
     table = [None, None]
     early, late = (InMemory(rank, table, barrier, 0.01) for rank in range(2))
     with pytest.raises(ExchangeError):
-        early.from_first(1)
+        early.broadcast(np.zeros(1))
     with pytest.raises(ExchangeError):
-        late.from_first(2)
+        late.broadcast(np.zeros(1))

@@ -2,12 +2,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
 from numpy.testing import assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.parallel.initial import draw_parameters
-from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.parallel.split import NetworkSplit, take_shard
+from tests import strategies
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -18,10 +20,25 @@ def test_a_network_is_drawn_as_scikit_learn_draws_it(activation, layer_units, dt
     theirs._random_state = np.random.RandomState(3)
     expected = [theirs._init_coef(*pair, dtype) for pair in pairwise(layer_units)]
     random_state = np.random.RandomState(3)
-    flat = draw_parameters(layer_units, activation, random_state, np.dtype(dtype))
+    whole = NetworkSplit.even(layer_units, 1).whole()
+    flat = draw_parameters(whole, activation, random_state, np.dtype(dtype))
     assert flat.dtype == dtype
-    drawn = NetworkSplit.even(layer_units, 1).whole().views(flat)
+    drawn = whole.views(flat)
     for mine, their in zip(zip(*drawn, strict=True), expected, strict=True):
         for array, other in zip(mine, their, strict=True):
             assert_array_equal(array, other)
     assert random_state.random_sample() == theirs._random_state.random_sample()
+
+
+@given(strategies.splits, strategies.activations, strategies.seeds)
+def test_each_shard_draws_its_part_of_the_same_network(split, activation, seed):
+    def drawn(layout):
+        random_state = np.random.RandomState(seed)
+        flat = draw_parameters(layout, activation, random_state, np.dtype(float))
+        return flat, random_state.random_sample()
+
+    whole, after = drawn(split.whole())
+    for rank in range(split.n_shards):
+        own, own_after = drawn(split.shard(rank))
+        assert_array_equal(own, take_shard(split, rank, whole))
+        assert own_after == after, "the next draw must be the same everywhere"

@@ -13,7 +13,7 @@ from skdistmlp.parallel.communicators import run_in_threads
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training import lbfgs
-from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, train_lbfgs
+from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
 from tests.parallel.group_contract import (
     HEADS,
     PlainNetwork,
@@ -60,7 +60,7 @@ def train_on_shards(problem, options=FEW, blocks=UNEVEN):
     def work(peer):
         with peer(problem.network, problem.start(), problem.dataset, N_ROWS) as group:
             parameters = start if group.leads else np.full_like(start, np.nan)
-            return train_lbfgs(group, options, parameters, blocks)
+            return minimise(group, options, parameters, blocks)
 
     return among_peers(problem.network.split.n_shards, work)
 
@@ -161,7 +161,7 @@ def test_loss_and_gradient_are_computed_in_the_dtype_of_the_start():
             N_ROWS,
             desk,
         )
-        return train_lbfgs(group, FEW, problem.initial.parameters, UNEVEN)
+        return minimise(group, FEW, problem.initial.parameters, UNEVEN)
 
     found, _ = run_in_threads(2, work)
     assert len(seen) == 2 * found.nfev
@@ -193,7 +193,7 @@ def test_what_strikes_one_shard_in_an_evaluation_ends_all(n_shards, raised, fail
             desk,
         )
         try:
-            train_lbfgs(group, FEW, problem.initial.parameters, UNEVEN)
+            minimise(group, FEW, problem.initial.parameters, UNEVEN)
         except BaseException as error:
             ended[communicator.rank] = type(error)
             raise
@@ -210,7 +210,7 @@ def test_the_start_is_left_as_it_is():
 
     def work(peer):
         with peer(problem.network, problem.start(), problem.dataset, N_ROWS) as group:
-            return train_lbfgs(group, FEW, start, UNEVEN)
+            return minimise(group, FEW, start, UNEVEN)
 
     (found,) = among_peers(1, work)
     assert not np.shares_memory(found.x, start)

@@ -14,7 +14,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils import shuffle
 
-from skdistmlp.training.loop import TrainingOptions, Validation, train
+from skdistmlp.training.job import finish
+from skdistmlp.training.loop import TrainingOptions, Validation, epochs
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 from tests import strategies
 
@@ -138,7 +139,7 @@ def train_from_script(
             return script.scores[len(progress.validation_scores)]
 
         validation = Validation([held_out[:3], held_out[3:]], score, keep_first)
-    outcome = train(group, options, progress, rows, random_state, validation)
+    outcome = finish(epochs(group, options, progress, rows, random_state, validation))
     return outcome, progress, group
 
 
@@ -413,12 +414,14 @@ def test_an_error_is_not_an_outcome():
 
     schedule = LearningRateSchedule("constant", 0.5)
     with pytest.raises(ZeroDivisionError):
-        train(
-            Failing(Script([1.0])),
-            TrainingOptions(4, 1),
-            Progress(schedule, 0.5),
-            np.arange(4),
-            np.random.RandomState(0),
+        finish(
+            epochs(
+                Failing(Script([1.0])),
+                TrainingOptions(4, 1),
+                Progress(schedule, 0.5),
+                np.arange(4),
+                np.random.RandomState(0),
+            )
         )
 
 
@@ -432,13 +435,15 @@ def test_the_score_of_the_first_shard_decides():
     progress = Progress(
         schedule, 0.5, validation_scores=[], best_validation_score=-np.inf
     )
-    train(
-        Peer(Script([1.0])),
-        TrainingOptions(4, 1),
-        progress,
-        np.arange(4),
-        np.random.RandomState(0),
-        Validation([np.arange(2)], lambda _: 0.25, keep_first=True),
+    finish(
+        epochs(
+            Peer(Script([1.0])),
+            TrainingOptions(4, 1),
+            progress,
+            np.arange(4),
+            np.random.RandomState(0),
+            Validation([np.arange(2)], lambda _: 0.25, keep_first=True),
+        )
     )
     assert progress.validation_scores == [0.75]
     assert progress.best_validation_score == 0.75
