@@ -187,7 +187,7 @@ def test_nothing_is_printed(capsys, name):
 
 
 @BOTH
-@pytest.mark.parametrize("engine", ["local", "futures"])
+@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 def test_it_says_that_it_has_not_converged(client, name, engine):
     case = Case.of(name, max_iter=2)
     ours, theirs = case.pair(client=client, **FUTURES | {"engine": engine})
@@ -233,7 +233,7 @@ def test_an_interrupt_leaves_it_as_it_was(
     assert fit(ours, case.X, case.y).engine_ == engine
 
 
-@pytest.mark.parametrize("engine", ["local", "futures"])
+@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 @pytest.mark.parametrize("scale", [1e160, 1e308])
 def test_features_so_large_that_the_loss_is_not_finite(client, engine, scale):
     case = Case.of("lbfgs, no hidden layer, numbers", max_iter=5)

@@ -149,9 +149,12 @@ def test_a_random_state_is_drawn_on_as_often_as_by_scikit_learn(params):
     assert ours.random_state.randint(2**31) == theirs.random_state.randint(2**31)
 
 
-def _futures(client, n_workers):
+on_a_cluster = pytest.mark.parametrize("engine", ["futures", "peers"])
+
+
+def _shared(client, engine, n_workers):
     return {
-        "engine": "futures",
+        "engine": engine,
         "parameter_threshold": 0,
         "n_workers": n_workers,
         "client": client,
@@ -171,10 +174,11 @@ def _futures(client, n_workers):
         ("sparse, early stopping, numbers", {}),
     ],
 )
-def test_futures_are_scikit_learn(client, name, params, n_workers):
+@on_a_cluster
+def test_shards_are_scikit_learn(client, engine, name, params, n_workers):
     case = Case.of(name, n_rows=1797, batch_size=600, max_iter=2, **params)
-    ours = assert_parity(case, **_futures(client, n_workers))
-    assert (ours.engine_, ours.n_shards_) == ("futures", n_workers)
+    ours = assert_parity(case, **_shared(client, engine, n_workers))
+    assert (ours.engine_, ours.n_shards_) == (engine, n_workers)
 
 
 @pytest.mark.parametrize(
@@ -196,12 +200,13 @@ def test_futures_are_scikit_learn(client, name, params, n_workers):
         ("sparse, poisson", 2),
     ],
 )
-def test_futures_are_scikit_learn_for_other_solvers_targets_and_features(
-    client, name, n_workers
+@on_a_cluster
+def test_shards_are_scikit_learn_for_other_solvers_targets_and_features(
+    client, engine, name, n_workers
 ):
     case = Case.of(name, max_iter=2, batch_size=120)
-    ours = assert_parity(case, **_futures(client, n_workers))
-    assert (ours.engine_, ours.n_shards_) == ("futures", n_workers)
+    ours = assert_parity(case, **_shared(client, engine, n_workers))
+    assert (ours.engine_, ours.n_shards_) == (engine, n_workers)
 
 
 @pytest.mark.parametrize(
@@ -218,10 +223,11 @@ def test_futures_are_scikit_learn_for_other_solvers_targets_and_features(
         ("a hidden layer of one", {"max_iter": 2}),
     ],
 )
-def test_futures_stop_where_scikit_learn_does(client, name, params):
+@on_a_cluster
+def test_shards_stop_where_scikit_learn_does(client, engine, name, params):
     case = Case.of(name, batch_size=240, **params)
-    ours = assert_parity(case, **_futures(client, 2))
-    assert ours.engine_ == "futures"
+    ours = assert_parity(case, **_shared(client, engine, 2))
+    assert ours.engine_ == engine
     converged = ours.n_iter_ < case.params["max_iter"]
     assert converged == CONFIGURATIONS[name].converges
 
@@ -229,9 +235,10 @@ def test_futures_stop_where_scikit_learn_does(client, name, params):
 @pytest.mark.parametrize(
     ("name", "n_workers"), [("defaults", 2), ("defaults", 3), ("numbers", 2)]
 )
-def test_futures_in_float32_for_20_epochs(client, name, n_workers):
+@on_a_cluster
+def test_shards_in_float32_for_20_epochs(client, engine, name, n_workers):
     case = Case.of(name, max_iter=20, batch_size=240).float32()
-    ours = assert_parity(case, **_futures(client, n_workers))
+    ours = assert_parity(case, **_shared(client, engine, n_workers))
     assert (ours.n_shards_, ours.n_iter_) == (n_workers, 20)
     assert {array.dtype for array in ours.coefs_ + ours.intercepts_} == {
         np.dtype(np.float32)
@@ -250,23 +257,23 @@ DIVERGING = {
 }
 
 
-@pytest.mark.parametrize("engine", ["local", "futures"])
+@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 def test_a_loss_that_grows_leaves_the_same_curve(client, engine):
     """Finite to the end; the rate is such that rounding errors do not take over."""
     case = Case.of("numbers", **DIVERGING, learning_rate_init=0.5, max_iter=4)
-    ours = assert_parity(case, **_futures(client, 2) | {"engine": engine})
+    ours = assert_parity(case, **_shared(client, engine, 2))
     assert ours.engine_ == engine
     assert ours.loss_curve_[-1] > 1e6 * ours.loss_curve_[0]
 
 
-@pytest.mark.parametrize("engine", ["local", "futures"])
+@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 @pytest.mark.parametrize("name", ["numbers", "defaults", "counts"])
 def test_a_loss_that_becomes_infinite_is_reported_alike(client, capsys, name, engine):
     case = Case.of(name, **DIVERGING, learning_rate_init=1e200, max_iter=3)
     ours, theirs = pair(
         case.params | {"verbose": True},
         case.kind,
-        **_futures(client, 2) | {"engine": engine},
+        **_shared(client, engine, 2),
     )
     results, printed = [], []
     for estimator in (ours, theirs):

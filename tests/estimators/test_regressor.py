@@ -167,7 +167,7 @@ def test_poisson_takes_zeros_alone():
     assert (ours.predict(case.X) > 0).all()
 
 
-@pytest.mark.parametrize("engine", ["local", "futures"])
+@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -279,7 +279,7 @@ def test_early_stopping_with_scores_that_are_not_finite():
 # Predictions and scores.
 
 
-@pytest.mark.parametrize("engine", ["local", "futures"])
+@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 @pytest.mark.parametrize(
     ("name", "shape"),
     [("numbers", (240,)), ("two columns", (240, 2)), ("counts", (240,))],

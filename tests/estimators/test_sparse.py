@@ -113,7 +113,7 @@ def test_a_matrix_without_a_number(name):
 
 
 @BOTH
-@pytest.mark.parametrize("engine", ["local", "futures"])
+@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 def test_partial_fit_and_warm_start(client, name, engine):
     """Sparse and dense batches in turn, and a pickle in between."""
     case = Case.of(name, warm_start=True, max_iter=2, batch_size=120)

@@ -71,9 +71,7 @@ def test_unknown_flags_are_refused():
 def test_another_version_is_named():
     data = bytearray(Header(b"r" * 16, 0, 0, Operation.HELLO, 0, 0, 0, 0, 0).pack())
     data[len(MAGIC)] += 1
-    with pytest.raises(
-        ExchangeError, match="version 2, but this side speaks"
-    ):
+    with pytest.raises(ExchangeError, match="version 2, but this side speaks"):
         Header.unpack(bytes(data))
 
 
