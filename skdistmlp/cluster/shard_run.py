@@ -158,12 +158,14 @@ class ShardRun:
         self._given_up.set()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and let go of all memory."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         if self._mesh is not None:
             self._mesh.close()
+        # The job may lead back here, through what it says.
+        self._training = self._group = self._mesh = self._job = None
 
     def _begin(self, dataset: Dataset, assignment: Assignment) -> None:
         """Meet the other shards, and make ready the first step."""
@@ -213,7 +215,6 @@ class ShardRun:
         )
         if finished:
             self.close()
-            self._training = self._group = self._mesh = None
         return report
 
     def _tell(self, line: str) -> None:
