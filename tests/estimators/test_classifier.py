@@ -191,6 +191,17 @@ def test_auto_stays_local_where_tasks_would_cost_more_than_they_save(client, dig
     assert re.search(r"saves .* GFLOP, its 4 chained tasks cost", _reason(clf))
 
 
+@pytest.mark.parametrize("n_rows", [1, 200])
+def test_a_small_prediction_does_not_ask_for_workers(
+    client, digits, monkeypatch, n_rows
+):
+    clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, engine="local")
+    expected = fit(clf, *digits).predict(digits[0][:n_rows])
+    clf.set_params(engine="auto", client=client)
+    monkeypatch.setattr(type(client), "nthreads", pytest.fail)
+    assert_array_equal(clf.predict(digits[0][:n_rows]), expected)
+
+
 def test_futures_say_who_holds_what(client, digits):
     clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=client, n_workers=2)
     fit(clf, *digits)
