@@ -357,12 +357,11 @@ def test_sparse_targets_are_refused_clearly():
         DistributedMLPRegressor().fit(X, csr_matrix([[1.0, 0], [0, 1], [1, 1]]))
 
 
-@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
-def test_large_targets_do_not_overflow_in_float32(solver):
+def test_the_loss_of_large_targets_does_not_overflow_in_float32():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(50, 3)).astype(np.float32)
     y = 3e18 * rng.normal(size=50)
-    params = {"solver": solver, "max_iter": 3, "random_state": 0}
+    params = {"max_iter": 3, "random_state": 0}
     ours, theirs = (
         fit(make(**params), X, y) for make in (DistributedMLPRegressor, MLPRegressor)
     )
