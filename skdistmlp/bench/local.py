@@ -34,8 +34,14 @@ WORKLOADS = {
 """Networks, and how many times scikit-learn's speed is the least wanted."""
 
 PREDICTED = [
-    Workload(n_features, hidden, n_steps=1, n_epochs=1, batch_size=n_rows)
-    for n_features, hidden in [(64, (100,)), (784, (1024, 1024))]
+    Workload(
+        n_features, hidden, n_steps=1, n_epochs=1, batch_size=n_rows, density=density
+    )
+    for n_features, hidden, density in [
+        (64, (100,), None),
+        (784, (1024, 1024), None),
+        (10_000, (256,), 0.01),
+    ]
     for n_rows in [1, 10, 200, 5000]
 ]
 """Networks and rows to predict for."""
@@ -72,19 +78,21 @@ def predicting(n_threads: int, repeats: int) -> Iterator[Row]:
     """Time predictions without any cluster; yield a row a network and size."""
     for workload in PREDICTED:
         X, _ = workload.data()
+        n_rows = X.shape[0]
         candidates: dict[str, Callable[[], Any]] = {}
         for name, estimator in {
             "sklearn": MLPClassifier(**workload.parameters()),
             "local": DistributedMLPClassifier(**workload.parameters()),
         }.items():
-            estimator.partial_fit(X, [0] * len(X), classes=range(10))
-            candidates[name] = partial(_repeat, partial(estimator.predict, X), len(X))
+            estimator.partial_fit(X, [0] * n_rows, classes=range(10))
+            candidates[name] = partial(_repeat, partial(estimator.predict, X), n_rows)
         with threadpool_limits(n_threads):
             seconds = interleaved(candidates, repeats)
-        calls = _n_calls(len(X))
+        calls = _n_calls(n_rows)
         yield {
             "network": workload.name,
-            "rows": len(X),
+            "X": "dense" if workload.density is None else "sparse",
+            "rows": n_rows,
             "sklearn, ms": 1e3 * median(seconds["sklearn"]) / calls,
             "local, ms": 1e3 * median(seconds["local"]) / calls,
             "times faster": median_ratio(seconds["sklearn"], seconds["local"]),

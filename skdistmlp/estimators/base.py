@@ -116,6 +116,13 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             else:
                 layer_units = _layer_units(self.coefs_)
                 dtype = self.coefs_[0].dtype
+                # Other widths have no effect, as in scikit-learn.
+                if len(layer_units) - 2 != len(hidden_layer_sizes):
+                    raise ValueError(
+                        f"the network has hidden layers of {layer_units[1:-1]}, but "
+                        f"hidden_layer_sizes is {tuple(hidden_layer_sizes)}. Set it "
+                        f"back, or fit anew with warm_start=False."
+                    )
             network = Network(
                 NetworkSplit.even(layer_units, 1),
                 self.activation,
@@ -340,7 +347,7 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
     def _outputs(self, X: Any) -> FloatArray:
         """Return the outputs for `X`, shape (n_samples, n_outputs)."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", reset=False)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         weights = self._weights()
         split = NetworkSplit.even(_layer_units(weights.coefs), 1)
         network = Network(split, self.activation, self.out_activation_)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
 
 from skdistmlp.nn.types import Features, FloatArray
@@ -17,6 +18,7 @@ from skdistmlp.parallel.plan import (
     Work,
     cluster_plan,
     local_plan,
+    reason_not_to_share,
     reason_to_stay_local,
 )
 from skdistmlp.parallel.shard import Network, ShardState, predict_whole
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 PREDICT_BLOCK_ROWS = 2000
 """Rows forwarded at a time by predict."""
+
+SPARSE_PREDICT_BLOCK_ROWS = 20_000
+"""The same for sparse features, whose rows are copied to cut them off."""
 
 NO_CLIENT = "no Dask client is active and none was given"
 
@@ -133,8 +138,8 @@ def predict(
         Outputs of the network.
     """
     if _reason_to_stay_local(request, network.split.layer_units) is not None:
-        return predict_whole(network, weights, X, PREDICT_BLOCK_ROWS)
-    dataset = Dataset(X)
+        return _predict_here(network, weights, X)
+    dataset = Dataset(csr_array(X) if issparse(X) else X)
     work = Work(
         "prediction",
         dataset.n_rows,
@@ -143,7 +148,7 @@ def predict(
     )
     with _planned(request, network.split.layer_units, work) as (plan, client):
         if plan.engine == "local":
-            return predict_whole(network, weights, X, PREDICT_BLOCK_ROWS)
+            return _predict_here(network, weights, X)
         from skdistmlp.cluster.futures import FuturesGroup
 
         network = replace(network, split=plan.split)
@@ -153,6 +158,11 @@ def predict(
             client, plan.workers, network, state, dataset, stream_rows=True
         ) as group:
             return predict_blocks(group, blocks)
+
+
+def _predict_here(network: Network, weights: Parameters, X: Features) -> FloatArray:
+    block = SPARSE_PREDICT_BLOCK_ROWS if issparse(X) else PREDICT_BLOCK_ROWS
+    return predict_whole(network, weights, X, block)
 
 
 def _reason_to_stay_local(
@@ -178,6 +188,9 @@ def _planned(
     enough to be shared.
     """
     reason = _reason_to_stay_local(request, layer_units)
+    if reason is None and request.engine == "auto" and work.kind == "prediction":
+        # To ask the scheduler for workers may take longer than a small prediction.
+        reason = reason_not_to_share(layer_units, work)
     if reason is not None:
         yield local_plan(layer_units, reason), None
         return

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.sparse import issparse
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
@@ -322,8 +323,12 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             dtype=(np.float64, np.float32),
             reset=reset,
         )
+        if issparse(y):
+            raise ValueError("the targets y are sparse; pass y.toarray() instead")
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        if not (np.issubdtype(y.dtype, np.number) or y.dtype == np.bool_):
+            y = y.astype(np.float64)
         y = y.reshape(len(y), -1)
         if self.loss == "poisson" and y.min() < 0:
             raise ValueError(

@@ -53,7 +53,7 @@ class Dataset:
             self.__dict__["X"] = aligned(self.X)
 
     def prepared(self, dtype: np.dtype[np.floating]) -> "Dataset":
-        """Return the same data in `dtype`, fit for taking rows out many times.
+        """Return the same data, X in `dtype` and fit for taking rows out many times.
 
         ``np.take`` copies a whole array that is not C-contiguous at every call.
         """
@@ -61,16 +61,15 @@ class Dataset:
             X = self.X.astype(dtype, copy=False)
         else:
             X = aligned(np.ascontiguousarray(self.X, dtype))
-        y = self.y
-        if y is not None and y.dtype != np.bool_:
-            y = y.astype(dtype, copy=False)
-        return replace(self, X=X, y=y)
+        return replace(self, X=X)
 
     def inputs(self, rows: Rows, out: FloatArray | None = None) -> Features:
         """Return rows of `X`: a view for a slice, else a copy, in `out` if given.
 
         Rows of a sparse `X` are sparse, and always a copy.
         """
+        if isinstance(rows, slice) and rows.indices(self.n_rows) == (0, self.n_rows, 1):
+            return self.X
         if isinstance(rows, slice) or out is None or issparse(self.X):
             return self.X[rows]
         # mode="clip" writes straight into `out`; "raise" goes through a buffer.

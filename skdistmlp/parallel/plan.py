@@ -259,6 +259,25 @@ def bytes_exchanged(split: NetworkSplit, work: Work) -> int:
     return n_numbers * work.itemsize
 
 
+def reason_not_to_share(layer_units: Sequence[int], work: Work) -> str | None:
+    """Return why no number of workers is worth asking, None if some may be.
+
+    Sharing saves less than all of the work, and costs its tasks and what two
+    workers are sent at least.
+    """
+    split = NetworkSplit.even(layer_units, 2)
+    n_tasks = chained_tasks(split, work)
+    cost = n_tasks * FLOP_PER_CHAINED_TASK + bytes_sent(split, work) * (
+        FLOP_PER_BYTE_SENT
+    )
+    if flop(split, work) > cost:
+        return None
+    return (
+        f"{work.name} of {work.n_rows:,} rows takes {flop(split, work) / 1e9:.3g} "
+        f"GFLOP, less than the time of {cost / 1e9:.3g} GFLOP that sharing it costs"
+    )
+
+
 def chained_tasks(split: NetworkSplit, work: Work) -> int:
     """Return how many tasks wait for each other, one by one.
 

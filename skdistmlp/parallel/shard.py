@@ -183,9 +183,9 @@ def output_delta(
     """
     weight = dataset.weights(rows)
     _, weight_sum = dataset.counts(batch)
-    delta = np.subtract(
-        prediction, dataset.targets(rows), out=out, dtype=prediction.dtype
-    )
+    # Targets may be of a wider type: it is the difference that is rounded.
+    delta = np.empty_like(prediction) if out is None else out
+    np.subtract(prediction, dataset.targets(rows), out=delta)
     if weight is not None:
         delta *= weight[:, np.newaxis]
     delta /= weight_sum
@@ -324,7 +324,9 @@ def predict_whole(
     blocks = []
     # One turn for no rows, so that the result has its shape all the same.
     for start in range(0, max(1, X.shape[0]), rows_per_block):
-        value = X[start : start + rows_per_block]
+        value = X
+        if X.shape[0] > rows_per_block:
+            value = X[start : start + rows_per_block]
         for layer, (coef, intercept) in enumerate(zip(*weights, strict=True)):
             if layer < last:
                 value = hidden_forward(network, value, coef, intercept)

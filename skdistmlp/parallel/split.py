@@ -123,10 +123,20 @@ class NetworkSplit:
 
     def shard(self, rank: int) -> "ShardLayout":
         """Return the layout of shard number `rank`."""
-        return ShardLayout(self, rank)
+        return self._layouts[rank]
 
     def whole(self) -> "ShardLayout":
         """Return the layout of the same network on one shard."""
+        return self._whole
+
+    @cached_property
+    def _layouts(self) -> "tuple[ShardLayout, ...]":
+        return tuple(ShardLayout(self, rank) for rank in range(self.n_shards))
+
+    @cached_property
+    def _whole(self) -> "ShardLayout":
+        if self.n_shards == 1:
+            return self.shard(0)
         return NetworkSplit.even(self.layer_units, 1).shard(0)
 
 
@@ -219,6 +229,9 @@ def take_shard(
     """Copy shard `rank`'s part of a flat array of the whole network, to `out`."""
     layout = split.shard(rank)
     own = np.empty(layout.n_parameters, whole.dtype) if out is None else out
+    if split.n_shards == 1:
+        np.copyto(own, whole)
+        return own
     for there, here in layout.pieces(split.whole().views(whole), layout.views(own)):
         here[...] = there
     return own
@@ -226,6 +239,8 @@ def take_shard(
 
 def join_shards(split: NetworkSplit, shards: Sequence[FloatArray]) -> FloatArray:
     """Return the flat array of the whole network; the inverse of `take_shard`."""
+    if split.n_shards == 1:
+        return shards[0].copy()
     whole_layout = split.whole()
     whole = np.empty(whole_layout.n_parameters, shards[0].dtype)
     for rank, own in enumerate(shards):

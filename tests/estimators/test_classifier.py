@@ -193,6 +193,17 @@ def test_auto_takes_peers_above_the_threshold_and_says_what_they_hold(client, di
     assert re.search(r"a step exchanges [\d,]+ bytes", str(clf.plan_))
 
 
+@pytest.mark.parametrize("n_rows", [1, 200])
+def test_a_small_prediction_does_not_ask_for_workers(
+    client, digits, monkeypatch, n_rows
+):
+    clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, engine="local")
+    expected = fit(clf, *digits).predict(digits[0][:n_rows])
+    clf.set_params(engine="auto", client=client)
+    monkeypatch.setattr(type(client), "nthreads", pytest.fail)
+    assert_array_equal(clf.predict(digits[0][:n_rows]), expected)
+
+
 def test_futures_say_who_holds_what(client, digits):
     clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=client, n_workers=2)
     fit(clf, *digits)

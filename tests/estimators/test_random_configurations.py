@@ -4,11 +4,13 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from distributed import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
 from tests import strategies
+from tests.conftest import assert_nothing_left
 from tests.estimators.configurations import CONFIGURATIONS, Case
 from tests.estimators.in_memory import split_by
 from tests.estimators.support import (
@@ -118,6 +120,21 @@ def test_uneven_shards(case, shares):
     if hasattr(ours, "plan_"):
         hidden = ours.plan_.split.ranges
         assert ours.n_shards_ == (len(shares) if hidden else 1)
+
+
+@given(case=cases(), n_workers=st.integers(1, 3))
+@settings(max_examples=12)
+def test_futures(cluster, case, n_workers):
+    """The same on real workers; few, since each step takes tens of milliseconds."""
+    with Client(cluster, set_as_default=False) as client:
+        assert_parity(
+            case,
+            client=client,
+            engine="futures",
+            parameter_threshold=0,
+            n_workers=n_workers,
+        )
+        assert_nothing_left(client)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_matrix
 from sklearn.base import clone, is_regressor
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.model_selection import GridSearchCV
@@ -348,3 +349,32 @@ def test_in_pipelines_and_searches(client):
         quiet(search.fit, case.X, case.y)
         scores.append(search.cv_results_["mean_test_score"])
     assert_allclose(scores[0], scores[1], rtol=1e-6)
+
+
+def test_sparse_targets_are_refused_clearly():
+    X = np.arange(6.0).reshape(3, 2)
+    with pytest.raises(ValueError, match=r"targets y are sparse; pass y\.toarray\(\)"):
+        DistributedMLPRegressor().fit(X, csr_matrix([[1.0, 0], [0, 1], [1, 1]]))
+
+
+def test_the_loss_of_large_targets_does_not_overflow_in_float32():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(50, 3)).astype(np.float32)
+    y = 3e18 * rng.normal(size=50)
+    params = {"max_iter": 3, "random_state": 0}
+    ours, theirs = (
+        fit(make(**params), X, y) for make in (DistributedMLPRegressor, MLPRegressor)
+    )
+    assert_allclose(ours.loss_, theirs.loss_, rtol=1e-3)
+
+
+def test_another_number_of_hidden_layers_is_refused(digits):
+    X, y = digits[0][:40], digits[1][:40]
+    clf = fit(
+        DistributedMLPRegressor(hidden_layer_sizes=(4,), max_iter=1, warm_start=True),
+        X,
+        y,
+    )
+    clf.set_params(hidden_layer_sizes=(4, 4))
+    with pytest.raises(ValueError, match=r"has hidden layers of \(4,\), but hidden_la"):
+        clf.fit(X, y)

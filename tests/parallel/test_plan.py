@@ -1,6 +1,8 @@
 import dataclasses
 import pickle
+import re
 
+import numpy as np
 import pytest
 
 from skdistmlp.parallel.plan import (
@@ -12,6 +14,7 @@ from skdistmlp.parallel.plan import (
     cluster_plan,
     flop,
     local_plan,
+    reason_not_to_share,
     reason_to_stay_local,
 )
 from skdistmlp.parallel.split import NetworkSplit
@@ -129,6 +132,18 @@ def test_sparse_rows_must_be_more_to_be_worth_sharing(kind):
         for n in (n_rows, 3 * n_rows)
     ]
     assert engines == ["local", "futures"]
+
+
+@pytest.mark.parametrize("n_workers", [2, 3, 100])
+def test_what_no_number_of_workers_is_worth_is_known_without_asking(n_workers):
+    workers = [f"tcp://{n}:1" for n in range(n_workers)]
+    for n_rows in np.geomspace(1, 1e7, 30).astype(int):
+        work = work_of("prediction", int(n_rows))
+        reason = reason_not_to_share(UNITS, work)
+        if reason is not None:
+            assert re.match(r"a prediction of [\d,]+ rows takes .* GFLOP, less", reason)
+            assert cluster_plan(UNITS, "auto", workers, work).engine == "local"
+    assert reason is None, "the largest is worth asking for"
 
 
 def test_auto_never_shares_with_a_single_worker():
