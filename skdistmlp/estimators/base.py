@@ -160,8 +160,10 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 score=self._score_function(),
                 keep_first=first_pass,
             )
-            hold_out.check(dataset)
             n_rows -= hold_out.n_rows(dataset)
+            if self.batch_size != "auto" and self.batch_size > n_rows:
+                # Few rows: an error comes before a warning of the batch size.
+                hold_out.check(dataset)
         state = None
         if not first_pass:
             parameters = flatten(self._weights(), dtype)

@@ -105,10 +105,11 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     parameter_threshold : int, default=50_000
         Networks with fewer parameters stay in this process; 0 always
         distributes. Without a cluster every network stays.
-    engine : {"auto", "local", "futures"}, default="auto"
-        "futures" makes each layer's computation on each worker a Dask task;
-        "local" stays in this process; "auto" takes "futures" when sharing a
-        step saves more time than scheduling its tasks costs.
+    engine : {"auto", "local", "futures", "peers"}, default="auto"
+        "peers" lets the workers train by themselves, each its neurons, and talk
+        to each other directly; "futures" makes each layer's computation on each
+        worker a Dask task; "local" stays in this process. "auto" trains with
+        "peers". All but "futures" predict where it should be faster.
 
     Attributes
     ----------
@@ -143,7 +144,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Number of outputs.
     out_activation_ : str
         Name of the output activation.
-    engine_ : {"local", "futures"}
+    engine_ : {"local", "futures", "peers"}
         The engine that trained.
     n_shards_ : int
         How many workers held a part of the network.
@@ -209,7 +210,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         client: "Client | str | None" = None,
         n_workers: int | None = None,
         parameter_threshold: int = 50_000,
-        engine: Literal["auto", "local", "futures"] = "auto",
+        engine: Literal["auto", "local", "futures", "peers"] = "auto",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation

@@ -188,7 +188,7 @@ def _planned(
     enough to be shared.
     """
     reason = _reason_to_stay_local(request, layer_units)
-    if reason is None and request.engine == "auto" and work.kind == "prediction":
+    if reason is None and work.kind == "prediction" and request.engine != "futures":
         # To ask the scheduler for workers may take longer than a small prediction.
         reason = reason_not_to_share(layer_units, work)
     if reason is not None:

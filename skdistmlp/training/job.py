@@ -59,9 +59,8 @@ class HoldOut:
         return math.ceil(self.fraction * dataset.n_rows)
 
     def check(self, dataset: Dataset) -> None:
-        """Raise ValueError if there are too few rows, before anything is begun."""
-        if not 2 <= self.n_rows(dataset) < dataset.n_rows:
-            self.split(dataset, np.random.RandomState(0))
+        """Raise ValueError if the rows cannot be split so."""
+        self.split(dataset, np.random.RandomState(0))
 
     def split(
         self, dataset: Dataset, random_state: np.random.RandomState

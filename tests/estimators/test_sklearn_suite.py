@@ -13,7 +13,7 @@ import sklearn.neural_network
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.cluster import futures
+from skdistmlp.cluster import futures, peers
 from skdistmlp.estimators import engines
 
 OURS = {
@@ -75,9 +75,10 @@ def _loaded():
 
 
 def _on_every_engine(name, test):
-    on_cluster = pytest.param("futures", marks=() if name in FAST else pytest.mark.slow)
+    marks = () if name in FAST else pytest.mark.slow
+    on_cluster = [pytest.param(engine, marks=marks) for engine in ("futures", "peers")]
     parametrize = pytest.mark.parametrize(
-        "engine", ["local", on_cluster], indirect=True
+        "engine", ["local", *on_cluster], indirect=True
     )
     return pytest.mark.usefixtures("engine")(parametrize(test))
 
@@ -117,6 +118,9 @@ def engine(request, monkeypatch):
         with request.getfixturevalue("client").as_current():
             yield
         expected = 1 if name in ONE_NEURON else 2
+    if request.param == "peers":
+        # They train; so little is predicted here.
+        n_workers.discard(0)
     assert n_workers == (set() if name in NEVER_TRAIN else {expected})
 
 
@@ -134,7 +138,8 @@ def _spied_engines(monkeypatch):
         monkeypatch.setattr(module, name, call)
 
     spy(futures, "FuturesGroup", lambda _client, workers, *_: len(workers))
-    spy(engines, "BufferedShard", lambda *_: 0)
+    spy(peers, "PeersRun", lambda _client, plan, *_: plan.n_shards)
+    spy(engines, "NobodyElse", lambda *_: 0)
     spy(engines, "predict_whole", lambda *_: 0)
     return n_workers
 
@@ -158,7 +163,9 @@ def test_all_tests_but_those_left_out_are_collected(request):
         (name, engine) for name in remaining for engine in ENGINES
     }
     slow = {key for key, item in collected.items() if item.get_closest_marker("slow")}
-    assert slow == {(name, "futures") for name in remaining - FAST}
+    assert slow == {
+        (name, engine) for name in remaining - FAST for engine in ("futures", "peers")
+    }
 
 
 def test_the_tests_know_no_other_perceptron_than_ours():

@@ -113,25 +113,43 @@ def test_what_is_sent_each_time(kind, values_per_row, n_numbers, itemsize):
     assert bytes_sent(NetworkSplit.even(UNITS, 2), work) == n_numbers * itemsize
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_auto_shares_what_saves_more_than_its_tasks_cost(kind):
+def test_auto_shares_a_prediction_that_saves_more_than_its_tasks_cost():
     local, shared = (
-        cluster_plan(UNITS, "auto", WORKERS, work_of(kind, n_rows))
-        for n_rows in rows_around_the_border(kind)
+        cluster_plan(UNITS, "auto", WORKERS, work_of("prediction", n_rows))
+        for n_rows in rows_around_the_border("prediction")
     )
     assert (local.engine, local.n_shards, local.workers) == ("local", 1, ())
     assert (shared.engine, shared.n_shards) == ("futures", 2)
     assert shared.workers == tuple(WORKERS)
 
 
-@pytest.mark.parametrize("kind", KINDS[:2])
-def test_sparse_rows_must_be_more_to_be_worth_sharing(kind):
-    _, n_rows = rows_around_the_border(kind)
-    engines = [
-        cluster_plan(UNITS, "auto", WORKERS, work_of(kind, n, values_per_row=1)).engine
-        for n in (n_rows, 3 * n_rows)
-    ]
-    assert engines == ["local", "futures"]
+@pytest.mark.parametrize("workers", [WORKERS, WORKERS[:1]], ids=len)
+@pytest.mark.parametrize("kind", ["step", "evaluation"])
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [
+        ("auto", "5,318,154 parameters reach the threshold, and there are workers"),
+        ("peers", "engine='peers' was asked for"),
+    ],
+)
+def test_training_is_for_peers(workers, kind, engine, reason):
+    plan = cluster_plan(UNITS, engine, workers, work_of(kind, 1))
+    assert (plan.engine, plan.workers) == ("peers", tuple(workers))
+    assert plan.reason == reason
+
+
+def test_peers_say_what_they_hold_and_exchange():
+    work = Work("step", 10, itemsize=4, data_bytes=1000)
+    plan = cluster_plan((6, 5, 4, 3), "peers", WORKERS, work)
+    # Layers 6 x 5, 5 x 4 and 4 x 3: shard 0 has two neurons of the first, two of
+    # the second, and the last intercept.
+    parameters = 6 * 2 + 5 * 2 + 2 * 3 + 2 + 2 + 3
+    # Features; own values and deltas; gathered and scattered ones; logits.
+    buffers = 10 * (6 + 2 * (2 + 2 + 3) + 4 * 5 + 2 * 3)
+    assert plan.bytes_held[0] == 4 * (4 * parameters + buffers) + 1000
+    # Five values forward and five deltas back go to one other shard; logits both ways.
+    assert plan.bytes_exchanged == 4 * 10 * (2 * 5 + 2 * 3)
+    assert "a step exchanges 640 bytes" in str(plan)
 
 
 @pytest.mark.parametrize("n_workers", [2, 3, 100])
@@ -146,8 +164,8 @@ def test_what_no_number_of_workers_is_worth_is_known_without_asking(n_workers):
     assert reason is None, "the largest is worth asking for"
 
 
-def test_auto_never_shares_with_a_single_worker():
-    plan = cluster_plan(UNITS, "auto", WORKERS[:1], Work("step", 10**9))
+def test_auto_never_shares_a_prediction_with_a_single_worker():
+    plan = cluster_plan(UNITS, "auto", WORKERS[:1], Work("prediction", 10**9))
     assert plan.engine == "local"
 
 
@@ -201,31 +219,14 @@ def test_a_plan_without_hidden_layers_says_that_one_worker_holds_all():
     ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "sums"),
-    [
-        (
-            "step",
-            "sharing a step of 200 rows among 2 saves 2.55 GFLOP, its 6 chained tasks "
-            "cost as much time as 10.8 GFLOP",
-        ),
-        (
-            "evaluation",
-            "sharing an evaluation of 200 rows among 2 saves 2.55 GFLOP, its 13 "
-            "chained tasks and 42.5 MB to send cost as much time as 44.7 GFLOP",
-        ),
-        (
-            "prediction",
-            "sharing a prediction of 200 rows among 2 saves 1.06 GFLOP, its 4 chained "
-            "tasks and 22.5 MB to send cost as much time as 18.5 GFLOP",
-        ),
-    ],
-)
-def test_auto_gives_its_sums_as_the_reason(kind, sums, monkeypatch):
+def test_auto_gives_its_sums_as_the_reason(monkeypatch):
     monkeypatch.setattr("skdistmlp.parallel.plan.FLOP_PER_CHAINED_TASK", 1.8e9)
     monkeypatch.setattr("skdistmlp.parallel.plan.FLOP_PER_BYTE_SENT", 500.0)
-    work = work_of(kind, 200)
-    assert cluster_plan(UNITS, "auto", WORKERS, work).reason == sums
+    plan = cluster_plan(UNITS, "auto", WORKERS, work_of("prediction", 200))
+    assert plan.reason == (
+        "sharing a prediction of 200 rows among 2 saves 1.06 GFLOP, its 4 chained "
+        "tasks and 22.5 MB to send cost as much time as 18.5 GFLOP"
+    )
 
 
 @pytest.mark.parametrize(
