@@ -137,9 +137,10 @@ def predict(
     ndarray of shape (n_samples, n_outputs)
         Outputs of the network.
     """
+    # A few rows take microseconds: a plan is made only where it may matter.
     if _reason_to_stay_local(request, network.split.layer_units) is not None:
         return _predict_here(network, weights, X)
-    dataset = Dataset(csr_array(X) if issparse(X) else X)
+    dataset = Dataset(X)
     work = Work(
         "prediction",
         dataset.n_rows,
@@ -153,6 +154,8 @@ def predict(
 
         network = replace(network, split=plan.split)
         state = ShardState(flatten(weights, weights.coefs[0].dtype))
+        # Compressed columns cannot be cut into blocks of rows cheaply.
+        dataset = Dataset(csr_array(X) if issparse(X) else X)
         blocks = list(gen_batches(dataset.n_rows, PREDICT_BLOCK_ROWS))
         with FuturesGroup(
             client, plan.workers, network, state, dataset, stream_rows=True
