@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _LOCK = threading.Lock()
 _controller: ThreadpoolController | None = None
@@ -25,6 +25,7 @@ def blas_threads(n_threads: int) -> Iterator[None]:
             # Looking for the libraries takes a millisecond or more: once a process.
             _controller = _controller or ThreadpoolController()
             _limits = _controller.limit(limits=n_threads, user_api="blas")
+            _let_others_set_limits()
         _users += 1
     try:
         yield
@@ -33,3 +34,13 @@ def blas_threads(n_threads: int) -> Iterator[None]:
             _users -= 1
             if _users == 0:
                 _limits.restore_original_limits()
+                _let_others_set_limits()
+
+
+def _let_others_set_limits() -> None:
+    """Give up this thread's hold on OpenBLAS.
+
+    threadpoolctl lets only the thread that set a limit set the next, and whoever
+    leaves last may be another one.
+    """
+    OpenBLASController.clear_controlling_thread()

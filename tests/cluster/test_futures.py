@@ -215,7 +215,7 @@ def under_way(log, first, last):
     for key, start, end in log:
         if key[0].startswith(first) and (start, end) == ("released", "waiting"):
             open_.add(key[2])
-        if key[0].startswith(last) and (start, finish) == ("processing", "memory"):
+        if key[0].startswith(last) and (start, end) == ("processing", "memory"):
             open_.discard(key[2])
         counts.append(len(open_))
     return counts

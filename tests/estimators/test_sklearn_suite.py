@@ -53,11 +53,7 @@ FAST = {
 }
 """Tests that run on a cluster by default."""
 
-NEVER_TRAIN = {
-    "test_early_stopping_stratified",
-    "test_minimum_input_sample_size",
-    "test_partial_fit_errors",
-}
+NEVER_TRAIN = {"test_partial_fit_errors"}
 """Tests of nothing but parameters and targets that are refused."""
 
 ONE_NEURON = {"test_shuffle", "test_mlp_vs_poisson_glm_equivalent"}
