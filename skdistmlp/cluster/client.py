@@ -1,9 +1,11 @@
 """Which cluster an estimator uses, which of its workers, and what went wrong."""
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import dask
 from dask.utils import parse_timedelta
@@ -17,9 +19,15 @@ from distributed import (
     rpc,
     secede,
 )
+from distributed.comm.addressing import get_address_host_port
 from distributed.comm.core import CommClosedError
 
 from skdistmlp.exceptions import ClusterError, WorkerLostError
+
+REACHES_WITHIN_S = 0.5
+"""Seconds in which a worker answers a client that may connect to it."""
+
+_BEYOND_REACH: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -82,6 +90,24 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
             f"{', or lower n_workers' if wanted > 1 else ''}."
         )
     return present if n_workers is None else present[:n_workers]
+
+
+def reaches(client: Client, worker: str) -> bool:
+    """Say whether arrays can go between this process and a worker directly.
+
+    Dask's own way round is through the scheduler, which takes twice as long. A
+    worker that did not answer once is not tried again.
+    """
+    beyond = _BEYOND_REACH.setdefault(client, set())
+    if worker in beyond:
+        return False
+    try:
+        address = get_address_host_port(worker)
+        with socket.create_connection(address, REACHES_WITHIN_S):
+            return True
+    except (OSError, ValueError):
+        beyond.add(worker)
+        return False
 
 
 @contextmanager

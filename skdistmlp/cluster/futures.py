@@ -125,9 +125,8 @@ class FuturesGroup:
             return Given([[future] for future in self._rows], rows)
         with self._tasks.explained("sending rows"):
             block = Dataset(self._dataset.inputs(rows))
-            return Given(
-                [[self._tasks.place("rows", rank, block)] for rank in self._ranks]
-            )
+            placed = self._tasks.place("rows", [block for _ in self._ranks])
+            return Given([[future] for future in placed])
 
     def forward(self, layer: int, value: Given) -> Given:
         """Delegate one layer, a task a shard."""
@@ -331,19 +330,19 @@ class FuturesGroup:
         with self._tasks.explained("placing the network"):
             self._place_shards(self._initial)
             if not self._stream_rows:
-                self._rows = [
-                    self._tasks.place("rows", rank, self._dataset)
-                    for rank in self._ranks
-                ]
+                self._rows = self._tasks.place(
+                    "rows", [self._dataset for _ in self._ranks]
+                )
 
     def _place_shards(self, state: ShardState) -> None:
         states = split_state(self._network.split, state)
-        self._shards = [
-            self._tasks.place(
-                "shard", rank, tasks.PlacedShard(self._network, rank, part)
-            )
-            for rank, part in enumerate(states)
-        ]
+        self._shards = self._tasks.place(
+            "shard",
+            [
+                tasks.PlacedShard(self._network, rank, part)
+                for rank, part in enumerate(states)
+            ],
+        )
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""

@@ -21,7 +21,7 @@ from skdistmlp.cluster import shard_run
 from skdistmlp.cluster.events import lines_of
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.pinned import WORKER_CHECK_S, PinnedTasks
-from skdistmlp.cluster.shard_run import Assignment, Report
+from skdistmlp.cluster.shard_run import Report, Roster
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.plan import Plan
@@ -62,9 +62,8 @@ class PeersRun:
         self._context = ExitStack()
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._shards: list[Future[Any]] = []
-        self._rows: list[Future[Any]] = []
-        self._starts: list[Any] = []
-        self._addresses: list[Any] = []
+        self._rows: list[Any] = []
+        self._roster: Roster | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -100,8 +99,8 @@ class PeersRun:
         number = 0
         while True:
             reports = self._round(number)
-            # From now on the shards have what they were given.
-            self._rows = self._starts = [None for _ in self._ranks]
+            # From now on the shards have what they were sent.
+            self._rows = [None for _ in self._ranks]
             if reports[0].finished:
                 break
             number += 1
@@ -114,23 +113,27 @@ class PeersRun:
 
     def _place(self) -> None:
         """Open the shards, and send everything that they begin with."""
+        starts: list[Any] = [None for _ in self._ranks]
+        if self._job.start is not None:
+            parts = split_state(self._job.network.split, self._job.start)
+            starts = self._tasks.place("start", parts)
         self._shards = self._submit(
-            "open", shard_run.open_shard, [(self._run, rank) for rank in self._ranks]
+            "open",
+            shard_run.open_shard,
+            [
+                (self._run, rank, self._job.for_shard(rank), starts[rank])
+                for rank in self._ranks
+            ],
         )
         listening = self._submit(
             "address", shard_run.address_of, [(shard,) for shard in self._shards]
         )
-        self._rows = [
-            self._tasks.place("rows", rank, self._dataset) for rank in self._ranks
-        ]
-        self._starts = [None for _ in self._ranks]
-        if self._job.start is not None:
-            parts = split_state(self._job.network.split, self._job.start)
-            self._starts = [
-                self._tasks.place("start", rank, part)
-                for rank, part in enumerate(parts)
-            ]
-        self._addresses = self._tasks.fetch(*listening)
+        self._rows = self._tasks.place("rows", [self._dataset for _ in self._ranks])
+        self._roster = Roster(
+            self._tasks.fetch(*listening),
+            [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
+            parse_timedelta(dask.config.get("skdistmlp.exchange-timeout")),
+        )
 
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds."""
@@ -139,8 +142,7 @@ class PeersRun:
                 self._shards[rank],
                 number,
                 self._rows[rank],
-                self._assignment(rank) if number == 0 else None,
-                self._starts[rank],
+                self._roster if number == 0 else None,
                 ROUND_S,
             )
             for rank in self._ranks
@@ -150,14 +152,6 @@ class PeersRun:
             self._watch(futures)
             reports: list[Report] = self._tasks.fetch(*futures)
         return reports
-
-    def _assignment(self, rank: int) -> Assignment:
-        return Assignment(
-            self._job.for_shard(rank),
-            self._addresses,
-            [f"shard {r} on {worker}" for r, worker in enumerate(self._workers)],
-            parse_timedelta(dask.config.get("skdistmlp.exchange-timeout")),
-        )
 
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
         """Wait for a round; print what shard 0 says, and hand on an interrupt."""
@@ -220,7 +214,7 @@ class PeersRun:
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""
-        for future in (*self._shards, *self._rows, *self._starts):
+        for future in (*self._shards, *self._rows):
             if future is not None:
                 future.release()
         self._tasks.close()

@@ -1,9 +1,15 @@
 """Tasks and values pinned to the workers that hold the shards of one network."""
 
+import threading
 import time
 import uuid
-from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import (
+    FIRST_EXCEPTION,
+    CancelledError,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 from weakref import WeakSet
@@ -11,12 +17,15 @@ from weakref import WeakSet
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
-from skdistmlp.cluster.client import explained
+from skdistmlp.cluster.client import explained, reaches
 
 Key: TypeAlias = tuple[str, str, int]
 
 WORKER_CHECK_S = 2.0
 """Seconds between looks at the list of workers while waiting for a task."""
+
+SENT_AT_ONCE = 4
+"""Values on their way at the same time: more would only share the same network."""
 
 
 class PinnedTasks:
@@ -40,10 +49,12 @@ class PinnedTasks:
         self._suffix = suffix
         self._client = client
         self._workers = workers
-        self._outside_tasks = ThreadPoolExecutor(1)
+        self._outside_tasks = ThreadPoolExecutor(SENT_AT_ONCE)
         self._run = uuid.uuid4().hex[:8]
         self._step = 0
         self._noted = self._nothing()
+        self._closed = False
+        self._lock = threading.Lock()
         self._submitted: WeakSet[Future[Any]] = WeakSet()
 
     def begin(self) -> None:
@@ -57,8 +68,10 @@ class PinnedTasks:
         A future may outlive its user: the traceback of an error or a timeout
         holds it until Python collects its garbage.
         """
-        for future in self._submitted:
-            future.release()
+        with self._lock:
+            self._closed = True
+            for future in self._submitted:
+                future.release()
         self._outside_tasks.shutdown(wait=False)
         self.begin()
 
@@ -89,19 +102,38 @@ class PinnedTasks:
         self._submitted.update(futures)
         return futures
 
-    def place(self, name: str, rank: int, value: Any) -> Future[Any]:
-        """Send one value to the worker of a shard.
+    def place(self, name: str, values: Sequence[Any]) -> list[Future[Any]]:
+        """Send every shard its own value, all at once.
 
-        Inside a task, Dask would keep it on the task's own worker, whatever
-        `workers` says. A thread of our own is not inside a task.
+        In threads of our own: inside a task, Dask would keep a value on the task's
+        own worker, whatever `workers` says.
         """
-        key = self.key(rank, name)
-        worker = self._workers[rank]
-        placed: dict[Key, Future[Any]] = self._outside_tasks.submit(
-            self._client.scatter, {key: value}, workers=[worker]
-        ).result()
-        self._submitted.add(placed[key])
-        return placed[key]
+
+        def send(rank: int, value: Any) -> Future[Any]:
+            key, worker = self.key(rank, name), self._workers[rank]
+            placed: dict[Key, Future[Any]] = self._client.scatter(
+                {key: value}, workers=[worker], direct=reaches(self._client, worker)
+            )
+            with self._lock:
+                self._submitted.add(placed[key])
+                closed = self._closed
+            if closed:
+                # Another shard's value could not be sent, or the user had enough.
+                placed[key].release()
+            return placed[key]
+
+        sent = [
+            self._outside_tasks.submit(send, rank, value)
+            for rank, value in enumerate(values)
+        ]
+        # Dask would try for half a minute to connect to a worker that is gone.
+        while True:
+            done, pending = wait(sent, WORKER_CHECK_S, FIRST_EXCEPTION)
+            for one in done:
+                one.result()
+            if not pending:
+                return [one.result() for one in sent]
+            self.check_workers()
 
     def wait_for(self, *futures: Future[Any]) -> None:
         """Wait for tasks, but not for a worker that is not coming back.
@@ -132,7 +164,8 @@ class PinnedTasks:
     def fetch(self, *futures: Future[Any]) -> list[Any]:
         """Wait for tasks, and return their results."""
         self.wait_for(*futures)
-        results: list[Any] = self._client.gather(list(futures))
+        direct = all(reaches(self._client, worker) for worker in self._workers)
+        results: list[Any] = self._client.gather(list(futures), direct=direct)
         return results
 
     def take(self, *futures: Future[Any]) -> list[Any]:

@@ -30,13 +30,11 @@ _RUNS: WeakValueDictionary[tuple[bytes, int], "ShardRun"] = WeakValueDictionary(
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """What one shard is to do.
+class Roster:
+    """Who takes part in a fit.
 
     Attributes
     ----------
-    job : Job
-        The job, with the network's split.
     addresses : sequence of (str, int)
         Where each shard takes connections.
     names : sequence of str
@@ -45,7 +43,6 @@ class Assignment:
         How long an exchange waits for the slowest shard.
     """
 
-    job: Job
     addresses: Sequence[Address]
     names: Sequence[str]
     timeout_s: float
@@ -91,9 +88,12 @@ class ShardRun:
         Number of the shard.
     host : str
         Address to take connections on.
+    job : Job
+        What is to be trained, with the network's split; its start, if it has one,
+        is this shard's.
     """
 
-    def __init__(self, run: bytes, rank: int, host: str) -> None:
+    def __init__(self, run: bytes, rank: int, host: str, job: Job) -> None:
         self._run = run
         self._rank = rank
         self._listener: socket.socket | None = listen(host)
@@ -103,7 +103,9 @@ class ShardRun:
         self._stop_wanted = False
         self._n_rounds = 0
         self._group: BufferedShard | None = None
-        self._job: Job | None = None
+        # Weights are drawn here, while the rows are on their way.
+        layout = job.network.split.shard(rank)
+        self._job: Job | None = job.saying(self._tell).begun(layout)
         self._training: Generator[None, None, Any] | None = None
         _RUNS[run, rank] = self
 
@@ -117,7 +119,7 @@ class ShardRun:
         self,
         number: int,
         dataset: Dataset | None,
-        assignment: Assignment | None,
+        roster: Roster | None,
         round_s: float,
     ) -> Report:
         """Train for some seconds; begin in round 0.
@@ -128,8 +130,8 @@ class ShardRun:
             Number of the round. A round cannot be repeated.
         dataset : Dataset or None
             All rows; for round 0.
-        assignment : Assignment or None
-            What to do; for round 0.
+        roster : Roster or None
+            Who takes part; for round 0.
         round_s : float
             Seconds after which to report, at the end of an epoch.
         """
@@ -140,8 +142,8 @@ class ShardRun:
             )
         self._n_rounds += 1
         try:
-            if dataset is not None and assignment is not None:
-                self._begin(dataset, assignment)
+            if dataset is not None and roster is not None:
+                self._begin(dataset, roster)
             return self._go_on(round_s)
         except BaseException:
             self.close()
@@ -167,30 +169,27 @@ class ShardRun:
         # The job may lead back here, through what it says.
         self._training = self._group = self._mesh = self._job = None
 
-    def _begin(self, dataset: Dataset, assignment: Assignment) -> None:
+    def _begin(self, dataset: Dataset, roster: Roster) -> None:
         """Meet the other shards, and make ready the first step."""
-        assert self._listener is not None, "the fit has ended"
-        job = assignment.job
+        assert self._listener is not None
+        assert self._job is not None
         links = meet(
             self._rank,
             self._listener,
-            assignment.addresses,
-            assignment.names,
+            roster.addresses,
+            roster.names,
             self._run,
             self._given_up.is_set,
         )
         self._listener.close()
         self._listener = None
         self._mesh = Mesh(
-            self._rank, links, self._run, assignment.timeout_s, self._given_up.is_set
+            self._rank, links, self._run, roster.timeout_s, self._given_up.is_set
         )
         if self._stop_wanted:
             self._mesh.request_stop()
-        job = job.saying(self._tell)
-        dataset = dataset.prepared(job.dtype)
-        self._job = job
-        self._group = job.shard(dataset, self._mesh)
-        self._training = job.run(self._group, dataset)
+        self._group = self._job.shard(dataset, self._mesh)
+        self._training = self._job.run(self._group, dataset)
 
     def _go_on(self, round_s: float) -> Report:
         """Train until a round is over; all shards agree when."""
@@ -222,12 +221,15 @@ class ShardRun:
         get_worker().log_event(TOPIC, {"run": self._run.hex(), "line": line})
 
 
-def open_shard(run: bytes, rank: int) -> ShardRun:
+def open_shard(run: bytes, rank: int, job: Job, start: ShardState | None) -> ShardRun:
     """Make ready a shard, on the address that this worker has in its cluster."""
+    if start is not None:
+        job = replace(job, start=_own_copy(start))
     address = get_worker().address
     # Workers that are threads of one process have no address on a network.
     inside = address.startswith("inproc://")
-    return ShardRun(run, rank, "127.0.0.1" if inside else get_address_host(address))
+    host = "127.0.0.1" if inside else get_address_host(address)
+    return ShardRun(run, rank, host, job)
 
 
 def address_of(shard: ShardRun) -> Address:
@@ -239,19 +241,15 @@ def train_round(
     shard: ShardRun,
     number: int,
     dataset: Dataset | None,
-    assignment: Assignment | None,
-    start: ShardState | None,
+    roster: Roster | None,
     round_s: float,
 ) -> Report:
     """Train one shard for some seconds, with the threads of its worker."""
     worker = get_worker()
-    if start is not None and assignment is not None:
-        start = _own_copy(start)
-        assignment = replace(assignment, job=replace(assignment.job, start=start))
     if worker.address.startswith("inproc://"):
-        return shard.train(number, dataset, assignment, round_s)
+        return shard.train(number, dataset, roster, round_s)
     with blas_threads(worker.state.nthreads):
-        return shard.train(number, dataset, assignment, round_s)
+        return shard.train(number, dataset, roster, round_s)
 
 
 def request_stop(run: bytes) -> None:

@@ -107,12 +107,13 @@ def _group(
 ) -> Iterator[ShardGroup[Any]]:
     """Give the shard group of an engine whose loop runs in this process."""
     if plan.engine == "local":
-        yield job.shard(dataset, NobodyElse())
+        yield job.begun(plan.split.whole()).shard(dataset, NobodyElse())
         return
     from skdistmlp.cluster.futures import FuturesGroup
 
-    state = job.begin(plan.split.whole())
-    with FuturesGroup(client, plan.workers, job.network, state, dataset) as group:
+    start = job.begun(plan.split.whole()).start
+    assert start is not None
+    with FuturesGroup(client, plan.workers, job.network, start, dataset) as group:
         yield group
 
 

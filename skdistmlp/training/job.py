@@ -313,10 +313,10 @@ class Job:
         training = self.training.for_shard(rank)
         return replace(self, training=training, start=None)
 
-    def begin(self, layout: ShardLayout) -> ShardState:
-        """Return the state that one shard begins with.
+    def begun(self, layout: ShardLayout) -> "Job":
+        """Return the job with the state that one shard begins with.
 
-        `start`, if there is one, is that shard's.
+        `start`, if there is one, is that shard's; else its weights are drawn.
         """
         state = self.start
         if state is None:
@@ -327,13 +327,13 @@ class Job:
             )
         if state.optimizer is None and self.rule is not None:
             state = replace(state, optimizer=init(self.rule, state.parameters))
-        return state
+        return replace(self, start=state)
 
     def shard(self, dataset: Dataset, communicator: Communicator) -> BufferedShard:
-        """Return one shard, ready to be trained; `dataset` is prepared."""
-        state = self.begin(self.network.split.shard(communicator.rank))
+        """Return one shard of a job that has begun; `dataset` is prepared."""
+        assert self.start is not None, "the job has not begun"
         max_rows = self.max_rows(dataset)
-        return BufferedShard(self.network, state, dataset, communicator, max_rows)
+        return BufferedShard(self.network, self.start, dataset, communicator, max_rows)
 
     def run(
         self, group: ShardGroup[Value], dataset: Dataset

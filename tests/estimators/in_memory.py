@@ -42,6 +42,7 @@ def split_by(shares: Sequence[float]) -> Iterator[None]:
             if own.say is not None:
                 own = own.saying(print)
             own = pickle.loads(pickle.dumps(own))
+            own = own.begun(split.shard(rank))
             group = own.shard(dataset, communicator)
             outcome = finish(own.run(group, dataset))
             return own, group.collect(), outcome
