@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from skdistmlp.bench import futures, local, optimizer
+from skdistmlp.bench import futures, local, optimizer, peers
 from skdistmlp.bench.charts import draw
 from skdistmlp.bench.timing import Row, table, write_json
 
@@ -11,7 +11,7 @@ from skdistmlp.bench.timing import Row, table, write_json
 def main() -> None:
     """Measure, print tables and write JSON."""
     parser = argparse.ArgumentParser(prog="python -m skdistmlp.bench")
-    parts = ["local", "predict", "optimizer", "futures"]
+    parts = ["local", "predict", "optimizer", "peers", "futures"]
     parser.add_argument(
         "parts",
         nargs="*",
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"))
     parser.add_argument("--png", type=Path, help="draw charts too; needs matplotlib")
+    parser.add_argument("--without-torch", action="store_true")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(parts):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {parts}")
@@ -37,6 +38,8 @@ def main() -> None:
     if "optimizer" in wanted:
         results["optimizer"] = list(optimizer.block_sizes(arguments.repeats))
     # Last: a LocalCluster changes the environment of this process.
+    if "peers" in wanted:
+        results |= peers.run(arguments.repeats, torch=not arguments.without_torch)
     if "futures" in wanted:
         results |= futures.run(arguments.repeats)
     for title, rows in results.items():

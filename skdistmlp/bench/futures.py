@@ -1,17 +1,16 @@
 """The `futures` engine: what a step costs beyond its work, and when it pays."""
 
-import math
 from collections.abc import Iterator, Sequence
 from copy import copy
 from functools import partial
 from statistics import median
 
-import numpy as np
-from distributed import Client, LocalCluster
+from distributed import Client
 from threadpoolctl import threadpool_limits
 
-from skdistmlp.bench.timing import Row, interleaved
-from skdistmlp.bench.workloads import Workload, fit
+from skdistmlp.bench.clusters import two_workers
+from skdistmlp.bench.timing import Row, crossing, interleaved
+from skdistmlp.bench.workloads import Workload, fit, step_and_rest
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.parallel.plan import Work, bytes_sent, chained_tasks, flop
 from skdistmlp.parallel.split import NetworkSplit
@@ -113,27 +112,19 @@ def crossover(rows: Sequence[Row], n_tasks: int) -> Row:
     The work that sharing between two saves there, per chained task, is what
     `FLOP_PER_CHAINED_TASK` stands for.
     """
-    work = [math.log(row["GFLOP/step"]) for row in rows]
-    gain = [math.log(row["times faster"]) for row in rows]
-    if not gain[0] < 0 < gain[-1]:
-        crossing = math.nan
-    else:
-        crossing = math.exp(float(np.interp(0.0, gain, work)))
+    work = crossing(
+        [row["GFLOP/step"] for row in rows], [row["times faster"] for row in rows]
+    )
     return {
         "network": rows[0]["network"],
-        "two workers win from, GFLOP/step": crossing,
-        "saved GFLOP per chained task there": crossing / 2 / n_tasks,
+        "two workers win from, GFLOP/step": work,
+        "saved GFLOP per chained task there": work / 2 / n_tasks,
     }
 
 
 def run(repeats: int) -> dict[str, list[Row]]:
     """Measure everything on two one-thread workers of a local cluster."""
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as c,
-        Client(c) as client,
-    ):
+    with two_workers({}) as client:
         results = {"futures overhead": list(overhead(client, repeats))}
         crossings = []
         for workloads in GROWING:
@@ -153,19 +144,12 @@ def _tasks(workload: Workload) -> int:
 def _step_seconds(
     workload: Workload, client: Client | None, n_workers: int | None, repeats: int
 ) -> float:
-    """Return the seconds of a step: a longer fit less a fit of one epoch."""
-    X, y = workload.data()
-    longer = DistributedMLPClassifier(
-        **workload.parameters(),
+    """Return the median seconds of a step."""
+    make = partial(
+        DistributedMLPClassifier,
         client=client,
         n_workers=n_workers,
         parameter_threshold=0,
         engine="local" if client is None else "futures",
     )
-    shorter = DistributedMLPClassifier(**{**longer.get_params(), "max_iter": 1})
-    seconds = interleaved(
-        {"longer": partial(fit, longer, X, y), "shorter": partial(fit, shorter, X, y)},
-        repeats,
-    )
-    difference = median(seconds["longer"]) - median(seconds["shorter"])
-    return difference / (workload.n_steps * (workload.n_epochs - 1))
+    return median(step_and_rest(workload, make)[0] for _ in range(repeats))

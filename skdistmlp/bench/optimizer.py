@@ -1,4 +1,4 @@
-"""How large the blocks of an optimiser's update should be."""
+"""How long a step of Adam takes, by who computes it and in blocks of which size."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from skdistmlp.bench.timing import Row, interleaved
-from skdistmlp.nn import optimizers
+from skdistmlp.nn import compiled, optimizers
 
 N_PARAMETERS = 5_800_000
 
@@ -20,9 +20,14 @@ def block_sizes(repeats: int) -> Iterator[Row]:
     parameters = random.standard_normal(N_PARAMETERS, dtype=np.float32)
     gradient = random.standard_normal(N_PARAMETERS, dtype=np.float32)
     state = optimizers.init(optimizers.Adam(), parameters)
+    compiled.load()
+    kernels = {"NumPy": None, "numba": compiled.adam_kernel(0)}
 
-    def step(block_bytes: int) -> None:
-        with patch.object(optimizers, "BLOCK_BYTES", block_bytes):
+    def step(by: str, block_bytes: int) -> None:
+        with (
+            patch.object(optimizers, "BLOCK_BYTES", block_bytes),
+            patch.object(optimizers, "adam_kernel", lambda _: kernels[by]),
+        ):
             optimizers.update(
                 state,
                 parameters,
@@ -33,9 +38,16 @@ def block_sizes(repeats: int) -> Iterator[Row]:
             )
 
     sizes = [16, 32, 64, 128, 256, 512, 1024]
-    with threadpool_limits(1):
-        seconds = interleaved(
-            {f"{kib}": partial(step, kib * 1024) for kib in sizes}, repeats
-        )
-    for kib, times in seconds.items():
-        yield {"block, KiB": kib, "Adam step, ms": 1e3 * median(times)}
+    for by, kernel in kernels.items():
+        if by == "numba" and kernel is None:
+            continue
+        with threadpool_limits(1):
+            seconds = interleaved(
+                {f"{kib}": partial(step, by, kib * 1024) for kib in sizes}, repeats
+            )
+        for kib, times in seconds.items():
+            yield {
+                "by": by,
+                "block, KiB": kib,
+                "Adam step, ms": 1e3 * median(times),
+            }

@@ -1,6 +1,8 @@
 """Networks and data that benchmarks train on."""
 
+import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -78,14 +80,15 @@ class Workload:
             )
         return X, random.integers(0, N_CLASSES, n_rows)
 
-    def parameters(self) -> dict[str, Any]:
+    def parameters(self, n_epochs: int | None = None) -> dict[str, Any]:
         """Return the estimator's parameters, the same for everybody."""
+        n_epochs = n_epochs or self.n_epochs
         return {
             "hidden_layer_sizes": self.hidden,
             "solver": self.solver,
             "batch_size": self.batch_size,
-            "max_iter": self.n_epochs,
-            "n_iter_no_change": self.n_epochs,
+            "max_iter": n_epochs,
+            "n_iter_no_change": n_epochs,
             "random_state": 0,
         }
 
@@ -95,3 +98,31 @@ def fit(estimator: BaseEstimator, X: Any, y: np.ndarray) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         estimator.fit(X, y)
+
+
+def step_and_rest(
+    workload: Workload, make: Callable[..., BaseEstimator]
+) -> tuple[float, float]:
+    """Time a step, and what a fit takes beside its steps.
+
+    Parameters
+    ----------
+    workload : Workload
+        What to train.
+    make : callable
+        From parameters to an estimator.
+
+    Returns
+    -------
+    step_s, rest_s : float
+        Seconds. A fit of one epoch is subtracted from a longer one.
+    """
+    X, y = workload.data()
+    seconds = []
+    for n_epochs in (1, 1 + workload.n_epochs):
+        estimator = make(**workload.parameters(n_epochs))
+        start = time.perf_counter()
+        fit(estimator, X, y)
+        seconds.append(time.perf_counter() - start)
+    epoch_s = (seconds[1] - seconds[0]) / workload.n_epochs
+    return epoch_s / workload.n_steps, seconds[0] - epoch_s

@@ -13,6 +13,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from skdistmlp.nn.compiled import adam_kernel
 from skdistmlp.nn.types import FloatArray
 
 BLOCK_BYTES = 256 * 1024
@@ -33,12 +34,15 @@ class UpdateRule(Protocol):
         moments: tuple[FloatArray, ...],
         learning_rate: float,
         n_steps: int,
+        n_penalised: int,
+        penalty: float,
         scratch: FloatArray,
     ) -> None:
         """Take step number `n_steps` (from 1) on one block, in place.
 
-        `parameters` and `moments` are overwritten with their next values.
-        `scratch` is room of the same size; it may be `gradient` itself.
+        `parameters` and `moments` are overwritten with their next values. Of the
+        first `n_penalised`, ``penalty * w`` is added to the gradient. `scratch` is
+        room of the same size.
         """
 
 
@@ -65,10 +69,13 @@ class Sgd:
         moments: tuple[FloatArray, ...],
         learning_rate: float,
         n_steps: int,
+        n_penalised: int,
+        penalty: float,
         scratch: FloatArray,
     ) -> None:
         """Take one step in place; see `UpdateRule`."""
         (velocity,) = moments
+        gradient = _penalised(parameters, gradient, n_penalised, penalty, scratch)
         descent = np.multiply(gradient, learning_rate, out=scratch)
         velocity *= self.momentum
         velocity -= descent
@@ -105,6 +112,8 @@ class Adam:
         moments: tuple[FloatArray, ...],
         learning_rate: float,
         n_steps: int,
+        n_penalised: int,
+        penalty: float,
         scratch: FloatArray,
     ) -> None:
         """Take one step in place; see `UpdateRule`."""
@@ -112,13 +121,20 @@ class Adam:
         bias_correction = (1 - self.beta_2**n_steps) ** 0.5 / (1 - self.beta_1**n_steps)
         root_scale = (1 - self.beta_2) ** 0.5
         step = learning_rate * bias_correction * (1 - self.beta_1) / root_scale
+        epsilon = self.epsilon / root_scale
 
+        if (kernel := adam_kernel(parameters.size)) is not None:
+            factors = penalty, self.beta_1, self.beta_2, epsilon, step
+            numbers = np.array(factors, parameters.dtype)
+            kernel(parameters, gradient, first, second, n_penalised, *numbers)
+            return
+        gradient = _penalised(parameters, gradient, n_penalised, penalty, scratch)
         first *= self.beta_1
         first += gradient
         second *= self.beta_2
         second += np.multiply(gradient, gradient, out=scratch)
         np.sqrt(second, out=scratch)
-        scratch += self.epsilon / root_scale
+        scratch += epsilon
         np.divide(first, scratch, out=scratch)
         scratch *= step
         parameters -= scratch
@@ -203,16 +219,28 @@ def update(
         stop = min(start + block, parameters.size)
         w, g = parameters[start:stop], gradient[start:stop]
         room = scratch[: stop - start]
-        n_here = min(stop, n_penalised) - start
-        if penalty and n_here > 0:
-            penalised = w[:n_here]
-            squared_norm += float(np.dot(penalised, penalised))
-            np.multiply(penalised, penalty, out=room[:n_here])
-            room[n_here:] = 0
-            g = np.add(g, room, out=room)
+        n_here = max(0, min(stop, n_penalised) - start) if penalty else 0
+        squared_norm += float(np.dot(w[:n_here], w[:n_here]))
         moments = tuple(m[start:stop] for m in state.moments)
-        state.rule.update_block(w, g, moments, learning_rate, n_steps, room)
+        state.rule.update_block(
+            w, g, moments, learning_rate, n_steps, n_here, penalty, room
+        )
     return replace(state, n_steps=n_steps), squared_norm
+
+
+def _penalised(
+    parameters: FloatArray,
+    gradient: FloatArray,
+    n_penalised: int,
+    penalty: float,
+    out: FloatArray,
+) -> FloatArray:
+    """Return the gradient with the penalty's, which is in `out` if there is any."""
+    if n_penalised == 0:
+        return gradient
+    np.multiply(parameters[:n_penalised], penalty, out=out[:n_penalised])
+    out[n_penalised:] = 0
+    return np.add(gradient, out, out=out)
 
 
 def block_size(parameters: FloatArray) -> int:

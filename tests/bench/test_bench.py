@@ -71,17 +71,17 @@ def test_the_command_prints_tables_and_writes_json_and_png(
     results = json.loads(path.read_text())
     assert results["local"][0]["times faster"] > 0
     assert results["predict"][0]["rows"] == 10
-    assert len(results["optimizer"]) == 7
+    assert len(results["optimizer"]) == 14
     assert results["machine"]["blas"]
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_unknown_part_is_refused(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["bench", "peers"])
+    monkeypatch.setattr(sys, "argv", ["bench", "walrus"])
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 2
-    assert "unknown part peers" in capsys.readouterr().err
+    assert "unknown part walrus" in capsys.readouterr().err
 
 
 def test_futures_are_measured_on_two_workers(client, monkeypatch):

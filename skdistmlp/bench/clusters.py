@@ -1,0 +1,29 @@
+"""The cluster that benchmarks run on: two workers of one thread each."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster
+
+N_WORKERS = 2
+
+QUIET: Mapping[str, Any] = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+}
+"""Dask settings that keep workers from chores beside their tasks."""
+
+
+@contextmanager
+def two_workers(settings: Mapping[str, Any] = QUIET) -> Iterator[Client]:
+    """Start workers, one for each of two cores; give a client."""
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=N_WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client

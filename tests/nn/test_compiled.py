@@ -1,0 +1,86 @@
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from skdistmlp.nn import compiled
+from skdistmlp.nn.optimizers import Adam, init, update
+from tests.strategies import seeds
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process(monkeypatch):
+    forget(monkeypatch)
+
+
+def forget(monkeypatch):
+    for name, value in {"_updates": 0, "_kernel": None, "_looked": False}.items():
+        monkeypatch.setattr(compiled, name, value)
+
+
+def trained(parameters, gradients, rule, n_penalised, penalty):
+    parameters = parameters.copy()
+    state, norms = init(rule, parameters), []
+    for step, gradient in enumerate(gradients, start=1):
+        state, norm = update(
+            state,
+            parameters,
+            gradient,
+            0.01 / step,
+            n_penalised=n_penalised,
+            penalty=penalty,
+        )
+        norms.append(norm)
+    return [parameters, *state.moments, norms]
+
+
+@given(
+    dtype=st.sampled_from([np.float32, np.float64]),
+    size=st.integers(1, 70),
+    share=st.floats(0, 1),
+    penalty=st.sampled_from([0.0, 1e-7, 0.3]),
+    rule=st.sampled_from([Adam(), Adam(0.0, 0.0, 1e-3), Adam(0.5, 0.9, 1e-8)]),
+    seed=seeds,
+)
+def test_numpy_and_numba_give_the_same_bits(dtype, size, share, penalty, rule, seed):
+    rng = np.random.default_rng(seed)
+    scale = 10.0 ** rng.integers(-6, 6, size=(4, size))
+    parameters = rng.normal(size=size).astype(dtype)
+    gradients = (rng.normal(size=(4, size)) * scale).astype(dtype)
+    arguments = parameters, gradients, rule, round(share * size), penalty
+    with pytest.MonkeyPatch.context() as patched:
+        forget(patched)
+        by_numpy = trained(*arguments)
+        assert compiled._kernel is None
+        compiled.load()
+        assert compiled._kernel is not None
+        for one, other in zip(by_numpy, trained(*arguments), strict=True):
+            assert_array_equal(one, other)
+
+
+def test_numba_is_loaded_when_so_much_was_done_without(monkeypatch):
+    monkeypatch.setattr(compiled, "UPDATES_BEFORE_LOADING", 100)
+    assert [compiled.adam_kernel(40) is None for _ in range(4)] == [True, True, 0, 0]
+
+
+def test_without_numba_numpy_goes_on_and_nobody_looks_again():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(sys.modules, "numba", None)
+        compiled.load()
+    assert compiled.adam_kernel(10 * compiled.UPDATES_BEFORE_LOADING) is None
+
+
+def test_a_place_to_keep_compiled_code_is_not_needed(monkeypatch):
+    from numba.core import caching
+
+    monkeypatch.setattr(caching.FunctionCache, "_impl_class", _NoPlace)
+    compiled.load()
+    assert compiled._kernel is not None
+
+
+class _NoPlace:
+    def __init__(self, py_func):
+        raise RuntimeError("cannot cache function: no locator available")
