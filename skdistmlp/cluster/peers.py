@@ -22,7 +22,7 @@ from skdistmlp.cluster.events import lines_of
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.pinned import WORKER_CHECK_S, PinnedTasks
 from skdistmlp.cluster.shard_run import Report, Roster
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.shard import ShardState, join_states, split_state
@@ -224,7 +224,18 @@ class PeersRun:
 def train_on_peers(
     client: Client, plan: Plan, job: Job, dataset: Dataset
 ) -> tuple[ShardState, Any]:
-    """Carry out a job on the workers of a plan; see `PeersRun.train`."""
+    """Carry out a job on the workers of a plan; see `PeersRun.train`.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster uses TLS, which shards do not speak with each other yet.
+    """
+    if any(worker.startswith("tls://") for worker in plan.workers):
+        raise ClusterError(
+            "this cluster uses TLS, but engine='peers' would send activations "
+            "unencrypted. Use engine='futures', whose data goes through Dask."
+        )
     job = replace(job, network=replace(job.network, split=plan.split))
     with PeersRun(client, plan, job, dataset) as run:
         return run.train()

@@ -231,7 +231,12 @@ class Mesh:
         for peer, array in received.items():
             expected = self._header(operation, layer, peer, array)
             arrivals.append(_Arrival(self._links[peer], expected, _bytes_of(array)))
-        self._carry_out([*sends, *arrivals], operation, layer)
+        try:
+            self._carry_out([*sends, *arrivals])
+        except ExchangeError as error:
+            raise ExchangeError(
+                f"{error} in {PHASES[operation]} of layer {layer}"
+            ) from error.__cause__
         for arrival in arrivals:
             self._flags_seen |= arrival.flags
 
@@ -250,9 +255,7 @@ class Mesh:
             self._flags,
         )
 
-    def _carry_out(
-        self, transfers: list["_Departure | _Arrival"], operation: Operation, layer: int
-    ) -> None:
+    def _carry_out(self, transfers: list["_Departure | _Arrival"]) -> None:
         """Go on with all transfers until each is done."""
         pending = [transfer for transfer in transfers if not transfer.go_on()]
         if not pending:
@@ -268,7 +271,7 @@ class Mesh:
                 poll.register(fileno, events)
             ready = {fileno for fileno, _ in poll.poll(1000 * LOOK_UP_S)}
             if self._given_up():
-                raise ExchangeError(f"told to give up in {PHASES[operation]}")
+                raise ExchangeError("told to give up")
             if ready:
                 deadline = time.monotonic() + self._timeout_s
             pending = [
@@ -279,8 +282,7 @@ class Mesh:
             if pending and time.monotonic() > deadline:
                 names = ", ".join(sorted({t.link.name for t in pending}))
                 raise ExchangeError(
-                    f"waited more than {self._timeout_s:g} s for {names} in "
-                    f"{PHASES[operation]} of layer {layer}"
+                    f"waited more than {self._timeout_s:g} s for {names}"
                 )
 
 

@@ -1,16 +1,16 @@
 """Shards that train by themselves, in real worker processes."""
 
-import threading
 import time
 
 import numpy as np
 import pytest
-from distributed import Client, Event
+from distributed import Client, Event, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
+from skdistmlp.exceptions import ExchangeError
 from tests.cluster.support import (
     DaskProcesses,
     bounded,
@@ -18,6 +18,7 @@ from tests.cluster.support import (
     transitions,
     wait_until,
 )
+from tests.estimators.support import InterruptAfter
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -78,33 +79,56 @@ def test_the_random_state_of_the_caller_goes_on(client, data):
     assert_array_equal(*after)
 
 
+def endless(client, **parameters):
+    """Return a classifier that goes on until it is stopped."""
+    return classifier(
+        client, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf, **parameters
+    )
+
+
 def test_losses_reach_the_client_while_the_round_runs(client, data, monkeypatch):
-    """The first line is there while shards wait for the second epoch to be let go."""
-    seen = threading.Event()
+    """The user sees the first one and presses Ctrl-C, in a round without end."""
+    monkeypatch.setattr(peers, "ROUND_S", np.inf)
     lines = []
 
-    def say(line, *_):
+    def print_and_interrupt(line):
         lines.append(line)
-        seen.set()
+        if len(lines) == 1:
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr("builtins.print", say)
-    clf = classifier(client, max_iter=100_000, tol=0.0, n_iter_no_change=np.inf)
-    clf.set_params(verbose=True, hidden_layer_sizes=(2,))
-    monkeypatch.setattr("warnings.warn", lambda *_, **__: None)
-    fit = in_thread(clf.fit, *data)
-    assert seen.wait(30)
-    assert not fit.done(), "a hundred thousand epochs take longer than this"
-    client.run(_stop_all)
-    fitted = bounded(fit.result)
-    assert lines[0].startswith("Iteration 1, loss = ")
-    assert fitted.n_iter_ < 100_000
+    monkeypatch.setattr("builtins.print", print_and_interrupt)
+    clf = endless(client, verbose=True)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    assert lines[0] == f"Iteration 1, loss = {clf.loss_curve_[0]:.8f}"
+    assert clf.n_iter_ < clf.max_iter
 
 
-def _stop_all():
-    from skdistmlp.cluster import shard_run
+def steps_taken(client, n_shards=2):
+    """Return the steps of the shard that has taken the fewest; 0 if one is missing."""
 
-    for (run, _), _shard in list(shard_run._RUNS.items()):
-        shard_run.request_stop(run)
+    def n_steps():
+        from skdistmlp.cluster import shard_run
+
+        # Shards that have failed or ended have none.
+        meshes = [shard._mesh for shard in list(shard_run._RUNS.values())]
+        return [mesh._step for mesh in meshes if mesh is not None]
+
+    taken = [n for ns in client.run(n_steps).values() for n in ns]
+    return min(taken) if len(taken) == n_shards else 0
+
+
+def end_by(function_name, client, fit):
+    """Call a function of `shard_run` for every run, and wait for the fit."""
+
+    def tell():
+        from skdistmlp.cluster import shard_run
+
+        for run in {run for run, _ in shard_run._RUNS}:
+            getattr(shard_run, function_name)(run)
+
+    client.run(tell)
+    return bounded(fit.result)
 
 
 def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatch):
@@ -113,49 +137,25 @@ def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatc
 
     def interrupt_once(run, timeout_s):
         if not interrupted:
-            wait_until(lambda: _steps(client), "training has begun")
+            wait_until(lambda: steps_taken(client), "training has begun")
             interrupted.append(True)
             raise KeyboardInterrupt
         return original(run, timeout_s)
 
     original = peers.PeersRun._print_lines
     monkeypatch.setattr(peers.PeersRun, "_print_lines", interrupt_once)
-    clf = classifier(client, max_iter=1_000_000, tol=0.0, n_iter_no_change=np.inf)
+    clf = endless(client)
     with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
         bounded(clf.fit, *data)
-    assert 0 < clf.n_iter_ < 1_000_000
+    assert 0 < clf.n_iter_ < clf.max_iter
     n_steps = clf._optimizer_state.n_steps
     assert n_steps >= 3 * clf.n_iter_
-    theirs = MLPClassifier(**PARAMETERS, max_iter=1_000_000, n_iter_no_change=10**9)
-    _interrupt_after(monkeypatch, theirs, n_steps)
+    theirs = MLPClassifier(**PARAMETERS, max_iter=clf.max_iter, n_iter_no_change=10**9)
+    monkeypatch.setattr(theirs, "_backprop", InterruptAfter(theirs._backprop, n_steps))
     with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
         theirs.fit(*data)
     for mine, other in zip(clf.coefs_, theirs.coefs_, strict=True):
         assert_allclose(mine, other, rtol=1e-6, atol=1e-9)
-
-
-def _steps(client):
-    """Return how many steps the shards have taken, if all have begun."""
-
-    def n_steps():
-        from skdistmlp.cluster import shard_run
-
-        return [s._mesh._step if s._mesh else 0 for s in shard_run._RUNS.values()]
-
-    taken = [n for ns in client.run(n_steps).values() for n in ns]
-    return len(taken) == 2 and all(taken)
-
-
-def _interrupt_after(monkeypatch, theirs, n_steps):
-    original, calls = theirs._backprop, []
-
-    def backprop(*args):
-        if len(calls) == n_steps:
-            raise KeyboardInterrupt
-        calls.append(1)
-        return original(*args)
-
-    monkeypatch.setattr(theirs, "_backprop", backprop)
 
 
 def test_two_fits_at_once_on_the_same_workers(client, data):
@@ -211,16 +211,90 @@ def test_an_error_in_a_shard_reaches_the_caller_as_it_is(client, data):
     assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_products_use_the_threads_of_the_worker_and_no_others(client, data, threads):
+FOUND_THREADS = 3
+
+
+def blas_limits(client):
+    """Return the numbers of threads that BLAS libraries of the workers use."""
+
     def limits():
         from threadpoolctl import threadpool_info
 
         return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
 
-    before = client.run(limits)
-    bounded(classifier(client).fit, *data)
-    assert client.run(limits) == before
+    return set().union(*client.run(limits).values())
+
+
+def set_blas_limits(client, n_threads):
+    def set_limits():
+        from threadpoolctl import OpenBLASController, threadpool_limits
+
+        import skdistmlp.cluster.shard_run  # noqa: F401  loads every BLAS there is
+
+        threadpool_limits(n_threads, user_api="blas")
+        # Else no other thread could set limits from now on.
+        OpenBLASController.clear_controlling_thread()
+
+    client.run(set_limits)
+
+
+@pytest.fixture
+def found_threads(client):
+    """Somebody has given the one-thread workers' processes more threads."""
+    assert blas_limits(client) == {1}
+    set_blas_limits(client, FOUND_THREADS)
+    yield
+    set_blas_limits(client, 1)
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        ("request_stop", pytest.warns(UserWarning, match="interrupted")),
+        # The first to give up is missed by the others.
+        ("give_up", pytest.raises(ExchangeError, match=r"told to give up|closed its")),
+    ],
+)
+def test_products_use_the_threads_of_the_worker_until_training_ends(
+    client, data, found_threads, end, expected
+):
+    """However it ends, the limits that were found come back."""
+    fit = in_thread(endless(client, n_workers=3).fit, *data)
+    wait_until(lambda: steps_taken(client, n_shards=3), "training has begun")
+    assert blas_limits(client) == {1}
+    with expected:
+        end_by(end, client, fit)
+    # Shards that are told to give up may outlive the fit for a moment.
+    wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
+
+
+def test_limits_of_threads_come_back_after_rounds_and_errors(
+    client, data, found_threads, rounds_of_an_epoch
+):
+    bounded(classifier(client, n_workers=3).fit, *data)
+    assert blas_limits(client) == {FOUND_THREADS}
+    clf = classifier(client, n_workers=3, shuffle=False)
+    weight = np.ones(len(data[0]))
+    weight[:100] = 0.0
+    with pytest.raises(ZeroDivisionError):
+        bounded(clf.fit, *data, sample_weight=weight)
+    wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
+
+
+def test_a_worker_with_two_threads_lets_products_use_both(data):
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        assert blas_limits(client) == {1}
+        fit = in_thread(endless(client, n_workers=1).fit, *data)
+        wait_until(lambda: steps_taken(client, n_shards=1), "training has begun")
+        assert blas_limits(client) == {2}
+        with pytest.warns(UserWarning, match="interrupted"):
+            end_by("request_stop", client, fit)
+        assert blas_limits(client) == {1}
 
 
 @pytest.fixture(scope="module")
@@ -234,9 +308,8 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         worker = tuple(client.nthreads())[rank]
-        clf = classifier(client, max_iter=1_000_000, tol=0.0, n_iter_no_change=np.inf)
-        fit = in_thread(clf.fit, *data)
-        wait_until(lambda: _steps(client), "training has begun")
+        fit = in_thread(endless(client).fit, *data)
+        wait_until(lambda: steps_taken(client), "training has begun")
         processes.kill_worker(worker)
         with pytest.raises(WorkerLostError, match=worker):
             bounded(fit.result)

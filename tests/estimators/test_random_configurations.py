@@ -122,19 +122,32 @@ def test_uneven_shards(case, shares):
         assert ours.n_shards_ == (len(shares) if hidden else 1)
 
 
-@given(case=cases(), n_workers=st.integers(1, 3))
-@settings(max_examples=12)
-def test_futures(cluster, case, n_workers):
-    """The same on real workers; few, since each step takes tens of milliseconds."""
+def check_on_workers(cluster, case, engine, n_workers):
     with Client(cluster, set_as_default=False) as client:
-        assert_parity(
+        ours = assert_parity(
             case,
             client=client,
-            engine="futures",
+            engine=engine,
             parameter_threshold=0,
             n_workers=n_workers,
         )
         assert_nothing_left(client)
+    if hasattr(ours, "plan_"):
+        assert ours.plan_.engine == engine
+
+
+@given(case=cases(), n_workers=st.integers(1, 3))
+@settings(max_examples=12)
+def test_futures(cluster, case, n_workers):
+    """The same on real workers; few, since each step takes tens of milliseconds."""
+    check_on_workers(cluster, case, "futures", n_workers)
+
+
+@given(case=cases(), n_workers=st.integers(1, 3))
+@settings(max_examples=60)
+def test_peers(cluster, case, n_workers):
+    """The same on real workers; a fit takes a tenth of a second."""
+    check_on_workers(cluster, case, "peers", n_workers)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -7,6 +7,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.estimators import engines
 
 PAIRS = [
     pytest.param(DistributedMLPClassifier, MLPClassifier, id="classifier"),
@@ -30,6 +31,24 @@ def one_thread():
 )
 def test_estimator(estimator, check):
     check(estimator)
+
+
+PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
+
+
+@parametrize_with_checks(
+    [
+        DistributedMLPClassifier(max_iter=100, **PEERS),
+        DistributedMLPRegressor(max_iter=100, **PEERS),
+    ],
+    expected_failed_checks=None,
+)
+def test_estimator_on_workers(client, estimator, check, monkeypatch):
+    """The client is the active one, since no estimator that holds one is pickled."""
+    # Nothing is trained here.
+    monkeypatch.delattr(engines, "NobodyElse")
+    with client.as_current():
+        check(estimator)
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])

@@ -20,6 +20,7 @@ from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 from skdistmlp.training.step import training_step
 from tests.parallel.group_contract import HEADS, make_problem
+from tests.parallel.test_mesh import connected, run
 
 STEP = 1e-5
 ROWS = np.array([4, 0, 2, 1, 5])
@@ -69,11 +70,11 @@ def gradients(problem, communicator):
     return before - state.parameters, differences
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
-@pytest.mark.parametrize("shares", SHARES, ids=str)
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
-def test_gradient_is_that_of_the_loss(activation, output, n_outputs, shares, weighted):
+def over_sockets(n_shards, shard):
+    return run(connected(n_shards), shard)
+
+
+def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
     problem = make_problem(
         NetworkSplit.by_shares((2, 3, 2, n_outputs), shares),
         activation,
@@ -83,12 +84,30 @@ def test_gradient_is_that_of_the_loss(activation, output, n_outputs, shares, wei
         weighted=weighted,
         n_rows=6,
     )
-    if len(shares) == 1:
-        results = [gradients(problem, NobodyElse())]
-    else:
-        results = run_in_threads(len(shares), lambda peer: gradients(problem, peer))
+    results = run_shards(len(shares), lambda peer: gradients(problem, peer))
     parts = [own for own, _ in results]
     whole_gradient = join_shards(problem.network.split, parts)
     assert np.count_nonzero(whole_gradient) > whole_gradient.size / 2
     for _, differences in results:
         assert_allclose(whole_gradient, differences, rtol=1e-6, atol=1e-8)
+
+
+def in_memory(n_shards, shard):
+    if n_shards == 1:
+        return [shard(NobodyElse())]
+    return run_in_threads(n_shards, shard)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
+@pytest.mark.parametrize("shares", SHARES, ids=str)
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+def test_gradient_is_that_of_the_loss(activation, output, n_outputs, shares, weighted):
+    check_gradient(activation, output, n_outputs, shares, weighted, in_memory)
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
+@pytest.mark.parametrize("shares", [[1, 1, 1], [5, 2]], ids=str)
+def test_the_same_over_sockets(activation, output, n_outputs, shares):
+    check_gradient(activation, output, n_outputs, shares, True, over_sockets)

@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pytest
 
+from skdistmlp.parallel.buffered import BufferedShard
+from skdistmlp.parallel.packet import HEADER_BYTES
 from skdistmlp.parallel.plan import (
     FLOP_PER_BYTE_SENT,
     FLOP_PER_CHAINED_TASK,
@@ -17,7 +19,11 @@ from skdistmlp.parallel.plan import (
     reason_not_to_share,
     reason_to_stay_local,
 )
+from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.training.step import training_step
+from tests.parallel.group_contract import make_problem
+from tests.parallel.test_mesh import connected, run
 
 UNITS = (784, 4096, 512, 10)
 N_PARAMETERS = 784 * 4096 + 4096 * 512 + 512 * 10 + 4096 + 512 + 10
@@ -245,3 +251,54 @@ def test_a_plan_is_a_value(plan):
     assert hash(woken) == hash(plan)
     assert str(woken) == str(plan)
     assert woken != dataclasses.replace(plan, reason="another")
+
+
+class CountingSocket:
+    """A socket that counts what is sent through it."""
+
+    def __init__(self, connected):
+        self._socket = connected
+        self.n_bytes = 0
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+    def sendmsg(self, views):
+        n_bytes = self._socket.sendmsg(views)
+        self.n_bytes += n_bytes
+        return n_bytes
+
+
+@pytest.mark.parametrize("n_shards", [2, 3])
+@pytest.mark.parametrize(
+    ("units", "n_exchanges"),
+    [((7, 9, 4), 1), ((7, 9, 5, 4), 3), ((7, 2, 5, 6, 1), 5)],
+    ids=str,
+)
+def test_a_step_sends_as_many_bytes_as_the_plan_says(units, n_exchanges, n_shards):
+    """With one hidden layer the logits are summed, and nothing else is exchanged."""
+    n_rows = 20
+    work = Work("step", n_rows, itemsize=4)
+    workers = [f"tcp://w:{i}" for i in range(n_shards)]
+    plan = cluster_plan(units, "peers", workers, work)
+    problem = make_problem(plan.split, dtype=np.float32, n_rows=n_rows)
+    starts = split_state(plan.split, problem.start())
+    meshes = connected(n_shards)
+    sockets = []
+    for mesh in meshes:
+        for link in mesh._links.values():
+            link.socket = CountingSocket(link.socket)
+            sockets.append(link.socket)
+
+    def step(mesh):
+        shard = BufferedShard(
+            problem.network, starts[mesh.rank], problem.dataset, mesh, n_rows
+        )
+        training_step(shard, np.arange(n_rows), 0.01)
+
+    run(meshes, step)
+    headers = n_exchanges * n_shards * (n_shards - 1) * HEADER_BYTES
+    assert sum(s.n_bytes for s in sockets) - headers == plan.bytes_exchanged > 0
+    if n_exchanges == 1:
+        logits = n_rows * units[-1] * 4
+        assert plan.bytes_exchanged == n_shards * (n_shards - 1) * logits

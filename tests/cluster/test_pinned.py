@@ -1,0 +1,84 @@
+import socket
+
+import numpy as np
+import pytest
+from distributed import worker_client
+from numpy.testing import assert_array_equal
+
+from skdistmlp.cluster import pinned
+from skdistmlp.cluster.client import reaches
+from skdistmlp.cluster.pinned import PinnedTasks
+from tests.cluster.support import wait_until
+
+
+def place_and_look(client):
+    """Place values on all workers, in both orders; return where each came to lie.
+
+    And where it should; and fetch them again.
+    """
+    found, wanted = [], []
+    workers = tuple(client.nthreads())
+    for order in (workers, workers[::-1]):
+        tasks = PinnedTasks(client, order)
+        try:
+            values = [np.full(1000, rank) for rank in range(len(order))]
+            placed = tasks.place("rows", values)
+            wait_until(lambda f=placed: all(p.done() for p in f), "all arrived")
+            holders = client.who_has(placed)
+            found += [tuple(holders[future.key]) for future in placed]
+            wanted += [(worker,) for worker in order]
+            for value, fetched in zip(values, tasks.fetch(*placed), strict=True):
+                assert_array_equal(fetched, value)
+        finally:
+            tasks.close()
+    return found, wanted
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_every_value_lands_on_its_own_worker(client, monkeypatch, reached):
+    asked = []
+
+    def reaches_all_or_none(_, worker):
+        asked.append(worker)
+        return reached
+
+    monkeypatch.setattr(pinned, "reaches", reaches_all_or_none)
+    found, wanted = place_and_look(client)
+    assert found == wanted
+    assert len(set(wanted)) == 3
+    assert set(asked) == set(client.nthreads())
+
+
+def test_inside_a_task_too(client):
+    """Where Dask would keep all values on the worker of the task."""
+
+    def task():
+        with worker_client() as own:
+            return place_and_look(own)
+
+    found, wanted = client.submit(task, pure=False).result(60)
+    assert found == wanted
+
+
+class Somebody:
+    """A client, for whom `reaches` remembers what it found."""
+
+
+def test_a_worker_that_did_not_answer_is_not_tried_again():
+    somebody, another = Somebody(), Somebody()
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        host, port = reserved.getsockname()
+        worker = f"tcp://{host}:{port}"
+        assert not reaches(somebody, worker)
+        reserved.listen()
+        assert not reaches(somebody, worker)
+        assert reaches(another, worker)
+        assert reaches(another, worker)
+
+
+@pytest.mark.parametrize(
+    "address", ["inproc://127.0.0.1/123/4", "tcp://no-such.invalid:1"]
+)
+def test_a_worker_without_an_address_on_the_network_is_beyond_reach(address):
+    assert not reaches(Somebody(), address)
