@@ -23,3 +23,10 @@ def aligned(array: FloatArray) -> FloatArray:
     product or ``np.take``.
     """
     return np.require(array, requirements="A")
+
+
+def rows_at(rows: Rows, part: slice) -> Rows:
+    """Return some of `rows`; `part` has a start and a stop."""
+    if isinstance(rows, slice):
+        return slice(rows.start + part.start, rows.start + part.stop)
+    return rows[part]

@@ -6,9 +6,10 @@ from itertools import accumulate
 
 import numpy as np
 from scipy.sparse import issparse
+from sklearn.utils import gen_batches
 
 from skdistmlp.nn.optimizers import block_size, update
-from skdistmlp.nn.types import Features, FloatArray, Rows
+from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
@@ -24,6 +25,11 @@ from skdistmlp.parallel.shard import (
     propagate,
 )
 from skdistmlp.parallel.split import NeuronRange, join_shards, take_shard
+
+OUTPUT_BLOCK_NUMBERS = 8192
+"""Outputs whose loss is computed at a time: temporaries of 64 KiB in float64. Larger
+ones go back to the system on Dask's workers, and their pages fault anew at each step:
+with 200 rows of 400 outputs, logistic took 1.9 ms in blocks and 2.8 without."""
 
 
 class BufferedShard:
@@ -105,8 +111,12 @@ class BufferedShard:
         """Overwrite `logits` with their delta; see `ShardGroup`."""
         network = self._network
         network.output_head.apply(logits)
-        self._loss_sum += batch_loss(network, logits, self._dataset, rows, batch)
-        return output_delta(logits, self._dataset, rows, batch, out=logits)
+        block = max(1, OUTPUT_BLOCK_NUMBERS // logits.shape[1])
+        for part in gen_batches(len(logits), block):
+            outputs, there = logits[part], rows_at(rows, part)
+            self._loss_sum += batch_loss(network, outputs, self._dataset, there, batch)
+            output_delta(outputs, self._dataset, there, batch, out=outputs)
+        return logits
 
     def backward(self, layer: int, value: Features, delta: FloatArray) -> FloatArray:
         """Write the layer's gradient; return this shard's delta below."""
