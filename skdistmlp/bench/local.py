@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from skdistmlp.bench.timing import Row, interleaved, median_ratio
 from skdistmlp.bench.workloads import Workload, fit
 from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.nn import compiled
 
 WORKLOADS = {
     Workload(64, (100,), n_steps=200, n_epochs=5): 1.5,
@@ -52,6 +53,7 @@ LEAST_PREDICTING = 1 / 1.2
 
 def against_sklearn(n_threads: int, repeats: int) -> Iterator[Row]:
     """Time whole fits; yield a row a network."""
+    compiled.load()
     for workload, wanted in WORKLOADS.items():
         X, y = workload.data()
         theirs = MLPClassifier(**workload.parameters())

@@ -18,6 +18,7 @@ from skdistmlp.bench.limits import Limits, measured_limits
 from skdistmlp.bench.timing import Row, crossing, median_ratio
 from skdistmlp.bench.workloads import Workload, step_and_rest
 from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.nn import compiled
 from skdistmlp.parallel.split import count_parameters
 
 WORKLOADS = {
@@ -116,7 +117,8 @@ def _on(client: Client, n_shards: int) -> Any:
 
 
 def _warm_up(client: Client) -> None:
-    """Let workers import what they need."""
+    """Let workers import and compile what they need."""
+    client.run(compiled.load)
     step_and_rest(Workload(4, (4, 4), n_steps=2, n_epochs=1), _on(client, N_WORKERS))
 
 
