@@ -60,6 +60,8 @@ def _process(rank: int, name: str, workload: dict[str, Any], port: int) -> None:
         milliseconds = _step_ms(model, workload, 0, 1)
     if rank == 0:
         store.set("result", json.dumps(milliseconds))
+    # Who leaves first must not break off what the other still waits for.
+    dist.barrier()
     dist.destroy_process_group()
 
 
