@@ -6,9 +6,11 @@ directly.
 """
 
 import queue
+import threading
+import time
 import uuid
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +32,9 @@ from skdistmlp.training.job import Job
 
 ROUND_S = 5.0
 """Seconds of a round: a round costs some 15 ms of scheduling."""
+
+TOLD_WITHIN_S = 2.0
+"""Seconds in which a worker that is well hears what the client says."""
 
 
 class PeersRun:
@@ -167,9 +172,7 @@ class PeersRun:
                 if interrupted:
                     raise
                 interrupted = True
-                self._client.run(
-                    shard_run.request_stop, self._run, workers=list(self._workers)
-                )
+                self._tell(shard_run.request_stop)
         self._print_lines(0)
         if any(future.status != "finished" for future in futures):
             self._fail(futures)
@@ -187,7 +190,7 @@ class PeersRun:
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
         """Raise what went wrong first: others then miss a shard that is gone."""
-        self._give_up()
+        self._tell(shard_run.give_up)
         ended = [future for future in futures if future.done()]
         errors = [f.exception() for f in ended if f.status == "error"]
         own = [error for error in errors if not isinstance(error, ExchangeError)]
@@ -207,10 +210,22 @@ class PeersRun:
             ]
         )
 
-    def _give_up(self) -> None:
-        """Tell shards that wait for others not to."""
-        present = [w for w in self._workers if w in self._client.nthreads()]
-        self._client.run(shard_run.give_up, self._run, workers=present)
+    def _tell(self, what: Callable[[bytes], None]) -> None:
+        """Call a function on every worker; a worker may be dead, or not answer."""
+        told = [
+            threading.Thread(target=self._tell_worker, args=(what, worker), daemon=True)
+            for worker in self._workers
+        ]
+        for thread in told:
+            thread.start()
+        deadline = time.monotonic() + TOLD_WITHIN_S
+        for thread in told:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _tell_worker(self, what: Callable[[bytes], None], worker: str) -> None:
+        # Who is gone needs not be told.
+        with suppress(Exception):
+            self._client.run(what, self._run, workers=[worker])
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""

@@ -117,6 +117,16 @@ class DaskProcesses:
         """End a worker at once, without a word to the others."""
         self._kill(self.workers.pop(address))
 
+    @contextmanager
+    def stopped_worker(self, address: str) -> Iterator[None]:
+        """Let a worker stand still meanwhile; its connections stay open."""
+        process = self.workers[address]
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
     def kill_scheduler(self) -> None:
         """End the scheduler at once."""
         self._kill(self._processes["scheduler-0"])

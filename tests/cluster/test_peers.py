@@ -2,6 +2,7 @@
 
 import time
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, Event, LocalCluster
@@ -18,6 +19,7 @@ from tests.cluster.support import (
     transitions,
     wait_until,
 )
+from tests.conftest import assert_nothing_left
 from tests.estimators.support import InterruptAfter
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -180,8 +182,6 @@ def test_fits_inside_tasks_share_the_workers(client, data):
 
 def test_a_shard_that_is_queued_is_waited_for(client, data):
     """One worker is busy with somebody's task for longer than the timeout."""
-    import dask
-
     gate, running = Event("gate", client=client), Event("running", client=client)
     busy = sorted(client.nthreads())[0]
 
@@ -315,3 +315,24 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
             bounded(fit.result)
         processes.have_workers(2)
         assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_stands_still_is_named_after_the_timeout(processes, data, rank):
+    """It is not gone, so it is the exchange that ends; awake again it trains again."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        worker = tuple(client.nthreads())[rank]
+        with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+            fit = in_thread(endless(client).fit, *data)
+            wait_until(lambda: steps_taken(client), "training has begun")
+            with (
+                processes.stopped_worker(worker),
+                pytest.raises(
+                    ExchangeError,
+                    match=rf"waited more than 1 s for shard {rank} on {worker} in the ",
+                ),
+            ):
+                bounded(fit.result)
+        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+        assert_nothing_left(client)
