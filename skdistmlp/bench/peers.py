@@ -235,7 +235,7 @@ def crossovers(series: Sequence[Sequence[Row]]) -> Iterator[Row]:
                 [row["parameters"] for row in rows],
                 [row["times faster"] for row in rows],
             ),
-            "wanted": MOST_PARAMETERS_AT_CROSSING[batch_size],
+            "wanted": MOST_PARAMETERS_AT_CROSSING.get(batch_size, ""),
         }
 
 

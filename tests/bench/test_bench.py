@@ -1,13 +1,15 @@
 import json
 import math
+import os
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 
 from skdistmlp.bench import __main__ as command
-from skdistmlp.bench import futures, local, optimizer
-from skdistmlp.bench.timing import interleaved, median_ratio, table
+from skdistmlp.bench import futures, limits, local, optimizer, peers
+from skdistmlp.bench.timing import crossing, interleaved, median_ratio, table
 from skdistmlp.bench.workloads import Workload
 
 
@@ -24,6 +26,10 @@ def test_ratios_pair_neighbours():
     assert median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
 
 
+def test_a_dip_on_the_way_up_counts_against():
+    assert crossing([1, 2, 4, 8], [0.5, 1.1, 0.5, 2.0]) == pytest.approx(4 * 2**0.5)
+
+
 def test_a_table_has_a_line_a_row():
     lines = table([{"network": "64-(100)", "x": 1.23456}, {"network": "b", "x": 2}])
     assert lines.splitlines() == [
@@ -34,20 +40,16 @@ def test_a_table_has_a_line_a_row():
     ]
 
 
-@pytest.mark.parametrize(
-    ("gains", "crossing"), [([0.5, 2.0], 4.0), ([1.5, 2.0], math.nan)]
-)
-def test_the_crossover_is_interpolated_on_logarithms(gains, crossing):
+@pytest.mark.parametrize(("gains", "at"), [([0.5, 2.0], 4.0), ([1.5, 2.0], math.nan)])
+def test_the_crossover_is_interpolated_on_logarithms(gains, at):
     rows = [
         {"network": "n", "GFLOP/step": work, "times faster": gain}
         for work, gain in zip([2.0, 8.0], gains, strict=True)
     ]
     found = futures.crossover(rows, n_tasks=4)
-    assert found["two workers win from, GFLOP/step"] == pytest.approx(
-        crossing, nan_ok=True
-    )
+    assert found["two workers win from, GFLOP/step"] == pytest.approx(at, nan_ok=True)
     assert found["saved GFLOP per chained task there"] == pytest.approx(
-        crossing / 8, nan_ok=True
+        at / 8, nan_ok=True
     )
 
 
@@ -95,3 +97,40 @@ def test_futures_are_measured_on_two_workers(client, monkeypatch):
     (prediction,) = futures.predicting(client, repeats=1)
     # 31 parameters once and five rows of four features twice, of four bytes.
     assert prediction["MB sent"] == pytest.approx((15 + 40 + 40) * 4 / 1e6)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="is an extra of the benchmark")
+def test_torch_is_run_in_every_way():
+    tiny = Workload(4, (6, 5), n_steps=2, n_epochs=2, batch_size=4)
+    steps_ms = peers._torch_ms(tiny, os.environ)
+    assert set(steps_ms) == {
+        "torch, one process",
+        "torch, data-parallel",
+        "torch, tensor-parallel",
+    }
+    assert all(ms > 0 for ms in steps_ms.values())
+
+
+def test_peers_are_measured_against_all_others(monkeypatch):
+    """Rows of every table, from a run whose networks are tiny."""
+    tiny = Workload(4, (3, 3), n_steps=2, n_epochs=2, batch_size=4)
+    ways = ["one process", "data-parallel", "tensor-parallel"]
+    monkeypatch.setattr(
+        peers, "_torch_ms", lambda *_: {f"torch, {way}": 1e6 for way in ways}
+    )
+    monkeypatch.setattr(peers, "WORKLOADS", {tiny: (1.6, 1.2, 1.5)})
+    monkeypatch.setattr(peers, "GROWING", {200: [tiny, tiny]})
+    monkeypatch.setattr(peers, "chores", lambda repeats: iter([{"repeats": repeats}]))
+    monkeypatch.setattr(limits, "MEASURED_S", 0.01)
+    results = peers.run(repeats=1, torch=True)
+    (row,) = results["peers against torch"]
+    assert row["times faster than one"] == pytest.approx(1e6 / row["2 shards, ms"])
+    (row,) = results["peers scaling"]
+    assert 0 < row["share of the limit"] < 1
+    assert row["GFLOP/s"] > 0.1
+    (row,) = results["peers against scikit-learn"]
+    assert row["wanted"] == 1.6
+    assert row["network"] == "4-(3, 3)"
+    assert len(results["peers growing, batches of 200"]) == 2
+    (row,) = results["peers crossover"]
+    assert row["batch"] == 4
