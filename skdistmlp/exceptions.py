@@ -9,6 +9,10 @@ class ExchangeError(SkdistmlpError):
     """A shard waited in vain for another."""
 
 
+class StopRequested(SkdistmlpError):  # noqa: N818 (it is a wish, not an error)
+    """Somebody asked the shards to stop: all do so before the same step."""
+
+
 class ClusterError(SkdistmlpError):
     """The cluster cannot be reached, or has too few workers."""
 

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -27,7 +28,7 @@ from skdistmlp.cluster.shard_run import Report, Roster
 from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.plan import Plan
-from skdistmlp.parallel.shard import ShardState, join_states, split_state
+from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.training.job import Job
 
 ROUND_S = 5.0
@@ -69,6 +70,8 @@ class PeersRun:
         self._shards: list[Future[Any]] = []
         self._rows: list[Any] = []
         self._roster: Roster | None = None
+        self._under_way: list[Future[Any]] = []
+        self._interrupted = False
 
     def __enter__(self) -> Self:
         try:
@@ -89,7 +92,13 @@ class PeersRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._release()
+        try:
+            if error is not None:
+                # Nobody waits for the shards any more: they are to end before
+                # others get their workers.
+                self._tell(shard_run.give_up)
+        finally:
+            self._release()
 
     def train(self) -> tuple[ShardState, Any]:
         """Train to the end, round after round.
@@ -103,13 +112,22 @@ class PeersRun:
         """
         number = 0
         while True:
-            reports = self._round(number)
+            try:
+                reports = self._round(number)
+            except KeyboardInterrupt:
+                if self._interrupted:
+                    raise
+                self._interrupted = True
+                self._tell(shard_run.request_stop)
+                continue
             # From now on the shards have what they were sent.
             self._rows = [None for _ in self._ranks]
             if reports[0].finished:
                 break
             number += 1
         first = reports[0]
+        if first.interrupted:
+            raise KeyboardInterrupt
         self._job.random_state.set_state(first.random_state)
         if self._job.progress is not None and first.progress is not None:
             vars(self._job.progress).update(vars(first.progress))
@@ -118,17 +136,13 @@ class PeersRun:
 
     def _place(self) -> None:
         """Open the shards, and send everything that they begin with."""
-        starts: list[Any] = [None for _ in self._ranks]
+        jobs: list[Any] = [self._job.for_shard(rank) for rank in self._ranks]
         if self._job.start is not None:
-            parts = split_state(self._job.network.split, self._job.start)
-            starts = self._tasks.place("start", parts)
+            jobs = self._tasks.place("job", jobs)
         self._shards = self._submit(
             "open",
             shard_run.open_shard,
-            [
-                (self._run, rank, self._job.for_shard(rank), starts[rank])
-                for rank in self._ranks
-            ],
+            [(self._run, rank, jobs[rank]) for rank in self._ranks],
         )
         listening = self._submit(
             "address", shard_run.address_of, [(shard,) for shard in self._shards]
@@ -141,7 +155,7 @@ class PeersRun:
         )
 
     def _round(self, number: int) -> list[Report]:
-        """Let all shards train for some seconds."""
+        """Let all shards train for some seconds; after an interrupt, go on waiting."""
         arguments = [
             (
                 self._shards[rank],
@@ -153,26 +167,23 @@ class PeersRun:
             for rank in self._ranks
         ]
         with self._tasks.explained("training"):
-            futures = self._submit("train", shard_run.train_round, arguments)
-            self._watch(futures)
-            reports: list[Report] = self._tasks.fetch(*futures)
+            if not self._under_way:
+                self._under_way = self._submit(
+                    "train", shard_run.train_round, arguments
+                )
+            self._watch(self._under_way)
+            reports: list[Report] = self._tasks.fetch(*self._under_way)
+        self._under_way = []
         return reports
 
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
-        """Wait for a round; print what shard 0 says, and hand on an interrupt."""
+        """Wait for a round; print what shard 0 says."""
         for future in futures:
             future.add_done_callback(lambda _: self._lines.put(None))
-        interrupted = False
         while not all(future.done() for future in futures):
-            try:
-                self._print_lines(WORKER_CHECK_S)
-                if any(future.status in ("error", "cancelled") for future in futures):
-                    self._fail(futures)
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                self._tell(shard_run.request_stop)
+            self._print_lines(WORKER_CHECK_S)
+            if any(future.status in ("error", "cancelled") for future in futures):
+                self._fail(futures)
         self._print_lines(0)
         if any(future.status != "finished" for future in futures):
             self._fail(futures)
@@ -190,12 +201,13 @@ class PeersRun:
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
         """Raise what went wrong first: others then miss a shard that is gone."""
-        self._tell(shard_run.give_up)
         ended = [future for future in futures if future.done()]
         errors = [f.exception() for f in ended if f.status == "error"]
         own = [error for error in errors if not isinstance(error, ExchangeError)]
         if not own:
             self._tasks.await_loss_of_worker()
+        if not errors:
+            raise CancelledError
         raise (own or errors)[0]
 
     def _submit(

@@ -1,18 +1,18 @@
 """What runs on the workers in the "peers" engine: a shard, from round to round."""
 
+import copy
 import socket
 import threading
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
-import numpy as np
 from distributed import get_worker
 from distributed.comm.addressing import get_address_host
 
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ExchangeError, StopRequested
 from skdistmlp.parallel.blas import blas_threads
 from skdistmlp.parallel.buffered import BufferedShard
 from skdistmlp.parallel.data import Dataset
@@ -64,6 +64,8 @@ class Report:
         State of the random numbers.
     state : ShardState or None
         The shard's state, when training has ended.
+    interrupted : bool
+        Whether it ended because somebody asked for it, and has no outcome.
     """
 
     finished: bool
@@ -71,6 +73,7 @@ class Report:
     progress: Progress | None
     random_state: Any
     state: ShardState | None
+    interrupted: bool = False
 
 
 class ShardRun:
@@ -152,8 +155,9 @@ class ShardRun:
     def request_stop(self) -> None:
         """Ask all shards to stop after a step; called from any thread."""
         self._stop_wanted = True
-        if self._mesh is not None:
-            self._mesh.request_stop()
+        mesh = self._mesh
+        if mesh is not None:
+            mesh.request_stop()
 
     def give_up(self) -> None:
         """Stop waiting for others; called from any thread."""
@@ -197,7 +201,7 @@ class ShardRun:
         assert self._job is not None
         assert self._group is not None
         end = time.monotonic() + round_s
-        finished, outcome = False, None
+        finished, outcome, interrupted = False, None, False
         try:
             while True:
                 next(self._training)
@@ -205,12 +209,17 @@ class ShardRun:
                     break
         except StopIteration as stopped:
             finished, outcome = True, stopped.value
+        except StopRequested:
+            # Training that cannot be cut short. An interrupt that left a task would
+            # end its worker.
+            finished = interrupted = True
         report = Report(
             finished,
             outcome,
             self._job.progress,
             self._job.random_state.get_state(),
             self._group.collect() if finished else None,
+            interrupted,
         )
         if finished:
             self.close()
@@ -221,10 +230,11 @@ class ShardRun:
         get_worker().log_event(TOPIC, {"run": self._run.hex(), "line": line})
 
 
-def open_shard(run: bytes, rank: int, job: Job, start: ShardState | None) -> ShardRun:
+def open_shard(run: bytes, rank: int, job: Job) -> ShardRun:
     """Make ready a shard, on the address that this worker has in its cluster."""
-    if start is not None:
-        job = replace(job, start=_own_copy(start))
+    # Training changes a job, and what Dask holds must not change. Workers that are
+    # threads of one process even share it.
+    job = copy.deepcopy(job)
     address = get_worker().address
     # Workers that are threads of one process have no address on a network.
     inside = address.startswith("inproc://")
@@ -264,12 +274,3 @@ def give_up(run: bytes) -> None:
     for (other, _), shard in list(_RUNS.items()):
         if other == run:
             shard.give_up()
-
-
-def _own_copy(state: ShardState) -> ShardState:
-    """Return a copy: what Dask holds must not change."""
-    optimizer = state.optimizer
-    if optimizer is not None:
-        moments = tuple(np.array(moment) for moment in optimizer.moments)
-        optimizer = replace(optimizer, moments=moments)
-    return replace(state, parameters=np.array(state.parameters), optimizer=optimizer)

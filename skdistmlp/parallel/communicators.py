@@ -117,7 +117,7 @@ class Communicator(Protocol):
 
         Raises
         ------
-        KeyboardInterrupt
+        StopRequested
             If a shard was asked to stop before the last step began: all shards
             end at the same step.
         """

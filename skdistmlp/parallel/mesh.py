@@ -11,10 +11,11 @@ import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ExchangeError, StopRequested
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.communicators import sum_in_order
 from skdistmlp.parallel.packet import (
@@ -105,16 +106,18 @@ class Mesh:
         self._stop_wanted = False
         self._flags = 0
         self._flags_seen = 0
-        self._buffers: dict[tuple[str, Operation, int, int], FloatArray] = {}
+        self._buffers: dict[tuple[Any, ...], FloatArray] = {}
 
     def request_stop(self) -> None:
         """Ask all shards to stop after the step that begins next; from any thread."""
         self._stop_wanted = True
 
     def begin_step(self) -> None:
-        """Count a step; interrupt the training here if a shard asked for it."""
+        """Count a step; end the training here if a shard asked for it."""
         if self._flags_seen & STOP:
-            raise KeyboardInterrupt
+            raise StopRequested
+        if self._given_up():
+            raise ExchangeError("told to give up")
         self._step += 1
         # All packets of a step carry the same flags, so that every shard has
         # seen the same when it ends.
@@ -211,12 +214,12 @@ class Mesh:
         dtype: np.dtype[np.floating],
     ) -> Callable[[int, int], FloatArray]:
         """Return a function that gives contiguous room, allocated at its first use."""
-        key = use, operation, layer, peer
+        key = use, operation, layer, peer, dtype
 
         def room(n_rows: int, n_columns: int) -> FloatArray:
             size = n_rows * n_columns
             flat = self._buffers.get(key)
-            if flat is None or flat.size < size or flat.dtype != dtype:
+            if flat is None or flat.size < size:
                 flat = self._buffers[key] = np.empty(size, dtype)
             return flat[:size].reshape(n_rows, n_columns)
 

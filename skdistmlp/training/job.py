@@ -18,7 +18,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.plan import Work
-from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.parallel.shard import Network, ShardState, split_state
 from skdistmlp.parallel.split import ShardLayout
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
 from skdistmlp.training.loop import TrainingOptions, Validation, epochs
@@ -307,11 +307,12 @@ class Job:
     def for_shard(self, rank: int) -> "Job":
         """Return what one of the shards that train by themselves has to know.
 
-        Its state is handed over apart. What is said, and where L-BFGS starts,
-        concerns shard 0 alone.
+        What is said, and where L-BFGS starts, concerns shard 0 alone.
         """
-        training = self.training.for_shard(rank)
-        return replace(self, training=training, start=None)
+        start = self.start
+        if start is not None:
+            start = split_state(self.network.split, start)[rank]
+        return replace(self, training=self.training.for_shard(rank), start=start)
 
     def begun(self, layout: ShardLayout) -> "Job":
         """Return the job with the state that one shard begins with.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches, shuffle
 
-from skdistmlp.exceptions import SkdistmlpError
+from skdistmlp.exceptions import SkdistmlpError, StopRequested
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.training.progress import Outcome, Progress
@@ -118,7 +118,7 @@ def epochs(
             if _has_converged(group, options, progress, validation):
                 outcome = Outcome.CONVERGED
                 break
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, StopRequested):
             outcome = Outcome.INTERRUPTED
             break
     if validation is not None:

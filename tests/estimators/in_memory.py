@@ -12,7 +12,7 @@ from skdistmlp.estimators.engines import EngineRequest, Trained
 from skdistmlp.parallel.communicators import Communicator, run_in_threads
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.plan import Plan
-from skdistmlp.parallel.shard import ShardState, join_states, split_state
+from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.job import Job, finish
 
@@ -28,17 +28,11 @@ def split_by(shares: Sequence[float]) -> Iterator[None]:
     def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
         split = NetworkSplit.by_shares(job.network.split.layer_units, shares)
         dataset = dataset.prepared(job.dtype)
-        starts: list[ShardState | None] = [None] * split.n_shards
-        if job.start is not None:
-            starts = list(split_state(split, job.start))
+        job = replace(job, network=replace(job.network, split=split))
 
         def shard(communicator: Communicator) -> tuple[Job, ShardState, Any]:
             rank = communicator.rank
-            own = replace(
-                job.for_shard(rank),
-                network=replace(job.network, split=split),
-                start=starts[rank],
-            )
+            own = job.for_shard(rank)
             if own.say is not None:
                 own = own.saying(print)
             own = pickle.loads(pickle.dumps(own))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ExchangeError, StopRequested
 from skdistmlp.parallel.mesh import Link, Mesh
 from skdistmlp.parallel.split import split_neurons
 from tests.parallel.test_communicators import check_communicator
@@ -75,7 +75,7 @@ def test_all_stop_at_the_same_step_whoever_was_asked():
                 mesh.request_stop()
             try:
                 mesh.begin_step()
-            except KeyboardInterrupt:
+            except StopRequested:
                 return step
             mesh.all_reduce(np.ones(1), 0, None)
         return None
@@ -88,7 +88,7 @@ def test_a_shard_without_others_stops_too():
     mesh.begin_step()
     mesh.request_stop()
     mesh.begin_step()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StopRequested):
         mesh.begin_step()
 
 
