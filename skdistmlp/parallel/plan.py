@@ -25,6 +25,15 @@ rows for. Measured as 450 to 850 for most sizes, while the machine had other wor
 (``python -m skdistmlp.bench futures``)."""
 
 
+WHOLE_ARRAYS = 3
+"""Arrays of the whole network on each shard in an evaluation: the parameters, and the
+gradient as it is gathered and as it is joined."""
+
+SCIPY_VECTORS = 27
+"""Vectors of float64 that SciPy's L-BFGS-B keeps: 25 to work in (ten pairs and five),
+the point and its gradient."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What is done in one go, from the first layer on.
@@ -44,7 +53,10 @@ class Work:
     values_per_row : float or None
         Stored numbers in a row of sparse features; None if they are dense.
     arrays_of_parameters : int
-        Parameters, gradient, and moments of the optimiser.
+        Parameters, gradient, moments of the optimiser, and the best weights where
+        training stops early.
+    buffer_rows : int
+        Rows that buffers have room for; 0 for those of a block.
     data_bytes : int
         Bytes of all features, targets and weights.
     """
@@ -55,6 +67,7 @@ class Work:
     itemsize: int = 8
     values_per_row: float | None = None
     arrays_of_parameters: int = 4
+    buffer_rows: int = 0
     data_bytes: int = 0
 
     @property
@@ -224,7 +237,8 @@ def bytes_held(layout: ShardLayout, work: Work) -> int:
     """Return the bytes that a shard among peers holds while it trains.
 
     Parameters, gradient and moments; the data; and for each layer the
-    activations and deltas of a step, with what they are gathered from.
+    activations and deltas of a step, with what they are gathered from. "lbfgs" has
+    arrays of the whole network too.
     """
     split = layout.split
     n_shards = split.n_shards
@@ -239,9 +253,15 @@ def bytes_held(layout: ShardLayout, work: Work) -> int:
             rows_held += n_shards * own
         elif n_shards > 1 and layer > 0:
             rows_held += 4 * whole
-    buffers = rows_held * work.n_rows // work.n_blocks
+    buffers = rows_held * (work.buffer_rows or work.n_rows // work.n_blocks)
     n_numbers = work.arrays_of_parameters * layout.n_parameters + buffers
-    return n_numbers * work.itemsize + work.data_bytes
+    n_bytes = n_numbers * work.itemsize + work.data_bytes
+    if work.kind == "evaluation":
+        if n_shards > 1:
+            n_bytes += WHOLE_ARRAYS * split.n_parameters * work.itemsize
+        if layout.rank == 0:
+            n_bytes += SCIPY_VECTORS * split.n_parameters * 8
+    return n_bytes
 
 
 def bytes_exchanged(split: NetworkSplit, work: Work) -> int:

@@ -101,6 +101,10 @@ class Training(Protocol):
     def say(self) -> Callable[[str], None] | None:
         """What is called with each of scikit-learn's verbose lines."""
 
+    @property
+    def n_spare_arrays(self) -> int:
+        """Arrays of a shard's parameters beside those that every training has."""
+
     def saying(self, say: Callable[[str], None]) -> Self:
         """Return the same training with `say` called instead."""
 
@@ -145,6 +149,11 @@ class EpochTraining:
     def say(self) -> Callable[[str], None] | None:
         """What is called with each of scikit-learn's verbose lines."""
         return self.options.say
+
+    @property
+    def n_spare_arrays(self) -> int:
+        """With early stopping, the best weights."""
+        return 0 if self.hold_out is None else 1
 
     def saying(self, say: Callable[[str], None] | None) -> Self:
         """Return the same training with `say` called instead."""
@@ -209,6 +218,11 @@ class LbfgsTraining:
     parameters: FloatArray | None
     progress: None = None
     say: None = None
+
+    @property
+    def n_spare_arrays(self) -> int:
+        """Where gradients of blocks are summed."""
+        return 1
 
     def saying(self, say: Callable[[str], None] | None) -> Self:
         """Return the same: SciPy says nothing."""
@@ -286,7 +300,10 @@ class Job:
         work = self.training.work(dataset, self.network, self.dtype.itemsize)
         n_moments = 0 if self.rule is None else self.rule.n_moments
         return replace(
-            work, arrays_of_parameters=2 + n_moments, data_bytes=dataset.nbytes
+            work,
+            arrays_of_parameters=2 + n_moments + self.training.n_spare_arrays,
+            buffer_rows=self.max_rows(dataset),
+            data_bytes=dataset.nbytes,
         )
 
     def max_rows(self, dataset: Dataset) -> int:

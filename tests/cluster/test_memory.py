@@ -65,18 +65,23 @@ def forget_peaks(client):
 
 
 @pytest.mark.parametrize(
-    ("hidden_layer_sizes", "n_rows"),
+    ("hidden_layer_sizes", "n_rows", "early_stopping"),
     [
-        pytest.param((8192, 7000), 64, id="1 GB of parameters", marks=pytest.mark.slow),
-        pytest.param((2048, 2048), 64, id="90 MB of parameters"),
-        pytest.param((64, 64), 20_000, id="60 MB of rows"),
+        pytest.param(
+            (8192, 7000), 64, False, id="1 GB of parameters", marks=pytest.mark.slow
+        ),
+        pytest.param((2048, 2048), 64, False, id="90 MB of parameters"),
+        pytest.param((2048, 2048), 64, True, id="and the best weights"),
+        pytest.param((64, 64), 20_000, False, id="60 MB of rows"),
     ],
 )
-def test_a_worker_holds_its_share_and_the_rows_once(client, hidden_layer_sizes, n_rows):
+def test_a_worker_holds_its_share_and_the_rows_once(
+    client, hidden_layer_sizes, n_rows, early_stopping
+):
     X, y = rows(n_rows)
     forget_peaks(client)
     idle = {worker: now for worker, (now, _) in resident(client).items()}
-    clf = classifier(client, hidden_layer_sizes)
+    clf = classifier(client, hidden_layer_sizes, early_stopping=early_stopping)
     training = in_thread(clf.fit, X, y)
     wait_until(lambda: steps_taken(client) > 2, "every buffer is in use")
     during = resident(client)
@@ -85,7 +90,7 @@ def test_a_worker_holds_its_share_and_the_rows_once(client, hidden_layer_sizes, 
     plan, after = clf.plan_, resident(client)
     n_parameters = plan.split.n_parameters
     for worker, held in zip(plan.workers, plan.bytes_held, strict=True):
-        share = 16 * n_parameters / 2
+        share = (16 + 4 * early_stopping) * n_parameters / 2
         assert share + X.nbytes < held < 1.1 * share + 1.02 * X.nbytes + ALLOWANCE
         assert abs(during[worker][0] - idle[worker] - held) < ALLOWANCE
         # Rows are copied on arrival, to where the processor wants them. What is

@@ -1,6 +1,7 @@
 import dataclasses
 import pickle
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,15 @@ def test_peers_say_what_they_hold_and_exchange():
     # Features; own values and deltas; gathered and scattered ones; logits.
     buffers = 10 * (6 + 2 * (2 + 2 + 3) + 4 * 5 + 2 * 3)
     assert plan.bytes_held[0] == 4 * (4 * parameters + buffers) + 1000
+    # Buffers may have room for more rows than a step has.
+    roomy = cluster_plan((6, 5, 4, 3), "peers", WORKERS, replace(work, buffer_rows=20))
+    assert roomy.bytes_held[0] - plan.bytes_held[0] == 4 * buffers
+    # "lbfgs": three arrays of all 74 parameters, and SciPy's vectors on shard 0.
+    lbfgs = cluster_plan(
+        (6, 5, 4, 3), "peers", WORKERS, replace(work, kind="evaluation")
+    )
+    assert lbfgs.bytes_held[0] - plan.bytes_held[0] == 4 * 3 * 74 + 8 * 27 * 74
+    assert lbfgs.bytes_held[1] - plan.bytes_held[1] == 4 * 3 * 74
     # Five values forward and five deltas back go to one other shard; logits both ways.
     assert plan.bytes_exchanged == 4 * 10 * (2 * 5 + 2 * 3)
     assert "a step exchanges 640 bytes" in str(plan)
