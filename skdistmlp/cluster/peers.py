@@ -6,7 +6,6 @@ directly.
 """
 
 import queue
-import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -22,9 +21,10 @@ from skdistmlp.cluster.events import lines_of
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.pinned import WORKER_CHECK_S, PinnedTasks
 from skdistmlp.cluster.shard_run import Report, Roster
-from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.plan import Plan
+from skdistmlp.parallel.rendezvous import Credentials
 from skdistmlp.parallel.shard import ShardState, join_states, split_state
 from skdistmlp.training.job import Job
 
@@ -57,7 +57,8 @@ class PeersRun:
         self._job = job
         self._dataset = dataset
         self._ranks = range(plan.n_shards)
-        self._run = uuid.uuid4().bytes
+        self._credentials = Credentials.new()
+        self._run = self._credentials.run
         self._tasks = PinnedTasks(client, plan.workers, suffix=f"-of-{plan.n_shards}")
         self._context = ExitStack()
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -121,7 +122,7 @@ class PeersRun:
             "open",
             shard_run.open_shard,
             [
-                (self._run, rank, self._job.for_shard(rank), starts[rank])
+                (self._credentials, rank, self._job.for_shard(rank), starts[rank])
                 for rank in self._ranks
             ],
         )
@@ -224,18 +225,7 @@ class PeersRun:
 def train_on_peers(
     client: Client, plan: Plan, job: Job, dataset: Dataset
 ) -> tuple[ShardState, Any]:
-    """Carry out a job on the workers of a plan; see `PeersRun.train`.
-
-    Raises
-    ------
-    ClusterError
-        If the cluster uses TLS, which shards do not speak with each other yet.
-    """
-    if any(worker.startswith("tls://") for worker in plan.workers):
-        raise ClusterError(
-            "this cluster uses TLS, but engine='peers' would send activations "
-            "unencrypted. Use engine='futures', whose data goes through Dask."
-        )
+    """Carry out a job on the workers of a plan; see `PeersRun.train`."""
     job = replace(job, network=replace(job.network, split=plan.split))
     with PeersRun(client, plan, job, dataset) as run:
         return run.train()
