@@ -6,7 +6,6 @@ from itertools import accumulate
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.utils import gen_batches
 
 from skdistmlp.nn.optimizers import block_size, update
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
@@ -112,7 +111,8 @@ class BufferedShard:
         network = self._network
         network.output_head.apply(logits)
         block = max(1, OUTPUT_BLOCK_NUMBERS // logits.shape[1])
-        for part in gen_batches(len(logits), block):
+        for start in range(0, len(logits), block):
+            part = slice(start, min(start + block, len(logits)))
             outputs, there = logits[part], rows_at(rows, part)
             self._loss_sum += batch_loss(network, outputs, self._dataset, there, batch)
             output_delta(outputs, self._dataset, there, batch, out=outputs)
