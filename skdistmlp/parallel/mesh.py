@@ -40,6 +40,7 @@ PHASES = {
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a non-blocking socket raises when there is nothing to do yet."""
+
 EAGER_S = 3e-4
 """Seconds for which a shard asks again at once before it sleeps until bytes come. To
 be woken takes a virtual machine some 0.1 ms: on two workers a step of 64-(100) took

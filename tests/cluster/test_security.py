@@ -75,6 +75,11 @@ def sockets_in_use():
     ]
 
 
+def stop(client, fit):
+    client.run(stop_all)
+    bounded(fit.result)
+
+
 def stop_all():
     from skdistmlp.cluster import shard_run
 
@@ -92,8 +97,8 @@ def test_shards_use_the_tls_of_their_cluster(encrypted, digits):
         "both shards are connected",
     )
     assert in_use == [[True], [True]]
-    encrypted.run(stop_all)
-    bounded(fit.result)
+    with pytest.warns(UserWarning, match="interrupted"):
+        stop(encrypted, fit)
 
     here = classifier(None).set_params(engine="local").fit(X, y)
     there = bounded(classifier(encrypted).fit, X, y)
@@ -139,8 +144,8 @@ def test_the_port_of_a_worker_may_be_chosen(client, ports, digits):
         )
         found = client.run(listening_ports)
         assert found == {worker: [port] for worker, port in ports.items()}
-        client.run(stop_all)
-        bounded(fit.result)
+        with pytest.warns(UserWarning, match="interrupted"):
+            stop(client, fit)
 
 
 def test_a_port_that_is_taken_ends_the_fit_with_an_error(client, ports, digits):
