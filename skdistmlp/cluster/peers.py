@@ -8,7 +8,6 @@ directly.
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
@@ -25,9 +24,10 @@ from skdistmlp.cluster.events import lines_of
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.pinned import WORKER_CHECK_S, PinnedTasks
 from skdistmlp.cluster.shard_run import Report, Roster
-from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.plan import Plan
+from skdistmlp.parallel.rendezvous import Credentials
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.training.job import Job
 
@@ -63,7 +63,8 @@ class PeersRun:
         self._job = job
         self._dataset = dataset
         self._ranks = range(plan.n_shards)
-        self._run = uuid.uuid4().bytes
+        self._credentials = Credentials.new()
+        self._run = self._credentials.run
         self._tasks = PinnedTasks(client, plan.workers, suffix=f"-of-{plan.n_shards}")
         self._context = ExitStack()
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -142,7 +143,7 @@ class PeersRun:
         self._shards = self._submit(
             "open",
             shard_run.open_shard,
-            [(self._run, rank, jobs[rank]) for rank in self._ranks],
+            [(self._credentials, rank, jobs[rank]) for rank in self._ranks],
         )
         listening = self._submit(
             "address", shard_run.address_of, [(shard,) for shard in self._shards]
@@ -251,18 +252,7 @@ class PeersRun:
 def train_on_peers(
     client: Client, plan: Plan, job: Job, dataset: Dataset
 ) -> tuple[ShardState, Any]:
-    """Carry out a job on the workers of a plan; see `PeersRun.train`.
-
-    Raises
-    ------
-    ClusterError
-        If the cluster uses TLS, which shards do not speak with each other yet.
-    """
-    if any(worker.startswith("tls://") for worker in plan.workers):
-        raise ClusterError(
-            "this cluster uses TLS, but engine='peers' would send activations "
-            "unencrypted. Use engine='futures', whose data goes through Dask."
-        )
+    """Carry out a job on the workers of a plan; see `PeersRun.train`."""
     job = replace(job, network=replace(job.network, split=plan.split))
     with PeersRun(client, plan, job, dataset) as run:
         return run.train()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
-from distributed import get_worker
+import dask
+from distributed import Worker, get_worker
 from distributed.comm.addressing import get_address_host
 
 from skdistmlp.exceptions import ExchangeError, StopRequested
@@ -17,7 +18,7 @@ from skdistmlp.parallel.blas import blas_threads
 from skdistmlp.parallel.buffered import BufferedShard
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.mesh import Mesh
-from skdistmlp.parallel.rendezvous import Address, listen, meet
+from skdistmlp.parallel.rendezvous import Address, Credentials, Tls, listen, meet
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.training.job import Job
 from skdistmlp.training.progress import Progress
@@ -85,22 +86,32 @@ class ShardRun:
 
     Parameters
     ----------
-    run : bytes
-        Sixteen bytes that name the fit.
+    credentials : Credentials
+        Those of the fit.
     rank : int
         Number of the shard.
-    host : str
-        Address to take connections on.
+    listener : socket
+        Where to take connections.
+    tls : Tls or None
+        How connections are encrypted.
     job : Job
         What is to be trained, with the network's split; its start, if it has one,
         is this shard's.
     """
 
-    def __init__(self, run: bytes, rank: int, host: str, job: Job) -> None:
-        self._run = run
+    def __init__(
+        self,
+        credentials: Credentials,
+        rank: int,
+        listener: socket.socket,
+        tls: Tls | None,
+        job: Job,
+    ) -> None:
+        self._credentials = credentials
+        self._tls = tls
         self._rank = rank
-        self._listener: socket.socket | None = listen(host)
-        self.address: Address = self._listener.getsockname()[:2]
+        self._listener: socket.socket | None = listener
+        self.address: Address = listener.getsockname()[:2]
         self._mesh: Mesh | None = None
         self._given_up = threading.Event()
         self._stop_wanted = False
@@ -110,7 +121,7 @@ class ShardRun:
         layout = job.network.split.shard(rank)
         self._job: Job | None = job.saying(self._tell).begun(layout)
         self._training: Generator[None, None, Any] | None = None
-        _RUNS[run, rank] = self
+        _RUNS[credentials.run, rank] = self
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a shard in training stays on its worker")
@@ -182,13 +193,18 @@ class ShardRun:
             self._listener,
             roster.addresses,
             roster.names,
-            self._run,
+            self._credentials,
             self._given_up.is_set,
+            self._tls,
         )
         self._listener.close()
         self._listener = None
         self._mesh = Mesh(
-            self._rank, links, self._run, roster.timeout_s, self._given_up.is_set
+            self._rank,
+            links,
+            self._credentials.run,
+            roster.timeout_s,
+            self._given_up.is_set,
         )
         if self._stop_wanted:
             self._mesh.request_stop()
@@ -227,19 +243,33 @@ class ShardRun:
 
     def _tell(self, line: str) -> None:
         """Send a line to the client."""
-        get_worker().log_event(TOPIC, {"run": self._run.hex(), "line": line})
+        get_worker().log_event(
+            TOPIC, {"run": self._credentials.run.hex(), "line": line}
+        )
 
 
-def open_shard(run: bytes, rank: int, job: Job) -> ShardRun:
+def open_shard(credentials: Credentials, rank: int, job: Job) -> ShardRun:
     """Make ready a shard, on the address that this worker has in its cluster."""
     # Training changes a job, and what Dask holds must not change. Workers that are
     # threads of one process even share it.
     job = copy.deepcopy(job)
-    address = get_worker().address
+    worker = get_worker()
     # Workers that are threads of one process have no address on a network.
-    inside = address.startswith("inproc://")
-    host = "127.0.0.1" if inside else get_address_host(address)
-    return ShardRun(run, rank, host, job)
+    inside = worker.address.startswith("inproc://")
+    host = "127.0.0.1" if inside else get_address_host(worker.address)
+    listener = listen(host, dask.config.get("skdistmlp.listen-port"))
+    return ShardRun(credentials, rank, listener, _tls(worker), job)
+
+
+def _tls(worker: Worker) -> Tls | None:
+    """Return how this worker encrypts its connections, None if it does not."""
+    if not worker.address.startswith("tls://"):
+        return None
+    security = worker.security
+    return Tls(
+        listening=security.get_listen_args("worker")["ssl_context"],
+        connecting=security.get_connection_args("worker")["ssl_context"],
+    )
 
 
 def address_of(shard: ShardRun) -> Address:

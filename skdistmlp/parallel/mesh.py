@@ -8,6 +8,7 @@ two could wait for each other.
 import os
 import select
 import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,9 @@ PHASES = {
     Operation.ALL_REDUCE: "the sum",
     Operation.BROADCAST: "what shard 0 decides",
 }
+
+WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+"""What a non-blocking socket raises when there is nothing to do yet."""
 
 EAGER_S = 3e-4
 """Seconds for which a shard asks again at once before it sleeps until bytes come. To
@@ -68,6 +72,12 @@ class Link:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self.socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         self.header = memoryview(bytearray(HEADER_BYTES))
+        encrypted = isinstance(self.socket, ssl.SSLSocket)
+        self.send = self._send_first if encrypted else self.socket.sendmsg
+
+    def _send_first(self, views: Sequence[memoryview]) -> int:
+        """Send of the first array what goes: TLS has no `sendmsg`."""
+        return self.socket.send(views[0])
 
 
 class Mesh:
@@ -300,13 +310,21 @@ class Mesh:
                 )
 
 
+def event_to_wait_for(blocked: OSError, otherwise: int) -> int:
+    """Return what to poll for: TLS may read in order to write, and vice versa."""
+    if isinstance(blocked, ssl.SSLWantReadError):
+        return select.POLLIN
+    if isinstance(blocked, ssl.SSLWantWriteError):
+        return select.POLLOUT
+    return otherwise
+
+
 class _Departure:
     """Bytes on their way to a peer."""
 
-    event = select.POLLOUT
-
     def __init__(self, link: Link, views: list[memoryview]) -> None:
         self.link = link
+        self.event = select.POLLOUT
         self._views = views
 
     def go_on(self) -> bool:
@@ -314,8 +332,9 @@ class _Departure:
         views = self._views
         while views:
             try:
-                n_bytes = self.link.socket.sendmsg(views)
-            except BlockingIOError:
+                n_bytes = self.link.send(views)
+            except WOULD_BLOCK as blocked:
+                self.event = event_to_wait_for(blocked, select.POLLOUT)
                 return False
             except OSError as error:
                 raise _closed(self.link) from error
@@ -329,10 +348,9 @@ class _Departure:
 class _Arrival:
     """A packet on its way from a peer: its header is checked before the rest."""
 
-    event = select.POLLIN
-
     def __init__(self, link: Link, expected: Header, views: list[memoryview]) -> None:
         self.link = link
+        self.event = select.POLLIN
         self.flags = 0
         self._expected: Header | None = expected
         self._views = [link.header, *views]
@@ -343,7 +361,8 @@ class _Arrival:
         while views:
             try:
                 n_bytes = self.link.socket.recv_into(views[0])
-            except BlockingIOError:
+            except WOULD_BLOCK as blocked:
+                self.event = event_to_wait_for(blocked, select.POLLIN)
                 return False
             except OSError as error:
                 raise _closed(self.link) from error

@@ -1,25 +1,108 @@
-"""How the shards of a network find and greet each other."""
+"""How the shards of a network find each other, and prove that they belong together.
 
+Each pair of shards talks, encrypted if the cluster is::
+
+    who connects:  header, nonce
+    who listens:   header, nonce, proof
+    who connects:  proof
+
+A proof is an HMAC (RFC 2104) over the side, both headers and both nonces. Its key is
+the secret of the run, which travels with Dask's messages and never over these
+connections.
+"""
+
+import hmac
+import secrets
 import select
 import socket
+import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.parallel.mesh import LOOK_UP_S, Link
+from skdistmlp.parallel.mesh import LOOK_UP_S, WOULD_BLOCK, Link, event_to_wait_for
 from skdistmlp.parallel.packet import HEADER_BYTES, Header, Operation
 
 Address = tuple[str, int]
 """Host and port."""
 
-GREETING_S = 5.0
-"""Seconds in which whoever connects must say who it is."""
+CONNECT_S = 5.0
+"""Seconds in which a machine that is there takes a connection."""
+
+GREETING_S = 30.0
+"""Seconds in which whoever connects has to prove that it belongs to the fit."""
+
+MAX_TALKS = 128
+"""Conversations at a time, so that a crowd of strangers cannot use up memory."""
+
+NONCE_BYTES = 32
+PROOF_BYTES = 32
+HELLO_BYTES = HEADER_BYTES + NONCE_BYTES
+
+Talk: TypeAlias = Generator[int, None, int]
+"""A conversation: yields what to poll for, returns the rank of the other."""
 
 
-def listen(host: str) -> socket.socket:
-    """Return a socket that takes connections on one address, at any free port."""
+class Tls(NamedTuple):
+    """How connections are encrypted, on either side."""
+
+    listening: ssl.SSLContext
+    connecting: ssl.SSLContext
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What the shards of one run know.
+
+    Attributes
+    ----------
+    run : bytes
+        Sixteen bytes that name the fit; they are sent.
+    secret : bytes
+        Thirty-two bytes that are not.
+    """
+
+    run: bytes
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def new(cls) -> "Credentials":
+        """Return those of a new run."""
+        return cls(secrets.token_bytes(16), secrets.token_bytes(32))
+
+    def header(self, rank: int) -> bytes:
+        """Return the packet header that a shard begins with."""
+        return Header(self.run, 0, 0, Operation.HELLO, 0, rank, 0, 0, 0).pack()
+
+    def hello(self, rank: int) -> bytes:
+        """Return what a shard begins with: the header and a nonce."""
+        return self.header(rank) + secrets.token_bytes(NONCE_BYTES)
+
+    def proof(self, side: bytes, connecting: bytes, listening: bytes) -> bytes:
+        """Return the proof of one side, given what both began with."""
+        return hmac.digest(self.secret, side + connecting + listening, "sha256")
+
+
+def listen(host: str, port: int = 0) -> socket.socket:
+    """Return a socket that takes connections on one address; port 0 is any free one.
+
+    Raises
+    ------
+    ExchangeError
+        If the port is taken or not allowed.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, 0), family=family, backlog=128)
+    try:
+        listener = socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise ExchangeError(
+            f"cannot take connections from other shards at port {port} of {host}: "
+            f"{error}. Set skdistmlp.listen-port to a free port on each worker, or to "
+            f"0 for any."
+        ) from error
     listener.setblocking(False)
     return listener
 
@@ -29,14 +112,16 @@ def meet(
     listener: socket.socket,
     addresses: Sequence[Address],
     names: Sequence[str],
-    run: bytes,
+    credentials: Credentials,
     given_up: Callable[[], bool],
+    tls: Tls | None = None,
 ) -> dict[int, Link]:
     """Connect a shard to all others; return when all are there.
 
-    A shard connects to those of lower rank and is connected to by the others.
-    Either side greets the other when it runs, which may be late: it may be queued
-    behind other work on its worker. So there is no deadline but `given_up`.
+    A shard connects to those of lower rank, and the others connect to it. Any of
+    them may be queued behind other work on its worker for long, so there is no
+    deadline but `given_up`. Who connects and cannot prove that it belongs to the
+    run is turned away, and is in nobody's way meanwhile.
 
     Parameters
     ----------
@@ -48,10 +133,12 @@ def meet(
         Where each shard takes connections.
     names : sequence of str
         What to call each shard in messages.
-    run : bytes
-        Sixteen bytes that name the fit; who does not know them is turned away.
+    credentials : Credentials
+        Those of the run.
     given_up : callable
         Says whether to stop waiting.
+    tls : Tls, optional
+        With it connections are encrypted, and plain ones turned away.
 
     Returns
     -------
@@ -61,79 +148,199 @@ def meet(
     Raises
     ------
     ExchangeError
-        If a shard went away or `given_up` says so.
+        If a shard went away or is not who it should be, or `given_up` says so.
     """
     links: dict[int, Link] = {}
+    talks: list[_Talk] = []
     try:
         for peer in range(rank):
-            try:
-                connection = socket.create_connection(addresses[peer], GREETING_S)
-                connection.sendall(_greeting(run, rank))
-            except OSError as error:
-                raise ExchangeError(
-                    f"cannot reach {names[peer]} at port {addresses[peer][1]}: {error}"
-                ) from error
-            links[peer] = Link(connection, names[peer])
+            connection = _connected(addresses[peer], names[peer], tls)
+            steps = _as_guest(connection, rank, peer, credentials)
+            talks.append(_Talk(connection, steps, names[peer]))
         while len(links) < len(addresses) - 1:
-            _wait_for(listener, given_up, "shards to connect")
-            connection, _ = listener.accept()
-            guest = _guest(connection, run)
-            if guest is None or guest <= rank or guest in links:
-                connection.close()
-                continue
-            connection.sendall(_greeting(run, rank))
-            links[guest] = Link(connection, names[guest])
-        for peer in range(rank):
-            _read_greeting(links[peer], run, peer, given_up)
+            ready = _wait(listener, talks)
+            if given_up():
+                raise ExchangeError("told to give up while waiting for other shards")
+            if listener.fileno() in ready:
+                for connection in _arrivals(listener, tls):
+                    steps = _as_host(connection, rank, credentials)
+                    talks.append(_Talk(connection, steps))
+            for talk in talks:
+                if talk.event == NOT_BEGUN or talk.connection.fileno() in ready:
+                    talk.go_on()
+            for talk in talks:
+                if talk.peer is not None and talk.peer not in links:
+                    links[talk.peer] = Link(talk.connection, names[talk.peer])
+                elif talk.is_over():
+                    talk.connection.close()
+            talks = [talk for talk in talks if not talk.is_over()]
     except BaseException:
         for link in links.values():
             link.socket.close()
         raise
+    finally:
+        for talk in talks:
+            talk.connection.close()
     return links
 
 
-def _greeting(run: bytes, rank: int) -> bytes:
-    return Header(run, 0, 0, Operation.HELLO, 0, rank, 0, 0, 0).pack()
+NOT_BEGUN, OVER = -1, -2
 
 
-def _guest(connection: socket.socket, run: bytes) -> int | None:
-    """Return the rank of who has connected, or None if it is not of this run."""
-    connection.settimeout(GREETING_S)
-    deadline = time.monotonic() + GREETING_S
-    data = b""
-    try:
-        while len(data) < HEADER_BYTES and time.monotonic() < deadline:
-            more = connection.recv(HEADER_BYTES - len(data))
-            if not more:
-                return None
-            data += more
-        rank = Header.unpack(data).shard
-    except (OSError, ExchangeError):
-        return None
-    return rank if data == _greeting(run, rank) else None
+class _Talk:
+    """A conversation under way, with a shard that was sought or with a stranger.
 
+    Attributes
+    ----------
+    connection : socket
+        Non-blocking.
+    event : int
+        What to poll for, or `NOT_BEGUN`, or `OVER`.
+    peer : int or None
+        Rank of the other, when it has proved it.
+    """
 
-def _read_greeting(
-    link: Link, run: bytes, rank: int, given_up: Callable[[], bool]
-) -> None:
-    """Wait until a shard that was connected to says that it runs."""
-    data = b""
-    while len(data) < HEADER_BYTES:
-        _wait_for(link.socket, given_up, link.name)
+    def __init__(
+        self, connection: socket.socket, steps: Talk, name: str | None = None
+    ) -> None:
+        self.connection = connection
+        self.event = NOT_BEGUN
+        self.peer: int | None = None
+        self._steps = steps
+        self._name = name
+        self._deadline = time.monotonic() + GREETING_S
+
+    def go_on(self) -> None:
+        """Go on until there is something to wait for.
+
+        Raises
+        ------
+        ExchangeError
+            If a shard that was sought is not there, or another is.
+        """
         try:
-            more = link.socket.recv(HEADER_BYTES - len(data))
-        except OSError:
-            more = b""
+            self.event = next(self._steps)
+        except StopIteration as end:
+            self.event, self.peer = OVER, end.value
+        except (OSError, ExchangeError) as error:
+            self.event = OVER
+            if self._name is not None:
+                raise ExchangeError(f"{self._name} {error}") from error
+
+    def is_over(self) -> bool:
+        """Say whether it has ended; a stranger has only so much time."""
+        late = self._name is None and time.monotonic() > self._deadline
+        return late or self.event == OVER
+
+
+def _as_guest(
+    connection: socket.socket, rank: int, host: int, credentials: Credentials
+) -> Talk:
+    """Talk with a shard that this one has connected to."""
+    yield from _encrypted(connection)
+    own = credentials.hello(rank)
+    yield from _send(connection, own)
+    answer = yield from _receive(connection, HELLO_BYTES + PROOF_BYTES)
+    theirs, proof = answer[:HELLO_BYTES], answer[HELLO_BYTES:]
+    if not theirs.startswith(credentials.header(host)):
+        raise ExchangeError("belongs to another fit")
+    if not hmac.compare_digest(proof, credentials.proof(b"listening", own, theirs)):
+        raise ExchangeError("cannot prove that it belongs to this fit")
+    yield from _send(connection, credentials.proof(b"connecting", own, theirs))
+    return host
+
+
+def _as_host(connection: socket.socket, rank: int, credentials: Credentials) -> Talk:
+    """Talk with whoever has connected to this shard."""
+    yield from _encrypted(connection)
+    theirs = yield from _receive(connection, HELLO_BYTES)
+    guest = Header.unpack(theirs[:HEADER_BYTES]).shard
+    if guest <= rank or not theirs.startswith(credentials.header(guest)):
+        raise ExchangeError("belongs to another fit")
+    own = credentials.hello(rank)
+    yield from _send(connection, own + credentials.proof(b"listening", theirs, own))
+    proof = yield from _receive(connection, PROOF_BYTES)
+    if not hmac.compare_digest(proof, credentials.proof(b"connecting", theirs, own)):
+        raise ExchangeError("cannot prove that it belongs to this fit")
+    return guest
+
+
+def _encrypted(connection: socket.socket) -> Generator[int, None, None]:
+    """Agree on the encryption, if the connection has any."""
+    while isinstance(connection, ssl.SSLSocket):
+        try:
+            return connection.do_handshake()
+        except WOULD_BLOCK as blocked:
+            yield event_to_wait_for(blocked, select.POLLIN)
+
+
+def _send(connection: socket.socket, data: bytes) -> Generator[int, None, None]:
+    while data:
+        try:
+            data = data[connection.send(data) :]
+        except WOULD_BLOCK as blocked:
+            yield event_to_wait_for(blocked, select.POLLOUT)
+
+
+def _receive(connection: socket.socket, n_bytes: int) -> Generator[int, None, bytes]:
+    data = b""
+    while len(data) < n_bytes:
+        try:
+            more = connection.recv(n_bytes - len(data))
+        except WOULD_BLOCK as blocked:
+            yield event_to_wait_for(blocked, select.POLLIN)
+            continue
         if not more:
-            raise ExchangeError(f"{link.name} closed its connection before training")
+            raise ExchangeError("closed its connection before training")
         data += more
-    if data != _greeting(run, rank):
-        raise ExchangeError(f"{link.name} belongs to another fit")
+    return data
 
 
-def _wait_for(readable: socket.socket, given_up: Callable[[], bool], who: str) -> None:
+def _connected(address: Address, name: str, tls: Tls | None) -> socket.socket:
+    """Return a connection to a shard."""
+    try:
+        connection = socket.create_connection(address, CONNECT_S)
+    except OSError as error:
+        raise ExchangeError(
+            f"cannot reach {name} at port {address[1]}: {error}. Workers have to be "
+            f"able to connect to each other; engine='futures' does without."
+        ) from error
+    return _prepared(connection, None if tls is None else tls.connecting)
+
+
+def _arrivals(listener: socket.socket, tls: Tls | None) -> Iterator[socket.socket]:
+    """Yield the connections that are waiting to be taken."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            # Nobody is left, or has left again.
+            return
+        with suppress(OSError):
+            yield _prepared(connection, None if tls is None else tls.listening, True)
+
+
+def _prepared(
+    connection: socket.socket, context: ssl.SSLContext | None, listening: bool = False
+) -> socket.socket:
+    connection.setblocking(False)
+    if context is None:
+        return connection
+    return context.wrap_socket(
+        connection, server_side=listening, do_handshake_on_connect=False
+    )
+
+
+def _wait(listener: socket.socket, talks: Sequence[_Talk]) -> set[int]:
+    """Return the file numbers where something happened; wait a little for one."""
     poll = select.poll()
-    poll.register(readable, select.POLLIN)
-    while not poll.poll(1000 * LOOK_UP_S):
-        if given_up():
-            raise ExchangeError(f"told to give up while waiting for {who}")
+    # More strangers have to wait in the listener's queue.
+    if len(talks) < MAX_TALKS:
+        poll.register(listener, select.POLLIN)
+    wait_s = LOOK_UP_S
+    for talk in talks:
+        if talk.event == NOT_BEGUN:
+            wait_s = 0.0
+        else:
+            poll.register(talk.connection, talk.event)
+    return {number for number, _ in poll.poll(1000 * wait_s)}

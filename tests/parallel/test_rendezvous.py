@@ -1,16 +1,36 @@
+import select
 import socket
+import ssl
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel import rendezvous
+from skdistmlp.parallel.mesh import Mesh
 from skdistmlp.parallel.packet import Header, Operation
-from skdistmlp.parallel.rendezvous import listen, meet
+from skdistmlp.parallel.rendezvous import (
+    HELLO_BYTES,
+    NONCE_BYTES,
+    PROOF_BYTES,
+    Credentials,
+    Tls,
+    listen,
+    meet,
+)
 
-RUN = b"a fit of a test."
+OURS = Credentials(b"a fit of a test.", b"s" * 32)
+THEIRS = replace(OURS, secret=b"t" * 32)
+"""The same run, which can be overheard, without its secret."""
 
 
 @pytest.fixture
@@ -21,15 +41,37 @@ def listeners():
         listener.close()
 
 
-def meeting(listeners, rank, run=RUN, given_up=lambda: False):
+def never():
+    return False
+
+
+def meeting(listeners, rank, credentials=OURS, given_up=never, tls=None):
     addresses = [listener.getsockname() for listener in listeners]
     names = [f"shard {rank}" for rank in range(len(listeners))]
-    return meet(rank, listeners[rank], addresses, names, run, given_up)
+    return meet(rank, listeners[rank], addresses, names, credentials, given_up, tls)
+
+
+def all_meet(listeners, credentials=OURS, tls=None):
+    """Let all shards meet; return their links."""
+    with ThreadPoolExecutor(len(listeners)) as pool:
+        met = [
+            pool.submit(meeting, listeners, rank, credentials, tls=tls)
+            for rank in range(len(listeners))
+        ]
+        return [future.result(30) for future in met]
 
 
 def close(links):
     for link in links.values():
         link.socket.close()
+
+
+def assert_complete(results):
+    for rank, links in enumerate(results):
+        others = set(range(len(results))) - {rank}
+        assert {peer: link.name for peer, link in links.items()} == {
+            peer: f"shard {peer}" for peer in others
+        }
 
 
 def test_every_shard_meets_every_other_whoever_comes_first(listeners):
@@ -39,54 +81,172 @@ def test_every_shard_meets_every_other_whoever_comes_first(listeners):
     def shard(rank):
         if rank == 0:
             assert late.wait(30)
-        links = meeting(listeners, rank)
-        return {peer: link.name for peer, link in links.items()}, links
+        return meeting(listeners, rank)
 
     with ThreadPoolExecutor(3) as pool:
         met = [pool.submit(shard, rank) for rank in range(3)]
         late.set()
         results = [future.result(30) for future in met]
-    for rank, (names, links) in enumerate(results):
-        assert names == {peer: f"shard {peer}" for peer in {0, 1, 2} - {rank}}
-        close(links)
-
-
-GUESTS = {
-    "another fit": Header(b"another fit.....", 0, 0, Operation.HELLO, 0, 1, 0, 0, 0),
-    "itself": Header(RUN, 0, 0, Operation.HELLO, 0, 0, 0, 0, 0),
-    "another operation": Header(RUN, 0, 0, Operation.BROADCAST, 0, 1, 0, 0, 0),
-}
-
-
-@pytest.mark.parametrize(
-    "data", [b"GET / HTTP/1.1\r\n\r\n" + b" " * 99, *GUESTS.values()]
-)
-def test_who_was_not_invited_is_turned_away(listeners, data):
-    listeners = listeners[:2]
-    uninvited = socket.create_connection(listeners[0].getsockname())
-    uninvited.sendall(data if isinstance(data, bytes) else data.pack())
-    with ThreadPoolExecutor(2) as pool:
-        met = [pool.submit(meeting, listeners, rank) for rank in range(2)]
-        results = [future.result(30) for future in met]
-    assert [set(links) for links in results] == [{1}, {0}]
-    uninvited.settimeout(30)
-    with suppress(ConnectionResetError):  # turned away with bytes unread
-        assert uninvited.recv(1) == b""
-    uninvited.close()
+    assert_complete(results)
     for links in results:
         close(links)
 
 
-def test_who_says_nothing_does_not_hold_the_others_up_for_long(listeners, monkeypatch):
+# Uninvited guests.
+
+
+def said(data):
+    """Return a guest that says something, and listens to what comes."""
+
+    def guest(address, let_go):
+        connection = socket.create_connection(address)
+        connection.sendall(data)
+        return connection
+
+    return guest
+
+
+def hello(credentials, rank):
+    return credentials.hello(rank)
+
+
+STRANGERS = {
+    "a browser": b"GET / HTTP/1.1\r\n\r\n" + b" " * HELLO_BYTES,
+    "another fit": hello(replace(OURS, run=b"another fit....."), 1),
+    "itself": hello(OURS, 0),
+    "another operation": Header(OURS.run, 0, 0, Operation.BROADCAST, 0, 1, 0, 0, 0)
+    .pack()
+    .ljust(HELLO_BYTES),
+    "without the secret": hello(THEIRS, 1) + b"p" * PROOF_BYTES,
+}
+
+
+@pytest.mark.parametrize("data", STRANGERS.values(), ids=STRANGERS)
+def test_who_was_not_invited_is_turned_away(listeners, data):
+    listeners = listeners[:2]
+    with closing(socket.create_connection(listeners[0].getsockname())) as uninvited:
+        uninvited.sendall(data)
+        results = all_meet(listeners)
+        assert_complete(results)
+        uninvited.settimeout(30)
+        with suppress(ConnectionResetError):  # turned away with bytes unread
+            while uninvited.recv(4096):
+                pass
+    for links in results:
+        close(links)
+
+
+def test_a_proof_that_was_overheard_is_of_no_use(listeners):
+    """A recorded conversation is said again: the nonces are new."""
+    recorded = {"guest": b"", "host": b""}
+    listeners = listeners[:2]
+
+    def relay(relayed, ends, host):
+        guest, _ = relayed.accept()
+        with guest, socket.create_connection(host) as onward:
+            while not ends.is_set():
+                for one, other, who in (
+                    (guest, onward, "guest"),
+                    (onward, guest, "host"),
+                ):
+                    if select.select([one], [], [], 0.01)[0]:
+                        data = one.recv(4096)
+                        recorded[who] += data
+                        other.sendall(data)
+
+    ends = threading.Event()
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as relayed,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        relaying = pool.submit(relay, relayed, ends, listeners[0].getsockname())
+        addresses = [relayed.getsockname(), listeners[1].getsockname()]
+        names = ["shard 0", "shard 1"]
+        host = pool.submit(meeting, listeners, 0)
+        guest = pool.submit(meet, 1, listeners[1], addresses, names, OURS, never)
+        first = [host.result(30), guest.result(30)]
+        ends.set()
+        relaying.result(30)
+    for links in first:
+        close(links)
+    assert len(recorded["guest"]) == HELLO_BYTES + PROOF_BYTES
+
+    given_up = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        host = pool.submit(meeting, listeners, 0, given_up=given_up.is_set)
+        with closing(socket.create_connection(listeners[0].getsockname())) as replayed:
+            replayed.sendall(recorded["guest"])
+            replayed.settimeout(30)
+            answer = b""
+            with suppress(ConnectionResetError):
+                while more := replayed.recv(4096):
+                    answer += more
+        assert not host.done(), "the shard still waits for the real one"
+        given_up.set()
+        with pytest.raises(ExchangeError, match="told to give up"):
+            host.result(30)
+    assert len(answer) == HELLO_BYTES + PROOF_BYTES
+
+
+def test_the_secret_is_never_sent(listeners, monkeypatch):
+    sent = []
+    original = rendezvous._send
+
+    def send(connection, data):
+        sent.append(data)
+        return original(connection, data)
+
+    monkeypatch.setattr(rendezvous, "_send", send)
+    for links in all_meet(listeners[:2]):
+        close(links)
+    assert len(sent) == 3
+    assert OURS.secret not in b"".join(sent)
+    assert "s" * 32 not in repr(OURS)
+
+
+@given(data=st.binary(max_size=3 * HELLO_BYTES), began=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_bytes_of_a_stranger_disturb_a_meeting(data, began):
+    """Whatever comes, before or behind a valid beginning."""
+    if began:
+        data = hello(THEIRS, 1)[: HELLO_BYTES - NONCE_BYTES] + data
+    opened = [listen("127.0.0.1") for _ in range(2)]
+    try:
+        stranger = socket.create_connection(opened[0].getsockname())
+        with closing(stranger):
+            stranger.sendall(data)
+            results = all_meet(opened)
+            assert_complete(results)
+            for links in results:
+                close(links)
+    finally:
+        for listener in opened:
+            listener.close()
+
+
+def test_who_says_nothing_holds_nobody_up(listeners):
+    listeners = listeners[:2]
+    with closing(socket.create_connection(listeners[0].getsockname())):
+        results = all_meet(listeners)
+    assert_complete(results)
+    for links in results:
+        close(links)
+
+
+def test_a_crowd_of_strangers_has_its_time_and_then_makes_room(listeners, monkeypatch):
+    monkeypatch.setattr(rendezvous, "MAX_TALKS", 2)
     monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
     listeners = listeners[:2]
-    with (
-        socket.create_connection(listeners[0].getsockname()),
-        ThreadPoolExecutor(2) as pool,
-    ):
-        met = [pool.submit(meeting, listeners, rank) for rank in range(2)]
-        for future in met:
-            close(future.result(30))
+    crowd = [socket.create_connection(listeners[0].getsockname()) for _ in range(5)]
+    results = all_meet(listeners)
+    assert_complete(results)
+    for links in results:
+        close(links)
+    for stranger in crowd:
+        stranger.close()
+
+
+# Shards that were sought.
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -99,17 +259,148 @@ def test_a_shard_that_is_gone_is_named(listeners):
     addresses = [listener.getsockname() for listener in listeners[:2]]
     listeners[0].close()
     with pytest.raises(ExchangeError, match="cannot reach shard 0 at port"):
-        meet(1, listeners[1], addresses, ["shard 0", "shard 1"], RUN, lambda: False)
+        meet(1, listeners[1], addresses, ["shard 0", "shard 1"], OURS, never)
 
 
-def test_a_shard_that_leaves_before_training_is_named(listeners):
-    def leave():
-        listeners[0].setblocking(True)
-        connection, _ = listeners[0].accept()
-        connection.close()
+def somebody_else(listener, data):
+    """Take a connection, say something and leave."""
+    select.select([listener], [], [], 30)
+    connection, _ = listener.accept()
+    with connection:
+        connection.setblocking(True)
+        connection.recv(4096)
+        connection.sendall(data)
 
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "shard 0 closed its connection before training"),
+        (b"HTTP/1.1 400 ".ljust(HELLO_BYTES + PROOF_BYTES), "belongs to another fit"),
+        (
+            hello(THEIRS, 0) + b"p" * PROOF_BYTES,
+            "shard 0 cannot prove that it belongs to this fit",
+        ),
+    ],
+    ids=["leaves", "another program", "an impostor"],
+)
+def test_who_is_not_the_shard_that_was_sought_is_named(listeners, data, message):
     with ThreadPoolExecutor(1) as pool:
-        left = pool.submit(leave)
-        with pytest.raises(ExchangeError, match="shard 0 closed its connection before"):
+        left = pool.submit(somebody_else, listeners[0], data)
+        with pytest.raises(ExchangeError, match=message):
             meeting(listeners[:2], 1)
         left.result(30)
+
+
+def test_a_port_that_is_taken_is_named(listeners):
+    port = listeners[0].getsockname()[1]
+    with pytest.raises(ExchangeError, match=rf"port {port} .*skdistmlp.listen-port"):
+        listen("127.0.0.1", port)
+
+
+# TLS.
+
+
+def tls_of(authority):
+    """Return contexts as Dask makes them: both sides show a certificate."""
+    contexts = []
+    for purpose in (ssl.Purpose.CLIENT_AUTH, ssl.Purpose.SERVER_AUTH):
+        context = ssl.create_default_context(purpose)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        authority.configure_trust(context)
+        authority.issue_cert("worker.test").configure_cert(context)
+        contexts.append(context)
+    return Tls(*contexts)
+
+
+@pytest.fixture(scope="module")
+def tls():
+    return tls_of(trustme.CA())
+
+
+@pytest.fixture(scope="module")
+def foreign_tls():
+    return tls_of(trustme.CA())
+
+
+def test_shards_exchange_over_tls_whatever_the_size(listeners, tls):
+    """Far more than any buffer holds goes both ways at once."""
+    results = all_meet(listeners, tls=tls)
+    assert_complete(results)
+    assert all(
+        isinstance(link.socket, ssl.SSLSocket)
+        for links in results
+        for link in links.values()
+    )
+    meshes = [Mesh(rank, links, OURS.run, 30) for rank, links in enumerate(results)]
+    pieces = [np.random.default_rng(r).normal(size=(1000, 700)) for r in range(3)]
+
+    def reduced(rank):
+        meshes[rank].begin_step()
+        return meshes[rank].all_reduce(pieces[rank], 0, None)
+
+    with ThreadPoolExecutor(3) as pool:
+        for total in pool.map(reduced, range(3), timeout=60):
+            assert_array_equal(total, pieces[0] + pieces[1] + pieces[2])
+    for mesh in meshes:
+        mesh.close()
+
+
+def test_who_does_not_encrypt_or_has_a_foreign_certificate_is_turned_away(
+    listeners, tls, foreign_tls
+):
+    listeners = listeners[:2]
+    strangers = [socket.create_connection(listeners[0].getsockname()) for _ in range(2)]
+    strangers[0].sendall(hello(OURS, 1))
+    with ThreadPoolExecutor(1) as pool:
+        shaken = pool.submit(_handshake, strangers[1], foreign_tls)
+        results = all_meet(listeners, tls=tls)
+        assert isinstance(shaken.exception(30), OSError)
+    assert_complete(results)
+    for links in results:
+        close(links)
+    strangers[0].close()
+
+
+def _handshake(connection, tls):
+    connection.settimeout(30)
+    with tls.connecting.wrap_socket(connection) as encrypted:
+        # In TLS 1.3 the other's verdict comes after the handshake.
+        encrypted.sendall(b"x")
+        while encrypted.recv(4096):
+            pass
+        raise ConnectionError("turned away")
+
+
+@pytest.mark.parametrize("here", ["plain", "foreign"])
+def test_a_shard_does_not_talk_to_who_encrypts_otherwise(
+    listeners, tls, foreign_tls, here
+):
+    given_up = threading.Event()
+    listeners = listeners[:2]
+    with ThreadPoolExecutor(1) as pool:
+        host = pool.submit(meeting, listeners, 0, given_up=given_up.is_set, tls=tls)
+        mine = None if here == "plain" else foreign_tls
+        with pytest.raises(ExchangeError, match="shard 0"):
+            meeting(listeners, 1, tls=mine)
+        assert not host.done()
+        given_up.set()
+        with pytest.raises(ExchangeError, match="told to give up"):
+            host.result(30)
+
+
+def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
+    monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
+    given_up = threading.Event()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(socket.create_connection(listeners[0].getsockname())) as stranger,
+    ):
+        host = pool.submit(meeting, listeners[:2], 0, given_up=given_up.is_set)
+        stranger.settimeout(30)
+        began = time.monotonic()
+        assert stranger.recv(1) == b""
+        assert time.monotonic() - began < 30
+        given_up.set()
+        assert isinstance(host.exception(30), ExchangeError)
