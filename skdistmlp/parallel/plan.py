@@ -70,15 +70,6 @@ class Work:
     buffer_rows: int = 0
     data_bytes: int = 0
 
-    @property
-    def name(self) -> str:
-        """What to call it."""
-        return {
-            "step": "a step",
-            "evaluation": "an evaluation",
-            "prediction": "a prediction",
-        }[self.kind]
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -224,7 +215,7 @@ def cluster_plan(
     n_bytes = bytes_sent(split, work)
     cost = n_tasks * FLOP_PER_CHAINED_TASK + n_bytes * FLOP_PER_BYTE_SENT
     sums = (
-        f"sharing {work.name} of {work.n_rows:,} rows among {split.n_shards} saves "
+        f"sharing a prediction of {work.n_rows:,} rows among {split.n_shards} saves "
         f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks and "
         f"{n_bytes / 1e6:.3g} MB to send cost as much time as {cost / 1e9:.3g} GFLOP"
     )
@@ -293,7 +284,7 @@ def reason_not_to_share(layer_units: Sequence[int], work: Work) -> str | None:
     if flop(split, work) > cost:
         return None
     return (
-        f"{work.name} of {work.n_rows:,} rows takes {flop(split, work) / 1e9:.3g} "
+        f"a prediction of {work.n_rows:,} rows takes {flop(split, work) / 1e9:.3g} "
         f"GFLOP, less than the time of {cost / 1e9:.3g} GFLOP that sharing it costs"
     )
 
@@ -302,16 +293,10 @@ def chained_tasks(split: NetworkSplit, work: Work) -> int:
     """Return how many tasks wait for each other, one by one.
 
     Forward through every layer; then the sum of the outputs or, in training,
-    backward through all layers but the first, and the update. The blocks of an
-    evaluation add up their gradients one by one; sending and fetching take as
-    long as a task each.
+    backward through all layers but the first, and the update.
     """
     n_layers = len(split.layers)
-    if work.kind == "prediction":
-        return n_layers + 1
-    if work.kind == "evaluation":
-        return 2 * n_layers + work.n_blocks + 2
-    return 2 * n_layers
+    return n_layers + 1 if work.kind == "prediction" else 2 * n_layers
 
 
 def flop(split: NetworkSplit, work: Work) -> float:
@@ -327,15 +312,7 @@ def flop(split: NetworkSplit, work: Work) -> float:
 
 
 def bytes_sent(split: NetworkSplit, work: Work) -> int:
-    """Return the bytes that the client sends and fetches each time.
-
-    For a prediction weights once, and rows to every shard; for an evaluation
-    weights, and as much of a gradient.
-    """
-    if work.kind == "step":
-        return 0
-    if work.kind == "evaluation":
-        return 2 * split.n_parameters * work.itemsize
+    """Return the bytes that a prediction sends: weights once, rows to every shard."""
     values = split.layer_units[0]
     if work.values_per_row is not None:
         # With each number goes its column.
