@@ -122,9 +122,14 @@ def test_peers_are_measured_against_all_others(monkeypatch):
     monkeypatch.setattr(peers, "GROWING", {200: [tiny, tiny]})
     monkeypatch.setattr(peers, "chores", lambda repeats: iter([{"repeats": repeats}]))
     monkeypatch.setattr(limits, "MEASURED_S", 0.01)
+    # Every fit is carried out; the difference of two so short ones is noise.
+    measure = peers.step_and_rest
+    monkeypatch.setattr(
+        peers, "step_and_rest", lambda *args: measure(*args) and (0.002, 0.05)
+    )
     results = peers.run(repeats=1, torch=True)
     (row,) = results["peers against torch"]
-    assert row["times faster than one"] == pytest.approx(1e6 / row["2 shards, ms"])
+    assert row["times faster than one"] == pytest.approx(1e6 / 2)
     (row,) = results["peers scaling"]
     assert 0 < row["share of the limit"] < 1
     assert row["GFLOP/s"] > 0.1
