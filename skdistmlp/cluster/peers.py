@@ -242,9 +242,6 @@ class PeersRun:
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""
-        for future in (*self._shards, *self._rows):
-            if future is not None:
-                future.release()
         self._tasks.close()
         self._context.close()
 

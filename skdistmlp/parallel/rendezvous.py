@@ -168,12 +168,13 @@ def meet(
             for talk in talks:
                 if talk.event == NOT_BEGUN or talk.connection.fileno() in ready:
                     talk.go_on()
-            for talk in talks:
+            over = [talk for talk in talks if talk.is_over()]
+            talks = [talk for talk in talks if talk not in over]
+            for talk in over:
                 if talk.peer is not None and talk.peer not in links:
                     links[talk.peer] = Link(talk.connection, names[talk.peer])
-                elif talk.is_over():
+                else:
                     talk.connection.close()
-            talks = [talk for talk in talks if not talk.is_over()]
     except BaseException:
         for link in links.values():
             link.socket.close()
