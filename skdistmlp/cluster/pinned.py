@@ -162,8 +162,9 @@ class PinnedTasks:
         if future.status != "error":
             return None
         error: BaseException = future.exception()
-        task, worker = future.key[0], self._workers[self._submitted[future]]
-        note = f"This happened in task {task!r} on worker {worker}."
+        key: Any = future.key
+        worker = self._workers[self._submitted[future]]
+        note = f"This happened in task {key[0]!r} on worker {worker}."
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)
         return error
