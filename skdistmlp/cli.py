@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -168,7 +168,7 @@ def _measured(
         raise click.UsageError(
             f"the cluster has {workers} worker, and a network is shared by two or more"
         )
-    candidates = {
+    candidates: dict[str, Callable[..., Any]] = {
         "here": partial(DistributedMLPClassifier, engine="local"),
         f"{workers} workers": partial(
             DistributedMLPClassifier,

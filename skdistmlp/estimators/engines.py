@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from scipy.sparse import csr_array, issparse
@@ -40,7 +41,7 @@ SPARSE_PREDICT_BLOCK_ROWS = 20_000
 
 NO_CLIENT = "no Dask client is active and none was given"
 
-WARNED = 6
+WARNED = 7
 """Frames from the warning below to the line that called `fit`."""
 
 
@@ -108,16 +109,19 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
 
 
 def _warn_of_missing_client(request: EngineRequest) -> None:
-    """Say that what was asked for needs a cluster.
+    """Say once that what was asked for needs a cluster.
 
     In processes of joblib, for one, the client that is active elsewhere is not.
     """
     if request.n_workers is not None and request.n_workers > 1:
-        asked = f"n_workers={request.n_workers}"
+        _warn_once(f"n_workers={request.n_workers}")
     elif request.engine != "auto":
-        asked = f"engine={request.engine!r}"
-    else:
-        return
+        _warn_once(f"engine={request.engine!r}")
+
+
+@cache
+def _warn_once(asked: str) -> None:
+    # Python's own filters forget what was said whenever somebody changes them.
     warnings.warn(
         f"{asked} needs a cluster, but {NO_CLIENT} in this process: training here. "
         f"Pass the address of the scheduler as client=, which other processes can "

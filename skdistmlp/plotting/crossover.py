@@ -72,7 +72,11 @@ class CrossoverDisplay:
         name = self.name if name is None else name
         first = not ax.lines
         colour = COLOURS[len(ax.get_legend_handles_labels()[0]) % len(COLOURS)]
-        options = {"color": colour, "marker": "o", "label": name or "measured"} | kwargs
+        options: dict[str, Any] = {
+            "color": colour,
+            "marker": "o",
+            "label": name or "measured",
+        } | kwargs
         (self.line_,) = ax.plot(self.n_parameters, self.times_faster, **options)
         self.crossing_line_ = None
         if self.crossing is not None:

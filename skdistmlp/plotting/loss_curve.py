@@ -117,13 +117,15 @@ class LossCurveDisplay:
             This display.
         """
         ax = axes_to_draw_on(ax)
+        from matplotlib.ticker import MaxNLocator
+
         name = self.name if name is None else name
         epochs = range(1, len(self.loss_curve) + 1)
         label = "loss" if name is None else f"{name}, loss"
-        options = {"color": COLOURS[0], "label": label} | kwargs
+        options: dict[str, Any] = {"color": COLOURS[0], "label": label} | kwargs
         (self.line_,) = ax.plot(epochs, self.loss_curve, **options)
         ax.set(xlabel="epoch", ylabel="loss")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.ax_, self.figure_ = ax, ax.figure
         self.validation_ax_ = self.validation_line_ = None
         lines = [self.line_]

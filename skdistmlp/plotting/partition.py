@@ -130,7 +130,7 @@ class PartitionDisplay:
                     shard = stop.shard if stop.shard is not None else start.shard
                     lines.append([(x, start.y), (x + 1, stop.y)])
                     colours.append(self._colour(0 if shard is None else shard))
-        width = min(0.8, 30 / max(1, len(lines) ** 0.5) / 10)
+        width = min(1.2, 12 / max(1, len(lines)) ** 0.5)
         self.links_ = ax.add_collection(
             LineCollection(lines, colors=colours, linewidths=width, alpha=0.5, zorder=1)
         )

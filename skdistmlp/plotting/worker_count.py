@@ -121,7 +121,11 @@ class WorkerCountDisplay:
             This display.
         """
         ax = axes_to_draw_on(ax)
-        options = {"color": COLOURS[0], "marker": "o", "capsize": 3} | kwargs
+        options: dict[str, Any] = {
+            "color": COLOURS[0],
+            "marker": "o",
+            "capsize": 3,
+        } | kwargs
         options.setdefault("label", "measured")
         self.errorbar_ = ax.errorbar(
             self.n_workers, self.fit_s, self.fit_s_std, **options
