@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -195,7 +196,7 @@ def _measured(
         growing(candidates, workloads, repeats),
         length=len(workloads),
         label="measuring",
-        file=click.get_text_stream("stderr"),
+        file=sys.stderr,
     ) as rows:
         return workers, list(rows)
 
