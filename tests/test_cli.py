@@ -39,7 +39,7 @@ def test_it_measures_prints_and_writes(client, tmp_path):
     ]
     done = dask_mlp("crossover", *options)
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(files["csv"].open()))
+    rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
     assert [row["network"] for row in rows] == ["4-(8)", "4-(16)"]
     assert all(float(row["here, ms"]) > 0 < float(row["2 workers, ms"]) for row in rows)
     assert [row["parameters"] for row in rows] == ["130", "250"]
