@@ -79,11 +79,11 @@ class HandoverMixin:
         _copy_attributes(self, mlp)
         mlp.coefs_ = [np.array(coef, order="C") for coef in self.coefs_]
         mlp.intercepts_ = [np.array(intercept) for intercept in self.intercepts_]
-        # As after an early stop. Without one they are not looked at.
+        # What it restores if a warm start with early stopping finds nothing better.
         mlp._best_coefs, mlp._best_intercepts = mlp.coefs_, mlp.intercepts_
         mlp._random_state = check_random_state(mlp.random_state)
         layout = NetworkSplit.even(layer_units_of(mlp.coefs_), 1).whole()
-        # Moments of other sizes, after an edit of coefs_, count for nothing here.
+        # After coefs_ were edited to other sizes, a new optimiser begins.
         state = getattr(self, "_optimizer_state", None)
         if state and all(m.size == layout.n_parameters for m in state.moments):
             mlp._optimizer = _to_sklearn_optimizer(

@@ -7,6 +7,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import cloudpickle
 import joblib
 import numpy as np
 import onnxruntime
@@ -25,12 +26,12 @@ PAGE = (Path(__file__).parents[2] / "docs" / "persistence.md").read_text()
 PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
 
 
-def _pickle(value, path):
-    with path.open("wb") as file:
-        pickle.dump(value, file)
-
-
-DUMP = {"pickle": _pickle, "joblib": joblib.dump, "skops": skops.dump}
+DUMP = {
+    "pickle": lambda value, path: path.write_bytes(pickle.dumps(value)),
+    "cloudpickle": lambda value, path: path.write_bytes(cloudpickle.dumps(value)),
+    "joblib": joblib.dump,
+    "skops": skops.dump,
+}
 
 LOAD = {
     "pickle": "import pickle; saved = pickle.load(open('saved', 'rb'))",
@@ -165,8 +166,7 @@ def test_classifiers_go_to_onnx(name, activation):
     fit(ours, case.X, case.y)
     labels, probability = outputs_of_onnx(ours.to_sklearn(), case.X)
     assert_array_equal(labels, ours.predict(case.X))
-    ours_found = ours.predict_proba(case.X)
-    assert_allclose(probability, ours_found, atol=1e-5)
+    assert_allclose(probability, ours.predict_proba(case.X), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["numbers", "numbers in float32", "two columns"])
