@@ -12,6 +12,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
 from skdistmlp.exceptions import ExchangeError
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import (
     DaskProcesses,
     bounded,
@@ -19,7 +20,6 @@ from tests.cluster.support import (
     transitions,
     wait_until,
 )
-from tests.conftest import assert_nothing_left
 from tests.estimators.support import InterruptAfter
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -307,6 +307,7 @@ def processes(tmp_path_factory):
 def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, rank):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
+        remember(client)
         worker = tuple(client.nthreads())[rank]
         fit = in_thread(endless(client).fit, *data)
         wait_until(lambda: steps_taken(client), "training has begun")
@@ -315,6 +316,7 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
             bounded(fit.result)
         processes.have_workers(2)
         assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+        assert_nothing_left(client)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -322,6 +324,7 @@ def test_a_worker_that_stands_still_is_named_after_the_timeout(processes, data, 
     """It is not gone, so it is the exchange that ends; awake again it trains again."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
+        remember(client)
         worker = tuple(client.nthreads())[rank]
         with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
             fit = in_thread(endless(client).fit, *data)

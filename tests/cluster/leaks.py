@@ -1,0 +1,170 @@
+"""What a test may leave behind, on a cluster and in this process, and the check."""
+
+import gc
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import psutil
+from distributed import Client
+from threadpoolctl import threadpool_info
+
+THREADS = "skdistmlp"
+"""How the names of the threads begin that the package starts."""
+
+LEASES = "skdistmlp-"
+"""How the names of the package's semaphores begin."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a cluster and its processes hold at one moment.
+
+    Attributes
+    ----------
+    scheduler : dict
+        What only the scheduler knows.
+    workers : dict of str to dict
+        What each worker's process holds, or the error that it answered with.
+    here : dict
+        What this process holds.
+    ports : frozenset of int
+        Where Dask listens, and listened at earlier looks.
+    """
+
+    scheduler: dict[str, list[str]]
+    workers: dict[str, Any]
+    here: dict[str, Any]
+    ports: frozenset[int]
+
+
+_BEFORE: WeakKeyDictionary[Client, Look] = WeakKeyDictionary()
+
+
+def remember(client: Client) -> None:
+    """Note what is there before a test: that is nothing that the test left.
+
+    BLAS limits and sockets of this process cannot be judged without. Clients that
+    nobody remembered are remembered at their first `assert_nothing_left`.
+    """
+    now = _look(client)
+    earlier = _BEFORE.get(client, now)
+    _BEFORE[client] = replace(now, ports=now.ports | earlier.ports)
+
+
+def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
+    """Wait until nothing is left behind; fail if something stays, and say what.
+
+    Looked for are tasks and leases on the scheduler; futures of the client; tasks
+    and shards on the workers; and in their processes and this one sockets that are
+    not Dask's, threads of ours and BLAS limits. Every worker has to be awake.
+    """
+    deadline = time.monotonic() + within_s
+    while left := list(_left(client)):
+        listed = "\n".join(left)
+        assert time.monotonic() < deadline, f"left behind:\n{listed}"
+        time.sleep(0.02)
+
+
+def _left(client: Client) -> Iterator[str]:
+    """Yield a line for each thing that is there and was not before."""
+    now = _look(client)
+    before = _BEFORE.setdefault(client, replace(now, workers={}))
+    # Workers come and go; connections to those that went may stay for a while.
+    now = replace(now, ports=now.ports | before.ports)
+    _BEFORE[client] = replace(before, ports=now.ports)
+    for what, names in now.scheduler.items():
+        yield from (f"scheduler: {what} {name}" for name in names)
+    yield from (f"client: future {key!r}" for key in list(client.futures))
+    yield from _left_in("client", now.here, before.here, now.ports)
+    for worker, held in now.workers.items():
+        if isinstance(held, Exception):
+            yield f"{worker}: {held!r}"
+            continue
+        yield from (f"{worker}: task {task}" for task in held["tasks"])
+        yield from (f"{worker}: shard {shard}" for shard in held["shards"])
+        found = before.workers.get(worker, {"sockets": [], "blas": {}})
+        yield from _left_in(worker, held, found, now.ports)
+
+
+def _left_in(
+    where: str, now: dict[str, Any], before: dict[str, Any], ports: frozenset[int]
+) -> Iterator[str]:
+    """Yield a line for each thing that one process was not found with."""
+    for socket in now["sockets"]:
+        if socket not in before["sockets"] and not ports & set(socket[1:]):
+            status, own, other = socket
+            yield f"{where}: socket at port {own}, to port {other}, {status}"
+    for library, limit in before["blas"].items():
+        if now["blas"].get(library, limit) != limit:
+            now_limit = now["blas"][library]
+            yield f"{where}: {now_limit} BLAS threads, not {limit}, in {library}"
+    yield from (f"{where}: thread {name}" for name in now["threads"])
+
+
+def _look(client: Client) -> Look:
+    # All functions here are nested, to be sent by value: workers that do not run
+    # where pytest does cannot import tests.
+
+    def process() -> dict[str, Any]:
+        return {
+            "sockets": [
+                (
+                    socket.status,
+                    socket.laddr.port,
+                    socket.raddr.port if socket.raddr else None,
+                )
+                for socket in psutil.Process().net_connections("tcp")
+            ],
+            "threads": [
+                thread.name
+                for thread in threading.enumerate()
+                if thread.name.startswith(THREADS)
+            ],
+            "blas": {
+                library["filepath"]: library["num_threads"]
+                for library in threadpool_info()
+                if library["user_api"] == "blas"
+            },
+        }
+
+    def on_worker(dask_worker: Any) -> dict[str, Any]:
+        shard_run = sys.modules.get("skdistmlp.cluster.shard_run")
+        runs = {} if shard_run is None else shard_run._RUNS
+        if runs:
+            gc.collect()
+        return process() | {
+            "tasks": [
+                f"{task.key!r}, {task.state}"
+                for task in dask_worker.state.tasks.values()
+            ],
+            "shards": [f"{rank} of run {run.hex()}" for run, rank in list(runs)],
+        }
+
+    def on_scheduler(dask_scheduler: Any) -> tuple[dict[str, list[str]], list[str]]:
+        leases = dask_scheduler.extensions["semaphores"].leases
+        addresses = [dask_scheduler.address, *dask_scheduler.service_ports.values()]
+        for worker in dask_scheduler.workers.values():
+            addresses += [worker.address, worker.nanny, *worker.services.values()]
+        return {
+            "task": [repr(key) for key in dask_scheduler.tasks],
+            "lease": [
+                name
+                for name, held in leases.items()
+                if held and name.startswith(LEASES)
+            ],
+        }, [str(address) for address in addresses]
+
+    scheduler, addresses = client.run_on_scheduler(on_scheduler)
+    workers = client.run(on_worker, on_error="return")
+    ports = [address.rpartition(":")[2] for address in addresses]
+    return Look(
+        scheduler,
+        workers,
+        process(),
+        frozenset(int(port) for port in ports if port.isdigit()),
+    )
