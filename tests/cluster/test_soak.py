@@ -75,7 +75,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "opening": (shard_run, "listen", 1),
     "connecting": (shard_run, "meet", 1),
     "step": (Mesh, "begin_step", 20),
-    "exchange": (Mesh, "_exchange", 60),
+    "exchange": (Mesh, "_exchange", 40),
     "round": (shard_run.ShardRun, "train", 3),
     "collecting": (BufferedShard, "collect", 1),
 }
@@ -177,7 +177,7 @@ class Case:
                 "solver": rng.choice(["adam", "adam", "sgd", "lbfgs"]),
                 "batch_size": rng.choice([100, 300, 1000]),
                 "early_stopping": rng.random() < 0.3,
-                "max_iter": rng.randint(2, 6),
+                "max_iter": rng.randint(5, 20),
                 "random_state": seed,
             },
         )
