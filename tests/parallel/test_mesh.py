@@ -280,6 +280,7 @@ def conversations(draw):
             1 - rank,
             DTYPES.index(exchange.dtype),
             *array.shape,
+            draw(st.sampled_from([0, 0, 0, STOP])),
         )
         packets.append((header, array.tobytes()))
     return rank, plan, steps, draw(disturbed(packets))
@@ -330,6 +331,9 @@ class Dribbling(socket.socket):
         return super().recv_into(room[:portion])
 
 
+HANG_S = 5
+"""A thousand times the timeout of the exchange: it should have ended long before."""
+
 GUARD = 64
 """Bytes on either side of an array, where nobody may write."""
 
@@ -343,12 +347,12 @@ def mesh_and_peer(rank, portions):
     with socket.create_server(("127.0.0.1", 0)) as server:
         peer = socket.create_connection(server.getsockname())
         mine, _ = server.accept()
-    hang = time.monotonic() + LONG_S
+    hang = time.monotonic() + HANG_S
     mesh = Mesh(
         rank,
         {1 - rank: Link(Dribbling(mine, portions), "the peer")},
         RUN,
-        timeout_s=0.01,
+        timeout_s=0.005,
         given_up=lambda: time.monotonic() > hang,
     )
     with closing(mesh), peer:
