@@ -1,6 +1,7 @@
 """What a test may leave behind, on a cluster and in this process, and the check."""
 
 import gc
+import os
 import sys
 import threading
 import time
@@ -32,17 +33,18 @@ class Look:
         What each worker's process holds, or the error that it answered with.
     here : dict
         What this process holds.
-    ports : frozenset of int
-        Where Dask listens, and listened at earlier looks.
     """
 
     scheduler: dict[str, list[str]]
     workers: dict[str, Any]
     here: dict[str, Any]
-    ports: frozenset[int]
 
 
 _BEFORE: WeakKeyDictionary[Client, Look] = WeakKeyDictionary()
+
+_PORTS: set[int] = set()
+"""Where Dask listens or has listened: connections may outlive a worker for a while,
+and this process may have another cluster."""
 
 
 def remember(client: Client) -> None:
@@ -51,9 +53,7 @@ def remember(client: Client) -> None:
     BLAS limits and sockets of this process cannot be judged without. Clients that
     nobody remembered are remembered at their first `assert_nothing_left`.
     """
-    now = _look(client)
-    earlier = _BEFORE.get(client, now)
-    _BEFORE[client] = replace(now, ports=now.ports | earlier.ports)
+    _BEFORE[client] = _look(client)
 
 
 def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
@@ -78,29 +78,25 @@ def _left(client: Client) -> Iterator[str]:
     """Yield a line for each thing that is there and was not before."""
     now = _look(client)
     before = _BEFORE.setdefault(client, replace(now, workers={}))
-    # Workers come and go; connections to those that went may stay for a while.
-    now = replace(now, ports=now.ports | before.ports)
-    _BEFORE[client] = replace(before, ports=now.ports)
     for what, names in now.scheduler.items():
         yield from (f"scheduler: {what} {name}" for name in names)
     yield from (f"client: future {key!r}" for key in list(client.futures))
-    yield from _left_in("client", now.here, before.here, now.ports)
+    yield from _left_in("client", now.here, before.here)
     for worker, held in now.workers.items():
         if isinstance(held, Exception):
             yield f"{worker}: {held!r}"
             continue
         yield from (f"{worker}: task {task}" for task in held["tasks"])
         yield from (f"{worker}: shard {shard}" for shard in held["shards"])
-        found = before.workers.get(worker, {"sockets": [], "blas": {}})
-        yield from _left_in(worker, held, found, now.ports)
+        if held["pid"] != now.here["pid"]:
+            found = before.workers.get(worker, {"sockets": [], "blas": {}})
+            yield from _left_in(worker, held, found)
 
 
-def _left_in(
-    where: str, now: dict[str, Any], before: dict[str, Any], ports: frozenset[int]
-) -> Iterator[str]:
+def _left_in(where: str, now: dict[str, Any], before: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each thing that one process was not found with."""
     for socket in now["sockets"]:
-        if socket not in before["sockets"] and not ports & set(socket[1:]):
+        if socket not in before["sockets"] and not _PORTS & set(socket[1:]):
             status, own, other = socket
             yield f"{where}: socket at port {own}, to port {other}, {status}"
     for library, limit in before["blas"].items():
@@ -116,6 +112,7 @@ def _look(client: Client) -> Look:
 
     def process() -> dict[str, Any]:
         return {
+            "pid": os.getpid(),
             "sockets": [
                 (
                     socket.status,
@@ -166,9 +163,5 @@ def _look(client: Client) -> Look:
     scheduler, addresses = client.run_on_scheduler(on_scheduler)
     workers = client.run(on_worker, on_error="return")
     ports = [address.rpartition(":")[2] for address in addresses]
-    return Look(
-        scheduler,
-        workers,
-        process(),
-        frozenset(int(port) for port in ports if port.isdigit()),
-    )
+    _PORTS.update(int(port) for port in ports if port.isdigit())
+    return Look(scheduler, workers, process())

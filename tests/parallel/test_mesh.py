@@ -337,8 +337,8 @@ HANG_S = 5
 GUARD = 64
 """Bytes on either side of an array, where nobody may write."""
 
-NOISE_BYTES = 2**17
-"""What an exchange may allocate beside its arrays: messages, tracebacks."""
+NOISE_BYTES = 2**22
+"""What else may be allocated meanwhile: messages, and by threads of other tests."""
 
 
 @contextmanager
