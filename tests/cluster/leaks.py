@@ -6,11 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from socket import AF_INET, AF_INET6, SOCK_STREAM, socket
+from stat import S_ISSOCK
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import psutil
 from distributed import Client
 from threadpoolctl import threadpool_info
 
@@ -95,10 +97,13 @@ def _left(client: Client) -> Iterator[str]:
 
 def _left_in(where: str, now: dict[str, Any], before: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each thing that one process was not found with."""
-    for socket in now["sockets"]:
-        if socket not in before["sockets"] and not _PORTS & set(socket[1:]):
-            status, own, other = socket
-            yield f"{where}: socket at port {own}, to port {other}, {status}"
+    for ports in now["sockets"]:
+        if ports not in before["sockets"] and not _PORTS & set(ports):
+            own, other = ports
+            what = (
+                "takes connections" if other is None else f"connected to port {other}"
+            )
+            yield f"{where}: socket at port {own}, {what}"
     for library, limit in before["blas"].items():
         if now["blas"].get(library, limit) != limit:
             now_limit = now["blas"][library]
@@ -110,17 +115,26 @@ def _look(client: Client) -> Look:
     # All functions here are nested, to be sent by value: workers that do not run
     # where pytest does cannot import tests.
 
+    def sockets() -> Iterator[tuple[int, int | None]]:
+        """Yield the ports of this process's sockets, and those they are connected to.
+
+        psutil would read every connection of the machine.
+        """
+        for number in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError):
+                if not S_ISSOCK(os.fstat(number).st_mode):
+                    continue
+                with socket(fileno=os.dup(number)) as one:
+                    if one.family in (AF_INET, AF_INET6) and one.type == SOCK_STREAM:
+                        other = None
+                        with suppress(OSError):
+                            other = one.getpeername()[1]
+                        yield one.getsockname()[1], other
+
     def process() -> dict[str, Any]:
         return {
             "pid": os.getpid(),
-            "sockets": [
-                (
-                    socket.status,
-                    socket.laddr.port,
-                    socket.raddr.port if socket.raddr else None,
-                )
-                for socket in psutil.Process().net_connections("tcp")
-            ],
+            "sockets": list(sockets()),
             "threads": [
                 thread.name
                 for thread in threading.enumerate()
