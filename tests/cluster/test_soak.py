@@ -3,7 +3,7 @@
 ``SKDISTMLP_SOAK_FITS`` says how many fits, ``SKDISTMLP_SOAK_SEED`` the seed of the
 first; each fit has its own, and all about it follows from that. To repeat one alone::
 
-    SKDISTMLP_SOAK_SEED=9 SKDISTMLP_SOAK_FITS=1 pytest -m slow tests/cluster/test_soak.py
+    SKDISTMLP_SOAK_SEED=9 SKDISTMLP_SOAK_FITS=1 pytest -m slow -k every_fit
 """
 
 import gc
