@@ -1,6 +1,5 @@
 """Clusters for the tests, and what must be true after each."""
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -8,6 +7,8 @@ import pytest
 from distributed import Client, LocalCluster
 from hypothesis import settings
 from sklearn.datasets import load_digits
+
+from tests.cluster.leaks import assert_nothing_left, remember
 
 # The same examples each time; `--hypothesis-profile=searching` looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -33,19 +34,8 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client that is not the active one; afterwards the cluster must be empty."""
+    """A client that is not the active one; afterwards nothing may be left."""
     with Client(cluster, set_as_default=False) as connected:
+        remember(connected)
         yield connected
         assert_nothing_left(connected)
-
-
-def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
-    """Wait until the scheduler knows of no task; fail if it goes on knowing some."""
-    deadline = time.monotonic() + within_s
-    while left := client.run_on_scheduler(_task_keys):
-        assert time.monotonic() < deadline, f"left on the cluster: {left}"
-        time.sleep(0.02)
-
-
-def _task_keys(dask_scheduler: object) -> list[str]:
-    return [str(key) for key in dask_scheduler.tasks]

@@ -5,14 +5,16 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 from distributed import Client, SchedulerPlugin
 
+from skdistmlp.cluster.client import begin
 from skdistmlp.exceptions import ClusterError
 
-NAME = "skdistmlp-gangs"
+_PREPARED: WeakSet[Client] = WeakSet()
+"""Clients whose scheduler has the queue."""
 
 FIRST_LOOK_S, LOOK_S = 0.01, 0.5
 """Seconds until a fit that has to wait asks again, at first and in the end."""
@@ -20,6 +22,13 @@ FIRST_LOOK_S, LOOK_S = 0.01, 0.5
 SILENT_S = 40.0
 """Seconds without a heartbeat (they come every 5) after which a client is given up. The
 scheduler learns of one that dies when its connection closes, mostly at once."""
+
+
+LEAVES_WITHIN_S = 5.0
+"""Seconds in which a scheduler that is there answers."""
+
+HELD, QUEUED, LOST = "held", "queued", "lost"
+"""How a fit stands: it has its workers; it waits for them; it was given up."""
 
 
 @dataclass(frozen=True)
@@ -46,41 +55,44 @@ class Gangs(SchedulerPlugin):
     place any more.
     """
 
-    name = NAME
+    name = "skdistmlp-gangs"
+    idempotent = True
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
 
-    def ask(self, scheduler: Any, name: str, place: Place, arrives: bool) -> bool:
-        """Return whether a fit has its workers; one that arrives gets its place.
+    async def start(self, scheduler: Any) -> None:
+        """Take requests from clients; called by Dask, once on a scheduler."""
+        self._clients = scheduler.clients
+        scheduler.handlers["skdistmlp_ask"] = self.ask
+        scheduler.handlers["skdistmlp_leave"] = self.leave
 
-        Raises
-        ------
-        KeyError
-            If it lost its place: its client was silent for too long.
+    def ask(self, name: str, client: str, workers: list[str], arrives: bool) -> str:
+        """Return how a fit stands; one that arrives gets its place.
+
+        It has lost its place if its client was silent for too long.
         """
         if arrives:
-            self.places.setdefault(name, place)
+            self.places.setdefault(name, Place(client, frozenset(workers)))
         if name not in self.places:
-            raise KeyError(name)
+            return LOST
         oldest = time.time() - SILENT_S
-        clients = scheduler.clients
         for other, before in list(self.places.items()):
             if other == name:
-                return True
-            seen = clients.get(before.client)
+                break
+            seen = self._clients.get(before.client)
             if seen is None or seen.last_seen < oldest:
                 del self.places[other]
-            elif before.workers & place.workers:
-                return False
-        return True
+            elif not before.workers.isdisjoint(workers):
+                return QUEUED
+        return HELD
 
     def leave(self, name: str) -> None:
         """Give up a place, and the workers that came with it."""
         self.places.pop(name, None)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """Give up the places of a client that is gone."""
+        """Give up the places of a client that is gone; called by Dask."""
         for name, place in list(self.places.items()):
             if place.client == client:
                 del self.places[name]
@@ -89,7 +101,7 @@ class Gangs(SchedulerPlugin):
 @contextmanager
 def gang(
     client: Client, workers: Sequence[str], check: Callable[[], None]
-) -> Iterator[Callable[[], object]]:
+) -> Iterator[Callable[[], None]]:
     """Hold workers: one fit of shards that wait for each other on each.
 
     Parameters
@@ -107,17 +119,24 @@ def gang(
         Raises `ClusterError` if this fit no longer holds its workers.
     """
     name = uuid.uuid4().hex
-    place = Place(client.id, frozenset(workers))
+    scheduler = client.scheduler
+    assert scheduler is not None, "a connected client has a scheduler"
+    if client not in _PREPARED:
+        client.register_plugin(Gangs())
+        _PREPARED.add(client)
 
     def ask(arrives: bool) -> bool:
-        try:
-            has_workers: bool = client.run_on_scheduler(_ask, name, place, arrives)
-        except KeyError:
+        wanted = {"client": client.id, "workers": list(workers), "arrives": arrives}
+        standing = begin(client, scheduler.skdistmlp_ask, name=name, **wanted).result()
+        if standing == LOST:
             raise ClusterError(
                 f"this process stood still for more than {SILENT_S:g} s, and its place "
                 f"was given to other fits. Call again to start over."
-            ) from None
-        return has_workers
+            )
+        return bool(standing == HELD)
+
+    def check_held() -> None:
+        ask(arrives=False)
 
     try:
         has_workers, wait_s = ask(arrives=True), FIRST_LOOK_S
@@ -125,23 +144,8 @@ def gang(
             check()
             time.sleep(wait_s)
             has_workers, wait_s = ask(arrives=False), min(LOOK_S, 1.5 * wait_s)
-        yield partial(ask, arrives=False)
+        yield check_held
     finally:
         # Of a client that is closed the scheduler has no place any more.
         with suppress(Exception):
-            client.run_on_scheduler(_leave, name)
-
-
-def _gangs(scheduler: Any) -> Gangs:
-    """Return the queue of a scheduler, made when it is first asked for."""
-    scheduler.add_plugin(Gangs(), name=NAME, idempotent=True)
-    found: Gangs = scheduler.plugins[NAME]
-    return found
-
-
-def _ask(name: str, place: Place, arrives: bool, dask_scheduler: Any) -> bool:
-    return _gangs(dask_scheduler).ask(dask_scheduler, name, place, arrives)
-
-
-def _leave(name: str, dask_scheduler: Any) -> None:
-    _gangs(dask_scheduler).leave(name)
+            begin(client, scheduler.skdistmlp_leave, name=name).result(LEAVES_WITHIN_S)

@@ -79,7 +79,7 @@ class PeersRun:
         self._shards: list[Future[Any]] = []
         self._rows: list[Any] = []
         self._roster: Roster | None = None
-        self._check_held: Callable[[], object] = lambda: None
+        self._check_held: Callable[[], None] = lambda: None
         self._under_way: concurrent.futures.Future[list[Future[Any]]] | None = None
         self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
         self._interrupted = False
@@ -266,7 +266,7 @@ class PeersRun:
                     raise error
             if time.monotonic() > deadline:
                 raise errors[0] if errors else CancelledError
-            self._tasks.check_workers()
+            self._tasks.check_present()
             time.sleep(0.05)
 
     def _submit(

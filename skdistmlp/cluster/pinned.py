@@ -185,13 +185,17 @@ class PinnedTasks:
         ClusterError
             If this is a task, and was cancelled.
         """
+        self.check_present()
+        self._roll_call.check()
+
+    def check_present(self) -> None:
+        """See the same, but do not mind whether workers answer."""
         if self._is_cancelled():
             raise ClusterError("the task that waits for this work was cancelled")
         if self._client.status in ("closing", "closed"):
             raise CancelledError
         if not set(self._workers) <= set(self._client.nthreads()):
             raise CancelledError
-        self._roll_call.check()
 
     def fetch(self, *futures: Future[Any]) -> list[Any]:
         """Wait for tasks, and return their results."""

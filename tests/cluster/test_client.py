@@ -11,8 +11,8 @@ from distributed import Client, LocalCluster, get_client
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client import choose_workers, connected
 from skdistmlp.exceptions import ClusterError
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, in_thread, wait_until
-from tests.conftest import assert_nothing_left
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -24,7 +24,9 @@ def one_worker():
         LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as own,
         Client(own, set_as_default=False) as client,
     ):
+        remember(client)
         yield client
+        assert_nothing_left(client)
 
 
 @pytest.fixture
@@ -35,7 +37,9 @@ def no_workers():
         ) as own,
         Client(own, set_as_default=False) as client,
     ):
+        remember(client)
         yield client
+        assert_nothing_left(client)
 
 
 @pytest.fixture
@@ -95,6 +99,7 @@ def test_a_client_is_given_back(client):
 
 def test_the_active_client_is_used(cluster, digits):
     with Client(cluster) as active:
+        remember(active)
         with connected(None) as found:
             assert found is active
         assert classifier().fit(*small(digits)).engine_ == "futures"
@@ -289,7 +294,6 @@ def test_a_fit_in_the_only_thread_of_its_cluster_ends(one_worker, digits, client
     assert there.plan_.workers == tuple(one_worker.nthreads())
     assert_same_weights(there, here)
     np.testing.assert_array_equal(labels, here.predict(X))
-    assert_nothing_left(one_worker)
 
 
 def test_a_fit_in_a_task_places_each_shard_on_its_worker(client, digits):

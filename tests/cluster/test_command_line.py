@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.estimators.engines import PREDICT_BLOCK_ROWS
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import DaskProcesses, bounded
-from tests.conftest import assert_nothing_left
 
 HIDDEN = (64, 32)
 N_LAYERS = len(HIDDEN) + 1
@@ -44,6 +44,7 @@ def watched(address: str, call: Callable[[], Any]) -> tuple[Any, list, dict, set
         return [{g.name for g in c.groups} for c in dask_scheduler.computations]
 
     with Client(address, set_as_default=False) as watcher:
+        remember(watcher)
         n_before = len(watcher.run_on_scheduler(log))
         n_groups_before = len(watcher.run_on_scheduler(groups))
         with get_task_stream(watcher) as stream:

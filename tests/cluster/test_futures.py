@@ -25,6 +25,7 @@ from skdistmlp.training.step import (
     predict_blocks,
     training_step,
 )
+from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import (
     in_thread,
     occupied,
@@ -32,7 +33,6 @@ from tests.cluster.support import (
     transitions,
     wait_until,
 )
-from tests.conftest import assert_nothing_left
 from tests.parallel.group_contract import (
     blocks_of_evaluations,
     check_given_up_evaluation,

@@ -12,6 +12,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
 from skdistmlp.cluster.pinned import PinnedTasks
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, in_thread, task_keys, wait_until
 from tests.cluster.test_peers import (
     PARAMETERS,
@@ -20,7 +21,6 @@ from tests.cluster.test_peers import (
     executing,
     steps_taken,
 )
-from tests.conftest import assert_nothing_left
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -153,6 +153,7 @@ def test_workers_in_one_process_share_nothing(data, parameters):
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        remember(client)
         clf = DistributedMLPClassifier(
             **parameters, client=client, engine="peers", parameter_threshold=0
         )

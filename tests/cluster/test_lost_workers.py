@@ -14,8 +14,8 @@ from skdistmlp.cluster.futures import FuturesGroup
 from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.estimators import engines
 from skdistmlp.exceptions import ClusterError, WorkerLostError
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import DaskProcesses, bounded, wait_until
-from tests.conftest import assert_nothing_left
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -35,7 +35,9 @@ def client(processes):
     """A client of a cluster with two workers, whom tests may kill."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as connected:
+        remember(connected)
         yield connected
+        assert_nothing_left(connected)
     processes.print_output()
 
 
@@ -293,4 +295,5 @@ def test_a_fit_whose_cluster_is_restarted_says_so(data, monkeypatch):
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        remember(client)
         assert_says_so_and_can_start_again(client, data, monkeypatch, client.restart)

@@ -15,6 +15,7 @@ from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
 from skdistmlp.cluster.meeting import Meeting
 from skdistmlp.exceptions import ExchangeError
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import (
     DaskProcesses,
     bounded,
@@ -22,7 +23,6 @@ from tests.cluster.support import (
     transitions,
     wait_until,
 )
-from tests.conftest import assert_nothing_left
 from tests.estimators.support import InterruptAfter
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -337,6 +337,7 @@ def processes(tmp_path_factory):
 def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, rank):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
+        remember(client)
         worker = tuple(client.nthreads())[rank]
         fit = in_thread(endless(client).fit, *data)
         wait_until(lambda: steps_taken(client), "training has begun")
@@ -345,6 +346,7 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
             bounded(fit.result)
         processes.have_workers(2)
         assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+        assert_nothing_left(client)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -352,6 +354,7 @@ def test_a_worker_that_stands_still_is_named_after_the_timeout(processes, data, 
     """It is not gone, so it is the exchange that ends; awake again it trains again."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
+        remember(client)
         worker = tuple(client.nthreads())[rank]
         with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
             fit = in_thread(endless(client).fit, *data)
@@ -528,28 +531,25 @@ def test_a_worker_that_is_paused_ends_the_fit(client, data, short_rounds, n_work
     """Dask pauses a worker that uses most of its memory."""
     victim = next(iter(client.nthreads()))
 
-    def pause(dask_worker):
+    def set_status(name, dask_worker):
         from distributed import Status
 
-        dask_worker.status = Status.paused
-        dask_worker.periodic_callbacks["memory"] = None
-
-    def go_on(dask_worker):
-        from distributed import Status
-
-        dask_worker.status = Status.running
+        # Dask's own look at the memory would undo it.
+        fraction = False if name == "paused" else 0.8
+        dask_worker.memory_manager.memory_pause_fraction = fraction
+        dask_worker.status = Status[name]
 
     with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
         fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
         wait_until(lambda: steps_taken(client, n_workers), "training has begun")
-        client.run(pause, workers=[victim])
+        client.run(set_status, "paused", workers=[victim])
         try:
             with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
                 bounded(fit.result)
             clf = bounded(classifier(client, n_workers=None).fit, *data)
             assert victim not in clf.plan_.workers
         finally:
-            client.run(go_on, workers=[victim])
+            client.run(set_status, "running", workers=[victim])
 
 
 def test_a_fit_in_a_task_ends_when_the_task_is_cancelled(client, data, short_rounds):
@@ -566,6 +566,6 @@ def test_a_client_that_is_closed_in_the_middle(client, data, short_rounds):
     with Client(client.scheduler.address, set_as_default=False) as other:
         fit = in_thread(endless(other).fit, *data)
         wait_until(lambda: steps_taken(client), "training has begun")
-    with pytest.raises(ClusterError, match="client was closed"):
+    with pytest.raises(ClusterError, match="or was closed"):
         bounded(fit.result)
     wait_until(lambda: not any(executing(client).values()), "the shards have ended")

@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.exceptions import ExchangeError
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, in_thread, wait_until
-from tests.conftest import assert_nothing_left
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -48,7 +48,9 @@ def encrypted(security):
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        remember(client)
         yield client
+        assert_nothing_left(client)
 
 
 def classifier(client, **parameters):
@@ -105,7 +107,6 @@ def test_shards_use_the_tls_of_their_cluster(encrypted, digits):
     assert there.engine_ == "peers"
     for mine, other in zip(there.coefs_, here.coefs_, strict=True):
         assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
-    assert_nothing_left(encrypted)
 
 
 def set_port(port):

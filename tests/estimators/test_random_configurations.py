@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from tests import strategies
-from tests.conftest import assert_nothing_left
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.estimators.configurations import CONFIGURATIONS, Case
 from tests.estimators.in_memory import split_by
 from tests.estimators.support import (
@@ -124,6 +124,7 @@ def test_uneven_shards(case, shares):
 
 def check_on_workers(cluster, case, engine, n_workers):
     with Client(cluster, set_as_default=False) as client:
+        remember(client)
         ours = assert_parity(
             case,
             client=client,

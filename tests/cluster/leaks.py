@@ -1,0 +1,177 @@
+"""What a test may leave behind, on a cluster and in this process, and the check."""
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from socket import AF_INET, AF_INET6, SOCK_STREAM, socket
+from stat import S_ISSOCK
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from distributed import Client
+from threadpoolctl import threadpool_info
+
+THREADS = "skdistmlp"
+"""How the names of the threads begin that the package starts."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a cluster and its processes hold at one moment.
+
+    Attributes
+    ----------
+    scheduler : dict
+        What only the scheduler knows.
+    workers : dict of str to dict
+        What each worker's process holds, or the error that it answered with.
+    here : dict
+        What this process holds.
+    """
+
+    scheduler: dict[str, list[str]]
+    workers: dict[str, Any]
+    here: dict[str, Any]
+
+
+_BEFORE: WeakKeyDictionary[Client, Look] = WeakKeyDictionary()
+
+_PORTS: set[int] = set()
+"""Where Dask listens or has listened: connections may outlive a worker for a while,
+and this process may have another cluster."""
+
+
+def remember(client: Client) -> None:
+    """Note what is there before a test: that is nothing that the test left.
+
+    BLAS limits and sockets of this process cannot be judged without. Clients that
+    nobody remembered are remembered at their first `assert_nothing_left`.
+    """
+    _BEFORE[client] = _look(client)
+
+
+def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
+    """Wait until nothing is left behind; fail if something stays, and say what.
+
+    Looked for are tasks and places of fits on the scheduler; futures of the client;
+    tasks and shards on the workers; and in their processes and this one sockets that are
+    not Dask's, threads of ours and BLAS limits. Every worker has to be awake.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        # A look may take long, and is then no longer true.
+        begun = time.monotonic()
+        if not (left := list(_left(client))):
+            return
+        listed = "\n".join(left)
+        assert begun < deadline, f"left behind:\n{listed}"
+        time.sleep(0.02)
+
+
+def _left(client: Client) -> Iterator[str]:
+    """Yield a line for each thing that is there and was not before."""
+    now = _look(client)
+    before = _BEFORE.setdefault(client, replace(now, workers={}))
+    for what, names in now.scheduler.items():
+        yield from (f"scheduler: {what} {name}" for name in names)
+    yield from (f"client: future {key!r}" for key in list(client.futures))
+    yield from _left_in("client", now.here, before.here)
+    for worker, held in now.workers.items():
+        if isinstance(held, Exception):
+            yield f"{worker}: {held!r}"
+            continue
+        yield from (f"{worker}: task {task}" for task in held["tasks"])
+        yield from (f"{worker}: shard {shard}" for shard in held["shards"])
+        if held["pid"] != now.here["pid"]:
+            found = before.workers.get(worker, {"sockets": [], "blas": {}})
+            yield from _left_in(worker, held, found)
+
+
+def _left_in(where: str, now: dict[str, Any], before: dict[str, Any]) -> Iterator[str]:
+    """Yield a line for each thing that one process was not found with."""
+    for ports in now["sockets"]:
+        if ports not in before["sockets"] and not _PORTS & set(ports):
+            own, other = ports
+            what = (
+                "takes connections" if other is None else f"connected to port {other}"
+            )
+            yield f"{where}: socket at port {own}, {what}"
+    for library, limit in before["blas"].items():
+        if now["blas"].get(library, limit) != limit:
+            now_limit = now["blas"][library]
+            yield f"{where}: {now_limit} BLAS threads, not {limit}, in {library}"
+    yield from (f"{where}: thread {name}" for name in now["threads"])
+
+
+def _look(client: Client) -> Look:
+    # All functions here are nested, to be sent by value: workers that do not run
+    # where pytest does cannot import tests.
+
+    def sockets() -> Iterator[tuple[int, int | None]]:
+        """Yield the ports of this process's sockets, and those they are connected to.
+
+        psutil would read every connection of the machine.
+        """
+        for number in map(int, os.listdir("/dev/fd")):
+            with suppress(OSError):
+                if not S_ISSOCK(os.fstat(number).st_mode):
+                    continue
+                with socket(fileno=os.dup(number)) as one:
+                    if one.family in (AF_INET, AF_INET6) and one.type == SOCK_STREAM:
+                        other = None
+                        with suppress(OSError):
+                            other = one.getpeername()[1]
+                        yield one.getsockname()[1], other
+
+    def process() -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "sockets": list(sockets()),
+            "threads": [
+                thread.name
+                for thread in threading.enumerate()
+                if thread.name.startswith(THREADS)
+            ],
+            "blas": {
+                library["filepath"]: library["num_threads"]
+                for library in threadpool_info()
+                if library["user_api"] == "blas"
+            },
+        }
+
+    def on_worker(dask_worker: Any) -> dict[str, Any]:
+        shard_run = sys.modules.get("skdistmlp.cluster.shard_run")
+        runs = {} if shard_run is None else shard_run._RUNS
+        if runs:
+            gc.collect()
+        return process() | {
+            "tasks": [
+                f"{task.key!r}, {task.state}"
+                for task in dask_worker.state.tasks.values()
+            ],
+            "shards": [f"{rank} of run {run.hex()}" for run, rank in list(runs)],
+        }
+
+    def on_scheduler(dask_scheduler: Any) -> tuple[dict[str, list[str]], list[str]]:
+        queue = dask_scheduler.plugins.get("skdistmlp-gangs")
+        addresses = [dask_scheduler.address, *dask_scheduler.service_ports.values()]
+        for worker in dask_scheduler.workers.values():
+            addresses += [worker.address, worker.nanny, *worker.services.values()]
+        return {
+            "task": [repr(key) for key in dask_scheduler.tasks],
+            "place for": [
+                " ".join(sorted(place.workers))
+                for place in (queue.places.values() if queue else [])
+            ],
+        }, [str(address) for address in addresses]
+
+    scheduler, addresses = client.run_on_scheduler(on_scheduler)
+    workers = client.run(on_worker, on_error="return")
+    ports = [address.rpartition(":")[2] for address in addresses]
+    _PORTS.update(int(port) for port in ports if port.isdigit())
+    return Look(scheduler, workers, process())

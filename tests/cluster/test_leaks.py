@@ -1,0 +1,269 @@
+"""Everything that may be left behind is seen, in real worker processes."""
+
+import socket
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from distributed import Client, Event
+from threadpoolctl import OpenBLASController, threadpool_limits
+
+from skdistmlp.cluster import peers, pinned, shard_run
+from skdistmlp.cluster.gang import gang
+from skdistmlp.cluster.pinned import PinnedTasks
+from tests.cluster.leaks import THREADS, assert_nothing_left, remember
+from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
+from tests.cluster.test_peers import (
+    classifier,
+    end_by,
+    endless,
+    set_blas_limits,
+    steps_taken,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def seen(client):
+    """Return what the check says, without waiting for anything to go."""
+    with pytest.raises(AssertionError, match="left behind") as failed:
+        assert_nothing_left(client, within_s=0.0)
+    return str(failed.value)
+
+
+# What somebody might leave behind, each until its context ends.
+
+
+@contextmanager
+def task(client):
+    with Client(client.scheduler.address, set_as_default=False) as another:
+        held = another.submit(int, key="left")
+        held.result()
+        yield "scheduler: task 'left'"
+        del held
+
+
+@contextmanager
+def future(client):
+    held = client.submit(int, key="left")
+    yield "client: future 'left'"
+    del held
+
+
+@contextmanager
+def place(client):
+    worker = next(iter(client.nthreads()))
+    with gang(client, [worker], lambda: None):
+        yield f"scheduler: place for {worker}"
+
+
+@contextmanager
+def running_task(client):
+    """Nobody wants it any more, and the scheduler has forgotten it."""
+    gate, running = (
+        Event("left-gate", client=client),
+        Event("left-running", client=client),
+    )
+
+    def task_count(dask_scheduler):
+        return len(dask_scheduler.tasks)
+
+    def hold():
+        Event("left-running").set()
+        Event("left-gate").wait(WITHIN_S)
+
+    held = client.submit(hold, key="left")
+    assert running.wait(WITHIN_S)
+    held.release()
+    wait_until(
+        lambda: (
+            not client.run_on_scheduler(
+                lambda dask_scheduler: len(dask_scheduler.tasks)
+            )
+        ),
+        "the scheduler has forgotten the task",
+    )
+    yield ": task 'left', cancelled"
+    gate.set()
+
+
+def on_worker(leave, message):
+    """Leave on one worker what `leave` returns, which can be closed."""
+
+    def put(dask_worker):
+        dask_worker.left_by_a_test = leave()
+
+    def take_away(dask_worker):
+        left = dask_worker.left_by_a_test
+        del dask_worker.left_by_a_test
+        left.close()
+
+    @contextmanager
+    def left(client):
+        worker = list(client.nthreads())[1]
+        client.run(put, workers=[worker])
+        yield f"{worker}: {message}"
+        client.run(take_away, workers=[worker])
+
+    return left
+
+
+def here(leave, message):
+    @contextmanager
+    def left(client):
+        held = leave()
+        yield f"client: {message}"
+        held.close()
+
+    return left
+
+
+class Shard:
+    def __init__(self):
+        shard_run._RUNS[bytes(16), 2] = self
+
+    def close(self):
+        pass
+
+
+def listener():
+    return socket.create_server(("127.0.0.1", 0))
+
+
+class Connection:
+    """Both ends of a connection, or one whose other end is closed."""
+
+    def __init__(self, half_closed=False):
+        with listener() as server:
+            self.near = socket.create_connection(server.getsockname())
+            self.far, _ = server.accept()
+        if half_closed:
+            self.far.close()
+            assert self.near.recv(1) == b""
+
+    def close(self):
+        self.near.close()
+        self.far.close()
+
+
+def half_closed():
+    return Connection(half_closed=True)
+
+
+class Thread:
+    def __init__(self):
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._end.wait, name=f"{THREADS}-left")
+        self._thread.start()
+
+    def close(self):
+        self._end.set()
+        self._thread.join()
+
+
+class BlasLimit:
+    def __init__(self):
+        self._limits = threadpool_limits(3, user_api="blas")
+        # Else no other thread could set limits from now on.
+        OpenBLASController.clear_controlling_thread()
+
+    def close(self):
+        self._limits.restore_original_limits()
+        OpenBLASController.clear_controlling_thread()
+
+
+THINGS = {
+    "task": task,
+    "future": future,
+    "place": place,
+    "running task": running_task,
+    "shard": on_worker(Shard, f"shard 2 of run {bytes(16).hex()}"),
+    "listener": on_worker(listener, "socket at port "),
+    "connection": on_worker(Connection, "socket at port"),
+    "half-closed connection": on_worker(half_closed, "socket at port"),
+    "thread": on_worker(Thread, "thread skdistmlp-left"),
+    "BLAS limit": on_worker(BlasLimit, "3 BLAS threads, not 1, in "),
+    "listener here": here(listener, "socket at port "),
+    "connection here": here(Connection, "socket at port"),
+    "thread here": here(Thread, "thread skdistmlp-left"),
+    "BLAS limit here": here(BlasLimit, "3 BLAS threads, not "),
+}
+
+
+@pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS)
+def test_what_is_left_behind_is_seen_until_it_goes(client, thing):
+    with thing(client) as message:
+        assert message in seen(client)
+    assert_nothing_left(client)
+
+
+def test_a_shard_that_only_waits_to_be_collected_is_gone(client):
+    def leave():
+        shard = Shard()
+        shard.itself = shard
+
+    client.run(leave)
+    assert_nothing_left(client, within_s=0.0)
+
+
+@pytest.fixture
+def found_threads(client):
+    """Somebody has given the processes of the workers three threads."""
+    set_blas_limits(client, 3)
+    remember(client)
+    yield
+    set_blas_limits(client, 1)
+    remember(client)
+
+
+def test_a_fit_under_way_is_seen_everywhere(client, digits, found_threads):
+    """The check looks at what the package really holds, not at a likeness."""
+    workers = list(client.nthreads())[:2]
+    fit = in_thread(endless(client).fit, digits[0][:300], digits[1][:300])
+    wait_until(lambda: steps_taken(client), "training has begun")
+    lines = seen(client)
+    assert f"scheduler: place for {' '.join(sorted(workers))}" in lines
+    for worker in workers:
+        assert f"{worker}: socket at port" in lines
+        assert f"{worker}: 1 BLAS threads, not 3, in " in lines
+    for rank, worker in enumerate(workers):
+        assert f"scheduler: task ('train-shard{rank}-of-2'" in lines
+        assert f"client: future ('train-shard{rank}-of-2'" in lines
+        assert f"{worker}: task ('train-shard{rank}-of-2'" in lines
+        assert f"{worker}: shard {rank} of run" in lines
+    with pytest.warns(UserWarning, match="interrupted"):
+        end_by("request_stop", client, fit)
+    assert_nothing_left(client)
+
+
+def started_by(monkeypatch, owner, name):
+    """Return the names of the threads in which a function is called, as they come."""
+    original, names = getattr(owner, name), []
+
+    def call(*args, **kwargs):
+        names.append(threading.current_thread().name)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+    return names
+
+
+def test_threads_that_send_have_names_of_ours(client, monkeypatch):
+    names = started_by(monkeypatch, pinned, "reaches")
+    tasks = PinnedTasks(client, tuple(client.nthreads()))
+    tasks.place("rows", [np.ones(3) for _ in client.nthreads()])
+    tasks.close()
+    assert len(names) == 3
+    assert {name.partition("-")[0] for name in names} == {THREADS}
+
+
+def test_threads_that_tell_the_workers_have_names_of_ours(client, digits, monkeypatch):
+    names = started_by(monkeypatch, peers.PeersRun, "_tell_worker")
+    weight = np.ones(300)
+    weight[:100] = 0.0
+    clf = classifier(client, shuffle=False)
+    with pytest.raises(ZeroDivisionError):
+        bounded(clf.fit, digits[0][:300], digits[1][:300], sample_weight=weight)
+    assert len(names) == 2
+    assert {name.partition("-")[0] for name in names} == {THREADS}
