@@ -107,7 +107,7 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
 
 
 def begin(
-    client: Client, method: Callable[..., Any], *args: Any, **kwargs: Any
+    client: Client, method: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Future[Any]:
     """Begin a call of a method of a client, where it can be waited for and cancelled.
 
@@ -119,7 +119,13 @@ def begin(
         return await method(*args, **kwargs)
 
     loop: Any = client.loop
-    return asyncio.run_coroutine_threadsafe(call(), loop.asyncio_loop)
+    coroutine = call()
+    try:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
+    except RuntimeError:
+        # The loop of a client that is closed.
+        coroutine.close()
+        raise
 
 
 def worker_statuses(client: Client) -> dict[str, str]:

@@ -147,5 +147,7 @@ def gang(
         yield check_held
     finally:
         # Of a client that is closed the scheduler has no place any more.
-        with suppress(Exception):
-            begin(client, scheduler.skdistmlp_leave, name=name).result(LEAVES_WITHIN_S)
+        if client.status not in ("closing", "closed"):
+            with suppress(Exception):
+                left = begin(client, scheduler.skdistmlp_leave, name=name)
+                left.result(LEAVES_WITHIN_S)

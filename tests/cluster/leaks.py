@@ -59,8 +59,8 @@ def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
     """Wait until nothing is left behind; fail if something stays, and say what.
 
     Looked for are tasks and places of fits on the scheduler; futures of the client;
-    tasks and shards on the workers; and in their processes and this one sockets that are
-    not Dask's, threads of ours and BLAS limits. Every worker has to be awake.
+    tasks and shards on the workers; and in their processes and this one sockets
+    that are not Dask's, threads of ours and BLAS limits. All workers must be awake.
     """
     deadline = time.monotonic() + within_s
     while True:

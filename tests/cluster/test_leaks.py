@@ -16,10 +16,10 @@ from tests.cluster.leaks import THREADS, assert_nothing_left, remember
 from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
 from tests.cluster.test_peers import (
     classifier,
-    end_by,
     endless,
     set_blas_limits,
     steps_taken,
+    stop_all,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -233,7 +233,7 @@ def test_a_fit_under_way_is_seen_everywhere(client, digits, found_threads):
         assert f"{worker}: task ('train-shard{rank}-of-2'" in lines
         assert f"{worker}: shard {rank} of run" in lines
     with pytest.warns(UserWarning, match="interrupted"):
-        end_by("request_stop", client, fit)
+        stop_all(client, fit)
     assert_nothing_left(client)
 
 

@@ -7,7 +7,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 from tests.cluster.support import in_thread, wait_until
-from tests.cluster.test_peers import end_by, endless, steps_taken
+from tests.cluster.test_peers import endless, steps_taken, stop_all
 from tests.estimators.support import fit
 
 pytestmark = pytest.mark.skipif(
@@ -86,7 +86,7 @@ def test_a_worker_holds_its_share_and_the_rows_once(
     wait_until(lambda: steps_taken(client) > 2, "every buffer is in use")
     during = resident(client)
     with pytest.warns(UserWarning, match="interrupted"):
-        end_by("request_stop", client, training)
+        stop_all(client, training)
     plan, after = clf.plan_, resident(client)
     n_parameters = plan.split.n_parameters
     for worker, held in zip(plan.workers, plan.bytes_held, strict=True):

@@ -78,7 +78,8 @@ def test_rounds_go_on_where_the_last_one_ended(
 def test_every_round_is_logged_with_its_pace(client, data, rounds_of_an_epoch, caplog):
     with caplog.at_level("INFO", "skdistmlp"):
         clf = classifier(client).fit(*data)
-    lines = [record.getMessage() for record in caplog.records]
+    ours = [record for record in caplog.records if record.name == "skdistmlp"]
+    lines = [record.getMessage() for record in ours]
     assert len(lines) == 3
     for number, line in enumerate(lines):
         match = re.fullmatch(
