@@ -9,13 +9,12 @@ import pytest
 from distributed import Client, Event
 from threadpoolctl import OpenBLASController, threadpool_limits
 
-from skdistmlp.cluster import peers, pinned, shard_run
+from skdistmlp.cluster import pinned, shard_run
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.pinned import PinnedTasks
 from tests.cluster.leaks import THREADS, assert_nothing_left, remember
-from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
+from tests.cluster.support import WITHIN_S, in_thread, wait_until
 from tests.cluster.test_peers import (
-    classifier,
     endless,
     set_blas_limits,
     steps_taken,
@@ -255,15 +254,4 @@ def test_threads_that_send_have_names_of_ours(client, monkeypatch):
     tasks.place("rows", [np.ones(3) for _ in client.nthreads()])
     tasks.close()
     assert len(names) == 3
-    assert {name.partition("-")[0] for name in names} == {THREADS}
-
-
-def test_threads_that_tell_the_workers_have_names_of_ours(client, digits, monkeypatch):
-    names = started_by(monkeypatch, peers.PeersRun, "_tell_worker")
-    weight = np.ones(300)
-    weight[:100] = 0.0
-    clf = classifier(client, shuffle=False)
-    with pytest.raises(ZeroDivisionError):
-        bounded(clf.fit, digits[0][:300], digits[1][:300], sample_weight=weight)
-    assert len(names) == 2
-    assert {name.partition("-")[0] for name in names} == {THREADS}
+    assert all(name.startswith(THREADS) for name in names)

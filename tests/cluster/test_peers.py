@@ -20,6 +20,7 @@ from tests.cluster.support import (
     DaskProcesses,
     bounded,
     in_thread,
+    task_keys,
     transitions,
     wait_until,
 )
@@ -465,24 +466,30 @@ def test_an_error_says_on_which_worker_it_happened(client, data):
     ]
 
 
-def test_shards_of_a_client_that_was_killed_end(processes, data):
-    """Also while they wait for each other, for which there is no deadline."""
+def test_shards_of_a_client_that_was_killed_end(processes):
+    """Also one that waits for another, for which it has no deadline itself."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
-        busy = tuple(client.nthreads())[1]
-        gate = Event("gate", client=client)
-        held = client.submit(lambda: Event("gate").wait(60), workers=[busy], pure=False)
-        wait_until(lambda: executing(client)[busy], "a worker is busy")
+        victim = tuple(client.nthreads())[1]
+        gate = Event("before-meeting", client=client)
+        client.run(hold_before_meeting, workers=[victim])
         with processes.endless_client() as process:
-            wait_until(
-                lambda: sum(executing(client).values()) == 2, "the other one waits"
-            )
+            wait_until(lambda: sum(training(client).values()) == 2, "one waits")
             process.kill()
-        wait_until(lambda: sum(executing(client).values()) == 1, "it has ended")
+        wait_until(lambda: sum(training(client).values()) == 1, "it has ended")
         gate.set()
-        held.result()
-        del held
+        wait_until(lambda: not any(training(client).values()), "both have ended")
+        gate.clear()
         assert_nothing_left(client)
+
+
+def training(client):
+    """Return how many shards each worker trains, or has waiting for others."""
+    return client.run(
+        lambda dask_worker: sum(
+            task.key[0].startswith("train") for task in dask_worker.state.executing
+        )
+    )
 
 
 def executing(client):
@@ -524,7 +531,9 @@ def test_a_worker_that_is_retired_ends_the_fit(
             bounded(fit.result)
         bounded(retiring.result)
         processes.workers.pop(victim).wait(60)
-        assert_nothing_left(client)
+        wait_until(lambda: victim not in client.nthreads(), "it has gone")
+        # Workers that Dask told to take the shard over remember that it failed.
+        wait_until(lambda: not task_keys(client), "nothing is left")
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
