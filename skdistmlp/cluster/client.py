@@ -56,7 +56,7 @@ def connected(client: Client | str | None) -> Iterator[Client | None]:
             with _connection(client) as connection:
                 yield connection
         else:
-            yield _checked(_active_client() if client is None else client)
+            yield _checked(active_client() if client is None else client)
 
 
 def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ def _thread_lent() -> Iterator[None]:
         rejoin()
 
 
-def _active_client() -> Client | None:
+def active_client() -> Client | None:
     """Return the active client; inside a task, its worker's own; else None."""
     try:
         return get_client()
@@ -236,6 +236,24 @@ def _checked(client: Client | None) -> Client | None:
             "Pass a client made without asynchronous=True."
         )
     return client
+
+
+def memory_limits(client: Client, workers: tuple[str, ...]) -> dict[str, int]:
+    """Return the bytes that each of some workers may use, where there is a limit.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Addresses; one that has left has no limit.
+    """
+    with explained(client, (), "asking for the workers' memory"):
+        known = client.scheduler_info(n_workers=-1)["workers"]
+    limits = {
+        worker: known[worker]["memory_limit"] for worker in workers if worker in known
+    }
+    return {worker: limit for worker, limit in limits.items() if limit}
 
 
 def _address(client: Client) -> str:

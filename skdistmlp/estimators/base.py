@@ -4,7 +4,7 @@ import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self, cast
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import OptimizeResult
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, check_X_y
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdistmlp.estimators._sklearn import (
@@ -22,15 +22,18 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.engines import (
+    BlockPrediction,
     EngineRequest,
+    Finish,
     Trained,
     predict,
     train,
 )
+from skdistmlp.estimators.inputs import brought, is_collection
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.shard import Network, ShardState
 from skdistmlp.parallel.split import NetworkSplit, Parameters, flatten
@@ -99,7 +102,10 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         incremental: bool,
     ) -> Self:
         """Train, from new weights or from those at hand; see the public methods."""
-        with self._as_before_on_failure():
+        with (
+            self._as_before_on_failure(),
+            self._brought(X, y, sample_weight) as (X, y, sample_weight),
+        ):
             hidden_layer_sizes = self._checked_hidden_layer_sizes()
             first_pass = not hasattr(self, "coefs_") or (
                 not self.warm_start and not incremental
@@ -207,6 +213,33 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
             random_state,
             ShardState(parameters.copy()),
         )
+
+    def _brought(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> AbstractContextManager[tuple[Any, Any, Any]]:
+        """Give the same, but no Dask collection; features may stay on a cluster."""
+        return brought(self.client, type(self).__name__, X, y, sample_weight)
+
+    def _validated(
+        self, X: Any, y: Any, reset: bool, **checks: Any
+    ) -> tuple[Features, np.ndarray]:
+        """Return X and y as scikit-learn takes them."""
+        if not isinstance(X, RemoteFeatures):
+            return validate_data(
+                self,
+                X,
+                y,
+                accept_sparse="csr",
+                multi_output=True,
+                dtype=(np.float64, np.float32),
+                reset=reset,
+                **checks,
+            )
+        # Its numbers have been checked where they are.
+        validate_data(self, X.header, reset=reset, skip_check_array=True)
+        rows = np.zeros((X.shape[0], 1))
+        _, y = check_X_y(rows, y, multi_output=True, estimator=self, **checks)
+        return cast("Features", X), y
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:
@@ -346,14 +379,20 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
 
     # Prediction.
 
-    def _outputs(self, X: Any) -> FloatArray:
-        """Return the outputs for `X`, shape (n_samples, n_outputs)."""
+    def _predicted(self, X: Any, finish: Finish) -> Any:
+        """Return what `finish` makes of the outputs for `X`; lazy for a collection."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         weights = self._weights()
         split = NetworkSplit.even(_layer_units(weights.coefs), 1)
         network = Network(split, self.activation, self.out_activation_)
-        return predict(self._engine_request(), network, weights, X)
+        if is_collection(X):
+            from skdistmlp.cluster.collections import header_of, map_rows
+
+            validate_data(self, header_of(X), reset=False, skip_check_array=True)
+            function = BlockPrediction(network, weights, finish, type(self).__name__)
+            return map_rows(self.client, X, function)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        return finish(predict(self._engine_request(), network, weights, X))
 
     # What scikit-learn and Python ask of an estimator.
 

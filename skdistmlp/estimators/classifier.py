@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.estimators._sklearn import (
     StrOptions,
@@ -22,6 +23,7 @@ from skdistmlp.estimators._sklearn import (
     fit_context,
 )
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
+from skdistmlp.estimators.inputs import computed
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score
 
@@ -319,7 +321,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
                 "not see all samples. Give the weights themselves, as a dict, from "
                 "sklearn.utils.class_weight.compute_class_weight."
             )
-        with self._as_before_on_failure():
+        with (
+            self._as_before_on_failure(),
+            self._brought(X, y, sample_weight) as (X, y, sample_weight),
+        ):
             if check_partial_fit_first_call(self, classes):
                 self._label_binarizer = LabelBinarizer()
                 multilabel = type_of_target(y).startswith("multilabel")
@@ -339,7 +344,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ndarray or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
             Class labels, or a binary indicator matrix, sparse if `y` was.
         """
-        return self._labels(self._outputs(X))
+        check_is_fitted(self)
+        return self._predicted(X, partial(_labels, self._label_binarizer))
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """Predict probabilities of classes.
@@ -354,10 +360,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of `classes_`.
         """
-        outputs = self._outputs(X)
-        if outputs.shape[1] == 1:
-            return np.hstack([1 - outputs, outputs])
-        return outputs
+        return self._predicted(X, _probabilities)
 
     def predict_log_proba(self, X: ArrayLike) -> FloatArray:
         """Predict logarithms of probabilities of classes.
@@ -372,22 +375,35 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ndarray of shape (n_samples, n_classes)
             Logarithms of what `predict_proba` returns.
         """
-        probability = self.predict_proba(X)
-        return np.log(probability, out=probability)
+        return self._predicted(X, _log_probabilities)
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return the accuracy of predictions.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
+            Features; a collection stays where it is.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            Share of the samples, or weight, whose labels are all right.
+        """
+        truth, labels, weight = computed(self.client, y, self.predict(X), sample_weight)
+        return float(accuracy_score(truth, labels, sample_weight=weight))
 
     def _validate_targets(
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Features, np.ndarray]:
         """Return X, and y as a boolean column for each output."""
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
+        X, y = self._validated(X, y, reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
@@ -444,9 +460,6 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     def _score_function(self) -> Score:
         return Accuracy(self._label_binarizer)
 
-    def _labels(self, outputs: FloatArray) -> np.ndarray:
-        return _labels(self._label_binarizer, outputs)
-
     def __sklearn_tags__(self) -> Any:
         """Say that multilabel targets are understood."""
         tags = super().__sklearn_tags__()
@@ -481,3 +494,14 @@ def _labels(label_binarizer: LabelBinarizer, outputs: FloatArray) -> np.ndarray:
     if outputs.shape[1] == 1:
         outputs = outputs.ravel()
     return label_binarizer.inverse_transform(outputs)
+
+
+def _probabilities(outputs: FloatArray) -> FloatArray:
+    if outputs.shape[1] == 1:
+        return np.hstack([1 - outputs, outputs])
+    return outputs
+
+
+def _log_probabilities(outputs: FloatArray) -> FloatArray:
+    probability = _probabilities(outputs)
+    return np.log(probability, out=probability)

@@ -1,21 +1,23 @@
 """From an estimator's parameters to a plan, and from a plan to a shard group."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from scipy.sparse import csr_array, issparse
-from sklearn.utils import gen_batches
+from sklearn.utils import check_array, gen_batches
 
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.communicators import NobodyElse
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.parallel.plan import (
     Plan,
     Work,
+    check_memory,
     cluster_plan,
     local_plan,
     reason_not_to_share,
@@ -48,6 +50,44 @@ class EngineRequest:
     n_workers: int | None
     parameter_threshold: int
     engine: str
+
+
+Finish = Callable[[FloatArray], Any]
+"""From outputs, shape (n_samples, n_outputs), to what a method returns."""
+
+
+@dataclass(frozen=True)
+class BlockPrediction:
+    """What is predicted for a block of rows, wherever it lies.
+
+    Attributes
+    ----------
+    network : Network
+        The network, undivided.
+    weights : Parameters
+        All its layers.
+    finish : callable
+        From outputs to predictions.
+    estimator_name : str
+        For messages.
+    """
+
+    network: Network
+    weights: Parameters
+    finish: Finish
+    estimator_name: str
+
+    def __call__(self, X: Any) -> Any:
+        """Return the predictions for rows; of none, those of a row cut off."""
+        if X.shape[0] == 0:
+            return self(np.zeros((1, X.shape[1]), self.weights.coefs[0].dtype))[:0]
+        X = check_array(
+            X,
+            accept_sparse=["csr", "csc"],
+            input_name="X",
+            estimator=self.estimator_name,
+        )
+        return self.finish(_predict_here(self.network, self.weights, X))
 
 
 @dataclass(frozen=True)
@@ -87,12 +127,17 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
     dataset = dataset.prepared(job.dtype)
     network = job.network
     work = job.work(dataset)
+    if isinstance(dataset.X, RemoteFeatures):
+        request = replace(request, client=dataset.X.client)
     with _planned(request, network.split.layer_units, work) as (plan, client):
         if plan.engine == "peers":
+            from skdistmlp.cluster.client import memory_limits
             from skdistmlp.cluster.peers import train_on_peers
 
+            check_memory(plan, memory_limits(client, plan.workers))
             state, outcome = train_on_peers(client, plan, job, dataset)
             return Trained(plan, state, job.progress, outcome)
+        dataset = dataset.here()
         job = replace(job, network=replace(network, split=plan.split))
         with _group(plan, client, job, dataset) as group:
             outcome = finish(job.run(group, dataset))

@@ -10,10 +10,10 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from skdistmlp.estimators._sklearn import StrOptions, fit_context
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
+from skdistmlp.estimators.inputs import computed
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score
 
@@ -308,22 +308,35 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Predicted values.
         """
-        return _ravelled(self._outputs(X))
+        return self._predicted(X, _ravelled)
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return R squared of predictions.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
+            Features; a collection stays where it is.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            The mean over outputs.
+        """
+        truth, values, weight = computed(self.client, y, self.predict(X), sample_weight)
+        return float(r2_score(truth, values, sample_weight=weight))
 
     def _validate_targets(
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Features, np.ndarray]:
         """Return X, and y with one column an output."""
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            y_numeric=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
+        X, y = self._validated(X, y, reset, y_numeric=True)
         if issparse(y):
             raise ValueError("the targets y are sparse; pass y.toarray() instead")
         if y.ndim == 2 and y.shape[1] == 1:

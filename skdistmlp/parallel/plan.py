@@ -1,9 +1,10 @@
 """Which engine trains or predicts, where, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.split import (
     NetworkSplit,
     NeuronRange,
@@ -222,6 +223,33 @@ def cluster_plan(
     if saved > cost:
         return Plan("futures", split, used, sums)
     return local_plan(layer_units, sums)
+
+
+def check_memory(plan: Plan, limits: Mapping[str, int]) -> None:
+    """Refuse a plan that does not fit.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of training.
+    limits : mapping of str to int
+        Bytes that a worker may use, by its address; one that is missing has no
+        limit.
+
+    Raises
+    ------
+    ClusterError
+        If a worker would hold more than it may.
+    """
+    for rank, (worker, held) in enumerate(
+        zip(plan.workers, plan.bytes_held, strict=True)
+    ):
+        if held > limits.get(worker, held):
+            raise ClusterError(
+                f"shard {rank} would hold {held:,} bytes on worker {worker}, whose "
+                f"memory_limit is {limits[worker]:,} bytes. Use workers with more "
+                f"memory, more workers, fewer rows or float32 features."
+            )
 
 
 def bytes_held(layout: ShardLayout, work: Work) -> int:
