@@ -315,7 +315,9 @@ def join_on_workers(
         )
         release(targets)
         tasks.wait_for(*rows)
-    _raise_errors(rows)
+    for future in rows:
+        if (error := tasks.error_of(future)) is not None:
+            raise error
     return rows
 
 
@@ -536,6 +538,7 @@ def map_rows(
 
 
 def predict_rows(block: Any, function: Callable[[Any], Any]) -> Any:
+    """Return what a function makes of a block."""
     return function(block)
 
 
