@@ -6,73 +6,30 @@ into an array of its own. Targets and weights, a few numbers a row, come to the
 client, which needs the classes.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from dask.array import Array
 from dask.base import compute as compute_here
 from dask.base import is_dask_collection
 from dask.delayed import delayed
-from dask.sizeof import sizeof
-from distributed import Client, Future, Worker, futures_of, get_worker
-from distributed.utils import sync
-from distributed.utils_comm import gather_from_workers
-from scipy.sparse import csr_array, issparse, vstack
-from sklearn.utils import check_array
+from distributed import Client, Future, futures_of
+from scipy.sparse import issparse, vstack
 
+from skdistmlp.cluster.blocks import (
+    Block,
+    LyingBlocks,
+    describe,
+    join,
+    join_on_worker,
+    predict_rows,
+)
 from skdistmlp.cluster.client import active_client, connected, explained, reaches
 from skdistmlp.cluster.pinned import PinnedTasks
-from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.nn.types import Features
-from skdistmlp.parallel.data import Dataset, RemoteFeatures, index_dtype
-
-BATCH_BYTES = 32 * 2**20
-"""Bytes of blocks on their way to a worker at a time, beside the array that they are
-copied into; a larger block comes alone."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """What has to be known of a block of rows to plan with it.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Rows and columns.
-    dtype : dtype
-        float32 or float64: that of the numbers once they are features.
-    nnz : int or None
-        How many numbers a sparse block stores; None for a dense one.
-    nbytes : int
-        Bytes of the block as it lies on its worker.
-    """
-
-    shape: tuple[int, int]
-    dtype: np.dtype[np.floating]
-    nnz: int | None
-    nbytes: int
-
-
-def describe(block: Any, estimator_name: str) -> Block:
-    """Check a block as scikit-learn does, on the worker that has it."""
-    rows = _as_features(block, estimator_name, ensure_all_finite=True)
-    nnz = int(rows.nnz) if issparse(rows) else None
-    return Block(rows.shape, rows.dtype, nnz, sizeof(block))
-
-
-def _as_features(block: Any, estimator_name: str | None = None, **checks: Any) -> Any:
-    """Return a block as an array or compressed rows; an empty one is a block too."""
-    return check_array(
-        block,
-        accept_sparse="csr",
-        dtype=(np.float64, np.float32),
-        ensure_min_samples=0,
-        input_name="X",
-        estimator=estimator_name,
-        **checks,
-    )
+from skdistmlp.parallel.data import Dataset, RemoteFeatures
 
 
 class DaskFeatures(RemoteFeatures):
@@ -136,154 +93,6 @@ class DaskFeatures(RemoteFeatures):
             yield self._futures
         finally:
             release(self._futures)
-
-
-def join(
-    names: Sequence[Any],
-    blocks: Sequence[Block],
-    dtype: np.dtype[np.floating],
-    gather: Callable[[list[Any]], list[Any]],
-) -> Features:
-    """Copy blocks into one array, a few at a time, so that they are never there twice.
-
-    Parameters
-    ----------
-    names : sequence
-        What `gather` knows the blocks by, in the order of their rows.
-    blocks : sequence of Block
-        What is known of them.
-    dtype : dtype
-        Of the array.
-    gather : callable
-        From some names to a list of blocks, which is used up.
-
-    Returns
-    -------
-    ndarray or csr_array of shape (n_samples, n_features)
-        All rows.
-    """
-    n_rows, n_features = sum(b.shape[0] for b in blocks), blocks[0].shape[1]
-    sink: _DenseRows | _SparseRows
-    if blocks[0].nnz is None:
-        sink = _DenseRows((n_rows, n_features), dtype)
-    else:
-        nnz = sum(block.nnz or 0 for block in blocks)
-        sink = _SparseRows((n_rows, n_features), nnz, dtype)
-    for batch in _batches(names, blocks):
-        fetched = gather(batch)
-        while fetched:
-            sink.append(_as_features(fetched.pop(0), ensure_all_finite=False))
-    return sink.rows
-
-
-class _DenseRows:
-    """An array that is filled from the top."""
-
-    def __init__(self, shape: tuple[int, int], dtype: np.dtype[np.floating]) -> None:
-        self.rows = np.empty(shape, dtype)
-        self._n_rows = 0
-
-    def append(self, block: Any) -> None:
-        end = self._n_rows + len(block)
-        self.rows[self._n_rows : end] = block
-        self._n_rows = end
-
-
-class _SparseRows:
-    """Compressed rows that are filled from the top."""
-
-    def __init__(
-        self, shape: tuple[int, int], nnz: int, dtype: np.dtype[np.floating]
-    ) -> None:
-        index = index_dtype(shape, nnz)
-        self._shape = shape
-        self._data = np.empty(nnz, dtype)
-        self._indices = np.empty(nnz, index)
-        self._indptr = np.zeros(shape[0] + 1, index)
-        self._n_rows = self._n_stored = 0
-
-    def append(self, block: Any) -> None:
-        stored = slice(self._n_stored, self._n_stored + block.nnz)
-        self._data[stored] = block.data
-        self._indices[stored] = block.indices
-        ends = slice(self._n_rows + 1, self._n_rows + 1 + block.shape[0])
-        np.add(block.indptr[1:], self._n_stored, out=self._indptr[ends])
-        self._n_rows += block.shape[0]
-        self._n_stored += block.nnz
-
-    @property
-    def rows(self) -> csr_array:
-        return csr_array((self._data, self._indices, self._indptr), self._shape)
-
-
-def _batches(names: Sequence[Any], blocks: Sequence[Block]) -> Iterator[list[Any]]:
-    """Yield the names of consecutive blocks that are fetched together."""
-    batch: list[Any] = []
-    n_bytes = 0
-    for name, block in zip(names, blocks, strict=True):
-        if batch and n_bytes + block.nbytes > BATCH_BYTES:
-            yield batch
-            batch, n_bytes = [], 0
-        batch.append(name)
-        n_bytes += block.nbytes
-    if batch:
-        yield batch
-
-
-@dataclass(frozen=True)
-class LyingBlocks:
-    """Where the blocks of X lie, for a worker that is to join them.
-
-    Not as arguments of a task: Dask would keep all of them on the worker until the
-    task ends, beside the array that they are joined to, and copies of blocks that
-    the user holds for some seconds more.
-
-    Attributes
-    ----------
-    who_has : mapping
-        From the keys of the blocks, in the order of their rows, to the addresses of
-        the workers that have them.
-    blocks : sequence of Block
-        What is known of them.
-    dtype : dtype
-        Of the array to join them to.
-    """
-
-    who_has: Mapping[Any, Sequence[str]]
-    blocks: Sequence[Block]
-    dtype: np.dtype[np.floating]
-
-
-def join_on_worker(
-    lying: LyingBlocks, targets: tuple[np.ndarray, np.ndarray | None]
-) -> Dataset:
-    """Return the data set of one shard, its blocks fetched from the other workers."""
-    worker = get_worker()
-
-    def gather(keys: list[Any]) -> list[Any]:
-        who_has = {key: lying.who_has[key] for key in keys}
-        blocks: list[Any] = sync(worker.loop, _fetch, worker, who_has)
-        return blocks
-
-    X = join(list(lying.who_has), lying.blocks, lying.dtype, gather)
-    return Dataset(X, *targets)
-
-
-async def _fetch(worker: Worker, who_has: Mapping[Any, Sequence[str]]) -> list[Any]:
-    """Return blocks from wherever they are; they do not become this worker's own."""
-    found = {key: worker.data[key] for key in who_has if key in worker.data}
-    others = {key: who_has[key] for key in who_has if key not in found}
-    fetched, missing, failed, gone = await gather_from_workers(
-        others, worker.rpc, who=worker.address
-    )
-    if missing or failed:
-        raise WorkerLostError(
-            f"{len(missing) + len(failed)} blocks of X were not to be had from "
-            f"{', '.join(gone) or 'the workers that had them'}. Call again; what is "
-            f"lost is computed again, if Dask knows how."
-        )
-    found |= fetched
-    return [found[key] for key in who_has]
 
 
 def join_on_workers(
@@ -367,7 +176,7 @@ def brought(
     _check_lengths(given)
     with connected(client) as connection:
         if connection is None:
-            here = compute_here(*collections.values())
+            here = _by_kind(_compute_here, list(collections.values()))
             given |= dict(zip(collections, here, strict=True))
             yield given["X"], given["y"], given["sample_weight"]
             return
@@ -384,9 +193,9 @@ def brought(
                     given["X"] = _described(
                         connection, collections["X"], futures.pop("X"), estimator_name
                     )
+                # Not let go of yet: y may be X, or the weights be y.
                 for name, parts in futures.items():
                     given[name] = _stacked(connection.gather(parts))
-                    release(parts)
             _check_lengths(given)
             yield given["X"], given["y"], given["sample_weight"]
         finally:
@@ -395,7 +204,7 @@ def brought(
 
 def _of_whole_rows(name: str, collection: Any) -> Any:
     """Return an array or a data frame whose blocks have all columns."""
-    if hasattr(collection, "divisions"):
+    if is_frame(collection):
         return collection
     if not hasattr(collection, "chunks") or collection.ndim not in (1, 2):
         raise TypeError(
@@ -410,6 +219,11 @@ def _of_whole_rows(name: str, collection: Any) -> Any:
     if collection.ndim == 2 and collection.numblocks[1] > 1:
         return collection.rechunk({1: -1})
     return collection
+
+
+def is_frame(value: Any) -> bool:
+    """Say whether a collection is made of parts of a data frame."""
+    return hasattr(value, "divisions")
 
 
 def header_of(collection: Any) -> Any:
@@ -447,9 +261,22 @@ def _n_rows(value: Any) -> int | None:
 
 def _persisted(client: Client, collections: list[Any]) -> list[list[Future[Any]]]:
     """Compute collections together; return the futures of their blocks."""
-    return [
-        sorted(futures_of(one), key=_place_of) for one in client.persist(collections)
-    ]
+    persisted = _by_kind(client.persist, collections)
+    return [sorted(futures_of(one), key=_place_of) for one in persisted]
+
+
+def _by_kind(
+    call: Callable[[list[Any]], Sequence[Any]], values: Sequence[Any]
+) -> list[Any]:
+    """Call with all frames, then with all else: Dask warns of calls with both."""
+    results = list(values)
+    for frames in (True, False):
+        places = [n for n, v in enumerate(values) if is_frame(v) == frames]
+        if places:
+            called = call([values[n] for n in places])
+            for place, result in zip(places, called, strict=True):
+                results[place] = result
+    return results
 
 
 def _place_of(future: Future[Any]) -> tuple[int, ...]:
@@ -493,10 +320,14 @@ def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
     """Return values, the Dask collections among them computed in one go."""
     with connected(client) as connection:
         if connection is None:
-            return tuple(compute_here(*values))
+            return tuple(_by_kind(_compute_here, values))
         with explained(connection, (), "computing predictions"):
-            futures = connection.compute(values)
+            futures = _by_kind(connection.compute, values)
             return tuple(connection.gather(futures))
+
+
+def _compute_here(values: list[Any]) -> tuple[Any, ...]:
+    return tuple(compute_here(*values))
 
 
 def map_rows(
@@ -523,10 +354,12 @@ def map_rows(
     collection = _of_whole_rows("X", collection)
     meta = function(header_of(collection))[:0]
     shared = delayed(_sent(client, function))
-    if hasattr(collection, "divisions"):
-        return collection.map_partitions(
+    if is_frame(collection):
+        lazy = collection.map_partitions(
             predict_rows, shared, meta=meta, enforce_metadata=False
         )
+        # Dask takes an array of any type for one of NumPy.
+        return Array(lazy.dask, lazy.name, lazy.chunks, meta=meta)
     if meta.ndim == 1:
         return collection.map_blocks(
             predict_rows, shared, drop_axis=1, dtype=meta.dtype, meta=meta
@@ -535,11 +368,6 @@ def map_rows(
     return collection.map_blocks(
         predict_rows, shared, chunks=chunks, dtype=meta.dtype, meta=meta
     )
-
-
-def predict_rows(block: Any, function: Callable[[Any], Any]) -> Any:
-    """Return what a function makes of a block."""
-    return function(block)
 
 
 def _sent(client: Client | str | None, function: Any) -> Any:

@@ -26,6 +26,8 @@ from skdistmlp.estimators.engines import (
     EngineRequest,
     Finish,
     Trained,
+    WholeNetwork,
+    plan_of_prediction,
     predict,
     train,
 )
@@ -35,6 +37,7 @@ from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.initial import draw_parameters
+from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.shard import Network, ShardState
 from skdistmlp.parallel.split import NetworkSplit, Parameters, flatten
 from skdistmlp.training.job import EpochTraining, HoldOut, Job, LbfgsTraining, Score
@@ -382,17 +385,46 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
     def _predicted(self, X: Any, finish: Finish) -> Any:
         """Return what `finish` makes of the outputs for `X`; lazy for a collection."""
         check_is_fitted(self)
-        weights = self._weights()
-        split = NetworkSplit.even(_layer_units(weights.coefs), 1)
-        network = Network(split, self.activation, self.out_activation_)
+        network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
             from skdistmlp.cluster.collections import header_of, map_rows
 
             validate_data(self, header_of(X), reset=False, skip_check_array=True)
-            function = BlockPrediction(network, weights, finish, type(self).__name__)
+            outputs = WholeNetwork(network, weights)
+            function = BlockPrediction(outputs, finish, type(self).__name__)
             return map_rows(self.client, X, function)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         return finish(predict(self._engine_request(), network, weights, X))
+
+    def predict_plan(self, X: Any) -> Plan:
+        """Return how `predict` would go about `X`, and why; print it.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        Plan
+            With `engine` "local" for this process, "rows" where each worker has the
+            whole network and gets some of the rows, "futures" where the workers
+            share its neurons.
+        """
+        check_is_fitted(self)
+        network, weights = self._fitted_network(), self._weights()
+        if is_collection(X):
+            reason = (
+                "X is a Dask collection: each of its blocks meets the whole network, "
+                "on the worker that computes it"
+            )
+            return Plan("rows", network.split, (), reason)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        return plan_of_prediction(self._engine_request(), network, weights, X)
+
+    def _fitted_network(self) -> Network:
+        split = NetworkSplit.even(_layer_units(self.coefs_), 1)
+        return Network(split, self.activation, self.out_activation_)
 
     # What scikit-learn and Python ask of an estimator.
 

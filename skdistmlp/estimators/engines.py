@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array, gen_batches
 
-from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.nn.types import Features, FloatArray, aligned
 from skdistmlp.parallel.communicators import NobodyElse
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.group import ShardGroup
@@ -20,9 +20,9 @@ from skdistmlp.parallel.plan import (
     check_memory,
     cluster_plan,
     local_plan,
-    reason_not_to_share,
     reason_to_stay_local,
 )
+from skdistmlp.parallel.prediction import prediction_plan, reason_not_to_share
 from skdistmlp.parallel.shard import Network, ShardState, predict_whole
 from skdistmlp.parallel.split import Parameters, flatten
 from skdistmlp.training.job import Job, finish
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 PREDICT_BLOCK_ROWS = 2000
 """Rows forwarded at a time by predict."""
+
+ROWS_SENT_AT_ONCE = 10_000
+"""Rows that a worker is sent at a time, where it has the whole network."""
 
 SPARSE_PREDICT_BLOCK_ROWS = 20_000
 """The same for sparse features, whose rows are copied to cut them off."""
@@ -57,8 +60,8 @@ Finish = Callable[[FloatArray], Any]
 
 
 @dataclass(frozen=True)
-class BlockPrediction:
-    """What is predicted for a block of rows, wherever it lies.
+class WholeNetwork:
+    """A network and all its weights: from rows to outputs, in any process.
 
     Attributes
     ----------
@@ -66,28 +69,51 @@ class BlockPrediction:
         The network, undivided.
     weights : Parameters
         All its layers.
+    """
+
+    network: Network
+    weights: Parameters
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        coefs, intercepts = state["weights"]
+        weights = Parameters([aligned(coef) for coef in coefs], intercepts)
+        self.__dict__.update(state, weights=weights)
+
+    def __call__(self, X: Features) -> FloatArray:
+        """Return the outputs, shape (n_samples, n_outputs)."""
+        return _predict_here(self.network, self.weights, X)
+
+
+@dataclass(frozen=True)
+class BlockPrediction:
+    """What is predicted for a block of rows, wherever it lies.
+
+    Attributes
+    ----------
+    outputs : WholeNetwork
+        From rows to outputs.
     finish : callable
         From outputs to predictions.
     estimator_name : str
         For messages.
     """
 
-    network: Network
-    weights: Parameters
+    outputs: WholeNetwork
     finish: Finish
     estimator_name: str
 
     def __call__(self, X: Any) -> Any:
         """Return the predictions for rows; of none, those of a row cut off."""
         if X.shape[0] == 0:
-            return self(np.zeros((1, X.shape[1]), self.weights.coefs[0].dtype))[:0]
+            dtype = self.outputs.weights.coefs[0].dtype
+            return self(np.zeros((1, X.shape[1]), dtype))[:0]
         X = check_array(
             X,
             accept_sparse=["csr", "csc"],
             input_name="X",
             estimator=self.estimator_name,
         )
-        return self.finish(_predict_here(self.network, self.weights, X))
+        return self.finish(self.outputs(X))
 
 
 @dataclass(frozen=True)
@@ -186,27 +212,46 @@ def predict(
     # A few rows take microseconds: a plan is made only where it may matter.
     if _reason_to_stay_local(request, network.split.layer_units) is not None:
         return _predict_here(network, weights, X)
-    dataset = Dataset(X)
-    work = Work(
-        "prediction",
-        dataset.n_rows,
-        itemsize=weights.coefs[0].itemsize,
-        values_per_row=dataset.values_per_row,
-    )
+    work = _prediction(weights, X)
     with _planned(request, network.split.layer_units, work) as (plan, client):
         if plan.engine == "local":
             return _predict_here(network, weights, X)
+        # Compressed columns cannot be cut into blocks of rows cheaply.
+        X = csr_array(X) if issparse(X) else X
+        if plan.engine == "rows":
+            from skdistmlp.cluster.rows import predict_by_rows
+
+            outputs = WholeNetwork(network, weights)
+            return predict_by_rows(client, plan.workers, outputs, X, ROWS_SENT_AT_ONCE)
         from skdistmlp.cluster.futures import FuturesGroup
 
         network = replace(network, split=plan.split)
         state = ShardState(flatten(weights, weights.coefs[0].dtype))
-        # Compressed columns cannot be cut into blocks of rows cheaply.
-        dataset = Dataset(csr_array(X) if issparse(X) else X)
+        dataset = Dataset(X)
         blocks = list(gen_batches(dataset.n_rows, PREDICT_BLOCK_ROWS))
         with FuturesGroup(
             client, plan.workers, network, state, dataset, stream_rows=True
         ) as group:
             return predict_blocks(group, blocks)
+
+
+def plan_of_prediction(
+    request: EngineRequest, network: Network, weights: Parameters, X: Features
+) -> Plan:
+    """Return the plan that `predict` would follow."""
+    work = _prediction(weights, X)
+    with _planned(request, network.split.layer_units, work) as (plan, _):
+        return plan
+
+
+def _prediction(weights: Parameters, X: Features) -> Work:
+    dataset = Dataset(X)
+    return Work(
+        "prediction",
+        dataset.n_rows,
+        itemsize=weights.coefs[0].itemsize,
+        values_per_row=dataset.values_per_row,
+    )
 
 
 def _predict_here(network: Network, weights: Parameters, X: Features) -> FloatArray:
@@ -243,11 +288,17 @@ def _planned(
     if reason is not None:
         yield local_plan(layer_units, reason), None
         return
-    from skdistmlp.cluster.client import choose_workers, connected
+    from skdistmlp.cluster.client import choose_workers, connected, memory_limits
 
     with connected(request.client) as client:
         if client is None:
             yield local_plan(layer_units, NO_CLIENT), None
             return
         workers = choose_workers(client, request.n_workers)
-        yield cluster_plan(layer_units, request.engine, workers, work), client
+        if work.kind == "prediction":
+            limits = memory_limits(client, workers).values()
+            limit = min(limits, default=None)
+            plan = prediction_plan(layer_units, request.engine, workers, work, limit)
+        else:
+            plan = cluster_plan(layer_units, request.engine, workers, work)
+        yield plan, client

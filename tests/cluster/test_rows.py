@@ -1,0 +1,134 @@
+"""Predictions that are shared by rows: the whole network on every worker."""
+
+import re
+
+import numpy as np
+import pytest
+from distributed import LocalCluster
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster import rows
+from skdistmlp.estimators import engines
+from skdistmlp.parallel import prediction
+from tests.cluster.support import bounded, transitions
+from tests.estimators.support import fit
+
+
+@pytest.fixture
+def sharing_is_free(monkeypatch):
+    """Let a prediction of any size be worth sharing, in blocks of 40 rows."""
+    monkeypatch.setattr(prediction, "FLOP_PER_CHAINED_TASK", 0.0)
+    monkeypatch.setattr(prediction, "FLOP_PER_BYTE_SENT", 0.0)
+    monkeypatch.setattr(engines, "ROWS_SENT_AT_ONCE", 40)
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits[0][:500].astype(np.float32), digits[1][:500]
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    clf = DistributedMLPClassifier((20, 9), max_iter=3, random_state=0)
+    return fit(clf.set_params(parameter_threshold=0, engine="local"), *data)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [np.asarray, sparse.csr_array, sparse.csc_matrix],
+    ids=lambda c: c.__name__,
+)
+@pytest.mark.parametrize("n_rows", [500, 130, 40, 3])
+def test_predictions_are_those_of_this_process(
+    client, data, fitted, sharing_is_free, convert, n_rows
+):
+    X = convert(data[0][:n_rows])
+    here = fitted.predict_proba(X)
+    fitted.set_params(engine="auto", client=client)
+    plan = fitted.predict_plan(X)
+    assert (plan.engine, set(plan.workers)) == ("rows", set(client.nthreads()))
+    assert f"prediction of {n_rows} rows among 3 by rows" in plan.reason
+    shared = bounded(fitted.predict_proba, X)
+    fitted.set_params(engine="local", client=None)
+    assert shared.dtype == np.float32
+    # Products of fewer rows may be summed in another order.
+    assert_allclose(shared, here, rtol=1e-5)
+
+
+def test_the_network_is_sent_once_and_blocks_go_round(
+    client, data, fitted, sharing_is_free
+):
+    before = {key for key, _, _ in transitions(client)}
+    bounded(fitted.set_params(engine="auto", client=client).predict, data[0])
+    fitted.set_params(engine="local", client=None)
+    begun = {key[0]: 0 for key, _, _ in transitions(client) if key not in before}
+    for key in {key for key, _, _ in transitions(client)} - before:
+        begun[key[0]] += 1
+    networks = {name: n for name, n in begun.items() if name.startswith("network")}
+    assert networks == {f"network-shard{rank}": 1 for rank in range(3)}
+    # 13 blocks of at most 40 rows.
+    predicted = {name: n for name, n in begun.items() if name.startswith("predict")}
+    assert predicted == {
+        "predict-shard0": 5,
+        "predict-shard1": 4,
+        "predict-shard2": 4,
+    }
+
+
+def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
+    client, data, fitted, sharing_is_free, monkeypatch
+):
+    limits = dict.fromkeys(client.nthreads(), 1000)
+    monkeypatch.setattr("skdistmlp.cluster.client.memory_limits", lambda *_: limits)
+    labels = fitted.predict(data[0])
+    fitted.set_params(engine="auto", client=client)
+    plan = fitted.predict_plan(data[0])
+    assert (plan.engine, plan.n_shards) == ("futures", 3)
+    assert "a worker has 1,000" in plan.reason
+    assert_array_equal(bounded(fitted.predict, data[0]), labels)
+    fitted.set_params(engine="local", client=None)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "engine", "reason"),
+    [
+        ({"engine": "futures"}, "futures", "engine='futures' was asked for"),
+        ({"engine": "local"}, "local", "engine='local' was asked for"),
+        ({"engine": "auto"}, "local", r"takes 0\.000\d+ GFLOP, less than the time"),
+        ({"parameter_threshold": 10**6}, "local", "fewer than the threshold"),
+    ],
+)
+def test_the_plan_of_a_prediction_can_be_read(
+    client, data, fitted, parameters, engine, reason
+):
+    fitted.set_params(**{"engine": "auto", "client": client} | parameters)
+    plan = fitted.predict_plan(data[0][:10])
+    fitted.set_params(engine="local", client=None, parameter_threshold=0)
+    assert plan.engine == engine
+    assert re.search(reason, plan.reason)
+
+
+def test_workers_that_are_threads_share_too(data, fitted, sharing_is_free):
+    labels = fitted.predict(data[0])
+    with (
+        LocalCluster(
+            n_workers=2, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        cluster.get_client() as client,
+    ):
+        fitted.set_params(engine="auto", client=client)
+        assert fitted.predict_plan(data[0]).engine == "rows"
+        shared = bounded(fitted.predict, data[0])
+    fitted.set_params(engine="local", client=None)
+    assert_array_equal(shared, labels)
+
+
+def test_an_error_on_a_worker_leaves_nothing(client, monkeypatch):
+    def spoilt(rows):
+        raise ArithmeticError("no")
+
+    X, workers = np.zeros((100, 3)), tuple(client.nthreads())
+    with pytest.raises(ArithmeticError, match="no"):
+        bounded(rows.predict_by_rows, client, workers, spoilt, X, 10)
