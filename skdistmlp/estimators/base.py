@@ -3,7 +3,7 @@
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self, cast
@@ -14,32 +14,29 @@ from scipy.optimize import OptimizeResult
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_X_y
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from skdistmlp.estimators._sklearn import (
     check_optimize_result,
     check_sample_weight,
 )
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
-from skdistmlp.estimators.engines import (
-    BlockPrediction,
-    EngineRequest,
-    Finish,
-    Trained,
-    WholeNetwork,
-    plan_of_prediction,
-    predict,
-    train,
-)
-from skdistmlp.estimators.inputs import brought, is_collection
+from skdistmlp.estimators.engines import EngineRequest, Trained, train
+from skdistmlp.estimators.handover import HandoverMixin
+from skdistmlp.estimators.inputs import brought
 from skdistmlp.estimators.live_client import LiveClientMixin
+from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.initial import draw_parameters
-from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.shard import Network, ShardState
-from skdistmlp.parallel.split import NetworkSplit, Parameters, flatten
+from skdistmlp.parallel.split import (
+    NetworkSplit,
+    Parameters,
+    flatten,
+    layer_units_of,
+)
 from skdistmlp.training.job import EpochTraining, HoldOut, Job, LbfgsTraining, Score
 from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import TrainingOptions
@@ -60,7 +57,9 @@ _HISTORY = (
 """Attributes of training in epochs, which "lbfgs" does not set."""
 
 
-class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
+class BaseDistributedMLP(
+    PredictionMixin, HandoverMixin, LiveClientMixin, BaseEstimator, ABC
+):
     """Base of the estimators: everything but the targets.
 
     Concrete classes say what the targets look like. Parameters are described
@@ -123,7 +122,7 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 layer_units = (X.shape[1], *hidden_layer_sizes, y.shape[1])
                 dtype = X.dtype
             else:
-                layer_units = _layer_units(self.coefs_)
+                layer_units = layer_units_of(self.coefs_)
                 dtype = self.coefs_[0].dtype
                 # Other widths have no effect, as in scikit-learn.
                 if len(layer_units) - 2 != len(hidden_layer_sizes):
@@ -297,8 +296,8 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         """Return the optimiser's state of the last call, if it goes on."""
         if not incremental or not self._continues():
             return None
-        state = cast("OptimizerState", self._optimizer_state)
-        if any(m.shape != parameters.shape for m in state.moments):
+        state = self._optimizer_state
+        if state is None or any(m.shape != parameters.shape for m in state.moments):
             return None
         # Those of an estimator loaded as a memory map cannot be written to.
         moments = tuple(np.require(m, requirements="W") for m in state.moments)
@@ -380,52 +379,6 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 stacklevel=WARNED,
             )
 
-    # Prediction.
-
-    def _predicted(self, X: Any, finish: Finish) -> Any:
-        """Return what `finish` makes of the outputs for `X`; lazy for a collection."""
-        check_is_fitted(self)
-        network, weights = self._fitted_network(), self._weights()
-        if is_collection(X):
-            from skdistmlp.cluster.collections import header_of, map_rows
-
-            validate_data(self, header_of(X), reset=False, skip_check_array=True)
-            outputs = WholeNetwork(network, weights)
-            function = BlockPrediction(outputs, finish, type(self).__name__)
-            return map_rows(self.client, X, function)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        return finish(predict(self._engine_request(), network, weights, X))
-
-    def predict_plan(self, X: Any) -> Plan:
-        """Return how `predict` would go about `X`, and why; print it.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
-            Features.
-
-        Returns
-        -------
-        Plan
-            With `engine` "local" for this process, "rows" where each worker has the
-            whole network and gets some of the rows, "futures" where the workers
-            share its neurons.
-        """
-        check_is_fitted(self)
-        network, weights = self._fitted_network(), self._weights()
-        if is_collection(X):
-            reason = (
-                "X is a Dask collection: each of its blocks meets the whole network, "
-                "on the worker that computes it"
-            )
-            return Plan("rows", network.split, (), reason)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        return plan_of_prediction(self._engine_request(), network, weights, X)
-
-    def _fitted_network(self) -> Network:
-        split = NetworkSplit.even(_layer_units(self.coefs_), 1)
-        return Network(split, self.activation, self.out_activation_)
-
     # What scikit-learn and Python ask of an estimator.
 
     def _engine_request(self) -> EngineRequest:
@@ -455,7 +408,3 @@ def solver_has_epochs(estimator: BaseDistributedMLP) -> bool:
             f"{estimator.solver} is not stochastic."
         )
     return True
-
-
-def _layer_units(coefs: Sequence[FloatArray]) -> tuple[int, ...]:
-    return (coefs[0].shape[0], *(coef.shape[1] for coef in coefs))

@@ -1,14 +1,15 @@
 """From an estimator's parameters to a plan, and from a plan to a shard group."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from scipy.sparse import csr_array, issparse
-from sklearn.utils import check_array, gen_batches
+from sklearn.utils import gen_batches
 
 from skdistmlp.nn.types import Features, FloatArray, aligned
 from skdistmlp.parallel.communicators import NobodyElse
@@ -44,6 +45,9 @@ SPARSE_PREDICT_BLOCK_ROWS = 20_000
 
 NO_CLIENT = "no Dask client is active and none was given"
 
+WARNED = 7
+"""Frames from the warning below to the line that called `fit`."""
+
 
 @dataclass(frozen=True)
 class EngineRequest:
@@ -53,10 +57,6 @@ class EngineRequest:
     n_workers: int | None
     parameter_threshold: int
     engine: str
-
-
-Finish = Callable[[FloatArray], Any]
-"""From outputs, shape (n_samples, n_outputs), to what a method returns."""
 
 
 @dataclass(frozen=True)
@@ -82,38 +82,6 @@ class WholeNetwork:
     def __call__(self, X: Features) -> FloatArray:
         """Return the outputs, shape (n_samples, n_outputs)."""
         return _predict_here(self.network, self.weights, X)
-
-
-@dataclass(frozen=True)
-class BlockPrediction:
-    """What is predicted for a block of rows, wherever it lies.
-
-    Attributes
-    ----------
-    outputs : WholeNetwork
-        From rows to outputs.
-    finish : callable
-        From outputs to predictions.
-    estimator_name : str
-        For messages.
-    """
-
-    outputs: WholeNetwork
-    finish: Finish
-    estimator_name: str
-
-    def __call__(self, X: Any) -> Any:
-        """Return the predictions for rows; of none, those of a row cut off."""
-        if X.shape[0] == 0:
-            dtype = self.outputs.weights.coefs[0].dtype
-            return self(np.zeros((1, X.shape[1]), dtype))[:0]
-        X = check_array(
-            X,
-            accept_sparse=["csr", "csc"],
-            input_name="X",
-            estimator=self.estimator_name,
-        )
-        return self.finish(self.outputs(X))
 
 
 @dataclass(frozen=True)
@@ -163,6 +131,8 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
             check_memory(plan, memory_limits(client, plan.workers))
             state, outcome = train_on_peers(client, plan, job, dataset)
             return Trained(plan, state, job.progress, outcome)
+        if plan.reason == NO_CLIENT:
+            _warn_of_missing_client(request)
         dataset = dataset.here()
         job = replace(job, network=replace(network, split=plan.split))
         with _group(plan, client, job, dataset) as group:
@@ -170,6 +140,28 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
             with interrupt_first(outcome):
                 state = group.collect()
         return Trained(plan, state, job.progress, outcome)
+
+
+def _warn_of_missing_client(request: EngineRequest) -> None:
+    """Say once that what was asked for needs a cluster.
+
+    In processes of joblib, for one, the client that is active elsewhere is not.
+    """
+    if request.n_workers is not None and request.n_workers > 1:
+        _warn_once(f"n_workers={request.n_workers}")
+    elif request.engine != "auto":
+        _warn_once(f"engine={request.engine!r}")
+
+
+@cache
+def _warn_once(asked: str) -> None:
+    # Python's own filters forget what was said whenever somebody changes them.
+    warnings.warn(
+        f"{asked} needs a cluster, but {NO_CLIENT} in this process: training here. "
+        f"Pass the address of the scheduler as client=, which other processes can "
+        f"use too.",
+        stacklevel=WARNED,
+    )
 
 
 @contextmanager
