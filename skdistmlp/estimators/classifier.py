@@ -161,9 +161,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
     Notes
     -----
-    Fitting raises `ClusterError` when the cluster cannot be reached or has too
-    few workers, `WorkerLostError` when a worker goes away, and ``ValueError``
-    where scikit-learn does. Whatever happens, nothing is left on the cluster.
+    Fitting raises `ClusterError` when the cluster cannot be reached, has too few
+    workers or too little memory, `WorkerLostError` when a worker goes away, and
+    ``ValueError`` where scikit-learn does. Whatever happens, nothing is left on the
+    cluster.
 
     Examples
     --------
@@ -253,7 +254,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features. float32 trains in float32, all else in float64. The
             weights that "lbfgs" ends with are float64.
         y : array-like or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
@@ -272,7 +273,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             For input that scikit-learn refuses too, and when the weights
             become infinite.
         ClusterError
-            When the cluster cannot be reached or has too few workers.
+            When the cluster cannot be reached, has too few workers, or one of them
+            has too little memory.
         WorkerLostError
             When a worker goes away; call again to start over.
         """
@@ -294,7 +296,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
         y : array-like or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
             Class labels, or a binary indicator matrix.
@@ -313,7 +315,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ValueError
             For input that scikit-learn refuses too.
         ClusterError
-            When the cluster cannot be reached or has too few workers.
+            When the cluster cannot be reached, has too few workers, or one of them
+            has too little memory.
         WorkerLostError
             When a worker goes away; the estimator is as it was before.
         """
@@ -338,13 +341,14 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
 
         Returns
         -------
         ndarray or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
-            Class labels, or a binary indicator matrix, sparse if `y` was.
+            Class labels, or a binary indicator matrix, sparse if `y` was; of a Dask
+            collection, a Dask array that is computed when you ask for it.
         """
         check_is_fitted(self)
         return self._predicted(X, partial(_labels, self._label_binarizer))
@@ -354,13 +358,13 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Probabilities, in the order of `classes_`.
+            Probabilities, in the order of `classes_`; see `predict`.
         """
         return self._predicted(X, _probabilities)
 
@@ -369,7 +373,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
 
         Returns

@@ -148,9 +148,10 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
     Notes
     -----
-    Fitting raises `ClusterError` when the cluster cannot be reached or has too
-    few workers, `WorkerLostError` when a worker goes away, and ``ValueError``
-    where scikit-learn does. Whatever happens, nothing is left on the cluster.
+    Fitting raises `ClusterError` when the cluster cannot be reached, has too few
+    workers or too little memory, `WorkerLostError` when a worker goes away, and
+    ``ValueError`` where scikit-learn does. Whatever happens, nothing is left on the
+    cluster.
 
     Examples
     --------
@@ -237,7 +238,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features. float32 trains in float32, all else in float64. The
             weights that "lbfgs" ends with are float64.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -256,7 +257,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             For input that scikit-learn refuses too, for negative targets with
             the Poisson loss, and when the weights become infinite.
         ClusterError
-            When the cluster cannot be reached or has too few workers.
+            When the cluster cannot be reached, has too few workers, or one of them
+            has too little memory.
         WorkerLostError
             When a worker goes away; call again to start over.
         """
@@ -274,7 +276,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Target values.
@@ -291,7 +293,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         ValueError
             For input that scikit-learn refuses too.
         ClusterError
-            When the cluster cannot be reached or has too few workers.
+            When the cluster cannot be reached, has too few workers, or one of them
+            has too little memory.
         WorkerLostError
             When a worker goes away; the estimator is as it was before.
         """
@@ -302,13 +305,14 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Predicted values.
+            Predicted values; of a Dask collection, a Dask array that is computed when
+            you ask for it.
         """
         return self._predicted(X, _ravelled)
 

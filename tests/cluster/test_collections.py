@@ -1,6 +1,7 @@
 """Dask collections as X, y and sample_weight, on a cluster of processes."""
 
 import re
+from pathlib import Path
 
 import dask.array as da
 import dask.bag
@@ -373,6 +374,19 @@ def test_what_does_not_fit_a_worker_is_refused_before_training(client, rows):
 
 
 # Predictions.
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_page_on_data_works(client, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    names = {"client": client}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    printed = capsys.readouterr().out
+    assert printed.startswith("peers: ")
+    assert "dask.array<predict_rows, shape=(20000,), dtype=int64" in printed
+    assert names["first"].shape == (1000,)
+    assert "local: a prediction of 1 rows takes" in printed
 
 
 @pytest.fixture(scope="module")
