@@ -171,7 +171,7 @@ def brought(
     collections = {
         name: _of_whole_rows(name, value)
         for name, value in given.items()
-        if is_dask_collection(value)
+        if is_collection(value)
     }
     _check_lengths(given)
     with connected(client) as connection:
@@ -219,6 +219,11 @@ def _of_whole_rows(name: str, collection: Any) -> Any:
     if collection.ndim == 2 and collection.numblocks[1] > 1:
         return collection.rechunk({1: -1})
     return collection
+
+
+def is_collection(value: Any) -> bool:
+    """Say whether a value is lazy; those of xarray, for one, may be or not."""
+    return bool(is_dask_collection(value))
 
 
 def is_frame(value: Any) -> bool:
@@ -373,7 +378,7 @@ def map_rows(
 def _sent(client: Client | str | None, function: Any) -> Any:
     """Return a function, or the future of it on a cluster that is at hand."""
     live = client if isinstance(client, Client) else active_client()
-    if live is None:
+    if live is None or live.asynchronous or live.status != "running":
         return function
     worker = next(iter(live.nthreads()), None)
     if worker is None:

@@ -9,8 +9,12 @@ if TYPE_CHECKING:
 
 
 def is_collection(value: Any) -> bool:
-    """Say whether a value is a Dask collection, without importing Dask."""
-    return hasattr(type(value), "__dask_graph__")
+    """Say whether a value is a Dask collection; Dask is imported if it may be one."""
+    if not hasattr(type(value), "__dask_graph__"):
+        return False
+    from skdistmlp.cluster import collections
+
+    return collections.is_collection(value)
 
 
 @contextmanager

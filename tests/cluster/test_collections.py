@@ -449,6 +449,22 @@ def test_a_collection_is_predicted_lazily(client, data, fitted, convert, kind, m
     compare(values, known)
 
 
+def test_the_active_client_computes_predictions_too(client, data, fitted):
+    with client.as_current():
+        lazy = fitted["values"].set_params(client=None).predict(as_frame(data[0]))
+        assert_allclose(lazy.sum().compute(), lazy.compute().sum())
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_without_a_client_at_hand_the_weights_are_in_the_graph(client, data, fitted):
+    address = client.scheduler.address
+    estimator = fitted["values"].set_params(client=address)
+    lazy = estimator.predict(as_array(data[0]))
+    here = estimator.set_params(client=None).predict(data[0])
+    assert_allclose(lazy.compute(scheduler="sync"), here)
+    assert_allclose(client.compute(lazy).result(), here)
+
+
 def test_nothing_is_computed_until_it_is_asked_for(client, fitted):
     estimator = fitted["values"].set_params(client=client)
     with pytest.warns(UserWarning, match="valid feature names"):

@@ -2,6 +2,7 @@
 
 import dask.array as da
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
@@ -79,6 +80,20 @@ def test_collections_need_no_cluster(data, kind):
     plan = clf.predict_plan(given)
     assert (plan.engine, plan.workers) == ("rows", ())
     assert plan.reason.startswith("X is a Dask collection")
+
+
+class Labelled(np.ndarray):
+    """An array that could have a Dask array inside, as those of xarray, but has not."""
+
+    def __dask_graph__(self):
+        return None
+
+
+def test_what_could_be_a_collection_may_be_an_array(data):
+    X, y = (array.view(Labelled) for array in data)
+    clf = fit(DistributedMLPClassifier(**PARAMETERS), X, y)
+    assert_array_equal(clf.predict(X), clf.predict(data[0]))
+    assert clf.score(X, y) == clf.score(*data)
 
 
 def test_lengths_that_differ_are_named(data):
