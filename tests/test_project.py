@@ -57,6 +57,41 @@ def test_the_search_over_worker_counts_draws_them(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_early_stopping_draws_its_curves(tmp_path):
+    picture = tmp_path / "curves.png"
+    printed = printed_by_example("early_stopping.py", "--png", picture)
+    assert re.search(r"^stopped    after \d+ epochs$", printed, re.M)
+    assert float(re.search(r"^accuracy   (\S+)$", printed, re.M)[1]) > 0.9
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_is_taken_home_and_brought_back():
+    printed = printed_by_example("take_home.py")
+    assert "trained    on 2 workers" in printed
+    assert re.search(r"^at home    a MLPClassifier of [\d,]+ bytes$", printed, re.M)
+    assert "the same   True" in printed
+    assert float(re.search(r"^and back   accuracy (\S+)$", printed, re.M)[1]) > 0.9
+
+
+def test_a_cluster_by_hand_shows_who_holds_what(client):
+    address = client.scheduler.address
+    printed = printed_by_example("cluster_by_hand.py", address, "--width", "256")
+    assert printed.startswith("peers: ")
+    assert printed.count("shard ") >= 3
+
+
+def test_the_report_is_reproduced_and_drawn(tmp_path):
+    picture = tmp_path / "report.png"
+    options = ["--max-width", "4", "--machines", "2", "--samples", "3"]
+    printed = printed_by_example("report_crossover.py", *options, "--png", picture)
+    rows = re.findall(r"^ +(\d+)((?: +\d+\.\d{4})+)$", printed, re.M)
+    assert [int(first) for first, _ in rows] == [64, 118, 1, 2]
+    assert all(float(ms) >= 0 for _, numbers in rows for ms in numbers.split())
+    for way in ("report", "ours"):
+        assert f"two machines are faster, {way}: " in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
 def test_relative_links_of_the_pages_lead_somewhere():
     pages = [
         ROOT / "README.md",

@@ -1,0 +1,41 @@
+"""Train on a cluster, and take the network home as scikit-learn's own estimator."""
+
+import pickle
+
+from distributed import Client, LocalCluster
+from sklearn.datasets import load_digits
+
+from skdistmlp import DistributedMLPClassifier
+
+
+def main() -> None:
+    """Train, convert, save, load and go on training without a cluster."""
+    X, y = load_digits(return_X_y=True)
+    X = X / 16
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster),
+    ):
+        clf = DistributedMLPClassifier(
+            (64, 64),
+            engine="peers",
+            parameter_threshold=0,
+            tol=1e-2,
+            n_iter_no_change=3,
+            random_state=0,
+        ).fit(X, y)
+        print(f"trained    on {clf.n_shards_} workers, {clf.n_iter_} epochs")
+
+    saved = pickle.dumps(clf.to_sklearn())
+    mlp = pickle.loads(saved)  # anywhere that has scikit-learn
+    print(f"at home    a {type(mlp).__name__} of {len(saved):,} bytes")
+    print(f"the same   {bool((mlp.predict(X) == clf.predict(X)).all())}")
+    mlp.partial_fit(X, y)
+    back = DistributedMLPClassifier.from_sklearn(mlp)
+    print(f"and back   accuracy {back.score(X, y):.3f}")
+
+
+if __name__ == "__main__":
+    main()
