@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
-from dask.array import Array
 from dask.base import compute as compute_here
 from dask.base import is_dask_collection
-from dask.delayed import delayed
 from distributed import Client, Future, futures_of
 from scipy.sparse import issparse, vstack
 
@@ -24,9 +22,8 @@ from skdistmlp.cluster.blocks import (
     describe,
     join,
     join_on_worker,
-    predict_rows,
 )
-from skdistmlp.cluster.client import active_client, connected, explained, reaches
+from skdistmlp.cluster.client import connected, explained
 from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.nn.types import Features
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
@@ -169,7 +166,7 @@ def brought(
     """
     given = {"X": X, "y": y, "sample_weight": weight}
     collections = {
-        name: _of_whole_rows(name, value)
+        name: of_whole_rows(name, value)
         for name, value in given.items()
         if is_collection(value)
     }
@@ -202,7 +199,7 @@ def brought(
             release(held)
 
 
-def _of_whole_rows(name: str, collection: Any) -> Any:
+def of_whole_rows(name: str, collection: Any) -> Any:
     """Return an array or a data frame whose blocks have all columns."""
     if is_frame(collection):
         return collection
@@ -233,7 +230,7 @@ def is_frame(value: Any) -> bool:
 
 def header_of(collection: Any) -> Any:
     """Return one row of zeros with the columns and dtypes of a collection."""
-    collection = _of_whole_rows("X", collection)
+    collection = of_whole_rows("X", collection)
     if hasattr(collection, "columns"):
         import pandas as pd
 
@@ -333,59 +330,6 @@ def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
 
 def _compute_here(values: list[Any]) -> tuple[Any, ...]:
     return tuple(compute_here(*values))
-
-
-def map_rows(
-    client: Client | str | None, collection: Any, function: Callable[[Any], Any]
-) -> Any:
-    """Apply a function to every block of rows, when it is computed.
-
-    Parameters
-    ----------
-    client : Client, str or None
-        The estimator's parameter. A live client, or the active one, sends the
-        function to the cluster at once, and Dask brings it to each worker that
-        needs it; else it is part of the graph.
-    collection : Array or DataFrame
-        Features.
-    function : callable
-        From a block to an array of as many rows.
-
-    Returns
-    -------
-    Array
-        Of one chunk a block.
-    """
-    collection = _of_whole_rows("X", collection)
-    meta = function(header_of(collection))[:0]
-    shared = delayed(_sent(client, function))
-    if is_frame(collection):
-        lazy = collection.map_partitions(
-            predict_rows, shared, meta=meta, enforce_metadata=False
-        )
-        # Dask takes an array of any type for one of NumPy.
-        return Array(lazy.dask, lazy.name, lazy.chunks, meta=meta)
-    if meta.ndim == 1:
-        return collection.map_blocks(
-            predict_rows, shared, drop_axis=1, dtype=meta.dtype, meta=meta
-        )
-    chunks = collection.chunks[0], (meta.shape[1],)
-    return collection.map_blocks(
-        predict_rows, shared, chunks=chunks, dtype=meta.dtype, meta=meta
-    )
-
-
-def _sent(client: Client | str | None, function: Any) -> Any:
-    """Return a function, or the future of it on a cluster that is at hand."""
-    live = client if isinstance(client, Client) else active_client()
-    if live is None or live.asynchronous or live.status != "running":
-        return function
-    worker = next(iter(live.nthreads()), None)
-    if worker is None:
-        return function
-    return live.scatter(
-        function, workers=[worker], direct=reaches(live, worker), hash=False
-    )
 
 
 def _raise_errors(futures: list[Future[Any]]) -> None:

@@ -70,7 +70,8 @@ class PredictionMixin:
         check_is_fitted(self)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
-            from skdistmlp.cluster.collections import header_of, map_rows
+            from skdistmlp.cluster.collections import header_of
+            from skdistmlp.cluster.lazy import map_rows
 
             validate_data(self, header_of(X), reset=False, skip_check_array=True)
             outputs = WholeNetwork(network, weights)

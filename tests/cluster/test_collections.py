@@ -9,7 +9,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client, wait
+from distributed import Client, LocalCluster, wait
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
@@ -204,6 +204,24 @@ def test_a_fit_inside_a_task_of_collections_made_there(client, data):
     theirs = fit(classifier(client), X, y)
     assert_array_equal(coef, theirs.coefs_[0])
     assert score == theirs.score(X, y)
+
+
+def test_workers_that_are_threads(data):
+    X, y = data
+    with (
+        LocalCluster(
+            n_workers=2, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        given = client.persist(as_array(X))
+        clf = bounded(fit, classifier(client), given, as_array(y))
+        assert_array_equal(client.compute(given).result(), X)
+        known = fit(classifier(client), X, y)
+        assert_array_equal(
+            client.compute(clf.predict(given)).result(), known.predict(X)
+        )
+    assert_same_weights(clf, known)
 
 
 # Where the rows go.
