@@ -6,15 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import OptimizeResult
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state, check_X_y
-from sklearn.utils.validation import validate_data
+from sklearn.utils import check_random_state
 
 from skdistmlp.estimators._sklearn import (
     check_optimize_result,
@@ -28,7 +27,7 @@ from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset, RemoteFeatures
+from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.shard import Network, ShardState
 from skdistmlp.parallel.split import (
@@ -221,27 +220,6 @@ class BaseDistributedMLP(
     ) -> AbstractContextManager[tuple[Any, Any, Any]]:
         """Give the same, but no Dask collection; features may stay on a cluster."""
         return brought(self.client, type(self).__name__, X, y, sample_weight)
-
-    def _validated(
-        self, X: Any, y: Any, reset: bool, **checks: Any
-    ) -> tuple[Features, np.ndarray]:
-        """Return X and y as scikit-learn takes them."""
-        if not isinstance(X, RemoteFeatures):
-            return validate_data(
-                self,
-                X,
-                y,
-                accept_sparse="csr",
-                multi_output=True,
-                dtype=(np.float64, np.float32),
-                reset=reset,
-                **checks,
-            )
-        # Its numbers have been checked where they are.
-        validate_data(self, X.header, reset=reset, skip_check_array=True)
-        rows = np.zeros((X.shape[0], 1))
-        _, y = check_X_y(rows, y, multi_output=True, estimator=self, **checks)
-        return cast("Features", X), y
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:

@@ -24,7 +24,7 @@ from skdistmlp.estimators._sklearn import (
     fit_context,
 )
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
-from skdistmlp.estimators.inputs import computed
+from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score
 
@@ -409,7 +409,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Features, np.ndarray]:
         """Return X, and y as a boolean column for each output."""
-        X, y = self._validated(X, y, reset)
+        X, y = validated(self, X, y, reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):

@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skdistmlp.estimators._sklearn import StrOptions, fit_context
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
-from skdistmlp.estimators.inputs import computed
+from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score
 
@@ -342,7 +342,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Features, np.ndarray]:
         """Return X, and y with one column an output."""
-        X, y = self._validated(X, y, reset, y_numeric=True)
+        X, y = validated(self, X, y, reset, y_numeric=True)
         if issparse(y):
             raise ValueError("the targets y are sparse; pass y.toarray() instead")
         if y.ndim == 2 and y.shape[1] == 1:

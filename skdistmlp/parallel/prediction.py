@@ -13,11 +13,11 @@ from skdistmlp.parallel.plan import (
 )
 from skdistmlp.parallel.split import NetworkSplit
 
-FLOP_PER_BYTE_SENT = 500.0
+FLOP_PER_BYTE_SENT = {"rows": 400.0, "futures": 500.0}
 """Floating point operations that cost as much time as sending a byte from the
 client to a worker: what a prediction must save to be worth sending weights and
-rows for. Measured as 450 to 850 for most sizes, while the machine had other work
-(``python -m skdistmlp.bench futures``)."""
+rows for. By rows, in large blocks, it measured as 200 to 440; by neurons as 440 to
+850 for most sizes (``python -m skdistmlp.bench futures``)."""
 
 TASKS_OF_ROWS = 2
 """Tasks that a prediction by rows costs as much time as, whatever its size: the
@@ -73,7 +73,7 @@ def prediction_plan(
             f"and a worker has {memory_limit:,})"
         )
     saved = flop(whole, work) * (1 - 1 / n_sharing)
-    cost = n_tasks * FLOP_PER_CHAINED_TASK + sent * FLOP_PER_BYTE_SENT
+    cost = n_tasks * FLOP_PER_CHAINED_TASK + sent * FLOP_PER_BYTE_SENT[plan.engine]
     reason = (
         f"sharing a prediction of {work.n_rows:,} rows among {n_sharing} {how} saves "
         f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks and "
@@ -92,7 +92,8 @@ def reason_not_to_share(layer_units: Sequence[int], work: Work) -> str | None:
     """
     split = NetworkSplit.even(layer_units, 1)
     n_bytes = bytes_sent_by_rows(split, work, n_workers=1)
-    cost = TASKS_OF_ROWS * FLOP_PER_CHAINED_TASK + n_bytes * FLOP_PER_BYTE_SENT
+    cheapest = min(FLOP_PER_BYTE_SENT.values())
+    cost = TASKS_OF_ROWS * FLOP_PER_CHAINED_TASK + n_bytes * cheapest
     if flop(split, work) > cost:
         return None
     return (

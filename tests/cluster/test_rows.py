@@ -22,7 +22,8 @@ from tests.estimators.support import fit
 def sharing_is_free(monkeypatch):
     """Let a prediction of any size be worth sharing, in blocks of 40 rows."""
     monkeypatch.setattr(prediction, "FLOP_PER_CHAINED_TASK", 0.0)
-    monkeypatch.setattr(prediction, "FLOP_PER_BYTE_SENT", 0.0)
+    free = dict.fromkeys(prediction.FLOP_PER_BYTE_SENT, 0.0)
+    monkeypatch.setattr(prediction, "FLOP_PER_BYTE_SENT", free)
     monkeypatch.setattr(engines, "ROWS_SENT_AT_ONCE", 40)
 
 
