@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import dask
@@ -28,6 +30,13 @@ REACHES_WITHIN_S = 0.5
 """Seconds in which a worker answers a client that may connect to it."""
 
 _BEYOND_REACH: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
+_SAME_VERSION: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
+
+PACKAGE = "skdistmlp"
+
+
+TRACES_OF_LOSS = (CancelledError, KilledWorker, CommClosedError, OSError, KeyError)
+"""What Dask raises when a worker or the scheduler is gone, among other reasons."""
 
 
 @contextmanager
@@ -80,7 +89,12 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
         If the cluster has fewer, or none.
     """
     with explained(client, (), "looking for workers"):
-        present = tuple(client.nthreads())
+        # One that is paused or being retired takes no new tasks.
+        present = tuple(
+            worker
+            for worker, status in worker_statuses(client).items()
+            if status == "running"
+        )
     wanted = 1 if n_workers is None else n_workers
     if len(present) < wanted:
         raise ClusterError(
@@ -90,6 +104,60 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
             f"{', or lower n_workers' if wanted > 1 else ''}."
         )
     return present if n_workers is None else present[:n_workers]
+
+
+def begin(
+    client: Client, method: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Future[Any]:
+    """Begin a call of a method of a client, where it can be waited for and cancelled.
+
+    Called by itself it would wait, for some workers without end. On the client's event
+    loop it gives a coroutine instead.
+    """
+
+    async def call() -> Any:
+        return await method(*args, **kwargs)
+
+    loop: Any = client.loop
+    return asyncio.run_coroutine_threadsafe(call(), loop.asyncio_loop)
+
+
+def worker_statuses(client: Client) -> dict[str, str]:
+    """Return what Dask calls the status of each worker, by its address."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {address: info["status"] for address, info in workers.items()}
+
+
+def check_versions(client: Client, workers: Sequence[str]) -> None:
+    """Make sure that scheduler and workers have this version of this package.
+
+    With another, what is sent to a worker may not be read there, and Dask then ends
+    the worker's connection.
+
+    Raises
+    ------
+    ClusterError
+        If one has another version, or none.
+    """
+    own = version(PACKAGE)
+    checked = _SAME_VERSION.setdefault(client, set())
+    missing = [worker for worker in workers if worker not in checked]
+    if not missing:
+        return
+    answers = client.run(version, PACKAGE, workers=missing, on_error="return")
+    found: dict[str, Any] = {f"worker {w}": answer for w, answer in answers.items()}
+    try:
+        found["the scheduler"] = client.run_on_scheduler(version, PACKAGE)
+    except PackageNotFoundError as error:
+        found["the scheduler"] = error
+    for where, answer in found.items():
+        if answer != own:
+            has = "no" if isinstance(answer, PackageNotFoundError) else str(answer)
+            raise ClusterError(
+                f"{where} has {has} {PACKAGE}, but this process has {own}. Install "
+                f"the same version on the scheduler and on all workers."
+            )
+    checked.update(missing)
 
 
 def reaches(client: Client, worker: str) -> bool:
@@ -133,13 +201,16 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
     address = _address(client)
     try:
         yield
-    except (CancelledError, KilledWorker, CommClosedError, OSError, KeyError) as error:
+    except Exception as error:
+        if not isinstance(error, TRACES_OF_LOSS) and client.status == "running":
+            raise
         try:
             present = set(client.nthreads())
         except Exception:
             raise ClusterError(
-                f"the connection to the scheduler at {address} was lost "
-                f"while {phase}. Check that it is running, and call again."
+                f"the client has lost its connection to the scheduler at {address} "
+                f"while {phase}, or was closed. Check that the scheduler is running, "
+                f"and call again with an open client."
             ) from error
         lost = [worker for worker in workers if worker not in present]
         if lost:
@@ -149,10 +220,10 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
                 f"call again to start over on them."
             ) from error
         if isinstance(error, CancelledError):
+            there = f"; {', '.join(workers)} are still there" if workers else ""
             raise WorkerLostError(
-                f"the cluster dropped what it held while {phase}; the workers "
-                f"{', '.join(workers)} are still there. Was the cluster restarted, or "
-                f"the work cancelled? Call again to start over."
+                f"the cluster dropped what it held while {phase}{there}. Was the "
+                f"cluster restarted, or the work cancelled? Call again to start over."
             ) from error
         # A task of ours failed by itself.
         raise
@@ -211,6 +282,25 @@ def _thread_lent() -> Iterator[None]:
         yield
     finally:
         rejoin()
+
+
+def task_cancellation() -> Callable[[], bool]:
+    """Return a function that says whether Dask has cancelled the task that calls this.
+
+    Dask cannot end a task that runs: it forgets it, when its client is gone or has
+    let go of it, and the task has to see for itself. Outside a task it is never so.
+    """
+    try:
+        worker = get_worker()
+        key, tasks = worker.get_current_task(), worker.state.tasks
+    except (ValueError, AttributeError):
+        return lambda: False
+
+    def is_cancelled() -> bool:
+        task = tasks.get(key)
+        return task is None or task.state not in ("executing", "long-running")
+
+    return is_cancelled
 
 
 def active_client() -> Client | None:

@@ -23,7 +23,7 @@ from skdistmlp.cluster.blocks import (
     join,
     join_on_worker,
 )
-from skdistmlp.cluster.client import connected, explained
+from skdistmlp.cluster.client import check_versions, connected, explained
 from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.nn.types import Features
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
@@ -163,6 +163,8 @@ def brought(
         If their numbers of rows differ, or X is not fit to train on.
     TypeError
         If a collection is neither an array nor a data frame.
+    ClusterError
+        If a worker has another version of this package.
     """
     given = {"X": X, "y": y, "sample_weight": weight}
     collections = {
@@ -180,6 +182,8 @@ def brought(
         held: list[Future[Any]] = []
         try:
             with explained(connection, (), "computing the data"):
+                if "X" in collections:
+                    check_versions(connection, tuple(connection.nthreads()))
                 computed = _persisted(connection, list(collections.values()))
                 futures: dict[str, list[Future[Any]]] = dict(
                     zip(collections, computed, strict=True)

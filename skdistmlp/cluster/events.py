@@ -1,6 +1,7 @@
 """What shards tell the client while they train."""
 
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,15 +16,18 @@ Messages = queue.SimpleQueue[dict[str, Any]]
 _LISTENERS: WeakKeyDictionary[Client, dict[str, Messages]] = WeakKeyDictionary()
 """Who waits, by client and run: Dask has one handler for each topic of a client."""
 
+_LOCK = threading.Lock()
+
 
 @contextmanager
 def messages_of(client: Client, run: bytes, messages: Messages) -> Iterator[None]:
     """Put into `messages` what the shards of a run say, as it comes."""
-    listeners = _LISTENERS.get(client)
-    if listeners is None:
-        listeners = _LISTENERS[client] = {}
-        client.subscribe_topic(TOPIC, _handler(listeners))
-    listeners[run.hex()] = messages
+    with _LOCK:
+        listeners = _LISTENERS.get(client)
+        if listeners is None:
+            listeners = _LISTENERS[client] = {}
+            client.subscribe_topic(TOPIC, _handler(listeners))
+        listeners[run.hex()] = messages
     try:
         yield
     finally:

@@ -5,33 +5,37 @@ collects the weights at the end. In between the shards talk to each other
 directly.
 """
 
+import concurrent.futures
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError
-from contextlib import ExitStack, suppress
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import dask
 from dask.utils import parse_timedelta
 from distributed import Client, Future
 
 from skdistmlp.cluster import shard_run
+from skdistmlp.cluster.client import check_versions, worker_statuses
 from skdistmlp.cluster.collections import join_on_workers
 from skdistmlp.cluster.events import Messages, messages_of
 from skdistmlp.cluster.gang import gang
+from skdistmlp.cluster.meeting import Meeting
 from skdistmlp.cluster.pinned import THREAD_NAME, WORKER_CHECK_S, PinnedTasks
+from skdistmlp.cluster.roll_call import ask, be_there
 from skdistmlp.cluster.shard_run import Report, Roster
-from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.rendezvous import Credentials
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.training.job import Job
+from skdistmlp.training.progress import Outcome
 
 LOG = logging.getLogger("skdistmlp")
 
@@ -72,11 +76,13 @@ class PeersRun:
         self._tasks = PinnedTasks(client, plan.workers, suffix=f"-of-{plan.n_shards}")
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
-        self._meeting: _Meeting | None = None
+        self._meeting: Meeting | None = None
         self._shards: list[Future[Any]] = []
         self._rows: list[Any] = []
         self._roster: Roster | None = None
-        self._under_way: list[Future[Any]] = []
+        self._check_held: Callable[[], object] = lambda: None
+        self._under_way: concurrent.futures.Future[list[Future[Any]]] | None = None
+        self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
         self._interrupted = False
         self._n_samples_logged = 0
         if job.progress is not None:
@@ -86,8 +92,11 @@ class PeersRun:
         try:
             enter = self._context.enter_context
             enter(messages_of(self._client, self._run, self._messages))
+            with self._tasks.explained("looking for the version of the workers"):
+                check_versions(self._client, self._workers)
             check = self._tasks.check_workers
-            enter(gang(self._client, self._workers, check))
+            with self._tasks.explained("waiting for workers that other fits hold"):
+                self._check_held = enter(gang(self._client, self._workers, check))
             with self._tasks.explained("placing the network"):
                 self._place()
         except BaseException:
@@ -123,7 +132,7 @@ class PeersRun:
                 self._interrupted = True
                 self._ask(shard_run.request_stop, self._run)
                 continue
-            self._log(number, reports)
+            self._under_way = None
             # From now on the shards have what they were sent.
             self._rows = [None for _ in self._ranks]
             if reports[0].finished:
@@ -132,11 +141,15 @@ class PeersRun:
         first = reports[0]
         if first.interrupted:
             raise KeyboardInterrupt
+        outcome = first.outcome
+        if self._interrupted and isinstance(outcome, Outcome):
+            # It may have come too late to make a difference.
+            outcome = Outcome.INTERRUPTED
         self._job.random_state.set_state(first.random_state)
         if self._job.progress is not None and first.progress is not None:
             vars(self._job.progress).update(vars(first.progress))
         states = [report.state for report in reports if report.state is not None]
-        return join_states(self._job.network.split, states), first.outcome
+        return join_states(self._job.network.split, states), outcome
 
     def _place(self) -> None:
         """Open the shards, and send everything that they begin with."""
@@ -148,23 +161,15 @@ class PeersRun:
             shard_run.open_shard,
             [(self._credentials, rank, jobs[rank]) for rank in self._ranks],
         )
-        introductions = self._submit(
-            "introduce", shard_run.introduce, [(shard,) for shard in self._shards]
+        listening = self._submit(
+            "address", shard_run.address_of, [(shard,) for shard in self._shards]
         )
         self._rows = self._place_rows()
-        addresses, versions = zip(*self._tasks.fetch(*introductions), strict=True)
-        for worker, version in zip(self._workers, versions, strict=True):
-            if version != shard_run.VERSION:
-                raise ClusterError(
-                    f"worker {worker} has skdistmlp {version}, but this process has "
-                    f"{shard_run.VERSION}. Install the same version on all of them."
-                )
         self._roster = Roster(
-            addresses,
+            self._tasks.fetch(*listening),
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
             parse_timedelta(dask.config.get("skdistmlp.exchange-timeout")),
         )
-        self._meeting = _Meeting(self._roster)
 
     def _place_rows(self) -> list[Any]:
         """Send all rows to every worker; or join them there, if they lie on others."""
@@ -174,26 +179,28 @@ class PeersRun:
 
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""
+        if self._under_way is None:
+            assert self._roster is not None
+            self._meeting = Meeting(self._roster, self._workers, number)
+            # In another thread, so that an interrupt does not lose the futures.
+            self._under_way = self._submitting.submit(self._start_round, number)
+        with self._tasks.explained("training"):
+            futures = self._under_way.result()
+            self._watch(futures)
+        with self._tasks.explained("collecting what was trained"):
+            reports: list[Report] = self._tasks.fetch(*futures)
+        self._log(number, reports)
+        return reports
+
+    def _start_round(self, number: int) -> list[Future[Any]]:
+        if number > 0:
+            self._check_held()
+        roster = self._roster if number == 0 else None
         arguments = [
-            (
-                self._shards[rank],
-                number,
-                self._rows[rank],
-                self._roster if number == 0 else None,
-                ROUND_S,
-            )
+            (self._shards[rank], number, self._rows[rank], roster, ROUND_S)
             for rank in self._ranks
         ]
-        with self._tasks.explained("training"):
-            if not self._under_way:
-                self._under_way = self._submit(
-                    "train", shard_run.train_round, arguments
-                )
-            self._watch(self._under_way)
-        with self._tasks.explained("collecting what was trained"):
-            reports: list[Report] = self._tasks.fetch(*self._under_way)
-        self._under_way = []
-        return reports
+        return self._submit("train", shard_run.train_round, arguments)
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
         """Say how a round went: once some seconds, to whoever listens."""
@@ -249,19 +256,25 @@ class PeersRun:
                 message = self._messages.get_nowait()
         except queue.Empty:
             self._tasks.check_workers()
+            if self._meeting.is_waiting:
+                self._meeting.check_queued(worker_statuses(self._client))
         if self._meeting.is_late():
-            answering = self._ask(shard_run.who_is_there)
-            self._meeting.fail([w not in answering for w in self._workers])
+            raise self._meeting.error(self._ask(be_there))
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
         """Raise what went wrong first: others then miss a shard that is gone."""
-        errors = [error for f in futures if (error := self._tasks.error_of(f))]
-        own = [error for error in errors if not isinstance(error, ExchangeError)]
-        if not own:
-            self._tasks.await_loss_of_worker()
-        if not errors:
-            raise CancelledError
-        raise (own or errors)[0]
+        # Dask may learn of the loss of a worker later than its peers do, and of the
+        # error of one shard later than of its consequences in another.
+        deadline = time.monotonic() + WORKER_CHECK_S
+        while True:
+            errors = [error for f in futures if (error := self._tasks.error_of(f))]
+            for error in errors:
+                if not isinstance(error, ExchangeError):
+                    raise error
+            if time.monotonic() > deadline:
+                raise errors[0] if errors else CancelledError
+            self._tasks.check_workers()
+            time.sleep(0.05)
 
     def _submit(
         self, operation: str, function: Any, arguments: Sequence[tuple[Any, ...]]
@@ -277,68 +290,22 @@ class PeersRun:
 
     def _ask(self, what: Callable[..., None], *args: Any) -> set[str]:
         """Call a function on every worker; return the workers that answer in time."""
-        answering = set()
-
-        def ask(worker: str) -> None:
-            # Who is gone needs not be told.
-            with suppress(Exception):
-                self._client.run(what, *args, workers=[worker])
-                answering.add(worker)
-
-        asking = [
-            threading.Thread(target=ask, args=[worker], name=THREAD_NAME, daemon=True)
-            for worker in self._workers
-        ]
-        for thread in asking:
-            thread.start()
-        deadline = time.monotonic() + ANSWERS_WITHIN_S
-        for thread in asking:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return answering
+        answers = ask(self._client, self._workers, what, *args)
+        answered, _ = wait(answers.values(), ANSWERS_WITHIN_S)
+        for answer in answers.values():
+            answer.cancel()
+        # Who is gone answers with an error.
+        return {
+            worker
+            for worker, answer in answers.items()
+            if answer in answered and answer.exception() is None
+        }
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""
         self._tasks.close()
+        self._submitting.shutdown(wait=False)
         self._context.close()
-
-
-class _Meeting:
-    """How far the shards have come in meeting each other, and for how long.
-
-    One whose task has not begun is queued, and is waited for. When all have begun,
-    they have the time of an exchange.
-    """
-
-    def __init__(self, roster: Roster) -> None:
-        self._roster = roster
-        self._missing = set(range(len(roster.names)))
-        self._queued = set(self._missing)
-        self._deadline = float("inf")
-
-    def note(self, message: dict[str, Any]) -> None:
-        """Note what a shard says of itself."""
-        if message.get("state") == shard_run.RUNNING:
-            self._queued.discard(message["rank"])
-            if not self._queued:
-                self._deadline = time.monotonic() + self._roster.timeout_s
-        elif message.get("state") == shard_run.MET:
-            self._missing.discard(message["rank"])
-
-    def is_late(self) -> bool:
-        """Say whether some shards do not find the others."""
-        return bool(self._missing) and time.monotonic() > self._deadline
-
-    def fail(self, is_silent: Sequence[bool]) -> NoReturn:
-        """Raise an error that names the shards which do not answer, if there are."""
-        silent = {rank for rank in self._missing if is_silent[rank]}
-        named = ", ".join(
-            self._roster.names[rank] for rank in sorted(silent or self._missing)
-        )
-        raise ExchangeError(
-            f"the shards could not meet within {self._roster.timeout_s:g} s: waited "
-            f"in vain for {named}. See what {'these workers' if silent else 'they'} "
-            f"do, or set skdistmlp.exchange-timeout higher."
-        )
 
 
 def train_on_peers(

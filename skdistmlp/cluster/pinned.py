@@ -1,7 +1,6 @@
 """Tasks and values pinned to the workers that hold the shards of one network."""
 
 import threading
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import (
@@ -17,7 +16,9 @@ from weakref import WeakKeyDictionary
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
-from skdistmlp.cluster.client import explained, reaches
+from skdistmlp.cluster.client import begin, explained, reaches, task_cancellation
+from skdistmlp.cluster.roll_call import RollCall
+from skdistmlp.exceptions import ClusterError
 
 Key: TypeAlias = tuple[str, str, int]
 
@@ -57,6 +58,8 @@ class PinnedTasks:
         self._step = 0
         self._noted = self._nothing()
         self._closed = False
+        self._is_cancelled = task_cancellation()
+        self._roll_call = RollCall(client, workers)
         self._lock = threading.Lock()
         # All futures that somebody still has, and the rank of their shard.
         self._submitted: WeakKeyDictionary[Future[Any], int] = WeakKeyDictionary()
@@ -77,6 +80,7 @@ class PinnedTasks:
             for future in list(self._submitted):
                 future.release()
         self._outside_tasks.shutdown(wait=False)
+        self._roll_call.close()
         self.begin()
 
     def key(self, rank: int, operation: str) -> Key:
@@ -170,22 +174,38 @@ class PinnedTasks:
         return error
 
     def check_workers(self) -> None:
-        """Raise CancelledError if a worker has left the cluster."""
+        """See whether it makes sense to go on waiting.
+
+        Raises
+        ------
+        CancelledError
+            If a worker has left the cluster, or the client was closed.
+        WorkerLostError
+            If a worker does not answer.
+        ClusterError
+            If this is a task, and was cancelled.
+        """
+        if self._is_cancelled():
+            raise ClusterError("the task that waits for this work was cancelled")
+        if self._client.status in ("closing", "closed"):
+            raise CancelledError
         if not set(self._workers) <= set(self._client.nthreads()):
             raise CancelledError
-
-    def await_loss_of_worker(self) -> None:
-        """Look for some time whether a worker leaves: Dask may learn it after us."""
-        deadline = time.monotonic() + WORKER_CHECK_S
-        while time.monotonic() < deadline:
-            self.check_workers()
-            time.sleep(0.1)
+        self._roll_call.check()
 
     def fetch(self, *futures: Future[Any]) -> list[Any]:
         """Wait for tasks, and return their results."""
         self.wait_for(*futures)
         direct = all(reaches(self._client, worker) for worker in self._workers)
-        results: list[Any] = self._client.gather(list(futures), direct=direct)
+        arriving = begin(
+            self._client, self._client.gather, list(futures), direct=direct
+        )
+        try:
+            while not wait([arriving], WORKER_CHECK_S).done:
+                self.check_workers()
+            results: list[Any] = arriving.result()
+        finally:
+            arriving.cancel()
         return results
 
     def take(self, *futures: Future[Any]) -> list[Any]:

@@ -1,11 +1,12 @@
 """What runs on the workers in the "peers" engine: a shard, from round to round."""
 
 import copy
+import gc
 import socket
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
@@ -13,6 +14,7 @@ import dask
 from distributed import Worker, get_worker
 from distributed.comm.addressing import get_address_host
 
+from skdistmlp.cluster.client import task_cancellation
 from skdistmlp.exceptions import ExchangeError, StopRequested
 from skdistmlp.parallel.blas import blas_threads
 from skdistmlp.parallel.buffered import BufferedShard
@@ -23,14 +25,14 @@ from skdistmlp.parallel.shard import ShardState
 from skdistmlp.training.job import Job
 from skdistmlp.training.progress import Progress
 
-VERSION = version("skdistmlp")
-"""Version of this package, which has to be the same everywhere."""
-
 TOPIC = "skdistmlp"
 """Dask topic on which shards tell the client how they get on."""
 
+COLLECT_AFTER_S = 1.0
+"""Seconds after which Dask has reported the error of a task."""
+
 RUNNING, MET = "running", "met"
-"""What a shard tells of itself: its first round has begun; it met all the others."""
+"""What a shard tells of itself in a round: its task has begun; all others are here."""
 
 _RUNS: WeakValueDictionary[tuple[bytes, int], "ShardRun"] = WeakValueDictionary()
 """Shards on the workers of this process, by run and rank, to be told to stop."""
@@ -168,10 +170,17 @@ class ShardRun:
                 f"{self._n_rounds}: its worker was lost or the fit has ended"
             )
         self._n_rounds += 1
+        # Each round is another task.
         self._is_abandoned = is_abandoned
+        if self._mesh is not None:
+            self._mesh.given_up = is_abandoned
         try:
+            self._tell(state=RUNNING, round=number)
             if dataset is not None and roster is not None:
                 self._begin(dataset, roster)
+            elif self._mesh is not None:
+                self._mesh.wait_for_all()
+            self._tell(state=MET, round=number)
             return self._go_on(round_s)
         except BaseException:
             self.close()
@@ -198,7 +207,6 @@ class ShardRun:
         """Meet the other shards, and make ready the first step."""
         assert self._listener is not None
         assert self._job is not None
-        self._tell(state=RUNNING)
         links = meet(
             self._rank,
             self._listener,
@@ -208,7 +216,6 @@ class ShardRun:
             self._is_abandoned,
             self._tls,
         )
-        self._tell(state=MET)
         self._listener.close()
         self._listener = None
         self._mesh = Mesh(
@@ -216,8 +223,7 @@ class ShardRun:
             links,
             self._credentials.run,
             roster.timeout_s,
-            # Each round is another task.
-            lambda: self._is_abandoned(),
+            self._is_abandoned,
         )
         if self._stop_wanted:
             self._mesh.request_stop()
@@ -261,7 +267,7 @@ class ShardRun:
         """Send a line to be printed to the client."""
         self._tell(line=line)
 
-    def _tell(self, **message: str) -> None:
+    def _tell(self, **message: object) -> None:
         """Send a message to the client."""
         about = {"run": self._credentials.run.hex(), "rank": self._rank}
         get_worker().log_event(TOPIC, about | message)
@@ -269,10 +275,15 @@ class ShardRun:
 
 def open_shard(credentials: Credentials, rank: int, job: Job) -> ShardRun:
     """Make ready a shard, on the address that this worker has in its cluster."""
+    worker = get_worker()
+    with _memory_freed_on_failure(worker):
+        return _opened(worker, credentials, rank, job)
+
+
+def _opened(worker: Worker, credentials: Credentials, rank: int, job: Job) -> ShardRun:
     # Training changes a job, and what Dask holds must not change. Workers that are
     # threads of one process even share it.
     job = copy.deepcopy(job)
-    worker = get_worker()
     # Workers that are threads of one process have no address on a network.
     inside = worker.address.startswith("inproc://")
     host = "127.0.0.1" if inside else get_address_host(worker.address)
@@ -291,9 +302,9 @@ def _tls(worker: Worker) -> Tls | None:
     )
 
 
-def introduce(shard: ShardRun) -> tuple[Address, str]:
-    """Return where a shard takes connections, and its version of this package."""
-    return shard.address, VERSION
+def address_of(shard: ShardRun) -> Address:
+    """Return where a shard takes connections."""
+    return shard.address
 
 
 def train_round(
@@ -305,26 +316,27 @@ def train_round(
 ) -> Report:
     """Train one shard for some seconds, with the threads of its worker."""
     worker = get_worker()
-    arguments = number, dataset, roster, round_s, _abandonment(worker)
-    if worker.address.startswith("inproc://"):
+    arguments = number, dataset, roster, round_s, task_cancellation()
+    inside = worker.address.startswith("inproc://")
+    with (
+        _memory_freed_on_failure(worker),
+        nullcontext() if inside else blas_threads(worker.state.nthreads),
+    ):
         return shard.train(*arguments)
-    with blas_threads(worker.state.nthreads):
-        return shard.train(*arguments)
 
 
-def _abandonment(worker: Worker) -> Callable[[], bool]:
-    """Return a function that says whether Dask has cancelled the task that calls.
+@contextmanager
+def _memory_freed_on_failure(worker: Worker) -> Iterator[None]:
+    """Have Python look for garbage some time after an error.
 
-    Dask cannot end a task that runs: it forgets it, when its client is gone or has
-    let go of it, and the task has to see for itself.
+    Dask's own frames and the error hold each other, and with them the arguments of
+    the task: the shard and all rows.
     """
-    key, tasks = worker.get_current_task(), worker.state.tasks
-
-    def is_abandoned() -> bool:
-        task = tasks.get(key)
-        return task is None or task.state not in ("executing", "long-running")
-
-    return is_abandoned
+    try:
+        yield
+    except BaseException:
+        worker.loop.add_callback(worker.loop.call_later, COLLECT_AFTER_S, gc.collect)
+        raise
 
 
 def request_stop(run: bytes) -> None:
@@ -332,7 +344,3 @@ def request_stop(run: bytes) -> None:
     for (other, _), shard in list(_RUNS.items()):
         if other == run:
             shard.request_stop()
-
-
-def who_is_there() -> None:
-    """Do nothing: the answer is that the worker answers."""

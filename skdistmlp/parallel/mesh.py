@@ -5,6 +5,7 @@ on non-blocking sockets: nobody waits for a turn, so there is no order in which
 two could wait for each other.
 """
 
+import math
 import os
 import select
 import socket
@@ -37,6 +38,7 @@ PHASES = {
     Operation.REDUCE_SCATTER: "the backward exchange",
     Operation.ALL_REDUCE: "the sum",
     Operation.BROADCAST: "what shard 0 decides",
+    Operation.READY: "the wait for all shards",
 }
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -98,6 +100,8 @@ class Mesh:
 
     Attributes
     ----------
+    given_up : callable
+        As above; may be replaced.
     exchanging_s : float
         Seconds spent in exchanges so far, most of them waiting for slower shards.
     """
@@ -115,7 +119,7 @@ class Mesh:
         self._links = dict(sorted(links.items()))
         self._run = run
         self._timeout_s = timeout_s
-        self._given_up = given_up
+        self.given_up = given_up
         self._generation = 0
         self._step = 0
         self._stop_wanted = False
@@ -132,7 +136,7 @@ class Mesh:
         """Count a step; end the training here if a shard asked for it."""
         if self._flags_seen & STOP:
             raise StopRequested
-        if self._given_up():
+        if self.given_up():
             raise ExchangeError("told to give up")
         self._step += 1
         # All packets of a step carry the same flags, so that every shard has
@@ -216,6 +220,15 @@ class Mesh:
             self._exchange(Operation.BROADCAST, 0, {}, {0: array})
         return array
 
+    def wait_for_all(self) -> None:
+        """Wait until all shards are here, for as long as that takes: see `given_up`.
+
+        One of them may be queued behind other work on its worker.
+        """
+        sent = dict.fromkeys(self._links, np.zeros(1))
+        received = {peer: np.empty(1) for peer in self._links}
+        self._exchange(Operation.READY, 0, sent, received, math.inf)
+
     def close(self) -> None:
         """Close the connections; whoever waits for this shard learns it at once."""
         for link in self._links.values():
@@ -247,6 +260,7 @@ class Mesh:
         layer: int,
         sent: Mapping[int, FloatArray],
         received: Mapping[int, FloatArray],
+        timeout_s: float | None = None,
     ) -> None:
         """Send and receive one array a peer, all at once."""
         sends, arrivals = [], []
@@ -258,7 +272,7 @@ class Mesh:
             arrivals.append(_Arrival(self._links[peer], expected, _bytes_of(array)))
         begun = time.monotonic()
         try:
-            self._carry_out([*sends, *arrivals])
+            self._carry_out([*sends, *arrivals], timeout_s or self._timeout_s)
         except ExchangeError as error:
             raise ExchangeError(
                 f"{error} in {PHASES[operation]} of layer {layer}"
@@ -282,7 +296,9 @@ class Mesh:
             self._flags,
         )
 
-    def _carry_out(self, transfers: list["_Departure | _Arrival"]) -> None:
+    def _carry_out(
+        self, transfers: list["_Departure | _Arrival"], timeout_s: float
+    ) -> None:
         """Go on with all transfers until each is done."""
         pending = [transfer for transfer in transfers if not transfer.go_on()]
         eager_until = time.monotonic() + EAGER_S
@@ -292,7 +308,7 @@ class Mesh:
             pending = [transfer for transfer in pending if not transfer.go_on()]
         if not pending:
             return
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + timeout_s
         while pending:
             poll = select.poll()
             wanted: dict[int, int] = {}
@@ -302,10 +318,10 @@ class Mesh:
             for fileno, events in wanted.items():
                 poll.register(fileno, events)
             ready = {fileno for fileno, _ in poll.poll(1000 * LOOK_UP_S)}
-            if self._given_up():
+            if self.given_up():
                 raise ExchangeError("told to give up")
             if ready:
-                deadline = time.monotonic() + self._timeout_s
+                deadline = time.monotonic() + timeout_s
             pending = [
                 transfer
                 for transfer in pending
@@ -314,7 +330,7 @@ class Mesh:
             if pending and time.monotonic() > deadline:
                 names = ", ".join(sorted({t.link.name for t in pending}))
                 raise ExchangeError(
-                    f"waited more than {self._timeout_s:g} s "
+                    f"waited more than {timeout_s:g} s "
                     f"(skdistmlp.exchange-timeout) for {names}"
                 )
 

@@ -35,6 +35,7 @@ class Operation(IntEnum):
     REDUCE_SCATTER = 2
     ALL_REDUCE = 3
     BROADCAST = 4
+    READY = 5
 
 
 class Header(NamedTuple):

@@ -1,12 +1,15 @@
-"""Leases of workers: all or none, in the order of arrival, and back again."""
+"""Workers for one fit: all or none, in the order of arrival, and back again."""
 
+import signal
 from itertools import pairwise
 
 import pytest
+from distributed import Client
 
 from skdistmlp.cluster import gang as module
 from skdistmlp.cluster.gang import gang
-from tests.cluster.support import bounded, in_thread, wait_until
+from skdistmlp.exceptions import ClusterError
+from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
 
 
 def goes_on():
@@ -18,46 +21,61 @@ def workers(client):
     return tuple(client.nthreads())
 
 
-def leases(client):
-    """Return how many wait for leases, and how many hold one, by worker."""
+def places(client):
+    """Return the workers that each fit in the queue wants, in order."""
 
     def look(dask_scheduler):
-        known = dask_scheduler.extensions["semaphores"]
-        return (
-            {name: n for name, n in known.metrics["pending"].items() if n},
-            {name: len(ids) for name, ids in known.leases.items() if ids},
-        )
+        queue = dask_scheduler.plugins.get("skdistmlp-gangs")
+        return [set(p.workers) for p in queue.places.values()] if queue else []
 
     return client.run_on_scheduler(look)
 
 
-def n_waiting(client):
-    return sum(leases(client)[0].values())
-
-
-def test_who_came_first_is_first(client, workers, monkeypatch):
-    """Whatever the number of looks at the workers meanwhile."""
-    monkeypatch.setattr(module, "LOOK_UP_S", 0.01)
-    order, looks = [], []
+def test_who_came_first_is_first(client, workers):
+    order = []
 
     def take(number):
-        with gang(client, workers, lambda: looks.append(number)):
+        with gang(client, workers, goes_on):
             order.append(number)
 
     with gang(client, workers, goes_on):
         waiting = []
         for number in range(6):
             waiting.append(in_thread(take, number))
-            wait_until(lambda n=number: n_waiting(client) == n + 1, "it is queued")
-        wait_until(lambda: set(looks) == set(range(6)), "all have looked")
+            wait_until(lambda n=number: len(places(client)) == n + 2, "it is queued")
     for one in waiting:
         bounded(one.result)
     assert order == list(range(6))
-    assert leases(client) == ({}, {})
+    assert places(client) == []
 
 
-def test_who_holds_some_of_the_workers_gets_the_others(client, workers):
-    """Rings of fits that want two workers each."""
+def test_all_or_none_and_nobody_is_overtaken(client, workers):
+    """One that wants all waits for the first; a third, that its worker is free."""
+    first, _, third = workers
+    order = []
+
+    def take(name, wanted):
+        with gang(client, wanted, goes_on):
+            order.append(name)
+
+    with gang(client, [first], goes_on):
+        everything = in_thread(take, "all", workers)
+        wait_until(lambda: len(places(client)) == 2, "it is queued")
+        other = in_thread(take, "third", [third])
+        wait_until(lambda: len(places(client)) == 3, "it is queued")
+        assert order == []
+        order.append("first")
+    bounded(everything.result)
+    bounded(other.result)
+    assert order == ["first", "all", "third"]
+
+
+def test_fits_that_want_different_workers_do_not_wait(client, workers):
+    with gang(client, workers[:1], goes_on), gang(client, workers[1:], goes_on):
+        assert places(client) == [{workers[0]}, set(workers[1:])]
+
+
+def test_rings_of_fits_come_to_an_end(client, workers):
     held = []
 
     def take(pair):
@@ -71,28 +89,73 @@ def test_who_holds_some_of_the_workers_gets_the_others(client, workers):
     assert len(held) == 2 * 10 * len(workers)
 
 
-def test_who_leaves_the_queue_is_in_nobodys_way(client, workers, monkeypatch):
-    monkeypatch.setattr(module, "LOOK_UP_S", 0.01)
-
+def test_who_leaves_the_queue_is_in_nobodys_way(client, workers):
     def leave():
         raise KeyboardInterrupt
 
-    def take():
-        with gang(client, workers, goes_on):
-            return leases(client)
-
     with gang(client, workers, goes_on):
-        for _ in range(3):
-            with pytest.raises(KeyboardInterrupt), gang(client, workers, leave):
-                pytest.fail("nobody may be here")
-        after = in_thread(take)
-        wait_until(lambda: n_waiting(client) == 4, "three left, and one has come")
-    pending, held = bounded(after.result)
-    assert pending == {}
-    assert held == {f"skdistmlp-{worker}": 1 for worker in workers}
-
-
-def test_a_fit_that_fails_gives_its_workers_back(client, workers):
+        with pytest.raises(KeyboardInterrupt), gang(client, workers, leave):
+            pytest.fail("nobody may be here")
+        assert len(places(client)) == 1
     with pytest.raises(ZeroDivisionError), gang(client, workers, goes_on):
         raise ZeroDivisionError
-    assert leases(client) == ({}, {})
+    assert places(client) == []
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["holding", "queued"])
+def test_a_client_that_is_gone_has_no_place(client, workers, holds):
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        if holds:
+            gone = gang(other, workers, goes_on)
+            gone.__enter__()
+        else:
+            before = gang(client, workers, goes_on)
+            before.__enter__()
+            in_thread(lambda: gang(other, workers, goes_on).__enter__())
+        wait_until(lambda: len(places(client)) == 1 + (not holds), "it is there")
+    wait_until(lambda: len(places(client)) == (not holds), "its place is free")
+    if not holds:
+        before.__exit__(None, None, None)
+    bounded(gang(client, workers, goes_on).__enter__)
+    client.run_on_scheduler(
+        lambda dask_scheduler: dask_scheduler.plugins["skdistmlp-gangs"].places.clear()
+    )
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_processes_that_are_gone_are_in_nobodys_way(tmp_path, sign):
+    """One that trains, and two that wait for it."""
+    with (
+        DaskProcesses(tmp_path, n_workers=2) as processes,
+        Client(processes.address, set_as_default=False) as client,
+        processes.endless_client() as one,
+    ):
+        wait_until(lambda: len(places(client)) == 1, "it trains")
+        with processes.endless_client() as two, processes.endless_client() as three:
+            wait_until(lambda: len(places(client)) == 3, "both are queued")
+            for process in (two, three, one):
+                process.send_signal(sign)
+                # Once for a fit that trains is a wish to keep the weights.
+                wait_until(
+                    lambda p=process: (
+                        p.poll() is not None or p.send_signal(signal.SIGINT)
+                    ),
+                    "it has ended",
+                )
+        wait_until(lambda: places(client) == [], "nobody is there")
+
+
+def test_a_client_that_stood_still_has_lost_its_place(client, workers):
+    with (
+        Client(client.scheduler.address, set_as_default=False) as other,
+        gang(other, workers, goes_on) as check_held,
+    ):
+        check_held()
+        name = other.id
+
+        def stand_still(dask_scheduler):
+            dask_scheduler.clients[name].last_seen -= module.SILENT_S + 1
+
+        client.run_on_scheduler(stand_still)
+        with gang(client, workers, goes_on), pytest.raises(ClusterError, match="still"):
+            check_held()

@@ -13,6 +13,7 @@ from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
+from skdistmlp.cluster.meeting import Meeting
 from skdistmlp.exceptions import ExchangeError
 from tests.cluster.support import (
     DaskProcesses,
@@ -376,19 +377,19 @@ def test_shards_that_do_not_find_each_other_have_a_deadline(
         victim = tuple(client.nthreads())[1]
         gate = Event("before-meeting", client=client)
         client.run(hold_before_meeting, workers=[victim])
-        note = peers._Meeting.note
+        note = Meeting.note
 
         def note_and_stop(meeting, message):
             note(meeting, message)
-            if not meeting._queued:
+            if not meeting.is_waiting:
                 processes.workers[victim].send_signal(signal.SIGSTOP)
 
-        monkeypatch.setattr(peers._Meeting, "note", note_and_stop)
+        monkeypatch.setattr(Meeting, "note", note_and_stop)
         with (
             dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
             processes.woken_worker(victim),
             pytest.raises(
-                ExchangeError, match=rf"not meet within 1 s.* for shard 1 on {victim}\."
+                ExchangeError, match=rf"not meet within 1 s.* for shard 1 on {victim}$"
             ),
         ):
             bounded(classifier(client).fit, *data)
@@ -411,23 +412,30 @@ def hold_before_meeting():
     shard_run.meet = hold
 
 
-def test_another_version_on_a_worker_is_named(client, data):
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [("0.0.9", r"has 0\.0\.9 skdistmlp, but"), (None, "has no skdistmlp, but")],
+)
+def test_another_version_on_a_worker_is_named(client, data, answer, said):
+    """Before anything is sent to it that it might not be able to read."""
     victim = tuple(client.nthreads())[1]
 
-    def install(version):
-        from skdistmlp.cluster import shard_run
+    def install(answer):
+        from importlib import metadata
 
-        found, shard_run.VERSION = shard_run.VERSION, version
-        return found
+        found = metadata.version
 
-    found = client.run(install, "0.0.9", workers=[victim])[victim]
-    try:
-        with pytest.raises(
-            ClusterError, match=rf"worker {victim} has skdistmlp 0\.0\.9, but"
-        ):
-            bounded(classifier(client).fit, *data)
-    finally:
-        client.run(install, found, workers=[victim])
+        def version(package):
+            metadata.version = found
+            if answer is None:
+                raise metadata.PackageNotFoundError(package)
+            return answer
+
+        metadata.version = version
+
+    client.run(install, answer, workers=[victim])
+    with pytest.raises(ClusterError, match=f"worker {victim} {said}"):
+        bounded(classifier(client).fit, *data)
     assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
 
 
@@ -475,3 +483,89 @@ def test_shards_of_a_client_that_was_killed_end(processes, data):
 
 def executing(client):
     return client.run(lambda dask_worker: len(dask_worker.state.executing))
+
+
+@pytest.fixture
+def short_rounds(monkeypatch):
+    monkeypatch.setattr(peers, "ROUND_S", 0.05)
+
+
+def test_a_shard_that_is_queued_between_rounds_is_waited_for(
+    client, data, short_rounds
+):
+    """Somebody's task gets the thread of a worker, for longer than the timeout."""
+    busy = next(iter(client.nthreads()))
+    with dask.config.set({"skdistmlp.exchange-timeout": "50ms"}):
+        clf = endless(client, n_workers=3)
+        fit = in_thread(clf.fit, *data)
+        wait_until(lambda: steps_taken(client, 3), "training has begun")
+        client.submit(time.sleep, 0.5, workers=[busy], pure=False).result()
+        before = wait_until(lambda: steps_taken(client, 3), "training goes on")
+        wait_until(lambda: steps_taken(client, 3) > before + 10, "training goes on")
+        with pytest.warns(UserWarning, match="interrupted"):
+            stop_all(client, fit)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_worker_that_is_retired_ends_the_fit(
+    processes, data, short_rounds, n_workers
+):
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = next(iter(client.nthreads()))
+        fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
+        wait_until(lambda: steps_taken(client, n_workers), "training has begun")
+        retiring = in_thread(client.retire_workers, [victim])
+        with pytest.raises(WorkerLostError, match=f"{victim} (is being retired|went)"):
+            bounded(fit.result)
+        bounded(retiring.result)
+        processes.workers.pop(victim).wait(60)
+        assert_nothing_left(client)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_worker_that_is_paused_ends_the_fit(client, data, short_rounds, n_workers):
+    """Dask pauses a worker that uses most of its memory."""
+    victim = next(iter(client.nthreads()))
+
+    def pause(dask_worker):
+        from distributed import Status
+
+        dask_worker.status = Status.paused
+        dask_worker.periodic_callbacks["memory"] = None
+
+    def go_on(dask_worker):
+        from distributed import Status
+
+        dask_worker.status = Status.running
+
+    with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+        fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
+        wait_until(lambda: steps_taken(client, n_workers), "training has begun")
+        client.run(pause, workers=[victim])
+        try:
+            with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
+                bounded(fit.result)
+            clf = bounded(classifier(client, n_workers=None).fit, *data)
+            assert victim not in clf.plan_.workers
+        finally:
+            client.run(go_on, workers=[victim])
+
+
+def test_a_fit_in_a_task_ends_when_the_task_is_cancelled(client, data, short_rounds):
+    def fit():
+        endless(None).fit(*data)
+
+    future = client.submit(fit, pure=False)
+    wait_until(lambda: steps_taken(client), "training has begun")
+    future.cancel()
+    wait_until(lambda: not any(executing(client).values()), "the shards have ended")
+
+
+def test_a_client_that_is_closed_in_the_middle(client, data, short_rounds):
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        fit = in_thread(endless(other).fit, *data)
+        wait_until(lambda: steps_taken(client), "training has begun")
+    with pytest.raises(ClusterError, match="client was closed"):
+        bounded(fit.result)
+    wait_until(lambda: not any(executing(client).values()), "the shards have ended")
