@@ -14,7 +14,7 @@ class StopRequested(SkdistmlpError):  # noqa: N818 (it is a wish, not an error)
 
 
 class ClusterError(SkdistmlpError):
-    """The cluster cannot be reached, or has too few workers."""
+    """The cluster cannot be reached, or has too few workers or too little memory."""
 
 
 class WorkerLostError(SkdistmlpError):

@@ -11,9 +11,13 @@ from threadpoolctl import threadpool_limits
 from skdistmlp.bench.clusters import two_workers
 from skdistmlp.bench.timing import Row, crossing, interleaved
 from skdistmlp.bench.workloads import Workload, fit, step_and_rest
+from skdistmlp.cluster.rows import predict_by_rows
 from skdistmlp.estimators import DistributedMLPClassifier
-from skdistmlp.parallel.plan import Work, bytes_sent, chained_tasks, flop
-from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.estimators.engines import ROWS_SENT_AT_ONCE, WholeNetwork
+from skdistmlp.parallel.plan import Work, chained_tasks, flop
+from skdistmlp.parallel.prediction import bytes_sent, bytes_sent_by_rows
+from skdistmlp.parallel.shard import Network
+from skdistmlp.parallel.split import NetworkSplit, Parameters
 
 TINY = [
     Workload(64, hidden, n_steps=20, n_epochs=2)
@@ -71,10 +75,11 @@ def against_one_thread(
 
 
 def predicting(client: Client, repeats: int) -> Iterator[Row]:
-    """Time predictions on two workers and on one thread; yield a row a size.
+    """Time predictions on two workers, by either split, and on one thread.
 
-    The work that could have been done in the time beyond half of one thread's,
-    per byte sent, is what `FLOP_PER_BYTE_SENT` stands for.
+    Yields a row a size and split. The work that could have been done in the time
+    beyond half of one thread's, per byte sent, is what `FLOP_PER_BYTE_SENT` stands
+    for.
     """
     for workload in PREDICTED:
         X, y = workload.data()
@@ -83,27 +88,40 @@ def predicting(client: Client, repeats: int) -> Iterator[Row]:
         )
         fit(fitted, X[:200], y[:200])
         shared = copy(fitted).set_params(engine="futures", client=client, n_workers=2)
+        whole = WholeNetwork(
+            Network(NetworkSplit.even(workload.layer_units, 1), "relu", "softmax"),
+            Parameters(fitted.coefs_, fitted.intercepts_),
+        )
+        workers = tuple(client.nthreads())[:2]
+        by_rows = partial(predict_by_rows, client, workers, whole, X, ROWS_SENT_AT_ONCE)
         with threadpool_limits(1):
             seconds = interleaved(
-                {"one": partial(fitted.predict, X), "two": partial(shared.predict, X)},
+                {
+                    "1 thread": partial(fitted.predict, X),
+                    "rows": by_rows,
+                    "neurons": partial(shared.predict, X),
+                },
                 repeats,
             )
-        one, two = median(seconds["one"]), median(seconds["two"])
+        one = median(seconds["1 thread"])
         split = NetworkSplit.even(workload.layer_units, 2)
         work = Work("prediction", workload.batch_size, itemsize=X.itemsize)
-        flop_per_s = flop(split, work) / one
-        yield {
-            "network": workload.name,
-            "rows": workload.batch_size,
-            "GFLOP": flop(split, work) / 1e9,
-            "MB sent": bytes_sent(split, work) / 1e6,
-            "1 thread, ms": 1e3 * one,
-            "2 workers, ms": 1e3 * two,
-            "times faster": one / two,
-            "FLOP per byte sent": (two - one / 2)
-            * flop_per_s
-            / bytes_sent(split, work),
-        }
+        for how, sent in {
+            "rows": bytes_sent_by_rows(split, work, n_workers=2),
+            "neurons": bytes_sent(split, work),
+        }.items():
+            two = median(seconds[how])
+            yield {
+                "network": workload.name,
+                "rows": workload.batch_size,
+                "GFLOP": flop(split, work) / 1e9,
+                "split by": how,
+                "MB sent": sent / 1e6,
+                "1 thread, ms": 1e3 * one,
+                "2 workers, ms": 1e3 * two,
+                "times faster": one / two,
+                "FLOP per byte sent": (two - one / 2) * flop(split, work) / one / sent,
+            }
 
 
 def crossover(rows: Sequence[Row], n_tasks: int) -> Row:

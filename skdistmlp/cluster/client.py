@@ -65,7 +65,7 @@ def connected(client: Client | str | None) -> Iterator[Client | None]:
             with _connection(client) as connection:
                 yield connection
         else:
-            yield _checked(_active_client() if client is None else client)
+            yield _checked(active_client() if client is None else client)
 
 
 def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
@@ -226,10 +226,10 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
                 f"call again to start over on them."
             ) from error
         if isinstance(error, CancelledError):
+            there = f"; {', '.join(workers)} are still there" if workers else ""
             raise WorkerLostError(
-                f"the cluster dropped what it held while {phase}; the workers "
-                f"{', '.join(workers)} are still there. Was the cluster restarted, or "
-                f"the work cancelled? Call again to start over."
+                f"the cluster dropped what it held while {phase}{there}. Was the "
+                f"cluster restarted, or the work cancelled? Call again to start over."
             ) from error
         # A task of ours failed by itself.
         raise
@@ -309,7 +309,7 @@ def task_cancellation() -> Callable[[], bool]:
     return is_cancelled
 
 
-def _active_client() -> Client | None:
+def active_client() -> Client | None:
     """Return the active client; inside a task, its worker's own; else None."""
     try:
         return get_client()
@@ -332,6 +332,24 @@ def _checked(client: Client | None) -> Client | None:
             "Pass a client made without asynchronous=True."
         )
     return client
+
+
+def memory_limits(client: Client, workers: tuple[str, ...]) -> dict[str, int]:
+    """Return the bytes that each of some workers may use, where there is a limit.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Addresses; one that has left has no limit.
+    """
+    with explained(client, (), "asking for the workers' memory"):
+        known = client.scheduler_info(n_workers=-1)["workers"]
+    limits = {
+        worker: known[worker]["memory_limit"] for worker in workers if worker in known
+    }
+    return {worker: limit for worker, limit in limits.items() if limit}
 
 
 def _address(client: Client) -> str:

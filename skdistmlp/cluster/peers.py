@@ -22,6 +22,7 @@ from distributed import Client, Future
 
 from skdistmlp.cluster import shard_run
 from skdistmlp.cluster.client import check_versions, worker_statuses
+from skdistmlp.cluster.collections import join_on_workers
 from skdistmlp.cluster.events import Messages, messages_of
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.meeting import Meeting
@@ -29,7 +30,7 @@ from skdistmlp.cluster.pinned import THREAD_NAME, WORKER_CHECK_S, PinnedTasks
 from skdistmlp.cluster.roll_call import ask, be_there
 from skdistmlp.cluster.shard_run import Report, Roster
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.rendezvous import Credentials
 from skdistmlp.parallel.shard import ShardState, join_states
@@ -163,12 +164,18 @@ class PeersRun:
         listening = self._submit(
             "address", shard_run.address_of, [(shard,) for shard in self._shards]
         )
-        self._rows = self._tasks.place("rows", [self._dataset for _ in self._ranks])
+        self._rows = self._place_rows()
         self._roster = Roster(
             self._tasks.fetch(*listening),
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
             parse_timedelta(dask.config.get("skdistmlp.exchange-timeout")),
         )
+
+    def _place_rows(self) -> list[Any]:
+        """Send all rows to every worker; or join them there, if they lie on others."""
+        if isinstance(self._dataset.X, RemoteFeatures):
+            return join_on_workers(self._tasks, len(self._ranks), self._dataset)
+        return self._tasks.place("rows", [self._dataset for _ in self._ranks])
 
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""

@@ -4,7 +4,7 @@ import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -14,21 +14,17 @@ from scipy.optimize import OptimizeResult
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdistmlp.estimators._sklearn import (
     check_optimize_result,
     check_sample_weight,
 )
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
-from skdistmlp.estimators.engines import (
-    EngineRequest,
-    Trained,
-    predict,
-    train,
-)
+from skdistmlp.estimators.engines import EngineRequest, Trained, train
 from skdistmlp.estimators.handover import HandoverMixin
+from skdistmlp.estimators.inputs import brought
 from skdistmlp.estimators.live_client import LiveClientMixin
+from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset
@@ -60,7 +56,9 @@ _HISTORY = (
 """Attributes of training in epochs, which "lbfgs" does not set."""
 
 
-class BaseDistributedMLP(HandoverMixin, LiveClientMixin, BaseEstimator, ABC):
+class BaseDistributedMLP(
+    PredictionMixin, HandoverMixin, LiveClientMixin, BaseEstimator, ABC
+):
     """Base of the estimators: everything but the targets.
 
     Concrete classes say what the targets look like. Parameters are described
@@ -105,7 +103,10 @@ class BaseDistributedMLP(HandoverMixin, LiveClientMixin, BaseEstimator, ABC):
         incremental: bool,
     ) -> Self:
         """Train, from new weights or from those at hand; see the public methods."""
-        with self._as_before_on_failure():
+        with (
+            self._as_before_on_failure(),
+            self._brought(X, y, sample_weight) as (X, y, sample_weight),
+        ):
             hidden_layer_sizes = self._checked_hidden_layer_sizes()
             first_pass = not hasattr(self, "coefs_") or (
                 not self.warm_start and not incremental
@@ -213,6 +214,12 @@ class BaseDistributedMLP(HandoverMixin, LiveClientMixin, BaseEstimator, ABC):
             random_state,
             ShardState(parameters.copy()),
         )
+
+    def _brought(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> AbstractContextManager[tuple[Any, Any, Any]]:
+        """Give the same, but no Dask collection; features may stay on a cluster."""
+        return brought(self.client, type(self).__name__, X, y, sample_weight)
 
     @contextmanager
     def _as_before_on_failure(self) -> Iterator[None]:
@@ -349,17 +356,6 @@ class BaseDistributedMLP(HandoverMixin, LiveClientMixin, BaseEstimator, ABC):
                 ConvergenceWarning,
                 stacklevel=WARNED,
             )
-
-    # Prediction.
-
-    def _outputs(self, X: Any) -> FloatArray:
-        """Return the outputs for `X`, shape (n_samples, n_outputs)."""
-        check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        weights = self._weights()
-        split = NetworkSplit.even(layer_units_of(weights.coefs), 1)
-        network = Network(split, self.activation, self.out_activation_)
-        return predict(self._engine_request(), network, weights, X)
 
     # What scikit-learn and Python ask of an estimator.
 

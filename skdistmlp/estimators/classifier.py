@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.estimators._sklearn import (
     StrOptions,
@@ -23,6 +24,7 @@ from skdistmlp.estimators._sklearn import (
     fit_context,
 )
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
+from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score
 
@@ -159,9 +161,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
     Notes
     -----
-    Fitting raises `ClusterError` when the cluster cannot be reached or has too
-    few workers, `WorkerLostError` when a worker goes away, and ``ValueError``
-    where scikit-learn does. Whatever happens, nothing is left on the cluster.
+    Fitting raises `ClusterError` when the cluster cannot be reached, has too few
+    workers or too little memory, `WorkerLostError` when a worker goes away, and
+    ``ValueError`` where scikit-learn does. Whatever happens, nothing is left on the
+    cluster.
 
     Examples
     --------
@@ -251,7 +254,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features. float32 trains in float32, all else in float64. The
             weights that "lbfgs" ends with are float64.
         y : array-like or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
@@ -270,7 +273,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             For input that scikit-learn refuses too, and when the weights
             become infinite.
         ClusterError
-            When the cluster cannot be reached or has too few workers.
+            When the cluster cannot be reached, has too few workers, or one of them
+            has too little memory.
         WorkerLostError
             When a worker goes away; call again to start over.
         """
@@ -292,7 +296,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
         y : array-like or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
             Class labels, or a binary indicator matrix.
@@ -311,7 +315,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ValueError
             For input that scikit-learn refuses too.
         ClusterError
-            When the cluster cannot be reached or has too few workers.
+            When the cluster cannot be reached, has too few workers, or one of them
+            has too little memory.
         WorkerLostError
             When a worker goes away; the estimator is as it was before.
         """
@@ -321,7 +326,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
                 "not see all samples. Give the weights themselves, as a dict, from "
                 "sklearn.utils.class_weight.compute_class_weight."
             )
-        with self._as_before_on_failure():
+        with (
+            self._as_before_on_failure(),
+            self._brought(X, y, sample_weight) as (X, y, sample_weight),
+        ):
             if check_partial_fit_first_call(self, classes):
                 self._label_binarizer = LabelBinarizer()
                 multilabel = type_of_target(y).startswith("multilabel")
@@ -333,40 +341,39 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
 
         Returns
         -------
         ndarray or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
-            Class labels, or a binary indicator matrix, sparse if `y` was.
+            Class labels, or a binary indicator matrix, sparse if `y` was; of a Dask
+            collection, a Dask array that is computed when you ask for it.
         """
-        return self._labels(self._outputs(X))
+        check_is_fitted(self)
+        return self._predicted(X, partial(_labels, self._label_binarizer))
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """Predict probabilities of classes.
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
 
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
-            Probabilities, in the order of `classes_`.
+            Probabilities, in the order of `classes_`; see `predict`.
         """
-        outputs = self._outputs(X)
-        if outputs.shape[1] == 1:
-            return np.hstack([1 - outputs, outputs])
-        return outputs
+        return self._predicted(X, _probabilities)
 
     def predict_log_proba(self, X: ArrayLike) -> FloatArray:
         """Predict logarithms of probabilities of classes.
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
 
         Returns
@@ -374,22 +381,35 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ndarray of shape (n_samples, n_classes)
             Logarithms of what `predict_proba` returns.
         """
-        probability = self.predict_proba(X)
-        return np.log(probability, out=probability)
+        return self._predicted(X, _log_probabilities)
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return the accuracy of predictions.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
+            Features; a collection stays where it is.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            Share of the samples, or weight, whose labels are all right.
+        """
+        truth, labels, weight = computed(self.client, y, self.predict(X), sample_weight)
+        return float(accuracy_score(truth, labels, sample_weight=weight))
 
     def _validate_targets(
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Features, np.ndarray]:
         """Return X, and y as a boolean column for each output."""
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
+        X, y = validated(self, X, y, reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
@@ -446,9 +466,6 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     def _score_function(self) -> Score:
         return Accuracy(self._label_binarizer)
 
-    def _labels(self, outputs: FloatArray) -> np.ndarray:
-        return _labels(self._label_binarizer, outputs)
-
     def __sklearn_tags__(self) -> Any:
         """Say that multilabel targets are understood."""
         tags = super().__sklearn_tags__()
@@ -483,3 +500,14 @@ def _labels(label_binarizer: LabelBinarizer, outputs: FloatArray) -> np.ndarray:
     if outputs.shape[1] == 1:
         outputs = outputs.ravel()
     return label_binarizer.inverse_transform(outputs)
+
+
+def _probabilities(outputs: FloatArray) -> FloatArray:
+    if outputs.shape[1] == 1:
+        return np.hstack([1 - outputs, outputs])
+    return outputs
+
+
+def _log_probabilities(outputs: FloatArray) -> FloatArray:
+    probability = _probabilities(outputs)
+    return np.log(probability, out=probability)

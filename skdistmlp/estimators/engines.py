@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
 
-from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.nn.types import Features, FloatArray, aligned
 from skdistmlp.parallel.communicators import NobodyElse
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.parallel.plan import (
     Plan,
     Work,
+    check_memory,
     cluster_plan,
     local_plan,
-    reason_not_to_share,
     reason_to_stay_local,
 )
+from skdistmlp.parallel.prediction import prediction_plan, reason_not_to_share
 from skdistmlp.parallel.shard import Network, ShardState, predict_whole
 from skdistmlp.parallel.split import Parameters, flatten
 from skdistmlp.training.job import Job, finish
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 PREDICT_BLOCK_ROWS = 2000
 """Rows forwarded at a time by predict."""
+
+ROWS_SENT_AT_ONCE = 10_000
+"""Rows that a worker is sent at a time, where it has the whole network."""
 
 SPARSE_PREDICT_BLOCK_ROWS = 20_000
 """The same for sparse features, whose rows are copied to cut them off."""
@@ -53,6 +57,31 @@ class EngineRequest:
     n_workers: int | None
     parameter_threshold: int
     engine: str
+
+
+@dataclass(frozen=True)
+class WholeNetwork:
+    """A network and all its weights: from rows to outputs, in any process.
+
+    Attributes
+    ----------
+    network : Network
+        The network, undivided.
+    weights : Parameters
+        All its layers.
+    """
+
+    network: Network
+    weights: Parameters
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        coefs, intercepts = state["weights"]
+        weights = Parameters([aligned(coef) for coef in coefs], intercepts)
+        self.__dict__.update(state, weights=weights)
+
+    def __call__(self, X: Features) -> FloatArray:
+        """Return the outputs, shape (n_samples, n_outputs)."""
+        return _predict_here(self.network, self.weights, X)
 
 
 @dataclass(frozen=True)
@@ -92,14 +121,19 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
     dataset = dataset.prepared(job.dtype)
     network = job.network
     work = job.work(dataset)
+    if isinstance(dataset.X, RemoteFeatures):
+        request = replace(request, client=dataset.X.client)
     with _planned(request, network.split.layer_units, work) as (plan, client):
         if plan.engine == "peers":
+            from skdistmlp.cluster.client import memory_limits
             from skdistmlp.cluster.peers import train_on_peers
 
+            check_memory(plan, memory_limits(client, plan.workers))
             state, outcome = train_on_peers(client, plan, job, dataset)
             return Trained(plan, state, job.progress, outcome)
         if plan.reason == NO_CLIENT:
             _warn_of_missing_client(request)
+        dataset = dataset.here()
         job = replace(job, network=replace(network, split=plan.split))
         with _group(plan, client, job, dataset) as group:
             outcome = finish(job.run(group, dataset))
@@ -170,27 +204,46 @@ def predict(
     # A few rows take microseconds: a plan is made only where it may matter.
     if _reason_to_stay_local(request, network.split.layer_units) is not None:
         return _predict_here(network, weights, X)
-    dataset = Dataset(X)
-    work = Work(
-        "prediction",
-        dataset.n_rows,
-        itemsize=weights.coefs[0].itemsize,
-        values_per_row=dataset.values_per_row,
-    )
+    work = _prediction(weights, X)
     with _planned(request, network.split.layer_units, work) as (plan, client):
         if plan.engine == "local":
             return _predict_here(network, weights, X)
+        # Compressed columns cannot be cut into blocks of rows cheaply.
+        X = csr_array(X) if issparse(X) else X
+        if plan.engine == "rows":
+            from skdistmlp.cluster.rows import predict_by_rows
+
+            outputs = WholeNetwork(network, weights)
+            return predict_by_rows(client, plan.workers, outputs, X, ROWS_SENT_AT_ONCE)
         from skdistmlp.cluster.futures import FuturesGroup
 
         network = replace(network, split=plan.split)
         state = ShardState(flatten(weights, weights.coefs[0].dtype))
-        # Compressed columns cannot be cut into blocks of rows cheaply.
-        dataset = Dataset(csr_array(X) if issparse(X) else X)
+        dataset = Dataset(X)
         blocks = list(gen_batches(dataset.n_rows, PREDICT_BLOCK_ROWS))
         with FuturesGroup(
             client, plan.workers, network, state, dataset, stream_rows=True
         ) as group:
             return predict_blocks(group, blocks)
+
+
+def plan_of_prediction(
+    request: EngineRequest, network: Network, weights: Parameters, X: Features
+) -> Plan:
+    """Return the plan that `predict` would follow."""
+    work = _prediction(weights, X)
+    with _planned(request, network.split.layer_units, work) as (plan, _):
+        return plan
+
+
+def _prediction(weights: Parameters, X: Features) -> Work:
+    dataset = Dataset(X)
+    return Work(
+        "prediction",
+        dataset.n_rows,
+        itemsize=weights.coefs[0].itemsize,
+        values_per_row=dataset.values_per_row,
+    )
 
 
 def _predict_here(network: Network, weights: Parameters, X: Features) -> FloatArray:
@@ -227,11 +280,17 @@ def _planned(
     if reason is not None:
         yield local_plan(layer_units, reason), None
         return
-    from skdistmlp.cluster.client import choose_workers, connected
+    from skdistmlp.cluster.client import choose_workers, connected, memory_limits
 
     with connected(request.client) as client:
         if client is None:
             yield local_plan(layer_units, NO_CLIENT), None
             return
         workers = choose_workers(client, request.n_workers)
-        yield cluster_plan(layer_units, request.engine, workers, work), client
+        if work.kind == "prediction":
+            limits = memory_limits(client, workers).values()
+            limit = min(limits, default=None)
+            plan = prediction_plan(layer_units, request.engine, workers, work, limit)
+        else:
+            plan = cluster_plan(layer_units, request.engine, workers, work)
+        yield plan, client

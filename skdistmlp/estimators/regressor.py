@@ -11,10 +11,10 @@ from sklearn.metrics import r2_score
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import validate_data
 
 from skdistmlp.estimators._sklearn import StrOptions, fit_context
 from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
+from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score
 
@@ -148,9 +148,10 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
     Notes
     -----
-    Fitting raises `ClusterError` when the cluster cannot be reached or has too
-    few workers, `WorkerLostError` when a worker goes away, and ``ValueError``
-    where scikit-learn does. Whatever happens, nothing is left on the cluster.
+    Fitting raises `ClusterError` when the cluster cannot be reached, has too few
+    workers or too little memory, `WorkerLostError` when a worker goes away, and
+    ``ValueError`` where scikit-learn does. Whatever happens, nothing is left on the
+    cluster.
 
     Examples
     --------
@@ -237,7 +238,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features. float32 trains in float32, all else in float64. The
             weights that "lbfgs" ends with are float64.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -256,7 +257,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             For input that scikit-learn refuses too, for negative targets with
             the Poisson loss, and when the weights become infinite.
         ClusterError
-            When the cluster cannot be reached or has too few workers.
+            When the cluster cannot be reached, has too few workers, or one of them
+            has too little memory.
         WorkerLostError
             When a worker goes away; call again to start over.
         """
@@ -274,7 +276,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Target values.
@@ -291,7 +293,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         ValueError
             For input that scikit-learn refuses too.
         ClusterError
-            When the cluster cannot be reached or has too few workers.
+            When the cluster cannot be reached, has too few workers, or one of them
+            has too little memory.
         WorkerLostError
             When a worker goes away; the estimator is as it was before.
         """
@@ -302,30 +305,44 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Predicted values.
+            Predicted values; of a Dask collection, a Dask array that is computed when
+            you ask for it.
         """
-        return _ravelled(self._outputs(X))
+        return self._predicted(X, _ravelled)
+
+    def score(
+        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> float:
+        """Return R squared of predictions.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
+            Features; a collection stays where it is.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        float
+            The mean over outputs.
+        """
+        truth, values, weight = computed(self.client, y, self.predict(X), sample_weight)
+        return float(r2_score(truth, values, sample_weight=weight))
 
     def _validate_targets(
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Features, np.ndarray]:
         """Return X, and y with one column an output."""
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse="csr",
-            multi_output=True,
-            y_numeric=True,
-            dtype=(np.float64, np.float32),
-            reset=reset,
-        )
+        X, y = validated(self, X, y, reset, y_numeric=True)
         if issparse(y):
             raise ValueError("the targets y are sparse; pass y.toarray() instead")
         if y.ndim == 2 and y.shape[1] == 1:

@@ -1,13 +1,61 @@
 """The rows that a network trains on, as every shard holds them."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from scipy.sparse import issparse
 
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
+
+
+class RemoteFeatures(ABC):
+    """Features that lie elsewhere, as one knows them who only has to plan.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    dtype : dtype
+        float32 or float64.
+    nnz : int or None
+        How many numbers sparse features store; None for dense ones.
+    header : ndarray or DataFrame
+        A row of zeros with the names of the columns, if they have any.
+    client : object
+        Through whom they can be reached.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[np.floating]
+    nnz: int | None
+    header: Any
+    client: Any
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features once they are at hand."""
+        if self.nnz is None:
+            return self.shape[0] * self.shape[1] * self.dtype.itemsize
+        index = index_dtype(self.shape, self.nnz).itemsize
+        stored = self.nnz * (self.dtype.itemsize + index)
+        return stored + (self.shape[0] + 1) * index
+
+    @abstractmethod
+    def astype(self, dtype: np.dtype[np.floating]) -> Self:
+        """Return the same features, to arrive in another dtype."""
+
+    @abstractmethod
+    def fetch(self) -> Features:
+        """Return all features, in this process."""
+
+
+def index_dtype(shape: tuple[int, int], nnz: int) -> np.dtype[np.signedinteger]:
+    """Return the dtype of the indices of compressed rows, as SciPy chooses it."""
+    wide = max(*shape, nnz) > np.iinfo(np.int32).max
+    return np.dtype(np.int64 if wide else np.int32)
 
 
 @dataclass(frozen=True)
@@ -17,7 +65,7 @@ class Dataset:
     Attributes
     ----------
     X : ndarray, csr_array or csr_matrix of shape (n_samples, n_features)
-        Features.
+        Features; where there is only planning to do, `RemoteFeatures`.
     y : ndarray of shape (n_samples, n_outputs), or None
         Targets, boolean for classes; None when there is only predicting to do.
     sample_weight : ndarray of shape (n_samples,), or None
@@ -36,7 +84,8 @@ class Dataset:
     @property
     def values_per_row(self) -> float | None:
         """How many numbers a row of sparse `X` stores; None for a dense one."""
-        return self.X.nnz / max(1, self.n_rows) if issparse(self.X) else None  # type: ignore[union-attr]
+        nnz: int | None = getattr(self.X, "nnz", None)
+        return None if nnz is None else nnz / max(1, self.n_rows)
 
     @property
     def nbytes(self) -> int:
@@ -57,11 +106,19 @@ class Dataset:
 
         ``np.take`` copies a whole array that is not C-contiguous at every call.
         """
+        if isinstance(self.X, RemoteFeatures):
+            return replace(self, X=self.X.astype(dtype))
         if issparse(self.X):
             X = self.X.astype(dtype, copy=False)
         else:
             X = aligned(np.ascontiguousarray(self.X, dtype))
         return replace(self, X=X)
+
+    def here(self) -> "Dataset":
+        """Return the same data, X in this process."""
+        if not isinstance(self.X, RemoteFeatures):
+            return self
+        return replace(self, X=self.X.fetch())
 
     def inputs(self, rows: Rows, out: FloatArray | None = None) -> Features:
         """Return rows of `X`: a view for a slice, else a copy, in `out` if given.

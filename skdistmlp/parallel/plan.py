@@ -1,9 +1,10 @@
 """Which engine trains or predicts, where, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.split import (
     NetworkSplit,
     NeuronRange,
@@ -17,13 +18,6 @@ Dask tasks: what sharing must save before `engine="auto"` takes "futures". The
 larger of two figures measured where two one-thread workers overtake one thread:
 1.1e9 for 784-(4096), 1.75e9 for 784-(2048, 2048) (``python -m skdistmlp.bench
 futures``)."""
-
-FLOP_PER_BYTE_SENT = 500.0
-"""Floating point operations that cost as much time as sending a byte from the
-client to a worker: what a prediction must save to be worth sending weights and
-rows for. Measured as 450 to 850 for most sizes, while the machine had other work
-(``python -m skdistmlp.bench futures``)."""
-
 
 WHOLE_ARRAYS = 3
 """Arrays of the whole network on each shard in an evaluation: the parameters, and the
@@ -77,8 +71,9 @@ class Plan:
 
     Attributes
     ----------
-    engine : {"local", "futures", "peers"}
-        What runs.
+    engine : {"local", "futures", "peers", "rows"}
+        What runs; "rows" is a prediction in which each worker has the whole network
+        and gets some of the rows.
     split : NetworkSplit
         Layers, and the neurons of each shard.
     workers : tuple of str
@@ -113,6 +108,8 @@ class Plan:
         ]
         if self.bytes_held:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
+        if self.engine == "rows":
+            return "\n".join([*lines, *(f"all of it on {w}" for w in self.workers)])
         for rank, worker in enumerate(self.workers):
             held = f"{self.bytes_held[rank]:,} bytes, " if self.bytes_held else ""
             lines.append(f"shard {rank} on {worker}: {held}{self._holdings(rank)}")
@@ -171,7 +168,7 @@ def cluster_plan(
     workers: Sequence[str],
     work: Work,
 ) -> Plan:
-    """Choose the engine for a network that a cluster may share.
+    """Choose the engine to train a network that a cluster may share.
 
     Parameters
     ----------
@@ -187,41 +184,53 @@ def cluster_plan(
     Returns
     -------
     Plan
-        To train, "peers" unless "futures" is asked for. To predict, "futures" if
-        asked for, or if sharing the work saves more time than its chain of tasks
-        costs; else "local".
+        "peers" unless "futures" is asked for.
     """
     split = NetworkSplit.even(layer_units, len(workers))
     used = tuple(workers[: split.n_shards])
     if engine == "futures":
         return Plan("futures", split, used, "engine='futures' was asked for")
-    if work.kind != "prediction":
-        reason = "engine='peers' was asked for"
-        if engine == "auto":
-            reason = (
-                f"{split.n_parameters:,} parameters reach the threshold, and there are "
-                f"workers"
-            )
-        return Plan(
-            "peers",
-            split,
-            used,
-            reason,
-            tuple(bytes_held(split.shard(rank), work) for rank in range(len(used))),
-            bytes_exchanged(split, work),
+    reason = "engine='peers' was asked for"
+    if engine == "auto":
+        reason = (
+            f"{split.n_parameters:,} parameters reach the threshold, and there are "
+            f"workers"
         )
-    n_tasks = chained_tasks(split, work)
-    saved = flop(split, work) * (1 - 1 / split.n_shards)
-    n_bytes = bytes_sent(split, work)
-    cost = n_tasks * FLOP_PER_CHAINED_TASK + n_bytes * FLOP_PER_BYTE_SENT
-    sums = (
-        f"sharing a prediction of {work.n_rows:,} rows among {split.n_shards} saves "
-        f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks and "
-        f"{n_bytes / 1e6:.3g} MB to send cost as much time as {cost / 1e9:.3g} GFLOP"
+    return Plan(
+        "peers",
+        split,
+        used,
+        reason,
+        tuple(bytes_held(split.shard(rank), work) for rank in range(len(used))),
+        bytes_exchanged(split, work),
     )
-    if saved > cost:
-        return Plan("futures", split, used, sums)
-    return local_plan(layer_units, sums)
+
+
+def check_memory(plan: Plan, limits: Mapping[str, int]) -> None:
+    """Refuse a plan that does not fit.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of training.
+    limits : mapping of str to int
+        Bytes that a worker may use, by its address; one that is missing has no
+        limit.
+
+    Raises
+    ------
+    ClusterError
+        If a worker would hold more than it may.
+    """
+    for rank, (worker, held) in enumerate(
+        zip(plan.workers, plan.bytes_held, strict=True)
+    ):
+        if held > limits.get(worker, held):
+            raise ClusterError(
+                f"shard {rank} would hold {held:,} bytes on worker {worker}, whose "
+                f"memory_limit is {limits[worker]:,} bytes. Use workers with more "
+                f"memory, more workers, fewer rows or float32 features."
+            )
 
 
 def bytes_held(layout: ShardLayout, work: Work) -> int:
@@ -270,25 +279,6 @@ def bytes_exchanged(split: NetworkSplit, work: Work) -> int:
     return n_numbers * work.itemsize
 
 
-def reason_not_to_share(layer_units: Sequence[int], work: Work) -> str | None:
-    """Return why no number of workers is worth asking, None if some may be.
-
-    Sharing saves less than all of the work, and costs its tasks and what two
-    workers are sent at least.
-    """
-    split = NetworkSplit.even(layer_units, 2)
-    n_tasks = chained_tasks(split, work)
-    cost = n_tasks * FLOP_PER_CHAINED_TASK + bytes_sent(split, work) * (
-        FLOP_PER_BYTE_SENT
-    )
-    if flop(split, work) > cost:
-        return None
-    return (
-        f"a prediction of {work.n_rows:,} rows takes {flop(split, work) / 1e9:.3g} "
-        f"GFLOP, less than the time of {cost / 1e9:.3g} GFLOP that sharing it costs"
-    )
-
-
 def chained_tasks(split: NetworkSplit, work: Work) -> int:
     """Return how many tasks wait for each other, one by one.
 
@@ -309,12 +299,3 @@ def flop(split: NetworkSplit, work: Work) -> float:
     if work.kind == "prediction":
         return first + others
     return 2 * first + 3 * others
-
-
-def bytes_sent(split: NetworkSplit, work: Work) -> int:
-    """Return the bytes that a prediction sends: weights once, rows to every shard."""
-    values = split.layer_units[0]
-    if work.values_per_row is not None:
-        # With each number goes its column.
-        values = round(2 * work.values_per_row)
-    return (split.n_parameters + work.n_rows * values * split.n_shards) * work.itemsize

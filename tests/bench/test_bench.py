@@ -94,9 +94,12 @@ def test_futures_are_measured_on_two_workers(client, monkeypatch):
     assert overhead["chained tasks"] == 4
     (step,) = futures.against_one_thread(client, [tiny], repeats=1)
     assert step["2 workers, ms"] > step["1 shard, 1 thread, ms"]
-    (prediction,) = futures.predicting(client, repeats=1)
-    # 31 parameters once and five rows of four features twice, of four bytes.
-    assert prediction["MB sent"] == pytest.approx((15 + 40 + 40) * 4 / 1e6)
+    by_rows, by_neurons = futures.predicting(client, repeats=1)
+    assert (by_rows["split by"], by_neurons["split by"]) == ("rows", "neurons")
+    # 55 parameters and five rows of four features, of four bytes: the ones or the
+    # others twice.
+    assert by_rows["MB sent"] == pytest.approx((2 * 55 + 20) * 4 / 1e6)
+    assert by_neurons["MB sent"] == pytest.approx((55 + 2 * 20) * 4 / 1e6)
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="is an extra of the benchmark")

@@ -1,10 +1,13 @@
 """What a worker holds in the "peers" engine: resident memory above an idle worker."""
 
+import gc
 import sys
 
+import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, futures_of
+from scipy.sparse import csr_array
 
 from tests.cluster.support import in_thread, wait_until
 from tests.cluster.test_peers import endless, steps_taken, stop_all
@@ -98,6 +101,70 @@ def test_a_worker_holds_its_share_and_the_rows_once(
         peak = after[worker][1] - idle[worker]
         assert peak < held + X.nbytes + ALLOWANCE
     assert_back_at(client, idle)
+
+
+BLOCK_BYTES = 1000 * 784 * 4
+
+
+@pytest.mark.parametrize("held_by_the_user", [True, False])
+@pytest.mark.parametrize("is_sparse", [False, True], ids=["dense", "sparse"])
+def test_a_worker_joins_blocks_without_holding_them_twice(
+    client, small_batches, held_by_the_user, is_sparse
+):
+    """At its peak it has its rows, and a batch of blocks on their way.
+
+    Beside them are blocks that the user holds, which were there before, or those that
+    were computed for the fit, of which it has about a half.
+    """
+    n_rows = 40_000
+    X = da.random.default_rng([held_by_the_user, is_sparse]).random(
+        (n_rows, 784), chunks=1000, dtype=np.float32
+    )
+    if is_sparse:
+        X = X.map_blocks(csr_array)
+    if held_by_the_user:
+        X = client.persist(X)
+        client.gather(client.map(type, futures_of(X)))
+    wait_until(lambda: not any(client.processing().values()), "no task is left")
+    client.run(gc.collect)
+    forget_peaks(client)
+    idle = {worker: now for worker, (now, _) in resident(client).items()}
+    clf = classifier(client, (64, 64))
+    training = in_thread(clf.fit, X, np.arange(n_rows) % 10)
+    wait_until(lambda: steps_taken(client) > 2, "every buffer is in use")
+    during = resident(client)
+    with pytest.warns(UserWarning, match="interrupted"):
+        stop_all(client, training)
+    plan, after = clf.plan_, resident(client)
+    computed = 0 if held_by_the_user else (1 + is_sparse) * X.nbytes
+    for worker, held in zip(plan.workers, plan.bytes_held, strict=True):
+        assert X.nbytes < held
+        assert abs(during[worker][0] - idle[worker] - held) < ALLOWANCE
+        peak = after[worker][1] - idle[worker]
+        assert peak < held + 4 * BLOCK_BYTES + 0.6 * computed + ALLOWANCE
+    X = None
+    assert_back_at(client, idle)
+
+
+@pytest.fixture
+def small_batches(client):
+    """Let two dense blocks be on their way to a worker at a time."""
+    before = set_batch_bytes(client, 2 * BLOCK_BYTES)
+    yield
+    set_batch_bytes(client, before)
+
+
+def set_batch_bytes(client, n_bytes):
+    """Set the bytes of a batch on every worker; return what they were."""
+
+    def exchange():
+        from skdistmlp.cluster import blocks
+
+        before, blocks.BATCH_BYTES = blocks.BATCH_BYTES, n_bytes
+        return before
+
+    (before,) = set(client.run(exchange).values())
+    return before
 
 
 def assert_back_at(client, idle):

@@ -1,6 +1,5 @@
 import dataclasses
 import pickle
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,15 +8,11 @@ import pytest
 from skdistmlp.parallel.buffered import BufferedShard
 from skdistmlp.parallel.packet import HEADER_BYTES
 from skdistmlp.parallel.plan import (
-    FLOP_PER_BYTE_SENT,
-    FLOP_PER_CHAINED_TASK,
     Work,
-    bytes_sent,
     chained_tasks,
     cluster_plan,
     flop,
     local_plan,
-    reason_not_to_share,
     reason_to_stay_local,
 )
 from skdistmlp.parallel.shard import split_state
@@ -54,17 +49,6 @@ def work_of(kind, n_rows, **options):
     return Work(kind, n_rows, n_blocks, **{"itemsize": 4} | options)
 
 
-def rows_around_the_border(kind):
-    """Return the most rows that two workers do not share, and the fewest they do."""
-    cost = N_TASKS[kind] * FLOP_PER_CHAINED_TASK
-    saved_by_a_row = flop_by_hand(1, kind) / 2
-    if kind == "prediction":
-        cost += 4 * N_PARAMETERS * FLOP_PER_BYTE_SENT
-        saved_by_a_row -= 2 * 4 * 784 * FLOP_PER_BYTE_SENT
-    border = int(cost / saved_by_a_row)
-    return border, border + 1
-
-
 @pytest.mark.parametrize(
     ("engine", "threshold", "reason"),
     [
@@ -96,31 +80,6 @@ def test_operations_and_chained_tasks_are_counted(kind):
     sparse = work_of(kind, 100, values_per_row=49)
     assert flop(split, sparse) == flop_by_hand(100, kind, values_per_row=49)
     assert chained_tasks(split, sparse) == N_TASKS[kind]
-
-
-@pytest.mark.parametrize("itemsize", [4, 8])
-@pytest.mark.parametrize(
-    ("values_per_row", "n_numbers"),
-    [
-        (None, N_PARAMETERS + 2 * 100 * 784),
-        # A column with each number.
-        (49.0, N_PARAMETERS + 2 * 100 * 2 * 49),
-    ],
-)
-def test_what_a_prediction_sends(values_per_row, n_numbers, itemsize):
-    """Weights once, and rows to each of two shards."""
-    work = work_of("prediction", 100, itemsize=itemsize, values_per_row=values_per_row)
-    assert bytes_sent(NetworkSplit.even(UNITS, 2), work) == n_numbers * itemsize
-
-
-def test_auto_shares_a_prediction_that_saves_more_than_its_tasks_cost():
-    local, shared = (
-        cluster_plan(UNITS, "auto", WORKERS, work_of("prediction", n_rows))
-        for n_rows in rows_around_the_border("prediction")
-    )
-    assert (local.engine, local.n_shards, local.workers) == ("local", 1, ())
-    assert (shared.engine, shared.n_shards) == ("futures", 2)
-    assert shared.workers == tuple(WORKERS)
 
 
 @pytest.mark.parametrize("workers", [WORKERS, WORKERS[:1]], ids=len)
@@ -159,23 +118,6 @@ def test_peers_say_what_they_hold_and_exchange():
     # Five values forward and five deltas back go to one other shard; logits both ways.
     assert plan.bytes_exchanged == 4 * 10 * (2 * 5 + 2 * 3)
     assert "a step exchanges 640 bytes" in str(plan)
-
-
-@pytest.mark.parametrize("n_workers", [2, 3, 100])
-def test_what_no_number_of_workers_is_worth_is_known_without_asking(n_workers):
-    workers = [f"tcp://{n}:1" for n in range(n_workers)]
-    for n_rows in np.geomspace(1, 1e7, 30).astype(int):
-        work = work_of("prediction", int(n_rows))
-        reason = reason_not_to_share(UNITS, work)
-        if reason is not None:
-            assert re.match(r"a prediction of [\d,]+ rows takes .* GFLOP, less", reason)
-            assert cluster_plan(UNITS, "auto", workers, work).engine == "local"
-    assert reason is None, "the largest is worth asking for"
-
-
-def test_auto_never_shares_a_prediction_with_a_single_worker():
-    plan = cluster_plan(UNITS, "auto", WORKERS[:1], Work("prediction", 10**9))
-    assert plan.engine == "local"
 
 
 @pytest.mark.parametrize("n_rows", [1, 10**6])
@@ -221,21 +163,11 @@ def test_a_plan_says_who_holds_which_neurons():
 
 
 def test_a_plan_without_hidden_layers_says_that_one_worker_holds_all():
-    plan = cluster_plan((5, 3), "futures", WORKERS, Work("prediction", 1))
+    plan = cluster_plan((5, 3), "futures", WORKERS, Work("step", 1))
     assert str(plan).splitlines()[1:] == [
         "network 5-3, 18 parameters, 1 shard",
         "shard 0 on tcp://a:1: all of it",
     ]
-
-
-def test_auto_gives_its_sums_as_the_reason(monkeypatch):
-    monkeypatch.setattr("skdistmlp.parallel.plan.FLOP_PER_CHAINED_TASK", 1.8e9)
-    monkeypatch.setattr("skdistmlp.parallel.plan.FLOP_PER_BYTE_SENT", 500.0)
-    plan = cluster_plan(UNITS, "auto", WORKERS, work_of("prediction", 200))
-    assert plan.reason == (
-        "sharing a prediction of 200 rows among 2 saves 1.06 GFLOP, its 4 chained "
-        "tasks and 22.5 MB to send cost as much time as 18.5 GFLOP"
-    )
 
 
 @pytest.mark.parametrize(

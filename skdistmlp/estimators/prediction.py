@@ -1,0 +1,111 @@
+"""What a fitted network predicts: for arrays at once, for Dask collections lazily."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.utils import check_array
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skdistmlp.estimators.engines import (
+    EngineRequest,
+    WholeNetwork,
+    plan_of_prediction,
+    predict,
+)
+from skdistmlp.estimators.inputs import is_collection
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.plan import Plan
+from skdistmlp.parallel.shard import Network
+from skdistmlp.parallel.split import NetworkSplit, Parameters, layer_units_of
+
+Finish = Callable[[FloatArray], Any]
+"""From outputs, shape (n_samples, n_outputs), to what a method returns."""
+
+
+@dataclass(frozen=True)
+class BlockPrediction:
+    """What is predicted for a block of rows, wherever it lies.
+
+    Attributes
+    ----------
+    outputs : WholeNetwork
+        From rows to outputs.
+    finish : callable
+        From outputs to predictions.
+    estimator_name : str
+        For messages.
+    """
+
+    outputs: WholeNetwork
+    finish: Finish
+    estimator_name: str
+
+    def __call__(self, X: Any) -> Any:
+        """Return the predictions for rows; of none, those of a row cut off."""
+        if X.shape[0] == 0:
+            dtype = self.outputs.weights.coefs[0].dtype
+            return self(np.zeros((1, X.shape[1]), dtype))[:0]
+        X = check_array(
+            X,
+            accept_sparse=["csr", "csc"],
+            input_name="X",
+            estimator=self.estimator_name,
+        )
+        return self.finish(self.outputs(X))
+
+
+class PredictionMixin:
+    """Predict with the weights at hand, wherever the rows are."""
+
+    client: Any
+    activation: str
+    out_activation_: str
+    _engine_request: Callable[[], EngineRequest]
+    _weights: Callable[[], Parameters]
+
+    def _predicted(self, X: Any, finish: Finish) -> Any:
+        """Return what `finish` makes of the outputs for `X`; lazy for a collection."""
+        check_is_fitted(self)
+        network, weights = self._fitted_network(), self._weights()
+        if is_collection(X):
+            from skdistmlp.cluster.collections import header_of
+            from skdistmlp.cluster.lazy import map_rows
+
+            validate_data(self, header_of(X), reset=False, skip_check_array=True)
+            outputs = WholeNetwork(network, weights)
+            function = BlockPrediction(outputs, finish, type(self).__name__)
+            return map_rows(self.client, X, function)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        return finish(predict(self._engine_request(), network, weights, X))
+
+    def predict_plan(self, X: Any) -> Plan:
+        """Return how `predict` would go about `X`, and why; print it.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        Plan
+            With `engine` "local" for this process, "rows" where each worker has the
+            whole network and gets some of the rows, "futures" where the workers
+            share its neurons.
+        """
+        check_is_fitted(self)
+        network, weights = self._fitted_network(), self._weights()
+        if is_collection(X):
+            reason = (
+                "X is a Dask collection: each of its blocks meets the whole network, "
+                "on the worker that computes it"
+            )
+            return Plan("rows", network.split, (), reason)
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        return plan_of_prediction(self._engine_request(), network, weights, X)
+
+    def _fitted_network(self) -> Network:
+        split = NetworkSplit.even(layer_units_of(self._weights().coefs), 1)
+        return Network(split, self.activation, self.out_activation_)
