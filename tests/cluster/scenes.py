@@ -2,11 +2,11 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -15,41 +15,41 @@ import numpy as np
 from distributed import Client, LocalCluster
 
 from tests.cluster import striking
+from tests.cluster.forked import CONTEXT, ForkedProcesses, fork, start_server
 from tests.cluster.striking import PLACES, Gate, Seen, classifier, seen_of_fit
-from tests.cluster.support import WITHIN_S, DaskProcesses, in_thread, wait_until
+from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
 SETTINGS = {
     # A worker is free so long after the client that held it has died.
     "distributed.scheduler.locks.lease-timeout": "3s",
     "distributed.scheduler.locks.lease-validation-interval": "500ms",
-    # The least after which Dask gives up a worker that it does not hear of.
+    # How often Dask looks whether it hears of its workers.
     "distributed.scheduler.worker-ttl": "5s",
+    "distributed.worker.multiprocessing-method": "forkserver",
 }
 
 MEMORY_LIMIT_BYTES = 700 * 2**20
 """Of the workers that have nannies."""
 
+FREE_WITHIN_S = 15.0
+"""How long a worker may take to let go; not a measure of speed."""
+
 Data = tuple[np.ndarray, np.ndarray]
-
-
-def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return settings of Dask as the environment gives them."""
-    return {
-        "DASK_" + name.upper().replace(".", "__").replace("-", "_"): value
-        for name, value in settings.items()
-    }
 
 
 class WithNannies:
     """Workers whose nannies start them anew, and end them at a limit of memory."""
 
     def __enter__(self) -> "WithNannies":
-        self._cluster = LocalCluster(
-            n_workers=3,
-            threads_per_worker=1,
-            memory_limit=MEMORY_LIMIT_BYTES,
-            dashboard_address="127.0.0.1:0",
-        )
+        with dask.config.set(
+            {"distributed.worker.multiprocessing-method": "forkserver"}
+        ):
+            self._cluster = LocalCluster(
+                n_workers=3,
+                threads_per_worker=1,
+                memory_limit=MEMORY_LIMIT_BYTES,
+                dashboard_address="127.0.0.1:0",
+            )
         self.address = self._cluster.scheduler_address
         return self
 
@@ -64,6 +64,9 @@ class WithNannies:
     def forget_gone(self, present: Any) -> None:
         """Leave it to the nannies."""
 
+    def print_output(self) -> None:
+        """Leave it to pytest: nannies log to this process."""
+
 
 class Clusters:
     """Clusters of three workers that tests share, until one of them fails.
@@ -76,6 +79,7 @@ class Clusters:
         self._running: dict[str, Any] = {}
 
     def __enter__(self) -> "Clusters":
+        start_server(striking.__name__)
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -88,13 +92,13 @@ class Clusters:
         if kind not in self._running:
             cluster: Any = WithNannies()
             if kind == "processes":
-                directory = self._make_directory()
-                cluster = DaskProcesses(directory, 3, as_environment(SETTINGS))
+                cluster = ForkedProcesses(self._make_directory(), SETTINGS)
             self._running[kind] = cluster.__enter__()
         try:
             self._running[kind].have_workers(3)
             yield self._running[kind]
         except BaseException:
+            self._running[kind].print_output()
             self.end(kind)
             raise
 
@@ -126,14 +130,8 @@ class FitInProcess:
     """A fit of a client in a process of its own, that may be interrupted and killed."""
 
     def __init__(self, *args: Any) -> None:
-        # Forked from a server that has imported everything.
-        context = get_context("forkserver")
-        context.set_forkserver_preload([striking.__name__])
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=striking.fit_in_this_process, args=(theirs, *args)
-        )
-        self._process.start()
+        self._connection, theirs = CONTEXT.Pipe()
+        self._process = fork(striking.fit_in_this_process, theirs, *args)
         theirs.close()
 
     def signal(self, number: int) -> None:
@@ -172,7 +170,7 @@ class Scene:
 
     Attributes
     ----------
-    cluster : DaskProcesses or WithNannies
+    cluster : ForkedProcesses or WithNannies
         Where the fit runs.
     client : Client
         One that no fault strikes.
@@ -289,4 +287,7 @@ class Scene:
                 striking.what_is_held, workers=workers, on_error="ignore"
             )
 
-        wait_until(lambda: not any(held().values()), "the workers hold nothing")
+        deadline = time.monotonic() + FREE_WITHIN_S
+        while any((left := held()).values()):
+            assert time.monotonic() < deadline, f"left on the workers: {left}"
+            time.sleep(0.05)

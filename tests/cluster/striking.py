@@ -18,7 +18,7 @@ from typing import Any
 
 import dask
 import numpy as np
-from distributed import Client, Worker
+from distributed import Client, Scheduler, Worker
 from sklearn.exceptions import ConvergenceWarning
 
 from skdistmlp import DistributedMLPClassifier
@@ -184,6 +184,14 @@ def what_is_held(dask_worker: Worker) -> list[str]:
         if type(thing) is mesh.Mesh:
             held.append(f"mesh of shard {thing.rank}")
     return held
+
+
+# In a scheduler.
+
+
+def set_worker_ttl(seconds: float, dask_scheduler: Scheduler) -> None:
+    """Set after how long a worker that is not heard of is given up."""
+    dask_scheduler.worker_ttl = seconds
 
 
 # In a client.

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,8 +58,6 @@ class DaskProcesses:
         Room for their files.
     n_workers : int
         Workers to start.
-    settings : dict, optional
-        Dask's configuration of all processes, by names of environment variables.
 
     Attributes
     ----------
@@ -69,11 +67,8 @@ class DaskProcesses:
         Running workers by their addresses.
     """
 
-    def __init__(
-        self, directory: Path, n_workers: int, settings: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, directory: Path, n_workers: int) -> None:
         self.address = ""
-        self._settings = settings or {}
         self.workers: dict[str, subprocess.Popen[bytes]] = {}
         self._directory = directory
         self._n_workers = n_workers
@@ -122,11 +117,6 @@ class DaskProcesses:
         """End a worker at once, without a word to the others."""
         self._kill(self.workers.pop(address))
 
-    def forget_gone(self, present: Iterable[str]) -> None:
-        """Wait until the processes of workers that have left the cluster have ended."""
-        for address in set(self.workers) - set(present):
-            self.workers.pop(address).wait(WITHIN_S)
-
     @contextmanager
     def stopped_worker(self, address: str) -> Iterator[None]:
         """Let a worker stand still meanwhile; its connections stay open."""
@@ -165,10 +155,7 @@ class DaskProcesses:
                 stderr=subprocess.STDOUT,
                 env={
                     **os.environ,
-                    # What tests send may be functions of modules of theirs.
-                    "PYTHONPATH": os.pathsep.join(sys.path),
                     "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": LOG,
-                    **self._settings,
                 },
             )
         return self._processes[name]

@@ -20,6 +20,7 @@ from distributed import Client
 from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
 from tests.cluster import striking
 from tests.cluster.faults_page import Cell, FaultsPage
+from tests.cluster.forked import ForkedProcesses
 from tests.cluster.scenes import (
     MEMORY_LIMIT_BYTES,
     SETTINGS,
@@ -28,7 +29,7 @@ from tests.cluster.scenes import (
     Scene,
 )
 from tests.cluster.striking import PHASES, Gate, Seen, classifier
-from tests.cluster.support import DaskProcesses, in_thread, wait_until
+from tests.cluster.support import in_thread, wait_until
 from tests.conftest import assert_nothing_left
 
 BOUND_S = 30.0
@@ -262,6 +263,10 @@ class Fault:
         How often a client is held.
     settings : dict
         Of Dask.
+    worker_ttl_s : float
+        After which Dask gives up a worker that it does not hear of.
+    after : callable or None
+        What else is done when the fit has ended.
     ends_cluster : bool
         Whether there is no next fit.
     """
@@ -275,6 +280,7 @@ class Fault:
     holds_client: bool = False
     n_times: int = 1
     settings: dict[str, str] = field(default_factory=dict)
+    worker_ttl_s: float = 300.0
     after: Callable[[Scene], None] | None = None
     ends_cluster: bool = False
 
@@ -291,6 +297,7 @@ FAULTS = [
         # The next fit is to find two others.
         rank=2,
         settings=SHORT,
+        worker_ttl_s=5.0,  # the least that Dask allows for
         after=go_on_during_next_fit,
     ),
     Fault(
@@ -490,6 +497,7 @@ def test_a_fault_has_a_definite_end(
         dask.config.set(settings),
         Client(cluster.address, set_as_default=False) as client,
     ):
+        client.run_on_scheduler(striking.set_worker_ttl, fault.worker_ttl_s)
         victim = tuple(client.nthreads())[fault.rank]
         scene = Scene(cluster, client, data, phase, fault.rank, victim, Gate(tmp_path))
         with scene.staged(fault.in_process, fault.holds_client, fault.n_times):
@@ -522,7 +530,7 @@ def test_a_fault_has_a_definite_end(
 def test_workers_of_a_dead_client_are_free_within_a_minute(tmp_path, faults_page, data):
     """With Dask's own settings of leases."""
     with (
-        DaskProcesses(tmp_path, 2) as cluster,
+        ForkedProcesses(tmp_path, {}) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
         victim = next(iter(client.nthreads()))
