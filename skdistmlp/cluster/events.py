@@ -10,20 +10,20 @@ from distributed import Client
 
 from skdistmlp.cluster.shard_run import TOPIC
 
-Lines = queue.SimpleQueue[str | None]
+Messages = queue.SimpleQueue[dict[str, Any]]
 
-_LISTENERS: WeakKeyDictionary[Client, dict[str, Lines]] = WeakKeyDictionary()
-"""Who waits for lines, by client and run. Dask has one handler a topic and client."""
+_LISTENERS: WeakKeyDictionary[Client, dict[str, Messages]] = WeakKeyDictionary()
+"""Who waits, by client and run: Dask has one handler for each topic of a client."""
 
 
 @contextmanager
-def lines_of(client: Client, run: bytes, lines: Lines) -> Iterator[None]:
-    """Put into `lines` what the shards of a run say, as it comes."""
+def messages_of(client: Client, run: bytes, messages: Messages) -> Iterator[None]:
+    """Put into `messages` what the shards of a run say, as it comes."""
     listeners = _LISTENERS.get(client)
     if listeners is None:
         listeners = _LISTENERS[client] = {}
         client.subscribe_topic(TOPIC, _handler(listeners))
-    listeners[run.hex()] = lines
+    listeners[run.hex()] = messages
     try:
         yield
     finally:
@@ -31,11 +31,11 @@ def lines_of(client: Client, run: bytes, lines: Lines) -> Iterator[None]:
 
 
 def _handler(
-    listeners: dict[str, Lines],
+    listeners: dict[str, Messages],
 ) -> Callable[[tuple[float, dict[str, Any]]], None]:
     def handle(event: tuple[float, dict[str, Any]]) -> None:
         _, message = event
-        if (lines := listeners.get(message["run"])) is not None:
-            lines.put(message["line"])
+        if (messages := listeners.get(message["run"])) is not None:
+            messages.put(message)
 
     return handle

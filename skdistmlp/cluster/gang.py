@@ -1,5 +1,6 @@
 """Workers that a fit takes for itself, so that two fits do not wait for each other."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -16,8 +17,9 @@ def gang(
     """Hold the leases of workers: one fit of shards that wait for each other on each.
 
     Everybody takes them in the same order, so that of fits that want the same
-    workers one gets them all. A lease whose holder dies ends by itself, after
-    Dask's ``distributed.scheduler.locks.lease-timeout``.
+    workers one gets them all; those who wait for a worker get it in the order in
+    which they came. A lease whose holder dies ends by itself, after Dask's
+    ``distributed.scheduler.locks.lease-timeout``.
 
     Parameters
     ----------
@@ -40,7 +42,34 @@ def gang(
             )
             # Else it would go on refreshing leases that were given back.
             held.callback(loop.add_callback, lease.refresh_callback.stop)
-            while not lease.acquire(timeout=LOOK_UP_S):
-                check()
+            _acquire(lease, check)
             held.callback(lease.release)
         yield
+
+
+def _acquire(lease: Semaphore, check: Callable[[], None]) -> None:
+    """Wait for a lease without losing the place in the queue, as a timeout would."""
+
+    async def acquired() -> None:
+        await lease.acquire()
+
+    async def given_back() -> None:
+        await lease.release()
+
+    loop = lease.loop.asyncio_loop
+    waiting = asyncio.run_coroutine_threadsafe(acquired(), loop)
+    try:
+        while True:
+            try:
+                return waiting.result(LOOK_UP_S)
+            except TimeoutError:
+                check()
+    except BaseException:
+        # The scheduler knows of no way to leave the queue.
+        waiting.add_done_callback(
+            lambda ended: (
+                ended.exception()
+                or asyncio.run_coroutine_threadsafe(given_back(), loop)
+            )
+        )
+        raise

@@ -13,18 +13,18 @@ from concurrent.futures import CancelledError
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import dask
 from dask.utils import parse_timedelta
 from distributed import Client, Future
 
 from skdistmlp.cluster import shard_run
-from skdistmlp.cluster.events import lines_of
+from skdistmlp.cluster.events import Messages, messages_of
 from skdistmlp.cluster.gang import gang
-from skdistmlp.cluster.pinned import WORKER_CHECK_S, PinnedTasks
+from skdistmlp.cluster.pinned import THREAD_NAME, WORKER_CHECK_S, PinnedTasks
 from skdistmlp.cluster.shard_run import Report, Roster
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.rendezvous import Credentials
@@ -34,8 +34,8 @@ from skdistmlp.training.job import Job
 ROUND_S = 5.0
 """Seconds of a round: a round costs some 15 ms of scheduling."""
 
-TOLD_WITHIN_S = 2.0
-"""Seconds in which a worker that is well hears what the client says."""
+ANSWERS_WITHIN_S = 2.0
+"""Seconds in which a worker that is well answers the client."""
 
 
 class PeersRun:
@@ -67,7 +67,8 @@ class PeersRun:
         self._run = self._credentials.run
         self._tasks = PinnedTasks(client, plan.workers, suffix=f"-of-{plan.n_shards}")
         self._context = ExitStack()
-        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._messages: Messages = queue.SimpleQueue()
+        self._meeting: _Meeting | None = None
         self._shards: list[Future[Any]] = []
         self._rows: list[Any] = []
         self._roster: Roster | None = None
@@ -77,7 +78,7 @@ class PeersRun:
     def __enter__(self) -> Self:
         try:
             enter = self._context.enter_context
-            enter(lines_of(self._client, self._run, self._lines))
+            enter(messages_of(self._client, self._run, self._messages))
             check = self._tasks.check_workers
             enter(gang(self._client, self._workers, check))
             with self._tasks.explained("placing the network"):
@@ -93,13 +94,7 @@ class PeersRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            if error is not None:
-                # Nobody waits for the shards any more: they are to end before
-                # others get their workers.
-                self._tell(shard_run.give_up)
-        finally:
-            self._release()
+        self._release()
 
     def train(self) -> tuple[ShardState, Any]:
         """Train to the end, round after round.
@@ -119,7 +114,7 @@ class PeersRun:
                 if self._interrupted:
                     raise
                 self._interrupted = True
-                self._tell(shard_run.request_stop)
+                self._ask(shard_run.request_stop, self._run)
                 continue
             # From now on the shards have what they were sent.
             self._rows = [None for _ in self._ranks]
@@ -145,15 +140,23 @@ class PeersRun:
             shard_run.open_shard,
             [(self._credentials, rank, jobs[rank]) for rank in self._ranks],
         )
-        listening = self._submit(
-            "address", shard_run.address_of, [(shard,) for shard in self._shards]
+        introductions = self._submit(
+            "introduce", shard_run.introduce, [(shard,) for shard in self._shards]
         )
         self._rows = self._tasks.place("rows", [self._dataset for _ in self._ranks])
+        addresses, versions = zip(*self._tasks.fetch(*introductions), strict=True)
+        for worker, version in zip(self._workers, versions, strict=True):
+            if version != shard_run.VERSION:
+                raise ClusterError(
+                    f"worker {worker} has skdistmlp {version}, but this process has "
+                    f"{shard_run.VERSION}. Install the same version on all of them."
+                )
         self._roster = Roster(
-            self._tasks.fetch(*listening),
+            addresses,
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
             parse_timedelta(dask.config.get("skdistmlp.exchange-timeout")),
         )
+        self._meeting = _Meeting(self._roster)
 
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""
@@ -173,6 +176,7 @@ class PeersRun:
                     "train", shard_run.train_round, arguments
                 )
             self._watch(self._under_way)
+        with self._tasks.explained("collecting what was trained"):
             reports: list[Report] = self._tasks.fetch(*self._under_way)
         self._under_way = []
         return reports
@@ -180,30 +184,34 @@ class PeersRun:
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
         """Wait for a round; print what shard 0 says."""
         for future in futures:
-            future.add_done_callback(lambda _: self._lines.put(None))
+            future.add_done_callback(lambda _: self._messages.put({}))
         while not all(future.done() for future in futures):
-            self._print_lines(WORKER_CHECK_S)
+            self._take_messages(WORKER_CHECK_S)
             if any(future.status in ("error", "cancelled") for future in futures):
                 self._fail(futures)
-        self._print_lines(0)
+        self._take_messages(0)
         if any(future.status != "finished" for future in futures):
             self._fail(futures)
 
-    def _print_lines(self, timeout_s: float) -> None:
-        """Print the lines that are there; wait for a line or the end of a shard."""
+    def _take_messages(self, timeout_s: float) -> None:
+        """Take the messages that are there; wait for one or the end of a shard."""
+        assert self._meeting is not None
         try:
-            line = self._lines.get(timeout=timeout_s)
+            message = self._messages.get(timeout=timeout_s)
             while True:
-                if line is not None and self._job.say is not None:
-                    self._job.say(line)
-                line = self._lines.get_nowait()
+                self._meeting.note(message)
+                if "line" in message and self._job.say is not None:
+                    self._job.say(message["line"])
+                message = self._messages.get_nowait()
         except queue.Empty:
             self._tasks.check_workers()
+        if self._meeting.is_late():
+            answering = self._ask(shard_run.who_is_there)
+            self._meeting.fail([w not in answering for w in self._workers])
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
         """Raise what went wrong first: others then miss a shard that is gone."""
-        ended = [future for future in futures if future.done()]
-        errors = [f.exception() for f in ended if f.status == "error"]
+        errors = [error for f in futures if (error := self._tasks.error_of(f))]
         own = [error for error in errors if not isinstance(error, ExchangeError)]
         if not own:
             self._tasks.await_loss_of_worker()
@@ -223,27 +231,70 @@ class PeersRun:
             ]
         )
 
-    def _tell(self, what: Callable[[bytes], None]) -> None:
-        """Call a function on every worker; a worker may be dead, or not answer."""
-        told = [
-            threading.Thread(target=self._tell_worker, args=(what, worker), daemon=True)
+    def _ask(self, what: Callable[..., None], *args: Any) -> set[str]:
+        """Call a function on every worker; return the workers that answer in time."""
+        answering = set()
+
+        def ask(worker: str) -> None:
+            # Who is gone needs not be told.
+            with suppress(Exception):
+                self._client.run(what, *args, workers=[worker])
+                answering.add(worker)
+
+        asking = [
+            threading.Thread(target=ask, args=[worker], name=THREAD_NAME, daemon=True)
             for worker in self._workers
         ]
-        for thread in told:
+        for thread in asking:
             thread.start()
-        deadline = time.monotonic() + TOLD_WITHIN_S
-        for thread in told:
+        deadline = time.monotonic() + ANSWERS_WITHIN_S
+        for thread in asking:
             thread.join(max(0.0, deadline - time.monotonic()))
-
-    def _tell_worker(self, what: Callable[[bytes], None], worker: str) -> None:
-        # Who is gone needs not be told.
-        with suppress(Exception):
-            self._client.run(what, self._run, workers=[worker])
+        return answering
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""
         self._tasks.close()
         self._context.close()
+
+
+class _Meeting:
+    """How far the shards have come in meeting each other, and for how long.
+
+    One whose task has not begun is queued, and is waited for. When all have begun,
+    they have the time of an exchange.
+    """
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._missing = set(range(len(roster.names)))
+        self._queued = set(self._missing)
+        self._deadline = float("inf")
+
+    def note(self, message: dict[str, Any]) -> None:
+        """Note what a shard says of itself."""
+        if message.get("state") == shard_run.RUNNING:
+            self._queued.discard(message["rank"])
+            if not self._queued:
+                self._deadline = time.monotonic() + self._roster.timeout_s
+        elif message.get("state") == shard_run.MET:
+            self._missing.discard(message["rank"])
+
+    def is_late(self) -> bool:
+        """Say whether some shards do not find the others."""
+        return bool(self._missing) and time.monotonic() > self._deadline
+
+    def fail(self, is_silent: Sequence[bool]) -> NoReturn:
+        """Raise an error that names the shards which do not answer, if there are."""
+        silent = {rank for rank in self._missing if is_silent[rank]}
+        named = ", ".join(
+            self._roster.names[rank] for rank in sorted(silent or self._missing)
+        )
+        raise ExchangeError(
+            f"the shards could not meet within {self._roster.timeout_s:g} s: waited "
+            f"in vain for {named}. See what {'these workers' if silent else 'they'} "
+            f"do, or set skdistmlp.exchange-timeout higher."
+        )
 
 
 def train_on_peers(

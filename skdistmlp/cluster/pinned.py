@@ -12,7 +12,7 @@ from concurrent.futures import (
 )
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
@@ -26,6 +26,9 @@ WORKER_CHECK_S = 2.0
 
 SENT_AT_ONCE = 4
 """Values on their way at the same time: more would only share the same network."""
+
+THREAD_NAME = "skdistmlp"
+"""How the names of our threads in the client begin."""
 
 
 class PinnedTasks:
@@ -49,13 +52,14 @@ class PinnedTasks:
         self._suffix = suffix
         self._client = client
         self._workers = workers
-        self._outside_tasks = ThreadPoolExecutor(SENT_AT_ONCE)
+        self._outside_tasks = ThreadPoolExecutor(SENT_AT_ONCE, THREAD_NAME)
         self._run = uuid.uuid4().hex[:8]
         self._step = 0
         self._noted = self._nothing()
         self._closed = False
         self._lock = threading.Lock()
-        self._submitted: WeakSet[Future[Any]] = WeakSet()
+        # All futures that somebody still has, and the rank of their shard.
+        self._submitted: WeakKeyDictionary[Future[Any], int] = WeakKeyDictionary()
 
     def begin(self) -> None:
         """Forget tasks that an interrupt kept from being submitted; count on."""
@@ -70,7 +74,7 @@ class PinnedTasks:
         """
         with self._lock:
             self._closed = True
-            for future in self._submitted:
+            for future in list(self._submitted):
                 future.release()
         self._outside_tasks.shutdown(wait=False)
         self.begin()
@@ -96,10 +100,13 @@ class PinnedTasks:
             )
         }
         graph = HighLevelGraph(layers, {name: set() for name in layers})
+        rank_of = {key: rank for rank, tasks in enumerate(self._noted) for key in tasks}
         # What is noted holds the states of before; they are to go when used.
         self._noted = self._nothing()
         futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
-        self._submitted.update(futures)
+        self._submitted.update(
+            (future, rank_of[key]) for future, key in zip(futures, keys, strict=True)
+        )
         return futures
 
     def place(self, name: str, values: Sequence[Any]) -> list[Future[Any]]:
@@ -115,7 +122,7 @@ class PinnedTasks:
                 {key: value}, workers=[worker], direct=reaches(self._client, worker)
             )
             with self._lock:
-                self._submitted.add(placed[key])
+                self._submitted[placed[key]] = rank
                 closed = self._closed
             if closed:
                 # Another shard's value could not be sent, or the user had enough.
@@ -148,6 +155,19 @@ class PinnedTasks:
                     future.exception(timeout=WORKER_CHECK_S)
                 except TimeoutError:
                     self.check_workers()
+            self.error_of(future)
+
+    def error_of(self, future: Future[Any]) -> BaseException | None:
+        """Return the error of a task that has ended; a note in it says where it was."""
+        if future.status != "error":
+            return None
+        error: BaseException = future.exception()
+        key: Any = future.key
+        worker = self._workers[self._submitted[future]]
+        note = f"This happened in task {key[0]!r} on worker {worker}."
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+        return error
 
     def check_workers(self) -> None:
         """Raise CancelledError if a worker has left the cluster."""

@@ -2,10 +2,10 @@
 
 import copy
 import socket
-import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
@@ -23,8 +23,14 @@ from skdistmlp.parallel.shard import ShardState
 from skdistmlp.training.job import Job
 from skdistmlp.training.progress import Progress
 
+VERSION = version("skdistmlp")
+"""Version of this package, which has to be the same everywhere."""
+
 TOPIC = "skdistmlp"
-"""Dask topic on which shard 0 tells the client how training goes on."""
+"""Dask topic on which shards tell the client how they get on."""
+
+RUNNING, MET = "running", "met"
+"""What a shard tells of itself: its first round has begun; it met all the others."""
 
 _RUNS: WeakValueDictionary[tuple[bytes, int], "ShardRun"] = WeakValueDictionary()
 """Shards on the workers of this process, by run and rank, to be told to stop."""
@@ -113,13 +119,13 @@ class ShardRun:
         self._listener: socket.socket | None = listener
         self.address: Address = listener.getsockname()[:2]
         self._mesh: Mesh | None = None
-        self._given_up = threading.Event()
+        self._is_abandoned: Callable[[], bool] = lambda: False
         self._stop_wanted = False
         self._n_rounds = 0
         self._group: BufferedShard | None = None
         # Weights are drawn here, while the rows are on their way.
         layout = job.network.split.shard(rank)
-        self._job: Job | None = job.saying(self._tell).begun(layout)
+        self._job: Job | None = job.saying(self._say).begun(layout)
         self._training: Generator[None, None, Any] | None = None
         _RUNS[credentials.run, rank] = self
 
@@ -135,6 +141,7 @@ class ShardRun:
         dataset: Dataset | None,
         roster: Roster | None,
         round_s: float,
+        is_abandoned: Callable[[], bool],
     ) -> Report:
         """Train for some seconds; begin in round 0.
 
@@ -148,6 +155,8 @@ class ShardRun:
             Who takes part; for round 0.
         round_s : float
             Seconds after which to report, at the end of an epoch.
+        is_abandoned : callable
+            Says whether nobody waits for this round any more: the shard then ends.
         """
         if number != self._n_rounds:
             raise ExchangeError(
@@ -155,6 +164,7 @@ class ShardRun:
                 f"{self._n_rounds}: its worker was lost or the fit has ended"
             )
         self._n_rounds += 1
+        self._is_abandoned = is_abandoned
         try:
             if dataset is not None and roster is not None:
                 self._begin(dataset, roster)
@@ -170,10 +180,6 @@ class ShardRun:
         if mesh is not None:
             mesh.request_stop()
 
-    def give_up(self) -> None:
-        """Stop waiting for others; called from any thread."""
-        self._given_up.set()
-
     def close(self) -> None:
         """Close all connections, and let go of all memory."""
         if self._listener is not None:
@@ -188,15 +194,17 @@ class ShardRun:
         """Meet the other shards, and make ready the first step."""
         assert self._listener is not None
         assert self._job is not None
+        self._tell(state=RUNNING)
         links = meet(
             self._rank,
             self._listener,
             roster.addresses,
             roster.names,
             self._credentials,
-            self._given_up.is_set,
+            self._is_abandoned,
             self._tls,
         )
+        self._tell(state=MET)
         self._listener.close()
         self._listener = None
         self._mesh = Mesh(
@@ -204,7 +212,8 @@ class ShardRun:
             links,
             self._credentials.run,
             roster.timeout_s,
-            self._given_up.is_set,
+            # Each round is another task.
+            lambda: self._is_abandoned(),
         )
         if self._stop_wanted:
             self._mesh.request_stop()
@@ -241,11 +250,14 @@ class ShardRun:
             self.close()
         return report
 
-    def _tell(self, line: str) -> None:
-        """Send a line to the client."""
-        get_worker().log_event(
-            TOPIC, {"run": self._credentials.run.hex(), "line": line}
-        )
+    def _say(self, line: str) -> None:
+        """Send a line to be printed to the client."""
+        self._tell(line=line)
+
+    def _tell(self, **message: str) -> None:
+        """Send a message to the client."""
+        about = {"run": self._credentials.run.hex(), "rank": self._rank}
+        get_worker().log_event(TOPIC, about | message)
 
 
 def open_shard(credentials: Credentials, rank: int, job: Job) -> ShardRun:
@@ -272,9 +284,9 @@ def _tls(worker: Worker) -> Tls | None:
     )
 
 
-def address_of(shard: ShardRun) -> Address:
-    """Return where a shard takes connections."""
-    return shard.address
+def introduce(shard: ShardRun) -> tuple[Address, str]:
+    """Return where a shard takes connections, and its version of this package."""
+    return shard.address, VERSION
 
 
 def train_round(
@@ -286,10 +298,26 @@ def train_round(
 ) -> Report:
     """Train one shard for some seconds, with the threads of its worker."""
     worker = get_worker()
+    arguments = number, dataset, roster, round_s, _abandonment(worker)
     if worker.address.startswith("inproc://"):
-        return shard.train(number, dataset, roster, round_s)
+        return shard.train(*arguments)
     with blas_threads(worker.state.nthreads):
-        return shard.train(number, dataset, roster, round_s)
+        return shard.train(*arguments)
+
+
+def _abandonment(worker: Worker) -> Callable[[], bool]:
+    """Return a function that says whether Dask has cancelled the task that calls.
+
+    Dask cannot end a task that runs: it forgets it, when its client is gone or has
+    let go of it, and the task has to see for itself.
+    """
+    key, tasks = worker.get_current_task(), worker.state.tasks
+
+    def is_abandoned() -> bool:
+        task = tasks.get(key)
+        return task is None or task.state not in ("executing", "long-running")
+
+    return is_abandoned
 
 
 def request_stop(run: bytes) -> None:
@@ -299,8 +327,5 @@ def request_stop(run: bytes) -> None:
             shard.request_stop()
 
 
-def give_up(run: bytes) -> None:
-    """Tell the shards of a run on this process that nobody waits for them."""
-    for (other, _), shard in list(_RUNS.items()):
-        if other == run:
-            shard.give_up()
+def who_is_there() -> None:
+    """Do nothing: the answer is that the worker answers."""

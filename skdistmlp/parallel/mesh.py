@@ -306,7 +306,8 @@ class Mesh:
             if pending and time.monotonic() > deadline:
                 names = ", ".join(sorted({t.link.name for t in pending}))
                 raise ExchangeError(
-                    f"waited more than {self._timeout_s:g} s for {names}"
+                    f"waited more than {self._timeout_s:g} s "
+                    f"(skdistmlp.exchange-timeout) for {names}"
                 )
 
 

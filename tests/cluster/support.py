@@ -77,7 +77,7 @@ class DaskProcesses:
     def __enter__(self) -> Self:
         try:
             contact = self._directory / "scheduler.json"
-            self._start("scheduler", "--port", "0", "--scheduler-file", contact)
+            self._start_dask("scheduler", "--port", "0", "--scheduler-file", contact)
             wait_until(lambda: contact.exists() and contact.read_text(), "it is up")
             self.address = json.loads(contact.read_text())["address"]
             self.have_workers(self._n_workers)
@@ -100,7 +100,7 @@ class DaskProcesses:
     def have_workers(self, n_workers: int) -> None:
         """Start workers until there are so many; wait until they are there."""
         started = {
-            (name := f"worker-{len(self._processes)}"): self._start(
+            (name := f"worker-{len(self._processes)}"): self._start_dask(
                 *("worker", self.address, "--name", name),
                 *("--nthreads", "1", "--no-nanny"),
             )
@@ -120,12 +120,26 @@ class DaskProcesses:
     @contextmanager
     def stopped_worker(self, address: str) -> Iterator[None]:
         """Let a worker stand still meanwhile; its connections stay open."""
-        process = self.workers[address]
-        process.send_signal(signal.SIGSTOP)
+        self.workers[address].send_signal(signal.SIGSTOP)
+        with self.woken_worker(address):
+            yield
+
+    @contextmanager
+    def woken_worker(self, address: str) -> Iterator[None]:
+        """Wake a worker afterwards that stands still meanwhile."""
         try:
             yield
         finally:
-            process.send_signal(signal.SIGCONT)
+            self.workers[address].send_signal(signal.SIGCONT)
+
+    @contextmanager
+    def endless_client(self) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a client in a process of its own that trains without end."""
+        process = self._start("client", ENDLESS_CLIENT, self.address)
+        try:
+            yield process
+        finally:
+            self._kill(process)
 
     def kill_scheduler(self) -> None:
         """End the scheduler at once."""
@@ -141,15 +155,15 @@ class DaskProcesses:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
-    def _start(self, command: str, *options: Any) -> "subprocess.Popen[bytes]":
-        name = f"{command}-{len(self._processes)}"
+    def _start_dask(self, command: str, *options: Any) -> "subprocess.Popen[bytes]":
+        shared = ("-m", "dask", command, "--host", "127.0.0.1", "--no-dashboard")
+        return self._start(command, *shared, *options)
+
+    def _start(self, kind: str, *arguments: Any) -> "subprocess.Popen[bytes]":
+        name = f"{kind}-{len(self._processes)}"
         with (self._directory / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "dask", command),
-                    *("--host", "127.0.0.1", "--no-dashboard"),
-                    *map(str, options),
-                ],
+                [sys.executable, *map(str, arguments)],
                 cwd=self._directory,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -160,6 +174,8 @@ class DaskProcesses:
             )
         return self._processes[name]
 
+
+ENDLESS_CLIENT = Path(__file__).with_name("endless_client.py")
 
 LOG = "100000"
 """Transitions that a scheduler of these tests remembers."""

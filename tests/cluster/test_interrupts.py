@@ -13,7 +13,13 @@ from skdistmlp import DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
 from skdistmlp.cluster.pinned import PinnedTasks
 from tests.cluster.support import bounded, in_thread, task_keys, wait_until
-from tests.cluster.test_peers import PARAMETERS, classifier, endless, steps_taken
+from tests.cluster.test_peers import (
+    PARAMETERS,
+    classifier,
+    endless,
+    executing,
+    steps_taken,
+)
 from tests.conftest import assert_nothing_left
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -42,10 +48,6 @@ def begun(client, n_shards=2):
     return wait_until(lambda: steps_taken(client, n_shards), "training has begun")
 
 
-def executing(client):
-    return client.run(lambda dask_worker: len(dask_worker.state.executing))
-
-
 def pids(client):
     return client.run(os.getpid)
 
@@ -59,7 +61,7 @@ def test_an_interrupt_of_lbfgs_is_one_and_does_not_harm_the_workers(
     strike_at(
         monkeypatch,
         peers.PeersRun,
-        "_print_lines",
+        "_take_messages",
         KeyboardInterrupt,
         lambda: begun(client),
     )
@@ -98,7 +100,7 @@ def test_shards_end_when_nobody_waits_for_them(
     strike_at(
         monkeypatch,
         peers.PeersRun,
-        "_print_lines",
+        "_take_messages",
         BrokenPipeError,
         lambda: begun(client, n_workers),
     )

@@ -1,5 +1,6 @@
 """Shards that train by themselves, in real worker processes."""
 
+import signal
 import time
 
 import dask
@@ -9,7 +10,7 @@ from distributed import Client, Event, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
-from skdistmlp import DistributedMLPClassifier, WorkerLostError
+from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
 from skdistmlp.exceptions import ExchangeError
 from tests.cluster.support import (
@@ -120,16 +121,16 @@ def steps_taken(client, n_shards=2):
     return min(taken) if len(taken) == n_shards else 0
 
 
-def end_by(function_name, client, fit):
-    """Call a function of `shard_run` for every run, and wait for the fit."""
+def stop_all(client, fit):
+    """Ask all shards to stop, and wait for the fit."""
 
-    def tell():
+    def request_stop():
         from skdistmlp.cluster import shard_run
 
         for run in {run for run, _ in shard_run._RUNS}:
-            getattr(shard_run, function_name)(run)
+            shard_run.request_stop(run)
 
-    client.run(tell)
+    client.run(request_stop)
     return bounded(fit.result)
 
 
@@ -144,8 +145,8 @@ def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatc
             raise KeyboardInterrupt
         return original(run, timeout_s)
 
-    original = peers.PeersRun._print_lines
-    monkeypatch.setattr(peers.PeersRun, "_print_lines", interrupt_once)
+    original = peers.PeersRun._take_messages
+    monkeypatch.setattr(peers.PeersRun, "_take_messages", interrupt_once)
     clf = endless(client)
     with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
         bounded(clf.fit, *data)
@@ -247,24 +248,32 @@ def found_threads(client):
     set_blas_limits(client, 1)
 
 
-@pytest.mark.parametrize(
-    ("end", "expected"),
-    [
-        ("request_stop", pytest.warns(UserWarning, match="interrupted")),
-        # The first to give up is missed by the others.
-        ("give_up", pytest.raises(ExchangeError, match=r"told to give up|closed its")),
-    ],
-)
+def interrupt(client, fit, monkeypatch):
+    with pytest.warns(UserWarning, match="interrupted"):
+        stop_all(client, fit)
+
+
+def abandon(client, fit, monkeypatch):
+    """The client fails: nobody waits for the shards any more."""
+
+    def fail(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(peers.PeersRun, "_take_messages", fail)
+    with pytest.raises(BrokenPipeError):
+        bounded(fit.result)
+
+
+@pytest.mark.parametrize("end", [interrupt, abandon])
 def test_products_use_the_threads_of_the_worker_until_training_ends(
-    client, data, found_threads, end, expected
+    client, data, found_threads, monkeypatch, end
 ):
     """However it ends, the limits that were found come back."""
     fit = in_thread(endless(client, n_workers=3).fit, *data)
     wait_until(lambda: steps_taken(client, n_shards=3), "training has begun")
     assert blas_limits(client) == {1}
-    with expected:
-        end_by(end, client, fit)
-    # Shards that are told to give up may outlive the fit for a moment.
+    end(client, fit, monkeypatch)
+    # Shards that are abandoned outlive the fit for a moment.
     wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
 
 
@@ -293,7 +302,7 @@ def test_a_worker_with_two_threads_lets_products_use_both(data):
         wait_until(lambda: steps_taken(client, n_shards=1), "training has begun")
         assert blas_limits(client) == {2}
         with pytest.warns(UserWarning, match="interrupted"):
-            end_by("request_stop", client, fit)
+            stop_all(client, fit)
         assert blas_limits(client) == {1}
 
 
@@ -330,9 +339,119 @@ def test_a_worker_that_stands_still_is_named_after_the_timeout(processes, data, 
                 processes.stopped_worker(worker),
                 pytest.raises(
                     ExchangeError,
-                    match=rf"waited more than 1 s for shard {rank} on {worker} in the ",
+                    match=rf"more than 1 s .*for shard {rank} on {worker} in the ",
                 ),
             ):
                 bounded(fit.result)
         assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
         assert_nothing_left(client)
+
+
+def test_shards_that_do_not_find_each_other_have_a_deadline(
+    processes, data, monkeypatch
+):
+    """One stands still when all have begun: Dask would notice after minutes."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = tuple(client.nthreads())[1]
+        gate = Event("before-meeting", client=client)
+        client.run(hold_before_meeting, workers=[victim])
+        note = peers._Meeting.note
+
+        def note_and_stop(meeting, message):
+            note(meeting, message)
+            if not meeting._queued:
+                processes.workers[victim].send_signal(signal.SIGSTOP)
+
+        monkeypatch.setattr(peers._Meeting, "note", note_and_stop)
+        with (
+            dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
+            processes.woken_worker(victim),
+            pytest.raises(
+                ExchangeError, match=rf"not meet within 1 s.* for shard 1 on {victim}\."
+            ),
+        ):
+            bounded(classifier(client).fit, *data)
+        monkeypatch.undo()
+        gate.set()
+        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+        assert_nothing_left(client)
+
+
+def hold_before_meeting():
+    from skdistmlp.cluster import shard_run
+
+    meet = shard_run.meet
+
+    def hold(*args):
+        shard_run.meet = meet
+        Event("before-meeting").wait(60)
+        return meet(*args)
+
+    shard_run.meet = hold
+
+
+def test_another_version_on_a_worker_is_named(client, data):
+    victim = tuple(client.nthreads())[1]
+
+    def install(version):
+        from skdistmlp.cluster import shard_run
+
+        found, shard_run.VERSION = shard_run.VERSION, version
+        return found
+
+    found = client.run(install, "0.0.9", workers=[victim])[victim]
+    try:
+        with pytest.raises(
+            ClusterError, match=rf"worker {victim} has skdistmlp 0\.0\.9, but"
+        ):
+            bounded(classifier(client).fit, *data)
+    finally:
+        client.run(install, found, workers=[victim])
+    assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+
+
+def test_an_error_says_on_which_worker_it_happened(client, data):
+    victim = tuple(client.nthreads())[1]
+
+    def install():
+        from skdistmlp.cluster import shard_run
+
+        meet = shard_run.meet
+
+        def fail(*_):
+            shard_run.meet = meet
+            raise RuntimeError("planted")
+
+        shard_run.meet = fail
+
+    client.run(install, workers=[victim])
+    with pytest.raises(RuntimeError, match="planted") as caught:
+        bounded(classifier(client).fit, *data)
+    assert caught.value.__notes__ == [
+        f"This happened in task 'train-shard1-of-2' on worker {victim}."
+    ]
+
+
+def test_shards_of_a_client_that_was_killed_end(processes, data):
+    """Also while they wait for each other, for which there is no deadline."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        busy = tuple(client.nthreads())[1]
+        gate = Event("gate", client=client)
+        held = client.submit(lambda: Event("gate").wait(60), workers=[busy], pure=False)
+        wait_until(lambda: executing(client)[busy], "a worker is busy")
+        with processes.endless_client() as process:
+            wait_until(
+                lambda: sum(executing(client).values()) == 2, "the other one waits"
+            )
+            process.kill()
+        wait_until(lambda: sum(executing(client).values()) == 1, "it has ended")
+        gate.set()
+        held.result()
+        del held
+        assert_nothing_left(client)
+
+
+def executing(client):
+    return client.run(lambda dask_worker: len(dask_worker.state.executing))
