@@ -27,10 +27,13 @@ class Cell:
         self.seen, self.seconds = seen, seconds
 
     def __str__(self) -> str:
-        if not self.failed:
-            return f"{self.expected}, {self.seconds:.1f} s"
-        got = "no end within the bound" if self.seen is None else self.seen.name
-        return f"**{got}** instead of {self.expected}"
+        if self.seen is None:
+            return f"**no end** instead of {self.expected}"
+        raised = self.seen.error is not None
+        seen = self.seen.name if raised or self.failed else self.expected
+        if self.failed:
+            return f"**{seen}** instead of {self.expected}, or something is left"
+        return f"{seen}, {self.seconds:.1f} s"
 
 
 class FaultsPage:

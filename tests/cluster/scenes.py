@@ -31,6 +31,9 @@ SETTINGS = {
 MEMORY_LIMIT_BYTES = 700 * 2**20
 """Of the workers that have nannies."""
 
+LONG_TIMEOUT = {"skdistmlp.exchange-timeout": "60s"}
+"""Where the timeout is not to run out."""
+
 FREE_WITHIN_S = 15.0
 """How long a worker may take to let go; not a measure of speed."""
 
@@ -105,6 +108,14 @@ class Clusters:
     def end(self, kind: str) -> None:
         """End a cluster; who wants it next gets a new one."""
         self._running.pop(kind).__exit__(None, None, None)
+
+
+def assert_right(seen: Seen, data: Data) -> None:
+    """The weights are those of a fit in this process."""
+    assert seen.error is None, seen.text
+    expected = classifier(None).fit(*data)
+    for mine, other in zip(seen.coefs, expected.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
 
 
 class FitInThread:
