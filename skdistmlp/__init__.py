@@ -3,7 +3,11 @@
 The estimators have scikit-learn's names, parameters and answers.
 """
 
-from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.estimators import (
+    DistributedMLPClassifier,
+    DistributedMLPRegressor,
+    FastestWithin,
+)
 from skdistmlp.exceptions import (
     ClusterError,
     ExchangeError,
@@ -16,6 +20,7 @@ __all__ = [
     "DistributedMLPClassifier",
     "DistributedMLPRegressor",
     "ExchangeError",
+    "FastestWithin",
     "SkdistmlpError",
     "WorkerLostError",
 ]

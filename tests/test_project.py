@@ -16,10 +16,9 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert test_command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def test_the_quickstart_of_the_readme_says_who_did_what():
-    assert any(command.endswith(" examples/quickstart.py") for command in COMMANDS)
+def printed_by_example(name, *options):
     done = subprocess.run(
-        [sys.executable, "-W", "error", ROOT / "examples" / "quickstart.py"],
+        [sys.executable, "-W", "error", ROOT / "examples" / name, *options],
         capture_output=True,
         text=True,
         timeout=120,
@@ -27,7 +26,12 @@ def test_the_quickstart_of_the_readme_says_who_did_what():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stderr
-    printed = done.stdout
+    return done.stdout
+
+
+def test_the_quickstart_of_the_readme_says_who_did_what():
+    assert any(command.endswith(" examples/quickstart.py") for command in COMMANDS)
+    printed = printed_by_example("quickstart.py")
     assert re.findall(r"^engine    (.+), 2 shards$", printed, re.MULTILINE) == [
         "futures",
         "peers",
@@ -41,6 +45,16 @@ def test_the_quickstart_of_the_readme_says_who_did_what():
             rf"shard {shard} on tcp://\S+: [\d,]+ bytes, layer 0: neurons {neurons}",
             printed,
         )
+
+
+def test_the_search_over_worker_counts_draws_them(tmp_path):
+    picture = tmp_path / "counts.png"
+    printed = printed_by_example(
+        "worker_counts.py", "--workers", "2", "--width", "64", "--png", picture
+    )
+    assert re.findall(r"^(\d) workers +\d+\.\d\d s a fit", printed, re.M) == ["1", "2"]
+    assert re.search(r"^chosen     n_workers=[12]$", printed, re.M)
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_relative_links_of_the_pages_lead_somewhere():

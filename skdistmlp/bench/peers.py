@@ -14,8 +14,9 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from skdistmlp.bench.clusters import N_WORKERS, QUIET, two_workers
+from skdistmlp.bench.crossover import crossover, growing
 from skdistmlp.bench.limits import Limits, measured_limits
-from skdistmlp.bench.timing import Row, crossing, median_ratio
+from skdistmlp.bench.timing import Row, median_ratio
 from skdistmlp.bench.workloads import Workload, step_and_rest
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.nn import compiled
@@ -75,8 +76,10 @@ def run(repeats: int, torch: bool) -> dict[str, list[Row]]:
         results["peers against torch"] = list(against_torch(taken))
     results["peers scaling"] = list(scaling(taken, limits))
     with two_workers() as client:
+        _warm_up(client)
+        shards = {"1 shard": _on(client, 1), "2 shards": _on(client, 2)}
         crossings = [
-            growing(client, workloads, repeats) for workloads in GROWING.values()
+            list(growing(shards, workloads, repeats)) for workloads in GROWING.values()
         ]
     for batch_size, rows in zip(GROWING, crossings, strict=True):
         results[f"peers growing, batches of {batch_size}"] = rows
@@ -203,38 +206,13 @@ def scaling(taken: Mapping[Workload, Taken], limits: Sequence[Limits]) -> Iterat
         }
 
 
-def growing(client: Client, workloads: Sequence[Workload], repeats: int) -> list[Row]:
-    """Time one and two shards on networks that grow; return a row a network."""
-    _warm_up(client)
-    rows = []
-    for workload in workloads:
-        one, two = [], []
-        for _ in range(repeats):
-            one.append(step_and_rest(workload, _on(client, 1))[0])
-            two.append(step_and_rest(workload, _on(client, 2))[0])
-        rows.append(
-            {
-                "network": workload.name,
-                "batch": workload.batch_size,
-                "parameters": count_parameters(workload.layer_units),
-                "1 shard, ms": 1e3 * median(one),
-                "2 shards, ms": 1e3 * median(two),
-                "times faster": median_ratio(one, two),
-            }
-        )
-    return rows
-
-
 def crossovers(series: Sequence[Sequence[Row]]) -> Iterator[Row]:
     """Find where two shards overtake one; yield a row a size of batch."""
     for rows in series:
         batch_size = rows[0]["batch"]
         yield {
             "batch": batch_size,
-            "two shards win from, parameters": crossing(
-                [row["parameters"] for row in rows],
-                [row["times faster"] for row in rows],
-            ),
+            "two shards win from, parameters": crossover(rows),
             "wanted": MOST_PARAMETERS_AT_CROSSING.get(batch_size, ""),
         }
 

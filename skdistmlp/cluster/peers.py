@@ -5,6 +5,7 @@ collects the weights at the end. In between the shards talk to each other
 directly.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -30,6 +31,8 @@ from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.rendezvous import Credentials
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.training.job import Job
+
+LOG = logging.getLogger("skdistmlp")
 
 ROUND_S = 5.0
 """Seconds of a round: a round costs some 15 ms of scheduling."""
@@ -74,6 +77,9 @@ class PeersRun:
         self._roster: Roster | None = None
         self._under_way: list[Future[Any]] = []
         self._interrupted = False
+        self._n_samples_logged = 0
+        if job.progress is not None:
+            self._n_samples_logged = job.progress.n_samples_seen
 
     def __enter__(self) -> Self:
         try:
@@ -116,6 +122,7 @@ class PeersRun:
                 self._interrupted = True
                 self._ask(shard_run.request_stop, self._run)
                 continue
+            self._log(number, reports)
             # From now on the shards have what they were sent.
             self._rows = [None for _ in self._ranks]
             if reports[0].finished:
@@ -180,6 +187,36 @@ class PeersRun:
             reports: list[Report] = self._tasks.fetch(*self._under_way)
         self._under_way = []
         return reports
+
+    def _log(self, number: int, reports: Sequence[Report]) -> None:
+        """Say how a round went: once some seconds, to whoever listens."""
+        first = reports[0]
+        shares = [r.exchanging_s / max(r.training_s, 1e-9) for r in reports]
+        # The others wait for it in their exchanges.
+        slowest = shares.index(min(shares))
+        how = "" if first.progress is None else self._pace(first)
+        LOG.info(
+            "round %d: %s%.2f s, %.0f%% of it exchanging, slowest shard %d on %s",
+            number,
+            how,
+            first.training_s,
+            100 * sum(shares) / len(shares),
+            slowest,
+            self._workers[slowest],
+        )
+
+    def _pace(self, report: Report) -> str:
+        """Say how far training has come; count the samples of the round."""
+        progress = report.progress
+        assert progress is not None
+        n_samples = progress.n_samples_seen - self._n_samples_logged
+        self._n_samples_logged = progress.n_samples_seen
+        # An interrupt may come before the end of the first epoch.
+        loss = "" if progress.loss is None else f" loss {progress.loss:.6f},"
+        return (
+            f"{progress.n_iter} epochs,{loss} "
+            f"{n_samples / max(report.training_s, 1e-9):,.0f} samples/s, "
+        )
 
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
         """Wait for a round; print what shard 0 says."""

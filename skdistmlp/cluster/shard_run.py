@@ -71,6 +71,8 @@ class Report:
         State of the random numbers.
     state : ShardState or None
         The shard's state, when training has ended.
+    training_s, exchanging_s : float
+        Seconds of this round, and how many of them went by in exchanges.
     interrupted : bool
         Whether it ended because somebody asked for it, and has no outcome.
     """
@@ -80,6 +82,8 @@ class Report:
     progress: Progress | None
     random_state: Any
     state: ShardState | None
+    training_s: float
+    exchanging_s: float
     interrupted: bool = False
 
 
@@ -225,12 +229,13 @@ class ShardRun:
         assert self._training is not None
         assert self._job is not None
         assert self._group is not None
-        end = time.monotonic() + round_s
+        assert self._mesh is not None
+        begun, exchanged_s = time.monotonic(), self._mesh.exchanging_s
         finished, outcome, interrupted = False, None, False
         try:
             while True:
                 next(self._training)
-                if self._group.agree(time.monotonic() > end):
+                if self._group.agree(time.monotonic() > begun + round_s):
                     break
         except StopIteration as stopped:
             finished, outcome = True, stopped.value
@@ -244,6 +249,8 @@ class ShardRun:
             self._job.progress,
             self._job.random_state.get_state(),
             self._group.collect() if finished else None,
+            time.monotonic() - begun,
+            self._mesh.exchanging_s - exchanged_s,
             interrupted,
         )
         if finished:

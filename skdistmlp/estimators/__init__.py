@@ -2,5 +2,6 @@
 
 from skdistmlp.estimators.classifier import DistributedMLPClassifier
 from skdistmlp.estimators.regressor import DistributedMLPRegressor
+from skdistmlp.estimators.selection import FastestWithin
 
-__all__ = ["DistributedMLPClassifier", "DistributedMLPRegressor"]
+__all__ = ["DistributedMLPClassifier", "DistributedMLPRegressor", "FastestWithin"]

@@ -1,12 +1,14 @@
 """The parts of scikit-learn without a public name that estimators cannot do without.
 
 They check parameters, classes and weights and word the errors, so that what
-scikit-learn refuses is refused here with its message. This is the only module
+scikit-learn refuses is refused here with its message; the optimisers are what
+its networks go on training with. This is the only module
 that imports them; ``tests/estimators/test_sklearn_private.py`` fails when one
 of them changes.
 """
 
 from sklearn.base import _fit_context as fit_context
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
@@ -15,9 +17,11 @@ from sklearn.utils.optimize import _check_optimize_result as check_optimize_resu
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 
 __all__ = [
+    "AdamOptimizer",
     "HasMethods",
     "Interval",
     "Options",
+    "SGDOptimizer",
     "StrOptions",
     "check_optimize_result",
     "check_partial_fit_first_call",

@@ -3,10 +3,10 @@
 import operator
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -27,13 +27,19 @@ from skdistmlp.estimators.engines import (
     predict,
     train,
 )
+from skdistmlp.estimators.handover import HandoverMixin
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.shard import Network, ShardState
-from skdistmlp.parallel.split import NetworkSplit, Parameters, flatten
+from skdistmlp.parallel.split import (
+    NetworkSplit,
+    Parameters,
+    flatten,
+    layer_units_of,
+)
 from skdistmlp.training.job import EpochTraining, HoldOut, Job, LbfgsTraining, Score
 from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import TrainingOptions
@@ -54,7 +60,7 @@ _HISTORY = (
 """Attributes of training in epochs, which "lbfgs" does not set."""
 
 
-class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
+class BaseDistributedMLP(HandoverMixin, LiveClientMixin, BaseEstimator, ABC):
     """Base of the estimators: everything but the targets.
 
     Concrete classes say what the targets look like. Parameters are described
@@ -114,7 +120,7 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
                 layer_units = (X.shape[1], *hidden_layer_sizes, y.shape[1])
                 dtype = X.dtype
             else:
-                layer_units = _layer_units(self.coefs_)
+                layer_units = layer_units_of(self.coefs_)
                 dtype = self.coefs_[0].dtype
                 # Other widths have no effect, as in scikit-learn.
                 if len(layer_units) - 2 != len(hidden_layer_sizes):
@@ -261,8 +267,8 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         """Return the optimiser's state of the last call, if it goes on."""
         if not incremental or not self._continues():
             return None
-        state = cast("OptimizerState", self._optimizer_state)
-        if any(m.shape != parameters.shape for m in state.moments):
+        state = self._optimizer_state
+        if state is None or any(m.shape != parameters.shape for m in state.moments):
             return None
         # Those of an estimator loaded as a memory map cannot be written to.
         moments = tuple(np.require(m, requirements="W") for m in state.moments)
@@ -351,7 +357,7 @@ class BaseDistributedMLP(LiveClientMixin, BaseEstimator, ABC):
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         weights = self._weights()
-        split = NetworkSplit.even(_layer_units(weights.coefs), 1)
+        split = NetworkSplit.even(layer_units_of(weights.coefs), 1)
         network = Network(split, self.activation, self.out_activation_)
         return predict(self._engine_request(), network, weights, X)
 
@@ -384,7 +390,3 @@ def solver_has_epochs(estimator: BaseDistributedMLP) -> bool:
             f"{estimator.solver} is not stochastic."
         )
     return True
-
-
-def _layer_units(coefs: Sequence[FloatArray]) -> tuple[int, ...]:
-    return (coefs[0].shape[0], *(coef.shape[1] for coef in coefs))

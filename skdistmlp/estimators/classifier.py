@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
+from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
@@ -172,6 +173,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     'local'
     """
 
+    _sklearn_class = MLPClassifier
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseDistributedMLP._parameter_constraints,
         "class_weight": [None, dict, list, StrOptions({"balanced"})],

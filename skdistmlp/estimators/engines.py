@@ -1,9 +1,11 @@
 """From an estimator's parameters to a plan, and from a plan to a shard group."""
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from scipy.sparse import csr_array, issparse
@@ -38,6 +40,9 @@ SPARSE_PREDICT_BLOCK_ROWS = 20_000
 """The same for sparse features, whose rows are copied to cut them off."""
 
 NO_CLIENT = "no Dask client is active and none was given"
+
+WARNED = 7
+"""Frames from the warning below to the line that called `fit`."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,36 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
 
             state, outcome = train_on_peers(client, plan, job, dataset)
             return Trained(plan, state, job.progress, outcome)
+        if plan.reason == NO_CLIENT:
+            _warn_of_missing_client(request)
         job = replace(job, network=replace(network, split=plan.split))
         with _group(plan, client, job, dataset) as group:
             outcome = finish(job.run(group, dataset))
             with interrupt_first(outcome):
                 state = group.collect()
         return Trained(plan, state, job.progress, outcome)
+
+
+def _warn_of_missing_client(request: EngineRequest) -> None:
+    """Say once that what was asked for needs a cluster.
+
+    In processes of joblib, for one, the client that is active elsewhere is not.
+    """
+    if request.n_workers is not None and request.n_workers > 1:
+        _warn_once(f"n_workers={request.n_workers}")
+    elif request.engine != "auto":
+        _warn_once(f"engine={request.engine!r}")
+
+
+@cache
+def _warn_once(asked: str) -> None:
+    # Python's own filters forget what was said whenever somebody changes them.
+    warnings.warn(
+        f"{asked} needs a cluster, but {NO_CLIENT} in this process: training here. "
+        f"Pass the address of the scheduler as client=, which other processes can "
+        f"use too.",
+        stacklevel=WARNED,
+    )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
+from sklearn.neural_network import MLPRegressor
 from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
@@ -161,6 +162,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     (100,)
     """
 
+    _sklearn_class = MLPRegressor
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseDistributedMLP._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson"})],

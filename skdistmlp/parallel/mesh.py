@@ -95,6 +95,11 @@ class Mesh:
         How long an exchange waits for the slowest shard.
     given_up : callable
         Says whether to stop waiting at once.
+
+    Attributes
+    ----------
+    exchanging_s : float
+        Seconds spent in exchanges so far, most of them waiting for slower shards.
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class Mesh:
         self._flags = 0
         self._flags_seen = 0
         self._buffers: dict[tuple[Any, ...], FloatArray] = {}
+        self.exchanging_s = 0.0
 
     def request_stop(self) -> None:
         """Ask all shards to stop after the step that begins next; from any thread."""
@@ -250,12 +256,14 @@ class Mesh:
         for peer, array in received.items():
             expected = self._header(operation, layer, peer, array)
             arrivals.append(_Arrival(self._links[peer], expected, _bytes_of(array)))
+        begun = time.monotonic()
         try:
             self._carry_out([*sends, *arrivals])
         except ExchangeError as error:
             raise ExchangeError(
                 f"{error} in {PHASES[operation]} of layer {layer}"
             ) from error.__cause__
+        self.exchanging_s += time.monotonic() - begun
         for arrival in arrivals:
             self._flags_seen |= arrival.flags
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,11 @@ def split_neurons(n_neurons: int, shares: Sequence[float]) -> tuple[NeuronRange,
 def count_parameters(layer_units: Sequence[int]) -> int:
     """Return the number of coefficients and intercepts between these layers."""
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layer_units))
+
+
+def layer_units_of(coefs: Sequence[FloatArray]) -> tuple[int, ...]:
+    """Return features, neurons of each hidden layer and outputs of these layers."""
+    return (coefs[0].shape[0], *(coef.shape[1] for coef in coefs))
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,10 @@ class NetworkSplit:
     def whole(self) -> "ShardLayout":
         """Return the layout of the same network on one shard."""
         return self._whole
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the layouts, which refer back to the split."""
+        return {"layer_units": self.layer_units, "ranges": self.ranges}
 
     @cached_property
     def _layouts(self) -> "tuple[ShardLayout, ...]":

@@ -1,5 +1,6 @@
 """Shards that train by themselves, in real worker processes."""
 
+import re
 import signal
 import time
 
@@ -71,6 +72,25 @@ def test_rounds_go_on_where_the_last_one_ended(
     ]
     for rank in (0, 1):
         assert begun.count(f"train-shard{rank}-of-2") == 3
+
+
+def test_every_round_is_logged_with_its_pace(client, data, rounds_of_an_epoch, caplog):
+    with caplog.at_level("INFO", "skdistmlp"):
+        clf = classifier(client).fit(*data)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 3
+    for number, line in enumerate(lines):
+        match = re.fullmatch(
+            r"round (\d): (\d) epochs, loss ([\d.]+), ([\d,]+) samples/s, [\d.]+ s, "
+            r"(\d+)% of it exchanging, slowest shard ([01]) on (\S+)",
+            line,
+        )
+        assert match, line
+        assert [int(match[1]), int(match[2])] == [number, number + 1]
+        assert float(match[3]) == pytest.approx(clf.loss_curve_[number], abs=1e-6)
+        assert int(match[4].replace(",", "")) > 0
+        assert 0 <= int(match[5]) <= 100
+        assert match[7] == clf.plan_.workers[int(match[6])]
 
 
 def test_the_random_state_of_the_caller_goes_on(client, data):

@@ -18,6 +18,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.estimators import engines
 from skdistmlp.training import loop
 from tests.estimators.configurations import Case
 from tests.estimators.support import (
@@ -143,9 +144,23 @@ def test_below_the_threshold_it_stays_in_this_process(client, digits):
     assert str(clf.plan_).startswith(f"local: {_reason(clf)}")
 
 
-@pytest.mark.parametrize("engine", ["auto", "futures"])
-def test_without_a_cluster_it_stays_in_this_process(engine, digits):
-    clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, engine=engine)
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, None),
+        ({"n_workers": 1}, None),
+        ({"n_workers": 3}, "n_workers=3 needs a cluster"),
+        ({"engine": "futures"}, "engine='futures' needs a cluster"),
+    ],
+)
+def test_without_a_cluster_it_stays_in_this_process(asked, said, digits):
+    """Who asked for more than that is told, once."""
+    engines._warn_once.cache_clear()
+    clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, **asked)
+    if said is not None:
+        with pytest.warns(UserWarning, match=f"{said}.*training here") as caught:
+            fit(clf, *digits)
+        assert [warning.filename for warning in caught] == [fit.__code__.co_filename]
     fit(clf, *digits)
     assert (clf.engine_, clf.n_shards_) == ("local", 1)
     assert _reason(clf) == "no Dask client is active and none was given"

@@ -6,7 +6,9 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.neural_network import MLPClassifier
 
+from skdistmlp import DistributedMLPClassifier
 from tests.estimators.configurations import Case, pair
 from tests.estimators.support import (
     assert_same_answers,
@@ -21,6 +23,13 @@ FUTURES = {"engine": "futures", "parameter_threshold": 0}
 
 def _pickled(clf):
     return pickle.loads(pickle.dumps(clf))
+
+
+def _handed_over(clf):
+    """Let scikit-learn train next, or ours again."""
+    if isinstance(clf, MLPClassifier):
+        return DistributedMLPClassifier.from_sklearn(clf)
+    return clf.to_sklearn()
 
 
 # Each is what a user does with a fitted classifier between two calls.
@@ -240,6 +249,7 @@ OPTIMISERS = {
         pytest.param(lambda clf: clf, id="at once"),
         pytest.param(_pickled, id="pickled"),
         pytest.param(deepcopy, id="copied"),
+        pytest.param(_handed_over, id="in turns with scikit-learn"),
     ],
 )
 @pytest.mark.parametrize("optimiser", OPTIMISERS)

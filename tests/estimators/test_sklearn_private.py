@@ -11,14 +11,17 @@ from scipy.optimize import minimize, rosen, rosen_der
 from sklearn import config_context
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.estimators import _sklearn
 from skdistmlp.estimators._sklearn import (
+    AdamOptimizer,
     HasMethods,
     Interval,
     Options,
+    SGDOptimizer,
     StrOptions,
     check_optimize_result,
     check_partial_fit_first_call,
@@ -162,6 +165,76 @@ def test_sklearn_is_fitted_is_asked():
         check_is_fitted(estimator)
     estimator.weights = []
     check_is_fitted(estimator)
+
+
+def _weights_and_gradients():
+    return [np.array([[1.0, 2.0]]), np.array([3.0])], [
+        np.array([[0.5, -1.0]]),
+        np.array([2.0]),
+    ]
+
+
+def test_adam_keeps_moments_a_number_of_steps_and_the_rate_of_the_last():
+    weights, gradients = _weights_and_gradients()
+    adam = AdamOptimizer(weights, 0.1, 0.5, 0.8, 1e-3)
+    assert set(vars(adam)) == {
+        *("learning_rate_init", "learning_rate", "beta_1", "beta_2", "epsilon"),
+        *("t", "ms", "vs"),
+    }
+    assert (adam.t, adam.learning_rate) == (0, 0.1)
+    for _ in range(2):
+        adam.update_params(weights, gradients)
+    assert adam.t == 2
+    assert adam.learning_rate == pytest.approx(0.1 * (1 - 0.8**2) ** 0.5 / (1 - 0.5**2))
+    for first, second, gradient in zip(adam.ms, adam.vs, gradients, strict=True):
+        np.testing.assert_allclose(first, (1 - 0.5**2) * gradient)
+        np.testing.assert_allclose(second, (1 - 0.8**2) * gradient**2)
+
+
+def test_gradient_descent_keeps_velocities_and_the_rate_of_the_next_step():
+    weights, gradients = _weights_and_gradients()
+    sgd = SGDOptimizer(weights, 0.1, "invscaling", 0.5, False, 0.25)
+    assert set(vars(sgd)) == {
+        *("learning_rate_init", "learning_rate", "lr_schedule", "momentum"),
+        *("nesterov", "power_t", "velocities"),
+    }
+    for _ in range(2):
+        sgd.update_params(weights, gradients)
+    for velocity, gradient in zip(sgd.velocities, gradients, strict=True):
+        np.testing.assert_allclose(velocity, -0.15 * gradient)
+    sgd.iteration_ends(15)
+    assert sgd.learning_rate == pytest.approx(0.1 / 16**0.25)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("mlp", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_a_network_of_scikit_learn_has_these_private_attributes_and_no_others(
+    mlp, solver, early_stopping
+):
+    X = np.linspace(0, 1, 60).reshape(30, 2)
+    fitted = mlp(
+        hidden_layer_sizes=(3,),
+        solver=solver,
+        max_iter=3,
+        early_stopping=early_stopping,
+        random_state=0,
+    )
+    with pytest.warns(ConvergenceWarning):
+        fitted.fit(X, np.arange(30) % 3)
+    expected = {"_random_state", "_best_coefs", "_best_intercepts"}
+    if mlp is MLPClassifier:
+        expected |= {"_label_binarizer"}
+    if solver == "lbfgs":
+        expected |= {"_coef_indptr", "_intercept_indptr"}
+    else:
+        expected |= {"_optimizer", "_no_improvement_count"}
+        optimizer = AdamOptimizer if solver == "adam" else SGDOptimizer
+        assert type(fitted._optimizer) is optimizer
+        if early_stopping:
+            assert fitted._best_coefs is fitted.coefs_
+            assert fitted._best_intercepts is fitted.intercepts_
+    assert {name for name in vars(fitted) if name.startswith("_")} == expected
 
 
 def _private_names(source: str) -> list[str]:

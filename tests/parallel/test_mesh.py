@@ -120,7 +120,7 @@ def test_who_says_nothing_is_named_after_the_timeout():
         try:
             with pytest.raises(
                 ExchangeError,
-                match=r"0.01 s for shard 1 in the forward exchange of layer 2",
+                match=r"0.01 s .* for shard 1 in the forward exchange of layer 2",
             ):
                 mesh.all_gather(np.ones((1, 1)), split_neurons(2, [1, 1]), 2, None)
         finally:

@@ -1,0 +1,288 @@
+"""Share a network as the report does, and as skdistmlp does; draw the report's charts.
+
+The report's root machine sends its children, for each sample and layer, the inputs
+and parameters of every neuron in packets of JSON, and gathers their outputs. That
+way is written here from its description, as a reference. Both ways are measured in
+one run on the same cores, shared and not: the milliseconds of a sample by the number
+of parameters, and by the number of machines, which are processes here.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import random
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+
+import matplotlib
+from distributed import Client, LocalCluster
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.bench.workloads import Workload, step_and_rest
+from skdistmlp.parallel.split import count_parameters
+from skdistmlp.plotting.axes import COLOURS
+
+RESULT, SIGMOID = 0, 1
+"""Types of operations: results, else the neuron's activation function."""
+
+N_FEATURES, N_CLASSES = 16, 10
+
+BATCH = 200
+"""Rows of a mini-batch of ours; the report trains sample by sample."""
+
+Layer = list[list[float]]
+"""The parameters of a layer's neurons: of each, one an input, and the intercept."""
+
+
+# The report's way.
+
+
+def neuron(inputs: Sequence[float], parameters: Sequence[float]) -> float:
+    """Return the output of one neuron, the operation that is distributed."""
+    z = parameters[-1] + sum(w * x for w, x in zip(parameters, inputs, strict=False))
+    return 1 / (1 + math.exp(-z))
+
+
+def child(address: tuple[str, int]) -> None:
+    """Answer packets of operations with packets of results, until nobody asks."""
+    with socket.create_connection(address) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        packets = connection.makefile("rw")
+        for line in packets:
+            packet = json.loads(line)
+            results = [
+                {"type": RESULT, "outputs": [neuron(op["inputs"], op["parameters"])]}
+                for op in packet["operations"]
+            ]
+            answer = {"group": packet["group"], "operations": results}
+            packets.write(json.dumps(answer) + "\n")
+            packets.flush()
+
+
+class Root:
+    """The machine that trains, with children that compute its neurons or without."""
+
+    def __init__(self, n_children: int) -> None:
+        self._open = ExitStack()
+        self._children = []
+        if not n_children:
+            return
+        listener = self._open.enter_context(socket.create_server(("127.0.0.1", 0)))
+        start = get_context("spawn").Process
+        processes = [
+            start(target=child, args=(listener.getsockname(),), daemon=True)
+            for _ in range(n_children)
+        ]
+        for process in processes:
+            process.start()
+            self._open.callback(process.join)
+        for _ in processes:
+            connection, _ = listener.accept()
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._open.enter_context(connection)
+            self._children.append(self._open.enter_context(connection.makefile("rw")))
+
+    def __enter__(self) -> "Root":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def outputs(self, layer: Layer, inputs: list[float]) -> list[float]:
+        """Return the outputs of a layer; groups of its neurons go to the children."""
+        if not self._children:
+            return [neuron(inputs, parameters) for parameters in layer]
+        share = math.ceil(len(layer) / len(self._children))
+        for group, packets in enumerate(self._children):
+            operations = [
+                {"type": SIGMOID, "inputs": inputs, "parameters": parameters}
+                for parameters in layer[group * share : (group + 1) * share]
+            ]
+            packets.write(json.dumps({"group": group, "operations": operations}) + "\n")
+            packets.flush()
+        outputs: dict[int, list[float]] = {}
+        for packets in self._children:
+            answer = json.loads(packets.readline())
+            outputs[answer["group"]] = [
+                op["outputs"][0] for op in answer["operations"] if op["type"] == RESULT
+            ]
+        return [value for group in sorted(outputs) for value in outputs[group]]
+
+    def train(self, layers: list[Layer], x: list[float], y: int) -> None:
+        """Train with one sample: only the forward pass is distributed."""
+        given = [x]
+        for layer in layers:
+            given.append(self.outputs(layer, given[-1]))
+        errors = [a - (i == y) for i, a in enumerate(given[-1])]
+        for layer, inputs in zip(reversed(layers), reversed(given[:-1]), strict=True):
+            below = [0.0] * len(inputs)
+            for parameters, error in zip(layer, errors, strict=True):
+                for i, value in enumerate(inputs):
+                    below[i] += parameters[i] * error
+                    parameters[i] -= 0.1 * error * value
+                parameters[-1] -= 0.1 * error
+            errors = [b * a * (1 - a) for b, a in zip(below, inputs, strict=True)]
+
+
+def report_sample_s(root: Root, width: int, n_samples: int) -> float:
+    """Return the seconds of a sample, the report's way."""
+    draw = random.Random(0)
+    units = (N_FEATURES, width, N_CLASSES)
+    layers = [
+        [[draw.uniform(-0.5, 0.5) for _ in range(n + 1)] for _ in range(m)]
+        for n, m in itertools.pairwise(units)
+    ]
+    taken = []
+    for _ in range(n_samples):
+        x = [draw.random() for _ in range(N_FEATURES)]
+        start = time.perf_counter()
+        root.train(layers, x, draw.randrange(N_CLASSES))
+        taken.append(time.perf_counter() - start)
+    return median(taken)
+
+
+# Ours.
+
+
+def our_sample_s(width: int, **engine: object) -> float:
+    """Return the seconds of a sample, our way."""
+    n_steps = max(5, min(200, 20_000 // width))
+    workload = Workload(N_FEATURES, (width,), n_steps, n_epochs=5, batch_size=BATCH)
+    step_s, _ = step_and_rest(workload, partial(DistributedMLPClassifier, **engine))
+    return step_s / BATCH
+
+
+def shared(client: Client, n_workers: int) -> dict[str, object]:
+    """Return the parameters of an estimator that shares its network."""
+    return {
+        "client": client,
+        "engine": "peers",
+        "n_workers": n_workers,
+        "parameter_threshold": 0,
+    }
+
+
+# Both.
+
+
+def by_parameters(
+    client: Client, widths: Sequence[int], n_samples: int
+) -> list[dict[str, float]]:
+    """Measure networks that grow, on one machine and on two."""
+    rows = []
+    with Root(0) as alone, Root(2) as root:
+        for width in widths:
+            rows.append(
+                {
+                    "parameters": count_parameters((N_FEATURES, width, N_CLASSES)),
+                    "report, one": report_sample_s(alone, width, n_samples),
+                    "report, two": report_sample_s(root, width, n_samples),
+                    "ours, one": our_sample_s(width, **shared(client, 1)),
+                    "ours, two": our_sample_s(width, **shared(client, 2)),
+                }
+            )
+    return rows
+
+
+def by_machines(
+    client: Client, counts: Sequence[int], width: int, n_samples: int
+) -> list[dict[str, float]]:
+    """Measure one network on one machine and more."""
+    rows = []
+    for count in counts:
+        with Root(count) as root:
+            report_s = report_sample_s(root, width, n_samples)
+        ours_s = our_sample_s(width, **shared(client, count))
+        rows.append({"machines": count, "report": report_s, "ours": ours_s})
+    return rows
+
+
+def crossing(rows: list[dict[str, float]], way: str) -> str:
+    """Say from how many parameters on two machines are faster than one."""
+    faster = [row[f"{way}, two"] < row[f"{way}, one"] for row in rows]
+    if not faster[-1]:
+        return f"not up to {rows[-1]['parameters']:,}"
+    first = len(faster) - next(
+        (i for i, wins in enumerate(reversed(faster)) if not wins), len(faster)
+    )
+    return f"from {rows[first]['parameters']:,} on"
+
+
+def draw(
+    path: Path, sizes: list[dict[str, float]], machines: list[dict[str, float]]
+) -> None:
+    """Draw the report's two charts, each with both ways."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for way, colour in (("report", COLOURS[1]), ("ours", COLOURS[0])):
+        for count, style in (("one", "--"), ("two", "-")):
+            left.loglog(
+                [row["parameters"] for row in sizes],
+                [1e3 * row[f"{way}, {count}"] for row in sizes],
+                style,
+                color=colour,
+                marker="o",
+                label=f"{way}, {count} machine{'s' if count == 'two' else ''}",
+            )
+        right.semilogy(
+            [row["machines"] for row in machines],
+            [1e3 * row[way] for row in machines],
+            color=colour,
+            marker="o",
+            label=way,
+        )
+    left.set(xlabel="parameters", ylabel="ms a sample", title="By parameters")
+    right.set(
+        xlabel="machines that share the network",
+        ylabel="ms a sample",
+        title="By machines",
+        xticks=[row["machines"] for row in machines],
+    )
+    left.legend()
+    right.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure, print and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--max-width", type=int, default=1024, help="default: 1024")
+    parser.add_argument("--machines", type=int, default=3, help="default: 3")
+    parser.add_argument("--samples", type=int, default=20, help="of the report's way")
+    parser.add_argument("--png", type=Path, default=Path("report_crossover.png"))
+    asked = parser.parse_args()
+    matplotlib.use("agg")
+    widths = [2**i for i in range(1, asked.max_width.bit_length())]
+    with (
+        LocalCluster(
+            n_workers=asked.machines,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        sizes = by_parameters(client, widths, asked.samples)
+        counts = range(1, asked.machines + 1)
+        machines = by_machines(client, counts, widths[-1], asked.samples)
+    for rows in (sizes, machines):
+        print("  ".join(f"{name:>12}" for name in rows[0]), " (ms a sample)")
+        for row in rows:
+            first, *seconds = row.values()
+            print(f"{first:>12}", *(f"{1e3 * s:12.4f}" for s in seconds), sep="  ")
+    for way in ("report", "ours"):
+        print(f"two machines are faster, {way}: {crossing(sizes, way)}")
+    draw(asked.png, sizes, machines)
+    print(f"drawn to {asked.png}")
+
+
+if __name__ == "__main__":
+    main()

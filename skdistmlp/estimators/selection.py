@@ -1,0 +1,74 @@
+"""Choosing among the candidates of a search."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+class FastestWithin:
+    """Choose the fastest of the candidates that score about as well as the best.
+
+    Meant as ``refit=`` of a search over numbers of workers, whose scores tie: the
+    answer does not depend on how a network is split, only the time does.
+
+    Parameters
+    ----------
+    tolerance : float, default=0.0
+        By how much a mean test score may be below the best one.
+    metric : str, default="score"
+        Name of the metric, in a search that has several.
+
+    Raises
+    ------
+    ValueError
+        If `tolerance` is negative.
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from skdistmlp import DistributedMLPClassifier, FastestWithin
+    >>> search = GridSearchCV(
+    ...     DistributedMLPClassifier((4096, 4096)),
+    ...     {"n_workers": [1, 2, 4]},
+    ...     refit=FastestWithin(0.01),
+    ... )
+    """
+
+    def __init__(self, tolerance: float = 0.0, metric: str = "score") -> None:
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance={tolerance!r} has to be at least 0")
+        self.tolerance = tolerance
+        self.metric = metric
+
+    def __call__(self, cv_results: Mapping[str, Any]) -> int:
+        """Return the index of the candidate to refit.
+
+        Parameters
+        ----------
+        cv_results : mapping of str to array
+            ``cv_results_`` of the search.
+
+        Returns
+        -------
+        int
+            The index, ``best_index_`` of the search.
+
+        Raises
+        ------
+        ValueError
+            If the metric was not measured, or every candidate failed.
+        """
+        name = f"mean_test_{self.metric}"
+        if name not in cv_results:
+            measured = [key for key in cv_results if key.startswith("mean_test_")]
+            raise ValueError(
+                f"metric={self.metric!r} was not measured by this search, only "
+                f"{', '.join(key.removeprefix('mean_test_') for key in measured)}"
+            )
+        scores = np.asarray(cv_results[name], dtype=float)
+        if np.isnan(scores).all():
+            raise ValueError("every candidate failed: there is none to choose")
+        good = scores >= np.nanmax(scores) - self.tolerance
+        fit_s = np.where(good, cv_results["mean_fit_time"], np.inf)
+        return int(np.argmin(fit_s))

@@ -1,0 +1,13 @@
+"""Pictures of networks and of how long they take, in scikit-learn's manner."""
+
+from skdistmlp.plotting.crossover import CrossoverDisplay
+from skdistmlp.plotting.loss_curve import LossCurveDisplay
+from skdistmlp.plotting.partition import PartitionDisplay
+from skdistmlp.plotting.worker_count import WorkerCountDisplay
+
+__all__ = [
+    "CrossoverDisplay",
+    "LossCurveDisplay",
+    "PartitionDisplay",
+    "WorkerCountDisplay",
+]

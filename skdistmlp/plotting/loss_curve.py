@@ -1,0 +1,146 @@
+"""How training went on."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+from sklearn.utils.validation import check_is_fitted
+
+from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class LossCurveDisplay:
+    """The loss of each epoch, and the score of the rows held out.
+
+    Make one with `from_estimator`.
+
+    Parameters
+    ----------
+    loss_curve : sequence of float
+        Loss of each epoch.
+    validation_scores : sequence of float, optional
+        Score of each epoch, of training with ``early_stopping=True``.
+    name : str, optional
+        What to call the curve in the legend.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Where the loss is drawn.
+    figure_ : matplotlib Figure
+        Its figure.
+    line_ : matplotlib Line2D
+        The loss.
+    validation_ax_ : matplotlib Axes or None
+        Where the scores are drawn, on the same epochs.
+    validation_line_ : matplotlib Line2D or None
+        The scores.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss_curve: Sequence[float],
+        validation_scores: Sequence[float] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.loss_curve = loss_curve
+        self.validation_scores = validation_scores
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        ax: "Axes | None" = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Draw the curve of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : DistributedMLPClassifier or DistributedMLPRegressor
+            Fitted with ``solver="adam"`` or ``"sgd"``. scikit-learn's own will do.
+        ax : matplotlib Axes, optional
+            Where to draw; axes of a new figure without.
+        name : str, optional
+            What to call the curve in the legend.
+        **kwargs
+            For matplotlib's `plot` of the loss.
+
+        Returns
+        -------
+        LossCurveDisplay
+            The display.
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator was not fitted.
+        ValueError
+            If it has no curve: ``solver="lbfgs"`` keeps none.
+        """
+        check_is_fitted(estimator)
+        if not hasattr(estimator, "loss_curve_"):
+            raise ValueError(
+                f"solver={estimator.solver!r} keeps no loss curve; "
+                f"solver='adam' and solver='sgd' do"
+            )
+        display = cls(
+            loss_curve=estimator.loss_curve_,
+            validation_scores=getattr(estimator, "validation_scores_", None),
+            name=name,
+        )
+        return display.plot(ax=ax, **kwargs)
+
+    def plot(
+        self, ax: "Axes | None" = None, *, name: str | None = None, **kwargs: Any
+    ) -> Self:
+        """Draw the curve.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Where to draw; axes of a new figure without.
+        name : str, optional
+            What to call the curve, in place of the display's own name.
+        **kwargs
+            For matplotlib's `plot` of the loss.
+
+        Returns
+        -------
+        LossCurveDisplay
+            This display.
+        """
+        ax = axes_to_draw_on(ax)
+        from matplotlib.ticker import MaxNLocator
+
+        name = self.name if name is None else name
+        epochs = range(1, len(self.loss_curve) + 1)
+        label = "loss" if name is None else f"{name}, loss"
+        options: dict[str, Any] = {"color": COLOURS[0], "label": label} | kwargs
+        (self.line_,) = ax.plot(epochs, self.loss_curve, **options)
+        ax.set(xlabel="epoch", ylabel="loss")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        self.ax_, self.figure_ = ax, ax.figure
+        self.validation_ax_ = self.validation_line_ = None
+        lines = [self.line_]
+        if self.validation_scores is not None:
+            self.validation_ax_ = ax.twinx()
+            label = "score of rows held out"
+            (self.validation_line_,) = self.validation_ax_.plot(
+                range(1, len(self.validation_scores) + 1),
+                self.validation_scores,
+                "--",
+                color=COLOURS[1],
+                label=label if name is None else f"{name}, {label}",
+            )
+            self.validation_ax_.set_ylabel("score of rows held out")
+            lines.append(self.validation_line_)
+        if name is not None or len(lines) > 1:
+            ax.legend(handles=lines, loc="center right")
+        return self

@@ -1,0 +1,195 @@
+"""Saved estimators wake up where there is no cluster."""
+
+import pickle
+import re
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import cloudpickle
+import joblib
+import numpy as np
+import onnxruntime
+import pytest
+import skl2onnx
+import skops.io as skops
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skdistmlp import DistributedMLPClassifier
+from tests.estimators.configurations import ESTIMATORS, Case, pair
+from tests.estimators.support import fit, quiet
+
+PAGE = (Path(__file__).parents[2] / "docs" / "persistence.md").read_text()
+PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
+
+
+DUMP = {
+    "pickle": lambda value, path: path.write_bytes(pickle.dumps(value)),
+    "cloudpickle": lambda value, path: path.write_bytes(cloudpickle.dumps(value)),
+    "joblib": joblib.dump,
+    "skops": skops.dump,
+}
+
+LOAD = {
+    "pickle": "import pickle; saved = pickle.load(open('saved', 'rb'))",
+    "joblib": "import joblib; saved = joblib.load('saved')",
+    "joblib, mapped": "import joblib; saved = joblib.load('saved', mmap_mode='r')",
+    "skops": "from skops.io import get_untrusted_types, load\n"
+    "saved = load('saved', trusted=get_untrusted_types(file='saved'))",
+}
+
+ELSEWHERE = """
+import sys, warnings
+warnings.simplefilter("error")
+import numpy as np
+{load}
+pipeline, regressor = saved
+given = dict(np.load("given.npz"))
+found = dict(
+    probability=pipeline.predict_proba(given["X"]),
+    number=regressor.predict(given["X"]),
+    score=pipeline.score(given["X"], given["y"]),
+)
+for estimator in (pipeline[-1], regressor):
+    assert (estimator.engine_, estimator.n_shards_) == ("peers", 2), estimator.plan_
+assert pipeline[-1].client is None
+assert regressor.client == str(given["address"])
+regressor.set_params(client=None)
+regressor.partial_fit(given["X"], given["y"])
+assert regressor.engine_ == "local", regressor.plan_
+np.savez("found.npz", coef=regressor.coefs_[0], **found)
+assert "skdistmlp" in sys.modules
+assert "distributed" not in sys.modules
+# skops lists all of scikit-learn, which imports every array library there is.
+assert "skops" in sys.modules or "dask" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("how", LOAD)
+def test_what_a_cluster_trained_goes_on_in_a_process_without_a_cluster(
+    client, tmp_path, digits, how
+):
+    X, y = digits[0][:240], digits[1][:240]
+    clf, _ = pair({"max_iter": 2}, client=client, **PEERS)
+    regressor, _ = pair({"max_iter": 2}, "regressor", **PEERS)
+    regressor.set_params(client=client.scheduler.address)
+    saved = [make_pipeline(StandardScaler(), clf), regressor]
+    for estimator in saved:
+        fit(estimator, X, y)
+    DUMP[how.split(",")[0]](saved, tmp_path / "saved")
+    np.savez(tmp_path / "given.npz", X=X, y=y, address=regressor.client)
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE.format(load=LOAD[how])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+    pipeline, regressor = saved
+    found = np.load(tmp_path / "found.npz")
+    assert_allclose(found["probability"], pipeline.predict_proba(X), rtol=1e-9)
+    assert_allclose(found["number"], regressor.predict(X), rtol=1e-9)
+    assert found["score"] == pipeline.score(X, y)
+    regressor.partial_fit(X, y)
+    assert_allclose(found["coef"], regressor.coefs_[0], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("how", DUMP)
+def test_nothing_of_dask_is_saved(client, tmp_path, digits, how):
+    clf, _ = pair({"max_iter": 2}, client=client, **PEERS)
+    fit(clf, digits[0][:240], digits[1][:240])
+    DUMP[how](make_pipeline(StandardScaler(), clf), tmp_path / "saved")
+    if how == "skops":
+        types = skops.get_untrusted_types(file=tmp_path / "saved")
+        assert all(name.startswith("skdistmlp.") for name in types)
+    else:
+        saved = (tmp_path / "saved").read_bytes()
+        assert b"skdistmlp.estimators" in saved
+        assert not re.search(rb"\b(dask|distributed)\b", saved)
+    assert clf.client is client
+
+
+def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, digits):
+    needed = set()
+    for kind, solver in product(ESTIMATORS, ("adam", "sgd", "lbfgs")):
+        estimator, _ = pair({"max_iter": 2, "solver": solver}, kind, engine="local")
+        fit(estimator, digits[0][:100], digits[1][:100])
+        skops.dump(estimator, tmp_path / "saved")
+        needed |= set(skops.get_untrusted_types(file=tmp_path / "saved"))
+    (listed,) = re.findall(r"^OURS = (\[.*?^\])", PAGE, re.DOTALL | re.MULTILINE)
+    assert needed == set(re.findall(r'"(.+?)"', listed))
+
+
+def test_of_what_is_taken_home_skops_needs_to_trust_the_optimiser_alone(
+    tmp_path, digits
+):
+    ours, _ = pair({"max_iter": 2}, engine="local")
+    X, y = digits[0][:100], digits[1][:100]
+    home = fit(ours, X, y).to_sklearn()
+    skops.dump(home, tmp_path / "saved")
+    types = skops.get_untrusted_types(file=tmp_path / "saved")
+    assert types == ["sklearn.neural_network._stochastic_optimizers.AdamOptimizer"]
+    assert types[0] in PAGE
+    loaded = skops.load(tmp_path / "saved", trusted=types)
+    assert_array_equal(loaded.predict_proba(X), ours.predict_proba(X))
+    for estimator in (loaded, ours):
+        estimator.partial_fit(X, y)
+    assert_allclose(loaded.coefs_[0], ours.coefs_[0], rtol=1e-6)
+
+
+def outputs_of_onnx(estimator, X):
+    model = skl2onnx.to_onnx(estimator, X[:1], options=_plain(estimator))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {session.get_inputs()[0].name: X})
+
+
+def _plain(estimator):
+    """Ask for probabilities in an array."""
+    return {id(estimator): {"zipmap": False}} if hasattr(estimator, "classes_") else {}
+
+
+@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
+@pytest.mark.parametrize(
+    "name", ["ten classes", "two strings", "several labels", "no hidden layer"]
+)
+def test_classifiers_go_to_onnx(name, activation):
+    case = Case.of(name, activation=activation).float32()
+    ours, _ = case.pair(engine="local")
+    fit(ours, case.X, case.y)
+    labels, probability = outputs_of_onnx(ours.to_sklearn(), case.X)
+    assert_array_equal(labels, ours.predict(case.X))
+    assert_allclose(probability, ours.predict_proba(case.X), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["numbers", "numbers in float32", "two columns"])
+def test_regressors_go_to_onnx(name):
+    case = Case.of(name).float32()
+    ours, _ = case.pair(engine="local")
+    fit(ours, case.X, case.y)
+    (numbers,) = outputs_of_onnx(ours.to_sklearn(), case.X)
+    expected = ours.predict(case.X)
+    assert_allclose(numbers.reshape(expected.shape), expected, atol=1e-4)
+
+
+def test_the_code_of_the_page_runs(client, tmp_path, monkeypatch, digits):
+    """Its blocks follow each other; given are a client and data."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    X, y = digits
+    page = {"client": client, "X": X[:500], "y": y[:500]}
+    assert len(blocks) >= 5
+    for block in blocks:
+        quiet(exec, block, page)
+    assert page["clf"].engine_ == "peers"
+    assert isinstance(page["again"][-1], DistributedMLPClassifier)
+    assert not isinstance(page["home"][-1], DistributedMLPClassifier)
+    assert_array_equal(page["home"].predict(X), page["pipeline"].predict(X))
+    assert_array_equal(page["labels"], page["home"].predict(page["X"]))
