@@ -15,7 +15,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 
 from tests.cluster import striking
-from tests.cluster.forked import CONTEXT, ForkedProcesses, fork, start_server
+from tests.cluster.forked import CONTEXT, ForkedProcesses, fork
 from tests.cluster.striking import PLACES, Gate, Seen, classifier, seen_of_fit
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
@@ -82,7 +82,6 @@ class Clusters:
         self._running: dict[str, Any] = {}
 
     def __enter__(self) -> "Clusters":
-        start_server(striking.__name__)
         return self
 
     def __exit__(self, *exception: Any) -> None:

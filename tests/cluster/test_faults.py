@@ -18,7 +18,7 @@ from distributed import Client
 from tests.cluster import striking
 from tests.cluster.faults import FAULTS, KEPT, KILLED, RIGHT, Expected, Fault
 from tests.cluster.faults_page import Cell, FaultsPage
-from tests.cluster.forked import ForkedProcesses
+from tests.cluster.forked import ForkedProcesses, start_server
 from tests.cluster.scenes import (
     LONG_TIMEOUT,
     SETTINGS,
@@ -41,12 +41,14 @@ CELLS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def server() -> None:
+    start_server(striking.__name__)
+
+
 @pytest.fixture(scope="module")
 def clusters(tmp_path_factory) -> Iterator[Clusters]:
-    with (
-        dask.config.set(SETTINGS),
-        Clusters(lambda: tmp_path_factory.mktemp("dask")) as shared,
-    ):
+    with Clusters(lambda: tmp_path_factory.mktemp("dask")) as shared:
         yield shared
 
 
@@ -101,12 +103,11 @@ def test_a_fault_has_a_definite_end(
 ):
     expected = fault.cells[phase]
     assert isinstance(expected, Expected)
-    settings = LONG_TIMEOUT | fault.settings
     cell = Cell(fault.name, phase, str(expected))
     with (
         faults_page.cell(cell),
+        dask.config.set(SETTINGS | LONG_TIMEOUT | fault.settings),
         clusters.lent(fault.kind) as cluster,
-        dask.config.set(settings),
         Client(cluster.address, set_as_default=False) as client,
     ):
         client.run_on_scheduler(striking.set_worker_ttl, fault.worker_ttl_s)
@@ -142,19 +143,19 @@ def test_a_fault_has_a_definite_end(
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_workers_of_a_dead_client_are_free_within_a_minute(tmp_path, faults_page, data):
     """With Dask's own settings of leases."""
+    phase, gate = "forward exchange", Gate(tmp_path)
     with (
         ForkedProcesses(tmp_path, {}) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
+        cluster.have_workers(3)
         victim = next(iter(client.nthreads()))
-        scene = Scene(
-            cluster, client, data, "forward exchange", 0, victim, Gate(tmp_path)
-        )
+        scene = Scene(cluster, client, data, phase, 0, victim, gate)
         with scene.staged(in_process=True, client_is_held=False, n_times=1):
             scene.fit.signal(signal.SIGKILL)
             began = time.monotonic()
             gate.open()
-            following = FitInThread(client, data, n_workers=2)
+            following = FitInThread(client, data)
             assert_right(following.result(60), data)
             seconds = time.monotonic() - began
     faults_page.lines.append(
