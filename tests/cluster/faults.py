@@ -255,8 +255,8 @@ class Fault:
         How often a client is held.
     settings : dict
         Of Dask.
-    worker_ttl_s : float
-        After which Dask gives up a worker that it does not hear of.
+    given_up_in : tuple of str
+        Phases in which Dask is to give up soon a worker that it does not hear of.
     after : callable or None
         What else is done when the fit has ended.
     ends_cluster : bool
@@ -272,7 +272,7 @@ class Fault:
     holds_client: bool = False
     n_times: int = 1
     settings: dict[str, str] = field(default_factory=dict)
-    worker_ttl_s: float = 300.0
+    given_up_in: tuple[str, ...] = ()
     after: Callable[[Scene], None] | None = None
     ends_cluster: bool = False
 
@@ -289,7 +289,7 @@ FAULTS = [
         # The next fit is to find two others.
         rank=2,
         settings=SHORT,
-        worker_ttl_s=5.0,  # the least that Dask allows for
+        given_up_in=(PLACING, BETWEEN, COLLECTING),
         after=go_on_during_next_fit,
     ),
     Fault(

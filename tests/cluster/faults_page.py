@@ -20,7 +20,7 @@ class Cell:
     expected: str
     seen: Seen | None = None
     seconds: float = 0.0
-    failed: bool = False
+    failure: str = ""
 
     def note(self, seen: Seen, seconds: float) -> None:
         """Take down what came of the fit."""
@@ -28,11 +28,11 @@ class Cell:
 
     def __str__(self) -> str:
         if self.seen is None:
-            return f"**no end** instead of {self.expected}"
-        raised = self.seen.error is not None
-        seen = self.seen.name if raised or self.failed else self.expected
-        if self.failed:
-            return f"**{seen}** instead of {self.expected}, or something is left"
+            return f"**no end**, expected {self.expected}"
+        if self.failure:
+            seen, failure = self.seen.name, _shortened(self.failure)
+            return f"**{seen}**, expected {self.expected}: {failure:.80}"
+        seen = self.expected if self.seen.error is None else self.seen.name
         return f"{seen}, {self.seconds:.1f} s"
 
 
@@ -49,8 +49,8 @@ class FaultsPage:
         self._cells[cell.fault, cell.phase] = cell
         try:
             yield
-        except BaseException:
-            cell.failed = True
+        except BaseException as error:
+            cell.failure = str(error).partition("\n")[0] or "it failed"
             raise
 
     def write(
@@ -92,18 +92,25 @@ class FaultsPage:
             lines.append(f"| **{fault}** | {' | '.join(cells)} |")
         lines += ["", *self.lines, "", "## What the errors say", ""]
         lines += [
-            "Addresses are shortened, and the phase in which it was seen is given."
+            "Each message once, with the first fault and phase that it was seen in."
         ]
         lines += ["", "```text", *self._messages(), "```", ""]
         path.write_text("\n".join(lines))
 
     def _messages(self) -> list[str]:
-        """Return every message once, with the phases it was seen in."""
-        lines = []
+        """Return every message once."""
+        lines, known = [], set()
         for cell in self._cells.values():
             if cell.seen is None or cell.seen.error is None:
                 continue
-            text = re.sub(r"tcp://[\d.]+:\d+", "tcp://...", cell.seen.text)
-            text = text.replace("\n", "\n    ")
-            lines += [f"{cell.fault}, {cell.phase}:", f"  {cell.seen.name}: {text}"]
+            message = _shortened(f"{cell.seen.name}: {cell.seen.text}")
+            # The same with other numbers is no news.
+            if (alike := re.sub(r"\d+", "0", message)) in known:
+                continue
+            known.add(alike)
+            lines += [f"{cell.fault}, {cell.phase}:", *message.split("\n"), ""]
         return lines
+
+
+def _shortened(text: str) -> str:
+    return re.sub(r"tcp://[\d.]+:\d+", "tcp://...", text)

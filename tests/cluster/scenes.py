@@ -34,7 +34,7 @@ MEMORY_LIMIT_BYTES = 700 * 2**20
 LONG_TIMEOUT = {"skdistmlp.exchange-timeout": "60s"}
 """Where the timeout is not to run out."""
 
-FREE_WITHIN_S = 15.0
+FREE_WITHIN_S = 8.0
 """How long a worker may take to let go; not a measure of speed."""
 
 Data = tuple[np.ndarray, np.ndarray]

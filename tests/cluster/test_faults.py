@@ -33,6 +33,9 @@ from tests.conftest import assert_nothing_left
 BOUND_S = 30.0
 """When a fit counts as hanging; not a measure of speed."""
 
+LEAST_TTL_S = 5.0
+"""After which Dask gives up a worker that it does not hear of: it takes no less."""
+
 CELLS = [
     pytest.param(fault, phase, id=f"{fault.name}-{phase}")
     for fault in FAULTS
@@ -110,7 +113,8 @@ def test_a_fault_has_a_definite_end(
         clusters.lent(fault.kind) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
-        client.run_on_scheduler(striking.set_worker_ttl, fault.worker_ttl_s)
+        worker_ttl_s = LEAST_TTL_S if phase in fault.given_up_in else 300.0
+        client.run_on_scheduler(striking.set_worker_ttl, worker_ttl_s)
         victim = tuple(client.nthreads())[fault.rank]
         scene = Scene(cluster, client, data, phase, fault.rank, victim, Gate(tmp_path))
         with scene.staged(fault.in_process, fault.holds_client, fault.n_times):
