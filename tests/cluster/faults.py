@@ -1,0 +1,403 @@
+"""The table of faults and phases: what strikes whom, and what is to come of it."""
+
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import dask
+
+from skdistmlp.exceptions import (
+    ClusterError,
+    ExchangeError,
+    SkdistmlpError,
+    WorkerLostError,
+)
+from tests.cluster import striking
+from tests.cluster.scenes import (
+    LONG_TIMEOUT,
+    MEMORY_LIMIT_BYTES,
+    FitInThread,
+    Scene,
+    assert_right,
+)
+from tests.cluster.striking import PHASES, Gate
+from tests.cluster.support import WITHIN_S, in_thread, wait_until
+
+TIMEOUT_S = 1.0
+"""The timeout of an exchange, where it runs out."""
+
+SLOW_TIMEOUT_S = 2.0
+"""The same, where a slow shard stays within it."""
+
+Strike = Callable[[Scene], tuple | None]
+"""Harms somebody while the fit is held; returns what the victim is to do then."""
+
+PLACING, CONNECTING, FORWARD, BACKWARD, BETWEEN, COLLECTING = PHASES
+
+
+# The faults.
+
+
+def kill(scene: Scene) -> None:
+    scene.signal_victim(signal.SIGKILL)
+
+
+def stop(scene: Scene) -> None:
+    scene.signal_victim(signal.SIGSTOP)
+
+
+def go_on_during_next_fit(scene: Scene) -> None:
+    """Wake the victim in the middle of a fit on the other workers."""
+    others = [worker for worker in scene.client.nthreads() if worker != scene.victim]
+    (folder := scene.gate.folder / "next").mkdir()
+    gate = Gate(folder)
+    with dask.config.set(LONG_TIMEOUT):
+        try:
+            scene.client.run(striking.install, FORWARD, gate, workers=others[:1])
+            following = FitInThread(scene.client, scene.data, n_workers=2)
+            wait_until(lambda: gate.is_reached() or following.has_ended(), "it trains")
+            assert gate.is_reached(), following.result(0)
+        finally:
+            scene.signal_victim(signal.SIGCONT)
+        scene.await_freedom(but=others)
+        gate.open()
+        assert_right(following.result(WITHIN_S), scene.data)
+
+
+def restart(scene: Scene) -> None:
+    restarted = in_thread(scene.client.restart_workers, [scene.victim])
+    scene.afterwards(restarted.result, WITHIN_S)
+    scene.await_loss()
+
+
+def retire(scene: Scene) -> None:
+    retired = in_thread(scene.client.retire_workers, [scene.victim])
+    scene.afterwards(retired.result, WITHIN_S)
+    wait_until(lambda: scene.status_of_victim() != "running", "it is being retired")
+
+
+def cut_links(scene: Scene) -> None:
+    scene.on_victim(striking.cut_links)
+
+
+def cut_connection_with_scheduler(scene: Scene) -> None:
+    scene.on_victim(striking.abort_connection_with_scheduler)
+    scene.await_loss()
+
+
+def be_slow(scene: Scene) -> tuple:
+    return "be_slow", 0.6 * SLOW_TIMEOUT_S
+
+
+def keep_busy(scene: Scene) -> None:
+    """Let somebody's task have the only thread of the victim for longer."""
+    (folder := scene.gate.folder / "busy").mkdir()
+    gate = Gate(folder)
+    busy = scene.client.submit(
+        gate.hold, workers=[scene.victim], pure=False, priority=1
+    )
+    wait_until(gate.is_reached, "the victim is busy")
+    scene.gate.open()
+    with suppress(TimeoutError):
+        scene.fit.result(1.5 * TIMEOUT_S)
+    gate.open()
+    busy.result()
+
+
+def eat_memory(scene: Scene) -> None:
+    scene.on_victim(striking.eat_memory, 2 * MEMORY_LIMIT_BYTES)
+    scene.await_loss()
+
+
+def order(*what: object) -> Strike:
+    return lambda _: what
+
+
+def have_another_version(scene: Scene) -> tuple:
+    return ("be_another_version", "package" if scene.phase == PLACING else "packet")
+
+
+def kill_client(scene: Scene) -> None:
+    scene.fit.signal(signal.SIGKILL)
+
+
+def interrupt(scene: Scene) -> None:
+    scene.fit.signal(signal.SIGINT)
+    if scene.phase == PLACING:
+        wait_until(scene.fit.has_ended, "the client ends")
+    elif scene.victim_is_held:
+        wait_until(lambda: scene.on_victim(striking.is_told_to_stop), "it is told")
+
+
+def interrupt_twice(scene: Scene) -> None:
+    interrupt(scene)
+    if not scene.victim_is_held:
+        scene.await_held(1)
+    scene.fit.signal(signal.SIGINT)
+    wait_until(scene.fit.has_ended, "the client ends")
+
+
+def kill_scheduler(scene: Scene) -> None:
+    scene.cluster.kill_scheduler()
+
+
+def spoil_weights(scene: Scene) -> tuple | None:
+    if scene.victim_is_held:
+        return ("send_nan",)
+    return scene.on_victim(striking.spoil_weights)
+
+
+# What is expected.
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the caller of a fit gets.
+
+    Attributes
+    ----------
+    error : type or None
+        Kind of what is raised; None for weights.
+    says : tuple of str
+        Regular expressions that the error and its notes match; ``{worker}`` is the
+        victim and ``{scheduler}`` the scheduler.
+    called : str
+        What the page calls it.
+    """
+
+    error: type[BaseException] | None
+    says: tuple[str, ...] = ()
+    called: str = ""
+
+    def __str__(self) -> str:
+        return self.called or (self.error.__name__ if self.error else "right answer")
+
+
+RIGHT = Expected(None)
+KEPT = Expected(None, ("Training interrupted by user",), "weights kept, warning")
+KILLED = Expected(None, ("SIGKILL",), "workers free")
+NOT_FINITE = Expected(ValueError, ("non-finite parameter weights",))
+INTERRUPTED = Expected(KeyboardInterrupt)
+
+DOING = {
+    PLACING: "while placing",
+    CONNECTING: "while training",
+    FORWARD: "while training",
+    BACKWARD: "while training",
+    BETWEEN: "while training",
+    COLLECTING: "while collecting",
+}
+"""What the client is doing then, as its errors say."""
+
+EXCHANGES = {
+    CONNECTING: "",
+    FORWARD: "forward exchange",
+    BACKWARD: "backward exchange",
+    BETWEEN: "forward exchange",
+}
+"""Where other shards notice that one is missing."""
+
+Cells = dict[str, Expected | str]
+
+
+def lost(*phases: str) -> Cells:
+    return {
+        phase: Expected(WorkerLostError, ("{worker}", DOING[phase])) for phase in phases
+    }
+
+
+def missed(*phases: str) -> Cells:
+    return {
+        phase: Expected(ExchangeError, ("{worker}", EXCHANGES[phase]))
+        for phase in phases
+    }
+
+
+def raised(error: type[BaseException], *phases: str) -> Cells:
+    tasks = dict.fromkeys(PHASES, "train-shard{rank}") | {
+        PLACING: "(open|introduce)-shard{rank}"
+    }
+    return {
+        phase: Expected(error, ("struck", "{worker}", tasks[phase])) for phase in phases
+    }
+
+
+def each(expected: Expected | str, *phases: str) -> Cells:
+    return dict.fromkeys(phases, expected)
+
+
+NO_THREAD = "its shard has the worker's only thread"
+NO_SHARD_RUNS = "no shard is running"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        What happens.
+    strike : callable
+        See `Strike`.
+    cells : dict
+        By phase what is expected, or why it cannot occur.
+    rank : int
+        Shard on the victim.
+    kind : {"processes", "nannies"}
+        Which cluster.
+    in_process : bool
+        Whether the client is a process of its own.
+    holds_client : bool
+        Whether the client is held in every phase, and not the victim.
+    n_times : int
+        How often a client is held.
+    settings : dict
+        Of Dask.
+    given_up_in : tuple of str
+        Phases in which Dask is to give up soon a worker that it does not hear of.
+    after : callable or None
+        What else is done when the fit has ended.
+    ends_cluster : bool
+        Whether there is no next fit.
+    """
+
+    name: str
+    strike: Strike
+    cells: Cells
+    rank: int
+    kind: str = "processes"
+    in_process: bool = False
+    holds_client: bool = False
+    n_times: int = 1
+    settings: dict[str, str] = field(default_factory=dict)
+    given_up_in: tuple[str, ...] = ()
+    after: Callable[[Scene], None] | None = None
+    ends_cluster: bool = False
+
+
+SHORT = {"skdistmlp.exchange-timeout": f"{TIMEOUT_S}s"}
+
+FAULTS = [
+    Fault("worker killed", kill, lost(*PHASES), rank=1),
+    Fault(
+        "worker stopped (SIGSTOP), goes on during the next fit",
+        stop,
+        missed(CONNECTING, FORWARD, BACKWARD)
+        | each(Expected(SkdistmlpError, ("{worker}",)), PLACING, BETWEEN, COLLECTING),
+        # The next fit is to find two others.
+        rank=2,
+        settings=SHORT,
+        given_up_in=(PLACING, BETWEEN, COLLECTING),
+        after=go_on_during_next_fit,
+    ),
+    Fault(
+        "worker restarted by its nanny", restart, lost(*PHASES), rank=0, kind="nannies"
+    ),
+    Fault(
+        "worker retired",
+        retire,
+        lost(PLACING, BETWEEN) | each(RIGHT, CONNECTING, FORWARD, BACKWARD, COLLECTING),
+        rank=1,
+    ),
+    Fault(
+        "connections between shards cut",
+        cut_links,
+        missed(CONNECTING, FORWARD, BACKWARD, BETWEEN)
+        | {PLACING: "there are none yet", COLLECTING: "there are none any more"},
+        # Others connect to it.
+        rank=0,
+        settings=SHORT,
+    ),
+    Fault(
+        "worker's connection with the scheduler cut",
+        cut_connection_with_scheduler,
+        lost(*PHASES),
+        rank=2,
+    ),
+    Fault(
+        "slow, within the timeout",
+        be_slow,
+        each(RIGHT, PLACING, CONNECTING, FORWARD, BACKWARD)
+        | each(NO_SHARD_RUNS, BETWEEN, COLLECTING),
+        rank=0,
+        settings={"skdistmlp.exchange-timeout": f"{SLOW_TIMEOUT_S}s"},
+    ),
+    Fault(
+        "worker busy with another task for longer than the timeout",
+        keep_busy,
+        each(RIGHT, PLACING, CONNECTING, BETWEEN, COLLECTING)
+        | each(NO_THREAD, FORWARD, BACKWARD),
+        rank=1,
+        holds_client=True,
+        settings=SHORT,
+    ),
+    Fault(
+        "out of memory: ended by its nanny",
+        eat_memory,
+        lost(*PHASES),
+        rank=2,
+        kind="nannies",
+    ),
+    Fault(
+        "out of memory: MemoryError in a shard",
+        order("raise", "MemoryError"),
+        raised(MemoryError, PLACING, CONNECTING, FORWARD, BACKWARD)
+        | each(NO_SHARD_RUNS, BETWEEN, COLLECTING),
+        rank=1,
+    ),
+    Fault(
+        "exception in a shard",
+        order("raise", "RuntimeError"),
+        raised(RuntimeError, PLACING, CONNECTING, FORWARD, BACKWARD)
+        | each(NO_SHARD_RUNS, BETWEEN, COLLECTING),
+        rank=2,
+    ),
+    Fault(
+        "worker with another version",
+        have_another_version,
+        {
+            PLACING: Expected(ClusterError, ("{worker}", "same version")),
+            CONNECTING: Expected(ExchangeError, ("{worker}",)),
+        }
+        | each("versions were compared before", *PHASES[2:]),
+        rank=1,
+        settings=SHORT,
+    ),
+    Fault(
+        "non-finite weights",
+        spoil_weights,
+        each(NOT_FINITE, FORWARD, BACKWARD, BETWEEN)
+        | each("weights are drawn finite", PLACING, CONNECTING)
+        | {COLLECTING: "weights change no more"},
+        rank=1,
+    ),
+    Fault("client killed", kill_client, each(KILLED, *PHASES), 1, in_process=True),
+    Fault(
+        "client interrupted once",
+        interrupt,
+        {PLACING: INTERRUPTED} | each(KEPT, *PHASES[1:]),
+        rank=1,
+        in_process=True,
+    ),
+    Fault(
+        "client interrupted twice",
+        interrupt_twice,
+        {PLACING: "the first time ends it"} | each(INTERRUPTED, *PHASES[1:]),
+        rank=1,
+        in_process=True,
+        n_times=2,
+    ),
+    Fault(
+        "scheduler killed",
+        kill_scheduler,
+        {
+            phase: Expected(ClusterError, ("{scheduler}", DOING[phase]))
+            for phase in PHASES
+        },
+        rank=0,
+        settings={"distributed.comm.timeouts.connect": "1s"},
+        ends_cluster=True,
+    ),
+]

@@ -1,0 +1,142 @@
+"""Dask processes that start fast: forked from a server that has imported everything."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import forkserver, get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Self
+
+import dask
+from distributed import Client, Scheduler, Worker
+
+from tests.cluster.support import WITHIN_S, wait_until
+
+CONTEXT = get_context("forkserver")
+
+
+def start_server(*modules: str) -> None:
+    """Have the server import what all processes need."""
+    CONTEXT.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
+
+
+def fork(function: Callable[..., Any], *args: Any) -> BaseProcess:
+    """Call in a new process."""
+    process = CONTEXT.Process(target=function, args=args)
+    process.start()
+    return process
+
+
+class ForkedProcesses:
+    """A scheduler and one-thread workers without nannies; a context.
+
+    Parameters
+    ----------
+    directory : Path
+        Room for their files.
+    settings : mapping
+        Of Dask, in all processes.
+
+    Attributes
+    ----------
+    address : str
+        Of the scheduler.
+    workers : dict
+        Processes of the workers that ought to run, by address.
+    """
+
+    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+        self.address = ""
+        self.workers: dict[str, BaseProcess] = {}
+        self._directory = directory
+        self._settings = dict(settings)
+        self._processes: list[BaseProcess] = []
+
+    def __enter__(self) -> Self:
+        self._scheduler, self.address = self._start(_run_scheduler)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def have_workers(self, n_workers: int) -> None:
+        """Start workers until there are so many; wait until they are there."""
+        while len(self.workers) < n_workers:
+            process, address = self._start(_run_worker, self.address)
+            self.workers[address] = process
+        with Client(self.address, set_as_default=False) as client:
+            wait_until(
+                lambda: set(client.nthreads()) == set(self.workers), "all are there"
+            )
+
+    def kill_scheduler(self) -> None:
+        """End the scheduler at once."""
+        self._scheduler.kill()
+        self._scheduler.join()
+
+    def forget_gone(self, present: Iterable[str]) -> None:
+        """Wait until the processes of workers that have left the cluster have ended."""
+        for address in set(self.workers) - set(present):
+            process = self.workers.pop(address)
+            process.join(WITHIN_S)
+            assert process.exitcode is not None, f"{address} goes on"
+
+    def print_output(self) -> None:
+        """Print what the processes said; pytest shows it when a test fails."""
+        for log in sorted(self._directory.glob("*.log")):
+            print(f"--- {log.stem}\n{log.read_text()}")  # noqa: T201
+
+    def _start(self, *what: Any) -> tuple[BaseProcess, str]:
+        """Start a process; return it and the address that it has."""
+        name = f"{what[0].__name__}-{len(self._processes)}"
+        contact = self._directory / name
+        process = fork(_run, self._settings, contact, *what)
+        self._processes.append(process)
+        address = wait_until(
+            lambda: contact.exists() and contact.read_text(), "it is up"
+        )
+        return process, address
+
+
+def _run(
+    settings: Mapping[str, Any], contact: Path, function: Callable[..., Any], *args: Any
+) -> None:
+    """Run a server until it ends; write its address to a file."""
+    log = os.open(f"{contact}.log", os.O_WRONLY | os.O_CREAT)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(log, stream.fileno())
+    # Ctrl-C in a terminal is for the tests alone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with dask.config.set(settings):
+        asyncio.run(function(contact, *args))
+
+
+async def _run_scheduler(contact: Path) -> None:
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        _write(contact, scheduler.address)
+        await scheduler.finished()
+
+
+async def _run_worker(contact: Path, scheduler: str) -> None:
+    async with Worker(
+        scheduler,
+        host="127.0.0.1",
+        nthreads=1,
+        local_directory=contact.parent,
+        dashboard=False,
+    ) as worker:
+        _write(contact, worker.address)
+        await worker.finished()
+
+
+def _write(contact: Path, address: str) -> None:
+    ready = contact.with_suffix(".new")
+    ready.write_text(address)
+    ready.rename(contact)
