@@ -134,6 +134,14 @@ def worker_statuses(client: Client) -> dict[str, str]:
     return {address: info["status"] for address, info in workers.items()}
 
 
+def retiring(worker: str) -> str:
+    """Say that a worker is no use any more, though it is still there."""
+    return (
+        f"worker {worker} is being retired: it takes no new tasks, and its part of the "
+        f"network cannot move. Call again to start over on the other workers."
+    )
+
+
 def check_versions(client: Client, workers: Sequence[str]) -> None:
     """Make sure that scheduler and workers have this version of this package.
 

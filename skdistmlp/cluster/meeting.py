@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from skdistmlp.cluster.client import retiring
 from skdistmlp.cluster.shard_run import MET, RUNNING, Roster
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
 
@@ -67,16 +68,12 @@ class Meeting:
             worker = self._workers[rank]
             status = statuses.get(worker, "gone")
             if status == "closing_gracefully":
-                raise WorkerLostError(
-                    f"worker {worker} is being retired and takes no new tasks, and its "
-                    f"part of the network cannot move. Call again to start over on "
-                    f"the other workers."
-                )
+                raise WorkerLostError(retiring(worker))
             if status != "paused":
                 self._paused_since.pop(rank, None)
             elif self._is_late_since(self._paused_since.setdefault(rank, _now())):
                 raise WorkerLostError(
-                    f"worker {worker} is paused for more than "
+                    f"worker {worker} is paused while training, for more than "
                     f"{self._roster.timeout_s:g} s: it uses too much memory to take "
                     f"new tasks. Use more workers, or workers with more memory."
                 )

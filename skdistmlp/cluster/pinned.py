@@ -16,9 +16,16 @@ from weakref import WeakKeyDictionary
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
-from skdistmlp.cluster.client import begin, explained, reaches, task_cancellation
+from skdistmlp.cluster.client import (
+    begin,
+    explained,
+    reaches,
+    retiring,
+    task_cancellation,
+    worker_statuses,
+)
 from skdistmlp.cluster.roll_call import RollCall
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, WorkerLostError
 
 Key: TypeAlias = tuple[str, str, int]
 
@@ -159,6 +166,7 @@ class PinnedTasks:
                     future.exception(timeout=WORKER_CHECK_S)
                 except TimeoutError:
                     self.check_workers()
+                    self._check_not_retired()
             self.error_of(future)
 
     def error_of(self, future: Future[Any]) -> BaseException | None:
@@ -187,6 +195,13 @@ class PinnedTasks:
         """
         self.check_present()
         self._roll_call.check()
+
+    def _check_not_retired(self) -> None:
+        """Raise WorkerLostError if a worker takes no new tasks, since it is leaving."""
+        statuses = worker_statuses(self._client)
+        for worker in self._workers:
+            if statuses.get(worker) == "closing_gracefully":
+                raise WorkerLostError(retiring(worker))
 
     def check_present(self) -> None:
         """See the same, but do not mind whether workers answer."""

@@ -41,6 +41,8 @@ PHASES = {
     Operation.READY: "the wait for all shards",
 }
 
+WITHOUT_LAYER = (Operation.BROADCAST, Operation.READY)
+
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a non-blocking socket raises when there is nothing to do yet."""
 
@@ -274,8 +276,9 @@ class Mesh:
         try:
             self._carry_out([*sends, *arrivals], timeout_s or self._timeout_s)
         except ExchangeError as error:
+            where = "" if operation in WITHOUT_LAYER else f" of layer {layer}"
             raise ExchangeError(
-                f"{error} in {PHASES[operation]} of layer {layer}"
+                f"{error} in {PHASES[operation]}{where}"
             ) from error.__cause__
         self.exchanging_s += time.monotonic() - begun
         for arrival in arrivals:

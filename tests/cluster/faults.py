@@ -114,10 +114,6 @@ def order(*what: object) -> Strike:
     return lambda _: what
 
 
-def have_another_version(scene: Scene) -> tuple:
-    return ("be_another_version", "package" if scene.phase == PLACING else "packet")
-
-
 def kill_client(scene: Scene) -> None:
     scene.fit.signal(signal.SIGKILL)
 
@@ -194,7 +190,7 @@ EXCHANGES = {
     CONNECTING: "",
     FORWARD: "forward exchange",
     BACKWARD: "backward exchange",
-    BETWEEN: "forward exchange",
+    BETWEEN: "the wait for all shards",
 }
 """Where other shards notice that one is missing."""
 
@@ -216,7 +212,7 @@ def missed(*phases: str) -> Cells:
 
 def raised(error: type[BaseException], *phases: str) -> Cells:
     tasks = dict.fromkeys(PHASES, "train-shard{rank}") | {
-        PLACING: "(open|introduce)-shard{rank}"
+        PLACING: "(open|address)-shard{rank}"
     }
     return {
         phase: Expected(error, ("struck", "{worker}", tasks[phase])) for phase in phases
@@ -227,6 +223,7 @@ def each(expected: Expected | str, *phases: str) -> Cells:
     return dict.fromkeys(phases, expected)
 
 
+RETIRED = Expected(WorkerLostError, ("{worker} is being retired",))
 NO_THREAD = "its shard has the worker's only thread"
 NO_SHARD_RUNS = "no shard is running"
 
@@ -298,7 +295,8 @@ FAULTS = [
     Fault(
         "worker retired",
         retire,
-        lost(PLACING, BETWEEN) | each(RIGHT, CONNECTING, FORWARD, BACKWARD, COLLECTING),
+        each(RETIRED, PLACING, BETWEEN)
+        | each(RIGHT, CONNECTING, FORWARD, BACKWARD, COLLECTING),
         rank=1,
     ),
     Fault(
@@ -355,13 +353,11 @@ FAULTS = [
         rank=2,
     ),
     Fault(
-        "worker with another version",
-        have_another_version,
-        {
-            PLACING: Expected(ClusterError, ("{worker}", "same version")),
-            CONNECTING: Expected(ExchangeError, ("{worker}",)),
-        }
-        | each("versions were compared before", *PHASES[2:]),
+        "worker that speaks another version",
+        order("speak_another_version"),
+        {CONNECTING: Expected(ExchangeError, ("{worker}",))}
+        | each("versions are compared before a fit is placed", PLACING)
+        | each("shards have met", *PHASES[2:]),
         rank=1,
         settings=SHORT,
     ),

@@ -153,6 +153,8 @@ def _look(client: Client) -> Look:
             "tasks": [
                 f"{task.key!r}, {task.state}"
                 for task in dask_worker.state.tasks.values()
+                # Dask remembers that a shard of a retired worker could not move.
+                if task.state != "error"
             ],
             "shards": [f"{rank} of run {run.hex()}" for run, rank in list(runs)],
         }

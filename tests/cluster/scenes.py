@@ -279,7 +279,7 @@ class Scene:
     def status_of_victim(self) -> str:
         """Return what the scheduler thinks of the victim."""
         workers = self.client.scheduler_info(n_workers=-1)["workers"]
-        return str(workers[self.victim]["status"])
+        return str(workers.get(self.victim, {"status": "gone"})["status"])
 
     def await_loss(self) -> None:
         """Wait until the scheduler knows that the victim is gone."""

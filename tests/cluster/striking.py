@@ -116,17 +116,16 @@ def _send_nan(args: Any) -> None:
     array.fill(np.nan)
 
 
-def _be_another_version(args: Any, of: str) -> None:
-    owner = {"package": shard_run, "packet": packet}[of]
-    _ORIGINALS.append((owner, "VERSION", owner.VERSION))
-    owner.VERSION = 77 if of == "packet" else "another"
+def _speak_another_version(args: Any) -> None:
+    _ORIGINALS.append((packet, "VERSION", packet.VERSION))
+    packet.VERSION = 77
 
 
 ORDERS: dict[str, Callable[..., None]] = {
     "be_slow": _be_slow,
     "raise": _raise,
     "send_nan": _send_nan,
-    "be_another_version": _be_another_version,
+    "speak_another_version": _speak_another_version,
 }
 """What a shard that was held may be told to do before it goes on."""
 
@@ -139,7 +138,7 @@ def cut_links() -> None:
     """Break every connection of the shard in this process with others."""
     for shard in _shards():
         if shard._listener is not None:
-            shard._listener.close()
+            shard._listener.shutdown(2)
         if shard._mesh is not None:
             for link in shard._mesh._links.values():
                 link.socket.shutdown(2)

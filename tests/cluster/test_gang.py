@@ -10,6 +10,7 @@ from skdistmlp.cluster import gang as module
 from skdistmlp.cluster.gang import gang
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
+from tests.cluster.test_peers import steps_taken
 
 
 def goes_on():
@@ -130,7 +131,7 @@ def test_processes_that_are_gone_are_in_nobodys_way(tmp_path, sign):
         Client(processes.address, set_as_default=False) as client,
         processes.endless_client() as one,
     ):
-        wait_until(lambda: len(places(client)) == 1, "it trains")
+        wait_until(lambda: steps_taken(client), "it trains")
         with processes.endless_client() as two, processes.endless_client() as three:
             wait_until(lambda: len(places(client)) == 3, "both are queued")
             for process in (two, three, one):
