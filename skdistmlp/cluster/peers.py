@@ -255,9 +255,14 @@ class PeersRun:
                     self._job.say(message["line"])
                 message = self._messages.get_nowait()
         except queue.Empty:
-            self._tasks.check_workers()
             if self._meeting.is_waiting:
+                self._tasks.check_workers()
                 self._meeting.check_queued(worker_statuses(self._client))
+            elif len(self._ranks) == 1:
+                self._tasks.check_workers()
+            else:
+                # Shards that train miss one that does not answer themselves.
+                self._tasks.check_present()
         if self._meeting.is_late():
             raise self._meeting.error(self._ask(be_there))
 

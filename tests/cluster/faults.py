@@ -223,7 +223,7 @@ def each(expected: Expected | str, *phases: str) -> Cells:
     return dict.fromkeys(phases, expected)
 
 
-RETIRED = Expected(WorkerLostError, ("{worker} is being retired",))
+RETIRED = Expected(WorkerLostError, ("{worker} (is being retired|went away)",))
 NO_THREAD = "its shard has the worker's only thread"
 NO_SHARD_RUNS = "no shard is running"
 
