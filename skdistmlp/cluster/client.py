@@ -2,10 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -30,9 +29,6 @@ REACHES_WITHIN_S = 0.5
 """Seconds in which a worker answers a client that may connect to it."""
 
 _BEYOND_REACH: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
-_SAME_VERSION: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
-
-PACKAGE = "skdistmlp"
 
 
 TRACES_OF_LOSS = (CancelledError, KilledWorker, CommClosedError, OSError, KeyError)
@@ -132,46 +128,6 @@ def worker_statuses(client: Client) -> dict[str, str]:
     """Return what Dask calls the status of each worker, by its address."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     return {address: info["status"] for address, info in workers.items()}
-
-
-def retiring(worker: str) -> str:
-    """Say that a worker is no use any more, though it is still there."""
-    return (
-        f"worker {worker} is being retired: it takes no new tasks, and its part of the "
-        f"network cannot move. Call again to start over on the other workers."
-    )
-
-
-def check_versions(client: Client, workers: Sequence[str]) -> None:
-    """Make sure that scheduler and workers have this version of this package.
-
-    With another, what is sent to a worker may not be read there, and Dask then ends
-    the worker's connection.
-
-    Raises
-    ------
-    ClusterError
-        If one has another version, or none.
-    """
-    own = version(PACKAGE)
-    checked = _SAME_VERSION.setdefault(client, set())
-    missing = [worker for worker in workers if worker not in checked]
-    if not missing:
-        return
-    answers = client.run(version, PACKAGE, workers=missing, on_error="return")
-    found: dict[str, Any] = {f"worker {w}": answer for w, answer in answers.items()}
-    try:
-        found["the scheduler"] = client.run_on_scheduler(version, PACKAGE)
-    except PackageNotFoundError as error:
-        found["the scheduler"] = error
-    for where, answer in found.items():
-        if answer != own:
-            has = "no" if isinstance(answer, PackageNotFoundError) else str(answer)
-            raise ClusterError(
-                f"{where} has {has} {PACKAGE}, but this process has {own}. Install "
-                f"the same version on the scheduler and on all workers."
-            )
-    checked.update(missing)
 
 
 def reaches(client: Client, worker: str) -> bool:

@@ -23,8 +23,9 @@ from skdistmlp.cluster.blocks import (
     join,
     join_on_worker,
 )
-from skdistmlp.cluster.client import check_versions, connected, explained
+from skdistmlp.cluster.client import connected, explained
 from skdistmlp.cluster.pinned import PinnedTasks
+from skdistmlp.cluster.versions import check_versions
 from skdistmlp.nn.types import Features
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 
@@ -183,7 +184,9 @@ def brought(
         try:
             with explained(connection, (), "computing the data"):
                 if "X" in collections:
-                    check_versions(connection, tuple(connection.nthreads()))
+                    check_versions(
+                        connection, tuple(connection.nthreads()), lambda: None
+                    )
                 computed = _persisted(connection, list(collections.values()))
                 futures: dict[str, list[Future[Any]]] = dict(
                     zip(collections, computed, strict=True)

@@ -3,18 +3,15 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakSet
 
 from distributed import Client, SchedulerPlugin
 
 from skdistmlp.cluster.client import begin
 from skdistmlp.exceptions import ClusterError
-
-_PREPARED: WeakSet[Client] = WeakSet()
-"""Clients whose scheduler has the queue."""
 
 FIRST_LOOK_S, LOOK_S = 0.01, 0.5
 """Seconds until a fit that has to wait asks again, at first and in the end."""
@@ -121,13 +118,15 @@ def gang(
     name = uuid.uuid4().hex
     scheduler = client.scheduler
     assert scheduler is not None, "a connected client has a scheduler"
-    if client not in _PREPARED:
-        client.register_plugin(Gangs())
-        _PREPARED.add(client)
+    # Each time: the client may have found another scheduler at the same address.
+    client.register_plugin(Gangs())
 
     def ask(arrives: bool) -> bool:
         wanted = {"client": client.id, "workers": list(workers), "arrives": arrives}
-        standing = begin(client, scheduler.skdistmlp_ask, name=name, **wanted).result()
+        asked = begin(client, scheduler.skdistmlp_ask, name=name, **wanted)
+        while not wait([asked], LOOK_S).done:
+            check()
+        standing = asked.result()
         if standing == LOST:
             raise ClusterError(
                 f"this process stood still for more than {SILENT_S:g} s, and its place "

@@ -4,9 +4,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from skdistmlp.cluster.client import retiring
 from skdistmlp.cluster.shard_run import MET, RUNNING, Roster
-from skdistmlp.exceptions import ExchangeError, WorkerLostError
+from skdistmlp.exceptions import ExchangeError
 
 
 class Meeting:
@@ -32,12 +31,11 @@ class Meeting:
         self._missing = set(range(len(workers)))
         self._queued = set(self._missing)
         self._deadline = float("inf")
-        self._paused_since: dict[int, float] = {}
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether the task of a shard has not begun."""
-        return bool(self._queued)
+    def queued_on(self) -> list[str]:
+        """Workers on which the task of a shard has not begun."""
+        return [self._workers[rank] for rank in sorted(self._queued)]
 
     def note(self, message: Mapping[str, Any]) -> None:
         """Note what a shard says of itself."""
@@ -46,41 +44,13 @@ class Meeting:
         if message["state"] == RUNNING:
             self._queued.discard(message["rank"])
             if not self._queued:
-                self._deadline = _now() + self._roster.timeout_s
+                self._deadline = time.monotonic() + self._roster.timeout_s
         elif message["state"] == MET:
             self._missing.discard(message["rank"])
 
-    def check_queued(self, statuses: Mapping[str, str]) -> None:
-        """See that the workers of the shards in question take tasks at all.
-
-        Parameters
-        ----------
-        statuses : mapping of str to str
-            What Dask calls the status of each worker, by address.
-
-        Raises
-        ------
-        WorkerLostError
-            If one is being retired, or was paused for longer than an exchange may
-            take: its shard is a part of the memory that would have to come free.
-        """
-        for rank in sorted(self._queued):
-            worker = self._workers[rank]
-            status = statuses.get(worker, "gone")
-            if status == "closing_gracefully":
-                raise WorkerLostError(retiring(worker))
-            if status != "paused":
-                self._paused_since.pop(rank, None)
-            elif self._is_late_since(self._paused_since.setdefault(rank, _now())):
-                raise WorkerLostError(
-                    f"worker {worker} is paused while training, for more than "
-                    f"{self._roster.timeout_s:g} s: it uses too much memory to take "
-                    f"new tasks. Use more workers, or workers with more memory."
-                )
-
     def is_late(self) -> bool:
         """Say whether some shards do not find the others."""
-        return bool(self._missing) and _now() > self._deadline
+        return bool(self._missing) and time.monotonic() > self._deadline
 
     def error(self, answering: set[str]) -> ExchangeError:
         """Return an error that names the shards that do not answer, if there are.
@@ -98,10 +68,3 @@ class Meeting:
             f"the shards could not meet within {self._roster.timeout_s:g} s "
             f"(skdistmlp.exchange-timeout): waited in vain for {named}"
         )
-
-    def _is_late_since(self, when: float) -> bool:
-        return _now() > when + self._roster.timeout_s
-
-
-def _now() -> float:
-    return time.monotonic()

@@ -16,19 +16,17 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import dask
-from dask.utils import parse_timedelta
 from distributed import Client, Future
 
 from skdistmlp.cluster import shard_run
-from skdistmlp.cluster.client import check_versions, worker_statuses
 from skdistmlp.cluster.collections import join_on_workers
 from skdistmlp.cluster.events import Messages, messages_of
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.meeting import Meeting
 from skdistmlp.cluster.pinned import THREAD_NAME, WORKER_CHECK_S, PinnedTasks
-from skdistmlp.cluster.roll_call import ask, be_there
+from skdistmlp.cluster.roll_call import ask, be_there, exchange_timeout_s
 from skdistmlp.cluster.shard_run import Report, Roster
+from skdistmlp.cluster.versions import check_versions
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.plan import Plan
@@ -92,11 +90,13 @@ class PeersRun:
         try:
             enter = self._context.enter_context
             enter(messages_of(self._client, self._run, self._messages))
-            with self._tasks.explained("looking for the version of the workers"):
-                check_versions(self._client, self._workers)
             check = self._tasks.check_workers
+            with self._tasks.explained("asking the workers for their version"):
+                check_versions(self._client, self._workers, check)
             with self._tasks.explained("waiting for workers that other fits hold"):
                 self._check_held = enter(gang(self._client, self._workers, check))
+            # Even an interrupt in the middle of closing leaves the queue.
+            self._context.callback(self._tasks.close)
             with self._tasks.explained("placing the network"):
                 self._place()
         except BaseException:
@@ -168,7 +168,7 @@ class PeersRun:
         self._roster = Roster(
             self._tasks.fetch(*listening),
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
-            parse_timedelta(dask.config.get("skdistmlp.exchange-timeout")),
+            exchange_timeout_s(),
         )
 
     def _place_rows(self) -> list[Any]:
@@ -193,8 +193,7 @@ class PeersRun:
         return reports
 
     def _start_round(self, number: int) -> list[Future[Any]]:
-        if number > 0:
-            self._check_held()
+        self._check_held()
         roster = self._roster if number == 0 else None
         arguments = [
             (self._shards[rank], number, self._rows[rank], roster, ROUND_S)
@@ -255,14 +254,10 @@ class PeersRun:
                     self._job.say(message["line"])
                 message = self._messages.get_nowait()
         except queue.Empty:
-            if self._meeting.is_waiting:
-                self._tasks.check_workers()
-                self._meeting.check_queued(worker_statuses(self._client))
-            elif len(self._ranks) == 1:
-                self._tasks.check_workers()
-            else:
-                # Shards that train miss one that does not answer themselves.
-                self._tasks.check_present()
+            self._tasks.check_workers()
+            if queued_on := self._meeting.queued_on:
+                self._tasks.check_accepting(queued_on)
+                self._check_held()
         if self._meeting.is_late():
             raise self._meeting.error(self._ask(be_there))
 
@@ -308,9 +303,11 @@ class PeersRun:
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""
-        self._tasks.close()
         self._submitting.shutdown(wait=False)
-        self._context.close()
+        try:
+            self._context.close()
+        finally:
+            self._tasks.close()
 
 
 def train_on_peers(

@@ -2,7 +2,7 @@
 
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
     CancelledError,
@@ -16,16 +16,9 @@ from weakref import WeakKeyDictionary
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
-from skdistmlp.cluster.client import (
-    begin,
-    explained,
-    reaches,
-    retiring,
-    task_cancellation,
-    worker_statuses,
-)
-from skdistmlp.cluster.roll_call import RollCall
-from skdistmlp.exceptions import ClusterError, WorkerLostError
+from skdistmlp.cluster.client import begin, explained, reaches, task_cancellation
+from skdistmlp.cluster.roll_call import Acceptance, RollCall
+from skdistmlp.exceptions import ClusterError
 
 Key: TypeAlias = tuple[str, str, int]
 
@@ -67,6 +60,7 @@ class PinnedTasks:
         self._closed = False
         self._is_cancelled = task_cancellation()
         self._roll_call = RollCall(client, workers)
+        self._accepting = Acceptance(client)
         self._lock = threading.Lock()
         # All futures that somebody still has, and the rank of their shard.
         self._submitted: WeakKeyDictionary[Future[Any], int] = WeakKeyDictionary()
@@ -115,9 +109,15 @@ class PinnedTasks:
         # What is noted holds the states of before; they are to go when used.
         self._noted = self._nothing()
         futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
-        self._submitted.update(
-            (future, rank_of[key]) for future, key in zip(futures, keys, strict=True)
-        )
+        with self._lock:
+            self._submitted.update(
+                (future, rank_of[key])
+                for future, key in zip(futures, keys, strict=True)
+            )
+            closed = self._closed
+        if closed:
+            for future in futures:
+                future.release()
         return futures
 
     def place(self, name: str, values: Sequence[Any]) -> list[Future[Any]]:
@@ -166,7 +166,7 @@ class PinnedTasks:
                     future.exception(timeout=WORKER_CHECK_S)
                 except TimeoutError:
                     self.check_workers()
-                    self._check_not_retired()
+                    self.check_accepting(self._workers)
             self.error_of(future)
 
     def error_of(self, future: Future[Any]) -> BaseException | None:
@@ -196,12 +196,9 @@ class PinnedTasks:
         self.check_present()
         self._roll_call.check()
 
-    def _check_not_retired(self) -> None:
-        """Raise WorkerLostError if a worker takes no new tasks, since it is leaving."""
-        statuses = worker_statuses(self._client)
-        for worker in self._workers:
-            if statuses.get(worker) == "closing_gracefully":
-                raise WorkerLostError(retiring(worker))
+    def check_accepting(self, workers: Iterable[str]) -> None:
+        """Raise WorkerLostError if workers on which tasks are queued take none."""
+        self._accepting.check(workers)
 
     def check_present(self) -> None:
         """See the same, but do not mind whether workers answer."""

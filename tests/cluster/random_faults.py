@@ -246,7 +246,7 @@ def busy(scene: Scene) -> Iterator[None]:
 
 def interrupted(scene: Scene, n_times: int = 1) -> Iterator[None]:
     """Ctrl-C while the client waits for a round, at a moment of a shard."""
-    original, left = peers.PeersRun._print_lines, [None] * n_times
+    original, left = peers.PeersRun._take_messages, [None] * n_times
 
     def print_lines(run: peers.PeersRun, timeout_s: float) -> None:
         def is_over() -> bool:
@@ -259,7 +259,7 @@ def interrupted(scene: Scene, n_times: int = 1) -> Iterator[None]:
                 raise KeyboardInterrupt
         original(run, timeout_s)
 
-    scene.patch.setattr(peers.PeersRun, "_print_lines", print_lines)
+    scene.patch.setattr(peers.PeersRun, "_take_messages", print_lines)
     scene.arm(partial(hold, scene.case.seed))
     yield
     if scene.until(lambda: not left, "Ctrl-C was pressed"):
@@ -312,7 +312,7 @@ FAULTS = {
     "killed": Fault(killed, 12, (WorkerLostError,), ends_worker=True),
     "restarted": Fault(restarted, 8, (WorkerLostError,), ends_worker=True),
     "stopped briefly": Fault(stopped_briefly, 10),
-    "stopped": Fault(stopped, 10, (ExchangeError,)),
+    "stopped": Fault(stopped, 10, (ExchangeError, WorkerLostError)),
     "failing": Fault(failing, 10, (PlantedError,)),
     "busy": Fault(busy, 5),
     "interrupted": Fault(interrupted, 10, (KeyboardInterrupt,)),

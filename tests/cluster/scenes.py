@@ -20,9 +20,6 @@ from tests.cluster.striking import PLACES, Gate, Seen, classifier, seen_of_fit
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
 SETTINGS = {
-    # A worker is free so long after the client that held it has died.
-    "distributed.scheduler.locks.lease-timeout": "3s",
-    "distributed.scheduler.locks.lease-validation-interval": "500ms",
     # How often Dask looks whether it hears of its workers.
     "distributed.scheduler.worker-ttl": "5s",
     "distributed.worker.multiprocessing-method": "forkserver",

@@ -386,7 +386,7 @@ def test_shards_that_do_not_find_each_other_have_a_deadline(
 
         def note_and_stop(meeting, message):
             note(meeting, message)
-            if not meeting.is_waiting:
+            if not meeting.queued_on:
                 processes.workers[victim].send_signal(signal.SIGSTOP)
 
         monkeypatch.setattr(Meeting, "note", note_and_stop)
@@ -415,6 +415,19 @@ def hold_before_meeting():
         return meet(*args)
 
     shard_run.meet = hold
+
+
+def test_a_worker_that_stands_still_before_the_fit_is_named(processes, data):
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = tuple(client.nthreads())[1]
+        with (
+            dask.config.set({"skdistmlp.exchange-timeout": "250ms"}),
+            processes.stopped_worker(victim),
+            pytest.raises(WorkerLostError, match=f"{victim} has not answered for"),
+        ):
+            bounded(classifier(client).fit, *data)
+        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
 
 
 @pytest.mark.parametrize(
@@ -534,6 +547,36 @@ def test_a_worker_that_is_retired_ends_the_fit(
         wait_until(lambda: victim not in client.nthreads(), "it has gone")
         # Workers that Dask told to take the shard over remember that it failed.
         wait_until(lambda: not task_keys(client), "nothing is left")
+
+
+def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
+    """When the others have ended, and wait for nothing any more."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = tuple(client.nthreads())[1]
+
+        def stand_still_in_collect():
+            import os
+            import signal
+
+            from skdistmlp.parallel.buffered import BufferedShard
+
+            collect = BufferedShard.collect
+
+            def stand_still(shard):
+                BufferedShard.collect = collect
+                os.kill(os.getpid(), signal.SIGSTOP)
+                return collect(shard)
+
+            BufferedShard.collect = stand_still
+
+        client.run(stand_still_in_collect, workers=[victim])
+        with (
+            dask.config.set({"skdistmlp.exchange-timeout": "250ms"}),
+            processes.woken_worker(victim),
+            pytest.raises(WorkerLostError, match=f"{victim} has not answered for"),
+        ):
+            bounded(classifier(client).fit, *data)
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])

@@ -1,0 +1,74 @@
+"""The version of this package, the same everywhere."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from distributed import Client
+
+from skdistmlp.cluster.client import begin
+from skdistmlp.cluster.roll_call import ask
+from skdistmlp.exceptions import ClusterError
+
+PACKAGE = "skdistmlp"
+
+LOOK_S = 2.0
+"""Seconds between looks at the workers while their answers are waited for."""
+
+_CHECKED: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
+"""Workers that have the version of this process."""
+
+
+def check_versions(
+    client: Client, workers: Sequence[str], check: Callable[[], None]
+) -> None:
+    """Make sure that scheduler and workers have this version of this package.
+
+    With another, what is sent to a worker may not be read there, and Dask then ends
+    the worker's connection.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : sequence of str
+        Addresses.
+    check : callable
+        Called now and then while waiting; ends the wait if it raises.
+
+    Raises
+    ------
+    ClusterError
+        If one has another version, or none.
+    """
+    checked = _CHECKED.setdefault(client, set())
+    missing = [worker for worker in workers if worker not in checked]
+    if not missing:
+        return
+    answers: dict[str, Future[Any]] = {
+        f"worker {worker}": answer
+        for worker, answer in ask(client, missing, version, PACKAGE).items()
+    }
+    answers["the scheduler"] = begin(client, client.run_on_scheduler, version, PACKAGE)
+    try:
+        while wait(answers.values(), LOOK_S).not_done:
+            check()
+    finally:
+        for answer in answers.values():
+            answer.cancel()
+    own = version(PACKAGE)
+    for where, answer in answers.items():
+        try:
+            found = answer.result()
+        except PackageNotFoundError:
+            found = "no"
+        if isinstance(found, dict):
+            (found,) = found.values()
+        if found != own:
+            raise ClusterError(
+                f"{where} has {found} {PACKAGE}, but this process has {own}. Install "
+                f"the same version on the scheduler and on all workers."
+            )
+    checked.update(missing)
