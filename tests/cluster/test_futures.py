@@ -417,7 +417,7 @@ STRUCK = {
     "before the gradients": (FuturesGroup, "accumulate", 3 + 1),
     "submitting a block": (Client, "get", 4 + 1),
     "submitting the end": (Client, "get", 4 + 3),
-    "fetching the gradients": (Client, "gather", 2 + 1),
+    "fetching the gradients": (PinnedTasks, "fetch", 2 + 1),
 }
 
 
@@ -480,7 +480,7 @@ INTERRUPTED = {
     "between backward tasks": (FuturesGroup, "backward", 3 * 2 + 1, 2),
     "before the update": (FuturesGroup, "update", 2, 2),
     "before submitting": (Client, "get", 2, 2),
-    "waiting for a loss": (Client, "gather", 0, 3),
+    "waiting for a loss": (PinnedTasks, "fetch", 0, 3),
 }
 
 
