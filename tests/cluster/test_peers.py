@@ -381,6 +381,7 @@ def test_shards_that_do_not_find_each_other_have_a_deadline(
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
         gate = Event("before-meeting", client=client)
+        gate.clear()
         client.run(hold_before_meeting, workers=[victim])
         note = Meeting.note
 
@@ -485,6 +486,7 @@ def test_shards_of_a_client_that_was_killed_end(processes):
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
         gate = Event("before-meeting", client=client)
+        gate.clear()
         client.run(hold_before_meeting, workers=[victim])
         with processes.endless_client() as process:
             wait_until(lambda: sum(training(client).values()) == 2, "one waits")
@@ -492,7 +494,6 @@ def test_shards_of_a_client_that_was_killed_end(processes):
         wait_until(lambda: sum(training(client).values()) == 1, "it has ended")
         gate.set()
         wait_until(lambda: not any(training(client).values()), "both have ended")
-        gate.clear()
         assert_nothing_left(client)
 
 
