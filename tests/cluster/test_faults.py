@@ -36,7 +36,7 @@ BOUND_S = 30.0
 LEAST_TTL_S = 5.0
 """After which Dask gives up a worker that it does not hear of: it takes no less."""
 
-OFTEN = ("connecting", "between rounds")
+OFTEN = ("between rounds",)
 """Phases that are tried with the other tests; all of them take minutes."""
 
 CELLS = [

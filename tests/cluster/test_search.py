@@ -101,9 +101,24 @@ def test_in_processes_of_joblib_without_a_client_it_is_said(data):
 
 
 @pytest.mark.parametrize("n_jobs", [-1, 2])
-def test_in_tasks_of_the_same_cluster(client, data, n_jobs):
+def test_in_tasks_of_the_same_cluster(searched, data, n_jobs):
     search = searching(classifier(), n_jobs=n_jobs)
-    assert_all_tie(bounded_in_tasks(client, search.fit, *data), data)
+    assert_all_tie(bounded_in_tasks(searched, search.fit, *data), data)
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """A client of a cluster of its own: scikit-learn sends its warning filters along.
+
+    Threads of a worker that set them at once may leave them there.
+    """
+    with (
+        LocalCluster(
+            n_workers=3, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as connected,
+    ):
+        yield connected
 
 
 def bounded_in_tasks(client, function, *args):
@@ -135,8 +150,8 @@ def test_in_tasks_of_one_worker_with_one_thread(data):
 
 
 @pytest.mark.parametrize("backend", ["loky", "dask"])
-def test_other_searches_and_pipelines(client, data, backend):
-    clf = classifier(client.scheduler.address).set_params(batch_size=50)
+def test_other_searches_and_pipelines(searched, data, backend):
+    clf = classifier(searched.scheduler.address).set_params(batch_size=50)
     pipeline = make_pipeline(StandardScaler(), clf)
     grid = {"distributedmlpclassifier__n_workers": [1, 2]}
     searches = [
@@ -151,7 +166,7 @@ def test_other_searches_and_pipelines(client, data, backend):
             search.fit(*data)
         return cross_validate(pipeline, *data, cv=2, n_jobs=2)
 
-    run = partial(bounded_in_tasks, client) if backend == "dask" else bounded
+    run = partial(bounded_in_tasks, searched) if backend == "dask" else bounded
     scores = run(fit_all)["test_score"]
     here = clone(pipeline).set_params(distributedmlpclassifier__engine="local")
     np.testing.assert_allclose(scores, cross_validate(here, *data, cv=2)["test_score"])

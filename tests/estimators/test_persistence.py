@@ -44,6 +44,7 @@ LOAD = {
 ELSEWHERE = """
 import sys, warnings
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", "n_workers=2 needs a cluster")
 import numpy as np
 {load}
 pipeline, regressor = saved
