@@ -85,11 +85,11 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
         If the cluster has fewer, or none.
     """
     with explained(client, (), "looking for workers"):
-        # One that is paused or being retired takes no new tasks.
+        # These take no new tasks; one that has just come is "init" for a moment.
         present = tuple(
             worker
             for worker, status in worker_statuses(client).items()
-            if status == "running"
+            if status not in ("paused", "closing_gracefully", "closing", "closed")
         )
     wanted = 1 if n_workers is None else n_workers
     if len(present) < wanted:
