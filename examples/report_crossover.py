@@ -25,6 +25,7 @@ import matplotlib
 from distributed import Client, LocalCluster
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.bench.timing import crossing
 from skdistmlp.bench.workloads import Workload, step_and_rest
 from skdistmlp.parallel.split import count_parameters
 from skdistmlp.plotting.axes import COLOURS
@@ -204,15 +205,15 @@ def by_machines(
     return rows
 
 
-def crossing(rows: list[dict[str, float]], way: str) -> str:
+def crossover(rows: list[dict[str, float]], way: str) -> str:
     """Say from how many parameters on two machines are faster than one."""
-    faster = [row[f"{way}, two"] < row[f"{way}, one"] for row in rows]
-    if not faster[-1]:
-        return f"not up to {rows[-1]['parameters']:,}"
-    first = len(faster) - next(
-        (i for i, wins in enumerate(reversed(faster)) if not wins), len(faster)
+    size = crossing(
+        [row["parameters"] for row in rows],
+        [row[f"{way}, one"] / row[f"{way}, two"] for row in rows],
     )
-    return f"from {rows[first]['parameters']:,} on"
+    if math.isnan(size):
+        return f"not between {rows[0]['parameters']:,} and {rows[-1]['parameters']:,}"
+    return f"from {size:,.0f} on"
 
 
 def draw(
@@ -279,7 +280,7 @@ def main() -> None:
             first, *seconds = row.values()
             print(f"{first:>12}", *(f"{1e3 * s:12.4f}" for s in seconds), sep="  ")
     for way in ("report", "ours"):
-        print(f"two machines are faster, {way}: {crossing(sizes, way)}")
+        print(f"two machines are faster, {way}: {crossover(sizes, way)}")
     draw(asked.png, sizes, machines)
     print(f"drawn to {asked.png}")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from skdistmlp.bench.timing import Row
+from skdistmlp.plotting.axes import COLOURS, GREY
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+BLUE, ORANGE, GREEN, *_ = COLOURS
 
 
 def draw(path: Path, results: Mapping[str, Sequence[Row]]) -> None:

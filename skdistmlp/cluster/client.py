@@ -2,8 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,6 +24,9 @@ from distributed.comm.addressing import get_address_host_port
 from distributed.comm.core import CommClosedError
 
 from skdistmlp.exceptions import ClusterError, WorkerLostError
+
+WORKER_CHECK_S = 2.0
+"""Seconds between looks at the cluster while something there is waited for."""
 
 REACHES_WITHIN_S = 0.5
 """Seconds in which a worker answers a client that may connect to it."""
@@ -124,10 +127,40 @@ def begin(
         raise
 
 
+def wait_while(going_well: Callable[[], None], answers: Iterable[Future[Any]]) -> None:
+    """Wait for answers; cancel what is missing when the wait ends.
+
+    Parameters
+    ----------
+    going_well : callable
+        Called now and then meanwhile; ends the wait if it raises.
+    answers : iterable of Future
+        What `begin` returned.
+    """
+    answers = list(answers)
+    try:
+        while wait(answers, WORKER_CHECK_S).not_done:
+            going_well()
+    finally:
+        for answer in answers:
+            answer.cancel()
+
+
 def worker_statuses(client: Client) -> dict[str, str]:
     """Return what Dask calls the status of each worker, by its address."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    return {address: info["status"] for address, info in workers.items()}
+    return {address: info["status"] for address, info in known_workers(client).items()}
+
+
+def known_workers(client: Client) -> dict[str, dict[str, Any]]:
+    """Return what the scheduler knows of each worker, by its address.
+
+    `Client.scheduler_info` returns what the client heard last, and every other second
+    the client asks for the totals alone: its answer may be without any workers.
+    """
+    assert client.scheduler is not None, "a connected client has a scheduler"
+    answer = begin(client, client.scheduler.identity, n_workers=-1)
+    workers: dict[str, dict[str, Any]] = answer.result()["workers"]
+    return workers
 
 
 def reaches(client: Client, worker: str) -> bool:
@@ -254,25 +287,6 @@ def _thread_lent() -> Iterator[None]:
         rejoin()
 
 
-def task_cancellation() -> Callable[[], bool]:
-    """Return a function that says whether Dask has cancelled the task that calls this.
-
-    Dask cannot end a task that runs: it forgets it, when its client is gone or has
-    let go of it, and the task has to see for itself. Outside a task it is never so.
-    """
-    try:
-        worker = get_worker()
-        key, tasks = worker.get_current_task(), worker.state.tasks
-    except (ValueError, AttributeError):
-        return lambda: False
-
-    def is_cancelled() -> bool:
-        task = tasks.get(key)
-        return task is None or task.state not in ("executing", "long-running")
-
-    return is_cancelled
-
-
 def active_client() -> Client | None:
     """Return the active client; inside a task, its worker's own; else None."""
     try:
@@ -309,7 +323,7 @@ def memory_limits(client: Client, workers: tuple[str, ...]) -> dict[str, int]:
         Addresses; one that has left has no limit.
     """
     with explained(client, (), "asking for the workers' memory"):
-        known = client.scheduler_info(n_workers=-1)["workers"]
+        known = known_workers(client)
     limits = {
         worker: known[worker]["memory_limit"] for worker in workers if worker in known
     }

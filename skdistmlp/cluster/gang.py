@@ -3,14 +3,13 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client, SchedulerPlugin
 
-from skdistmlp.cluster.client import begin
+from skdistmlp.cluster.client import begin, wait_while
 from skdistmlp.exceptions import ClusterError
 
 FIRST_LOOK_S, LOOK_S = 0.01, 0.5
@@ -19,7 +18,6 @@ FIRST_LOOK_S, LOOK_S = 0.01, 0.5
 SILENT_S = 40.0
 """Seconds without a heartbeat (they come every 5) after which a client is given up. The
 scheduler learns of one that dies when its connection closes, mostly at once."""
-
 
 LEAVES_WITHIN_S = 5.0
 """Seconds in which a scheduler that is there answers."""
@@ -124,8 +122,7 @@ def gang(
     def ask(arrives: bool) -> bool:
         wanted = {"client": client.id, "workers": list(workers), "arrives": arrives}
         asked = begin(client, scheduler.skdistmlp_ask, name=name, **wanted)
-        while not wait([asked], LOOK_S).done:
-            check()
+        wait_while(check, [asked])
         standing = asked.result()
         if standing == LOST:
             raise ClusterError(

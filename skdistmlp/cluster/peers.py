@@ -11,7 +11,7 @@ import queue
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -19,11 +19,12 @@ from typing import Any, Self
 from distributed import Client, Future
 
 from skdistmlp.cluster import shard_run
+from skdistmlp.cluster.client import WORKER_CHECK_S
 from skdistmlp.cluster.collections import join_on_workers
 from skdistmlp.cluster.events import Messages, messages_of
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.meeting import Meeting
-from skdistmlp.cluster.pinned import THREAD_NAME, WORKER_CHECK_S, PinnedTasks
+from skdistmlp.cluster.pinned import THREAD_NAME, PinnedTasks
 from skdistmlp.cluster.roll_call import ask, be_there, exchange_timeout_s
 from skdistmlp.cluster.shard_run import Report, Roster
 from skdistmlp.cluster.versions import check_versions
@@ -76,12 +77,14 @@ class PeersRun:
         self._messages: Messages = queue.SimpleQueue()
         self._meeting: Meeting | None = None
         self._shards: list[Future[Any]] = []
+        self._addresses: list[Future[Any]] = []
         self._rows: list[Any] = []
         self._roster: Roster | None = None
         self._check_held: Callable[[], None] = lambda: None
         self._under_way: concurrent.futures.Future[list[Future[Any]]] | None = None
         self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
         self._interrupted = False
+        self._look_again_at = float("inf")
         self._n_samples_logged = 0
         if job.progress is not None:
             self._n_samples_logged = job.progress.n_samples_seen
@@ -156,17 +159,21 @@ class PeersRun:
         jobs: list[Any] = [self._job.for_shard(rank) for rank in self._ranks]
         if self._job.start is not None:
             jobs = self._tasks.place("job", jobs)
-        self._shards = self._submit(
-            "open",
-            shard_run.open_shard,
-            [(self._credentials, rank, jobs[rank]) for rank in self._ranks],
-        )
-        listening = self._submit(
-            "address", shard_run.address_of, [(shard,) for shard in self._shards]
-        )
+        add = self._tasks.add
+        self._tasks.begin()
+        opened = [
+            add(rank, "open", shard_run.open_shard, self._credentials, rank, jobs[rank])
+            for rank in self._ranks
+        ]
+        listening = [
+            add(rank, "address", shard_run.address_of, opened[rank])
+            for rank in self._ranks
+        ]
+        futures = self._tasks.submit(opened + listening)
+        self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
         self._rows = self._place_rows()
         self._roster = Roster(
-            self._tasks.fetch(*listening),
+            self._tasks.fetch(*self._addresses),
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
             exchange_timeout_s(),
         )
@@ -184,6 +191,7 @@ class PeersRun:
             self._meeting = Meeting(self._roster, self._workers, number)
             # In another thread, so that an interrupt does not lose the futures.
             self._under_way = self._submitting.submit(self._start_round, number)
+            self._look_again_at = time.monotonic() + WORKER_CHECK_S
         with self._tasks.explained("training"):
             futures = self._under_way.result()
             self._watch(futures)
@@ -195,11 +203,20 @@ class PeersRun:
     def _start_round(self, number: int) -> list[Future[Any]]:
         self._check_held()
         roster = self._roster if number == 0 else None
-        arguments = [
-            (self._shards[rank], number, self._rows[rank], roster, ROUND_S)
-            for rank in self._ranks
-        ]
-        return self._submit("train", shard_run.train_round, arguments)
+        self._tasks.begin()
+        futures = self._tasks.submit(
+            [
+                self._tasks.add(
+                    *(rank, "train", shard_run.train_round, self._shards[rank]),
+                    *(number, self._rows[rank], roster, ROUND_S),
+                )
+                for rank in self._ranks
+            ]
+        )
+        # To let go of them before would keep the round waiting: Dask sends what a
+        # client wants every 10 ms.
+        self._addresses = []
+        return futures
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
         """Say how a round went: once some seconds, to whoever listens."""
@@ -246,20 +263,26 @@ class PeersRun:
     def _take_messages(self, timeout_s: float) -> None:
         """Take the messages that are there; wait for one or the end of a shard."""
         assert self._meeting is not None
-        try:
+        with suppress(queue.Empty):
             message = self._messages.get(timeout=timeout_s)
             while True:
                 self._meeting.note(message)
                 if "line" in message and self._job.say is not None:
                     self._job.say(message["line"])
                 message = self._messages.get_nowait()
-        except queue.Empty:
-            self._tasks.check_workers()
-            if queued_on := self._meeting.queued_on:
-                self._tasks.check_accepting(queued_on)
-                self._check_held()
         if self._meeting.is_late():
             raise self._meeting.error(self._ask(be_there))
+        if time.monotonic() > self._look_again_at:
+            self._look()
+
+    def _look(self) -> None:
+        """See whether it makes sense to wait for this round."""
+        assert self._meeting is not None
+        self._look_again_at = time.monotonic() + WORKER_CHECK_S
+        self._tasks.check_workers()
+        if queued_on := self._meeting.queued_on:
+            self._tasks.check_accepting(queued_on)
+            self._check_held()
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
         """Raise what went wrong first: others then miss a shard that is gone."""
@@ -275,18 +298,6 @@ class PeersRun:
                 raise errors[0] if errors else CancelledError
             self._tasks.check_present()
             time.sleep(0.05)
-
-    def _submit(
-        self, operation: str, function: Any, arguments: Sequence[tuple[Any, ...]]
-    ) -> list[Future[Any]]:
-        """Submit a task on every shard, with its own arguments."""
-        self._tasks.begin()
-        return self._tasks.submit(
-            [
-                self._tasks.add(rank, operation, function, *arguments[rank])
-                for rank in self._ranks
-            ]
-        )
 
     def _ask(self, what: Callable[..., None], *args: Any) -> set[str]:
         """Call a function on every worker; return the workers that answer in time."""

@@ -16,14 +16,18 @@ from weakref import WeakKeyDictionary
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
-from skdistmlp.cluster.client import begin, explained, reaches, task_cancellation
+from skdistmlp.cluster.client import (
+    WORKER_CHECK_S,
+    begin,
+    explained,
+    reaches,
+    wait_while,
+)
 from skdistmlp.cluster.roll_call import Acceptance, RollCall
+from skdistmlp.cluster.worker import task_cancellation
 from skdistmlp.exceptions import ClusterError
 
 Key: TypeAlias = tuple[str, str, int]
-
-WORKER_CHECK_S = 2.0
-"""Seconds between looks at the list of workers while waiting for a task."""
 
 SENT_AT_ONCE = 4
 """Values on their way at the same time: more would only share the same network."""
@@ -216,12 +220,8 @@ class PinnedTasks:
         arriving = begin(
             self._client, self._client.gather, list(futures), direct=direct
         )
-        try:
-            while not wait([arriving], WORKER_CHECK_S).done:
-                self.check_workers()
-            results: list[Any] = arriving.result()
-        finally:
-            arriving.cancel()
+        wait_while(self.check_workers, [arriving])
+        results: list[Any] = arriving.result()
         return results
 
     def take(self, *futures: Future[Any]) -> list[Any]:

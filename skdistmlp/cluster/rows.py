@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from distributed import Client, Future, get_worker
+from distributed import Client, Future
 from sklearn.utils import gen_batches
 
 from skdistmlp.cluster.pinned import PinnedTasks
+from skdistmlp.cluster.worker import own_blas_threads
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.blas import blas_threads
 
 TURNS_AHEAD = 2
 """Blocks on their way to a worker, or being predicted there, at a time."""
@@ -73,8 +73,5 @@ def predict_block(
     rows: Features, function: Callable[[Features], FloatArray]
 ) -> FloatArray:
     """Return the outputs for rows, computed with the threads of this worker."""
-    worker = get_worker()
-    if worker.address.startswith("inproc://"):
-        return function(rows)
-    with blas_threads(worker.state.nthreads):
+    with own_blas_threads():
         return function(rows)

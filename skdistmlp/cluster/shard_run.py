@@ -5,7 +5,7 @@ import gc
 import socket
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
@@ -14,9 +14,8 @@ import dask
 from distributed import Worker, get_worker
 from distributed.comm.addressing import get_address_host
 
-from skdistmlp.cluster.client import task_cancellation
+from skdistmlp.cluster.worker import own_blas_threads, task_cancellation
 from skdistmlp.exceptions import ExchangeError, StopRequested
-from skdistmlp.parallel.blas import blas_threads
 from skdistmlp.parallel.buffered import BufferedShard
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.mesh import Mesh
@@ -317,11 +316,7 @@ def train_round(
     """Train one shard for some seconds, with the threads of its worker."""
     worker = get_worker()
     arguments = number, dataset, roster, round_s, task_cancellation()
-    inside = worker.address.startswith("inproc://")
-    with (
-        _memory_freed_on_failure(worker),
-        nullcontext() if inside else blas_threads(worker.state.nthreads),
-    ):
+    with _memory_freed_on_failure(worker), own_blas_threads():
         return shard.train(*arguments)
 
 

@@ -1,21 +1,18 @@
 """The version of this package, the same everywhere."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from distributed import Client
 
-from skdistmlp.cluster.client import begin
+from skdistmlp.cluster.client import begin, wait_while
 from skdistmlp.cluster.roll_call import ask
 from skdistmlp.exceptions import ClusterError
 
 PACKAGE = "skdistmlp"
-
-LOOK_S = 2.0
-"""Seconds between looks at the workers while their answers are waited for."""
 
 _CHECKED: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
 """Workers that have the version of this process."""
@@ -52,12 +49,7 @@ def check_versions(
         for worker, answer in ask(client, missing, version, PACKAGE).items()
     }
     answers["the scheduler"] = begin(client, client.run_on_scheduler, version, PACKAGE)
-    try:
-        while wait(answers.values(), LOOK_S).not_done:
-            check()
-    finally:
-        for answer in answers.values():
-            answer.cancel()
+    wait_while(check, answers.values())
     own = version(PACKAGE)
     for where, answer in answers.items():
         try:

@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 PREDICT_BLOCK_ROWS = 2000
 """Rows forwarded at a time by predict."""
 
-ROWS_SENT_AT_ONCE = 10_000
-"""Rows that a worker is sent at a time, where it has the whole network."""
-
 SPARSE_PREDICT_BLOCK_ROWS = 20_000
 """The same for sparse features, whose rows are copied to cut them off."""
+
+ROWS_SENT_AT_ONCE = 10_000
+"""Rows that a worker is sent at a time, where it has the whole network."""
 
 NO_CLIENT = "no Dask client is active and none was given"
 

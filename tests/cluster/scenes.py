@@ -14,6 +14,7 @@ import dask
 import numpy as np
 from distributed import Client, LocalCluster
 
+from skdistmlp.cluster.client import known_workers
 from tests.cluster import striking
 from tests.cluster.forked import CONTEXT, ForkedProcesses, fork
 from tests.cluster.striking import PLACES, Gate, Seen, classifier, seen_of_fit
@@ -275,7 +276,7 @@ class Scene:
 
     def status_of_victim(self) -> str:
         """Return what the scheduler thinks of the victim."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"]
+        workers = known_workers(self.client)
         return str(workers.get(self.victim, {"status": "gone"})["status"])
 
     def await_loss(self) -> None:

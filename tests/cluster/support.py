@@ -15,6 +15,8 @@ from typing import Any, Self
 
 from distributed import Client, Event
 
+from skdistmlp.cluster.client import known_workers
+
 WITHIN_S = 60.0
 """How long anything may take before a test gives up; not a measure of speed."""
 
@@ -108,7 +110,7 @@ class DaskProcesses:
         }
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(n_workers, timeout=WITHIN_S)
-            workers = client.scheduler_info(n_workers=-1)["workers"]
+            workers = known_workers(client)
         for address, info in workers.items():
             if info["name"] in started:
                 self.workers[address] = started[info["name"]]

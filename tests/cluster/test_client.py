@@ -243,6 +243,16 @@ def test_workers_are_chosen_among_those_of_the_cluster(client, n_workers):
     assert set(chosen) <= set(client.nthreads())
 
 
+def test_workers_are_found_whatever_else_the_client_asks(cluster):
+    """Dask's clients ask for totals now and then, and keep the last answer for all."""
+    with (
+        dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}),
+        Client(cluster.scheduler_address, set_as_default=False) as restless,
+    ):
+        for _ in range(300):
+            assert len(choose_workers(restless, None)) == 3
+
+
 @pytest.mark.parametrize("n_workers", [4, 1000])
 def test_too_few_workers_are_both_numbers(client, digits, n_workers):
     message = rf"n_workers={n_workers} .* {client.scheduler.address} has 3\b"

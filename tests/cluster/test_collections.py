@@ -20,6 +20,7 @@ from skdistmlp import (
     WorkerLostError,
 )
 from skdistmlp.cluster import blocks, collections
+from skdistmlp.cluster.client import known_workers
 from tests.cluster.support import bounded
 from tests.estimators.support import fit, quiet
 
@@ -383,7 +384,7 @@ def test_what_does_not_fit_a_worker_is_refused_before_training(client, rows):
     """The error has both sizes, and the name of the worker."""
     clf = classifier(client, hidden_layer_sizes=(10**6, 10**6), batch_size="auto")
     worker = next(iter(client.nthreads()))
-    limit = client.scheduler_info(n_workers=-1)["workers"][worker]["memory_limit"]
+    limit = known_workers(client)[worker]["memory_limit"]
     with pytest.raises(ClusterError) as caught:
         bounded(clf.fit, rows, [0, 1, 0, 1])
     held = re.match(r"shard 0 would hold ([\d,]+) bytes on worker", str(caught.value))
