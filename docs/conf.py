@@ -1,5 +1,6 @@
 """Build the documentation with Sphinx: ``tox -e docs``."""
 
+import tomllib
 from pathlib import Path
 
 import click
@@ -28,6 +29,8 @@ nitpick_ignore_regex = [("py:.*", r"sklearn\..*")]
 # Docstrings name the types in their own words, with shapes.
 autodoc_typehints = "none"
 numpydoc_show_class_members = False
+PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+numpydoc_validation_checks = set(PYPROJECT["tool"]["numpydoc_validation"]["checks"])
 
 myst_heading_anchors = 3
 
