@@ -9,6 +9,8 @@ from sphinx_gallery.sorting import ExplicitOrder
 from skdistmlp import __version__
 from skdistmlp.cli import crossover
 
+DOCS = Path(__file__).parent
+
 project = "skdistmlp"
 author = "the skdistmlp developers"
 copyright = "2026, the skdistmlp developers"  # noqa: A001 (Sphinx's name)
@@ -28,11 +30,13 @@ nitpick_ignore_regex = [("py:.*", r"sklearn\..*")]
 
 # Docstrings name the types in their own words, with shapes.
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
-PYPROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+PYPROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
 numpydoc_validation_checks = set(PYPROJECT["tool"]["numpydoc_validation"]["checks"])
 
 myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
 
 # Two are shown and not run: one wants the address of a cluster, the other takes
 # minutes and starts processes that import it by name. The tests run both.
@@ -52,9 +56,11 @@ sphinx_gallery_conf = {
             "plot_worker_counts.py",
             "plot_crossover.py",
             "report_crossover.py",
+            "*",
         ]
     ),
     "abort_on_example_error": True,
+    "default_thumb_file": str(DOCS / "_static" / "logo.svg"),
     "backreferences_dir": "gallery/backreferences",
     "doc_module": ("skdistmlp",),
     "download_all_examples": False,
@@ -62,7 +68,7 @@ sphinx_gallery_conf = {
 }
 
 # The help of the command, as it prints it.
-API = Path(__file__).parent / "api"
+API = DOCS / "api"
 API.mkdir(exist_ok=True)
 (API / "dask-mlp-crossover.txt").write_text(
     crossover.get_help(click.Context(crossover, info_name="dask mlp crossover"))
@@ -70,11 +76,12 @@ API.mkdir(exist_ok=True)
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skdistmlp"
+html_logo = html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_theme_options = {
-    "logo": {"text": "skdistmlp"},
+    "logo": {"text": "skdistmlp", "image_dark": "_static/logo.svg"},
     "navigation_with_keys": False,
     "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],

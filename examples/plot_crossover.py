@@ -3,8 +3,7 @@
 
 ``CrossoverDisplay`` draws how many times faster a shared network trains, by its number
 of parameters: below 1 it is slower. ``dask mlp crossover --png`` draws the same on a
-cluster of yours, at more sizes and with repeats; this page measures a few networks on
-two workers of the machine that it was built on, while that had other work to do.
+cluster of yours, at more sizes and with repeats; this page measures each network once.
 """
 
 import math
