@@ -2,9 +2,9 @@
 
 They check parameters, classes and weights and word the errors, so that what
 scikit-learn refuses is refused here with its message; the optimisers are what
-its networks go on training with. This is the only module
-that imports them; ``tests/estimators/test_sklearn_private.py`` fails when one
-of them changes.
+its networks go on training with; the mixin says where an estimator is documented. This
+is the only module that imports or sets them;
+``tests/estimators/test_sklearn_private.py`` fails when one of them changes.
 """
 
 from sklearn.base import _fit_context as fit_context
@@ -16,8 +16,20 @@ from sklearn.utils.multiclass import (
 from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 
+SITE = "https://skdistmlp.readthedocs.io/en/latest"
+"""Where the documentation is published; nothing else says so."""
+
+
+class DocumentationLinkMixin:
+    """Link an estimator's HTML representation to its page of the site."""
+
+    _doc_link_module = "skdistmlp"
+    _doc_link_template = f"{SITE}/api/skdistmlp.{{estimator_name}}.html"
+
+
 __all__ = [
     "AdamOptimizer",
+    "DocumentationLinkMixin",
     "HasMethods",
     "Interval",
     "Options",

@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skdistmlp.estimators._sklearn import (
+    DocumentationLinkMixin,
     check_optimize_result,
     check_sample_weight,
 )
@@ -57,7 +58,12 @@ _HISTORY = (
 
 
 class BaseDistributedMLP(
-    PredictionMixin, HandoverMixin, LiveClientMixin, BaseEstimator, ABC
+    DocumentationLinkMixin,
+    PredictionMixin,
+    HandoverMixin,
+    LiveClientMixin,
+    BaseEstimator,
+    ABC,
 ):
     """Base of the estimators: everything but the targets.
 
