@@ -50,6 +50,7 @@ sphinx_gallery_conf = {
             "early_stopping.py",
             "worker_counts.py",
             "cluster_by_hand.py",
+            "dask_arrays.py",
             "take_home.py",
             "plot_loss_curve.py",
             "plot_partition.py",

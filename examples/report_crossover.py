@@ -1,5 +1,5 @@
 """The report's way and ours
-==========================
+=========================
 
 Shares a network as the report does, and as skdistmlp does, and draws the report's
 charts.

@@ -1,5 +1,5 @@
 """A search over numbers of workers
-=================================
+================================
 
 Draws how long a fit takes on each number. The scores of the candidates tie, since the
 answer does not depend on how a network is split: ``FastestWithin`` picks the one to

@@ -73,6 +73,14 @@ def test_a_network_is_taken_home_and_brought_back():
     assert float(re.search(r"^and back   accuracy (\S+)$", printed, re.M)[1]) > 0.9
 
 
+def test_dask_arrays_stay_where_they_are():
+    printed = printed_by_example("dask_arrays.py")
+    assert "trained    on 2 workers" in printed
+    assert float(re.search(r"^accuracy   (\S+)$", printed, re.M)[1]) > 0.9
+    assert "predicted  dask.array<" in printed
+    assert re.search(r"^the first  \[[01]( [01]){9}\]$", printed, re.M)
+
+
 def test_a_cluster_by_hand_shows_who_holds_what(client):
     address = client.scheduler.address
     printed = printed_by_example("cluster_by_hand.py", address, "--width", "256")
