@@ -23,6 +23,7 @@ extensions = [
     "myst_parser",
 ]
 exclude_patterns = ["_build"]
+highlight_language = "none"  # of fences that name none, such as what is printed
 templates_path = ["_templates"]
 nitpicky = True
 # The build reads nothing from the network, so neither scikit-learn's index.

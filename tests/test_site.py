@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,18 @@ def test_an_example_has_a_title_for_its_page(example):
 def test_a_display_has_a_page_in_the_gallery(display):
     pages = [path for path in EXAMPLES if path.name.startswith("plot_")]
     assert any(f"import {display}" in path.read_text() for path in pages)
+
+
+def test_every_page_is_in_a_table_of_contents():
+    texts = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
+    entries = {
+        entry
+        for text in texts
+        for block in re.findall(r"^```{toctree}\n(.*?)^```", text, re.S | re.M)
+        for entry in block.split()
+    }
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages - {"index"} == entries - {":hidden:", "gallery/index"}
 
 
 @pytest.fixture(scope="module")
