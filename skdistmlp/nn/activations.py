@@ -85,8 +85,8 @@ def softmax(z: FloatArray) -> None:
 
 
 SHORT_ROW = 64
-"""Numbers of a row from which on NumPy finds the largest quickly where they lie. In 2,000
-rows of 10 it takes 87 us, and 8 once they stand in columns."""
+"""Numbers of a row from which on NumPy finds the largest quickly where they lie. For
+2,000 rows of 10 it takes 87 us, and 8 once they stand in columns."""
 
 
 def _row_maxima(z: FloatArray) -> FloatArray:
