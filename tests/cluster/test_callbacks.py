@@ -241,7 +241,9 @@ class Lines(logging.Handler):
         ("peers", "a line in the log"),
     ],
 )
-def test_progress_is_seen_while_a_fit_runs(client, data, monkeypatch, engine, what):
+def test_progress_is_seen_while_a_fit_runs(
+    client, data, monkeypatch, caplog, engine, what
+):
     """A fit without end ends when it has been seen: nothing comes afterwards."""
     stop, lines = Seen(), []
 
@@ -257,9 +259,8 @@ def test_progress_is_seen_while_a_fit_runs(client, data, monkeypatch, engine, wh
         clf.set_params(verbose=True)
         monkeypatch.setattr("builtins.print", take)
     elif what == "a line in the log":
+        caplog.set_level(logging.INFO, "skdistmlp")
         logger.addHandler(handler)
-        monkeypatch.setattr(logger, "level", logging.INFO)
-        logger.manager._clear_cache()
     else:
         clf.set_callbacks(stop, At("end", "epoch", 1))
     try:

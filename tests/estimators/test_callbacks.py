@@ -5,6 +5,7 @@ import pickle
 import re
 import threading
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.parallel.buffered import BufferedShard
 from tests.estimators.recorder import At, Recorder, Told
 
+PAGE = (Path(__file__).parents[2] / "docs" / "progress.md").read_text()
 PARAMETERS = {"hidden_layer_sizes": (6,), "random_state": 0, "batch_size": 50}
 
 
@@ -334,3 +336,17 @@ def test_callbacks_can_be_taken_off(data):
     assert told.hooks == []
     with pytest.raises(TypeError, match="FitCallback protocol"):
         classifier(print)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_code_of_the_page_runs(capsys, caplog):
+    caplog.set_level("INFO", "skdistmlp")  # to be put back after the test
+    names = {}
+    for block in re.findall("```python\n(.*?)```", PAGE, flags=re.DOTALL):
+        exec(block, names)
+    printed = capsys.readouterr().out.splitlines()
+    scores = [line.split() for line in printed if line.startswith("epoch ")]
+    assert [int(number) for _, number, _ in scores] == list(range(10))
+    assert float(scores[0][2]) < float(scores[-1][2])
+    assert int(printed[-1]) < 200
+    assert names["clf"].score(names["X_test"], names["y_test"]) > 0.95
