@@ -312,7 +312,12 @@ def _planned(
     if reason is not None:
         yield local_plan(layer_units, reason), None
         return
-    from skdistmlp.cluster.client import choose_workers, connected, memory_limits
+    from skdistmlp.cluster.client import (
+        choose_workers,
+        connected,
+        memory_limits,
+        threads_of,
+    )
 
     with connected(request.client) as client:
         if client is None:
@@ -324,5 +329,6 @@ def _planned(
             limit = min(limits, default=None)
             plan = prediction_plan(layer_units, request.engine, workers, work, limit)
         else:
-            plan = cluster_plan(layer_units, request.engine, workers, work)
+            threads = threads_of(client, workers)
+            plan = cluster_plan(layer_units, request.engine, workers, work, threads)
         yield plan, client
