@@ -391,13 +391,3 @@ class BaseDistributedMLP(
     def __sklearn_is_fitted__(self) -> bool:
         """Say whether there are weights, drawn by a fit that ended well."""
         return hasattr(self, "coefs_")
-
-
-def solver_has_epochs(estimator: BaseDistributedMLP) -> bool:
-    """Say whether there is a `partial_fit`; explain if not."""
-    if estimator.solver == "lbfgs":
-        raise AttributeError(
-            "partial_fit is only available for stochastic optimizers. "
-            f"{estimator.solver} is not stochastic."
-        )
-    return True

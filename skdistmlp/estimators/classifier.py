@@ -23,7 +23,8 @@ from skdistmlp.estimators._sklearn import (
     check_sample_weight,
     fit_context,
 )
-from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
+from skdistmlp.estimators.base import BaseDistributedMLP
+from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score
