@@ -101,7 +101,7 @@ def predicting(client: Client, repeats: int) -> Iterator[Row]:
             whole,
             X,
             ROWS_SENT_AT_ONCE,
-            n_bytes=sum(w.nbytes for w in (*fitted.coefs_, *fitted.intercepts_)),
+            n_bytes=whole.weights.nbytes,
             owner=None,
         )
         with threadpool_limits(1), dask.config.set(SENDING_ANEW):

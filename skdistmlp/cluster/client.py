@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import dask
 from dask.utils import parse_timedelta
@@ -30,6 +30,8 @@ WORKER_CHECK_S = 2.0
 
 REACHES_WITHIN_S = 0.5
 """Seconds in which a worker answers a client that may connect to it."""
+
+_FOR_ONE_CALL: WeakSet[Client] = WeakSet()
 
 _BEYOND_REACH: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
 
@@ -87,13 +89,7 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
     ClusterError
         If the cluster has fewer, or none.
     """
-    with explained(client, (), "looking for workers"):
-        # These take no new tasks; one that has just come is "init" for a moment.
-        present = tuple(
-            worker
-            for worker, status in worker_statuses(client).items()
-            if status not in ("paused", "closing_gracefully", "closing", "closed")
-        )
+    present = workers_of(client)
     wanted = 1 if n_workers is None else n_workers
     if len(present) < wanted:
         raise ClusterError(
@@ -103,6 +99,17 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
             f"{', or lower n_workers' if wanted > 1 else ''}."
         )
     return present if n_workers is None else present[:n_workers]
+
+
+def workers_of(client: Client) -> tuple[str, ...]:
+    """Return the addresses of all workers of a cluster that take tasks."""
+    with explained(client, (), "looking for workers"):
+        # One that has just come is "init" for a moment.
+        return tuple(
+            worker
+            for worker, status in worker_statuses(client).items()
+            if status not in ("paused", "closing_gracefully", "closing", "closed")
+        )
 
 
 def begin(
@@ -250,8 +257,14 @@ def _connection(address: str) -> Iterator[Client]:
             f"no Dask scheduler answers at client={address!r}: {error}. Start one with "
             f"`dask scheduler`, or correct the address."
         ) from error
+    _FOR_ONE_CALL.add(client)
     with client:
         yield client
+
+
+def is_for_many_calls(client: Client) -> bool:
+    """Say whether a client is the user's; one made from an address is for one call."""
+    return client not in _FOR_ONE_CALL
 
 
 async def _greet(address: str) -> None:

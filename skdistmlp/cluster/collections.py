@@ -308,6 +308,11 @@ def _described(
     widths = sorted({block.shape[1] for block in blocks})
     if len(widths) > 1:
         raise ValueError(f"the blocks of X have different numbers of columns: {widths}")
+    if widths != [expected := header_of(collection).shape[1]]:
+        raise ValueError(
+            f"X is said to have {expected} columns, but its blocks have {widths[0]}. "
+            f"Give map_blocks, or whatever made X, the chunks that come of it."
+        )
     if len({block.nnz is None for block in blocks}) > 1:
         raise ValueError("some blocks of X are sparse and some are dense; make all one")
     dtype = np.result_type(*(block.dtype for block in blocks))

@@ -1,5 +1,7 @@
 """Values that stay on the workers from call to call, so that they are sent once."""
 
+import hashlib
+import pickle
 import threading
 import time
 import weakref
@@ -27,21 +29,25 @@ class _Entry:
         Holds the value there.
     n_bytes : int
         Its size.
+    owner : finalize or None
+        Lets go of the value when its owner goes.
     used_at : float
         When it was last kept or found, by the monotonic clock.
     """
 
     future: Future[Any]
     n_bytes: int
+    owner: "weakref.finalize[Any, Any] | None" = None
     used_at: float = field(default_factory=time.monotonic)
 
 
 class Kept:
     """What one client keeps on workers, by content: rows of a search, weights to use.
 
-    There is room for ``skdistmlp.keep-bytes`` on all workers together: what was not
-    used for the longest time makes way. What nobody used for ``skdistmlp.keep-for``
-    goes too, and everything when the client is closed.
+    There is room for ``skdistmlp.keep-bytes`` on all workers together. What nobody used
+    for ``skdistmlp.keep-for`` makes way, and everything when the client is closed;
+    until then nothing more is kept where there is no room. (A search goes round over
+    its folds: if the one used last made way for the next, none would ever be found.)
 
     Parameters
     ----------
@@ -52,7 +58,7 @@ class Kept:
     def __init__(self, client: Client) -> None:
         # Not the client itself, which would then live as long as what it keeps.
         self._client = weakref.ref(client)
-        self._loop = client.loop
+        self._loop: Any = client.loop
         self._lock = threading.Lock()
         # By content and worker; what was used last is last.
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
@@ -119,25 +125,46 @@ class Kept:
         client = self._client()
         if client is None:
             return
+        name = token, worker
         with self._changing():
-            own: Future[Any] = Future(future.key, client)
-            self._entries[token, worker] = _Entry(own, n_bytes)
-            self._entries.move_to_end((token, worker))
-        if owner is not None:
-            # An owner may go while the lock is held, wherever Python collects garbage.
-            let_go = weakref.WeakMethod(self.let_go)
-            gone = weakref.finalize(owner, _later, self._loop, let_go, (token, worker))
-            gone.atexit = False
+            self._forget(name)
+            if n_bytes > keep_bytes() - self._n_bytes():
+                return
+            entry = _Entry(Future(future.key, client), n_bytes)
+            if owner is not None:
+                entry.owner = weakref.finalize(owner, _let_go, weakref.ref(self), name)
+                entry.owner.atexit = False
+            self._entries[name] = entry
 
     def let_go(self, *names: tuple[str, str]) -> None:
         """Keep some values no longer, by content and worker."""
         with self._changing():
             for name in names:
-                self._entries.pop(name, None)
+                self._forget(name)
 
     def clear(self) -> None:
         """Keep nothing any more."""
         self.let_go(*list(self._entries))
+
+    def later(self, what: str, *args: Any, after_s: float = 0) -> None:
+        """Have the client's event loop call a method, if all is still there then."""
+        method = weakref.WeakMethod(getattr(self, what))
+
+        def call() -> None:
+            if (alive := method()) is not None:
+                alive(*args)
+
+        # The loop of a client that is closed takes nothing.
+        with suppress(RuntimeError):
+            self._loop.add_callback(self._loop.call_later, after_s, call)
+
+    def _n_bytes(self) -> int:
+        return sum(entry.n_bytes for entry in self._entries.values())
+
+    def _forget(self, name: tuple[str, str]) -> None:
+        entry = self._entries.pop(name, None)
+        if entry is not None and entry.owner is not None:
+            entry.owner.detach()
 
     def _look(self) -> None:
         """Let go of what nobody uses."""
@@ -146,20 +173,18 @@ class Kept:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Hold the lock; then let go of what is lost, unused or too much."""
+        """Hold the lock; let go of what is lost, unused or too much."""
         with self._lock:
-            yield
             oldest = time.monotonic() - keep_for_s()
             for name, entry in list(self._entries.items()):
                 if entry.future.status != "finished" or entry.used_at < oldest:
-                    del self._entries[name]
-            room = keep_bytes()
-            while sum(entry.n_bytes for entry in self._entries.values()) > room:
-                self._entries.popitem(last=False)
+                    self._forget(name)
+            while self._n_bytes() > keep_bytes():
+                self._forget(next(iter(self._entries)))
+            yield
             if self._entries and not self._will_look:
                 self._will_look = True
-                look = weakref.WeakMethod(self._look)
-                _later(self._loop, look, after_s=keep_for_s())
+                self.later("_look", after_s=keep_for_s())
 
 
 def keep_bytes() -> int:
@@ -180,15 +205,23 @@ def keep_nothing() -> None:
         kept.clear()
 
 
-def _later(
-    loop: Any, method: weakref.WeakMethod[Any], *args: Any, after_s: float = 0
-) -> None:
-    """Have an event loop call a method, if its object is still there then."""
+def content_of(value: Any) -> str:
+    """Return what stands for all that would be sent of a value.
 
-    def call() -> None:
-        if (alive := method()) is not None:
-            alive(*args)
+    Dask's own ``tokenize`` takes a square array and its transpose for the same.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    digest = hashlib.sha1(usedforsecurity=False)
+    digest.update(pickle.dumps(value, protocol=5, buffer_callback=buffers.append))
+    for buffer in buffers:
+        digest.update(buffer.raw())
+    return digest.hexdigest()
 
-    # The loop of a client that is closed takes nothing.
-    with suppress(RuntimeError):
-        loop.add_callback(loop.call_later, after_s, call)
+
+def _let_go(kept: "weakref.ref[Kept]", name: tuple[str, str]) -> None:
+    """Let go of a value whose owner is gone.
+
+    An owner may go wherever Python collects garbage, also while the lock is held.
+    """
+    if (alive := kept()) is not None:
+        alive.later("let_go", name)

@@ -3,31 +3,42 @@
 from collections.abc import Callable
 from typing import Any
 
+import dask
 from dask.array import Array
 from dask.delayed import delayed
+from dask.utils import parse_bytes
 from distributed import Client
 
 from skdistmlp.cluster.blocks import predict_rows
 from skdistmlp.cluster.client import active_client, reaches
 from skdistmlp.cluster.collections import header_of, is_frame, of_whole_rows
+from skdistmlp.cluster.kept import Kept, content_of
+
+LARGE = "distributed.admin.large-graph-warning-threshold"
+"""Dask's setting of the bytes beyond which it warns of what a graph has in it."""
 
 
 def map_rows(
-    client: Client | str | None, collection: Any, function: Callable[[Any], Any]
+    client: Client | str | None,
+    collection: Any,
+    function: Callable[[Any], Any],
+    n_bytes: int,
+    owner: object,
 ) -> Any:
     """Apply a function to every block of rows, when it is computed.
 
     Parameters
     ----------
     client : Client, str or None
-        The estimator's parameter. If it is the active client, or there is one and
-        none was given, the function is sent to the cluster at once, and Dask brings
-        it to each worker that needs it; else it is part of the graph, since another
-        client could not compute with what this one has sent.
+        The estimator's parameter.
     collection : Array or DataFrame
         Features.
     function : callable
         From a block to an array of as many rows.
+    n_bytes : int
+        Its size.
+    owner : object
+        What the function is let go of with, where it is sent to a cluster.
 
     Returns
     -------
@@ -36,7 +47,10 @@ def map_rows(
     """
     collection = of_whole_rows("X", collection)
     meta = function(header_of(collection))[:0]
-    shared = delayed(_sent(client, function))
+    # In the graph it is there for whoever computes what is made of the result.
+    if n_bytes > parse_bytes(dask.config.get(LARGE, "10MB")):
+        function = _sent(client, function, n_bytes, owner)
+    shared = delayed(function, traverse=False)
     if is_frame(collection):
         lazy = collection.map_partitions(
             predict_rows, shared, meta=meta, enforce_metadata=False
@@ -53,16 +67,25 @@ def map_rows(
     )
 
 
-def _sent(client: Client | str | None, function: Any) -> Any:
-    """Return a function, or the future of it on a cluster that is at hand."""
-    live = active_client()
+def _sent(
+    client: Client | str | None, function: Any, n_bytes: int, owner: object
+) -> Any:
+    """Return a function, or the future of it on a cluster that is at hand.
+
+    The client keeps it too: of a graph that is being computed, the scheduler may hear
+    later than that nobody has the future any more.
+    """
+    live = client if isinstance(client, Client) else active_client()
     if live is None or live.asynchronous or live.status != "running":
-        return function
-    if client is not None and client is not live:
         return function
     worker = next(iter(live.nthreads()), None)
     if worker is None:
         return function
-    return live.scatter(
-        function, workers=[worker], direct=reaches(live, worker), hash=False
-    )
+    kept, token = Kept.of(live), content_of(function)
+    future = kept.find(token, worker)
+    if future is None:
+        future = live.scatter(
+            function, workers=[worker], direct=reaches(live, worker), hash=False
+        )
+        kept.keep(token, worker, future, n_bytes, owner)
+    return future

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
@@ -21,10 +20,11 @@ from skdistmlp.cluster.client import (
     WORKER_CHECK_S,
     begin,
     explained,
+    is_for_many_calls,
     reaches,
     wait_while,
 )
-from skdistmlp.cluster.kept import Kept, keep_bytes
+from skdistmlp.cluster.kept import Kept, content_of, keep_bytes
 from skdistmlp.cluster.roll_call import Acceptance, RollCall
 from skdistmlp.cluster.worker import task_cancellation
 from skdistmlp.exceptions import ClusterError
@@ -194,14 +194,15 @@ class PinnedTasks:
         # Workers that are threads of this process get the caller's own arrays, which
         # the caller may change.
         inside = any(worker.startswith("inproc://") for worker in self._workers)
-        if inside or not 0 < sum(sizes) <= keep_bytes():
+        pays = is_for_many_calls(self._client) and 0 < sum(sizes) <= keep_bytes()
+        if inside or not pays:
             return self.place(name, values)
         kept = Kept.of(self._client)
         tokens: dict[int, str] = {}
 
         def token_of(value: Any) -> str:
             if id(value) not in tokens:
-                tokens[id(value)] = tokenize(value)
+                tokens[id(value)] = content_of(value)
             return tokens[id(value)]
 
         placed: dict[int, Future[Any]] = {}

@@ -378,7 +378,11 @@ class BaseDistributedMLP(
 
     def _engine_request(self) -> EngineRequest:
         return EngineRequest(
-            self.client, self.n_workers, self.parameter_threshold, self.engine
+            self.client,
+            self.n_workers,
+            self.parameter_threshold,
+            self.engine,
+            vars(self).get("_client_stayed_behind", False),
         )
 
     def _weights(self) -> Parameters:

@@ -52,12 +52,16 @@ WARNED = 7
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """What the user asked for; the estimator's parameters of these names."""
+    """What the user asked for; the estimator's parameters of these names.
+
+    `client_stayed_behind` says that `client` was a live one, in another process.
+    """
 
     client: "Client | str | None"
     n_workers: int | None
     parameter_threshold: int
     engine: str
+    client_stayed_behind: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,8 @@ def _warn_of_missing_client(request: EngineRequest) -> None:
         _warn_once(f"n_workers={request.n_workers}")
     elif request.engine != "auto":
         _warn_once(f"engine={request.engine!r}")
+    elif request.client_stayed_behind:
+        _warn_once("an estimator whose live client= stayed behind in another process")
 
 
 @cache
@@ -233,13 +239,18 @@ def predict(
         X = csr_array(X) if issparse(X) else X
         # When they are gone, or others are in their place, workers let go of theirs.
         owner = weights.coefs[0]
-        n_bytes = sum(w.nbytes for w in (*weights.coefs, *weights.intercepts))
         if plan.engine == "rows":
             from skdistmlp.cluster.rows import predict_by_rows
 
             outputs = WholeNetwork(network, weights)
             return predict_by_rows(
-                client, plan.workers, outputs, X, ROWS_SENT_AT_ONCE, n_bytes, owner
+                client,
+                plan.workers,
+                outputs,
+                X,
+                ROWS_SENT_AT_ONCE,
+                weights.nbytes,
+                owner,
             )
         from skdistmlp.cluster.futures import FuturesGroup
 
@@ -317,18 +328,24 @@ def _planned(
         connected,
         memory_limits,
         threads_of,
+        workers_of,
     )
 
     with connected(request.client) as client:
         if client is None:
             yield local_plan(layer_units, NO_CLIENT), None
             return
-        workers = choose_workers(client, request.n_workers)
         if work.kind == "prediction":
+            # All that it takes is at hand: a cluster that has become smaller will do.
+            workers = workers_of(client)[: request.n_workers]
+            if not workers:
+                yield local_plan(layer_units, "the cluster has no workers"), None
+                return
             limits = memory_limits(client, workers).values()
             limit = min(limits, default=None)
             plan = prediction_plan(layer_units, request.engine, workers, work, limit)
         else:
+            workers = choose_workers(client, request.n_workers)
             threads = threads_of(client, workers)
             plan = cluster_plan(layer_units, request.engine, workers, work, threads)
         yield plan, client

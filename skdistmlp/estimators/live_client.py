@@ -34,6 +34,8 @@ class LiveClientMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
-        if not isinstance(self.client, str):
+        if not isinstance(self.client, str | None):
             state["client"] = None
+            # For a warning: what was to be distributed is not any more.
+            state["_client_stayed_behind"] = True
         return state

@@ -76,7 +76,7 @@ class PredictionMixin:
             validate_data(self, header_of(X), reset=False, skip_check_array=True)
             outputs = WholeNetwork(network, weights)
             function = BlockPrediction(outputs, finish, type(self).__name__)
-            return map_rows(self.client, X, function)
+            return map_rows(self.client, X, function, weights.nbytes, weights.coefs[0])
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         return finish(predict(self._engine_request(), network, weights, X))
 

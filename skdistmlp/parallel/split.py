@@ -155,6 +155,11 @@ class Parameters(NamedTuple):
     coefs: list[FloatArray]
     intercepts: list[FloatArray]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers."""
+        return sum(array.nbytes for array in (*self.coefs, *self.intercepts))
+
 
 @dataclass(frozen=True)
 class ShardLayout:

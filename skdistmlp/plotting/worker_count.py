@@ -81,7 +81,8 @@ class WorkerCountDisplay:
         Raises
         ------
         ValueError
-            If the search has no such parameter, or more than one.
+            If the search has no such parameter, or more than one, or one of its
+            values is None.
         """
         results = search.cv_results_
         searched = [key.removeprefix("param_") for key in results if "param_" in key]
@@ -95,7 +96,13 @@ class WorkerCountDisplay:
             (parameter,) = found
         elif parameter not in searched:
             raise ValueError(f"{parameter!r} was not searched over, only {searched}")
-        asked = np.asarray(results[f"param_{parameter}"].tolist(), dtype=int)
+        values = results[f"param_{parameter}"].tolist()
+        if None in values:
+            raise ValueError(
+                f"{parameter}=None stands for all workers of a cluster, however many "
+                f"they are: search over numbers"
+            )
+        asked = np.asarray(values, dtype=int)
         counts = np.unique(asked)
         means, stds = results["mean_fit_time"], results["std_fit_time"]
         display = cls(

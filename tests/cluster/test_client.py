@@ -271,6 +271,20 @@ def test_no_workers_are_both_numbers(no_workers, n_workers, needs):
         choose_workers(no_workers, n_workers)
 
 
+@pytest.mark.parametrize("engine", ["auto", "futures"])
+def test_a_prediction_makes_do_with_the_workers_there_are(
+    client, no_workers, digits, engine
+):
+    X, y = small(digits)
+    clf = classifier(n_workers=5, engine="local").fit(X, y)
+    labels = clf.predict(X)
+    clf.set_params(engine=engine, client=client)
+    np.testing.assert_array_equal(bounded(clf.predict, X), labels)
+    assert clf.predict_plan(X).n_shards == (3 if engine == "futures" else 1)
+    clf.set_params(client=no_workers)
+    np.testing.assert_array_equal(bounded(clf.predict, X), labels)
+
+
 # Inside a task.
 
 

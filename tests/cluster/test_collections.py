@@ -1,6 +1,8 @@
 """Dask collections as X, y and sample_weight, on a cluster of processes."""
 
+import gc
 import re
+from copy import copy
 from pathlib import Path
 
 import dask.array as da
@@ -9,6 +11,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+from dask import delayed
 from distributed import Client, LocalCluster, wait
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
@@ -484,6 +487,36 @@ def test_without_a_client_at_hand_the_weights_are_in_the_graph(client, data, fit
     assert_allclose(client.compute(lazy).result(), here)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mlp, X: X.assign(p=mlp.predict(X))["p"],
+        lambda mlp, X: dd.from_dask_array(mlp.predict(X)),
+        lambda mlp, X: delayed(np.concatenate)(list(mlp.predict(X).to_delayed())),
+    ],
+    ids=["column", "series", "delayed"],
+)
+def test_what_is_made_of_predictions_is_all_that_one_has_to_hold(
+    client, data, fitted, make
+):
+    """The prediction itself may be gone, and the estimator too."""
+    here = fitted["values"].predict(pd.DataFrame(data[0], columns=NAMES))
+    estimator = copy(fitted["values"]).set_params(client=None)
+    with client.as_current():
+        made = make(estimator, as_frame(data[0]))
+        del estimator
+        gc.collect()
+        assert_allclose(np.ravel(made.compute()), here)
+    assert_allclose(np.ravel(made.compute(scheduler="sync")), here)
+
+
+def test_blocks_of_another_width_than_was_said_are_refused(client, data):
+    X, y = as_array(data[0]).rechunk({1: -1}), data[1]
+    narrow = X.map_blocks(lambda block: block[:, :7], dtype=X.dtype)
+    with pytest.raises(ValueError, match="said to have 64 columns, but its blocks h"):
+        bounded(classifier(client).fit, narrow, y)
+
+
 def test_nothing_is_computed_until_it_is_asked_for(client, fitted):
     estimator = fitted["values"].set_params(client=client)
     with pytest.warns(UserWarning, match="valid feature names"):
@@ -549,3 +582,23 @@ def test_the_weights_of_a_large_network_are_not_in_the_graph(client, data):
     assert sum(coef.nbytes for coef in clf.coefs_) > 15e6
     (labels,) = client.gather(client.compute([clf.predict(as_array(X))]))
     assert_array_equal(labels, clf.set_params(client=None).predict(X))
+
+
+def test_a_large_network_is_sent_once_for_all_calls(client, data, monkeypatch):
+    """What is made of its predictions is computed though nobody holds them."""
+    X, y = data
+    clf = fit(classifier(None, engine="local", hidden_layer_sizes=(2000, 1000)), X, y)
+    labels = clf.predict(X)
+    clf.set_params(client=client)
+    scattered = []
+    scatter = client.scatter
+    monkeypatch.setattr(
+        client,
+        "scatter",
+        lambda *args, **options: scattered.append(1) or scatter(*args, **options),
+    )
+    for _ in range(2):
+        made = client.compute(clf.predict(as_array(X)).sum())
+        assert made.result() == labels.sum()
+    del made
+    assert scattered == [1]

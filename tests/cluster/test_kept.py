@@ -14,7 +14,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster import pinned
-from skdistmlp.cluster.kept import keep_nothing
+from skdistmlp.cluster.kept import Kept, keep_nothing
 from skdistmlp.cluster.pinned import PinnedTasks
 from tests.cluster.support import WITHIN_S, bounded, wait_until
 from tests.cluster.test_rows import sharing_is_free  # noqa: F401
@@ -45,9 +45,14 @@ def data(digits):
 
 
 def classifier(client, **parameters):
-    options = {"engine": "peers", "n_workers": 2, "max_iter": 2} | parameters
+    options = {
+        "hidden_layer_sizes": (9,),
+        "engine": "peers",
+        "n_workers": 2,
+        "max_iter": 2,
+    }
     return DistributedMLPClassifier(
-        (9,), client=client, random_state=0, parameter_threshold=0, **options
+        **options | parameters, client=client, random_state=0, parameter_threshold=0
     )
 
 
@@ -113,21 +118,24 @@ def test_another_number_of_workers_uses_what_is_there(client, data, sent):
 
 
 def test_there_is_room_for_so_many_bytes(client, digits, sent):
-    """What was not used for the longest time makes way."""
+    """What came first stays, and a search that goes round finds most of its folds."""
     X, y = digits
-    a, b, c = ((X[i : i + 100], y[i : i + 100]) for i in (0, 100, 200))
+    folds = [(X[i : i + 100], y[i : i + 100]) for i in range(0, 300, 100)]
     with dask.config.set({"skdistmlp.keep-bytes": 2 * 2 * N_BYTES}):
-        for rows, n_sent in [(a, 2), (b, 2), (a, 0), (c, 2), (a, 0), (b, 2)]:
-            before = len(sent)
+        for rows in 2 * folds:
             fit(client, *rows)
-            assert sent[before:].count("rows") == n_sent
-        before = len(sent)
+        assert sent.count("rows") == 2 * (3 + 1)
         for _ in range(2):
             fit(client, X[:500], y[:500])
-        assert sent[before:].count("rows") == 4
+        assert sent.count("rows") == 2 * (3 + 1 + 2)
     wait_until(
         lambda: sum(map(len, client.has_what().values())) == 4, "only two are kept"
     )
+    with dask.config.set({"skdistmlp.keep-bytes": 2 * N_BYTES}):
+        fit(client, *folds[0])
+        wait_until(
+            lambda: sum(map(len, client.has_what().values())) == 2, "only one is kept"
+        )
 
 
 def test_what_nobody_uses_goes_after_a_while(client, data):
@@ -184,16 +192,22 @@ def test_workers_that_are_threads_get_rows_each_time(data, sent):
 
 def test_a_fit_that_ended_keeps_nothing_afterwards(client, data, monkeypatch):
     """Its caller may change the rows before they are noted by content."""
-    ended, original = threading.Event(), pinned.tokenize
+    ended, original = threading.Event(), pinned.content_of
 
     def late(value):
         ended.wait(10)
         return original(value)
 
-    monkeypatch.setattr(pinned, "tokenize", late)
+    monkeypatch.setattr(pinned, "content_of", late)
     bounded(classifier(client).fit, *data)
     ended.set()
     wait_until(lambda: not client.futures, "nothing is kept")
+
+
+def test_a_client_of_one_call_keeps_nothing(client, data, monkeypatch):
+    """It would take time for nothing."""
+    monkeypatch.setattr(Kept, "of", None)
+    bounded(classifier(client.scheduler.address).fit, *data)
 
 
 # Weights.
@@ -213,16 +227,19 @@ def test_weights_are_sent_once_and_go_with_the_estimator(client, data, sent, eng
     wait_until(lambda: not client.futures, "the weights are let go of")
 
 
-@pytest.mark.parametrize("change", ["in place", "anew", "copied"])
+@pytest.mark.parametrize("change", ["in place", "anew", "copied", "transposed"])
 @pytest.mark.usefixtures("sharing_is_free")
 def test_weights_that_were_changed_are_sent_again(client, data, sent, change):
-    clf = bounded(classifier(None, engine="local").fit, *data)
+    local = classifier(None, engine="local", hidden_layer_sizes=(9, 9))
+    clf = bounded(local.fit, *data)
     clf.set_params(engine="auto", client=client, n_workers=2)
     bounded(clf.predict_proba, data[0])
     if change == "in place":
         clf.intercepts_[-1][0] += 1
     elif change == "anew":
         clf.partial_fit(*data)
+    elif change == "transposed":
+        clf.coefs_[1] = clf.coefs_[1].T
     else:
         clf.coefs_ = [coef * 2 for coef in clf.coefs_]
     before = len(sent)

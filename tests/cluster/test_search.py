@@ -78,8 +78,24 @@ def test_in_processes_of_joblib_with_the_address(client, data):
     assert_all_tie(bounded(search.fit, *data), data)
 
 
-def test_in_processes_of_joblib_without_a_client_it_is_said(data):
+@pytest.mark.parametrize(
+    ("engine", "n_workers", "live", "said"),
+    [
+        ("auto", 2, False, "n_workers=2 needs a cluster, but no Dask client"),
+        (
+            "auto",
+            None,
+            True,
+            "an estimator whose live client= stayed behind in another",
+        ),
+    ],
+)
+def test_in_processes_of_joblib_without_a_client_it_is_said(
+    client, data, engine, n_workers, live, said
+):
     """Nothing is active there: fits are local, and say so once."""
+    clf = classifier(client if live else None, n_workers=n_workers)
+    clf.set_params(engine=engine)
 
     def fit(clf):
         import warnings
@@ -92,11 +108,11 @@ def test_in_processes_of_joblib_without_a_client_it_is_said(data):
         return clf.engine_, messages
 
     (engine, messages), _ = joblib.Parallel(n_jobs=2, backend="loky")(
-        joblib.delayed(fit)(classifier(n_workers=2)) for _ in range(2)
+        joblib.delayed(fit)(clone(clf)) for _ in range(2)
     )
     assert engine == "local"
     (message,) = messages
-    assert message.startswith("n_workers=2 needs a cluster, but no Dask client")
+    assert message.startswith(said)
     assert "address of the scheduler as client=" in message
 
 

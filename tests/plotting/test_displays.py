@@ -151,6 +151,14 @@ def test_the_time_of_a_fit_by_the_number_of_workers():
     assert_can_be_drawn(display.figure_)
 
 
+def test_all_workers_are_no_number():
+    search = results(
+        param_n_workers=[None, 1], mean_fit_time=[1.0, 2.0], std_fit_time=[0.0, 0.0]
+    )
+    with pytest.raises(ValueError, match="n_workers=None stands for all workers"):
+        WorkerCountDisplay.from_search(search)
+
+
 def test_which_parameter_counts_workers():
     search = results(
         param_a__n_workers=[1, 2],
