@@ -1,10 +1,11 @@
+import errno
 import select
 import socket
 import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -233,17 +234,30 @@ def test_who_says_nothing_holds_nobody_up(listeners):
         close(links)
 
 
-def test_a_crowd_of_strangers_has_its_time_and_then_makes_room(listeners, monkeypatch):
-    monkeypatch.setattr(rendezvous, "MAX_TALKS", 2)
-    monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
-    listeners = listeners[:2]
-    crowd = [socket.create_connection(listeners[0].getsockname()) for _ in range(5)]
-    results = all_meet(listeners)
+def test_in_a_crowd_who_has_waited_longest_makes_room(listeners):
+    """So shards get through, and no more connections are open than there is room."""
+    room = rendezvous.MAX_STRANGERS + len(listeners)
+    with ExitStack() as opened:
+        pool = opened.enter_context(ThreadPoolExecutor(3))
+        met = [pool.submit(meeting, listeners, 0)]
+        # Beyond the length of the listener's queue, each has to be taken first.
+        crowd = [
+            opened.enter_context(
+                socket.create_connection(listeners[0].getsockname(), 30)
+            )
+            for _ in range(300)
+        ]
+        for stranger in crowd[:-room]:
+            assert stranger.recv(1) == b""
+        for stranger in crowd[-room:]:
+            stranger.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                stranger.recv(1)
+        met += [pool.submit(meeting, listeners, rank) for rank in (1, 2)]
+        results = [future.result(30) for future in met]
     assert_complete(results)
     for links in results:
         close(links)
-    for stranger in crowd:
-        stranger.close()
 
 
 # Shards that were sought.
@@ -255,11 +269,24 @@ def test_who_is_told_to_give_up_waits_no_longer(listeners, rank):
         meeting(listeners[:2], rank, given_up=lambda: True)
 
 
-def test_a_shard_that_is_gone_is_named(listeners):
+def test_a_shard_that_cannot_be_reached_is_named_with_what_to_do(listeners):
     addresses = [listener.getsockname() for listener in listeners[:2]]
+    names = ["shard 0 on tcp://10.0.0.1:1", "shard 1 on tcp://10.0.0.2:2"]
     listeners[0].close()
-    with pytest.raises(ExchangeError, match="cannot reach shard 0 at port"):
-        meet(1, listeners[1], addresses, ["shard 0", "shard 1"], OURS, never)
+    with pytest.raises(ExchangeError) as refused:
+        meet(1, listeners[1], addresses, names, OURS, never)
+    assert str(refused.value).startswith(
+        f"{names[1]} cannot connect to {names[0]} at port {addresses[0][1]} of "
+        f"127.0.0.1: [Errno {errno.ECONNREFUSED}] Connection refused. "
+    )
+    for advice in ("skdistmlp.listen-port", "--contact-address", "engine='futures'"):
+        assert advice in str(refused.value)
+
+
+def test_an_address_of_another_machine_is_named():
+    """As a worker's contact address may be: 192.0.2.1 is nobody's (RFC 5737)."""
+    with pytest.raises(ExchangeError, match=r"192\.0\.2\.1.*'futures'"):
+        listen("192.0.2.1")
 
 
 def somebody_else(listener, data):
