@@ -1,7 +1,9 @@
 """Workers for one fit: all or none, in the order of arrival, and back again."""
 
+import asyncio
 import signal
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from distributed import Client
@@ -155,8 +157,83 @@ def test_a_client_that_stood_still_has_lost_its_place(client, workers):
         name = other.id
 
         def stand_still(dask_scheduler):
+            dask_scheduler.plugins["skdistmlp-gangs"].awake_since = float("-inf")
             dask_scheduler.clients[name].last_seen -= module.SILENT_S + 1
 
         client.run_on_scheduler(stand_still)
         with gang(client, workers, goes_on), pytest.raises(ClusterError, match="still"):
             check_held()
+
+
+class QueueAlone:
+    """The queue without a cluster, under a clock of its own.
+
+    One fit has the workers, another asks for them again and again.
+    """
+
+    def __init__(self, monkeypatch, silent_s):
+        self.now = 1e6
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: self.now))
+        self.last_seen = {
+            name: SimpleNamespace(last_seen=self.now) for name in ("holder", "waiting")
+        }
+        scheduler = SimpleNamespace(clients=self.last_seen, handlers={})
+        self._gangs = module.Gangs()
+        asyncio.run(self._gangs.start(scheduler))
+        self._silent_s = silent_s
+        assert self.ask("holder", arrives=True) == module.HELD
+        assert self.ask("waiting", arrives=True) == module.QUEUED
+
+    def ask(self, name, arrives=False):
+        return self._gangs.ask(name, name, ["a worker"], self._silent_s, arrives)
+
+    def pass_by(self, seconds, heard=()):
+        """Let time go by in which the second fit asks, and some clients are heard."""
+        for _ in range(seconds):
+            self.now += 1
+            for name in heard:
+                self.last_seen[name].last_seen = self.now
+            self.ask("waiting")
+
+
+@pytest.mark.parametrize("silent_s", [40, 100])
+def test_who_is_silent_for_too_long_has_lost_its_place(monkeypatch, silent_s):
+    queue = QueueAlone(monkeypatch, silent_s)
+    queue.pass_by(silent_s, heard=["waiting"])
+    assert queue.ask("waiting") == module.QUEUED
+    assert queue.ask("holder") == module.HELD
+    queue.pass_by(1, heard=["waiting"])
+    assert queue.ask("waiting") == module.HELD
+    assert queue.ask("holder") == module.LOST
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_a_scheduler_that_was_suspended_holds_it_against_nobody(monkeypatch, jump_s):
+    """It hears of its clients only after it is asked; or its clock was set."""
+    queue = QueueAlone(monkeypatch, 40)
+    queue.pass_by(5, heard=["holder", "waiting"])
+    queue.now += jump_s
+    assert queue.ask("waiting") == module.QUEUED
+    queue.pass_by(200, heard=["holder", "waiting"])
+    assert queue.ask("holder") == module.HELD
+    # Silence counts again.
+    queue.pass_by(41, heard=["waiting"])
+    assert queue.ask("waiting") == module.HELD
+
+
+def test_a_client_that_is_heard_rarely_is_given_more_time(client, workers):
+    """The scheduler itself tells its clients how often to be heard."""
+    with Client(
+        client.scheduler.address, set_as_default=False, heartbeat_interval=60_000
+    ) as rare:
+        assert module.heartbeat_s(rare) == 60
+        with gang(rare, workers, goes_on), gang(client, (), goes_on):
+            given = client.run_on_scheduler(
+                lambda dask_scheduler: [
+                    place.silent_s
+                    for place in dask_scheduler.plugins[
+                        "skdistmlp-gangs"
+                    ].places.values()
+                ]
+            )
+    assert given == [240, module.SILENT_S]
