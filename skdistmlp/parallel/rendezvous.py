@@ -37,15 +37,15 @@ GREETING_S = 30.0
 """Seconds in which whoever connects has to prove that it belongs to the fit."""
 
 MAX_STRANGERS = 128
-"""Conversations with others than shards at a time, so that a crowd cannot use up memory.
-Who has waited longest makes room for who comes."""
+"""Conversations with others than shards at a time, so that a crowd cannot use up
+memory. Who has waited longest makes room for who comes."""
 
 QUEUE = 1024
 """Connections that the system keeps for a shard that does not take them yet."""
 
 ARRIVALS_AT_ONCE = 16
-"""Connections taken before those taken earlier have their turn: a shard proves who it is
-before a crowd behind it can push it out."""
+"""Connections taken before those taken earlier have their turn: a shard proves who it
+is before a crowd behind it can push it out."""
 
 NONCE_BYTES = 32
 PROOF_BYTES = 32
