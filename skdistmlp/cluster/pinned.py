@@ -49,6 +49,11 @@ class PinnedTasks:
         Address of the worker of each shard.
     suffix : str
         Ends the names that the dashboard shows.
+
+    Attributes
+    ----------
+    run : str
+        Second part of every key, and no other run's.
     """
 
     def __init__(
@@ -58,7 +63,7 @@ class PinnedTasks:
         self._client = client
         self._workers = workers
         self._outside_tasks = ThreadPoolExecutor(SENT_AT_ONCE, THREAD_NAME)
-        self._run = uuid.uuid4().hex[:8]
+        self.run = uuid.uuid4().hex[:8]
         self._step = 0
         self._noted = self._nothing()
         self._closed = False
@@ -90,7 +95,7 @@ class PinnedTasks:
 
     def key(self, rank: int, operation: str) -> Key:
         """Name a task; the dashboard groups tasks by the first part."""
-        return f"{operation}-shard{rank}{self._suffix}", self._run, self._step
+        return f"{operation}-shard{rank}{self._suffix}", self.run, self._step
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any

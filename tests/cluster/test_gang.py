@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from distributed import Client
+from distributed.worker_state_machine import RemoveReplicasEvent
 
 from skdistmlp.cluster import gang as module
 from skdistmlp.cluster.gang import gang
@@ -123,6 +124,31 @@ def test_a_client_that_is_gone_has_no_place(client, workers, holds):
     client.run_on_scheduler(
         lambda dask_scheduler: dask_scheduler.plugins["skdistmlp-gangs"].places.clear()
     )
+
+
+def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
+    """Also if only the worker knows of it; what others have stays."""
+
+    def receive(dask_worker, runs):
+        dask_worker.update_data({("rows", run, 1): b"data" for run in runs})
+
+    def held(dask_worker):
+        return sorted(key[1] for key in dask_worker.keys() if key[0] == "rows")
+
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        gone = gang(other, workers[:2], goes_on, "a fit")
+        gone.__enter__()
+        client.run(receive, runs=["a fit", "another"], workers=workers[:1])
+        known = other.scatter({("rows", "a fit", 2): b"data"}, workers=workers[1:2])
+        assert [future.status for future in known.values()] == ["finished"]
+    wait_until(lambda: client.run(held)[workers[1]] == [], "the scheduler lets go")
+    wait_until(lambda: client.run(held)[workers[0]] == ["another"], "the worker too")
+
+    def forget(dask_worker):
+        keys = list(dask_worker.keys())
+        dask_worker.handle_stimulus(RemoveReplicasEvent(keys=keys, stimulus_id="x"))
+
+    client.run(forget)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
