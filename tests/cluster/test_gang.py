@@ -133,7 +133,7 @@ def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
         dask_worker.update_data({("rows", run, 1): b"data" for run in runs})
 
     def held(dask_worker):
-        return sorted(key[1] for key in dask_worker.keys() if key[0] == "rows")
+        return sorted(key[1] for key in dask_worker.data if key[0] == "rows")
 
     with Client(client.scheduler.address, set_as_default=False) as other:
         gone = gang(other, workers[:2], goes_on, "a fit")
@@ -145,7 +145,7 @@ def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
     wait_until(lambda: client.run(held)[workers[0]] == ["another"], "the worker too")
 
     def forget(dask_worker):
-        keys = list(dask_worker.keys())
+        keys = list(dask_worker.data)
         dask_worker.handle_stimulus(RemoveReplicasEvent(keys=keys, stimulus_id="x"))
 
     client.run(forget)
