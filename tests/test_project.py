@@ -65,6 +65,14 @@ def test_early_stopping_draws_its_curves(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_dask_array_is_trained_on_where_it_lies():
+    printed = printed_by_example("dask_arrays.py")
+    assert printed.startswith("peers: ")
+    assert "to come    2,000 labels in 2 blocks" in printed
+    assert re.search(r"^the first  \[[01]( [01]){9}\]$", printed, re.M)
+    assert float(re.search(r"^accuracy   (\S+)$", printed, re.M)[1]) > 0.85
+
+
 def test_a_network_is_taken_home_and_brought_back():
     printed = printed_by_example("take_home.py")
     assert "trained    on 2 workers" in printed

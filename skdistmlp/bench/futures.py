@@ -5,12 +5,13 @@ from copy import copy
 from functools import partial
 from statistics import median
 
+import dask
 from distributed import Client
 from threadpoolctl import threadpool_limits
 
 from skdistmlp.bench.clusters import two_workers
 from skdistmlp.bench.timing import Row, crossing, interleaved
-from skdistmlp.bench.workloads import Workload, fit, step_and_rest
+from skdistmlp.bench.workloads import SENDING_ANEW, Workload, fit, step_and_rest
 from skdistmlp.cluster.rows import predict_by_rows
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.estimators.engines import ROWS_SENT_AT_ONCE, WholeNetwork
@@ -93,8 +94,17 @@ def predicting(client: Client, repeats: int) -> Iterator[Row]:
             Parameters(fitted.coefs_, fitted.intercepts_),
         )
         workers = tuple(client.nthreads())[:2]
-        by_rows = partial(predict_by_rows, client, workers, whole, X, ROWS_SENT_AT_ONCE)
-        with threadpool_limits(1):
+        by_rows = partial(
+            predict_by_rows,
+            client,
+            workers,
+            whole,
+            X,
+            ROWS_SENT_AT_ONCE,
+            n_bytes=sum(w.nbytes for w in (*fitted.coefs_, *fitted.intercepts_)),
+            owner=None,
+        )
+        with threadpool_limits(1), dask.config.set(SENDING_ANEW):
             seconds = interleaved(
                 {
                     "1 thread": partial(fitted.predict, X),

@@ -163,6 +163,12 @@ def known_workers(client: Client) -> dict[str, dict[str, Any]]:
     return workers
 
 
+def threads_of(client: Client, workers: tuple[str, ...]) -> list[int]:
+    """Return the number of threads of each worker; 1 for one that has just left."""
+    n_threads = client.nthreads()
+    return [n_threads.get(worker, 1) for worker in workers]
+
+
 def reaches(client: Client, worker: str) -> bool:
     """Say whether arrays can go between this process and a worker directly.
 

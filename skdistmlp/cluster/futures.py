@@ -70,6 +70,9 @@ class FuturesGroup:
     stream_rows : bool
         Whether to send each block of rows when its turn comes, to be read
         once, instead of all rows at the start, to be read many times.
+    owner : object, optional
+        Whose network it is: it stays on the workers for the next group of the same
+        owner; see `Kept`. Only where it does not change.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class FuturesGroup:
         dataset: Dataset,
         *,
         stream_rows: bool = False,
+        owner: object = None,
     ) -> None:
         self.layers = network.split.layers
         self.leads = True
@@ -89,6 +93,7 @@ class FuturesGroup:
         self._initial = state
         self._dataset = dataset
         self._stream_rows = stream_rows
+        self._owner = owner
         self._ranks = range(network.split.n_shards)
         self._shards: list[Future[Any]] = []
         self._rows: list[Future[Any]] = []
@@ -330,19 +335,21 @@ class FuturesGroup:
         with self._tasks.explained("placing the network"):
             self._place_shards(self._initial)
             if not self._stream_rows:
-                self._rows = self._tasks.place(
-                    "rows", [self._dataset for _ in self._ranks]
-                )
+                n, dataset = len(self._ranks), self._dataset
+                sizes = n * [dataset.nbytes]
+                self._rows = self._tasks.place_once("rows", n * [dataset], sizes)
 
     def _place_shards(self, state: ShardState) -> None:
         states = split_state(self._network.split, state)
-        self._shards = self._tasks.place(
-            "shard",
-            [
-                tasks.PlacedShard(self._network, rank, part)
-                for rank, part in enumerate(states)
-            ],
-        )
+        shards = [
+            tasks.PlacedShard(self._network, rank, part)
+            for rank, part in enumerate(states)
+        ]
+        if self._owner is None:
+            self._shards = self._tasks.place("shard", shards)
+            return
+        sizes = [part.parameters.nbytes for part in states]
+        self._shards = self._tasks.place_once("shard", shards, sizes, self._owner)
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""

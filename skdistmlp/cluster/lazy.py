@@ -20,9 +20,10 @@ def map_rows(
     Parameters
     ----------
     client : Client, str or None
-        The estimator's parameter. A live client, or the active one, sends the
-        function to the cluster at once, and Dask brings it to each worker that
-        needs it; else it is part of the graph.
+        The estimator's parameter. If it is the active client, or there is one and
+        none was given, the function is sent to the cluster at once, and Dask brings
+        it to each worker that needs it; else it is part of the graph, since another
+        client could not compute with what this one has sent.
     collection : Array or DataFrame
         Features.
     function : callable
@@ -54,8 +55,10 @@ def map_rows(
 
 def _sent(client: Client | str | None, function: Any) -> Any:
     """Return a function, or the future of it on a cluster that is at hand."""
-    live = client if isinstance(client, Client) else active_client()
+    live = active_client()
     if live is None or live.asynchronous or live.status != "running":
+        return function
+    if client is not None and client is not live:
         return function
     worker = next(iter(live.nthreads()), None)
     if worker is None:

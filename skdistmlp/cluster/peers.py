@@ -184,7 +184,8 @@ class PeersRun:
         """Send all rows to every worker; or join them there, if they lie on others."""
         if isinstance(self._dataset.X, RemoteFeatures):
             return join_on_workers(self._tasks, len(self._ranks), self._dataset)
-        return self._tasks.place("rows", [self._dataset for _ in self._ranks])
+        n, dataset = len(self._ranks), self._dataset
+        return self._tasks.place_once("rows", n * [dataset], n * [dataset.nbytes])
 
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""

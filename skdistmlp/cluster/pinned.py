@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
 
@@ -23,6 +24,7 @@ from skdistmlp.cluster.client import (
     reaches,
     wait_while,
 )
+from skdistmlp.cluster.kept import Kept, keep_bytes
 from skdistmlp.cluster.roll_call import Acceptance, RollCall
 from skdistmlp.cluster.worker import task_cancellation
 from skdistmlp.exceptions import ClusterError
@@ -129,11 +131,22 @@ class PinnedTasks:
                 future.release()
         return futures
 
-    def place(self, name: str, values: Sequence[Any]) -> list[Future[Any]]:
+    def place(
+        self, name: str, values: Sequence[Any], ranks: Sequence[int] | None = None
+    ) -> list[Future[Any]]:
         """Send every shard its own value, all at once.
 
         In threads of our own: inside a task, Dask would keep a value on the task's
         own worker, whatever `workers` says.
+
+        Parameters
+        ----------
+        name : str
+            What the dashboard shows.
+        values : sequence
+            A value for each shard.
+        ranks : sequence of int, optional
+            Which shards, by default the first.
         """
 
         def send(rank: int, value: Any) -> Future[Any]:
@@ -149,9 +162,10 @@ class PinnedTasks:
                 placed[key].release()
             return placed[key]
 
+        ranks = range(len(values)) if ranks is None else ranks
         sent = [
             self._outside_tasks.submit(send, rank, value)
-            for rank, value in enumerate(values)
+            for rank, value in zip(ranks, values, strict=True)
         ]
         # Dask would try for half a minute to connect to a worker that is gone.
         while True:
@@ -161,6 +175,65 @@ class PinnedTasks:
             if not pending:
                 return [one.result() for one in sent]
             self.check_workers()
+
+    def place_once(
+        self,
+        name: str,
+        values: Sequence[Any],
+        sizes: Sequence[int],
+        owner: object = None,
+    ) -> list[Future[Any]]:
+        """Send every shard its own value where it is not there from before; see `Kept`.
+
+        Parameters
+        ----------
+        name : str
+            What the dashboard shows.
+        values : sequence
+            A value for each shard; may be the same object.
+        sizes : sequence of int
+            Their bytes.
+        owner : object, optional
+            What the values are let go of with, at the latest.
+        """
+        # Workers that are threads of this process get the caller's own arrays, which
+        # the caller may change.
+        inside = any(worker.startswith("inproc://") for worker in self._workers)
+        if inside or not 0 < sum(sizes) <= keep_bytes():
+            return self.place(name, values)
+        kept = Kept.of(self._client)
+        tokens: dict[int, str] = {}
+
+        def token_of(value: Any) -> str:
+            if id(value) not in tokens:
+                tokens[id(value)] = tokenize(value)
+            return tokens[id(value)]
+
+        placed: dict[int, Future[Any]] = {}
+        for rank, value in enumerate(values):
+            # A token takes a third of the time of sending the value.
+            if kept.may_have(sizes[rank]):
+                found = kept.find(token_of(value), self._workers[rank])
+                if found is not None:
+                    placed[rank] = found
+        with self._lock:
+            self._submitted.update((future, rank) for rank, future in placed.items())
+        missing = [rank for rank in range(len(values)) if rank not in placed]
+        sent = self.place(name, [values[rank] for rank in missing], missing)
+
+        def keep() -> None:
+            for rank, future in zip(missing, sent, strict=True):
+                token = token_of(values[rank])
+                with self._lock:
+                    # When the call is over its caller may have changed the value.
+                    if self._closed:
+                        return
+                    worker = self._workers[rank]
+                    kept.keep(token, worker, future, sizes[rank], owner)
+
+        self._outside_tasks.submit(keep)
+        placed.update(zip(missing, sent, strict=True))
+        return [placed[rank] for rank in range(len(values))]
 
     def wait_for(self, *futures: Future[Any]) -> None:
         """Wait for tasks, but not for a worker that is not coming back.

@@ -22,8 +22,12 @@ def predict_by_rows(
     function: Callable[[Features], FloatArray],
     X: Features,
     rows_per_block: int,
+    n_bytes: int,
+    owner: object,
 ) -> FloatArray:
     """Send the network to every worker once, and blocks of rows in turn.
+
+    The network stays there for the next call; see `Kept`.
 
     Parameters
     ----------
@@ -37,6 +41,10 @@ def predict_by_rows(
         Features.
     rows_per_block : int
         Rows sent at a time.
+    n_bytes : int
+        Size of the network.
+    owner : object
+        What the network is let go of with.
 
     Returns
     -------
@@ -46,7 +54,8 @@ def predict_by_rows(
     tasks = PinnedTasks(client, workers)
     try:
         with tasks.explained("placing the network"):
-            networks = tasks.place("network", [function for _ in workers])
+            n = len(workers)
+            networks = tasks.place_once("network", n * [function], n * [n_bytes], owner)
         blocks = list(gen_batches(X.shape[0], rows_per_block))
         under_way: deque[list[Future[Any]]] = deque()
         outputs: list[FloatArray] = []

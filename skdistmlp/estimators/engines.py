@@ -210,11 +210,16 @@ def predict(
             return _predict_here(network, weights, X)
         # Compressed columns cannot be cut into blocks of rows cheaply.
         X = csr_array(X) if issparse(X) else X
+        # When they are gone, or others are in their place, workers let go of theirs.
+        owner = weights.coefs[0]
+        n_bytes = sum(w.nbytes for w in (*weights.coefs, *weights.intercepts))
         if plan.engine == "rows":
             from skdistmlp.cluster.rows import predict_by_rows
 
             outputs = WholeNetwork(network, weights)
-            return predict_by_rows(client, plan.workers, outputs, X, ROWS_SENT_AT_ONCE)
+            return predict_by_rows(
+                client, plan.workers, outputs, X, ROWS_SENT_AT_ONCE, n_bytes, owner
+            )
         from skdistmlp.cluster.futures import FuturesGroup
 
         network = replace(network, split=plan.split)
@@ -222,7 +227,13 @@ def predict(
         dataset = Dataset(X)
         blocks = list(gen_batches(dataset.n_rows, PREDICT_BLOCK_ROWS))
         with FuturesGroup(
-            client, plan.workers, network, state, dataset, stream_rows=True
+            client,
+            plan.workers,
+            network,
+            state,
+            dataset,
+            stream_rows=True,
+            owner=owner,
         ) as group:
             return predict_blocks(group, blocks)
 
@@ -280,7 +291,12 @@ def _planned(
     if reason is not None:
         yield local_plan(layer_units, reason), None
         return
-    from skdistmlp.cluster.client import choose_workers, connected, memory_limits
+    from skdistmlp.cluster.client import (
+        choose_workers,
+        connected,
+        memory_limits,
+        threads_of,
+    )
 
     with connected(request.client) as client:
         if client is None:
@@ -292,5 +308,6 @@ def _planned(
             limit = min(limits, default=None)
             plan = prediction_plan(layer_units, request.engine, workers, work, limit)
         else:
-            plan = cluster_plan(layer_units, request.engine, workers, work)
+            threads = threads_of(client, workers)
+            plan = cluster_plan(layer_units, request.engine, workers, work, threads)
         yield plan, client

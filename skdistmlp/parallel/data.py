@@ -135,7 +135,10 @@ class Dataset:
     def targets(self, rows: Rows) -> Targets:
         """Return rows of `y`."""
         assert self.y is not None, "a data set to predict for has no targets"
-        return self.y[rows]
+        if isinstance(rows, slice):
+            return self.y[rows]
+        # A third of the time of an index.
+        return self.y.take(rows, axis=0)
 
     def weights(self, rows: Rows) -> FloatArray | None:
         """Return the weights of `rows`, or None."""

@@ -167,6 +167,7 @@ def cluster_plan(
     engine: str,
     workers: Sequence[str],
     work: Work,
+    threads: Sequence[int] | None = None,
 ) -> Plan:
     """Choose the engine to train a network that a cluster may share.
 
@@ -180,13 +181,16 @@ def cluster_plan(
         Addresses of the workers to share it.
     work : Work
         What is to be shared.
+    threads : sequence of int, optional
+        How many each worker has: it holds neurons in proportion. By default all have
+        as many.
 
     Returns
     -------
     Plan
         "peers" unless "futures" is asked for.
     """
-    split = NetworkSplit.even(layer_units, len(workers))
+    split = NetworkSplit.by_shares(layer_units, threads or [1] * len(workers))
     used = tuple(workers[: split.n_shards])
     if engine == "futures":
         return Plan("futures", split, used, "engine='futures' was asked for")

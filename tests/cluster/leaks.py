@@ -61,7 +61,9 @@ def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
     Looked for are tasks and places of fits on the scheduler; futures of the client;
     tasks and shards on the workers; and in their processes and this one sockets
     that are not Dask's, threads of ours and BLAS limits. All workers must be awake.
+    What clients keep on purpose is let go of first.
     """
+    _keep_nothing(client)
     deadline = time.monotonic() + within_s
     while True:
         # A look may take long, and is then no longer true.
@@ -71,6 +73,15 @@ def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
         listed = "\n".join(left)
         assert begun < deadline, f"left behind:\n{listed}"
         time.sleep(0.02)
+
+
+def _keep_nothing(client: Client) -> None:
+    def keep_nothing() -> None:
+        if kept := sys.modules.get("skdistmlp.cluster.kept"):
+            kept.keep_nothing()
+
+    keep_nothing()
+    client.run(keep_nothing)
 
 
 def _left(client: Client) -> Iterator[str]:

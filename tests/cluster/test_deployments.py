@@ -8,7 +8,7 @@ import pytest
 from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose
 
-from tests.cluster.support import bounded, in_thread, wait_until
+from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
 from tests.cluster.test_peers import (
     assert_as_scikit_learn,
     classifier,
@@ -101,4 +101,24 @@ def test_workers_of_several_threads(data, engine):
         for mine, other in zip(clf.coefs_, local.coefs_, strict=True):
             assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
         np.testing.assert_array_equal(clf.predict(data[0]), local.predict(data[0]))
+        assert_nothing_left(client)
+
+
+def test_workers_of_different_speed(tmp_path, data):
+    """The one with more threads holds more neurons; the answer stays the same."""
+    with (
+        DaskProcesses(tmp_path, n_workers=1) as processes,
+        Client(processes.address, set_as_default=False) as client,
+    ):
+        processes.have_workers(2, n_threads=3)
+        n_threads = client.nthreads()
+        for engine in ("peers", "futures"):
+            clf = bounded(classifier(client).set_params(engine=engine).fit, *data)
+            assert {
+                n_threads[worker]: [
+                    len(layer[rank]) for layer in clf.plan_.split.ranges
+                ]
+                for rank, worker in enumerate(clf.plan_.workers)
+            } == {1: [5, 2], 3: [15, 7]}
+            assert_as_scikit_learn(clf, data)
         assert_nothing_left(client)

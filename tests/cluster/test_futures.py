@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures import BLOCKS_AHEAD, STEPS_AHEAD, FuturesGroup
+from skdistmlp.cluster.kept import keep_nothing
 from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.nn.optimizers import Sgd
 from skdistmlp.parallel.data import Dataset
@@ -346,6 +347,7 @@ def leaves_nothing(client):
     """No task on the scheduler, no future in the client, no value on a worker."""
     before = set(client.futures)
     yield
+    keep_nothing()
     wait_until(lambda: set(client.futures) == before, "the client holds nothing")
     assert_nothing_left(client)
     wait_until(

@@ -13,6 +13,7 @@ from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
+from skdistmlp.cluster.kept import keep_nothing
 from skdistmlp.cluster.meeting import Meeting
 from skdistmlp.exceptions import ExchangeError
 from tests.cluster.leaks import assert_nothing_left, remember
@@ -547,6 +548,7 @@ def test_a_worker_that_is_retired_ends_the_fit(
         processes.workers.pop(victim).wait(60)
         wait_until(lambda: victim not in client.nthreads(), "it has gone")
         # Workers that Dask told to take the shard over remember that it failed.
+        keep_nothing()
         wait_until(lambda: not task_keys(client), "nothing is left")
 
 

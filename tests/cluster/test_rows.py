@@ -70,9 +70,9 @@ def test_the_network_is_sent_once_and_blocks_go_round(
     placed = []
     original = PinnedTasks.place
 
-    def place(self, name, values):
+    def place(self, name, values, ranks=None):
         placed.append((name, [getattr(value, "shape", None) for value in values]))
-        return original(self, name, values)
+        return original(self, name, values, ranks)
 
     monkeypatch.setattr(PinnedTasks, "place", place)
     bounded(fitted.set_params(engine="auto", client=client).predict, data[0])
@@ -135,4 +135,4 @@ def test_an_error_on_a_worker_leaves_nothing(client, monkeypatch):
 
     X, workers = np.zeros((100, 3)), tuple(client.nthreads())
     with pytest.raises(ArithmeticError, match="no"):
-        bounded(rows.predict_by_rows, client, workers, spoilt, X, 10)
+        bounded(rows.predict_by_rows, client, workers, spoilt, X, 10, 1, X)

@@ -149,6 +149,22 @@ def test_in_tasks_of_one_worker_with_one_thread(data):
         assert_nothing_left(client)
 
 
+def test_the_search_of_dask_ml(searched, data):
+    """It has the folds on the cluster, and each fit is one of its tasks."""
+    from dask_ml.model_selection import GridSearchCV as DaskSearch
+
+    grid = {"n_workers": N_WORKERS}
+    search = DaskSearch(classifier(), grid, cv=2)
+
+    def fit():
+        with searched.as_current():
+            search.fit(*data)
+
+    bounded(fit)
+    assert_all_tie(search, data)
+    assert search.best_estimator_.engine_ == "peers"
+
+
 @pytest.mark.parametrize("backend", ["loky", "dask"])
 def test_other_searches_and_pipelines(searched, data, backend):
     clf = classifier(searched.scheduler.address).set_params(batch_size=50)

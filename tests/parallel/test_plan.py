@@ -129,6 +129,14 @@ def test_futures_are_obeyed_whatever_the_work(n_rows, workers):
     assert plan.reason == "engine='futures' was asked for"
 
 
+def test_workers_hold_neurons_in_proportion_to_their_threads():
+    plan = cluster_plan((5, 8, 4, 3), "peers", WORKERS[:2], Work("step", 1), [3, 1])
+    assert [[len(part) for part in layer] for layer in plan.split.ranges] == [
+        [6, 2],
+        [3, 1],
+    ]
+
+
 def test_workers_that_would_hold_nothing_are_left_out():
     plan = cluster_plan((5, 2, 3), "futures", ["a", "b", "c"], Work("step", 1))
     assert (plan.n_shards, plan.workers) == (2, ("a", "b"))
