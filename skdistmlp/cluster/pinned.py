@@ -175,6 +175,8 @@ class PinnedTasks:
             if not pending:
                 return [one.result() for one in sent]
             self.check_workers()
+            # Dask sends nothing to one that is paused, and says so after half a minute.
+            self.check_accepting(self._workers)
 
     def place_once(
         self,

@@ -10,10 +10,11 @@ from distributed import Client
 from distributed.worker_state_machine import RemoveReplicasEvent
 
 from skdistmlp.cluster import gang as module
+from skdistmlp.cluster import peers
 from skdistmlp.cluster.gang import gang
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
-from tests.cluster.test_peers import steps_taken
+from tests.cluster.test_peers import classifier, steps_taken
 
 
 def goes_on():
@@ -33,6 +34,10 @@ def places(client):
         return [set(p.workers) for p in queue.places.values()] if queue else []
 
     return client.run_on_scheduler(look)
+
+
+def empty_the_queue(dask_scheduler):
+    dask_scheduler.plugins["skdistmlp-gangs"].places.clear()
 
 
 def test_who_came_first_is_first(client, workers):
@@ -121,9 +126,7 @@ def test_a_client_that_is_gone_has_no_place(client, workers, holds):
     if not holds:
         before.__exit__(None, None, None)
     bounded(gang(client, workers, goes_on).__enter__)
-    client.run_on_scheduler(
-        lambda dask_scheduler: dask_scheduler.plugins["skdistmlp-gangs"].places.clear()
-    )
+    client.run_on_scheduler(empty_the_queue)
 
 
 def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
@@ -189,6 +192,27 @@ def test_a_client_that_stood_still_has_lost_its_place(client, workers):
         client.run_on_scheduler(stand_still)
         with gang(client, workers, goes_on), pytest.raises(ClusterError, match="still"):
             check_held()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_fit_that_has_lost_its_place_starts_no_round(
+    client, digits, monkeypatch, number
+):
+    """Others may have its workers: two gangs on them would wait for each other."""
+    monkeypatch.setattr(peers, "ROUND_S", 0.0)
+    start, started = peers.PeersRun._start_round, []
+
+    def lose_place_and_start(run, round_number):
+        if round_number == number:
+            client.run_on_scheduler(empty_the_queue)
+        futures = start(run, round_number)
+        started.append(round_number)
+        return futures
+
+    monkeypatch.setattr(peers.PeersRun, "_start_round", lose_place_and_start)
+    with pytest.raises(ClusterError, match="its place was given to other fits"):
+        bounded(classifier(client).fit, *digits)
+    assert started == list(range(number))
 
 
 class QueueAlone:

@@ -14,7 +14,9 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
 from skdistmlp.cluster.kept import keep_nothing
+from skdistmlp.cluster.client import worker_statuses
 from skdistmlp.cluster.meeting import Meeting
+from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.exceptions import ExchangeError
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import (
@@ -582,10 +584,9 @@ def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
             bounded(classifier(client).fit, *data)
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_worker_that_is_paused_ends_the_fit(client, data, short_rounds, n_workers):
-    """Dask pauses a worker that uses most of its memory."""
-    victim = next(iter(client.nthreads()))
+@pytest.fixture
+def pause(client):
+    """Return a function that pauses a worker, as Dask does with one short of memory."""
 
     def set_status(name, dask_worker):
         from distributed import Status
@@ -595,17 +596,49 @@ def test_a_worker_that_is_paused_ends_the_fit(client, data, short_rounds, n_work
         dask_worker.memory_manager.memory_pause_fraction = fraction
         dask_worker.status = Status[name]
 
+    def pause_worker(worker):
+        client.run(set_status, "paused", workers=[worker])
+        wait_until(lambda: worker_statuses(client)[worker] == "paused", "it is known")
+
+    def load():
+        import skdistmlp.cluster.shard_run  # noqa: F401
+
+    # A worker that loads for the first time does not answer meanwhile.
+    client.run(load)
     with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
-        fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
-        wait_until(lambda: steps_taken(client, n_workers), "training has begun")
-        client.run(set_status, "paused", workers=[victim])
-        try:
-            with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
-                bounded(fit.result)
-            clf = bounded(classifier(client, n_workers=None).fit, *data)
-            assert victim not in clf.plan_.workers
-        finally:
-            client.run(set_status, "running", workers=[victim])
+        yield pause_worker
+    client.run(set_status, "running")
+    running = ["running"] * 3
+    wait_until(lambda: [*worker_statuses(client).values()] == running, "it is known")
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_worker_that_is_paused_ends_the_fit(
+    client, data, short_rounds, pause, n_workers
+):
+    victim = next(iter(client.nthreads()))
+    fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
+    wait_until(lambda: steps_taken(client, n_workers), "training has begun")
+    pause(victim)
+    with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
+        bounded(fit.result)
+    clf = bounded(classifier(client, n_workers=None).fit, *data)
+    assert victim not in clf.plan_.workers
+
+
+def test_a_worker_that_is_paused_while_rows_are_placed_ends_the_fit(
+    client, data, pause, monkeypatch
+):
+    victim = next(iter(client.nthreads()))
+    place = PinnedTasks.place
+
+    def pause_and_place(*args):
+        pause(victim)
+        return place(*args)
+
+    monkeypatch.setattr(PinnedTasks, "place", pause_and_place)
+    with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
+        bounded(classifier(client).fit, *data)
 
 
 def test_a_fit_in_a_task_ends_when_the_task_is_cancelled(client, data, short_rounds):

@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 from skdistmlp.cluster import pinned
 from skdistmlp.cluster.client import reaches
 from skdistmlp.cluster.pinned import PinnedTasks
+from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import wait_until
 
 
@@ -58,6 +59,28 @@ def test_inside_a_task_too(client):
 
     found, wanted = client.submit(task, pure=False).result(60)
     assert found == wanted
+
+
+@pytest.mark.parametrize("call", ["submit", "place"])
+def test_what_is_sent_after_the_run_was_closed_is_let_go_of(client, call, monkeypatch):
+    """An interrupt may close a run while another thread sends."""
+    worker = next(iter(client.nthreads()))
+    tasks = PinnedTasks(client, (worker,))
+    name = "get" if call == "submit" else "scatter"
+    send = getattr(client, name)
+
+    def close_and_send(*args, **kwargs):
+        tasks.close()
+        return send(*args, **kwargs)
+
+    monkeypatch.setattr(client, name, close_and_send)
+    if call == "submit":
+        futures = tasks.submit([tasks.add(0, "sum", sum, (1, 2))])
+    else:
+        futures = tasks.place("rows", [np.ones(10)])
+    # Though somebody still has the future.
+    assert_nothing_left(client)
+    assert len(futures) == 1
 
 
 class Somebody:
