@@ -13,8 +13,8 @@ from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
-from skdistmlp.cluster.kept import keep_nothing
 from skdistmlp.cluster.client import worker_statuses
+from skdistmlp.cluster.kept import keep_nothing
 from skdistmlp.cluster.meeting import Meeting
 from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.exceptions import ExchangeError
