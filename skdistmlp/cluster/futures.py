@@ -9,7 +9,7 @@ is still to come.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -324,6 +324,15 @@ class FuturesGroup:
         with self._tasks.explained("collecting the weights"):
             shards: list[tasks.PlacedShard] = self._tasks.fetch(*self._shards)
         return join_states(self._network.split, [shard.state for shard in shards])
+
+    def snapshot(self) -> ShardState:
+        """Return the same, with the parameters last kept; no task changes a state."""
+        state = self.collect()
+        if not self._best:
+            return state
+        with self._tasks.explained("collecting the weights"):
+            best = join_shards(self._network.split, self._tasks.fetch(*self._best))
+        return replace(state, parameters=best)
 
     def _place_all(self) -> None:
         """Send every shard, and the rows if not streamed, to its worker.

@@ -33,7 +33,7 @@ from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.rendezvous import Credentials
 from skdistmlp.parallel.shard import ShardState, join_states
-from skdistmlp.training.job import Job
+from skdistmlp.training.job import AfterEpoch, Job
 from skdistmlp.training.progress import Outcome
 
 LOG = logging.getLogger("skdistmlp")
@@ -62,13 +62,24 @@ class PeersRun:
         progress are advanced.
     dataset : Dataset
         All rows.
+    after_epoch : callable, optional
+        Called in this process; a round is one epoch then.
     """
 
-    def __init__(self, client: Client, plan: Plan, job: Job, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        client: Client,
+        plan: Plan,
+        job: Job,
+        dataset: Dataset,
+        after_epoch: AfterEpoch | None = None,
+    ) -> None:
         self._client = client
         self._workers = plan.workers
         self._job = job
         self._dataset = dataset
+        self._after_epoch = after_epoch
+        self._stop = False
         self._ranks = range(plan.n_shards)
         self._credentials = Credentials.new()
         self._run = self._credentials.run
@@ -140,10 +151,14 @@ class PeersRun:
             self._under_way = None
             # From now on the shards have what they were sent.
             self._rows = [None for _ in self._ranks]
-            if reports[0].finished:
+            first = reports[0]
+            if self._job.progress is not None and first.progress is not None:
+                vars(self._job.progress).update(vars(first.progress))
+            if first.finished:
                 break
+            if self._after_epoch is not None:
+                self._stop = self._after_epoch(self._snapshot)
             number += 1
-        first = reports[0]
         if first.interrupted:
             raise KeyboardInterrupt
         outcome = first.outcome
@@ -151,8 +166,6 @@ class PeersRun:
             # It may have come too late to make a difference.
             outcome = Outcome.INTERRUPTED
         self._job.random_state.set_state(first.random_state)
-        if self._job.progress is not None and first.progress is not None:
-            vars(self._job.progress).update(vars(first.progress))
         states = [report.state for report in reports if report.state is not None]
         return join_states(self._job.network.split, states), outcome
 
@@ -206,12 +219,13 @@ class PeersRun:
     def _start_round(self, number: int) -> list[Future[Any]]:
         self._check_held()
         roster = self._roster if number == 0 else None
+        round_s = ROUND_S if self._after_epoch is None else 0.0
         self._tasks.begin()
         futures = self._tasks.submit(
             [
                 self._tasks.add(
                     *(rank, "train", shard_run.train_round, self._shards[rank]),
-                    *(number, self._rows[rank], roster, ROUND_S),
+                    *(number, self._rows[rank], roster, round_s, self._stop),
                 )
                 for rank in self._ranks
             ]
@@ -220,6 +234,17 @@ class PeersRun:
         # client wants every 10 ms.
         self._addresses = []
         return futures
+
+    def _snapshot(self) -> ShardState:
+        """Return a copy of the state of the whole network, between rounds."""
+        with self._tasks.explained("collecting the weights"):
+            self._tasks.begin()
+            keys = [
+                self._tasks.add(rank, "weights", shard_run.snapshot_of, shard)
+                for rank, shard in enumerate(self._shards)
+            ]
+            states: list[ShardState] = self._tasks.take(*self._tasks.submit(keys))
+        return join_states(self._job.network.split, states)
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
         """Say how a round went: once some seconds, to whoever listens."""
@@ -325,9 +350,13 @@ class PeersRun:
 
 
 def train_on_peers(
-    client: Client, plan: Plan, job: Job, dataset: Dataset
+    client: Client,
+    plan: Plan,
+    job: Job,
+    dataset: Dataset,
+    after_epoch: AfterEpoch | None = None,
 ) -> tuple[ShardState, Any]:
     """Carry out a job on the workers of a plan; see `PeersRun.train`."""
     job = replace(job, network=replace(job.network, split=plan.split))
-    with PeersRun(client, plan, job, dataset) as run:
+    with PeersRun(client, plan, job, dataset, after_epoch) as run:
         return run.train()

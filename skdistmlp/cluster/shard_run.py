@@ -21,7 +21,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.mesh import Mesh
 from skdistmlp.parallel.rendezvous import Address, Credentials, Tls, listen, meet
 from skdistmlp.parallel.shard import ShardState
-from skdistmlp.training.job import Job
+from skdistmlp.training.job import Job, go_on
 from skdistmlp.training.progress import Progress
 
 TOPIC = "skdistmlp"
@@ -131,7 +131,7 @@ class ShardRun:
         # Weights are drawn here, while the rows are on their way.
         layout = job.network.split.shard(rank)
         self._job: Job | None = job.saying(self._say).begun(layout)
-        self._training: Generator[None, None, Any] | None = None
+        self._training: Generator[None, bool | None, Any] | None = None
         _RUNS[credentials.run, rank] = self
 
     def __reduce__(self) -> NoReturn:
@@ -146,6 +146,7 @@ class ShardRun:
         dataset: Dataset | None,
         roster: Roster | None,
         round_s: float,
+        stop: bool,
         is_abandoned: Callable[[], bool],
     ) -> Report:
         """Train for some seconds; begin in round 0.
@@ -159,7 +160,9 @@ class ShardRun:
         roster : Roster or None
             Who takes part; for round 0.
         round_s : float
-            Seconds after which to report, at the end of an epoch.
+            Seconds after which to report, at the end of an epoch; 0 for each epoch.
+        stop : bool
+            Whether to end training before another step.
         is_abandoned : callable
             Says whether nobody waits for this round any more: the shard then ends.
         """
@@ -180,10 +183,15 @@ class ShardRun:
             elif self._mesh is not None:
                 self._mesh.wait_for_all()
             self._tell(state=MET, round=number)
-            return self._go_on(round_s)
+            return self._go_on(round_s, stop)
         except BaseException:
             self.close()
             raise
+
+    def snapshot(self) -> ShardState:
+        """Return a copy of the state, between rounds; see `ShardGroup`."""
+        assert self._group is not None
+        return self._group.snapshot()
 
     def request_stop(self) -> None:
         """Ask all shards to stop after a step; called from any thread."""
@@ -229,7 +237,7 @@ class ShardRun:
         self._group = self._job.shard(dataset, self._mesh)
         self._training = self._job.run(self._group, dataset)
 
-    def _go_on(self, round_s: float) -> Report:
+    def _go_on(self, round_s: float, stop: bool) -> Report:
         """Train until a round is over; all shards agree when."""
         assert self._training is not None
         assert self._job is not None
@@ -239,8 +247,8 @@ class ShardRun:
         finished, outcome, interrupted = False, None, False
         try:
             while True:
-                next(self._training)
-                if self._group.agree(time.monotonic() > begun + round_s):
+                go_on(self._training, stop)
+                if self._group.agree(time.monotonic() >= begun + round_s):
                     break
         except StopIteration as stopped:
             finished, outcome = True, stopped.value
@@ -312,12 +320,18 @@ def train_round(
     dataset: Dataset | None,
     roster: Roster | None,
     round_s: float,
+    stop: bool,
 ) -> Report:
     """Train one shard for some seconds, with the threads of its worker."""
     worker = get_worker()
-    arguments = number, dataset, roster, round_s, task_cancellation()
+    arguments = number, dataset, roster, round_s, stop, task_cancellation()
     with _memory_freed_on_failure(worker), own_blas_threads():
         return shard.train(*arguments)
+
+
+def snapshot_of(shard: ShardRun) -> ShardState:
+    """Return a copy of the state of a shard, between rounds."""
+    return shard.snapshot()
 
 
 @contextmanager

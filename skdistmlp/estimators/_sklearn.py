@@ -2,12 +2,15 @@
 
 They check parameters, classes and weights and word the errors, so that what
 scikit-learn refuses is refused here with its message; the optimisers are what
-its networks go on training with. This is the only module
-that imports them; ``tests/estimators/test_sklearn_private.py`` fails when one
-of them changes.
+its networks go on training with; callbacks are set up as its documentation
+says. This is the only module that uses them;
+``tests/estimators/test_sklearn_private.py`` fails when one of them changes.
 """
 
+from typing import Any
+
 from sklearn.base import _fit_context as fit_context
+from sklearn.callback import CallbackContext, CallbackSupportMixin
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.multiclass import (
@@ -23,8 +26,22 @@ __all__ = [
     "Options",
     "SGDOptimizer",
     "StrOptions",
+    "callbacks_of",
     "check_optimize_result",
     "check_partial_fit_first_call",
     "check_sample_weight",
     "fit_context",
+    "root_context",
 ]
+
+
+def callbacks_of(estimator: CallbackSupportMixin) -> list[Any]:
+    """Return the callbacks set on an estimator, or handed down to it."""
+    return list(getattr(estimator, "_skl_callbacks", []))
+
+
+def root_context(
+    estimator: CallbackSupportMixin, task_name: str, max_subtasks: int
+) -> CallbackContext:
+    """Set the callbacks of an estimator up; return the context of its fit."""
+    return estimator._init_callback_context(task_name, max_subtasks=max_subtasks)

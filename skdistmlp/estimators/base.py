@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import OptimizeResult
 from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
@@ -19,6 +20,7 @@ from skdistmlp.estimators._sklearn import (
     check_optimize_result,
     check_sample_weight,
 )
+from skdistmlp.estimators.callbacks import FitTasks
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.engines import EngineRequest, Trained, train
 from skdistmlp.estimators.handover import HandoverMixin
@@ -57,7 +59,12 @@ _HISTORY = (
 
 
 class BaseDistributedMLP(
-    PredictionMixin, HandoverMixin, LiveClientMixin, BaseEstimator, ABC
+    CallbackSupportMixin,
+    PredictionMixin,
+    HandoverMixin,
+    LiveClientMixin,
+    BaseEstimator,
+    ABC,
 ):
     """Base of the estimators: everything but the targets.
 
@@ -74,6 +81,9 @@ class BaseDistributedMLP(
         self, X: Any, y: Any, incremental: bool, reset: bool
     ) -> tuple[Features, np.ndarray]:
         """Return X, and y with one column an output."""
+
+    def _know_classes(self, y: Any, classes: ArrayLike | None) -> None:
+        """Take note of the classes that `partial_fit` is told of, if there are any."""
 
     def _validate_weights(
         self, X: Features, y: np.ndarray, sample_weight: ArrayLike | None
@@ -101,12 +111,17 @@ class BaseDistributedMLP(
         y: Any,
         sample_weight: ArrayLike | None,
         incremental: bool,
+        classes: ArrayLike | None = None,
     ) -> Self:
         """Train, from new weights or from those at hand; see the public methods."""
+        # A fit that fails puts back what was there, and that is to be torn down.
+        tasks = FitTasks(self, incremental, X, y, sample_weight)
         with (
             self._as_before_on_failure(),
             self._brought(X, y, sample_weight) as (X, y, sample_weight),
         ):
+            if incremental:
+                self._know_classes(y, classes)
             hidden_layer_sizes = self._checked_hidden_layer_sizes()
             first_pass = not hasattr(self, "coefs_") or (
                 not self.warm_start and not incremental
@@ -140,9 +155,11 @@ class BaseDistributedMLP(
                 job = self._lbfgs_job(network, dtype, first_pass)
             else:
                 job = self._epochs_job(network, dtype, dataset, first_pass, incremental)
-            trained = train(self._engine_request(), job, dataset)
+            after_epoch = tasks.begin(job.progress)
+            trained = train(self._engine_request(), job, dataset, after_epoch)
             self._take_over(trained)
-        self._warn(trained.outcome, incremental)
+            outcome = tasks.end(trained.outcome)
+        self._warn(outcome, incremental)
         if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
@@ -318,7 +335,8 @@ class BaseDistributedMLP(
             self.loss_ = float(outcome.fun)
         else:
             parameters = trained.state.parameters
-            self._take_over_progress(progress, trained.state.optimizer)
+            self._take_over_progress(progress)
+            self._optimizer_state = trained.state.optimizer
         self.coefs_, self.intercepts_ = plan.split.whole().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
@@ -327,9 +345,7 @@ class BaseDistributedMLP(
         self.engine_ = plan.engine
         self.n_shards_ = plan.n_shards
 
-    def _take_over_progress(
-        self, progress: Progress, optimizer: OptimizerState | None
-    ) -> None:
+    def _take_over_progress(self, progress: Progress) -> None:
         """Set the fitted attributes of training in epochs."""
         self.n_iter_ = progress.n_iter
         self.t_ = progress.n_samples_seen
@@ -340,7 +356,6 @@ class BaseDistributedMLP(
         self.validation_scores_ = progress.validation_scores
         self.best_validation_score_ = progress.best_validation_score
         self._no_improvement_count = progress.no_improvement_count
-        self._optimizer_state = optimizer
         self._schedule = progress.schedule
         self._learning_rate = progress.learning_rate
 
@@ -376,13 +391,3 @@ class BaseDistributedMLP(
     def __sklearn_is_fitted__(self) -> bool:
         """Say whether there are weights, drawn by a fit that ended well."""
         return hasattr(self, "coefs_")
-
-
-def solver_has_epochs(estimator: BaseDistributedMLP) -> bool:
-    """Say whether there is a `partial_fit`; explain if not."""
-    if estimator.solver == "lbfgs":
-        raise AttributeError(
-            "partial_fit is only available for stochastic optimizers. "
-            f"{estimator.solver} is not stochastic."
-        )
-    return True

@@ -23,7 +23,8 @@ from skdistmlp.estimators._sklearn import (
     check_sample_weight,
     fit_context,
 )
-from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
+from skdistmlp.estimators.base import BaseDistributedMLP
+from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score
@@ -326,15 +327,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
                 "not see all samples. Give the weights themselves, as a dict, from "
                 "sklearn.utils.class_weight.compute_class_weight."
             )
-        with (
-            self._as_before_on_failure(),
-            self._brought(X, y, sample_weight) as (X, y, sample_weight),
-        ):
-            if check_partial_fit_first_call(self, classes):
-                self._label_binarizer = LabelBinarizer()
-                multilabel = type_of_target(y).startswith("multilabel")
-                self._label_binarizer.fit(y if multilabel else classes)
-            return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, incremental=True, classes=classes)
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict classes.
@@ -419,6 +412,13 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             self._check_classes(unique_labels(y))
         indicator = self._label_binarizer.transform(y).astype(bool)
         return X, indicator.reshape(len(indicator), -1)
+
+    def _know_classes(self, y: Any, classes: ArrayLike | None) -> None:
+        """Take note of the classes that the first `partial_fit` is told of."""
+        if check_partial_fit_first_call(self, classes):
+            self._label_binarizer = LabelBinarizer()
+            multilabel = type_of_target(y).startswith("multilabel")
+            self._label_binarizer.fit(y if multilabel else classes)
 
     def _check_classes(self, classes: np.ndarray) -> None:
         """Refuse classes that the network has no output for."""

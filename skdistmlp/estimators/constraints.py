@@ -1,4 +1,4 @@
-"""What values the parameters that all estimators share may have."""
+"""What values the parameters of all estimators may have, and what one rules out."""
 
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -50,3 +50,13 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
     }
 )
 """In the notation of scikit-learn, whose own are the first twenty-two."""
+
+
+def solver_has_epochs(estimator: Any) -> bool:
+    """Say whether there is a `partial_fit`; explain if not."""
+    if estimator.solver == "lbfgs":
+        raise AttributeError(
+            "partial_fit is only available for stochastic optimizers. "
+            f"{estimator.solver} is not stochastic."
+        )
+    return True

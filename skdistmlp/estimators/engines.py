@@ -2,10 +2,11 @@
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from scipy.sparse import csr_array, issparse
@@ -96,8 +97,8 @@ class Trained:
         State of the whole network.
     progress : Progress or None
         Where training in epochs stands.
-    outcome : Outcome or OptimizeResult
-        What the training returned.
+    outcome : Outcome, OptimizeResult or None
+        What the training returned; None while it goes on.
     """
 
     plan: Plan
@@ -106,7 +107,12 @@ class Trained:
     outcome: Any
 
 
-def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
+def train(
+    request: EngineRequest,
+    job: Job,
+    dataset: Dataset,
+    after_epoch: Callable[[Callable[[], Trained]], bool] | None = None,
+) -> Trained:
     """Plan the training of a network, and carry it out.
 
     Parameters
@@ -117,6 +123,9 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
         What is to be trained; its random state, progress and start are advanced.
     dataset : Dataset
         All rows.
+    after_epoch : callable, optional
+        Called in this process after every epoch but the last, with a function that
+        returns a copy of what came of the job until there; says whether to stop.
     """
     dataset = dataset.prepared(job.dtype)
     network = job.network
@@ -124,22 +133,34 @@ def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
     if isinstance(dataset.X, RemoteFeatures):
         request = replace(request, client=dataset.X.client)
     with _planned(request, network.split.layer_units, work) as (plan, client):
+        pause = after_epoch and partial(_paused, after_epoch, plan, job)
         if plan.engine == "peers":
             from skdistmlp.cluster.client import memory_limits
             from skdistmlp.cluster.peers import train_on_peers
 
             check_memory(plan, memory_limits(client, plan.workers))
-            state, outcome = train_on_peers(client, plan, job, dataset)
+            state, outcome = train_on_peers(client, plan, job, dataset, pause)
             return Trained(plan, state, job.progress, outcome)
         if plan.reason == NO_CLIENT:
             _warn_of_missing_client(request)
         dataset = dataset.here()
         job = replace(job, network=replace(network, split=plan.split))
         with _group(plan, client, job, dataset) as group:
-            outcome = finish(job.run(group, dataset))
+            training = job.run(group, dataset)
+            outcome = finish(training, pause and partial(pause, group.snapshot))
             with interrupt_first(outcome):
                 state = group.collect()
         return Trained(plan, state, job.progress, outcome)
+
+
+def _paused(
+    after_epoch: Callable[[Callable[[], Trained]], bool],
+    plan: Plan,
+    job: Job,
+    snapshot: Callable[[], ShardState],
+) -> bool:
+    """Tell of an epoch that has ended; return whether to stop."""
+    return after_epoch(lambda: Trained(plan, snapshot(), deepcopy(job.progress), None))
 
 
 def _warn_of_missing_client(request: EngineRequest) -> None:

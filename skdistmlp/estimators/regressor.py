@@ -13,7 +13,8 @@ from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
 from skdistmlp.estimators._sklearn import StrOptions, fit_context
-from skdistmlp.estimators.base import BaseDistributedMLP, solver_has_epochs
+from skdistmlp.estimators.base import BaseDistributedMLP
+from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.job import Score

@@ -231,6 +231,15 @@ class BufferedShard:
         """Return this shard's state."""
         return self._state
 
+    def snapshot(self) -> ShardState:
+        """Return a copy of this shard's state, with the parameters last kept."""
+        optimizer = self._state.optimizer
+        if optimizer is not None:
+            moments = tuple(moment.copy() for moment in optimizer.moments)
+            optimizer = replace(optimizer, moments=moments)
+        parameters = self._state.parameters if self._best is None else self._best
+        return ShardState(parameters.copy(), optimizer)
+
     def _write_gradients_to(self, flat: FloatArray) -> None:
         self._gradient = flat
         self._coef_gradients, self._intercept_gradients = self._layout.views(flat)

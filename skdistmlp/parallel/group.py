@@ -88,3 +88,9 @@ class ShardGroup(Protocol[Value]):
 
     def collect(self) -> ShardState:
         """Return the state of the whole network, or of one shard among peers."""
+
+    def snapshot(self) -> ShardState:
+        """Return a copy of what `collect` would return if training ended here.
+
+        That is with the parameters last kept, if any were.
+        """

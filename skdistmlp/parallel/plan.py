@@ -190,8 +190,10 @@ def cluster_plan(
     Plan
         "peers" unless "futures" is asked for.
     """
-    split = NetworkSplit.by_shares(layer_units, threads or [1] * len(workers))
+    split = NetworkSplit.even(layer_units, len(workers))
     used = tuple(workers[: split.n_shards])
+    if threads is not None:
+        split = NetworkSplit.by_shares(layer_units, threads[: split.n_shards])
     if engine == "futures":
         return Plan("futures", split, used, "engine='futures' was asked for")
     reason = "engine='peers' was asked for"

@@ -82,22 +82,23 @@ class NetworkSplit:
 
     @classmethod
     def even(cls, layer_units: Sequence[int], n_shards: int) -> "NetworkSplit":
-        """Split every hidden layer evenly, as far as its neurons go."""
-        return cls.by_shares(layer_units, [1.0] * n_shards)
+        """Split every hidden layer evenly, as far as its neurons go.
+
+        More shards than the widest hidden layer has neurons would hold
+        nothing and are left out.
+        """
+        hidden = layer_units[1:-1]
+        useful = min(n_shards, max(hidden, default=1))
+        return cls.by_shares(layer_units, [1.0] * useful)
 
     @classmethod
     def by_shares(
         cls, layer_units: Sequence[int], shares: Sequence[float]
     ) -> "NetworkSplit":
-        """Split every hidden layer in proportion to `shares`, one a shard.
-
-        More shards than the widest hidden layer has neurons would hold nothing: the
-        last ones are left out.
-        """
+        """Split every hidden layer in proportion to `shares`, one a shard."""
         hidden = layer_units[1:-1]
-        used = shares[: max(hidden, default=1)]
         return cls(
-            tuple(layer_units), tuple(split_neurons(units, used) for units in hidden)
+            tuple(layer_units), tuple(split_neurons(units, shares) for units in hidden)
         )
 
     @property

@@ -33,6 +33,11 @@ Score = Callable[[np.ndarray, FloatArray, FloatArray | None], float]
 """From targets, outputs and weights to a number; higher is better."""
 
 
+AfterEpoch = Callable[[Callable[[], ShardState]], bool]
+"""Called after every epoch but the last, with a function that returns a copy of the
+state that training would end with there; says whether it is to end there."""
+
+
 @dataclass(frozen=True)
 class HoldOut:
     """Which rows to hold out for early stopping, and how to score them.
@@ -123,7 +128,7 @@ class Training(Protocol):
         network: Network,
         dataset: Dataset,
         random_state: np.random.RandomState,
-    ) -> Generator[None, None, Any]:
+    ) -> Generator[None, bool | None, Any]:
         """Train, yielding where one may pause; return what came of it."""
 
 
@@ -187,7 +192,7 @@ class EpochTraining:
         network: Network,
         dataset: Dataset,
         random_state: np.random.RandomState,
-    ) -> Generator[None, None, Outcome]:
+    ) -> Generator[None, bool | None, Outcome]:
         """Train, yielding after every epoch; return why training ended."""
         if self.hold_out is None:
             rows, validation = np.arange(dataset.n_rows), None
@@ -252,7 +257,7 @@ class LbfgsTraining:
         network: Network,
         dataset: Dataset,
         random_state: np.random.RandomState,
-    ) -> Generator[None, None, OptimizeResult | None]:
+    ) -> Generator[None, bool | None, OptimizeResult | None]:
         """Train without a pause; return what scipy found, on the shard that leads."""
         yield from ()
         blocks = self._blocks(dataset, network, dataset.X.dtype.itemsize)
@@ -355,18 +360,38 @@ class Job:
 
     def run(
         self, group: ShardGroup[Value], dataset: Dataset
-    ) -> Generator[None, None, Any]:
+    ) -> Generator[None, bool | None, Any]:
         """Train, yielding where one may pause; return what came of it."""
         return self.training.run(group, self.network, dataset, self.random_state)
 
 
-def finish(training: Generator[None, None, Any]) -> Any:
-    """Train to the end without a pause, and return what came of it."""
+def go_on(training: Generator[None, bool | None, Any], stop: bool) -> None:
+    """Train to the next pause; or to the end, without a step more, to `stop`."""
+    # Before it begins, a generator takes nothing but None.
+    training.send(stop or None)
+
+
+def finish(
+    training: Generator[None, bool | None, Any],
+    pause: Callable[[], bool] | None = None,
+) -> Any:
+    """Train to the end, and return what came of it.
+
+    Parameters
+    ----------
+    training : generator
+        From `Job.run`.
+    pause : callable, optional
+        Called at each pause; says whether to stop there.
+    """
+    stop = False
     while True:
         try:
-            next(training)
+            go_on(training, stop)
         except StopIteration as end:
             return end.value
+        if pause is not None:
+            stop = pause()
 
 
 def _nobody_listens(line: str) -> None:

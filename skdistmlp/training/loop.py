@@ -72,7 +72,7 @@ def epochs(
     rows: np.ndarray,
     random_state: np.random.RandomState,
     validation: Validation | None = None,
-) -> Generator[None, None, Outcome]:
+) -> Generator[None, bool | None, Outcome]:
     """Train until the loss or the validation score stops improving.
 
     Parameters
@@ -93,7 +93,7 @@ def epochs(
     Yields
     ------
     None
-        After every epoch but the last.
+        After every epoch but the last; True, sent there, makes it the last.
 
     Returns
     -------
@@ -111,8 +111,9 @@ def epochs(
         group.keep_best()
     outcome = Outcome.OUT_OF_EPOCHS
     for number in range(options.max_epochs):
-        if number > 0:
-            yield
+        if number > 0 and (yield):
+            outcome = Outcome.STOPPED
+            break
         try:
             rows = _run_epoch(group, options, progress, rows, random_state)
             if _has_converged(group, options, progress, validation):

@@ -10,6 +10,7 @@ class Outcome(Enum):
     CONVERGED = auto()
     OUT_OF_EPOCHS = auto()
     INTERRUPTED = auto()
+    STOPPED = auto()
 
 
 @dataclass(frozen=True)

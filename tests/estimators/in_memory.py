@@ -25,7 +25,9 @@ def split_by(shares: Sequence[float]) -> Iterator[None]:
     worker does.
     """
 
-    def train(request: EngineRequest, job: Job, dataset: Dataset) -> Trained:
+    def train(
+        request: EngineRequest, job: Job, dataset: Dataset, after_epoch: None
+    ) -> Trained:
         split = NetworkSplit.by_shares(job.network.split.layer_units, shares)
         dataset = dataset.prepared(job.dtype)
         job = replace(job, network=replace(job.network, split=split))

@@ -10,6 +10,7 @@ import pytest
 from scipy.optimize import minimize, rosen, rosen_der
 from sklearn import config_context
 from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils._param_validation import InvalidParameterError
@@ -23,11 +24,14 @@ from skdistmlp.estimators._sklearn import (
     Options,
     SGDOptimizer,
     StrOptions,
+    callbacks_of,
     check_optimize_result,
     check_partial_fit_first_call,
     check_sample_weight,
     fit_context,
+    root_context,
 )
+from tests.estimators import recorder
 
 PACKAGE = Path(importlib.util.find_spec("skdistmlp").origin).parent
 
@@ -235,6 +239,30 @@ def test_a_network_of_scikit_learn_has_these_private_attributes_and_no_others(
             assert fitted._best_coefs is fitted.coefs_
             assert fitted._best_intercepts is fitted.intercepts_
     assert {name for name in vars(fitted) if name.startswith("_")} == expected
+
+
+class Told(Fitted, CallbackSupportMixin):
+    """Begins and ends the task of its fit."""
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self):
+        context = root_context(self, "fitting", 2)
+        assert context.max_subtasks == 2
+        context.call_on_fit_task_begin(estimator=self)
+        context.call_on_fit_task_end(estimator=self)
+        return self
+
+
+def test_a_root_context_sets_callbacks_up_and_the_fit_context_tears_them_down():
+    callback = recorder.Told()
+    told = Told()
+    assert callbacks_of(told) == []
+    before = dict(vars(told.set_callbacks(callback)))
+    assert callbacks_of(told) == [callback]
+    told.fit()
+    hooks = ["setup", "begin", "end", "teardown"]
+    assert callback.hooks == [(hook, "fitting", 0) for hook in hooks]
+    assert vars(told) == before
 
 
 def _private_names(source: str) -> list[str]:

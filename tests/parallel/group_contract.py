@@ -343,13 +343,21 @@ def _check_best(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
         assert group.agree(0.25) == 0.25
         kept = _collected(group, problem).parameters
         assert not np.array_equal(kept, problem.initial.parameters)
+        before = group.snapshot()
         group.keep_best()
         seen = [np.array(train_epoch(group, second))]
         assert not np.array_equal(_collected(group, problem).parameters, kept)
+        # Unlike what is collected, a snapshot is what would be restored, and stays.
+        after = group.snapshot()
+        moments = deepcopy(_collected(group, problem).optimizer)
         for _ in range(2):
             group.restore_best()
             assert_array_equal(_collected(group, problem).parameters, kept)
             seen.append(np.array(train_epoch(group, third)))
+        assert_array_equal(before.parameters, problem.initial.parameters)
+        assert_array_equal(after.parameters, kept)
+        assert after.optimizer.n_steps == moments.n_steps
+        assert_array_equal(after.optimizer.moments, moments.moments)
         group.restore_best()
         for rows, rate in first:
             plain.step(rows, rate)

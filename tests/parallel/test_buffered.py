@@ -35,7 +35,7 @@ RULES = [STEADY_ADAM, Sgd(), Sgd(momentum=0.5, nesterov=False)]
 
 
 class PeerShard(BufferedShard):
-    """A shard whose `collect` joins what all peers hold; all must ask at once."""
+    """A shard that gives the states of all peers, joined; all must ask at once."""
 
     def __init__(self, network, whole, dataset, communicator, max_rows, desk):
         own = split_state(network.split, whole)[communicator.rank]
@@ -43,7 +43,13 @@ class PeerShard(BufferedShard):
         self._desk = desk
 
     def collect(self):
-        self._desk[self._communicator.rank] = super().collect()
+        return self._with_others(super().collect())
+
+    def snapshot(self):
+        return self._with_others(super().snapshot())
+
+    def _with_others(self, own):
+        self._desk[self._communicator.rank] = own
         self._communicator.broadcast(np.zeros(1))  # everybody has laid down a state
         joined = join_states(self._network.split, self._desk)
         self._communicator.broadcast(np.zeros(1))  # everybody has read them

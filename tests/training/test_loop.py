@@ -119,6 +119,7 @@ def train_from_script(
     keep_first=True,
     seed=0,
     n_samples=N_SAMPLES,
+    pause=None,
 ):
     """Return what `train` made of a script: outcome, progress, group."""
     random_state = np.random.RandomState(seed)
@@ -139,8 +140,8 @@ def train_from_script(
             return script.scores[len(progress.validation_scores)]
 
         validation = Validation([held_out[:3], held_out[3:]], score, keep_first)
-    outcome = finish(epochs(group, options, progress, rows, random_state, validation))
-    return outcome, progress, group
+    training = epochs(group, options, progress, rows, random_state, validation)
+    return finish(training, pause), progress, group
 
 
 numbers = st.lists(
@@ -405,6 +406,27 @@ def test_the_weights_at_the_start_are_the_best_only_if_asked_to_be(keep_first, w
     )
     assert group.n_kept == keep_first
     assert group.weight == weight
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_training_stops_at_a_pause_if_it_is_told_to(early_stopping):
+    """As if there were no more epochs, the best weights restored."""
+    stops = [False, True]
+    ends = []
+    for max_epochs, pause in ((5, lambda: stops.pop(0)), (2, None)):
+        script = Script([1.0, 0.5, 0.2, 0.1, 0.1], [0.7, 0.3, 0.8, 0.9, 0.9])
+        options = TrainingOptions(4, max_epochs)
+        ends.append(
+            train_from_script(
+                script, options, early_stopping=early_stopping, pause=pause
+            )
+        )
+    (stopped, progress, group), (ended, other_progress, other) = ends
+    assert (stopped, ended) == (Outcome.STOPPED, Outcome.OUT_OF_EPOCHS)
+    assert progress == other_progress
+    assert group.weight == other.weight
+    assert (group.weight == -group.script.steps[0][1] * 2) == early_stopping
+    assert stops == []
 
 
 def test_an_error_is_not_an_outcome():

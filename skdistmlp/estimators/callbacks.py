@@ -1,0 +1,127 @@
+"""A fit and its epochs, as the tasks that scikit-learn's callbacks are told of."""
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
+from skdistmlp.estimators._sklearn import callbacks_of, root_context
+from skdistmlp.estimators.engines import Trained
+from skdistmlp.training.progress import Outcome, Progress
+
+
+class FitTasks:
+    """One call of `fit` or `partial_fit`: a task, and one within for every epoch.
+
+    Callbacks are called in this process, in the thread that fits. To begin is to
+    set them up; scikit-learn's decorator of `fit` tears them down.
+
+    Parameters
+    ----------
+    estimator : BaseDistributedMLP
+        What is fitted.
+    incremental : bool
+        Whether by `partial_fit`.
+    X, y, sample_weight : array-like
+        As the user gave them, to be given to callbacks.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        incremental: bool,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+    ) -> None:
+        metadata = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self._estimator = estimator
+        self._given = {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
+        if incremental:
+            self._fit = root_context(estimator, "partial_fit", 1)
+        else:
+            # SciPy's L-BFGS makes no pause; with "peers" it runs on a worker.
+            n_epochs = 0 if estimator.solver == "lbfgs" else estimator.max_iter
+            self._fit = root_context(estimator, "fit", n_epochs)
+        self._epoch: Any = None
+        self._n_epochs_ended = 0
+        self._outcome: Outcome | None = None
+
+    def begin(
+        self, progress: Progress | None
+    ) -> Callable[[Callable[[], Trained]], bool] | None:
+        """Begin the fit, and the first epoch if there are any.
+
+        Parameters
+        ----------
+        progress : Progress or None
+            Where training in epochs stands, whenever an epoch has ended.
+
+        Returns
+        -------
+        callable or None
+            What is to be called after every epoch but the last, with a function
+            that returns what came of the job until there; says whether to stop.
+            None if nobody wants to know.
+        """
+        self._fit.call_on_fit_task_begin(**self._given)
+        if progress is None or not callbacks_of(self._estimator):
+            return None
+
+        def after_epoch(so_far: Callable[[], Trained]) -> bool:
+            # Ctrl-C in a callback is what it is in an epoch.
+            try:
+                self._estimator._take_over_progress(progress)
+                if self._end_epoch(lambda: self._as_fitted(so_far())):
+                    return True
+                self._begin_epoch()
+            except KeyboardInterrupt:
+                self._outcome = Outcome.INTERRUPTED
+                return True
+            return False
+
+        self._begin_epoch()
+        return after_epoch
+
+    def end(self, outcome: Any) -> Any:
+        """End the last epoch and the fit; the estimator is fitted.
+
+        Parameters
+        ----------
+        outcome : Outcome or OptimizeResult
+            Why training ended.
+
+        Returns
+        -------
+        Outcome or OptimizeResult
+            The same, unless a callback had a part in it.
+        """
+        if self._epoch is not None:
+            # An interrupted epoch counts for nothing.
+            whole = self._estimator.n_iter_ > self._n_epochs_ended
+            if self._end_epoch({} if whole else None):
+                self._outcome = Outcome.STOPPED
+        self._fit.call_on_fit_task_end(**self._given, reconstruction_attributes={})
+        return self._outcome or outcome
+
+    def _begin_epoch(self) -> None:
+        self._epoch = self._fit.subcontext("epoch")
+        self._epoch.call_on_fit_task_begin(**self._given)
+
+    def _end_epoch(self, attributes: Any) -> bool:
+        """End an epoch; return whether a callback wants to stop.
+
+        `attributes` are those that a fitted estimator has and this one has not, or a
+        function that returns them, called if a callback asks for such an estimator.
+        """
+        epoch, self._epoch = self._epoch, None
+        self._n_epochs_ended += 1
+        stop: bool = epoch.call_on_fit_task_end(
+            **self._given, reconstruction_attributes=attributes
+        )
+        return stop
+
+    def _as_fitted(self, trained: Trained) -> dict[str, Any]:
+        """Return the attributes of the estimator that a fit would leave."""
+        fitted = copy(self._estimator)
+        fitted._take_over(trained)
+        return vars(fitted)

@@ -1,0 +1,352 @@
+"""scikit-learn's callbacks, told of a fit and its epochs in this process."""
+
+import os
+import pickle
+import re
+import threading
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_array_equal, assert_equal
+from sklearn.base import clone
+from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.parallel.buffered import BufferedShard
+from tests.estimators.recorder import At, Recorder, Told
+
+PAGE = (Path(__file__).parents[2] / "docs" / "progress.md").read_text()
+PARAMETERS = {"hidden_layer_sizes": (6,), "random_state": 0, "batch_size": 50}
+
+
+@pytest.fixture
+def data(digits):
+    X, y = digits
+    return X[:200], y[:200]
+
+
+def classifier(*callbacks, max_iter=3, **parameters):
+    clf = DistributedMLPClassifier(**PARAMETERS | parameters, max_iter=max_iter)
+    return clf.set_callbacks(*callbacks)
+
+
+def fit(mlp, *data, **kwargs):
+    """Fit, with a warning of too few epochs."""
+    with pytest.warns(ConvergenceWarning):
+        return mlp.fit(*data, **kwargs)
+
+
+def epoch_hooks(numbers):
+    return [(hook, "epoch", n) for n in numbers for hook in ("begin", "end")]
+
+
+def hooks_of(name, n_epochs):
+    return [
+        ("setup", name, 0),
+        ("begin", name, 0),
+        *epoch_hooks(range(n_epochs)),
+        ("end", name, 0),
+        ("teardown", name, 0),
+    ]
+
+
+def assert_same_fit(mine, theirs, X):
+    """Predictions and all that is known of the training, to the last bit."""
+    assert_array_equal(mine.predict(X), theirs.predict(X))
+    names = {name for name in vars(theirs) if name.endswith("_")} - {"plan_"}
+    names |= {"_optimizer_state", "_no_improvement_count", "_learning_rate"}
+    assert {name for name in vars(mine) if name.endswith("_")} - {"plan_"} <= names
+    for name in names:
+        if name == "_optimizer_state":
+            assert_equal(vars(mine._optimizer_state), vars(theirs._optimizer_state))
+        else:
+            assert_equal(getattr(mine, name), getattr(theirs, name), err_msg=name)
+
+
+def test_a_fit_is_a_task_with_a_task_for_every_epoch(data):
+    told = Told()
+    clf = fit(classifier(told), *data)
+    assert told.hooks == hooks_of("fit", 3)
+    assert told.losses == clf.loss_curve_
+
+
+def test_partial_fit_is_a_task_with_one_epoch(data):
+    told = Told()
+    clf = classifier(told)
+    for _ in range(2):
+        clf.partial_fit(*data, classes=np.arange(10))
+    assert told.hooks == 2 * hooks_of("partial_fit", 1)
+
+
+def test_lbfgs_is_a_task_without_parts(data):
+    told, recorder = Told(), Recorder()
+    clf = classifier(told, recorder, solver="lbfgs", max_iter=300, max_fun=20)
+    fit(clf, *data)
+    assert told.hooks == hooks_of("fit", 0)
+    (fitted,) = recorder.fitted("fit")
+    assert_array_equal(fitted.predict_proba(data[0]), clf.predict_proba(data[0]))
+
+
+def test_callbacks_are_given_what_the_user_gave_in_the_thread_that_fits(data):
+    recorder = Recorder()
+    X, y = pd.DataFrame(data[0]).add_prefix("pixel "), pd.Series(data[1]).astype(str)
+    weight = list(range(1, 201))
+    clf = fit(classifier(recorder, max_iter=1), X, y, sample_weight=weight)
+    for _, given in recorder.given:
+        assert given["X"] is X
+        assert given["y"] is y
+        assert given["metadata"]["sample_weight"] is weight
+        assert given["estimator"] is clf
+        # With X as it was given, there is no warning of missing names.
+        assert given["fitted"].score(X, y) == clf.score(X, y)
+    assert recorder.callers == {(os.getpid(), threading.get_ident())}
+    fit(clf, data[0], y)
+    assert recorder.given[-1][1]["metadata"] == {}
+
+
+@pytest.mark.parametrize(
+    "estimator", [DistributedMLPClassifier, DistributedMLPRegressor]
+)
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"early_stopping": True, "learning_rate_init": 2.0},
+        {"solver": "sgd", "learning_rate": "invscaling"},
+    ],
+    ids=["adam", "early stopping with a rate too large", "invscaling"],
+)
+def test_after_an_epoch_there_is_what_a_fit_of_so_many_epochs_would_leave(
+    data, estimator, parameters
+):
+    recorder = Recorder()
+    parameters = PARAMETERS | parameters
+    mlp = estimator(**parameters, max_iter=5).set_callbacks(recorder)
+    fit(mlp, *data)
+    assert len(recorder.fitted()) == 5
+    for number, fitted in enumerate(recorder.fitted(), 1):
+        alone = fit(estimator(**parameters, max_iter=number), *data)
+        assert_same_fit(fitted, alone, data[0])
+    if mlp.early_stopping:
+        assert np.argmax(mlp.validation_scores_) < 4, "the best are not the last"
+    # It goes on as if nobody had looked.
+    assert_same_fit(mlp, alone, data[0])
+
+
+def test_what_is_given_after_an_epoch_can_be_trained_further(data):
+    recorder = Recorder()
+    fit(classifier(recorder, shuffle=False), *data)
+    first = clone(recorder.fitted()[0]).set_callbacks()
+    fit(first.set_params(max_iter=1), *data)
+    for clf in (recorder.fitted()[0].set_callbacks(), first):
+        clf.partial_fit(*data)
+    assert_same_fit(recorder.fitted()[0], first, data[0])
+
+
+def test_a_warm_start_counts_its_own_epochs(data):
+    recorder = Recorder()
+    clf = classifier(recorder, warm_start=True, max_iter=2)
+    for n_before in (0, 2):
+        fit(clf, *data)
+        assert recorder.hooks[-8:] == hooks_of("fit", 2)
+        for number, fitted in enumerate(recorder.fitted()[-2:], 1):
+            assert fitted.n_iter_ == number
+            assert len(fitted.loss_curve_) == n_before + number
+
+
+def test_nothing_is_copied_for_a_callback_that_does_not_ask(data, monkeypatch):
+    def refuse(shard):
+        raise AssertionError("somebody has asked")
+
+    monkeypatch.setattr(BufferedShard, "snapshot", refuse)
+    told = Told()
+    fit(classifier(told), *data)
+    assert told.hooks == hooks_of("fit", 3)
+    with pytest.raises(AssertionError, match="somebody has asked"):
+        classifier(Recorder()).fit(*data)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_callback_stops_training_without_a_warning(data, early_stopping, last):
+    stop, told = At("end", "epoch", last), Told()
+    clf = classifier(stop, told, early_stopping=early_stopping)
+    clf.fit(*data)
+    assert told.hooks == hooks_of("fit", last + 1)
+    alone = classifier(max_iter=last + 1, early_stopping=early_stopping)
+    assert_same_fit(clf, fit(alone, *data), data[0])
+
+
+AT_ANY_TIME = [
+    ("setup", "fit", 0),
+    ("begin", "fit", 0),
+    ("begin", "epoch", 0),
+    ("end", "epoch", 1),
+    ("begin", "epoch", 2),
+    ("end", "epoch", 2),
+    ("end", "fit", 0),
+]
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("where", AT_ANY_TIME, ids=str)
+def test_an_error_of_a_callback_leaves_the_estimator_as_it_was(data, where, fitted):
+    clf = classifier()
+    if fitted:
+        fit(clf, *data)
+    failing = At(*where, ZeroDivisionError("a test"))
+    clf.set_callbacks(failing)
+    before = deepcopy({k: v for k, v in vars(clf).items() if k != "_skl_callbacks"})
+    with pytest.raises(ZeroDivisionError, match="a test"):
+        clf.fit(data[0][:, ::2], data[1])
+    assert failing.hooks[-1] == ("teardown", "fit", 0)
+    after = {k: v for k, v in vars(clf).items() if k != "_skl_callbacks"}
+    assert_equal(pickle.dumps(after), pickle.dumps(before))
+
+
+def test_an_error_of_a_callback_undoes_the_first_partial_fit(data):
+    clf = classifier(At("end", "epoch", 0, ZeroDivisionError()))
+    before = dict(vars(clf))
+    with pytest.raises(ZeroDivisionError):
+        clf.partial_fit(*data, classes=np.arange(10))
+    assert vars(clf) == before
+
+
+def test_invalid_input_is_told_of_to_nobody_but_torn_down(data):
+    told = Told()
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        classifier(told).fit(data[0], data[1][1:])
+    assert told.hooks == [("setup", "fit", 0), ("teardown", "fit", 0)]
+
+
+@pytest.mark.parametrize("where", [("end", "epoch", 1), ("begin", "epoch", 2)])
+def test_ctrl_c_in_a_callback_is_ctrl_c_in_an_epoch(data, where):
+    clf = classifier(At(*where, KeyboardInterrupt()), max_iter=5)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        clf.fit(*data)
+    alone = fit(classifier(max_iter=2), *data)
+    assert_array_equal(clf.predict_proba(data[0]), alone.predict_proba(data[0]))
+    assert clf.n_iter_ == 2
+
+
+def test_an_epoch_that_is_interrupted_ends_without_an_estimator(data, monkeypatch):
+    n_steps = []
+
+    def interrupt(shard, rows):
+        n_steps.append(rows)
+        if len(n_steps) == 6:
+            raise KeyboardInterrupt
+        return original(shard, rows)
+
+    original = BufferedShard.inputs
+    monkeypatch.setattr(BufferedShard, "inputs", interrupt)
+    recorder = Recorder()
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        classifier(recorder).fit(*data)
+    assert recorder.hooks == hooks_of("fit", 2)
+    first, second = recorder.fitted()
+    assert first.n_iter_ == 1
+    assert second is None
+
+
+def scores(monitor, task_name="epoch"):
+    rows = monitor.get_logs().data
+    return [row["accuracy"] for row in rows if row["task_name"] == task_name]
+
+
+def test_scores_of_epochs_are_those_of_fits_of_so_many_epochs(data):
+    monitor = ScoringMonitor(scoring="accuracy")
+    clf = fit(classifier(monitor, learning_rate_init=0.02, max_iter=4), *data)
+    alone = [fit(clone(clf).set_params(max_iter=n), *data) for n in range(1, 5)]
+    expected = [one.set_callbacks().score(*data) for one in alone]
+    logged = monitor.get_logs(select="all")[0].data
+    found = [row["accuracy"] for row in logged if row["task_name"] == "epoch"]
+    assert found == expected
+    assert len(set(expected)) == 4
+
+
+def test_a_bar_comes_to_its_end(data, capsys):
+    fit(classifier(ProgressBar()), *data)
+    printed = capsys.readouterr().out
+    assert re.search(r"DistributedMLPClassifier - fit .* 100%", printed)
+
+
+def test_callbacks_of_a_pipeline_are_told_of_the_epochs_within(data, capsys):
+    monitor = ScoringMonitor(scoring="accuracy")
+    mlp = classifier(monitor, max_iter=2)
+    pipeline = make_pipeline(StandardScaler(), mlp).set_callbacks(ProgressBar())
+    fit(pipeline, *data)
+    printed = capsys.readouterr().out
+    assert re.search(
+        r"Pipeline - fit-final-estimator \| DistributedMLPClassifier - fit #1 .*100%",
+        printed,
+    )
+    assert scores(monitor)[-1] == pipeline.score(*data)
+    # The bar was lent.
+    assert mlp._skl_callbacks == [monitor]
+    assert not hasattr(mlp, "_parent_callback_ctx")
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_callbacks_of_a_search_are_told_of_the_epochs_of_every_fit(data, n_jobs):
+    monitor = ScoringMonitor(scoring="accuracy")
+    search = GridSearchCV(
+        classifier(monitor, max_iter=2), {"alpha": [1e-4, 1.0]}, cv=2, n_jobs=n_jobs
+    )
+    search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(*data)
+    rows = monitor.get_logs().data
+    epochs = [row["task_id_path"] for row in rows if row["task_name"] == "epoch"]
+    # Two candidates in two folds, and the best again: each has two epochs.
+    assert len(set(epochs)) == 10
+    parents = {
+        row["parent_task_id_path"] for row in rows if row["task_name"] == "epoch"
+    }
+    assert len(parents) == 5
+
+
+@pytest.mark.parametrize(
+    "copied", [clone, deepcopy, lambda clf: pickle.loads(pickle.dumps(clf))]
+)
+@pytest.mark.parametrize("fitted", [False, True])
+def test_copies_have_callbacks_and_run_them(data, copied, fitted):
+    told = Told()
+    clf = classifier(told, ProgressBar(), ScoringMonitor(scoring="accuracy"))
+    if fitted:
+        fit(clf, *data)
+    n_before = len(told.hooks)
+    copy = copied(clf)
+    first = copy._skl_callbacks[0]
+    assert (first is told) == (copied is clone)
+    fit(copy, *data)
+    assert first.hooks[n_before:] == hooks_of("fit", 3)
+    assert (copied is clone) or len(told.hooks) == n_before
+
+
+def test_callbacks_can_be_taken_off(data):
+    told = Told()
+    fit(classifier(told).set_callbacks(), *data)
+    assert told.hooks == []
+    with pytest.raises(TypeError, match="FitCallback protocol"):
+        classifier(print)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_code_of_the_page_runs(capsys, caplog):
+    caplog.set_level("INFO", "skdistmlp")  # to be put back after the test
+    names = {}
+    for block in re.findall("```python\n(.*?)```", PAGE, flags=re.DOTALL):
+        exec(block, names)
+    printed = capsys.readouterr().out.splitlines()
+    scores = [line.split() for line in printed if line.startswith("epoch ")]
+    assert [int(number) for _, number, _ in scores] == list(range(10))
+    assert float(scores[0][2]) < float(scores[-1][2])
+    assert int(printed[-1]) < 200
+    assert names["clf"].score(names["X_test"], names["y_test"]) > 0.95
