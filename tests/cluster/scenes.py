@@ -17,13 +17,15 @@ from distributed import Client, LocalCluster
 from skdistmlp.cluster.client import known_workers
 from tests.cluster import striking
 from tests.cluster.forked import CONTEXT, ForkedProcesses, fork
-from tests.cluster.striking import IDLE, Gate, Seen, classifier, seen_of_fit
+from tests.cluster.striking import BETWEEN, IDLE, Gate, Seen, classifier, seen_of_fit
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
 SETTINGS = {
     # How often Dask looks whether it hears of its workers.
     "distributed.scheduler.worker-ttl": "5s",
     "distributed.worker.multiprocessing-method": "forkserver",
+    # Every fit places its rows, and leaves none.
+    "skdistmlp.keep-bytes": 0,
 }
 
 MEMORY_LIMIT_BYTES = 700 * 2**20
@@ -231,7 +233,7 @@ class Scene:
         client_is_held = held == "client" or (not held and self.phase in IDLE)
         self.victim_is_held = not client_is_held
         with ExitStack() as stage:
-            if self.phase == "between rounds" and not in_process:
+            if self.phase == BETWEEN and not in_process:
                 stage.enter_context(striking.short_rounds())
             where = self.phase, self.gate, n_times
             if not client_is_held:

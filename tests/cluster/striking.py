@@ -37,11 +37,12 @@ PLACES: dict[str, tuple[Any, str]] = {
 """By phase, what the worker that is struck is about to call."""
 
 PHASES = tuple(PLACES)
+PLACING, CONNECTING, FORWARD, BACKWARD, BETWEEN, COLLECTING = PHASES
 
-IDLE = PHASES[-2:]
+IDLE = BETWEEN, COLLECTING
 """Where workers are idle for a moment too, and the client is about to do something."""
 
-EXCHANGES = PHASES[2:4]
+EXCHANGES = FORWARD, BACKWARD
 
 STEP = 2
 """Number of the step, from 1, whose exchanges are struck."""
@@ -221,16 +222,16 @@ def client_held(phase: str, gate: Gate, n_times: int = 1) -> Iterator[None]:
             gate.hold(n_held - 1)
 
     def place_held(self: Any) -> None:
-        hold_in("placing")
+        hold_in(PLACING)
         place(self)
 
     def round_held(self: Any, number: int) -> Any:
-        hold_in({0: "connecting", 1: "between rounds"}.get(number))
+        hold_in({0: CONNECTING, 1: BETWEEN}.get(number))
         return a_round(self, number)
 
     def watch_held(self: Any, futures: Any) -> None:
         watch(self, futures)
-        hold_in("collecting")
+        hold_in(COLLECTING)
 
     place, a_round, watch = run._place, run._round, run._watch
     run._place, run._round, run._watch = place_held, round_held, watch_held
@@ -313,7 +314,7 @@ def fit_in_this_process(
     """Fit, send what came of it, and stay connected until told to end."""
     with ExitStack() as held:
         held.enter_context(dask.config.set(settings))
-        if phase == "between rounds":
+        if phase == BETWEEN:
             held.enter_context(short_rounds())
         if client_is_held:
             held.enter_context(client_held(phase, gate, n_times))
