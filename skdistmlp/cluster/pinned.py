@@ -151,9 +151,15 @@ class PinnedTasks:
 
         def send(rank: int, value: Any) -> Future[Any]:
             key, worker = self.key(rank, name), self._workers[rank]
-            placed: dict[Key, Future[Any]] = self._client.scatter(
-                {key: value}, workers=[worker], direct=reaches(self._client, worker)
-            )
+            try:
+                placed: dict[Key, Future[Any]] = self._client.scatter(
+                    {key: value}, workers=[worker], direct=reaches(self._client, worker)
+                )
+            except KeyError:
+                # When the worker has left meanwhile, Dask's scheduler makes a task for
+                # the value before it finds out, and keeps it.
+                self._client.run_on_scheduler(_forget, key, self._client.id)
+                raise
             with self._lock:
                 self._submitted[placed[key]] = rank
                 closed = self._closed
@@ -317,3 +323,10 @@ class PinnedTasks:
 
     def _nothing(self) -> list[dict[Key, tuple[Any, ...]]]:
         return [{} for _ in self._workers]
+
+
+def _forget(key: Key, client: str, dask_scheduler: Any) -> None:
+    """Have the scheduler forget a task that nobody wants."""
+    if key in dask_scheduler.tasks and client in dask_scheduler.clients:
+        dask_scheduler.client_desires_keys(keys=[key], client=client)
+        dask_scheduler.client_releases_keys(keys=[key], client=client)

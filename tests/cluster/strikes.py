@@ -20,7 +20,7 @@ from tests.cluster.support import WITHIN_S, in_thread, wait_until
 TIMEOUT_S = 1.0
 """The timeout of an exchange, where it runs out."""
 
-SLOW_TIMEOUT_S = 2.0
+SLOW_TIMEOUT_S = 4.0
 """The same, where a slow shard stays within it."""
 
 Strike = Callable[[Scene], tuple | None]

@@ -1,30 +1,24 @@
 import errno
 import select
 import socket
-import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel import rendezvous
-from skdistmlp.parallel.mesh import Mesh
 from skdistmlp.parallel.packet import Header, Operation
 from skdistmlp.parallel.rendezvous import (
     HELLO_BYTES,
     NONCE_BYTES,
     PROOF_BYTES,
     Credentials,
-    Tls,
     listen,
     meet,
 )
@@ -260,6 +254,22 @@ def test_in_a_crowd_who_has_waited_longest_makes_room(listeners):
         close(links)
 
 
+def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
+    monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
+    given_up = threading.Event()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(socket.create_connection(listeners[0].getsockname())) as stranger,
+    ):
+        host = pool.submit(meeting, listeners[:2], 0, given_up=given_up.is_set)
+        stranger.settimeout(30)
+        began = time.monotonic()
+        assert stranger.recv(1) == b""
+        assert time.monotonic() - began < 30
+        given_up.set()
+        assert isinstance(host.exception(30), ExchangeError)
+
+
 # Shards that were sought.
 
 
@@ -323,111 +333,3 @@ def test_a_port_that_is_taken_is_named(listeners):
     port = listeners[0].getsockname()[1]
     with pytest.raises(ExchangeError, match=rf"port {port} .*skdistmlp.listen-port"):
         listen("127.0.0.1", port)
-
-
-# TLS.
-
-
-def tls_of(authority):
-    """Return contexts as Dask makes them: both sides show a certificate."""
-    contexts = []
-    for purpose in (ssl.Purpose.CLIENT_AUTH, ssl.Purpose.SERVER_AUTH):
-        context = ssl.create_default_context(purpose)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        authority.configure_trust(context)
-        authority.issue_cert("worker.test").configure_cert(context)
-        contexts.append(context)
-    return Tls(*contexts)
-
-
-@pytest.fixture(scope="module")
-def tls():
-    return tls_of(trustme.CA())
-
-
-@pytest.fixture(scope="module")
-def foreign_tls():
-    return tls_of(trustme.CA())
-
-
-def test_shards_exchange_over_tls_whatever_the_size(listeners, tls):
-    """Far more than any buffer holds goes both ways at once."""
-    results = all_meet(listeners, tls=tls)
-    assert_complete(results)
-    assert all(
-        isinstance(link.socket, ssl.SSLSocket)
-        for links in results
-        for link in links.values()
-    )
-    meshes = [Mesh(rank, links, OURS.run, 30) for rank, links in enumerate(results)]
-    pieces = [np.random.default_rng(r).normal(size=(1000, 700)) for r in range(3)]
-
-    def reduced(rank):
-        meshes[rank].begin_step()
-        return meshes[rank].all_reduce(pieces[rank], 0, None)
-
-    with ThreadPoolExecutor(3) as pool:
-        for total in pool.map(reduced, range(3), timeout=60):
-            assert_array_equal(total, pieces[0] + pieces[1] + pieces[2])
-    for mesh in meshes:
-        mesh.close()
-
-
-def test_who_does_not_encrypt_or_has_a_foreign_certificate_is_turned_away(
-    listeners, tls, foreign_tls
-):
-    listeners = listeners[:2]
-    strangers = [socket.create_connection(listeners[0].getsockname()) for _ in range(2)]
-    strangers[0].sendall(hello(OURS, 1))
-    with ThreadPoolExecutor(1) as pool:
-        shaken = pool.submit(_handshake, strangers[1], foreign_tls)
-        results = all_meet(listeners, tls=tls)
-        assert isinstance(shaken.exception(30), OSError)
-    assert_complete(results)
-    for links in results:
-        close(links)
-    strangers[0].close()
-
-
-def _handshake(connection, tls):
-    connection.settimeout(30)
-    with tls.connecting.wrap_socket(connection) as encrypted:
-        # In TLS 1.3 the other's verdict comes after the handshake.
-        encrypted.sendall(b"x")
-        while encrypted.recv(4096):
-            pass
-        raise ConnectionError("turned away")
-
-
-@pytest.mark.parametrize("here", ["plain", "foreign"])
-def test_a_shard_does_not_talk_to_who_encrypts_otherwise(
-    listeners, tls, foreign_tls, here
-):
-    given_up = threading.Event()
-    listeners = listeners[:2]
-    with ThreadPoolExecutor(1) as pool:
-        host = pool.submit(meeting, listeners, 0, given_up=given_up.is_set, tls=tls)
-        mine = None if here == "plain" else foreign_tls
-        with pytest.raises(ExchangeError, match="shard 0"):
-            meeting(listeners, 1, tls=mine)
-        assert not host.done()
-        given_up.set()
-        with pytest.raises(ExchangeError, match="told to give up"):
-            host.result(30)
-
-
-def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
-    monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
-    given_up = threading.Event()
-    with (
-        ThreadPoolExecutor(1) as pool,
-        closing(socket.create_connection(listeners[0].getsockname())) as stranger,
-    ):
-        host = pool.submit(meeting, listeners[:2], 0, given_up=given_up.is_set)
-        stranger.settimeout(30)
-        began = time.monotonic()
-        assert stranger.recv(1) == b""
-        assert time.monotonic() - began < 30
-        given_up.set()
-        assert isinstance(host.exception(30), ExchangeError)
