@@ -16,7 +16,7 @@ import pytest
 from distributed import Client
 
 from tests.cluster import striking
-from tests.cluster.faults import FAULTS, KEPT, KILLED, RIGHT, Expected, Fault
+from tests.cluster.faults import FAULTS, IN_TURNS, KEPT, KILLED, RIGHT, Expected, Fault
 from tests.cluster.faults_page import Cell, FaultsPage
 from tests.cluster.forked import ForkedProcesses, start_server
 from tests.cluster.scenes import (
@@ -99,7 +99,7 @@ def assert_is(seen: Seen, expected: Expected, scene: Scene) -> None:
     }
     for pattern in expected.says:
         assert re.search(pattern.format(**names), seen.text), seen.text
-    if expected is RIGHT:
+    if expected in (RIGHT, IN_TURNS):
         assert_right(seen, scene.data)
     if expected is KEPT:
         assert all(np.isfinite(coef).all() for coef in seen.coefs)
