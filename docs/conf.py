@@ -1,17 +1,96 @@
 """Build the documentation with Sphinx: ``tox -e docs``."""
 
+import tomllib
+from pathlib import Path
+
+import click
+from sphinx_gallery.sorting import ExplicitOrder
+
 from skdistmlp import __version__
+from skdistmlp.cli import crossover
+
+DOCS = Path(__file__).parent
 
 project = "skdistmlp"
+author = "the skdistmlp developers"
 copyright = "2026, the skdistmlp developers"  # noqa: A001 (Sphinx's name)
 release = __version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "numpydoc",
+    "sphinx_gallery.gen_gallery",
     "myst_parser",
 ]
 exclude_patterns = ["_build"]
+highlight_language = "none"  # of fences that name none, such as what is printed
+templates_path = ["_templates"]
+nitpicky = True
+# The build reads nothing from the network, so neither scikit-learn's index.
+nitpick_ignore_regex = [("py:.*", r"sklearn\..*")]
+
+# Docstrings name the types in their own words, with shapes.
+autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
-html_theme = "pydata_sphinx_theme"
+PYPROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
+numpydoc_validation_checks = set(PYPROJECT["tool"]["numpydoc_validation"]["checks"])
+# The words of this method are scikit-learn's.
+numpydoc_validation_exclude = {r"\.set_callbacks$"}
+
 myst_heading_anchors = 3
+myst_enable_extensions = ["deflist"]
+
+# Two are shown and not run: one wants the address of a cluster, the other takes
+# minutes and starts processes that import it by name. The tests run both.
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"^(?!.*(cluster_by_hand|report_crossover)\.py)",
+    "within_subsection_order": ExplicitOrder(
+        [
+            "quickstart.py",
+            "early_stopping.py",
+            "worker_counts.py",
+            "cluster_by_hand.py",
+            "dask_arrays.py",
+            "take_home.py",
+            "plot_loss_curve.py",
+            "plot_partition.py",
+            "plot_worker_counts.py",
+            "plot_crossover.py",
+            "report_crossover.py",
+            "*",
+        ]
+    ),
+    "abort_on_example_error": True,
+    "default_thumb_file": str(DOCS / "_static" / "logo.svg"),
+    "backreferences_dir": "gallery/backreferences",
+    "doc_module": ("skdistmlp",),
+    "download_all_examples": False,
+    "write_computation_times": False,
+}
+
+# The help of the command, as it prints it.
+API = DOCS / "api"
+API.mkdir(exist_ok=True)
+(API / "dask-mlp-crossover.txt").write_text(
+    crossover.get_help(click.Context(crossover, info_name="dask mlp crossover"))
+)
+
+html_theme = "pydata_sphinx_theme"
+html_title = "skdistmlp"
+html_logo = html_favicon = "_static/logo.svg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "logo": {"text": "skdistmlp", "image_dark": "_static/logo.svg"},
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+# A landing page and a change log have nothing to list beside them.
+html_sidebars = {"index": [], "changelog": []}

@@ -1,4 +1,7 @@
-"""Train on a scheduler and workers that were started by hand.
+"""A cluster that was started by hand
+==================================
+
+Trains on a scheduler and workers that somebody has started.
 
 In two terminals, or on three machines::
 

@@ -1,4 +1,8 @@
-"""Train on a Dask array that never comes to the client, and predict lazily."""
+"""Train on a Dask array where it lies
+===================================
+
+Trains on a Dask array that never comes to the client, and predicts lazily.
+"""
 
 import dask.array as da
 from distributed import Client, LocalCluster

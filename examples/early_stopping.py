@@ -1,26 +1,27 @@
-"""Stop when the score of rows held out no longer improves, and look at the curves."""
+"""Early stopping, and its curves
+==============================
+
+Stops when the score of rows held out no longer improves, and draws the curves, and the
+network in the colours of its workers.
+"""
 
 import argparse
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 from distributed import Client, LocalCluster
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.plotting import LossCurveDisplay, PartitionDisplay
 
 
 def main() -> None:
     """Train on two workers, print the outcome and draw the curves and the network."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--png", type=Path, default=Path("early_stopping.png"))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--png", type=Path, help="file to write; shown without")
     asked = parser.parse_args()
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
-
-    from skdistmlp.plotting import LossCurveDisplay, PartitionDisplay
-
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
     clf = DistributedMLPClassifier(
@@ -40,12 +41,14 @@ def main() -> None:
     print(f"stopped    after {clf.n_iter_} epochs")
     print(f"best       {clf.best_validation_score_:.3f} on rows held out")
     print(f"accuracy   {clf.score(X_test, y_test):.3f}")
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     LossCurveDisplay.from_estimator(clf, ax=left)
     PartitionDisplay.from_estimator(clf, ax=right)
-    figure.savefig(asked.png)
-    print(f"drawn      {asked.png}")
+    if asked.png is None:
+        plt.show()
+    else:
+        figure.savefig(asked.png)
+        print(f"drawn      {asked.png}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,9 @@
-"""Train a pipeline on digits, its hidden layers shared by two Dask workers."""
+"""A pipeline whose network two workers share
+==========================================
+
+Trains on digits in a pipeline, the hidden layers shared by the two Dask workers of a
+cluster that it starts, with both of the engines that share a network.
+"""
 
 import time
 

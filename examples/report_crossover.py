@@ -1,4 +1,8 @@
-"""Share a network as the report does, and as skdistmlp does; draw the report's charts.
+"""The report's way and ours
+=========================
+
+Shares a network as the report does, and as skdistmlp does, and draws the report's
+charts.
 
 The report's root machine sends its children, for each sample and layer, the inputs
 and parameters of every neuron in packets of JSON, and gathers their outputs. That

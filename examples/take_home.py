@@ -1,4 +1,9 @@
-"""Train on a cluster, and take the network home as scikit-learn's own estimator."""
+"""Take a trained network home
+===========================
+
+Trains on a cluster, and takes the network home as scikit-learn's own estimator, which
+is saved, loaded and trained further without skdistmlp and without a cluster.
+"""
 
 import pickle
 

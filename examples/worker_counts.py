@@ -1,13 +1,15 @@
-"""Search over numbers of workers, and draw how long a fit takes on each.
+"""A search over numbers of workers
+================================
 
-The scores of the candidates tie, since the answer does not depend on how a network
-is split: `FastestWithin` picks the one to keep.
+Draws how long a fit takes on each number. The scores of the candidates tie, since the
+answer does not depend on how a network is split: ``FastestWithin`` picks the one to
+keep.
 """
 
 import argparse
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 from distributed import Client, LocalCluster
 from sklearn.datasets import make_classification
 from sklearn.model_selection import GridSearchCV
@@ -37,12 +39,11 @@ def search(client: Client, width: int, n_workers: list[int]) -> GridSearchCV:
 
 def main() -> None:
     """Search, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workers", type=int, default=2, help="default: 2")
     parser.add_argument("--width", type=int, default=1024, help="of both layers")
-    parser.add_argument("--png", type=Path, default=Path("worker_counts.png"))
+    parser.add_argument("--png", type=Path, help="file to write; shown without")
     asked = parser.parse_args()
-    matplotlib.use("agg")
     with (
         LocalCluster(
             n_workers=asked.workers,
@@ -61,8 +62,12 @@ def main() -> None:
     ):
         print(f"{n} workers  {fit_s:6.2f} s a fit  accuracy {score:.3f}")
     print(f"chosen     n_workers={found.best_params_['n_workers']}")
-    WorkerCountDisplay.from_search(found).figure_.savefig(asked.png)
-    print(f"drawn      {asked.png}")
+    display = WorkerCountDisplay.from_search(found)
+    if asked.png is None:
+        plt.show()
+    else:
+        display.figure_.savefig(asked.png)
+        print(f"drawn      {asked.png}")
 
 
 if __name__ == "__main__":

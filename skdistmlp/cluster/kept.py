@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import dask
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, Future
+
+from skdistmlp.cluster.settings import setting
 
 _ALL: weakref.WeakSet["Kept"] = weakref.WeakSet()
 
@@ -163,13 +164,13 @@ class Kept:
 
 def keep_bytes() -> int:
     """Return ``skdistmlp.keep-bytes``."""
-    n_bytes: int = parse_bytes(dask.config.get("skdistmlp.keep-bytes"))
+    n_bytes: int = parse_bytes(setting("keep-bytes"))
     return n_bytes
 
 
 def keep_for_s() -> float:
     """Return ``skdistmlp.keep-for`` in seconds."""
-    seconds: float = parse_timedelta(dask.config.get("skdistmlp.keep-for"))
+    seconds: float = parse_timedelta(setting("keep-for"))
     return seconds
 
 

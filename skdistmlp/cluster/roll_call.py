@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-import dask
 from dask.utils import parse_timedelta
 from distributed import Client
 
 from skdistmlp.cluster.client import begin, worker_statuses
+from skdistmlp.cluster.settings import setting
 from skdistmlp.exceptions import WorkerLostError
 
 
@@ -139,7 +139,7 @@ class Acceptance:
 
 def exchange_timeout_s() -> float:
     """Return ``skdistmlp.exchange-timeout`` in seconds."""
-    seconds: float = parse_timedelta(dask.config.get("skdistmlp.exchange-timeout"))
+    seconds: float = parse_timedelta(setting("exchange-timeout"))
     return seconds
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
-import dask
 from distributed import Worker, get_worker
 from distributed.comm.addressing import get_address_host
 
+from skdistmlp.cluster.settings import setting
 from skdistmlp.cluster.worker import own_blas_threads, task_cancellation
 from skdistmlp.exceptions import ExchangeError, StopRequested
 from skdistmlp.parallel.buffered import BufferedShard
@@ -294,7 +294,7 @@ def _opened(worker: Worker, credentials: Credentials, rank: int, job: Job) -> Sh
     # Workers that are threads of one process have no address on a network.
     inside = worker.address.startswith("inproc://")
     host = "127.0.0.1" if inside else get_address_host(worker.address)
-    listener = listen(host, dask.config.get("skdistmlp.listen-port"))
+    listener = listen(host, setting("listen-port"))
     return ShardRun(credentials, rank, listener, _tls(worker), job)
 
 

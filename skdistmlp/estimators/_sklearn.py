@@ -2,8 +2,8 @@
 
 They check parameters, classes and weights and word the errors, so that what
 scikit-learn refuses is refused here with its message; the optimisers are what
-its networks go on training with; callbacks are set up as its documentation
-says. This is the only module that uses them;
+its networks go on training with; callbacks are set up as its documentation says; the
+mixin says where an estimator is documented. This is the only module that uses them;
 ``tests/estimators/test_sklearn_private.py`` fails when one of them changes.
 """
 
@@ -19,8 +19,20 @@ from sklearn.utils.multiclass import (
 from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
 
+SITE = "https://skdistmlp.readthedocs.io/en/latest"
+"""Where the documentation is published; nothing else says so."""
+
+
+class DocumentationLinkMixin:
+    """Link an estimator's HTML representation to its page of the site."""
+
+    _doc_link_module = "skdistmlp"
+    _doc_link_template = f"{SITE}/api/skdistmlp.{{estimator_name}}.html"
+
+
 __all__ = [
     "AdamOptimizer",
+    "DocumentationLinkMixin",
     "HasMethods",
     "Interval",
     "Options",

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skdistmlp.estimators._sklearn import (
+    DocumentationLinkMixin,
     check_optimize_result,
     check_sample_weight,
 )
@@ -59,6 +60,7 @@ _HISTORY = (
 
 
 class BaseDistributedMLP(
+    DocumentationLinkMixin,
     CallbackSupportMixin,
     PredictionMixin,
     HandoverMixin,

@@ -69,7 +69,7 @@ class Work:
 class Plan:
     """Which engine runs, and which neurons each worker holds.
 
-    Attributes
+    Parameters
     ----------
     engine : {"local", "futures", "peers", "rows"}
         What runs; "rows" is a prediction in which each worker has the whole network

@@ -13,12 +13,17 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
+from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.estimators import _sklearn
 from skdistmlp.estimators._sklearn import (
+    SITE,
     AdamOptimizer,
+    DocumentationLinkMixin,
     HasMethods,
     Interval,
     Options,
@@ -308,3 +313,17 @@ def test_private_names_are_imported_in_one_module_only():
 def test_every_private_name_is_tried_here():
     tried = {name for name in _sklearn.__all__ if name in globals()}
     assert tried == set(_sklearn.__all__)
+
+
+@pytest.mark.parametrize("cls", [DistributedMLPClassifier, DistributedMLPRegressor])
+def test_the_representation_links_to_the_site(cls):
+    page = f'href="{SITE}/api/skdistmlp.{cls.__name__}.html"'
+    for shown in (cls(), make_pipeline(StandardScaler(), cls())):
+        assert page in shown._repr_html_()
+
+
+def test_estimators_of_somebody_else_have_no_such_link():
+    for module, linked in (("skdistmlp.estimators", True), ("theirs", False)):
+        bases = (DocumentationLinkMixin, BaseEstimator)
+        cls = type("Documented", bases, {"__module__": module})
+        assert (SITE in cls()._repr_html_()) is linked

@@ -1,0 +1,51 @@
+"""From what size on sharing a network pays
+========================================
+
+``CrossoverDisplay`` draws how many times faster a shared network trains, by its number
+of parameters: below 1 it is slower. ``dask mlp crossover --png`` draws the same on a
+cluster of yours, at more sizes and with repeats; this page measures each network once.
+"""
+
+import math
+from functools import partial
+
+import matplotlib.pyplot as plt
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.bench.clusters import two_workers
+from skdistmlp.bench.crossover import crossover, growing
+from skdistmlp.bench.workloads import Workload
+from skdistmlp.plotting import CrossoverDisplay
+
+
+def main() -> None:
+    """Train networks that grow on one worker and on two, and draw the ratios."""
+    with two_workers() as client:
+        shared = partial(
+            DistributedMLPClassifier,
+            client=client,
+            engine="peers",
+            parameter_threshold=0,
+        )
+        rows = list(
+            growing(
+                {
+                    "one worker": partial(shared, n_workers=1),
+                    "two workers": partial(shared, n_workers=2),
+                },
+                [Workload(64, (2**i,), n_steps=20, n_epochs=3) for i in range(4, 12)],
+                repeats=1,
+            )
+        )
+    crossing = crossover(rows)
+    CrossoverDisplay(
+        n_parameters=[row["parameters"] for row in rows],
+        times_faster=[row["times faster"] for row in rows],
+        crossing=None if math.isnan(crossing) else crossing,
+        name="two workers",
+    ).plot()
+    plt.show()
+
+
+if __name__ == "__main__":
+    main()

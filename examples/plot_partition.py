@@ -1,0 +1,40 @@
+"""Which worker holds which neurons
+================================
+
+``PartitionDisplay`` draws a fitted network as neurons and links, in the colours of the
+workers that hold them. A hidden neuron is on one worker, with the weights that lead to
+it; the weights that lead to the outputs are with the hidden neurons where they begin.
+
+Of a large layer, each worker's first and last neurons are drawn: this network has
+64, 24 and 200 of them before its 10 outputs.
+"""
+
+import matplotlib.pyplot as plt
+from distributed import Client, LocalCluster
+from sklearn.datasets import load_digits
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.plotting import PartitionDisplay
+
+
+def main() -> None:
+    """Share a small network on purpose, and draw it."""
+    X, y = load_digits(return_X_y=True)
+    clf = DistributedMLPClassifier(
+        (24, 200), parameter_threshold=0, tol=1e-2, random_state=0
+    )
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster),
+    ):
+        clf.fit(X / 16, y)
+    print(clf.plan_)
+    _, ax = plt.subplots(figsize=(8, 6), layout="constrained")
+    PartitionDisplay.from_estimator(clf, ax=ax)
+    plt.show()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""How long a fit takes on more workers
+====================================
+
+``WorkerCountDisplay`` draws the times that a search over ``n_workers`` took, beside the
+ideal: twice the workers, half the time. A fit has costs that do not become less, such
+as to send the data, so that long fits come nearer to it than those of this page.
+"""
+
+import matplotlib.pyplot as plt
+from distributed import Client, LocalCluster
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV
+
+from skdistmlp import DistributedMLPClassifier, FastestWithin
+from skdistmlp.plotting import WorkerCountDisplay
+
+
+def main() -> None:
+    """Search, and draw how long the fits took."""
+    X, y = load_digits(return_X_y=True)
+    X = (X / 16).astype("float32")
+    clf = DistributedMLPClassifier(
+        (2048,), parameter_threshold=0, tol=1e-2, n_iter_no_change=5, random_state=0
+    )
+    search = GridSearchCV(clf, {"n_workers": [1, 2]}, cv=3, refit=FastestWithin(0.01))
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster),
+    ):
+        clf.fit(X, y)  # the first fit of a cluster loads the package on its workers
+        search.fit(X, y)
+    WorkerCountDisplay.from_search(search)
+    plt.show()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""The site: what it is made of, and that it is built without a warning."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from skdistmlp import plotting
+from skdistmlp.estimators import _sklearn
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+class Page(HTMLParser):
+    """What a page links to, and what can be linked to in it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.anchors = [], {""}
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.anchors.add(attrs.get("id"))
+        if tag == "a" and "href" in attrs:
+            self.links.append(attrs["href"])
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_has_a_title_for_its_page(example):
+    title, line, empty, *_ = ast.get_docstring(
+        ast.parse(example.read_text())
+    ).splitlines()
+    assert title
+    assert line == "=" * len(title)
+    assert not empty
+
+
+@pytest.mark.parametrize("display", plotting.__all__)
+def test_a_display_has_a_page_in_the_gallery(display):
+    pages = [path for path in EXAMPLES if path.name.startswith("plot_")]
+    assert any(f"import {display}" in path.read_text() for path in pages)
+
+
+def test_every_page_is_in_a_table_of_contents():
+    texts = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
+    entries = {
+        entry
+        for text in texts
+        for block in re.findall(r"^```{toctree}\n(.*?)^```", text, re.S | re.M)
+        for entry in block.split()
+    }
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages - {"index"} == entries - {":hidden:", "gallery/index"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build the site from files alone, as a checkout has them."""
+    source = tmp_path_factory.mktemp("checkout")
+    ignored = shutil.ignore_patterns("_build", "api", "gallery")
+    for folder in ("docs", "examples"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, source)
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-W", "--keep-going", "docs", "html"],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    return source / "html"
+
+
+@pytest.mark.slow
+def test_links_within_the_site_lead_somewhere(site):
+    pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
+    n_links = 0
+    for path, page in pages.items():
+        for link in page.links:
+            target = urlsplit(link)
+            if target.scheme:
+                continue
+            n_links += 1
+            found = (path.parent / unquote(target.path)).resolve()
+            found = path if not target.path else found
+            assert found.exists(), f"{path.name} links to {link}"
+            if found in pages:
+                assert unquote(target.fragment) in pages[found].anchors, (
+                    f"{path.name} links to {link}"
+                )
+    assert n_links > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_has_its_page(site, example):
+    assert (site / "gallery" / f"{example.stem}.html").exists()
+
+
+@pytest.mark.slow
+def test_estimators_link_to_pages_that_are_there(site):
+    for name in ("DistributedMLPClassifier", "DistributedMLPRegressor"):
+        template = _sklearn.DocumentationLinkMixin._doc_link_template
+        page = template.format(estimator_name=name).removeprefix(_sklearn.SITE)
+        assert (site / page.removeprefix("/")).exists()

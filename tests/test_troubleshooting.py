@@ -1,0 +1,61 @@
+"""Whatever the package says when something is wrong is on the page about it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
+FLOORS = ("cluster", "estimators", "nn", "parallel", "plotting", "training")
+"""The command and the benchmark say what to do where they are used."""
+
+SPEAKERS = re.compile(r"(\w*Error|(\w+\.)?warn)$")
+
+
+def pieces(message):
+    """Return what is always the same in a message."""
+    if isinstance(message, ast.Constant):
+        return [str(message.value)]
+    parts = message.values if isinstance(message, ast.JoinedStr) else []
+    return [part.value for part in parts if isinstance(part, ast.Constant)]
+
+
+def stable_beginning(message):
+    """Return six words at most, of the first sentence that has two."""
+    for piece in pieces(message):
+        words = re.split(r"[.:] ", piece)[0].split()
+        if len(words) > 1:
+            return " ".join(words[:6])
+    return None
+
+
+def messages():
+    for floor in FLOORS:
+        for file in sorted((ROOT / "skdistmlp" / floor).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if not isinstance(node, ast.Call) or not node.args:
+                    continue
+                if SPEAKERS.match(ast.unparse(node.func)):
+                    beginning = stable_beginning(node.args[0])
+                    if beginning is not None:
+                        yield pytest.param(beginning, id=f"{file.name}:{node.lineno}")
+
+
+MESSAGES = list(messages())
+
+
+def test_messages_of_every_kind_are_found():
+    found = {message.values[0] for message in MESSAGES}
+    assert "the Dask client is asynchronous, but" in found
+    assert "went away while" in found
+    assert "needs a cluster, but" in found
+    assert "Training interrupted by user." in found
+    assert "displays need matplotlib" in found
+    assert len(found) > 50
+
+
+@pytest.mark.parametrize("beginning", MESSAGES)
+def test_a_message_is_on_the_page(beginning):
+    assert beginning in " ".join(PAGE.split())
