@@ -1,6 +1,7 @@
 """Tasks and values pinned to the workers that hold the shards of one network."""
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import (
@@ -177,6 +178,8 @@ class PinnedTasks:
         while True:
             done, pending = wait(sent, WORKER_CHECK_S, FIRST_EXCEPTION)
             for one in done:
+                if isinstance(one.exception(), OSError):
+                    self._await_loss()
                 one.result()
             if not pending:
                 return [one.result() for one in sent]
@@ -298,6 +301,16 @@ class PinnedTasks:
             raise CancelledError
         if not set(self._workers) <= set(self._client.nthreads()):
             raise CancelledError
+
+    def _await_loss(self) -> None:
+        """Give the scheduler time to notice that a worker is gone; see `check_present`.
+
+        Who sends to a worker that dies may know of it first.
+        """
+        deadline = time.monotonic() + WORKER_CHECK_S
+        while time.monotonic() < deadline:
+            self.check_present()
+            time.sleep(0.05)
 
     def fetch(self, *futures: Future[Any]) -> list[Any]:
         """Wait for tasks, and return their results."""
