@@ -23,11 +23,10 @@ _LOCK = threading.Lock()
 def messages_of(client: Client, run: bytes, messages: Messages) -> Iterator[None]:
     """Put into `messages` what the shards of a run say, as it comes."""
     with _LOCK:
-        listeners = _LISTENERS.get(client)
-        if listeners is None:
-            listeners = _LISTENERS[client] = {}
-            client.subscribe_topic(TOPIC, _handler(listeners))
+        listeners = _LISTENERS.setdefault(client, {})
         listeners[run.hex()] = messages
+        # Each time: the client may have found another scheduler at the same address.
+        client.subscribe_topic(TOPIC, _handler(listeners))
     try:
         yield
     finally:

@@ -15,9 +15,17 @@ from skdistmlp.exceptions import ClusterError
 FIRST_LOOK_S, LOOK_S = 0.01, 0.5
 """Seconds until a fit that has to wait asks again, at first and in the end."""
 
-SILENT_S = 40.0
-"""Seconds without a heartbeat (they come every 5) after which a client is given up. The
-scheduler learns of one that dies when its connection closes, mostly at once."""
+SILENT_S, SILENT_HEARTBEATS = 40.0, 4
+"""A client is given up after so many seconds without a heartbeat, and no fewer of its
+heartbeats: they come every 5 s, rarer if there are many clients. The scheduler learns
+of one that dies when its connection closes, mostly at once."""
+
+ASLEEP_S = 15.0
+"""Seconds without a question after which the scheduler may have been suspended, and
+judge the silence of others anew. Whoever waits asks every `LOOK_S`."""
+
+ARRIVES_WITHIN_S = 2.0
+"""Seconds in which what a client that is gone has sent arrives at a worker."""
 
 LEAVES_WITHIN_S = 5.0
 """Seconds in which a scheduler that is there answers."""
@@ -36,10 +44,13 @@ class Place:
         The client's id.
     workers : frozenset of str
         Addresses of the workers that it wants.
+    silent_s : float
+        Seconds without a heartbeat after which the client is given up.
     """
 
     client: str
     workers: frozenset[str]
+    silent_s: float
 
 
 class Gangs(SchedulerPlugin):
@@ -55,6 +66,7 @@ class Gangs(SchedulerPlugin):
 
     def __init__(self) -> None:
         self.places: dict[str, Place] = {}
+        self.asked_at = self.awake_since = float("-inf")
 
     async def start(self, scheduler: Any) -> None:
         """Take requests from clients; called by Dask, once on a scheduler."""
@@ -62,25 +74,37 @@ class Gangs(SchedulerPlugin):
         scheduler.handlers["skdistmlp_ask"] = self.ask
         scheduler.handlers["skdistmlp_leave"] = self.leave
 
-    def ask(self, name: str, client: str, workers: list[str], arrives: bool) -> str:
+    def ask(
+        self, name: str, client: str, workers: list[str], silent_s: float, arrives: bool
+    ) -> str:
         """Return how a fit stands; one that arrives gets its place.
 
         It has lost its place if its client was silent for too long.
         """
-        if arrives:
-            self.places.setdefault(name, Place(client, frozenset(workers)))
-        if name not in self.places:
+        # The clock that Dask notes heartbeats by; it goes on while a laptop sleeps.
+        now = time.time()
+        if not 0 <= now - self.asked_at < ASLEEP_S:
+            self.awake_since = now
+        self.asked_at = now
+        if not arrives and name not in self.places:
             return LOST
-        oldest = time.time() - SILENT_S
+        self.places[name] = Place(client, frozenset(workers), silent_s)
         for other, before in list(self.places.items()):
             if other == name:
                 break
-            seen = self._clients.get(before.client)
-            if seen is None or seen.last_seen < oldest:
+            if self._is_given_up(before):
                 del self.places[other]
             elif not before.workers.isdisjoint(workers):
                 return QUEUED
         return HELD
+
+    def _is_given_up(self, place: Place) -> bool:
+        """Say whether a client is gone, or silent while the scheduler was awake."""
+        client = self._clients.get(place.client)
+        if client is None:
+            return True
+        heard_at = max(client.last_seen, self.awake_since)
+        return bool(self.asked_at > heard_at + place.silent_s)
 
     def leave(self, name: str) -> None:
         """Give up a place, and the workers that came with it."""
@@ -91,11 +115,38 @@ class Gangs(SchedulerPlugin):
         for name, place in list(self.places.items()):
             if place.client == client:
                 del self.places[name]
+                scheduler.loop.call_later(
+                    *(ARRIVES_WITHIN_S, let_go, scheduler, name, place)
+                )
+
+
+async def let_go(scheduler: Any, name: str, place: Place) -> None:
+    """Let go of what a fit has sent to its workers, when its client is gone.
+
+    Dask's client sends values to a worker, and then tells the scheduler, which does
+    not know of them if the client ends in between, or hears it from nobody.
+    """
+
+    def is_of_fit(key: object) -> bool:
+        return isinstance(key, tuple) and key[1:2] == (name,)
+
+    if place.client in scheduler.clients:
+        keys = [key for key in scheduler.tasks if is_of_fit(key)]
+        scheduler.client_releases_keys(keys=keys, client=place.client)
+    for worker in place.workers & set(scheduler.workers):
+        with suppress(OSError):
+            held = await scheduler.rpc(worker).keys()
+            unknown = [k for k in held if is_of_fit(k) and k not in scheduler.tasks]
+            what = {"op": "remove-replicas", "keys": unknown, "stimulus_id": name}
+            scheduler.worker_send(worker, what)
 
 
 @contextmanager
 def gang(
-    client: Client, workers: Sequence[str], check: Callable[[], None]
+    client: Client,
+    workers: Sequence[str],
+    check: Callable[[], None],
+    name: str = "",
 ) -> Iterator[Callable[[], None]]:
     """Hold workers: one fit of shards that wait for each other on each.
 
@@ -107,26 +158,33 @@ def gang(
         Addresses.
     check : callable
         Called now and then while waiting; ends the wait if it raises.
+    name : str
+        What no other fit is called; the second part of the keys that it has on the
+        cluster. By default it has none.
 
     Yields
     ------
     callable
         Raises `ClusterError` if this fit no longer holds its workers.
     """
-    name = uuid.uuid4().hex
+    name = name or uuid.uuid4().hex
     scheduler = client.scheduler
     assert scheduler is not None, "a connected client has a scheduler"
     # Each time: the client may have found another scheduler at the same address.
     client.register_plugin(Gangs())
 
     def ask(arrives: bool) -> bool:
-        wanted = {"client": client.id, "workers": list(workers), "arrives": arrives}
-        asked = begin(client, scheduler.skdistmlp_ask, name=name, **wanted)
+        silent_s = max(SILENT_S, SILENT_HEARTBEATS * heartbeat_s(client))
+        asked = begin(
+            *(client, scheduler.skdistmlp_ask),
+            **{"name": name, "client": client.id, "workers": list(workers)},
+            **{"silent_s": silent_s, "arrives": arrives},
+        )
         wait_while(check, [asked])
         standing = asked.result()
         if standing == LOST:
             raise ClusterError(
-                f"this process stood still for more than {SILENT_S:g} s, and its place "
+                f"this process stood still for more than {silent_s:g} s, and its place "
                 f"was given to other fits. Call again to start over."
             )
         return bool(standing == HELD)
@@ -147,3 +205,12 @@ def gang(
             with suppress(Exception):
                 left = begin(client, scheduler.skdistmlp_leave, name=name)
                 left.result(LEAVES_WITHIN_S)
+
+
+def heartbeat_s(client: Client) -> float:
+    """Return the seconds between heartbeats of a client, as they are at present.
+
+    The scheduler changes them with the number of clients.
+    """
+    milliseconds: float = client._periodic_callbacks["heartbeat"].callback_time
+    return milliseconds / 1000

@@ -1,6 +1,7 @@
 """Tasks and values pinned to the workers that hold the shards of one network."""
 
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import (
@@ -51,6 +52,11 @@ class PinnedTasks:
         Address of the worker of each shard.
     suffix : str
         Ends the names that the dashboard shows.
+
+    Attributes
+    ----------
+    run : str
+        Second part of every key, and no other run's.
     """
 
     def __init__(
@@ -60,7 +66,7 @@ class PinnedTasks:
         self._client = client
         self._workers = workers
         self._outside_tasks = ThreadPoolExecutor(SENT_AT_ONCE, THREAD_NAME)
-        self._run = uuid.uuid4().hex[:8]
+        self.run = uuid.uuid4().hex[:8]
         self._step = 0
         self._noted = self._nothing()
         self._closed = False
@@ -92,7 +98,7 @@ class PinnedTasks:
 
     def key(self, rank: int, operation: str) -> Key:
         """Name a task; the dashboard groups tasks by the first part."""
-        return f"{operation}-shard{rank}{self._suffix}", self._run, self._step
+        return f"{operation}-shard{rank}{self._suffix}", self.run, self._step
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any
@@ -146,9 +152,15 @@ class PinnedTasks:
 
         def send(rank: int, value: Any) -> Future[Any]:
             key, worker = self.key(rank, name), self._workers[rank]
-            placed: dict[Key, Future[Any]] = self._client.scatter(
-                {key: value}, workers=[worker], direct=reaches(self._client, worker)
-            )
+            try:
+                placed: dict[Key, Future[Any]] = self._client.scatter(
+                    {key: value}, workers=[worker], direct=reaches(self._client, worker)
+                )
+            except KeyError:
+                # When the worker has left meanwhile, Dask's scheduler makes a task for
+                # the value before it finds out, and keeps it.
+                self._client.run_on_scheduler(_forget, key, self._client.id)
+                raise
             with self._lock:
                 self._submitted[placed[key]] = rank
                 closed = self._closed
@@ -166,10 +178,14 @@ class PinnedTasks:
         while True:
             done, pending = wait(sent, WORKER_CHECK_S, FIRST_EXCEPTION)
             for one in done:
+                if isinstance(one.exception(), OSError):
+                    self._await_loss()
                 one.result()
             if not pending:
                 return [one.result() for one in sent]
             self.check_workers()
+            # Dask sends nothing to one that is paused, and says so after half a minute.
+            self.check_accepting(self._workers)
 
     def place_once(
         self,
@@ -287,6 +303,16 @@ class PinnedTasks:
         if not set(self._workers) <= set(self._client.nthreads()):
             raise CancelledError
 
+    def _await_loss(self) -> None:
+        """Give the scheduler time to notice that a worker is gone; see `check_present`.
+
+        Who sends to a worker that dies may know of it first.
+        """
+        deadline = time.monotonic() + WORKER_CHECK_S
+        while time.monotonic() < deadline:
+            self.check_present()
+            time.sleep(0.05)
+
     def fetch(self, *futures: Future[Any]) -> list[Any]:
         """Wait for tasks, and return their results."""
         self.wait_for(*futures)
@@ -311,3 +337,10 @@ class PinnedTasks:
 
     def _nothing(self) -> list[dict[Key, tuple[Any, ...]]]:
         return [{} for _ in self._workers]
+
+
+def _forget(key: Key, client: str, dask_scheduler: Any) -> None:
+    """Have the scheduler forget a task that nobody wants."""
+    if key in dask_scheduler.tasks and client in dask_scheduler.clients:
+        dask_scheduler.client_desires_keys(keys=[key], client=client)
+        dask_scheduler.client_releases_keys(keys=[key], client=client)

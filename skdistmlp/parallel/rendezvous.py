@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from skdistmlp.exceptions import ExchangeError
@@ -35,8 +36,16 @@ CONNECT_S = 5.0
 GREETING_S = 30.0
 """Seconds in which whoever connects has to prove that it belongs to the fit."""
 
-MAX_TALKS = 128
-"""Conversations at a time, so that a crowd of strangers cannot use up memory."""
+MAX_STRANGERS = 128
+"""Conversations with others than shards at a time, so that a crowd cannot use up
+memory. Who has waited longest makes room for who comes."""
+
+QUEUE = 1024
+"""Connections that the system keeps for a shard that does not take them yet."""
+
+ARRIVALS_AT_ONCE = 16
+"""Connections taken before those taken earlier have their turn: a shard proves who it
+is before a crowd behind it can push it out."""
 
 NONCE_BYTES = 32
 PROOF_BYTES = 32
@@ -92,16 +101,17 @@ def listen(host: str, port: int = 0) -> socket.socket:
     Raises
     ------
     ExchangeError
-        If the port is taken or not allowed.
+        If the port is taken or not allowed, or the address is another machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=128)
+        listener = socket.create_server((host, port), family=family, backlog=QUEUE)
     except OSError as error:
         raise ExchangeError(
             f"cannot take connections from other shards at port {port} of {host}: "
             f"{error}. Set skdistmlp.listen-port to a free port on each worker, or to "
-            f"0 for any."
+            f"0 for any. {host} is the worker's address in its cluster; where that is "
+            f"another machine's, use engine='futures'."
         ) from error
     listener.setblocking(False)
     return listener
@@ -121,7 +131,7 @@ def meet(
     A shard connects to those of lower rank, and the others connect to it. Any of
     them may be queued behind other work on its worker for long, so there is no
     deadline but `given_up`. Who connects and cannot prove that it belongs to the
-    run is turned away, and is in nobody's way meanwhile.
+    run is turned away, and is in nobody's way meanwhile, nor is a crowd of such.
 
     Parameters
     ----------
@@ -152,9 +162,10 @@ def meet(
     """
     links: dict[int, Link] = {}
     talks: list[_Talk] = []
+    n_guests = MAX_STRANGERS + len(addresses)
     try:
         for peer in range(rank):
-            connection = _connected(addresses[peer], names[peer], tls)
+            connection = _connected(addresses[peer], names[rank], names[peer], tls)
             steps = _as_guest(connection, rank, peer, credentials)
             talks.append(_Talk(connection, steps, names[peer]))
         while len(links) < len(addresses) - 1:
@@ -162,12 +173,16 @@ def meet(
             if given_up():
                 raise ExchangeError("told to give up while waiting for other shards")
             if listener.fileno() in ready:
-                for connection in _arrivals(listener, tls):
+                for connection in islice(_arrivals(listener, tls), ARRIVALS_AT_ONCE):
                     steps = _as_host(connection, rank, credentials)
                     talks.append(_Talk(connection, steps))
             for talk in talks:
                 if talk.event == NOT_BEGUN or talk.connection.fileno() in ready:
                     talk.go_on()
+            # In the order of arrival.
+            guests = [talk for talk in talks if talk.is_guest and not talk.is_over()]
+            for talk in guests[: max(0, len(guests) - n_guests)]:
+                talk.event = OVER
             over = [talk for talk in talks if talk.is_over()]
             talks = [talk for talk in talks if talk not in over]
             for talk in over:
@@ -199,6 +214,8 @@ class _Talk:
         What to poll for, or `NOT_BEGUN`, or `OVER`.
     peer : int or None
         Rank of the other, when it has proved it.
+    is_guest : bool
+        Whether the other has connected to this shard.
     """
 
     def __init__(
@@ -207,6 +224,7 @@ class _Talk:
         self.connection = connection
         self.event = NOT_BEGUN
         self.peer: int | None = None
+        self.is_guest = name is None
         self._steps = steps
         self._name = name
         self._deadline = time.monotonic() + GREETING_S
@@ -230,7 +248,7 @@ class _Talk:
 
     def is_over(self) -> bool:
         """Say whether it has ended; a stranger has only so much time."""
-        late = self._name is None and time.monotonic() > self._deadline
+        late = self.is_guest and time.monotonic() > self._deadline
         return late or self.event == OVER
 
 
@@ -297,14 +315,21 @@ def _receive(connection: socket.socket, n_bytes: int) -> Generator[int, None, by
     return data
 
 
-def _connected(address: Address, name: str, tls: Tls | None) -> socket.socket:
+def _connected(
+    address: Address, own_name: str, name: str, tls: Tls | None
+) -> socket.socket:
     """Return a connection to a shard."""
     try:
         connection = socket.create_connection(address, CONNECT_S)
     except OSError as error:
+        host, port = address
         raise ExchangeError(
-            f"cannot reach {name} at port {address[1]}: {error}. Workers have to be "
-            f"able to connect to each other; engine='futures' does without."
+            f"{own_name} cannot connect to {name} at port {port} of {host}: {error}. "
+            f"Workers have to be able to connect to each other. If a firewall is in "
+            f"between, let it pass one port, and set skdistmlp.listen-port to that on "
+            f"the workers. If others do not reach {host}, start that worker on an "
+            f"address that they do (--host or --contact-address). Or use "
+            f"engine='futures', which does without."
         ) from error
     return _prepared(connection, None if tls is None else tls.connecting)
 
@@ -335,9 +360,7 @@ def _prepared(
 def _wait(listener: socket.socket, talks: Sequence[_Talk]) -> set[int]:
     """Return the file numbers where something happened; wait a little for one."""
     poll = select.poll()
-    # More strangers have to wait in the listener's queue.
-    if len(talks) < MAX_TALKS:
-        poll.register(listener, select.POLLIN)
+    poll.register(listener, select.POLLIN)
     wait_s = LOOK_UP_S
     for talk in talks:
         if talk.event == NOT_BEGUN:

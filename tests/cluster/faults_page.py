@@ -18,22 +18,25 @@ class Cell:
     fault: str
     phase: str
     expected: str
+    within_s: float
     seen: Seen | None = None
     seconds: float = 0.0
     failure: str = ""
+    remark: str = ""
 
     def note(self, seen: Seen, seconds: float) -> None:
         """Take down what came of the fit."""
         self.seen, self.seconds = seen, seconds
 
     def __str__(self) -> str:
+        expected = f"{self.expected} ≤ {self.within_s:.0f} s"
         if self.seen is None:
-            return f"**no end**, expected {self.expected}"
+            return f"{expected}<br>**no end**"
         if self.failure:
-            seen, failure = self.seen.name, _shortened(self.failure)
-            return f"**{seen}**, expected {self.expected}: {failure:.80}"
-        seen = self.expected if self.seen.error is None else self.seen.name
-        return f"{seen}, {self.seconds:.1f} s"
+            failure = _shortened(self.failure)
+            return f"{expected}<br>**{self.seen.name}**: {failure:.80}"
+        seen = f"{expected}<br>seen: {self.seconds:.1f} s"
+        return f"{seen}<br>{self.remark}" if self.remark else seen
 
 
 class FaultsPage:

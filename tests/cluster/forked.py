@@ -32,7 +32,7 @@ def fork(function: Callable[..., Any], *args: Any) -> BaseProcess:
 
 
 class ForkedProcesses:
-    """A scheduler and one-thread workers without nannies; a context.
+    """A scheduler and workers without nannies; a context.
 
     Parameters
     ----------
@@ -40,6 +40,8 @@ class ForkedProcesses:
         Room for their files.
     settings : mapping
         Of Dask, in all processes.
+    n_threads : int
+        Of each worker.
 
     Attributes
     ----------
@@ -49,15 +51,18 @@ class ForkedProcesses:
         Processes of the workers that ought to run, by address.
     """
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, directory: Path, settings: Mapping[str, Any], n_threads: int = 1
+    ) -> None:
         self.address = ""
         self.workers: dict[str, BaseProcess] = {}
         self._directory = directory
         self._settings = dict(settings)
+        self._n_threads = n_threads
         self._processes: list[BaseProcess] = []
 
     def __enter__(self) -> Self:
-        self._scheduler, self.address = self._start(_run_scheduler)
+        self._scheduler, self.address = self._start(_run_scheduler, 0)
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -69,7 +74,7 @@ class ForkedProcesses:
     def have_workers(self, n_workers: int) -> None:
         """Start workers until there are so many; wait until they are there."""
         while len(self.workers) < n_workers:
-            process, address = self._start(_run_worker, self.address)
+            process, address = self._start(_run_worker, self.address, self._n_threads)
             self.workers[address] = process
         with Client(self.address, set_as_default=False) as client:
             wait_until(
@@ -80,6 +85,13 @@ class ForkedProcesses:
         """End the scheduler at once."""
         self._scheduler.kill()
         self._scheduler.join()
+
+    def replace_scheduler(self) -> None:
+        """End it, and with it all workers; start another at the same address."""
+        self.kill_scheduler()
+        self.forget_gone([])
+        port = int(self.address.rpartition(":")[2])
+        self._scheduler, _ = self._start(_run_scheduler, port)
 
     def forget_gone(self, present: Iterable[str]) -> None:
         """Wait until the processes of workers that have left the cluster have ended."""
@@ -118,17 +130,17 @@ def _run(
         asyncio.run(function(contact, *args))
 
 
-async def _run_scheduler(contact: Path) -> None:
-    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+async def _run_scheduler(contact: Path, port: int) -> None:
+    async with Scheduler(host="127.0.0.1", port=port, dashboard=False) as scheduler:
         _write(contact, scheduler.address)
         await scheduler.finished()
 
 
-async def _run_worker(contact: Path, scheduler: str) -> None:
+async def _run_worker(contact: Path, scheduler: str, n_threads: int) -> None:
     async with Worker(
         scheduler,
         host="127.0.0.1",
-        nthreads=1,
+        nthreads=n_threads,
         local_directory=contact.parent,
         dashboard=False,
     ) as worker:

@@ -250,7 +250,7 @@ def interrupted(scene: Scene, n_times: int = 1) -> Iterator[None]:
 
     def print_lines(run: peers.PeersRun, timeout_s: float) -> None:
         def is_over() -> bool:
-            return all(future.done() for future in run._under_way)
+            return all(future.done() for future in run._under_way.result())
 
         if left:
             wait_until(lambda: scene.reached.is_set() or is_over(), "the moment")

@@ -17,13 +17,15 @@ from distributed import Client, LocalCluster
 from skdistmlp.cluster.client import known_workers
 from tests.cluster import striking
 from tests.cluster.forked import CONTEXT, ForkedProcesses, fork
-from tests.cluster.striking import PLACES, Gate, Seen, classifier, seen_of_fit
+from tests.cluster.striking import BETWEEN, IDLE, Gate, Seen, classifier, seen_of_fit
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
 SETTINGS = {
     # How often Dask looks whether it hears of its workers.
     "distributed.scheduler.worker-ttl": "5s",
     "distributed.worker.multiprocessing-method": "forkserver",
+    # Every fit places its rows, and leaves none.
+    "skdistmlp.keep-bytes": 0,
 }
 
 MEMORY_LIMIT_BYTES = 700 * 2**20
@@ -91,8 +93,9 @@ class Clusters:
         """Give a cluster whose workers are all there; end it if its user fails."""
         if kind not in self._running:
             cluster: Any = WithNannies()
-            if kind == "processes":
-                cluster = ForkedProcesses(self._make_directory(), SETTINGS)
+            if kind != "nannies":
+                n_threads = 2 if kind == "two threads" else 1
+                cluster = ForkedProcesses(self._make_directory(), SETTINGS, n_threads)
             self._running[kind] = cluster.__enter__()
         try:
             self._running[kind].have_workers(3)
@@ -214,7 +217,7 @@ class Scene:
 
     @contextmanager
     def staged(
-        self, in_process: bool, client_is_held: bool, n_times: int
+        self, in_process: bool = False, held: str = "", n_times: int = 1
     ) -> Iterator[None]:
         """Start the fit and wait until it is held.
 
@@ -222,26 +225,27 @@ class Scene:
         ----------
         in_process : bool
             Whether its client is a process of its own.
-        client_is_held : bool
-            Whether the client is held, not the victim.
+        held : {"client", "victim", ""}
+            Who is held; by default the client where workers are idle.
         n_times : int
             How many times the client is held.
         """
-        # Workers are idle in the other phases.
-        client_is_held = client_is_held or self.phase not in PLACES
+        client_is_held = held == "client" or (not held and self.phase in IDLE)
         self.victim_is_held = not client_is_held
         with ExitStack() as stage:
-            held = self.phase, self.gate, n_times
+            if self.phase == BETWEEN and not in_process:
+                stage.enter_context(striking.short_rounds())
+            where = self.phase, self.gate, n_times
             if not client_is_held:
                 self.on_victim(striking.install, self.phase, self.gate)
             elif not in_process:
-                stage.enter_context(striking.client_held(*held))
+                stage.enter_context(striking.client_held(*where))
             if in_process:
                 settings = {name: dask.config.get(name) for name in SETTINGS}
                 settings |= {"skdistmlp": dask.config.get("skdistmlp")}
                 address = self.cluster.address
                 self.fit = FitInProcess(
-                    address, settings, self.data, client_is_held, *held
+                    address, settings, self.data, client_is_held, *where
                 )
             else:
                 self.fit = FitInThread(self.client, self.data)

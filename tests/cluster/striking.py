@@ -23,7 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster import peers, shard_run
-from skdistmlp.parallel import mesh, packet
+from skdistmlp.parallel import buffered, mesh, packet
 from tests.cluster.support import wait_until
 
 PLACES: dict[str, tuple[Any, str]] = {
@@ -31,11 +31,18 @@ PLACES: dict[str, tuple[Any, str]] = {
     "connecting": (shard_run, "meet"),
     "forward exchange": (mesh.Mesh, "all_gather"),
     "backward exchange": (mesh.Mesh, "reduce_scatter"),
+    "between rounds": (mesh.Mesh, "wait_for_all"),
+    "collecting": (buffered.BufferedShard, "collect"),
 }
 """By phase, what the worker that is struck is about to call."""
 
-PHASES = (*PLACES, "between rounds", "collecting")
-"""In the last two, the workers are idle, and the client is about to do something."""
+PHASES = tuple(PLACES)
+PLACING, CONNECTING, FORWARD, BACKWARD, BETWEEN, COLLECTING = PHASES
+
+IDLE = BETWEEN, COLLECTING
+"""Where workers are idle for a moment too, and the client is about to do something."""
+
+EXCHANGES = FORWARD, BACKWARD
 
 STEP = 2
 """Number of the step, from 1, whose exchanges are struck."""
@@ -59,6 +66,12 @@ class Gate:
         wait_until(told.exists, "the test lets this process go on")
         order: Order = json.loads(told.read_text())
         return order
+
+    def spin(self) -> None:
+        """Compute until told to go on, and leave other threads little time."""
+        (self.folder / "held-0").touch()
+        while not (self.folder / "go-0").exists():
+            sum(range(10**4))
 
     def is_reached(self, number: int = 0) -> bool:
         return (self.folder / f"held-{number}").exists()
@@ -85,7 +98,7 @@ def install(phase: str, gate: Gate) -> None:
 
     def struck(*args: Any, **kwargs: Any) -> Any:
         nonlocal order, n_left
-        if order is None and (owner is not mesh.Mesh or args[0]._step == STEP):
+        if order is None and (phase not in EXCHANGES or args[0]._step == STEP):
             order = gate.hold()
             n_left = N_SLOW if order[:1] == ["be_slow"] else 1
         if order and n_left:
@@ -209,26 +222,32 @@ def client_held(phase: str, gate: Gate, n_times: int = 1) -> Iterator[None]:
             gate.hold(n_held - 1)
 
     def place_held(self: Any) -> None:
-        hold_in("placing")
+        hold_in(PLACING)
         place(self)
 
     def round_held(self: Any, number: int) -> Any:
-        hold_in({0: "connecting", 1: "between rounds"}.get(number))
+        hold_in({0: CONNECTING, 1: BETWEEN}.get(number))
         return a_round(self, number)
 
     def watch_held(self: Any, futures: Any) -> None:
         watch(self, futures)
-        hold_in("collecting")
+        hold_in(COLLECTING)
 
     place, a_round, watch = run._place, run._round, run._watch
     run._place, run._round, run._watch = place_held, round_held, watch_held
-    round_s = peers.ROUND_S
-    if phase == "between rounds":
-        peers.ROUND_S = 0.0
     try:
         yield
     finally:
         run._place, run._round, run._watch = place, a_round, watch
+
+
+@contextmanager
+def short_rounds() -> Iterator[None]:
+    """Let a round of the clients in this process be an epoch."""
+    round_s, peers.ROUND_S = peers.ROUND_S, 0.0
+    try:
+        yield
+    finally:
         peers.ROUND_S = round_s
 
 
@@ -295,6 +314,8 @@ def fit_in_this_process(
     """Fit, send what came of it, and stay connected until told to end."""
     with ExitStack() as held:
         held.enter_context(dask.config.set(settings))
+        if phase == BETWEEN:
+            held.enter_context(short_rounds())
         if client_is_held:
             held.enter_context(client_held(phase, gate, n_times))
         client = held.enter_context(Client(address, set_as_default=False))

@@ -1,16 +1,20 @@
 """Workers for one fit: all or none, in the order of arrival, and back again."""
 
+import asyncio
 import signal
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from distributed import Client
+from distributed.worker_state_machine import RemoveReplicasEvent
 
 from skdistmlp.cluster import gang as module
+from skdistmlp.cluster import peers
 from skdistmlp.cluster.gang import gang
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
-from tests.cluster.test_peers import steps_taken
+from tests.cluster.test_peers import classifier, steps_taken
 
 
 def goes_on():
@@ -30,6 +34,10 @@ def places(client):
         return [set(p.workers) for p in queue.places.values()] if queue else []
 
     return client.run_on_scheduler(look)
+
+
+def empty_the_queue(dask_scheduler):
+    dask_scheduler.plugins["skdistmlp-gangs"].places.clear()
 
 
 def test_who_came_first_is_first(client, workers):
@@ -118,9 +126,32 @@ def test_a_client_that_is_gone_has_no_place(client, workers, holds):
     if not holds:
         before.__exit__(None, None, None)
     bounded(gang(client, workers, goes_on).__enter__)
-    client.run_on_scheduler(
-        lambda dask_scheduler: dask_scheduler.plugins["skdistmlp-gangs"].places.clear()
-    )
+    client.run_on_scheduler(empty_the_queue)
+
+
+def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
+    """Also if only the worker knows of it; what others have stays."""
+
+    def receive(dask_worker, runs):
+        dask_worker.update_data({("rows", run, 1): b"data" for run in runs})
+
+    def held(dask_worker):
+        return sorted(key[1] for key in dask_worker.data if key[0] == "rows")
+
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        gone = gang(other, workers[:2], goes_on, "a fit")
+        gone.__enter__()
+        client.run(receive, runs=["a fit", "another"], workers=workers[:1])
+        known = other.scatter({("rows", "a fit", 2): b"data"}, workers=workers[1:2])
+        assert [future.status for future in known.values()] == ["finished"]
+    wait_until(lambda: client.run(held)[workers[1]] == [], "the scheduler lets go")
+    wait_until(lambda: client.run(held)[workers[0]] == ["another"], "the worker too")
+
+    def forget(dask_worker):
+        keys = list(dask_worker.data)
+        dask_worker.handle_stimulus(RemoveReplicasEvent(keys=keys, stimulus_id="x"))
+
+    client.run(forget)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
@@ -155,8 +186,104 @@ def test_a_client_that_stood_still_has_lost_its_place(client, workers):
         name = other.id
 
         def stand_still(dask_scheduler):
+            dask_scheduler.plugins["skdistmlp-gangs"].awake_since = float("-inf")
             dask_scheduler.clients[name].last_seen -= module.SILENT_S + 1
 
         client.run_on_scheduler(stand_still)
         with gang(client, workers, goes_on), pytest.raises(ClusterError, match="still"):
             check_held()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_fit_that_has_lost_its_place_starts_no_round(
+    client, digits, monkeypatch, number
+):
+    """Others may have its workers: two gangs on them would wait for each other."""
+    monkeypatch.setattr(peers, "ROUND_S", 0.0)
+    start, started = peers.PeersRun._start_round, []
+
+    def lose_place_and_start(run, round_number):
+        if round_number == number:
+            client.run_on_scheduler(empty_the_queue)
+        futures = start(run, round_number)
+        started.append(round_number)
+        return futures
+
+    monkeypatch.setattr(peers.PeersRun, "_start_round", lose_place_and_start)
+    with pytest.raises(ClusterError, match="its place was given to other fits"):
+        bounded(classifier(client).fit, *digits)
+    assert started == list(range(number))
+
+
+class QueueAlone:
+    """The queue without a cluster, under a clock of its own.
+
+    One fit has the workers, another asks for them again and again.
+    """
+
+    def __init__(self, monkeypatch, silent_s):
+        self.now = 1e6
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: self.now))
+        self.last_seen = {
+            name: SimpleNamespace(last_seen=self.now) for name in ("holder", "waiting")
+        }
+        scheduler = SimpleNamespace(clients=self.last_seen, handlers={})
+        self._gangs = module.Gangs()
+        asyncio.run(self._gangs.start(scheduler))
+        self._silent_s = silent_s
+        assert self.ask("holder", arrives=True) == module.HELD
+        assert self.ask("waiting", arrives=True) == module.QUEUED
+
+    def ask(self, name, arrives=False):
+        return self._gangs.ask(name, name, ["a worker"], self._silent_s, arrives)
+
+    def pass_by(self, seconds, heard=()):
+        """Let time go by in which the second fit asks, and some clients are heard."""
+        for _ in range(seconds):
+            self.now += 1
+            for name in heard:
+                self.last_seen[name].last_seen = self.now
+            self.ask("waiting")
+
+
+@pytest.mark.parametrize("silent_s", [40, 100])
+def test_who_is_silent_for_too_long_has_lost_its_place(monkeypatch, silent_s):
+    queue = QueueAlone(monkeypatch, silent_s)
+    queue.pass_by(silent_s, heard=["waiting"])
+    assert queue.ask("waiting") == module.QUEUED
+    assert queue.ask("holder") == module.HELD
+    queue.pass_by(1, heard=["waiting"])
+    assert queue.ask("waiting") == module.HELD
+    assert queue.ask("holder") == module.LOST
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_a_scheduler_that_was_suspended_holds_it_against_nobody(monkeypatch, jump_s):
+    """It hears of its clients only after it is asked; or its clock was set."""
+    queue = QueueAlone(monkeypatch, 40)
+    queue.pass_by(5, heard=["holder", "waiting"])
+    queue.now += jump_s
+    assert queue.ask("waiting") == module.QUEUED
+    queue.pass_by(200, heard=["holder", "waiting"])
+    assert queue.ask("holder") == module.HELD
+    # Silence counts again.
+    queue.pass_by(41, heard=["waiting"])
+    assert queue.ask("waiting") == module.HELD
+
+
+def test_a_client_that_is_heard_rarely_is_given_more_time(client, workers):
+    """The scheduler itself tells its clients how often to be heard."""
+    with Client(
+        client.scheduler.address, set_as_default=False, heartbeat_interval=60_000
+    ) as rare:
+        assert module.heartbeat_s(rare) == 60
+        with gang(rare, workers, goes_on), gang(client, (), goes_on):
+            given = client.run_on_scheduler(
+                lambda dask_scheduler: [
+                    place.silent_s
+                    for place in dask_scheduler.plugins[
+                        "skdistmlp-gangs"
+                    ].places.values()
+                ]
+            )
+    assert given == [240, module.SILENT_S]

@@ -112,6 +112,15 @@ def test_shards_end_when_nobody_waits_for_them(
     wait_until(lambda: not any(executing(client).values()), "every shard has ended")
 
 
+def test_an_interrupt_of_the_release_leaves_nothing_behind(client, data, monkeypatch):
+    """Also one in the middle of closing leaves the queue, and then closes the rest."""
+    strike_at(monkeypatch, PinnedTasks, "close", KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        bounded(classifier(client).fit, *data)
+    assert_nothing_left(client)
+    bounded(classifier(client).fit, *data)
+
+
 def test_work_that_somebody_cancels_is_an_error_that_says_so(client, data):
     fit = in_thread(endless(client).fit, *data)
     begun(client)

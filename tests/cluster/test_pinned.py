@@ -3,11 +3,13 @@ import socket
 import numpy as np
 import pytest
 from distributed import worker_client
+from distributed.worker_state_machine import RemoveReplicasEvent
 from numpy.testing import assert_array_equal
 
 from skdistmlp.cluster import pinned
 from skdistmlp.cluster.client import reaches
 from skdistmlp.cluster.pinned import PinnedTasks
+from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import wait_until
 
 
@@ -58,6 +60,64 @@ def test_inside_a_task_too(client):
 
     found, wanted = client.submit(task, pure=False).result(60)
     assert found == wanted
+
+
+@pytest.mark.parametrize("call", ["submit", "place"])
+def test_what_is_sent_after_the_run_was_closed_is_let_go_of(client, call, monkeypatch):
+    """An interrupt may close a run while another thread sends."""
+    worker = next(iter(client.nthreads()))
+    tasks = PinnedTasks(client, (worker,))
+    name = "get" if call == "submit" else "scatter"
+    send = getattr(client, name)
+
+    def close_and_send(*args, **kwargs):
+        tasks.close()
+        return send(*args, **kwargs)
+
+    monkeypatch.setattr(client, name, close_and_send)
+    if call == "submit":
+        futures = tasks.submit([tasks.add(0, "sum", sum, (1, 2))])
+    else:
+        futures = tasks.place("rows", [np.ones(10)])
+    # Though somebody still has the future.
+    assert_nothing_left(client)
+    assert len(futures) == 1
+
+
+def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
+    client, monkeypatch
+):
+    """Dask's scheduler learns of the value when the worker is gone."""
+    worker = next(iter(client.nthreads()))
+    gone = "tcp://127.0.0.1:1"
+
+    def tell_of_another(dask_scheduler):
+        update_data = dask_scheduler.handlers["update_data"]
+
+        def update(who_has, **about):
+            dask_scheduler.handlers["update_data"] = update_data
+            update_data(who_has={key: [gone] for key in who_has}, **about)
+
+        dask_scheduler.handlers["update_data"] = update
+
+    monkeypatch.setattr(pinned, "reaches", lambda *_: True)
+    client.run_on_scheduler(tell_of_another)
+    tasks = PinnedTasks(client, (worker,))
+    with pytest.raises(KeyError, match=gone):
+        tasks.place("rows", [np.ones(10)])
+    tasks.close()
+    wait_until(
+        lambda: (
+            not client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.tasks)
+        ),
+        "the scheduler has forgotten it",
+    )
+    # What lies on the worker would have gone with it.
+    client.run(
+        lambda dask_worker: dask_worker.handle_stimulus(
+            RemoveReplicasEvent(keys=list(dask_worker.data), stimulus_id="x")
+        )
+    )
 
 
 class Somebody:

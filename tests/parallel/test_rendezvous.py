@@ -1,29 +1,24 @@
+import errno
 import select
 import socket
-import ssl
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
-import numpy as np
 import pytest
-import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel import rendezvous
-from skdistmlp.parallel.mesh import Mesh
 from skdistmlp.parallel.packet import Header, Operation
 from skdistmlp.parallel.rendezvous import (
     HELLO_BYTES,
     NONCE_BYTES,
     PROOF_BYTES,
     Credentials,
-    Tls,
     listen,
     meet,
 )
@@ -233,17 +228,46 @@ def test_who_says_nothing_holds_nobody_up(listeners):
         close(links)
 
 
-def test_a_crowd_of_strangers_has_its_time_and_then_makes_room(listeners, monkeypatch):
-    monkeypatch.setattr(rendezvous, "MAX_TALKS", 2)
-    monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
-    listeners = listeners[:2]
-    crowd = [socket.create_connection(listeners[0].getsockname()) for _ in range(5)]
-    results = all_meet(listeners)
+def test_in_a_crowd_who_has_waited_longest_makes_room(listeners):
+    """So shards get through, and no more connections are open than there is room."""
+    room = rendezvous.MAX_STRANGERS + len(listeners)
+    with ExitStack() as opened:
+        pool = opened.enter_context(ThreadPoolExecutor(3))
+        met = [pool.submit(meeting, listeners, 0)]
+        # Beyond the length of the listener's queue, each has to be taken first.
+        crowd = [
+            opened.enter_context(
+                socket.create_connection(listeners[0].getsockname(), 30)
+            )
+            for _ in range(300)
+        ]
+        for stranger in crowd[:-room]:
+            assert stranger.recv(1) == b""
+        for stranger in crowd[-room:]:
+            stranger.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                stranger.recv(1)
+        met += [pool.submit(meeting, listeners, rank) for rank in (1, 2)]
+        results = [future.result(30) for future in met]
     assert_complete(results)
     for links in results:
         close(links)
-    for stranger in crowd:
-        stranger.close()
+
+
+def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
+    monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
+    given_up = threading.Event()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(socket.create_connection(listeners[0].getsockname())) as stranger,
+    ):
+        host = pool.submit(meeting, listeners[:2], 0, given_up=given_up.is_set)
+        stranger.settimeout(30)
+        began = time.monotonic()
+        assert stranger.recv(1) == b""
+        assert time.monotonic() - began < 30
+        given_up.set()
+        assert isinstance(host.exception(30), ExchangeError)
 
 
 # Shards that were sought.
@@ -255,11 +279,24 @@ def test_who_is_told_to_give_up_waits_no_longer(listeners, rank):
         meeting(listeners[:2], rank, given_up=lambda: True)
 
 
-def test_a_shard_that_is_gone_is_named(listeners):
+def test_a_shard_that_cannot_be_reached_is_named_with_what_to_do(listeners):
     addresses = [listener.getsockname() for listener in listeners[:2]]
+    names = ["shard 0 on tcp://10.0.0.1:1", "shard 1 on tcp://10.0.0.2:2"]
     listeners[0].close()
-    with pytest.raises(ExchangeError, match="cannot reach shard 0 at port"):
-        meet(1, listeners[1], addresses, ["shard 0", "shard 1"], OURS, never)
+    with pytest.raises(ExchangeError) as refused:
+        meet(1, listeners[1], addresses, names, OURS, never)
+    assert str(refused.value).startswith(
+        f"{names[1]} cannot connect to {names[0]} at port {addresses[0][1]} of "
+        f"127.0.0.1: [Errno {errno.ECONNREFUSED}] Connection refused. "
+    )
+    for advice in ("skdistmlp.listen-port", "--contact-address", "engine='futures'"):
+        assert advice in str(refused.value)
+
+
+def test_an_address_of_another_machine_is_named():
+    """As a worker's contact address may be: 192.0.2.1 is nobody's (RFC 5737)."""
+    with pytest.raises(ExchangeError, match=r"192\.0\.2\.1.*'futures'"):
+        listen("192.0.2.1")
 
 
 def somebody_else(listener, data):
@@ -296,111 +333,3 @@ def test_a_port_that_is_taken_is_named(listeners):
     port = listeners[0].getsockname()[1]
     with pytest.raises(ExchangeError, match=rf"port {port} .*skdistmlp.listen-port"):
         listen("127.0.0.1", port)
-
-
-# TLS.
-
-
-def tls_of(authority):
-    """Return contexts as Dask makes them: both sides show a certificate."""
-    contexts = []
-    for purpose in (ssl.Purpose.CLIENT_AUTH, ssl.Purpose.SERVER_AUTH):
-        context = ssl.create_default_context(purpose)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_REQUIRED
-        authority.configure_trust(context)
-        authority.issue_cert("worker.test").configure_cert(context)
-        contexts.append(context)
-    return Tls(*contexts)
-
-
-@pytest.fixture(scope="module")
-def tls():
-    return tls_of(trustme.CA())
-
-
-@pytest.fixture(scope="module")
-def foreign_tls():
-    return tls_of(trustme.CA())
-
-
-def test_shards_exchange_over_tls_whatever_the_size(listeners, tls):
-    """Far more than any buffer holds goes both ways at once."""
-    results = all_meet(listeners, tls=tls)
-    assert_complete(results)
-    assert all(
-        isinstance(link.socket, ssl.SSLSocket)
-        for links in results
-        for link in links.values()
-    )
-    meshes = [Mesh(rank, links, OURS.run, 30) for rank, links in enumerate(results)]
-    pieces = [np.random.default_rng(r).normal(size=(1000, 700)) for r in range(3)]
-
-    def reduced(rank):
-        meshes[rank].begin_step()
-        return meshes[rank].all_reduce(pieces[rank], 0, None)
-
-    with ThreadPoolExecutor(3) as pool:
-        for total in pool.map(reduced, range(3), timeout=60):
-            assert_array_equal(total, pieces[0] + pieces[1] + pieces[2])
-    for mesh in meshes:
-        mesh.close()
-
-
-def test_who_does_not_encrypt_or_has_a_foreign_certificate_is_turned_away(
-    listeners, tls, foreign_tls
-):
-    listeners = listeners[:2]
-    strangers = [socket.create_connection(listeners[0].getsockname()) for _ in range(2)]
-    strangers[0].sendall(hello(OURS, 1))
-    with ThreadPoolExecutor(1) as pool:
-        shaken = pool.submit(_handshake, strangers[1], foreign_tls)
-        results = all_meet(listeners, tls=tls)
-        assert isinstance(shaken.exception(30), OSError)
-    assert_complete(results)
-    for links in results:
-        close(links)
-    strangers[0].close()
-
-
-def _handshake(connection, tls):
-    connection.settimeout(30)
-    with tls.connecting.wrap_socket(connection) as encrypted:
-        # In TLS 1.3 the other's verdict comes after the handshake.
-        encrypted.sendall(b"x")
-        while encrypted.recv(4096):
-            pass
-        raise ConnectionError("turned away")
-
-
-@pytest.mark.parametrize("here", ["plain", "foreign"])
-def test_a_shard_does_not_talk_to_who_encrypts_otherwise(
-    listeners, tls, foreign_tls, here
-):
-    given_up = threading.Event()
-    listeners = listeners[:2]
-    with ThreadPoolExecutor(1) as pool:
-        host = pool.submit(meeting, listeners, 0, given_up=given_up.is_set, tls=tls)
-        mine = None if here == "plain" else foreign_tls
-        with pytest.raises(ExchangeError, match="shard 0"):
-            meeting(listeners, 1, tls=mine)
-        assert not host.done()
-        given_up.set()
-        with pytest.raises(ExchangeError, match="told to give up"):
-            host.result(30)
-
-
-def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
-    monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
-    given_up = threading.Event()
-    with (
-        ThreadPoolExecutor(1) as pool,
-        closing(socket.create_connection(listeners[0].getsockname())) as stranger,
-    ):
-        host = pool.submit(meeting, listeners[:2], 0, given_up=given_up.is_set)
-        stranger.settimeout(30)
-        began = time.monotonic()
-        assert stranger.recv(1) == b""
-        assert time.monotonic() - began < 30
-        given_up.set()
-        assert isinstance(host.exception(30), ExchangeError)

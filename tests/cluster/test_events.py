@@ -1,0 +1,31 @@
+"""What shards tell the client while they train."""
+
+import pytest
+from distributed import Client
+
+from tests.cluster.forked import ForkedProcesses
+from tests.cluster.leaks import assert_nothing_left
+from tests.cluster.support import bounded
+from tests.cluster.test_peers import classifier
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_client_hears_of_shards_on_a_new_scheduler_too(tmp_path, digits, capsys):
+    """Of the client Dask's new scheduler knows nothing but that it is there."""
+    X, y = digits[0][:300], digits[1][:300]
+    with (
+        ForkedProcesses(tmp_path, {}) as cluster,
+        Client(cluster.address, set_as_default=False) as client,
+    ):
+        for is_replaced in (False, True):
+            if is_replaced:
+                cluster.replace_scheduler()
+            cluster.have_workers(2)
+            clf = classifier(client, verbose=True)
+            bounded(clf.fit, X, y)
+            lines = capsys.readouterr().out.splitlines()
+            assert lines[:3] == [
+                f"Iteration {number}, loss = {loss:.8f}"
+                for number, loss in enumerate(clf.loss_curve_, 1)
+            ]
+            assert_nothing_left(client)
