@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from distributed import Client, SchedulerPlugin
@@ -115,9 +116,8 @@ class Gangs(SchedulerPlugin):
         for name, place in list(self.places.items()):
             if place.client == client:
                 del self.places[name]
-                scheduler.loop.call_later(
-                    *(ARRIVES_WITHIN_S, let_go, scheduler, name, place)
-                )
+                leftovers = partial(let_go, scheduler, name, place)
+                scheduler.loop.call_later(ARRIVES_WITHIN_S, leftovers)
 
 
 async def let_go(scheduler: Any, name: str, place: Place) -> None:
@@ -176,9 +176,13 @@ def gang(
     def ask(arrives: bool) -> bool:
         silent_s = max(SILENT_S, SILENT_HEARTBEATS * heartbeat_s(client))
         asked = begin(
-            *(client, scheduler.skdistmlp_ask),
-            **{"name": name, "client": client.id, "workers": list(workers)},
-            **{"silent_s": silent_s, "arrives": arrives},
+            client,
+            scheduler.skdistmlp_ask,
+            name=name,
+            client=client.id,
+            workers=list(workers),
+            silent_s=silent_s,
+            arrives=arrives,
         )
         wait_while(check, [asked])
         standing = asked.result()
