@@ -24,7 +24,12 @@ def dask_mlp(*arguments):
         text=True,
         timeout=120,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            # Where nobody answers there is nothing to wait for.
+            "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
+        },
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from distributed import Client, LocalCluster, futures_of
 from scipy.sparse import csr_array
 
+from skdistmlp.cluster.kept import keep_nothing
 from tests.cluster.support import in_thread, wait_until
 from tests.cluster.test_peers import endless, steps_taken, stop_all
 from tests.estimators.support import fit
@@ -168,6 +169,7 @@ def set_batch_bytes(client, n_bytes):
 
 
 def assert_back_at(client, idle):
+    keep_nothing()
     wait_until(
         lambda: all(
             now < idle[worker] + ALLOWANCE
