@@ -170,10 +170,13 @@ def gang(
     name = name or uuid.uuid4().hex
     scheduler = client.scheduler
     assert scheduler is not None, "a connected client has a scheduler"
-    # Each time: the client may have found another scheduler at the same address.
-    client.register_plugin(Gangs())
 
-    def ask(arrives: bool) -> bool:
+    def arrive() -> bool:
+        # Each time: the client may have found another scheduler at the same address.
+        client.register_plugin(Gangs())
+        return ask(arrives=True) == HELD
+
+    def ask(arrives: bool) -> str | None:
         silent_s = max(SILENT_S, SILENT_HEARTBEATS * heartbeat_s(client))
         asked = begin(
             client,
@@ -185,23 +188,25 @@ def gang(
             arrives=arrives,
         )
         wait_while(check, [asked])
-        standing = asked.result()
-        if standing == LOST:
-            raise ClusterError(
-                f"this process stood still for more than {silent_s:g} s, and its place "
-                f"was given to other fits. Call again to start over."
-            )
-        return bool(standing == HELD)
+        # A scheduler that has taken the place of another answers nothing.
+        standing: str | None = asked.result()
+        return standing
 
     def check_held() -> None:
-        ask(arrives=False)
+        if ask(arrives=False) != HELD:
+            raise ClusterError(
+                "this fit has lost its workers: the scheduler was replaced, or did not "
+                "hear of this process for too long. Call again to start over."
+            )
 
     try:
-        has_workers, wait_s = ask(arrives=True), FIRST_LOOK_S
+        has_workers, wait_s = arrive(), FIRST_LOOK_S
         while not has_workers:
             check()
             time.sleep(wait_s)
-            has_workers, wait_s = ask(arrives=False), min(LOOK_S, 1.5 * wait_s)
+            wait_s = min(LOOK_S, 1.5 * wait_s)
+            standing = ask(arrives=False)
+            has_workers = standing == HELD or (standing != QUEUED and arrive())
         yield check_held
     finally:
         # Of a client that is closed the scheduler has no place any more.

@@ -8,6 +8,7 @@ directly.
 import concurrent.futures
 import logging
 import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
@@ -28,7 +29,7 @@ from skdistmlp.cluster.pinned import THREAD_NAME, PinnedTasks
 from skdistmlp.cluster.roll_call import ask, be_there, exchange_timeout_s
 from skdistmlp.cluster.shard_run import Report, Roster
 from skdistmlp.cluster.versions import check_versions
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.rendezvous import Credentials
@@ -43,6 +44,10 @@ ROUND_S = 5.0
 
 ANSWERS_WITHIN_S = 2.0
 """Seconds in which a worker that is well answers the client."""
+
+
+_THREAD = threading.local()
+"""In `workers` what the fit holds whose callbacks a thread is calling."""
 
 
 class PeersRun:
@@ -101,6 +106,11 @@ class PeersRun:
             self._n_samples_logged = job.progress.n_samples_seen
 
     def __enter__(self) -> Self:
+        if held := getattr(_THREAD, "workers", None):
+            raise ClusterError(
+                f"this is called by a callback of a fit that holds {', '.join(held)}, "
+                f"and would wait for it. Fit with engine='local', or after that fit."
+            )
         try:
             enter = self._context.enter_context
             enter(messages_of(self._client, self._run, self._messages))
@@ -157,7 +167,7 @@ class PeersRun:
             if first.finished:
                 break
             if self._after_epoch is not None:
-                self._stop = self._after_epoch(self._snapshot)
+                self._stop = self._called_back(self._after_epoch)
             number += 1
         if first.interrupted:
             raise KeyboardInterrupt
@@ -234,6 +244,14 @@ class PeersRun:
         # client wants every 10 ms.
         self._addresses = []
         return futures
+
+    def _called_back(self, after_epoch: AfterEpoch) -> bool:
+        """Tell of the end of an epoch; return whether to stop."""
+        _THREAD.workers = self._workers
+        try:
+            return after_epoch(self._snapshot)
+        finally:
+            _THREAD.workers = None
 
     def _snapshot(self) -> ShardState:
         """Return a copy of the state of the whole network, between rounds."""

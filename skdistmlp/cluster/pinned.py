@@ -92,7 +92,7 @@ class PinnedTasks:
             self._closed = True
             for future in list(self._submitted):
                 future.release()
-        self._outside_tasks.shutdown(wait=False)
+        self._outside_tasks.shutdown(wait=False, cancel_futures=True)
         self._roll_call.close()
         self.begin()
 

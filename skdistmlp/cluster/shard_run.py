@@ -4,9 +4,10 @@ import copy
 import gc
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 from weakref import WeakValueDictionary
 
@@ -119,6 +120,7 @@ class ShardRun:
         job: Job,
     ) -> None:
         self._credentials = credentials
+        self._about = {"run": credentials.run.hex(), "rank": rank}
         self._tls = tls
         self._rank = rank
         self._listener: socket.socket | None = listener
@@ -130,7 +132,9 @@ class ShardRun:
         self._group: BufferedShard | None = None
         # Weights are drawn here, while the rows are on their way.
         layout = job.network.split.shard(rank)
-        self._job: Job | None = job.saying(self._say).begun(layout)
+        # Not a method: the shard would be in a cycle, and outlive its task.
+        say = partial(_say, self._about)
+        self._job: Job | None = job.saying(say).begun(layout)
         self._training: Generator[None, bool | None, Any] | None = None
         _RUNS[credentials.run, rank] = self
 
@@ -177,12 +181,12 @@ class ShardRun:
         if self._mesh is not None:
             self._mesh.given_up = is_abandoned
         try:
-            self._tell(state=RUNNING, round=number)
+            _tell(self._about, state=RUNNING, round=number)
             if dataset is not None and roster is not None:
                 self._begin(dataset, roster)
             elif self._mesh is not None:
                 self._mesh.wait_for_all()
-            self._tell(state=MET, round=number)
+            _tell(self._about, state=MET, round=number)
             return self._go_on(round_s, stop)
         except BaseException:
             self.close()
@@ -207,7 +211,6 @@ class ShardRun:
             self._listener = None
         if self._mesh is not None:
             self._mesh.close()
-        # The job may lead back here, through what it says.
         self._training = self._group = self._mesh = self._job = None
 
     def _begin(self, dataset: Dataset, roster: Roster) -> None:
@@ -270,15 +273,6 @@ class ShardRun:
             self.close()
         return report
 
-    def _say(self, line: str) -> None:
-        """Send a line to be printed to the client."""
-        self._tell(line=line)
-
-    def _tell(self, **message: object) -> None:
-        """Send a message to the client."""
-        about = {"run": self._credentials.run.hex(), "rank": self._rank}
-        get_worker().log_event(TOPIC, about | message)
-
 
 def open_shard(credentials: Credentials, rank: int, job: Job) -> ShardRun:
     """Make ready a shard, on the address that this worker has in its cluster."""
@@ -307,6 +301,16 @@ def _tls(worker: Worker) -> Tls | None:
         listening=security.get_listen_args("worker")["ssl_context"],
         connecting=security.get_connection_args("worker")["ssl_context"],
     )
+
+
+def _tell(about: Mapping[str, object], **message: object) -> None:
+    """Send a message of a shard to the client."""
+    get_worker().log_event(TOPIC, {**about, **message})
+
+
+def _say(about: Mapping[str, object], line: str) -> None:
+    """Send a line to be printed to the client."""
+    _tell(about, line=line)
 
 
 def address_of(shard: ShardRun) -> Address:

@@ -11,6 +11,7 @@ the secret of the run, which travels with Dask's messages and never over these
 connections.
 """
 
+import errno
 import hmac
 import secrets
 import select
@@ -47,12 +48,16 @@ ARRIVALS_AT_ONCE = 16
 """Connections taken before those taken earlier have their turn: a shard proves who it
 is before a crowd behind it can push it out."""
 
+PORT_FREE_WITHIN_S = 3.0
+"""Seconds in which the shard of a fit that has ended gives up a port that is fixed."""
+
 NONCE_BYTES = 32
 PROOF_BYTES = 32
 HELLO_BYTES = HEADER_BYTES + NONCE_BYTES
 
 Talk: TypeAlias = Generator[int, None, int]
-"""A conversation: yields what to poll for, returns the rank of the other."""
+"""A conversation: yields what to poll for, and `KNOWN` once the other has named this
+run; returns the rank of the other."""
 
 
 class Tls(NamedTuple):
@@ -105,7 +110,7 @@ def listen(host: str, port: int = 0) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=QUEUE)
+        listener = _server(host, port, family)
     except OSError as error:
         raise ExchangeError(
             f"cannot take connections from other shards at port {port} of {host}: "
@@ -115,6 +120,18 @@ def listen(host: str, port: int = 0) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+def _server(host: str, port: int, family: int) -> socket.socket:
+    """Return a socket that listens; wait for the shard of a fit that has just ended."""
+    deadline = time.monotonic() + PORT_FREE_WITHIN_S
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, backlog=QUEUE)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def meet(
@@ -179,8 +196,9 @@ def meet(
             for talk in talks:
                 if talk.event == NOT_BEGUN or talk.connection.fileno() in ready:
                     talk.go_on()
-            # In the order of arrival.
             guests = [talk for talk in talks if talk.is_guest and not talk.is_over()]
+            # Else in the order of arrival.
+            guests.sort(key=lambda guest: guest.is_known)
             for talk in guests[: max(0, len(guests) - n_guests)]:
                 talk.event = OVER
             over = [talk for talk in talks if talk.is_over()]
@@ -200,7 +218,7 @@ def meet(
     return links
 
 
-NOT_BEGUN, OVER = -1, -2
+NOT_BEGUN, OVER, KNOWN = -1, -2, -3
 
 
 class _Talk:
@@ -216,6 +234,8 @@ class _Talk:
         Rank of the other, when it has proved it.
     is_guest : bool
         Whether the other has connected to this shard.
+    is_known : bool
+        Whether it has named this run: strangers make room before it.
     """
 
     def __init__(
@@ -225,6 +245,7 @@ class _Talk:
         self.event = NOT_BEGUN
         self.peer: int | None = None
         self.is_guest = name is None
+        self.is_known = False
         self._steps = steps
         self._name = name
         self._deadline = time.monotonic() + GREETING_S
@@ -239,6 +260,9 @@ class _Talk:
         """
         try:
             self.event = next(self._steps)
+            if self.event == KNOWN:
+                self.is_known = True
+                self.event = next(self._steps)
         except StopIteration as end:
             self.event, self.peer = OVER, end.value
         except (OSError, ExchangeError) as error:
@@ -276,6 +300,7 @@ def _as_host(connection: socket.socket, rank: int, credentials: Credentials) -> 
     guest = Header.unpack(theirs[:HEADER_BYTES]).shard
     if guest <= rank or not theirs.startswith(credentials.header(guest)):
         raise ExchangeError("belongs to another fit")
+    yield KNOWN
     own = credentials.hello(rank)
     yield from _send(connection, own + credentials.proof(b"listening", theirs, own))
     proof = yield from _receive(connection, PROOF_BYTES)

@@ -1,6 +1,5 @@
 """What a test may leave behind, on a cluster and in this process, and the check."""
 
-import gc
 import os
 import sys
 import threading
@@ -158,8 +157,6 @@ def _look(client: Client) -> Look:
     def on_worker(dask_worker: Any) -> dict[str, Any]:
         shard_run = sys.modules.get("skdistmlp.cluster.shard_run")
         runs = {} if shard_run is None else shard_run._RUNS
-        if runs:
-            gc.collect()
         return process() | {
             "tasks": [
                 f"{task.key!r}, {task.state}"

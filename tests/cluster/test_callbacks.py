@@ -13,13 +13,13 @@ from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 
-from skdistmlp import DistributedMLPClassifier, WorkerLostError
+from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
 from skdistmlp.cluster.futures import FuturesGroup
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import DaskProcesses, bounded, transitions
 from tests.cluster.test_interrupts import strike_at
-from tests.estimators.recorder import At, Recorder, Told
+from tests.estimators.recorder import At, Fitting, Recorder, Told
 from tests.estimators.test_callbacks import assert_same_fit, hooks_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -167,7 +167,8 @@ def test_an_error_of_a_callback_ends_the_fit_and_leaves_nothing(
     client, data, engine, where
 ):
     failing = At(*where, ZeroDivisionError("a test"))
-    clf = classifier(client, engine, failing)
+    # What a shard says must not keep it from going when its task goes.
+    clf = classifier(client, engine, failing, verbose=True)
     before = dict(vars(clf))
     with pytest.raises(ZeroDivisionError, match="a test"):
         bounded(clf.fit, *data)
@@ -175,6 +176,16 @@ def test_an_error_of_a_callback_ends_the_fit_and_leaves_nothing(
     assert failing.hooks[-1] == ("teardown", "fit", 0)
     assert_nothing_left(client)
     bounded(clf.set_callbacks().fit, *data)
+
+
+def test_a_callback_that_fits_on_the_same_workers_is_told_so(client, data):
+    """It would wait for the fit that waits for it."""
+    inner = classifier(client, "peers")
+    clf = classifier(client, "peers", Fitting(inner, *data))
+    with pytest.raises(ClusterError, match="called by a callback of a fit that holds"):
+        bounded(clf.fit, *data)
+    assert_nothing_left(client)
+    bounded(inner.fit, *data)
 
 
 @ENGINES

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from functools import partial
 from typing import Any
 
 
@@ -61,6 +62,20 @@ class Recorder(Told):
     def fitted(self, task_name: str = "epoch") -> list[Any]:
         """Return the fitted estimators given at the ends of these tasks."""
         return [given["fitted"] for name, given in self.given if name == task_name]
+
+
+class Fitting(Told):
+    """Fits another estimator after the first epoch."""
+
+    def __init__(self, other: Any, X: Any, y: Any) -> None:
+        super().__init__()
+        self._fit = partial(other.fit, X, y)
+
+    def _note(self, hook: str, estimator: Any, context: Any) -> bool:
+        super()._note(hook, estimator, context)
+        if self.hooks[-1] == ("end", "epoch", 0):
+            self._fit()
+        return False
 
 
 class At(Told):

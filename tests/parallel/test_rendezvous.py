@@ -254,6 +254,49 @@ def test_in_a_crowd_who_has_waited_longest_makes_room(listeners):
         close(links)
 
 
+def test_who_has_named_the_run_is_the_last_to_make_room(listeners):
+    """However long a shard takes for its next step."""
+    with ExitStack() as opened:
+        pool = opened.enter_context(ThreadPoolExecutor(3))
+        met = [pool.submit(meeting, listeners, 0)]
+        host = listeners[0].getsockname()
+        slow = opened.enter_context(socket.create_connection(host, 30))
+        slow.sendall(OURS.hello(1))
+        assert len(slow.recv(HELLO_BYTES, socket.MSG_WAITALL)) == HELLO_BYTES
+        crowd = [
+            opened.enter_context(socket.create_connection(host, 30)) for _ in range(300)
+        ]
+        assert crowd[0].recv(1) == b""
+        slow.recv(PROOF_BYTES, socket.MSG_WAITALL)
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1)
+        met += [pool.submit(meeting, listeners, rank) for rank in (1, 2)]
+        results = [future.result(30) for future in met]
+    assert_complete(results)
+    for links in results:
+        close(links)
+
+
+def test_a_port_is_waited_for_while_another_shard_gives_it_up(monkeypatch):
+    before = listen("127.0.0.1")
+    port = before.getsockname()[1]
+    tried = threading.Event()
+    sleep = time.sleep
+
+    def sleep_and_tell(seconds):
+        tried.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(rendezvous.time, "sleep", sleep_and_tell)
+    with ThreadPoolExecutor(1) as pool:
+        after = pool.submit(listen, "127.0.0.1", port)
+        assert tried.wait(30)
+        before.close()
+        with closing(after.result(30)) as listener:
+            assert listener.getsockname()[1] == port
+
+
 def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
     monkeypatch.setattr(rendezvous, "GREETING_S", 0.05)
     given_up = threading.Event()
