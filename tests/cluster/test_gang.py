@@ -174,7 +174,10 @@ def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
     client.run(forget)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sign",
+    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
 def test_processes_that_are_gone_are_in_nobodys_way(tmp_path, sign):
     """One that trains, and two that wait for it."""
     with (

@@ -11,7 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster import peers
+from skdistmlp.cluster import client as client_module
+from skdistmlp.cluster import peers, pinned
 from tests.cluster.support import (
     bounded,
     in_thread,
@@ -202,10 +203,19 @@ def test_fits_inside_tasks_share_the_workers(client, data):
     del futures
 
 
-def test_a_shard_that_is_queued_is_waited_for(client, data):
-    """One worker is busy with somebody's task for longer than the timeout."""
+@pytest.fixture
+def frequent_looks(monkeypatch):
+    """Let the client see after its workers twenty times a second."""
+    for module in (client_module, peers, pinned):
+        monkeypatch.setattr(module, "WORKER_CHECK_S", 0.05)
+
+
+def test_a_shard_that_is_queued_is_waited_for(client, data, frequent_looks):
+    """One worker is busy with somebody's task for longer than it may be silent."""
     gate, running = Event("gate", client=client), Event("running", client=client)
     busy = sorted(client.nthreads())[0]
+    # While a worker loads what it needs it answers nobody.
+    bounded(classifier(client, n_workers=3).fit, *data)
 
     def hold():
         Event("running").set()
@@ -213,9 +223,10 @@ def test_a_shard_that_is_queued_is_waited_for(client, data):
 
     held = client.submit(hold, workers=[busy], pure=False)
     assert running.wait(30)
-    with dask.config.set({"skdistmlp.exchange-timeout": "50ms"}):
+    with dask.config.set({"skdistmlp.exchange-timeout": "300ms"}):
         fit = in_thread(classifier(client, n_workers=3).fit, *data)
-        time.sleep(0.5)  # ten times the timeout, in which nothing may happen
+        # More than twice as long as a worker may be silent, in which it is asked.
+        time.sleep(3)
         assert not fit.done()
         gate.set()
         held.result()
