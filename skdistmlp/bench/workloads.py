@@ -17,6 +17,9 @@ N_CLASSES = 10
 SENDING_ANEW = {"skdistmlp.keep-bytes": 0}
 """Dask setting with which nothing stays on workers for the next call."""
 
+INTERRUPTED = "Training interrupted by user"
+"""How the warning begins with which scikit-learn's and our estimators end a fit."""
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -98,10 +101,23 @@ class Workload:
 
 
 def fit(estimator: BaseEstimator, X: Any, y: np.ndarray) -> None:
-    """Fit without the warning that so few epochs earn."""
+    """Fit without the warning that so few epochs earn.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where an estimator would warn that it was interrupted and keep what it has: the
+        time of such a fit says nothing.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(X, y)
+        warnings.filterwarnings("error", INTERRUPTED, UserWarning)
+        try:
+            estimator.fit(X, y)
+        except UserWarning as warning:
+            if str(warning).startswith(INTERRUPTED):
+                raise KeyboardInterrupt from warning
+            raise
 
 
 def step_and_rest(

@@ -6,9 +6,11 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
+from sklearn.neural_network import MLPClassifier
 
+from skdistmlp import DistributedMLPClassifier
 from skdistmlp.bench import __main__ as command
-from skdistmlp.bench import futures, limits, local, optimizer, peers
+from skdistmlp.bench import futures, limits, local, optimizer, peers, workloads
 from skdistmlp.bench.timing import crossing, interleaved, median_ratio, table
 from skdistmlp.bench.workloads import Workload
 
@@ -76,6 +78,19 @@ def test_the_command_prints_tables_and_writes_json_and_png(
     assert len(results["optimizer"]) == 14
     assert results["machine"]["blas"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("estimator", [DistributedMLPClassifier, MLPClassifier])
+def test_an_interrupted_fit_is_no_measurement(estimator, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    # The first step of either.
+    monkeypatch.setattr(MLPClassifier, "_backprop", interrupt)
+    monkeypatch.setattr("skdistmlp.training.loop._run_epoch", interrupt)
+    tiny = Workload(4, (3,), n_steps=2, n_epochs=2, batch_size=5)
+    with pytest.raises(KeyboardInterrupt):
+        workloads.fit(estimator(**tiny.parameters()), *tiny.data())
 
 
 def test_an_unknown_part_is_refused(capsys, monkeypatch):
