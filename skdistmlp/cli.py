@@ -160,7 +160,7 @@ def _measured(
     from functools import partial
 
     from skdistmlp.bench.crossover import growing
-    from skdistmlp.bench.workloads import Workload, step_and_rest
+    from skdistmlp.bench.workloads import Workload, fit
     from skdistmlp.cluster.client import choose_workers
     from skdistmlp.estimators import DistributedMLPClassifier
 
@@ -179,8 +179,9 @@ def _measured(
             parameter_threshold=0,
         ),
     }
+    tiny = Workload(4, (4,), n_steps=2, n_epochs=1)
     for make in candidates.values():
-        step_and_rest(Workload(4, (4,), n_steps=2, n_epochs=1), make)
+        fit(make(**tiny.parameters()), *tiny.data())
     workloads = [
         Workload(
             n_features,
