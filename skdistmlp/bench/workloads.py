@@ -160,7 +160,7 @@ def step_and_rest(
         fit(estimator, X, y)
         return time.perf_counter() - start
 
-    n_epochs = workload.n_epochs
+    n_epochs, difference_s = workload.n_epochs, 0.0
     with dask.config.set(SENDING_ANEW):
         for turn in range(MOST_TURNS):
             if turn > 0:
