@@ -73,6 +73,26 @@ def test_the_scores_of_rows_held_out_have_axes_of_their_own(data):
     assert_can_be_drawn(display.figure_)
 
 
+def test_several_fits_on_the_same_axes():
+    _, (ax, other) = plt.subplots(1, 2, sharex=True)
+    for n_epochs, name in ((3, "slow"), (1, "fast")):
+        curve = [1.0, 0.5, 0.2][:n_epochs]
+        display = LossCurveDisplay(loss_curve=curve, validation_scores=curve, name=name)
+        display.plot(ax=ax)
+    assert set(display.figure_.axes) == {ax, other, display.validation_ax_}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        *("slow, loss", "fast, loss"),
+        *("slow, score of rows held out", "fast, score of rows held out"),
+    ]
+    colours = [line.get_color() for line in ax.lines]
+    assert colours == list(COLOURS[:2])
+    assert [line.get_color() for line in display.validation_ax_.lines] == colours
+    assert display.validation_line_.get_linestyle() == "--"
+    # One epoch is a point, and a line of one point is nothing.
+    assert [line.get_marker() for line in ax.lines] == ["None", "o"]
+    assert_can_be_drawn(display.figure_)
+
+
 def test_what_has_no_loss_curve(data):
     with pytest.raises(NotFittedError):
         LossCurveDisplay.from_estimator(DistributedMLPClassifier())
