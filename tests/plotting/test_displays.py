@@ -152,6 +152,7 @@ def test_the_network_of_an_estimator(data):
 
 
 def results(**columns):
+    columns.setdefault("mean_test_score", [0.9] * len(columns["mean_fit_time"]))
     return Bunch(cv_results_={name: np.ma.array(c) for name, c in columns.items()})
 
 
@@ -169,6 +170,19 @@ def test_the_time_of_a_fit_by_the_number_of_workers():
     ideal = display.ideal_line_
     np.testing.assert_allclose(ideal.get_ydata() * ideal.get_xdata(), 10)
     assert_can_be_drawn(display.figure_)
+
+
+def test_fits_that_failed_are_left_out():
+    columns = {
+        "param_n_workers": [1, 2, 2],
+        "mean_fit_time": [4.0, 2.0, 0.1],
+        "std_fit_time": [0.0, 0.0, 0.0],
+    }
+    search = results(**columns, mean_test_score=[0.9, 0.9, np.nan])
+    assert WorkerCountDisplay.from_search(search).fit_s == [4.0, 2.0]
+    search = results(**columns, mean_test_score=[np.nan] * 3)
+    with pytest.raises(ValueError, match="all fits of the search failed"):
+        WorkerCountDisplay.from_search(search)
 
 
 def test_all_workers_are_no_number():
