@@ -18,13 +18,13 @@ LossCurveDisplay.from_estimator(clf)
 plt.show()
 
 # %%
-# Several fits may share the axes: give each a name, and a colour. The axes, the figure
-# and the line are matplotlib's own: ``ax_``, ``figure_`` and ``line_``.
+# Several fits may share the axes: give each a name. The axes, the figure and the line
+# are matplotlib's own: ``ax_``, ``figure_`` and ``line_``.
 
 _, ax = plt.subplots(layout="constrained")
-for rate, colour in ((0.001, "tab:blue"), (0.01, "tab:orange")):
+for rate in (0.001, 0.01):
     clf = DistributedMLPClassifier((64,), learning_rate_init=rate, random_state=0)
     clf.fit(X / 16, y)
-    LossCurveDisplay.from_estimator(clf, ax=ax, name=f"rate {rate}", color=colour)
+    LossCurveDisplay.from_estimator(clf, ax=ax, name=f"rate {rate}")
 ax.set_yscale("log")
 plt.show()

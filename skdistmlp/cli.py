@@ -88,47 +88,82 @@ def crossover(
     Trains networks of one hidden layer that grow, in turn in this process and on the
     workers of the cluster at ADDRESS (such as tcp://192.0.2.1:8786), and prints the
     milliseconds of a step, and the parameter_threshold to use. Without ADDRESS it
-    starts two workers of one thread on this machine.
+    starts workers of one thread on this machine.
 
     Run it where you would call fit, while nobody else uses the cluster.
     """
     if address is not None and scheduler_file is not None:
         raise click.UsageError("give ADDRESS or --scheduler-file, not both")
     for path in (csv_path, json_path, png_path):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise click.UsageError(f"there is no folder {path.parent} for {path.name}")
-    if png_path is not None and find_spec("matplotlib") is None:
-        raise click.UsageError('--png needs matplotlib: pip install "skdistmlp[plots]"')
+        if path is not None:
+            _check_writable(path)
+    if png_path is not None:
+        _check_picture(png_path)
     from skdistmlp.bench.timing import table, write_json
     from skdistmlp.exceptions import SkdistmlpError
 
     try:
-        with _cluster(address, scheduler_file) as client:
+        with _cluster(address, scheduler_file, n_workers or 2) as client:
             workers, rows = _measured(
                 client, n_workers, batch_size, n_features, max_width, repeats
             )
     except SkdistmlpError as error:
         raise click.ClickException(str(error)) from error
-    click.echo(table(rows))
-    if csv_path is not None:
-        with csv_path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-    if json_path is not None:
-        write_json(json_path, {"crossover": rows})
     threshold = _threshold(rows)
-    if png_path is not None:
-        _draw(png_path, rows, threshold, workers)
+    # What was measured is said first: a disk may be full.
+    click.echo(table(rows))
     click.echo(_advice(rows, threshold, workers))
+    try:
+        if csv_path is not None:
+            with csv_path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+        if json_path is not None:
+            write_json(json_path, {"crossover": rows})
+        if png_path is not None:
+            _draw(png_path, rows, threshold, workers)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a file that cannot be written, before anything is measured."""
+    folder = path.absolute().parent
+    if not path.name:
+        raise click.UsageError(f"{str(path)!r} is not the name of a file")
+    if not folder.is_dir():
+        raise click.UsageError(f"there is no folder {folder} for {path.name}")
+    is_new = not path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
+    if is_new:
+        path.unlink()
+
+
+def _check_picture(path: Path) -> None:
+    if find_spec("matplotlib") is None:
+        raise click.UsageError('--png needs matplotlib: pip install "skdistmlp[plots]"')
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.removeprefix(".").lower() not in known:
+        raise click.UsageError(
+            f"--png {path.name}: matplotlib draws files that end in "
+            f"{', '.join(f'.{name}' for name in sorted(known))}"
+        )
 
 
 @contextmanager
-def _cluster(address: str | None, scheduler_file: Path | None) -> "Iterator[Client]":
+def _cluster(
+    address: str | None, scheduler_file: Path | None, n_started: int
+) -> "Iterator[Client]":
     """Give a client of the cluster named, or of one that is started."""
     import json
 
-    from skdistmlp.bench.clusters import two_workers
+    from skdistmlp.bench.clusters import one_thread_workers
     from skdistmlp.cluster.client import connected
 
     if scheduler_file is not None:
@@ -140,7 +175,7 @@ def _cluster(address: str | None, scheduler_file: Path | None) -> "Iterator[Clie
                 f"--scheduler-file` writes"
             ) from error
     if address is None:
-        with two_workers() as client:
+        with one_thread_workers(n_started) as client:
             yield client
         return
     with connected(address) as found:
@@ -160,15 +195,17 @@ def _measured(
     from functools import partial
 
     from skdistmlp.bench.crossover import growing
-    from skdistmlp.bench.workloads import Workload, step_and_rest
-    from skdistmlp.cluster.client import choose_workers
+    from skdistmlp.bench.workloads import Workload, fit
+    from skdistmlp.cluster.client import choose_workers, workers_of
     from skdistmlp.estimators import DistributedMLPClassifier
 
-    workers = len(choose_workers(client, n_workers))
-    if workers < 2:
-        raise click.UsageError(
-            f"the cluster has {workers} worker, and a network is shared by two or more"
+    n_present = len(workers_of(client))
+    if n_present < 2:
+        raise click.ClickException(
+            f"workers that share a network are two or more, but the cluster has "
+            f"{n_present}: start some with `dask worker ADDRESS`"
         )
+    workers = len(choose_workers(client, n_workers))
     candidates: dict[str, Callable[..., Any]] = {
         "here": partial(DistributedMLPClassifier, engine="local"),
         f"{workers} workers": partial(
@@ -179,8 +216,9 @@ def _measured(
             parameter_threshold=0,
         ),
     }
+    tiny = Workload(4, (4,), n_steps=2, n_epochs=1)
     for make in candidates.values():
-        step_and_rest(Workload(4, (4,), n_steps=2, n_epochs=1), make)
+        fit(make(**tiny.parameters()), *tiny.data())
     workloads = [
         Workload(
             n_features,

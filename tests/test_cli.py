@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from distributed import LocalCluster
 
 from skdistmlp import cli
 
@@ -60,19 +62,69 @@ def test_it_measures_prints_and_writes(client, tmp_path):
     ("arguments", "code", "said"),
     [
         (["tcp://127.0.0.1:1"], 1, r"no Dask scheduler answers at .*127\.0\.0\.1:1"),
-        (["tcp://h:1", "--scheduler-file", __file__], 2, r"not both"),
-        (["--scheduler-file", __file__], 2, r"is not a file that `dask scheduler"),
-        (["--n-workers", "1"], 2, r"1 is not in the range x>=2"),
-        (["--png", "/nowhere/at/all.png"], 2, r"there is no folder /nowhere/at"),
+        (
+            ["--png", "plot.txt"],
+            2,
+            r"plot\.txt: matplotlib draws files that end in .*png",
+        ),
+        (["--csv", "/proc/rows.csv"], 2, r"/proc/rows\.csv cannot be written"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(arguments, code, said):
-    result = CliRunner(env={"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}).invoke(
-        cli.mlp, ["crossover", *arguments]
-    )
-    assert result.exit_code == code
+    done = dask_mlp("crossover", *arguments)
+    assert done.returncode == code
+    assert re.search(rf"^Error: .*{said}", done.stderr, re.M), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "measuring" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tcp://h:1", "--scheduler-file", __file__], r"not both"),
+        (["--scheduler-file", __file__], r"is not a file that `dask scheduler"),
+        (["--n-workers", "1"], r"1 is not in the range x>=2"),
+        (["--png", "/nowhere/at/all.png"], r"there is no folder /nowhere/at"),
+        (["--json", ""], r"'\.' is not the name of a file|is a directory"),
+    ],
+)
+def test_options_are_checked_before_anything_is_measured(arguments, said):
+    result = CliRunner().invoke(cli.mlp, ["crossover", *arguments])
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 2
     assert re.search(said, result.output), result.output
-    assert "Traceback" not in result.output
+
+
+def test_as_many_workers_are_started_as_are_asked_for(monkeypatch):
+    monkeypatch.setattr(cli, "HIDDEN", (2,))
+    monkeypatch.setattr("skdistmlp.bench.workloads.TIMED_S", 1e-9)
+    options = ["--n-workers", "3", "--repeats", "1", "--max-width", "16"]
+    result = CliRunner().invoke(cli.mlp, ["crossover", *options])
+    assert result.exit_code == 0, result.output
+    assert "3 workers, ms" in result.output
+
+
+def test_a_cluster_without_workers():
+    with LocalCluster(
+        n_workers=0, processes=False, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        result = CliRunner().invoke(
+            cli.mlp, ["crossover", cluster.scheduler_address, "--n-workers", "3"]
+        )
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert "two or more, but the cluster has 0: start some" in result.output
+
+
+def test_a_disk_that_is_full_does_not_cost_the_advice(monkeypatch):
+    rows = [{"parameters": n, "times faster": n / 200} for n in (100, 400)]
+    monkeypatch.setattr(cli, "_measured", lambda *_: (2, rows))
+    monkeypatch.setattr(cli, "_cluster", lambda *_: nullcontext())
+    result = CliRunner().invoke(cli.mlp, ["crossover", "--csv", "/dev/full"])
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert "use parameter_threshold=" in result.output
+    assert "Error: [Errno 28]" in result.output
 
 
 def test_more_workers_than_there_are(client):

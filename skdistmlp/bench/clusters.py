@@ -1,4 +1,4 @@
-"""The cluster that benchmarks run on: two workers of one thread each."""
+"""The clusters that benchmarks run on: workers of one thread each."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,13 +17,22 @@ QUIET: Mapping[str, Any] = {
 
 
 @contextmanager
-def two_workers(settings: Mapping[str, Any] = QUIET) -> Iterator[Client]:
-    """Start workers, one for each of two cores; give a client."""
+def one_thread_workers(
+    n_workers: int, settings: Mapping[str, Any] = QUIET
+) -> Iterator[Client]:
+    """Start workers on this machine; give a client."""
     with (
         dask.config.set(settings),
         LocalCluster(
-            n_workers=N_WORKERS, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+            n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
+        yield client
+
+
+@contextmanager
+def two_workers(settings: Mapping[str, Any] = QUIET) -> Iterator[Client]:
+    """Start workers, one for each of two cores; give a client."""
+    with one_thread_workers(N_WORKERS, settings) as client:
         yield client

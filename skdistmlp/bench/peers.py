@@ -17,7 +17,7 @@ from skdistmlp.bench.clusters import N_WORKERS, QUIET, two_workers
 from skdistmlp.bench.crossover import crossover, growing
 from skdistmlp.bench.limits import Limits, measured_limits
 from skdistmlp.bench.timing import Row, median_ratio
-from skdistmlp.bench.workloads import Workload, step_and_rest
+from skdistmlp.bench.workloads import Workload, fit, step_and_rest
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.nn import compiled
 from skdistmlp.parallel.split import count_parameters
@@ -122,7 +122,8 @@ def _on(client: Client, n_shards: int) -> Any:
 def _warm_up(client: Client) -> None:
     """Let workers import and compile what they need."""
     client.run(compiled.load)
-    step_and_rest(Workload(4, (4, 4), n_steps=2, n_epochs=1), _on(client, N_WORKERS))
+    tiny = Workload(4, (4, 4), n_steps=2, n_epochs=1)
+    fit(_on(client, N_WORKERS)(**tiny.parameters()), *tiny.data())
 
 
 def _torch_ms(workload: Workload, environment: Mapping[str, str]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Networks and data that benchmarks train on."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -12,10 +13,21 @@ from scipy.sparse import random_array
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
+from skdistmlp.exceptions import SkdistmlpError
+
 N_CLASSES = 10
 
 SENDING_ANEW = {"skdistmlp.keep-bytes": 0}
 """Dask setting with which nothing stays on workers for the next call."""
+
+INTERRUPTED = "Training interrupted by user"
+"""How the warning begins with which scikit-learn's and our estimators end a fit."""
+
+TIMED_S = 0.2
+"""Seconds that two fits are to differ by, so that what else varies counts little."""
+
+MOST_TURNS = 5
+"""How often to try, each time with 2 to 15 times the epochs."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +110,23 @@ class Workload:
 
 
 def fit(estimator: BaseEstimator, X: Any, y: np.ndarray) -> None:
-    """Fit without the warning that so few epochs earn."""
+    """Fit without the warning that so few epochs earn.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where an estimator would warn that it was interrupted and keep what it has: the
+        time of such a fit says nothing.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        estimator.fit(X, y)
+        warnings.filterwarnings("error", INTERRUPTED, UserWarning)
+        try:
+            estimator.fit(X, y)
+        except UserWarning as warning:
+            if str(warning).startswith(INTERRUPTED):
+                raise KeyboardInterrupt from warning
+            raise
 
 
 def step_and_rest(
@@ -112,7 +137,7 @@ def step_and_rest(
     Parameters
     ----------
     workload : Workload
-        What to train.
+        What to train; with more epochs, should its own pass too fast to be timed.
     make : callable
         From parameters to an estimator.
 
@@ -121,14 +146,34 @@ def step_and_rest(
     step_s, rest_s : float
         Seconds. A fit of one epoch is subtracted from a longer one; each sends its
         rows.
+
+    Raises
+    ------
+    SkdistmlpError
+        If the longer fit takes no longer, however many epochs it has.
     """
     X, y = workload.data()
-    seconds = []
+
+    def seconds(n_epochs: int) -> float:
+        estimator = make(**workload.parameters(n_epochs))
+        start = time.perf_counter()
+        fit(estimator, X, y)
+        return time.perf_counter() - start
+
+    n_epochs, difference_s = workload.n_epochs, 0.0
     with dask.config.set(SENDING_ANEW):
-        for n_epochs in (1, 1 + workload.n_epochs):
-            estimator = make(**workload.parameters(n_epochs))
-            start = time.perf_counter()
-            fit(estimator, X, y)
-            seconds.append(time.perf_counter() - start)
-    epoch_s = (seconds[1] - seconds[0]) / workload.n_epochs
-    return epoch_s / workload.n_steps, seconds[0] - epoch_s
+        for turn in range(MOST_TURNS):
+            if turn > 0:
+                lacking = 1.5 * TIMED_S / max(difference_s, TIMED_S / 10)
+                n_epochs = math.ceil(n_epochs * max(2, lacking))
+            short_s = seconds(1)
+            difference_s = seconds(1 + n_epochs) - short_s
+            if difference_s >= TIMED_S:
+                break
+    if difference_s <= 0:
+        raise SkdistmlpError(
+            f"the time of {n_epochs} epochs of {workload.name} is lost in the noise of "
+            f"this machine or cluster. Measure again when nobody else uses it."
+        )
+    epoch_s = difference_s / n_epochs
+    return epoch_s / workload.n_steps, short_s - epoch_s

@@ -120,27 +120,42 @@ class LossCurveDisplay:
         from matplotlib.ticker import MaxNLocator
 
         name = self.name if name is None else name
-        epochs = range(1, len(self.loss_curve) + 1)
         label = "loss" if name is None else f"{name}, loss"
-        options: dict[str, Any] = {"color": COLOURS[0], "label": label} | kwargs
+        options: dict[str, Any] = {
+            "color": COLOURS[len(ax.lines) % len(COLOURS)],
+            "marker": "o" if len(self.loss_curve) == 1 else None,
+            "label": label,
+        } | kwargs
+        epochs = range(1, len(self.loss_curve) + 1)
         (self.line_,) = ax.plot(epochs, self.loss_curve, **options)
         ax.set(xlabel="epoch", ylabel="loss")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.ax_, self.figure_ = ax, ax.figure
         self.validation_ax_ = self.validation_line_ = None
-        lines = [self.line_]
         if self.validation_scores is not None:
-            self.validation_ax_ = ax.twinx()
+            self.validation_ax_ = _twin(ax) or ax.twinx()
             label = "score of rows held out"
             (self.validation_line_,) = self.validation_ax_.plot(
                 range(1, len(self.validation_scores) + 1),
                 self.validation_scores,
                 "--",
-                color=COLOURS[1],
+                color=self.line_.get_color(),
+                marker="x" if len(self.validation_scores) == 1 else None,
                 label=label if name is None else f"{name}, {label}",
             )
             self.validation_ax_.set_ylabel("score of rows held out")
-            lines.append(self.validation_line_)
+        twin = _twin(ax)
+        lines = [*ax.lines, *(twin.lines if twin is not None else ())]
         if name is not None or len(lines) > 1:
-            ax.legend(handles=lines, loc="center right")
+            ax.legend(handles=lines, loc="best")
         return self
+
+
+def _twin(ax: "Axes") -> "Axes | None":
+    """Return the axes of scores that an earlier fit laid over these, if any did."""
+    for other in ax.figure.axes:
+        if other is not ax and other.get_shared_x_axes().joined(ax, other):
+            same = other.get_position(original=True).bounds
+            if same == ax.get_position(original=True).bounds:
+                return other
+    return None

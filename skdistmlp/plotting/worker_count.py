@@ -82,7 +82,7 @@ class WorkerCountDisplay:
         ------
         ValueError
             If the search has no such parameter, or more than one, or one of its
-            values is None.
+            values is None, or all of its fits failed.
         """
         results = search.cv_results_
         searched = [key.removeprefix("param_") for key in results if "param_" in key]
@@ -103,8 +103,14 @@ class WorkerCountDisplay:
                 f"they are: search over numbers"
             )
         asked = np.asarray(values, dtype=int)
+        # The time of a fit that failed says nothing.
+        succeeded = ~np.isnan(results["mean_test_score"])
+        if not succeeded.any():
+            raise ValueError("all fits of the search failed: there is nothing to draw")
+        asked = asked[succeeded]
         counts = np.unique(asked)
-        means, stds = results["mean_fit_time"], results["std_fit_time"]
+        means = results["mean_fit_time"][succeeded]
+        stds = results["std_fit_time"][succeeded]
         display = cls(
             n_workers=counts.tolist(),
             fit_s=[float(np.mean(means[asked == n])) for n in counts],

@@ -4,13 +4,17 @@ import os
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
+from sklearn.neural_network import MLPClassifier
 
+from skdistmlp import DistributedMLPClassifier
 from skdistmlp.bench import __main__ as command
-from skdistmlp.bench import futures, limits, local, optimizer, peers
+from skdistmlp.bench import futures, limits, local, optimizer, peers, workloads
 from skdistmlp.bench.timing import crossing, interleaved, median_ratio, table
 from skdistmlp.bench.workloads import Workload
+from skdistmlp.exceptions import SkdistmlpError
 
 
 def test_candidates_take_turns_and_the_first_turn_does_not_count():
@@ -78,6 +82,52 @@ def test_the_command_prints_tables_and_writes_json_and_png(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("estimator", [DistributedMLPClassifier, MLPClassifier])
+def test_an_interrupted_fit_is_no_measurement(estimator, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    # The first step of either.
+    monkeypatch.setattr(MLPClassifier, "_backprop", interrupt)
+    monkeypatch.setattr("skdistmlp.training.loop._run_epoch", interrupt)
+    tiny = Workload(4, (3,), n_steps=2, n_epochs=2, batch_size=5)
+    with pytest.raises(KeyboardInterrupt):
+        workloads.fit(estimator(**tiny.parameters()), *tiny.data())
+
+
+@pytest.fixture
+def timed_fits(monkeypatch):
+    """Fits of 1 s and a millisecond a step; gives the clock, and the epochs of each."""
+    epochs = []
+    clock = SimpleNamespace(now=0.0, step_s=1e-3, perf_counter=lambda: clock.now)
+
+    def fit(estimator, X, y):
+        epochs.append(estimator["max_iter"])
+        clock.now += 1 + estimator["max_iter"] * len(X) / 5 * clock.step_s
+
+    monkeypatch.setattr(workloads, "time", clock)
+    monkeypatch.setattr(workloads, "fit", fit)
+    return clock, epochs
+
+
+def test_fits_are_made_long_enough_to_be_subtracted(timed_fits):
+    _, epochs = timed_fits
+    tiny = Workload(4, (3,), n_steps=10, n_epochs=2, batch_size=5)
+    step_s, rest_s = workloads.step_and_rest(tiny, dict)
+    assert (step_s, rest_s) == (pytest.approx(1e-3), pytest.approx(1))
+    assert epochs == [1, 3, 1, 31]
+
+
+@pytest.mark.parametrize("step_s", [0, -1e-6])
+def test_no_step_takes_less_than_no_time(timed_fits, step_s):
+    clock, epochs = timed_fits
+    clock.step_s = step_s
+    tiny = Workload(4, (3,), n_steps=10, n_epochs=2, batch_size=5)
+    with pytest.raises(SkdistmlpError, match=r"epochs of 4-\(3\) is lost in the noise"):
+        workloads.step_and_rest(tiny, dict)
+    assert len(epochs) == 2 * workloads.MOST_TURNS
+
+
 def test_an_unknown_part_is_refused(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench", "walrus"])
     with pytest.raises(SystemExit) as ended:
@@ -125,7 +175,8 @@ def test_peers_are_measured_against_all_others(monkeypatch):
     monkeypatch.setattr(peers, "GROWING", {200: [tiny, tiny]})
     monkeypatch.setattr(peers, "chores", lambda repeats: iter([{"repeats": repeats}]))
     monkeypatch.setattr(limits, "MEASURED_S", 0.01)
-    # Every fit is carried out; the difference of two so short ones is noise.
+    # Every fit is carried out, as short as it is.
+    monkeypatch.setattr(workloads, "TIMED_S", 1e-9)
     measure = peers.step_and_rest
     monkeypatch.setattr(
         peers, "step_and_rest", lambda *args: measure(*args) and (0.002, 0.05)

@@ -73,6 +73,26 @@ def test_the_scores_of_rows_held_out_have_axes_of_their_own(data):
     assert_can_be_drawn(display.figure_)
 
 
+def test_several_fits_on_the_same_axes():
+    _, (ax, other) = plt.subplots(1, 2, sharex=True)
+    for n_epochs, name in ((3, "slow"), (1, "fast")):
+        curve = [1.0, 0.5, 0.2][:n_epochs]
+        display = LossCurveDisplay(loss_curve=curve, validation_scores=curve, name=name)
+        display.plot(ax=ax)
+    assert set(display.figure_.axes) == {ax, other, display.validation_ax_}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        *("slow, loss", "fast, loss"),
+        *("slow, score of rows held out", "fast, score of rows held out"),
+    ]
+    colours = [line.get_color() for line in ax.lines]
+    assert colours == list(COLOURS[:2])
+    assert [line.get_color() for line in display.validation_ax_.lines] == colours
+    assert display.validation_line_.get_linestyle() == "--"
+    # One epoch is a point, and a line of one point is nothing.
+    assert [line.get_marker() for line in ax.lines] == ["None", "o"]
+    assert_can_be_drawn(display.figure_)
+
+
 def test_what_has_no_loss_curve(data):
     with pytest.raises(NotFittedError):
         LossCurveDisplay.from_estimator(DistributedMLPClassifier())
@@ -132,6 +152,7 @@ def test_the_network_of_an_estimator(data):
 
 
 def results(**columns):
+    columns.setdefault("mean_test_score", [0.9] * len(columns["mean_fit_time"]))
     return Bunch(cv_results_={name: np.ma.array(c) for name, c in columns.items()})
 
 
@@ -149,6 +170,19 @@ def test_the_time_of_a_fit_by_the_number_of_workers():
     ideal = display.ideal_line_
     np.testing.assert_allclose(ideal.get_ydata() * ideal.get_xdata(), 10)
     assert_can_be_drawn(display.figure_)
+
+
+def test_fits_that_failed_are_left_out():
+    columns = {
+        "param_n_workers": [1, 2, 2],
+        "mean_fit_time": [4.0, 2.0, 0.1],
+        "std_fit_time": [0.0, 0.0, 0.0],
+    }
+    search = results(**columns, mean_test_score=[0.9, 0.9, np.nan])
+    assert WorkerCountDisplay.from_search(search).fit_s == [4.0, 2.0]
+    search = results(**columns, mean_test_score=[np.nan] * 3)
+    with pytest.raises(ValueError, match="all fits of the search failed"):
+        WorkerCountDisplay.from_search(search)
 
 
 def test_all_workers_are_no_number():
