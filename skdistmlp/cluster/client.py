@@ -23,7 +23,7 @@ from distributed import (
 from distributed.comm.addressing import get_address_host_port
 from distributed.comm.core import CommClosedError
 
-from skdistmlp.exceptions import ClusterError, WorkerLostError
+from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
 
 WORKER_CHECK_S = 2.0
 """Seconds between looks at the cluster while something there is waited for."""
@@ -219,6 +219,8 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
         yield
     except Exception as error:
         if not isinstance(error, TRACES_OF_LOSS) and client.status == "running":
+            if isinstance(error, ExchangeError | WorkerLostError):
+                error.add_note(f"This was while {phase}. Call again to start over.")
             raise
         try:
             present = set(client.nthreads())

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from distributed import Client
 
+from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from tests.cluster import striking
 from tests.cluster.faults import FAULTS, IN_TURNS, KEPT, KILLED, RIGHT, Expected, Fault
 from tests.cluster.faults_page import Cell, FaultsPage
@@ -99,6 +100,10 @@ def assert_is(seen: Seen, expected: Expected, scene: Scene) -> None:
     }
     for pattern in expected.says:
         assert re.search(pattern.format(**names), seen.text), seen.text
+    if seen.error in (ExchangeError, WorkerLostError):
+        # Whatever else it says: when it was, and what to do.
+        assert re.search(r"while \w+ing\b", seen.text), seen.text
+        assert re.search(r"[Cc]all again", seen.text), seen.text
     if expected in (RIGHT, IN_TURNS):
         assert_right(seen, scene.data)
     if expected is KEPT:
