@@ -37,11 +37,7 @@ PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
 
 
 @parametrize_with_checks(
-    [
-        DistributedMLPClassifier(max_iter=100, **PEERS),
-        DistributedMLPRegressor(max_iter=100, **PEERS),
-    ],
-    expected_failed_checks=None,
+    [DistributedMLPClassifier(max_iter=100, **PEERS)], expected_failed_checks=None
 )
 def test_estimator_on_workers(client, estimator, check, monkeypatch):
     """The client is the active one, since no estimator that holds one is pickled."""
@@ -49,6 +45,14 @@ def test_estimator_on_workers(client, estimator, check, monkeypatch):
     monkeypatch.delattr(engines, "NobodyElse")
     with client.as_current():
         check(estimator)
+
+
+@pytest.mark.slow
+@parametrize_with_checks(
+    [DistributedMLPRegressor(max_iter=100, **PEERS)], expected_failed_checks=None
+)
+def test_regressor_on_workers(client, estimator, check, monkeypatch):
+    test_estimator_on_workers(client, estimator, check, monkeypatch)
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
