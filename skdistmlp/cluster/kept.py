@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, Future
 
+from skdistmlp.cluster.client import is_for_many_calls
 from skdistmlp.cluster.settings import setting
 
 _ALL: weakref.WeakSet["Kept"] = weakref.WeakSet()
@@ -185,6 +186,16 @@ class Kept:
             if self._entries and not self._will_look:
                 self._will_look = True
                 self.later("_look", after_s=keep_for_s())
+
+
+def can_be_kept(client: Client, workers: Iterable[str], n_bytes: int) -> bool:
+    """Say whether values of some bytes together can stay on workers for later calls.
+
+    Workers that are threads of this process get the caller's own arrays, which the
+    caller may change.
+    """
+    inside = any(worker.startswith("inproc://") for worker in workers)
+    return not inside and is_for_many_calls(client) and 0 < n_bytes <= keep_bytes()
 
 
 def keep_bytes() -> int:

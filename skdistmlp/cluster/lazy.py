@@ -1,6 +1,7 @@
 """Predictions of Dask collections: Dask arrays, computed when they are asked for."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import dask
@@ -12,7 +13,7 @@ from distributed import Client
 from skdistmlp.cluster.blocks import predict_rows
 from skdistmlp.cluster.client import active_client, reaches
 from skdistmlp.cluster.collections import header_of, is_frame, of_whole_rows
-from skdistmlp.cluster.kept import Kept, content_of
+from skdistmlp.cluster.kept import Kept, can_be_kept, content_of
 
 LARGE = "distributed.admin.large-graph-warning-threshold"
 """Dask's setting of the bytes beyond which it warns of what a graph has in it."""
@@ -81,11 +82,14 @@ def _sent(
     worker = next(iter(live.nthreads()), None)
     if worker is None:
         return function
+    send = partial(
+        live.scatter, workers=[worker], direct=reaches(live, worker), hash=False
+    )
+    if not can_be_kept(live, [worker], n_bytes):
+        return send(function)
     kept, token = Kept.of(live), content_of(function)
     future = kept.find(token, worker)
     if future is None:
-        future = live.scatter(
-            function, workers=[worker], direct=reaches(live, worker), hash=False
-        )
+        future = send(function)
         kept.keep(token, worker, future, n_bytes, owner)
     return future

@@ -230,16 +230,11 @@ class PeersRun:
         self._check_held()
         roster = self._roster if number == 0 else None
         round_s = ROUND_S if self._after_epoch is None else 0.0
-        self._tasks.begin()
-        futures = self._tasks.submit(
-            [
-                self._tasks.add(
-                    *(rank, "train", shard_run.train_round, self._shards[rank]),
-                    *(number, self._rows[rank], roster, round_s, self._stop),
-                )
-                for rank in self._ranks
-            ]
-        )
+        arguments = [
+            (self._shards[rank], number, self._rows[rank], roster, round_s, self._stop)
+            for rank in self._ranks
+        ]
+        futures = self._submit("train", shard_run.train_round, arguments)
         # To let go of them before would keep the round waiting: Dask sends what a
         # client wants every 10 ms.
         self._addresses = []
@@ -256,12 +251,9 @@ class PeersRun:
     def _snapshot(self) -> ShardState:
         """Return a copy of the state of the whole network, between rounds."""
         with self._tasks.explained("collecting the weights"):
-            self._tasks.begin()
-            keys = [
-                self._tasks.add(rank, "weights", shard_run.snapshot_of, shard)
-                for rank, shard in enumerate(self._shards)
-            ]
-            states: list[ShardState] = self._tasks.take(*self._tasks.submit(keys))
+            arguments = [(shard,) for shard in self._shards]
+            futures = self._submit("weights", shard_run.snapshot_of, arguments)
+            states: list[ShardState] = self._tasks.take(*futures)
         return join_states(self._job.network.split, states)
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
@@ -344,6 +336,21 @@ class PeersRun:
                 raise errors[0] if errors else CancelledError
             self._tasks.check_present()
             time.sleep(0.05)
+
+    def _submit(
+        self,
+        operation: str,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+    ) -> list[Future[Any]]:
+        """Submit a task on every shard, with its own arguments."""
+        self._tasks.begin()
+        return self._tasks.submit(
+            [
+                self._tasks.add(rank, operation, function, *arguments[rank])
+                for rank in self._ranks
+            ]
+        )
 
     def _ask(self, what: Callable[..., None], *args: Any) -> set[str]:
         """Call a function on every worker; return the workers that answer in time."""

@@ -21,11 +21,10 @@ from skdistmlp.cluster.client import (
     WORKER_CHECK_S,
     begin,
     explained,
-    is_for_many_calls,
     reaches,
     wait_while,
 )
-from skdistmlp.cluster.kept import Kept, content_of, keep_bytes
+from skdistmlp.cluster.kept import Kept, can_be_kept, content_of
 from skdistmlp.cluster.roll_call import Acceptance, RollCall
 from skdistmlp.cluster.worker import task_cancellation
 from skdistmlp.exceptions import ClusterError
@@ -153,21 +152,19 @@ class PinnedTasks:
         def send(rank: int, value: Any) -> Future[Any]:
             key, worker = self.key(rank, name), self._workers[rank]
             try:
-                placed: dict[Key, Future[Any]] = self._client.scatter(
-                    {key: value}, workers=[worker], direct=reaches(self._client, worker)
-                )
+                placed = self._scattered(key, value, worker)
             except KeyError:
                 # When the worker has left meanwhile, Dask's scheduler makes a task for
                 # the value before it finds out, and keeps it.
                 self._client.run_on_scheduler(_forget, key, self._client.id)
                 raise
             with self._lock:
-                self._submitted[placed[key]] = rank
+                self._submitted[placed] = rank
                 closed = self._closed
             if closed:
                 # Another shard's value could not be sent, or the user had enough.
-                placed[key].release()
-            return placed[key]
+                placed.release()
+            return placed
 
         ranks = range(len(values)) if ranks is None else ranks
         sent = [
@@ -184,8 +181,21 @@ class PinnedTasks:
             if not pending:
                 return [one.result() for one in sent]
             self.check_workers()
-            # Dask sends nothing to one that is paused, and says so after half a minute.
+            # Dask sends nothing to one that is paused.
             self.check_accepting(self._workers)
+
+    def _scattered(self, key: Key, value: Any, worker: str) -> Future[Any]:
+        """Send a value to a worker, as soon as it takes one."""
+        direct = reaches(self._client, worker)
+        while True:
+            try:
+                return self._client.scatter(
+                    {key: value}, [worker], direct=direct, timeout=WORKER_CHECK_S
+                )[key]
+            except TimeoutError:
+                # It is paused, or has left, which `place` sees to.
+                if self._closed:
+                    raise
 
     def place_once(
         self,
@@ -207,11 +217,7 @@ class PinnedTasks:
         owner : object, optional
             What the values are let go of with, at the latest.
         """
-        # Workers that are threads of this process get the caller's own arrays, which
-        # the caller may change.
-        inside = any(worker.startswith("inproc://") for worker in self._workers)
-        pays = is_for_many_calls(self._client) and 0 < sum(sizes) <= keep_bytes()
-        if inside or not pays:
+        if not can_be_kept(self._client, self._workers, sum(sizes)):
             return self.place(name, values)
         kept = Kept.of(self._client)
         tokens: dict[int, str] = {}

@@ -13,6 +13,7 @@ from threadpoolctl import OpenBLASController, threadpool_limits
 from skdistmlp.cluster import pinned, shard_run
 from skdistmlp.cluster.gang import gang
 from skdistmlp.cluster.pinned import PinnedTasks
+from tests.cluster import leaks
 from tests.cluster.leaks import THREADS, assert_nothing_left, remember
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 from tests.cluster.test_peers import (
@@ -91,8 +92,8 @@ def running_task(client):
 def on_worker(leave, message):
     """Leave on one worker what `leave` returns, which can be closed."""
 
-    def put(dask_worker):
-        dask_worker.left_by_a_test = leave()
+    def put(not_at, dask_worker):
+        dask_worker.left_by_a_test = elsewhere(leave, not_at)
 
     def take_away(dask_worker):
         left = dask_worker.left_by_a_test
@@ -102,7 +103,7 @@ def on_worker(leave, message):
     @contextmanager
     def left(client):
         worker = list(client.nthreads())[1]
-        client.run(put, workers=[worker])
+        client.run(put, set(leaks._PORTS), workers=[worker])
         yield f"{worker}: {message}"
         client.run(take_away, workers=[worker])
 
@@ -112,14 +113,27 @@ def on_worker(leave, message):
 def here(leave, message):
     @contextmanager
     def left(client):
-        held = leave()
-        yield f"client: {message}"
-        held.close()
+        held = elsewhere(leave, leaks._PORTS)
+        try:
+            yield f"client: {message}"
+        finally:
+            held.close()
 
     return left
 
 
+def elsewhere(leave, not_at):
+    """Leave something at ports where Dask never was: the check minds no others."""
+    while True:
+        left = leave()
+        if not_at.isdisjoint(left.ports):
+            return left
+        left.close()
+
+
 class Shard:
+    ports = ()
+
     def __init__(self):
         shard_run._RUNS[bytes(16), 2] = self
 
@@ -127,17 +141,23 @@ class Shard:
         pass
 
 
-def listener():
-    return socket.create_server(("127.0.0.1", 0))
+class Listener:
+    def __init__(self):
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.ports = {self.server.getsockname()[1]}
+
+    def close(self):
+        self.server.close()
 
 
 class Connection:
     """Both ends of a connection, or one whose other end is closed."""
 
     def __init__(self, half_closed=False):
-        with listener() as server:
+        with socket.create_server(("127.0.0.1", 0)) as server:
             self.near = socket.create_connection(server.getsockname())
-            self.far, _ = server.accept()
+            self.far, address = server.accept()
+            self.ports = {server.getsockname()[1], address[1]}
         if half_closed:
             self.far.close()
             assert self.near.recv(1) == b""
@@ -152,6 +172,8 @@ def half_closed():
 
 
 class Thread:
+    ports = ()
+
     def __init__(self):
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._end.wait, name=f"{THREADS}-left")
@@ -163,6 +185,8 @@ class Thread:
 
 
 class BlasLimit:
+    ports = ()
+
     def __init__(self):
         self._limits = threadpool_limits(3, user_api="blas")
         # Else no other thread could set limits from now on.
@@ -179,12 +203,12 @@ THINGS = {
     "place": place,
     "running task": running_task,
     "shard": on_worker(Shard, f"shard 2 of run {bytes(16).hex()}"),
-    "listener": on_worker(listener, "socket at port "),
+    "listener": on_worker(Listener, "socket at port "),
     "connection": on_worker(Connection, "socket at port"),
     "half-closed connection": on_worker(half_closed, "socket at port"),
     "thread": on_worker(Thread, "thread skdistmlp-left"),
     "BLAS limit": on_worker(BlasLimit, "3 BLAS threads, not 1, in "),
-    "listener here": here(listener, "socket at port "),
+    "listener here": here(Listener, "socket at port "),
     "connection here": here(Connection, "socket at port"),
     "thread here": here(Thread, "thread skdistmlp-left"),
     "BLAS limit here": here(BlasLimit, "3 BLAS threads, not "),
