@@ -5,7 +5,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from distributed import Client, SchedulerPlugin
@@ -24,9 +23,6 @@ of one that dies when its connection closes, mostly at once."""
 ASLEEP_S = 15.0
 """Seconds without a question after which the scheduler may have been suspended, and
 judge the silence of others anew. Whoever waits asks every `LOOK_S`."""
-
-ARRIVES_WITHIN_S = 2.0
-"""Seconds in which what a client that is gone has sent arrives at a worker."""
 
 LEAVES_WITHIN_S = 5.0
 """Seconds in which a scheduler that is there answers."""
@@ -116,37 +112,11 @@ class Gangs(SchedulerPlugin):
         for name, place in list(self.places.items()):
             if place.client == client:
                 del self.places[name]
-                leftovers = partial(let_go, scheduler, name, place)
-                scheduler.loop.call_later(ARRIVES_WITHIN_S, leftovers)
-
-
-async def let_go(scheduler: Any, name: str, place: Place) -> None:
-    """Let go of what a fit has sent to its workers, when its client is gone.
-
-    Dask's client sends values to a worker, and then tells the scheduler, which does
-    not know of them if the client ends in between, or hears it from nobody.
-    """
-
-    def is_of_fit(key: object) -> bool:
-        return isinstance(key, tuple) and key[1:2] == (name,)
-
-    if place.client in scheduler.clients:
-        keys = [key for key in scheduler.tasks if is_of_fit(key)]
-        scheduler.client_releases_keys(keys=keys, client=place.client)
-    for worker in place.workers & set(scheduler.workers):
-        with suppress(OSError):
-            held = await scheduler.rpc(worker).keys()
-            unknown = [k for k in held if is_of_fit(k) and k not in scheduler.tasks]
-            what = {"op": "remove-replicas", "keys": unknown, "stimulus_id": name}
-            scheduler.worker_send(worker, what)
 
 
 @contextmanager
 def gang(
-    client: Client,
-    workers: Sequence[str],
-    check: Callable[[], None],
-    name: str = "",
+    client: Client, workers: Sequence[str], check: Callable[[], None]
 ) -> Iterator[Callable[[], None]]:
     """Hold workers: one fit of shards that wait for each other on each.
 
@@ -158,16 +128,13 @@ def gang(
         Addresses.
     check : callable
         Called now and then while waiting; ends the wait if it raises.
-    name : str
-        What no other fit is called; the second part of the keys that it has on the
-        cluster. By default it has none.
 
     Yields
     ------
     callable
         Raises `ClusterError` if this fit no longer holds its workers.
     """
-    name = name or uuid.uuid4().hex
+    name = uuid.uuid4().hex
     scheduler = client.scheduler
     assert scheduler is not None, "a connected client has a scheduler"
 

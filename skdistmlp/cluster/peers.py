@@ -118,9 +118,7 @@ class PeersRun:
             with self._tasks.explained("asking the workers for their version"):
                 check_versions(self._client, self._workers, check)
             with self._tasks.explained("waiting for workers that other fits hold"):
-                self._check_held = enter(
-                    gang(self._client, self._workers, check, self._tasks.run)
-                )
+                self._check_held = enter(gang(self._client, self._workers, check))
             # Even an interrupt in the middle of closing leaves the queue.
             self._context.callback(self._tasks.close)
             with self._tasks.explained("placing the network"):

@@ -1,5 +1,6 @@
 """Tasks and values pinned to the workers that hold the shards of one network."""
 
+import concurrent.futures
 import threading
 import time
 import uuid
@@ -12,7 +13,7 @@ from concurrent.futures import (
 )
 from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future
@@ -25,6 +26,7 @@ from skdistmlp.cluster.client import (
     wait_while,
 )
 from skdistmlp.cluster.kept import Kept, can_be_kept, content_of
+from skdistmlp.cluster.leftovers import Announced
 from skdistmlp.cluster.roll_call import Acceptance, RollCall
 from skdistmlp.cluster.worker import task_cancellation
 from skdistmlp.exceptions import ClusterError
@@ -51,11 +53,6 @@ class PinnedTasks:
         Address of the worker of each shard.
     suffix : str
         Ends the names that the dashboard shows.
-
-    Attributes
-    ----------
-    run : str
-        Second part of every key, and no other run's.
     """
 
     def __init__(
@@ -65,7 +62,11 @@ class PinnedTasks:
         self._client = client
         self._workers = workers
         self._outside_tasks = ThreadPoolExecutor(SENT_AT_ONCE, THREAD_NAME)
-        self.run = uuid.uuid4().hex[:8]
+        # The second part of every key, and no other run's.
+        self._run = uuid.uuid4().hex[:8]
+        self._announced: Announced | None = None
+        # Those on their way: what has arrived must not be held by this.
+        self._sent: WeakSet[concurrent.futures.Future[Future[Any]]] = WeakSet()
         self._step = 0
         self._noted = self._nothing()
         self._closed = False
@@ -93,11 +94,13 @@ class PinnedTasks:
                 future.release()
         self._outside_tasks.shutdown(wait=False, cancel_futures=True)
         self._roll_call.close()
+        if self._announced is not None:
+            self._announced.close(self._sent)
         self.begin()
 
     def key(self, rank: int, operation: str) -> Key:
         """Name a task; the dashboard groups tasks by the first part."""
-        return f"{operation}-shard{rank}{self._suffix}", self.run, self._step
+        return f"{operation}-shard{rank}{self._suffix}", self._run, self._step
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any
@@ -167,10 +170,13 @@ class PinnedTasks:
             return placed
 
         ranks = range(len(values)) if ranks is None else ranks
+        if self._announced is None:
+            self._announced = Announced(self._client, self._run, self._workers)
         sent = [
             self._outside_tasks.submit(send, rank, value)
             for rank, value in zip(ranks, values, strict=True)
         ]
+        self._sent.update(sent)
         # Dask would try for half a minute to connect to a worker that is gone.
         while True:
             done, pending = wait(sent, WORKER_CHECK_S, FIRST_EXCEPTION)

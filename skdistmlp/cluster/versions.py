@@ -8,14 +8,15 @@ from weakref import WeakKeyDictionary
 
 from distributed import Client
 
-from skdistmlp.cluster.client import begin, wait_while
+from skdistmlp.cluster.client import begin, known_workers, wait_while
 from skdistmlp.cluster.roll_call import ask
 from skdistmlp.exceptions import ClusterError
 
 PACKAGE = "skdistmlp"
 
-_CHECKED: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
-"""Workers that have the version of this process."""
+_CHECKED: WeakKeyDictionary[Client, set[tuple[str, str]]] = WeakKeyDictionary()
+"""Workers that have the version of this process, by address and directory: one that
+comes back may have the address of before, but makes a directory of its own."""
 
 
 def check_versions(
@@ -41,12 +42,19 @@ def check_versions(
         If one has another version, or none.
     """
     checked = _CHECKED.setdefault(client, set())
-    missing = [worker for worker in workers if worker not in checked]
+    known = known_workers(client)
+    missing = {
+        (worker, known[worker]["local_directory"])
+        for worker in workers
+        if worker in known
+    } - checked
     if not missing:
         return
     answers: dict[str, Future[Any]] = {
         f"worker {worker}": answer
-        for worker, answer in ask(client, missing, version, PACKAGE).items()
+        for worker, answer in ask(
+            client, [worker for worker, _ in missing], version, PACKAGE
+        ).items()
     }
     answers["the scheduler"] = begin(client, client.run_on_scheduler, version, PACKAGE)
     wait_while(check, answers.values())

@@ -57,10 +57,10 @@ def remember(client: Client) -> None:
 def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
     """Wait until nothing is left behind; fail if something stays, and say what.
 
-    Looked for are tasks and places of fits on the scheduler; futures of the client;
-    tasks and shards on the workers; and in their processes and this one sockets
-    that are not Dask's, threads of ours and BLAS limits. All workers must be awake.
-    What clients keep on purpose is let go of first.
+    Looked for are tasks, runs and places of fits on the scheduler; futures of the
+    client; tasks and shards on the workers; and in their processes and this one
+    sockets that are not Dask's, threads of ours and BLAS limits. All workers must be
+    awake. What clients keep on purpose is let go of first.
     """
     _keep_nothing(client)
     deadline = time.monotonic() + within_s
@@ -169,6 +169,7 @@ def _look(client: Client) -> Look:
 
     def on_scheduler(dask_scheduler: Any) -> tuple[dict[str, list[str]], list[str]]:
         queue = dask_scheduler.plugins.get("skdistmlp-gangs")
+        leftovers = dask_scheduler.plugins.get("skdistmlp-leftovers")
         addresses = [dask_scheduler.address, *dask_scheduler.service_ports.values()]
         for worker in dask_scheduler.workers.values():
             addresses += [worker.address, worker.nanny, *worker.services.values()]
@@ -178,6 +179,7 @@ def _look(client: Client) -> Look:
                 " ".join(sorted(place.workers))
                 for place in (queue.places.values() if queue else [])
             ],
+            "run": list(leftovers.runs) if leftovers else [],
         }, [str(address) for address in addresses]
 
     scheduler, addresses = client.run_on_scheduler(on_scheduler)

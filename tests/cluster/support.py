@@ -99,12 +99,13 @@ class DaskProcesses:
                 process.wait()
         self.print_output()
 
-    def have_workers(self, n_workers: int, n_threads: int = 1) -> None:
+    def have_workers(self, n_workers: int, n_threads: int = 1, port: int = 0) -> None:
         """Start workers until there are so many; wait until they are there."""
         started = {
             (name := f"worker-{len(self._processes)}"): self._start_dask(
                 *("worker", self.address, "--name", name),
                 *("--nthreads", str(n_threads), "--no-nanny"),
+                *("--worker-port", str(port)),
             )
             for _ in range(n_workers - len(self.workers))
         }

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 from distributed import Client
-from distributed.worker_state_machine import RemoveReplicasEvent
 
 from skdistmlp.cluster import gang as module
 from skdistmlp.cluster import peers
@@ -147,31 +146,6 @@ def test_a_client_that_is_gone_has_no_place(client, workers, holds):
         before.__exit__(None, None, None)
     bounded(gang(client, workers, goes_on).__enter__)
     client.run_on_scheduler(empty_the_queue)
-
-
-def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
-    """Also if only the worker knows of it; what others have stays."""
-
-    def receive(dask_worker, runs):
-        dask_worker.update_data({("rows", run, 1): b"data" for run in runs})
-
-    def held(dask_worker):
-        return sorted(key[1] for key in dask_worker.data if key[0] == "rows")
-
-    with Client(client.scheduler.address, set_as_default=False) as other:
-        gone = gang(other, workers[:2], goes_on, "a fit")
-        gone.__enter__()
-        client.run(receive, runs=["a fit", "another"], workers=workers[:1])
-        known = other.scatter({("rows", "a fit", 2): b"data"}, workers=workers[1:2])
-        assert [future.status for future in known.values()] == ["finished"]
-    wait_until(lambda: client.run(held)[workers[1]] == [], "the scheduler lets go")
-    wait_until(lambda: client.run(held)[workers[0]] == ["another"], "the worker too")
-
-    def forget(dask_worker):
-        keys = list(dask_worker.data)
-        dask_worker.handle_stimulus(RemoveReplicasEvent(keys=keys, stimulus_id="x"))
-
-    client.run(forget)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from threadpoolctl import OpenBLASController, threadpool_limits
 
 from skdistmlp.cluster import pinned, shard_run
 from skdistmlp.cluster.gang import gang
+from skdistmlp.cluster.leftovers import Announced
 from skdistmlp.cluster.pinned import PinnedTasks
 from tests.cluster import leaks
 from tests.cluster.leaks import THREADS, assert_nothing_left, remember
@@ -57,6 +58,14 @@ def place(client):
     worker = next(iter(client.nthreads()))
     with gang(client, [worker], lambda: None):
         yield f"scheduler: place for {worker}"
+
+
+@contextmanager
+def run(client):
+    left = Announced(client, "a run", ())
+    left._begun.result()
+    yield "scheduler: run a run"
+    left.close(())
 
 
 @contextmanager
@@ -201,6 +210,7 @@ THINGS = {
     "task": task,
     "future": future,
     "place": place,
+    "run": run,
     "running task": running_task,
     "shard": on_worker(Shard, f"shard 2 of run {bytes(16).hex()}"),
     "listener": on_worker(Listener, "socket at port "),

@@ -1,0 +1,126 @@
+"""What a client that is gone has left on workers."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from distributed import Client, SchedulerPlugin
+
+from skdistmlp.cluster.client import begin
+
+ARRIVES_AFTER_S = 2.0, 10.0, 60.0
+"""Seconds after a client is gone when its workers are looked at: what it has sent
+through the scheduler may still be on its way."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of an engine.
+
+    Attributes
+    ----------
+    client : str
+        The client's id.
+    workers : tuple of str
+        Addresses of the workers that it sends values to.
+    """
+
+    client: str
+    workers: tuple[str, ...]
+
+
+class Leftovers(SchedulerPlugin):
+    """Lets go of what a run has sent when its client is gone, on the scheduler.
+
+    Dask's client sends values to a worker, and then tells the scheduler, which does not
+    know of them if the client ends in between. Of what it sends through the scheduler,
+    this keeps what arrives after the client is gone.
+    """
+
+    name = "skdistmlp-leftovers"
+    idempotent = True
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+
+    async def start(self, scheduler: Any) -> None:
+        """Take requests from clients; called by Dask, once on a scheduler."""
+        scheduler.handlers["skdistmlp_run_begins"] = self.begins
+        scheduler.handlers["skdistmlp_run_ends"] = self.ends
+
+    def begins(self, name: str, client: str, workers: list[str]) -> None:
+        """Note a run; its name is the second part of the keys of what it sends."""
+        self.runs[name] = Run(client, tuple(workers))
+
+    def ends(self, name: str) -> None:
+        """Forget a run that has let go of everything itself."""
+        self.runs.pop(name, None)
+
+    def remove_client(self, scheduler: Any, client: str) -> None:
+        """Let go of what a client that is gone has sent; called by Dask."""
+        for name, run in list(self.runs.items()):
+            if run.client == client:
+                del self.runs[name]
+                for seconds in ARRIVES_AFTER_S:
+                    leftovers = partial(let_go, scheduler, name, run)
+                    scheduler.loop.call_later(seconds, leftovers)
+
+
+async def let_go(scheduler: Any, name: str, run: Run) -> None:
+    """Let go of what a run has sent to its workers."""
+
+    def is_of_run(key: object) -> bool:
+        return isinstance(key, tuple) and key[1:2] == (name,)
+
+    if run.client in scheduler.clients:
+        keys = [key for key in scheduler.tasks if is_of_run(key)]
+        scheduler.client_releases_keys(keys=keys, client=run.client)
+    for worker in set(run.workers) & set(scheduler.workers):
+        with suppress(OSError):
+            held = await scheduler.rpc(worker).keys()
+            unknown = [k for k in held if is_of_run(k) and k not in scheduler.tasks]
+            what = {"op": "remove-replicas", "keys": unknown, "stimulus_id": name}
+            scheduler.worker_send(worker, what)
+
+
+class Announced:
+    """A run that the scheduler knows of, for as long as it may have values on workers.
+
+    Nothing here waits for the scheduler.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    name : str
+        The second part of the keys of what the run sends.
+    workers : sequence of str
+        Addresses.
+    """
+
+    def __init__(self, client: Client, name: str, workers: Sequence[str]) -> None:
+        self._client = client
+        self._name = name
+        self._begun: Future[Any] = begin(client, self._begin, list(workers))
+
+    def close(self, sent: Iterable[Future[Any]]) -> None:
+        """Let the scheduler forget the run when what it sends has arrived."""
+        # The loop of a client that is closed takes nothing.
+        with suppress(RuntimeError):
+            begin(self._client, self._end, [self._begun, *sent])
+
+    async def _begin(self, workers: list[str]) -> None:
+        scheduler: Any = self._client.scheduler
+        await self._client.register_plugin(Leftovers())
+        await scheduler.skdistmlp_run_begins(
+            name=self._name, client=self._client.id, workers=workers
+        )
+
+    async def _end(self, before: Iterable[Future[Any]]) -> None:
+        scheduler: Any = self._client.scheduler
+        await asyncio.wait([asyncio.wrap_future(one) for one in before])
+        await scheduler.skdistmlp_run_ends(name=self._name)

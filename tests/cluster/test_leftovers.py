@@ -1,0 +1,100 @@
+"""What a client has sent goes with it, also what only a worker knows of."""
+
+import concurrent.futures
+
+import pytest
+from distributed import Client
+from distributed.worker_state_machine import RemoveReplicasEvent
+
+from skdistmlp.cluster.leftovers import Announced
+from skdistmlp.cluster.pinned import PinnedTasks
+from tests.cluster.leaks import assert_nothing_left
+from tests.cluster.support import WITHIN_S, wait_until
+
+
+@pytest.fixture
+def workers(client):
+    return tuple(client.nthreads())
+
+
+def runs(client):
+    """Return the runs that the scheduler knows of."""
+
+    def look(dask_scheduler):
+        plugin = dask_scheduler.plugins.get("skdistmlp-leftovers")
+        return list(plugin.runs) if plugin else []
+
+    return client.run_on_scheduler(look)
+
+
+def held(dask_worker):
+    return sorted(key[1] for key in dask_worker.data if key[0] == "rows")
+
+
+def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
+    """What others have stays."""
+
+    def receive(dask_worker, runs):
+        dask_worker.update_data({("rows", run, 1): b"data" for run in runs})
+
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        Announced(other, "a run", workers[:2])
+        wait_until(lambda: runs(client) == ["a run"], "the run is known")
+        client.run(receive, runs=["a run", "another"], workers=workers[:1])
+        known = other.scatter({("rows", "a run", 2): b"data"}, workers=workers[1:2])
+        assert [future.status for future in known.values()] == ["finished"]
+    wait_until(lambda: client.run(held)[workers[1]] == [], "the scheduler lets go")
+    wait_until(lambda: client.run(held)[workers[0]] == ["another"], "the worker too")
+    assert runs(client) == []
+
+    def forget(dask_worker):
+        keys = list(dask_worker.data)
+        dask_worker.handle_stimulus(RemoveReplicasEvent(keys=keys, stimulus_id="x"))
+
+    client.run(forget)
+
+
+def test_what_arrives_through_the_scheduler_after_its_client_is_gone_goes_too(
+    client, workers
+):
+    """Dask's scheduler then makes another client of that name, which never leaves."""
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        announced = Announced(other, "a run", workers)
+        wait_until(lambda: runs(client) == ["a run"], "the run is known")
+        gone = other.id
+    # Nothing is left to do for a client that is closed.
+    announced.close([])
+
+    async def send(dask_scheduler):
+        data = {("rows", "a run", 1): b"data"}
+        await dask_scheduler.scatter(data=data, workers=[workers[0]], client=gone)
+
+    client.run_on_scheduler(send)
+    assert client.run(held)[workers[0]] == ["a run"]
+    wait_until(lambda: client.run(held)[workers[0]] == [], "the scheduler lets go")
+    assert_nothing_left(client)
+
+
+@pytest.mark.parametrize("n_placed", [0, 2])
+def test_a_run_is_known_until_it_has_let_go_of_everything(client, workers, n_placed):
+    tasks = PinnedTasks(client, workers[:2])
+    tasks.place("rows", [b"data"] * n_placed)
+    wait_until(lambda: len(runs(client)) == 1, "the run is known")
+    tasks.close()
+    wait_until(lambda: runs(client) == [], "the run is forgotten")
+    assert_nothing_left(client)
+
+
+def test_a_run_is_known_while_something_is_on_its_way(client, workers):
+    """Also after its end: the process may be killed before that arrives."""
+    sent = concurrent.futures.Future()
+    announced = Announced(client, "a run", workers)
+    announced.close([sent])
+    wait_until(lambda: runs(client) == ["a run"], "the run is known")
+    another = Announced(client, "another", workers)
+    another.close([])
+    another._begun.result(WITHIN_S)
+    wait_until(lambda: "another" not in runs(client), "the other is forgotten")
+    assert runs(client) == ["a run"]
+    sent.set_result(None)
+    wait_until(lambda: runs(client) == [], "both are")
