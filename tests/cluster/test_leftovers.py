@@ -98,3 +98,24 @@ def test_a_run_is_known_while_something_is_on_its_way(client, workers):
     assert runs(client) == ["a run"]
     sent.set_result(None)
     wait_until(lambda: runs(client) == [], "both are")
+
+
+def test_a_run_inside_a_task_is_known_too(client, workers):
+    def run(worker):
+        from distributed import get_client
+
+        from skdistmlp.cluster.leftovers import Announced
+
+        inside = get_client()
+        announced = Announced(inside, "inside", [worker])
+        announced._begun.result(30)
+        known = inside.run_on_scheduler(
+            lambda dask_scheduler: dict(
+                dask_scheduler.plugins["skdistmlp-leftovers"].runs
+            )
+        )
+        announced.close([])
+        return known["inside"].client == inside.id
+
+    assert client.submit(run, workers[0], workers=[workers[1]]).result(WITHIN_S)
+    wait_until(lambda: runs(client) == [], "the run is forgotten")
