@@ -28,7 +28,6 @@ from skdistmlp.cluster.meeting import Meeting
 from skdistmlp.cluster.pinned import THREAD_NAME, PinnedTasks
 from skdistmlp.cluster.roll_call import ask, be_there, exchange_timeout_s
 from skdistmlp.cluster.shard_run import Report, Roster
-from skdistmlp.cluster.versions import check_versions
 from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.plan import Plan
@@ -115,8 +114,7 @@ class PeersRun:
             enter = self._context.enter_context
             enter(messages_of(self._client, self._run, self._messages))
             check = self._tasks.check_workers
-            with self._tasks.explained("asking the workers for their version"):
-                check_versions(self._client, self._workers, check)
+            self._tasks.check_versions()
             with self._tasks.explained("waiting for workers that other fits hold"):
                 self._check_held = enter(gang(self._client, self._workers, check))
             # Even an interrupt in the middle of closing leaves the queue.

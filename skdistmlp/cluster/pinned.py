@@ -28,6 +28,7 @@ from skdistmlp.cluster.client import (
 from skdistmlp.cluster.kept import Kept, can_be_kept, content_of
 from skdistmlp.cluster.leftovers import Announced
 from skdistmlp.cluster.roll_call import Acceptance, RollCall
+from skdistmlp.cluster.versions import check_versions
 from skdistmlp.cluster.worker import task_cancellation
 from skdistmlp.exceptions import ClusterError
 
@@ -301,6 +302,11 @@ class PinnedTasks:
         """
         self.check_present()
         self._roll_call.check()
+
+    def check_versions(self) -> None:
+        """Raise ClusterError if a worker has another version of this package."""
+        with self.explained("asking the workers for their version"):
+            check_versions(self._client, self._workers, self.check_workers)
 
     def check_accepting(self, workers: Iterable[str]) -> None:
         """Raise WorkerLostError if workers on which tasks are queued take none."""

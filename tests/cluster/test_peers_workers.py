@@ -142,50 +142,6 @@ def test_a_worker_that_stands_still_before_the_fit_is_named(processes, data):
         assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
 
 
-def install(answer):
-    """Have the next question after a version on this worker answered otherwise."""
-    from importlib import metadata
-
-    found = metadata.version
-
-    def version(package):
-        metadata.version = found
-        if answer is None:
-            raise metadata.PackageNotFoundError(package)
-        return answer
-
-    metadata.version = version
-
-
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [("0.0.9", r"has 0\.0\.9 skdistmlp, but"), (None, "has no skdistmlp, but")],
-)
-def test_another_version_on_a_worker_is_named(client, data, answer, said):
-    """Before anything is sent to it that it might not be able to read."""
-    victim = tuple(client.nthreads())[1]
-    client.run(install, answer, workers=[victim])
-    with pytest.raises(ClusterError, match=f"worker {victim} {said}"):
-        bounded(classifier(client).fit, *data)
-    assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
-
-
-def test_another_version_at_an_address_of_before_is_named(processes, data):
-    processes.have_workers(2)
-    with Client(processes.address, set_as_default=False) as client:
-        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
-        victim = tuple(client.nthreads())[1]
-        processes.kill_worker(victim)
-        wait_until(lambda: victim not in client.nthreads(), "the worker is missed")
-        processes.have_workers(2, port=int(victim.rpartition(":")[2]))
-        assert victim in client.nthreads()
-        client.run(install, "0.0.9", workers=[victim])
-        with pytest.raises(ClusterError, match=f"worker {victim} has 0.0.9 skdistmlp"):
-            bounded(classifier(client).fit, *data)
-        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
-        assert_nothing_left(client)
-
-
 def test_an_error_says_on_which_worker_it_happened(client, data):
     victim = tuple(client.nthreads())[1]
 

@@ -1,0 +1,91 @@
+"""Another version of the package on a worker is named before anything is sent there."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+from distributed import Client
+
+from skdistmlp import ClusterError, DistributedMLPClassifier
+from skdistmlp.cluster.rows import predict_by_rows
+from tests.cluster.leaks import assert_nothing_left
+from tests.cluster.support import DaskProcesses, bounded, wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    with DaskProcesses(tmp_path_factory.mktemp("dask"), n_workers=2) as running:
+        yield running
+
+
+@pytest.fixture
+def client(processes):
+    """A client that has asked no worker for its version yet."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as connected:
+        yield connected
+        assert_nothing_left(connected)
+
+
+def install(answer):
+    """Have the next question after a version on this worker answered otherwise."""
+    from importlib import metadata
+
+    found = metadata.version
+
+    def version(package):
+        metadata.version = found
+        if answer is None:
+            raise metadata.PackageNotFoundError(package)
+        return answer
+
+    metadata.version = version
+
+
+def fit(client, engine):
+    clf = DistributedMLPClassifier(
+        (9, 8), max_iter=2, client=client, engine=engine, parameter_threshold=0
+    )
+    return clf.fit(np.eye(20), np.arange(20) % 2)
+
+
+def predict(client):
+    X = np.eye(20)
+    workers = tuple(client.nthreads())
+    found = predict_by_rows(client, workers, np.negative, X, 5, 1, None)
+    assert np.array_equal(found, -X)
+
+
+CALLS = {
+    "peers": partial(fit, engine="peers"),
+    "futures": partial(fit, engine="futures"),
+    "predict": predict,
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [("0.0.9", r"has 0\.0\.9 skdistmlp, but"), (None, "has no skdistmlp, but")],
+)
+def test_another_version_on_a_worker_is_named(client, call, answer, said):
+    victim = tuple(client.nthreads())[1]
+    client.run(install, answer, workers=[victim])
+    with pytest.raises(ClusterError, match=f"worker {victim} {said}"):
+        bounded(call, client)
+    bounded(call, client)
+
+
+def test_another_version_at_an_address_of_before_is_named(processes, client):
+    bounded(fit, client, "peers")
+    victim = tuple(client.nthreads())[1]
+    processes.kill_worker(victim)
+    wait_until(lambda: victim not in client.nthreads(), "the worker is missed")
+    processes.have_workers(2, port=int(victim.rpartition(":")[2]))
+    assert victim in client.nthreads()
+    client.run(install, "0.0.9", workers=[victim])
+    with pytest.raises(ClusterError, match=f"worker {victim} has 0.0.9 skdistmlp"):
+        bounded(fit, client, "peers")
+    bounded(fit, client, "peers")
