@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from skdistmlp.plotting.axes import COLOURS, GREY, axes_to_draw_on
+from skdistmlp.plotting.axes import COLOURS, GREY, axes_to_draw_on, begin_at_zero
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +95,7 @@ class CrossoverDisplay:
             ax.axhline(1, color=GREY, linewidth=1)
         ax.set_xscale("log")
         ax.set(xlabel="parameters", ylabel="times the speed of one")
-        ax.set_ylim(bottom=0)
+        begin_at_zero(ax, self.line_)
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self
