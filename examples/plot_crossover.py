@@ -6,14 +6,13 @@ of parameters: below 1 it is slower. ``dask mlp crossover --png`` draws the same
 cluster of yours, at more sizes and with repeats; this page measures each network once.
 """
 
-import math
 from functools import partial
 
 import matplotlib.pyplot as plt
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.bench.clusters import two_workers
-from skdistmlp.bench.crossover import crossover, growing
+from skdistmlp.bench.crossover import growing
 from skdistmlp.bench.workloads import Workload
 from skdistmlp.plotting import CrossoverDisplay
 
@@ -37,13 +36,12 @@ def main() -> None:
                 repeats=1,
             )
         )
-    crossing = crossover(rows)
-    CrossoverDisplay(
-        n_parameters=[row["parameters"] for row in rows],
-        times_faster=[row["times faster"] for row in rows],
-        crossing=None if math.isnan(crossing) else crossing,
+    CrossoverDisplay.from_measurements(
+        [row["parameters"] for row in rows],
+        [row["one worker, ms"] for row in rows],
+        [row["two workers, ms"] for row in rows],
         name="two workers",
-    ).plot()
+    )
     plt.show()
 
 

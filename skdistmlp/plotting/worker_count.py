@@ -193,7 +193,7 @@ def _write_counts(ax: "Axes") -> None:
     from matplotlib.ticker import NullLocator
 
     measured = [c.lines[0] for c in ax.containers if isinstance(c, ErrorbarContainer)]
-    counts = np.unique(np.concatenate([line.get_xdata() for line in measured]))
+    counts = np.unique([float(n) for line in measured for n in line.get_xdata()])
     places = ax.xaxis.get_transform().transform(counts)
     ticks, room = [0], LEAST_BETWEEN * (places[-1] - places[0])
     for i in range(1, len(counts)):
