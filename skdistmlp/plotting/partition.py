@@ -25,8 +25,8 @@ MOST_LISTED = 16
 MARKERS = "os^DvPX*"
 """Shapes, since colours are used again after seven shards."""
 
-LARGEST = 8.4
-"""Width of a neuron in points, if there is room."""
+SMALLEST, LARGEST = 2.5, 8.4
+"""Width of a neuron in points, as there is room."""
 
 SIZES_HEIGHT = 32
 """Room for the sizes of the layers, in points."""
@@ -167,7 +167,7 @@ class PartitionDisplay:
                 zorder=1,
             )
         )
-        size = min(LARGEST, 0.8 * distance)
+        size = max(SMALLEST, min(LARGEST, 0.8 * distance))
         self.neurons_ = [
             self._scatter(ax, layers, rank, size) for rank in range(self.split.n_shards)
         ]

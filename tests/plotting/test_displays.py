@@ -56,18 +56,29 @@ def boxes(figure):
                     yield label.get_text(), label.get_window_extent()
 
 
+def is_seen(picture, points, colour):
+    """Whether the picture has the colour at one of the points at least."""
+    colour = 255 * np.array(to_rgb(colour))
+    for x, y in points.astype(int):
+        bottom, left = max(y - 2, 0), max(x - 2, 0)
+        there = picture[::-1][bottom : y + 3, left : x + 3]
+        if (np.abs(there - colour).max(axis=-1) < 30).any():
+            return True
+    return False
+
+
 def assert_can_be_drawn(figure):
     """What was drawn is in the picture, and no text is cut off or hides another."""
     figure.canvas.draw()
-    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3] @ [1 << 16, 1 << 8, 1]
-    seen = np.unique(pixels)[:, None] >> [16, 8, 0] & 255
+    picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]
     for ax in figure.axes:
-        drawn = [line.get_color() for line in ax.lines]
-        dots = [c for c in ax.collections if isinstance(c, PathCollection)]
-        drawn += [c.get_facecolor()[0] for c in dots if len(c.get_offsets())]
-        for colour in drawn:
-            distance = np.abs(seen - 255 * np.array(to_rgb(colour)))
-            assert distance.max(axis=-1).min() < 30, f"{colour} is not to be seen"
+        for line in ax.lines:
+            points = line.get_transform().transform(line.get_xydata())
+            assert is_seen(picture, points, line.get_color())
+        for dots in ax.collections:
+            if isinstance(dots, PathCollection) and len(dots.get_offsets()):
+                points = dots.get_offset_transform().transform(dots.get_offsets())
+                assert is_seen(picture, points, dots.get_facecolor()[0])
     found = list(boxes(figure))
     for text, box in found:
         corners = box.padded(-1).corners()
