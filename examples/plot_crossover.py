@@ -32,7 +32,10 @@ def main() -> None:
                     "one worker": partial(shared, n_workers=1),
                     "two workers": partial(shared, n_workers=2),
                 },
-                [Workload(64, (2**i,), n_steps=20, n_epochs=3) for i in range(4, 12)],
+                [
+                    Workload(64, (2**i,), n_steps=20, n_epochs=3)
+                    for i in range(4, 13, 2)
+                ],
                 repeats=1,
             )
         )
