@@ -94,6 +94,7 @@ def test_callbacks_show_a_bar_save_networks_and_stop():
         pytest.param("plot_worker_counts.py", "^$", marks=pytest.mark.slow),
         pytest.param("plot_crossover.py", "^$", marks=pytest.mark.slow),
     ],
+    ids=["loss curve", "partition", "worker counts", "crossover"],
 )
 def test_pages_of_the_displays_run(name, printed):
     # With more threads, small products wait for each other on a busy machine.
