@@ -193,7 +193,8 @@ def _write_counts(ax: "Axes") -> None:
     from matplotlib.ticker import NullLocator
 
     measured = [c.lines[0] for c in ax.containers if isinstance(c, ErrorbarContainer)]
-    counts = np.unique([float(n) for line in measured for n in line.get_xdata()])
+    drawn = [np.asarray(line.get_xdata(), dtype=float) for line in measured]
+    counts = np.unique(np.concatenate(drawn))
     places = ax.xaxis.get_transform().transform(counts)
     ticks, room = [0], LEAST_BETWEEN * (places[-1] - places[0])
     for i in range(1, len(counts)):
