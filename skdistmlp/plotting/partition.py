@@ -55,8 +55,8 @@ class PartitionDisplay:
 
     A hidden neuron and the weights that lead to it are on one worker. The weights
     that lead to the outputs are on the worker of the hidden neuron where they begin.
-    Inputs are on every worker; outputs are sums over all. Make one with
-    `from_estimator`.
+    Inputs are on every worker; outputs are sums over all. Past seven workers colours
+    come again, on neurons of another shape. Make one with `from_estimator`.
 
     Parameters
     ----------
