@@ -51,7 +51,9 @@ sphinx_gallery_conf = {
         [
             "quickstart.py",
             "early_stopping.py",
+            "pipeline_search.py",
             "worker_counts.py",
+            "callbacks.py",
             "cluster_by_hand.py",
             "dask_arrays.py",
             "take_home.py",

@@ -6,14 +6,13 @@ of parameters: below 1 it is slower. ``dask mlp crossover --png`` draws the same
 cluster of yours, at more sizes and with repeats; this page measures each network once.
 """
 
-import math
 from functools import partial
 
 import matplotlib.pyplot as plt
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.bench.clusters import two_workers
-from skdistmlp.bench.crossover import crossover, growing
+from skdistmlp.bench.crossover import growing
 from skdistmlp.bench.workloads import Workload
 from skdistmlp.plotting import CrossoverDisplay
 
@@ -33,17 +32,19 @@ def main() -> None:
                     "one worker": partial(shared, n_workers=1),
                     "two workers": partial(shared, n_workers=2),
                 },
-                [Workload(64, (2**i,), n_steps=20, n_epochs=3) for i in range(4, 12)],
+                [
+                    Workload(64, (2**i,), n_steps=20, n_epochs=3)
+                    for i in range(4, 13, 2)
+                ],
                 repeats=1,
             )
         )
-    crossing = crossover(rows)
-    CrossoverDisplay(
-        n_parameters=[row["parameters"] for row in rows],
-        times_faster=[row["times faster"] for row in rows],
-        crossing=None if math.isnan(crossing) else crossing,
+    CrossoverDisplay.from_measurements(
+        [row["parameters"] for row in rows],
+        [row["one worker, ms"] for row in rows],
+        [row["two workers, ms"] for row in rows],
         name="two workers",
-    ).plot()
+    )
     plt.show()
 
 

@@ -22,8 +22,10 @@ plt.show()
 # are matplotlib's own: ``ax_``, ``figure_`` and ``line_``.
 
 _, ax = plt.subplots(layout="constrained")
-for rate in (0.001, 0.01):
-    clf = DistributedMLPClassifier((64,), learning_rate_init=rate, random_state=0)
+for rate in (0.001, 0.003, 0.01):
+    clf = DistributedMLPClassifier(
+        (64,), learning_rate_init=rate, tol=2e-3, random_state=0
+    )
     clf.fit(X / 16, y)
     LossCurveDisplay.from_estimator(clf, ax=ax, name=f"rate {rate}")
 ax.set_yscale("log")

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
@@ -16,14 +18,14 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert test_command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def printed_by_example(name, *options):
+def printed_by_example(name, *options, **environment):
     done = subprocess.run(
         [sys.executable, "-W", "error", ROOT / "examples" / name, *options],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -55,6 +57,49 @@ def test_the_search_over_worker_counts_draws_them(tmp_path):
     assert re.findall(r"^(\d) workers +\d+\.\d\d s a fit", printed, re.M) == ["1", "2"]
     assert re.search(r"^chosen     n_workers=[12]$", printed, re.M)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pipeline_is_searched_over():
+    printed = printed_by_example("pipeline_search.py")
+    line = r"^alpha=(\S+) +n_workers=(\d)  accuracy (\S+)  \d+\.\d\d s a fit$"
+    searched = re.findall(line, printed, re.M)
+    assert [candidate[:2] for candidate in searched] == [
+        *(("0.0001", "1"), ("0.0001", "2")),
+        *(("10", "1"), ("10", "2")),
+    ]
+    scores = [float(score) for _, _, score in searched]
+    assert scores[::2] == scores[1::2]
+    assert re.search(r"^chosen    alpha=(0\.0001|10), n_workers=[12]$", printed, re.M)
+    assert float(re.search(r"^accuracy  (\S+) on digits", printed, re.M)[1]) > 0.9
+
+
+def test_callbacks_show_a_bar_save_networks_and_stop():
+    printed = printed_by_example("callbacks.py")
+    line = r"^epoch-(\d+)\.pickle  loss \d+\.\d{4}  accuracy (\S+)$"
+    saved = [(int(n), float(score)) for n, score in re.findall(line, printed, re.M)]
+    assert [n for n, _ in saved] == list(range(5, 5 * len(saved) + 1, 5))
+    *before, (n_epochs, last) = saved
+    assert all(score < 0.95 for _, score in before)
+    assert last >= 0.95
+    assert re.search(r"^DistributedMLPClassifier - fit .*100%", printed, re.M)
+    assert f"stopped   after {n_epochs} epochs" in printed
+    assert f"the last  a MLPClassifier, accuracy {last:.3f}" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [
+        ("plot_loss_curve.py", "^$"),
+        ("plot_partition.py", r"^peers: .*\nnetwork 64-24-200-10, .*, 2 shards\n"),
+        pytest.param("plot_worker_counts.py", "^$", marks=pytest.mark.slow),
+        pytest.param("plot_crossover.py", "^$", marks=pytest.mark.slow),
+    ],
+    ids=["loss curve", "partition", "worker counts", "crossover"],
+)
+def test_pages_of_the_displays_run(name, printed):
+    # With more threads, small products wait for each other on a busy machine.
+    environment = {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    assert re.search(printed, printed_by_example(name, **environment))
 
 
 def test_early_stopping_draws_its_curves(tmp_path):

@@ -1,7 +1,6 @@
 """Time candidates against each other, and show what came of it."""
 
 import json
-import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_info
+
+from skdistmlp.plotting.crossover import crossing as crossing
 
 Row = dict[str, Any]
 
@@ -45,20 +46,6 @@ def interleaved(
 def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
     """Return the median of the ratios of calls that followed each other."""
     return median(n / d for n, d in zip(numerator, denominator, strict=True))
-
-
-def crossing(sizes: Sequence[float], gains: Sequence[float]) -> float:
-    """Return the size at which the gain is 1, interpolated on logarithms.
-
-    NaN if the first gain is not below 1, or the last not above.
-    """
-    if not gains[0] < 1 < gains[-1]:
-        return math.nan
-    # The last size at which nothing is gained yet, so that noise counts against.
-    last = max(i for i, gain in enumerate(gains) if gain < 1)
-    between = slice(last, last + 2)
-    size = np.interp(0.0, np.log(gains[between]), np.log(sizes[between]))
-    return math.exp(float(size))
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -1,6 +1,7 @@
 """What the displays share: colours, and axes to draw on."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,3 +30,48 @@ def axes_to_draw_on(ax: "Axes | None") -> "Axes":
         ) from error
     _, ax = plt.subplots(layout="constrained")
     return ax
+
+
+def begin_at_zero(ax: "Axes", line: Any) -> None:
+    """Let the y axis begin at 0, unless it is or becomes logarithmic.
+
+    Limits stay automatic, for what else is drawn on the axes.
+    """
+    ax.update_datalim([(line.get_xdata()[0], 0)])
+    line.sticky_edges.y.append(0)
+    ax.autoscale_view()
+
+
+def legend_above(ax: "Axes", handles: Sequence[Any], most_columns: int) -> None:
+    """Draw a legend above the axes, where it hides nothing.
+
+    Only a layout engine, such as "constrained", makes room there; without one it is
+    drawn where there is the most room within.
+    """
+    figure = ax.get_figure(root=True)
+    if figure is None or figure.get_layout_engine() is None:
+        ax.legend(handles=handles, loc="best")
+    else:
+        above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+        legend_in_columns(ax, handles, most_columns, **above)
+
+
+def legend_in_columns(
+    ax: "Axes", handles: Sequence[Any], most_columns: int, **kwargs: Any
+) -> Any:
+    """Draw a legend in as many columns as have room side by side; return it.
+
+    It may be wider than the axes by what the margins have room for.
+    """
+    for n_columns in range(most_columns, 0, -1):
+        legend = ax.legend(
+            handles=handles,
+            frameon=False,
+            fontsize="small",
+            ncols=n_columns,
+            columnspacing=1,
+            **kwargs,
+        )
+        if legend.get_window_extent().width <= 1.2 * ax.get_window_extent().width:
+            break
+    return legend

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from sklearn.utils.validation import check_is_fitted
+from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on
+from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on, legend_above
+from skdistmlp.plotting.given import check_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,12 +81,20 @@ class LossCurveDisplay:
 
         Raises
         ------
+        TypeError
+            If it is no such estimator, but a pipeline or a search with one, say.
         NotFittedError
             If the estimator was not fitted.
         ValueError
             If it has no curve: ``solver="lbfgs"`` keeps none.
         """
-        check_is_fitted(estimator)
+        check_network(
+            estimator,
+            (
+                *(DistributedMLPClassifier, DistributedMLPRegressor),
+                *(MLPClassifier, MLPRegressor),
+            ),
+        )
         if not hasattr(estimator, "loss_curve_"):
             raise ValueError(
                 f"solver={estimator.solver!r} keeps no loss curve; "
@@ -147,7 +157,8 @@ class LossCurveDisplay:
         twin = _twin(ax)
         lines = [*ax.lines, *(twin.lines if twin is not None else ())]
         if name is not None or len(lines) > 1:
-            ax.legend(handles=lines, loc="best")
+            # Losses on the left, scores on the right.
+            legend_above(ax, lines, most_columns=2 if twin is not None else 3)
         return self
 
 

@@ -5,16 +5,37 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
-from sklearn.utils.validation import check_is_fitted
-
+from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.parallel.split import NetworkSplit, NeuronRange
-from skdistmlp.plotting.axes import COLOURS, GREY, axes_to_draw_on
+from skdistmlp.plotting.axes import COLOURS, GREY, axes_to_draw_on, legend_in_columns
+from skdistmlp.plotting.given import check_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LEAST_DRAWN = 3
-"""Neurons drawn of a part that is abbreviated: the first, dots, the last."""
+"""Room for a part that is abbreviated: the first neuron, dots, the last."""
+
+MANY_SHARDS = 8
+"""With more shards than that, one neuron stands for a part that is abbreviated."""
+
+MOST_LISTED = 16
+"""Shards that the legend lists; of more, the first ones and the last."""
+
+MARKERS = "os^DvPX*"
+"""Shapes, since colours are used again after seven shards."""
+
+SMALLEST, LARGEST = 2.5, 8.4
+"""Width of a neuron in points, as there is room."""
+
+SIZES_HEIGHT = 32
+"""Room for the sizes of the layers, in points."""
+
+MOST_LEGEND = 0.45
+"""Share of the height that the legend may take; it lists fewer shards then."""
+
+LEAST_LISTED = 2
+"""Shards that it lists at any rate."""
 
 GAP = 0.9
 """Room between the neurons of two workers, in distances of neurons."""
@@ -34,8 +55,8 @@ class PartitionDisplay:
 
     A hidden neuron and the weights that lead to it are on one worker. The weights
     that lead to the outputs are on the worker of the hidden neuron where they begin.
-    Inputs are on every worker; outputs are sums over all. Make one with
-    `from_estimator`.
+    Inputs are on every worker; outputs are sums over all. Past seven workers colours
+    come again, on neurons of another shape. Make one with `from_estimator`.
 
     Parameters
     ----------
@@ -76,7 +97,7 @@ class PartitionDisplay:
             Fitted.
         max_neurons : int, default=12
             How many of a layer to draw, about; of a larger layer each worker's first
-            and last are.
+            and last are, and of more than 8 workers one each.
         ax : matplotlib Axes, optional
             Where to draw; axes of a new figure without.
 
@@ -87,10 +108,14 @@ class PartitionDisplay:
 
         Raises
         ------
+        TypeError
+            If it is no such estimator, but a pipeline or a search with one, say.
         NotFittedError
             If the estimator was not fitted.
+        ValueError
+            If `max_neurons` is less than 3.
         """
-        check_is_fitted(estimator)
+        check_network(estimator, (DistributedMLPClassifier, DistributedMLPRegressor))
         plan = estimator.plan_
         display = cls(split=plan.split, workers=plan.workers or ["this process"])
         return display.plot(ax=ax, max_neurons=max_neurons)
@@ -121,6 +146,8 @@ class PartitionDisplay:
             raise ValueError(f"max_neurons={max_neurons} has to be at least 3")
         ax = axes_to_draw_on(ax)
         layers = list(self._layers(max_neurons))
+        ax.set_axis_off()
+        distance = self._make_room(ax, layers)
         lines, colours = [], []
         for x, (left, right) in enumerate(pairwise(layers)):
             for start in left:
@@ -129,16 +156,23 @@ class PartitionDisplay:
                         continue
                     shard = stop.shard if stop.shard is not None else start.shard
                     lines.append([(x, start.y), (x + 1, stop.y)])
-                    colours.append(self._colour(0 if shard is None else shard))
-        width = min(1.2, 12 / max(1, len(lines)) ** 0.5)
+                    colours.append(_colour(0 if shard is None else shard))
+        fine = 12 / max(1, len(lines)) ** 0.5
         self.links_ = ax.add_collection(
-            LineCollection(lines, colors=colours, linewidths=width, alpha=0.5, zorder=1)
+            LineCollection(
+                lines,
+                colors=colours,
+                linewidths=min(1.2, fine),
+                alpha=min(0.5, fine),
+                zorder=1,
+            )
         )
+        size = max(SMALLEST, min(LARGEST, 0.8 * distance))
         self.neurons_ = [
-            self._scatter(ax, layers, rank) for rank in range(self.split.n_shards)
+            self._scatter(ax, layers, rank, size) for rank in range(self.split.n_shards)
         ]
-        self._scatter(ax, layers, None)
-        self._write(ax, layers)
+        self._scatter(ax, layers, None, size)
+        self._write(ax, layers, distance)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
@@ -150,8 +184,65 @@ class PartitionDisplay:
             yield _column(list(enumerate(ranges)), max_neurons)
         yield _column([(None, NeuronRange(0, units[-1]))], max_neurons)
 
+    def _make_room(self, ax: "Axes", layers: Sequence[Sequence[_Neuron]]) -> float:
+        """Set the limits, with the legend above the network; sizes go below.
+
+        Return the distance of two neurons in points.
+        """
+        points = 72 / ax.figure.dpi
+        height = points * ax.get_window_extent().height
+        n_listed = MOST_LISTED
+        while True:
+            legend = legend_in_columns(
+                ax, self._listed(n_listed), most_columns=4, loc="upper center"
+            )
+            legend_height = points * legend.get_window_extent().height
+            if legend_height < MOST_LEGEND * height or n_listed <= LEAST_LISTED:
+                break
+            n_listed //= 2
+        ys = [neuron.y for neurons in layers for neuron in neurons]
+        lowest, highest = min(ys) - 0.7, max(ys) + 0.7
+        free = max(height - legend_height - SIZES_HEIGHT, height / 4)
+        distance = free / (highest - lowest)
+        ax.set_xlim(-0.5, len(layers) - 0.5)
+        lowest -= SIZES_HEIGHT / distance
+        ax.set_ylim(lowest, highest + legend_height / distance)
+        return distance
+
+    def _listed(self, n_listed: int) -> list[Any]:
+        """Return what the legend shows, of many shards the first ones and the last."""
+        from matplotlib.lines import Line2D
+
+        n_shards = self.split.n_shards
+        ranks = list(range(n_shards))
+        if n_shards > n_listed:
+            ranks[n_listed - 1 : -1] = []
+        handles = [
+            Line2D(
+                *([], []),
+                linestyle="none",
+                marker=_marker(rank),
+                color=GREY if rank is None else _colour(rank),
+                label=self._label(rank),
+            )
+            for rank in (*ranks, None)
+        ]
+        if n_left_out := n_shards - len(ranks):
+            label = f"… {n_left_out} more shards"
+            handles.insert(-2, Line2D([], [], linestyle="none", label=label))
+        return handles
+
+    def _label(self, rank: int | None) -> str:
+        if rank is None:
+            return "inputs: on all; outputs: sums"
+        return f"shard {rank}: {self.workers[rank]}"
+
     def _scatter(
-        self, ax: "Axes", layers: Sequence[Sequence[_Neuron]], rank: int | None
+        self,
+        ax: "Axes",
+        layers: Sequence[Sequence[_Neuron]],
+        rank: int | None,
+        size: float,
     ) -> Any:
         """Draw the neurons of a shard; None for those of nobody in particular."""
         places = [
@@ -160,47 +251,39 @@ class PartitionDisplay:
             for neuron in neurons
             if neuron.number is not None and neuron.shard == rank
         ]
-        label = "inputs: on every worker; outputs: summed"
-        if rank is not None:
-            label = f"shard {rank}: {self.workers[rank]}"
         return ax.scatter(
             [x for x, _ in places],
             [y for _, y in places],
-            s=70,
-            color=GREY if rank is None else self._colour(rank),
+            s=size**2,
+            color=GREY if rank is None else _colour(rank),
+            marker=_marker(rank),
             edgecolors="white",
-            linewidths=0.8,
-            label=label,
+            linewidths=0.1 * size,
+            label=self._label(rank),
             zorder=2,
         )
 
-    def _write(self, ax: "Axes", layers: Sequence[Sequence[_Neuron]]) -> None:
-        """Write the sizes of the layers, dots for what is left out, and the legend."""
-        bottom = min(neuron.y for neurons in layers for neuron in neurons) - 1.2
+    def _write(
+        self, ax: "Axes", layers: Sequence[Sequence[_Neuron]], distance: float
+    ) -> None:
+        """Write the sizes of the layers, and dots for what is left out."""
+        bottom = min(neuron.y for neurons in layers for neuron in neurons) - 0.9
         names = ["inputs", *("hidden" for _ in self.split.ranges), "outputs"]
         for x, (neurons, name) in enumerate(zip(layers, names, strict=True)):
             for neuron in neurons:
                 if neuron.number is None:
-                    ax.text(x, neuron.y, "⋮", ha="center", va="center", fontsize=12)
-            ax.text(
-                x,
-                bottom,
-                f"{self.split.layer_units[x]:,}\n{name}",
-                ha="center",
-                va="top",
-            )
-        ax.set_axis_off()
-        ax.set_xlim(-0.5, len(layers) - 0.5)
-        ax.set_ylim(bottom - 1.6, None)
-        ax.legend(
-            loc="lower center",
-            bbox_to_anchor=(0.5, 1.0),
-            frameon=False,
-            fontsize="small",
-        )
+                    dots = ax.text(x, neuron.y, "⋮", ha="center", va="center")
+                    dots.set_fontsize(min(12, 1.2 * distance))
+            size = f"{self.split.layer_units[x]:,}\n{name}"
+            ax.text(x, bottom, size, ha="center", va="top")
 
-    def _colour(self, rank: int) -> str:
-        return COLOURS[rank % len(COLOURS)]
+
+def _colour(rank: int) -> str:
+    return COLOURS[rank % len(COLOURS)]
+
+
+def _marker(rank: int | None) -> str:
+    return MARKERS[0 if rank is None else rank // len(COLOURS) % len(MARKERS)]
 
 
 def _column(
@@ -208,16 +291,17 @@ def _column(
 ) -> list[_Neuron]:
     """Return what is drawn of a layer that consists of these parts, centred."""
     total = sum(len(part) for _, part in parts)
+    many = len(parts) > MANY_SHARDS
     drawn: list[_Neuron] = []
     y = 0.0
     for shard, part in parts:
         if not len(part):
             continue
-        room = max(LEAST_DRAWN, round(max_neurons * len(part) / total))
-        for number in _abbreviated(part, room):
+        room = round(max_neurons * len(part) / total)
+        for number in _abbreviated(part, max(room, 1 if many else LEAST_DRAWN)):
             drawn.append(_Neuron(shard, number, -y))
             y += 1
-        y += GAP
+        y += GAP / 3 if many else GAP
     middle = (drawn[0].y + drawn[-1].y) / 2
     return [_Neuron(n.shard, n.number, n.y - middle) for n in drawn]
 
@@ -226,4 +310,6 @@ def _abbreviated(part: NeuronRange, room: int) -> list[int | None]:
     """Return the neurons to draw: all, or the first ones, dots, and the last."""
     if len(part) <= room:
         return list(range(part.start, part.stop))
+    if room < LEAST_DRAWN:
+        return [part.start]
     return [*range(part.start, part.start + room - 2), None, part.stop - 1]

@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from skdistmlp.plotting.axes import COLOURS, GREY, axes_to_draw_on
+from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on, begin_at_zero
+from skdistmlp.plotting.given import check_search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+LEAST_BETWEEN = 0.07
+"""Room between two numbers of workers, in lengths of the axis."""
 
 
 class WorkerCountDisplay:
@@ -25,6 +29,8 @@ class WorkerCountDisplay:
         Seconds of a fit on each.
     fit_s_std : sequence of float, optional
         Their standard deviations.
+    name : str, optional
+        What to call the measurement in the legend.
 
     Attributes
     ----------
@@ -44,10 +50,12 @@ class WorkerCountDisplay:
         n_workers: Sequence[int],
         fit_s: Sequence[float],
         fit_s_std: Sequence[float] | None = None,
+        name: str | None = None,
     ) -> None:
         self.n_workers = n_workers
         self.fit_s = fit_s
         self.fit_s_std = fit_s_std
+        self.name = name
 
     @classmethod
     def from_search(
@@ -56,6 +64,7 @@ class WorkerCountDisplay:
         *,
         parameter: str | None = None,
         ax: "Axes | None" = None,
+        name: str | None = None,
         **kwargs: Any,
     ) -> Self:
         """Draw the times that a search over numbers of workers took.
@@ -70,6 +79,8 @@ class WorkerCountDisplay:
             without, the only one that ends in ``n_workers``.
         ax : matplotlib Axes, optional
             Where to draw; axes of a new figure without.
+        name : str, optional
+            What to call the search in the legend.
         **kwargs
             For matplotlib's `errorbar`.
 
@@ -80,10 +91,15 @@ class WorkerCountDisplay:
 
         Raises
         ------
+        TypeError
+            If it is no search.
+        NotFittedError
+            If the search was not fitted.
         ValueError
             If the search has no such parameter, or more than one, or one of its
             values is None, or all of its fits failed.
         """
+        check_search(search)
         results = search.cv_results_
         searched = [key.removeprefix("param_") for key in results if "param_" in key]
         if parameter is None:
@@ -115,16 +131,22 @@ class WorkerCountDisplay:
             n_workers=counts.tolist(),
             fit_s=[float(np.mean(means[asked == n])) for n in counts],
             fit_s_std=[float(np.mean(stds[asked == n])) for n in counts],
+            name=name,
         )
         return display.plot(ax=ax, **kwargs)
 
-    def plot(self, ax: "Axes | None" = None, **kwargs: Any) -> Self:
+    def plot(
+        self, ax: "Axes | None" = None, *, name: str | None = None, **kwargs: Any
+    ) -> Self:
         """Draw the times.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; axes of a new figure without.
+            Where to draw; axes of a new figure without. Several searches may be drawn
+            on the same axes.
+        name : str, optional
+            What to call the measurement, in place of the display's own name.
         **kwargs
             For matplotlib's `errorbar`.
 
@@ -134,23 +156,50 @@ class WorkerCountDisplay:
             This display.
         """
         ax = axes_to_draw_on(ax)
+        name = self.name if name is None else name
         options: dict[str, Any] = {
-            "color": COLOURS[0],
+            "color": COLOURS[len(ax.containers) % len(COLOURS)],
             "marker": "o",
             "capsize": 3,
+            "label": name or "measured",
         } | kwargs
-        options.setdefault("label", "measured")
         self.errorbar_ = ax.errorbar(
             self.n_workers, self.fit_s, self.fit_s_std, **options
         )
+        measured = self.errorbar_.lines[0]
         fewest = int(np.argmin(self.n_workers))
         whole = self.fit_s[fewest] * self.n_workers[fewest]
-        counts = np.linspace(min(self.n_workers), max(self.n_workers), 50)
+        counts = np.geomspace(min(self.n_workers), max(self.n_workers), 50)
         (self.ideal_line_,) = ax.plot(
-            counts, whole / counts, "--", color=GREY, label="ideal"
+            counts,
+            whole / counts,
+            "--",
+            color=measured.get_color(),
+            linewidth=1,
+            label="ideal" if name is None else f"{name}, ideal",
         )
-        ax.set(xlabel="workers", ylabel="seconds a fit", xticks=list(self.n_workers))
-        ax.set_ylim(bottom=0)
-        ax.legend()
+        ax.set(xlabel="workers", ylabel="seconds a fit")
+        _write_counts(ax)
+        begin_at_zero(ax, measured)
+        handles, _ = ax.get_legend_handles_labels()
+        ax.legend(handles=sorted(handles, key=lambda drawn: drawn in ax.lines))
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def _write_counts(ax: "Axes") -> None:
+    """Write the numbers of workers that were measured, as many as there is room for."""
+    from matplotlib.container import ErrorbarContainer
+    from matplotlib.ticker import NullLocator
+
+    measured = [c.lines[0] for c in ax.containers if isinstance(c, ErrorbarContainer)]
+    drawn = [np.asarray(line.get_xdata(), dtype=float) for line in measured]
+    counts = np.unique(np.concatenate(drawn))
+    places = ax.xaxis.get_transform().transform(counts)
+    ticks, room = [0], LEAST_BETWEEN * (places[-1] - places[0])
+    for i in range(1, len(counts)):
+        if places[i] - places[ticks[-1]] >= room:
+            ticks.append(i)
+    ax.set_xticks(counts[ticks])
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())

@@ -107,22 +107,35 @@ def endless(client, **parameters):
     )
 
 
-def test_losses_reach_the_client_while_the_round_runs(client, data, monkeypatch):
-    """The user sees the first one and presses Ctrl-C, in a round without end."""
-    monkeypatch.setattr(peers, "ROUND_S", np.inf)
+@pytest.mark.parametrize(
+    ("round_s", "n_seen"), [(np.inf, 1), (0.0, 3)], ids=["one round", "several rounds"]
+)
+def test_lines_reach_the_client_while_an_ordinary_fit_runs(
+    client, data, monkeypatch, caplog, round_s, n_seen
+):
+    """The user sees some and presses Ctrl-C, in a fit without end."""
+    monkeypatch.setattr(peers, "ROUND_S", round_s)
     lines = []
 
     def print_and_interrupt(line):
         lines.append(line)
-        if len(lines) == 1:
+        if len(lines) == n_seen:
             raise KeyboardInterrupt
 
     monkeypatch.setattr("builtins.print", print_and_interrupt)
     clf = endless(client, verbose=True)
-    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+    with (
+        caplog.at_level("INFO", "skdistmlp"),
+        pytest.warns(UserWarning, match=r"Training interrupted by user\."),
+    ):
         bounded(clf.fit, *data)
-    assert lines[0] == f"Iteration 1, loss = {clf.loss_curve_[0]:.8f}"
+    assert lines[:n_seen] == [
+        f"Iteration {number}, loss = {loss:.8f}"
+        for number, loss in enumerate(clf.loss_curve_[:n_seen], 1)
+    ]
     assert clf.n_iter_ < clf.max_iter
+    rounds = [r for r in caplog.records if r.getMessage().startswith("round ")]
+    assert (len(rounds) > 1) == (n_seen > 1)
 
 
 def steps_taken(client, n_shards=2):

@@ -1,0 +1,96 @@
+"""What `LossCurveDisplay` draws."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from sklearn.exceptions import NotFittedError
+from sklearn.neural_network import MLPClassifier
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.plotting import LossCurveDisplay
+from skdistmlp.plotting.axes import COLOURS
+from tests.plotting.pictures import assert_can_be_drawn, assert_hides_nothing, in_pixels
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.mark.parametrize("estimator", [DistributedMLPClassifier, MLPClassifier])
+def test_the_loss_by_epoch(data, estimator):
+    clf = estimator((9,), max_iter=5, random_state=0).fit(*data)
+    display = LossCurveDisplay.from_estimator(clf, linewidth=3)
+    np.testing.assert_array_equal(display.line_.get_xdata(), [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(display.line_.get_ydata(), clf.loss_curve_)
+    assert display.line_.get_linewidth() == 3
+    assert display.validation_line_ is None
+    assert display.ax_.get_legend() is None
+    assert_can_be_drawn(display.figure_)
+
+
+def test_the_scores_of_rows_held_out_have_axes_of_their_own(data):
+    clf = DistributedMLPClassifier(
+        (9,), max_iter=5, early_stopping=True, random_state=0
+    ).fit(*data)
+    _, ax = plt.subplots()
+    display = LossCurveDisplay.from_estimator(clf, ax=ax, name="digits")
+    assert display.ax_ is ax
+    assert display.validation_ax_ is not ax
+    np.testing.assert_array_equal(
+        display.validation_line_.get_ydata(), clf.validation_scores_
+    )
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == ["digits, loss", "digits, score of rows held out"]
+    assert_can_be_drawn(display.figure_)
+
+
+def test_several_fits_on_the_same_axes():
+    _, (ax, other) = plt.subplots(1, 2, sharex=True, layout="constrained")
+    for n_epochs, name in ((3, "slow"), (1, "fast")):
+        curve = [1.0, 0.5, 0.2][:n_epochs]
+        display = LossCurveDisplay(loss_curve=curve, validation_scores=curve, name=name)
+        display.plot(ax=ax)
+    assert set(display.figure_.axes) == {ax, other, display.validation_ax_}
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        *("slow, loss", "fast, loss"),
+        *("slow, score of rows held out", "fast, score of rows held out"),
+    ]
+    colours = [line.get_color() for line in ax.lines]
+    assert colours == list(COLOURS[:2])
+    assert [line.get_color() for line in display.validation_ax_.lines] == colours
+    assert display.validation_line_.get_linestyle() == "--"
+    # One epoch is a point, and a line of one point is nothing.
+    assert [line.get_marker() for line in ax.lines] == ["None", "o"]
+    assert_can_be_drawn(display.figure_)
+
+
+@pytest.mark.parametrize("size", [(3.2, 2.4), (6.4, 4.8)], ids=str)
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_legend_lies_over_no_curve(scores, size):
+    _, ax = plt.subplots(figsize=size, layout="constrained")
+    epochs = np.arange(1, 40)
+    for rate in (0.1, 0.5, 0.9):
+        curve = np.exp(-rate * epochs / 5)
+        display = LossCurveDisplay(
+            loss_curve=curve, validation_scores=1 - curve if scores else None
+        ).plot(ax, name=f"rate {rate}")
+    ax.set_yscale("log")  # afterwards, as in the gallery
+    assert_can_be_drawn(display.figure_)
+    twin = display.validation_ax_
+    lines = [*ax.lines, *(twin.lines if twin else ())]
+    assert len(lines) == (6 if scores else 3)
+    assert_hides_nothing(ax.get_legend(), *map(in_pixels, lines))
+
+
+def test_nothing_makes_room_without_a_layout():
+    _, ax = plt.subplots()
+    display = LossCurveDisplay(loss_curve=[3, 2, 1], name="a").plot(ax)
+    assert_can_be_drawn(display.figure_)
+    legend = ax.get_legend().get_window_extent()
+    assert all(ax.bbox.contains(*corner) for corner in legend.corners())
+
+
+def test_what_has_no_loss_curve(data):
+    with pytest.raises(NotFittedError):
+        LossCurveDisplay.from_estimator(DistributedMLPClassifier())
+    clf = DistributedMLPClassifier((9,), solver="lbfgs", max_iter=2).fit(*data)
+    with pytest.raises(ValueError, match="solver='lbfgs' keeps no loss curve"):
+        LossCurveDisplay.from_estimator(clf)

@@ -1,0 +1,91 @@
+"""What `PartitionDisplay` draws."""
+
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+from sklearn.exceptions import NotFittedError
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.plotting import PartitionDisplay
+from skdistmlp.plotting.axes import COLOURS
+from tests.plotting.pictures import assert_can_be_drawn, assert_hides_nothing
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def test_neurons_and_links_have_the_colour_of_their_worker():
+    split = NetworkSplit.even((3, 4, 2), 2)
+    display = PartitionDisplay(split=split, workers=["a", "b"]).plot()
+    assert [len(neurons.get_offsets()) for neurons in display.neurons_] == [2, 2]
+    for rank, neurons in enumerate(display.neurons_):
+        assert to_hex(neurons.get_facecolor()[0]) == COLOURS[rank].lower()
+    owner = {
+        tuple(place): to_hex(neurons.get_facecolor()[0])
+        for neurons in display.neurons_
+        for place in neurons.get_offsets().tolist()
+    }
+    segments = display.links_.get_segments()
+    assert len(segments) == 3 * 4 + 4 * 2
+    for segment, colour in zip(segments, display.links_.get_colors(), strict=True):
+        start, stop = (tuple(point) for point in segment.tolist())
+        # The hidden neuron has it, at whichever end that is.
+        hidden = stop if stop in owner else start
+        assert to_hex(colour) == owner[hidden]
+    assert_can_be_drawn(display.figure_)
+
+
+@pytest.mark.parametrize("n_shards", [1, 3, 8])
+@pytest.mark.parametrize("layer_units", [(784, 4096, 2, 10), (64, 100, 1), (5, 3)])
+def test_large_layers_are_abbreviated(layer_units, n_shards):
+    split = NetworkSplit.even(layer_units, n_shards)
+    display = PartitionDisplay(split=split, workers=[f"w{i}" for i in range(8)])
+    display.plot(max_neurons=12)
+    n_drawn = sum(len(neurons.get_offsets()) for neurons in display.neurons_)
+    assert n_drawn <= 3 * 8 * max(1, len(layer_units) - 2)
+    texts = [text.get_text() for text in display.ax_.texts]
+    assert sum(f"{units:,}" in " ".join(texts) for units in layer_units) == len(
+        layer_units
+    )
+    assert ("⋮" in texts) == (max(layer_units) > 12)
+    labels = display.ax_.get_legend_handles_labels()[1]
+    assert len(labels) == split.n_shards + 1
+    assert_can_be_drawn(display.figure_)
+
+
+def test_the_network_of_an_estimator(data):
+    clf = DistributedMLPClassifier((9,), max_iter=1).fit(*data)
+    display = PartitionDisplay.from_estimator(clf)
+    assert display.split.layer_units == (64, 9, 10)
+    assert display.workers == ["this process"]
+    with pytest.raises(NotFittedError):
+        PartitionDisplay.from_estimator(DistributedMLPClassifier())
+    with pytest.raises(ValueError, match="max_neurons=2 has to be at least 3"):
+        display.plot(max_neurons=2)
+
+
+@pytest.mark.parametrize("size", [(4, 3), (6.4, 4.8), (11, 8)], ids=str)
+@pytest.mark.parametrize(("n_shards", "listed"), [(2, 2), (7, 7), (16, 16), (40, 16)])
+def test_many_shards_can_be_told_apart(n_shards, listed, size):
+    split = NetworkSplit.even((64, 100, 4096, 10), n_shards)
+    workers = [f"tcp://192.168.17.{100 + i}:39217" for i in range(n_shards)]
+    _, ax = plt.subplots(figsize=size, layout="constrained")
+    display = PartitionDisplay(split=split, workers=workers).plot(ax)
+    looks = {
+        (to_hex(n.get_facecolor()[0]), n.get_paths()[0].vertices.tobytes())
+        for n in display.neurons_
+    }
+    assert len(looks) == n_shards
+    # As many as there is room for, the last one always.
+    *shards, others = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert others == "inputs: on all; outputs: sums"
+    assert shards[-1] == f"shard {n_shards - 1}: {workers[-1]}"
+    n_listed = sum(text.startswith("shard") for text in shards)
+    assert 2 <= n_listed <= listed
+    if n_listed < n_shards:
+        assert shards[-2] == f"… {n_shards - n_listed} more shards"
+    if size[0] == 11:
+        assert n_listed == listed
+    assert_can_be_drawn(display.figure_)
+    points = [ax.transData.transform(n.get_offsets()) for n in display.neurons_]
+    assert_hides_nothing(ax.get_legend(), *points)

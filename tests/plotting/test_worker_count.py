@@ -1,0 +1,106 @@
+"""What `WorkerCountDisplay` draws."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+from sklearn.model_selection import GridSearchCV
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.plotting import WorkerCountDisplay
+from skdistmlp.plotting.axes import COLOURS
+from tests.plotting.pictures import assert_can_be_drawn
+
+
+def results(**columns):
+    columns.setdefault("mean_test_score", [0.9] * len(columns["mean_fit_time"]))
+    search = GridSearchCV(DistributedMLPClassifier(), {})
+    search.cv_results_ = {name: np.ma.array(c) for name, c in columns.items()}
+    return search
+
+
+def test_the_time_of_a_fit_by_the_number_of_workers():
+    search = results(
+        param_n_workers=[2, 1, 4, 2],
+        param_alpha=[0, 0, 0, 1],
+        mean_fit_time=[5.0, 10.0, 3.0, 7.0],
+        std_fit_time=[0.1, 0.1, 0.1, 0.3],
+    )
+    display = WorkerCountDisplay.from_search(search)
+    line, _, _ = display.errorbar_.lines
+    np.testing.assert_array_equal(line.get_xdata(), [1, 2, 4])
+    assert list(line.get_ydata()) == [10, 6, 3]
+    ideal = display.ideal_line_
+    np.testing.assert_allclose(ideal.get_ydata() * ideal.get_xdata(), 10)
+    assert_can_be_drawn(display.figure_)
+
+
+def test_several_searches_on_the_same_axes():
+    _, ax = plt.subplots(layout="constrained")
+    for fit_s, name in ((2.0, "small"), (50.0, "large")):
+        search = results(
+            param_n_workers=[1, 3], mean_fit_time=[fit_s, 1.0], std_fit_time=[0.5, 0.5]
+        )
+        display = WorkerCountDisplay.from_search(search, ax=ax, name=name)
+        assert to_hex(display.ideal_line_.get_color()) == to_hex(
+            display.errorbar_.lines[0].get_color()
+        )
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == ["small", "large", "small, ideal", "large, ideal"]
+    colours = [bars.lines[0].get_color() for bars in ax.containers]
+    assert colours == list(COLOURS[:2])
+    # The second is whole, though its times are longer.
+    assert ax.get_ylim()[0] == 0
+    assert ax.get_ylim()[1] > 50
+    assert_can_be_drawn(display.figure_)
+
+
+@pytest.mark.parametrize("size", [(3, 2), (6.4, 4.8)], ids=str)
+@pytest.mark.parametrize(
+    "counts", [[4], [1, 2, 3], range(1, 33), [1, 2, 4, 8, 16, 32]], ids=str
+)
+def test_numbers_of_workers_do_not_lie_over_each_other(counts, size):
+    _, ax = plt.subplots(figsize=size, layout="constrained")
+    display = WorkerCountDisplay(n_workers=counts, fit_s=[60 / n for n in counts])
+    display.plot(ax)
+    ticks = ax.get_xticks().tolist()
+    assert ticks[0] == counts[0]
+    assert set(ticks) <= set(counts)
+    assert len(ticks) >= min(len(counts), 5)
+    assert_can_be_drawn(display.figure_)
+
+
+def test_fits_that_failed_are_left_out():
+    columns = {
+        "param_n_workers": [1, 2, 2],
+        "mean_fit_time": [4.0, 2.0, 0.1],
+        "std_fit_time": [0.0, 0.0, 0.0],
+    }
+    search = results(**columns, mean_test_score=[0.9, 0.9, np.nan])
+    assert WorkerCountDisplay.from_search(search).fit_s == [4.0, 2.0]
+    search = results(**columns, mean_test_score=[np.nan] * 3)
+    with pytest.raises(ValueError, match="all fits of the search failed"):
+        WorkerCountDisplay.from_search(search)
+
+
+def test_all_workers_are_no_number():
+    search = results(
+        param_n_workers=[None, 1], mean_fit_time=[1.0, 2.0], std_fit_time=[0.0, 0.0]
+    )
+    with pytest.raises(ValueError, match="n_workers=None stands for all workers"):
+        WorkerCountDisplay.from_search(search)
+
+
+def test_which_parameter_counts_workers():
+    search = results(
+        param_a__n_workers=[1, 2],
+        param_b__n_workers=[2, 1],
+        mean_fit_time=[2.0, 1.0],
+        std_fit_time=[0.0, 0.0],
+    )
+    with pytest.raises(ValueError, match="found 2: name it"):
+        WorkerCountDisplay.from_search(search)
+    with pytest.raises(ValueError, match="'n_workers' was not searched over"):
+        WorkerCountDisplay.from_search(search, parameter="n_workers")
+    display = WorkerCountDisplay.from_search(search, parameter="b__n_workers")
+    assert display.fit_s == [1.0, 2.0]
