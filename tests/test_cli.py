@@ -163,6 +163,7 @@ def test_a_bar_advances_while_it_measures_and_ctrl_c_ends_all_of_it():
         command.interrupt()
         # The bar was ahead of the table, which is all that goes to stdout.
         assert command.end() == (1, "")
+        assert "100%" not in command.shown
         assert command.shown.endswith("\r\n\r\nAborted!\r\n")
         assert "Traceback" not in command.shown
         wait_until(lambda: not command.processes(), "all processes have ended")
