@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -19,21 +20,18 @@ QUIET: Mapping[str, Any] = {
 
 @contextmanager
 def interrupts_left_to_parent() -> Iterator[None]:
-    """Let processes that are started meanwhile ignore Ctrl-C, for good.
+    """Let processes that are started meanwhile never hear of Ctrl-C.
 
     A terminal sends it to all processes, and those started would end with tracebacks
-    before their parent, which ignores it meanwhile too, can end them.
-
-    Raises
-    ------
-    ValueError
-        Outside the main thread.
+    before their parent can end them. It hears of it, at the latest afterwards.
     """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Python 3.11's starts with the first process, and stops the blocking as it does.
+    resource_tracker.ensure_running()
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextmanager
