@@ -8,7 +8,8 @@ The report's root machine sends its children, for each sample and layer, the inp
 and parameters of every neuron in packets of JSON, and gathers their outputs. That
 way is written here from its description, as a reference. Both ways are measured in
 one run on the same cores, shared and not: the milliseconds of a sample by the number
-of parameters, and by the number of machines, which are processes here.
+of parameters, and by the number of machines, which are processes here. One machine
+shares nothing: it is the report's root alone, or one worker of ours.
 """
 
 import argparse
@@ -18,18 +19,20 @@ import math
 import random
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import TextIO
 
-import matplotlib
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.bench.timing import crossing
+from skdistmlp.bench.clusters import interrupts_left_to_parent, one_thread_workers
+from skdistmlp.bench.crossover import where_faster
+from skdistmlp.bench.files import check_picture
 from skdistmlp.bench.workloads import Workload, step_and_rest
 from skdistmlp.parallel.split import count_parameters
 from skdistmlp.plotting.axes import COLOURS
@@ -74,31 +77,8 @@ def child(address: tuple[str, int]) -> None:
 class Root:
     """The machine that trains, with children that compute its neurons or without."""
 
-    def __init__(self, n_children: int) -> None:
-        self._open = ExitStack()
-        self._children = []
-        if not n_children:
-            return
-        listener = self._open.enter_context(socket.create_server(("127.0.0.1", 0)))
-        start = get_context("spawn").Process
-        processes = [
-            start(target=child, args=(listener.getsockname(),), daemon=True)
-            for _ in range(n_children)
-        ]
-        for process in processes:
-            process.start()
-            self._open.callback(process.join)
-        for _ in processes:
-            connection, _ = listener.accept()
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._open.enter_context(connection)
-            self._children.append(self._open.enter_context(connection.makefile("rw")))
-
-    def __enter__(self) -> "Root":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+    def __init__(self, children: Sequence[TextIO] = ()) -> None:
+        self._children = children
 
     def outputs(self, layer: Layer, inputs: list[float]) -> list[float]:
         """Return the outputs of a layer; groups of its neurons go to the children."""
@@ -134,6 +114,27 @@ class Root:
                     parameters[i] -= 0.1 * error * value
                 parameters[-1] -= 0.1 * error
             errors = [b * a * (1 - a) for b, a in zip(below, inputs, strict=True)]
+
+
+@contextmanager
+def root_of(n_children: int) -> Iterator[Root]:
+    """Start children, give their root, and end them."""
+    start = get_context("spawn").Process
+    with ExitStack() as opened:
+        listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listener.settimeout(60)
+        with interrupts_left_to_parent():
+            for _ in range(n_children):
+                process = start(target=child, args=(listener.getsockname(),))
+                process.start()
+                opened.callback(process.join)
+                opened.callback(process.terminate)
+        children = []
+        for _ in range(n_children):
+            connection = opened.enter_context(listener.accept()[0])
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            children.append(opened.enter_context(connection.makefile("rw")))
+        yield Root(children)
 
 
 def report_sample_s(root: Root, width: int, n_samples: int) -> float:
@@ -182,7 +183,8 @@ def by_parameters(
 ) -> list[dict[str, float]]:
     """Measure networks that grow, on one machine and on two."""
     rows = []
-    with Root(0) as alone, Root(2) as root:
+    alone = Root()
+    with root_of(2) as root:
         for width in widths:
             rows.append(
                 {
@@ -199,10 +201,10 @@ def by_parameters(
 def by_machines(
     client: Client, counts: Sequence[int], width: int, n_samples: int
 ) -> list[dict[str, float]]:
-    """Measure one network on one machine and more."""
+    """Measure one network on one machine, which shares nothing, and on more."""
     rows = []
     for count in counts:
-        with Root(count) as root:
+        with root_of(count if count > 1 else 0) as root:
             report_s = report_sample_s(root, width, n_samples)
         ours_s = our_sample_s(width, **shared(client, count))
         rows.append({"machines": count, "report": report_s, "ours": ours_s})
@@ -211,13 +213,14 @@ def by_machines(
 
 def crossover(rows: list[dict[str, float]], way: str) -> str:
     """Say from how many parameters on two machines are faster than one."""
-    size = crossing(
-        [row["parameters"] for row in rows],
-        [row[f"{way}, one"] / row[f"{way}, two"] for row in rows],
-    )
-    if math.isnan(size):
-        return f"not between {rows[0]['parameters']:,} and {rows[-1]['parameters']:,}"
-    return f"from {size:,.0f} on"
+    gains = [
+        {
+            "parameters": row["parameters"],
+            "times faster": row[f"{way}, one"] / row[f"{way}, two"],
+        }
+        for row in rows
+    ]
+    return where_faster(gains)
 
 
 def draw(
@@ -246,35 +249,18 @@ def draw(
             label=way,
         )
     left.set(xlabel="parameters", ylabel="ms a sample", title="By parameters")
-    right.set(
-        xlabel="machines that share the network",
-        ylabel="ms a sample",
-        title="By machines",
-        xticks=[row["machines"] for row in machines],
-    )
+    counts = [int(row["machines"]) for row in machines]
+    right.set(xlabel="machines", ylabel="ms a sample", title="By machines")
+    right.set_xticks(counts, ["1, not shared", *map(str, counts[1:])])
     left.legend()
     right.legend()
     figure.savefig(path, dpi=120)
 
 
-def main() -> None:
+def measure_and_draw(asked: argparse.Namespace) -> None:
     """Measure, print and draw."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--max-width", type=int, default=1024, help="default: 1024")
-    parser.add_argument("--machines", type=int, default=3, help="default: 3")
-    parser.add_argument("--samples", type=int, default=20, help="of the report's way")
-    parser.add_argument("--png", type=Path, default=Path("report_crossover.png"))
-    asked = parser.parse_args()
-    matplotlib.use("agg")
     widths = [2**i for i in range(1, asked.max_width.bit_length())]
-    with (
-        LocalCluster(
-            n_workers=asked.machines,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with one_thread_workers(asked.machines) as client:
         sizes = by_parameters(client, widths, asked.samples)
         counts = range(1, asked.machines + 1)
         machines = by_machines(client, counts, widths[-1], asked.samples)
@@ -287,6 +273,45 @@ def main() -> None:
         print(f"two machines are faster, {way}: {crossover(sizes, way)}")
     draw(asked.png, sizes, machines)
     print(f"drawn to {asked.png}")
+
+
+def main() -> None:
+    """Check what is asked for, then measure and draw it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--max-width",
+        type=int,
+        default=1024,
+        help="neurons of the largest hidden layer (default: 1024)",
+    )
+    parser.add_argument(
+        "--machines", type=int, default=3, help="up to so many (default: 3)"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=20,
+        help="to time of the report's way (default: 20)",
+    )
+    parser.add_argument(
+        "--png",
+        type=Path,
+        default=Path("report_crossover.png"),
+        help="file to draw to (default: report_crossover.png)",
+    )
+    asked = parser.parse_args()
+    for name, least in [("max_width", 4), ("machines", 2), ("samples", 1)]:
+        if (given := getattr(asked, name)) < least:
+            option = name.replace("_", "-")
+            parser.error(f"--{option} must be {least} or more, but is {given}")
+    try:
+        check_picture(asked.png)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        measure_and_draw(asked)
+    except KeyboardInterrupt:
+        parser.exit(130, "interrupted\n")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
 The estimators have scikit-learn's names, parameters and answers.
 """
 
-from skdistmlp.estimators import (
-    DistributedMLPClassifier,
-    DistributedMLPRegressor,
-    FastestWithin,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from skdistmlp.exceptions import (
     ClusterError,
     ExchangeError,
@@ -25,3 +23,22 @@ __all__ = [
     "WorkerLostError",
 ]
 __version__ = "0.1.0.dev0"
+
+if TYPE_CHECKING:
+    from skdistmlp.estimators import (
+        DistributedMLPClassifier,
+        DistributedMLPRegressor,
+        FastestWithin,
+    )
+else:
+    # Dask imports this package at each of its commands, to hang `dask mlp` below it:
+    # the estimators, and scikit-learn with them, are imported when they are used.
+    def __getattr__(name):
+        if name == "estimators":
+            return import_module("skdistmlp.estimators")
+        if name in __all__:
+            return getattr(import_module("skdistmlp.estimators"), name)
+        raise AttributeError(f"module 'skdistmlp' has no attribute {name!r}")
+
+    def __dir__():
+        return sorted({*globals(), *__all__, "estimators"})

@@ -1,11 +1,9 @@
 """``dask mlp``: what the command line offers."""
 
 import csv
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,44 +30,70 @@ def mlp() -> None:
 @click.option(
     "--scheduler-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File in which the scheduler wrote its address.",
+    help="Read the address of the scheduler from the file that `dask scheduler "
+    "--scheduler-file` wrote.",
 )
 @click.option(
     "--n-workers",
+    metavar="N",
     type=click.IntRange(min=2),
-    help="Workers that share a network. Default: all; 2 on a cluster that is started.",
+    help="Share networks among so many workers; without it among all of a cluster, or "
+    "two that are started.",
 )
 @click.option(
     "--batch-size",
+    metavar="N",
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="Rows of a mini-batch; the more, the smaller the networks that are worth it.",
+    help="Train on mini-batches of so many rows; the more, the smaller the networks "
+    "that are worth sharing.",
 )
 @click.option(
     "--n-features",
+    metavar="N",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Width of the input.",
+    help="Train on rows of so many features.",
 )
 @click.option(
     "--max-width",
+    metavar="N",
     type=click.IntRange(HIDDEN[1], HIDDEN[-1]),
     default=HIDDEN[-1],
     show_default=True,
-    help="Width of the largest hidden layer to measure.",
+    help=f"Measure hidden layers of {HIDDEN[0]}, {HIDDEN[1]}, {HIDDEN[2]}, ... neurons "
+    "up to so many.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(min=1), default=3, show_default=True, help="Turns."
+    "--repeats",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Time each network so often here and on the workers, in turn, and take "
+    "medians.",
 )
-@click.option("--csv", "csv_path", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--csv",
+    "csv_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table to this file.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the table, the threshold, the number of workers, the options and what "
+    "this machine is to this file.",
+)
 @click.option(
     "--png",
     "png_path",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw it; needs matplotlib.",
+    help="Draw how many times faster the workers are, in the format that the name of "
+    "this file ends in; needs matplotlib.",
 )
 def crossover(
     address: str | None,
@@ -86,22 +110,40 @@ def crossover(
     """Measure from how many parameters on sharing a network pays.
 
     Trains networks of one hidden layer that grow, in turn in this process and on the
-    workers of the cluster at ADDRESS (such as tcp://192.0.2.1:8786), and prints the
-    milliseconds of a step, and the parameter_threshold to use. Without ADDRESS it
-    starts workers of one thread on this machine.
+    workers of the cluster whose scheduler is at ADDRESS. Without ADDRESS it starts
+    workers of one thread on this machine. Prints the milliseconds of a training step,
+    how many times faster the workers are, and the parameter_threshold to use:
 
+    \b
+      $ dask mlp crossover tcp://192.0.2.1:8786 --png crossover.png
+      ...
+      4 workers are faster from about 9,800 parameters on: use
+      parameter_threshold=9800
+
+    That is a parameter of the estimators, which train networks with fewer parameters
+    in the process that calls fit, and the others on the cluster:
+
+    \b
+      DistributedMLPClassifier((512, 512), parameter_threshold=9800)
+
+    It takes a minute or two: less with --max-width 256, more with --repeats 5.
     Run it where you would call fit, while nobody else uses the cluster.
-    """
-    if address is not None and scheduler_file is not None:
-        raise click.UsageError("give ADDRESS or --scheduler-file, not both")
-    for path in (csv_path, json_path, png_path):
-        if path is not None:
-            _check_writable(path)
-    if png_path is not None:
-        _check_picture(png_path)
+    """  # noqa: D301 (the mark is click's, for lines that stay as they are)
+    from skdistmlp.bench.crossover import advice, parameter_threshold
+    from skdistmlp.bench.files import check_picture, check_writable
     from skdistmlp.bench.timing import table, write_json
     from skdistmlp.exceptions import SkdistmlpError
 
+    if address is not None and scheduler_file is not None:
+        raise click.UsageError("give ADDRESS or --scheduler-file, not both")
+    try:
+        for path in (csv_path, json_path):
+            if path is not None:
+                check_writable(path)
+        if png_path is not None:
+            check_picture(png_path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     try:
         with _cluster(address, scheduler_file, n_workers or 2) as client:
             workers, rows = _measured(
@@ -109,10 +151,10 @@ def crossover(
             )
     except SkdistmlpError as error:
         raise click.ClickException(str(error)) from error
-    threshold = _threshold(rows)
+    threshold = parameter_threshold(rows)
     # What was measured is said first: a disk may be full.
     click.echo(table(rows))
-    click.echo(_advice(rows, threshold, workers))
+    click.echo(advice(rows, workers))
     try:
         if csv_path is not None:
             with csv_path.open("w", newline="") as file:
@@ -120,40 +162,19 @@ def crossover(
                 writer.writeheader()
                 writer.writerows(rows)
         if json_path is not None:
-            write_json(json_path, {"crossover": rows})
+            measured = {
+                "parameter_threshold": threshold,
+                "n_workers": workers,
+                "batch_size": batch_size,
+                "n_features": n_features,
+                "repeats": repeats,
+                "crossover": rows,
+            }
+            write_json(json_path, measured)
         if png_path is not None:
             _draw(png_path, rows, threshold, workers)
     except OSError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a file that cannot be written, before anything is measured."""
-    folder = path.absolute().parent
-    if not path.name:
-        raise click.UsageError(f"{str(path)!r} is not the name of a file")
-    if not folder.is_dir():
-        raise click.UsageError(f"there is no folder {folder} for {path.name}")
-    is_new = not path.exists()
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from error
-    if is_new:
-        path.unlink()
-
-
-def _check_picture(path: Path) -> None:
-    if find_spec("matplotlib") is None:
-        raise click.UsageError('--png needs matplotlib: pip install "skdistmlp[plots]"')
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    known = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in known:
-        raise click.UsageError(
-            f"--png {path.name}: matplotlib draws files that end in "
-            f"{', '.join(f'.{name}' for name in sorted(known))}"
-        )
 
 
 @contextmanager
@@ -239,24 +260,6 @@ def _measured(
         return workers, list(rows)
 
 
-def _threshold(rows: list[dict[str, Any]]) -> int | None:
-    """Return the parameter_threshold to use; None if sharing never pays."""
-    from skdistmlp.bench.crossover import crossover as crossing
-
-    gains = [row["times faster"] for row in rows]
-    if gains[-1] <= 1:
-        return None
-    if all(gain > 1 for gain in gains):
-        return int(rows[0]["parameters"])
-    found = crossing(rows)
-    if math.isnan(found):
-        # It wavers: on the safe side, from the last size at which nothing was gained.
-        last = max(i for i, gain in enumerate(gains) if gain <= 1)
-        found = rows[last + 1]["parameters"]
-    digits = 10 ** max(0, math.floor(math.log10(found)) - 1)
-    return math.ceil(found / digits) * digits
-
-
 def _draw(
     path: Path, rows: list[dict[str, Any]], threshold: int | None, workers: int
 ) -> None:
@@ -272,15 +275,3 @@ def _draw(
         name=f"{workers} workers",
     ).plot(figure.subplots())
     figure.savefig(path)
-
-
-def _advice(rows: list[dict[str, Any]], threshold: int | None, workers: int) -> str:
-    if threshold is None:
-        return (
-            f"{workers} workers were not faster than this process, up to "
-            f"{rows[-1]['parameters']:,} parameters. Train here, or try larger batches."
-        )
-    return (
-        f"{workers} workers are faster from about {threshold:,} parameters on: use "
-        f"parameter_threshold={threshold}"
-    )

@@ -7,15 +7,15 @@ import re
 import subprocess
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from distributed import LocalCluster
 
 from skdistmlp import cli
-
-ROOT = Path(__file__).parents[1]
+from tests.cluster.support import wait_until
+from tests.terminal import ROOT, running
 
 
 def dask_mlp(*arguments):
@@ -52,9 +52,15 @@ def test_it_measures_prints_and_writes(client, tmp_path):
     assert [row["parameters"] for row in rows] == ["130", "250"]
     written = json.loads(files["json"].read_text())
     assert written["crossover"][0]["network"] == "4-(8)"
+    measured = {"n_workers": 2, "batch_size": 200, "n_features": 4, "repeats": 1}
+    assert written.items() >= measured.items()
+    advised = re.search(r"use parameter_threshold=(\d+)$", done.stdout, re.M)
+    assert written["parameter_threshold"] == (advised and int(advised[1]))
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert "| 4-(16) " in done.stdout
-    assert re.search(r"parameter_threshold=\d+$|were not faster", done.stdout, re.M)
+    assert advised or "were not faster" in done.stdout
+    *table, _ = done.stdout.splitlines()
+    assert all(line.startswith("|") for line in table), "stdout is for the answer"
     assert "Traceback" not in done.stderr
 
 
@@ -135,27 +141,29 @@ def test_more_workers_than_there_are(client):
     assert "n_workers=9 needs 9 workers" in result.output
 
 
-def test_help_says_what_it_does():
-    result = CliRunner().invoke(cli.mlp, ["crossover", "--help"])
-    assert result.exit_code == 0
-    for part in ("ADDRESS", "parameter_threshold", "--scheduler-file", "--png"):
-        assert part in result.output
+def test_help_fits_a_terminal_and_explains_every_option():
+    done = dask_mlp("crossover", "--help")
+    assert done.returncode == 0
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    for part in (
+        "$ dask mlp crossover tcp://",
+        "parameter_threshold=9800)",
+        "takes a minute or two",
+    ):
+        assert part in done.stdout
+    options = [p for p in cli.crossover.params if isinstance(p, click.Option)]
+    assert len(options) == 9
+    assert all(re.match(r"[A-Z].{25,}\.$", option.help) for option in options)
 
 
-@pytest.mark.parametrize(
-    ("gains", "threshold"),
-    [
-        ([0.5, 0.9, 0.99], None),
-        ([1.5, 2.0, 3.0], 100),
-        ([0.5, 2.0, 3.0], 320),
-        ([2.0, 0.5, 3.0], 10_000),
-    ],
-)
-def test_the_threshold_to_use(gains, threshold):
-    rows = [
-        {"parameters": 100 * 10**i, "times faster": gain}
-        for i, gain in enumerate(gains)
-    ]
-    assert cli._threshold(rows) == threshold
-    advice = cli._advice(rows, threshold, 4)
-    assert (f"parameter_threshold={threshold}" in advice) == (threshold is not None)
+def test_a_bar_advances_while_it_measures_and_ctrl_c_ends_all_of_it():
+    with running("-m", "dask", "mlp", "crossover", "--repeats", "1") as command:
+        command.wait_until_it_shows(r"measuring  \[#+-+\] +11%")
+        assert len(command.processes()) >= 3
+        command.interrupt()
+        # The bar was ahead of the table, which is all that goes to stdout.
+        assert command.end() == (1, "")
+        assert "100%" not in command.shown
+        assert command.shown.endswith("\r\n\r\nAborted!\r\n")
+        assert "Traceback" not in command.shown
+        wait_until(lambda: not command.processes(), "all processes have ended")

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pickle
 import pkgutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ MODULES = [
 
 LOADED = """
 import json, sys
-print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+print(json.dumps(list(sys.modules)))
 """
 
 FIT = """
@@ -38,7 +39,7 @@ assert clf.engine_ == "local", clf.plan_
 
 
 def loaded_by(code: str) -> set[str]:
-    """Return the top-level packages that a fresh process has after `code`."""
+    """Return the names of the modules that a fresh process has after `code`."""
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{LOADED}"],
         capture_output=True,
@@ -53,7 +54,7 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param("import skdistmlp", id="import"),
+        pytest.param("from skdistmlp import *", id="import"),
         pytest.param(
             "import skdistmlp" + FIT.replace("**PARAMS", ""), id="fit without a cluster"
         ),
@@ -73,8 +74,48 @@ def loaded_by(code: str) -> set[str]:
 )
 def test_dask_is_not_imported_before_a_cluster_is_used(code):
     loaded = loaded_by(code)
-    assert "skdistmlp" in loaded
+    assert "skdistmlp.estimators" in loaded
     assert not loaded & {"dask", "distributed"}
+
+
+DASK_HELP = """
+import contextlib, runpy, sys
+sys.argv = ["dask", "--help"]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
+    runpy.run_module("dask", run_name="__main__")
+"""
+
+
+def test_the_command_brings_nothing_heavy_to_the_other_commands_of_dask():
+    ours = {name for name in loaded_by(DASK_HELP) if name.startswith("skdistmlp")}
+    assert ours == {"skdistmlp", "skdistmlp.cli", "skdistmlp.exceptions"}
+    # Dask itself brings some of these.
+    heavy = {"dask", "distributed", "numpy", "scipy", "sklearn"}
+    assert not heavy & loaded_by("import skdistmlp.cli")
+
+
+NAMES = f"""
+import pickle
+import skdistmlp
+missing = set(skdistmlp.__all__) - set(dir(skdistmlp))
+assert not missing, missing
+assert skdistmlp.estimators.DistributedMLPClassifier.__name__ in dir(skdistmlp)
+try:
+    skdistmlp.DistributedMLPTransformer
+except AttributeError as error:
+    assert "no attribute 'DistributedMLPTransformer'" in str(error), error
+else:
+    raise AssertionError("a name that nobody has")
+from skdistmlp import *
+here = pickle.loads({pickle.dumps(skdistmlp.DistributedMLPRegressor())!r})
+assert type(here) is DistributedMLPRegressor is skdistmlp.DistributedMLPRegressor
+for name in skdistmlp.__all__:
+    assert globals()[name].__name__ == name
+"""
+
+
+def test_names_that_are_imported_late_are_there_as_all_others():
+    assert "sklearn" in loaded_by(NAMES)
 
 
 def test_the_cluster_part_does_import_dask():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from skdistmlp.bench import futures, local, optimizer, peers
 from skdistmlp.bench.charts import draw
+from skdistmlp.bench.files import check_picture, check_writable
 from skdistmlp.bench.timing import Row, table, write_json
 
 
@@ -26,6 +27,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(parts):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {parts}")
+    try:
+        check_writable(arguments.json)
+        if arguments.png is not None:
+            check_picture(arguments.png)
+    except ValueError as error:
+        parser.error(str(error))
     wanted = arguments.parts or parts
 
     results: dict[str, list[Row]] = {}

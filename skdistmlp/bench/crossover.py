@@ -1,5 +1,6 @@
 """From how many parameters on a network that is shared trains faster."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -50,4 +51,81 @@ def crossover(rows: Sequence[Row]) -> float:
     """Return from how many parameters on it pays; NaN if it never does, or always."""
     return crossing(
         [row["parameters"] for row in rows], [row["times faster"] for row in rows]
+    )
+
+
+def parameter_threshold(rows: Sequence[Row]) -> int | None:
+    """Return from how many parameters on networks should be shared.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        What was measured, by rising size; of each row "parameters" and "times faster"
+        count.
+
+    Returns
+    -------
+    int or None
+        The smallest size measured if sharing always pays; None if it does not at the
+        largest; else where it begins to pay, rounded up to two digits.
+    """
+    gains = [row["times faster"] for row in rows]
+    if gains[-1] <= 1:
+        return None
+    if all(gain > 1 for gain in gains):
+        return int(rows[0]["parameters"])
+    found = crossover(rows)
+    if math.isnan(found):
+        # It wavers: on the safe side, from the last size at which nothing was gained.
+        last = max(i for i, gain in enumerate(gains) if gain <= 1)
+        found = rows[last + 1]["parameters"]
+    digits = 10 ** max(0, math.floor(math.log10(found)) - 1)
+    return math.ceil(found / digits) * digits
+
+
+def where_faster(rows: Sequence[Row]) -> str:
+    """Say from how many parameters on sharing is faster.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        As `parameter_threshold` takes them.
+
+    Returns
+    -------
+    str
+        The end of a sentence that begins with "it is faster".
+    """
+    threshold = parameter_threshold(rows)
+    if threshold is None:
+        return f"not up to {rows[-1]['parameters']:,} parameters"
+    if threshold == rows[0]["parameters"]:
+        return f"from the smallest measured on ({threshold:,} parameters)"
+    return f"from about {threshold:,} parameters on"
+
+
+def advice(rows: Sequence[Row], n_workers: int) -> str:
+    """Say what to do after a measurement on a cluster.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        As `parameter_threshold` takes them.
+    n_workers : int
+        Workers that shared the networks.
+
+    Returns
+    -------
+    str
+        A line.
+    """
+    threshold = parameter_threshold(rows)
+    if threshold is None:
+        return (
+            f"{n_workers} workers were not faster than this process, up to "
+            f"{rows[-1]['parameters']:,} parameters. Train here, or try larger batches."
+        )
+    return (
+        f"{n_workers} workers are faster {where_faster(rows)}: "
+        f"use parameter_threshold={threshold}"
     )

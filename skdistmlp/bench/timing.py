@@ -63,7 +63,7 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
-def write_json(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
+def write_json(path: Path, results: Mapping[str, Any]) -> None:
     """Write results and what they were measured on."""
     machine = {
         "platform": platform.platform(),

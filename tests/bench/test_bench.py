@@ -128,12 +128,24 @@ def test_no_step_takes_less_than_no_time(timed_fits, step_s):
     assert len(epochs) == 2 * workloads.MOST_TURNS
 
 
-def test_an_unknown_part_is_refused(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["bench", "walrus"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("walrus", "unknown part walrus"),
+        ("local --json /nowhere/at/all.json", "there is no folder /nowhere/at"),
+        ("local --png plot.txt", "plot.txt: matplotlib draws files that end in"),
+    ],
+)
+def test_mistakes_are_refused_before_anything_is_measured(
+    arguments, said, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(local, "against_sklearn", pytest.fail)
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments.split()])
     with pytest.raises(SystemExit) as ended:
         command.main()
     assert ended.value.code == 2
-    assert "unknown part walrus" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_futures_are_measured_on_two_workers(client, monkeypatch):

@@ -1,0 +1,96 @@
+"""Commands run as in a terminal, and interrupted as there."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.cluster.support import WITHIN_S, wait_until
+
+ROOT = Path(__file__).parents[1]
+
+
+class Command:
+    """A program that runs; its stderr is a terminal, its stdout is not.
+
+    Parameters
+    ----------
+    process : Popen
+        Leads a session of its own.
+    terminal : int
+        What it shows there can be read from this file descriptor.
+    """
+
+    def __init__(self, process: "subprocess.Popen[str]", terminal: int) -> None:
+        self.shown = ""
+        self._process = process
+        self._terminal = terminal
+
+    def wait_until_it_shows(self, pattern: str) -> None:
+        """Read from its terminal until the pattern is there."""
+        wait_until(lambda: self._read() and re.search(pattern, self.shown), pattern)
+
+    def processes(self) -> list[str]:
+        """Return the command lines of it and of those that it started, if they run."""
+        return [" ".join(process.cmdline()) for process in self._running()]
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: all of its processes are told."""
+        os.killpg(self._process.pid, signal.SIGINT)
+
+    def end(self) -> tuple[int, str]:
+        """Return its exit code and what it printed once it has ended."""
+        printed, _ = self._process.communicate(timeout=WITHIN_S)
+        self._read()
+        return self._process.returncode, printed
+
+    def kill(self) -> None:
+        """End all that is left of it."""
+        for process in self._running():
+            process.kill()
+        self._process.communicate()
+
+    def _running(self) -> Iterator[psutil.Process]:
+        for process in psutil.process_iter():
+            with suppress(ProcessLookupError, psutil.NoSuchProcess):
+                is_its = os.getpgid(process.pid) == self._process.pid
+                if is_its and process.status() != psutil.STATUS_ZOMBIE:
+                    yield process
+
+    def _read(self) -> bool:
+        while select.select([self._terminal], [], [], 0)[0]:
+            try:
+                self.shown += os.read(self._terminal, 4096).decode()
+            except OSError:  # Nobody is left who could write.
+                break
+        return True
+
+
+@contextmanager
+def running(*arguments: Any) -> Iterator[Command]:
+    """Run Python in a terminal; kill what is left of it afterwards."""
+    terminal, its_side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=its_side,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    os.close(its_side)
+    command = Command(process, terminal)
+    try:
+        yield command
+    finally:
+        command.kill()
+        os.close(terminal)
