@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from skdistmlp.bench.timing import Row, crossing, median_ratio
+from skdistmlp.bench.timing import Row, median_ratio
 from skdistmlp.bench.workloads import Workload, step_and_rest
 from skdistmlp.parallel.split import count_parameters
+from skdistmlp.plotting.crossover import crossing
 
 
 def growing(

@@ -10,7 +10,7 @@ from distributed import Client
 from threadpoolctl import threadpool_limits
 
 from skdistmlp.bench.clusters import two_workers
-from skdistmlp.bench.timing import Row, crossing, interleaved
+from skdistmlp.bench.timing import Row, interleaved
 from skdistmlp.bench.workloads import SENDING_ANEW, Workload, fit, step_and_rest
 from skdistmlp.cluster.rows import predict_by_rows
 from skdistmlp.estimators import DistributedMLPClassifier
@@ -19,6 +19,7 @@ from skdistmlp.parallel.plan import Work, chained_tasks, flop
 from skdistmlp.parallel.prediction import bytes_sent, bytes_sent_by_rows
 from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters
+from skdistmlp.plotting.crossover import crossing
 
 TINY = [
     Workload(64, hidden, n_steps=20, n_epochs=2)

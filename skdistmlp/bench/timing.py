@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from skdistmlp.plotting.crossover import crossing as crossing
-
 Row = dict[str, Any]
 
 

@@ -12,7 +12,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.bench import __main__ as command
 from skdistmlp.bench import futures, limits, local, optimizer, peers, workloads
-from skdistmlp.bench.timing import crossing, interleaved, median_ratio, table
+from skdistmlp.bench.timing import interleaved, median_ratio, table
 from skdistmlp.bench.workloads import Workload
 from skdistmlp.exceptions import SkdistmlpError
 
@@ -28,10 +28,6 @@ def test_candidates_take_turns_and_the_first_turn_does_not_count():
 
 def test_ratios_pair_neighbours():
     assert median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
-
-
-def test_a_dip_on_the_way_up_counts_against():
-    assert crossing([1, 2, 4, 8], [0.5, 1.1, 0.5, 2.0]) == pytest.approx(4 * 2**0.5)
 
 
 def test_a_table_has_a_line_a_row():

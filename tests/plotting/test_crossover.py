@@ -5,6 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from skdistmlp.plotting import CrossoverDisplay
+from skdistmlp.plotting.crossover import crossing
 from tests.plotting.pictures import assert_can_be_drawn
 
 
@@ -59,3 +60,7 @@ def test_the_crossing_is_found_in_measurements():
 def test_what_is_no_measurement(measured, message):
     with pytest.raises(ValueError, match=message):
         CrossoverDisplay.from_measurements(*measured)
+
+
+def test_a_dip_on_the_way_up_counts_against():
+    assert crossing([1, 2, 4, 8], [0.5, 1.1, 0.5, 2.0]) == pytest.approx(4 * 2**0.5)
