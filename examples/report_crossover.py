@@ -35,7 +35,7 @@ from skdistmlp.bench.crossover import where_faster
 from skdistmlp.bench.files import check_picture
 from skdistmlp.bench.workloads import Workload, step_and_rest
 from skdistmlp.parallel.split import count_parameters
-from skdistmlp.plotting.axes import COLOURS
+from skdistmlp.plotting.axes import COLOURS, legend_above
 
 RESULT, SIGMOID = 0, 1
 """Types of operations: results, else the neuron's activation function."""
@@ -44,6 +44,9 @@ N_FEATURES, N_CLASSES = 16, 10
 
 BATCH = 200
 """Rows of a mini-batch of ours; the report trains sample by sample."""
+
+TURNS = 3
+"""Measurements of ours, of which the median counts."""
 
 Layer = list[list[float]]
 """The parameters of a layer's neurons: of each, one an input, and the intercept."""
@@ -157,12 +160,13 @@ def report_sample_s(root: Root, width: int, n_samples: int) -> float:
 # Ours.
 
 
-def our_sample_s(width: int, **engine: object) -> float:
-    """Return the seconds of a sample, our way."""
+def our_samples_s(width: int, *engines: dict[str, object]) -> list[float]:
+    """Return the seconds of a sample, our way, of engines that take turns."""
     n_steps = max(5, min(200, 20_000 // width))
     workload = Workload(N_FEATURES, (width,), n_steps, n_epochs=5, batch_size=BATCH)
-    step_s, _ = step_and_rest(workload, partial(DistributedMLPClassifier, **engine))
-    return step_s / BATCH
+    makes = [partial(DistributedMLPClassifier, **engine) for engine in engines]
+    turns = [[step_and_rest(workload, make)[0] for make in makes] for _ in range(TURNS)]
+    return [median(steps_s) / BATCH for steps_s in zip(*turns, strict=True)]
 
 
 def shared(client: Client, n_workers: int) -> dict[str, object]:
@@ -186,13 +190,14 @@ def by_parameters(
     alone = Root()
     with root_of(2) as root:
         for width in widths:
+            one_s, two_s = our_samples_s(width, shared(client, 1), shared(client, 2))
             rows.append(
                 {
                     "parameters": count_parameters((N_FEATURES, width, N_CLASSES)),
                     "report, one": report_sample_s(alone, width, n_samples),
                     "report, two": report_sample_s(root, width, n_samples),
-                    "ours, one": our_sample_s(width, **shared(client, 1)),
-                    "ours, two": our_sample_s(width, **shared(client, 2)),
+                    "ours, one": one_s,
+                    "ours, two": two_s,
                 }
             )
     return rows
@@ -203,10 +208,10 @@ def by_machines(
 ) -> list[dict[str, float]]:
     """Measure one network on one machine, which shares nothing, and on more."""
     rows = []
-    for count in counts:
+    ours = our_samples_s(width, *(shared(client, count) for count in counts))
+    for count, ours_s in zip(counts, ours, strict=True):
         with root_of(count if count > 1 else 0) as root:
             report_s = report_sample_s(root, width, n_samples)
-        ours_s = our_sample_s(width, **shared(client, count))
         rows.append({"machines": count, "report": report_s, "ours": ours_s})
     return rows
 
@@ -248,12 +253,12 @@ def draw(
             marker="o",
             label=way,
         )
-    left.set(xlabel="parameters", ylabel="ms a sample", title="By parameters")
+    left.set(xlabel="parameters", ylabel="ms a sample")
     counts = [int(row["machines"]) for row in machines]
-    right.set(xlabel="machines", ylabel="ms a sample", title="By machines")
+    right.set(xlabel="machines", ylabel="ms a sample")
     right.set_xticks(counts, ["1, not shared", *map(str, counts[1:])])
-    left.legend()
-    right.legend()
+    for axes in (left, right):
+        legend_above(axes, axes.lines, most_columns=2)
     figure.savefig(path, dpi=120)
 
 
@@ -281,8 +286,8 @@ def main() -> None:
     parser.add_argument(
         "--max-width",
         type=int,
-        default=1024,
-        help="neurons of the largest hidden layer (default: 1024)",
+        default=8192,
+        help="neurons of the largest hidden layer (default: 8192)",
     )
     parser.add_argument(
         "--machines", type=int, default=3, help="up to so many (default: 3)"

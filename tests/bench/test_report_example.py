@@ -37,8 +37,8 @@ def test_children_compute_what_their_root_does_alone(example):
 
 
 def test_one_machine_shares_nothing(example, monkeypatch):
-    monkeypatch.setattr(example, "shared", lambda _, count: {"n_workers": count})
-    monkeypatch.setattr(example, "our_sample_s", lambda _, n_workers: n_workers)
+    monkeypatch.setattr(example, "shared", lambda _, count: count)
+    monkeypatch.setattr(example, "our_samples_s", lambda _, *counts: counts)
     monkeypatch.setattr(
         example, "report_sample_s", lambda root, *_: len(root._children)
     )
