@@ -19,7 +19,7 @@ import math
 import random
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing import get_context
@@ -46,7 +46,7 @@ BATCH = 200
 """Rows of a mini-batch of ours; the report trains sample by sample."""
 
 TURNS = 3
-"""Measurements of ours, of which the median counts."""
+"""Measurements of each, of which the median counts."""
 
 Layer = list[list[float]]
 """The parameters of a layer's neurons: of each, one an input, and the intercept."""
@@ -160,13 +160,12 @@ def report_sample_s(root: Root, width: int, n_samples: int) -> float:
 # Ours.
 
 
-def our_samples_s(width: int, *engines: dict[str, object]) -> list[float]:
-    """Return the seconds of a sample, our way, of engines that take turns."""
+def our_sample_s(width: int, **engine: object) -> float:
+    """Return the seconds of a sample, our way."""
     n_steps = max(5, min(200, 20_000 // width))
     workload = Workload(N_FEATURES, (width,), n_steps, n_epochs=5, batch_size=BATCH)
-    makes = [partial(DistributedMLPClassifier, **engine) for engine in engines]
-    turns = [[step_and_rest(workload, make)[0] for make in makes] for _ in range(TURNS)]
-    return [median(steps_s) / BATCH for steps_s in zip(*turns, strict=True)]
+    step_s, _ = step_and_rest(workload, partial(DistributedMLPClassifier, **engine))
+    return step_s / BATCH
 
 
 def shared(client: Client, n_workers: int) -> dict[str, object]:
@@ -182,6 +181,12 @@ def shared(client: Client, n_workers: int) -> dict[str, object]:
 # Both.
 
 
+def in_turns(measures: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Measure in turns, so that a machine's moods meet all; return the medians."""
+    turns = [[measure() for measure in measures.values()] for _ in range(TURNS)]
+    return dict(zip(measures, map(median, zip(*turns, strict=True)), strict=True))
+
+
 def by_parameters(
     client: Client, widths: Sequence[int], n_samples: int
 ) -> list[dict[str, float]]:
@@ -190,16 +195,14 @@ def by_parameters(
     alone = Root()
     with root_of(2) as root:
         for width in widths:
-            one_s, two_s = our_samples_s(width, shared(client, 1), shared(client, 2))
-            rows.append(
-                {
-                    "parameters": count_parameters((N_FEATURES, width, N_CLASSES)),
-                    "report, one": report_sample_s(alone, width, n_samples),
-                    "report, two": report_sample_s(root, width, n_samples),
-                    "ours, one": one_s,
-                    "ours, two": two_s,
-                }
-            )
+            measures = {
+                "report, one": partial(report_sample_s, alone, width, n_samples),
+                "report, two": partial(report_sample_s, root, width, n_samples),
+                "ours, one": partial(our_sample_s, width, **shared(client, 1)),
+                "ours, two": partial(our_sample_s, width, **shared(client, 2)),
+            }
+            size = count_parameters((N_FEATURES, width, N_CLASSES))
+            rows.append({"parameters": size, **in_turns(measures)})
     return rows
 
 
@@ -208,11 +211,13 @@ def by_machines(
 ) -> list[dict[str, float]]:
     """Measure one network on one machine, which shares nothing, and on more."""
     rows = []
-    ours = our_samples_s(width, *(shared(client, count) for count in counts))
-    for count, ours_s in zip(counts, ours, strict=True):
+    for count in counts:
         with root_of(count if count > 1 else 0) as root:
-            report_s = report_sample_s(root, width, n_samples)
-        rows.append({"machines": count, "report": report_s, "ours": ours_s})
+            measures = {
+                "report": partial(report_sample_s, root, width, n_samples),
+                "ours": partial(our_sample_s, width, **shared(client, count)),
+            }
+            rows.append({"machines": count, **in_turns(measures)})
     return rows
 
 

@@ -119,6 +119,8 @@ def crossover(
       ...
       4 workers are faster from about 9,800 parameters on: use
       parameter_threshold=9800
+      A fit takes about 90 ms more on them, however many steps it has; if yours
+      are as short as that, use more.
 
     That is a parameter of the estimators, which train networks with fewer parameters
     in the process that calls fit, and the others on the cluster:
@@ -127,7 +129,9 @@ def crossover(
       DistributedMLPClassifier((512, 512), parameter_threshold=9800)
 
     It takes a minute or two: less with --max-width 256, more with --repeats 5.
-    Run it where you would call fit, while nobody else uses the cluster.
+    Run it where you would call fit, while nobody else uses the cluster. For a cluster
+    with TLS it needs Dask's configuration (distributed.comm.tls), as `dask worker`
+    does without its --tls options.
     """  # noqa: D301 (the mark is click's, for lines that stay as they are)
     from skdistmlp.bench.crossover import advice, parameter_threshold
     from skdistmlp.bench.files import check_picture, check_writable
@@ -136,6 +140,9 @@ def crossover(
 
     if address is not None and scheduler_file is not None:
         raise click.UsageError("give ADDRESS or --scheduler-file, not both")
+    written = [path for path in (csv_path, json_path, png_path) if path is not None]
+    if len({path.resolve() for path in written}) < len(written):
+        raise click.UsageError("--csv, --json and --png need a file each")
     try:
         for path in (csv_path, json_path):
             if path is not None:
@@ -151,6 +158,11 @@ def crossover(
             )
     except SkdistmlpError as error:
         raise click.ClickException(str(error)) from error
+    except MemoryError as error:
+        raise click.ClickException(
+            f"the rows do not fit this process: {error}. Lower --n-features or "
+            f"--batch-size."
+        ) from error
     threshold = parameter_threshold(rows)
     # What was measured is said first: a disk may be full.
     click.echo(table(rows))
@@ -173,7 +185,8 @@ def crossover(
             write_json(json_path, measured)
         if png_path is not None:
             _draw(png_path, rows, threshold, workers)
-    except OSError as error:
+    # Matplotlib's error when a format needs another program, such as LaTeX.
+    except (OSError, RuntimeError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -190,6 +203,8 @@ def _cluster(
     if scheduler_file is not None:
         try:
             address = json.loads(scheduler_file.read_text())["address"]
+            if not isinstance(address, str):
+                raise TypeError("an address is a string")
         except (ValueError, KeyError, TypeError) as error:
             raise click.UsageError(
                 f"{scheduler_file} is not a file that `dask scheduler "

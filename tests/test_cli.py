@@ -59,8 +59,9 @@ def test_it_measures_prints_and_writes(client, tmp_path):
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert "| 4-(16) " in done.stdout
     assert advised or "were not faster" in done.stdout
-    *table, _ = done.stdout.splitlines()
-    assert all(line.startswith("|") for line in table), "stdout is for the answer"
+    table, said = done.stdout.rsplit("|\n", 1)
+    assert all(line.startswith("|") for line in table.splitlines())
+    assert len(said.splitlines()) == (2 if advised else 1), "stdout is for the answer"
     assert "Traceback" not in done.stderr
 
 
@@ -92,6 +93,7 @@ def test_mistakes_are_explained_without_a_traceback(arguments, code, said):
         (["--n-workers", "1"], r"1 is not in the range x>=2"),
         (["--png", "/nowhere/at/all.png"], r"there is no folder /nowhere/at"),
         (["--json", ""], r"'\.' is not the name of a file|is a directory"),
+        (["--json", "a.png", "--png", "./a.png"], r"need a file each"),
     ],
 )
 def test_options_are_checked_before_anything_is_measured(arguments, said):
@@ -123,7 +125,10 @@ def test_a_cluster_without_workers():
 
 
 def test_a_disk_that_is_full_does_not_cost_the_advice(monkeypatch):
-    rows = [{"parameters": n, "times faster": n / 200} for n in (100, 400)]
+    rows = [
+        {"parameters": n, "times faster": n / 200, "more a fit, ms": 90.0}
+        for n in (100, 400)
+    ]
     monkeypatch.setattr(cli, "_measured", lambda *_: (2, rows))
     monkeypatch.setattr(cli, "_cluster", lambda *_: nullcontext())
     result = CliRunner().invoke(cli.mlp, ["crossover", "--csv", "/dev/full"])
@@ -131,6 +136,28 @@ def test_a_disk_that_is_full_does_not_cost_the_advice(monkeypatch):
     assert result.exit_code == 1
     assert "use parameter_threshold=" in result.output
     assert "Error: [Errno 28]" in result.output
+
+
+@pytest.mark.parametrize("address", [5, None])
+def test_a_file_without_an_address_starts_nothing(tmp_path, address):
+    contact = tmp_path / "scheduler.json"
+    contact.write_text(json.dumps({"address": address}))
+    result = CliRunner().invoke(
+        cli.mlp, ["crossover", "--scheduler-file", str(contact)]
+    )
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 2
+    assert "is not a file that `dask scheduler" in result.output
+
+
+def test_rows_that_do_not_fit_are_an_error(client):
+    options = ["--n-features", str(10**12), "--repeats", "1"]
+    result = CliRunner().invoke(
+        cli.mlp, ["crossover", client.scheduler.address, *options]
+    )
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 1
+    assert "Lower --n-features or --batch-size" in result.output
 
 
 def test_more_workers_than_there_are(client):

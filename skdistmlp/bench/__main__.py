@@ -27,6 +27,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(parts):
         parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {parts}")
+    if min(arguments.repeats, arguments.threads) < 1:
+        parser.error("--repeats and --threads must be 1 or more")
     try:
         check_writable(arguments.json)
         if arguments.png is not None:

@@ -10,6 +10,9 @@ from skdistmlp.bench.workloads import Workload, step_and_rest
 from skdistmlp.parallel.split import count_parameters
 from skdistmlp.plotting.crossover import crossing
 
+MORE_A_FIT = "more a fit, ms"
+"""The column of what a fit takes more beside its steps, if it shares the network."""
+
 
 def growing(
     candidates: Mapping[str, Callable[..., Any]],
@@ -36,15 +39,19 @@ def growing(
     alone, shared = candidates
     for workload in workloads:
         taken: dict[str, list[float]] = {name: [] for name in candidates}
+        rest: dict[str, list[float]] = {name: [] for name in candidates}
         for _ in range(repeats):
             for name, make in candidates.items():
-                taken[name].append(step_and_rest(workload, make)[0])
+                step_s, rest_s = step_and_rest(workload, make)
+                taken[name].append(step_s)
+                rest[name].append(rest_s)
         yield {
             "network": workload.name,
             "batch": workload.batch_size,
             "parameters": count_parameters(workload.layer_units),
             **{f"{name}, ms": 1e3 * median(taken[name]) for name in candidates},
             "times faster": median_ratio(taken[alone], taken[shared]),
+            MORE_A_FIT: 1e3 * (median(rest[shared]) - median(rest[alone])),
         }
 
 
@@ -111,14 +118,14 @@ def advice(rows: Sequence[Row], n_workers: int) -> str:
     Parameters
     ----------
     rows : sequence of dict
-        As `parameter_threshold` takes them.
+        As `growing` yields them.
     n_workers : int
         Workers that shared the networks.
 
     Returns
     -------
     str
-        A line.
+        A line or two.
     """
     threshold = parameter_threshold(rows)
     if threshold is None:
@@ -126,7 +133,10 @@ def advice(rows: Sequence[Row], n_workers: int) -> str:
             f"{n_workers} workers were not faster than this process, up to "
             f"{rows[-1]['parameters']:,} parameters. Train here, or try larger batches."
         )
+    more_ms = max(0.0, median(row[MORE_A_FIT] for row in rows))
     return (
         f"{n_workers} workers are faster {where_faster(rows)}: "
-        f"use parameter_threshold={threshold}"
+        f"use parameter_threshold={threshold}\n"
+        f"A fit takes about {more_ms:.0f} ms more on them, however many steps it has; "
+        f"if yours are as short as that, use more."
     )

@@ -108,7 +108,7 @@ class FuturesGroup:
 
     def __enter__(self) -> Self:
         try:
-            self._tasks.check_versions()
+            self._tasks.open()
             self._place_all()
         except BaseException:
             self._release()

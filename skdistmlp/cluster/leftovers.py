@@ -1,8 +1,8 @@
 """What a client that is gone has left on workers."""
 
-import asyncio
+from asyncio import gather, wait_for, wrap_future
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +15,10 @@ from skdistmlp.cluster.client import begin
 ARRIVES_AFTER_S = 2.0, 10.0, 60.0
 """Seconds after a client is gone when its workers are looked at: what it has sent
 through the scheduler may still be on its way."""
+
+
+ANSWERS_WITHIN_S = 5.0
+"""Seconds in which scheduler and workers answer."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,18 @@ class Leftovers(SchedulerPlugin):
 
     async def start(self, scheduler: Any) -> None:
         """Take requests from clients; called by Dask, once on a scheduler."""
+        self._scheduler = scheduler
         scheduler.handlers["skdistmlp_run_begins"] = self.begins
         scheduler.handlers["skdistmlp_run_ends"] = self.ends
 
     def begins(self, name: str, client: str, workers: list[str]) -> None:
         """Note a run; its name is the second part of the keys of what it sends."""
-        self.runs[name] = Run(client, tuple(workers))
+        run = Run(client, tuple(workers))
+        if client in self._scheduler.clients:
+            self.runs[name] = run
+        else:
+            # That it is gone came on another connection, and sooner.
+            self._look_later(name, run)
 
     def ends(self, name: str) -> None:
         """Forget a run that has let go of everything itself."""
@@ -65,9 +75,12 @@ class Leftovers(SchedulerPlugin):
         for name, run in list(self.runs.items()):
             if run.client == client:
                 del self.runs[name]
-                for seconds in ARRIVES_AFTER_S:
-                    leftovers = partial(let_go, scheduler, name, run)
-                    scheduler.loop.call_later(seconds, leftovers)
+                self._look_later(name, run)
+
+    def _look_later(self, name: str, run: Run) -> None:
+        for seconds in ARRIVES_AFTER_S:
+            leftovers = partial(let_go, self._scheduler, name, run)
+            self._scheduler.loop.call_later(seconds, leftovers)
 
 
 async def let_go(scheduler: Any, name: str, run: Run) -> None:
@@ -76,21 +89,25 @@ async def let_go(scheduler: Any, name: str, run: Run) -> None:
     def is_of_run(key: object) -> bool:
         return isinstance(key, tuple) and key[1:2] == (name,)
 
+    async def let_go_on(worker: str) -> None:
+        held = await wait_for(scheduler.rpc(worker).keys(), ANSWERS_WITHIN_S)
+        unknown = [k for k in held if is_of_run(k) and k not in scheduler.tasks]
+        what = {"op": "remove-replicas", "keys": unknown, "stimulus_id": name}
+        scheduler.worker_send(worker, what)
+
     if run.client in scheduler.clients:
         keys = [key for key in scheduler.tasks if is_of_run(key)]
         scheduler.client_releases_keys(keys=keys, client=run.client)
-    for worker in set(run.workers) & set(scheduler.workers):
-        with suppress(OSError):
-            held = await scheduler.rpc(worker).keys()
-            unknown = [k for k in held if is_of_run(k) and k not in scheduler.tasks]
-            what = {"op": "remove-replicas", "keys": unknown, "stimulus_id": name}
-            scheduler.worker_send(worker, what)
+        if run.client not in scheduler.client_comms:
+            # Dask made it anew for what arrived, and nobody will close it.
+            scheduler.remove_client(run.client)
+    # A worker that stands still, or leaves meanwhile, is in no other's way.
+    there = set(run.workers) & set(scheduler.workers)
+    await gather(*map(let_go_on, there), return_exceptions=True)
 
 
 class Announced:
     """A run that the scheduler knows of, for as long as it may have values on workers.
-
-    Nothing here waits for the scheduler.
 
     Parameters
     ----------
@@ -106,9 +123,17 @@ class Announced:
         self._client = client
         self._name = name
         self._begun: Future[Any] = begin(client, self._begin, list(workers))
+        self._closed = False
+
+    def wait(self) -> None:
+        """Wait until the scheduler knows of the run, but not for long."""
+        wait([self._begun], ANSWERS_WITHIN_S)
 
     def close(self, sent: Iterable[Future[Any]]) -> None:
         """Let the scheduler forget the run when what it sends has arrived."""
+        if self._closed:
+            return
+        self._closed = True
         # The loop of a client that is closed takes nothing.
         with suppress(RuntimeError):
             begin(self._client, self._end, [self._begun, *sent])
@@ -122,5 +147,5 @@ class Announced:
 
     async def _end(self, before: Iterable[Future[Any]]) -> None:
         scheduler: Any = self._client.scheduler
-        await asyncio.wait([asyncio.wrap_future(one) for one in before])
+        await gather(*map(wrap_future, before), return_exceptions=True)
         await scheduler.skdistmlp_run_ends(name=self._name)

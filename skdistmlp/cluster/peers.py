@@ -114,7 +114,7 @@ class PeersRun:
             enter = self._context.enter_context
             enter(messages_of(self._client, self._run, self._messages))
             check = self._tasks.check_workers
-            self._tasks.check_versions()
+            self._tasks.open()
             with self._tasks.explained("waiting for workers that other fits hold"):
                 self._check_held = enter(gang(self._client, self._workers, check))
             # Even an interrupt in the middle of closing leaves the queue.

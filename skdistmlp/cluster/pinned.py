@@ -155,6 +155,8 @@ class PinnedTasks:
 
         def send(rank: int, value: Any) -> Future[Any]:
             key, worker = self.key(rank, name), self._workers[rank]
+            if self._announced is not None:
+                self._announced.wait()
             try:
                 placed = self._scattered(key, value, worker)
             except KeyError:
@@ -171,8 +173,6 @@ class PinnedTasks:
             return placed
 
         ranks = range(len(values)) if ranks is None else ranks
-        if self._announced is None:
-            self._announced = Announced(self._client, self._run, self._workers)
         sent = [
             self._outside_tasks.submit(send, rank, value)
             for rank, value in zip(ranks, values, strict=True)
@@ -303,10 +303,21 @@ class PinnedTasks:
         self.check_present()
         self._roll_call.check()
 
-    def check_versions(self) -> None:
-        """Raise ClusterError if a worker has another version of this package."""
+    def open(self) -> None:
+        """Announce the run, and ask the workers for their version.
+
+        Raises
+        ------
+        ClusterError
+            If one has another version of this package.
+        """
+        self._announced = Announced(self._client, self._run, self._workers)
         with self.explained("asking the workers for their version"):
-            check_versions(self._client, self._workers, self.check_workers)
+            try:
+                check_versions(self._client, self._workers, self.check_workers)
+            except OSError:
+                self._await_loss()
+                raise
 
     def check_accepting(self, workers: Iterable[str]) -> None:
         """Raise WorkerLostError if workers on which tasks are queued take none."""

@@ -53,7 +53,7 @@ def predict_by_rows(
     """
     tasks = PinnedTasks(client, workers)
     try:
-        tasks.check_versions()
+        tasks.open()
         with tasks.explained("placing the network"):
             n = len(workers)
             networks = tasks.place_once("network", n * [function], n * [n_bytes], owner)

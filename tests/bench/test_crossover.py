@@ -35,7 +35,7 @@ from skdistmlp.bench.crossover import advice, parameter_threshold, where_faster
 )
 def test_where_sharing_begins_to_pay(gains, threshold, where):
     rows = [
-        {"parameters": 100 * 10**i, "times faster": gain}
+        {"parameters": 100 * 10**i, "times faster": gain, "more a fit, ms": 87.6}
         for i, gain in enumerate(gains)
     ]
     assert parameter_threshold(rows) == threshold
@@ -45,5 +45,7 @@ def test_where_sharing_begins_to_pay(gains, threshold, where):
         assert "parameter_threshold" not in advice(rows, 4)
     else:
         assert advice(rows, 4) == (
-            f"4 workers are faster {where}: use parameter_threshold={threshold}"
+            f"4 workers are faster {where}: use parameter_threshold={threshold}\n"
+            f"A fit takes about 88 ms more on them, however many steps it has; if "
+            f"yours are as short as that, use more."
         )

@@ -36,9 +36,21 @@ def test_children_compute_what_their_root_does_alone(example):
     assert shared == layers
 
 
+def test_measurements_take_turns_and_their_medians_count(example):
+    calls, times = [], iter([1, 10, 7, 30, 2, 20])
+
+    def measure(name):
+        calls.append(name)
+        return next(times)
+
+    taken = example.in_turns({name: lambda name=name: measure(name) for name in "ab"})
+    assert "".join(calls) == "ababab"
+    assert taken == {"a": 2, "b": 20}
+
+
 def test_one_machine_shares_nothing(example, monkeypatch):
-    monkeypatch.setattr(example, "shared", lambda _, count: count)
-    monkeypatch.setattr(example, "our_samples_s", lambda _, *counts: counts)
+    monkeypatch.setattr(example, "shared", lambda _, count: {"n_workers": count})
+    monkeypatch.setattr(example, "our_sample_s", lambda _, n_workers: n_workers)
     monkeypatch.setattr(
         example, "report_sample_s", lambda root, *_: len(root._children)
     )

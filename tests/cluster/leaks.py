@@ -180,6 +180,11 @@ def _look(client: Client) -> Look:
                 for place in (queue.places.values() if queue else [])
             ],
             "run": list(leftovers.runs) if leftovers else [],
+            "client that is gone": [
+                name
+                for name in dask_scheduler.clients
+                if name not in (*dask_scheduler.client_comms, "fire-and-forget")
+            ],
         }, [str(address) for address in addresses]
 
     scheduler, addresses = client.run_on_scheduler(on_scheduler)

@@ -138,7 +138,18 @@ class DaskProcesses:
     @contextmanager
     def endless_client(self) -> Iterator["subprocess.Popen[bytes]"]:
         """Run a client in a process of its own that trains without end."""
-        process = self._start("client", ENDLESS_CLIENT, self.address)
+        with self._client(ENDLESS_CLIENT) as process:
+            yield process
+
+    @contextmanager
+    def sending_client(self, engine: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a client in a process of its own that never ends sending rows."""
+        with self._client(SENDING_CLIENT, engine) as process:
+            yield process
+
+    @contextmanager
+    def _client(self, script: Path, *args: str) -> Iterator["subprocess.Popen[bytes]"]:
+        process = self._start("client", script, self.address, *args)
         try:
             yield process
         finally:
@@ -179,6 +190,7 @@ class DaskProcesses:
 
 
 ENDLESS_CLIENT = Path(__file__).with_name("endless_client.py")
+SENDING_CLIENT = Path(__file__).with_name("sending_client.py")
 
 LOG = "100000"
 """Transitions that a scheduler of these tests remembers."""

@@ -1,0 +1,30 @@
+"""A client in a process of its own, to be killed while it sends.
+
+Run with the address of a scheduler and the name of an engine. A worker has what it was
+sent, but the scheduler is not told.
+"""
+
+import asyncio
+import sys
+
+import numpy as np
+from distributed import Client
+from distributed import client as dask_client
+
+from skdistmlp import DistributedMLPClassifier
+
+send = dask_client.scatter_to_workers
+
+
+async def send_and_wait(*args, **kwargs):
+    await send(*args, **kwargs)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    dask_client.scatter_to_workers = send_and_wait
+    clf = DistributedMLPClassifier(
+        (20, 9), engine=sys.argv[2], n_workers=2, parameter_threshold=0
+    )
+    with Client(sys.argv[1]):
+        clf.fit(np.eye(50), np.arange(50) % 2)
