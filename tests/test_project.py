@@ -159,3 +159,9 @@ def test_relative_links_of_the_pages_lead_somewhere():
     assert len(links) > 5
     for page, link in links:
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_page_of_faults_begins_as_it_would_if_it_were_written_now():
+    introduction = ROOT / "tests" / "cluster" / "faults_introduction.md"
+    page = (ROOT / "docs" / "faults.md").read_text()
+    assert page.startswith(introduction.read_text().rstrip())

@@ -219,8 +219,14 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
         yield
     except Exception as error:
         if not isinstance(error, TRACES_OF_LOSS) and client.status == "running":
+            note = f"This was while {phase}."
             if isinstance(error, ExchangeError | WorkerLostError):
-                error.add_note(f"This was while {phase}. Call again to start over.")
+                error.add_note(f"{note} Call again to start over.")
+            elif isinstance(error, MemoryError):
+                error.add_note(f"{note} Use more workers, or smaller batches.")
+            elif hasattr(error, "__notes__"):
+                # A task of ours failed by itself.
+                error.add_note(note)
             raise
         try:
             present = set(client.nthreads())

@@ -5,14 +5,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from socket import AF_INET, AF_INET6, SOCK_STREAM, socket
 from stat import S_ISSOCK
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from distributed import Client
+from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info
 
 THREADS = "skdistmlp"
@@ -72,6 +72,19 @@ def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
         listed = "\n".join(left)
         assert begun < deadline, f"left behind:\n{listed}"
         time.sleep(0.02)
+
+
+@contextmanager
+def own_cluster(**options: Any) -> Iterator[Client]:
+    """Start a cluster for one test; fail if something is left behind there."""
+    options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"} | options
+    with (
+        LocalCluster(**options) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        remember(client)
+        yield client
+        assert_nothing_left(client)
 
 
 def _keep_nothing(client: Client) -> None:

@@ -7,7 +7,7 @@ import threading
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
@@ -16,7 +16,7 @@ from sklearn.model_selection import GridSearchCV
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster import peers
 from skdistmlp.cluster.futures import FuturesGroup
-from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
 from tests.cluster.support import DaskProcesses, bounded, transitions
 from tests.cluster.test_interrupts import strike_at
 from tests.estimators.recorder import At, Fitting, Recorder, Told
@@ -89,15 +89,7 @@ def test_after_an_epoch_there_is_what_a_fit_of_so_many_epochs_would_leave(
 @ENGINES
 def test_workers_in_one_process_do_not_change_what_was_given(data, engine):
     recorder = Recorder()
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=False,
-            dashboard_address="127.0.0.1:0",
-        ) as threads,
-        Client(threads) as client,
-    ):
+    with own_cluster(n_workers=2, processes=False) as client:
         for n_workers in (1, 2):
             clf = classifier(client, engine, recorder, n_workers=n_workers)
             bounded(clf.fit, *data)
@@ -341,3 +333,4 @@ def test_a_worker_that_is_lost_while_a_callback_looks_is_named(tmp_path, data):
         with pytest.raises(WorkerLostError, match=lost):
             bounded(clf.fit, *data)
         assert vars(clf) == before
+        assert_nothing_left(client)

@@ -6,12 +6,12 @@ from contextlib import closing
 import dask
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster, get_client
+from distributed import Client, get_client
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client import choose_workers, connected
 from skdistmlp.exceptions import ClusterError
-from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
 from tests.cluster.support import bounded, in_thread, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -20,26 +20,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 @pytest.fixture
 def one_worker():
     """A cluster with one thread: who waits there for a task waits for ever."""
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as own,
-        Client(own, set_as_default=False) as client,
-    ):
-        remember(client)
+    with own_cluster(n_workers=1) as client:
         yield client
-        assert_nothing_left(client)
 
 
 @pytest.fixture
 def no_workers():
-    with (
-        LocalCluster(
-            n_workers=0, processes=False, dashboard_address="127.0.0.1:0"
-        ) as own,
-        Client(own, set_as_default=False) as client,
-    ):
-        remember(client)
+    with own_cluster(n_workers=0, processes=False) as client:
         yield client
-        assert_nothing_left(client)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client, LocalCluster, wait
+from distributed import Client, wait
 from numpy.testing import assert_array_equal
 
 from skdistmlp import (
@@ -31,6 +31,7 @@ from tests.cluster.kinds import (
     regressor,
     weights_of,
 )
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import bounded
 from tests.estimators.support import fit
 
@@ -160,12 +161,7 @@ def test_a_fit_inside_a_task_of_collections_made_there(client, data):
 
 def test_workers_that_are_threads(data):
     X, y = data
-    with (
-        LocalCluster(
-            n_workers=2, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with own_cluster(n_workers=2, processes=False) as client:
         given = client.persist(as_array(X))
         clf = bounded(fit, classifier(client), given, as_array(y))
         assert_array_equal(client.compute(given).result(), X)
@@ -173,6 +169,7 @@ def test_workers_that_are_threads(data):
         assert_array_equal(
             client.compute(clf.predict(given)).result(), known.predict(X)
         )
+        del given
     assert_same_weights(clf, known)
 
 

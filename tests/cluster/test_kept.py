@@ -7,7 +7,7 @@ import threading
 import dask
 import numpy as np
 import pytest
-from distributed import Client, Future, LocalCluster
+from distributed import Client, Future
 from numpy.testing import assert_array_equal
 from scipy import sparse
 from sklearn.model_selection import GridSearchCV
@@ -16,6 +16,7 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster import pinned
 from skdistmlp.cluster.kept import Kept, keep_nothing
 from skdistmlp.cluster.pinned import PinnedTasks
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import WITHIN_S, bounded, wait_until
 from tests.cluster.test_rows import sharing_is_free  # noqa: F401
 
@@ -161,16 +162,11 @@ def test_what_the_cluster_forgets_is_sent_again(client, data, sent):
 
 
 def test_rows_on_a_worker_that_is_gone_are_not_missed(data, sent):
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with own_cluster(n_workers=2) as client:
         first = fit(client, *data)
-        cluster.scale(1)
+        client.cluster.scale(1)
         wait_until(lambda: len(client.nthreads()) == 1, "a worker is gone")
-        cluster.scale(2)
+        client.cluster.scale(2)
         client.wait_for_workers(2, timeout=WITHIN_S)
         again = fit(client, *data)
         assert sent.count("rows") == 3
@@ -179,12 +175,7 @@ def test_rows_on_a_worker_that_is_gone_are_not_missed(data, sent):
 
 def test_workers_that_are_threads_get_rows_each_time(data, sent):
     """They would have the caller's own array, which the caller may change."""
-    with (
-        LocalCluster(
-            n_workers=2, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with own_cluster(n_workers=2, processes=False) as client:
         for _ in range(2):
             fit(client, *data)
         assert sent.count("rows") == 4

@@ -6,10 +6,11 @@ import sys
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster, futures_of
+from distributed import futures_of
 from scipy.sparse import csr_array
 
 from skdistmlp.cluster.kept import keep_nothing
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import in_thread, wait_until
 from tests.cluster.test_peers import endless, steps_taken, stop_all
 from tests.estimators.support import fit
@@ -25,15 +26,7 @@ ALLOWANCE = 6 * 2**20
 @pytest.fixture(scope="module")
 def client():
     """Two workers that have trained before, and so have imported and loaded all."""
-    with (
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            memory_limit=0,
-            dashboard_address="127.0.0.1:0",
-        ) as cluster,
-        Client(cluster, set_as_default=False) as connected,
-    ):
+    with own_cluster(n_workers=2, memory_limit=0) as connected:
         fit(classifier(connected, (50, 50), max_iter=3), *rows(100))
         yield connected
 

@@ -6,13 +6,14 @@ import time
 import dask
 import numpy as np
 import pytest
-from distributed import Client, Event, LocalCluster
+from distributed import Event
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster import client as client_module
 from skdistmlp.cluster import peers, pinned
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import (
     bounded,
     in_thread,
@@ -336,12 +337,7 @@ def test_limits_of_threads_come_back_after_rounds_and_errors(
 
 
 def test_a_worker_with_two_threads_lets_products_use_both(data):
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with own_cluster(n_workers=1, threads_per_worker=2) as client:
         assert blas_limits(client) == {1}
         fit = in_thread(endless(client, n_workers=1).fit, *data)
         wait_until(lambda: steps_taken(client, n_shards=1), "training has begun")

@@ -160,7 +160,8 @@ def test_an_error_says_on_which_worker_it_happened(client, data):
     with pytest.raises(RuntimeError, match="planted") as caught:
         bounded(classifier(client).fit, *data)
     assert caught.value.__notes__ == [
-        f"This happened in task 'train-shard1-of-2' on worker {victim}."
+        f"This happened in task 'train-shard1-of-2' on worker {victim}.",
+        "This was while training.",
     ]
 
 

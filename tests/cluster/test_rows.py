@@ -5,7 +5,6 @@ from copy import copy
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
@@ -14,6 +13,7 @@ from skdistmlp.cluster import rows
 from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.estimators import engines
 from skdistmlp.parallel import prediction
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import bounded
 from tests.estimators.support import fit
 
@@ -117,12 +117,7 @@ def test_the_plan_of_a_prediction_can_be_read(
 
 def test_workers_that_are_threads_share_too(data, fitted, sharing_is_free):
     labels = fitted.predict(data[0])
-    with (
-        LocalCluster(
-            n_workers=2, processes=False, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        cluster.get_client() as client,
-    ):
+    with own_cluster(n_workers=2, processes=False) as client:
         fitted.set_params(engine="auto", client=client)
         assert fitted.predict_plan(data[0]).engine == "rows"
         shared = bounded(fitted.predict, data[0])

@@ -5,7 +5,6 @@ from functools import partial
 import joblib
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
 from sklearn.base import clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
@@ -18,8 +17,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier, FastestWithin
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import bounded
-from tests.conftest import assert_nothing_left
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -128,12 +127,7 @@ def searched():
 
     Threads of a worker that set them at once may leave them there.
     """
-    with (
-        LocalCluster(
-            n_workers=3, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as connected,
-    ):
+    with own_cluster(n_workers=3) as connected:
         yield connected
 
 
@@ -149,12 +143,7 @@ def bounded_in_tasks(client, function, *args):
 
 def test_in_tasks_of_one_worker_with_one_thread(data):
     """Every fit needs the thread that runs it."""
-    with (
-        LocalCluster(
-            n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+    with own_cluster(n_workers=1) as client:
         search = GridSearchCV(
             classifier(), {"alpha": [1e-4, 1e-3, 1e-2], "n_workers": [1]}, cv=4
         )
@@ -162,7 +151,6 @@ def test_in_tasks_of_one_worker_with_one_thread(data):
         assert search.best_estimator_.engine_ == "peers"
         assert not np.isnan(search.cv_results_["mean_test_score"]).any()
         del search
-        assert_nothing_left(client)
 
 
 def test_the_search_of_dask_ml(searched, data):
