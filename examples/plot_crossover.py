@@ -2,8 +2,11 @@
 ========================================
 
 ``CrossoverDisplay`` draws how many times faster a shared network trains, by its number
-of parameters: below 1 it is slower. ``dask mlp crossover --png`` draws the same on a
-cluster of yours, at more sizes and with repeats; this page measures each network once.
+of parameters: below 1 it is slower. Faster than what, you choose: this page compares
+two workers with one worker of theirs, and measures each network once.
+``dask mlp crossover --png`` draws the same for a cluster of yours, at more sizes and
+with repeats. It compares with training in the process that calls ``fit``, with all of
+its threads, since that is where a network is trained that is not shared.
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""What the displays share: colours, and axes to draw on."""
+"""What the displays share: colours, options, and axes to draw on."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 """Colours that the colour-blind can tell apart (Okabe, Ito, 2008)."""
 
 GREY = "#666666"
+
+MOST_WIDTH = 1.2
+"""Of a legend, in widths of the axes: margins have room too."""
 
 
 def axes_to_draw_on(ax: "Axes | None") -> "Axes":
@@ -32,6 +35,14 @@ def axes_to_draw_on(ax: "Axes | None") -> "Axes":
     return ax
 
 
+def line_options(given: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Return the options of a line: those given, by long names or short, and others."""
+    from matplotlib.cbook import normalize_kwargs
+    from matplotlib.lines import Line2D
+
+    return defaults | normalize_kwargs(given, Line2D)
+
+
 def begin_at_zero(ax: "Axes", line: Any) -> None:
     """Let the y axis begin at 0, unless it is or becomes logarithmic.
 
@@ -48,8 +59,7 @@ def legend_above(ax: "Axes", handles: Sequence[Any], most_columns: int) -> None:
     Only a layout engine, such as "constrained", makes room there; without one it is
     drawn where there is the most room within.
     """
-    figure = ax.get_figure(root=True)
-    if figure is None or figure.get_layout_engine() is None:
+    if ax.figure.get_layout_engine() is None:
         ax.legend(handles=handles, loc="best")
     else:
         above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
@@ -61,7 +71,7 @@ def legend_in_columns(
 ) -> Any:
     """Draw a legend in as many columns as have room side by side; return it.
 
-    It may be wider than the axes by what the margins have room for.
+    One column may be wider than `MOST_WIDTH`.
     """
     for n_columns in range(most_columns, 0, -1):
         legend = ax.legend(
@@ -72,6 +82,7 @@ def legend_in_columns(
             columnspacing=1,
             **kwargs,
         )
-        if legend.get_window_extent().width <= 1.2 * ax.get_window_extent().width:
+        most = MOST_WIDTH * ax.get_window_extent().width
+        if legend.get_window_extent().width <= most:
             break
     return legend

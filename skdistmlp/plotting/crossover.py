@@ -7,10 +7,26 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
-from skdistmlp.plotting.axes import COLOURS, GREY, axes_to_draw_on, begin_at_zero
+from skdistmlp.plotting.axes import (
+    COLOURS,
+    GREY,
+    axes_to_draw_on,
+    begin_at_zero,
+    line_options,
+)
+from skdistmlp.plotting.given import check_lengths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+EVEN = "skdistmlp-even"
+"""Mark of the line at 1, which several measurements on the same axes share."""
+
+CROSSING = "skdistmlp-crossing"
+"""Mark of the numbers at crossings."""
+
+LINE_HEIGHT = 12
+"""Of a crossing's number, in points."""
 
 
 class CrossoverDisplay:
@@ -23,7 +39,8 @@ class CrossoverDisplay:
     n_parameters : sequence of int
         Sizes of the networks.
     times_faster : sequence of float
-        Time of one worker divided by that of all.
+        Time of training without sharing, wherever you would train then, divided by
+        that of training shared.
     crossing : float, optional
         The number of parameters from which sharing pays, if there is one.
     name : str, optional
@@ -70,12 +87,13 @@ class CrossoverDisplay:
         Parameters
         ----------
         n_parameters : sequence of int, of length n_networks
-            Sizes of the networks, in ascending order.
+            Sizes of the networks, positive and in ascending order.
         alone : array-like of shape (n_networks,) or (n_networks, n_repeats)
-            What one worker took, in whatever unit.
+            What training without sharing took, in whatever unit: on one worker, or
+            in the process that calls `fit`.
         shared : array-like of the same shape
-            What all workers took, in the same unit. Of repeats, the median of the
-            ratios is drawn.
+            What training shared took, in the same unit. Of repeats, the median of
+            the ratios is drawn.
         ax : matplotlib Axes, optional
             Where to draw; axes of a new figure without.
         name : str, optional
@@ -91,19 +109,28 @@ class CrossoverDisplay:
         Raises
         ------
         ValueError
-            If the shapes differ, a time is not positive, or sizes do not ascend.
+            If there is nothing measured, the shapes differ, a time or a size is not
+            a positive number, or sizes do not ascend.
         """
-        ones, alls = np.asarray(alone, dtype=float), np.asarray(shared, dtype=float)
-        if ones.shape != alls.shape or ones.shape[:1] != (len(n_parameters),):
+        times = [np.asarray(given, dtype=float) for given in (alone, shared)]
+        one, other = (each.shape for each in times)
+        if one != other or one[:1] != (len(n_parameters),):
             raise ValueError(
-                f"expected times of one and of all for each of {len(n_parameters)} "
-                f"networks, got shapes {ones.shape} and {alls.shape}"
+                f"expected a time alone and one shared for each of "
+                f"{len(n_parameters)} networks, got shapes {one} and {other}"
             )
-        if not (np.isfinite([ones, alls]).all() and min(ones.min(), alls.min()) > 0):
+        if not times[0].size:
+            raise ValueError("no times were given: there is nothing to draw")
+        if not (np.isfinite(times).all() and np.min(times) > 0):
             raise ValueError("times have to be positive numbers")
-        if not (np.diff(n_parameters) > 0).all():
-            raise ValueError("n_parameters have to be in ascending order")
-        ratios = np.median((ones / alls).reshape(len(ones), -1), axis=1).tolist()
+        sizes = np.asarray(n_parameters, dtype=float)
+        ascend = np.isfinite(sizes).all() and (np.diff(sizes, prepend=0) > 0).all()
+        if not ascend:
+            raise ValueError(
+                "n_parameters have to be positive numbers in ascending order"
+            )
+        ratios = times[0] / times[1]
+        ratios = np.median(ratios.reshape(len(sizes), -1), axis=1).tolist()
         found = crossing(n_parameters, ratios)
         display = cls(
             n_parameters=n_parameters,
@@ -132,38 +159,51 @@ class CrossoverDisplay:
         -------
         CrossoverDisplay
             This display.
+
+        Raises
+        ------
+        ValueError
+            If there are no ratios, or another number of them than of sizes.
         """
+        check_lengths(n_parameters=self.n_parameters, times_faster=self.times_faster)
         ax = axes_to_draw_on(ax)
         name = self.name if name is None else name
-        first = not ax.lines
         colour = COLOURS[len(ax.get_legend_handles_labels()[0]) % len(COLOURS)]
-        options: dict[str, Any] = {
-            "color": colour,
-            "marker": "o",
-            "label": name or "measured",
-        } | kwargs
+        options = line_options(
+            kwargs, color=colour, marker="o", label=name or "measured"
+        )
         (self.line_,) = ax.plot(self.n_parameters, self.times_faster, **options)
         self.crossing_line_ = None
         if self.crossing is not None:
             self.crossing_line_ = ax.axvline(
                 self.crossing, color=self.line_.get_color(), linestyle=":"
             )
-            ax.annotate(
-                f"{self.crossing:,.0f}",
-                (self.crossing, 0.02),
-                xycoords=("data", "axes fraction"),
-                xytext=(4, 0),
-                textcoords="offset points",
-                color=self.line_.get_color(),
-            )
-        if first:
-            ax.axhline(1, color=GREY, linewidth=1)
+        if not any(line.get_gid() == EVEN for line in ax.lines):
+            ax.axhline(1, color=GREY, linewidth=1, gid=EVEN)
         ax.set_xscale("log")
-        ax.set(xlabel="parameters", ylabel="times the speed of one")
+        ax.set(xlabel="parameters", ylabel="speed-up by sharing")
         begin_at_zero(ax, self.line_)
+        if self.crossing is not None:
+            self._write_crossing(ax, self.crossing)
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _write_crossing(self, ax: "Axes", at: float) -> None:
+        """Write where the crossing is, above what was written at earlier ones."""
+        n_before = sum(text.get_gid() == CROSSING for text in ax.texts)
+        text = ax.annotate(
+            f"{at:,.0f}",
+            (at, 0.02),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, n_before * LINE_HEIGHT),
+            textcoords="offset points",
+            color=self.line_.get_color(),
+            gid=CROSSING,
+        )
+        # On the right it is below the curve, but there may be no room.
+        if text.get_window_extent().x1 > ax.get_window_extent().x1:
+            text.set(ha="right", x=-4)
 
 
 def crossing(sizes: Sequence[float], gains: Sequence[float]) -> float:

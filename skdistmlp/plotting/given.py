@@ -1,5 +1,6 @@
 """What displays may be given: an error says what to pass instead."""
 
+from collections.abc import Sized
 from inspect import isclass
 from typing import Any
 
@@ -55,6 +56,29 @@ def check_search(given: Any) -> None:
             f"{_what(given)}: {hint}"
         )
     check_is_fitted(given, "cv_results_")
+
+
+def check_lengths(**given: Sized | None) -> None:
+    """Raise unless all have the same length, which is not 0.
+
+    Parameters
+    ----------
+    **given : sequence or None
+        What belongs together; None for what was not given.
+
+    Raises
+    ------
+    ValueError
+        If something is missing.
+    """
+    names = [name for name, values in given.items() if values is not None]
+    lengths = [len(values) for values in given.values() if values is not None]
+    if not lengths[0] or len(set(lengths)) > 1:
+        *several, last = (f"{n} ({k})" for n, k in zip(names, lengths, strict=True))
+        raise ValueError(
+            f"expected as many {' as '.join(names)}, 1 at least: "
+            f"{', '.join(several)} and {last}"
+        )
 
 
 def _is_search(given: Any) -> bool:

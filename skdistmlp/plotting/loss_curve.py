@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on, legend_above
+from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on, legend_above, line_options
 from skdistmlp.plotting.given import check_network
 
 if TYPE_CHECKING:
@@ -131,11 +131,12 @@ class LossCurveDisplay:
 
         name = self.name if name is None else name
         label = "loss" if name is None else f"{name}, loss"
-        options: dict[str, Any] = {
-            "color": COLOURS[len(ax.lines) % len(COLOURS)],
-            "marker": "o" if len(self.loss_curve) == 1 else None,
-            "label": label,
-        } | kwargs
+        options = line_options(
+            kwargs,
+            color=COLOURS[len(ax.lines) % len(COLOURS)],
+            marker="o" if len(self.loss_curve) == 1 else None,
+            label=label,
+        )
         epochs = range(1, len(self.loss_curve) + 1)
         (self.line_,) = ax.plot(epochs, self.loss_curve, **options)
         ax.set(xlabel="epoch", ylabel="loss")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.parallel.split import NetworkSplit, NeuronRange
-from skdistmlp.plotting.axes import COLOURS, GREY, axes_to_draw_on, legend_in_columns
+from skdistmlp.plotting.axes import (
+    COLOURS,
+    GREY,
+    MOST_WIDTH,
+    axes_to_draw_on,
+    legend_in_columns,
+)
 from skdistmlp.plotting.given import check_network
 
 if TYPE_CHECKING:
@@ -36,6 +42,15 @@ MOST_LEGEND = 0.45
 
 LEAST_LISTED = 2
 """Shards that it lists at any rate."""
+
+LEAST_LETTERS = 11
+"""Letters of a worker's name that the legend shows at any rate."""
+
+NARROWER = (
+    *((2, "medium", 0), (2, "small", 0), (1, "medium", 0), (1, "small", 0)),
+    *((1, "small", 90), (1, "xx-small", 90)),
+)
+"""Lines, size and angle of what is written below a layer, as there is room."""
 
 GAP = 0.9
 """Room between the neurons of two workers, in distances of neurons."""
@@ -138,10 +153,16 @@ class PartitionDisplay:
         Raises
         ------
         ValueError
-            If `max_neurons` is less than 3.
+            If `max_neurons` is less than 3, or there are more or fewer workers than
+            shards.
         """
         from matplotlib.collections import LineCollection
 
+        if len(self.workers) != self.split.n_shards:
+            raise ValueError(
+                f"{self.split.n_shards} shards need as many workers, but got "
+                f"{len(self.workers)}"
+            )
         if max_neurons < LEAST_DRAWN:
             raise ValueError(f"max_neurons={max_neurons} has to be at least 3")
         ax = axes_to_draw_on(ax)
@@ -191,15 +212,7 @@ class PartitionDisplay:
         """
         points = 72 / ax.figure.dpi
         height = points * ax.get_window_extent().height
-        n_listed = MOST_LISTED
-        while True:
-            legend = legend_in_columns(
-                ax, self._listed(n_listed), most_columns=4, loc="upper center"
-            )
-            legend_height = points * legend.get_window_extent().height
-            if legend_height < MOST_LEGEND * height or n_listed <= LEAST_LISTED:
-                break
-            n_listed //= 2
+        legend_height = points * self._list(ax).get_window_extent().height
         ys = [neuron.y for neurons in layers for neuron in neurons]
         lowest, highest = min(ys) - 0.7, max(ys) + 0.7
         free = max(height - legend_height - SIZES_HEIGHT, height / 4)
@@ -209,8 +222,26 @@ class PartitionDisplay:
         ax.set_ylim(lowest, highest + legend_height / distance)
         return distance
 
-    def _listed(self, n_listed: int) -> list[Any]:
-        """Return what the legend shows, of many shards the first ones and the last."""
+    def _list(self, ax: "Axes") -> Any:
+        """Draw the legend, with as many shards and letters as have room; return it."""
+        n_listed, n_letters = MOST_LISTED, max(map(len, self.workers))
+        room = ax.get_window_extent()
+        while True:
+            listed = self._listed(n_listed, n_letters)
+            legend = legend_in_columns(ax, listed, most_columns=4, loc="upper center")
+            width, height = legend.get_window_extent().size
+            if height > MOST_LEGEND * room.height and n_listed > LEAST_LISTED:
+                n_listed //= 2
+            elif width > MOST_WIDTH * room.width and n_letters > LEAST_LETTERS:
+                n_letters -= 1
+            else:
+                return legend
+
+    def _listed(self, n_listed: int, n_letters: int) -> list[Any]:
+        """Return what the legend shows, of many shards the first ones and the last.
+
+        The names of workers have so many letters at most.
+        """
         from matplotlib.lines import Line2D
 
         n_shards = self.split.n_shards
@@ -223,7 +254,7 @@ class PartitionDisplay:
                 linestyle="none",
                 marker=_marker(rank),
                 color=GREY if rank is None else _colour(rank),
-                label=self._label(rank),
+                label=self._label(rank, n_letters),
             )
             for rank in (*ranks, None)
         ]
@@ -232,10 +263,15 @@ class PartitionDisplay:
             handles.insert(-2, Line2D([], [], linestyle="none", label=label))
         return handles
 
-    def _label(self, rank: int | None) -> str:
+    def _label(self, rank: int | None, n_letters: int | None = None) -> str:
         if rank is None:
             return "inputs: on all; outputs: sums"
-        return f"shard {rank}: {self.workers[rank]}"
+        name = self.workers[rank]
+        if n_letters is not None and len(name) > n_letters:
+            # Its end has the port, which may be all that differs.
+            end = n_letters // 2
+            name = f"{name[: n_letters - end - 1]}…{name[-end:]}"
+        return f"shard {rank}: {name}"
 
     def _scatter(
         self,
@@ -268,6 +304,7 @@ class PartitionDisplay:
     ) -> None:
         """Write the sizes of the layers, and dots for what is left out."""
         bottom = min(neuron.y for neurons in layers for neuron in neurons) - 0.9
+        sizes = []
         names = ["inputs", *("hidden" for _ in self.split.ranges), "outputs"]
         for x, (neurons, name) in enumerate(zip(layers, names, strict=True)):
             for neuron in neurons:
@@ -275,7 +312,19 @@ class PartitionDisplay:
                     dots = ax.text(x, neuron.y, "⋮", ha="center", va="center")
                     dots.set_fontsize(min(12, 1.2 * distance))
             size = f"{self.split.layer_units[x]:,}\n{name}"
-            ax.text(x, bottom, size, ha="center", va="top")
+            sizes.append(ax.text(x, bottom, size, ha="center", va="top"))
+        _make_narrow(ax, sizes)
+
+
+def _make_narrow(ax: "Axes", sizes: Sequence[Any]) -> None:
+    """Write the sizes of layers smaller, without names, or upright, if need be."""
+    room = ax.get_window_extent().width / len(sizes)
+    for n_lines, fontsize, rotation in NARROWER:
+        for text in sizes:
+            text.set_text("\n".join(text.get_text().split("\n")[:n_lines]))
+            text.set(fontsize=fontsize, rotation=rotation)
+        if max(text.get_window_extent().width for text in sizes) <= room:
+            break
 
 
 def _colour(rank: int) -> str:

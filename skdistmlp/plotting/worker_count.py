@@ -5,8 +5,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on, begin_at_zero
-from skdistmlp.plotting.given import check_search
+from skdistmlp.plotting.axes import (
+    COLOURS,
+    axes_to_draw_on,
+    begin_at_zero,
+    line_options,
+)
+from skdistmlp.plotting.given import check_lengths, check_search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +78,8 @@ class WorkerCountDisplay:
         ----------
         search : GridSearchCV or similar
             Fitted; its candidates differ in ``n_workers``, and may differ in more:
-            drawn are the means over all candidates of a number of workers.
+            drawn are the means over all candidates of a number of workers. Those
+            that leave it at its default, and those that failed, are left out.
         parameter : str, optional
             Name of the parameter, such as ``"distributedmlpclassifier__n_workers"``;
             without, the only one that ends in ``n_workers``.
@@ -97,11 +103,13 @@ class WorkerCountDisplay:
             If the search was not fitted.
         ValueError
             If the search has no such parameter, or more than one, or one of its
-            values is None, or all of its fits failed.
+            values is None, or all fits with one failed.
         """
         check_search(search)
         results = search.cv_results_
-        searched = [key.removeprefix("param_") for key in results if "param_" in key]
+        searched = [
+            key.removeprefix("param_") for key in results if key.startswith("param_")
+        ]
         if parameter is None:
             found = [name for name in searched if name.endswith("n_workers")]
             if len(found) != 1:
@@ -112,21 +120,25 @@ class WorkerCountDisplay:
             (parameter,) = found
         elif parameter not in searched:
             raise ValueError(f"{parameter!r} was not searched over, only {searched}")
-        values = results[f"param_{parameter}"].tolist()
-        if None in values:
+        values = results[f"param_{parameter}"]
+        # Candidates of a grid that does not have it are masked.
+        drawn = ~np.ma.getmaskarray(values)
+        if None in values[drawn].tolist():
             raise ValueError(
                 f"{parameter}=None stands for all workers of a cluster, however many "
                 f"they are: search over numbers"
             )
-        asked = np.asarray(values, dtype=int)
-        # The time of a fit that failed says nothing.
-        succeeded = ~np.isnan(results["mean_test_score"])
-        if not succeeded.any():
-            raise ValueError("all fits of the search failed: there is nothing to draw")
-        asked = asked[succeeded]
+        # The time of a fit that failed, and so has no score at all, says nothing.
+        scores = [results[key] for key in results if key.startswith("mean_test_")]
+        drawn &= ~np.isnan(scores).all(axis=0)
+        if not drawn.any():
+            raise ValueError(
+                f"all fits with {parameter} failed: there is nothing to draw"
+            )
+        asked = np.asarray(values[drawn], dtype=int)
         counts = np.unique(asked)
-        means = results["mean_fit_time"][succeeded]
-        stds = results["std_fit_time"][succeeded]
+        means = results["mean_fit_time"][drawn]
+        stds = results["std_fit_time"][drawn]
         display = cls(
             n_workers=counts.tolist(),
             fit_s=[float(np.mean(means[asked == n])) for n in counts],
@@ -154,15 +166,24 @@ class WorkerCountDisplay:
         -------
         WorkerCountDisplay
             This display.
+
+        Raises
+        ------
+        ValueError
+            If there are no times, or another number of them than of `n_workers`.
         """
+        check_lengths(
+            n_workers=self.n_workers, fit_s=self.fit_s, fit_s_std=self.fit_s_std
+        )
         ax = axes_to_draw_on(ax)
         name = self.name if name is None else name
-        options: dict[str, Any] = {
-            "color": COLOURS[len(ax.containers) % len(COLOURS)],
-            "marker": "o",
-            "capsize": 3,
-            "label": name or "measured",
-        } | kwargs
+        options = line_options(
+            kwargs,
+            color=COLOURS[len(ax.containers) % len(COLOURS)],
+            marker="o",
+            capsize=3,
+            label=name or "measured",
+        )
         self.errorbar_ = ax.errorbar(
             self.n_workers, self.fit_s, self.fit_s_std, **options
         )

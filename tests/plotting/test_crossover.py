@@ -55,11 +55,47 @@ def test_the_crossing_is_found_in_measurements():
         (([1, 2], [0, 1], [1, 2]), "positive numbers"),
         (([1, 2], [1, 2], [1, np.nan]), "positive numbers"),
         (([2, 1], [1, 2], [1, 2]), "ascending"),
+        (([0, 1], [1, 2], [1, 2]), "n_parameters have to be positive"),
+        (([1, np.inf], [1, 2], [1, 2]), "n_parameters have to be positive"),
+        (([], [], []), "there is nothing to draw"),
+        (([1], [[]], [[]]), "there is nothing to draw"),
     ],
 )
 def test_what_is_no_measurement(measured, message):
     with pytest.raises(ValueError, match=message):
         CrossoverDisplay.from_measurements(*measured)
+
+
+@pytest.mark.parametrize("times_faster", [[], [1]], ids=str)
+def test_every_size_has_a_ratio(times_faster):
+    sizes = [1, 2] if times_faster else []
+    display = CrossoverDisplay(n_parameters=sizes, times_faster=times_faster)
+    with pytest.raises(ValueError, match="expected as many n_parameters as times_fast"):
+        display.plot()
+
+
+@pytest.mark.parametrize("crossings", [(3000, 3100, 9900), (110, 9000, 9500)], ids=str)
+@pytest.mark.parametrize("size", [(3, 2), (6.4, 4.8)], ids=str)
+def test_crossings_close_together_can_be_read(crossings, size):
+    _, ax = plt.subplots(figsize=size, layout="constrained")
+    for i, at in enumerate(crossings):
+        display = CrossoverDisplay(
+            n_parameters=[100, 10_000], times_faster=[0.5, 1.5 + i], crossing=at
+        ).plot(ax)
+    assert [text.get_text() for text in ax.texts] == [f"{at:,}" for at in crossings]
+    assert_can_be_drawn(display.figure_)
+    # Beside the axes there may be others.
+    assert max(text.get_window_extent().x1 for text in ax.texts) <= ax.bbox.x1
+
+
+def test_the_line_at_1_is_drawn_once_whatever_else_is_there():
+    _, ax = plt.subplots()
+    ax.plot([100, 10_000], [3, 4])
+    display = CrossoverDisplay(n_parameters=[100, 10_000], times_faster=[0.5, 1.5])
+    for _ in range(2):
+        display.plot(ax)
+        at_1 = [line for line in ax.lines if list(line.get_ydata()) == [1, 1]]
+        assert len(at_1) == 1
 
 
 def test_a_dip_on_the_way_up_counts_against():

@@ -39,7 +39,9 @@ def test_neurons_and_links_have_the_colour_of_their_worker():
 @pytest.mark.parametrize("layer_units", [(784, 4096, 2, 10), (64, 100, 1), (5, 3)])
 def test_large_layers_are_abbreviated(layer_units, n_shards):
     split = NetworkSplit.even(layer_units, n_shards)
-    display = PartitionDisplay(split=split, workers=[f"w{i}" for i in range(8)])
+    display = PartitionDisplay(
+        split=split, workers=[f"w{i}" for i in range(split.n_shards)]
+    )
     display.plot(max_neurons=12)
     n_drawn = sum(len(neurons.get_offsets()) for neurons in display.neurons_)
     assert n_drawn <= 3 * 8 * max(1, len(layer_units) - 2)
@@ -62,6 +64,50 @@ def test_the_network_of_an_estimator(data):
         PartitionDisplay.from_estimator(DistributedMLPClassifier())
     with pytest.raises(ValueError, match="max_neurons=2 has to be at least 3"):
         display.plot(max_neurons=2)
+
+
+@pytest.mark.parametrize("workers", [["a"], ["a", "b", "c"]], ids=str)
+def test_every_shard_has_a_worker(workers):
+    display = PartitionDisplay(split=NetworkSplit.even((3, 4, 2), 2), workers=workers)
+    with pytest.raises(
+        ValueError, match=r"2 shards need as many workers, but got [13]"
+    ):
+        display.plot()
+
+
+@pytest.mark.parametrize("layout", ["constrained", None])
+@pytest.mark.parametrize("n_hidden", [2, 6, 20])
+@pytest.mark.parametrize("size", [(3, 2), (4, 3), (6.4, 4.8)], ids=str)
+def test_sizes_of_many_layers_do_not_lie_over_each_other(size, n_hidden, layout):
+    split = NetworkSplit.even((64, *n_hidden * [4096], 10), 2)
+    _, ax = plt.subplots(figsize=size, layout=layout)
+    display = PartitionDisplay(split=split, workers=["a", "b"]).plot(ax)
+    sizes = [text.get_text() for text in ax.texts if text.get_text() != "⋮"]
+    assert [size.split()[0] for size in sizes] == ["64", *n_hidden * ["4,096"], "10"]
+    # Names of layers are the first to go.
+    named = "hidden" in " ".join(sizes)
+    assert named == (n_hidden == 2 or (n_hidden == 6 and size == (6.4, 4.8)))
+    assert_can_be_drawn(display.figure_)
+
+
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_long_addresses_are_abbreviated_to_what_has_room(layout):
+    split = NetworkSplit.even((64, 100, 10), 2)
+    address = "tls://worker-{}.training.dask.svc.cluster.example.com:3921{}"
+    workers = [address.format(i, i) for i in range(2)]
+    for size in ((3, 2), (11, 8)):
+        _, ax = plt.subplots(figsize=size, layout=layout)
+        display = PartitionDisplay(split=split, workers=workers).plot(ax)
+        *shards, _ = [text.get_text() for text in ax.get_legend().get_texts()]
+        for i, label in enumerate(shards):
+            if size == (3, 2):
+                begin, end = label.removeprefix(f"shard {i}: ").split("…")
+                assert workers[i].startswith(begin)
+                assert workers[i].endswith(end)
+                assert min(len(begin), len(end)) > 5
+            else:
+                assert label == f"shard {i}: {workers[i]}"
+        assert_can_be_drawn(display.figure_)
 
 
 @pytest.mark.parametrize("size", [(4, 3), (6.4, 4.8), (11, 8)], ids=str)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 
-from skdistmlp import DistributedMLPClassifier
+from skdistmlp import DistributedMLPClassifier, FastestWithin
 from skdistmlp.plotting import WorkerCountDisplay
 from skdistmlp.plotting.axes import COLOURS
 from tests.plotting.pictures import assert_can_be_drawn
@@ -79,8 +80,35 @@ def test_fits_that_failed_are_left_out():
     search = results(**columns, mean_test_score=[0.9, 0.9, np.nan])
     assert WorkerCountDisplay.from_search(search).fit_s == [4.0, 2.0]
     search = results(**columns, mean_test_score=[np.nan] * 3)
-    with pytest.raises(ValueError, match="all fits of the search failed"):
+    with pytest.raises(ValueError, match="all fits with n_workers failed"):
         WorkerCountDisplay.from_search(search)
+
+
+@pytest.mark.filterwarnings(
+    f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning"
+)
+@pytest.mark.parametrize("refit", [FastestWithin(0.01, metric="accuracy"), False])
+def test_a_search_with_several_metrics_over_several_grids(data, refit):
+    search = GridSearchCV(
+        DistributedMLPClassifier((4,), max_iter=1),
+        [{"n_workers": [1, 2]}, {"alpha": [0.1]}],
+        scoring=["accuracy", "neg_log_loss"],
+        refit=refit,
+        cv=2,
+    ).fit(*data)
+    # The second grid says nothing about numbers of workers.
+    assert WorkerCountDisplay.from_search(search).n_workers == [1, 2]
+
+
+def test_a_fit_that_one_metric_could_not_score_did_not_fail():
+    search = results(
+        param_n_workers=[1, 2, 3],
+        mean_fit_time=[3.0, 2.0, 1.0],
+        std_fit_time=[0.0, 0.0, 0.0],
+        mean_test_score=[0.9, np.nan, np.nan],
+        mean_test_other=[0.9, 0.9, np.nan],
+    )
+    assert WorkerCountDisplay.from_search(search).n_workers == [1, 2]
 
 
 def test_all_workers_are_no_number():
@@ -104,3 +132,34 @@ def test_which_parameter_counts_workers():
         WorkerCountDisplay.from_search(search, parameter="n_workers")
     display = WorkerCountDisplay.from_search(search, parameter="b__n_workers")
     assert display.fit_s == [1.0, 2.0]
+
+
+def test_only_the_columns_of_parameters_are():
+    search = results(
+        param_n_workers=[1, 2],
+        mean_test_param_n_workers=[0.5, 0.5],  # a metric may be called anything
+        mean_fit_time=[2.0, 1.0],
+        std_fit_time=[0.0, 0.0],
+    )
+    assert WorkerCountDisplay.from_search(search).n_workers == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("measured", "lengths"),
+    [
+        ({"n_workers": [], "fit_s": []}, r"n_workers \(0\) and fit_s \(0\)"),
+        ({"n_workers": [1, 2], "fit_s": [1]}, r"n_workers \(2\) and fit_s \(1\)"),
+        (
+            {"n_workers": [1, 2], "fit_s": [2, 1], "fit_s_std": [0]},
+            r"n_workers \(2\), fit_s \(2\) and fit_s_std \(1\)",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_measurement(measured, lengths):
+    _, ax = plt.subplots()
+    with pytest.raises(
+        ValueError, match=f"^expected as many .* 1 at least: {lengths}$"
+    ):
+        WorkerCountDisplay(**measured).plot(ax)
+    assert not ax.has_data()
