@@ -311,8 +311,8 @@ class PinnedTasks:
         ClusterError
             If one has another version of this package.
         """
-        self._announced = Announced(self._client, self._run, self._workers)
         with self.explained("asking the workers for their version"):
+            self._announced = Announced(self._client, self._run, self._workers)
             try:
                 check_versions(self._client, self._workers, self.check_workers)
             except OSError:

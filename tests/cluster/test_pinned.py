@@ -2,13 +2,14 @@ import socket
 
 import numpy as np
 import pytest
-from distributed import worker_client
+from distributed import Client, worker_client
 from distributed.worker_state_machine import RemoveReplicasEvent
 from numpy.testing import assert_array_equal
 
 from skdistmlp.cluster import pinned
 from skdistmlp.cluster.client import reaches
 from skdistmlp.cluster.pinned import PinnedTasks
+from skdistmlp.exceptions import ClusterError
 from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import wait_until
 
@@ -142,3 +143,11 @@ def test_a_worker_that_did_not_answer_is_not_tried_again():
 )
 def test_a_worker_without_an_address_on_the_network_is_beyond_reach(address):
     assert not reaches(Somebody(), address)
+
+
+def test_a_run_cannot_begin_with_a_client_that_was_closed_meanwhile(client):
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        tasks = PinnedTasks(other, tuple(client.nthreads()))
+    with pytest.raises(ClusterError, match="or was closed"):
+        tasks.open()
+    tasks.close()
