@@ -120,7 +120,7 @@ def crossover(
       4 workers are faster from about 9,800 parameters on: use
       parameter_threshold=9800
       A fit takes about 90 ms more on them, however many steps it has; if yours
-      are as short as that, use more.
+      are as short as that, use a higher threshold.
 
     That is a parameter of the estimators, which train networks with fewer parameters
     in the process that calls fit, and the others on the cluster:

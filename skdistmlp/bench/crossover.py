@@ -138,5 +138,5 @@ def advice(rows: Sequence[Row], n_workers: int) -> str:
         f"{n_workers} workers are faster {where_faster(rows)}: "
         f"use parameter_threshold={threshold}\n"
         f"A fit takes about {more_ms:.0f} ms more on them, however many steps it has; "
-        f"if yours are as short as that, use more."
+        f"if yours are as short as that, use a higher threshold."
     )

@@ -16,7 +16,6 @@ ARRIVES_AFTER_S = 2.0, 10.0, 60.0
 """Seconds after a client is gone when its workers are looked at: what it has sent
 through the scheduler may still be on its way."""
 
-
 ANSWERS_WITHIN_S = 5.0
 """Seconds in which scheduler and workers answer."""
 
@@ -41,8 +40,8 @@ class Leftovers(SchedulerPlugin):
     """Lets go of what a run has sent when its client is gone, on the scheduler.
 
     Dask's client sends values to a worker, and then tells the scheduler, which does not
-    know of them if the client ends in between. Of what it sends through the scheduler,
-    this keeps what arrives after the client is gone.
+    know of them if the client ends in between. What goes through the scheduler, and
+    arrives after the client is gone, Dask would keep.
     """
 
     name = "skdistmlp-leftovers"

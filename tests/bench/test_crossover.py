@@ -47,5 +47,5 @@ def test_where_sharing_begins_to_pay(gains, threshold, where):
         assert advice(rows, 4) == (
             f"4 workers are faster {where}: use parameter_threshold={threshold}\n"
             f"A fit takes about 88 ms more on them, however many steps it has; if "
-            f"yours are as short as that, use more."
+            f"yours are as short as that, use a higher threshold."
         )

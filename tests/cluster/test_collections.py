@@ -18,7 +18,6 @@ from skdistmlp import (
 from skdistmlp.cluster import blocks, collections
 from skdistmlp.cluster.client import known_workers
 from tests.cluster.kinds import (
-    KINDS,
     N_ROWS,
     NAMES,
     as_array,
@@ -40,11 +39,6 @@ from tests.estimators.support import fit
 def data(digits):
     X, y = digits
     return X[:N_ROWS], y[:N_ROWS]
-
-
-@pytest.fixture(params=KINDS)
-def convert(request):
-    return KINDS[request.param]
 
 
 def assert_same_weights(one, other):

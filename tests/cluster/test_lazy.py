@@ -15,7 +15,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from tests.cluster.kinds import (
-    KINDS,
     N_ROWS,
     NAMES,
     as_array,
@@ -34,11 +33,6 @@ from tests.estimators.support import fit, quiet
 def data(digits):
     X, y = digits
     return X[:N_ROWS], y[:N_ROWS]
-
-
-@pytest.fixture(params=KINDS)
-def convert(request):
-    return KINDS[request.param]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -24,12 +24,6 @@ N_STEPS = 3
 """Steps of an epoch."""
 
 
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    with DaskProcesses(tmp_path_factory.mktemp("dask"), n_workers=2) as running:
-        yield running
-
-
 @pytest.fixture
 def client(processes):
     """A client of a cluster with two workers, whom tests may kill."""

@@ -16,7 +16,6 @@ from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.exceptions import ExchangeError
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import (
-    DaskProcesses,
     bounded,
     in_thread,
     task_keys,
@@ -38,12 +37,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 def data(digits):
     X, y = digits
     return X[:300], y[:300]
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    with DaskProcesses(tmp_path_factory.mktemp("dask"), n_workers=2) as running:
-        yield running
 
 
 @pytest.mark.parametrize("rank", [0, 1])

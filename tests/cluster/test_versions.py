@@ -9,15 +9,9 @@ from distributed import Client
 from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.rows import predict_by_rows
 from tests.cluster.leaks import assert_nothing_left
-from tests.cluster.support import DaskProcesses, bounded, wait_until
+from tests.cluster.support import bounded, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    with DaskProcesses(tmp_path_factory.mktemp("dask"), n_workers=2) as running:
-        yield running
 
 
 @pytest.fixture
