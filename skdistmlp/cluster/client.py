@@ -2,9 +2,17 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -120,18 +128,46 @@ def begin(
     Called by itself it would wait, for some workers without end. On the client's event
     loop it gives a coroutine instead.
     """
-
-    async def call() -> Any:
-        return await method(*args, **kwargs)
-
     loop: Any = client.loop
-    coroutine = call()
-    try:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop.asyncio_loop)
-    except RuntimeError:
-        # The loop of a client that is closed.
-        coroutine.close()
-        raise
+    call = _Call(lambda: method(*args, **kwargs))
+    return asyncio.run_coroutine_threadsafe(call, loop.asyncio_loop)
+
+
+class _Call(Coroutine[Any, Any, Any]):
+    """A coroutine that is made with its first step.
+
+    One that never takes it, because its client is closed that moment, would have
+    Python warn.
+
+    Parameters
+    ----------
+    make : callable
+        Makes what is to be awaited.
+    """
+
+    def __init__(self, make: Callable[[], Awaitable[Any]]) -> None:
+        self._make = make
+        self._steps: Generator[Any, Any, Any] | None = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield from self._make().__await__())
+
+    def send(self, value: Any) -> Any:
+        """Take a step; ends with StopIteration, which has the result."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Raise an error where the last step ended."""
+        if self._steps is None:
+            self._steps = self.__await__()
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        """End it, wherever it is."""
+        if self._steps is not None:
+            self._steps.close()
 
 
 def wait_while(going_well: Callable[[], None], answers: Iterable[Future[Any]]) -> None:
@@ -166,8 +202,15 @@ def known_workers(client: Client) -> dict[str, dict[str, Any]]:
     """
     assert client.scheduler is not None, "a connected client has a scheduler"
     answer = begin(client, client.scheduler.identity, n_workers=-1)
+    wait_while(partial(check_open, client), [answer])
     workers: dict[str, dict[str, Any]] = answer.result()["workers"]
     return workers
+
+
+def check_open(client: Client) -> None:
+    """Raise CancelledError for a client that is closed: it answers nothing."""
+    if client.status in ("closing", "closed"):
+        raise CancelledError
 
 
 def threads_of(client: Client, workers: tuple[str, ...]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from asyncio import gather, wait_for, wrap_future
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Any
 
 from distributed import Client, SchedulerPlugin
 
-from skdistmlp.cluster.client import begin
+from skdistmlp.cluster.client import begin, check_open
 
 ARRIVES_AFTER_S = 2.0, 10.0, 60.0
 """Seconds after a client is gone when its workers are looked at: what it has sent
@@ -133,8 +133,9 @@ class Announced:
         if self._closed:
             return
         self._closed = True
-        # The loop of a client that is closed takes nothing.
-        with suppress(RuntimeError):
+        # The scheduler learns of a client that is closed anyway, and its loop ends.
+        with suppress(CancelledError, RuntimeError):
+            check_open(self._client)
             begin(self._client, self._end, [self._begun, *sent])
 
     async def _begin(self, workers: list[str]) -> None:

@@ -21,6 +21,7 @@ from distributed import Client, Future
 from skdistmlp.cluster.client import (
     WORKER_CHECK_S,
     begin,
+    check_open,
     explained,
     reaches,
     wait_while,
@@ -327,8 +328,7 @@ class PinnedTasks:
         """See the same, but do not mind whether workers answer."""
         if self._is_cancelled():
             raise ClusterError("the task that waits for this work was cancelled")
-        if self._client.status in ("closing", "closed"):
-            raise CancelledError
+        check_open(self._client)
         if not set(self._workers) <= set(self._client.nthreads()):
             raise CancelledError
 

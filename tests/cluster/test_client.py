@@ -1,7 +1,12 @@
 import asyncio
+import gc
 import pickle
 import socket
+import time
+from concurrent.futures import CancelledError
 from contextlib import closing
+from functools import partial
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -9,10 +14,16 @@ import pytest
 from distributed import Client, get_client
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.client import choose_workers, connected
+from skdistmlp.cluster.client import (
+    begin,
+    check_open,
+    choose_workers,
+    connected,
+    wait_while,
+)
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
-from tests.cluster.support import bounded, in_thread, wait_until
+from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -239,6 +250,60 @@ def test_workers_are_found_whatever_else_the_client_asks(cluster):
     ):
         for _ in range(300):
             assert len(choose_workers(restless, None)) == 3
+
+
+def test_a_call_that_never_begins_ends_with_its_client():
+    """As when a client is closed from another thread; a warning fails the test."""
+
+    async def answers():
+        raise AssertionError("the loop has ended")
+
+    class Closing:
+        loop = SimpleNamespace(asyncio_loop=asyncio.new_event_loop())
+        status = "closing"
+
+    answer = begin(Closing, answers)
+    Closing.loop.asyncio_loop.close()
+    with pytest.raises(CancelledError):
+        bounded(wait_while, partial(check_open, Closing), [answer])
+    with pytest.raises(RuntimeError, match="closed"):
+        begin(Closing, answers)
+
+
+def test_a_call_that_fails_or_is_cancelled_says_so(client):
+    ended = []
+
+    async def fails():
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    async def endless():
+        try:
+            await asyncio.sleep(WITHIN_S)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ZeroDivisionError):
+        begin(client, fails).result(1)
+    answer = begin(client, endless)
+    client.sync(asyncio.sleep, 0.1)
+    answer.cancel()
+    wait_until(lambda: ended, "it has ended")
+
+
+@pytest.mark.parametrize("repeat", range(5))
+def test_a_client_that_is_closed_while_others_ask_warns_nobody(cluster, repeat):
+    def asks():
+        while True:
+            begin(other, asyncio.sleep, 0)
+            time.sleep(1e-4)
+
+    with Client(cluster.scheduler_address, set_as_default=False) as other:
+        asked = in_thread(asks)
+        time.sleep(0.1)
+    with pytest.raises(RuntimeError, match="loop is closed"):
+        bounded(asked.result)
+    gc.collect()
 
 
 @pytest.mark.parametrize("n_workers", [4, 1000])
