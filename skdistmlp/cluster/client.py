@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import (
     Awaitable,
     Callable,
@@ -38,6 +39,9 @@ WORKER_CHECK_S = 2.0
 
 REACHES_WITHIN_S = 0.5
 """Seconds in which a worker answers a client that may connect to it."""
+
+RECONNECTED_LOOK_S = 0.05
+"""Seconds between looks whether a client has found its scheduler again."""
 
 _FOR_ONE_CALL: WeakSet[Client] = WeakSet()
 
@@ -368,7 +372,10 @@ def active_client() -> Client | None:
 def _checked(client: Client | None) -> Client | None:
     if client is None:
         return None
-    # "connecting" passes: Dask reconnects by itself, and calls wait for that.
+    # A new scheduler would take what it is sent before it knows the client for that of
+    # nobody. Dask closes a client that does not get through.
+    while client.status == "connecting":
+        time.sleep(RECONNECTED_LOOK_S)
     if client.status in ("closing", "closed"):
         raise ClusterError(
             f"the Dask client is {client.status}. Make a new one, or pass the address "

@@ -1,5 +1,7 @@
 """What shards tell the client while they train."""
 
+import asyncio
+
 import pytest
 from distributed import Client
 
@@ -11,12 +13,22 @@ from tests.cluster.test_peers import classifier
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_client_hears_of_shards_on_a_new_scheduler_too(tmp_path, digits, capsys):
-    """Of the client Dask's new scheduler knows nothing but that it is there."""
+    """Of the client Dask's new scheduler knows nothing but that it is there.
+
+    Not even that, for a while, if the workers are quicker than the client.
+    """
     X, y = digits[0][:300], digits[1][:300]
     with (
         ForkedProcesses(tmp_path, {}) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
+        reconnect = client._ensure_connected
+
+        async def reconnect_late(**kwargs):
+            await asyncio.sleep(4)
+            await reconnect(**kwargs)
+
+        client._ensure_connected = reconnect_late
         for is_replaced in (False, True):
             if is_replaced:
                 cluster.replace_scheduler()

@@ -237,10 +237,10 @@ def test_a_shard_that_is_queued_is_waited_for(client, data, frequent_looks):
 
     held = client.submit(hold, workers=[busy], pure=False)
     assert running.wait(30)
-    with dask.config.set({"skdistmlp.exchange-timeout": "300ms"}):
+    with dask.config.set({"skdistmlp.exchange-timeout": "500ms"}):
         fit = in_thread(classifier(client, n_workers=3).fit, *data)
         # More than twice as long as a worker may be silent, in which it is asked.
-        time.sleep(3)
+        time.sleep(5)
         assert not fit.done()
         gate.set()
         held.result()

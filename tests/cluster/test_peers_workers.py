@@ -125,9 +125,10 @@ def hold_before_meeting():
 def test_a_worker_that_stands_still_before_the_fit_is_named(processes, data):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
+        client.run(load)
         victim = tuple(client.nthreads())[1]
         with (
-            dask.config.set({"skdistmlp.exchange-timeout": "250ms"}),
+            dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
             processes.stopped_worker(victim),
             pytest.raises(WorkerLostError, match=f"{victim} has not answered for"),
         ):
@@ -194,11 +195,11 @@ def test_a_shard_that_is_queued_between_rounds_is_waited_for(
 ):
     """Somebody's task gets the thread of a worker, for longer than the timeout."""
     busy = next(iter(client.nthreads()))
-    with dask.config.set({"skdistmlp.exchange-timeout": "500ms"}):
+    with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
         clf = endless(client, n_workers=3)
         fit = in_thread(clf.fit, *data)
         wait_until(lambda: steps_taken(client, 3), "training has begun")
-        client.submit(time.sleep, 1.0, workers=[busy], pure=False).result()
+        client.submit(time.sleep, 2.0, workers=[busy], pure=False).result()
         before = wait_until(lambda: steps_taken(client, 3), "training goes on")
         wait_until(lambda: steps_taken(client, 3) > before + 10, "training goes on")
         with pytest.warns(UserWarning, match="interrupted"):
@@ -229,6 +230,7 @@ def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
     """When the others have ended, and wait for nothing any more."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
+        client.run(load)
         victim = tuple(client.nthreads())[1]
 
         def stand_still_in_collect():
@@ -248,11 +250,16 @@ def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
 
         client.run(stand_still_in_collect, workers=[victim])
         with (
-            dask.config.set({"skdistmlp.exchange-timeout": "250ms"}),
+            dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
             processes.woken_worker(victim),
             pytest.raises(WorkerLostError, match=f"{victim} has not answered for"),
         ):
             bounded(classifier(client).fit, *data)
+
+
+def load():
+    """Import what takes seconds, in which a worker answers nobody."""
+    import skdistmlp.cluster.shard_run  # noqa: F401
 
 
 @pytest.fixture
@@ -271,10 +278,6 @@ def pause(client):
         client.run(set_status, "paused", workers=[worker])
         wait_until(lambda: worker_statuses(client)[worker] == "paused", "it is known")
 
-    def load():
-        import skdistmlp.cluster.shard_run  # noqa: F401
-
-    # A worker that loads for the first time does not answer meanwhile.
     client.run(load)
     with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
         yield pause_worker
