@@ -9,6 +9,7 @@ from hypothesis import settings
 from sklearn.datasets import load_digits
 
 from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.support import load
 
 # The same examples each time; `--hypothesis-profile=searching` looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
@@ -29,6 +30,8 @@ def cluster() -> Iterator[LocalCluster]:
     with LocalCluster(
         n_workers=3, threads_per_worker=1, dashboard_address="127.0.0.1:0"
     ) as running:
+        with Client(running, set_as_default=False) as client:
+            client.run(load)
         yield running
 
 

@@ -21,10 +21,17 @@ WITHIN_S = 60.0
 """How long anything may take before a test gives up; not a measure of speed."""
 
 
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """Ask again and again until the answer is true; return it."""
+def wait_until(
+    condition: Callable[[], Any], what: str, during: Future[Any] | None = None
+) -> Any:
+    """Ask again and again until the answer is true; return it.
+
+    What it is true during must not end before.
+    """
     deadline = time.monotonic() + WITHIN_S
     while not (answer := condition()):
+        if during is not None and during.done():
+            raise AssertionError(f"it ended before {what}: {during.result()}")
         assert time.monotonic() < deadline, f"waited in vain until {what}"
         time.sleep(0.02)
     return answer
@@ -47,6 +54,11 @@ def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future
 def bounded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call, and fail instead of waiting for ever."""
     return in_thread(function, *args, **kwargs).result(WITHIN_S)
+
+
+def load() -> None:
+    """Import, on a worker, what takes seconds, in which it answers nobody."""
+    import skdistmlp.cluster.shard_run  # noqa: F401
 
 
 class DaskProcesses:
@@ -111,6 +123,7 @@ class DaskProcesses:
         }
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(n_workers, timeout=WITHIN_S)
+            client.run(load)
             workers = known_workers(client)
         for address, info in workers.items():
             if info["name"] in started:

@@ -228,8 +228,6 @@ def test_a_shard_that_is_queued_is_waited_for(client, data, frequent_looks):
     """One worker is busy with somebody's task for longer than it may be silent."""
     gate, running = Event("gate", client=client), Event("running", client=client)
     busy = sorted(client.nthreads())[0]
-    # While a worker loads what it needs it answers nobody.
-    bounded(classifier(client, n_workers=3).fit, *data)
 
     def hold():
         Event("running").set()
@@ -316,7 +314,7 @@ def test_products_use_the_threads_of_the_worker_until_training_ends(
 ):
     """However it ends, the limits that were found come back."""
     fit = in_thread(endless(client, n_workers=3).fit, *data)
-    wait_until(lambda: steps_taken(client, n_shards=3), "training has begun")
+    wait_until(lambda: steps_taken(client, n_shards=3), "training has begun", fit)
     assert blas_limits(client) == {1}
     end(client, fit, monkeypatch)
     # Shards that are abandoned outlive the fit for a moment.
@@ -340,7 +338,7 @@ def test_a_worker_with_two_threads_lets_products_use_both(data):
     with own_cluster(n_workers=1, threads_per_worker=2) as client:
         assert blas_limits(client) == {1}
         fit = in_thread(endless(client, n_workers=1).fit, *data)
-        wait_until(lambda: steps_taken(client, n_shards=1), "training has begun")
+        wait_until(lambda: steps_taken(client, n_shards=1), "training has begun", fit)
         assert blas_limits(client) == {2}
         with pytest.warns(UserWarning, match="interrupted"):
             stop_all(client, fit)

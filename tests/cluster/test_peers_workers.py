@@ -46,7 +46,7 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
         remember(client)
         worker = tuple(client.nthreads())[rank]
         fit = in_thread(endless(client).fit, *data)
-        wait_until(lambda: steps_taken(client), "training has begun")
+        wait_until(lambda: steps_taken(client), "training has begun", fit)
         processes.kill_worker(worker)
         with pytest.raises(WorkerLostError, match=worker):
             bounded(fit.result)
@@ -64,7 +64,7 @@ def test_a_worker_that_stands_still_is_named_after_the_timeout(processes, data, 
         worker = tuple(client.nthreads())[rank]
         with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
             fit = in_thread(endless(client).fit, *data)
-            wait_until(lambda: steps_taken(client), "training has begun")
+            wait_until(lambda: steps_taken(client), "training has begun", fit)
             with (
                 processes.stopped_worker(worker),
                 pytest.raises(
@@ -125,7 +125,6 @@ def hold_before_meeting():
 def test_a_worker_that_stands_still_before_the_fit_is_named(processes, data):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
-        client.run(load)
         victim = tuple(client.nthreads())[1]
         with (
             dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
@@ -198,10 +197,12 @@ def test_a_shard_that_is_queued_between_rounds_is_waited_for(
     with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
         clf = endless(client, n_workers=3)
         fit = in_thread(clf.fit, *data)
-        wait_until(lambda: steps_taken(client, 3), "training has begun")
+        wait_until(lambda: steps_taken(client, 3), "training has begun", fit)
         client.submit(time.sleep, 2.0, workers=[busy], pure=False).result()
-        before = wait_until(lambda: steps_taken(client, 3), "training goes on")
-        wait_until(lambda: steps_taken(client, 3) > before + 10, "training goes on")
+        before = wait_until(lambda: steps_taken(client, 3), "training goes on", fit)
+        wait_until(
+            lambda: steps_taken(client, 3) > before + 10, "training goes on", fit
+        )
         with pytest.warns(UserWarning, match="interrupted"):
             stop_all(client, fit)
 
@@ -214,7 +215,7 @@ def test_a_worker_that_is_retired_ends_the_fit(
     with Client(processes.address, set_as_default=False) as client:
         victim = next(iter(client.nthreads()))
         fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
-        wait_until(lambda: steps_taken(client, n_workers), "training has begun")
+        wait_until(lambda: steps_taken(client, n_workers), "training has begun", fit)
         retiring = in_thread(client.retire_workers, [victim])
         with pytest.raises(WorkerLostError, match=f"{victim} (is being retired|went)"):
             bounded(fit.result)
@@ -230,7 +231,6 @@ def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
     """When the others have ended, and wait for nothing any more."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
-        client.run(load)
         victim = tuple(client.nthreads())[1]
 
         def stand_still_in_collect():
@@ -257,11 +257,6 @@ def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
             bounded(classifier(client).fit, *data)
 
 
-def load():
-    """Import what takes seconds, in which a worker answers nobody."""
-    import skdistmlp.cluster.shard_run  # noqa: F401
-
-
 @pytest.fixture
 def pause(client):
     """Return a function that pauses a worker, as Dask does with one short of memory."""
@@ -278,7 +273,6 @@ def pause(client):
         client.run(set_status, "paused", workers=[worker])
         wait_until(lambda: worker_statuses(client)[worker] == "paused", "it is known")
 
-    client.run(load)
     with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
         yield pause_worker
     client.run(set_status, "running")
@@ -292,7 +286,7 @@ def test_a_worker_that_is_paused_ends_the_fit(
 ):
     victim = next(iter(client.nthreads()))
     fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
-    wait_until(lambda: steps_taken(client, n_workers), "training has begun")
+    wait_until(lambda: steps_taken(client, n_workers), "training has begun", fit)
     pause(victim)
     with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
         bounded(fit.result)
@@ -328,7 +322,7 @@ def test_a_fit_in_a_task_ends_when_the_task_is_cancelled(client, data, short_rou
 def test_a_client_that_is_closed_in_the_middle(client, data, short_rounds):
     with Client(client.scheduler.address, set_as_default=False) as other:
         fit = in_thread(endless(other).fit, *data)
-        wait_until(lambda: steps_taken(client), "training has begun")
+        wait_until(lambda: steps_taken(client), "training has begun", fit)
     with pytest.raises(ClusterError, match="or was closed"):
         bounded(fit.result)
     wait_until(lambda: not any(executing(client).values()), "the shards have ended")
