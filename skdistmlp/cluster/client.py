@@ -219,7 +219,8 @@ def check_open(client: Client) -> None:
 
 def threads_of(client: Client, workers: tuple[str, ...]) -> list[int]:
     """Return the number of threads of each worker; 1 for one that has just left."""
-    n_threads = client.nthreads()
+    with explained(client, (), "looking for workers"):
+        n_threads = client.nthreads()
     return [n_threads.get(worker, 1) for worker in workers]
 
 

@@ -105,14 +105,17 @@ class PeersRun:
             self._n_samples_logged = job.progress.n_samples_seen
 
     def __enter__(self) -> Self:
-        if held := getattr(_THREAD, "workers", None):
+        held = set(getattr(_THREAD, "workers", ())).intersection(self._workers)
+        if held:
             raise ClusterError(
-                f"this is called by a callback of a fit that holds {', '.join(held)}, "
-                f"and would wait for it. Fit with engine='local', or after that fit."
+                f"this is called by a callback of a fit that holds "
+                f"{', '.join(sorted(held))}, and would wait for it. "
+                f"Fit with engine='local', or after that fit."
             )
         try:
             enter = self._context.enter_context
-            enter(messages_of(self._client, self._run, self._messages))
+            with self._tasks.explained("preparing to hear of the shards"):
+                enter(messages_of(self._client, self._run, self._messages))
             check = self._tasks.check_workers
             self._tasks.open()
             with self._tasks.explained("waiting for workers that other fits hold"):
@@ -190,7 +193,9 @@ class PeersRun:
             add(rank, "address", shard_run.address_of, opened[rank])
             for rank in self._ranks
         ]
-        futures = self._tasks.submit(opened + listening)
+        # In another thread, so that an interrupt does not lose the futures.
+        submitted = self._submitting.submit(self._tasks.submit, opened + listening)
+        futures = submitted.result()
         self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
         self._rows = self._place_rows()
         self._roster = Roster(

@@ -28,7 +28,12 @@ from skdistmlp.cluster.client import (
 )
 from skdistmlp.cluster.kept import Kept, can_be_kept, content_of
 from skdistmlp.cluster.leftovers import Announced
-from skdistmlp.cluster.roll_call import Acceptance, RollCall
+from skdistmlp.cluster.roll_call import (
+    PATIENCE,
+    Acceptance,
+    RollCall,
+    exchange_timeout_s,
+)
 from skdistmlp.cluster.versions import check_versions
 from skdistmlp.cluster.worker import task_cancellation
 from skdistmlp.exceptions import ClusterError
@@ -329,8 +334,29 @@ class PinnedTasks:
         if self._is_cancelled():
             raise ClusterError("the task that waits for this work was cancelled")
         check_open(self._client)
-        if not set(self._workers) <= set(self._client.nthreads()):
+        if not set(self._workers) <= set(self._known_workers()):
             raise CancelledError
+
+    def _known_workers(self) -> Iterable[str]:
+        """Return the addresses of all workers, if the scheduler answers at all."""
+        scheduler = self._client.scheduler
+        assert scheduler is not None, "a connected client has a scheduler"
+        timeout_s = PATIENCE * exchange_timeout_s()
+        deadline = time.monotonic() + timeout_s
+
+        def check_deadline() -> None:
+            check_open(self._client)
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the scheduler at {scheduler.address} has not answered for "
+                    f"{timeout_s:g} s ({PATIENCE} times skdistmlp.exchange-timeout). "
+                    f"See what it does, and call again."
+                )
+
+        answer = begin(self._client, scheduler.ncores)
+        wait_while(check_deadline, [answer])
+        addresses: Iterable[str] = answer.result()
+        return addresses
 
     def _await_loss(self) -> None:
         """Give the scheduler time to notice that a worker is gone; see `check_present`.

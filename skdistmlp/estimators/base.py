@@ -296,9 +296,8 @@ class BaseDistributedMLP(
         state = self._optimizer_state
         if state is None or any(m.shape != parameters.shape for m in state.moments):
             return None
-        # Those of an estimator loaded as a memory map cannot be written to.
-        moments = tuple(np.require(m, requirements="W") for m in state.moments)
-        return replace(state, moments=moments)
+        # Copies: training overwrites them, and may fail.
+        return replace(state, moments=tuple(m.copy() for m in state.moments))
 
     def _continues(self) -> bool:
         """Say whether partial_fit goes on with an optimiser begun before.

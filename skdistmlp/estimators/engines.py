@@ -1,5 +1,6 @@
 """From an estimator's parameters to a plan, and from a plan to a shard group."""
 
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -243,12 +244,13 @@ def predict(
             from skdistmlp.cluster.rows import predict_by_rows
 
             outputs = WholeNetwork(network, weights)
+            share = math.ceil(X.shape[0] / len(plan.workers))
             return predict_by_rows(
                 client,
                 plan.workers,
                 outputs,
                 X,
-                ROWS_SENT_AT_ONCE,
+                min(share, ROWS_SENT_AT_ONCE),
                 weights.nbytes,
                 owner,
             )

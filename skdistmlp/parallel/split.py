@@ -265,34 +265,9 @@ def join_shards(split: NetworkSplit, shards: Sequence[FloatArray]) -> FloatArray
 
 
 def flatten(parameters: Parameters, dtype: np.dtype[np.floating]) -> FloatArray:
-    """Return the layers as one flat array, in the layout of one shard.
-
-    Where they already lie so in one writeable array, as the views of a network
-    trained in this process do, that array is returned, not a copy.
-    """
+    """Return the layers as one new flat array, in the layout of one shard."""
     arrays = [*parameters.coefs, *parameters.intercepts]
-    base = arrays[0].base
-    if (
-        isinstance(base, np.ndarray)
-        and base.ndim == 1
-        and base.flags.writeable
-        and base.dtype == dtype
-        and base.size == sum(array.size for array in arrays)
-        and all(array.dtype == dtype for array in arrays)
-        and all(array.flags.carray for array in arrays)
-        and _addresses(arrays) == _packed_addresses(base, arrays)
-    ):
-        return base
     return np.concatenate([array.ravel() for array in arrays]).astype(dtype, copy=False)
-
-
-def _addresses(arrays: Sequence[FloatArray]) -> list[int]:
-    return [array.ctypes.data for array in arrays if array.size]
-
-
-def _packed_addresses(base: FloatArray, arrays: Sequence[FloatArray]) -> list[int]:
-    starts = accumulate((array.nbytes for array in arrays), initial=base.ctypes.data)
-    return [start for start, array in zip(starts, arrays, strict=False) if array.size]
 
 
 def _length(part: slice) -> int:

@@ -387,11 +387,15 @@ def finish(
     stop = False
     while True:
         try:
-            go_on(training, stop)
+            try:
+                go_on(training, stop)
+                if pause is not None:
+                    stop = pause()
+            except KeyboardInterrupt as interrupt:
+                # Between two epochs as in one: it decides what is kept.
+                training.throw(interrupt)
         except StopIteration as end:
             return end.value
-        if pause is not None:
-            stop = pause()
 
 
 def _nobody_listens(line: str) -> None:

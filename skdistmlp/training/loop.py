@@ -111,10 +111,10 @@ def epochs(
         group.keep_best()
     outcome = Outcome.OUT_OF_EPOCHS
     for number in range(options.max_epochs):
-        if number > 0 and (yield):
-            outcome = Outcome.STOPPED
-            break
         try:
+            if number > 0 and (yield):
+                outcome = Outcome.STOPPED
+                break
             rows = _run_epoch(group, options, progress, rows, random_state)
             if _has_converged(group, options, progress, validation):
                 outcome = Outcome.CONVERGED

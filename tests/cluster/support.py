@@ -168,6 +168,15 @@ class DaskProcesses:
         finally:
             self._kill(process)
 
+    @contextmanager
+    def stopped_scheduler(self) -> Iterator[Callable[[], None]]:
+        """Give what lets the scheduler stand still; wake it at the end."""
+        process = self._processes["scheduler-0"]
+        try:
+            yield lambda: process.send_signal(signal.SIGSTOP)
+        finally:
+            process.send_signal(signal.SIGCONT)
+
     def kill_scheduler(self) -> None:
         """End the scheduler at once."""
         self._kill(self._processes["scheduler-0"])

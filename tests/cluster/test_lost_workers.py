@@ -260,6 +260,24 @@ def test_a_fit_whose_scheduler_dies_names_its_address(
             bounded(clf.fit, *data)
 
 
+def test_a_fit_whose_scheduler_stands_still_names_its_address(
+    tmp_path, data, monkeypatch
+):
+    with (
+        DaskProcesses(tmp_path, n_workers=2) as processes,
+        Client(processes.address, set_as_default=False) as client,
+        dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
+    ):
+        with processes.stopped_scheduler() as stop:
+            at_call(monkeypatch, loop, "training_step", 2, stop)
+            refused = f"{processes.address} has not answered for 4 s"
+            with pytest.raises(ClusterError, match=refused):
+                bounded(classifier(client).fit, *data)
+        monkeypatch.undo()
+        assert_right(bounded(classifier(client).fit, *data), data)
+        assert_nothing_left(client)
+
+
 def assert_says_so_and_can_start_again(client, data, monkeypatch, disturb):
     with monkeypatch.context() as patch:
         at_call(patch, loop, "training_step", 2, disturb)

@@ -43,6 +43,22 @@ def fitted(trained):
     return copy(trained)
 
 
+def test_every_worker_gets_rows(client, data, fitted, sharing_is_free, monkeypatch):
+    """Also where all of them could be sent at once."""
+    monkeypatch.setattr(engines, "ROWS_SENT_AT_ONCE", 10_000)
+    ranks, add = [], PinnedTasks.add
+
+    def note(tasks, rank, *args):
+        ranks.append(rank)
+        return add(tasks, rank, *args)
+
+    monkeypatch.setattr(PinnedTasks, "add", note)
+    expected = fitted.predict_proba(data[0])
+    fitted.set_params(engine="auto", client=client)
+    assert_allclose(fitted.predict_proba(data[0]), expected, rtol=1e-5, atol=1e-6)
+    assert ranks == [0, 1, 2]
+
+
 @pytest.mark.parametrize(
     "convert",
     [np.asarray, sparse.csr_array, sparse.csc_matrix],

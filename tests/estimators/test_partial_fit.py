@@ -296,6 +296,28 @@ def test_copies_train_apart():
         assert_array_equal(coef, moved)
 
 
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("incremental", [False, True], ids=["warm start", "partial"])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_training_that_fails_leaves_the_estimator_as_it_was(optimiser, incremental):
+    """In the second of two batches: the first has moved the weights."""
+    case = Case.of("defaults", **OPTIMISERS[optimiser])
+    ours, _ = case.pair(engine="local")
+    ours.set_params(warm_start=True, shuffle=False, batch_size=50, max_iter=1)
+    method = ours.partial_fit if incremental else ours.fit
+    method(case.X, case.y, **({"classes": CLASSES} if incremental else {}))
+    twin, before = deepcopy(ours), pickle.dumps(ours)
+    weight = np.repeat([1.0, 0.0], [50, len(case.X) - 50])
+    with pytest.raises(ZeroDivisionError):
+        method(case.X, case.y, sample_weight=weight)
+    assert pickle.dumps(ours) == before
+    # It goes on as if nothing had been.
+    method(case.X, case.y)
+    (twin.partial_fit if incremental else twin.fit)(case.X, case.y)
+    for coef, expected in zip(ours.coefs_, twin.coefs_, strict=True):
+        assert_array_equal(coef, expected)
+
+
 def _scale_in_place(clf):
     for array in clf.coefs_ + clf.intercepts_:
         array *= 0.5

@@ -7,7 +7,6 @@ from numpy.testing import assert_array_equal
 from skdistmlp.parallel.split import (
     NetworkSplit,
     NeuronRange,
-    Parameters,
     flatten,
     join_shards,
     split_neurons,
@@ -140,11 +139,8 @@ def test_joining_the_shards_gives_back_the_network(split, dtype):
     assert_array_equal(joined, whole)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_flatten_returns_the_array_that_views_lie_in(dtype):
-    weights, flat = network_of(dtype)
-    assert flatten(weights, dtype) is flat
-    assert flatten(Parameters(list(weights.coefs), weights.intercepts), dtype) is flat
+def unchanged(weights):
+    pass
 
 
 def replaced(weights):
@@ -167,14 +163,6 @@ def reversed_in_place(weights):
     weights.intercepts[-1] = weights.intercepts[-1][::-1]
 
 
-def whole_made_read_only(weights):
-    weights.coefs[0].base.flags.writeable = False
-
-
-def one_made_read_only(weights):
-    weights.coefs[1].flags.writeable = False
-
-
 def one_cast(weights):
     weights.intercepts[0] = weights.intercepts[0].astype(np.float32)
 
@@ -182,17 +170,16 @@ def one_cast(weights):
 @pytest.mark.parametrize(
     "change",
     [
+        unchanged,
         replaced,
         reordered,
         transposed,
         repeated,
         reversed_in_place,
-        whole_made_read_only,
-        one_made_read_only,
         one_cast,
     ],
 )
-def test_flatten_copies_what_was_changed_from_outside(change):
+def test_flatten_copies_also_what_was_changed_from_outside(change):
     weights, flat = network_of()
     change(weights)
     expected = [array.ravel() for array in (*weights.coefs, *weights.intercepts)]
@@ -208,12 +195,3 @@ def test_flatten_casts_into_a_copy():
     result = flatten(weights, np.dtype(np.float32))
     assert result.dtype == np.float32
     assert_array_equal(result, flat)
-
-
-def test_flatten_copies_a_part_of_a_larger_array():
-    split = NetworkSplit.even((3, 4, 2), 1)
-    larger = np.arange(split.n_parameters + 1.0)
-    weights = split.whole().views(larger[: split.n_parameters])
-    result = flatten(weights, larger.dtype)
-    assert not np.shares_memory(result, larger)
-    assert_array_equal(result, larger[:-1])

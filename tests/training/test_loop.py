@@ -447,6 +447,26 @@ def test_an_error_is_not_an_outcome():
         )
 
 
+def test_ctrl_c_between_two_epochs_keeps_what_was_trained():
+    def interrupt():
+        raise KeyboardInterrupt
+
+    group, schedule = (
+        ScriptedGroup(Script([1.0, 0.5])),
+        LearningRateSchedule("constant", 0.5),
+    )
+    progress = Progress(schedule, 0.5)
+    training = epochs(
+        group,
+        TrainingOptions(4, 2),
+        progress,
+        np.arange(4),
+        np.random.RandomState(0),
+    )
+    assert finish(training, interrupt) is Outcome.INTERRUPTED
+    assert len(progress.loss_curve) == 1
+
+
 def test_the_score_of_the_first_shard_decides():
     class Peer(ScriptedGroup):
         def agree(self, value):
