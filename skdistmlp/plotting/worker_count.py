@@ -79,7 +79,8 @@ class WorkerCountDisplay:
         search : GridSearchCV or similar
             Fitted; its candidates differ in ``n_workers``, and may differ in more:
             drawn are the means over all candidates of a number of workers. Those
-            that leave it at its default, and those that failed, are left out.
+            that leave it at its default, and those that failed, are left out. Of a
+            search by halving, drawn is its last round that measured all numbers.
         parameter : str, optional
             Name of the parameter, such as ``"distributedmlpclassifier__n_workers"``;
             without, the only one that ends in ``n_workers``.
@@ -103,7 +104,8 @@ class WorkerCountDisplay:
             If the search was not fitted.
         ValueError
             If the search has no such parameter, or more than one, or one of its
-            values is None, or all fits with one failed.
+            values is None, or all fits failed, or no round of a search by halving
+            measured all numbers.
         """
         check_search(search)
         results = search.cv_results_
@@ -135,8 +137,10 @@ class WorkerCountDisplay:
             raise ValueError(
                 f"all fits with {parameter} failed: there is nothing to draw"
             )
+        counts = np.unique(np.asarray(values[drawn], dtype=int))
+        if "n_resources" in results:
+            drawn &= _last_round_with_all(results, parameter, counts, drawn)
         asked = np.asarray(values[drawn], dtype=int)
-        counts = np.unique(asked)
         means = results["mean_fit_time"][drawn]
         stds = results["std_fit_time"][drawn]
         display = cls(
@@ -206,6 +210,20 @@ class WorkerCountDisplay:
         ax.legend(handles=sorted(handles, key=lambda drawn: drawn in ax.lines))
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def _last_round_with_all(results: Any, parameter: str, counts: Any, drawn: Any) -> Any:
+    """Return a mask of the last candidates that got the same, of all these counts."""
+    given = np.asarray(results["n_resources"])
+    values = results[f"param_{parameter}"]
+    for amount in np.unique(given)[::-1]:
+        same = given == amount
+        if set(counts) <= set(values[same & drawn].tolist()):
+            return same
+    raise ValueError(
+        f"the search by halving measured {parameter}={counts.tolist()} with different "
+        f"resources, and times of a fit compare at the same: search with GridSearchCV"
+    )
 
 
 def _write_counts(ax: "Axes") -> None:

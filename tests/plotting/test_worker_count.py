@@ -84,6 +84,26 @@ def test_fits_that_failed_are_left_out():
         WorkerCountDisplay.from_search(search)
 
 
+def test_a_search_by_halving_is_drawn_at_the_last_round_that_measured_all():
+    columns = {
+        "param_n_workers": [1, 2, 4, 1, 2, 4, 4],
+        "n_resources": [50, 50, 50, 100, 100, 100, 200],
+        "mean_fit_time": [4.0, 2.5, 2.0, 8.0, 5.0, 3.0, 6.0],
+        "std_fit_time": [0.0] * 7,
+    }
+    display = WorkerCountDisplay.from_search(results(**columns))
+    assert display.n_workers == [1, 2, 4]
+    assert display.fit_s == [8.0, 5.0, 3.0]
+    # A number that failed in the second round counts in the first.
+    scores = [0.9] * 7
+    scores[4] = np.nan
+    display = WorkerCountDisplay.from_search(results(**columns, mean_test_score=scores))
+    assert display.fit_s == [4.0, 2.5, 2.0]
+    scores[2] = np.nan
+    with pytest.raises(ValueError, match=r"n_workers=\[1, 2, 4\] with different resou"):
+        WorkerCountDisplay.from_search(results(**columns, mean_test_score=scores))
+
+
 @pytest.mark.filterwarnings(
     f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning"
 )
