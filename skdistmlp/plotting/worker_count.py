@@ -174,11 +174,20 @@ class WorkerCountDisplay:
         Raises
         ------
         ValueError
-            If there are no times, or another number of them than of `n_workers`.
+            If there are no times, or another number of them than of `n_workers`, or
+            one of these is not a positive number.
         """
         check_lengths(
             n_workers=self.n_workers, fit_s=self.fit_s, fit_s_std=self.fit_s_std
         )
+        n_workers, fit_s = np.asarray(self.n_workers), np.asarray(self.fit_s)
+        if not (np.isfinite(n_workers).all() and (n_workers > 0).all()):
+            raise ValueError(
+                f"n_workers have to be positive numbers, got {n_workers.tolist()}"
+            )
+        by_count = np.argsort(n_workers, kind="stable")
+        n_workers, fit_s = n_workers[by_count], fit_s[by_count]
+        stds = None if self.fit_s_std is None else np.asarray(self.fit_s_std)[by_count]
         ax = axes_to_draw_on(ax)
         name = self.name if name is None else name
         options = line_options(
@@ -188,16 +197,14 @@ class WorkerCountDisplay:
             capsize=3,
             label=name or "measured",
         )
-        self.errorbar_ = ax.errorbar(
-            self.n_workers, self.fit_s, self.fit_s_std, **options
-        )
+        for told in _told_by(kwargs.get("fmt", "")) - line_options(kwargs).keys():
+            del options[told]
+        self.errorbar_ = ax.errorbar(n_workers, fit_s, stds, **options)
         measured = self.errorbar_.lines[0]
-        fewest = int(np.argmin(self.n_workers))
-        whole = self.fit_s[fewest] * self.n_workers[fewest]
-        counts = np.geomspace(min(self.n_workers), max(self.n_workers), 50)
+        counts = np.geomspace(n_workers[0], n_workers[-1], 50)
         (self.ideal_line_,) = ax.plot(
             counts,
-            whole / counts,
+            fit_s[0] * n_workers[0] / counts,
             "--",
             color=measured.get_color(),
             linewidth=1,
@@ -224,6 +231,17 @@ def _last_round_with_all(results: Any, parameter: str, counts: Any, drawn: Any) 
         f"the search by halving measured {parameter}={counts.tolist()} with different "
         f"resources, and times of a fit compare at the same: search with GridSearchCV"
     )
+
+
+def _told_by(fmt: str) -> set[str]:
+    """Return which defaults a short format of matplotlib, such as "s--", sets."""
+    from matplotlib.lines import Line2D
+
+    told = {"marker"} if fmt else set()
+    # Letters are markers or colours.
+    if any(sign.isalpha() and sign not in Line2D.markers for sign in fmt):
+        told.add("color")
+    return told
 
 
 def _write_counts(ax: "Axes") -> None:
