@@ -8,7 +8,7 @@ from typing import Any
 from skdistmlp.bench.timing import Row, median_ratio
 from skdistmlp.bench.workloads import Workload, step_and_rest
 from skdistmlp.parallel.split import count_parameters
-from skdistmlp.plotting.crossover import crossing
+from skdistmlp.plotting.crossover import pays_from
 
 MORE_A_FIT = "more a fit, ms"
 """The column of what a fit takes more beside its steps, if it shares the network."""
@@ -55,13 +55,6 @@ def growing(
         }
 
 
-def crossover(rows: Sequence[Row]) -> float:
-    """Return from how many parameters on it pays; NaN if it never does, or always."""
-    return crossing(
-        [row["parameters"] for row in rows], [row["times faster"] for row in rows]
-    )
-
-
 def parameter_threshold(rows: Sequence[Row]) -> int | None:
     """Return from how many parameters on networks should be shared.
 
@@ -74,19 +67,12 @@ def parameter_threshold(rows: Sequence[Row]) -> int | None:
     Returns
     -------
     int or None
-        The smallest size measured if sharing always pays; None if it does not at the
-        largest; else where it begins to pay, rounded up to two digits.
+        What `pays_from` says, rounded up to two digits unless it is a size measured.
     """
-    gains = [row["times faster"] for row in rows]
-    if gains[-1] <= 1:
-        return None
-    if all(gain > 1 for gain in gains):
-        return int(rows[0]["parameters"])
-    found = crossover(rows)
-    if math.isnan(found):
-        # It wavers: on the safe side, from the last size at which nothing was gained.
-        last = max(i for i, gain in enumerate(gains) if gain <= 1)
-        found = rows[last + 1]["parameters"]
+    sizes = [row["parameters"] for row in rows]
+    found = pays_from(sizes, [row["times faster"] for row in rows])
+    if found is None or found in sizes:
+        return None if found is None else int(found)
     digits = 10 ** max(0, math.floor(math.log10(found)) - 1)
     return math.ceil(found / digits) * digits
 
@@ -107,7 +93,7 @@ def where_faster(rows: Sequence[Row]) -> str:
     threshold = parameter_threshold(rows)
     if threshold is None:
         return f"not up to {rows[-1]['parameters']:,} parameters"
-    if threshold == rows[0]["parameters"]:
+    if all(row["times faster"] > 1 for row in rows):
         return f"from the smallest measured on ({threshold:,} parameters)"
     return f"from about {threshold:,} parameters on"
 

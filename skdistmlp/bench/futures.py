@@ -19,7 +19,7 @@ from skdistmlp.parallel.plan import Work, chained_tasks, flop
 from skdistmlp.parallel.prediction import bytes_sent, bytes_sent_by_rows
 from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters
-from skdistmlp.plotting.crossover import crossing
+from skdistmlp.plotting.crossover import pays_from
 
 TINY = [
     Workload(64, hidden, n_steps=20, n_epochs=2)
@@ -135,19 +135,19 @@ def predicting(client: Client, repeats: int) -> Iterator[Row]:
             }
 
 
-def crossover(rows: Sequence[Row], n_tasks: int) -> Row:
-    """Interpolate the work at which both take the same time, on logarithms.
+def where_two_win(rows: Sequence[Row], n_tasks: int) -> Row:
+    """Find the work of a step from which on two workers win; None if they never do.
 
     The work that sharing between two saves there, per chained task, is what
-    `FLOP_PER_CHAINED_TASK` stands for.
+    `FLOP_PER_CHAINED_TASK` stands for; at most that, if they win at all sizes.
     """
-    work = crossing(
+    work = pays_from(
         [row["GFLOP/step"] for row in rows], [row["times faster"] for row in rows]
     )
     return {
         "network": rows[0]["network"],
         "two workers win from, GFLOP/step": work,
-        "saved GFLOP per chained task there": work / 2 / n_tasks,
+        "saved GFLOP per chained task there": work and work / 2 / n_tasks,
     }
 
 
@@ -155,12 +155,12 @@ def run(repeats: int) -> dict[str, list[Row]]:
     """Measure everything on two one-thread workers of a local cluster."""
     with two_workers({}) as client:
         results = {"futures overhead": list(overhead(client, repeats))}
-        crossings = []
+        won = []
         for workloads in GROWING:
             rows = list(against_one_thread(client, workloads, repeats))
             results[f"futures {workloads[0].name}"] = rows
-            crossings.append(crossover(rows, _tasks(workloads[0])))
-        results["futures crossover"] = crossings
+            won.append(where_two_win(rows, _tasks(workloads[0])))
+        results["futures crossover"] = won
         results["futures predict"] = list(predicting(client, repeats))
     return results
 

@@ -14,13 +14,14 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from skdistmlp.bench.clusters import N_WORKERS, QUIET, two_workers
-from skdistmlp.bench.crossover import crossover, growing
+from skdistmlp.bench.crossover import growing
 from skdistmlp.bench.limits import Limits, measured_limits
 from skdistmlp.bench.timing import Row, median_ratio
 from skdistmlp.bench.workloads import Workload, fit, step_and_rest
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.nn import compiled
 from skdistmlp.parallel.split import count_parameters
+from skdistmlp.plotting.crossover import pays_from
 
 WORKLOADS = {
     Workload(64, (100,), n_steps=200, n_epochs=25): (1.6, 1.2, 1.5),
@@ -78,12 +79,12 @@ def run(repeats: int, torch: bool) -> dict[str, list[Row]]:
     with two_workers() as client:
         _warm_up(client)
         shards = {"1 shard": _on(client, 1), "2 shards": _on(client, 2)}
-        crossings = [
+        series = [
             list(growing(shards, workloads, repeats)) for workloads in GROWING.values()
         ]
-    for batch_size, rows in zip(GROWING, crossings, strict=True):
+    for batch_size, rows in zip(GROWING, series, strict=True):
         results[f"peers growing, batches of {batch_size}"] = rows
-    results["peers crossover"] = list(crossovers(crossings))
+    results["peers crossover"] = list(where_two_win(series))
     results["peers chores"] = list(chores(repeats))
     return results
 
@@ -207,13 +208,16 @@ def scaling(taken: Mapping[Workload, Taken], limits: Sequence[Limits]) -> Iterat
         }
 
 
-def crossovers(series: Sequence[Sequence[Row]]) -> Iterator[Row]:
+def where_two_win(series: Sequence[Sequence[Row]]) -> Iterator[Row]:
     """Find where two shards overtake one; yield a row a size of batch."""
     for rows in series:
         batch_size = rows[0]["batch"]
+        sizes = [row["parameters"] for row in rows]
         yield {
             "batch": batch_size,
-            "two shards win from, parameters": crossover(rows),
+            "two shards win from, parameters": pays_from(
+                sizes, [row["times faster"] for row in rows]
+            ),
             "wanted": MOST_PARAMETERS_AT_CROSSING.get(batch_size, ""),
         }
 

@@ -1,6 +1,5 @@
 """From what size on sharing a network pays."""
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -104,7 +103,8 @@ class CrossoverDisplay:
         Returns
         -------
         CrossoverDisplay
-            The display. Its `crossing` is None if sharing always pays, or never.
+            The display. Its `crossing` is where the line drawn passes 1 for good: the
+            smallest size if it is always above, None if it ends at 1 or below.
 
         Raises
         ------
@@ -131,11 +131,10 @@ class CrossoverDisplay:
             )
         ratios = times[0] / times[1]
         ratios = np.median(ratios.reshape(len(sizes), -1), axis=1).tolist()
-        found = crossing(n_parameters, ratios)
         display = cls(
             n_parameters=n_parameters,
             times_faster=ratios,
-            crossing=None if math.isnan(found) else found,
+            crossing=pays_from(sizes.tolist(), ratios),
             name=name,
         )
         return display.plot(ax=ax, **kwargs)
@@ -206,15 +205,29 @@ class CrossoverDisplay:
             text.set(ha="right", x=-4)
 
 
-def crossing(sizes: Sequence[float], gains: Sequence[float]) -> float:
-    """Return the size at which the gain is 1, interpolated on logarithms.
+def pays_from(sizes: Sequence[float], gains: Sequence[float]) -> float | None:
+    """Return the size from which on sharing pays: every gain measured is above 1.
 
-    NaN if the first gain is not below 1, or the last not above.
+    It is where the last line up to such gains is 1, drawn over the logarithm of the
+    size, as `CrossoverDisplay` does.
+
+    Parameters
+    ----------
+    sizes : sequence of float
+        What was measured, in ascending order, positive.
+    gains : sequence of float, of the same length
+        How many times faster sharing was.
+
+    Returns
+    -------
+    float or None
+        The smallest size measured if all gains are above 1; None if the last is not.
     """
-    if not gains[0] < 1 < gains[-1]:
-        return math.nan
-    # The last size at which nothing is gained yet, so that noise counts against.
-    last = max(i for i, gain in enumerate(gains) if gain < 1)
-    between = slice(last, last + 2)
-    size = np.interp(0.0, np.log(gains[between]), np.log(sizes[between]))
-    return math.exp(float(size))
+    if gains[-1] <= 1:
+        return None
+    lost = [i for i, gain in enumerate(gains) if gain <= 1]
+    if not lost:
+        return sizes[0]
+    last = lost[-1]
+    way = (1 - gains[last]) / (gains[last + 1] - gains[last])
+    return sizes[last] * (sizes[last + 1] / sizes[last]) ** way

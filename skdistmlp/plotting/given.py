@@ -75,6 +75,8 @@ def check_lengths(**given: Sized | None) -> None:
     lengths = [len(values) for values in given.values() if values is not None]
     if not lengths[0] or len(set(lengths)) > 1:
         *several, last = (f"{n} ({k})" for n, k in zip(names, lengths, strict=True))
+        if not several:
+            raise ValueError(f"{names[0]} is empty: there is nothing to draw")
         raise ValueError(
             f"expected as many {' as '.join(names)}, 1 at least: "
             f"{', '.join(several)} and {last}"

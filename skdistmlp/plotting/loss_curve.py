@@ -7,7 +7,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on, legend_above, line_options
-from skdistmlp.plotting.given import check_network
+from skdistmlp.plotting.given import check_lengths, check_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,6 +67,8 @@ class LossCurveDisplay:
         ----------
         estimator : DistributedMLPClassifier or DistributedMLPRegressor
             Fitted with ``solver="adam"`` or ``"sgd"``. scikit-learn's own will do.
+            Scores are drawn if every epoch has one: of training that went on with
+            another `early_stopping`, nobody knows to which epochs they belong.
         ax : matplotlib Axes, optional
             Where to draw; axes of a new figure without.
         name : str, optional
@@ -100,9 +102,12 @@ class LossCurveDisplay:
                 f"solver={estimator.solver!r} keeps no loss curve; "
                 f"solver='adam' and solver='sgd' do"
             )
+        scores = getattr(estimator, "validation_scores_", None)
+        if scores is not None and len(scores) != len(estimator.loss_curve_):
+            scores = None
         display = cls(
             loss_curve=estimator.loss_curve_,
-            validation_scores=getattr(estimator, "validation_scores_", None),
+            validation_scores=scores,
             name=name,
         )
         return display.plot(ax=ax, **kwargs)
@@ -125,7 +130,15 @@ class LossCurveDisplay:
         -------
         LossCurveDisplay
             This display.
+
+        Raises
+        ------
+        ValueError
+            If there are no losses, or another number of them than of scores.
         """
+        check_lengths(
+            loss_curve=self.loss_curve, validation_scores=self.validation_scores
+        )
         ax = axes_to_draw_on(ax)
         from matplotlib.ticker import MaxNLocator
 

@@ -79,7 +79,8 @@ class WorkerCountDisplay:
         search : GridSearchCV or similar
             Fitted; its candidates differ in ``n_workers``, and may differ in more:
             drawn are the means over all candidates of a number of workers. Those
-            that leave it at its default, and those that failed, are left out.
+            that leave it at its default, and those that failed, are left out. Of a
+            search by halving, drawn is its last round that measured all numbers.
         parameter : str, optional
             Name of the parameter, such as ``"distributedmlpclassifier__n_workers"``;
             without, the only one that ends in ``n_workers``.
@@ -103,7 +104,8 @@ class WorkerCountDisplay:
             If the search was not fitted.
         ValueError
             If the search has no such parameter, or more than one, or one of its
-            values is None, or all fits with one failed.
+            values is None, or all fits failed, or no round of a search by halving
+            measured all numbers.
         """
         check_search(search)
         results = search.cv_results_
@@ -135,8 +137,10 @@ class WorkerCountDisplay:
             raise ValueError(
                 f"all fits with {parameter} failed: there is nothing to draw"
             )
+        counts = np.unique(np.asarray(values[drawn], dtype=int))
+        if "n_resources" in results:
+            drawn &= _last_round_with_all(results, parameter, counts, drawn)
         asked = np.asarray(values[drawn], dtype=int)
-        counts = np.unique(asked)
         means = results["mean_fit_time"][drawn]
         stds = results["std_fit_time"][drawn]
         display = cls(
@@ -170,11 +174,20 @@ class WorkerCountDisplay:
         Raises
         ------
         ValueError
-            If there are no times, or another number of them than of `n_workers`.
+            If there are no times, or another number of them than of `n_workers`, or
+            one of these is not a positive number.
         """
         check_lengths(
             n_workers=self.n_workers, fit_s=self.fit_s, fit_s_std=self.fit_s_std
         )
+        n_workers, fit_s = np.asarray(self.n_workers), np.asarray(self.fit_s)
+        if not (np.isfinite(n_workers).all() and (n_workers > 0).all()):
+            raise ValueError(
+                f"n_workers have to be positive numbers, got {n_workers.tolist()}"
+            )
+        by_count = np.argsort(n_workers, kind="stable")
+        n_workers, fit_s = n_workers[by_count], fit_s[by_count]
+        stds = None if self.fit_s_std is None else np.asarray(self.fit_s_std)[by_count]
         ax = axes_to_draw_on(ax)
         name = self.name if name is None else name
         options = line_options(
@@ -184,16 +197,14 @@ class WorkerCountDisplay:
             capsize=3,
             label=name or "measured",
         )
-        self.errorbar_ = ax.errorbar(
-            self.n_workers, self.fit_s, self.fit_s_std, **options
-        )
+        for told in _told_by(kwargs.get("fmt", "")) - line_options(kwargs).keys():
+            del options[told]
+        self.errorbar_ = ax.errorbar(n_workers, fit_s, stds, **options)
         measured = self.errorbar_.lines[0]
-        fewest = int(np.argmin(self.n_workers))
-        whole = self.fit_s[fewest] * self.n_workers[fewest]
-        counts = np.geomspace(min(self.n_workers), max(self.n_workers), 50)
+        counts = np.geomspace(n_workers[0], n_workers[-1], 50)
         (self.ideal_line_,) = ax.plot(
             counts,
-            whole / counts,
+            fit_s[0] * n_workers[0] / counts,
             "--",
             color=measured.get_color(),
             linewidth=1,
@@ -206,6 +217,31 @@ class WorkerCountDisplay:
         ax.legend(handles=sorted(handles, key=lambda drawn: drawn in ax.lines))
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+
+def _last_round_with_all(results: Any, parameter: str, counts: Any, drawn: Any) -> Any:
+    """Return a mask of the last candidates that got the same, of all these counts."""
+    given = np.asarray(results["n_resources"])
+    values = results[f"param_{parameter}"]
+    for amount in np.unique(given)[::-1]:
+        same = given == amount
+        if set(counts) <= set(values[same & drawn].tolist()):
+            return same
+    raise ValueError(
+        f"the search by halving measured {parameter}={counts.tolist()} with different "
+        f"resources, and times of a fit compare at the same: search with GridSearchCV"
+    )
+
+
+def _told_by(fmt: str) -> set[str]:
+    """Return which defaults a short format of matplotlib, such as "s--", sets."""
+    from matplotlib.lines import Line2D
+
+    told = {"marker"} if fmt else set()
+    # Letters are markers or colours.
+    if any(sign.isalpha() and sign not in Line2D.markers for sign in fmt):
+        told.add("color")
+    return told
 
 
 def _write_counts(ax: "Axes") -> None:

@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import sys
 from dataclasses import replace
@@ -40,17 +39,20 @@ def test_a_table_has_a_line_a_row():
     ]
 
 
-@pytest.mark.parametrize(("gains", "at"), [([0.5, 2.0], 4.0), ([1.5, 2.0], math.nan)])
-def test_the_crossover_is_interpolated_on_logarithms(gains, at):
+@pytest.mark.parametrize(
+    ("gains", "at", "saved"),
+    [([0.5, 1.5], 4.0, 0.5), ([1.5, 2.0], 2.0, 0.25), ([0.5, 0.9], None, None)],
+)
+def test_the_work_from_which_on_two_workers_win(gains, at, saved):
     rows = [
         {"network": "n", "GFLOP/step": work, "times faster": gain}
         for work, gain in zip([2.0, 8.0], gains, strict=True)
     ]
-    found = futures.crossover(rows, n_tasks=4)
-    assert found["two workers win from, GFLOP/step"] == pytest.approx(at, nan_ok=True)
-    assert found["saved GFLOP per chained task there"] == pytest.approx(
-        at / 8, nan_ok=True
-    )
+    assert futures.where_two_win(rows, n_tasks=4) == {
+        "network": "n",
+        "two workers win from, GFLOP/step": at,
+        "saved GFLOP per chained task there": saved,
+    }
 
 
 def test_the_command_prints_tables_and_writes_json_and_png(

@@ -17,18 +17,21 @@ from skdistmlp.bench.crossover import advice, parameter_threshold, where_faster
             id="always",
         ),
         pytest.param(
-            [0.5, 2.0, 3.0], 320, "from about 320 parameters on", id="in between"
+            [0.5, 2.0, 3.0], 220, "from about 220 parameters on", id="in between"
+        ),
+        pytest.param(
+            [1.0, 1.2, 1.5], 100, "from about 100 parameters on", id="at the first"
         ),
         pytest.param(
             [0.5, 1.0, 2.0], 1000, "from about 1,000 parameters on", id="at a size"
         ),
         pytest.param(
-            [2.0, 0.5, 3.0], 10_000, "from about 10,000 parameters on", id="wavering"
+            [2.0, 0.5, 3.0], 1600, "from about 1,600 parameters on", id="wavering"
         ),
         pytest.param(
             [0.5, 2.0, 0.5, 2.0],
-            32_000,
-            "from about 32,000 parameters on",
+            22_000,
+            "from about 22,000 parameters on",
             id="wavering on the way up",
         ),
     ],

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
+from skdistmlp.bench.crossover import parameter_threshold
 from skdistmlp.plotting import CrossoverDisplay
-from skdistmlp.plotting.crossover import crossing
-from tests.plotting.pictures import assert_can_be_drawn
+from skdistmlp.plotting.crossover import pays_from
+from tests.plotting.pictures import assert_can_be_drawn, in_pixels
 
 
 def test_several_measurements_of_a_crossover_on_the_same_axes():
@@ -34,8 +35,8 @@ def test_the_crossing_is_found_in_measurements():
     sizes, alone, shared = [100, 1_000, 10_000], [1, 2, 40], [10, 4, 10]
     display = CrossoverDisplay.from_measurements(sizes, alone, shared, name="ours")
     assert display.line_.get_ydata().tolist() == [0.1, 0.5, 4.0]
-    # Half way between 1/2 and 4, by the logarithm, is a third of the way to 1.
-    assert display.crossing == pytest.approx(10 ** (3 + 1 / 3))
+    # From 1/2 to 1 it is a seventh of the way to 4.
+    assert display.crossing == pytest.approx(10 ** (3 + 1 / 7))
     assert display.crossing_line_.get_xdata()[0] == display.crossing
     assert_can_be_drawn(display.figure_)
     # Ratios of calls that followed each other, not of the medians.
@@ -98,5 +99,46 @@ def test_the_line_at_1_is_drawn_once_whatever_else_is_there():
         assert len(at_1) == 1
 
 
-def test_a_dip_on_the_way_up_counts_against():
-    assert crossing([1, 2, 4, 8], [0.5, 1.1, 0.5, 2.0]) == pytest.approx(4 * 2**0.5)
+@pytest.mark.parametrize(
+    ("gains", "size"),
+    [
+        ([0.5, 1.1, 0.5, 1.5], 4 * 2**0.5),  # a dip on the way up counts against
+        ([1.1, 0.5, 1.5, 2.0], 2 * 2**0.5),
+        ([0.9, 1.0, 1.2, 1.5], 2),
+        ([1.0, 1.2, 1.5, 2.0], 1),
+        ([1.1, 1.2, 1.5, 2.0], 1),
+        ([0.5, 1.1, 1.2, 1.0], None),
+        ([0.5, 0.6, 0.7, 0.8], None),
+    ],
+    ids=str,
+)
+def test_the_size_from_which_on_every_gain_is_above_1(gains, size):
+    sizes = [1, 2, 4, 8]
+    assert pays_from(sizes, gains) == (size and pytest.approx(size))
+    display = CrossoverDisplay.from_measurements(sizes, gains, [1] * 4)
+    assert display.crossing == pays_from(sizes, gains)
+    assert (display.crossing_line_ is None) == (size is None)
+    assert_can_be_drawn(display.figure_)
+
+
+def test_the_line_drawn_is_1_at_the_crossing():
+    display = CrossoverDisplay.from_measurements([100, 1000], [1, 3], [2, 1])
+    x, y = in_pixels(display.line_).T
+    at, one = display.ax_.transData.transform((display.crossing, 1))
+    assert np.interp(at, x, y) == pytest.approx(one)
+
+
+@pytest.mark.parametrize(
+    ("gains", "threshold"),
+    [([1.1, 0.9, 1.2, 1.5], 2600), ([2.0, 1.2, 1.5, 1.1], 1000)],
+    ids=str,
+)
+def test_the_display_and_the_command_agree(gains, threshold):
+    sizes = [1000, 2000, 4000, 8000]
+    rows = [
+        {"parameters": size, "times faster": gain}
+        for size, gain in zip(sizes, gains, strict=True)
+    ]
+    display = CrossoverDisplay.from_measurements(sizes, gains, [1] * 4)
+    assert parameter_threshold(rows) == threshold
+    assert threshold / 1.1 < display.crossing <= threshold

@@ -94,3 +94,32 @@ def test_what_has_no_loss_curve(data):
     clf = DistributedMLPClassifier((9,), solver="lbfgs", max_iter=2).fit(*data)
     with pytest.raises(ValueError, match="solver='lbfgs' keeps no loss curve"):
         LossCurveDisplay.from_estimator(clf)
+
+
+@pytest.mark.parametrize(
+    ("curves", "message"),
+    [
+        ({"loss_curve": []}, "^loss_curve is empty: there is nothing to draw$"),
+        (
+            {"loss_curve": [3, 2, 1], "validation_scores": [0.1, 0.2]},
+            r"^expected .*: loss_curve \(3\) and validation_scores \(2\)$",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_no_curve(curves, message):
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match=message):
+        LossCurveDisplay(**curves).plot(ax)
+    assert not ax.has_data()
+
+
+@pytest.mark.parametrize("stops_early", [(True, False), (False, True)], ids=str)
+def test_scores_of_some_epochs_are_left_out(data, stops_early):
+    clf = DistributedMLPClassifier((9,), max_iter=2, warm_start=True)
+    for early_stopping in stops_early:
+        clf.set_params(early_stopping=early_stopping).fit(*data)
+    assert (len(clf.loss_curve_), len(clf.validation_scores_)) == (4, 2)
+    display = LossCurveDisplay.from_estimator(clf)
+    assert display.line_.get_ydata().tolist() == clf.loss_curve_
+    assert display.validation_line_ is None

@@ -1,6 +1,7 @@
 """What `WorkerCountDisplay` draws."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
@@ -84,6 +85,26 @@ def test_fits_that_failed_are_left_out():
         WorkerCountDisplay.from_search(search)
 
 
+def test_a_search_by_halving_is_drawn_at_the_last_round_that_measured_all():
+    columns = {
+        "param_n_workers": [1, 2, 4, 1, 2, 4, 4],
+        "n_resources": [50, 50, 50, 100, 100, 100, 200],
+        "mean_fit_time": [4.0, 2.5, 2.0, 8.0, 5.0, 3.0, 6.0],
+        "std_fit_time": [0.0] * 7,
+    }
+    display = WorkerCountDisplay.from_search(results(**columns))
+    assert display.n_workers == [1, 2, 4]
+    assert display.fit_s == [8.0, 5.0, 3.0]
+    # A number that failed in the second round counts in the first.
+    scores = [0.9] * 7
+    scores[4] = np.nan
+    display = WorkerCountDisplay.from_search(results(**columns, mean_test_score=scores))
+    assert display.fit_s == [4.0, 2.5, 2.0]
+    scores[2] = np.nan
+    with pytest.raises(ValueError, match=r"n_workers=\[1, 2, 4\] with different resou"):
+        WorkerCountDisplay.from_search(results(**columns, mean_test_score=scores))
+
+
 @pytest.mark.filterwarnings(
     f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning"
 )
@@ -142,6 +163,47 @@ def test_only_the_columns_of_parameters_are():
         std_fit_time=[0.0, 0.0],
     )
     assert WorkerCountDisplay.from_search(search).n_workers == [1, 2]
+
+
+def test_measurements_in_any_order_from_a_table():
+    table = pd.DataFrame({"n": [4, 1, 2], "s": [3.0, 8.0, 5.0]}, index=[7, 8, 9])
+    display = WorkerCountDisplay(
+        n_workers=table["n"], fit_s=table["s"], fit_s_std=table["s"] / 10
+    ).plot()
+    line, _, (bars,) = display.errorbar_.lines
+    assert line.get_xydata().tolist() == [[1, 8], [2, 5], [4, 3]]
+    heights = [np.ptp(ends[:, 1]) for ends in bars.get_segments()]
+    np.testing.assert_allclose(heights, [1.6, 1.0, 0.6])
+    ideal = display.ideal_line_
+    np.testing.assert_allclose(ideal.get_ydata() * ideal.get_xdata(), 8)
+    assert_can_be_drawn(display.figure_)
+
+
+@pytest.mark.parametrize("counts", [[0, 1], [-1, 1], [np.nan, 1], [1, np.inf]], ids=str)
+def test_numbers_of_workers_are_positive(counts):
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match="n_workers have to be positive numbers"):
+        WorkerCountDisplay(n_workers=counts, fit_s=[2, 1]).plot(ax)
+    assert not ax.has_data()
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn"),
+    [
+        ({}, (COLOURS[0], "o", "-")),
+        ({"fmt": "s--"}, (COLOURS[0], "s", "--")),
+        ({"fmt": "rD:"}, ("r", "D", ":")),
+        ({"fmt": "C3-"}, ("C3", "None", "-")),
+        ({"fmt": "x", "c": "k"}, ("k", "x", "None")),
+    ],
+    ids=str,
+)
+def test_a_short_format_replaces_the_defaults(options, drawn):
+    display = WorkerCountDisplay(n_workers=[1, 2], fit_s=[2, 1]).plot(**options)
+    line = display.errorbar_.lines[0]
+    colour, *rest = drawn
+    assert to_hex(line.get_color()) == to_hex(colour)
+    assert [line.get_marker(), line.get_linestyle()] == rest
 
 
 @pytest.mark.parametrize(
