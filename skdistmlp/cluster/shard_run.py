@@ -28,6 +28,9 @@ from skdistmlp.training.progress import Progress
 TOPIC = "skdistmlp"
 """Dask topic on which shards tell the client how they get on."""
 
+PLAIN = frozenset({"tcp", "ws", "inproc", "ucx", "ucxx"})
+"""Dask's protocols without encryption. Any other may have it, as tls and wss do."""
+
 COLLECT_AFTER_S = 1.0
 """Seconds after which Dask has reported the error of a task."""
 
@@ -293,14 +296,27 @@ def _opened(worker: Worker, credentials: Credentials, rank: int, job: Job) -> Sh
 
 
 def _tls(worker: Worker) -> Tls | None:
-    """Return how this worker encrypts its connections, None if it does not."""
-    if not worker.address.startswith("tls://"):
+    """Return how this worker encrypts its connections, None if it does not.
+
+    Raises
+    ------
+    ExchangeError
+        If it does, or may, and has no certificate that shards could use.
+    """
+    scheme, security = worker.address.partition("://")[0], worker.security
+    if scheme in PLAIN and not security.require_encryption:
         return None
-    security = worker.security
-    return Tls(
-        listening=security.get_listen_args("worker")["ssl_context"],
-        connecting=security.get_connection_args("worker")["ssl_context"],
-    )
+    listening = security.get_listen_args("worker")["ssl_context"]
+    connecting = security.get_connection_args("worker")["ssl_context"]
+    if listening is None or connecting is None:
+        raise ExchangeError(
+            f"worker {worker.address} has no certificate for its shard, which may not "
+            f"talk in the clear: the cluster requires encryption, or its protocol is "
+            f"none of {', '.join(sorted(PLAIN))}. Give each worker a certificate, a "
+            f"key and the authority (--tls-cert, --tls-key and --tls-ca-file of dask "
+            f"worker, or Security), or use engine='futures'."
+        )
+    return Tls(listening, connecting)
 
 
 def _tell(about: Mapping[str, object], **message: object) -> None:

@@ -1,6 +1,7 @@
 """Shards in real worker processes of a cluster that uses TLS."""
 
 import ssl
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -10,6 +11,7 @@ from distributed import Client, LocalCluster, Security
 from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.shard_run import _tls
 from skdistmlp.exceptions import ExchangeError
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, in_thread, wait_until
@@ -36,14 +38,14 @@ def security(tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module")
-def encrypted(security):
+@pytest.fixture(scope="module", params=["tls://", "wss://"])
+def encrypted(request, security):
     with (
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
-            protocol="tls://",
+            protocol=request.param,
             security=security,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
@@ -91,7 +93,8 @@ def stop_all():
 
 def test_shards_use_the_tls_of_their_cluster(encrypted, digits):
     X, y = digits[0][:300], digits[1][:300]
-    assert all(worker.startswith("tls://") for worker in encrypted.nthreads())
+    scheme = encrypted.cluster.scheduler_address.partition("//")[0]
+    assert {worker.partition("//")[0] for worker in encrypted.nthreads()} == {scheme}
     clf = classifier(encrypted, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf)
     fit = in_thread(clf.fit, X, y)
     in_use = wait_until(
@@ -107,6 +110,37 @@ def test_shards_use_the_tls_of_their_cluster(encrypted, digits):
     assert there.engine_ == "peers"
     for mine, other in zip(there.coefs_, here.coefs_, strict=True):
         assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
+
+
+UNENCRYPTED = Security(require_encryption=False)
+WITHOUT_CERTIFICATES = Security(require_encryption=True)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ws", "inproc"])
+def test_shards_of_a_plain_cluster_are_plain(scheme):
+    worker = SimpleNamespace(address=f"{scheme}://here", security=UNENCRYPTED)
+    assert _tls(worker) is None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "given"),
+    [
+        ("tls", UNENCRYPTED),
+        ("wss", UNENCRYPTED),
+        ("new", UNENCRYPTED),
+        ("tcp", WITHOUT_CERTIFICATES),
+        ("ws", WITHOUT_CERTIFICATES),
+    ],
+)
+def test_without_a_certificate_nothing_is_sent_in_the_clear(scheme, given):
+    worker = SimpleNamespace(address=f"{scheme}://here", security=given)
+    with pytest.raises(ExchangeError, match=f"{scheme}://here has no certificate"):
+        _tls(worker)
+
+
+def test_encryption_that_is_required_is_used_whatever_the_protocol(security):
+    tls = _tls(SimpleNamespace(address="ws://here", security=security))
+    assert all(isinstance(context, ssl.SSLContext) for context in tls)
 
 
 def set_port(port):
