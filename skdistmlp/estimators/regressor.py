@@ -101,7 +101,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         "peers" lets the workers train by themselves, each its neurons, and talk
         to each other directly; "futures" makes each layer's computation on each
         worker a Dask task; "local" stays in this process. "auto" trains with
-        "peers". All but "futures" predict where it should be faster.
+        "peers". All but "futures" predict where it should be faster. Below
+        `parameter_threshold` every engine trains in this process.
 
     Attributes
     ----------
@@ -150,9 +151,11 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     Notes
     -----
     Fitting raises `ClusterError` when the cluster cannot be reached, has too few
-    workers or too little memory, `WorkerLostError` when a worker goes away, and
-    ``ValueError`` where scikit-learn does. Whatever happens, nothing is left on the
-    cluster.
+    workers or too little memory, `WorkerLostError` when a worker goes away,
+    `ExchangeError` when shards do not hear of each other in time, and ``ValueError``
+    where scikit-learn does. Whatever happens, nothing of a fit is left on the cluster
+    but rows, kept for later calls within ``skdistmlp.keep-bytes`` and
+    ``skdistmlp.keep-for``.
 
     Examples
     --------
@@ -262,6 +265,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             has too little memory.
         WorkerLostError
             When a worker goes away; call again to start over.
+        ExchangeError
+            When shards do not hear of each other in time; the same holds.
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
@@ -298,6 +303,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             has too little memory.
         WorkerLostError
             When a worker goes away; the estimator is as it was before.
+        ExchangeError
+            When shards do not hear of each other in time; the same holds.
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
