@@ -267,7 +267,8 @@ class PartitionDisplay:
             # Its end has the port, which may be all that differs.
             end = n_letters // 2
             name = f"{name[: n_letters - end - 1]}…{name[-end:]}"
-        return f"shard {rank}: {name}"
+        # Two dollars would be a formula.
+        return f"shard {rank}: {name}".replace("$", r"\$")
 
     def _scatter(
         self,
