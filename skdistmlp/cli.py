@@ -1,6 +1,7 @@
 """``dask mlp``: what the command line offers."""
 
 import csv
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -157,7 +158,7 @@ def crossover(
                 client, n_workers, batch_size, n_features, max_width, repeats
             )
     except SkdistmlpError as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(_as_options(str(error))) from error
     except MemoryError as error:
         raise click.ClickException(
             f"the rows do not fit this process: {error}. Lower --n-features or "
@@ -167,27 +168,42 @@ def crossover(
     # What was measured is said first: a disk may be full.
     click.echo(table(rows))
     click.echo(advice(rows, workers))
-    try:
-        if csv_path is not None:
-            with csv_path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-        if json_path is not None:
-            measured = {
-                "parameter_threshold": threshold,
-                "n_workers": workers,
-                "batch_size": batch_size,
-                "n_features": n_features,
-                "repeats": repeats,
-                "crossover": rows,
-            }
+    if csv_path is not None:
+        with _writing(csv_path), csv_path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    if json_path is not None:
+        measured = {
+            "parameter_threshold": threshold,
+            "n_workers": workers,
+            "batch_size": batch_size,
+            "n_features": n_features,
+            "repeats": repeats,
+            "crossover": rows,
+        }
+        with _writing(json_path):
             write_json(json_path, measured)
-        if png_path is not None:
+    if png_path is not None:
+        with _writing(png_path):
             _draw(png_path, rows, threshold, workers)
+
+
+def _as_options(message: str) -> str:
+    """Say what the command was given, where an error names parameters of a fit."""
+    message = re.sub(r"\bclient=(['\"])(.*?)\1", r"\2", message)
+    message = message.replace("n_workers=", "--n-workers ")
+    return message.replace("n_workers", "--n-workers")
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
     # Matplotlib's error when a format needs another program, such as LaTeX.
     except (OSError, RuntimeError) as error:
-        raise click.ClickException(str(error)) from error
+        why = getattr(error, "strerror", None) or error
+        raise click.ClickException(f"{path} was not written: {why}") from error
 
 
 @contextmanager

@@ -68,7 +68,11 @@ def test_it_measures_prints_and_writes(client, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["tcp://127.0.0.1:1"], 1, r"no Dask scheduler answers at .*127\.0\.0\.1:1"),
+        (
+            ["tcp://127.0.0.1:1"],
+            1,
+            r"no Dask scheduler answers at tcp://127\.0\.0\.1:1: ",
+        ),
         (
             ["--png", "plot.txt"],
             2,
@@ -135,7 +139,8 @@ def test_a_disk_that_is_full_does_not_cost_the_advice(monkeypatch):
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
     assert "use parameter_threshold=" in result.output
-    assert "Error: [Errno 28]" in result.output
+    said = "Error: /dev/full was not written: No space left on device\n"
+    assert said in result.output
 
 
 @pytest.mark.parametrize("address", [5, None])
@@ -165,7 +170,8 @@ def test_more_workers_than_there_are(client):
         cli.mlp, ["crossover", client.scheduler.address, "--n-workers", "9"]
     )
     assert result.exit_code == 1
-    assert "n_workers=9 needs 9 workers" in result.output
+    assert "--n-workers 9 needs 9 workers" in result.output
+    assert "n_workers" not in result.output
 
 
 def test_help_fits_a_terminal_and_explains_every_option():

@@ -14,6 +14,12 @@ GREY = "#666666"
 MOST_WIDTH = 1.2
 """Of a legend, in widths of the axes: margins have room too."""
 
+MOST_LEGEND = 0.45
+"""Share of the height that a legend may take; it lists less then."""
+
+LEAST_LISTED = 2
+"""Lines, or shards, that a legend lists at any rate."""
+
 
 def axes_to_draw_on(ax: "Axes | None") -> "Axes":
     """Return `ax`, or axes of a new figure.
@@ -53,17 +59,50 @@ def begin_at_zero(ax: "Axes", line: Any) -> None:
     ax.autoscale_view()
 
 
-def legend_above(ax: "Axes", handles: Sequence[Any], most_columns: int) -> None:
+def legend_above(
+    ax: "Axes",
+    lines: Sequence[Any],
+    partners: Sequence[Any] = (),
+    stand_in: Any | None = None,
+) -> None:
     """Draw a legend above the axes, where it hides nothing.
 
-    Only a layout engine, such as "constrained", makes room there; without one it is
-    drawn where there is the most room within.
+    Lines stand on the left and their partners on the right. Where all have no room,
+    `stand_in` stands for the partners, and of many lines the first ones and the last
+    are listed. Only a layout engine, such as "constrained", makes room above; without
+    one the legend is drawn where there is the most room within.
     """
+    n_listed, listed = len(lines), [*lines, *partners]
+    most_columns = 2 if partners else 3
+    most = MOST_LEGEND * ax.get_window_extent().height
+    height = _legend_height(ax, listed, most_columns)
+    always = [] if stand_in is None else [stand_in]
+    if height > most and partners:
+        height = _legend_height(ax, [*lines, *always], 3)
+    while height > most and n_listed > LEAST_LISTED:
+        n_listed = max(LEAST_LISTED, min(n_listed - 1, int(n_listed * most / height)))
+        listed = [*_first_and_last(lines, n_listed), *always]
+        height = _legend_height(ax, listed, 3)
+
+
+def _legend_height(ax: "Axes", handles: Sequence[Any], most_columns: int) -> float:
+    """Draw a legend, above the axes if that can be; return how high it is."""
     if ax.figure.get_layout_engine() is None:
-        ax.legend(handles=handles, loc="best")
+        legend = ax.legend(handles=handles, loc="best")
     else:
         above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-        legend_in_columns(ax, handles, most_columns, **above)
+        legend = legend_in_columns(ax, handles, most_columns, **above)
+    return float(legend.get_window_extent().height)
+
+
+def _first_and_last(lines: Sequence[Any], n_listed: int) -> list[Any]:
+    """Return so many of the lines, and one that says how many are left out."""
+    from matplotlib.lines import Line2D
+
+    if len(lines) <= n_listed:
+        return list(lines)
+    left_out = Line2D([], [], linestyle="none", label=f"… {len(lines) - n_listed} more")
+    return [*lines[: n_listed - 1], left_out, lines[-1]]
 
 
 def legend_in_columns(

@@ -1,5 +1,6 @@
 """From what size on sharing a network pays."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -181,6 +182,7 @@ class CrossoverDisplay:
             ax.axhline(1, color=GREY, linewidth=1, gid=EVEN)
         ax.set_xscale("log")
         ax.set(xlabel="parameters", ylabel="speed-up by sharing")
+        _write_sizes(ax)
         begin_at_zero(ax, self.line_)
         if self.crossing is not None:
             self._write_crossing(ax, self.crossing)
@@ -203,6 +205,30 @@ class CrossoverDisplay:
         # On the right it is below the curve, but there may be no room.
         if text.get_window_extent().x1 > ax.get_window_extent().x1:
             text.set(ha="right", x=-4)
+
+
+def _write_sizes(ax: "Axes") -> None:
+    """Write powers of 10, or of less than two the sizes measured that have room."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    low, high = np.log10(ax.get_xlim())
+    if math.floor(high) > math.ceil(low):
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        return
+    measured = [line for line in ax.lines if line.get_transform() == ax.transData]
+    xs = [np.asarray(line.get_xdata(), dtype=float) for line in measured]
+    sizes = np.unique(np.concatenate(xs))
+    places = ax.transData.transform([(size, 1) for size in sizes])[:, 0]
+    points = float(ax.xaxis.get_ticklabels()[0].get_fontsize())
+    # A sign is about as wide as 0.7 of its height; two more are between numbers.
+    room = 0.7 * points * (len(f"{sizes[-1]:,.0f}") + 2) * ax.figure.dpi / 72
+    ticks = [0]
+    for i in range(1, len(sizes)):
+        if places[i] - places[ticks[-1]] >= room:
+            ticks.append(i)
+    ax.set_xticks(sizes[ticks])
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.xaxis.set_minor_locator(NullLocator())
 
 
 def pays_from(sizes: Sequence[float], gains: Sequence[float]) -> float | None:

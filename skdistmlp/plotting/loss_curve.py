@@ -6,11 +6,19 @@ from typing import TYPE_CHECKING, Any, Self
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.plotting.axes import COLOURS, axes_to_draw_on, legend_above, line_options
+from skdistmlp.plotting.axes import (
+    COLOURS,
+    GREY,
+    axes_to_draw_on,
+    legend_above,
+    line_options,
+)
 from skdistmlp.plotting.given import check_lengths, check_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SCORE = "score of rows held out"
 
 
 class LossCurveDisplay:
@@ -158,22 +166,27 @@ class LossCurveDisplay:
         self.validation_ax_ = self.validation_line_ = None
         if self.validation_scores is not None:
             self.validation_ax_ = _twin(ax) or ax.twinx()
-            label = "score of rows held out"
             (self.validation_line_,) = self.validation_ax_.plot(
                 range(1, len(self.validation_scores) + 1),
                 self.validation_scores,
                 "--",
                 color=self.line_.get_color(),
                 marker="x" if len(self.validation_scores) == 1 else None,
-                label=label if name is None else f"{name}, {label}",
+                label=SCORE if name is None else f"{name}, {SCORE}",
             )
-            self.validation_ax_.set_ylabel("score of rows held out")
+            self.validation_ax_.set_ylabel("score")
         twin = _twin(ax)
-        lines = [*ax.lines, *(twin.lines if twin is not None else ())]
-        if name is not None or len(lines) > 1:
-            # Losses on the left, scores on the right.
-            legend_above(ax, lines, most_columns=2 if twin is not None else 3)
+        scores = [] if twin is None else list(twin.lines)
+        if name is not None or len(ax.lines) + len(scores) > 1:
+            legend_above(ax, list(ax.lines), scores, _any_score() if scores else None)
         return self
+
+
+def _any_score() -> Any:
+    """Return what stands in a legend for the scores of all fits."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linestyle="--", color=GREY, label=SCORE)
 
 
 def _twin(ax: "Axes") -> "Axes | None":

@@ -10,6 +10,8 @@ from skdistmlp.parallel.split import NetworkSplit, NeuronRange
 from skdistmlp.plotting.axes import (
     COLOURS,
     GREY,
+    LEAST_LISTED,
+    MOST_LEGEND,
     MOST_WIDTH,
     axes_to_draw_on,
     legend_in_columns,
@@ -36,12 +38,6 @@ SMALLEST, LARGEST = 2.5, 8.4
 
 SIZES_HEIGHT = 32
 """Room for the sizes of the layers, in points."""
-
-MOST_LEGEND = 0.45
-"""Share of the height that the legend may take; it lists fewer shards then."""
-
-LEAST_LISTED = 2
-"""Shards that it lists at any rate."""
 
 LEAST_LETTERS = 11
 """Letters of a worker's name that the legend shows at any rate."""
@@ -271,7 +267,8 @@ class PartitionDisplay:
             # Its end has the port, which may be all that differs.
             end = n_letters // 2
             name = f"{name[: n_letters - end - 1]}…{name[-end:]}"
-        return f"shard {rank}: {name}"
+        # Two dollars would be a formula.
+        return f"shard {rank}: {name}".replace("$", r"\$")
 
     def _scatter(
         self,

@@ -15,10 +15,11 @@ import pytest
 import skl2onnx
 import skops.io as skops
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skdistmlp import DistributedMLPClassifier
+from skdistmlp import DistributedMLPClassifier, FastestWithin
 from tests.estimators.configurations import ESTIMATORS, Case, pair
 from tests.estimators.support import fit, quiet
 
@@ -125,6 +126,26 @@ def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, dig
         needed |= set(skops.get_untrusted_types(file=tmp_path / "saved"))
     (listed,) = re.findall(r"^OURS = (\[.*?^\])", PAGE, re.DOTALL | re.MULTILINE)
     assert needed == set(re.findall(r'"(.+?)"', listed))
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_the_page_says_what_else_skops_needs_for_a_search(kind, tmp_path, digits):
+    estimator, _ = pair({"max_iter": 2}, kind, engine="local")
+    search = GridSearchCV(estimator, {"alpha": [0.1]}, refit=FastestWithin(), cv=2)
+    fit(search, digits[0][:100], digits[1][:100])
+    skops.dump(search, tmp_path / "saved")
+    types = skops.get_untrusted_types(file=tmp_path / "saved")
+    _, after = PAGE.split("\nA search with `refit=FastestWithin()`")
+    said, *_ = after.split("\n\n")
+    modules, names = zip(
+        *(found.rsplit(".", 1) for found in types if f'"{found}"' not in PAGE),
+        strict=True,
+    )
+    assert len(names) == 3
+    assert all(f"`{module}." in said for module in modules)
+    assert all(re.search(rf"[.`]{name}`", said) for name in names)
+    loaded = skops.load(tmp_path / "saved", trusted=types)
+    assert loaded.best_index_ == search.best_index_
 
 
 def test_of_what_is_taken_home_skops_needs_to_trust_the_optimiser_alone(

@@ -77,7 +77,7 @@ def test_a_legend_is_above_where_a_layout_makes_room(parts, layout):
     part = figure if parts == 1 else figure.subfigures(1, parts)[1]
     ax = part.subplots()
     (line,) = ax.plot([1, 2], [1, 2], label="a line")
-    legend_above(AxesOfMatplotlib39(ax), [line], most_columns=2)
+    legend_above(AxesOfMatplotlib39(ax), [line])
     figure.canvas.draw()
     bottom = ax.get_legend().get_window_extent().y0
     assert (bottom >= ax.bbox.y1) == (layout is not None)

@@ -89,6 +89,32 @@ def test_crossings_close_together_can_be_read(crossings, size):
     assert max(text.get_window_extent().x1 for text in ax.texts) <= ax.bbox.x1
 
 
+@pytest.mark.parametrize("size", [(2.5, 2), (3, 2), (6.4, 4.8)], ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "ticks"),
+    [
+        ([600, 1000, 2000], {"600", "1,000", "2,000"}),
+        ([110_000, 120_000, 900_000], {"110,000", "120,000", "900,000"}),
+        ([100, 1000, 10_000, 1_000_000], None),
+    ],
+    ids=str,
+)
+def test_sizes_can_be_read(sizes, ticks, size):
+    _, axes = plt.subplots(1, 2, figsize=(2 * size[0], size[1]), layout="constrained")
+    for ax in axes:
+        gains = np.linspace(0.5, 0.9, len(sizes))
+        CrossoverDisplay.from_measurements(sizes, gains, np.ones(len(sizes)), ax=ax)
+    assert_can_be_drawn(ax.figure)
+    assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+    written = {label.get_text() for label in ax.get_xticklabels()}
+    if ticks is None:
+        assert "$\\mathdefault{10^{2}}$" in written
+    else:
+        assert f"{sizes[0]:,}" in written
+        assert written <= ticks
+        assert len(written) >= min(2, len(ticks))
+
+
 def test_the_line_at_1_is_drawn_once_whatever_else_is_there():
     _, ax = plt.subplots()
     ax.plot([100, 10_000], [3, 4])

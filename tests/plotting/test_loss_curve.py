@@ -80,6 +80,27 @@ def test_a_legend_lies_over_no_curve(scores, size):
     assert_hides_nothing(ax.get_legend(), *map(in_pixels, lines))
 
 
+@pytest.mark.parametrize("n_fits", [9, 40])
+@pytest.mark.parametrize("size", [(4, 3), (6.4, 4.8)], ids=str)
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_a_legend_of_many_fits_leaves_room_for_the_curves(layout, size, n_fits):
+    _, ax = plt.subplots(figsize=size, layout=layout)
+    curve = np.linspace(1, 0, 5)
+    for i in range(n_fits):
+        display = LossCurveDisplay(loss_curve=curve + i, validation_scores=curve - i)
+        display.plot(ax, name=f"rate {i}")
+    display.figure_.canvas.draw()
+    assert ax.bbox.height > 0.35 * display.figure_.bbox.height
+    legend = ax.get_legend()
+    assert legend.get_window_extent().height < 0.6 * display.figure_.bbox.height
+    first, *_, last, scores = (text.get_text() for text in legend.get_texts())
+    assert (first, last) == ("rate 0, loss", f"rate {n_fits - 1}, loss")
+    assert scores == "score of rows held out"
+    if n_fits == 40:
+        listed = [text.get_text() for text in legend.get_texts()]
+        assert listed[-3] == f"… {n_fits - (len(listed) - 2)} more"
+
+
 def test_nothing_makes_room_without_a_layout():
     _, ax = plt.subplots()
     display = LossCurveDisplay(loss_curve=[3, 2, 1], name="a").plot(ax)

@@ -135,3 +135,22 @@ def test_many_shards_can_be_told_apart(n_shards, listed, size):
     assert_can_be_drawn(display.figure_)
     points = [ax.transData.transform(n.get_offsets()) for n in display.neurons_]
     assert_hides_nothing(ax.get_legend(), *points)
+
+
+def test_names_of_workers_are_no_formulas():
+    split = NetworkSplit.even((3, 4, 2), 2)
+    plain, odd = (
+        PartitionDisplay(split=split, workers=names).plot()
+        for names in (["_weird_name_", "two"], ["$weird_name$", "t$wo"])
+    )
+    # As wide as with other signs of that width, since none is left out or set small.
+    widths = [
+        [
+            text.get_window_extent().width
+            for text in display.ax_.get_legend().get_texts()
+        ]
+        for display in (plain, odd)
+    ]
+    assert widths[1][0] > widths[0][0]
+    assert all("\\$" in d.get_label() for d in odd.neurons_)
+    assert_can_be_drawn(odd.figure_)
