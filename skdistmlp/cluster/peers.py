@@ -105,7 +105,7 @@ class PeersRun:
             self._n_samples_logged = job.progress.n_samples_seen
 
     def __enter__(self) -> Self:
-        held = set(getattr(_THREAD, "workers", ())).intersection(self._workers)
+        held = set(getattr(_THREAD, "workers", None) or ()) & set(self._workers)
         if held:
             raise ClusterError(
                 f"this is called by a callback of a fit that holds "
