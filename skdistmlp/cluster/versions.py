@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,8 +10,6 @@ from distributed import Client
 from skdistmlp.cluster.client import begin, known_workers, wait_while
 from skdistmlp.cluster.roll_call import ask
 from skdistmlp.exceptions import ClusterError
-
-PACKAGE = "skdistmlp"
 
 _CHECKED: WeakKeyDictionary[Client, set[tuple[str, str]]] = WeakKeyDictionary()
 """Workers that have the version of this process, by address and directory: one that
@@ -50,25 +47,31 @@ def check_versions(
     } - checked
     if not missing:
         return
+
+    # Nested, to be sent by value: where it is sent this package may be missing.
+    def loaded_version() -> str:
+        try:
+            from skdistmlp import __version__
+        except ImportError:
+            return "no"
+        return __version__
+
     answers: dict[str, Future[Any]] = {
         f"worker {worker}": answer
         for worker, answer in ask(
-            client, [worker for worker, _ in missing], version, PACKAGE
+            client, [worker for worker, _ in missing], loaded_version
         ).items()
     }
-    answers["the scheduler"] = begin(client, client.run_on_scheduler, version, PACKAGE)
+    answers["the scheduler"] = begin(client, client.run_on_scheduler, loaded_version)
     wait_while(check, answers.values())
-    own = version(PACKAGE)
+    own = loaded_version()
     for where, answer in answers.items():
-        try:
-            found = answer.result()
-        except PackageNotFoundError:
-            found = "no"
+        found = answer.result()
         if isinstance(found, dict):
             (found,) = found.values()
         if found != own:
             raise ClusterError(
-                f"{where} has {found} {PACKAGE}, but this process has {own}. Install "
+                f"{where} has {found} skdistmlp, but this process has {own}. Install "
                 f"the same version on the scheduler and on all workers."
             )
     checked.update(missing)

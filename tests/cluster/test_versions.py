@@ -1,14 +1,17 @@
 """Another version of the package on a worker is named before anything is sent there."""
 
+import sys
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import pytest
 from distributed import Client
 
+import skdistmlp
 from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.rows import predict_by_rows
-from tests.cluster.leaks import assert_nothing_left
+from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -19,23 +22,26 @@ def client(processes):
     """A client that has asked no worker for its version yet."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as connected:
+        remember(connected)
         yield connected
         assert_nothing_left(connected)
 
 
-def install(answer):
-    """Have the next question after a version on this worker answered otherwise."""
-    from importlib import metadata
+VERSION = skdistmlp.__version__
 
-    found = metadata.version
 
-    def version(package):
-        metadata.version = found
-        if answer is None:
-            raise metadata.PackageNotFoundError(package)
-        return answer
+@contextmanager
+def installed(client, worker, version):
+    """Have another version on a worker, or none; this one again afterwards."""
+    client.run(install, version, workers=[worker])
+    yield
+    client.run(install, VERSION, workers=[worker])
 
-    metadata.version = version
+
+def install(version):
+    # The package as it is loaded, whatever its files and their metadata say.
+    skdistmlp.__version__ = version
+    sys.modules["skdistmlp"] = None if version is None else skdistmlp
 
 
 def fit(client, engine):
@@ -61,13 +67,15 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("version", "said"),
     [("0.0.9", r"has 0\.0\.9 skdistmlp, but"), (None, "has no skdistmlp, but")],
 )
-def test_another_version_on_a_worker_is_named(client, call, answer, said):
+def test_another_version_on_a_worker_is_named(client, call, version, said):
     victim = tuple(client.nthreads())[1]
-    client.run(install, answer, workers=[victim])
-    with pytest.raises(ClusterError, match=f"worker {victim} {said}"):
+    with (
+        installed(client, victim, version),
+        pytest.raises(ClusterError, match=f"worker {victim} {said}"),
+    ):
         bounded(call, client)
     bounded(call, client)
 
@@ -79,7 +87,9 @@ def test_another_version_at_an_address_of_before_is_named(processes, client):
     wait_until(lambda: victim not in client.nthreads(), "the worker is missed")
     processes.have_workers(2, port=int(victim.rpartition(":")[2]))
     assert victim in client.nthreads()
-    client.run(install, "0.0.9", workers=[victim])
-    with pytest.raises(ClusterError, match=f"worker {victim} has 0.0.9 skdistmlp"):
+    with (
+        installed(client, victim, "0.0.9"),
+        pytest.raises(ClusterError, match=f"worker {victim} has 0.0.9 skdistmlp"),
+    ):
         bounded(fit, client, "peers")
     bounded(fit, client, "peers")
