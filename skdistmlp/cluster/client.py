@@ -260,7 +260,8 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
     WorkerLostError
         In place of a cancelled future or a failed transfer.
     ClusterError
-        In place of a lost connection to the scheduler.
+        In place of a lost connection to the scheduler, or when Dask gave up a task
+        since every worker that it ran on died.
     """
     address = _address(client)
     try:
@@ -296,6 +297,12 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
             raise WorkerLostError(
                 f"the cluster dropped what it held while {phase}{there}. Was the "
                 f"cluster restarted, or the work cancelled? Call again to start over."
+            ) from error
+        if isinstance(error, KilledWorker):
+            raise ClusterError(
+                f"workers died while {phase}, one after another, most likely because "
+                f"their memory did not suffice: {error} Use workers with more memory, "
+                f"more workers, or smaller blocks."
             ) from error
         # A task of ours failed by itself.
         raise

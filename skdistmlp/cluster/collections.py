@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
+from dask.array.utils import meta_from_array
 from dask.base import compute as compute_here
 from dask.base import is_dask_collection
 from distributed import Client, Future, futures_of
@@ -23,9 +24,10 @@ from skdistmlp.cluster.blocks import (
     join,
     join_on_worker,
 )
-from skdistmlp.cluster.client import connected, explained
+from skdistmlp.cluster.client import connected, explained, memory_limits, workers_of
 from skdistmlp.cluster.pinned import PinnedTasks
 from skdistmlp.cluster.versions import check_versions
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.types import Features
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 
@@ -165,7 +167,8 @@ def brought(
     TypeError
         If a collection is neither an array nor a data frame.
     ClusterError
-        If a worker has another version of this package.
+        If a worker has another version of this package, if X is larger than the
+        memory of all workers together, or if workers died while it was computed.
     """
     given = {"X": X, "y": y, "sample_weight": weight}
     collections = {
@@ -187,6 +190,7 @@ def brought(
                     check_versions(
                         connection, tuple(connection.nthreads()), lambda: None
                     )
+                    _check_size(connection, collections["X"])
                 computed = _persisted(connection, list(collections.values()))
                 futures: dict[str, list[Future[Any]]] = dict(
                     zip(collections, computed, strict=True)
@@ -245,6 +249,25 @@ def header_of(collection: Any) -> Any:
         frame = pd.DataFrame(zeros, columns=collection.columns)
         return frame.astype(dict(collection.dtypes))
     return np.zeros((1, *collection.shape[1:]), collection.dtype)
+
+
+def _check_size(client: Client, X: Any) -> None:
+    """Refuse a dense X of known size that all workers together have no room for.
+
+    To compute it would kill them. What one worker would hold is known with the plan.
+    """
+    if is_frame(X) or not isinstance(meta_from_array(X), np.ndarray):
+        return
+    workers = workers_of(client)
+    limits = memory_limits(client, workers)
+    limit = sum(limits.values())
+    # Unknown lengths make the size NaN, which is no more than anything.
+    if 0 < len(limits) == len(workers) and X.nbytes > limit:
+        raise ClusterError(
+            f"X takes {X.nbytes:,} bytes, but the memory_limit of all workers together "
+            f"is {limit:,} bytes. Use workers with more memory, more workers, fewer "
+            f"rows or float32 features."
+        )
 
 
 def _check_lengths(given: dict[str, Any]) -> None:

@@ -1,7 +1,10 @@
 """Dask collections as X, y and sample_weight, on a cluster of processes."""
 
+import os
 import re
+import signal
 
+import dask
 import dask.array as da
 import dask.bag
 import dask.dataframe as dd
@@ -322,3 +325,23 @@ def test_what_does_not_fit_a_worker_is_refused_before_training(client, rows):
     held = re.match(r"shard 0 would hold ([\d,]+) bytes on worker", str(caught.value))
     assert int(held[1].replace(",", "")) > 4 * 8 * 10**12 / 2
     assert f"{worker}, whose memory_limit is {limit:,} bytes" in str(caught.value)
+
+
+def test_an_array_larger_than_the_cluster_is_refused_before_it_is_computed(client):
+    X = exploding((4, 10**12), (1, 10**12))
+    limit = sum(info["memory_limit"] for info in known_workers(client).values())
+    with pytest.raises(ClusterError, match=f"X takes {X.nbytes:,} by.* is {limit:,} b"):
+        bounded(classifier(client).fit, X, [0, 1, 0, 1])
+
+
+def test_workers_that_die_while_they_compute_features_are_explained():
+    def die(block):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    X = da.zeros((4, 3), chunks=2).map_blocks(die, dtype=float, meta=np.empty((0, 0)))
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        own_cluster(n_workers=1) as client,
+        pytest.raises(ClusterError, match="died while computing the data, one after"),
+    ):
+        bounded(classifier(client, n_workers=1).fit, X, [0, 1, 0, 1])
