@@ -64,6 +64,8 @@ def legend_above(
     lines: Sequence[Any],
     partners: Sequence[Any] = (),
     stand_in: Any | None = None,
+    *,
+    most_columns: int = 3,
 ) -> None:
     """Draw a legend above the axes, where it hides nothing.
 
@@ -73,16 +75,15 @@ def legend_above(
     one the legend is drawn where there is the most room within.
     """
     n_listed, listed = len(lines), [*lines, *partners]
-    most_columns = 2 if partners else 3
     most = MOST_LEGEND * ax.get_window_extent().height
-    height = _legend_height(ax, listed, most_columns)
+    height = _legend_height(ax, listed, 2 if partners else most_columns)
     always = [] if stand_in is None else [stand_in]
     if height > most and partners:
-        height = _legend_height(ax, [*lines, *always], 3)
+        height = _legend_height(ax, [*lines, *always], most_columns)
     while height > most and n_listed > LEAST_LISTED:
         n_listed = max(LEAST_LISTED, min(n_listed - 1, int(n_listed * most / height)))
         listed = [*_first_and_last(lines, n_listed), *always]
-        height = _legend_height(ax, listed, 3)
+        height = _legend_height(ax, listed, most_columns)
 
 
 def _legend_height(ax: "Axes", handles: Sequence[Any], most_columns: int) -> float:

@@ -143,7 +143,7 @@ def test_names_of_workers_are_no_formulas():
         PartitionDisplay(split=split, workers=names).plot()
         for names in (["_weird_name_", "two"], ["$weird_name$", "t$wo"])
     )
-    # As wide as with other signs of that width, since none is left out or set small.
+    # A formula has no dollars, and sets what follows a _ small and low.
     widths = [
         [
             text.get_window_extent().width
