@@ -107,7 +107,7 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
         raise ClusterError(
             f"n_workers={n_workers} needs {'at least ' if n_workers is None else ''}"
             f"{wanted} worker{'s' if wanted > 1 else ''}, but the cluster at "
-            f"{_address(client)} has {len(present)}. Start more workers"
+            f"{scheduler_address(client)} has {len(present)}. Start more workers"
             f"{', or lower n_workers' if wanted > 1 else ''}."
         )
     return present if n_workers is None else present[:n_workers]
@@ -263,7 +263,7 @@ def explained(client: Client, workers: tuple[str, ...], phase: str) -> Iterator[
         In place of a lost connection to the scheduler, or when Dask gave up a task
         since every worker that it ran on died.
     """
-    address = _address(client)
+    address = scheduler_address(client)
     try:
         yield
     except Exception as error:
@@ -415,5 +415,6 @@ def memory_limits(client: Client, workers: tuple[str, ...]) -> dict[str, int]:
     return {worker: limit for worker, limit in limits.items() if limit}
 
 
-def _address(client: Client) -> str:
+def scheduler_address(client: Client) -> str:
+    """Return the address of a client's scheduler."""
     return str(client.scheduler.address if client.scheduler is not None else "unknown")

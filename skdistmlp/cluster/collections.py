@@ -247,8 +247,24 @@ def header_of(collection: Any) -> Any:
 
         zeros = np.zeros((1, len(collection.columns)), int)
         frame = pd.DataFrame(zeros, columns=collection.columns)
-        return frame.astype(dict(collection.dtypes))
+        return frame.astype(
+            {
+                name: _of_values(dtype)
+                for name, dtype in zip(
+                    collection.columns, collection.dtypes, strict=True
+                )
+            }
+        )
     return np.zeros((1, *collection.shape[1:]), collection.dtype)
+
+
+def _of_values(dtype: Any) -> Any:
+    """Return the dtype of the numbers in a column: 0 may be no category."""
+    categories = getattr(dtype, "categories", None)
+    if categories is None:
+        return dtype
+    known = getattr(categories.dtype, "kind", "O") in "biuf"
+    return categories.dtype if known else int
 
 
 def _check_size(client: Client, X: Any) -> None:

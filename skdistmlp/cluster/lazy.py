@@ -11,7 +11,7 @@ from dask.utils import parse_bytes
 from distributed import Client
 
 from skdistmlp.cluster.blocks import predict_rows
-from skdistmlp.cluster.client import active_client, reaches
+from skdistmlp.cluster.client import active_client, reaches, scheduler_address
 from skdistmlp.cluster.collections import header_of, is_frame, of_whole_rows
 from skdistmlp.cluster.kept import Kept, can_be_kept, content_of
 
@@ -78,6 +78,9 @@ def _sent(
     """
     live = client if isinstance(client, Client) else active_client()
     if live is None or live.asynchronous or live.status != "running":
+        return function
+    if isinstance(client, str) and scheduler_address(live) != client:
+        # Another cluster is to compute.
         return function
     worker = next(iter(live.nthreads()), None)
     if worker is None:

@@ -16,7 +16,7 @@ FLOP_PER_CHAINED_TASK = 1.8e9
 """Floating point operations that cost as much time as one task in a chain of
 Dask tasks: what sharing must save before `engine="auto"` takes "futures". The
 larger of two figures measured where two one-thread workers overtake one thread:
-1.1e9 for 784-(4096), 1.75e9 for 784-(2048, 2048) (``python -m skdistmlp.bench
+1.1e9 for 784-(4096), 1.7e9 for 784-(2048, 2048) (``python -m skdistmlp.bench
 futures``)."""
 
 WHOLE_ARRAYS = 3

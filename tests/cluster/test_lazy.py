@@ -5,6 +5,7 @@ import re
 from copy import copy
 from pathlib import Path
 
+import dask
 import dask.array as da
 import dask.dataframe as dd
 import numpy as np
@@ -14,6 +15,7 @@ from dask import delayed
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
+from skdistmlp.cluster.lazy import LARGE
 from tests.cluster.kinds import (
     N_ROWS,
     NAMES,
@@ -25,6 +27,7 @@ from tests.cluster.kinds import (
     regressor,
     weights_of,
 )
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import bounded
 from tests.estimators.support import fit, quiet
 
@@ -161,6 +164,27 @@ def test_nothing_is_computed_until_it_is_asked_for(client, fitted):
     future = client.compute(lazy)
     assert isinstance(future.exception(), ZeroDivisionError)
     future.release()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_column_of_categories_is_predicted():
+    """Also where 0 is none of them."""
+    categories = pd.Categorical([1, 2, 1] * 80)
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0] * 80, "k": categories})
+    clf = classifier(None, engine="local").fit(frame, [0, 1, 1] * 80)
+    lazy = clf.predict_proba(dd.from_pandas(frame, npartitions=2))
+    assert_allclose(lazy.compute(), clf.predict_proba(frame))
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_an_active_client_of_another_cluster_is_sent_nothing(client, data, fitted):
+    """The prediction is to be computed at the address that was given."""
+    expected = fitted["values"].set_params(client=None).predict(data[0])
+    with own_cluster(n_workers=1) as other, client.as_current():
+        estimator = fitted["values"].set_params(client=other.scheduler.address)
+        with dask.config.set({LARGE: "1 kiB"}):
+            predicted = estimator.predict(as_array(data[0]))
+        assert_allclose(bounded(other.compute(predicted).result), expected)
 
 
 def test_empty_blocks_are_predicted_as_empty(client, data, fitted):
