@@ -380,6 +380,11 @@ def active_client() -> Client | None:
 def _checked(client: Client | None) -> Client | None:
     if client is None:
         return None
+    if client.asynchronous:
+        raise ClusterError(
+            "the Dask client is asynchronous, but an estimator waits for its results. "
+            "Pass a client made without asynchronous=True."
+        )
     # A new scheduler would take what it is sent before it knows the client for that of
     # nobody. Dask closes a client that does not get through.
     while client.status == "connecting":
@@ -388,11 +393,6 @@ def _checked(client: Client | None) -> Client | None:
         raise ClusterError(
             f"the Dask client is {client.status}. Make a new one, or pass the address "
             f"of the scheduler as client=."
-        )
-    if client.asynchronous:
-        raise ClusterError(
-            "the Dask client is asynchronous, but an estimator waits for its results. "
-            "Pass a client made without asynchronous=True."
         )
     return client
 

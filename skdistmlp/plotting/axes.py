@@ -126,3 +126,12 @@ def legend_in_columns(
         if legend.get_window_extent().width <= most:
             break
     return legend
+
+
+def with_room(places: Any, room: float) -> list[int]:
+    """Return which of ascending places are `room` apart, from the first on."""
+    chosen = [0]
+    for i in range(1, len(places)):
+        if places[i] - places[chosen[-1]] >= room:
+            chosen.append(i)
+    return chosen

@@ -13,6 +13,7 @@ from skdistmlp.plotting.axes import (
     axes_to_draw_on,
     begin_at_zero,
     line_options,
+    with_room,
 )
 from skdistmlp.plotting.given import check_lengths
 
@@ -222,11 +223,7 @@ def _write_sizes(ax: "Axes") -> None:
     points = float(ax.xaxis.get_ticklabels()[0].get_fontsize())
     # A sign is about as wide as 0.7 of its height; two more are between numbers.
     room = 0.7 * points * (len(f"{sizes[-1]:,.0f}") + 2) * ax.figure.dpi / 72
-    ticks = [0]
-    for i in range(1, len(sizes)):
-        if places[i] - places[ticks[-1]] >= room:
-            ticks.append(i)
-    ax.set_xticks(sizes[ticks])
+    ax.set_xticks(sizes[with_room(places, room)])
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_minor_locator(NullLocator())
 

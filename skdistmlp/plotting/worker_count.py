@@ -10,6 +10,7 @@ from skdistmlp.plotting.axes import (
     axes_to_draw_on,
     begin_at_zero,
     line_options,
+    with_room,
 )
 from skdistmlp.plotting.given import check_lengths, check_search
 
@@ -253,10 +254,7 @@ def _write_counts(ax: "Axes") -> None:
     drawn = [np.asarray(line.get_xdata(), dtype=float) for line in measured]
     counts = np.unique(np.concatenate(drawn))
     places = ax.xaxis.get_transform().transform(counts)
-    ticks, room = [0], LEAST_BETWEEN * (places[-1] - places[0])
-    for i in range(1, len(counts)):
-        if places[i] - places[ticks[-1]] >= room:
-            ticks.append(i)
-    ax.set_xticks(counts[ticks])
+    room = LEAST_BETWEEN * (places[-1] - places[0])
+    ax.set_xticks(counts[with_room(places, room)])
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())

@@ -93,8 +93,8 @@ def test_crossings_close_together_can_be_read(crossings, size):
 @pytest.mark.parametrize(
     ("sizes", "ticks"),
     [
-        ([600, 1000, 2000], {"600", "1,000", "2,000"}),
-        ([110_000, 120_000, 900_000], {"110,000", "120,000", "900,000"}),
+        ([600, 1000, 2000], ["600", "1,000", "2,000"]),
+        ([110_000, 120_000, 900_000], ["110,000", "120,000", "900,000"]),
         ([100, 1000, 10_000, 1_000_000], None),
     ],
     ids=str,
@@ -111,7 +111,7 @@ def test_sizes_can_be_read(sizes, ticks, size):
         assert "$\\mathdefault{10^{2}}$" in written
     else:
         assert f"{sizes[0]:,}" in written
-        assert written <= ticks
+        assert written <= set(ticks)
         assert len(written) >= min(2, len(ticks))
 
 
