@@ -14,9 +14,9 @@ from functools import partial
 import matplotlib.pyplot as plt
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.bench.clusters import two_workers
-from skdistmlp.bench.crossover import growing
-from skdistmlp.bench.workloads import Workload
+from skdistmlp.crossover.clusters import two_workers
+from skdistmlp.crossover.measurement import growing
+from skdistmlp.crossover.workloads import Workload
 from skdistmlp.plotting import CrossoverDisplay
 
 

@@ -41,7 +41,7 @@ def main() -> None:
             pipeline.fit(X_train, y_train)
             fit_s = time.perf_counter() - start
             fitted = pipeline[-1]
-            print(f"engine    {fitted.engine_}, {fitted.n_shards_} shards")
+            print(f"engine    {fitted.engine_}, {fitted.n_workers_} shards")
             print(f"time      {fit_s:.1f} s, {fitted.n_iter_} epochs")
             print(
                 f"accuracy  {pipeline.score(X_test, y_test):.3f} on {len(X_test)} ",

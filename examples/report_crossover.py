@@ -30,10 +30,10 @@ from typing import TextIO
 from distributed import Client
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.bench.clusters import interrupts_left_to_parent, one_thread_workers
-from skdistmlp.bench.crossover import where_faster
-from skdistmlp.bench.files import check_picture
-from skdistmlp.bench.workloads import Workload, step_and_rest
+from skdistmlp.crossover.clusters import interrupts_left_to_parent, one_thread_workers
+from skdistmlp.crossover.files import check_picture
+from skdistmlp.crossover.measurement import where_faster
+from skdistmlp.crossover.workloads import Workload, step_and_rest
 from skdistmlp.parallel.split import count_parameters
 from skdistmlp.plotting.axes import COLOURS, legend_above
 

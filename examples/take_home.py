@@ -31,7 +31,7 @@ def main() -> None:
             n_iter_no_change=3,
             random_state=0,
         ).fit(X, y)
-        print(f"trained    on {clf.n_shards_} workers, {clf.n_iter_} epochs")
+        print(f"trained    on {clf.n_workers_} workers, {clf.n_iter_} epochs")
 
     saved = pickle.dumps(clf.to_sklearn())
     mlp = pickle.loads(saved)  # anywhere that has scikit-learn

@@ -6,6 +6,7 @@ The estimators have scikit-learn's names, parameters and answers.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from skdistmlp._version import __version__ as __version__
 from skdistmlp.exceptions import (
     ClusterError,
     ExchangeError,
@@ -19,10 +20,11 @@ __all__ = [
     "DistributedMLPRegressor",
     "ExchangeError",
     "FastestWithin",
+    "NetworkSplit",
+    "Plan",
     "SkdistmlpError",
     "WorkerLostError",
 ]
-__version__ = "0.1.0.dev0"
 
 if TYPE_CHECKING:
     from skdistmlp.estimators import (
@@ -30,15 +32,25 @@ if TYPE_CHECKING:
         DistributedMLPRegressor,
         FastestWithin,
     )
+    from skdistmlp.parallel.split import NetworkSplit
+    from skdistmlp.planning.plan import Plan
 else:
-    # Dask imports this package at each of its commands, to hang `dask mlp` below it:
-    # the estimators, and scikit-learn with them, are imported when they are used.
+    # Dask imports this package at each of its commands, to add `dask mlp`: the
+    # estimators, and scikit-learn with them, are imported when they are used.
+    _LAZY = {
+        "DistributedMLPClassifier": "skdistmlp.estimators",
+        "DistributedMLPRegressor": "skdistmlp.estimators",
+        "FastestWithin": "skdistmlp.estimators",
+        "NetworkSplit": "skdistmlp.parallel.split",
+        "Plan": "skdistmlp.planning.plan",
+    }
+
     def __getattr__(name):
-        if name == "estimators":
-            return import_module("skdistmlp.estimators")
-        if name in __all__:
-            return getattr(import_module("skdistmlp.estimators"), name)
+        if name in _LAZY:
+            return getattr(import_module(_LAZY[name]), name)
+        if name in ("estimators", "plotting"):
+            return import_module(f"skdistmlp.{name}")
         raise AttributeError(f"module 'skdistmlp' has no attribute {name!r}")
 
     def __dir__():
-        return sorted({*globals(), *__all__, "estimators"})
+        return sorted([*__all__, "__version__", "estimators", "plotting"])

@@ -134,9 +134,9 @@ def crossover(
     with TLS it needs Dask's configuration (distributed.comm.tls), as `dask worker`
     does without its --tls options.
     """  # noqa: D301 (the mark is click's, for lines that stay as they are)
-    from skdistmlp.bench.crossover import advice, parameter_threshold
-    from skdistmlp.bench.files import check_picture, check_writable
-    from skdistmlp.bench.timing import table, write_json
+    from skdistmlp.crossover.files import check_picture, check_writable
+    from skdistmlp.crossover.measurement import advice, parameter_threshold
+    from skdistmlp.crossover.timing import table, write_json
     from skdistmlp.exceptions import SkdistmlpError
 
     if address is not None and scheduler_file is not None:
@@ -213,8 +213,8 @@ def _cluster(
     """Give a client of the cluster named, or of one that is started."""
     import json
 
-    from skdistmlp.bench.clusters import one_thread_workers
-    from skdistmlp.cluster.client import connected
+    from skdistmlp.cluster.client.lookup import connected
+    from skdistmlp.crossover.clusters import one_thread_workers
 
     if scheduler_file is not None:
         try:
@@ -246,9 +246,9 @@ def _measured(
     """Return how many workers shared the networks, and a row a network."""
     from functools import partial
 
-    from skdistmlp.bench.crossover import growing
-    from skdistmlp.bench.workloads import Workload, fit
-    from skdistmlp.cluster.client import choose_workers, workers_of
+    from skdistmlp.cluster.client.workers import choose_workers, workers_of
+    from skdistmlp.crossover.measurement import growing
+    from skdistmlp.crossover.workloads import Workload, fit
     from skdistmlp.estimators import DistributedMLPClassifier
 
     n_present = len(workers_of(client))

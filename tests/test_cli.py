@@ -109,7 +109,7 @@ def test_options_are_checked_before_anything_is_measured(arguments, said):
 
 def test_as_many_workers_are_started_as_are_asked_for(monkeypatch):
     monkeypatch.setattr(cli, "HIDDEN", (2,))
-    monkeypatch.setattr("skdistmlp.bench.workloads.TIMED_S", 1e-9)
+    monkeypatch.setattr("skdistmlp.crossover.workloads.TIMED_S", 1e-9)
     options = ["--n-workers", "3", "--repeats", "1", "--max-width", "16"]
     result = CliRunner().invoke(cli.mlp, ["crossover", *options])
     assert result.exit_code == 0, result.output

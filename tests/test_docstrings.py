@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = [
     *skdistmlp.__all__,
     *(f"plotting.{name}" for name in plotting.__all__),
-    "parallel.plan.Plan",
+    "Plan",
 ]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 _, *NOT_CHECKED = SETTINGS["tool"]["numpydoc_validation"]["checks"]
@@ -36,7 +36,7 @@ DESCRIBED = [described for name in NAMES for described in with_methods(name)]
 
 
 def test_methods_are_found():
-    assert "DistributedMLPRegressor.predict_plan" in DESCRIBED
+    assert "DistributedMLPRegressor.plan_predict" in DESCRIBED
     assert "FastestWithin.__call__" in DESCRIBED
     assert "plotting.LossCurveDisplay.from_estimator" in DESCRIBED
 

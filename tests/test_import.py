@@ -16,7 +16,7 @@ MODULES = [
     module.name
     for module in pkgutil.walk_packages(skdistmlp.__path__, "skdistmlp.")
     if not module.name.endswith(".__main__")  # runs when imported as such
-    and module.name != "skdistmlp.bench.torch_mlp"  # a program that needs an extra
+    and module.name != "benchmarks.torch_mlp"  # a program that needs an extra
 ]
 
 LOADED = """

@@ -1,3 +1,1 @@
-"""Where Dask is: the only folder that imports dask or distributed."""
-
-from skdistmlp.cluster import settings as settings
+"""Where Dask is: the rooms that import dask or distributed."""

@@ -16,18 +16,18 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
+from skdistmlp.engines.engines import EngineRequest, TrainingResult, train
 from skdistmlp.estimators._sklearn import (
     DocumentationLinkMixin,
     check_optimize_result,
     check_sample_weight,
 )
-from skdistmlp.estimators.callbacks import FitTasks
+from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
-from skdistmlp.estimators.engines import EngineRequest, Trained, train
-from skdistmlp.estimators.handover import HandoverMixin
-from skdistmlp.estimators.inputs import brought
+from skdistmlp.estimators.inputs import resolve_inputs
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
+from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset
@@ -39,12 +39,18 @@ from skdistmlp.parallel.split import (
     flatten,
     layer_units_of,
 )
-from skdistmlp.training.job import EpochTraining, HoldOut, Job, LbfgsTraining, Score
+from skdistmlp.training.job import (
+    EpochTraining,
+    HoldOut,
+    LbfgsTraining,
+    Score,
+    TrainingJob,
+)
 from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import TrainingOptions
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 
-WARNED = 5
+STACKLEVEL = 5
 """Frames from a warning to the line that called `fit`."""
 
 
@@ -63,7 +69,7 @@ class BaseDistributedMLP(
     DocumentationLinkMixin,
     CallbackSupportMixin,
     PredictionMixin,
-    HandoverMixin,
+    SklearnInteropMixin,
     LiveClientMixin,
     BaseEstimator,
     ABC,
@@ -84,7 +90,7 @@ class BaseDistributedMLP(
     ) -> tuple[Features, np.ndarray]:
         """Return X, and y with one column an output."""
 
-    def _know_classes(self, y: Any, classes: ArrayLike | None) -> None:
+    def _register_classes(self, y: Any, classes: ArrayLike | None) -> None:
         """Take note of the classes that `partial_fit` is told of, if there are any."""
 
     def _validate_weights(
@@ -98,7 +104,7 @@ class BaseDistributedMLP(
         """Return the name of the output activation."""
 
     @abstractmethod
-    def _stratifies(self, n_outputs: int) -> bool:
+    def _use_stratified_split(self, n_outputs: int) -> bool:
         """Say whether the rows held out keep the shares of the classes."""
 
     @abstractmethod
@@ -117,13 +123,13 @@ class BaseDistributedMLP(
     ) -> Self:
         """Train, from new weights or from those at hand; see the public methods."""
         # A fit that fails puts back what was there, and that is to be torn down.
-        tasks = FitTasks(self, incremental, X, y, sample_weight)
+        tasks = CallbackContext(self, incremental, X, y, sample_weight)
         with (
-            self._as_before_on_failure(),
-            self._brought(X, y, sample_weight) as (X, y, sample_weight),
+            self._rollback_on_error(),
+            self._resolve_inputs(X, y, sample_weight) as (X, y, sample_weight),
         ):
             if incremental:
-                self._know_classes(y, classes)
+                self._register_classes(y, classes)
             hidden_layer_sizes = self._checked_hidden_layer_sizes()
             first_pass = not hasattr(self, "coefs_") or (
                 not self.warm_start and not incremental
@@ -134,7 +140,7 @@ class BaseDistributedMLP(
                 raise ValueError("partial_fit does not support early_stopping=True")
 
             if first_pass:
-                self._forget()
+                self._reset_history()
                 layer_units = (X.shape[1], *hidden_layer_sizes, y.shape[1])
                 dtype = X.dtype
             else:
@@ -159,7 +165,7 @@ class BaseDistributedMLP(
                 job = self._epochs_job(network, dtype, dataset, first_pass, incremental)
             after_epoch = tasks.begin(job.progress)
             trained = train(self._engine_request(), job, dataset, after_epoch)
-            self._take_over(trained)
+            self._set_fitted_attributes(trained)
             outcome = tasks.end(trained.outcome)
         self._warn(outcome, incremental)
         if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):
@@ -176,15 +182,15 @@ class BaseDistributedMLP(
         dataset: Dataset,
         first_pass: bool,
         incremental: bool,
-    ) -> Job:
+    ) -> TrainingJob:
         """Return the job of training in epochs."""
         n_rows, hold_out = dataset.n_rows, None
         if self.early_stopping:
             hold_out = HoldOut(
                 self.validation_fraction,
-                stratify=self._stratifies(network.split.layer_units[-1]),
+                stratify=self._use_stratified_split(network.split.layer_units[-1]),
                 score=self._score_function(),
-                keep_first=first_pass,
+                include_initial=first_pass,
             )
             n_rows -= hold_out.n_rows(dataset)
             if self.batch_size != "auto" and self.batch_size > n_rows:
@@ -201,7 +207,7 @@ class BaseDistributedMLP(
             rule = Sgd(float(self.momentum), bool(self.nesterovs_momentum))
         else:
             rule = Adam(float(self.beta_1), float(self.beta_2), float(self.epsilon))
-        return Job(
+        return TrainingJob(
             network,
             dtype,
             EpochTraining(
@@ -216,17 +222,17 @@ class BaseDistributedMLP(
 
     def _lbfgs_job(
         self, network: Network, dtype: np.dtype[np.floating], first_pass: bool
-    ) -> Job:
+    ) -> TrainingJob:
         """Return the job of training on all rows at once."""
         random_state = check_random_state(self.random_state)
         if first_pass:
             parameters = draw_parameters(
-                network.split.whole(), self.activation, random_state, dtype
+                network.split.unsplit_layout(), self.activation, random_state, dtype
             )
         else:
             parameters = flatten(self._weights(), dtype)
         options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
-        return Job(
+        return TrainingJob(
             network,
             dtype,
             LbfgsTraining(options, parameters),
@@ -234,14 +240,14 @@ class BaseDistributedMLP(
             ShardState(parameters.copy()),
         )
 
-    def _brought(
+    def _resolve_inputs(
         self, X: Any, y: Any, sample_weight: Any
     ) -> AbstractContextManager[tuple[Any, Any, Any]]:
         """Give the same, but no Dask collection; features may stay on a cluster."""
-        return brought(self.client, type(self).__name__, X, y, sample_weight)
+        return resolve_inputs(self.client, type(self).__name__, X, y, sample_weight)
 
     @contextmanager
-    def _as_before_on_failure(self) -> Iterator[None]:
+    def _rollback_on_error(self) -> Iterator[None]:
         """Leave an estimator whose training failed with the attributes it had.
 
         Validation sets some of them before the cluster is reached.
@@ -261,7 +267,7 @@ class BaseDistributedMLP(
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
         return [operator.index(size) for size in sizes]
 
-    def _forget(self) -> None:
+    def _reset_history(self) -> None:
         """Drop what trainings before have left that a new one may not set."""
         for name in _HISTORY:
             self.__dict__.pop(name, None)
@@ -275,7 +281,7 @@ class BaseDistributedMLP(
                 warnings.warn(
                     "Got `batch_size` less than 1 or larger than "
                     "sample size. It is going to be clipped",
-                    stacklevel=WARNED + 1,
+                    stacklevel=STACKLEVEL + 1,
                 )
             batch_size = min(int(self.batch_size), n_rows)
         return TrainingOptions(
@@ -327,7 +333,7 @@ class BaseDistributedMLP(
             no_improvement_count=getattr(self, "_no_improvement_count", 0),
         )
 
-    def _take_over(self, trained: Trained) -> None:
+    def _set_fitted_attributes(self, trained: TrainingResult) -> None:
         """Set the fitted attributes."""
         plan, progress, outcome = trained.plan, trained.progress, trained.outcome
         if progress is None:
@@ -336,17 +342,17 @@ class BaseDistributedMLP(
             self.loss_ = float(outcome.fun)
         else:
             parameters = trained.state.parameters
-            self._take_over_progress(progress)
+            self._set_progress_attributes(progress)
             self._optimizer_state = trained.state.optimizer
-        self.coefs_, self.intercepts_ = plan.split.whole().views(parameters)
+        self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
         self.out_activation_ = self._output_activation()
         self.plan_ = plan
         self.engine_ = plan.engine
-        self.n_shards_ = plan.n_shards
+        self.n_workers_ = plan.n_shards
 
-    def _take_over_progress(self, progress: Progress) -> None:
+    def _set_progress_attributes(self, progress: Progress) -> None:
         """Set the fitted attributes of training in epochs."""
         self.n_iter_ = progress.n_iter
         self.t_ = progress.n_samples_seen
@@ -364,13 +370,13 @@ class BaseDistributedMLP(
         if self.solver == "lbfgs":
             check_optimize_result("lbfgs", outcome, self.max_iter)
         elif outcome is Outcome.INTERRUPTED:
-            warnings.warn("Training interrupted by user.", stacklevel=WARNED)
+            warnings.warn("Training interrupted by user.", stacklevel=STACKLEVEL)
         elif outcome is Outcome.OUT_OF_EPOCHS and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) "
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
-                stacklevel=WARNED,
+                stacklevel=STACKLEVEL,
             )
 
     # What scikit-learn and Python ask of an estimator.

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
+from skdistmlp.engines.engines import TrainingResult
 from skdistmlp.estimators._sklearn import callbacks_of, root_context
-from skdistmlp.estimators.engines import Trained
 from skdistmlp.training.progress import Outcome, Progress
 
 
-class FitTasks:
+class CallbackContext:
     """One call of `fit` or `partial_fit`: a task, and one within for every epoch.
 
     Callbacks are called in this process, in the thread that fits. To begin is to
@@ -48,7 +48,7 @@ class FitTasks:
 
     def begin(
         self, progress: Progress | None
-    ) -> Callable[[Callable[[], Trained]], bool] | None:
+    ) -> Callable[[Callable[[], TrainingResult]], bool] | None:
         """Begin the fit, and the first epoch if there are any.
 
         Parameters
@@ -67,10 +67,10 @@ class FitTasks:
         if progress is None or not callbacks_of(self._estimator):
             return None
 
-        def after_epoch(so_far: Callable[[], Trained]) -> bool:
+        def after_epoch(so_far: Callable[[], TrainingResult]) -> bool:
             # Ctrl-C in a callback is what it is in an epoch.
             try:
-                self._estimator._take_over_progress(progress)
+                self._estimator._set_progress_attributes(progress)
                 if self._end_epoch(lambda: self._as_fitted(so_far())):
                     return True
                 self._begin_epoch()
@@ -120,8 +120,8 @@ class FitTasks:
         )
         return stop
 
-    def _as_fitted(self, trained: Trained) -> dict[str, Any]:
+    def _as_fitted(self, trained: TrainingResult) -> dict[str, Any]:
         """Return the attributes of the estimator that a fit would leave."""
         fitted = copy(self._estimator)
-        fitted._take_over(trained)
+        fitted._set_fitted_attributes(trained)
         return vars(fitted)

@@ -151,7 +151,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Name of the output activation.
     engine_ : {"local", "futures", "peers"}
         The engine that trained.
-    n_shards_ : int
+    n_workers_ : int
         How many workers held a part of the network.
     plan_ : Plan
         Which worker held which neurons, and why this engine was chosen; print
@@ -420,7 +420,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         indicator = self._label_binarizer.transform(y).astype(bool)
         return X, indicator.reshape(len(indicator), -1)
 
-    def _know_classes(self, y: Any, classes: ArrayLike | None) -> None:
+    def _register_classes(self, y: Any, classes: ArrayLike | None) -> None:
         """Take note of the classes that the first `partial_fit` is told of."""
         if check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
@@ -467,7 +467,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         multiclass = self._label_binarizer.y_type_ == "multiclass"
         return "softmax" if multiclass else "logistic"
 
-    def _stratifies(self, n_outputs: int) -> bool:
+    def _use_stratified_split(self, n_outputs: int) -> bool:
         return n_outputs == 1
 
     def _score_function(self) -> Score:

@@ -20,25 +20,25 @@ def is_collection(value: Any) -> bool:
     """Say whether a value is a Dask collection; Dask is imported if it may be one."""
     if not hasattr(type(value), "__dask_graph__"):
         return False
-    from skdistmlp.cluster import collections
+    from skdistmlp.cluster.data import dask_inputs as collections
 
     return collections.is_collection(value)
 
 
 @contextmanager
-def brought(
+def resolve_inputs(
     client: "Client | str | None", estimator_name: str, X: Any, y: Any, weight: Any
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Give features, targets and weights such that none of them is a collection.
 
-    See `skdistmlp.cluster.collections.brought`.
+    See `skdistmlp.cluster.data.dask_inputs.resolve_inputs`.
     """
     if not any(is_collection(value) for value in (X, y, weight)):
         yield X, y, weight
         return
-    from skdistmlp.cluster import collections
+    from skdistmlp.cluster.data import dask_inputs as collections
 
-    with collections.brought(client, estimator_name, X, y, weight) as arrays:
+    with collections.resolve_inputs(client, estimator_name, X, y, weight) as arrays:
         yield arrays
 
 
@@ -82,6 +82,6 @@ def computed(client: "Client | str | None", *values: Any) -> tuple[Any, ...]:
     """Return values, the Dask collections among them computed in one go."""
     if not any(is_collection(value) for value in values):
         return values
-    from skdistmlp.cluster import collections
+    from skdistmlp.cluster.data import dask_inputs as collections
 
     return collections.compute(client, *values)

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdistmlp.estimators.engines import (
+from skdistmlp.engines.engines import (
     EngineRequest,
     WholeNetwork,
     plan_of_prediction,
@@ -16,9 +16,9 @@ from skdistmlp.estimators.engines import (
 )
 from skdistmlp.estimators.inputs import is_collection
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.plan import Plan
 from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters, layer_units_of
+from skdistmlp.planning.plan import Plan
 
 Finish = Callable[[FloatArray], Any]
 """From outputs, shape (n_samples, n_outputs), to what a method returns."""
@@ -70,17 +70,19 @@ class PredictionMixin:
         check_is_fitted(self)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
-            from skdistmlp.cluster.collections import header_of
-            from skdistmlp.cluster.lazy import map_rows
+            from skdistmlp.cluster.data.dask_inputs import header_of
+            from skdistmlp.cluster.prediction.lazy import map_blocks_lazily
 
             validate_data(self, header_of(X), reset=False, skip_check_array=True)
             outputs = WholeNetwork(network, weights)
             function = BlockPrediction(outputs, finish, type(self).__name__)
-            return map_rows(self.client, X, function, weights.nbytes, weights.coefs[0])
+            return map_blocks_lazily(
+                self.client, X, function, weights.nbytes, weights.coefs[0]
+            )
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         return finish(predict(self._engine_request(), network, weights, X))
 
-    def predict_plan(self, X: Any) -> Plan:
+    def plan_predict(self, X: Any) -> Plan:
         """Return how `predict` would go about `X`, and why; print it.
 
         Parameters

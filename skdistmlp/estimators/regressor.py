@@ -137,7 +137,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         Name of the output activation.
     engine_ : {"local", "futures", "peers"}
         The engine that trained.
-    n_shards_ : int
+    n_workers_ : int
         How many workers held a part of the network.
     plan_ : Plan
         Which worker held which neurons, and why this engine was chosen; print
@@ -373,7 +373,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     def _output_activation(self) -> str:
         return {"squared_error": "identity", "poisson": "exp"}[self.loss]
 
-    def _stratifies(self, n_outputs: int) -> bool:
+    def _use_stratified_split(self, n_outputs: int) -> bool:
         return False
 
     def _score_function(self) -> Score:

@@ -2,7 +2,7 @@
 
 NumPy needs ten passes, and its square root is slow: on 0.93 million float32
 parameters 1.4 ms against 0.23, on 5.8 million 8.5 against 3.0 (one thread;
-``python -m skdistmlp.bench optimizer``). Both give the same bits.
+``python -m benchmarks optimizer``). Both give the same bits.
 """
 
 import threading

@@ -19,7 +19,7 @@ from skdistmlp.nn.types import FloatArray
 BLOCK_BYTES = 256 * 1024
 """Bytes of each array that an update works on at a time. Of 16, 32, 64, 128,
 256 and 512 KiB, 256 was the fastest with one thread on 5.8 M parameters: 8.4 ms,
-against 16.6 at 16 KiB (``python -m skdistmlp.bench optimizer``)."""
+against 16.6 at 16 KiB (``python -m benchmarks optimizer``)."""
 
 
 class UpdateRule(Protocol):

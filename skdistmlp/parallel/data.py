@@ -82,7 +82,7 @@ class Dataset:
         return int(self.X.shape[0])
 
     @property
-    def values_per_row(self) -> float | None:
+    def nnz_per_row(self) -> float | None:
         """How many numbers a row of sparse `X` stores; None for a dense one."""
         nnz: int | None = getattr(self.X, "nnz", None)
         return None if nnz is None else nnz / max(1, self.n_rows)
@@ -114,7 +114,7 @@ class Dataset:
             X = aligned(np.ascontiguousarray(self.X, dtype))
         return replace(self, X=X)
 
-    def here(self) -> "Dataset":
+    def to_local(self) -> "Dataset":
         """Return the same data, X in this process."""
         if not isinstance(self.X, RemoteFeatures):
             return self
@@ -144,7 +144,7 @@ class Dataset:
         """Return the weights of `rows`, or None."""
         return None if self.sample_weight is None else self.sample_weight[rows]
 
-    def counts(self, rows: Rows) -> tuple[int, float]:
+    def batch_weight(self, rows: Rows) -> tuple[int, float]:
         """Return the number of `rows`, and the sum of their weights or again it."""
         n_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
         weight = self.weights(rows)

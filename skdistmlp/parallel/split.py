@@ -126,11 +126,11 @@ class NetworkSplit:
         """Number of coefficients and intercepts in all layers."""
         return count_parameters(self.layer_units)
 
-    def shard(self, rank: int) -> "ShardLayout":
+    def layout(self, rank: int) -> "ShardLayout":
         """Return the layout of shard number `rank`."""
         return self._layouts[rank]
 
-    def whole(self) -> "ShardLayout":
+    def unsplit_layout(self) -> "ShardLayout":
         """Return the layout of the same network on one shard."""
         return self._whole
 
@@ -145,8 +145,8 @@ class NetworkSplit:
     @cached_property
     def _whole(self) -> "ShardLayout":
         if self.n_shards == 1:
-            return self.shard(0)
-        return NetworkSplit.even(self.layer_units, 1).shard(0)
+            return self.layout(0)
+        return NetworkSplit.even(self.layer_units, 1).layout(0)
 
 
 class Parameters(NamedTuple):
@@ -227,7 +227,7 @@ class ShardLayout:
             [flat[offset : offset + size] for offset, size in intercepts],
         )
 
-    def pieces(
+    def owned_views(
         self, whole: Parameters, own: Parameters
     ) -> Iterator[tuple[FloatArray, FloatArray]]:
         """Pair each of this shard's arrays with its place in the whole network."""
@@ -241,12 +241,14 @@ def take_shard(
     split: NetworkSplit, rank: int, whole: FloatArray, out: FloatArray | None = None
 ) -> FloatArray:
     """Copy shard `rank`'s part of a flat array of the whole network, to `out`."""
-    layout = split.shard(rank)
+    layout = split.layout(rank)
     own = np.empty(layout.n_parameters, whole.dtype) if out is None else out
     if split.n_shards == 1:
         np.copyto(own, whole)
         return own
-    for there, here in layout.pieces(split.whole().views(whole), layout.views(own)):
+    for there, here in layout.owned_views(
+        split.unsplit_layout().views(whole), layout.views(own)
+    ):
         here[...] = there
     return own
 
@@ -255,11 +257,13 @@ def join_shards(split: NetworkSplit, shards: Sequence[FloatArray]) -> FloatArray
     """Return the flat array of the whole network; the inverse of `take_shard`."""
     if split.n_shards == 1:
         return shards[0].copy()
-    whole_layout = split.whole()
+    whole_layout = split.unsplit_layout()
     whole = np.empty(whole_layout.n_parameters, shards[0].dtype)
     for rank, own in enumerate(shards):
-        layout = split.shard(rank)
-        for there, here in layout.pieces(whole_layout.views(whole), layout.views(own)):
+        layout = split.layout(rank)
+        for there, here in layout.owned_views(
+            whole_layout.views(whole), layout.views(own)
+        ):
             there[...] = here
     return whole
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from skdistmlp.crossover.rule import crossover_size
 from skdistmlp.plotting.axes import (
     COLOURS,
     GREY,
@@ -15,7 +16,7 @@ from skdistmlp.plotting.axes import (
     line_options,
     with_room,
 )
-from skdistmlp.plotting.given import check_lengths
+from skdistmlp.plotting.validation import check_lengths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,7 +137,7 @@ class CrossoverDisplay:
         display = cls(
             n_parameters=n_parameters,
             times_faster=ratios,
-            crossing=pays_from(sizes.tolist(), ratios),
+            crossing=crossover_size(sizes.tolist(), ratios),
             name=name,
         )
         return display.plot(ax=ax, **kwargs)
@@ -226,31 +227,3 @@ def _write_sizes(ax: "Axes") -> None:
     ax.set_xticks(sizes[with_room(places, room)])
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_minor_locator(NullLocator())
-
-
-def pays_from(sizes: Sequence[float], gains: Sequence[float]) -> float | None:
-    """Return the size from which on sharing pays: every gain measured is above 1.
-
-    It is where the last line up to such gains is 1, drawn over the logarithm of the
-    size, as `CrossoverDisplay` does.
-
-    Parameters
-    ----------
-    sizes : sequence of float
-        What was measured, in ascending order, positive.
-    gains : sequence of float, of the same length
-        How many times faster sharing was.
-
-    Returns
-    -------
-    float or None
-        The smallest size measured if all gains are above 1; None if the last is not.
-    """
-    if gains[-1] <= 1:
-        return None
-    lost = [i for i, gain in enumerate(gains) if gain <= 1]
-    if not lost:
-        return sizes[0]
-    last = lost[-1]
-    way = (1 - gains[last]) / (gains[last + 1] - gains[last])
-    return sizes[last] * (sizes[last + 1] / sizes[last]) ** way

@@ -13,7 +13,7 @@ from skdistmlp.plotting.axes import (
     legend_above,
     line_options,
 )
-from skdistmlp.plotting.given import check_lengths, check_network
+from skdistmlp.plotting.validation import check_lengths, check_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from skdistmlp.plotting.axes import (
     axes_to_draw_on,
     legend_in_columns,
 )
-from skdistmlp.plotting.given import check_network
+from skdistmlp.plotting.validation import check_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from skdistmlp.plotting.axes import (
     line_options,
     with_room,
 )
-from skdistmlp.plotting.given import check_lengths, check_search
+from skdistmlp.plotting.validation import check_lengths, check_search
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

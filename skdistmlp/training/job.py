@@ -12,14 +12,14 @@ from sklearn.utils import gen_batches
 
 from skdistmlp.nn.optimizers import UpdateRule, init
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.buffered import BufferedShard
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.group import ShardGroup
 from skdistmlp.parallel.initial import draw_parameters
-from skdistmlp.parallel.plan import Work
+from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.ops import NetworkOps
 from skdistmlp.parallel.shard import Network, ShardState, split_state
 from skdistmlp.parallel.split import ShardLayout
+from skdistmlp.planning.cost import StepCost
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
 from skdistmlp.training.loop import TrainingOptions, Validation, epochs
 from skdistmlp.training.progress import Outcome, Progress
@@ -50,14 +50,14 @@ class HoldOut:
         Whether to keep the shares of the classes.
     score : callable
         See `Score`.
-    keep_first : bool
+    include_initial : bool
         Whether the weights before the first epoch are a candidate for the best.
     """
 
     fraction: float
     stratify: bool
     score: Score
-    keep_first: bool
+    include_initial: bool
 
     def n_rows(self, dataset: Dataset) -> int:
         """Return how many rows are held out."""
@@ -90,7 +90,7 @@ class HoldOut:
                 for block in gen_batches(len(held_out), VALIDATION_BLOCK_ROWS)
             ],
             score=lambda outputs: self.score(y, outputs, weight),
-            keep_first=self.keep_first,
+            include_initial=self.include_initial,
         )
         return rows, validation
 
@@ -113,10 +113,10 @@ class Training(Protocol):
     def saying(self, say: Callable[[str], None]) -> Self:
         """Return the same training with `say` called instead."""
 
-    def for_shard(self, rank: int) -> Self:
+    def for_rank(self, rank: int) -> Self:
         """Return what one of the shards that train by themselves has to know."""
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> Work:
+    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
         """Return what is done in one go."""
 
     def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
@@ -124,7 +124,7 @@ class Training(Protocol):
 
     def run(
         self,
-        group: ShardGroup[Value],
+        group: NetworkOps[Value],
         network: Network,
         dataset: Dataset,
         random_state: np.random.RandomState,
@@ -164,19 +164,19 @@ class EpochTraining:
         """Return the same training with `say` called instead."""
         return replace(self, options=replace(self.options, say=say))
 
-    def for_shard(self, rank: int) -> Self:
+    def for_rank(self, rank: int) -> Self:
         """Return the same; only shard 0 says something, to be told where."""
         if self.say is None:
             return self
         return self.saying(_nobody_listens if rank == 0 else None)
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> Work:
+    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
         """Return what a step does."""
-        return Work(
+        return StepCost(
             "step",
             self.options.batch_size,
             itemsize=itemsize,
-            values_per_row=dataset.values_per_row,
+            nnz_per_row=dataset.nnz_per_row,
         )
 
     def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
@@ -188,7 +188,7 @@ class EpochTraining:
 
     def run(
         self,
-        group: ShardGroup[Value],
+        group: NetworkOps[Value],
         network: Network,
         dataset: Dataset,
         random_state: np.random.RandomState,
@@ -233,18 +233,18 @@ class LbfgsTraining:
         """Return the same: SciPy says nothing."""
         return self
 
-    def for_shard(self, rank: int) -> Self:
+    def for_rank(self, rank: int) -> Self:
         """Return the same, with a start for shard 0 only."""
         return self if rank == 0 else replace(self, parameters=None)
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> Work:
+    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
         """Return what an evaluation does."""
-        return Work(
+        return StepCost(
             "evaluation",
             dataset.n_rows,
             len(self._blocks(dataset, network, itemsize)),
             itemsize=itemsize,
-            values_per_row=dataset.values_per_row,
+            nnz_per_row=dataset.nnz_per_row,
         )
 
     def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
@@ -253,12 +253,12 @@ class LbfgsTraining:
 
     def run(
         self,
-        group: ShardGroup[Value],
+        group: NetworkOps[Value],
         network: Network,
         dataset: Dataset,
         random_state: np.random.RandomState,
     ) -> Generator[None, bool | None, OptimizeResult | None]:
-        """Train without a pause; return what scipy found, on the shard that leads."""
+        """Train without a pause; return what scipy found, on the leader."""
         yield from ()
         blocks = self._blocks(dataset, network, dataset.X.dtype.itemsize)
         return minimise(group, self.options, self.parameters, blocks)
@@ -268,7 +268,7 @@ class LbfgsTraining:
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """A network, where its training begins, and how it is trained.
 
     Attributes
@@ -300,7 +300,7 @@ class Job:
         """Where training in epochs stands."""
         return self.training.progress
 
-    def work(self, dataset: Dataset) -> Work:
+    def work(self, dataset: Dataset) -> StepCost:
         """Return what is done in one go."""
         work = self.training.work(dataset, self.network, self.dtype.itemsize)
         n_moments = 0 if self.rule is None else self.rule.n_moments
@@ -320,13 +320,13 @@ class Job:
         """What is called with each of scikit-learn's verbose lines."""
         return self.training.say
 
-    def saying(self, say: Callable[[str], None]) -> "Job":
+    def saying(self, say: Callable[[str], None]) -> "TrainingJob":
         """Return the job with `say` called instead, if anything is."""
         if self.say is None:
             return self
         return replace(self, training=self.training.saying(say))
 
-    def for_shard(self, rank: int) -> "Job":
+    def for_rank(self, rank: int) -> "TrainingJob":
         """Return what one of the shards that train by themselves has to know.
 
         What is said, and where L-BFGS starts, concerns shard 0 alone.
@@ -334,9 +334,9 @@ class Job:
         start = self.start
         if start is not None:
             start = split_state(self.network.split, start)[rank]
-        return replace(self, training=self.training.for_shard(rank), start=start)
+        return replace(self, training=self.training.for_rank(rank), start=start)
 
-    def begun(self, layout: ShardLayout) -> "Job":
+    def with_initial_state(self, layout: ShardLayout) -> "TrainingJob":
         """Return the job with the state that one shard begins with.
 
         `start`, if there is one, is that shard's; else its weights are drawn.
@@ -352,26 +352,26 @@ class Job:
             state = replace(state, optimizer=init(self.rule, state.parameters))
         return replace(self, start=state)
 
-    def shard(self, dataset: Dataset, communicator: Communicator) -> BufferedShard:
+    def shard(self, dataset: Dataset, communicator: Communicator) -> LocalOps:
         """Return one shard of a job that has begun; `dataset` is prepared."""
         assert self.start is not None, "the job has not begun"
         max_rows = self.max_rows(dataset)
-        return BufferedShard(self.network, self.start, dataset, communicator, max_rows)
+        return LocalOps(self.network, self.start, dataset, communicator, max_rows)
 
     def run(
-        self, group: ShardGroup[Value], dataset: Dataset
+        self, group: NetworkOps[Value], dataset: Dataset
     ) -> Generator[None, bool | None, Any]:
         """Train, yielding where one may pause; return what came of it."""
         return self.training.run(group, self.network, dataset, self.random_state)
 
 
-def go_on(training: Generator[None, bool | None, Any], stop: bool) -> None:
+def resume(training: Generator[None, bool | None, Any], stop: bool) -> None:
     """Train to the next pause; or to the end, without a step more, to `stop`."""
     # Before it begins, a generator takes nothing but None.
     training.send(stop or None)
 
 
-def finish(
+def run_to_end(
     training: Generator[None, bool | None, Any],
     pause: Callable[[], bool] | None = None,
 ) -> Any:
@@ -380,7 +380,7 @@ def finish(
     Parameters
     ----------
     training : generator
-        From `Job.run`.
+        From `TrainingJob.run`.
     pause : callable, optional
         Called at each pause; says whether to stop there.
     """
@@ -388,7 +388,7 @@ def finish(
     while True:
         try:
             try:
-                go_on(training, stop)
+                resume(training, stop)
                 if pause is not None:
                     stop = pause()
             except KeyboardInterrupt as interrupt:

@@ -8,7 +8,7 @@ from scipy.optimize import OptimizeResult, minimize
 from sklearn.utils import gen_batches
 
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.group import ShardGroup
+from skdistmlp.parallel.ops import NetworkOps
 from skdistmlp.training.step import backpropagate
 
 Value = TypeVar("Value")
@@ -59,7 +59,7 @@ def blocks_of(n_rows: int, layer_units: Sequence[int], itemsize: int) -> list[sl
 
 
 def minimise(
-    group: ShardGroup[Value],
+    group: NetworkOps[Value],
     options: LbfgsOptions,
     parameters: FloatArray | None,
     blocks: Sequence[slice],
@@ -68,7 +68,7 @@ def minimise(
 
     Parameters
     ----------
-    group : ShardGroup
+    group : NetworkOps
         Computes loss and gradient. At each evaluation all parameters go to the
         shards, and the gradient of all comes back.
     options : LbfgsOptions
@@ -76,7 +76,7 @@ def minimise(
     parameters : ndarray of shape (n_parameters,), or None
         Where to start, in the layout of one shard; left as it is. Loss and
         gradient are computed in its dtype; L-BFGS itself runs in float64. Only
-        the shard that leads needs it.
+        the leader needs it.
     blocks : sequence of slice
         The rows, cut into the blocks that are computed one after the other.
 
@@ -96,14 +96,14 @@ def minimise(
     def summed() -> tuple[float, FloatArray]:
         for rows in blocks:
             backpropagate(group, rows, every)
-            group.accumulate(rows, every)
-        return group.evaluation(every)
+            group.add_gradient(rows, every)
+        return group.loss_and_gradient(every)
 
     def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
-        group.evaluate_at(x)
+        group.set_parameters(x)
         return summed()
 
-    if group.leads:
+    if group.is_leader:
         result = minimize(
             evaluate,
             parameters,
@@ -115,8 +115,8 @@ def minimise(
                 "gtol": options.tol,
             },
         )
-        group.evaluate_at(None)
+        group.set_parameters(None)
         return result
-    while group.evaluate_at(None):
+    while group.set_parameters(None):
         summed()
     return None

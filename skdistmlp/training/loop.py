@@ -11,7 +11,7 @@ from sklearn.utils import gen_batches, shuffle
 
 from skdistmlp.exceptions import SkdistmlpError, StopRequested
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.group import ShardGroup
+from skdistmlp.parallel.ops import NetworkOps
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.step import predict_blocks, training_step
 
@@ -56,17 +56,17 @@ class Validation:
         The rows, cut into blocks that are forwarded one after the other.
     score : callable
         From the outputs of all rows to a number; higher is better.
-    keep_first : bool
+    include_initial : bool
         Whether the weights before the first epoch are a candidate for the best.
     """
 
     blocks: Sequence[NDArray[np.intp]]
     score: Callable[[FloatArray], float]
-    keep_first: bool
+    include_initial: bool
 
 
 def epochs(
-    group: ShardGroup[Value],
+    group: NetworkOps[Value],
     options: TrainingOptions,
     progress: Progress,
     rows: np.ndarray,
@@ -77,7 +77,7 @@ def epochs(
 
     Parameters
     ----------
-    group : ShardGroup
+    group : NetworkOps
         The network; trained in place.
     options : TrainingOptions
         How to go about it.
@@ -107,7 +107,7 @@ def epochs(
     follow from numbers that every shard has from shard 0.
     """
     progress.begin(validating=validation is not None)
-    if validation is not None and validation.keep_first:
+    if validation is not None and validation.include_initial:
         group.keep_best()
     outcome = Outcome.OUT_OF_EPOCHS
     for number in range(options.max_epochs):
@@ -123,13 +123,13 @@ def epochs(
             outcome = Outcome.INTERRUPTED
             break
     if validation is not None:
-        with interrupt_first(outcome):
+        with prefer_interrupt(outcome):
             group.restore_best()
     return outcome
 
 
 @contextmanager
-def interrupt_first(outcome: Outcome) -> Iterator[None]:
+def prefer_interrupt(outcome: Outcome) -> Iterator[None]:
     """Let ``Ctrl-C`` go before an error that came of it.
 
     In a terminal it reaches the workers of a local cluster too: that they are
@@ -144,7 +144,7 @@ def interrupt_first(outcome: Outcome) -> Iterator[None]:
 
 
 def _run_epoch(
-    group: ShardGroup[Value],
+    group: NetworkOps[Value],
     options: TrainingOptions,
     progress: Progress,
     rows: np.ndarray,
@@ -155,13 +155,13 @@ def _run_epoch(
         rows = shuffle(rows, random_state=random_state)
     for batch in gen_batches(len(rows), options.batch_size):
         training_step(group, rows[batch], progress.learning_rate)
-    progress.record_loss(group.epoch_loss() / len(rows), len(rows))
+    progress.record_loss(group.pop_epoch_loss() / len(rows), len(rows))
     _say(options, f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
     return rows
 
 
 def _has_converged(
-    group: ShardGroup[Value],
+    group: NetworkOps[Value],
     options: TrainingOptions,
     progress: Progress,
     validation: Validation | None,
@@ -172,7 +172,7 @@ def _has_converged(
         measure = "Training loss"
     else:
         outputs = predict_blocks(group, validation.blocks)
-        score = group.agree(validation.score(outputs))
+        score = group.from_leader(validation.score(outputs))
         _say(options, f"Validation score: {score:f}")
         if progress.judge_score(score, options.tol):
             group.keep_best()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.kinds import KINDS
+from tests.cluster.data.inputs import INPUTS
 from tests.cluster.support import DaskProcesses
 
 
@@ -26,7 +26,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesse
         yield running
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=INPUTS)
 def convert(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Make features of an array, of each kind that may lie on a cluster."""
-    return KINDS[request.param]
+    return INPUTS[request.param]

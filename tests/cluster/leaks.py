@@ -89,7 +89,7 @@ def own_cluster(**options: Any) -> Iterator[Client]:
 
 def _keep_nothing(client: Client) -> None:
     def keep_nothing() -> None:
-        if kept := sys.modules.get("skdistmlp.cluster.kept"):
+        if kept := sys.modules.get("skdistmlp.cluster.run.cache"):
             kept.keep_nothing()
 
     keep_nothing()
@@ -168,7 +168,7 @@ def _look(client: Client) -> Look:
         }
 
     def on_worker(dask_worker: Any) -> dict[str, Any]:
-        shard_run = sys.modules.get("skdistmlp.cluster.shard_run")
+        shard_run = sys.modules.get("skdistmlp.cluster.peers.worker")
         runs = {} if shard_run is None else shard_run._RUNS
         return process() | {
             "tasks": [

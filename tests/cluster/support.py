@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from distributed import Client, Event
 
-from skdistmlp.cluster.client import known_workers
+from skdistmlp.cluster.client.workers import known_workers
 
 WITHIN_S = 60.0
 """How long anything may take before a test gives up; not a measure of speed."""
@@ -58,7 +58,6 @@ def bounded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def load() -> None:
     """Import, on a worker, what takes seconds, in which it answers nobody."""
-    import skdistmlp.cluster.shard_run  # noqa: F401
 
 
 class DaskProcesses:

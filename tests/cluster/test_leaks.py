@@ -10,19 +10,20 @@ import pytest
 from distributed import Client, Event
 from threadpoolctl import OpenBLASController, threadpool_limits
 
-from skdistmlp.cluster import pinned, shard_run
-from skdistmlp.cluster.gang import gang
-from skdistmlp.cluster.leftovers import Announced
-from skdistmlp.cluster.pinned import PinnedTasks
+from skdistmlp.cluster.peers import worker as shard_run
+from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.cluster.run import placement as pinned
+from skdistmlp.cluster.run.orphans import RegisteredRun
+from skdistmlp.cluster.run.placement import Placement
 from tests.cluster import leaks
 from tests.cluster.leaks import THREADS, assert_nothing_left, remember
-from tests.cluster.support import WITHIN_S, in_thread, wait_until
-from tests.cluster.test_peers import (
+from tests.cluster.peers.test_driver import (
     endless,
     set_blas_limits,
     steps_taken,
     stop_all,
 )
+from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -56,13 +57,13 @@ def future(client):
 @contextmanager
 def place(client):
     worker = next(iter(client.nthreads()))
-    with gang(client, [worker], lambda: None):
+    with reserve_workers(client, [worker], lambda: None):
         yield f"scheduler: place for {worker}"
 
 
 @contextmanager
 def run(client):
-    left = Announced(client, "a run", ())
+    left = RegisteredRun(client, "a run", ())
     left._begun.result()
     yield "scheduler: run a run"
     left.close(())
@@ -288,8 +289,8 @@ def started_by(monkeypatch, owner, name):
 
 
 def test_threads_that_send_have_names_of_ours(client, monkeypatch):
-    names = started_by(monkeypatch, pinned, "reaches")
-    tasks = PinnedTasks(client, tuple(client.nthreads()))
+    names = started_by(monkeypatch, pinned, "can_connect")
+    tasks = Placement(client, tuple(client.nthreads()))
     tasks.place("rows", [np.ones(3) for _ in client.nthreads()])
     tasks.close()
     assert len(names) == 3

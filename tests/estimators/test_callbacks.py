@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.parallel.buffered import BufferedShard
+from skdistmlp.parallel.local_ops import LocalOps
 from tests.estimators.recorder import At, Recorder, Told
 
 PAGE = (Path(__file__).parents[2] / "docs" / "progress.md").read_text()
@@ -165,7 +165,7 @@ def test_nothing_is_copied_for_a_callback_that_does_not_ask(data, monkeypatch):
     def refuse(shard):
         raise AssertionError("somebody has asked")
 
-    monkeypatch.setattr(BufferedShard, "snapshot", refuse)
+    monkeypatch.setattr(LocalOps, "snapshot", refuse)
     told = Told()
     fit(classifier(told), *data)
     assert told.hooks == hooks_of("fit", 3)
@@ -245,8 +245,8 @@ def test_an_epoch_that_is_interrupted_ends_without_an_estimator(data, monkeypatc
             raise KeyboardInterrupt
         return original(shard, rows)
 
-    original = BufferedShard.inputs
-    monkeypatch.setattr(BufferedShard, "inputs", interrupt)
+    original = LocalOps.inputs
+    monkeypatch.setattr(LocalOps, "inputs", interrupt)
     recorder = Recorder()
     with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
         classifier(recorder).fit(*data)

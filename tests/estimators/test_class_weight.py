@@ -12,8 +12,8 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.class_weight import compute_sample_weight
 
 from skdistmlp import DistributedMLPClassifier
+from tests.engines.thread_engine import split_by
 from tests.estimators.configurations import Case
-from tests.estimators.in_memory import split_by
 from tests.estimators.support import assert_same_network, fit, quiet, result_of
 
 EVEN_HEAVIER = {digit: 3.0 if digit % 2 == 0 else 0.5 for digit in range(10)}

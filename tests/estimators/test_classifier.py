@@ -18,7 +18,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.estimators import engines
+from skdistmlp.engines import engines
 from skdistmlp.training import loop
 from tests.estimators.configurations import Case
 from tests.estimators.support import (
@@ -104,14 +104,14 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name, column
     assert len(public) >= 11
     assert {
         name for name in vars(ours) if name.endswith("_") and not name.startswith("_")
-    } == public | {"engine_", "n_shards_", "plan_"}
+    } == public | {"engine_", "n_workers_", "plan_"}
     for attribute in public:
         kind = type(getattr(theirs, attribute))
         value = getattr(ours, attribute)
         assert isinstance(value, float if issubclass(kind, float) else kind), attribute
     assert_same_network(ours, theirs)
     described = re.findall(r"^    (\w+_) : ", DistributedMLPClassifier.__doc__, re.M)
-    assert public | {"engine_", "n_shards_", "plan_"} <= set(described)
+    assert public | {"engine_", "n_workers_", "plan_"} <= set(described)
 
 
 def test_it_is_a_classifier_with_the_tags_of_scikit_learn():
@@ -139,7 +139,7 @@ def _reason(clf):
 
 def test_below_the_threshold_it_stays_in_this_process(client, digits):
     clf = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
-    assert (clf.engine_, clf.n_shards_) == ("local", 1)
+    assert (clf.engine_, clf.n_workers_) == ("local", 1)
     assert _reason(clf) == "310 parameters are fewer than the threshold of 50,000"
     assert str(clf.plan_).startswith(f"local: {_reason(clf)}")
 
@@ -162,7 +162,7 @@ def test_without_a_cluster_it_stays_in_this_process(asked, said, digits):
             fit(clf, *digits)
         assert [warning.filename for warning in caught] == [fit.__code__.co_filename]
     fit(clf, *digits)
-    assert (clf.engine_, clf.n_shards_) == ("local", 1)
+    assert (clf.engine_, clf.n_workers_) == ("local", 1)
     assert _reason(clf) == "no Dask client is active and none was given"
     assert clf.predict(digits[0]).shape == digits[1].shape
 
@@ -202,7 +202,7 @@ def test_a_network_as_large_as_the_threshold_is_distributed(
 def test_auto_takes_peers_above_the_threshold_and_says_what_they_hold(client, digits):
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, client=client)
     fit(clf, *digits)
-    assert (clf.engine_, clf.n_shards_) == ("peers", 3)
+    assert (clf.engine_, clf.n_workers_) == ("peers", 3)
     assert "parameters reach the threshold" in _reason(clf)
     assert len(clf.plan_.bytes_held) == 3
     assert re.search(r"a step exchanges [\d,]+ bytes", str(clf.plan_))
@@ -222,7 +222,7 @@ def test_a_small_prediction_does_not_ask_for_workers(
 def test_futures_say_who_holds_what(client, digits):
     clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=client, n_workers=2)
     fit(clf, *digits)
-    assert (clf.engine_, clf.n_shards_) == ("futures", 2)
+    assert (clf.engine_, clf.n_workers_) == ("futures", 2)
     assert _reason(clf) == "engine='futures' was asked for"
     workers = clf.plan_.workers
     assert len(set(workers)) == 2
@@ -235,7 +235,7 @@ def test_futures_say_who_holds_what(client, digits):
 
 def test_all_workers_share_when_no_number_is_given(client, digits):
     clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=client)
-    assert fit(clf, *digits).n_shards_ == 3
+    assert fit(clf, *digits).n_workers_ == 3
 
 
 def test_the_active_client_is_used(cluster, digits):
@@ -351,7 +351,7 @@ def test_grid_search_over_the_number_of_workers(client, digits):
     quiet(search.fit, X, y)
     assert search.best_estimator_.engine_ == "futures"
     assert search.best_estimator_.client is client
-    assert search.best_estimator_.n_shards_ == search.best_params_["n_workers"]
+    assert search.best_estimator_.n_workers_ == search.best_params_["n_workers"]
     one, two = search.cv_results_["mean_test_score"]
     assert one == two
     assert 0 < one < 1

@@ -77,7 +77,7 @@ def test_collections_need_no_cluster(data, kind):
     )
     assert_allclose(probability, here.predict_proba(X))
     assert clf.score(given, targets) == here.score(X, y)
-    plan = clf.predict_plan(given)
+    plan = clf.plan_predict(given)
     assert (plan.engine, plan.workers) == ("rows", ())
     assert plan.reason.startswith("X is a Dask collection")
 

@@ -8,8 +8,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.utils import gen_batches
 
 from skdistmlp.training import job, lbfgs
+from tests.engines.thread_engine import split_by
 from tests.estimators.configurations import ESTIMATORS, Case
-from tests.estimators.in_memory import split_by
 from tests.estimators.support import (
     HISTORY,
     InterruptAfter,

@@ -178,7 +178,7 @@ def _shared(client, engine, n_workers):
 def test_shards_are_scikit_learn(client, engine, name, params, n_workers):
     case = Case.of(name, n_rows=1797, batch_size=600, max_iter=2, **params)
     ours = assert_parity(case, **_shared(client, engine, n_workers))
-    assert (ours.engine_, ours.n_shards_) == (engine, n_workers)
+    assert (ours.engine_, ours.n_workers_) == (engine, n_workers)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_shards_are_scikit_learn_for_other_solvers_targets_and_features(
 ):
     case = Case.of(name, max_iter=2, batch_size=120)
     ours = assert_parity(case, **_shared(client, engine, n_workers))
-    assert (ours.engine_, ours.n_shards_) == (engine, n_workers)
+    assert (ours.engine_, ours.n_workers_) == (engine, n_workers)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_shards_stop_where_scikit_learn_does(client, engine, name, params):
 def test_shards_in_float32_for_20_epochs(client, engine, name, n_workers):
     case = Case.of(name, max_iter=20, batch_size=240).float32()
     ours = assert_parity(case, **_shared(client, engine, n_workers))
-    assert (ours.n_shards_, ours.n_iter_) == (n_workers, 20)
+    assert (ours.n_workers_, ours.n_iter_) == (n_workers, 20)
     assert {array.dtype for array in ours.coefs_ + ours.intercepts_} == {
         np.dtype(np.float32)
     }

@@ -412,7 +412,7 @@ def test_the_engine_may_change_between_calls(client, optimiser):
             clf.partial_fit(case.X, case.y, classes=CLASSES)
             _scale_in_place(clf)
         assert ours.engine_ == engine_params["engine"]
-        assert ours.n_shards_ == engine_params.get("n_workers", 1)
+        assert ours.n_workers_ == engine_params.get("n_workers", 1)
         assert_same_network(ours, theirs)
     assert_same_answers(ours, theirs, case.X, case.y)
 

@@ -56,7 +56,7 @@ found = dict(
     score=pipeline.score(given["X"], given["y"]),
 )
 for estimator in (pipeline[-1], regressor):
-    assert (estimator.engine_, estimator.n_shards_) == ("peers", 2), estimator.plan_
+    assert (estimator.engine_, estimator.n_workers_) == ("peers", 2), estimator.plan_
 assert pipeline[-1].client is None
 assert regressor.client == str(given["address"])
 regressor.set_params(client=None)

@@ -11,8 +11,8 @@ from scipy import sparse
 
 from tests import strategies
 from tests.cluster.leaks import assert_nothing_left, remember
+from tests.engines.thread_engine import split_by
 from tests.estimators.configurations import CONFIGURATIONS, Case
-from tests.estimators.in_memory import split_by
 from tests.estimators.support import (
     assert_parity,
     fit,
@@ -119,7 +119,7 @@ def test_uneven_shards(case, shares):
         ours = assert_parity(case)
     if hasattr(ours, "plan_"):
         hidden = ours.plan_.split.ranges
-        assert ours.n_shards_ == (len(shares) if hidden else 1)
+        assert ours.n_workers_ == (len(shares) if hidden else 1)
 
 
 def check_on_workers(cluster, case, engine, n_workers):
@@ -156,14 +156,14 @@ def test_named_configurations_on_uneven_shards(name):
     case = Case.of(name, max_iter=2)
     with split_by([3, 1, 5]):
         ours = assert_parity(case)
-    assert ours.n_shards_ == (3 if ours.plan_.split.ranges else 1)
+    assert ours.n_workers_ == (3 if ours.plan_.split.ranges else 1)
 
 
 @pytest.mark.parametrize("name", ["defaults", "lbfgs, strings", "two columns"])
 def test_more_shards_than_neurons(name):
     with split_by([1] * 15):
         ours = assert_parity(Case.of(name))
-    assert ours.n_shards_ == 15 > max(ours.plan_.split.layer_units[1:-1])
+    assert ours.n_workers_ == 15 > max(ours.plan_.split.layer_units[1:-1])
 
 
 # float32 for longer: single weights drift apart, the loss does not.
@@ -186,7 +186,7 @@ def test_the_loss_after_60_epochs_in_float32(name, shares):
     with split_by(shares) if shares else nullcontext():
         fit(ours, case.X, case.y, case.sample_weight)
     fit(theirs, case.X, case.y, case.sample_weight)
-    assert ours.n_shards_ == len(shares or [1])
+    assert ours.n_workers_ == len(shares or [1])
     assert ours.n_iter_ == theirs.n_iter_ == 60
     assert ours.coefs_[0].dtype == theirs.coefs_[0].dtype == np.float32
     np.testing.assert_allclose(

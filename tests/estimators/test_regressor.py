@@ -18,8 +18,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPRegressor
+from tests.engines.thread_engine import split_by
 from tests.estimators.configurations import Case
-from tests.estimators.in_memory import split_by
 from tests.estimators.support import (
     assert_same_answers,
     assert_same_network,
@@ -90,7 +90,7 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name):
         for e in (theirs, ours)
     )
     assert len(public) >= 10
-    assert found == public | {"engine_", "n_shards_", "plan_"}
+    assert found == public | {"engine_", "n_workers_", "plan_"}
     for attribute in public:
         kind = type(getattr(theirs, attribute))
         value = getattr(ours, attribute)
@@ -256,7 +256,7 @@ def test_early_stopping_ends_with_the_weights_that_scored_best(
         fit(ours, case.X, case.y, case.sample_weight)
     fit(theirs, case.X, case.y, case.sample_weight)
     assert_same_network(ours, theirs)
-    assert ours.n_shards_ == n_shards
+    assert ours.n_workers_ == n_shards
     scores = ours.validation_scores_
     assert 0 < np.argmax(scores) < len(scores) - 1
     assert ours.best_validation_score_ == max(scores)

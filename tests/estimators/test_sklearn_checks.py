@@ -7,7 +7,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.estimators import engines
+from skdistmlp.engines import engines
 
 PAIRS = [
     pytest.param(DistributedMLPClassifier, MLPClassifier, id="classifier"),
@@ -42,7 +42,7 @@ PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
 def test_estimator_on_workers(client, estimator, check, monkeypatch):
     """The client is the active one, since no estimator that holds one is pickled."""
     # Nothing is trained here.
-    monkeypatch.delattr(engines, "NobodyElse")
+    monkeypatch.delattr(engines, "SingleProcess")
     with client.as_current():
         check(estimator)
 

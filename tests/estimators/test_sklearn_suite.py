@@ -13,8 +13,9 @@ import sklearn.neural_network
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.cluster import futures, peers
-from skdistmlp.estimators import engines
+from skdistmlp.cluster.futures import driver as futures
+from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.engines import engines
 
 OURS = {
     "MLPClassifier": DistributedMLPClassifier,
@@ -133,9 +134,9 @@ def _spied_engines(monkeypatch):
 
         monkeypatch.setattr(module, name, call)
 
-    spy(futures, "FuturesGroup", lambda _client, workers, *_: len(workers))
+    spy(futures, "FuturesOps", lambda _client, workers, *_: len(workers))
     spy(peers, "PeersRun", lambda _client, plan, *_: plan.n_shards)
-    spy(engines, "NobodyElse", lambda *_: 0)
+    spy(engines, "SingleProcess", lambda *_: 0)
     spy(engines, "predict_whole", lambda *_: 0)
     return n_workers
 

@@ -192,7 +192,7 @@ def test_a_sparse_data_frame(name):
 @pytest.mark.parametrize("name", ["csr_matrix, ten classes", "csc_array, numbers"])
 @pytest.mark.parametrize("n_workers", [2, 3])
 def test_prediction_over_the_cluster_in_blocks(client, name, n_workers):
-    """Trained here, predicted there: rows are sent block by block."""
+    """TrainingResult here, predicted there: rows are sent block by block."""
     case = Case.of(name)
     ours, theirs = case.pair(engine="local", client=client, parameter_threshold=0)
     for estimator in (ours, theirs):

@@ -8,14 +8,10 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.parallel.communicators import (
-    InMemory,
-    NobodyElse,
-    run_in_threads,
-    sum_in_order,
-)
+from skdistmlp.parallel.communicators import SingleProcess, sum_in_order
 from skdistmlp.parallel.split import split_neurons
 from tests.strategies import seeds, shares
+from tests.thread_communicator import ThreadCommunicator, run_in_threads
 
 LONG_S = 30
 """Far longer than anything here takes: reaching it is a failure."""
@@ -65,7 +61,7 @@ def check_communicator(communicator, ranges, n_rows, dtype=np.float64, seed=0):
 
 
 COMMUNICATORS = {
-    "nobody else": lambda shard: [shard(NobodyElse())],
+    "nobody else": lambda shard: [shard(SingleProcess())],
     **{
         f"in memory, {n}": lambda shard, n=n: run_in_threads(n, shard)
         for n in (1, 2, 3)
@@ -101,7 +97,7 @@ def test_collectives_equal_numpys_concatenate_and_sum(n_neurons, shares, n_rows,
 
 def test_nobody_else_copies_nothing():
     array, ranges = np.ones((2, 3)), split_neurons(3, [1])
-    alone = NobodyElse()
+    alone = SingleProcess()
     assert alone.all_gather(array, ranges, 0, np.empty((2, 3))) is array
     assert alone.reduce_scatter(array, ranges, 0, np.empty((2, 3))) is array
     assert alone.all_reduce(array, 0, np.empty((2, 3))) is array
@@ -235,7 +231,7 @@ def test_a_shard_that_never_answers_is_not_waited_for_longer_than_the_timeout():
 def test_a_shard_that_comes_too_late_is_told_so():
     barrier = threading.Barrier(2)
     table = [None, None]
-    early, late = (InMemory(rank, table, barrier, 0.01) for rank in range(2))
+    early, late = (ThreadCommunicator(rank, table, barrier, 0.01) for rank in range(2))
     with pytest.raises(ExchangeError):
         early.broadcast(np.zeros(1))
     with pytest.raises(ExchangeError):

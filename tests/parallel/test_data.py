@@ -32,7 +32,7 @@ def test_rows_of_features_targets_and_weights(rows, weighted):
     dataset = Dataset(X, Y, WEIGHT if weighted else None)
     assert_array_equal(dataset.inputs(rows), X[rows])
     assert_array_equal(dataset.targets(rows), Y[rows])
-    n_rows, total = dataset.counts(rows)
+    n_rows, total = dataset.batch_weight(rows)
     assert (n_rows, type(total)) == (len(X[rows]), float)
     if weighted:
         assert_array_equal(dataset.weights(rows), WEIGHT[rows])
@@ -126,7 +126,7 @@ def test_unaligned_sparse_features_are_worth_the_same(sparse):
     ids=["dense", "sparse", "zeros", "no rows"],
 )
 def test_values_per_row_are_those_that_sparse_features_store(features, values):
-    assert Dataset(features).values_per_row == values
+    assert Dataset(features).nnz_per_row == values
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

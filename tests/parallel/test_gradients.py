@@ -14,13 +14,14 @@ from numpy.testing import assert_allclose
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.optimizers import Sgd
-from skdistmlp.parallel.buffered import BufferedShard
-from skdistmlp.parallel.communicators import NobodyElse, run_in_threads
+from skdistmlp.parallel.communicators import SingleProcess
+from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 from skdistmlp.training.step import training_step
-from tests.parallel.group_contract import HEADS, make_problem
-from tests.parallel.test_mesh import connected, run
+from tests.parallel.ops_contract import HEADS, make_problem
+from tests.thread_communicator import run_in_threads
+from tests.wire.test_communicator import connected, run
 
 STEP = 1e-5
 ROWS = np.array([4, 0, 2, 1, 5])
@@ -38,7 +39,7 @@ def n_averaged(network):
 def penalty_at(problem, parameters):
     """Return the L2 penalty of the whole network."""
     coefs = parameters[: problem.network.split.n_coefs]
-    _, weight_sum = problem.dataset.counts(ROWS)
+    _, weight_sum = problem.dataset.batch_weight(ROWS)
     return problem.network.alpha / 2 * np.sum(coefs**2) / weight_sum
 
 
@@ -46,15 +47,13 @@ def gradients(problem, communicator):
     """Return one shard's gradient, and the whole one from differences of the loss."""
     split, rank = problem.network.split, communicator.rank
     state = split_state(split, problem.start())[rank]
-    shard = BufferedShard(
-        problem.network, state, problem.dataset, communicator, len(ROWS)
-    )
+    shard = LocalOps(problem.network, state, problem.dataset, communicator, len(ROWS))
     whole = problem.initial.parameters
 
     def loss(parameters):
         state.parameters[:] = take_shard(split, rank, parameters)
         training_step(shard, ROWS, learning_rate=0.0)
-        mean = shard.epoch_loss() / len(ROWS)
+        mean = shard.pop_epoch_loss() / len(ROWS)
         penalty = penalty_at(problem, parameters)
         return n_averaged(problem.network) * (mean - penalty) + penalty
 
@@ -94,7 +93,7 @@ def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
 
 def in_memory(n_shards, shard):
     if n_shards == 1:
-        return [shard(NobodyElse())]
+        return [shard(SingleProcess())]
     return run_in_threads(n_shards, shard)
 
 

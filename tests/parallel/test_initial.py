@@ -20,7 +20,7 @@ def test_a_network_is_drawn_as_scikit_learn_draws_it(activation, layer_units, dt
     theirs._random_state = np.random.RandomState(3)
     expected = [theirs._init_coef(*pair, dtype) for pair in pairwise(layer_units)]
     random_state = np.random.RandomState(3)
-    whole = NetworkSplit.even(layer_units, 1).whole()
+    whole = NetworkSplit.even(layer_units, 1).unsplit_layout()
     flat = draw_parameters(whole, activation, random_state, np.dtype(dtype))
     assert flat.dtype == dtype
     drawn = whole.views(flat)
@@ -37,8 +37,8 @@ def test_each_shard_draws_its_part_of_the_same_network(split, activation, seed):
         flat = draw_parameters(layout, activation, random_state, np.dtype(float))
         return flat, random_state.random_sample()
 
-    whole, after = drawn(split.whole())
+    whole, after = drawn(split.unsplit_layout())
     for rank in range(split.n_shards):
-        own, own_after = drawn(split.shard(rank))
+        own, own_after = drawn(split.layout(rank))
         assert_array_equal(own, take_shard(split, rank, whole))
         assert own_after == after, "the next draw must be the same everywhere"

@@ -27,7 +27,7 @@ from skdistmlp.parallel.shard import (
     split_state,
 )
 from skdistmlp.parallel.split import NetworkSplit
-from tests.parallel.group_contract import HEADS, LOSSES, PlainNetwork, make_problem
+from tests.parallel.ops_contract import HEADS, LOSSES, PlainNetwork, make_problem
 from tests.strategies import splits, update_rules
 
 ROWS = [slice(1, 4), np.array([2, 0, 2])]
@@ -262,7 +262,7 @@ def test_prediction_of_an_undivided_network(
         split, "tanh", output, Sgd(), n_rows=n_rows, dtype=dtype, sparse=sparse
     )
     X = problem.dataset.X
-    weights = split.whole().views(problem.initial.parameters)
+    weights = split.unsplit_layout().views(problem.initial.parameters)
     stored = [X] if sparse is None else [X.data, X.indices, X.indptr]
     for array in (*stored, *weights.coefs, *weights.intercepts):
         array.flags.writeable = False
@@ -277,7 +277,7 @@ def test_prediction_of_an_undivided_network(
 @pytest.mark.parametrize("make_rows", [np.empty, csr_matrix, csr_array])
 def test_prediction_for_no_rows_has_its_shape_all_the_same(output, make_rows):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), output=output, rule=Adam())
-    weights = problem.network.split.whole().views(problem.initial.parameters)
+    weights = problem.network.split.unsplit_layout().views(problem.initial.parameters)
     outputs = predict_whole(problem.network, weights, make_rows((0, 3)), 10)
     assert outputs.shape == (0, 2)
 
@@ -285,6 +285,6 @@ def test_prediction_for_no_rows_has_its_shape_all_the_same(output, make_rows):
 @pytest.mark.parametrize("convert", [np.asarray, csr_matrix, csr_array])
 def test_prediction_for_features_of_another_dtype_has_the_common_one(convert):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), dtype=np.float32)
-    weights = problem.network.split.whole().views(problem.initial.parameters)
+    weights = problem.network.split.unsplit_layout().views(problem.initial.parameters)
     X = convert(np.ones((2, 3), int))
     assert predict_whole(problem.network, weights, X, 10).dtype == np.float64

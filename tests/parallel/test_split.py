@@ -24,7 +24,7 @@ def network_of(dtype=np.float64):
     """Return a small network's views and the flat array they lie in."""
     split = NetworkSplit.even((3, 4, 4, 4, 2), 1)
     flat = ids(split).astype(dtype)
-    return split.whole().views(flat), flat
+    return split.unsplit_layout().views(flat), flat
 
 
 @given(st.integers(0, 10_000), shares)
@@ -58,7 +58,7 @@ def test_an_even_split_leaves_out_shards_that_would_hold_nothing(units, n_shards
     split = NetworkSplit.even(units, n_shards)
     assert split.n_shards == min(n_shards, max(units[1:-1], default=1))
     for rank in range(split.n_shards):
-        assert split.shard(rank).n_coefs > 0
+        assert split.layout(rank).n_coefs > 0
 
 
 def test_a_narrow_layer_does_not_limit_the_number_of_shards():
@@ -80,10 +80,10 @@ def test_numbers_of_parameters_are_those_of_the_arrays(split):
     assert split.output_layer == len(shapes) - 1
     assert split.n_coefs == sum(np.zeros(shape).size for shape in shapes)
     assert split.n_parameters == split.n_coefs + sum(out for _, out in shapes)
-    layouts = [split.shard(rank) for rank in range(split.n_shards)]
+    layouts = [split.layout(rank) for rank in range(split.n_shards)]
     assert sum(layout.n_coefs for layout in layouts) == split.n_coefs
     assert sum(layout.n_parameters for layout in layouts) == split.n_parameters
-    coefs, intercepts = split.whole().views(ids(split))
+    coefs, intercepts = split.unsplit_layout().views(ids(split))
     assert [coef.shape for coef in coefs] == shapes
     assert [intercept.shape for intercept in intercepts] == [(n,) for _, n in shapes]
 
@@ -97,9 +97,9 @@ def test_every_parameter_belongs_to_exactly_one_shard(split):
 
 @given(splits)
 def test_hidden_layers_are_cut_by_columns_and_the_output_layer_by_rows(split):
-    whole = split.whole().views(ids(split))
+    whole = split.unsplit_layout().views(ids(split))
     for rank in range(split.n_shards):
-        layout = split.shard(rank)
+        layout = split.layout(rank)
         own = layout.views(take_shard(split, rank, ids(split)))
         held = [ranges[rank].columns for ranges in split.ranges]
         for layer, columns in enumerate(held):
@@ -115,7 +115,7 @@ def test_hidden_layers_are_cut_by_columns_and_the_output_layer_by_rows(split):
 def test_coefficients_stand_before_intercepts_and_views_write_to_the_array(split):
     """The optimiser penalises a shard's first `n_coefs` parameters."""
     for rank in range(split.n_shards):
-        layout = split.shard(rank)
+        layout = split.layout(rank)
         flat = np.zeros(layout.n_parameters)
         coefs, intercepts = layout.views(flat)
         for coef in coefs:

@@ -17,13 +17,14 @@ import pytest
 
 from skdistmlp.nn.optimizers import Adam
 from skdistmlp.parallel.blas import blas_threads
-from skdistmlp.parallel.buffered import BufferedShard
-from skdistmlp.parallel.communicators import NobodyElse, run_in_threads
+from skdistmlp.parallel.communicators import SingleProcess
+from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.step import training_step
-from tests.parallel.group_contract import make_problem
-from tests.parallel.test_mesh import connected, run
+from tests.parallel.ops_contract import make_problem
+from tests.thread_communicator import run_in_threads
+from tests.wire.test_communicator import connected, run
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="is about glibc's malloc"
@@ -39,7 +40,7 @@ TEMPORARY_BYTES = BATCH * min(HIDDEN) // 2 * 4
 FAULTS_OF_A_TEMPORARY = TEMPORARY_BYTES // 4096
 
 COMMUNICATORS = {
-    "nobody else": lambda work: run_in_threads(1, lambda _: work(NobodyElse())),
+    "nobody else": lambda work: run_in_threads(1, lambda _: work(SingleProcess())),
     "in memory": lambda work: run_in_threads(2, work),
     "sockets": lambda work: run(connected(2), work),
 }
@@ -75,14 +76,12 @@ def faults_of_a_step(communicators, activation, output, n_outputs):
             n_rows=N_ROWS,
         )
         state = split_state(split, problem.start())[communicator.rank]
-        shard = BufferedShard(
-            problem.network, state, problem.dataset, communicator, BATCH
-        )
+        shard = LocalOps(problem.network, state, problem.dataset, communicator, BATCH)
         order = np.random.default_rng(0)
 
         def step():
             training_step(shard, order.permutation(N_ROWS)[:BATCH], 1e-4)
-            shard.epoch_loss()
+            shard.pop_epoch_loss()
 
         return count_faults(step)
 
@@ -139,7 +138,7 @@ def test_many_outputs_are_judged_in_blocks(output):
         split, "relu", output, Adam(), weighted=True, dtype=np.float32, n_rows=N_ROWS
     )
     (state,) = split_state(split, problem.start())
-    shard = BufferedShard(problem.network, state, problem.dataset, NobodyElse(), BATCH)
+    shard = LocalOps(problem.network, state, problem.dataset, SingleProcess(), BATCH)
     rows = np.arange(BATCH)
     training_step(shard, rows, 1e-4)
     tracemalloc.start()

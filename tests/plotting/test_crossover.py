@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from skdistmlp.bench.crossover import parameter_threshold
+from skdistmlp.crossover.measurement import parameter_threshold
+from skdistmlp.crossover.rule import crossover_size
 from skdistmlp.plotting import CrossoverDisplay
-from skdistmlp.plotting.crossover import pays_from
 from tests.plotting.pictures import assert_can_be_drawn, in_pixels
 
 
@@ -140,9 +140,9 @@ def test_the_line_at_1_is_drawn_once_whatever_else_is_there():
 )
 def test_the_size_from_which_on_every_gain_is_above_1(gains, size):
     sizes = [1, 2, 4, 8]
-    assert pays_from(sizes, gains) == (size and pytest.approx(size))
+    assert crossover_size(sizes, gains) == (size and pytest.approx(size))
     display = CrossoverDisplay.from_measurements(sizes, gains, [1] * 4)
-    assert display.crossing == pays_from(sizes, gains)
+    assert display.crossing == crossover_size(sizes, gains)
     assert (display.crossing_line_ is None) == (size is None)
     assert_can_be_drawn(display.figure_)
 

@@ -9,18 +9,18 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.parallel.communicators import run_in_threads
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training import lbfgs
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
-from tests.parallel.group_contract import (
+from tests.parallel.ops_contract import (
     HEADS,
     PlainNetwork,
     blocks_of_evaluations,
     make_problem,
 )
-from tests.parallel.test_buffered import PeerShard, among_peers
+from tests.parallel.test_local_ops import PeerShard, among_peers
+from tests.thread_communicator import run_in_threads
 
 N_ROWS = 20
 
@@ -40,7 +40,7 @@ def problem_for(n_shards, output="softmax", n_outputs=3, **options):
 def plain_result(problem, options=FEW):
     """Return what scipy finds for the loss of an undivided network."""
     return minimize(
-        PlainNetwork(problem).evaluate_at,
+        PlainNetwork(problem).set_parameters,
         problem.initial.parameters,
         method="L-BFGS-B",
         jac=True,
@@ -59,7 +59,7 @@ def train_on_shards(problem, options=FEW, blocks=UNEVEN):
 
     def work(peer):
         with peer(problem.network, problem.start(), problem.dataset, N_ROWS) as group:
-            parameters = start if group.leads else np.full_like(start, np.nan)
+            parameters = start if group.is_leader else np.full_like(start, np.nan)
             return minimise(group, options, parameters, blocks)
 
     return among_peers(problem.network.split.n_shards, work)
@@ -145,8 +145,8 @@ def test_loss_and_gradient_are_computed_in_the_dtype_of_the_start():
     seen = []
 
     class Watched(PeerShard):
-        def evaluation(self, batch):
-            loss, gradient = super().evaluation(batch)
+        def loss_and_gradient(self, batch):
+            loss, gradient = super().loss_and_gradient(batch)
             seen.append((gradient.dtype, self.collect().parameters.dtype))
             return loss, gradient
 
@@ -178,10 +178,10 @@ def test_what_strikes_one_shard_in_an_evaluation_ends_all(n_shards, raised, fail
     problem, desk, ended = problem_for(n_shards), [None] * n_shards, {}
 
     class Struck(PeerShard):
-        def accumulate(self, rows, batch):
+        def add_gradient(self, rows, batch):
             if self._communicator.rank == failing and rows == UNEVEN[1]:
                 raise raised
-            super().accumulate(rows, batch)
+            super().add_gradient(rows, batch)
 
     def work(communicator):
         group = Struck(

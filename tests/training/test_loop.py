@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils import shuffle
 
-from skdistmlp.training.job import finish
+from skdistmlp.training.job import run_to_end
 from skdistmlp.training.loop import TrainingOptions, Validation, epochs
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 from tests import strategies
@@ -69,7 +69,7 @@ class ScriptedGroup:
         self.script.take_step(rows, learning_rate)
         self.weight -= learning_rate
 
-    def epoch_loss(self):
+    def pop_epoch_loss(self):
         loss_sum, self._loss_sum = self._loss_sum, 0.0
         self.n_epochs += 1
         return loss_sum
@@ -78,7 +78,7 @@ class ScriptedGroup:
         for rows in logits:
             yield rows[:, np.newaxis]
 
-    def agree(self, value):
+    def from_leader(self, value):
         return value
 
     def keep_best(self):
@@ -116,7 +116,7 @@ def train_from_script(
     schedule=None,
     *,
     early_stopping=False,
-    keep_first=True,
+    include_initial=True,
     seed=0,
     n_samples=N_SAMPLES,
     pause=None,
@@ -139,9 +139,9 @@ def train_from_script(
             assert_array_equal(outputs, held_out[:, np.newaxis])
             return script.scores[len(progress.validation_scores)]
 
-        validation = Validation([held_out[:3], held_out[3:]], score, keep_first)
+        validation = Validation([held_out[:3], held_out[3:]], score, include_initial)
     training = epochs(group, options, progress, rows, random_state, validation)
-    return finish(training, pause), progress, group
+    return run_to_end(training, pause), progress, group
 
 
 numbers = st.lists(
@@ -397,14 +397,19 @@ def test_an_interrupt_while_scoring_restores_the_best_too():
     assert group.weight == -1.0
 
 
-@pytest.mark.parametrize(("keep_first", "weight"), [(True, 0.0), (False, -1.0)])
-def test_the_weights_at_the_start_are_the_best_only_if_asked_to_be(keep_first, weight):
+@pytest.mark.parametrize(("include_initial", "weight"), [(True, 0.0), (False, -1.0)])
+def test_the_weights_at_the_start_are_the_best_only_if_asked_to_be(
+    include_initial, weight
+):
     """No score is better than none at all when it is not a number."""
     options = TrainingOptions(4, 1)
     _, _, group = train_from_script(
-        Script([1.0], [np.nan]), options, early_stopping=True, keep_first=keep_first
+        Script([1.0], [np.nan]),
+        options,
+        early_stopping=True,
+        include_initial=include_initial,
     )
-    assert group.n_kept == keep_first
+    assert group.n_kept == include_initial
     assert group.weight == weight
 
 
@@ -431,12 +436,12 @@ def test_training_stops_at_a_pause_if_it_is_told_to(early_stopping):
 
 def test_an_error_is_not_an_outcome():
     class Failing(ScriptedGroup):
-        def epoch_loss(self):
+        def pop_epoch_loss(self):
             raise ZeroDivisionError
 
     schedule = LearningRateSchedule("constant", 0.5)
     with pytest.raises(ZeroDivisionError):
-        finish(
+        run_to_end(
             epochs(
                 Failing(Script([1.0])),
                 TrainingOptions(4, 1),
@@ -463,13 +468,13 @@ def test_ctrl_c_between_two_epochs_keeps_what_was_trained():
         np.arange(4),
         np.random.RandomState(0),
     )
-    assert finish(training, interrupt) is Outcome.INTERRUPTED
+    assert run_to_end(training, interrupt) is Outcome.INTERRUPTED
     assert len(progress.loss_curve) == 1
 
 
 def test_the_score_of_the_first_shard_decides():
     class Peer(ScriptedGroup):
-        def agree(self, value):
+        def from_leader(self, value):
             assert value == 0.25
             return 0.75
 
@@ -477,14 +482,14 @@ def test_the_score_of_the_first_shard_decides():
     progress = Progress(
         schedule, 0.5, validation_scores=[], best_validation_score=-np.inf
     )
-    finish(
+    run_to_end(
         epochs(
             Peer(Script([1.0])),
             TrainingOptions(4, 1),
             progress,
             np.arange(4),
             np.random.RandomState(0),
-            Validation([np.arange(2)], lambda _: 0.25, keep_first=True),
+            Validation([np.arange(2)], lambda _: 0.25, include_initial=True),
         )
     )
     assert progress.validation_scores == [0.75]

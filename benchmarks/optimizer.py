@@ -1,0 +1,53 @@
+"""How long a step of Adam takes, by who computes it and in blocks of which size."""
+
+from collections.abc import Iterator
+from functools import partial
+from statistics import median
+from unittest.mock import patch
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from skdistmlp.crossover.timing import Row, interleaved
+from skdistmlp.nn import compiled, optimizers
+
+N_PARAMETERS = 5_800_000
+
+
+def block_sizes(repeats: int) -> Iterator[Row]:
+    """Time one Adam step on one thread with blocks of each size."""
+    random = np.random.default_rng(0)
+    parameters = random.standard_normal(N_PARAMETERS, dtype=np.float32)
+    gradient = random.standard_normal(N_PARAMETERS, dtype=np.float32)
+    state = optimizers.init(optimizers.Adam(), parameters)
+    compiled.load()
+    kernels = {"NumPy": None, "numba": compiled.adam_kernel(0)}
+
+    def step(by: str, block_bytes: int) -> None:
+        with (
+            patch.object(optimizers, "BLOCK_BYTES", block_bytes),
+            patch.object(optimizers, "adam_kernel", lambda _: kernels[by]),
+        ):
+            optimizers.update(
+                state,
+                parameters,
+                gradient,
+                1e-3,
+                n_penalised=N_PARAMETERS,
+                penalty=1e-6,
+            )
+
+    sizes = [16, 32, 64, 128, 256, 512, 1024]
+    for by, kernel in kernels.items():
+        if by == "numba" and kernel is None:
+            continue
+        with threadpool_limits(1):
+            seconds = interleaved(
+                {f"{kib}": partial(step, by, kib * 1024) for kib in sizes}, repeats
+            )
+        for kib, times in seconds.items():
+            yield {
+                "by": by,
+                "block, KiB": kib,
+                "Adam step, ms": 1e3 * median(times),
+            }

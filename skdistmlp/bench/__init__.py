@@ -1,5 +1,0 @@
-"""The benchmark: how fast each engine is, and from what size on.
-
-Run it with ``python -m skdistmlp.bench``. All candidates of a comparison take
-turns in one run on the same cores, and medians are compared.
-"""

@@ -1,0 +1,1 @@
+"""The Dask client: finding it, calling it, and translating its errors."""

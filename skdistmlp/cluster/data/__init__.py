@@ -1,0 +1,1 @@
+"""Dask collections as features, targets and weights."""

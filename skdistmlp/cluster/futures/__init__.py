@@ -1,0 +1,1 @@
+"""The "futures" engine on a cluster: its driver and its tasks."""

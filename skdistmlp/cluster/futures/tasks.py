@@ -1,0 +1,313 @@
+"""What runs on the workers, a task each, in the "futures" engine.
+
+A task never writes to what it was given: after a worker's death Dask may run
+it again with the same arguments. State is replaced, not changed.
+
+What passes between layers is not one array but what its consumer evaluates,
+the list `given`: parts to put side by side, or pieces to sum. That is how a
+collective costs no task of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from skdistmlp.nn import optimizers
+from skdistmlp.nn.types import Features, FloatArray, Rows
+from skdistmlp.parallel.communicators import sum_in_order
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.shard import (
+    Network,
+    ShardState,
+    add_penalty,
+    affine,
+    batch_loss,
+    batch_penalty,
+    gradient,
+    hidden_forward,
+    output_delta,
+    propagate,
+)
+from skdistmlp.parallel.split import Parameters, ShardLayout
+
+
+@dataclass(frozen=True)
+class PlacedShard:
+    """One shard as it lies on its worker.
+
+    Attributes
+    ----------
+    network : Network
+        The network and its split.
+    rank : int
+        Number of the shard.
+    state : ShardState
+        Its part of the network.
+    """
+
+    network: Network
+    rank: int
+    state: ShardState
+
+    @property
+    def layout(self) -> ShardLayout:
+        """Layout of the flat arrays."""
+        return self.network.split.layout(self.rank)
+
+    @property
+    def weights(self) -> Parameters:
+        """Views of the layers."""
+        return self.layout.views(self.state.parameters)
+
+
+def forward(
+    shard: PlacedShard, layer: int, given: list[Any], rows: Rows | None
+) -> FloatArray:
+    """Compute one layer on one neuron partition.
+
+    Parameters
+    ----------
+    shard : PlacedShard
+        Its weights are used.
+    layer : int
+        Number of the layer.
+    given : list
+        What the layer's input is made of; see `_inputs`.
+    rows : slice or ndarray of int, or None
+        The rows wanted, for layer 0.
+
+    Returns
+    -------
+    ndarray
+        This shard's activations of a hidden layer, shape (n_rows, own
+        neurons), or its piece of the logits, shape (n_rows, n_outputs).
+    """
+    coefs, intercepts = shard.weights
+    inputs = _inputs(shard, layer, given, rows)
+    if layer == shard.network.split.output_layer:
+        return affine(inputs, coefs[layer], intercepts[layer])
+    return hidden_forward(shard.network, inputs, coefs[layer], intercepts[layer])
+
+
+def predict(shard: PlacedShard, pieces: list[FloatArray]) -> FloatArray:
+    """Return the outputs, shape (n_rows, n_outputs), from pieces of the logits."""
+    outputs = sum_in_order(pieces)
+    shard.network.output_head.apply(outputs)
+    return outputs
+
+
+def loss(shard: PlacedShard, given: list[Any], rows: Rows, batch: Rows) -> float:
+    """Return what `rows` add to the mean loss of `batch`, times its number of rows."""
+    dataset, *pieces = given
+    return batch_loss(shard.network, predict(shard, pieces), dataset, rows, batch)
+
+
+def backward(
+    shard: PlacedShard, layer: int, given: list[Any], rows: Rows, batch: Rows
+) -> FloatArray:
+    """Carry the delta of one layer to the layer before, on one neuron partition.
+
+    Parameters
+    ----------
+    shard : PlacedShard
+        Its weights are used.
+    layer : int
+        Number of the layer.
+    given : list
+        What the layer's delta is made of; see `_delta`.
+    rows, batch : slice or ndarray of int
+        Rows gone forward, and the rows that the loss is averaged over.
+
+    Returns
+    -------
+    ndarray
+        From the row-parallel output layer, the product for this shard's own
+        neurons; else this shard's piece of a sum over all of them.
+    """
+    delta = _delta(shard, layer, given, rows, batch)
+    return propagate(delta, shard.weights.coefs[layer])
+
+
+def update(
+    shard: PlacedShard,
+    inputs: list[list[Any]],
+    deltas: list[list[Any]],
+    rows: Rows,
+    learning_rate: float,
+    first_of_epoch: bool,
+) -> PlacedShard:
+    """Compute all gradients of one shard and let its optimiser take a step.
+
+    Parameters
+    ----------
+    shard : PlacedShard
+        Left as it is.
+    inputs, deltas : list of list
+        For every layer, what its input and its delta are made of.
+    rows : ndarray of int
+        Rows of the mini-batch.
+    learning_rate : float
+        Rate of this step.
+    first_of_epoch : bool
+        Whether to begin the sum of penalties anew.
+
+    Returns
+    -------
+    PlacedShard
+        The shard after the step, in arrays of its own.
+    """
+    layout, network, state = shard.layout, shard.network, shard.state
+    flat_gradient = _gradient(shard, inputs, deltas, rows, rows)
+    dataset: Dataset = inputs[0][0]
+    n_rows, weight_sum = dataset.batch_weight(rows)
+    assert state.optimizer is not None, "a shard placed to predict cannot train"
+    parameters = state.parameters.copy()
+    optimizer, squared_norm = optimizers.update(
+        replace(
+            state.optimizer, moments=tuple(m.copy() for m in state.optimizer.moments)
+        ),
+        parameters,
+        flat_gradient,
+        learning_rate,
+        n_penalised=layout.n_coefs,
+        penalty=network.alpha / weight_sum,
+    )
+    penalty_sum = 0.0 if first_of_epoch else state.penalty_sum
+    penalty_sum += batch_penalty(network, squared_norm, n_rows, weight_sum)
+    return replace(shard, state=ShardState(parameters, optimizer, penalty_sum))
+
+
+def add_gradient(
+    shard: PlacedShard,
+    inputs: list[list[Any]],
+    deltas: list[list[Any]],
+    rows: Rows,
+    batch: Rows,
+    gradient_sum: FloatArray | None,
+) -> FloatArray:
+    """Compute all gradients of one shard, and add those of earlier blocks.
+
+    Parameters
+    ----------
+    shard : PlacedShard
+        Its weights are used.
+    inputs, deltas : list of list
+        For every layer, what its input and its delta are made of.
+    rows, batch : slice or ndarray of int
+        Rows gone forward, and the rows that the loss is averaged over.
+    gradient_sum : ndarray of shape (n_parameters,), or None
+        The sum over the blocks before, if there are any; left as it is.
+
+    Returns
+    -------
+    ndarray of shape (n_parameters,)
+        The sum with these rows.
+    """
+    total = _gradient(shard, inputs, deltas, rows, batch)
+    if gradient_sum is not None:
+        total += gradient_sum
+    return total
+
+
+def loss_and_gradient(
+    shard: PlacedShard, gradient_sum: FloatArray, dataset: Dataset, batch: Rows
+) -> tuple[float, FloatArray]:
+    """Return the penalty of one shard times the number of rows, and its gradient.
+
+    Parameters
+    ----------
+    shard : PlacedShard
+        Its weights are used.
+    gradient_sum : ndarray of shape (n_parameters,)
+        The gradient of the loss without the penalty; left as it is.
+    dataset : Dataset
+        Says how many rows there are, and what they weigh.
+    batch : slice or ndarray of int
+        The rows that the loss is averaged over.
+    """
+    total = gradient_sum.copy()
+    own = add_penalty(
+        shard.network,
+        shard.layout.n_coefs,
+        shard.state.parameters,
+        total,
+        *dataset.batch_weight(batch),
+    )
+    return own, total
+
+
+def penalty(shard: PlacedShard) -> float:
+    """Return the penalties of the epoch's steps."""
+    return shard.state.penalty_sum
+
+
+def parameters_of(shard: PlacedShard) -> FloatArray:
+    """Return the shard's parameters, which no later step will write to."""
+    return shard.state.parameters
+
+
+def with_parameters(shard: PlacedShard, parameters: FloatArray) -> PlacedShard:
+    """Return the shard with other parameters."""
+    return replace(shard, state=replace(shard.state, parameters=parameters))
+
+
+def _gradient(
+    shard: PlacedShard,
+    inputs: list[list[Any]],
+    deltas: list[list[Any]],
+    rows: Rows,
+    batch: Rows,
+) -> FloatArray:
+    """Return the gradient of all layers, without the penalty, in a new flat array."""
+    flat = np.empty_like(shard.state.parameters)
+    views = shard.layout.views(flat)
+    for layer in shard.network.split.layers:
+        gradient(
+            _inputs(shard, layer, inputs[layer], rows),
+            _delta(shard, layer, deltas[layer], rows, batch),
+            views.coefs[layer],
+            views.intercepts[layer],
+        )
+    return flat
+
+
+def _inputs(
+    shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows | None
+) -> Features:
+    """Evaluate the input of a layer.
+
+    `given` holds the data set for layer 0; every shard's activations for a
+    hidden layer; this shard's activations for the output layer.
+    """
+    if layer == 0:
+        dataset: Dataset = given[0]
+        return dataset.inputs(slice(None) if rows is None else rows)
+    if layer == shard.network.split.output_layer:
+        return given[0]
+    return np.concatenate(given, axis=1)
+
+
+def _delta(
+    shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows, batch: Rows
+) -> FloatArray:
+    """Evaluate the delta of a layer, into a new array.
+
+    `given` holds the data set and every shard's piece of the logits for the
+    output layer. For a hidden layer it holds this shard's activations and
+    what `backward` returned: every shard's piece of the sum, or under the
+    output layer, which is row-parallel, this shard's product.
+    """
+    network = shard.network
+    last = network.split.output_layer
+    first, *pieces = given
+    if layer == last:
+        prediction = predict(shard, pieces)
+        return output_delta(prediction, first, rows, batch, out=prediction)
+    if layer < last - 1:
+        columns = network.split.ranges[layer][shard.rank].columns
+        pieces = [piece[:, columns] for piece in pieces]
+    delta = sum_in_order(pieces)
+    network.hidden_activation.chain(first, delta)
+    return delta

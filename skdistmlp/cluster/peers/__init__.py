@@ -1,0 +1,1 @@
+"""The "peers" engine on a cluster: its driver and its workers."""

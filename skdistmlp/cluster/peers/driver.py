@@ -1,0 +1,393 @@
+"""The "peers" engine: shards that train by themselves, a round a Dask task.
+
+The client places the shards and the rows, starts rounds of some seconds, and
+collects the weights at the end. In between the shards talk to each other
+directly.
+"""
+
+import concurrent.futures
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from distributed import Client, Future
+
+from skdistmlp.cluster.client.rpc import ask
+from skdistmlp.cluster.data.dask_inputs import assemble_datasets
+from skdistmlp.cluster.peers import worker as shard_run
+from skdistmlp.cluster.peers.messages import Messages, messages_of
+from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.cluster.peers.round_start import RoundStart
+from skdistmlp.cluster.peers.worker import Report, Roster
+from skdistmlp.cluster.run.liveness import ping
+from skdistmlp.cluster.run.placement import THREAD_NAME, Placement
+from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.parallel.data import Dataset, RemoteFeatures
+from skdistmlp.parallel.shard import ShardState, join_states
+from skdistmlp.planning.plan import Plan
+from skdistmlp.settings import WORKER_CHECK_S, exchange_timeout_s
+from skdistmlp.training.job import AfterEpoch, TrainingJob
+from skdistmlp.training.progress import Outcome
+from skdistmlp.wire.handshake import Credentials
+
+LOG = logging.getLogger("skdistmlp")
+
+ROUND_S = 5.0
+"""Seconds of a round: a round costs some 15 ms of scheduling."""
+
+ANSWERS_WITHIN_S = 2.0
+"""Seconds in which a worker that is well answers the client."""
+
+
+_THREAD = threading.local()
+"""In `workers` what the fit holds whose callbacks a thread is calling."""
+
+
+class PeersRun:
+    """One fit on the workers of a plan.
+
+    A context: on entry shards and rows are on their workers, on exit nothing of
+    them is left on the cluster.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Which worker holds which neurons.
+    job : TrainingJob
+        What is to be trained, with the network's split; its random state and
+        progress are advanced.
+    dataset : Dataset
+        All rows.
+    after_epoch : callable, optional
+        Called in this process; a round is one epoch then.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        plan: Plan,
+        job: TrainingJob,
+        dataset: Dataset,
+        after_epoch: AfterEpoch | None = None,
+    ) -> None:
+        self._client = client
+        self._workers = plan.workers
+        self._job = job
+        self._dataset = dataset
+        self._after_epoch = after_epoch
+        self._stop = False
+        self._ranks = range(plan.n_shards)
+        self._credentials = Credentials.new()
+        self._run = self._credentials.run
+        self._tasks = Placement(client, plan.workers, suffix=f"-of-{plan.n_shards}")
+        self._context = ExitStack()
+        self._messages: Messages = queue.SimpleQueue()
+        self._meeting: RoundStart | None = None
+        self._shards: list[Future[Any]] = []
+        self._addresses: list[Future[Any]] = []
+        self._rows: list[Any] = []
+        self._roster: Roster | None = None
+        self._check_held: Callable[[], None] = lambda: None
+        self._under_way: concurrent.futures.Future[list[Future[Any]]] | None = None
+        self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
+        self._interrupted = False
+        self._look_again_at = float("inf")
+        self._n_samples_logged = 0
+        if job.progress is not None:
+            self._n_samples_logged = job.progress.n_samples_seen
+
+    def __enter__(self) -> Self:
+        held = set(getattr(_THREAD, "workers", None) or ()) & set(self._workers)
+        if held:
+            raise ClusterError(
+                f"this is called by a callback of a fit that holds "
+                f"{', '.join(sorted(held))}, and would wait for it. "
+                f"Fit with engine='local', or after that fit."
+            )
+        try:
+            enter = self._context.enter_context
+            with self._tasks.translate_dask_errors("preparing to hear of the shards"):
+                enter(messages_of(self._client, self._run, self._messages))
+            check = self._tasks.check_workers
+            self._tasks.open()
+            with self._tasks.translate_dask_errors(
+                "waiting for workers that other fits hold"
+            ):
+                self._check_held = enter(
+                    reserve_workers(self._client, self._workers, check)
+                )
+            # Even an interrupt in the middle of closing leaves the queue.
+            self._context.callback(self._tasks.close)
+            with self._tasks.translate_dask_errors("placing the network"):
+                self._place()
+        except BaseException:
+            self._release()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._release()
+
+    def train(self) -> tuple[ShardState, Any]:
+        """Train to the end, round after round.
+
+        Returns
+        -------
+        state : ShardState
+            State of the whole network.
+        outcome : Outcome or OptimizeResult
+            What the training returned.
+        """
+        number = 0
+        while True:
+            try:
+                reports = self._round(number)
+            except KeyboardInterrupt:
+                if self._interrupted:
+                    raise
+                self._interrupted = True
+                self._ask(shard_run.request_stop, self._run)
+                continue
+            self._under_way = None
+            # From now on the shards have what they were sent.
+            self._rows = [None for _ in self._ranks]
+            first = reports[0]
+            if self._job.progress is not None and first.progress is not None:
+                vars(self._job.progress).update(vars(first.progress))
+            if first.finished:
+                break
+            if self._after_epoch is not None:
+                self._stop = self._called_back(self._after_epoch)
+            number += 1
+        if first.interrupted:
+            raise KeyboardInterrupt
+        outcome = first.outcome
+        if self._interrupted and isinstance(outcome, Outcome):
+            # It may have come too late to make a difference.
+            outcome = Outcome.INTERRUPTED
+        self._job.random_state.set_state(first.random_state)
+        states = [report.state for report in reports if report.state is not None]
+        return join_states(self._job.network.split, states), outcome
+
+    def _place(self) -> None:
+        """Open the shards, and send everything that they begin with."""
+        jobs: list[Any] = [self._job.for_rank(rank) for rank in self._ranks]
+        if self._job.start is not None:
+            jobs = self._tasks.place("job", jobs)
+        add = self._tasks.add
+        self._tasks.begin()
+        opened = [
+            add(rank, "open", shard_run.open_shard, self._credentials, rank, jobs[rank])
+            for rank in self._ranks
+        ]
+        listening = [
+            add(rank, "address", shard_run.address_of, opened[rank])
+            for rank in self._ranks
+        ]
+        # In another thread, so that an interrupt does not lose the futures.
+        submitted = self._submitting.submit(self._tasks.submit, opened + listening)
+        futures = submitted.result()
+        self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
+        self._rows = self._place_rows()
+        self._roster = Roster(
+            self._tasks.fetch(*self._addresses),
+            [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
+            exchange_timeout_s(),
+        )
+
+    def _place_rows(self) -> list[Any]:
+        """Send all rows to every worker; or join them there, if they lie on others."""
+        if isinstance(self._dataset.X, RemoteFeatures):
+            return assemble_datasets(self._tasks, len(self._ranks), self._dataset)
+        n, dataset = len(self._ranks), self._dataset
+        return self._tasks.scatter_cached("rows", n * [dataset], n * [dataset.nbytes])
+
+    def _round(self, number: int) -> list[Report]:
+        """Let all shards train for some seconds; after an interrupt, go on waiting."""
+        if self._under_way is None:
+            assert self._roster is not None
+            self._meeting = RoundStart(self._roster, self._workers, number)
+            # In another thread, so that an interrupt does not lose the futures.
+            self._under_way = self._submitting.submit(self._start_round, number)
+            self._look_again_at = time.monotonic() + WORKER_CHECK_S
+        with self._tasks.translate_dask_errors("training"):
+            futures = self._under_way.result()
+            self._watch(futures)
+        with self._tasks.translate_dask_errors("collecting what was trained"):
+            reports: list[Report] = self._tasks.fetch(*futures)
+        self._log(number, reports)
+        return reports
+
+    def _start_round(self, number: int) -> list[Future[Any]]:
+        self._check_held()
+        roster = self._roster if number == 0 else None
+        round_s = ROUND_S if self._after_epoch is None else 0.0
+        arguments = [
+            (self._shards[rank], number, self._rows[rank], roster, round_s, self._stop)
+            for rank in self._ranks
+        ]
+        futures = self._submit("train", shard_run.train_round, arguments)
+        # To let go of them before would keep the round waiting: Dask sends what a
+        # client wants every 10 ms.
+        self._addresses = []
+        return futures
+
+    def _called_back(self, after_epoch: AfterEpoch) -> bool:
+        """Tell of the end of an epoch; return whether to stop."""
+        _THREAD.workers = self._workers
+        try:
+            return after_epoch(self._snapshot)
+        finally:
+            _THREAD.workers = None
+
+    def _snapshot(self) -> ShardState:
+        """Return a copy of the state of the whole network, between rounds."""
+        with self._tasks.translate_dask_errors("collecting the weights"):
+            arguments = [(shard,) for shard in self._shards]
+            futures = self._submit("weights", shard_run.snapshot_of, arguments)
+            states: list[ShardState] = self._tasks.pop_results(*futures)
+        return join_states(self._job.network.split, states)
+
+    def _log(self, number: int, reports: Sequence[Report]) -> None:
+        """Say how a round went: once some seconds, to whoever listens."""
+        first = reports[0]
+        shares = [r.exchanging_s / max(r.training_s, 1e-9) for r in reports]
+        # The others wait for it in their exchanges.
+        slowest = shares.index(min(shares))
+        how = "" if first.progress is None else self._pace(first)
+        LOG.info(
+            "round %d: %s%.2f s, %.0f%% of it exchanging, slowest shard %d on %s",
+            number,
+            how,
+            first.training_s,
+            100 * sum(shares) / len(shares),
+            slowest,
+            self._workers[slowest],
+        )
+
+    def _pace(self, report: Report) -> str:
+        """Say how far training has come; count the samples of the round."""
+        progress = report.progress
+        assert progress is not None
+        n_samples = progress.n_samples_seen - self._n_samples_logged
+        self._n_samples_logged = progress.n_samples_seen
+        # An interrupt may come before the end of the first epoch.
+        loss = "" if progress.loss is None else f" loss {progress.loss:.6f},"
+        return (
+            f"{progress.n_iter} epochs,{loss} "
+            f"{n_samples / max(report.training_s, 1e-9):,.0f} samples/s, "
+        )
+
+    def _watch(self, futures: Sequence[Future[Any]]) -> None:
+        """Wait for a round; print what shard 0 says."""
+        for future in futures:
+            future.add_done_callback(lambda _: self._messages.put({}))
+        while not all(future.done() for future in futures):
+            self._take_messages(WORKER_CHECK_S)
+            if any(future.status in ("error", "cancelled") for future in futures):
+                self._fail(futures)
+        self._take_messages(0)
+        if any(future.status != "finished" for future in futures):
+            self._fail(futures)
+
+    def _take_messages(self, timeout_s: float) -> None:
+        """Take the messages that are there; wait for one or the end of a shard."""
+        assert self._meeting is not None
+        with suppress(queue.Empty):
+            message = self._messages.get(timeout=timeout_s)
+            while True:
+                self._meeting.note(message)
+                if "line" in message and self._job.say is not None:
+                    self._job.say(message["line"])
+                message = self._messages.get_nowait()
+        if self._meeting.timed_out():
+            raise self._meeting.error(self._ask(ping))
+        if time.monotonic() > self._look_again_at:
+            self._look()
+
+    def _look(self) -> None:
+        """See whether it makes sense to wait for this round."""
+        assert self._meeting is not None
+        self._look_again_at = time.monotonic() + WORKER_CHECK_S
+        self._tasks.check_workers()
+        if waiting_workers := self._meeting.waiting_workers:
+            self._tasks.check_accepting(waiting_workers)
+            self._check_held()
+
+    def _fail(self, futures: Sequence[Future[Any]]) -> None:
+        """Raise what went wrong first: others then miss a shard that is gone."""
+        # Dask may learn of the loss of a worker later than its peers do, and of the
+        # error of one shard later than of its consequences in another.
+        deadline = time.monotonic() + WORKER_CHECK_S
+        while True:
+            errors = [error for f in futures if (error := self._tasks.error_of(f))]
+            for error in errors:
+                if not isinstance(error, ExchangeError):
+                    raise error
+            if time.monotonic() > deadline:
+                raise errors[0] if errors else CancelledError
+            self._tasks.check_present()
+            time.sleep(0.05)
+
+    def _submit(
+        self,
+        operation: str,
+        function: Callable[..., Any],
+        arguments: Sequence[tuple[Any, ...]],
+    ) -> list[Future[Any]]:
+        """Submit a task on every shard, with its own arguments."""
+        self._tasks.begin()
+        return self._tasks.submit(
+            [
+                self._tasks.add(rank, operation, function, *arguments[rank])
+                for rank in self._ranks
+            ]
+        )
+
+    def _ask(self, what: Callable[..., None], *args: Any) -> set[str]:
+        """Call a function on every worker; return the workers that answer in time."""
+        answers = ask(self._client, self._workers, what, *args)
+        answered, _ = wait(answers.values(), ANSWERS_WITHIN_S)
+        for answer in answers.values():
+            answer.cancel()
+        # Who is gone answers with an error.
+        return {
+            worker
+            for worker, answer in answers.items()
+            if answer in answered and answer.exception() is None
+        }
+
+    def _release(self) -> None:
+        """Let go of everything on the cluster."""
+        self._submitting.shutdown(wait=False)
+        try:
+            self._context.close()
+        finally:
+            self._tasks.close()
+
+
+def train_on_peers(
+    client: Client,
+    plan: Plan,
+    job: TrainingJob,
+    dataset: Dataset,
+    after_epoch: AfterEpoch | None = None,
+) -> tuple[ShardState, Any]:
+    """Carry out a job on the workers of a plan; see `PeersRun.train`."""
+    job = replace(job, network=replace(job.network, split=plan.split))
+    with PeersRun(client, plan, job, dataset, after_epoch) as run:
+        return run.train()

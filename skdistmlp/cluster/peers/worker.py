@@ -1,0 +1,377 @@
+"""What runs on the workers in the "peers" engine: a shard, from round to round."""
+
+import copy
+import gc
+import socket
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn
+from weakref import WeakValueDictionary
+
+from distributed import Worker, get_worker
+from distributed.comm.addressing import get_address_host
+
+from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
+from skdistmlp.exceptions import ExchangeError, StopRequested
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.shard import ShardState
+from skdistmlp.settings import setting
+from skdistmlp.training.job import TrainingJob, resume
+from skdistmlp.training.progress import Progress
+from skdistmlp.wire.communicator import SocketCommunicator
+from skdistmlp.wire.handshake import Address, Credentials, Tls, listen, meet
+
+TOPIC = "skdistmlp"
+"""Dask topic on which shards tell the client how they get on."""
+
+PLAIN = frozenset({"tcp", "ws", "inproc", "ucx", "ucxx"})
+"""Dask's protocols without encryption. Any other may have it, as tls and wss do."""
+
+COLLECT_AFTER_S = 1.0
+"""Seconds after which Dask has reported the error of a task."""
+
+RUNNING, MET = "running", "met"
+"""What a shard tells of itself in a round: its task has begun; all others are here."""
+
+_RUNS: WeakValueDictionary[tuple[bytes, int], "PeerShard"] = WeakValueDictionary()
+"""Shards on the workers of this process, by run and rank, to be told to stop."""
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who takes part in a fit.
+
+    Attributes
+    ----------
+    addresses : sequence of (str, int)
+        Where each shard takes connections.
+    names : sequence of str
+        What to call each shard in messages.
+    timeout_s : float
+        How long an exchange waits for the slowest shard.
+    """
+
+    addresses: Sequence[Address]
+    names: Sequence[str]
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a shard stands at the end of a round.
+
+    Attributes
+    ----------
+    finished : bool
+        Whether training has ended.
+    outcome : Outcome, OptimizeResult or None
+        What training returned.
+    progress : Progress or None
+        Where training in epochs stands.
+    random_state : tuple
+        State of the random numbers.
+    state : ShardState or None
+        The shard's state, when training has ended.
+    training_s, exchanging_s : float
+        Seconds of this round, and how many of them went by in exchanges.
+    interrupted : bool
+        Whether it ended because somebody asked for it, and has no outcome.
+    """
+
+    finished: bool
+    outcome: Any
+    progress: Progress | None
+    random_state: Any
+    state: ShardState | None
+    training_s: float
+    exchanging_s: float
+    interrupted: bool = False
+
+
+class PeerShard:
+    """One shard of one fit, on its worker from the first round to the last.
+
+    It is the result of a Dask task, and dies with it: when nobody wants it any
+    more, its connections are closed and its memory is free. It stays where it
+    is, since it cannot be pickled.
+
+    Parameters
+    ----------
+    credentials : Credentials
+        Those of the fit.
+    rank : int
+        Number of the shard.
+    listener : socket
+        Where to take connections.
+    tls : Tls or None
+        How connections are encrypted.
+    job : TrainingJob
+        What is to be trained, with the network's split; its start, if it has one,
+        is this shard's.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        rank: int,
+        listener: socket.socket,
+        tls: Tls | None,
+        job: TrainingJob,
+    ) -> None:
+        self._credentials = credentials
+        self._about = {"run": credentials.run.hex(), "rank": rank}
+        self._tls = tls
+        self._rank = rank
+        self._listener: socket.socket | None = listener
+        self.address: Address = listener.getsockname()[:2]
+        self._mesh: SocketCommunicator | None = None
+        self._is_abandoned: Callable[[], bool] = lambda: False
+        self._stop_wanted = False
+        self._n_rounds = 0
+        self._group: LocalOps | None = None
+        # Weights are drawn here, while the rows are on their way.
+        layout = job.network.split.layout(rank)
+        # Not a method: the shard would be in a cycle, and outlive its task.
+        say = partial(_say, self._about)
+        self._job: TrainingJob | None = job.saying(say).with_initial_state(layout)
+        self._training: Generator[None, bool | None, Any] | None = None
+        _RUNS[credentials.run, rank] = self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a shard in training stays on its worker")
+
+    def __del__(self) -> None:
+        self.close()
+
+    def train(
+        self,
+        number: int,
+        dataset: Dataset | None,
+        roster: Roster | None,
+        round_s: float,
+        stop: bool,
+        is_abandoned: Callable[[], bool],
+    ) -> Report:
+        """Train for some seconds; begin in round 0.
+
+        Parameters
+        ----------
+        number : int
+            Number of the round. A round cannot be repeated.
+        dataset : Dataset or None
+            All rows; for round 0.
+        roster : Roster or None
+            Who takes part; for round 0.
+        round_s : float
+            Seconds after which to report, at the end of an epoch; 0 for each epoch.
+        stop : bool
+            Whether to end training before another step.
+        is_abandoned : callable
+            Says whether nobody waits for this round any more: the shard then ends.
+        """
+        if number != self._n_rounds:
+            raise ExchangeError(
+                f"shard {self._rank} is asked for round {number}, but has done "
+                f"{self._n_rounds}: its worker was lost or the fit has ended"
+            )
+        self._n_rounds += 1
+        # Each round is another task.
+        self._is_abandoned = is_abandoned
+        if self._mesh is not None:
+            self._mesh.is_cancelled = is_abandoned
+        try:
+            _tell(self._about, state=RUNNING, round=number)
+            if dataset is not None and roster is not None:
+                self._begin(dataset, roster)
+            elif self._mesh is not None:
+                self._mesh.wait_for_all()
+            _tell(self._about, state=MET, round=number)
+            return self._go_on(round_s, stop)
+        except BaseException:
+            self.close()
+            raise
+
+    def snapshot(self) -> ShardState:
+        """Return a copy of the state, between rounds; see `NetworkOps`."""
+        assert self._group is not None
+        return self._group.snapshot()
+
+    def request_stop(self) -> None:
+        """Ask all shards to stop after a step; called from any thread."""
+        self._stop_wanted = True
+        mesh = self._mesh
+        if mesh is not None:
+            mesh.request_stop()
+
+    def close(self) -> None:
+        """Close all connections, and let go of all memory."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        if self._mesh is not None:
+            self._mesh.close()
+        self._training = self._group = self._mesh = self._job = None
+
+    def _begin(self, dataset: Dataset, roster: Roster) -> None:
+        """Meet the other shards, and make ready the first step."""
+        assert self._listener is not None
+        assert self._job is not None
+        links = meet(
+            self._rank,
+            self._listener,
+            roster.addresses,
+            roster.names,
+            self._credentials,
+            self._is_abandoned,
+            self._tls,
+        )
+        self._listener.close()
+        self._listener = None
+        self._mesh = SocketCommunicator(
+            self._rank,
+            links,
+            self._credentials.run,
+            roster.timeout_s,
+            self._is_abandoned,
+        )
+        if self._stop_wanted:
+            self._mesh.request_stop()
+        self._group = self._job.shard(dataset, self._mesh)
+        self._training = self._job.run(self._group, dataset)
+
+    def _go_on(self, round_s: float, stop: bool) -> Report:
+        """Train until a round is over; all shards agree when."""
+        assert self._training is not None
+        assert self._job is not None
+        assert self._group is not None
+        assert self._mesh is not None
+        begun, exchanged_s = time.monotonic(), self._mesh.exchanging_s
+        finished, outcome, interrupted = False, None, False
+        try:
+            while True:
+                resume(self._training, stop)
+                if self._group.from_leader(time.monotonic() >= begun + round_s):
+                    break
+        except StopIteration as stopped:
+            finished, outcome = True, stopped.value
+        except StopRequested:
+            # Training that cannot be cut short. An interrupt that left a task would
+            # end its worker.
+            finished = interrupted = True
+        report = Report(
+            finished,
+            outcome,
+            self._job.progress,
+            self._job.random_state.get_state(),
+            self._group.collect() if finished else None,
+            time.monotonic() - begun,
+            self._mesh.exchanging_s - exchanged_s,
+            interrupted,
+        )
+        if finished:
+            self.close()
+        return report
+
+
+def open_shard(credentials: Credentials, rank: int, job: TrainingJob) -> PeerShard:
+    """Make ready a shard, on the address that this worker has in its cluster."""
+    worker = get_worker()
+    with _memory_freed_on_failure(worker):
+        return _opened(worker, credentials, rank, job)
+
+
+def _opened(
+    worker: Worker, credentials: Credentials, rank: int, job: TrainingJob
+) -> PeerShard:
+    # Training changes a job, and what Dask holds must not change. Workers that are
+    # threads of one process even share it.
+    job = copy.deepcopy(job)
+    # Workers that are threads of one process have no address on a network.
+    inside = worker.address.startswith("inproc://")
+    host = "127.0.0.1" if inside else get_address_host(worker.address)
+    listener = listen(host, setting("listen-port"))
+    return PeerShard(credentials, rank, listener, _tls(worker), job)
+
+
+def _tls(worker: Worker) -> Tls | None:
+    """Return how this worker encrypts its connections, None if it does not.
+
+    Raises
+    ------
+    ExchangeError
+        If it does, or may, and has no certificate that shards could use.
+    """
+    scheme, security = worker.address.partition("://")[0], worker.security
+    if scheme in PLAIN and not security.require_encryption:
+        return None
+    listening = security.get_listen_args("worker")["ssl_context"]
+    connecting = security.get_connection_args("worker")["ssl_context"]
+    if listening is None or connecting is None:
+        raise ExchangeError(
+            f"worker {worker.address} has no certificate for its shard, which may not "
+            f"talk in the clear: the cluster requires encryption, or its protocol is "
+            f"none of {', '.join(sorted(PLAIN))}. Give each worker a certificate, a "
+            f"key and the authority (--tls-cert, --tls-key and --tls-ca-file of dask "
+            f"worker, or Security), or use engine='futures'."
+        )
+    return Tls(listening, connecting)
+
+
+def _tell(about: Mapping[str, object], **message: object) -> None:
+    """Send a message of a shard to the client."""
+    get_worker().log_event(TOPIC, {**about, **message})
+
+
+def _say(about: Mapping[str, object], line: str) -> None:
+    """Send a line to be printed to the client."""
+    _tell(about, line=line)
+
+
+def address_of(shard: PeerShard) -> Address:
+    """Return where a shard takes connections."""
+    return shard.address
+
+
+def train_round(
+    shard: PeerShard,
+    number: int,
+    dataset: Dataset | None,
+    roster: Roster | None,
+    round_s: float,
+    stop: bool,
+) -> Report:
+    """Train one shard for some seconds, with the threads of its worker."""
+    worker = get_worker()
+    arguments = number, dataset, roster, round_s, stop, task_cancellation()
+    with _memory_freed_on_failure(worker), own_blas_threads():
+        return shard.train(*arguments)
+
+
+def snapshot_of(shard: PeerShard) -> ShardState:
+    """Return a copy of the state of a shard, between rounds."""
+    return shard.snapshot()
+
+
+@contextmanager
+def _memory_freed_on_failure(worker: Worker) -> Iterator[None]:
+    """Have Python look for garbage some time after an error.
+
+    Dask's own frames and the error hold each other, and with them the arguments of
+    the task: the shard and all rows.
+    """
+    try:
+        yield
+    except BaseException:
+        worker.loop.add_callback(worker.loop.call_later, COLLECT_AFTER_S, gc.collect)
+        raise
+
+
+def request_stop(run: bytes) -> None:
+    """Ask the shards of a run on this process to stop after a step."""
+    for (other, _), shard in list(_RUNS.items()):
+        if other == run:
+            shard.request_stop()

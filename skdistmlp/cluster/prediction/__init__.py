@@ -1,0 +1,1 @@
+"""Predictions on a cluster, by rows or lazily."""

@@ -1,0 +1,1 @@
+"""What every run on a cluster needs: placement, cache, liveness, clean-up."""

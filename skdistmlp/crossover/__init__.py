@@ -1,0 +1,1 @@
+"""From what size on distributing a network pays: measured, and decided."""

@@ -1,0 +1,235 @@
+"""Handing a network over to scikit-learn's estimators, and taking one over.
+
+This module alone reads and writes private attributes of scikit-learn's
+networks; ``tests/estimators/test_sklearn_private.py`` fails when they change.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from skdistmlp.estimators._sklearn import AdamOptimizer, SGDOptimizer
+from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.split import NetworkSplit, ShardLayout, layer_units_of
+from skdistmlp.planning.plan import Plan, local_plan
+from skdistmlp.training.progress import LearningRateSchedule
+
+SHARED_ATTRIBUTES = (
+    "n_features_in_",
+    "feature_names_in_",
+    "classes_",
+    "_label_binarizer",
+    "n_layers_",
+    "n_outputs_",
+    "out_activation_",
+    "n_iter_",
+    "t_",
+    "loss_",
+    "loss_curve_",
+    "best_loss_",
+    "validation_scores_",
+    "best_validation_score_",
+    "_no_improvement_count",
+)
+"""What a fit leaves under the same name, with the same meaning, here and there."""
+
+
+class SklearnInteropMixin:
+    """Turn a fitted estimator into scikit-learn's, and back."""
+
+    _sklearn_class: ClassVar[Any]
+    """scikit-learn's estimator with the same parameters."""
+
+    coefs_: list[FloatArray]
+    intercepts_: list[FloatArray]
+    plan_: Plan
+    engine_: str
+    n_workers_: int
+    _optimizer_state: OptimizerState | None
+    _schedule: LearningRateSchedule
+    _learning_rate: float
+
+    def to_sklearn(self) -> Any:
+        """Return scikit-learn's estimator, fitted with this network.
+
+        It predicts the same, needs neither skdistmlp nor a cluster, and has the
+        attributes that its own `fit` would have left: its `partial_fit`, or its
+        `fit` with ``warm_start=True``, goes on where this estimator stopped.
+        Whatever knows scikit-learn knows it.
+
+        Returns
+        -------
+        MLPClassifier or MLPRegressor
+            It has the parameters that scikit-learn knows, so not
+            `class_weight`, and shares no array with this estimator.
+
+        Raises
+        ------
+        NotFittedError
+            If there is no network yet.
+        """
+        check_is_fitted(self)
+        mlp = self._sklearn_class()
+        _copy_parameters(mlp.get_params(), self, mlp)
+        _copy_attributes(self, mlp)
+        mlp.coefs_ = [np.array(coef, order="C") for coef in self.coefs_]
+        mlp.intercepts_ = [np.array(intercept) for intercept in self.intercepts_]
+        # What it restores if a warm start with early stopping finds nothing better.
+        mlp._best_coefs, mlp._best_intercepts = mlp.coefs_, mlp.intercepts_
+        mlp._random_state = check_random_state(mlp.random_state)
+        layout = NetworkSplit.even(layer_units_of(mlp.coefs_), 1).unsplit_layout()
+        # After coefs_ were edited to other sizes, a new optimiser begins.
+        state = getattr(self, "_optimizer_state", None)
+        if state and all(m.size == layout.n_parameters for m in state.moments):
+            mlp._optimizer = _to_sklearn_optimizer(
+                state, self._schedule, self._learning_rate, layout
+            )
+        return mlp
+
+    @classmethod
+    def from_sklearn(cls, mlp: Any) -> Self:
+        """Return an estimator with the network of scikit-learn's.
+
+        It predicts the same, and `partial_fit`, or `fit` with
+        ``warm_start=True``, goes on where scikit-learn stopped, on a cluster if
+        the parameters say so: ``from_sklearn(mlp).set_params(client=client)``.
+
+        Parameters
+        ----------
+        mlp : MLPClassifier or MLPRegressor
+            Fitted; a classifier to become a classifier, a regressor to become a
+            regressor. It is left as it is.
+
+        Returns
+        -------
+        DistributedMLPClassifier or DistributedMLPRegressor
+            It has the parameters of `mlp`, the others have their defaults, and
+            shares no array with `mlp`. Its `plan_` says that scikit-learn
+            trained it.
+
+        Raises
+        ------
+        TypeError
+            If `mlp` is something else.
+        NotFittedError
+            If `mlp` has no network yet.
+        """
+        if not isinstance(mlp, cls._sklearn_class):
+            raise TypeError(
+                f"{cls.__name__}.from_sklearn takes a fitted "
+                f"{cls._sklearn_class.__name__}, but was given {_described(mlp)}. An "
+                f"MLPClassifier becomes a DistributedMLPClassifier, an MLPRegressor a "
+                f"DistributedMLPRegressor; of a pipeline, pass that step."
+            )
+        check_is_fitted(
+            mlp,
+            "coefs_",
+            msg="This %(name)s instance is not fitted yet. Call 'fit' first, or take "
+            f"over its parameters alone: {cls.__name__}(**mlp.get_params()).",
+        )
+        estimator = cls()
+        _copy_parameters(cls._sklearn_class().get_params(), mlp, estimator)
+        _copy_attributes(mlp, estimator)
+        units, dtype = layer_units_of(mlp.coefs_), mlp.coefs_[0].dtype
+        plan = local_plan(units, "scikit-learn trained it")
+        estimator.coefs_, estimator.intercepts_ = plan.split.unsplit_layout().views(
+            _flat([*mlp.coefs_, *mlp.intercepts_], dtype)
+        )
+        estimator.plan_ = plan
+        estimator.engine_ = plan.engine
+        estimator.n_workers_ = plan.n_shards
+        if hasattr(mlp, "_optimizer"):
+            (
+                estimator._optimizer_state,
+                estimator._schedule,
+                estimator._learning_rate,
+            ) = _from_sklearn_optimizer(mlp._optimizer, dtype)
+        return estimator
+
+
+def _copy_parameters(names: Any, source: Any, target: Any) -> None:
+    target.set_params(**{name: deepcopy(getattr(source, name)) for name in names})
+
+
+def _copy_attributes(source: Any, target: Any) -> None:
+    for name in SHARED_ATTRIBUTES:
+        if hasattr(source, name):
+            setattr(target, name, deepcopy(getattr(source, name)))
+
+
+def _to_sklearn_optimizer(
+    state: OptimizerState,
+    schedule: LearningRateSchedule,
+    learning_rate: float,
+    layout: ShardLayout,
+) -> Any:
+    """Return scikit-learn's optimiser, its moments one array a layer."""
+
+    def by_layer(flat: FloatArray) -> list[FloatArray]:
+        coefs, intercepts = layout.views(flat)
+        return [*coefs, *intercepts]
+
+    rule = state.rule
+    if isinstance(rule, Adam):
+        adam = AdamOptimizer(
+            [], schedule.initial, rule.beta_1, rule.beta_2, rule.epsilon
+        )
+        first, second = state.moments
+        # Adam keeps moments that are divided by 1 - beta; scikit-learn does not.
+        adam.ms = by_layer(first * (1 - rule.beta_1))
+        adam.vs = by_layer(second * (1 - rule.beta_2))
+        adam.t = state.n_steps
+        if adam.t > 0:
+            adam.learning_rate *= (1 - rule.beta_2**adam.t) ** 0.5
+            adam.learning_rate /= 1 - rule.beta_1**adam.t
+        return adam
+    assert isinstance(rule, Sgd)
+    sgd = SGDOptimizer(
+        [],
+        schedule.initial,
+        schedule.name,
+        rule.momentum,
+        rule.nesterov,
+        schedule.power_t,
+    )
+    (velocity,) = state.moments
+    sgd.velocities = by_layer(np.array(velocity))
+    sgd.learning_rate = learning_rate
+    return sgd
+
+
+def _from_sklearn_optimizer(
+    optimizer: Any, dtype: np.dtype[np.floating]
+) -> tuple[OptimizerState, LearningRateSchedule, float]:
+    """Return what an estimator keeps of its optimiser: state, schedule and rate."""
+    initial = float(optimizer.learning_rate_init)
+    if isinstance(optimizer, AdamOptimizer):
+        adam = Adam(optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
+        first = _flat(optimizer.ms, dtype)
+        first /= 1 - adam.beta_1
+        second = _flat(optimizer.vs, dtype)
+        second /= 1 - adam.beta_2
+        state = OptimizerState(adam, (first, second), optimizer.t)
+        return state, LearningRateSchedule("constant", initial), initial
+    schedule = LearningRateSchedule(
+        optimizer.lr_schedule, initial, float(optimizer.power_t)
+    )
+    sgd = Sgd(optimizer.momentum, optimizer.nesterov)
+    state = OptimizerState(sgd, (_flat(optimizer.velocities, dtype),))
+    return state, schedule, float(optimizer.learning_rate)
+
+
+def _flat(by_layer: Sequence[FloatArray], dtype: np.dtype[np.floating]) -> FloatArray:
+    """Return all layers in a new array, in the layout of one shard."""
+    return np.concatenate([array.ravel() for array in by_layer], dtype=dtype)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"an instance of {type(value).__name__}"

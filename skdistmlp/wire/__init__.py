@@ -1,0 +1,1 @@
+"""How shards talk to each other: packets, handshake, a communicator over sockets."""

@@ -1,0 +1,351 @@
+"""Dask collections as X, y and sample_weight, on a cluster of processes."""
+
+import os
+import re
+import signal
+
+import dask
+import dask.array as da
+import dask.bag
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+from distributed import Client, wait
+from numpy.testing import assert_array_equal
+
+from skdistmlp import (
+    ClusterError,
+    WorkerLostError,
+)
+from skdistmlp.cluster.client.workers import known_workers
+from skdistmlp.cluster.data import blocks
+from skdistmlp.cluster.data import dask_inputs as collections
+from tests.cluster.data.inputs import (
+    N_ROWS,
+    NAMES,
+    as_array,
+    as_frame,
+    as_sparse,
+    classifier,
+    dense_or_sparse,
+    exploding,
+    multilabel,
+    regressor,
+    weights_of,
+)
+from tests.cluster.leaks import own_cluster
+from tests.cluster.support import bounded
+from tests.estimators.support import fit
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    X, y = digits
+    return X[:N_ROWS], y[:N_ROWS]
+
+
+def assert_same_weights(one, other):
+    for mine, theirs in zip(one.coefs_, other.coefs_, strict=True):
+        assert mine.dtype == theirs.dtype
+        assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_features_of_every_kind_train_the_same_network(client, data, convert, dtype):
+    X, y = (16 * data[0]).astype(dtype), data[1]
+    clf = bounded(fit, classifier(client), convert(X), y)
+    assert clf.engine_ == "peers"
+    known = fit(classifier(client), dense_or_sparse(X, convert), y)
+    assert_same_weights(clf, known)
+    assert clf.plan_.bytes_held == known.plan_.bytes_held
+    assert hasattr(clf, "feature_names_in_") == (convert is as_frame)
+
+
+@pytest.mark.parametrize(
+    ("make", "targets", "weights", "parameters"),
+    [
+        (classifier, lambda y: y, weights_of, {}),
+        (classifier, lambda y: np.array([*"abcdefghij"])[y], None, {}),
+        (classifier, multilabel, None, {}),
+        (classifier, lambda y: y, weights_of, {"early_stopping": True}),
+        (classifier, lambda y: y, weights_of, {"solver": "lbfgs"}),
+        (classifier, lambda y: y, None, {"shuffle": False, "solver": "sgd"}),
+        (classifier, lambda y: y, None, {"class_weight": "balanced", "n_workers": 3}),
+        (regressor, weights_of, weights_of, {}),
+        (regressor, multilabel, None, {"early_stopping": True}),
+    ],
+)
+def test_targets_and_weights_may_be_collections(
+    client, data, make, targets, weights, parameters
+):
+    X, y = data
+    arrays = [X, targets(y), None if weights is None else weights(y)]
+    given = [None if array is None else as_array(array) for array in arrays]
+    mine = bounded(fit, make(client, **parameters), *given)
+    theirs = fit(make(client, **parameters), *arrays)
+    assert_same_weights(mine, theirs)
+    assert mine.n_iter_ == theirs.n_iter_
+
+
+def test_features_may_be_the_targets_too(client, data):
+    X, _ = data
+    one = as_array(X)
+    mine = bounded(fit, regressor(client), one, one)
+    assert_same_weights(mine, fit(regressor(client), X, X))
+
+
+@pytest.mark.parametrize("make", [classifier, regressor])
+def test_partial_fit_of_batches_that_are_collections(client, data, make):
+    X, y = data
+    one, other = make(client), make(client)
+    extra = {"classes": np.arange(10)} if make is classifier else {}
+    for rows in (slice(0, 150), slice(150, 300)):
+        bounded(one.partial_fit, as_array(X[rows]), as_array(y[rows]), **extra)
+        other.partial_fit(X[rows], y[rows], **extra)
+    assert_same_weights(one, other)
+
+
+@pytest.mark.parametrize("columns", ["a", ["a", "b"]], ids=["series", "columns"])
+def test_targets_of_a_data_frame(client, data, columns):
+    X, y = data
+    known = pd.DataFrame(X, columns=NAMES).assign(a=y.astype("int8"), b=y % 3)
+    frame = dd.from_pandas(known, npartitions=4)
+    one, other = (
+        bounded(fit, regressor(client), rows[NAMES], rows[columns], rows["b"] + 1)
+        for rows in (frame, known)
+    )
+    assert_same_weights(one, other)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "engine"),
+    [
+        ({"engine": "futures"}, "futures"),
+        ({"engine": "local"}, "local"),
+        ({"parameter_threshold": 10**6}, "local"),
+    ],
+)
+def test_engines_of_this_process_fetch_the_rows(
+    client, data, convert, parameters, engine
+):
+    X, y = data
+    clf = bounded(fit, classifier(client, **parameters), convert(X), as_array(y))
+    assert clf.engine_ == engine
+    known = dense_or_sparse(X, convert)
+    assert_same_weights(clf, fit(classifier(client, **parameters), known, y))
+
+
+def test_a_collection_of_another_client_of_the_same_cluster(client, data):
+    X, y = data
+    address = client.scheduler.address
+    X_there = client.persist(as_array(X))
+    clf = bounded(fit, classifier(address), X_there, as_array(y))
+    assert_same_weights(clf, fit(classifier(client), X, y))
+
+
+def test_a_fit_inside_a_task_of_collections_made_there(client, data):
+    X, y = data
+
+    def task():
+        clf = fit(classifier(None), as_array(X), as_array(y))
+        return clf.coefs_[0], clf.score(as_array(X), as_array(y))
+
+    coef, score = bounded(client.submit(task, pure=False).result)
+    theirs = fit(classifier(client), X, y)
+    assert_array_equal(coef, theirs.coefs_[0])
+    assert score == theirs.score(X, y)
+
+
+def test_workers_that_are_threads(data):
+    X, y = data
+    with own_cluster(n_workers=2, processes=False) as client:
+        given = client.persist(as_array(X))
+        clf = bounded(fit, classifier(client), given, as_array(y))
+        assert_array_equal(client.compute(given).result(), X)
+        known = fit(classifier(client), X, y)
+        assert_array_equal(
+            client.compute(clf.predict(given)).result(), known.predict(X)
+        )
+        del given
+    assert_same_weights(clf, known)
+
+
+# Where the rows go.
+
+
+@pytest.fixture
+def gathered(monkeypatch):
+    """Return the bytes of each value that a client of this process fetches."""
+    sizes = []
+    original = Client._gather
+
+    async def gather(self, futures, *args, **kwargs):
+        values = await original(self, futures, *args, **kwargs)
+        sizes.extend(n_bytes(value) for value in values)
+        return values
+
+    monkeypatch.setattr(Client, "_gather", gather)
+    return sizes
+
+
+def n_bytes(value):
+    if isinstance(value, np.ndarray | pd.Series | pd.DataFrame):
+        return np.asarray(value).nbytes
+    return sum(map(n_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
+def sent_to(client, receiver):
+    """Return the bytes that workers have sent to others, or to somebody else."""
+    workers = set(client.nthreads())
+    logs = client.run(lambda dask_worker: list(dask_worker.transfer_outgoing_log))
+    return sum(
+        entry["total"]
+        for log in logs.values()
+        for entry in log
+        if (entry["who"] in workers) == (receiver == "workers")
+    )
+
+
+def test_features_go_from_worker_to_worker_and_never_to_the_client(client, gathered):
+    """Every worker of a fit needs all rows, of which it has a third."""
+    rng = da.random.default_rng(0)
+    X = client.persist(rng.random((30_000, 64), chunks=(1000, 64), dtype=np.float32))
+    y = client.persist((X[:, 0] > 0.5).astype(int))
+    with client.as_current():
+        wait([X, y])
+    before = {who: sent_to(client, who) for who in ("workers", "others")}
+    clf = classifier(client, max_iter=1, n_workers=3)
+    bounded(fit, clf, X, y)
+    between = sent_to(client, "workers") - before["workers"]
+    assert 1.5 * X.nbytes < between < 3 * X.nbytes
+    score = bounded(clf.score, X, y)
+    assert 0.4 < score <= 1
+    assert 0 < max(gathered) <= y.nbytes
+    # Targets twice, predictions once, and the weights.
+    assert sent_to(client, "others") - before["others"] < 4 * y.nbytes < X.nbytes
+
+
+def test_blocks_are_joined_a_few_at_a_time(monkeypatch):
+    """Those on their way are bounded; a block beyond the bound comes alone."""
+    given = [blocks.Block((n, 4), np.dtype(float), None, 32 * n) for n in (5, 6, 30, 1)]
+    monkeypatch.setattr(blocks, "BATCH_BYTES", 32 * 12)
+    asked = []
+
+    def gather(names):
+        asked.append(names)
+        return [np.full(given[name].shape, name) for name in names]
+
+    rows = blocks.join(range(4), given, np.dtype(np.float32), gather)
+    assert asked == [[0, 1], [2], [3]]
+    assert rows.dtype == np.float32
+    assert_array_equal(rows[:, 0], np.repeat(range(4), [5, 6, 30, 1]))
+
+
+def test_blocks_that_are_gone_end_the_fit_with_an_error(client, data, monkeypatch):
+    X, y = data
+    monkeypatch.setattr(
+        collections, "_who_has", lambda _, futures: {f.key: () for f in futures}
+    )
+    with pytest.raises(WorkerLostError, match=r"\d blocks of X were not to be had"):
+        bounded(fit, classifier(client), as_frame(X), y)
+
+
+def test_features_let_go_of_are_computed_again_when_they_are_wanted_again(client, data):
+    X, y = data
+    with collections.resolve_inputs(client, "me", as_array(X), y, None) as (
+        features,
+        *_,
+    ):
+        for _ in range(2):
+            assert_array_equal(bounded(features.fetch), X)
+            assert not features._futures
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize("name", ["y", "sample_weight"])
+def test_known_lengths_that_differ_are_named_before_anything_is_computed(client, name):
+    X, rows = exploding((100, 4), (50, 4)), np.arange(90) % 2
+    given = {"y": np.arange(100) % 2, name: da.from_array(rows, chunks=45)}
+    with pytest.raises(ValueError, match=f"X has 100 rows, but {name} has 90"):
+        classifier(client).fit(X, **given)
+
+
+@pytest.mark.parametrize("name", ["y", "sample_weight"])
+@pytest.mark.parametrize("as_collection", [True, False])
+def test_lengths_that_differ_are_named_once_they_are_known(
+    client, data, name, as_collection
+):
+    X, y = data
+    given = {"y": y, name: as_array(y[:90]) if as_collection else y[:90]}
+    with pytest.raises(ValueError, match=f"X has 300 rows, but {name} has 90"):
+        bounded(classifier(client).fit, as_frame(X), **given)
+
+
+def with_nan(X):
+    spoilt = X.copy()
+    spoilt[200, 7] = np.nan
+    return as_array(spoilt)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (with_nan, ValueError, "Input X contains NaN.\nDistributedMLPClassifier does"),
+        (lambda X: exploding(X.shape, 100), ZeroDivisionError, "computed"),
+        (lambda X: as_array(X)[:, 0], ValueError, "Expected 2D array, got 1D array"),
+        (lambda X: as_array(X[:, :0]), ValueError, "0 feature(s) (shape=("),
+        (
+            lambda X: da.concatenate([as_array(X[:200]), as_sparse(X[200:])]),
+            ValueError,
+            "some blocks of X are sparse and some are dense",
+        ),
+        (lambda X: as_array(X)[None], TypeError, "X is a Dask Array; expected"),
+        (
+            lambda X: dask.bag.from_sequence(X),
+            TypeError,
+            "X is a Dask Bag; expected an Array of one or two dimensions, a DataFrame",
+        ),
+    ],
+)
+def test_features_that_are_not_fit_to_train_on(client, data, spoil, error, message):
+    X, y = data
+    clf = classifier(client)
+    with pytest.raises(error, match=re.escape(message)):
+        bounded(clf.fit, spoil(X), y)
+    assert not hasattr(clf, "n_features_in_")
+
+
+@pytest.mark.parametrize("rows", [np.ones((4, 3)), as_array(np.ones((4, 3)))])
+def test_what_does_not_fit_a_worker_is_refused_before_training(client, rows):
+    """The error has both sizes, and the name of the worker."""
+    clf = classifier(client, hidden_layer_sizes=(10**6, 10**6), batch_size="auto")
+    worker = next(iter(client.nthreads()))
+    limit = known_workers(client)[worker]["memory_limit"]
+    with pytest.raises(ClusterError) as caught:
+        bounded(clf.fit, rows, [0, 1, 0, 1])
+    held = re.match(r"shard 0 would hold ([\d,]+) bytes on worker", str(caught.value))
+    assert int(held[1].replace(",", "")) > 4 * 8 * 10**12 / 2
+    assert f"{worker}, whose memory_limit is {limit:,} bytes" in str(caught.value)
+
+
+def test_an_array_larger_than_the_cluster_is_refused_before_it_is_computed(client):
+    X = exploding((4, 10**12), (1, 10**12))
+    limit = sum(info["memory_limit"] for info in known_workers(client).values())
+    with pytest.raises(ClusterError, match=f"X takes {X.nbytes:,} by.* is {limit:,} b"):
+        bounded(classifier(client).fit, X, [0, 1, 0, 1])
+
+
+def test_workers_that_die_while_they_compute_features_are_explained():
+    def die(block):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    X = da.zeros((4, 3), chunks=2).map_blocks(die, dtype=float, meta=np.empty((0, 0)))
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        own_cluster(n_workers=1) as client,
+        pytest.raises(ClusterError, match="died while computing the data, one after"),
+    ):
+        bounded(classifier(client, n_workers=1).fit, X, [0, 1, 0, 1])

@@ -1,0 +1,312 @@
+"""Clusters to be harmed, and a fit on them that is held where the fault strikes."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+from distributed import Client, LocalCluster
+
+from skdistmlp.cluster.client.workers import known_workers
+from tests.cluster.faults import gates as striking
+from tests.cluster.faults.gates import (
+    BETWEEN,
+    IDLE,
+    Gate,
+    Seen,
+    classifier,
+    seen_of_fit,
+)
+from tests.cluster.forked import CONTEXT, ForkedProcesses, fork
+from tests.cluster.support import WITHIN_S, in_thread, wait_until
+
+SETTINGS = {
+    # How often Dask looks whether it hears of its workers.
+    "distributed.scheduler.worker-ttl": "5s",
+    "distributed.worker.multiprocessing-method": "forkserver",
+    # Every fit places its rows, and leaves none.
+    "skdistmlp.keep-bytes": 0,
+}
+
+MEMORY_LIMIT_BYTES = 700 * 2**20
+"""Of the workers that have nannies."""
+
+LONG_TIMEOUT = {"skdistmlp.exchange-timeout": "60s"}
+"""Where the timeout is not to run out."""
+
+FREE_WITHIN_S = 8.0
+"""How long a worker may take to let go; not a measure of speed."""
+
+Data = tuple[np.ndarray, np.ndarray]
+
+
+class WithNannies:
+    """Workers whose nannies start them anew, and end them at a limit of memory."""
+
+    def __enter__(self) -> "WithNannies":
+        with dask.config.set(
+            {"distributed.worker.multiprocessing-method": "forkserver"}
+        ):
+            self._cluster = LocalCluster(
+                n_workers=3,
+                threads_per_worker=1,
+                memory_limit=MEMORY_LIMIT_BYTES,
+                dashboard_address="127.0.0.1:0",
+            )
+        self.address = self._cluster.scheduler_address
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._cluster.close()
+
+    def have_workers(self, n_workers: int) -> None:
+        """Wait until they are there."""
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(n_workers, timeout=WITHIN_S)
+
+    def forget_gone(self, present: Any) -> None:
+        """Leave it to the nannies."""
+
+    def print_output(self) -> None:
+        """Leave it to pytest: nannies log to this process."""
+
+
+class Clusters:
+    """Clusters of three workers that tests share, until one of them fails.
+
+    A context: leaving it ends them.
+    """
+
+    def __init__(self, make_directory: Callable[[], Path]) -> None:
+        self._make_directory = make_directory
+        self._running: dict[str, Any] = {}
+
+    def __enter__(self) -> "Clusters":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for kind in list(self._running):
+            self.end(kind)
+
+    @contextmanager
+    def lent(self, kind: str) -> Iterator[Any]:
+        """Give a cluster whose workers are all there; end it if its user fails."""
+        if kind not in self._running:
+            cluster: Any = WithNannies()
+            if kind != "nannies":
+                n_threads = 2 if kind == "two threads" else 1
+                cluster = ForkedProcesses(self._make_directory(), SETTINGS, n_threads)
+            self._running[kind] = cluster.__enter__()
+        try:
+            self._running[kind].have_workers(3)
+            yield self._running[kind]
+        except BaseException:
+            self._running[kind].print_output()
+            self.end(kind)
+            raise
+
+    def end(self, kind: str) -> None:
+        """End a cluster; who wants it next gets a new one."""
+        self._running.pop(kind).__exit__(None, None, None)
+
+
+def assert_right(seen: Seen, data: Data) -> None:
+    """The weights are those of a fit in this process."""
+    assert seen.error is None, seen.text
+    expected = classifier(None).fit(*data)
+    for mine, other in zip(seen.coefs, expected.coefs_, strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
+
+
+class FitInThread:
+    """A fit in this process."""
+
+    def __init__(self, client: Client, data: Data, n_workers: int = 3) -> None:
+        clf = classifier(client, n_workers)
+        self._future: Future[Seen] = in_thread(seen_of_fit, clf, *data)
+
+    def has_ended(self) -> bool:
+        """Say whether there is a result."""
+        return self._future.done()
+
+    def result(self, timeout_s: float) -> Seen:
+        """Return what came of the fit."""
+        return self._future.result(timeout_s)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class FitInProcess:
+    """A fit of a client in a process of its own, that may be interrupted and killed."""
+
+    def __init__(self, *args: Any) -> None:
+        self._connection, theirs = CONTEXT.Pipe()
+        self._process = fork(striking.fit_in_this_process, theirs, *args)
+        theirs.close()
+
+    def signal(self, number: int) -> None:
+        """Send the process a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def has_ended(self) -> bool:
+        """Say whether there is a result."""
+        return self._connection.poll()
+
+    def result(self, timeout_s: float) -> Seen:
+        """Return what came of the fit; the client stays connected."""
+        if not self._connection.poll(timeout_s):
+            raise TimeoutError
+        try:
+            seen: Seen = self._connection.recv()
+        except EOFError:
+            self._process.join()
+            seen = Seen(None, signal.Signals(-(self._process.exitcode or 0)).name)
+        return seen
+
+    def close(self) -> None:
+        """Let the client go, or kill it if it does not."""
+        if self._process.is_alive():
+            self._connection.send("end")
+            self._process.join(10)
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+
+
+@dataclass
+class Scene:
+    """A fit that is held where the fault strikes.
+
+    Attributes
+    ----------
+    cluster : ForkedProcesses or WithNannies
+        Where the fit runs.
+    client : Client
+        One that no fault strikes.
+    data : tuple
+        To fit to.
+    phase : str
+        Where the fit is held.
+    rank : int
+        Shard that is struck.
+    victim : str
+        Its worker.
+    gate : Gate
+        Where the victim, or the client of the fit, is held.
+    fit : FitInThread or FitInProcess
+        Has the result.
+    victim_is_held : bool
+        Whether it is the victim.
+    """
+
+    cluster: Any
+    client: Client
+    data: Data
+    phase: str
+    rank: int
+    victim: str
+    gate: Gate
+    fit: Any = None
+    victim_is_held: bool = False
+    _afterwards: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._pid = self.on_victim(os.getpid)
+
+    @contextmanager
+    def staged(
+        self, in_process: bool = False, held: str = "", n_times: int = 1
+    ) -> Iterator[None]:
+        """Start the fit and wait until it is held.
+
+        Parameters
+        ----------
+        in_process : bool
+            Whether its client is a process of its own.
+        held : {"client", "victim", ""}
+            Who is held; by default the client where workers are idle.
+        n_times : int
+            How many times the client is held.
+        """
+        client_is_held = held == "client" or (not held and self.phase in IDLE)
+        self.victim_is_held = not client_is_held
+        with ExitStack() as stage:
+            if self.phase == BETWEEN and not in_process:
+                stage.enter_context(striking.short_rounds())
+            where = self.phase, self.gate, n_times
+            if not client_is_held:
+                self.on_victim(striking.install, self.phase, self.gate)
+            elif not in_process:
+                stage.enter_context(striking.client_held(*where))
+            if in_process:
+                settings = {name: dask.config.get(name) for name in SETTINGS}
+                settings |= {"skdistmlp": dask.config.get("skdistmlp")}
+                address = self.cluster.address
+                self.fit = FitInProcess(
+                    address, settings, self.data, client_is_held, *where
+                )
+            else:
+                self.fit = FitInThread(self.client, self.data)
+            stage.callback(self.fit.close)
+            self.await_held()
+            yield
+
+    def await_held(self, number: int = 0) -> None:
+        """Wait until the fit is held for the first time, or another."""
+        wait_until(
+            lambda: self.gate.is_reached(number) or self.fit.has_ended(),
+            "the fit is held",
+        )
+        assert self.gate.is_reached(number), self.fit.result(0)
+
+    def afterwards(self, function: Callable[..., Any], *args: Any) -> None:
+        """Have something done when the fit has ended."""
+        self._afterwards.append(lambda: function(*args))
+
+    def tidy_up(self) -> None:
+        """Do what was to be done when the fit has ended."""
+        while self._afterwards:
+            self._afterwards.pop()()
+
+    def on_victim(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call in the victim's process, beside its tasks."""
+        return self.client.run(function, *args, workers=[self.victim])[self.victim]
+
+    def signal_victim(self, number: int) -> None:
+        """Send the victim's process a signal."""
+        os.kill(self._pid, number)
+
+    def status_of_victim(self) -> str:
+        """Return what the scheduler thinks of the victim."""
+        workers = known_workers(self.client)
+        return str(workers.get(self.victim, {"status": "gone"})["status"])
+
+    def await_loss(self) -> None:
+        """Wait until the scheduler knows that the victim is gone."""
+        wait_until(
+            lambda: self.victim not in self.client.nthreads(), "the worker is missed"
+        )
+
+    def await_freedom(self, but: Sequence[str] = ()) -> None:
+        """Wait until no worker, but some, holds anything of a fit."""
+
+        def held() -> dict[str, list[str]]:
+            # Who leaves meanwhile holds nothing.
+            workers = [w for w in self.client.nthreads() if w not in but]
+            return self.client.run(
+                striking.what_is_held, workers=workers, on_error="ignore"
+            )
+
+        deadline = time.monotonic() + FREE_WITHIN_S
+        while any((left := held()).values()):
+            assert time.monotonic() < deadline, f"left on the workers: {left}"
+            time.sleep(0.05)

@@ -1,0 +1,336 @@
+"""scikit-learn's callbacks, told of what workers do."""
+
+import logging
+import os
+import threading
+
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+from sklearn.callback import ScoringMonitor
+from sklearn.model_selection import GridSearchCV
+
+from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
+from skdistmlp.cluster.futures.driver import FuturesOps
+from skdistmlp.cluster.peers import driver as peers
+from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
+from tests.cluster.peers.test_interrupts import strike_at
+from tests.cluster.support import DaskProcesses, bounded, transitions
+from tests.estimators.recorder import At, Fitting, Recorder, Told
+from tests.estimators.test_callbacks import assert_same_fit, hooks_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+ENGINES = pytest.mark.parametrize("engine", ["futures", "peers"])
+
+
+def classifier(client, engine, *callbacks, **parameters):
+    clf = DistributedMLPClassifier(
+        **{"hidden_layer_sizes": (12, 7), "max_iter": 3} | parameters,
+        batch_size=100,
+        random_state=0,
+        client=client,
+        engine=engine,
+        parameter_threshold=0,
+    )
+    return clf.set_callbacks(*callbacks)
+
+
+def alone(clf, data, max_iter):
+    """Fit the same for so many epochs, with nobody looking."""
+    return clone(clf).set_callbacks().set_params(max_iter=max_iter).fit(*data)
+
+
+@pytest.fixture
+def data(digits):
+    X, y = digits
+    return X[:300], y[:300]
+
+
+def begun(client, name):
+    """Return the tasks of all shards that have begun, by the start of their names."""
+    return {
+        key
+        for key, _, end in transitions(client)
+        if end == "processing" and key[0].startswith(f"{name}-shard")
+    }
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("n_workers", "parameters"),
+    [
+        (1, {}),
+        (3, {"solver": "sgd", "learning_rate": "invscaling"}),
+        # The best weights are not the last.
+        (2, {"early_stopping": True, "learning_rate_init": 2.0}),
+    ],
+)
+def test_after_an_epoch_there_is_what_a_fit_of_so_many_epochs_would_leave(
+    client, data, engine, n_workers, parameters
+):
+    recorder = Recorder()
+    clf = classifier(client, engine, recorder, n_workers=n_workers, **parameters)
+    bounded(clf.fit, *data)
+    assert recorder.hooks == hooks_of("fit", 3)
+    assert clf.n_workers_ == n_workers
+    # Wherever scikit-learn's own would be fitted, the numbers are the same bits.
+    for number, fitted in enumerate(recorder.fitted(), 1):
+        assert_same_fit(fitted, alone(clf, data, number), data[0])
+    if clf.early_stopping:
+        assert np.argmax(clf.validation_scores_) < 2
+    (ended,) = recorder.fitted("fit")
+    assert_same_fit(clf, ended, data[0])
+
+
+@ENGINES
+def test_workers_in_one_process_do_not_change_what_was_given(data, engine):
+    recorder = Recorder()
+    with own_cluster(n_workers=2, processes=False) as client:
+        for n_workers in (1, 2):
+            clf = classifier(client, engine, recorder, n_workers=n_workers)
+            bounded(clf.fit, *data)
+            first = recorder.fitted()[-3]
+            assert_same_fit(first, alone(clf, data, 1), data[0])
+
+
+@ENGINES
+def test_callbacks_are_called_here(client, data, engine):
+    recorder = Recorder()
+    weight = np.linspace(1, 2, 300)
+    clf = classifier(client, engine, recorder)
+    clf.fit(*data, sample_weight=weight)
+    assert recorder.callers == {(os.getpid(), threading.get_ident())}
+    assert recorder.losses == clf.loss_curve_
+    for _, given in recorder.given:
+        assert given["X"] is data[0]
+        assert given["y"] is data[1]
+        assert given["metadata"]["sample_weight"] is weight
+        assert given["estimator"] is clf
+
+
+def test_a_round_is_an_epoch_with_callbacks_and_some_seconds_without(client, data):
+    n_rounds = []
+    for callbacks in ([], [Told()]):
+        before = begun(client, "train")
+        bounded(classifier(client, "peers", *callbacks, n_workers=2).fit, *data)
+        n_rounds.append(len(begun(client, "train") - before) / 2)
+    assert n_rounds == [1, 3]
+
+
+def test_weights_are_brought_only_if_a_callback_asks(client, data, monkeypatch):
+    for callback, n_times in ((Told(), 0), (Recorder(), 2)):
+        before = begun(client, "weights")
+        bounded(classifier(client, "peers", callback, n_workers=2).fit, *data)
+        assert len(begun(client, "weights") - before) == 2 * n_times
+
+    collected, collect = [], FuturesOps.collect
+    monkeypatch.setattr(
+        FuturesOps, "collect", lambda self: collected.append(1) or collect(self)
+    )
+    for callback, n_times in ((Told(), 0), (Recorder(), 2)):
+        collected.clear()
+        bounded(classifier(client, "futures", callback, n_workers=2).fit, *data)
+        assert len(collected) == n_times + 1
+
+
+@ENGINES
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_all_shards_stop_at_the_epoch_at_which_a_callback_says_so(
+    client, data, engine, early_stopping, recwarn
+):
+    stop, told = At("end", "epoch", 1), Told()
+    parameters = {"early_stopping": early_stopping, "learning_rate_init": 2.0}
+    clf = classifier(client, engine, stop, told, max_iter=10**6, **parameters)
+    bounded(clf.fit, *data)
+    assert not recwarn.list
+    assert told.hooks == hooks_of("fit", 2)
+    assert_same_fit(clf, alone(clf, data, 2), data[0])
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    "where", [("begin", "epoch", 0), ("end", "epoch", 0), ("end", "epoch", 2)], ids=str
+)
+def test_an_error_of_a_callback_ends_the_fit_and_leaves_nothing(
+    client, data, engine, where
+):
+    failing = At(*where, ZeroDivisionError("a test"))
+    # What a shard says must not keep it from going when its task goes.
+    clf = classifier(client, engine, failing, verbose=True)
+    before = dict(vars(clf))
+    with pytest.raises(ZeroDivisionError, match="a test"):
+        bounded(clf.fit, *data)
+    assert vars(clf) == before
+    assert failing.hooks[-1] == ("teardown", "fit", 0)
+    assert_nothing_left(client)
+    bounded(clf.set_callbacks().fit, *data)
+
+
+def test_a_callback_that_fits_on_the_same_workers_is_told_so(client, data):
+    """It would wait for the fit that waits for it."""
+    inner = classifier(client, "peers")
+    clf = classifier(client, "peers", Fitting(inner, *data))
+    with pytest.raises(ClusterError, match="called by a callback of a fit that holds"):
+        bounded(clf.fit, *data)
+    assert_nothing_left(client)
+    bounded(inner.fit, *data)
+
+
+@ENGINES
+def test_ctrl_c_in_a_callback_keeps_the_weights(client, data, engine):
+    clf = classifier(client, engine, At("end", "epoch", 1, KeyboardInterrupt()))
+    clf.set_params(max_iter=10**6)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    assert_same_fit(clf, alone(clf, data, 2), data[0])
+
+
+def test_ctrl_c_in_an_epoch_ends_its_task(client, data, monkeypatch):
+    recorder = Recorder()
+    strike_at(
+        monkeypatch,
+        peers.PeersRun,
+        "_take_messages",
+        KeyboardInterrupt,
+        lambda: len(recorder.losses) == 1,
+    )
+    clf = classifier(client, "peers", recorder, max_iter=10**6)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    n_ended = len(recorder.losses)
+    assert recorder.hooks == hooks_of("fit", n_ended)
+    # The wish to stop may come at the end of an epoch, or in the middle of one.
+    whole = [fitted for fitted in recorder.fitted() if fitted is not None]
+    assert len(whole) == clf.n_iter_ >= n_ended - 1
+    assert_array_equal(whole[0].coefs_[0], alone(clf, data, 1).coefs_[0])
+
+
+class Seen(Told):
+    """Lets an endless fit end once something was seen, which it may be itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.event = threading.Event()
+
+    def on_fit_task_end(self, estimator, context):
+        super().on_fit_task_end(estimator, context)
+        return self.event.is_set()
+
+
+class Lines(logging.Handler):
+    """Gives every line that is logged to a function."""
+
+    def __init__(self, take):
+        super().__init__()
+        self._take = take
+
+    def emit(self, record):
+        self._take(record.getMessage())
+
+
+@pytest.mark.parametrize(
+    ("engine", "what"),
+    [
+        ("local", "a verbose line"),
+        ("local", "a call"),
+        ("futures", "a verbose line"),
+        ("futures", "a call"),
+        ("peers", "a verbose line"),
+        ("peers", "a call"),
+        ("peers", "a line in the log"),
+    ],
+)
+def test_progress_is_seen_while_a_fit_runs(
+    client, data, monkeypatch, caplog, engine, what
+):
+    """A fit without end ends when it has been seen: nothing comes afterwards."""
+    stop, lines = Seen(), []
+
+    def take(line):
+        lines.append(line)
+        stop.event.set()
+
+    clf = classifier(client, engine, stop, max_iter=10**6)
+    clf.set_params(tol=0.0, n_iter_no_change=np.inf)
+    logger = logging.getLogger("skdistmlp")
+    handler = Lines(take)
+    if what == "a verbose line":
+        clf.set_params(verbose=True)
+        monkeypatch.setattr("builtins.print", take)
+    elif what == "a line in the log":
+        caplog.set_level(logging.INFO, "skdistmlp")
+        logger.addHandler(handler)
+    else:
+        clf.set_callbacks(stop, At("end", "epoch", 1))
+    try:
+        bounded(clf.fit, *data)
+    finally:
+        logger.removeHandler(handler)
+    assert clf.n_iter_ < 10**6
+    if what == "a verbose line":
+        assert lines[0] == f"Iteration 1, loss = {clf.loss_curve_[0]:.8f}"
+    elif what == "a line in the log":
+        assert lines[0].startswith(f"round 0: 1 epochs, loss {clf.loss_curve_[0]:.6f}")
+
+
+@ENGINES
+def test_partial_fit_tells_of_one_epoch(client, data, engine):
+    recorder = Recorder()
+    clf = classifier(client, engine, recorder)
+    for _ in range(2):
+        clf.partial_fit(*data, classes=np.arange(10))
+    assert recorder.hooks == 2 * hooks_of("partial_fit", 1)
+    once, twice = recorder.fitted()
+    assert_same_fit(twice, clf, data[0])
+    assert once.t_ == 300
+
+
+def test_a_collection_is_given_as_it_is_and_scored_where_it_lies(client, data):
+    X, y = (da.from_array(array, chunks=(100, -1)[: array.ndim]) for array in data)
+    monitor = ScoringMonitor(scoring={"score": lambda clf, X, y: clf.score(X, y)})
+    recorder = Recorder()
+    clf = classifier(client, "peers", monitor, recorder, max_iter=2)
+    bounded(clf.fit, X, y)
+    assert all(given["X"] is X for _, given in recorder.given)
+    rows = monitor.get_logs().data
+    found = [row["score"] for row in rows if row["task_name"] == "epoch"]
+    assert found == [alone(clf, data, n).score(*data) for n in (1, 2)]
+
+
+def test_callbacks_of_a_search_in_this_process_are_told_of_every_fit(client, data):
+    told = Told()
+    search = GridSearchCV(classifier(client, "peers", told), {"alpha": [0.1, 1]}, cv=2)
+    bounded(search.fit, *data)
+    assert search.best_estimator_.engine_ == "peers"
+    assert [hook for hook, name, _ in told.hooks if name == "epoch"] == 15 * [
+        "begin",
+        "end",
+    ]
+    assert [hook for hook, name, _ in told.hooks if name != "epoch"] == 5 * [
+        "setup",
+        "begin",
+        "end",
+        "teardown",
+    ]
+
+
+def test_a_worker_that_is_lost_while_a_callback_looks_is_named(tmp_path, data):
+    class Murderer(Recorder):
+        def on_fit_task_begin(self, estimator, context):
+            if (context.task_name, context.task_id) == ("epoch", 1):
+                running.workers[lost].kill()
+                running.workers[lost].wait()
+
+    with DaskProcesses(tmp_path, 2) as running, Client(running.address) as client:
+        remember(client)
+        lost = sorted(running.workers)[1]
+        clf = classifier(client, "peers", Murderer())
+        before = dict(vars(clf))
+        with pytest.raises(WorkerLostError, match=lost):
+            bounded(clf.fit, *data)
+        assert vars(clf) == before
+        assert_nothing_left(client)

@@ -1,0 +1,114 @@
+"""The promise: each layer's forward computation is a Dask task a neuron partition."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from itertools import product
+from math import ceil
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import Client, get_task_stream
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.engines.engines import PREDICT_BLOCK_ROWS
+from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.support import DaskProcesses, bounded
+
+HIDDEN = (64, 32)
+N_LAYERS = len(HIDDEN) + 1
+N_EPOCHS = 3
+PARAMETERS = {"max_iter": N_EPOCHS, "random_state": 0}
+
+
+def fitted(pipeline: Pipeline, X: np.ndarray, y: np.ndarray) -> Pipeline:
+    with pytest.warns(ConvergenceWarning, match=f"Maximum iterations .{N_EPOCHS}."):
+        return pipeline.fit(X, y)
+
+
+def watched(address: str, call: Callable[[], Any]) -> tuple[Any, list, dict, set]:
+    """Call, and tell what the scheduler saw meanwhile.
+
+    Returns the result, the keys that its transition log says were computed,
+    the workers that computed each key, and the names of the task groups.
+    """
+
+    def log(dask_scheduler):
+        return [tuple(entry)[:3] for entry in dask_scheduler.transition_log]
+
+    def groups(dask_scheduler):
+        return [{g.name for g in c.groups} for c in dask_scheduler.computations]
+
+    with Client(address, set_as_default=False) as watcher:
+        remember(watcher)
+        n_before = len(watcher.run_on_scheduler(log))
+        n_groups_before = len(watcher.run_on_scheduler(groups))
+        with get_task_stream(watcher) as stream:
+            result = bounded(call)
+        entries = watcher.run_on_scheduler(log)[n_before:]
+        group_names = set().union(*watcher.run_on_scheduler(groups)[n_groups_before:])
+        assert_nothing_left(watcher)
+    computed = [key for key, *states in entries if states == ["processing", "memory"]]
+    workers = defaultdict(set)
+    for task in stream.data:
+        workers[task["key"]].add(task["worker"])
+    return result, computed, workers, group_names
+
+
+def assert_delegated(plan, n_times, computed, workers, group_names):
+    """There is a forward task a layer, shard and time, where the plan says."""
+    of_group = Counter(key[0] for key in computed if key[0].startswith("forward"))
+    assert of_group == {
+        f"forward-layer{layer}-shard{shard}": n_times
+        for layer, shard in product(range(N_LAYERS), range(2))
+    }
+    assert set(of_group) <= group_names
+    for shard in range(2):
+        on_shard = [key for key in computed if key[0].endswith(f"-shard{shard}")]
+        assert {worker for key in on_shard for worker in workers[key]} == {
+            plan.workers[shard]
+        }
+
+
+def test_each_layer_and_neuron_partition_is_a_task_on_its_worker(tmp_path, digits):
+    X, y = digits
+    X_long = np.tile(X, (2, 1))
+    with DaskProcesses(tmp_path, n_workers=2) as processes:
+        ours = make_pipeline(
+            StandardScaler(),
+            DistributedMLPClassifier(
+                HIDDEN,
+                client=processes.address,
+                engine="futures",
+                parameter_threshold=0,
+                **PARAMETERS,
+            ),
+        )
+        _, *seen = watched(processes.address, lambda: fitted(ours, X, y))
+
+        mlp = ours[-1]
+        assert mlp.engine_ == "futures"
+        assert sorted(mlp.plan_.workers) == sorted(processes.workers)
+        n_steps = N_EPOCHS * ceil(len(X) / 200)
+        assert_delegated(mlp.plan_, n_steps, *seen)
+
+        labels, *seen = watched(processes.address, lambda: ours.predict(X_long))
+
+        # Prediction goes block by block of rows.
+        n_blocks = ceil(len(X_long) / PREDICT_BLOCK_ROWS)
+        assert n_blocks == 2
+        assert_delegated(mlp.plan_, n_blocks, *seen)
+
+    theirs = fitted(
+        make_pipeline(StandardScaler(), MLPClassifier(HIDDEN, **PARAMETERS)), X, y
+    )
+    np.testing.assert_array_equal(labels, theirs.predict(X_long))
+    for name in ["coefs_", "intercepts_", "loss_curve_"]:
+        for own, other in zip(
+            getattr(mlp, name), getattr(theirs[-1], name), strict=True
+        ):
+            np.testing.assert_allclose(own, other, rtol=1e-6)

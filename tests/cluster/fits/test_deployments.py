@@ -1,0 +1,124 @@
+"""Clusters as people have them: adaptive ones, with resources, found by a file."""
+
+import json
+
+import dask
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+from numpy.testing import assert_allclose
+
+from tests.cluster.peers.test_driver import (
+    assert_as_scikit_learn,
+    classifier,
+    endless,
+    steps_taken,
+)
+from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
+from tests.conftest import assert_nothing_left
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture
+def data(digits):
+    X, y = digits
+    return X[:300], y[:300]
+
+
+def started(**options):
+    return LocalCluster(
+        threads_per_worker=1, dashboard_address="127.0.0.1:0", **options
+    )
+
+
+def test_an_adaptive_cluster_keeps_the_workers_in_use(data):
+    """It retires the one that is idle; a new one joins the next fit."""
+    with started(n_workers=3) as cluster, Client(cluster) as client:
+        clf = endless(client, n_workers=2)
+        fit = in_thread(clf.fit, *data)
+        wait_until(lambda: steps_taken(client), "training has begun")
+        adaptive = cluster.adapt(
+            minimum=0, maximum=3, interval="50ms", wait_count=1, target_duration="1h"
+        )
+        wait_until(lambda: len(client.nthreads()) == 2, "the idle one is retired")
+        before = steps_taken(client)
+        wait_until(lambda: steps_taken(client) > before + 100, "training goes on")
+        adaptive.stop()
+
+        def stop():
+            from skdistmlp.cluster.peers import worker as shard_run
+
+            for shard in list(shard_run._RUNS.values()):
+                shard.request_stop()
+
+        client.run(stop)
+        with pytest.warns(UserWarning, match="interrupted"):
+            bounded(fit.result)
+        assert set(clf.plan_.workers) == set(client.nthreads())
+        cluster.scale(3)
+        client.wait_for_workers(3, timeout=60)
+        after = bounded(classifier(client, n_workers=None).fit, *data)
+        assert after.n_workers_ == 3
+        assert_as_scikit_learn(after, data)
+        assert_nothing_left(client)
+
+
+def test_resources_and_annotations_are_in_nobodys_way(data):
+    with (
+        started(n_workers=2, resources={"memory": 1}) as cluster,
+        Client(cluster) as client,
+    ):
+
+        def annotated():
+            with dask.annotate(resources={"memory": 1}, priority=5):
+                return classifier(client).fit(*data)
+
+        assert_as_scikit_learn(bounded(annotated), data)
+        assert_nothing_left(client)
+
+
+def test_a_cluster_that_is_found_by_its_file(client, data, tmp_path):
+    contact = tmp_path / "scheduler.json"
+    contact.write_text(json.dumps({"address": client.scheduler.address}))
+    with Client(scheduler_file=str(contact), set_as_default=False) as other:
+        assert_as_scikit_learn(bounded(classifier(other).fit, *data), data)
+
+
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+def test_workers_of_several_threads(data, engine):
+    """Of a cluster with 2 x 2 threads, two shards with two threads each."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        clf = classifier(client).set_params(engine=engine)
+        local = classifier(None).set_params(engine="local").fit(*data)
+        bounded(clf.fit, *data)
+        assert clf.n_workers_ == 2
+        for mine, other in zip(clf.coefs_, local.coefs_, strict=True):
+            assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
+        np.testing.assert_array_equal(clf.predict(data[0]), local.predict(data[0]))
+        assert_nothing_left(client)
+
+
+def test_workers_of_different_speed(tmp_path, data):
+    """The one with more threads holds more neurons; the answer stays the same."""
+    with (
+        DaskProcesses(tmp_path, n_workers=1) as processes,
+        Client(processes.address, set_as_default=False) as client,
+    ):
+        processes.have_workers(2, n_threads=3)
+        n_threads = client.nthreads()
+        for engine in ("peers", "futures"):
+            clf = bounded(classifier(client).set_params(engine=engine).fit, *data)
+            assert {
+                n_threads[worker]: [
+                    len(layer[rank]) for layer in clf.plan_.split.ranges
+                ]
+                for rank, worker in enumerate(clf.plan_.workers)
+            } == {1: [5, 2], 3: [15, 7]}
+            assert_as_scikit_learn(clf, data)
+        assert_nothing_left(client)

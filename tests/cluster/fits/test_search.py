@@ -1,0 +1,195 @@
+"""Searches over numbers of workers, on real worker processes."""
+
+from functools import partial
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    RandomizedSearchCV,
+    cross_validate,
+)
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skdistmlp import DistributedMLPClassifier, FastestWithin
+from tests.cluster.leaks import own_cluster
+from tests.cluster.support import bounded
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+N_WORKERS = [1, 2, 3]
+
+
+@pytest.fixture
+def data(digits):
+    X, y = digits
+    return X[:300], y[:300]
+
+
+def classifier(client=None, **parameters):
+    return DistributedMLPClassifier(
+        (20, 9),
+        batch_size=100,
+        max_iter=3,
+        random_state=0,
+        client=client,
+        engine="peers",
+        parameter_threshold=0,
+        **parameters,
+    )
+
+
+def scores_alone(data):
+    """Return the scores of the folds, of a fit in this process."""
+    local = classifier().set_params(engine="local")
+    return cross_validate(local, *data, cv=2)["test_score"]
+
+
+def assert_all_tie(search, data):
+    results = search.cv_results_
+    for fold, score in enumerate(scores_alone(data)):
+        np.testing.assert_allclose(results[f"split{fold}_test_score"], score)
+    assert len(results["params"]) == len(N_WORKERS)
+    assert search.best_estimator_.n_workers_ == search.best_params_["n_workers"]
+
+
+def searching(clf, search=GridSearchCV, **options):
+    return search(clf, {"n_workers": N_WORKERS}, cv=2, refit=FastestWithin(), **options)
+
+
+def test_in_the_client(client, data):
+    search = searching(classifier(client), n_jobs=1)
+    assert_all_tie(bounded(search.fit, *data), data)
+    best = search.best_params_["n_workers"]
+    fit_s = search.cv_results_["mean_fit_time"]
+    assert N_WORKERS[int(np.argmin(fit_s))] == best
+
+
+def test_in_processes_of_joblib_with_the_address(client, data):
+    """Two fits at a time, each from a process that connects by itself."""
+    clf = classifier(client.scheduler.address)
+    search = searching(clf, n_jobs=2)
+    assert_all_tie(bounded(search.fit, *data), data)
+
+
+@pytest.mark.parametrize(
+    ("engine", "n_workers", "live", "said"),
+    [
+        ("auto", 2, False, "n_workers=2 needs a cluster, but no Dask client"),
+        (
+            "auto",
+            None,
+            True,
+            "an estimator whose live client= stayed behind in another",
+        ),
+    ],
+)
+def test_in_processes_of_joblib_without_a_client_it_is_said(
+    client, data, engine, n_workers, live, said
+):
+    """Nothing is active there: fits are local, and say so once."""
+    clf = classifier(client if live else None, n_workers=n_workers)
+    clf.set_params(engine=engine)
+
+    def fit(clf):
+        import warnings
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for _ in range(2):
+                clf.fit(*data)
+        messages = [str(w.message) for w in caught if w.category is UserWarning]
+        return clf.engine_, messages
+
+    (engine, messages), _ = joblib.Parallel(n_jobs=2, backend="loky")(
+        joblib.delayed(fit)(clone(clf)) for _ in range(2)
+    )
+    assert engine == "local"
+    (message,) = messages
+    assert message.startswith(said)
+    assert "address of the scheduler as client=" in message
+
+
+@pytest.mark.parametrize("n_jobs", [-1, 2])
+def test_in_tasks_of_the_same_cluster(searched, data, n_jobs):
+    search = searching(classifier(), n_jobs=n_jobs)
+    assert_all_tie(bounded_in_tasks(searched, search.fit, *data), data)
+
+
+@pytest.fixture(scope="module")
+def searched():
+    """A client of a cluster of its own: scikit-learn sends its warning filters along.
+
+    Threads of a worker that set them at once may leave them there.
+    """
+    with own_cluster(n_workers=3) as connected:
+        yield connected
+
+
+def bounded_in_tasks(client, function, *args):
+    """Call while joblib sends its jobs to the cluster."""
+
+    def call():
+        with client.as_current(), joblib.parallel_config(backend="dask"):
+            return function(*args)
+
+    return bounded(call)
+
+
+def test_in_tasks_of_one_worker_with_one_thread(data):
+    """Every fit needs the thread that runs it."""
+    with own_cluster(n_workers=1) as client:
+        search = GridSearchCV(
+            classifier(), {"alpha": [1e-4, 1e-3, 1e-2], "n_workers": [1]}, cv=4
+        )
+        bounded_in_tasks(client, search.fit, *data)
+        assert search.best_estimator_.engine_ == "peers"
+        assert not np.isnan(search.cv_results_["mean_test_score"]).any()
+        del search
+
+
+def test_the_search_of_dask_ml(searched, data):
+    """It has the folds on the cluster, and each fit is one of its tasks."""
+    from dask_ml.model_selection import GridSearchCV as DaskSearch
+
+    grid = {"n_workers": N_WORKERS}
+    search = DaskSearch(classifier(), grid, cv=2)
+
+    def fit():
+        with searched.as_current():
+            search.fit(*data)
+
+    bounded(fit)
+    assert_all_tie(search, data)
+    assert search.best_estimator_.engine_ == "peers"
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_other_searches_and_pipelines(searched, data, backend):
+    clf = classifier(searched.scheduler.address).set_params(batch_size=50)
+    pipeline = make_pipeline(StandardScaler(), clf)
+    grid = {"distributedmlpclassifier__n_workers": [1, 2]}
+    searches = [
+        RandomizedSearchCV(pipeline, grid, n_iter=2, cv=2, random_state=0, n_jobs=2),
+        HalvingGridSearchCV(
+            pipeline, grid, cv=2, min_resources=150, random_state=0, n_jobs=2
+        ),
+    ]
+
+    def fit_all():
+        for search in searches:
+            search.fit(*data)
+        return cross_validate(pipeline, *data, cv=2, n_jobs=2)
+
+    run = partial(bounded_in_tasks, searched) if backend == "dask" else bounded
+    scores = run(fit_all)["test_score"]
+    here = clone(pipeline).set_params(distributedmlpclassifier__engine="local")
+    np.testing.assert_allclose(scores, cross_validate(here, *data, cv=2)["test_score"])
+    for search in searches:
+        assert not np.isnan(search.cv_results_["mean_test_score"]).any()
+        assert search.best_estimator_[-1].engine_ == "peers"

@@ -1,0 +1,271 @@
+"""How a run of the "futures" engine ends: nothing is left, whatever happened."""
+
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from distributed import Client
+from numpy.testing import assert_array_equal
+from threadpoolctl import threadpool_limits
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.futures.driver import FuturesOps
+from skdistmlp.cluster.run.cache import keep_nothing
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.training.job import run_to_end
+from skdistmlp.training.loop import TrainingOptions, epochs
+from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.step import (
+    backpropagate,
+    forward_pass,
+    predict_blocks,
+    training_step,
+)
+from tests.cluster.futures.groups import (
+    HIDDEN,
+    group_of,
+    group_on,
+    run_lbfgs,
+    take_steps,
+)
+from tests.cluster.leaks import assert_nothing_left
+from tests.cluster.support import (
+    wait_until,
+)
+from tests.parallel.test_local_ops import among_peers, problem_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@contextmanager
+def leaves_nothing(client):
+    """No task on the scheduler, no future in the client, no value on a worker."""
+    before = set(client.futures)
+    yield
+    keep_nothing()
+    wait_until(lambda: set(client.futures) == before, "the client holds nothing")
+    assert_nothing_left(client)
+    wait_until(
+        lambda: not any(client.run(lambda dask_worker: len(dask_worker.data)).values()),
+        "the workers hold nothing",
+    )
+
+
+@pytest.mark.parametrize(
+    "phase", ["at once", "steps", "epoch", "best", "predictions", "evaluation", "lbfgs"]
+)
+@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
+def test_nothing_is_left_at_the_end(client, phase, fails):
+    problem = problem_of(HIDDEN, 2)
+    expected = pytest.raises(ZeroDivisionError) if fails else nullcontext()
+    with leaves_nothing(client), expected, group_of(client, problem) as group:
+        if phase == "steps":
+            take_steps(group, 5)
+        elif phase == "epoch":
+            take_steps(group, 5)
+            group.pop_epoch_loss()
+        elif phase == "best":
+            group.keep_best()
+            take_steps(group, 5)
+            group.restore_best()
+        elif phase == "predictions":
+            # Some blocks are still under way when the first is looked at.
+            logits = (forward_pass(group, slice(0, 3)) for _ in range(8))
+            next(group.predictions(logits))
+        elif phase == "evaluation":
+            # Given up before its end.
+            group.set_parameters(problem.initial.parameters)
+            for rows in (slice(0, 3), slice(3, 9)):
+                backpropagate(group, rows, slice(0, 20))
+                group.add_gradient(rows, slice(0, 20))
+        elif phase == "lbfgs":
+            run_lbfgs(group, problem)
+        if fails:
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(
+    ("stream_rows", "work"),
+    [
+        (False, lambda group: take_steps(group, 10)),
+        (False, lambda group: (take_steps(group, 1), group.pop_epoch_loss())),
+        (True, lambda group: predict_blocks(group, [slice(0, 3)] * 10)),
+        (False, lambda group: run_lbfgs(group, problem_of(HIDDEN, 2))),
+    ],
+    ids=["training", "end of an epoch", "predicting", "lbfgs"],
+)
+def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
+    problem = problem_of(HIDDEN, 2)
+    narrow = Dataset(problem.dataset.X[:, :-1], problem.dataset.y)
+    make_group = group_on(client, stream_rows=stream_rows)
+    with (
+        leaves_nothing(client),
+        make_group(problem.network, problem.start(), narrow, 20) as group,
+        pytest.raises(ValueError, match="mismatch"),
+    ):
+        work(group)
+
+
+# Ctrl-C in the second evaluation of three blocks on two shards.
+STRUCK = {
+    "sending parameters": (Placement, "place", 1 + 1 + 1),
+    "between forward tasks": (FuturesOps, "forward", 3 * 3 + 4),
+    "between backward tasks": (FuturesOps, "backward", 3 * 3 + 4),
+    "before the gradients": (FuturesOps, "accumulate", 3 + 1),
+    "submitting a block": (Client, "get", 4 + 1),
+    "submitting the end": (Client, "get", 4 + 3),
+    "fetching the gradients": (Placement, "fetch", 2 + 1),
+}
+
+
+@pytest.mark.parametrize("where", STRUCK)
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ArithmeticError])
+def test_nothing_is_left_after_what_strikes_an_evaluation(
+    client, monkeypatch, where, raised
+):
+    owner, method, n_calls_before = STRUCK[where]
+    problem = problem_of(HIDDEN, 2)
+    original, set_parameters = getattr(owner, method), FuturesOps.set_parameters
+    calls, evaluations = [], []
+
+    def struck(*args, **kwargs):
+        calls.append(method)
+        if len(calls) == n_calls_before + 1:
+            raise raised
+        return original(*args, **kwargs)
+
+    def counted(*args):
+        evaluations.append(args)
+        return set_parameters(*args)
+
+    monkeypatch.setattr(owner, method, struck)
+    monkeypatch.setattr(FuturesOps, "set_parameters", counted)
+    with (
+        leaves_nothing(client),
+        pytest.raises(raised),
+        group_of(client, problem) as group,
+    ):
+        run_lbfgs(group, problem)
+    assert len(calls) == n_calls_before + 1
+    assert len(evaluations) == 2
+
+
+def test_nothing_is_left_after_placing_failed(client, monkeypatch):
+    problem = problem_of(HIDDEN, 2)
+    scatter, calls = client.scatter, []
+
+    def scatter_twice(*args, **kwargs):
+        calls.append(args)
+        if len(calls) > 2:
+            raise ZeroDivisionError
+        return scatter(*args, **kwargs)
+
+    monkeypatch.setattr(client, "scatter", scatter_twice)
+    with (
+        leaves_nothing(client),
+        pytest.raises(ZeroDivisionError),
+        group_of(client, problem),
+    ):
+        pass
+    assert len(calls) >= 3
+
+
+# Ctrl-C: where it strikes at the third step, and the steps that count then.
+INTERRUPTED = {
+    "between forward tasks": (FuturesOps, "forward", 3 * 2 + 1, 2),
+    "before the loss": (FuturesOps, "output_delta", 2, 2),
+    "between backward tasks": (FuturesOps, "backward", 3 * 2 + 1, 2),
+    "before the update": (FuturesOps, "update", 2, 2),
+    "before submitting": (Client, "get", 2, 2),
+    "waiting for a loss": (Placement, "fetch", 0, 3),
+}
+
+
+@pytest.mark.parametrize("with_best", [False, True], ids=["", "best weights kept"])
+@pytest.mark.parametrize("where", INTERRUPTED)
+def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
+    owner, method, n_calls_before, n_whole_steps = INTERRUPTED[where]
+    problem = problem_of(HIDDEN, 2)
+    n_rows, batch_size = problem.dataset.n_rows, 3
+    rows = np.arange(n_rows)
+    original, calls = getattr(owner, method), []
+
+    def interrupted(*args, **kwargs):
+        calls.append(method)
+        if len(calls) == n_calls_before + 1:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with leaves_nothing(client), group_of(client, problem) as group:
+        if with_best:
+            group.keep_best()
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, method, interrupted)
+            outcome = run_to_end(
+                epochs(
+                    group,
+                    TrainingOptions(batch_size, max_epochs=1, shuffle=False),
+                    Progress(LearningRateSchedule("constant", 0.01), 0.01),
+                    rows,
+                    np.random.RandomState(0),
+                )
+            )
+        state = group.collect()
+        if with_best:
+            # What the interrupt left half done must not come in between.
+            group.restore_best()
+            best = group.collect()
+    assert outcome is Outcome.INTERRUPTED
+    assert state.optimizer.n_steps == n_whole_steps
+
+    def whole_steps(peer):
+        with peer(problem.network, problem.start(), problem.dataset, n_rows) as group:
+            for start, stop in list(pairwise(range(0, n_rows, batch_size)))[
+                :n_whole_steps
+            ]:
+                training_step(group, rows[start:stop], 0.01)
+            return group.collect()
+
+    with threadpool_limits(1):
+        expected = among_peers(2, whole_steps)[0]
+    assert_array_equal(state.parameters, expected.parameters)
+    for mine, theirs in zip(
+        state.optimizer.moments, expected.optimizer.moments, strict=True
+    ):
+        assert_array_equal(mine, theirs)
+    if with_best:
+        assert_array_equal(best.parameters, problem.initial.parameters)
+
+
+def test_an_interrupted_fit_keeps_its_weights_and_can_go_on(
+    client, digits, monkeypatch
+):
+    X, y = digits[0][:300], digits[1][:300]
+    clf = DistributedMLPClassifier(
+        (9, 8),
+        max_iter=3,
+        batch_size=50,
+        random_state=0,
+        client=client,
+        parameter_threshold=0,
+        engine="futures",
+    )
+    update, calls = FuturesOps.update, []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        update(*args)
+
+    with leaves_nothing(client):
+        with monkeypatch.context() as patch:
+            patch.setattr(FuturesOps, "update", interrupted)
+            with pytest.warns(UserWarning, match="interrupted"):
+                clf.fit(X, y)
+        assert clf.n_iter_ == 1
+        assert len(clf.predict(X)) == len(X)
+        clf.fit(X, y)
+    assert clf.n_iter_ == 3

@@ -1,0 +1,344 @@
+"""Shards that train by themselves, in real worker processes."""
+
+import re
+import time
+
+import dask
+import numpy as np
+import pytest
+from distributed import Event
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.neural_network import MLPClassifier
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.client import lookup as client_module
+from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.cluster.run import placement as pinned
+from tests.cluster.leaks import own_cluster
+from tests.cluster.support import (
+    bounded,
+    in_thread,
+    transitions,
+    wait_until,
+)
+from tests.estimators.support import InterruptAfter
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+PARAMETERS = {"hidden_layer_sizes": (20, 9), "batch_size": 100, "random_state": 0}
+
+
+def classifier(client, n_workers=2, **parameters):
+    return DistributedMLPClassifier(
+        **PARAMETERS | {"max_iter": 3} | parameters,
+        client=client,
+        engine="peers",
+        parameter_threshold=0,
+        n_workers=n_workers,
+    )
+
+
+@pytest.fixture
+def data(digits):
+    X, y = digits
+    return X[:300], y[:300]
+
+
+@pytest.fixture
+def rounds_of_an_epoch(monkeypatch):
+    monkeypatch.setattr(peers, "ROUND_S", 0.0)
+
+
+def assert_as_scikit_learn(clf, data, **parameters):
+    theirs = MLPClassifier(**PARAMETERS | {"max_iter": 3} | parameters).fit(*data)
+    for mine, other in zip(clf.coefs_, theirs.coefs_, strict=True):
+        assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
+    assert clf.n_iter_ == theirs.n_iter_
+    assert_allclose(clf.loss_curve_, theirs.loss_curve_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_rounds_go_on_where_the_last_one_ended(
+    client, data, rounds_of_an_epoch, early_stopping
+):
+    before = {key for key, _, _ in transitions(client)}
+    clf = classifier(client, early_stopping=early_stopping).fit(*data)
+    assert_as_scikit_learn(clf, data, early_stopping=early_stopping)
+    begun = [
+        key[0]
+        for key, _, end in transitions(client)
+        if end == "processing" and key not in before
+    ]
+    for rank in (0, 1):
+        assert begun.count(f"train-shard{rank}-of-2") == 3
+
+
+def test_every_round_is_logged_with_its_pace(client, data, rounds_of_an_epoch, caplog):
+    with caplog.at_level("INFO", "skdistmlp"):
+        clf = classifier(client).fit(*data)
+    ours = [record for record in caplog.records if record.name == "skdistmlp"]
+    lines = [record.getMessage() for record in ours]
+    assert len(lines) == 3
+    for number, line in enumerate(lines):
+        match = re.fullmatch(
+            r"round (\d): (\d) epochs, loss ([\d.]+), ([\d,]+) samples/s, [\d.]+ s, "
+            r"(\d+)% of it exchanging, slowest shard ([01]) on (\S+)",
+            line,
+        )
+        assert match, line
+        assert [int(match[1]), int(match[2])] == [number, number + 1]
+        assert float(match[3]) == pytest.approx(clf.loss_curve_[number], abs=1e-6)
+        assert int(match[4].replace(",", "")) > 0
+        assert 0 <= int(match[5]) <= 100
+        assert match[7] == clf.plan_.workers[int(match[6])]
+
+
+def test_the_random_state_of_the_caller_goes_on(client, data):
+    after = []
+    for make in (lambda **p: classifier(client, **p), lambda **p: MLPClassifier(**p)):
+        random_state = np.random.RandomState(3)
+        make(**PARAMETERS | {"max_iter": 3, "random_state": random_state}).fit(*data)
+        after.append(random_state.random_sample(3))
+    assert_array_equal(*after)
+
+
+def endless(client, **parameters):
+    """Return a classifier that goes on until it is stopped."""
+    return classifier(
+        client, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf, **parameters
+    )
+
+
+@pytest.mark.parametrize(
+    ("round_s", "n_seen"), [(np.inf, 1), (0.0, 3)], ids=["one round", "several rounds"]
+)
+def test_lines_reach_the_client_while_an_ordinary_fit_runs(
+    client, data, monkeypatch, caplog, round_s, n_seen
+):
+    """The user sees some and presses Ctrl-C, in a fit without end."""
+    monkeypatch.setattr(peers, "ROUND_S", round_s)
+    lines = []
+
+    def print_and_interrupt(line):
+        lines.append(line)
+        if len(lines) == n_seen:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", print_and_interrupt)
+    clf = endless(client, verbose=True)
+    with (
+        caplog.at_level("INFO", "skdistmlp"),
+        pytest.warns(UserWarning, match=r"Training interrupted by user\."),
+    ):
+        bounded(clf.fit, *data)
+    assert lines[:n_seen] == [
+        f"Iteration {number}, loss = {loss:.8f}"
+        for number, loss in enumerate(clf.loss_curve_[:n_seen], 1)
+    ]
+    assert clf.n_iter_ < clf.max_iter
+    rounds = [r for r in caplog.records if r.getMessage().startswith("round ")]
+    assert (len(rounds) > 1) == (n_seen > 1)
+
+
+def steps_taken(client, n_shards=2):
+    """Return the steps of the shard that has taken the fewest; 0 if one is missing."""
+
+    def n_steps():
+        from skdistmlp.cluster.peers import worker as shard_run
+
+        # Shards that have failed or ended have none.
+        meshes = [shard._mesh for shard in list(shard_run._RUNS.values())]
+        return [mesh._step for mesh in meshes if mesh is not None]
+
+    taken = [n for ns in client.run(n_steps).values() for n in ns]
+    return min(taken) if len(taken) == n_shards else 0
+
+
+def executing(client):
+    return client.run(lambda dask_worker: len(dask_worker.state.executing))
+
+
+def stop_all(client, fit):
+    """Ask all shards to stop, and wait for the fit."""
+
+    def request_stop():
+        from skdistmlp.cluster.peers import worker as shard_run
+
+        for run in {run for run, _ in shard_run._RUNS}:
+            shard_run.request_stop(run)
+
+    client.run(request_stop)
+    return bounded(fit.result)
+
+
+def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatch):
+    """The weights are those of scikit-learn after as many steps."""
+    interrupted = []
+
+    def interrupt_once(run, timeout_s):
+        if not interrupted:
+            wait_until(lambda: steps_taken(client), "training has begun")
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        return original(run, timeout_s)
+
+    original = peers.PeersRun._take_messages
+    monkeypatch.setattr(peers.PeersRun, "_take_messages", interrupt_once)
+    clf = endless(client)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    assert 0 < clf.n_iter_ < clf.max_iter
+    n_steps = clf._optimizer_state.n_steps
+    assert n_steps >= 3 * clf.n_iter_
+    theirs = MLPClassifier(**PARAMETERS, max_iter=clf.max_iter, n_iter_no_change=10**9)
+    monkeypatch.setattr(theirs, "_backprop", InterruptAfter(theirs._backprop, n_steps))
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        theirs.fit(*data)
+    for mine, other in zip(clf.coefs_, theirs.coefs_, strict=True):
+        assert_allclose(mine, other, rtol=1e-6, atol=1e-9)
+
+
+def test_two_fits_at_once_on_the_same_workers(client, data):
+    fits = [in_thread(classifier(client).fit, *data) for _ in range(4)]
+    for fit in fits:
+        assert_as_scikit_learn(bounded(fit.result), data)
+
+
+def test_fits_inside_tasks_share_the_workers(client, data):
+    def fit(seed):
+        clf = classifier(None, random_state=seed, max_iter=2)
+        return clf.fit(*data).loss_, clf.engine_
+
+    futures = client.map(fit, range(4), pure=False)
+    losses = bounded(client.gather, futures)
+    for seed, (loss, engine) in enumerate(losses):
+        theirs = MLPClassifier(**PARAMETERS | {"random_state": seed}, max_iter=2)
+        assert engine == "peers"
+        assert_allclose(loss, theirs.fit(*data).loss_)
+    del futures
+
+
+@pytest.fixture
+def frequent_looks(monkeypatch):
+    """Let the client see after its workers twenty times a second."""
+    for module in (client_module, peers, pinned):
+        monkeypatch.setattr(module, "WORKER_CHECK_S", 0.05)
+
+
+def test_a_shard_that_is_queued_is_waited_for(client, data, frequent_looks):
+    """One worker is busy with somebody's task for longer than it may be silent."""
+    gate, running = Event("gate", client=client), Event("running", client=client)
+    busy = sorted(client.nthreads())[0]
+
+    def hold():
+        Event("running").set()
+        Event("gate").wait()
+
+    held = client.submit(hold, workers=[busy], pure=False)
+    assert running.wait(30)
+    with dask.config.set({"skdistmlp.exchange-timeout": "500ms"}):
+        fit = in_thread(classifier(client, n_workers=3).fit, *data)
+        # More than twice as long as a worker may be silent, in which it is asked.
+        time.sleep(5)
+        assert not fit.done()
+        gate.set()
+        held.result()
+        clf = bounded(fit.result)
+    assert_as_scikit_learn(clf, data)
+
+
+def test_an_error_in_a_shard_reaches_the_caller_as_it_is(client, data):
+    clf = classifier(client)
+    weight = np.ones(len(data[0]))
+    weight[:100] = 0.0
+    clf.set_params(shuffle=False)
+    with pytest.raises(ZeroDivisionError, match="Weights sum to zero"):
+        bounded(clf.fit, *data, sample_weight=weight)
+    assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+
+
+FOUND_THREADS = 3
+
+
+def blas_limits(client):
+    """Return the numbers of threads that BLAS libraries of the workers use."""
+
+    def limits():
+        from threadpoolctl import threadpool_info
+
+        return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}
+
+    return set().union(*client.run(limits).values())
+
+
+def set_blas_limits(client, n_threads):
+    def set_limits():
+        from threadpoolctl import OpenBLASController, threadpool_limits
+
+        threadpool_limits(n_threads, user_api="blas")
+        # Else no other thread could set limits from now on.
+        OpenBLASController.clear_controlling_thread()
+
+    client.run(set_limits)
+
+
+@pytest.fixture
+def found_threads(client):
+    """Somebody has given the one-thread workers' processes more threads."""
+    assert blas_limits(client) == {1}
+    set_blas_limits(client, FOUND_THREADS)
+    yield
+    set_blas_limits(client, 1)
+
+
+def interrupt(client, fit, monkeypatch):
+    with pytest.warns(UserWarning, match="interrupted"):
+        stop_all(client, fit)
+
+
+def abandon(client, fit, monkeypatch):
+    """The client fails: nobody waits for the shards any more."""
+
+    def fail(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(peers.PeersRun, "_take_messages", fail)
+    with pytest.raises(BrokenPipeError):
+        bounded(fit.result)
+
+
+@pytest.mark.parametrize("end", [interrupt, abandon])
+def test_products_use_the_threads_of_the_worker_until_training_ends(
+    client, data, found_threads, monkeypatch, end
+):
+    """However it ends, the limits that were found come back."""
+    fit = in_thread(endless(client, n_workers=3).fit, *data)
+    wait_until(lambda: steps_taken(client, n_shards=3), "training has begun", fit)
+    assert blas_limits(client) == {1}
+    end(client, fit, monkeypatch)
+    # Shards that are abandoned outlive the fit for a moment.
+    wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
+
+
+def test_limits_of_threads_come_back_after_rounds_and_errors(
+    client, data, found_threads, rounds_of_an_epoch
+):
+    bounded(classifier(client, n_workers=3).fit, *data)
+    assert blas_limits(client) == {FOUND_THREADS}
+    clf = classifier(client, n_workers=3, shuffle=False)
+    weight = np.ones(len(data[0]))
+    weight[:100] = 0.0
+    with pytest.raises(ZeroDivisionError):
+        bounded(clf.fit, *data, sample_weight=weight)
+    wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
+
+
+def test_a_worker_with_two_threads_lets_products_use_both(data):
+    with own_cluster(n_workers=1, threads_per_worker=2) as client:
+        assert blas_limits(client) == {1}
+        fit = in_thread(endless(client, n_workers=1).fit, *data)
+        wait_until(lambda: steps_taken(client, n_shards=1), "training has begun", fit)
+        assert blas_limits(client) == {2}
+        with pytest.warns(UserWarning, match="interrupted"):
+            stop_all(client, fit)
+        assert blas_limits(client) == {1}

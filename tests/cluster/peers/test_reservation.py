@@ -1,0 +1,293 @@
+"""Workers for one fit: all or none, in the order of arrival, and back again."""
+
+import asyncio
+import signal
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+from distributed import Client
+
+from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.cluster.peers import reservation as module
+from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.exceptions import ClusterError
+from tests.cluster.peers.test_driver import classifier, steps_taken
+from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
+
+
+def goes_on():
+    """Find nothing that ends the wait."""
+
+
+@pytest.fixture
+def workers(client):
+    return tuple(client.nthreads())
+
+
+def places(client):
+    """Return the workers that each fit in the queue wants, in order."""
+
+    def look(dask_scheduler):
+        queue = dask_scheduler.plugins.get("skdistmlp-gangs")
+        return [set(p.workers) for p in queue.places.values()] if queue else []
+
+    return client.run_on_scheduler(look)
+
+
+def empty_the_queue(dask_scheduler):
+    dask_scheduler.plugins["skdistmlp-gangs"].places.clear()
+
+
+def test_who_waits_arrives_anew_at_a_scheduler_that_knows_nothing(client, workers):
+    """Another scheduler at the same address, with the same workers, has no queue."""
+
+    def forget(dask_scheduler):
+        del dask_scheduler.plugins["skdistmlp-gangs"]
+        del dask_scheduler.handlers["skdistmlp_ask"]
+
+    def take():
+        with reserve_workers(client, workers, goes_on):
+            return True
+
+    with reserve_workers(client, workers, goes_on) as check_held:
+        waiting = in_thread(take)
+        wait_until(lambda: len(places(client)) == 2, "it is queued")
+        client.run_on_scheduler(forget)
+        assert bounded(waiting.result)
+        with pytest.raises(ClusterError, match="this fit has lost its workers"):
+            check_held()
+
+
+def test_who_came_first_is_first(client, workers):
+    order = []
+
+    def take(number):
+        with reserve_workers(client, workers, goes_on):
+            order.append(number)
+
+    with reserve_workers(client, workers, goes_on):
+        waiting = []
+        for number in range(6):
+            waiting.append(in_thread(take, number))
+            wait_until(lambda n=number: len(places(client)) == n + 2, "it is queued")
+    for one in waiting:
+        bounded(one.result)
+    assert order == list(range(6))
+    assert places(client) == []
+
+
+def test_all_or_none_and_nobody_is_overtaken(client, workers):
+    """One that wants all waits for the first; a third, that its worker is free."""
+    first, _, third = workers
+    order = []
+
+    def take(name, wanted):
+        with reserve_workers(client, wanted, goes_on):
+            order.append(name)
+
+    with reserve_workers(client, [first], goes_on):
+        everything = in_thread(take, "all", workers)
+        wait_until(lambda: len(places(client)) == 2, "it is queued")
+        other = in_thread(take, "third", [third])
+        wait_until(lambda: len(places(client)) == 3, "it is queued")
+        assert order == []
+        order.append("first")
+    bounded(everything.result)
+    bounded(other.result)
+    assert order == ["first", "all", "third"]
+
+
+def test_fits_that_want_different_workers_do_not_wait(client, workers):
+    with (
+        reserve_workers(client, workers[:1], goes_on),
+        reserve_workers(client, workers[1:], goes_on),
+    ):
+        assert places(client) == [{workers[0]}, set(workers[1:])]
+
+
+def test_rings_of_fits_come_to_an_end(client, workers):
+    held = []
+
+    def take(pair):
+        for _ in range(10):
+            with reserve_workers(client, pair, goes_on):
+                held.append(pair)
+
+    ring = [*pairwise(workers), (workers[-1], workers[0])]
+    for one in [in_thread(take, pair) for pair in ring * 2]:
+        bounded(one.result)
+    assert len(held) == 2 * 10 * len(workers)
+
+
+def test_who_leaves_the_queue_is_in_nobodys_way(client, workers):
+    def leave():
+        raise KeyboardInterrupt
+
+    with reserve_workers(client, workers, goes_on):
+        with pytest.raises(KeyboardInterrupt), reserve_workers(client, workers, leave):
+            pytest.fail("nobody may be here")
+        assert len(places(client)) == 1
+    with pytest.raises(ZeroDivisionError), reserve_workers(client, workers, goes_on):
+        raise ZeroDivisionError
+    assert places(client) == []
+
+
+@pytest.mark.parametrize("holds", [True, False], ids=["holding", "queued"])
+def test_a_client_that_is_gone_has_no_place(client, workers, holds):
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        if holds:
+            gone = reserve_workers(other, workers, goes_on)
+            gone.__enter__()
+        else:
+            before = reserve_workers(client, workers, goes_on)
+            before.__enter__()
+            in_thread(lambda: reserve_workers(other, workers, goes_on).__enter__())
+        wait_until(lambda: len(places(client)) == 1 + (not holds), "it is there")
+    wait_until(lambda: len(places(client)) == (not holds), "its place is free")
+    if not holds:
+        before.__exit__(None, None, None)
+    bounded(reserve_workers(client, workers, goes_on).__enter__)
+    client.run_on_scheduler(empty_the_queue)
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+)
+def test_processes_that_are_gone_are_in_nobodys_way(tmp_path, sign):
+    """One that trains, and two that wait for it."""
+    with (
+        DaskProcesses(tmp_path, n_workers=2) as processes,
+        Client(processes.address, set_as_default=False) as client,
+        processes.endless_client() as one,
+    ):
+        wait_until(lambda: steps_taken(client), "it trains")
+        with processes.endless_client() as two, processes.endless_client() as three:
+            wait_until(lambda: len(places(client)) == 3, "both are queued")
+            for process in (two, three, one):
+                process.send_signal(sign)
+                # Once for a fit that trains is a wish to keep the weights.
+                wait_until(
+                    lambda p=process: (
+                        p.poll() is not None or p.send_signal(signal.SIGINT)
+                    ),
+                    "it has ended",
+                )
+        wait_until(lambda: places(client) == [], "nobody is there")
+
+
+def test_a_client_that_stood_still_has_lost_its_place(client, workers):
+    with (
+        Client(client.scheduler.address, set_as_default=False) as other,
+        reserve_workers(other, workers, goes_on) as check_held,
+    ):
+        check_held()
+        name = other.id
+
+        def stand_still(dask_scheduler):
+            dask_scheduler.plugins["skdistmlp-gangs"].awake_since = float("-inf")
+            dask_scheduler.clients[name].last_seen -= module.SILENT_S + 1
+
+        client.run_on_scheduler(stand_still)
+        lost = pytest.raises(ClusterError, match="has lost its workers")
+        with reserve_workers(client, workers, goes_on), lost:
+            check_held()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_fit_that_has_lost_its_place_starts_no_round(
+    client, digits, monkeypatch, number
+):
+    """Others may have its workers: two gangs on them would wait for each other."""
+    monkeypatch.setattr(peers, "ROUND_S", 0.0)
+    start, started = peers.PeersRun._start_round, []
+
+    def lose_place_and_start(run, round_number):
+        if round_number == number:
+            client.run_on_scheduler(empty_the_queue)
+        futures = start(run, round_number)
+        started.append(round_number)
+        return futures
+
+    monkeypatch.setattr(peers.PeersRun, "_start_round", lose_place_and_start)
+    with pytest.raises(ClusterError, match="has lost its workers"):
+        bounded(classifier(client).fit, *digits)
+    assert started == list(range(number))
+
+
+class QueueAlone:
+    """The queue without a cluster, under a clock of its own.
+
+    One fit has the workers, another asks for them again and again.
+    """
+
+    def __init__(self, monkeypatch, silent_s):
+        self.now = 1e6
+        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: self.now))
+        self.last_seen = {
+            name: SimpleNamespace(last_seen=self.now) for name in ("holder", "waiting")
+        }
+        scheduler = SimpleNamespace(clients=self.last_seen, handlers={})
+        self._gangs = module.WorkerQueue()
+        asyncio.run(self._gangs.start(scheduler))
+        self._silent_s = silent_s
+        assert self.ask("holder", arrives=True) == module.HELD
+        assert self.ask("waiting", arrives=True) == module.QUEUED
+
+    def ask(self, name, arrives=False):
+        return self._gangs.ask(name, name, ["a worker"], self._silent_s, arrives)
+
+    def pass_by(self, seconds, heard=()):
+        """Let time go by in which the second fit asks, and some clients are heard."""
+        for _ in range(seconds):
+            self.now += 1
+            for name in heard:
+                self.last_seen[name].last_seen = self.now
+            self.ask("waiting")
+
+
+@pytest.mark.parametrize("silent_s", [40, 100])
+def test_who_is_silent_for_too_long_has_lost_its_place(monkeypatch, silent_s):
+    queue = QueueAlone(monkeypatch, silent_s)
+    queue.pass_by(silent_s, heard=["waiting"])
+    assert queue.ask("waiting") == module.QUEUED
+    assert queue.ask("holder") == module.HELD
+    queue.pass_by(1, heard=["waiting"])
+    assert queue.ask("waiting") == module.HELD
+    assert queue.ask("holder") == module.LOST
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_a_scheduler_that_was_suspended_holds_it_against_nobody(monkeypatch, jump_s):
+    """It hears of its clients only after it is asked; or its clock was set."""
+    queue = QueueAlone(monkeypatch, 40)
+    queue.pass_by(5, heard=["holder", "waiting"])
+    queue.now += jump_s
+    assert queue.ask("waiting") == module.QUEUED
+    queue.pass_by(200, heard=["holder", "waiting"])
+    assert queue.ask("holder") == module.HELD
+    # Silence counts again.
+    queue.pass_by(41, heard=["waiting"])
+    assert queue.ask("waiting") == module.HELD
+
+
+def test_a_client_that_is_heard_rarely_is_given_more_time(client, workers):
+    """The scheduler itself tells its clients how often to be heard."""
+    with Client(
+        client.scheduler.address, set_as_default=False, heartbeat_interval=60_000
+    ) as rare:
+        assert module.heartbeat_s(rare) == 60
+        with (
+            reserve_workers(rare, workers, goes_on),
+            reserve_workers(client, (), goes_on),
+        ):
+            given = client.run_on_scheduler(
+                lambda dask_scheduler: [
+                    place.silent_s
+                    for place in dask_scheduler.plugins[
+                        "skdistmlp-gangs"
+                    ].places.values()
+                ]
+            )
+    assert given == [240, module.SILENT_S]

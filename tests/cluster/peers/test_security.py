@@ -1,0 +1,192 @@
+"""Shards in real worker processes of a cluster that uses TLS."""
+
+import ssl
+from types import SimpleNamespace
+
+import dask
+import numpy as np
+import pytest
+import trustme
+from distributed import Client, LocalCluster, Security
+from numpy.testing import assert_allclose
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.peers.worker import _tls
+from skdistmlp.exceptions import ExchangeError
+from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.support import bounded, in_thread, wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture(scope="module")
+def security(tmp_path_factory):
+    """Certificates in files, as an owner of a cluster has them."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    roles = {}
+    for role in ("client", "scheduler", "worker"):
+        certificate = authority.issue_cert(f"{role}.test")
+        key, cert = folder / f"{role}.key", folder / f"{role}.pem"
+        certificate.private_key_pem.write_to_path(key)
+        for blob in certificate.cert_chain_pems:
+            blob.write_to_path(cert, append=True)
+        roles |= {f"tls_{role}_key": str(key), f"tls_{role}_cert": str(cert)}
+    return Security(
+        require_encryption=True, tls_ca_file=str(folder / "authority.pem"), **roles
+    )
+
+
+@pytest.fixture(scope="module", params=["tls://", "wss://"])
+def encrypted(request, security):
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address="127.0.0.1:0",
+            protocol=request.param,
+            security=security,
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        remember(client)
+        yield client
+        assert_nothing_left(client)
+
+
+def classifier(client, **parameters):
+    return DistributedMLPClassifier(
+        (20, 9),
+        batch_size=100,
+        random_state=0,
+        client=client,
+        engine="peers",
+        parameter_threshold=0,
+        **{"max_iter": 3} | parameters,
+    )
+
+
+def sockets_in_use():
+    """Return whether each connection of the shards in this process is encrypted."""
+    from skdistmlp.cluster.peers import worker as shard_run
+
+    return [
+        isinstance(link.socket, ssl.SSLSocket)
+        for shard in list(shard_run._RUNS.values())
+        if shard._mesh is not None
+        for link in shard._mesh._links.values()
+    ]
+
+
+def stop(client, fit):
+    client.run(stop_all)
+    bounded(fit.result)
+
+
+def stop_all():
+    from skdistmlp.cluster.peers import worker as shard_run
+
+    for shard in list(shard_run._RUNS.values()):
+        shard.request_stop()
+
+
+def test_shards_use_the_tls_of_their_cluster(encrypted, digits):
+    X, y = digits[0][:300], digits[1][:300]
+    scheme = encrypted.cluster.scheduler_address.partition("//")[0]
+    assert {worker.partition("//")[0] for worker in encrypted.nthreads()} == {scheme}
+    clf = classifier(encrypted, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf)
+    fit = in_thread(clf.fit, X, y)
+    in_use = wait_until(
+        lambda: all(found := encrypted.run(sockets_in_use).values()) and list(found),
+        "both shards are connected",
+    )
+    assert in_use == [[True], [True]]
+    with pytest.warns(UserWarning, match="interrupted"):
+        stop(encrypted, fit)
+
+    here = classifier(None).set_params(engine="local").fit(X, y)
+    there = bounded(classifier(encrypted).fit, X, y)
+    assert there.engine_ == "peers"
+    for mine, other in zip(there.coefs_, here.coefs_, strict=True):
+        assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
+
+
+UNENCRYPTED = Security(require_encryption=False)
+WITHOUT_CERTIFICATES = Security(require_encryption=True)
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ws", "inproc"])
+def test_shards_of_a_plain_cluster_are_plain(scheme):
+    worker = SimpleNamespace(address=f"{scheme}://here", security=UNENCRYPTED)
+    assert _tls(worker) is None
+
+
+@pytest.mark.parametrize(
+    ("scheme", "given"),
+    [
+        ("tls", UNENCRYPTED),
+        ("wss", UNENCRYPTED),
+        ("new", UNENCRYPTED),
+        ("tcp", WITHOUT_CERTIFICATES),
+        ("ws", WITHOUT_CERTIFICATES),
+    ],
+)
+def test_without_a_certificate_nothing_is_sent_in_the_clear(scheme, given):
+    worker = SimpleNamespace(address=f"{scheme}://here", security=given)
+    with pytest.raises(ExchangeError, match=f"{scheme}://here has no certificate"):
+        _tls(worker)
+
+
+def test_encryption_that_is_required_is_used_whatever_the_protocol(security):
+    tls = _tls(SimpleNamespace(address="ws://here", security=security))
+    assert all(isinstance(context, ssl.SSLContext) for context in tls)
+
+
+def set_port(port):
+    dask.config.set({"skdistmlp.listen-port": port})
+
+
+def listening_ports():
+    from skdistmlp.cluster.peers import worker as shard_run
+
+    return [s.address[1] for s in list(shard_run._RUNS.values()) if s._mesh is not None]
+
+
+@pytest.fixture
+def ports(client):
+    """Give a port to each worker; take it back."""
+    import socket
+
+    chosen = {}
+    for worker in client.nthreads():
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            chosen[worker] = free.getsockname()[1]
+    for worker, port in chosen.items():
+        client.run(set_port, port, workers=[worker])
+    yield chosen
+    client.run(set_port, 0)
+
+
+def test_the_port_of_a_worker_may_be_chosen(client, ports, digits):
+    """Twice, since a port stays in use for some time after a connection."""
+    X, y = digits[0][:300], digits[1][:300]
+    clf = classifier(client, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf)
+    for _ in range(2):
+        fit = in_thread(clf.fit, X, y)
+        wait_until(
+            lambda: all(client.run(listening_ports).values()), "the shards have met"
+        )
+        found = client.run(listening_ports)
+        assert found == {worker: [port] for worker, port in ports.items()}
+        with pytest.warns(UserWarning, match="interrupted"):
+            stop(client, fit)
+
+
+def test_a_port_that_is_taken_ends_the_fit_with_an_error(client, ports, digits):
+    X, y = digits[0][:300], digits[1][:300]
+    port = next(iter(ports.values()))
+    client.run(set_port, port)
+    with pytest.raises(ExchangeError, match=rf"port {port} of 127.0.0.1.*listen-port"):
+        bounded(classifier(client).fit, X, y)
+    assert_nothing_left(client)

@@ -1,0 +1,328 @@
+"""Workers and clients of the "peers" engine that go away, stand still or pause."""
+
+import signal
+import time
+
+import dask
+import pytest
+from distributed import Client, Event
+
+from skdistmlp import ClusterError, WorkerLostError
+from skdistmlp.cluster.client.workers import worker_statuses
+from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.cluster.peers.round_start import RoundStart
+from skdistmlp.cluster.run.cache import keep_nothing
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.exceptions import ExchangeError
+from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.peers.test_driver import (
+    assert_as_scikit_learn,
+    classifier,
+    endless,
+    executing,
+    steps_taken,
+    stop_all,
+)
+from tests.cluster.support import (
+    bounded,
+    in_thread,
+    task_keys,
+    wait_until,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.fixture
+def data(digits):
+    X, y = digits
+    return X[:300], y[:300]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, rank):
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        remember(client)
+        worker = tuple(client.nthreads())[rank]
+        fit = in_thread(endless(client).fit, *data)
+        wait_until(lambda: steps_taken(client), "training has begun", fit)
+        processes.kill_worker(worker)
+        with pytest.raises(WorkerLostError, match=worker):
+            bounded(fit.result)
+        processes.have_workers(2)
+        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+        assert_nothing_left(client)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_worker_that_stands_still_is_named_after_the_timeout(processes, data, rank):
+    """It is not gone, so it is the exchange that ends; awake again it trains again."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        remember(client)
+        worker = tuple(client.nthreads())[rank]
+        with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+            fit = in_thread(endless(client).fit, *data)
+            wait_until(lambda: steps_taken(client), "training has begun", fit)
+            with (
+                processes.stopped_worker(worker),
+                pytest.raises(
+                    ExchangeError,
+                    match=rf"more than 1 s .*for shard {rank} on {worker} in ",
+                ),
+            ):
+                bounded(fit.result)
+        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+        assert_nothing_left(client)
+
+
+def test_shards_that_do_not_find_each_other_have_a_deadline(
+    processes, data, monkeypatch
+):
+    """One stands still when all have begun: Dask would notice after minutes."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = tuple(client.nthreads())[1]
+        gate = Event("before-meeting", client=client)
+        gate.clear()
+        client.run(hold_before_meeting, workers=[victim])
+        note = RoundStart.note
+
+        def note_and_stop(meeting, message):
+            note(meeting, message)
+            if not meeting.waiting_workers:
+                processes.workers[victim].send_signal(signal.SIGSTOP)
+
+        monkeypatch.setattr(RoundStart, "note", note_and_stop)
+        with (
+            dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
+            processes.woken_worker(victim),
+            pytest.raises(
+                ExchangeError, match=rf"not meet within 1 s.* for shard 1 on {victim}\n"
+            ),
+        ):
+            bounded(classifier(client).fit, *data)
+        monkeypatch.undo()
+        gate.set()
+        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+        assert_nothing_left(client)
+
+
+def hold_before_meeting():
+    from skdistmlp.cluster.peers import worker as shard_run
+
+    meet = shard_run.meet
+
+    def hold(*args):
+        shard_run.meet = meet
+        Event("before-meeting").wait(60)
+        return meet(*args)
+
+    shard_run.meet = hold
+
+
+def test_a_worker_that_stands_still_before_the_fit_is_named(processes, data):
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = tuple(client.nthreads())[1]
+        with (
+            dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
+            processes.stopped_worker(victim),
+            pytest.raises(WorkerLostError, match=f"{victim} has not answered for"),
+        ):
+            bounded(classifier(client).fit, *data)
+        assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
+
+
+def test_an_error_says_on_which_worker_it_happened(client, data):
+    victim = tuple(client.nthreads())[1]
+
+    def install():
+        from skdistmlp.cluster.peers import worker as shard_run
+
+        meet = shard_run.meet
+
+        def fail(*_):
+            shard_run.meet = meet
+            raise RuntimeError("planted")
+
+        shard_run.meet = fail
+
+    client.run(install, workers=[victim])
+    with pytest.raises(RuntimeError, match="planted") as caught:
+        bounded(classifier(client).fit, *data)
+    assert caught.value.__notes__ == [
+        f"This happened in task 'train-shard1-of-2' on worker {victim}.",
+        "This was while training.",
+    ]
+
+
+def test_shards_of_a_client_that_was_killed_end(processes):
+    """Also one that waits for another, for which it has no deadline itself."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = tuple(client.nthreads())[1]
+        gate = Event("before-meeting", client=client)
+        gate.clear()
+        client.run(hold_before_meeting, workers=[victim])
+        with processes.endless_client() as process:
+            wait_until(lambda: sum(training(client).values()) == 2, "one waits")
+            process.kill()
+        wait_until(lambda: sum(training(client).values()) == 1, "it has ended")
+        gate.set()
+        wait_until(lambda: not any(training(client).values()), "both have ended")
+        assert_nothing_left(client)
+
+
+def training(client):
+    """Return how many shards each worker trains, or has waiting for others."""
+    return client.run(
+        lambda dask_worker: sum(
+            task.key[0].startswith("train") for task in dask_worker.state.executing
+        )
+    )
+
+
+@pytest.fixture
+def short_rounds(monkeypatch):
+    monkeypatch.setattr(peers, "ROUND_S", 0.05)
+
+
+def test_a_shard_that_is_queued_between_rounds_is_waited_for(
+    client, data, short_rounds
+):
+    """Somebody's task gets the thread of a worker, for longer than the timeout."""
+    busy = next(iter(client.nthreads()))
+    with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+        clf = endless(client, n_workers=3)
+        fit = in_thread(clf.fit, *data)
+        wait_until(lambda: steps_taken(client, 3), "training has begun", fit)
+        client.submit(time.sleep, 2.0, workers=[busy], pure=False).result()
+        before = wait_until(lambda: steps_taken(client, 3), "training goes on", fit)
+        wait_until(
+            lambda: steps_taken(client, 3) > before + 10, "training goes on", fit
+        )
+        with pytest.warns(UserWarning, match="interrupted"):
+            stop_all(client, fit)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_worker_that_is_retired_ends_the_fit(
+    processes, data, short_rounds, n_workers
+):
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = next(iter(client.nthreads()))
+        fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
+        wait_until(lambda: steps_taken(client, n_workers), "training has begun", fit)
+        retiring = in_thread(client.retire_workers, [victim])
+        with pytest.raises(WorkerLostError, match=f"{victim} (is being retired|went)"):
+            bounded(fit.result)
+        bounded(retiring.result)
+        processes.workers.pop(victim).wait(60)
+        wait_until(lambda: victim not in client.nthreads(), "it has gone")
+        # Workers that Dask told to take the shard over remember that it failed.
+        keep_nothing()
+        wait_until(lambda: not task_keys(client), "nothing is left")
+
+
+def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
+    """When the others have ended, and wait for nothing any more."""
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        victim = tuple(client.nthreads())[1]
+
+        def stand_still_in_collect():
+            import os
+            import signal
+
+            from skdistmlp.parallel.local_ops import LocalOps
+
+            collect = LocalOps.collect
+
+            def stand_still(shard):
+                LocalOps.collect = collect
+                os.kill(os.getpid(), signal.SIGSTOP)
+                return collect(shard)
+
+            LocalOps.collect = stand_still
+
+        client.run(stand_still_in_collect, workers=[victim])
+        with (
+            dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
+            processes.woken_worker(victim),
+            pytest.raises(WorkerLostError, match=f"{victim} has not answered for"),
+        ):
+            bounded(classifier(client).fit, *data)
+
+
+@pytest.fixture
+def pause(client):
+    """Return a function that pauses a worker, as Dask does with one short of memory."""
+
+    def set_status(name, dask_worker):
+        from distributed import Status
+
+        # Dask's own look at the memory would undo it.
+        fraction = False if name == "paused" else 0.8
+        dask_worker.memory_manager.memory_pause_fraction = fraction
+        dask_worker.status = Status[name]
+
+    def pause_worker(worker):
+        client.run(set_status, "paused", workers=[worker])
+        wait_until(lambda: worker_statuses(client)[worker] == "paused", "it is known")
+
+    with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+        yield pause_worker
+    client.run(set_status, "running")
+    running = ["running"] * 3
+    wait_until(lambda: [*worker_statuses(client).values()] == running, "it is known")
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_worker_that_is_paused_ends_the_fit(
+    client, data, short_rounds, pause, n_workers
+):
+    victim = next(iter(client.nthreads()))
+    fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
+    wait_until(lambda: steps_taken(client, n_workers), "training has begun", fit)
+    pause(victim)
+    with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
+        bounded(fit.result)
+    clf = bounded(classifier(client, n_workers=None).fit, *data)
+    assert victim not in clf.plan_.workers
+
+
+def test_a_worker_that_is_paused_while_rows_are_placed_ends_the_fit(
+    client, data, pause, monkeypatch
+):
+    victim = next(iter(client.nthreads()))
+    place = Placement.place
+
+    def pause_and_place(*args):
+        pause(victim)
+        return place(*args)
+
+    monkeypatch.setattr(Placement, "place", pause_and_place)
+    with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
+        bounded(classifier(client).fit, *data)
+
+
+def test_a_fit_in_a_task_ends_when_the_task_is_cancelled(client, data, short_rounds):
+    def fit():
+        endless(None).fit(*data)
+
+    future = client.submit(fit, pure=False)
+    wait_until(lambda: steps_taken(client), "training has begun")
+    future.cancel()
+    wait_until(lambda: not any(executing(client).values()), "the shards have ended")
+
+
+def test_a_client_that_is_closed_in_the_middle(client, data, short_rounds):
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        fit = in_thread(endless(other).fit, *data)
+        wait_until(lambda: steps_taken(client), "training has begun", fit)
+    with pytest.raises(ClusterError, match="or was closed"):
+        bounded(fit.result)
+    wait_until(lambda: not any(executing(client).values()), "the shards have ended")

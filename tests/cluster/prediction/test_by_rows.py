@@ -1,0 +1,149 @@
+"""Predictions that are shared by rows: the whole network on every worker."""
+
+import re
+from copy import copy
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.prediction import by_rows as rows
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.engines import engines
+from skdistmlp.planning import prediction
+from tests.cluster.leaks import own_cluster
+from tests.cluster.support import bounded
+from tests.estimators.support import fit
+
+
+@pytest.fixture
+def sharing_is_free(monkeypatch):
+    """Let a prediction of any size be worth sharing, in blocks of 40 rows."""
+    monkeypatch.setattr(prediction, "FLOP_PER_CHAINED_TASK", 0.0)
+    free = dict.fromkeys(prediction.FLOP_PER_BYTE_SENT, 0.0)
+    monkeypatch.setattr(prediction, "FLOP_PER_BYTE_SENT", free)
+    monkeypatch.setattr(engines, "ROWS_SENT_AT_ONCE", 40)
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits[0][:500].astype(np.float32), digits[1][:500]
+
+
+@pytest.fixture(scope="module")
+def trained(data):
+    clf = DistributedMLPClassifier((20, 9), max_iter=3, random_state=0)
+    return fit(clf.set_params(parameter_threshold=0, engine="local"), *data)
+
+
+@pytest.fixture
+def fitted(trained):
+    return copy(trained)
+
+
+def test_every_worker_gets_rows(client, data, fitted, sharing_is_free, monkeypatch):
+    """Also where all of them could be sent at once."""
+    monkeypatch.setattr(engines, "ROWS_SENT_AT_ONCE", 10_000)
+    ranks, add = [], Placement.add
+
+    def note(tasks, rank, *args):
+        ranks.append(rank)
+        return add(tasks, rank, *args)
+
+    monkeypatch.setattr(Placement, "add", note)
+    expected = fitted.predict_proba(data[0])
+    fitted.set_params(engine="auto", client=client)
+    assert_allclose(fitted.predict_proba(data[0]), expected, rtol=1e-5, atol=1e-6)
+    assert ranks == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [np.asarray, sparse.csr_array, sparse.csc_matrix],
+    ids=lambda c: c.__name__,
+)
+@pytest.mark.parametrize("n_rows", [500, 130, 40, 3])
+def test_predictions_are_those_of_this_process(
+    client, data, fitted, sharing_is_free, convert, n_rows
+):
+    X = convert(data[0][:n_rows])
+    here = fitted.predict_proba(X)
+    fitted.set_params(engine="auto", client=client)
+    plan = fitted.plan_predict(X)
+    assert (plan.engine, set(plan.workers)) == ("rows", set(client.nthreads()))
+    assert f"prediction of {n_rows} rows among 3 by rows" in plan.reason
+    shared = bounded(fitted.predict_proba, X)
+    assert shared.dtype == np.float32
+    # Products of fewer rows may be summed in another order.
+    assert_allclose(shared, here, rtol=1e-5)
+
+
+def test_the_network_is_sent_once_and_blocks_go_round(
+    client, data, fitted, sharing_is_free, monkeypatch
+):
+    placed = []
+    original = Placement.place
+
+    def place(self, name, values, ranks=None):
+        placed.append((name, [getattr(value, "shape", None) for value in values]))
+        return original(self, name, values, ranks)
+
+    monkeypatch.setattr(Placement, "place", place)
+    bounded(fitted.set_params(engine="auto", client=client).predict, data[0])
+    # 500 rows are 13 blocks.
+    assert placed == [
+        ("network", [None] * 3),
+        *[("rows", [(40, 64)] * 3)] * 4,
+        ("rows", [(20, 64)]),
+    ]
+
+
+def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
+    client, data, fitted, sharing_is_free, monkeypatch
+):
+    limits = dict.fromkeys(client.nthreads(), 1000)
+    monkeypatch.setattr("skdistmlp.cluster.client.memory_limits", lambda *_: limits)
+    labels = fitted.predict(data[0])
+    fitted.set_params(engine="auto", client=client)
+    plan = fitted.plan_predict(data[0])
+    assert (plan.engine, plan.n_shards) == ("futures", 3)
+    assert "a worker has 1,000" in plan.reason
+    assert_array_equal(bounded(fitted.predict, data[0]), labels)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "engine", "reason"),
+    [
+        ({"engine": "futures"}, "futures", "engine='futures' was asked for"),
+        ({"engine": "local"}, "local", "engine='local' was asked for"),
+        ({"engine": "auto"}, "local", "takes 3.1e-05 GFLOP, less than the time"),
+        ({"parameter_threshold": 10**6}, "local", "fewer than the threshold"),
+    ],
+)
+def test_the_plan_of_a_prediction_can_be_read(
+    client, data, fitted, parameters, engine, reason
+):
+    fitted.set_params(**{"engine": "auto", "client": client} | parameters)
+    plan = fitted.plan_predict(data[0][:10])
+    assert plan.engine == engine
+    assert re.search(reason, plan.reason)
+
+
+def test_workers_that_are_threads_share_too(data, fitted, sharing_is_free):
+    labels = fitted.predict(data[0])
+    with own_cluster(n_workers=2, processes=False) as client:
+        fitted.set_params(engine="auto", client=client)
+        assert fitted.plan_predict(data[0]).engine == "rows"
+        shared = bounded(fitted.predict, data[0])
+    assert_array_equal(shared, labels)
+
+
+def test_an_error_on_a_worker_leaves_nothing(client, monkeypatch):
+    def spoilt(rows):
+        raise ArithmeticError("no")
+
+    X, workers = np.zeros((100, 3)), tuple(client.nthreads())
+    with pytest.raises(ArithmeticError, match="no"):
+        bounded(rows.predict_by_rows, client, workers, spoilt, X, 10, 1, X)

@@ -1,0 +1,265 @@
+"""Predictions of Dask collections, computed when they are asked for."""
+
+import gc
+import re
+from copy import copy
+from pathlib import Path
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+from dask import delayed
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+
+from skdistmlp.cluster.prediction.lazy import LARGE
+from tests.cluster.data.inputs import (
+    N_ROWS,
+    NAMES,
+    as_array,
+    as_frame,
+    classifier,
+    exploding,
+    multilabel,
+    regressor,
+    weights_of,
+)
+from tests.cluster.leaks import own_cluster
+from tests.cluster.support import bounded
+from tests.estimators.support import fit, quiet
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    X, y = digits
+    return X[:N_ROWS], y[:N_ROWS]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_page_on_data_works(client, capsys):
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
+    names = {"client": client}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, names)
+    printed = capsys.readouterr().out
+    assert printed.startswith("peers: ")
+    assert "dask.array<predict_rows, shape=(20000,), dtype=int64" in printed
+    assert names["first"].shape == (1000,)
+    assert "local: a prediction of 1 rows takes" in printed
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    """An estimator of every kind, fitted here."""
+    X, y = data
+    names = np.array(["no", "yes"])
+    local = {"engine": "local", "client": None}
+    with_names = pd.DataFrame(X, columns=NAMES)
+    return {
+        "classes": fit(classifier(**local), with_names, y),
+        "two classes": fit(classifier(**local), with_names, names[y % 2]),
+        "labels": fit(classifier(**local), with_names, multilabel(y)),
+        "sparse labels": fit(
+            classifier(**local), with_names, sparse.csr_matrix(multilabel(y))
+        ),
+        "values": fit(regressor(**local), with_names, y),
+        "more values": fit(regressor(**local), with_names, multilabel(y)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("classes", "predict"),
+        ("classes", "predict_proba"),
+        ("classes", "predict_log_proba"),
+        ("two classes", "predict"),
+        ("two classes", "predict_proba"),
+        ("labels", "predict"),
+        ("sparse labels", "predict"),
+        ("values", "predict"),
+        ("more values", "predict"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_a_collection_is_predicted_lazily(client, data, fitted, convert, kind, method):
+    X = data[0].astype(np.float32)
+    estimator = fitted[kind].set_params(client=client)
+    given = convert(X)
+    lazy = getattr(estimator, method)(given)
+    known = getattr(estimator, method)(
+        pd.DataFrame(X, columns=NAMES) if convert is as_frame else X
+    )
+    assert isinstance(lazy, da.Array)
+    assert lazy.dtype == lazy._meta.dtype == known.dtype
+    assert lazy.ndim == known.ndim
+    if convert is as_frame:
+        assert np.isnan(lazy.chunks[0]).all()
+        assert lazy.numblocks[0] == given.npartitions
+    else:
+        assert_array_equal(lazy.chunks[0], given.chunks[0])
+    assert [sum(c) for c in lazy.chunks[1:]] == list(known.shape[1:])
+    assert type(lazy._meta) is type(known)
+    (values,) = client.gather(client.compute([lazy]))
+    assert type(values) is type(known)
+    if sparse.issparse(known):
+        values, known = values.toarray(), known.toarray()
+    compare = assert_allclose if known.dtype.kind == "f" else assert_array_equal
+    compare(values, known)
+
+
+def test_the_active_client_computes_predictions_too(client, data, fitted):
+    with client.as_current():
+        lazy = fitted["values"].set_params(client=None).predict(as_frame(data[0]))
+        assert_allclose(lazy.sum().compute(), lazy.compute().sum())
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_without_a_client_at_hand_the_weights_are_in_the_graph(client, data, fitted):
+    address = client.scheduler.address
+    estimator = fitted["values"].set_params(client=address)
+    lazy = estimator.predict(as_array(data[0]))
+    here = estimator.set_params(client=None).predict(data[0])
+    assert_allclose(lazy.compute(scheduler="sync"), here)
+    assert_allclose(client.compute(lazy).result(), here)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mlp, X: X.assign(p=mlp.predict(X))["p"],
+        lambda mlp, X: dd.from_dask_array(mlp.predict(X)),
+        lambda mlp, X: delayed(np.concatenate)(list(mlp.predict(X).to_delayed())),
+    ],
+    ids=["column", "series", "delayed"],
+)
+def test_what_is_made_of_predictions_is_all_that_one_has_to_hold(
+    client, data, fitted, make
+):
+    """The prediction itself may be gone, and the estimator too."""
+    here = fitted["values"].predict(pd.DataFrame(data[0], columns=NAMES))
+    estimator = copy(fitted["values"]).set_params(client=None)
+    with client.as_current():
+        made = make(estimator, as_frame(data[0]))
+        del estimator
+        gc.collect()
+        assert_allclose(np.ravel(made.compute()), here)
+    assert_allclose(np.ravel(made.compute(scheduler="sync")), here)
+
+
+def test_blocks_of_another_width_than_was_said_are_refused(client, data):
+    X, y = as_array(data[0]).rechunk({1: -1}), data[1]
+    narrow = X.map_blocks(lambda block: block[:, :7], dtype=X.dtype)
+    with pytest.raises(ValueError, match="said to have 64 columns, but its blocks h"):
+        bounded(classifier(client).fit, narrow, y)
+
+
+def test_nothing_is_computed_until_it_is_asked_for(client, fitted):
+    estimator = fitted["values"].set_params(client=client)
+    with pytest.warns(UserWarning, match="valid feature names"):
+        lazy = estimator.predict(exploding((100, 64), (50, 64)))
+    future = client.compute(lazy)
+    assert isinstance(future.exception(), ZeroDivisionError)
+    future.release()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_column_of_categories_is_predicted():
+    """Also where 0 is none of them."""
+    categories = pd.Categorical([1, 2, 1] * 80)
+    frame = pd.DataFrame({"a": [1.0, 2.0, 3.0] * 80, "k": categories})
+    clf = classifier(None, engine="local").fit(frame, [0, 1, 1] * 80)
+    lazy = clf.predict_proba(dd.from_pandas(frame, npartitions=2))
+    assert_allclose(lazy.compute(), clf.predict_proba(frame))
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_an_active_client_of_another_cluster_is_sent_nothing(client, data, fitted):
+    """The prediction is to be computed at the address that was given."""
+    expected = fitted["values"].set_params(client=None).predict(data[0])
+    with own_cluster(n_workers=1) as other, client.as_current():
+        estimator = fitted["values"].set_params(client=other.scheduler.address)
+        with dask.config.set({LARGE: "1 kiB"}):
+            predicted = estimator.predict(as_array(data[0]))
+        assert_allclose(bounded(other.compute(predicted).result), expected)
+
+
+def test_empty_blocks_are_predicted_as_empty(client, data, fitted):
+    frame = as_frame(data[0])
+    none = frame[frame[NAMES[2]] > 10]
+    estimator = fitted["classes"].set_params(client=client)
+    assert client.compute(estimator.predict(none)).result().shape == (0,)
+    some = frame.map_partitions(lambda part: part[part.index < 100])
+    (labels,) = client.gather(client.compute([estimator.predict(some)]))
+    here = fitted["classes"].predict(pd.DataFrame(data[0][:100], columns=NAMES))
+    assert_array_equal(labels, here)
+
+
+@pytest.mark.parametrize("kind", ["two classes", "labels", "values", "more values"])
+def test_scores_are_those_of_arrays(client, data, fitted, convert, kind):
+    X, y = data
+    targets = {
+        "two classes": np.array(["no", "yes"])[y % 2],
+        "labels": multilabel(y),
+        "values": y.astype(float),
+        "more values": multilabel(y),
+    }[kind]
+    estimator, weights = fitted[kind].set_params(client=client), weights_of(y)
+    given = convert(X), as_array(targets), as_array(weights)
+    known = pd.DataFrame(X, columns=NAMES), targets, weights
+    mine = bounded(quiet_names, estimator.score, *given)
+    assert_allclose(mine, estimator.score(*known))
+
+
+def quiet_names(call, *args):
+    """Call, with leave to give features without names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn.utils.validation.warnings.warn", lambda *_, **__: None)
+        return quiet(call, *args)
+
+
+def test_names_of_features_are_kept_and_checked(client, data, fitted):
+    X, y = data
+    clf = bounded(fit, classifier(client), as_frame(X), y)
+    assert_array_equal(clf.feature_names_in_, NAMES)
+    renamed = as_frame(X).rename(columns={NAMES[0]: "other"})
+    for call in (clf.predict, clf.predict_proba, lambda X: clf.partial_fit(X, y)):
+        with pytest.raises(ValueError, match="feature names should match"):
+            call(renamed)
+    clf = fit(classifier(client), X, y)
+    with pytest.raises(ValueError, match=r"X has 63 features, but .* is expecting 64"):
+        clf.predict(as_array(X[:, 1:]))
+
+
+def test_the_weights_of_a_large_network_are_not_in_the_graph(client, data):
+    """Dask warns of a graph beyond 10 MB, and warnings are errors here."""
+    X, y = data
+    wide = (2000, 1000)
+    clf = fit(classifier(None, engine="local", hidden_layer_sizes=wide), X, y)
+    clf.set_params(client=client)
+    assert sum(coef.nbytes for coef in clf.coefs_) > 15e6
+    (labels,) = client.gather(client.compute([clf.predict(as_array(X))]))
+    assert_array_equal(labels, clf.set_params(client=None).predict(X))
+
+
+def test_a_large_network_is_sent_once_for_all_calls(client, data, monkeypatch):
+    """What is made of its predictions is computed though nobody holds them."""
+    X, y = data
+    clf = fit(classifier(None, engine="local", hidden_layer_sizes=(2000, 1000)), X, y)
+    labels = clf.predict(X)
+    clf.set_params(client=client)
+    scattered = []
+    scatter = client.scatter
+    monkeypatch.setattr(
+        client,
+        "scatter",
+        lambda *args, **options: scattered.append(1) or scatter(*args, **options),
+    )
+    for _ in range(2):
+        made = client.compute(clf.predict(as_array(X)).sum())
+        assert made.result() == labels.sum()
+    del made
+    assert scattered == [1]

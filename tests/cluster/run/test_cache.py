@@ -1,0 +1,270 @@
+"""Rows and weights that stay on real workers from call to call."""
+
+import gc
+import itertools
+import threading
+
+import dask
+import numpy as np
+import pytest
+from distributed import Client, Future
+from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.model_selection import GridSearchCV
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.run import placement as pinned
+from skdistmlp.cluster.run.cache import WorkerCache, keep_nothing
+from skdistmlp.cluster.run.placement import Placement
+from tests.cluster.leaks import own_cluster
+from tests.cluster.prediction.test_by_rows import sharing_is_free  # noqa: F401
+from tests.cluster.support import WITHIN_S, bounded, wait_until
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+N_BYTES = 100 * 64 * 8 + 100 * 10
+"""Of 100 rows of the digits and their targets."""
+
+
+@pytest.fixture
+def sent(monkeypatch):
+    """Names of what is sent to workers, in order."""
+    names = []
+    original = Placement.place
+
+    def place(self, name, values, ranks=None):
+        names.extend([name] * len(values))
+        return original(self, name, values, ranks)
+
+    monkeypatch.setattr(Placement, "place", place)
+    return names
+
+
+@pytest.fixture
+def data(digits):
+    return digits[0][:100], digits[1][:100]
+
+
+def classifier(client, **parameters):
+    options = {
+        "hidden_layer_sizes": (9,),
+        "engine": "peers",
+        "n_workers": 2,
+        "max_iter": 2,
+    }
+    return DistributedMLPClassifier(
+        **options | parameters, client=client, random_state=0, parameter_threshold=0
+    )
+
+
+def fit(client, X, y, **parameters):
+    """Train, and wait until it is known what stays."""
+    clf = bounded(classifier(client, **parameters).fit, X, y)
+    wait_until(
+        lambda: (
+            not any(
+                thread.name.startswith(pinned.THREAD_NAME)
+                for thread in threading.enumerate()
+            )
+        ),
+        "the contents are noted",
+    )
+    return clf
+
+
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+def test_the_same_rows_are_sent_once(client, data, sent, engine, convert):
+    first = fit(client, convert(data[0]), data[1], engine=engine)
+    again = fit(client, convert(data[0].copy()), data[1], engine=engine)
+    assert sent.count("rows") == 2
+    assert_array_equal(first.coefs_[0], again.coefs_[0])
+
+
+@pytest.mark.parametrize("what", ["X", "y", "sample_weight"])
+def test_rows_that_were_changed_are_sent_again(client, data, sent, what):
+    X, y = (array.copy() for array in data)
+    given = {"X": X, "y": y, "sample_weight": np.linspace(1, 2, 100)}
+
+    def fitted(client):
+        clf = classifier(client)
+        return bounded(lambda: clf.fit(**given))
+
+    fitted(client)
+    given[what][::2] = given[what][::-2]
+    shared = fitted(client)
+    assert sent.count("rows") == 4
+    with dask.config.set({"skdistmlp.keep-bytes": 0}):
+        assert_array_equal(shared.coefs_[0], fitted(client).coefs_[0])
+
+
+def test_a_search_sends_each_fold_once(client, data, sent):
+    grid = {
+        "alpha": [1e-4, 1e-3, 1e-2],
+        "learning_rate_init": [1e-3, 1e-2],
+        "hidden_layer_sizes": [(4,), (5,), (6,), (4, 4)],
+    }
+    search = GridSearchCV(classifier(client, max_iter=1), grid, cv=2)
+    bounded(search.fit, *data)
+    assert len(search.cv_results_["params"]) == 24
+    # Two folds, and all rows to fit the best again, on two workers.
+    assert sent.count("rows") == 2 * 2 + 2
+
+
+def test_another_number_of_workers_uses_what_is_there(client, data, sent):
+    fit(client, *data, n_workers=2)
+    fit(client, *data, n_workers=3)
+    fit(client, *data, n_workers=1)
+    assert sent.count("rows") == 3
+
+
+def test_there_is_room_for_so_many_bytes(client, digits, sent):
+    """What came first stays, and a search that goes round finds most of its folds."""
+    X, y = digits
+    folds = [(X[i : i + 100], y[i : i + 100]) for i in range(0, 300, 100)]
+    with dask.config.set({"skdistmlp.keep-bytes": 2 * 2 * N_BYTES}):
+        for rows in 2 * folds:
+            fit(client, *rows)
+        assert sent.count("rows") == 2 * (3 + 1)
+        for _ in range(2):
+            fit(client, X[:500], y[:500])
+        assert sent.count("rows") == 2 * (3 + 1 + 2)
+    wait_until(
+        lambda: sum(map(len, client.has_what().values())) == 4, "only two are kept"
+    )
+    with dask.config.set({"skdistmlp.keep-bytes": 2 * N_BYTES}):
+        fit(client, *folds[0])
+        wait_until(
+            lambda: sum(map(len, client.has_what().values())) == 2, "only one is kept"
+        )
+
+
+def test_what_nobody_uses_goes_after_a_while(client, data):
+    with dask.config.set({"skdistmlp.keep-for": "300ms"}):
+        fit(client, *data)
+        assert client.futures
+        wait_until(lambda: not client.futures, "nothing is kept")
+
+
+def test_everything_goes_with_the_client(cluster, client, data):
+    with Client(cluster, set_as_default=False) as own:
+        fit(own, *data)
+        assert any(client.has_what().values())
+    wait_until(lambda: not any(client.has_what().values()), "nothing is kept")
+
+
+def test_what_the_cluster_forgets_is_sent_again(client, data, sent):
+    fit(client, *data)
+    client.cancel([Future(key, client) for key in list(client.futures)], force=True)
+    wait_until(lambda: not any(client.has_what().values()), "it is gone")
+    fit(client, *data)
+    assert sent.count("rows") == 4
+
+
+def test_rows_on_a_worker_that_is_gone_are_not_missed(data, sent):
+    with own_cluster(n_workers=2) as client:
+        first = fit(client, *data)
+        client.cluster.scale(1)
+        wait_until(lambda: len(client.nthreads()) == 1, "a worker is gone")
+        client.cluster.scale(2)
+        client.wait_for_workers(2, timeout=WITHIN_S)
+        again = fit(client, *data)
+        assert sent.count("rows") == 3
+    assert_array_equal(first.coefs_[0], again.coefs_[0])
+
+
+def test_workers_that_are_threads_get_rows_each_time(data, sent):
+    """They would have the caller's own array, which the caller may change."""
+    with own_cluster(n_workers=2, processes=False) as client:
+        for _ in range(2):
+            fit(client, *data)
+        assert sent.count("rows") == 4
+
+
+def test_a_fit_that_ended_keeps_nothing_afterwards(client, data, monkeypatch):
+    """Its caller may change the rows before they are noted by content."""
+    ended, original = threading.Event(), pinned.content_hash
+
+    def late(value):
+        ended.wait(10)
+        return original(value)
+
+    monkeypatch.setattr(pinned, "content_hash", late)
+    bounded(classifier(client).fit, *data)
+    ended.set()
+    wait_until(lambda: not client.futures, "nothing is kept")
+
+
+def test_a_client_of_one_call_keeps_nothing(client, data, monkeypatch):
+    """It would take time for nothing."""
+    monkeypatch.setattr(WorkerCache, "of", None)
+    bounded(classifier(client.scheduler.address).fit, *data)
+
+
+# Weights.
+
+
+@pytest.mark.parametrize("engine", ["auto", "futures"])
+@pytest.mark.usefixtures("sharing_is_free")
+def test_weights_are_sent_once_and_go_with_the_estimator(client, data, sent, engine):
+    clf = bounded(classifier(None, engine="local").fit, *data)
+    labels = clf.predict(data[0])
+    clf.set_params(engine=engine, client=client, n_workers=2)
+    for _ in range(3):
+        assert_array_equal(bounded(clf.predict, data[0]), labels)
+    assert len([name for name in sent if name != "rows"]) == 2
+    del clf
+    gc.collect()
+    wait_until(lambda: not client.futures, "the weights are let go of")
+
+
+@pytest.mark.parametrize("change", ["in place", "anew", "copied", "transposed"])
+@pytest.mark.usefixtures("sharing_is_free")
+def test_weights_that_were_changed_are_sent_again(client, data, sent, change):
+    local = classifier(None, engine="local", hidden_layer_sizes=(9, 9))
+    clf = bounded(local.fit, *data)
+    clf.set_params(engine="auto", client=client, n_workers=2)
+    bounded(clf.predict_proba, data[0])
+    if change == "in place":
+        clf.intercepts_[-1][0] += 1
+    elif change == "anew":
+        clf.partial_fit(*data)
+    elif change == "transposed":
+        clf.coefs_[1] = clf.coefs_[1].T
+    else:
+        clf.coefs_ = [coef * 2 for coef in clf.coefs_]
+    before = len(sent)
+    seen = bounded(clf.predict_proba, data[0])
+    assert sent[before:].count("network") == 2
+    here = clf.set_params(engine="local").predict_proba(data[0])
+    np.testing.assert_allclose(seen, here)
+
+
+def test_many_clients_and_threads_at_once(cluster, data):
+    """Nobody gets another's rows, whatever makes way for what."""
+    clients = [Client(cluster, set_as_default=False) for _ in range(2)]
+    expected = [
+        classifier(None, engine="local").fit(data[0] * k, data[1]) for k in range(1, 4)
+    ]
+    wrong = []
+
+    def fit_some(client):
+        for k in (0, 1, 2, 1, 0):
+            clf = classifier(client).fit(data[0] * (k + 1), data[1])
+            if not np.allclose(clf.coefs_[0], expected[k].coefs_[0]):
+                wrong.append(k)
+
+    with dask.config.set({"skdistmlp.keep-bytes": 3 * N_BYTES}):
+        threads = [
+            threading.Thread(target=fit_some, args=(client,), daemon=True)
+            for client in itertools.chain(clients, clients)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+            assert not thread.is_alive()
+    for client in clients:
+        client.close()
+    keep_nothing()
+    assert not wrong

@@ -1,0 +1,194 @@
+"""What a client has sent goes with it, also what only a worker knows of."""
+
+import concurrent.futures
+import gc
+from functools import partial
+
+import pytest
+from distributed import Client
+from distributed.worker_state_machine import RemoveReplicasEvent
+
+from skdistmlp.cluster.run.orphans import RegisteredRun
+from skdistmlp.cluster.run.placement import Placement
+from tests.cluster.leaks import assert_nothing_left
+from tests.cluster.support import WITHIN_S, DaskProcesses, wait_until
+
+
+@pytest.fixture
+def workers(client):
+    return tuple(client.nthreads())
+
+
+def runs(client):
+    """Return the runs that the scheduler knows of."""
+
+    def look(dask_scheduler):
+        plugin = dask_scheduler.plugins.get("skdistmlp-leftovers")
+        return list(plugin.runs) if plugin else []
+
+    return client.run_on_scheduler(look)
+
+
+def held(dask_worker):
+    return sorted(key[1] for key in dask_worker.data if key[0] == "rows")
+
+
+def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
+    """What others have stays."""
+
+    def receive(dask_worker, runs):
+        dask_worker.update_data({("rows", run, 1): b"data" for run in runs})
+
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        RegisteredRun(other, "a run", workers[:2])
+        wait_until(lambda: runs(client) == ["a run"], "the run is known")
+        client.run(receive, runs=["a run", "another"], workers=workers[:1])
+        known = other.scatter({("rows", "a run", 2): b"data"}, workers=workers[1:2])
+        assert [future.status for future in known.values()] == ["finished"]
+    wait_until(lambda: client.run(held)[workers[1]] == [], "the scheduler lets go")
+    wait_until(lambda: client.run(held)[workers[0]] == ["another"], "the worker too")
+    assert runs(client) == []
+
+    def forget(dask_worker):
+        keys = list(dask_worker.data)
+        dask_worker.handle_stimulus(RemoveReplicasEvent(keys=keys, stimulus_id="x"))
+
+    client.run(forget)
+
+
+def test_what_arrives_through_the_scheduler_after_its_client_is_gone_goes_too(
+    client, workers
+):
+    """Dask's scheduler then makes another client of that name, which never leaves."""
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        announced = RegisteredRun(other, "a run", workers)
+        wait_until(lambda: runs(client) == ["a run"], "the run is known")
+        gone = other.id
+    # Nothing is left to do for a client that is closed.
+    announced.close([])
+
+    async def send(dask_scheduler):
+        data = {("rows", "a run", 1): b"data"}
+        await dask_scheduler.scatter(data=data, workers=[workers[0]], client=gone)
+
+    client.run_on_scheduler(send)
+    assert client.run(held)[workers[0]] == ["a run"]
+    wait_until(lambda: client.run(held)[workers[0]] == [], "the scheduler lets go")
+    assert_nothing_left(client)
+
+
+@pytest.mark.parametrize("n_placed", [0, 2])
+def test_a_run_is_known_until_it_has_let_go_of_everything(client, workers, n_placed):
+    tasks = Placement(client, workers[:2])
+    tasks.open()
+    tasks.place("rows", [b"data"] * n_placed)
+    wait_until(lambda: len(runs(client)) == 1, "the run is known")
+    tasks.close()
+    wait_until(lambda: runs(client) == [], "the run is forgotten")
+    assert_nothing_left(client)
+
+
+def test_a_run_is_known_while_something_is_on_its_way(client, workers):
+    """Also after its end: the process may be killed before that arrives."""
+    sent = concurrent.futures.Future()
+    announced = RegisteredRun(client, "a run", workers)
+    announced.close([sent])
+    wait_until(lambda: runs(client) == ["a run"], "the run is known")
+    another = RegisteredRun(client, "another", workers)
+    another.close([])
+    another._begun.result(WITHIN_S)
+    wait_until(lambda: "another" not in runs(client), "the other is forgotten")
+    assert runs(client) == ["a run"]
+    sent.set_result(None)
+    wait_until(lambda: runs(client) == [], "both are")
+
+
+def test_a_run_of_a_client_that_is_gone_already_is_not_kept(client, workers):
+    def begin(dask_scheduler):
+        plugin = dask_scheduler.plugins["skdistmlp-leftovers"]
+        plugin.begins("late", "Client-gone", [])
+        return list(plugin.runs)
+
+    RegisteredRun(client, "a run", workers).close([])
+    wait_until(lambda: runs(client) == [], "the plugin is there, and without runs")
+    assert client.run_on_scheduler(begin) == []
+
+
+def test_what_could_not_be_sent_is_reported_by_nobody_else(client, workers, caplog):
+    failed = concurrent.futures.Future()
+    failed.set_exception(OSError("planted"))
+    announced = RegisteredRun(client, "a run", workers)
+    wait_until(lambda: runs(client) == ["a run"], "the run is known")
+    for _ in range(2):
+        announced.close([failed])
+    wait_until(lambda: runs(client) == [], "the run is forgotten")
+    gc.collect()
+    assert [r for r in caplog.records if r.name == "asyncio"] == []
+
+
+def keys_held(dask_worker):
+    return [str(key) for key in dask_worker.data]
+
+
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+def test_what_a_client_sends_that_is_killed_meanwhile_goes(tmp_path, engine):
+    """A worker has it, but the scheduler was not told."""
+    with (
+        DaskProcesses(tmp_path, n_workers=2) as processes,
+        Client(processes.address, set_as_default=False) as client,
+    ):
+
+        def held():
+            return [key for keys in client.run(keys_held).values() for key in keys]
+
+        def known(dask_scheduler):
+            return [str(key) for key in dask_scheduler.tasks]
+
+        with processes.sending_client(engine):
+            sent = wait_until(held, "a worker has what the client sends")
+            assert len(runs(client)) == 1
+            assert set(sent) - set(client.run_on_scheduler(known))
+        wait_until(lambda: held() == [], "they are let go of")
+        assert_nothing_left(client)
+
+
+def test_a_worker_that_stands_still_is_in_no_others_way(tmp_path):
+    def receive(dask_worker):
+        dask_worker.update_data({("rows", "a run", dask_worker.address): b"data"})
+
+    with (
+        DaskProcesses(tmp_path, n_workers=2) as processes,
+        Client(processes.address, set_as_default=False) as client,
+    ):
+        workers = tuple(client.nthreads())
+        client.run(receive)
+        with Client(processes.address, set_as_default=False) as other:
+            RegisteredRun(other, "a run", workers)
+            wait_until(lambda: runs(client) == ["a run"], "the run is known")
+            stopped = processes.stopped_worker(workers[0])
+            stopped.__enter__()
+        found = partial(client.run, keys_held, workers=workers[1:])
+        wait_until(lambda: found() == {workers[1]: []}, "the other lets go")
+        stopped.__exit__(None, None, None)
+        wait_until(lambda: not any(client.run(keys_held).values()), "both have")
+
+
+def test_a_run_inside_a_task_is_known_too(client, workers):
+    def run(worker):
+        from distributed import get_client
+
+        from skdistmlp.cluster.run.orphans import RegisteredRun
+
+        inside = get_client()
+        announced = RegisteredRun(inside, "inside", [worker])
+        announced._begun.result(30)
+        known = inside.run_on_scheduler(
+            lambda dask_scheduler: dict(
+                dask_scheduler.plugins["skdistmlp-leftovers"].runs
+            )
+        )
+        announced.close([])
+        return known["inside"].client == inside.id
+
+    assert client.submit(run, workers[0], workers=[workers[1]]).result(WITHIN_S)
+    wait_until(lambda: runs(client) == [], "the run is forgotten")

@@ -1,0 +1,153 @@
+import socket
+
+import numpy as np
+import pytest
+from distributed import Client, worker_client
+from distributed.worker_state_machine import RemoveReplicasEvent
+from numpy.testing import assert_array_equal
+
+from skdistmlp.cluster.client.workers import can_connect
+from skdistmlp.cluster.run import placement as pinned
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.exceptions import ClusterError
+from tests.cluster.leaks import assert_nothing_left
+from tests.cluster.support import wait_until
+
+
+def place_and_look(client):
+    """Place values on all workers, in both orders; return where each came to lie.
+
+    And where it should; and fetch them again.
+    """
+    found, wanted = [], []
+    workers = tuple(client.nthreads())
+    for order in (workers, workers[::-1]):
+        tasks = Placement(client, order)
+        try:
+            values = [np.full(1000, rank) for rank in range(len(order))]
+            placed = tasks.place("rows", values)
+            wait_until(lambda f=placed: all(p.done() for p in f), "all arrived")
+            holders = client.who_has(placed)
+            found += [tuple(holders[future.key]) for future in placed]
+            wanted += [(worker,) for worker in order]
+            for value, fetched in zip(values, tasks.fetch(*placed), strict=True):
+                assert_array_equal(fetched, value)
+        finally:
+            tasks.close()
+    return found, wanted
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_every_value_lands_on_its_own_worker(client, monkeypatch, reached):
+    asked = []
+
+    def reaches_all_or_none(_, worker):
+        asked.append(worker)
+        return reached
+
+    monkeypatch.setattr(pinned, "can_connect", reaches_all_or_none)
+    found, wanted = place_and_look(client)
+    assert found == wanted
+    assert len(set(wanted)) == 3
+    assert set(asked) == set(client.nthreads())
+
+
+def test_inside_a_task_too(client):
+    """Where Dask would keep all values on the worker of the task."""
+
+    def task():
+        with worker_client() as own:
+            return place_and_look(own)
+
+    found, wanted = client.submit(task, pure=False).result(60)
+    assert found == wanted
+
+
+@pytest.mark.parametrize("call", ["submit", "place"])
+def test_what_is_sent_after_the_run_was_closed_is_let_go_of(client, call, monkeypatch):
+    """An interrupt may close a run while another thread sends."""
+    worker = next(iter(client.nthreads()))
+    tasks = Placement(client, (worker,))
+    name = "get" if call == "submit" else "scatter"
+    send = getattr(client, name)
+
+    def close_and_send(*args, **kwargs):
+        tasks.close()
+        return send(*args, **kwargs)
+
+    monkeypatch.setattr(client, name, close_and_send)
+    if call == "submit":
+        futures = tasks.submit([tasks.add(0, "sum", sum, (1, 2))])
+    else:
+        futures = tasks.place("rows", [np.ones(10)])
+    # Though somebody still has the future.
+    assert_nothing_left(client)
+    assert len(futures) == 1
+
+
+def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
+    client, monkeypatch
+):
+    """Dask's scheduler learns of the value when the worker is gone."""
+    worker = next(iter(client.nthreads()))
+    gone = "tcp://127.0.0.1:1"
+
+    def tell_of_another(dask_scheduler):
+        update_data = dask_scheduler.handlers["update_data"]
+
+        def update(who_has, **about):
+            dask_scheduler.handlers["update_data"] = update_data
+            update_data(who_has={key: [gone] for key in who_has}, **about)
+
+        dask_scheduler.handlers["update_data"] = update
+
+    monkeypatch.setattr(pinned, "can_connect", lambda *_: True)
+    client.run_on_scheduler(tell_of_another)
+    tasks = Placement(client, (worker,))
+    with pytest.raises(KeyError, match=gone):
+        tasks.place("rows", [np.ones(10)])
+    tasks.close()
+    wait_until(
+        lambda: (
+            not client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.tasks)
+        ),
+        "the scheduler has forgotten it",
+    )
+    # What lies on the worker would have gone with it.
+    client.run(
+        lambda dask_worker: dask_worker.handle_stimulus(
+            RemoveReplicasEvent(keys=list(dask_worker.data), stimulus_id="x")
+        )
+    )
+
+
+class Somebody:
+    """A client, for whom `can_connect` remembers what it found."""
+
+
+def test_a_worker_that_did_not_answer_is_not_tried_again():
+    somebody, another = Somebody(), Somebody()
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        host, port = reserved.getsockname()
+        worker = f"tcp://{host}:{port}"
+        assert not can_connect(somebody, worker)
+        reserved.listen()
+        assert not can_connect(somebody, worker)
+        assert can_connect(another, worker)
+        assert can_connect(another, worker)
+
+
+@pytest.mark.parametrize(
+    "address", ["inproc://127.0.0.1/123/4", "tcp://no-such.invalid:1"]
+)
+def test_a_worker_without_an_address_on_the_network_is_beyond_reach(address):
+    assert not can_connect(Somebody(), address)
+
+
+def test_a_run_cannot_begin_with_a_client_that_was_closed_meanwhile(client):
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        tasks = Placement(other, tuple(client.nthreads()))
+    with pytest.raises(ClusterError, match="or was closed"):
+        tasks.open()
+    tasks.close()

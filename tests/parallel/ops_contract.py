@@ -1,0 +1,441 @@
+"""What every shard group must do, whichever engine it belongs to.
+
+`check_shard_group` drives a group through epochs, predictions, the best weights
+and the evaluations of L-BFGS, and compares it with `PlainNetwork`, a network of
+whole dense arrays that is put together from scikit-learn's own functions and
+optimisers.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array, csr_matrix, issparse
+from sklearn.neural_network._base import ACTIVATIONS, DERIVATIVES, LOSS_FUNCTIONS
+from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
+
+from skdistmlp.nn.optimizers import Adam, Sgd, init
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.ops import NetworkOps
+from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.training.step import backpropagate, predict_blocks, training_step
+
+GroupFactory = Callable[
+    [Network, ShardState, Dataset, int], AbstractContextManager[NetworkOps[Any]]
+]
+"""From a network, the state of all of it, the rows, and the most rows of a step
+or block. `collect` of the group that it gives must return the state of the
+whole network. The state is the group's own, to be changed in place."""
+
+LOSSES = {
+    "softmax": "log_loss",
+    "logistic": "binary_log_loss",
+    "identity": "squared_error",
+    "exp": "poisson",
+}
+"""scikit-learn's names of the losses, by those of the output activations."""
+
+HEADS = [("softmax", 3)] + [
+    (output, n_outputs)
+    for output in ("logistic", "identity", "exp")
+    for n_outputs in (1, 3)
+]
+"""Output activations and numbers of outputs to test with."""
+
+STEADY_ADAM = Adam(epsilon=1e-4)
+"""Adam divides a gradient by its own size: one that is nothing but rounding errors
+becomes a step of full length unless epsilon is far above them."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A network, where its training begins, and the rows to train on."""
+
+    network: Network
+    initial: ShardState
+    dataset: Dataset
+
+    def start(self) -> ShardState:
+        """Return a copy of the state at the beginning, free to be written to."""
+        return deepcopy(self.initial)
+
+
+def make_problem(
+    split: NetworkSplit,
+    activation: str = "relu",
+    output: str = "softmax",
+    rule: Sgd | Adam = STEADY_ADAM,
+    *,
+    alpha: float = 0.1,
+    weighted: bool = False,
+    dtype: type = np.float64,
+    n_rows: int = 20,
+    sparse: type[csr_array | csr_matrix] | None = None,
+    seed: int = 0,
+) -> Problem:
+    """Draw weights, features, targets and, if wanted, sample weights.
+
+    About half of sparse features are zero, and those of row 0 all.
+    """
+    rng = np.random.default_rng(seed)
+    n_features, n_outputs = split.layer_units[0], split.layer_units[-1]
+    parameters = rng.uniform(-1, 1, split.n_parameters).astype(dtype)
+    X = rng.normal(size=(n_rows, n_features)).astype(dtype)
+    if output == "softmax":
+        y = np.eye(n_outputs, dtype=bool)[rng.integers(n_outputs, size=n_rows)]
+    elif output == "logistic":
+        y = rng.random((n_rows, n_outputs)) < 0.5
+    else:
+        # Smaller weights: such outputs know no bounds, and training could diverge.
+        parameters *= dtype(0.4)
+        y = rng.normal(size=(n_rows, n_outputs))
+        if output == "exp":
+            y = rng.poisson(1.5, (n_rows, n_outputs))
+        y = y.astype(dtype)
+    if sparse is not None:
+        X[rng.random(X.shape) < 0.5] = 0
+        X[0] = 0
+        X = sparse(X)
+    weight = rng.uniform(0.1, 3, n_rows).astype(dtype) if weighted else None
+    state = ShardState(parameters, init(rule, parameters))
+    return Problem(
+        Network(split, activation, output, alpha), state, Dataset(X, y, weight)
+    )
+
+
+class PlainNetwork:
+    """The same training without shards, flat arrays, blocks or buffers."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._network = problem.network
+        data = problem.dataset
+        self._dataset = replace(data, X=data.X.toarray()) if issparse(data.X) else data
+        layers = problem.network.split.unsplit_layout().views(
+            problem.initial.parameters.copy()
+        )
+        self._coefs, self._intercepts = layers
+        self._optimizer = _sklearn_optimizer(
+            problem.initial.optimizer.rule, self._coefs + self._intercepts
+        )
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """All coefficients, then all intercepts."""
+        return np.concatenate([a.ravel() for a in self._coefs + self._intercepts])
+
+    def activations(self, X: np.ndarray) -> list[np.ndarray]:
+        """Return the features, the values of every hidden layer, the outputs."""
+        network = self._network
+        values = [X]
+        names = [network.activation] * (len(self._coefs) - 1) + [network.output]
+        for name, coef, intercept in zip(
+            names, self._coefs, self._intercepts, strict=True
+        ):
+            z = values[-1] @ coef + intercept
+            ACTIVATIONS[name](z)
+            values.append(z)
+        return values
+
+    def outputs(self, rows: Any) -> np.ndarray:
+        """Return predictions for `rows`."""
+        return self.activations(self._dataset.X[rows])[-1]
+
+    def step(self, rows: Any, learning_rate: float) -> float:
+        """Take a step; return the loss before it times the number of rows."""
+        loss, gradients = self._loss_and_gradients(rows)
+        if isinstance(self._optimizer, AdamOptimizer):
+            self._optimizer.learning_rate_init = learning_rate
+        else:
+            self._optimizer.learning_rate = learning_rate
+        self._optimizer.update_params(self._coefs + self._intercepts, gradients)
+        return loss * len(self._dataset.y[rows])
+
+    def set_parameters(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
+        """Move to `parameters`; return loss and gradient of all rows there."""
+        layers = self._network.split.unsplit_layout().views(parameters)
+        for mine, given in zip(
+            [*self._coefs, *self._intercepts],
+            [*layers.coefs, *layers.intercepts],
+            strict=True,
+        ):
+            mine[...] = given
+        loss, gradients = self._loss_and_gradients(slice(None))
+        return loss, np.concatenate([gradient.ravel() for gradient in gradients])
+
+    def _loss_and_gradients(self, rows: Any) -> tuple[float, list[np.ndarray]]:
+        """Return the mean loss of `rows` and its gradients, with the penalty."""
+        data, network = self._dataset, self._network
+        y = data.y[rows]
+        weight = np.ones(len(y))
+        if data.sample_weight is not None:
+            weight = data.sample_weight[rows]
+        values = self.activations(data.X[rows])
+        loss = LOSS_FUNCTIONS[LOSSES[network.output]](y, values[-1], weight)
+        norm = sum(np.sum(coef**2) for coef in self._coefs)
+        loss += network.alpha / 2 * norm / weight.sum()
+
+        delta = (values[-1] - y) * weight[:, np.newaxis] / weight.sum()
+        coef_gradients, intercept_gradients = [], []
+        for value, coef in zip(values[-2::-1], self._coefs[::-1], strict=True):
+            penalty = network.alpha / weight.sum() * coef
+            coef_gradients.insert(0, value.T @ delta + penalty)
+            intercept_gradients.insert(0, delta.sum(axis=0))
+            delta = delta @ coef.T
+            DERIVATIVES[network.activation](value, delta)
+        return loss, coef_gradients + intercept_gradients
+
+
+def _sklearn_optimizer(
+    rule: Sgd | Adam, parameters: list[np.ndarray]
+) -> SGDOptimizer | AdamOptimizer:
+    if isinstance(rule, Sgd):
+        return SGDOptimizer(parameters, momentum=rule.momentum, nesterov=rule.nesterov)
+    return AdamOptimizer(
+        parameters, beta_1=rule.beta_1, beta_2=rule.beta_2, epsilon=rule.epsilon
+    )
+
+
+Batches = Sequence[tuple[Any, float]]
+"""Rows and the learning rate of each step."""
+
+
+def epochs_of(n_rows: int) -> tuple[Batches, Batches, Batches]:
+    """Cut `n_rows` into three different epochs whose last mini-batches are smaller.
+
+    The last is cut into ranges, the others into indices.
+    """
+    rng = np.random.default_rng(0)
+    bounds = list(pairwise([*range(0, n_rows, max(1, n_rows // 3)), n_rows]))
+    first, second = rng.permutation(n_rows), rng.permutation(n_rows)
+    return (
+        [(first[slice(*b)], 0.01) for b in bounds],
+        [(second[slice(*b)], 0.01 / (i + 2)) for i, b in enumerate(bounds)],
+        [(slice(*b), 0.02) for b in bounds],
+    )
+
+
+def train_epoch(group: NetworkOps[Any], batches: Batches) -> float:
+    """Take the steps of one epoch; return its summed loss."""
+    for rows, learning_rate in batches:
+        training_step(group, rows, learning_rate)
+    return group.pop_epoch_loss()
+
+
+def check_shard_group(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
+    """Assert the contract of `NetworkOps` on a problem with some six to thirty rows.
+
+    Shards among peers each run this in step, with a group whose `collect` joins
+    what all hold. What is returned must have the same bits on all of them.
+
+    Parameters
+    ----------
+    make_group : callable
+        Gives a context manager around the group; see `GroupFactory`.
+    problem : Problem
+        See `make_problem`.
+
+    Returns
+    -------
+    list of ndarray
+        Every loss, prediction and gradient.
+    """
+    return [
+        *_check_training(make_group, problem),
+        *_check_going_on(make_group, problem),
+        *_check_best(make_group, problem),
+        *_check_predicting_only(make_group, problem),
+        *_check_evaluations(make_group, problem),
+    ]
+
+
+def _group(make_group: GroupFactory, problem: Problem, state: ShardState) -> Any:
+    data = problem.dataset
+    return make_group(problem.network, state, data, data.n_rows)
+
+
+def _blocks(problem: Problem) -> list[Any]:
+    """Blocks of different lengths, as early stopping and predict forward them."""
+    n_rows = problem.dataset.n_rows
+    return [
+        np.array([n_rows - 1, 0, 0]),
+        slice(0, n_rows // 2),
+        slice(n_rows // 2, n_rows),
+        *np.arange(n_rows)[:6, np.newaxis],
+    ]
+
+
+def _assert_close(problem: Problem, found: Any, expected: Any) -> None:
+    if problem.initial.parameters.dtype == np.float32:
+        assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+    else:
+        assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def _predictions(
+    group: NetworkOps[Any], problem: Problem, plain: PlainNetwork
+) -> np.ndarray:
+    blocks = _blocks(problem)
+    found = predict_blocks(group, blocks)
+    expected = np.concatenate([plain.outputs(rows) for rows in blocks])
+    assert found.dtype == problem.initial.parameters.dtype
+    _assert_close(problem, found, expected)
+    return found
+
+
+def _collected(group: NetworkOps[Any], problem: Problem) -> ShardState:
+    """Return a copy of the state, which the group may go on changing."""
+    state = deepcopy(group.collect())
+    assert state.parameters.shape == problem.initial.parameters.shape
+    assert state.parameters.dtype == problem.initial.parameters.dtype
+    return state
+
+
+def _check_training(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
+    """Steps, losses of each epoch alone, predictions between epochs."""
+    plain = PlainNetwork(problem)
+    seen = []
+    with _group(make_group, problem, problem.start()) as group:
+        assert group.layers == range(len(problem.network.split.layer_units) - 1)
+        n_steps = 0
+        for batches in epochs_of(problem.dataset.n_rows):
+            loss = train_epoch(group, batches)
+            assert type(loss) is float
+            expected = sum(plain.step(*batch) for batch in batches)
+            _assert_close(problem, loss, expected)
+            assert group.pop_epoch_loss() == 0.0, (
+                "no step was taken since the last call"
+            )
+            seen += [np.array(loss), _predictions(group, problem, plain)]
+            n_steps += len(batches)
+        state = _collected(group, problem)
+    _assert_close(problem, state.parameters, plain.parameters)
+    assert state.optimizer is not None
+    assert state.optimizer.n_steps == n_steps
+    assert state.optimizer.rule == problem.initial.optimizer.rule
+    return seen
+
+
+def _check_going_on(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
+    """A state that was collected goes on, moments included, in another group."""
+    plain = PlainNetwork(problem)
+    seen, state = [], problem.start()
+    for batches in epochs_of(problem.dataset.n_rows):
+        with _group(make_group, problem, state) as group:
+            loss = train_epoch(group, batches)
+            state = _collected(group, problem)
+        _assert_close(problem, loss, sum(plain.step(*batch) for batch in batches))
+        _assert_close(problem, state.parameters, plain.parameters)
+        seen.append(np.array(loss))
+    return seen
+
+
+def _check_best(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
+    """The last weights kept come back; training does not change them meanwhile."""
+    first, second, third = epochs_of(problem.dataset.n_rows)
+    plain = PlainNetwork(problem)
+    with _group(make_group, problem, problem.start()) as group:
+        group.restore_best()
+        _assert_close(problem, _collected(group, problem).parameters, plain.parameters)
+        group.keep_best()
+        train_epoch(group, first)
+        assert group.from_leader(0.25) == 0.25
+        kept = _collected(group, problem).parameters
+        assert not np.array_equal(kept, problem.initial.parameters)
+        before = group.snapshot()
+        group.keep_best()
+        seen = [np.array(train_epoch(group, second))]
+        assert not np.array_equal(_collected(group, problem).parameters, kept)
+        # Unlike what is collected, a snapshot is what would be restored, and stays.
+        after = group.snapshot()
+        moments = deepcopy(_collected(group, problem).optimizer)
+        for _ in range(2):
+            group.restore_best()
+            assert_array_equal(_collected(group, problem).parameters, kept)
+            seen.append(np.array(train_epoch(group, third)))
+        assert_array_equal(before.parameters, problem.initial.parameters)
+        assert_array_equal(after.parameters, kept)
+        assert after.optimizer.n_steps == moments.n_steps
+        assert_array_equal(after.optimizer.moments, moments.moments)
+        group.restore_best()
+        for rows, rate in first:
+            plain.step(rows, rate)
+        seen.append(_predictions(group, problem, plain))
+    return seen
+
+
+def _check_predicting_only(
+    make_group: GroupFactory, problem: Problem
+) -> list[np.ndarray]:
+    """Without targets and moments there is still predicting, from untouched weights."""
+    bare = replace(problem, dataset=Dataset(problem.dataset.X))
+    with _group(make_group, bare, ShardState(problem.start().parameters)) as group:
+        seen = _predictions(group, problem, PlainNetwork(problem))
+        state = _collected(group, problem)
+    assert state.optimizer is None
+    assert_array_equal(state.parameters, problem.initial.parameters)
+    return [seen]
+
+
+def blocks_of_evaluations(n_rows: int) -> list[list[slice]]:
+    """Cut all rows once into one block, once unevenly, once into single rows."""
+    bounds = [[0, n_rows], [0, 1, n_rows // 2, n_rows], list(range(n_rows + 1))]
+    return [[slice(*pair) for pair in pairwise(cuts)] for cuts in bounds]
+
+
+def _evaluate(
+    group: NetworkOps[Any], point: np.ndarray, blocks: Sequence[slice], every: slice
+) -> None:
+    # Peers need not know the point: it is handed to them by shard 0.
+    assert group.set_parameters(point if group.is_leader else None) is True
+    for rows in blocks:
+        backpropagate(group, rows, every)
+        group.add_gradient(rows, every)
+
+
+def _check_evaluations(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
+    """Loss and gradient of all rows at several points, summed over blocks.
+
+    Like scipy's, points are float64, and are not written to.
+    """
+    n_rows, dtype = problem.dataset.n_rows, problem.initial.parameters.dtype
+    every, rng = slice(0, n_rows), np.random.default_rng(1)
+    start, plain = problem.initial.parameters, PlainNetwork(problem)
+    found = []
+    with _group(make_group, problem, ShardState(start.copy())) as group:
+        for blocks in blocks_of_evaluations(n_rows):
+            point = start + 0.1 * rng.normal(size=start.size)
+            point.flags.writeable = False
+            _evaluate(group, point, blocks, every)
+            loss, gradient = group.loss_and_gradient(every)
+            expected_loss, expected_gradient = plain.set_parameters(point)
+            assert type(loss) is float
+            assert (gradient.shape, gradient.dtype) == (start.shape, dtype)
+            _assert_close(problem, loss, expected_loss)
+            _assert_close(problem, gradient, expected_gradient)
+            found.append((np.array(loss), gradient, gradient.copy()))
+        assert group.set_parameters(None) is False
+        assert_array_equal(group.collect().parameters, point.astype(dtype))
+        predictions = _predictions(group, problem, plain)
+    for _, gradient, then in found:
+        assert_array_equal(gradient, then, "a later evaluation wrote to it")
+    return [*(array for arrays in found for array in arrays), predictions]
+
+
+def check_given_up_evaluation(make_group: GroupFactory, problem: Problem) -> None:
+    """Assert that what was done before an evaluation began does not count in it."""
+    every = slice(0, problem.dataset.n_rows)
+    blocks = blocks_of_evaluations(problem.dataset.n_rows)[1]
+    point = problem.initial.parameters
+    with _group(make_group, problem, problem.start()) as group:
+        _evaluate(group, point + 1, blocks[:2], every)
+        _evaluate(group, point, blocks, every)
+        loss, gradient = group.loss_and_gradient(every)
+    expected_loss, expected_gradient = PlainNetwork(problem).set_parameters(point)
+    _assert_close(problem, gradient, expected_gradient)
+    _assert_close(problem, loss, expected_loss)

@@ -1,0 +1,242 @@
+import dataclasses
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.shard import split_state
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.planning.cost import StepCost, chained_tasks, flop
+from skdistmlp.planning.plan import cluster_plan, local_plan, reason_to_stay_local
+from skdistmlp.training.step import training_step
+from skdistmlp.wire.packet import HEADER_BYTES
+from tests.parallel.ops_contract import make_problem
+from tests.wire.test_communicator import connected, run
+
+UNITS = (784, 4096, 512, 10)
+N_PARAMETERS = 784 * 4096 + 4096 * 512 + 512 * 10 + 4096 + 512 + 10
+WORKERS = ["tcp://a:1", "tcp://b:2"]
+
+
+INPUTS = ["step", "evaluation", "prediction"]
+
+
+def flop_by_hand(n_rows, kind, nnz_per_row=784):
+    """Return two operations a multiplication, for every product."""
+    forward = [nnz_per_row * 4096, 4096 * 512, 512 * 10]
+    products = list(forward)
+    if kind != "prediction":
+        products += forward  # the gradients
+        products += forward[1:]  # the deltas of all layers but the first
+    return 2 * n_rows * sum(products)
+
+
+# Forward through three layers; then the outputs, or backward through two layers and
+# the update.
+N_TASKS = {"step": 6, "prediction": 4}
+
+
+def work_of(kind, n_rows, **options):
+    n_blocks = 5 if kind == "evaluation" else 1
+    return StepCost(kind, n_rows, n_blocks, **{"itemsize": 4} | options)
+
+
+@pytest.mark.parametrize(
+    ("engine", "threshold", "reason"),
+    [
+        ("local", 0, "engine='local' was asked for"),
+        ("auto", N_PARAMETERS, None),
+        ("auto", 0, None),
+        (
+            "auto",
+            N_PARAMETERS + 1,
+            "5,318,154 parameters are fewer than the threshold of 5,318,155",
+        ),
+        ("futures", N_PARAMETERS, None),
+        (
+            "futures",
+            N_PARAMETERS + 1,
+            "5,318,154 parameters are fewer than the threshold of 5,318,155",
+        ),
+    ],
+)
+def test_reason_to_stay_local(engine, threshold, reason):
+    assert reason_to_stay_local(UNITS, engine, threshold) == reason
+
+
+@pytest.mark.parametrize("kind", N_TASKS)
+def test_operations_and_chained_tasks_are_counted(kind):
+    split = NetworkSplit.even(UNITS, 2)
+    assert flop(split, work_of(kind, 100)) == flop_by_hand(100, kind)
+    assert chained_tasks(split, work_of(kind, 100)) == N_TASKS[kind]
+    sparse = work_of(kind, 100, nnz_per_row=49)
+    assert flop(split, sparse) == flop_by_hand(100, kind, nnz_per_row=49)
+    assert chained_tasks(split, sparse) == N_TASKS[kind]
+
+
+@pytest.mark.parametrize("workers", [WORKERS, WORKERS[:1]], ids=len)
+@pytest.mark.parametrize("kind", ["step", "evaluation"])
+@pytest.mark.parametrize(
+    ("engine", "reason"),
+    [
+        ("auto", "5,318,154 parameters reach the threshold, and there are workers"),
+        ("peers", "engine='peers' was asked for"),
+    ],
+)
+def test_training_is_for_peers(workers, kind, engine, reason):
+    plan = cluster_plan(UNITS, engine, workers, work_of(kind, 1))
+    assert (plan.engine, plan.workers) == ("peers", tuple(workers))
+    assert plan.reason == reason
+
+
+def test_peers_say_what_they_hold_and_exchange():
+    work = StepCost("step", 10, itemsize=4, data_bytes=1000)
+    plan = cluster_plan((6, 5, 4, 3), "peers", WORKERS, work)
+    # Layers 6 x 5, 5 x 4 and 4 x 3: shard 0 has two neurons of the first, two of
+    # the second, and the last intercept.
+    parameters = 6 * 2 + 5 * 2 + 2 * 3 + 2 + 2 + 3
+    # Features; own values and deltas; gathered and scattered ones; logits.
+    buffers = 10 * (6 + 2 * (2 + 2 + 3) + 4 * 5 + 2 * 3)
+    assert plan.bytes_held[0] == 4 * (4 * parameters + buffers) + 1000
+    # Buffers may have room for more rows than a step has.
+    roomy = cluster_plan((6, 5, 4, 3), "peers", WORKERS, replace(work, buffer_rows=20))
+    assert roomy.bytes_held[0] - plan.bytes_held[0] == 4 * buffers
+    # "lbfgs": three arrays of all 74 parameters, and SciPy's vectors on shard 0.
+    lbfgs = cluster_plan(
+        (6, 5, 4, 3), "peers", WORKERS, replace(work, kind="evaluation")
+    )
+    assert lbfgs.bytes_held[0] - plan.bytes_held[0] == 4 * 3 * 74 + 8 * 27 * 74
+    assert lbfgs.bytes_held[1] - plan.bytes_held[1] == 4 * 3 * 74
+    # Five values forward and five deltas back go to one other shard; logits both ways.
+    assert plan.bytes_exchanged == 4 * 10 * (2 * 5 + 2 * 3)
+    assert "a step exchanges 640 bytes" in str(plan)
+
+
+@pytest.mark.parametrize("n_rows", [1, 10**6])
+@pytest.mark.parametrize("workers", [WORKERS, WORKERS[:1]], ids=len)
+def test_futures_are_obeyed_whatever_the_work(n_rows, workers):
+    plan = cluster_plan(UNITS, "futures", workers, StepCost("step", n_rows))
+    assert plan.engine == "futures"
+    assert plan.workers == tuple(workers)
+    assert plan.reason == "engine='futures' was asked for"
+
+
+def test_workers_hold_neurons_in_proportion_to_their_threads():
+    plan = cluster_plan((5, 8, 4, 3), "peers", WORKERS[:2], StepCost("step", 1), [3, 1])
+    assert [[len(part) for part in layer] for layer in plan.split.ranges] == [
+        [6, 2],
+        [3, 1],
+    ]
+
+
+def test_workers_that_would_hold_nothing_are_left_out():
+    plan = cluster_plan((5, 2, 3), "futures", ["a", "b", "c"], StepCost("step", 1))
+    assert (plan.n_shards, plan.workers) == (2, ("a", "b"))
+
+
+def test_a_narrow_layer_does_not_make_the_split_of_the_wide_ones_smaller():
+    workers = [f"tcp://w:{i}" for i in range(4)]
+    plan = cluster_plan((8, 40, 2, 20, 3), "futures", workers, StepCost("step", 1))
+    assert plan.workers == tuple(workers)
+    sizes = [[len(held) for held in ranges] for ranges in plan.split.ranges]
+    assert sizes[0] == [10] * 4
+    assert sorted(sizes[1]) == [0, 0, 1, 1]
+    assert sizes[2] == [5] * 4
+
+
+def test_a_local_plan_says_why():
+    assert str(local_plan([5, 2, 3], "there is no cluster")) == (
+        "local: there is no cluster\nnetwork 5-2-3, 21 parameters, 1 shard"
+    )
+
+
+def test_a_plan_says_who_holds_which_neurons():
+    plan = cluster_plan((5, 5, 1, 3), "futures", WORKERS, StepCost("step", 1))
+    assert str(plan) == (
+        "futures: engine='futures' was asked for\n"
+        "network 5-5-1-3, 42 parameters, 2 shards\n"
+        "shard 0 on tcp://a:1: layer 0: neurons 0-1, layer 1: no neurons, "
+        "layer 2 (output): no inputs\n"
+        "shard 1 on tcp://b:2: layer 0: neurons 2-4, layer 1: neurons 0-0, "
+        "layer 2 (output): inputs 0-0"
+    )
+
+
+def test_a_plan_without_hidden_layers_says_that_one_worker_holds_all():
+    plan = cluster_plan((5, 3), "futures", WORKERS, StepCost("step", 1))
+    assert str(plan).splitlines()[1:] == [
+        "network 5-3, 18 parameters, 1 shard",
+        "shard 0 on tcp://a:1: all of it",
+    ]
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        local_plan([5, 2, 3], "because"),
+        cluster_plan([5, 4, 3], "futures", WORKERS, StepCost("step", 1)),
+    ],
+    ids=["local", "futures"],
+)
+def test_a_plan_is_a_value(plan):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan.engine = "auto"
+    woken = pickle.loads(pickle.dumps(plan))
+    assert woken == plan
+    assert hash(woken) == hash(plan)
+    assert str(woken) == str(plan)
+    assert woken != dataclasses.replace(plan, reason="another")
+
+
+class CountingSocket:
+    """A socket that counts what is sent through it."""
+
+    def __init__(self, connected):
+        self._socket = connected
+        self.n_bytes = 0
+
+    def __getattr__(self, name):
+        return getattr(self._socket, name)
+
+    def sendmsg(self, views):
+        n_bytes = self._socket.sendmsg(views)
+        self.n_bytes += n_bytes
+        return n_bytes
+
+
+@pytest.mark.parametrize("n_shards", [2, 3])
+@pytest.mark.parametrize(
+    ("units", "n_exchanges"),
+    [((7, 9, 4), 1), ((7, 9, 5, 4), 3), ((7, 2, 5, 6, 1), 5)],
+    ids=str,
+)
+def test_a_step_sends_as_many_bytes_as_the_plan_says(units, n_exchanges, n_shards):
+    """With one hidden layer the logits are summed, and nothing else is exchanged."""
+    n_rows = 20
+    work = StepCost("step", n_rows, itemsize=4)
+    workers = [f"tcp://w:{i}" for i in range(n_shards)]
+    plan = cluster_plan(units, "peers", workers, work)
+    problem = make_problem(plan.split, dtype=np.float32, n_rows=n_rows)
+    starts = split_state(plan.split, problem.start())
+    meshes = connected(n_shards)
+    sockets = []
+    for mesh in meshes:
+        for link in mesh._links.values():
+            link.socket = CountingSocket(link.socket)
+            link.send = link.socket.sendmsg
+            sockets.append(link.socket)
+
+    def step(mesh):
+        shard = LocalOps(
+            problem.network, starts[mesh.rank], problem.dataset, mesh, n_rows
+        )
+        training_step(shard, np.arange(n_rows), 0.01)
+
+    run(meshes, step)
+    headers = n_exchanges * n_shards * (n_shards - 1) * HEADER_BYTES
+    assert sum(s.n_bytes for s in sockets) - headers == plan.bytes_exchanged > 0
+    if n_exchanges == 1:
+        logits = n_rows * units[-1] * 4
+        assert plan.bytes_exchanged == n_shards * (n_shards - 1) * logits

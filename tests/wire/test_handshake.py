@@ -1,0 +1,378 @@
+import errno
+import select
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.wire import handshake as rendezvous
+from skdistmlp.wire.handshake import (
+    HELLO_BYTES,
+    NONCE_BYTES,
+    PROOF_BYTES,
+    Credentials,
+    listen,
+    meet,
+)
+from skdistmlp.wire.packet import Header, Operation
+
+OURS = Credentials(b"a fit of a test.", b"s" * 32)
+THEIRS = replace(OURS, secret=b"t" * 32)
+"""The same run, which can be overheard, without its secret."""
+
+
+@pytest.fixture
+def listeners():
+    opened = [listen("127.0.0.1") for _ in range(3)]
+    yield opened
+    for listener in opened:
+        listener.close()
+
+
+def never():
+    return False
+
+
+def meeting(listeners, rank, credentials=OURS, is_cancelled=never, tls=None):
+    addresses = [listener.getsockname() for listener in listeners]
+    names = [f"shard {rank}" for rank in range(len(listeners))]
+    return meet(rank, listeners[rank], addresses, names, credentials, is_cancelled, tls)
+
+
+def all_meet(listeners, credentials=OURS, tls=None):
+    """Let all shards meet; return their links."""
+    with ThreadPoolExecutor(len(listeners)) as pool:
+        met = [
+            pool.submit(meeting, listeners, rank, credentials, tls=tls)
+            for rank in range(len(listeners))
+        ]
+        return [future.result(30) for future in met]
+
+
+def close(links):
+    for link in links.values():
+        link.socket.close()
+
+
+def assert_complete(results):
+    for rank, links in enumerate(results):
+        others = set(range(len(results))) - {rank}
+        assert {peer: link.name for peer, link in links.items()} == {
+            peer: f"shard {peer}" for peer in others
+        }
+
+
+def test_every_shard_meets_every_other_whoever_comes_first(listeners):
+    """Shard 0 comes last: those that wait for it are not in its way."""
+    late = threading.Event()
+
+    def shard(rank):
+        if rank == 0:
+            assert late.wait(30)
+        return meeting(listeners, rank)
+
+    with ThreadPoolExecutor(3) as pool:
+        met = [pool.submit(shard, rank) for rank in range(3)]
+        late.set()
+        results = [future.result(30) for future in met]
+    assert_complete(results)
+    for links in results:
+        close(links)
+
+
+# Uninvited guests.
+
+
+def said(data):
+    """Return a guest that says something, and listens to what comes."""
+
+    def guest(address, let_go):
+        connection = socket.create_connection(address)
+        connection.sendall(data)
+        return connection
+
+    return guest
+
+
+def hello(credentials, rank):
+    return credentials.hello(rank)
+
+
+STRANGERS = {
+    "a browser": b"GET / HTTP/1.1\r\n\r\n" + b" " * HELLO_BYTES,
+    "another fit": hello(replace(OURS, run=b"another fit....."), 1),
+    "itself": hello(OURS, 0),
+    "another operation": Header(OURS.run, 0, 0, Operation.BROADCAST, 0, 1, 0, 0, 0)
+    .pack()
+    .ljust(HELLO_BYTES),
+    "without the secret": hello(THEIRS, 1) + b"p" * PROOF_BYTES,
+}
+
+
+@pytest.mark.parametrize("data", STRANGERS.values(), ids=STRANGERS)
+def test_who_was_not_invited_is_turned_away(listeners, data):
+    listeners = listeners[:2]
+    with closing(socket.create_connection(listeners[0].getsockname())) as uninvited:
+        uninvited.sendall(data)
+        results = all_meet(listeners)
+        assert_complete(results)
+        uninvited.settimeout(30)
+        with suppress(ConnectionResetError):  # turned away with bytes unread
+            while uninvited.recv(4096):
+                pass
+    for links in results:
+        close(links)
+
+
+def test_a_proof_that_was_overheard_is_of_no_use(listeners):
+    """A recorded conversation is said again: the nonces are new."""
+    recorded = {"guest": b"", "host": b""}
+    listeners = listeners[:2]
+
+    def relay(relayed, ends, host):
+        guest, _ = relayed.accept()
+        with guest, socket.create_connection(host) as onward:
+            while not ends.is_set():
+                for one, other, who in (
+                    (guest, onward, "guest"),
+                    (onward, guest, "host"),
+                ):
+                    if select.select([one], [], [], 0.01)[0]:
+                        data = one.recv(4096)
+                        recorded[who] += data
+                        other.sendall(data)
+
+    ends = threading.Event()
+    with (
+        closing(socket.create_server(("127.0.0.1", 0))) as relayed,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        relaying = pool.submit(relay, relayed, ends, listeners[0].getsockname())
+        addresses = [relayed.getsockname(), listeners[1].getsockname()]
+        names = ["shard 0", "shard 1"]
+        host = pool.submit(meeting, listeners, 0)
+        guest = pool.submit(meet, 1, listeners[1], addresses, names, OURS, never)
+        first = [host.result(30), guest.result(30)]
+        ends.set()
+        relaying.result(30)
+    for links in first:
+        close(links)
+    assert len(recorded["guest"]) == HELLO_BYTES + PROOF_BYTES
+
+    is_cancelled = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        host = pool.submit(meeting, listeners, 0, is_cancelled=is_cancelled.is_set)
+        with closing(socket.create_connection(listeners[0].getsockname())) as replayed:
+            replayed.sendall(recorded["guest"])
+            replayed.settimeout(30)
+            answer = b""
+            with suppress(ConnectionResetError):
+                while more := replayed.recv(4096):
+                    answer += more
+        assert not host.done(), "the shard still waits for the real one"
+        is_cancelled.set()
+        with pytest.raises(ExchangeError, match="told to give up"):
+            host.result(30)
+    assert len(answer) == HELLO_BYTES + PROOF_BYTES
+
+
+def test_the_secret_is_never_sent(listeners, monkeypatch):
+    sent = []
+    original = rendezvous._send
+
+    def send(connection, data):
+        sent.append(data)
+        return original(connection, data)
+
+    monkeypatch.setattr(rendezvous, "_send", send)
+    for links in all_meet(listeners[:2]):
+        close(links)
+    assert len(sent) == 3
+    assert OURS.secret not in b"".join(sent)
+    assert "s" * 32 not in repr(OURS)
+
+
+@given(data=st.binary(max_size=3 * HELLO_BYTES), began=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_no_bytes_of_a_stranger_disturb_a_meeting(data, began):
+    """Whatever comes, before or behind a valid beginning."""
+    if began:
+        data = hello(THEIRS, 1)[: HELLO_BYTES - NONCE_BYTES] + data
+    opened = [listen("127.0.0.1") for _ in range(2)]
+    try:
+        stranger = socket.create_connection(opened[0].getsockname())
+        with closing(stranger):
+            stranger.sendall(data)
+            results = all_meet(opened)
+            assert_complete(results)
+            for links in results:
+                close(links)
+    finally:
+        for listener in opened:
+            listener.close()
+
+
+def test_who_says_nothing_holds_nobody_up(listeners):
+    listeners = listeners[:2]
+    with closing(socket.create_connection(listeners[0].getsockname())):
+        results = all_meet(listeners)
+    assert_complete(results)
+    for links in results:
+        close(links)
+
+
+def test_in_a_crowd_who_has_waited_longest_makes_room(listeners):
+    """So shards get through, and no more connections are open than there is room."""
+    room = rendezvous.MAX_UNVERIFIED + len(listeners)
+    with ExitStack() as opened:
+        pool = opened.enter_context(ThreadPoolExecutor(3))
+        met = [pool.submit(meeting, listeners, 0)]
+        # Beyond the length of the listener's queue, each has to be taken first.
+        crowd = [
+            opened.enter_context(
+                socket.create_connection(listeners[0].getsockname(), 30)
+            )
+            for _ in range(300)
+        ]
+        for stranger in crowd[:-room]:
+            assert stranger.recv(1) == b""
+        for stranger in crowd[-room:]:
+            stranger.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                stranger.recv(1)
+        met += [pool.submit(meeting, listeners, rank) for rank in (1, 2)]
+        results = [future.result(30) for future in met]
+    assert_complete(results)
+    for links in results:
+        close(links)
+
+
+def test_who_has_named_the_run_is_the_last_to_make_room(listeners):
+    """However long a shard takes for its next step."""
+    with ExitStack() as opened:
+        pool = opened.enter_context(ThreadPoolExecutor(3))
+        met = [pool.submit(meeting, listeners, 0)]
+        host = listeners[0].getsockname()
+        slow = opened.enter_context(socket.create_connection(host, 30))
+        slow.sendall(OURS.hello(1))
+        assert len(slow.recv(HELLO_BYTES, socket.MSG_WAITALL)) == HELLO_BYTES
+        crowd = [
+            opened.enter_context(socket.create_connection(host, 30)) for _ in range(300)
+        ]
+        assert crowd[0].recv(1) == b""
+        slow.recv(PROOF_BYTES, socket.MSG_WAITALL)
+        slow.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            slow.recv(1)
+        met += [pool.submit(meeting, listeners, rank) for rank in (1, 2)]
+        results = [future.result(30) for future in met]
+    assert_complete(results)
+    for links in results:
+        close(links)
+
+
+def test_a_port_is_waited_for_while_another_shard_gives_it_up(monkeypatch):
+    before = listen("127.0.0.1")
+    port = before.getsockname()[1]
+    tried = threading.Event()
+    sleep = time.sleep
+
+    def sleep_and_tell(seconds):
+        tried.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(rendezvous.time, "sleep", sleep_and_tell)
+    with ThreadPoolExecutor(1) as pool:
+        after = pool.submit(listen, "127.0.0.1", port)
+        assert tried.wait(30)
+        before.close()
+        with closing(after.result(30)) as listener:
+            assert listener.getsockname()[1] == port
+
+
+def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
+    monkeypatch.setattr(rendezvous, "HANDSHAKE_TIMEOUT_S", 0.05)
+    is_cancelled = threading.Event()
+    with (
+        ThreadPoolExecutor(1) as pool,
+        closing(socket.create_connection(listeners[0].getsockname())) as stranger,
+    ):
+        host = pool.submit(meeting, listeners[:2], 0, is_cancelled=is_cancelled.is_set)
+        stranger.settimeout(30)
+        began = time.monotonic()
+        assert stranger.recv(1) == b""
+        assert time.monotonic() - began < 30
+        is_cancelled.set()
+        assert isinstance(host.exception(30), ExchangeError)
+
+
+# Shards that were sought.
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_who_is_told_to_give_up_waits_no_longer(listeners, rank):
+    with pytest.raises(ExchangeError, match="told to give up while waiting for"):
+        meeting(listeners[:2], rank, is_cancelled=lambda: True)
+
+
+def test_a_shard_that_cannot_be_reached_is_named_with_what_to_do(listeners):
+    addresses = [listener.getsockname() for listener in listeners[:2]]
+    names = ["shard 0 on tcp://10.0.0.1:1", "shard 1 on tcp://10.0.0.2:2"]
+    listeners[0].close()
+    with pytest.raises(ExchangeError) as refused:
+        meet(1, listeners[1], addresses, names, OURS, never)
+    assert str(refused.value).startswith(
+        f"{names[1]} cannot connect to {names[0]} at port {addresses[0][1]} of "
+        f"127.0.0.1: [Errno {errno.ECONNREFUSED}] Connection refused. "
+    )
+    for advice in ("skdistmlp.listen-port", "--contact-address", "engine='futures'"):
+        assert advice in str(refused.value)
+
+
+def test_an_address_of_another_machine_is_named():
+    """As a worker's contact address may be: 192.0.2.1 is nobody's (RFC 5737)."""
+    with pytest.raises(ExchangeError, match=r"192\.0\.2\.1.*'futures'"):
+        listen("192.0.2.1")
+
+
+def somebody_else(listener, data):
+    """Take a connection, say something and leave."""
+    select.select([listener], [], [], 30)
+    connection, _ = listener.accept()
+    with connection:
+        connection.setblocking(True)
+        connection.recv(4096)
+        connection.sendall(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "shard 0 closed its connection before training"),
+        (b"HTTP/1.1 400 ".ljust(HELLO_BYTES + PROOF_BYTES), "belongs to another fit"),
+        (
+            hello(THEIRS, 0) + b"p" * PROOF_BYTES,
+            "shard 0 cannot prove that it belongs to this fit",
+        ),
+    ],
+    ids=["leaves", "another program", "an impostor"],
+)
+def test_who_is_not_the_shard_that_was_sought_is_named(listeners, data, message):
+    with ThreadPoolExecutor(1) as pool:
+        left = pool.submit(somebody_else, listeners[0], data)
+        with pytest.raises(ExchangeError, match=message):
+            meeting(listeners[:2], 1)
+        left.result(30)
+
+
+def test_a_port_that_is_taken_is_named(listeners):
+    port = listeners[0].getsockname()[1]
+    with pytest.raises(ExchangeError, match=rf"port {port} .*skdistmlp.listen-port"):
+        listen("127.0.0.1", port)
