@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray, aligned
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.ops import NetworkOps
-from skdistmlp.parallel.shard import Network, ShardState, predict_whole
+from skdistmlp.parallel.shard import ShardState, predict_whole
 from skdistmlp.parallel.split import Parameters, flatten
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import (
@@ -72,7 +73,7 @@ class WholeNetwork:
     Attributes
     ----------
     network : Network
-        The network, undivided.
+        The network.
     weights : Parameters
         All its layers.
     """
@@ -137,7 +138,7 @@ def train(
     work = job.work(dataset)
     if isinstance(dataset.X, RemoteFeatures):
         request = replace(request, client=dataset.X.client)
-    with _planned(request, network.split.layer_units, work) as (plan, client):
+    with _planned(request, network.layer_units, work) as (plan, client):
         pause = after_epoch and partial(_paused, after_epoch, plan, job)
         if plan.engine == "peers":
             from skdistmlp.cluster.client.workers import memory_limits
@@ -149,7 +150,7 @@ def train(
         if plan.reason == NO_CLIENT:
             _warn_of_missing_client(request)
         dataset = dataset.to_local()
-        job = replace(job, network=replace(network, split=plan.split))
+        job = replace(job, split=plan.split)
         with _group(plan, client, job, dataset) as group:
             training = job.run(group, dataset)
             outcome = run_to_end(training, pause and partial(pause, group.snapshot))
@@ -208,7 +209,9 @@ def _group(
 
     start = job.with_initial_state(plan.split.unsplit_layout()).start
     assert start is not None
-    with FuturesOps(client, plan.workers, job.network, start, dataset) as group:
+    with FuturesOps(
+        client, plan.workers, job.network, plan.split, start, dataset
+    ) as group:
         yield group
 
 
@@ -222,7 +225,7 @@ def predict(
     request : EngineRequest
         What the user asked for.
     network : Network
-        The network, however it is split.
+        The network.
     weights : Parameters
         All its layers.
     X : ndarray or sparse rows of shape (n_samples, n_features)
@@ -234,10 +237,10 @@ def predict(
         Outputs of the network.
     """
     # A few rows take microseconds: a plan is made only where it may matter.
-    if _reason_to_stay_local(request, network.split.layer_units) is not None:
+    if _reason_to_stay_local(request, network.layer_units) is not None:
         return _predict_here(network, weights, X)
     work = _prediction(weights, X)
-    with _planned(request, network.split.layer_units, work) as (plan, client):
+    with _planned(request, network.layer_units, work) as (plan, client):
         if plan.engine == "local":
             return _predict_here(network, weights, X)
         # Compressed columns cannot be cut into blocks of rows cheaply.
@@ -260,7 +263,6 @@ def predict(
             )
         from skdistmlp.cluster.futures.driver import FuturesOps
 
-        network = replace(network, split=plan.split)
         state = ShardState(flatten(weights, weights.coefs[0].dtype))
         dataset = Dataset(X)
         blocks = list(gen_batches(dataset.n_rows, PREDICT_BLOCK_ROWS))
@@ -268,6 +270,7 @@ def predict(
             client,
             plan.workers,
             network,
+            plan.split,
             state,
             dataset,
             stream_rows=True,
@@ -281,7 +284,7 @@ def plan_of_prediction(
 ) -> Plan:
     """Return the plan that `predict` would follow."""
     work = _prediction(weights, X)
-    with _planned(request, network.split.layer_units, work) as (plan, _):
+    with _planned(request, network.layer_units, work) as (plan, _):
         return plan
 
 

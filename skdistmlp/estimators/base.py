@@ -28,11 +28,13 @@ from skdistmlp.estimators.inputs import resolve_inputs
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
-from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
+from skdistmlp.nn.layers import Network, dense_layers
+from skdistmlp.nn.losses import OUTPUTS
+from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState, UpdateRule
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.initial import draw_parameters
-from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import (
     NetworkSplit,
     Parameters,
@@ -100,8 +102,8 @@ class BaseDistributedMLP(
         return None if sample_weight is None else check_sample_weight(sample_weight, X)
 
     @abstractmethod
-    def _output_activation(self) -> str:
-        """Return the name of the output activation."""
+    def _output(self) -> str:
+        """Return the name of output activation and loss in `OUTPUTS`."""
 
     @abstractmethod
     def _use_stratified_split(self, n_outputs: int) -> bool:
@@ -154,15 +156,17 @@ class BaseDistributedMLP(
                         f"back, or fit anew with warm_start=False."
                     )
             network = Network(
-                NetworkSplit.even(layer_units, 1),
-                self.activation,
-                self._output_activation(),
+                dense_layers(layer_units, self.activation),
+                self._output(),
                 float(self.alpha),
             )
-            if self.solver == "lbfgs":
+            rule = self._new_rule()
+            if rule is None:
                 job = self._lbfgs_job(network, dtype, first_pass)
             else:
-                job = self._epochs_job(network, dtype, dataset, first_pass, incremental)
+                job = self._epochs_job(
+                    network, dtype, dataset, rule, first_pass, incremental
+                )
             after_epoch = tasks.begin(job.progress)
             trained = train(self._engine_request(), job, dataset, after_epoch)
             self._set_fitted_attributes(trained)
@@ -180,6 +184,7 @@ class BaseDistributedMLP(
         network: Network,
         dtype: np.dtype[np.floating],
         dataset: Dataset,
+        rule: UpdateRule,
         first_pass: bool,
         incremental: bool,
     ) -> TrainingJob:
@@ -188,7 +193,7 @@ class BaseDistributedMLP(
         if self.early_stopping:
             hold_out = HoldOut(
                 self.validation_fraction,
-                stratify=self._use_stratified_split(network.split.layer_units[-1]),
+                stratify=self._use_stratified_split(network.layer_units[-1]),
                 score=self._score_function(),
                 include_initial=first_pass,
             )
@@ -202,13 +207,9 @@ class BaseDistributedMLP(
             state = ShardState(
                 parameters, self._continued_optimizer(parameters, incremental)
             )
-        rule: Sgd | Adam
-        if self.solver == "sgd":
-            rule = Sgd(float(self.momentum), bool(self.nesterovs_momentum))
-        else:
-            rule = Adam(float(self.beta_1), float(self.beta_2), float(self.epsilon))
         return TrainingJob(
             network,
+            NetworkSplit.even(network.layer_units, 1),
             dtype,
             EpochTraining(
                 self._training_options(n_rows, incremental),
@@ -225,15 +226,17 @@ class BaseDistributedMLP(
     ) -> TrainingJob:
         """Return the job of training on all rows at once."""
         random_state = check_random_state(self.random_state)
+        split = NetworkSplit.even(network.layer_units, 1)
         if first_pass:
             parameters = draw_parameters(
-                network.split.unsplit_layout(), self.activation, random_state, dtype
+                split.unsplit_layout(), network.layers, random_state, dtype
             )
         else:
             parameters = flatten(self._weights(), dtype)
         options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
         return TrainingJob(
             network,
+            split,
             dtype,
             LbfgsTraining(options, parameters),
             random_state,
@@ -293,6 +296,11 @@ class BaseDistributedMLP(
             say=print if self.verbose else None,
         )
 
+    def _new_rule(self) -> UpdateRule | None:
+        """Return the optimiser that the parameters ask for; None for L-BFGS."""
+        rule = UPDATE_RULES.get(self.solver)
+        return None if rule is None else rule.from_params(vars(self))
+
     def _continued_optimizer(
         self, parameters: FloatArray, incremental: bool
     ) -> OptimizerState | None:
@@ -317,8 +325,8 @@ class BaseDistributedMLP(
         if incremental and self._continues():
             schedule, rate = self._schedule, self._learning_rate
         else:
-            # Only plain gradient descent has a schedule.
-            name = self.learning_rate if self.solver == "sgd" else "constant"
+            has_schedule = UPDATE_RULES[self.solver].has_schedule
+            name = self.learning_rate if has_schedule else "constant"
             rate = float(self.learning_rate_init)
             schedule = LearningRateSchedule(name, rate, float(self.power_t))
         scores = getattr(self, "validation_scores_", None)
@@ -347,7 +355,7 @@ class BaseDistributedMLP(
         self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
-        self.out_activation_ = self._output_activation()
+        self.out_activation_ = OUTPUTS[self._output()].activation
         self.plan_ = plan
         self.engine_ = plan.engine
         self.n_workers_ = plan.n_shards
@@ -367,7 +375,7 @@ class BaseDistributedMLP(
         self._learning_rate = progress.learning_rate
 
     def _warn(self, outcome: Outcome | OptimizeResult, incremental: bool) -> None:
-        if self.solver == "lbfgs":
+        if isinstance(outcome, OptimizeResult):
             check_optimize_result("lbfgs", outcome, self.max_iter)
         elif outcome is Outcome.INTERRUPTED:
             warnings.warn("Training interrupted by user.", stacklevel=STACKLEVEL)

@@ -15,8 +15,8 @@ from skdistmlp.engines.engines import (
     predict,
 )
 from skdistmlp.estimators.inputs import is_collection
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters, layer_units_of
 from skdistmlp.planning.plan import Plan
 
@@ -104,10 +104,11 @@ class PredictionMixin:
                 "X is a Dask collection: each of its blocks meets the whole network, "
                 "on the worker that computes it"
             )
-            return Plan("rows", network.split, (), reason)
+            split = NetworkSplit.even(network.layer_units, 1)
+            return Plan("rows", split, (), reason)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         return plan_of_prediction(self._engine_request(), network, weights, X)
 
     def _fitted_network(self) -> Network:
-        split = NetworkSplit.even(layer_units_of(self._weights().coefs), 1)
-        return Network(split, self.activation, self.out_activation_)
+        layers = dense_layers(layer_units_of(self._weights().coefs), self.activation)
+        return Network(layers, self.out_activation_)

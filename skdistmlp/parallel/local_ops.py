@@ -7,71 +7,82 @@ from itertools import accumulate
 import numpy as np
 from scipy.sparse import issparse
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import block_size, update
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
-from skdistmlp.parallel.communicators import Communicator
+from skdistmlp.parallel.communicators import Communicator, Label
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
-    Network,
     ShardState,
     add_penalty,
     affine,
     batch_loss,
     batch_penalty,
     gradient,
-    hidden_forward,
     output_delta,
     propagate,
 )
-from skdistmlp.parallel.split import NeuronRange, join_shards, take_shard
+from skdistmlp.parallel.split import (
+    NetworkSplit,
+    NeuronRange,
+    join_shards,
+    take_shard,
+)
 
 OUTPUT_BLOCK_NUMBERS = 8192
-"""Outputs whose loss is computed at a time: temporaries of 64 KiB in float64. Larger
-ones go back to the system on Dask's workers, and their pages fault anew at each step:
-with 200 rows of 400 outputs, logistic took 1.9 ms in blocks and 2.8 without."""
+"""Number of outputs whose loss is computed at a time: temporaries of 64 KiB in float64.
+Dask's workers return larger ones to the system, and their pages then fault at every
+step: with 200 rows of 400 outputs, logistic took 1.9 ms in blocks and 2.8 without."""
 
 
 class LocalOps:
     """One shard among its peers: a `NetworkOps` whose values are arrays.
 
-    With a communicator that has nobody to talk to, it is the whole network.
-    A hidden value is this shard's part; whoever consumes it gathers.
+    With `SingleProcess` as its communicator, it is the whole network. A hidden value
+    is this shard's part; its consumer gathers the others.
 
     Parameters
     ----------
     network : Network
-        The network and its split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     state : ShardState
         This shard's part. Its arrays are trained in place.
     dataset : Dataset
         All rows, with all features; `X` in the dtype of the parameters.
     communicator : Communicator
-        This shard's end of the exchange; its rank says which shard this is.
+        This shard's end of the collectives; its rank is the number of the shard.
     max_rows : int
-        The most rows of any step or block.
+        The largest number of rows of any step or block.
     """
 
     def __init__(
         self,
         network: Network,
+        split: NetworkSplit,
         state: ShardState,
         dataset: Dataset,
         communicator: Communicator,
         max_rows: int,
     ) -> None:
         self._state = state
-        self.layers = network.split.layers
+        self.layers = split.layers
         self._network = network
+        self._split = split
+        self._activations = [layer.nonlinearity for layer in network.layers]
         self._communicator = communicator
         self._dataset = dataset
         self._max_rows = max_rows
-        self._layout = network.split.layout(communicator.rank)
+        self._layout = split.layout(communicator.rank)
         self._coefs, self._intercepts = self._layout.views(state.parameters)
         self._write_gradients_to(np.empty_like(state.parameters))
         self._scratch = np.empty(block_size(state.parameters), state.parameters.dtype)
         self._buffers: dict[tuple[str, int], FloatArray] = {}
-        # What a layer was last given, gathered forward and used again backward.
-        self._given: dict[int, Features] = {}
+        # What `backward` needs of the last forward pass of training: the inputs of
+        # each layer, all shards' gathered, and the residuals of the hidden ones.
+        self._inputs: dict[int, Features] = {}
+        self._residuals: dict[int, FloatArray] = {}
         self._loss_sum = 0.0
         # Gradients of the blocks before, once there are any.
         self._gradient_sum: FloatArray | None = None
@@ -92,37 +103,48 @@ class LocalOps:
             rows, self._buffer("inputs", 0, self._max_rows, self._dataset.X.shape[1])
         )
 
-    def forward(self, layer: int, value: Features) -> FloatArray:
-        """Return this shard's activations, or everybody's logits."""
+    def forward(self, layer: int, value: Features, *, training: bool) -> FloatArray:
+        """Return this shard's activations, or the logits of the whole network."""
         coef, intercept = self._coefs[layer], self._intercepts[layer]
-        n_rows = value.shape[0]
-        out = self._buffer("activations", layer, n_rows, coef.shape[1])
-        if layer == self._network.split.output_layer:
-            self._given[layer] = value
+        shape = value.shape[0], coef.shape[1]
+        out = self._buffer("activations", layer, *shape)
+        if layer == self._split.output_layer:
             piece = affine(value, coef, intercept, out)
-            logits = self._buffer("logits", layer, n_rows, coef.shape[1])
+            logits = self._buffer("logits", layer, *shape)
+            if training:
+                self._inputs[layer] = value
             return self._communicator.all_reduce(piece, layer, logits)
-        given = self._gather(layer, value)
-        self._given[layer] = given
-        return hidden_forward(self._network, given, coef, intercept, out)
+        inputs = self._gather(layer, value)
+        activation = self._activations[layer]
+        if not training:
+            z = affine(inputs, coef, intercept, out)
+            activation.forward(z, out)
+            return out
+        z = out
+        if activation.keeps_input:
+            z = self._buffer("pre-activations", layer, *shape)
+        affine(inputs, coef, intercept, z)
+        self._residuals[layer] = activation.forward(z, out)
+        self._inputs[layer] = inputs
+        return out
 
     def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
         """Overwrite `logits` with their delta; see `NetworkOps`."""
         network = self._network
-        network.output_head.apply(logits)
+        network.output_head.forward(logits)
         block = max(1, OUTPUT_BLOCK_NUMBERS // logits.shape[1])
         for start in range(0, len(logits), block):
             part = slice(start, min(start + block, len(logits)))
-            outputs, there = logits[part], rows_at(rows, part)
-            self._loss_sum += batch_loss(network, outputs, self._dataset, there, batch)
-            output_delta(outputs, self._dataset, there, batch, out=outputs)
+            outputs, at = logits[part], rows_at(rows, part)
+            self._loss_sum += batch_loss(network, outputs, self._dataset, at, batch)
+            output_delta(network, outputs, self._dataset, at, batch, out=outputs)
         return logits
 
     def backward(self, layer: int, value: Features, delta: FloatArray) -> FloatArray:
         """Write the layer's gradient; return this shard's delta below."""
         coef = self._coefs[layer]
         gradient(
-            self._given[layer],
+            self._inputs[layer],
             delta,
             self._coef_gradients[layer],
             self._intercept_gradients[layer],
@@ -132,14 +154,14 @@ class LocalOps:
         below = propagate(
             delta, coef, self._buffer("propagated", layer, len(delta), coef.shape[0])
         )
-        if layer != self._network.split.output_layer:
+        if layer != self._split.output_layer:
             below = self._communicator.reduce_scatter(
                 below,
-                self._network.split.ranges[layer - 1],
+                self._split.ranges[layer - 1],
                 layer,
                 self._buffer("deltas", layer, *value.shape),
             )
-        self._network.hidden_activation.chain(value, below)
+        self._activations[layer - 1].backward(self._residuals[layer - 1], below)
         return below
 
     def update(self, rows: Rows, learning_rate: float) -> None:
@@ -173,9 +195,11 @@ class LocalOps:
             return False
         own = self._state.parameters
         if parameters is None:
-            parameters = np.empty(self._network.split.n_parameters, own.dtype)
-        whole = self._communicator.broadcast(parameters.astype(own.dtype, copy=False))
-        take_shard(self._network.split, self._communicator.rank, whole, out=own)
+            parameters = np.empty(self._split.n_parameters, own.dtype)
+        whole = self._communicator.broadcast(
+            parameters.astype(own.dtype, copy=False), Label.PARAMETERS
+        )
+        take_shard(self._split, self._communicator.rank, whole, out=own)
         self._gradient_sum = None
         self._loss_sum = 0.0
         return True
@@ -206,15 +230,16 @@ class LocalOps:
         return self._settled_loss(penalty) / n_rows, self._joined(self._gradient_sum)
 
     def predictions(self, logits: Iterable[FloatArray]) -> Iterator[FloatArray]:
-        """Yield the outputs of each block, as arrays of their own."""
+        """Yield the outputs of each block, each in a new array."""
         for block in logits:
             outputs = block.copy()
-            self._network.output_head.apply(outputs)
+            self._network.output_head.forward(outputs)
             yield outputs
 
     def from_leader(self, value: float) -> float:
         """Return the value that shard 0 has."""
-        return float(self._communicator.broadcast(np.array([value], float))[0])
+        array = np.array([value], float)
+        return float(self._communicator.broadcast(array, Label.DECISION)[0])
 
     def keep_best(self) -> None:
         """Copy the parameters."""
@@ -245,9 +270,9 @@ class LocalOps:
         self._coef_gradients, self._intercept_gradients = self._layout.views(flat)
 
     def _settled_loss(self, penalty: float) -> float:
-        """Return the losses summed so far, and all shards' penalties; begin anew."""
+        """Return the losses since the last call plus all shards' penalties."""
         penalties = self._communicator.all_reduce(
-            np.array([penalty]), self._network.split.output_layer, np.empty(1)
+            np.array([penalty]), Label.LOSS, np.empty(1)
         )
         total = self._loss_sum + float(penalties[0])
         self._loss_sum = 0.0
@@ -255,14 +280,14 @@ class LocalOps:
 
     def _joined(self, own: FloatArray) -> FloatArray:
         """Return the flat array of the whole network from every shard's part."""
-        split = self._network.split
+        split = self._split
         sizes = [split.layout(rank).n_parameters for rank in range(split.n_shards)]
         stops = list(accumulate(sizes))
         ranges = [NeuronRange(b - n, b) for b, n in zip(stops, sizes, strict=True)]
         parts = self._communicator.all_gather(
             own[np.newaxis],
             ranges,
-            split.output_layer,
+            Label.GRADIENT,
             np.empty((1, stops[-1]), own.dtype),
         )
         return join_shards(split, [parts[0, part.columns] for part in ranges])
@@ -270,12 +295,12 @@ class LocalOps:
     def _gather(self, layer: int, part: Features) -> Features:
         if layer == 0:
             return part
-        split = self._network.split
+        split = self._split
         out = self._buffer("gathered", layer, len(part), split.layer_units[layer])
         return self._communicator.all_gather(part, split.ranges[layer - 1], layer, out)
 
     def _buffer(self, use: str, layer: int, n_rows: int, width: int) -> FloatArray:
-        """Return rows of the buffer for one use, allocated at its first."""
+        """Return rows of the buffer for one use, which is allocated at the first."""
         buffer = self._buffers.get((use, layer))
         if buffer is None:
             dtype = self._state.parameters.dtype

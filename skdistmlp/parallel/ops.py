@@ -31,8 +31,11 @@ class NetworkOps(Protocol[Value]):
     def inputs(self, rows: Rows) -> Value:
         """Return the features of `rows`, for layer 0."""
 
-    def forward(self, layer: int, value: Value) -> Value:
-        """Return the activations of a hidden layer, or the logits of the last."""
+    def forward(self, layer: int, value: Value, *, training: bool) -> Value:
+        """Return the activations of a hidden layer, or the logits of the last.
+
+        Without `training`, nothing is kept for `backward`.
+        """
 
     def output_delta(self, logits: Value, rows: Rows, batch: Rows) -> Value:
         """Add the loss of `rows` to the epoch's; return d loss / d logits.

@@ -10,6 +10,7 @@ from scipy.optimize import OptimizeResult
 from sklearn.model_selection import train_test_split
 from sklearn.utils import gen_batches
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import UpdateRule, init
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.communicators import Communicator
@@ -17,8 +18,8 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.ops import NetworkOps
-from skdistmlp.parallel.shard import Network, ShardState, split_state
-from skdistmlp.parallel.split import ShardLayout
+from skdistmlp.parallel.shard import ShardState, split_state
+from skdistmlp.parallel.split import NetworkSplit, ShardLayout
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
 from skdistmlp.training.loop import TrainingOptions, Validation, epochs
@@ -264,7 +265,7 @@ class LbfgsTraining:
         return minimise(group, self.options, self.parameters, blocks)
 
     def _blocks(self, dataset: Dataset, network: Network, itemsize: int) -> list[slice]:
-        return blocks_of(dataset.n_rows, network.split.layer_units, itemsize)
+        return blocks_of(dataset.n_rows, network.layer_units, itemsize)
 
 
 @dataclass(frozen=True)
@@ -274,7 +275,9 @@ class TrainingJob:
     Attributes
     ----------
     network : Network
-        The network, however it is split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     dtype : dtype
         float32 or float64: of the parameters, and of all arithmetic.
     training : Training
@@ -289,6 +292,7 @@ class TrainingJob:
     """
 
     network: Network
+    split: NetworkSplit
     dtype: np.dtype[np.floating]
     training: Training
     random_state: np.random.RandomState
@@ -333,7 +337,7 @@ class TrainingJob:
         """
         start = self.start
         if start is not None:
-            start = split_state(self.network.split, start)[rank]
+            start = split_state(self.split, start)[rank]
         return replace(self, training=self.training.for_rank(rank), start=start)
 
     def with_initial_state(self, layout: ShardLayout) -> "TrainingJob":
@@ -345,7 +349,7 @@ class TrainingJob:
         if state is None:
             state = ShardState(
                 draw_parameters(
-                    layout, self.network.activation, self.random_state, self.dtype
+                    layout, self.network.layers, self.random_state, self.dtype
                 )
             )
         if state.optimizer is None and self.rule is not None:
@@ -356,7 +360,9 @@ class TrainingJob:
         """Return one shard of a job that has begun; `dataset` is prepared."""
         assert self.start is not None, "the job has not begun"
         max_rows = self.max_rows(dataset)
-        return LocalOps(self.network, self.start, dataset, communicator, max_rows)
+        return LocalOps(
+            self.network, self.split, self.start, dataset, communicator, max_rows
+        )
 
     def run(
         self, group: NetworkOps[Value], dataset: Dataset

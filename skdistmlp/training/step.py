@@ -21,7 +21,7 @@ def backpropagate(group: NetworkOps[Value], rows: Rows, batch: Rows) -> None:
     """Compute what `rows` add to the loss of `batch`, and its gradient."""
     activations = [group.inputs(rows)]
     for layer in group.layers:
-        activations.append(group.forward(layer, activations[layer]))
+        activations.append(group.forward(layer, activations[layer], training=True))
     delta = group.output_delta(activations[-1], rows, batch)
     for layer in reversed(group.layers):
         delta = group.backward(layer, activations[layer], delta)
@@ -31,7 +31,7 @@ def forward_pass(group: NetworkOps[Value], rows: Rows) -> Value:
     """Return the logits of `rows`."""
     value = group.inputs(rows)
     for layer in group.layers:
-        value = group.forward(layer, value)
+        value = group.forward(layer, value, training=False)
     return value
 
 

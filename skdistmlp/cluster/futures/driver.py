@@ -1,10 +1,10 @@
 """The "futures" engine: every operation of a step is a Dask task.
 
-One task a layer and shard goes forward, one backward; one a shard updates; one
-a step computes the loss. Each is pinned to the worker that holds its shard.
-Weights and moments stay on the workers from the first step to the last; the
+Per layer and shard there is one forward and one backward task; per shard, one
+update; per step, one loss. Each is pinned to the worker that holds its shard.
+Parameters and moments stay on the workers from the first step to the last; the
 client holds a future for each shard's newest state and one for each loss that
-is still to come.
+has not arrived yet.
 """
 
 from collections import deque
@@ -17,10 +17,11 @@ from distributed import Client, Future
 
 from skdistmlp.cluster.futures import tasks
 from skdistmlp.cluster.run.placement import Key, Placement
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.shard import Network, ShardState, join_states, split_state
-from skdistmlp.parallel.split import join_shards
+from skdistmlp.parallel.shard import ShardState, join_states, split_state
+from skdistmlp.parallel.split import NetworkSplit, join_shards
 
 STEPS_AHEAD = 2
 """Steps that may still be under way when the next is submitted: enough to hide
@@ -62,7 +63,9 @@ class FuturesOps:
     workers : tuple of str
         Address of the worker of each shard.
     network : Network
-        The network and its split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     state : ShardState
         State of the whole network.
     dataset : Dataset
@@ -80,21 +83,23 @@ class FuturesOps:
         client: Client,
         workers: tuple[str, ...],
         network: Network,
+        split: NetworkSplit,
         state: ShardState,
         dataset: Dataset,
         *,
         stream_rows: bool = False,
         owner: object = None,
     ) -> None:
-        self.layers = network.split.layers
+        self.layers = split.layers
         self.is_leader = True
         self._tasks = Placement(client, workers)
         self._network = network
+        self._split = split
         self._initial = state
         self._dataset = dataset
         self._stream_rows = stream_rows
         self._owner = owner
-        self._ranks = range(network.split.n_shards)
+        self._ranks = range(split.n_shards)
         self._shards: list[Future[Any]] = []
         self._rows: list[Future[Any]] = []
         self._best: list[Future[Any]] = []
@@ -134,8 +139,12 @@ class FuturesOps:
             placed = self._tasks.place("rows", [block for _ in self._ranks])
             return TaskInputs([[future] for future in placed])
 
-    def forward(self, layer: int, value: TaskInputs) -> TaskInputs:
-        """Delegate one layer, a task a shard."""
+    def forward(self, layer: int, value: TaskInputs, *, training: bool) -> TaskInputs:
+        """Add one task per shard for a layer.
+
+        Whether `training` or not, results stay on the workers until no task of the
+        step needs them any more.
+        """
         keys = [
             self._add(
                 rank,
@@ -147,12 +156,12 @@ class FuturesOps:
             )
             for rank in self._ranks
         ]
-        if layer + 1 == self._network.split.output_layer:
+        if layer + 1 == self._split.output_layer:
             return TaskInputs([[key] for key in keys])
         return TaskInputs([keys for _ in self._ranks])
 
     def output_delta(self, logits: TaskInputs, rows: Rows, batch: Rows) -> TaskInputs:
-        """Delegate the loss; the delta is evaluated by the tasks that need it."""
+        """Add a task for the loss; tasks that need the delta evaluate it themselves."""
         delta = [
             [future, *pieces]
             for future, pieces in zip(self._rows, logits.args_by_shard, strict=True)
@@ -161,7 +170,7 @@ class FuturesOps:
         return TaskInputs(delta, rows, batch)
 
     def backward(self, layer: int, value: TaskInputs, delta: TaskInputs) -> TaskInputs:
-        """Delegate what the layer before needs; gradients are left to `update`."""
+        """Add tasks for the delta of the layer before; `update` computes gradients."""
         self._backward_calls[layer] = value, delta
         if layer == 0:
             return delta
@@ -177,7 +186,7 @@ class FuturesOps:
             )
             for rank in self._ranks
         ]
-        row_parallel = layer == self._network.split.output_layer
+        row_parallel = layer == self._split.output_layer
         return TaskInputs(
             [
                 [
@@ -189,7 +198,7 @@ class FuturesOps:
         )
 
     def update(self, rows: Rows, learning_rate: float) -> None:
-        """Delegate gradients and optimiser, a task a shard, and submit the step."""
+        """Add one task per shard for gradients and optimiser, and submit the step."""
         updated = [
             self._add(
                 rank,
@@ -223,7 +232,7 @@ class FuturesOps:
         return True
 
     def add_gradient(self, rows: Rows, batch: Rows) -> None:
-        """Delegate gradients, a task a shard, and submit the block."""
+        """Add one task per shard for its gradients, and submit the block."""
         sums = self._gradient_sums or [None for _ in self._ranks]
         added = [
             self._add(
@@ -263,7 +272,7 @@ class FuturesOps:
             losses = self._tasks.pop_results(*self._losses)
             penalties, gradients = zip(*self._tasks.pop_results(*ends), strict=True)
         total = sum(losses, self._loss_sum) + sum(penalties)
-        return float(total) / n_rows, join_shards(self._network.split, gradients)
+        return float(total) / n_rows, join_shards(self._split, gradients)
 
     def pop_epoch_loss(self) -> float:
         """Wait for the epoch's last steps; see `NetworkOps`."""
@@ -324,7 +333,7 @@ class FuturesOps:
         """Return the state of the whole network."""
         with self._tasks.translate_dask_errors("collecting the weights"):
             shards: list[tasks.PlacedShard] = self._tasks.fetch(*self._shards)
-        return join_states(self._network.split, [shard.state for shard in shards])
+        return join_states(self._split, [shard.state for shard in shards])
 
     def snapshot(self) -> ShardState:
         """Return the same, with the parameters last kept; no task changes a state."""
@@ -332,7 +341,7 @@ class FuturesOps:
         if not self._best:
             return state
         with self._tasks.translate_dask_errors("collecting the weights"):
-            best = join_shards(self._network.split, self._tasks.fetch(*self._best))
+            best = join_shards(self._split, self._tasks.fetch(*self._best))
         return replace(state, parameters=best)
 
     def _place_all(self) -> None:
@@ -350,9 +359,9 @@ class FuturesOps:
                 self._rows = self._tasks.scatter_cached("rows", n * [dataset], sizes)
 
     def _place_shards(self, state: ShardState) -> None:
-        states = split_state(self._network.split, state)
+        states = split_state(self._split, state)
         shards = [
-            tasks.PlacedShard(self._network, rank, part)
+            tasks.PlacedShard(self._network, self._split, rank, part)
             for rank, part in enumerate(states)
         ]
         if self._owner is None:

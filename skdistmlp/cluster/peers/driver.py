@@ -181,7 +181,7 @@ class PeersRun:
             outcome = Outcome.INTERRUPTED
         self._job.random_state.set_state(first.random_state)
         states = [report.state for report in reports if report.state is not None]
-        return join_states(self._job.network.split, states), outcome
+        return join_states(self._job.split, states), outcome
 
     def _place(self) -> None:
         """Open the shards, and send everything that they begin with."""
@@ -260,7 +260,7 @@ class PeersRun:
             arguments = [(shard,) for shard in self._shards]
             futures = self._submit("weights", shard_run.snapshot_of, arguments)
             states: list[ShardState] = self._tasks.pop_results(*futures)
-        return join_states(self._job.network.split, states)
+        return join_states(self._job.split, states)
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
         """Say how a round went: once some seconds, to whoever listens."""
@@ -388,6 +388,6 @@ def train_on_peers(
     after_epoch: AfterEpoch | None = None,
 ) -> tuple[ShardState, Any]:
     """Carry out a job on the workers of a plan; see `PeersRun.train`."""
-    job = replace(job, network=replace(job.network, split=plan.split))
+    job = replace(job, split=plan.split)
     with PeersRun(client, plan, job, dataset, after_epoch) as run:
         return run.train()

@@ -134,7 +134,7 @@ class PeerShard:
         self._n_rounds = 0
         self._group: LocalOps | None = None
         # Weights are drawn here, while the rows are on their way.
-        layout = job.network.split.layout(rank)
+        layout = job.split.layout(rank)
         # Not a method: the shard would be in a cycle, and outlive its task.
         say = partial(_say, self._about)
         self._job: TrainingJob | None = job.saying(say).with_initial_state(layout)
