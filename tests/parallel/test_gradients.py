@@ -33,21 +33,23 @@ two; of five, two own none of the first either, which has three."""
 
 def n_averaged(network):
     """Return how many outputs the loss is averaged over, where it should be a sum."""
-    return network.split.layer_units[-1] if network.output == "identity" else 1
+    return network.layer_units[-1] if network.output == "identity" else 1
 
 
 def penalty_at(problem, parameters):
     """Return the L2 penalty of the whole network."""
-    coefs = parameters[: problem.network.split.n_coefs]
+    coefs = parameters[: problem.split.n_coefs]
     _, weight_sum = problem.dataset.batch_weight(ROWS)
     return problem.network.alpha / 2 * np.sum(coefs**2) / weight_sum
 
 
 def gradients(problem, communicator):
     """Return one shard's gradient, and the whole one from differences of the loss."""
-    split, rank = problem.network.split, communicator.rank
+    split, rank = problem.split, communicator.rank
     state = split_state(split, problem.start())[rank]
-    shard = LocalOps(problem.network, state, problem.dataset, communicator, len(ROWS))
+    shard = LocalOps(
+        problem.network, problem.split, state, problem.dataset, communicator, len(ROWS)
+    )
     whole = problem.initial.parameters
 
     def loss(parameters):
@@ -85,7 +87,7 @@ def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
     )
     results = run_shards(len(shares), lambda peer: gradients(problem, peer))
     parts = [own for own, _ in results]
-    whole_gradient = join_shards(problem.network.split, parts)
+    whole_gradient = join_shards(problem.split, parts)
     assert np.count_nonzero(whole_gradient) > whole_gradient.size / 2
     for _, differences in results:
         assert_allclose(whole_gradient, differences, rtol=1e-6, atol=1e-8)

@@ -68,10 +68,10 @@ class Shards:
 
     def __init__(self, problem):
         self.network = problem.network
-        self.split = problem.network.split
+        self.split = problem.split
         self.dataset = problem.dataset
         self.shards = [
-            tasks.PlacedShard(self.network, rank, state)
+            tasks.PlacedShard(self.network, self.split, rank, state)
             for rank, state in enumerate(split_state(self.split, problem.start()))
         ]
         self.last = self.split.output_layer
@@ -169,7 +169,9 @@ def test_steps_of_read_only_tasks_have_the_bits_of_buffered_shards(
     blocks = blocks_of_evaluations(20)[1]
 
     def in_memory(peer):
-        with peer(problem.network, problem.start(), problem.dataset, 20) as group:
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, 20
+        ) as group:
             for rows, rate in zip(ROWS, rates, strict=True):
                 training_step(group, rows, rate)
             loss = group.pop_epoch_loss()
@@ -257,7 +259,9 @@ def test_a_shard_placed_to_predict_cannot_be_trained():
     problem = problem_of((5,), 1)
     shards = Shards(problem)
     shards.shards = [
-        tasks.PlacedShard(problem.network, 0, type(s.state)(s.state.parameters))
+        tasks.PlacedShard(
+            problem.network, problem.split, 0, type(s.state)(s.state.parameters)
+        )
         for s in shards.shards
     ]
     with pytest.raises(AssertionError, match="placed to predict"):
