@@ -19,9 +19,12 @@ from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 from skdistmlp.training.step import training_step
+from tests.nn.silu import silu_known
 from tests.parallel.ops_contract import HEADS, make_problem
 from tests.thread_communicator import run_in_threads
 from tests.wire.test_communicator import connected, run
+
+NAMES = [*sorted(ACTIVATIONS), "silu"]
 
 STEP = 1e-5
 ROWS = np.array([4, 0, 2, 1, 5])
@@ -105,6 +108,24 @@ def in_memory(n_shards, shard):
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 def test_gradient_is_that_of_the_loss(activation, output, n_outputs, shares, weighted):
     check_gradient(activation, output, n_outputs, shares, weighted, in_memory)
+
+
+MIXED = [(first, second) for first in NAMES for second in NAMES if first != second]
+"""Activations of the first and of the second hidden layer."""
+
+
+@pytest.mark.parametrize("activations", [*MIXED, ("silu", "silu")], ids="-".join)
+@pytest.mark.parametrize("shares", [[1], [1, 1], [1, 1, 1]], ids=str)
+def test_the_same_where_each_layer_has_its_own_activation(activations, shares):
+    """One of them, SiLU, goes backward from its input instead of its output."""
+    with silu_known():
+        check_gradient(activations, "softmax", 3, shares, True, in_memory)
+
+
+@pytest.mark.parametrize("activations", [("silu", "tanh"), ("relu", "silu")], ids=str)
+def test_the_same_of_such_layers_over_sockets(activations):
+    with silu_known():
+        check_gradient(activations, "identity", 2, [5, 2], True, over_sockets)
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))

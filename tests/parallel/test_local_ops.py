@@ -16,8 +16,14 @@ from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.training.step import backpropagate, predict_blocks, training_step
+from skdistmlp.training.step import (
+    backpropagate,
+    forward_pass,
+    predict_blocks,
+    training_step,
+)
 from tests import strategies
+from tests.nn.silu import silu_known
 from tests.parallel.ops_contract import (
     HEADS,
     STEADY_ADAM,
@@ -29,6 +35,13 @@ from tests.parallel.ops_contract import (
     train_epoch,
 )
 from tests.thread_communicator import run_in_threads
+
+
+@pytest.fixture
+def silu():
+    with silu_known():
+        yield
+
 
 HIDDEN = [(), (5,), (6, 1), (4, 3, 5)]
 
@@ -208,6 +221,39 @@ def test_any_plan_agrees_with_one_shard(
             assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("activations", [("logistic", "relu"), ("relu", "tanh")])
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_the_contract_holds_with_an_activation_per_layer(activations, n_shards):
+    problem = problem_of((6, 4), n_shards, activation=activations, weighted=True)
+    among_peers(n_shards, lambda peer: check_shard_group(peer, problem))
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_nothing_is_kept_of_a_forward_pass_without_training(n_shards, silu):
+    problem = problem_of((6, 4), n_shards, activation="silu")
+
+    def work(peer):
+        group = peer(
+            problem.network, problem.split, problem.start(), problem.dataset, 20
+        )
+        with group as shard:
+            kept = []
+            for forward in (forward_pass, training_pass):
+                forward(shard, slice(0, 8))
+                buffers = [
+                    layer for use, layer in shard._buffers if use.startswith("pre")
+                ]
+                kept.append([sorted(shard._inputs), sorted(shard._residuals), buffers])
+            return kept
+
+    def training_pass(shard, rows):
+        backpropagate(shard, rows, rows)
+
+    for without, with_training in among_peers(n_shards, work):
+        assert without == [[], [], []]
+        assert with_training == [[0, 1, 2], [0, 1], [0, 1]]
+
+
 @pytest.mark.parametrize("n_shards", [1, 2])
 def test_the_first_shard_decides(n_shards):
     problem = problem_of((5,), n_shards)
@@ -262,9 +308,10 @@ class Recorder:
 
 
 @pytest.mark.parametrize("n_shards", [1, 2, 3])
-def test_every_step_uses_the_same_buffers(n_shards):
+@pytest.mark.parametrize("activation", ["tanh", "silu", ["silu", "relu", "silu"]])
+def test_every_step_uses_the_same_buffers(n_shards, activation, silu):
     """Also a smaller step, and one after predictions for other rows."""
-    problem = problem_of((6, 4, 5), n_shards, activation="tanh")
+    problem = problem_of((6, 4, 5), n_shards, activation=activation)
 
     def work(peer):
         with peer(
@@ -290,8 +337,8 @@ def test_every_step_uses_the_same_buffers(n_shards):
         assert steps[1:] == steps[:1] * 3
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_a_step_makes_no_temporary_above_malloc_s_trim_threshold(activation):
+@pytest.mark.parametrize("activation", [*sorted(ACTIVATIONS), "silu"])
+def test_a_step_makes_no_temporary_above_malloc_s_trim_threshold(activation, silu):
     """Workers give larger ones back to the operating system at every step."""
     split = NetworkSplit.even((100, 300, 300, 10), 1)
     problem = make_problem(
