@@ -16,7 +16,8 @@ from typing import Any, Self
 from distributed import Client, Future
 
 from skdistmlp.cluster.futures import tasks
-from skdistmlp.cluster.run.placement import Key, Placement
+from skdistmlp.cluster.run.graph import Key
+from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import Network, ShardState, join_states, split_state
@@ -129,10 +130,10 @@ class FuturesOps:
         self._backward_calls = {}
         if not self._stream_rows:
             return TaskInputs([[future] for future in self._rows], rows)
-        with self._tasks.translate_dask_errors("sending rows"):
-            block = Dataset(self._dataset.inputs(rows))
-            placed = self._tasks.place("rows", [block for _ in self._ranks])
-            return TaskInputs([[future] for future in placed])
+        self._tasks.phase = "sending rows"
+        block = Dataset(self._dataset.inputs(rows))
+        placed = self._tasks.scatter("rows", [block for _ in self._ranks])
+        return TaskInputs([[future] for future in placed])
 
     def forward(self, layer: int, value: TaskInputs) -> TaskInputs:
         """Delegate one layer, a task a shard."""
@@ -202,21 +203,21 @@ class FuturesOps:
             )
             for rank in self._ranks
         ]
-        with self._tasks.translate_dask_errors("training"):
-            *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
-            # One assignment: an interrupt leaves all shards at the same step.
-            self._shards = shards
-            self._first_of_epoch = False
-            self._await_losses(loss, STEPS_AHEAD)
+        self._tasks.phase = "training"
+        *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
+        # One assignment: an interrupt leaves all shards at the same step.
+        self._shards = shards
+        self._first_of_epoch = False
+        self._await_losses(loss, STEPS_AHEAD)
 
     def set_parameters(self, parameters: FloatArray | None) -> bool:
         """Send every shard its part of the parameters; see `NetworkOps`."""
         if parameters is None:
             return False
-        with self._tasks.translate_dask_errors("sending parameters"):
-            self._tasks.begin()
-            dtype = self._initial.parameters.dtype
-            self._place_shards(ShardState(parameters.astype(dtype, copy=False)))
+        self._tasks.phase = "sending parameters"
+        self._tasks.begin()
+        dtype = self._initial.parameters.dtype
+        self._place_shards(ShardState(parameters.astype(dtype, copy=False)))
         self._gradient_sums = []
         self._losses.clear()
         self._loss_sum = 0.0
@@ -237,31 +238,31 @@ class FuturesOps:
             )
             for rank in self._ranks
         ]
-        with self._tasks.translate_dask_errors("training"):
-            *sums, loss = self._tasks.submit([*added, self._tasks.key(0, "loss")])
-            self._gradient_sums = sums
-            self._await_losses(loss, BLOCKS_AHEAD)
+        self._tasks.phase = "training"
+        *sums, loss = self._tasks.submit([*added, self._tasks.key(0, "loss")])
+        self._gradient_sums = sums
+        self._await_losses(loss, BLOCKS_AHEAD)
 
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Fetch the loss and every shard's gradient; see `NetworkOps`."""
         n_rows, _ = self._dataset.batch_weight(batch)
-        with self._tasks.translate_dask_errors("training"):
-            self._tasks.begin()
-            ends = self._tasks.submit(
-                [
-                    self._add(
-                        rank,
-                        "evaluation",
-                        tasks.loss_and_gradient,
-                        self._gradient_sums[rank],
-                        self._rows[rank],
-                        batch,
-                    )
-                    for rank in self._ranks
-                ]
-            )
-            losses = self._tasks.pop_results(*self._losses)
-            penalties, gradients = zip(*self._tasks.pop_results(*ends), strict=True)
+        self._tasks.phase = "training"
+        self._tasks.begin()
+        ends = self._tasks.submit(
+            [
+                self._add(
+                    rank,
+                    "evaluation",
+                    tasks.loss_and_gradient,
+                    self._gradient_sums[rank],
+                    self._rows[rank],
+                    batch,
+                )
+                for rank in self._ranks
+            ]
+        )
+        losses = self._tasks.pop_results(*self._losses)
+        penalties, gradients = zip(*self._tasks.pop_results(*ends), strict=True)
         total = sum(losses, self._loss_sum) + sum(penalties)
         return float(total) / n_rows, join_shards(self._network.split, gradients)
 
@@ -269,13 +270,13 @@ class FuturesOps:
         """Wait for the epoch's last steps; see `NetworkOps`."""
         if self._first_of_epoch:
             return 0.0
-        with self._tasks.translate_dask_errors("training"):
-            self._tasks.begin()
-            sums = self._tasks.submit(
-                [self._add(rank, "penalty", tasks.penalty) for rank in self._ranks]
-            )
-            losses = self._tasks.pop_results(*self._losses)
-            penalties = self._tasks.pop_results(*sums)
+        self._tasks.phase = "training"
+        self._tasks.begin()
+        sums = self._tasks.submit(
+            [self._add(rank, "penalty", tasks.penalty) for rank in self._ranks]
+        )
+        losses = self._tasks.pop_results(*self._losses)
+        penalties = self._tasks.pop_results(*sums)
         # In the order in which shards among peers add them.
         total = sum(losses, self._loss_sum) + sum(penalties)
         self._losses.clear()
@@ -288,8 +289,8 @@ class FuturesOps:
         for number, value in enumerate(logits):
             rank = number % len(self._ranks)
             key = self._add(rank, "predict", tasks.predict, value.args_by_shard[rank])
-            with self._tasks.translate_dask_errors("predicting"):
-                self._under_way += self._tasks.submit([key])
+            self._tasks.phase = "predicting"
+            self._under_way += self._tasks.submit([key])
             if len(self._under_way) > BLOCKS_AHEAD:
                 yield self._next_outputs()
         while self._under_way:
@@ -301,29 +302,29 @@ class FuturesOps:
 
     def keep_best(self) -> None:
         """Keep a reference to the parameters where they are."""
-        with self._tasks.translate_dask_errors("training"):
-            self._tasks.begin()
-            self._best = self._tasks.submit(
-                [self._add(rank, "best", tasks.parameters_of) for rank in self._ranks]
-            )
+        self._tasks.phase = "training"
+        self._tasks.begin()
+        self._best = self._tasks.submit(
+            [self._add(rank, "best", tasks.parameters_of) for rank in self._ranks]
+        )
 
     def restore_best(self) -> None:
         """Put the parameters last kept in place of the shards' own."""
         if not self._best:
             return
-        with self._tasks.translate_dask_errors("training"):
-            self._tasks.begin()
-            self._shards = self._tasks.submit(
-                [
-                    self._add(rank, "restore", tasks.with_parameters, self._best[rank])
-                    for rank in self._ranks
-                ]
-            )
+        self._tasks.phase = "training"
+        self._tasks.begin()
+        self._shards = self._tasks.submit(
+            [
+                self._add(rank, "restore", tasks.with_parameters, self._best[rank])
+                for rank in self._ranks
+            ]
+        )
 
     def collect(self) -> ShardState:
         """Return the state of the whole network."""
-        with self._tasks.translate_dask_errors("collecting the weights"):
-            shards: list[tasks.PlacedShard] = self._tasks.fetch(*self._shards)
+        self._tasks.phase = "collecting the weights"
+        shards: list[tasks.PlacedShard] = self._tasks.fetch(*self._shards)
         return join_states(self._network.split, [shard.state for shard in shards])
 
     def snapshot(self) -> ShardState:
@@ -331,8 +332,8 @@ class FuturesOps:
         state = self.collect()
         if not self._best:
             return state
-        with self._tasks.translate_dask_errors("collecting the weights"):
-            best = join_shards(self._network.split, self._tasks.fetch(*self._best))
+        self._tasks.phase = "collecting the weights"
+        best = join_shards(self._network.split, self._tasks.fetch(*self._best))
         return replace(state, parameters=best)
 
     def _place_all(self) -> None:
@@ -342,12 +343,12 @@ class FuturesOps:
         the first step has replaced them, the scheduler can forget each step as
         soon as it is done.
         """
-        with self._tasks.translate_dask_errors("placing the network"):
-            self._place_shards(self._initial)
-            if not self._stream_rows:
-                n, dataset = len(self._ranks), self._dataset
-                sizes = n * [dataset.nbytes]
-                self._rows = self._tasks.scatter_cached("rows", n * [dataset], sizes)
+        self._tasks.phase = "placing the network"
+        self._place_shards(self._initial)
+        if not self._stream_rows:
+            n, dataset = len(self._ranks), self._dataset
+            sizes = n * [dataset.nbytes]
+            self._rows = self._tasks.scatter_cached("rows", n * [dataset], sizes)
 
     def _place_shards(self, state: ShardState) -> None:
         states = split_state(self._network.split, state)
@@ -356,7 +357,7 @@ class FuturesOps:
             for rank, part in enumerate(states)
         ]
         if self._owner is None:
-            self._shards = self._tasks.place("shard", shards)
+            self._shards = self._tasks.scatter("shard", shards)
             return
         sizes = [part.parameters.nbytes for part in states]
         self._shards = self._tasks.scatter_cached("shard", shards, sizes, self._owner)
@@ -389,8 +390,8 @@ class FuturesOps:
 
     def _next_outputs(self) -> FloatArray:
         """Wait for the oldest block under way."""
-        with self._tasks.translate_dask_errors("predicting"):
-            outputs: FloatArray
-            (outputs,) = self._tasks.pop_results(self._under_way[0])
+        self._tasks.phase = "predicting"
+        outputs: FloatArray
+        (outputs,) = self._tasks.pop_results(self._under_way[0])
         self._under_way.popleft()
         return outputs
