@@ -88,7 +88,10 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
 
 def test_the_command_brings_nothing_heavy_to_the_other_commands_of_dask():
     ours = {name for name in loaded_by(DASK_HELP) if name.startswith("skdistmlp")}
-    assert ours == {"skdistmlp", "skdistmlp.cli", "skdistmlp.exceptions"}
+    assert ours == {
+        *("skdistmlp", "skdistmlp.cli", "skdistmlp.exceptions"),
+        *("skdistmlp.settings", "skdistmlp._version"),
+    }
     # Dask itself brings some of these.
     heavy = {"dask", "distributed", "numpy", "scipy", "sklearn"}
     assert not heavy & loaded_by("import skdistmlp.cli")

@@ -167,8 +167,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     workers or too little memory, `WorkerLostError` when a worker goes away,
     `ExchangeError` when shards do not hear of each other in time, and ``ValueError``
     where scikit-learn does. Whatever happens, nothing of a fit is left on the cluster
-    but rows, kept for later calls within ``skdistmlp.keep-bytes`` and
-    ``skdistmlp.keep-for``.
+    but rows, kept for later calls within ``skdistmlp.cache.max-bytes`` and
+    ``skdistmlp.cache.ttl``.
 
     Examples
     --------

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 from dask.sizeof import sizeof
-from distributed import Worker, get_worker
-from distributed.utils import sync
-from distributed.utils_comm import gather_from_workers
+from distributed import get_worker
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
 
+from skdistmlp.cluster._dask import fetch_keys
 from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.nn.types import Features
 from skdistmlp.parallel.data import Dataset, index_dtype
@@ -187,30 +186,19 @@ def assemble_dataset(
 
     def gather(keys: list[Any]) -> list[Any]:
         who_has = {key: locations.who_has[key] for key in keys}
-        blocks: list[Any] = sync(worker.loop, _fetch, worker, who_has)
-        return blocks
+        values, missing, lost = fetch_keys(worker, who_has)
+        if missing:
+            raise WorkerLostError(
+                f"could not fetch {len(missing)} blocks of X from "
+                f"{', '.join(lost) or 'the workers that had them'}. Call again: Dask "
+                f"recomputes lost blocks if it can."
+            )
+        return [values[key] for key in keys]
 
     X = concatenate_blocks(
         list(locations.who_has), locations.blocks, locations.dtype, gather
     )
     return Dataset(X, *targets)
-
-
-async def _fetch(worker: Worker, who_has: Mapping[Any, Sequence[str]]) -> list[Any]:
-    """Return blocks from wherever they are; they do not become this worker's own."""
-    found = {key: worker.data[key] for key in who_has if key in worker.data}
-    others = {key: who_has[key] for key in who_has if key not in found}
-    fetched, missing, failed, gone = await gather_from_workers(
-        others, worker.rpc, who=worker.address
-    )
-    if missing or failed:
-        raise WorkerLostError(
-            f"{len(missing) + len(failed)} blocks of X were not to be had from "
-            f"{', '.join(gone) or 'the workers that had them'}. Call again; what is "
-            f"lost is computed again, if Dask knows how."
-        )
-    found |= fetched
-    return [found[key] for key in who_has]
 
 
 def predict_rows(block: Any, function: Callable[[Any], Any]) -> Any:

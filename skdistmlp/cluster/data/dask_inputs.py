@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
-from dask.array.utils import meta_from_array
 from dask.base import compute as compute_here
 from dask.base import is_dask_collection
 from distributed import Client, Future, futures_of
 from scipy.sparse import issparse, vstack
 
+from skdistmlp.cluster._dask import array_meta
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.workers import memory_limits, workers_of
@@ -117,7 +117,7 @@ def assemble_datasets(
         Its X are `DaskFeatures`.
     """
     X: Any = dataset.X
-    targets = tasks.place(
+    targets = tasks.scatter(
         "targets", [(dataset.y, dataset.sample_weight) for _ in range(n_shards)]
     )
     with X.held() as futures:
@@ -281,7 +281,7 @@ def _check_size(client: Client, X: Any) -> None:
 
     To compute it would kill them. What one worker would hold is known with the plan.
     """
-    if is_frame(X) or not isinstance(meta_from_array(X), np.ndarray):
+    if is_frame(X) or not isinstance(array_meta(X), np.ndarray):
         return
     workers = workers_of(client)
     limits = memory_limits(client, workers)

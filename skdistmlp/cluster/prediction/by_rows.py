@@ -51,33 +51,28 @@ def predict_by_rows(
     ndarray of shape (n_samples, n_outputs)
         Outputs.
     """
-    tasks = Placement(client, workers)
-    try:
-        tasks.open()
-        with tasks.translate_dask_errors("placing the network"):
-            n = len(workers)
-            networks = tasks.scatter_cached(
-                "network", n * [function], n * [n_bytes], owner
-            )
+    with Placement(client, workers) as tasks:
+        tasks.phase = "placing the network"
+        n = len(workers)
+        networks = tasks.scatter_cached("network", n * [function], n * [n_bytes], owner)
+        tasks.phase = "predicting"
         blocks = list(gen_batches(X.shape[0], rows_per_block))
         under_way: deque[list[Future[Any]]] = deque()
         outputs: list[FloatArray] = []
-        with tasks.translate_dask_errors("predicting"):
-            for first in range(0, len(blocks), len(workers)):
-                tasks.begin()
-                turn = [X[block] for block in blocks[first : first + len(workers)]]
-                rows = tasks.place("rows", turn)
-                keys = [
-                    tasks.add(rank, "predict", predict_block, rows[rank], network)
-                    for rank, network in enumerate(networks[: len(turn)])
-                ]
-                under_way.append(tasks.submit(keys))
-                if len(under_way) > TURNS_AHEAD:
-                    outputs += tasks.pop_results(*under_way.popleft())
-            while under_way:
+        for first in range(0, len(blocks), n):
+            tasks.begin()
+            turn = [X[block] for block in blocks[first : first + n]]
+            rows = tasks.scatter("rows", turn)
+            keys = [
+                tasks.add(rank, "predict", predict_block, rows[rank], network)
+                for rank, network in enumerate(networks[: len(turn)])
+            ]
+            under_way.append(tasks.submit(keys))
+            # A bound, so that rows do not pile up on workers slower than this process.
+            if len(under_way) > TURNS_AHEAD:
                 outputs += tasks.pop_results(*under_way.popleft())
-    finally:
-        tasks.close()
+        while under_way:
+            outputs += tasks.pop_results(*under_way.popleft())
     return np.concatenate(outputs)
 
 

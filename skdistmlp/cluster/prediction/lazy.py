@@ -14,7 +14,7 @@ from skdistmlp.cluster.client.lookup import active_client, scheduler_address
 from skdistmlp.cluster.client.workers import can_connect
 from skdistmlp.cluster.data.blocks import predict_rows
 from skdistmlp.cluster.data.dask_inputs import header_of, is_frame, of_whole_rows
-from skdistmlp.cluster.run.cache import WorkerCache, can_be_kept, content_hash
+from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
 
 LARGE = "distributed.admin.large-graph-warning-threshold"
 """Dask's setting of the bytes beyond which it warns of what a graph has in it."""
@@ -89,7 +89,7 @@ def _sent(
     send = partial(
         live.scatter, workers=[worker], direct=can_connect(live, worker), hash=False
     )
-    if not can_be_kept(live, [worker], n_bytes):
+    if not is_cacheable(live, [worker], n_bytes):
         return send(function)
     kept, token = WorkerCache.of(live), content_hash(function)
     future = kept.find(token, worker)

@@ -247,7 +247,7 @@ def test_blocks_that_are_gone_end_the_fit_with_an_error(client, data, monkeypatc
     monkeypatch.setattr(
         collections, "_who_has", lambda _, futures: {f.key: () for f in futures}
     )
-    with pytest.raises(WorkerLostError, match=r"\d blocks of X were not to be had"):
+    with pytest.raises(WorkerLostError, match=r"could not fetch \d blocks of X"):
         bounded(fit, classifier(client), as_frame(X), y)
 
 

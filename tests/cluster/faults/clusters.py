@@ -32,7 +32,7 @@ SETTINGS = {
     "distributed.scheduler.worker-ttl": "5s",
     "distributed.worker.multiprocessing-method": "forkserver",
     # Every fit places its rows, and leaves none.
-    "skdistmlp.keep-bytes": 0,
+    "skdistmlp.cache.max-bytes": 0,
 }
 
 MEMORY_LIMIT_BYTES = 700 * 2**20

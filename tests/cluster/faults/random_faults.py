@@ -19,6 +19,7 @@ from skdistmlp import WorkerLostError
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import worker as shard_run
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.wire.communicator import SocketCommunicator
@@ -273,8 +274,9 @@ def interrupted_twice(scene: Scene) -> Iterator[None]:
 
 def interrupted_elsewhere(scene: Scene) -> Iterator[None]:
     """Ctrl-C while the client sends or fetches."""
-    name = random.Random(scene.case.seed).choice(["place", "submit", "fetch"])
-    original, calls = getattr(Placement, name), []
+    name = random.Random(scene.case.seed).choice(["scatter", "submit", "fetch"])
+    owner = Scatterer if name == "scatter" else Placement
+    original, calls = getattr(owner, name), []
 
     def call(*args: Any) -> Any:
         calls.append(None)
@@ -282,7 +284,7 @@ def interrupted_elsewhere(scene: Scene) -> Iterator[None]:
             raise KeyboardInterrupt
         return original(*args)
 
-    scene.patch.setattr(Placement, name, call)
+    scene.patch.setattr(owner, name, call)
     yield
 
 

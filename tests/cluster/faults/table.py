@@ -122,7 +122,7 @@ def each(expected: Expected | str, *phases: str) -> Cells:
 
 
 SILENT = Expected(WorkerLostError, ("{worker}",), within_s=20.0)
-RETIRED = Expected(WorkerLostError, ("{worker} (is being retired|went away)",))
+RETIRED = Expected(WorkerLostError, ("{worker} (is being retired|was lost)",))
 NO_THREAD = "its shard has the worker's only thread"
 
 

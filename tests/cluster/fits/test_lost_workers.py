@@ -11,7 +11,7 @@ import skdistmlp.training.lbfgs as lbfgs
 import skdistmlp.training.loop as loop
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures.driver import FuturesOps
-from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import engines
 from skdistmlp.exceptions import ClusterError, WorkerLostError
 from tests.cluster.leaks import assert_nothing_left, remember
@@ -83,7 +83,7 @@ def missed(client, worker):
 # When: the function before whose call, and how many calls before.
 DEATHS = {
     "before placing": (FuturesOps, "__enter__", 0),
-    "while placing": (Placement, "place", 1),
+    "while placing": (Scatterer, "scatter", 1),
     "before the first step": (loop, "training_step", 0),
     "in the first epoch": (loop, "training_step", N_STEPS - 1),
     "in the second epoch": (loop, "training_step", N_STEPS + 1),

@@ -126,7 +126,7 @@ def test_fits_of_every_kind_at_once_end_right_and_leave_nothing(capsys):
                 # What Dask remembers of the past grows up to this.
                 "distributed.admin.low-level-log-length": 1000,
                 # Less than there are rows.
-                "skdistmlp.keep-bytes": "2MiB",
+                "skdistmlp.cache.max-bytes": "2MiB",
             }
         ),
         LocalCluster(

@@ -11,6 +11,7 @@ from scipy import sparse
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.prediction import by_rows as rows
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import engines
 from skdistmlp.planning import prediction
 from tests.cluster.leaks import own_cluster
@@ -84,13 +85,13 @@ def test_the_network_is_sent_once_and_blocks_go_round(
     client, data, fitted, sharing_is_free, monkeypatch
 ):
     placed = []
-    original = Placement.place
+    original = Scatterer.scatter
 
     def place(self, name, values, ranks=None):
         placed.append((name, [getattr(value, "shape", None) for value in values]))
         return original(self, name, values, ranks)
 
-    monkeypatch.setattr(Placement, "place", place)
+    monkeypatch.setattr(Scatterer, "scatter", place)
     bounded(fitted.set_params(engine="auto", client=client).predict, data[0])
     # 500 rows are 13 blocks.
     assert placed == [
