@@ -236,7 +236,7 @@ def test_blocks_are_joined_a_few_at_a_time(monkeypatch):
         asked.append(names)
         return [np.full(given[name].shape, name) for name in names]
 
-    rows = blocks.join(range(4), given, np.dtype(np.float32), gather)
+    rows = blocks.concatenate_blocks(range(4), given, np.dtype(np.float32), gather)
     assert asked == [[0, 1], [2], [3]]
     assert rows.dtype == np.float32
     assert_array_equal(rows[:, 0], np.repeat(range(4), [5, 6, 30, 1]))
@@ -245,7 +245,7 @@ def test_blocks_are_joined_a_few_at_a_time(monkeypatch):
 def test_blocks_that_are_gone_end_the_fit_with_an_error(client, data, monkeypatch):
     X, y = data
     monkeypatch.setattr(
-        collections, "_who_has", lambda _, futures: {f.key: () for f in futures}
+        collections, "_block_locations", lambda _, futures: {f.key: () for f in futures}
     )
     with pytest.raises(WorkerLostError, match=r"\d blocks of X were not to be had"):
         bounded(fit, classifier(client), as_frame(X), y)

@@ -104,7 +104,9 @@ def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
     client, data, fitted, sharing_is_free, monkeypatch
 ):
     limits = dict.fromkeys(client.nthreads(), 1000)
-    monkeypatch.setattr("skdistmlp.cluster.client.memory_limits", lambda *_: limits)
+    monkeypatch.setattr(
+        "skdistmlp.cluster.client.workers.memory_limits", lambda *_: limits
+    )
     labels = fitted.predict(data[0])
     fitted.set_params(engine="auto", client=client)
     plan = fitted.plan_predict(data[0])
