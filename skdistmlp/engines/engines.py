@@ -15,7 +15,7 @@ from sklearn.utils import gen_batches
 
 from skdistmlp.nn.types import Features, FloatArray, aligned
 from skdistmlp.parallel.communicators import SingleProcess
-from skdistmlp.parallel.data import Dataset, RemoteFeatures
+from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.ops import NetworkOps
 from skdistmlp.parallel.shard import Network, ShardState, predict_whole
 from skdistmlp.parallel.split import Parameters, flatten
@@ -115,7 +115,7 @@ class TrainingResult:
 def train(
     request: EngineRequest,
     job: TrainingJob,
-    dataset: Dataset,
+    dataset: BaseDataset,
     after_epoch: Callable[[Callable[[], TrainingResult]], bool] | None = None,
 ) -> TrainingResult:
     """Plan the training of a network, and carry it out.
@@ -126,7 +126,7 @@ def train(
         What the user asked for.
     job : TrainingJob
         What is to be trained; its random state, progress and start are advanced.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows.
     after_epoch : callable, optional
         Called in this process after every epoch but the last, with a function that
@@ -135,8 +135,9 @@ def train(
     dataset = dataset.prepared(job.dtype)
     network = job.network
     work = job.work(dataset)
-    if isinstance(dataset.X, RemoteFeatures):
-        request = replace(request, client=dataset.X.client)
+    if dataset.client is not None:
+        # Features on a cluster train on that cluster.
+        request = replace(request, client=dataset.client)
     with _planned(request, network.split.layer_units, work) as (plan, client):
         pause = after_epoch and partial(_paused, after_epoch, plan, job)
         if plan.engine == "peers":
@@ -148,10 +149,10 @@ def train(
             return TrainingResult(plan, state, job.progress, outcome)
         if plan.reason == NO_CLIENT:
             _warn_of_missing_client(request)
-        dataset = dataset.to_local()
+        local = dataset.to_local()
         job = replace(job, network=replace(network, split=plan.split))
-        with _group(plan, client, job, dataset) as group:
-            training = job.run(group, dataset)
+        with _group(plan, client, job, local) as group:
+            training = job.run(group, local)
             outcome = run_to_end(training, pause and partial(pause, group.snapshot))
             with prefer_interrupt(outcome):
                 state = group.collect()

@@ -146,7 +146,7 @@ class LocalOps:
         """Take a step with the gradient that `backward` wrote."""
         state, network = self._state, self._network
         assert state.optimizer is not None, "a group to predict with cannot train"
-        n_rows, weight_sum = self._dataset.batch_weight(rows)
+        n_rows, weight_sum = self._dataset.batch_totals(rows)
         optimizer, squared_norm = update(
             state.optimizer,
             state.parameters,
@@ -194,7 +194,7 @@ class LocalOps:
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Return loss and gradient of the whole network, in a new array."""
         assert self._gradient_sum is not None, "no block was computed"
-        n_rows, weight_sum = self._dataset.batch_weight(batch)
+        n_rows, weight_sum = self._dataset.batch_totals(batch)
         penalty = add_penalty(
             self._network,
             self._layout.n_coefs,

@@ -182,7 +182,7 @@ def output_delta(
     `skdistmlp.nn.losses`).
     """
     weight = dataset.weights(rows)
-    _, weight_sum = dataset.batch_weight(batch)
+    _, weight_sum = dataset.batch_totals(batch)
     # Targets may be of a wider type: it is the difference that is rounded.
     delta = np.empty_like(prediction) if out is None else out
     np.subtract(prediction, dataset.targets(rows), out=delta)
@@ -208,7 +208,7 @@ def batch_loss(
     ZeroDivisionError
         If the weights of `batch` sum to zero.
     """
-    n_rows, weight_sum = dataset.batch_weight(batch)
+    n_rows, weight_sum = dataset.batch_totals(batch)
     if weight_sum == 0:
         raise ZeroDivisionError("Weights sum to zero, can't be normalized")
     loss = network.output_head.loss(

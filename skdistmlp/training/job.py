@@ -13,7 +13,7 @@ from sklearn.utils import gen_batches
 from skdistmlp.nn.optimizers import UpdateRule, init
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.communicators import Communicator
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.ops import NetworkOps
@@ -59,16 +59,16 @@ class HoldOut:
     score: Score
     include_initial: bool
 
-    def n_rows(self, dataset: Dataset) -> int:
+    def n_rows(self, dataset: BaseDataset) -> int:
         """Return how many rows are held out."""
         return math.ceil(self.fraction * dataset.n_rows)
 
-    def check(self, dataset: Dataset) -> None:
+    def check(self, dataset: BaseDataset) -> None:
         """Raise ValueError if the rows cannot be split so."""
         self.split(dataset, np.random.RandomState(0))
 
     def split(
-        self, dataset: Dataset, random_state: np.random.RandomState
+        self, dataset: BaseDataset, random_state: np.random.RandomState
     ) -> tuple[np.ndarray, Validation]:
         """Return the rows to train on, and those held out."""
         assert dataset.y is not None
@@ -116,10 +116,10 @@ class Training(Protocol):
     def for_rank(self, rank: int) -> Self:
         """Return what one of the shards that train by themselves has to know."""
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
+    def work(self, dataset: BaseDataset, network: Network, itemsize: int) -> StepCost:
         """Return what is done in one go."""
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the most rows of any step or block."""
 
     def run(
@@ -170,7 +170,7 @@ class EpochTraining:
             return self
         return self.saying(_nobody_listens if rank == 0 else None)
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
+    def work(self, dataset: BaseDataset, network: Network, itemsize: int) -> StepCost:
         """Return what a step does."""
         return StepCost(
             "step",
@@ -179,7 +179,7 @@ class EpochTraining:
             nnz_per_row=dataset.nnz_per_row,
         )
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a mini-batch, or of a block of validation rows."""
         if self.hold_out is None:
             return self.options.batch_size
@@ -237,7 +237,7 @@ class LbfgsTraining:
         """Return the same, with a start for shard 0 only."""
         return self if rank == 0 else replace(self, parameters=None)
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
+    def work(self, dataset: BaseDataset, network: Network, itemsize: int) -> StepCost:
         """Return what an evaluation does."""
         return StepCost(
             "evaluation",
@@ -247,7 +247,7 @@ class LbfgsTraining:
             nnz_per_row=dataset.nnz_per_row,
         )
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a block."""
         return int(self._blocks(dataset, network, itemsize)[0].stop)
 
@@ -263,7 +263,9 @@ class LbfgsTraining:
         blocks = self._blocks(dataset, network, dataset.X.dtype.itemsize)
         return minimise(group, self.options, self.parameters, blocks)
 
-    def _blocks(self, dataset: Dataset, network: Network, itemsize: int) -> list[slice]:
+    def _blocks(
+        self, dataset: BaseDataset, network: Network, itemsize: int
+    ) -> list[slice]:
         return blocks_of(dataset.n_rows, network.split.layer_units, itemsize)
 
 
@@ -300,7 +302,7 @@ class TrainingJob:
         """Where training in epochs stands."""
         return self.training.progress
 
-    def work(self, dataset: Dataset) -> StepCost:
+    def work(self, dataset: BaseDataset) -> StepCost:
         """Return what is done in one go."""
         work = self.training.work(dataset, self.network, self.dtype.itemsize)
         n_moments = 0 if self.rule is None else self.rule.n_moments
@@ -311,7 +313,7 @@ class TrainingJob:
             data_bytes=dataset.nbytes,
         )
 
-    def max_rows(self, dataset: Dataset) -> int:
+    def max_rows(self, dataset: BaseDataset) -> int:
         """Return the most rows of any step or block."""
         return self.training.max_rows(dataset, self.network, self.dtype.itemsize)
 

@@ -244,7 +244,7 @@ class FuturesOps:
 
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Fetch the loss and every shard's gradient; see `NetworkOps`."""
-        n_rows, _ = self._dataset.batch_weight(batch)
+        n_rows, _ = self._dataset.batch_totals(batch)
         with self._tasks.translate_dask_errors("training"):
             self._tasks.begin()
             ends = self._tasks.submit(

@@ -20,7 +20,6 @@ from typing import Any, Self
 from distributed import Client, Future
 
 from skdistmlp.cluster.client.rpc import ask
-from skdistmlp.cluster.data.dask_inputs import assemble_datasets
 from skdistmlp.cluster.peers import worker as shard_run
 from skdistmlp.cluster.peers.messages import Messages, messages_of
 from skdistmlp.cluster.peers.reservation import reserve_workers
@@ -29,7 +28,7 @@ from skdistmlp.cluster.peers.worker import Report, Roster
 from skdistmlp.cluster.run.liveness import ping
 from skdistmlp.cluster.run.placement import THREAD_NAME, Placement
 from skdistmlp.exceptions import ClusterError, ExchangeError
-from skdistmlp.parallel.data import Dataset, RemoteFeatures
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import WORKER_CHECK_S, exchange_timeout_s
@@ -65,7 +64,7 @@ class PeersRun:
     job : TrainingJob
         What is to be trained, with the network's split; its random state and
         progress are advanced.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows.
     after_epoch : callable, optional
         Called in this process; a round is one epoch then.
@@ -76,7 +75,7 @@ class PeersRun:
         client: Client,
         plan: Plan,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         after_epoch: AfterEpoch | None = None,
     ) -> None:
         self._client = client
@@ -202,19 +201,12 @@ class PeersRun:
         submitted = self._submitting.submit(self._tasks.submit, opened + listening)
         futures = submitted.result()
         self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
-        self._rows = self._place_rows()
+        self._rows = self._dataset.place_on(self._tasks, len(self._ranks))
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
             exchange_timeout_s(),
         )
-
-    def _place_rows(self) -> list[Any]:
-        """Send all rows to every worker; or join them there, if they lie on others."""
-        if isinstance(self._dataset.X, RemoteFeatures):
-            return assemble_datasets(self._tasks, len(self._ranks), self._dataset)
-        n, dataset = len(self._ranks), self._dataset
-        return self._tasks.scatter_cached("rows", n * [dataset], n * [dataset.nbytes])
 
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""
@@ -384,7 +376,7 @@ def train_on_peers(
     client: Client,
     plan: Plan,
     job: TrainingJob,
-    dataset: Dataset,
+    dataset: BaseDataset,
     after_epoch: AfterEpoch | None = None,
 ) -> tuple[ShardState, Any]:
     """Carry out a job on the workers of a plan; see `PeersRun.train`."""

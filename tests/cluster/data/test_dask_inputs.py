@@ -19,8 +19,7 @@ from skdistmlp import (
     WorkerLostError,
 )
 from skdistmlp.cluster.client.workers import known_workers
-from skdistmlp.cluster.data import blocks
-from skdistmlp.cluster.data import dask_inputs as collections
+from skdistmlp.cluster.data import blocks, dask_inputs, remote_dataset
 from tests.cluster.data.inputs import (
     N_ROWS,
     NAMES,
@@ -245,21 +244,23 @@ def test_blocks_are_joined_a_few_at_a_time(monkeypatch):
 def test_blocks_that_are_gone_end_the_fit_with_an_error(client, data, monkeypatch):
     X, y = data
     monkeypatch.setattr(
-        collections, "_block_locations", lambda _, futures: {f.key: () for f in futures}
+        remote_dataset,
+        "block_locations",
+        lambda _, futures: {f.key: () for f in futures},
     )
-    with pytest.raises(WorkerLostError, match=r"\d blocks of X were not to be had"):
+    with pytest.raises(WorkerLostError, match=r"could not fetch \d of the blocks of X"):
         bounded(fit, classifier(client), as_frame(X), y)
 
 
 def test_features_let_go_of_are_computed_again_when_they_are_wanted_again(client, data):
     X, y = data
-    with collections.resolve_inputs(client, "me", as_array(X), y, None) as (
+    with dask_inputs.resolve_inputs(client, "me", as_array(X), y, None) as (
         features,
         *_,
     ):
         for _ in range(2):
             assert_array_equal(bounded(features.fetch), X)
-            assert not features._futures
+            assert not features.futures
 
 
 # What is refused.
@@ -300,13 +301,13 @@ def with_nan(X):
         (
             lambda X: da.concatenate([as_array(X[:200]), as_sparse(X[200:])]),
             ValueError,
-            "some blocks of X are sparse and some are dense",
+            "some blocks of X are sparse and others are dense",
         ),
         (lambda X: as_array(X)[None], TypeError, "X is a Dask Array; expected"),
         (
             lambda X: dask.bag.from_sequence(X),
             TypeError,
-            "X is a Dask Bag; expected an Array of one or two dimensions, a DataFrame",
+            "X is a Dask Bag; expected an Array with one or two dimensions, a Dat",
         ),
     ],
 )
@@ -334,7 +335,7 @@ def test_what_does_not_fit_a_worker_is_refused_before_training(client, rows):
 def test_an_array_larger_than_the_cluster_is_refused_before_it_is_computed(client):
     X = exploding((4, 10**12), (1, 10**12))
     limit = sum(info["memory_limit"] for info in known_workers(client).values())
-    with pytest.raises(ClusterError, match=f"X takes {X.nbytes:,} by.* is {limit:,} b"):
+    with pytest.raises(ClusterError, match=f"X takes {X.nbytes:,} by.* to {limit:,} b"):
         bounded(classifier(client).fit, X, [0, 1, 0, 1])
 
 

@@ -15,7 +15,7 @@ from dask import delayed
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skdistmlp.cluster.prediction.lazy import LARGE
+from skdistmlp.cluster.prediction.lazy import LARGE_GRAPH_SETTING
 from tests.cluster.data.inputs import (
     N_ROWS,
     NAMES,
@@ -182,7 +182,7 @@ def test_an_active_client_of_another_cluster_is_sent_nothing(client, data, fitte
     expected = fitted["values"].set_params(client=None).predict(data[0])
     with own_cluster(n_workers=1) as other, client.as_current():
         estimator = fitted["values"].set_params(client=other.scheduler.address)
-        with dask.config.set({LARGE: "1 kiB"}):
+        with dask.config.set({LARGE_GRAPH_SETTING: "1 kiB"}):
             predicted = estimator.predict(as_array(data[0]))
         assert_allclose(bounded(other.compute(predicted).result), expected)
 
