@@ -153,7 +153,7 @@ def test_results_derived_from_predictions_outlive_the_prediction(
 def test_blocks_of_another_width_than_declared_are_refused(client, data):
     X, y = as_array(data[0]).rechunk({1: -1}), data[1]
     narrow = X.map_blocks(lambda block: block[:, :7], dtype=X.dtype)
-    with pytest.raises(ValueError, match="said to have 64 columns, but its blocks h"):
+    with pytest.raises(ValueError, match="X declares 64 columns, but its blocks h"):
         bounded(classifier(client).fit, narrow, y)
 
 
