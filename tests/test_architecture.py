@@ -26,6 +26,13 @@ MAX_ARROWS_IN_CLUSTER = 15
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
 
+WITHOUT_A_TEST_FILE = {
+    "_version": "one constant, which test_import compares with the distribution's",
+    "parallel.ops": "a protocol; ops_contract is the test of all that implement it",
+}
+"""Modules without a test file, and why."""
+
+
 def layers(container):
     """Return the rooms of a package from top to bottom, siblings together."""
     (contract,) = (
@@ -45,6 +52,26 @@ HOUSES = pytest.mark.parametrize(
     [(PACKAGE, None), (CLUSTER, CLUSTER)],
     ids=[PACKAGE, CLUSTER],
 )
+
+
+def test_tests_mirror_the_package():
+    """A module `room/name.py` is tested by `tests/room/test_name.py`.
+
+    Of a module `_name.py`, which wraps private names of another package, the test is
+    `test_name_private.py`.
+    """
+    missing = set()
+    for module, file in modules().items():
+        name = module.removeprefix(f"{PACKAGE}.")
+        if file.name == "__init__.py":
+            continue
+        test = f"test_{file.stem}.py"
+        if file.stem.startswith("_"):
+            test = f"test{file.stem}_private.py"
+        folder = (ROOT / "tests").joinpath(*name.split(".")[:-1])
+        if not (folder / test).is_file():
+            missing.add(name)
+    assert missing == set(WITHOUT_A_TEST_FILE)
 
 
 @HOUSES

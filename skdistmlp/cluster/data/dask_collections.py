@@ -83,8 +83,11 @@ def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
         if connection is None:
             return compute_in_process(*values)
         with translate_dask_errors(connection, (), "computing predictions"):
-            futures = _call_by_kind(connection.compute, values)
-            return tuple(connection.gather(futures))
+            computing = _call_by_kind(connection.compute, values)
+            try:
+                return tuple(connection.gather(computing))
+            finally:
+                release([one for one in computing if isinstance(one, Future)])
 
 
 def compute_in_process(*values: Any) -> tuple[Any, ...]:
@@ -96,6 +99,13 @@ def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[A
     """Compute collections together; return the futures of their blocks, in order."""
     persisted = _call_by_kind(client.persist, collections)
     return [sorted(futures_of(one), key=_block_position) for one in persisted]
+
+
+def release(futures: list[Future[Any]]) -> None:
+    """Release futures now, even if the traceback of an error still refers to them."""
+    for future in futures:
+        future.release()
+    futures.clear()
 
 
 def _call_by_kind(

@@ -25,8 +25,9 @@ from skdistmlp.cluster.data.dask_collections import (
     is_collection,
     is_frame,
     persist_blocks,
+    release,
 )
-from skdistmlp.cluster.data.remote_dataset import RemoteFeatures, release
+from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.exceptions import ClusterError
 

@@ -18,7 +18,11 @@ from sklearn.utils.validation import validate_data
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.data.assembly import BlockLocations, assemble_dataset
 from skdistmlp.cluster.data.blocks import Block, concatenate_blocks, index_dtype
-from skdistmlp.cluster.data.dask_collections import header_of, persist_blocks
+from skdistmlp.cluster.data.dask_collections import (
+    header_of,
+    persist_blocks,
+    release,
+)
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
@@ -207,10 +211,3 @@ def _raise_first_error(futures: list[Future[Any]]) -> None:
     for future in futures:
         if (error := future.exception()) is not None:
             raise error
-
-
-def release(futures: list[Future[Any]]) -> None:
-    """Release futures now, even if the traceback of an error still refers to them."""
-    for future in futures:
-        future.release()
-    futures.clear()

@@ -19,7 +19,7 @@ from skdistmlp import (
     WorkerLostError,
 )
 from skdistmlp.cluster.client.workers import known_workers
-from skdistmlp.cluster.data import blocks, dask_inputs, remote_dataset
+from skdistmlp.cluster.data import remote_dataset
 from tests.cluster.data.inputs import (
     N_ROWS,
     NAMES,
@@ -225,22 +225,6 @@ def test_features_go_from_worker_to_worker_and_never_to_the_client(client, gathe
     assert sent_to(client, "others") - before["others"] < 4 * y.nbytes < X.nbytes
 
 
-def test_blocks_are_joined_a_few_at_a_time(monkeypatch):
-    """Those on their way are bounded; a block beyond the bound comes alone."""
-    given = [blocks.Block((n, 4), np.dtype(float), None, 32 * n) for n in (5, 6, 30, 1)]
-    monkeypatch.setattr(blocks, "BATCH_BYTES", 32 * 12)
-    asked = []
-
-    def gather(names):
-        asked.append(names)
-        return [np.full(given[name].shape, name) for name in names]
-
-    rows = blocks.concatenate_blocks(range(4), given, np.dtype(np.float32), gather)
-    assert asked == [[0, 1], [2], [3]]
-    assert rows.dtype == np.float32
-    assert_array_equal(rows[:, 0], np.repeat(range(4), [5, 6, 30, 1]))
-
-
 def test_lost_blocks_end_the_fit_with_an_error(client, data, monkeypatch):
     X, y = data
     monkeypatch.setattr(
@@ -250,17 +234,6 @@ def test_lost_blocks_end_the_fit_with_an_error(client, data, monkeypatch):
     )
     with pytest.raises(WorkerLostError, match=r"could not fetch \d of the blocks of X"):
         bounded(fit, classifier(client), as_frame(X), y)
-
-
-def test_released_features_are_recomputed_when_needed(client, data):
-    X, y = data
-    with dask_inputs.resolve_inputs(client, "me", as_array(X), y, None) as (
-        features,
-        *_,
-    ):
-        for _ in range(2):
-            assert_array_equal(bounded(features.fetch), X)
-            assert not features.futures
 
 
 # What is refused.

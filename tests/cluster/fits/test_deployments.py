@@ -47,9 +47,9 @@ def test_an_adaptive_cluster_keeps_the_workers_in_use(data):
         adaptive.stop()
 
         def stop():
-            from skdistmlp.cluster.peers import worker as shard_run
+            from skdistmlp.cluster.peers import worker as peers_worker
 
-            for shard in list(shard_run._RUNS.values()):
+            for shard in list(peers_worker._RUNS.values()):
                 shard.request_stop()
 
         client.run(stop)

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.prediction import by_rows as rows
+from skdistmlp.cluster.prediction import by_rows
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.engines import engines
 from skdistmlp.planning import prediction
@@ -148,4 +148,4 @@ def test_an_error_on_a_worker_leaves_nothing_behind(client, monkeypatch):
 
     X, workers = np.zeros((100, 3)), tuple(client.nthreads())
     with pytest.raises(ArithmeticError, match="no"):
-        bounded(rows.predict_by_rows, client, workers, spoilt, X, 10, 1, X)
+        bounded(by_rows.predict_by_rows, client, workers, spoilt, X, 10, 1, X)
