@@ -10,8 +10,8 @@ from scipy import sparse
 from sklearn.exceptions import NotFittedError
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.engines.engines import WholeNetwork
 from skdistmlp.estimators.prediction import BlockPrediction
+from skdistmlp.parallel.whole_network import WholeNetwork
 from tests.estimators.support import fit
 
 
