@@ -8,8 +8,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
-FLOORS = ("cluster", "estimators", "nn", "parallel", "plotting", "training")
-"""The command and the benchmark say what to do where they are used."""
+ROOMS = (
+    "cluster",
+    "engines",
+    "estimators",
+    "nn",
+    "parallel",
+    "planning",
+    "plotting",
+    "training",
+    "wire",
+)
+"""The command says what to do where it is used."""
 
 SPEAKERS = re.compile(r"(\w*Error|(\w+\.)?warn)$")
 
@@ -32,8 +42,8 @@ def stable_beginning(message):
 
 
 def messages():
-    for floor in FLOORS:
-        for file in sorted((ROOT / "skdistmlp" / floor).rglob("*.py")):
+    for room in ROOMS:
+        for file in sorted((ROOT / "skdistmlp" / room).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text())):
                 if not isinstance(node, ast.Call) or not node.args:
                     continue

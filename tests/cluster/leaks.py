@@ -168,8 +168,8 @@ def _look(client: Client) -> Look:
         }
 
     def on_worker(dask_worker: Any) -> dict[str, Any]:
-        shard_run = sys.modules.get("skdistmlp.cluster.peers.worker")
-        runs = {} if shard_run is None else shard_run._RUNS
+        peers_worker = sys.modules.get("skdistmlp.cluster.peers.worker")
+        runs = {} if peers_worker is None else peers_worker._RUNS
         return process() | {
             "tasks": [
                 f"{task.key!r}, {task.state}"

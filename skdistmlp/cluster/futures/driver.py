@@ -269,7 +269,7 @@ class FuturesObjective:
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Fetch the loss and every shard's gradient; see `Objective`."""
         ops = self._ops
-        n_rows, _ = self._dataset.batch_weight(batch)
+        n_rows, _ = self._dataset.batch_totals(batch)
         self._placement.phase = "training"
         self._placement.begin()
         ends = self._placement.submit(

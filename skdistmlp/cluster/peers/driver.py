@@ -20,7 +20,6 @@ from typing import Any, Self
 from distributed import Client, Future
 
 from skdistmlp.cluster.client.rpc import run_on_workers
-from skdistmlp.cluster.data.dask_inputs import assemble_datasets
 from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.messages import (
     Messages,
@@ -35,7 +34,7 @@ from skdistmlp.cluster.run.liveness import ping
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import ClusterError, ExchangeError
-from skdistmlp.parallel.data import Dataset, RemoteFeatures
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.plan import Plan
@@ -72,7 +71,7 @@ class PeersRun:
     job : TrainingJob
         What is to be trained, with the network's split; its random state and
         progress are advanced.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows.
     on_epoch_end : callable, optional
         Called in this process; a round is one epoch then.
@@ -83,7 +82,7 @@ class PeersRun:
         client: Client,
         plan: Plan,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> None:
         self._client = client
@@ -225,19 +224,12 @@ class PeersRun:
         submitted = self._submitting.submit(self._tasks.submit, opened + listening)
         futures = submitted.result()
         self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
-        self._rows = self._place_rows()
+        self._rows = self._dataset.place_on(self._tasks, len(self._ranks))
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
             exchange_timeout_s(),
         )
-
-    def _place_rows(self) -> list[Any]:
-        """Send all rows to every worker; or join them there, if they lie on others."""
-        if isinstance(self._dataset.X, RemoteFeatures):
-            return assemble_datasets(self._tasks, len(self._ranks), self._dataset)
-        n, dataset = len(self._ranks), self._dataset
-        return self._tasks.scatter_cached("rows", n * [dataset], n * [dataset.nbytes])
 
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""

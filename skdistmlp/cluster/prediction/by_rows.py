@@ -1,4 +1,4 @@
-"""Prediction by rows: each worker has the whole network, and gets some of the rows."""
+"""Prediction by rows: each worker has the whole network, and predicts some rows."""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from skdistmlp.cluster.run.task_context import own_blas_threads
 from skdistmlp.nn.types import Features, FloatArray
 
 TURNS_AHEAD = 2
-"""Blocks on their way to a worker, or being predicted there, at a time."""
+"""Blocks per worker that are sent or predicted while one more is submitted: enough to
+keep a worker busy while its next block is under way. More would only fill memory."""
 
 
 def predict_by_rows(
@@ -25,9 +26,9 @@ def predict_by_rows(
     n_bytes: int,
     owner: object,
 ) -> FloatArray:
-    """Send the network to every worker once, and blocks of rows in turn.
+    """Send the network to every worker once, then one block of rows per worker in turn.
 
-    The network stays there for the next call; see `WorkerCache`.
+    The network stays on the workers for the next call; see `WorkerCache`.
 
     Parameters
     ----------
@@ -36,15 +37,15 @@ def predict_by_rows(
     workers : tuple of str
         Addresses.
     function : callable
-        The whole network: from features to outputs.
+        The whole network, from features to outputs.
     X : ndarray or csr_array of shape (n_samples, n_features)
         Features.
     rows_per_block : int
-        Rows sent at a time.
+        Number of rows that a worker is sent at a time.
     n_bytes : int
         Size of the network.
     owner : object
-        What the network is let go of with.
+        The network is released with this object at the latest.
 
     Returns
     -------
@@ -79,6 +80,6 @@ def predict_by_rows(
 def predict_block(
     rows: Features, function: Callable[[Features], FloatArray]
 ) -> FloatArray:
-    """Return the outputs for rows, computed with the threads of this worker."""
+    """Return the outputs for rows, computed with this worker's number of threads."""
     with own_blas_threads():
         return function(rows)
