@@ -11,6 +11,7 @@ from importlib import metadata, resources
 import pytest
 
 import skdistmlp
+from skdistmlp.parallel.communicators import StopRequested
 
 MODULES = [
     module.name for module in pkgutil.walk_packages(skdistmlp.__path__, "skdistmlp.")
@@ -156,6 +157,16 @@ def test_errors_have_one_base():
     errors = [getattr(skdistmlp, name) for name in skdistmlp.__all__ if "Err" in name]
     assert len(errors) == 4
     assert all(issubclass(error, skdistmlp.SkdistmlpError) for error in errors)
+
+
+def test_what_goes_wrong_on_a_cluster_is_a_cluster_error():
+    for error in (skdistmlp.WorkerLostError, skdistmlp.ExchangeError):
+        assert issubclass(error, skdistmlp.ClusterError)
+
+
+def test_the_signal_to_stop_is_not_an_error_of_the_package():
+    assert not issubclass(StopRequested, skdistmlp.SkdistmlpError)
+    assert not hasattr(skdistmlp.exceptions, "StopRequested")
 
 
 def test_the_version_is_that_of_the_distribution():

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import gen_batches, shuffle
 
-from skdistmlp.exceptions import SkdistmlpError, StopRequested
+from skdistmlp.exceptions import SkdistmlpError
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.ops import NetworkOps
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.step import predict_blocks, training_step

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from skdistmlp.exceptions import ExchangeError, StopRequested
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.communicators import sum_in_order
+from skdistmlp.parallel.communicators import StopRequested, sum_in_order
 from skdistmlp.parallel.split import NeuronRange
 from skdistmlp.wire.packet import (
     DTYPES,

@@ -15,7 +15,8 @@ from distributed import Worker, get_worker
 from distributed.comm.addressing import get_address_host
 
 from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
-from skdistmlp.exceptions import ExchangeError, StopRequested
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import ShardState
