@@ -27,6 +27,11 @@ WORKER_CHECK_S = 2.0
 """Seconds between looks at the cluster while something there is waited for."""
 
 
+def parameter_threshold() -> int:
+    """Return ``skdistmlp.parameter-threshold``."""
+    return int(setting("parameter-threshold"))
+
+
 def exchange_timeout_s() -> float:
     """Return ``skdistmlp.exchange-timeout`` in seconds."""
     seconds: float = parse_timedelta(setting("exchange-timeout"))

@@ -19,15 +19,15 @@ from skdistmlp.parallel.data import Dataset, RemoteFeatures
 from skdistmlp.parallel.ops import NetworkOps
 from skdistmlp.parallel.shard import Network, ShardState, predict_whole
 from skdistmlp.parallel.split import Parameters, flatten
-from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.plan import (
     Plan,
     check_memory,
-    cluster_plan,
     local_plan,
+    plan_training,
     reason_to_stay_local,
 )
-from skdistmlp.planning.prediction import prediction_plan, reason_not_to_share
+from skdistmlp.planning.prediction import plan_prediction, reason_to_predict_locally
 from skdistmlp.training.job import TrainingJob, run_to_end
 from skdistmlp.training.loop import prefer_interrupt
 from skdistmlp.training.progress import Progress
@@ -60,7 +60,7 @@ class EngineRequest:
 
     client: "Client | str | None"
     n_workers: int | None
-    parameter_threshold: int
+    parameter_threshold: int | None
     engine: str
     client_stayed_behind: bool = False
 
@@ -134,7 +134,7 @@ def train(
     """
     dataset = dataset.prepared(job.dtype)
     network = job.network
-    work = job.work(dataset)
+    work = cost_of_training(job, dataset)
     if isinstance(dataset.X, RemoteFeatures):
         request = replace(request, client=dataset.X.client)
     with _planned(request, network.split.layer_units, work) as (plan, client):
@@ -244,7 +244,7 @@ def predict(
         X = csr_array(X) if issparse(X) else X
         # When they are gone, or others are in their place, workers let go of theirs.
         owner = weights.coefs[0]
-        if plan.engine == "rows":
+        if plan.split_by == "rows":
             from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 
             outputs = WholeNetwork(network, weights)
@@ -287,8 +287,7 @@ def plan_of_prediction(
 
 def _prediction(weights: Parameters, X: Features) -> StepCost:
     dataset = Dataset(X)
-    return StepCost(
-        "prediction",
+    return StepCost.of_prediction(
         dataset.n_rows,
         itemsize=weights.coefs[0].itemsize,
         nnz_per_row=dataset.nnz_per_row,
@@ -305,7 +304,10 @@ def _reason_to_stay_local(
 ) -> str | None:
     """Return why no cluster needs to be looked for, None if one does."""
     reason = reason_to_stay_local(
-        layer_units, request.engine, request.parameter_threshold
+        layer_units,
+        request.engine,
+        request.parameter_threshold,
+        read_settings=request.client is not None,
     )
     # Without an import of distributed nobody can have made a client.
     if reason is None and request.client is None and "distributed" not in sys.modules:
@@ -323,9 +325,9 @@ def _planned(
     enough to be shared.
     """
     reason = _reason_to_stay_local(request, layer_units)
-    if reason is None and work.kind == "prediction" and request.engine != "futures":
+    if reason is None and not work.goes_backward and request.engine != "futures":
         # To ask the scheduler for workers may take longer than a small prediction.
-        reason = reason_not_to_share(layer_units, work)
+        reason = reason_to_predict_locally(layer_units, work)
     if reason is not None:
         yield local_plan(layer_units, reason), None
         return
@@ -341,7 +343,7 @@ def _planned(
         if client is None:
             yield local_plan(layer_units, NO_CLIENT), None
             return
-        if work.kind == "prediction":
+        if not work.goes_backward:
             # All that it takes is at hand: a cluster that has become smaller will do.
             workers = workers_of(client)[: request.n_workers]
             if not workers:
@@ -349,9 +351,9 @@ def _planned(
                 return
             limits = memory_limits(client, workers).values()
             limit = min(limits, default=None)
-            plan = prediction_plan(layer_units, request.engine, workers, work, limit)
+            plan = plan_prediction(layer_units, request.engine, workers, work, limit)
         else:
             workers = choose_workers(client, request.n_workers)
             threads = threads_of(client, workers)
-            plan = cluster_plan(layer_units, request.engine, workers, work, threads)
+            plan = plan_training(layer_units, request.engine, workers, work, threads)
         yield plan, client

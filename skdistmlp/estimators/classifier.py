@@ -218,7 +218,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         | None = None,
         client: "Client | str | None" = None,
         n_workers: int | None = None,
-        parameter_threshold: int = 50_000,
+        parameter_threshold: int | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes

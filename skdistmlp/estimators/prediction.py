@@ -83,7 +83,7 @@ class PredictionMixin:
         return finish(predict(self._engine_request(), network, weights, X))
 
     def plan_predict(self, X: Any) -> Plan:
-        """Return how `predict` would go about `X`, and why; print it.
+        """Return the plan by which `predict` would predict `X`; print it to read why.
 
         Parameters
         ----------
@@ -93,21 +93,33 @@ class PredictionMixin:
         Returns
         -------
         Plan
-            With `engine` "local" for this process, "rows" where each worker has the
-            whole network and gets some of the rows, "futures" where the workers
-            share its neurons.
+            Its `engine` is "local" for a prediction in this process. It is "futures"
+            on workers, which share the rows or the neurons, as `split_by` says.
         """
         check_is_fitted(self)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
-            reason = (
-                "X is a Dask collection: each of its blocks meets the whole network, "
-                "on the worker that computes it"
-            )
-            return Plan("rows", network.split, (), reason)
+            return _plan_of_collection(network.split)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         return plan_of_prediction(self._engine_request(), network, weights, X)
 
     def _fitted_network(self) -> Network:
         split = NetworkSplit.even(layer_units_of(self._weights().coefs), 1)
         return Network(split, self.activation, self.out_activation_)
+
+
+def _plan_of_collection(split: NetworkSplit) -> Plan:
+    """Return the plan of a prediction that Dask carries out when it is computed."""
+    from skdistmlp.cluster.client.lookup import active_client
+
+    if active_client() is None:
+        reason = (
+            "X is a Dask collection and no Dask client is active: when you compute the "
+            "prediction, each block of rows meets the whole network on this machine"
+        )
+        return Plan("local", split, (), reason)
+    reason = (
+        "X is a Dask collection: when you compute the prediction, each block of rows "
+        "meets the whole network on the worker that computes it"
+    )
+    return Plan("futures", split, (), reason, split_by="rows")

@@ -202,7 +202,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         max_fun: int = 15000,
         client: "Client | str | None" = None,
         n_workers: int | None = None,
-        parameter_threshold: int = 50_000,
+        parameter_threshold: int | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
     ) -> None:
         self.loss = loss

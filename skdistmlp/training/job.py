@@ -19,7 +19,6 @@ from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.ops import NetworkOps
 from skdistmlp.parallel.shard import Network, ShardState, split_state
 from skdistmlp.parallel.split import ShardLayout
-from skdistmlp.planning.cost import StepCost
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
 from skdistmlp.training.loop import TrainingOptions, Validation, epochs
 from skdistmlp.training.progress import Outcome, Progress
@@ -116,9 +115,6 @@ class Training(Protocol):
     def for_rank(self, rank: int) -> Self:
         """Return what one of the shards that train by themselves has to know."""
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
-        """Return what is done in one go."""
-
     def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
         """Return the most rows of any step or block."""
 
@@ -169,15 +165,6 @@ class EpochTraining:
         if self.say is None:
             return self
         return self.saying(_nobody_listens if rank == 0 else None)
-
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
-        """Return what a step does."""
-        return StepCost(
-            "step",
-            self.options.batch_size,
-            itemsize=itemsize,
-            nnz_per_row=dataset.nnz_per_row,
-        )
 
     def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
         """Return the rows of a mini-batch, or of a block of validation rows."""
@@ -237,16 +224,6 @@ class LbfgsTraining:
         """Return the same, with a start for shard 0 only."""
         return self if rank == 0 else replace(self, parameters=None)
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
-        """Return what an evaluation does."""
-        return StepCost(
-            "evaluation",
-            dataset.n_rows,
-            len(self._blocks(dataset, network, itemsize)),
-            itemsize=itemsize,
-            nnz_per_row=dataset.nnz_per_row,
-        )
-
     def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
         """Return the rows of a block."""
         return int(self._blocks(dataset, network, itemsize)[0].stop)
@@ -299,17 +276,6 @@ class TrainingJob:
     def progress(self) -> Progress | None:
         """Where training in epochs stands."""
         return self.training.progress
-
-    def work(self, dataset: Dataset) -> StepCost:
-        """Return what is done in one go."""
-        work = self.training.work(dataset, self.network, self.dtype.itemsize)
-        n_moments = 0 if self.rule is None else self.rule.n_moments
-        return replace(
-            work,
-            arrays_of_parameters=2 + n_moments + self.training.n_spare_arrays,
-            buffer_rows=self.max_rows(dataset),
-            data_bytes=dataset.nbytes,
-        )
 
     def max_rows(self, dataset: Dataset) -> int:
         """Return the most rows of any step or block."""
