@@ -109,13 +109,13 @@ def test_a_single_worker_shares_nothing(memory_limit):
 def test_a_plan_gives_its_sums_as_the_reason():
     plan = plan_of(200)
     assert plan.reason == (
-        "sharing a prediction of 200 rows among 2 workers by rows saves 1.06 GFLOP; its 2 "
-        "chained tasks and 43.2 MB to send cost as much time as 20.9 GFLOP"
+        "sharing a prediction of 200 rows among 2 workers by rows saves 1.06 GFLOP; "
+        "its 2 chained tasks and 43.2 MB to send cost as much time as 20.9 GFLOP"
     )
     plan = plan_of(200, memory_limit=NARROW)
     assert plan.reason == (
-        "sharing a prediction of 200 rows among 2 workers by neurons (the whole network "
-        "takes 42,545,232 bytes on its arrival, and a worker has 42,545,231) saves "
+        "sharing a prediction of 200 rows among 2 workers by neurons (the whole "
+        "network takes 42,545,232 bytes on its arrival, and a worker has 42,545,231) saves "
         "1.06 GFLOP; its 4 chained tasks and 22.5 MB to send cost as much time as "
         "18.5 GFLOP"
     )
