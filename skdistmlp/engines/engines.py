@@ -27,7 +27,10 @@ from skdistmlp.planning.plan import (
     plan_training,
     reason_to_stay_local,
 )
-from skdistmlp.planning.prediction import plan_prediction, reason_to_predict_locally
+from skdistmlp.planning.prediction import (
+    plan_shared_prediction,
+    reason_to_predict_locally,
+)
 from skdistmlp.training.job import TrainingJob, run_to_end
 from skdistmlp.training.loop import prefer_interrupt
 from skdistmlp.training.progress import Progress
@@ -351,7 +354,9 @@ def _planned(
                 return
             limits = memory_limits(client, workers).values()
             limit = min(limits, default=None)
-            plan = plan_prediction(layer_units, request.engine, workers, work, limit)
+            plan = plan_shared_prediction(
+                layer_units, request.engine, workers, work, limit
+            )
         else:
             workers = choose_workers(client, request.n_workers)
             threads = threads_of(client, workers)

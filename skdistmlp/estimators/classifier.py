@@ -180,6 +180,9 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     'local'
     """
 
+    # Pickles name the public path, whatever room this is in.
+    __module__ = "skdistmlp"
+
     _sklearn_class = MLPClassifier
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseDistributedMLP._parameter_constraints,

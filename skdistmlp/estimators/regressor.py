@@ -167,6 +167,9 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     (100,)
     """
 
+    # Pickles name the public path, whatever room this is in.
+    __module__ = "skdistmlp"
+
     _sklearn_class = MLPRegressor
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseDistributedMLP._parameter_constraints,

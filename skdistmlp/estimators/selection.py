@@ -35,6 +35,9 @@ class FastestWithin:
     ... )
     """
 
+    # Pickles name the public path, whatever room this is in.
+    __module__ = "skdistmlp"
+
     def __init__(self, tolerance: float = 0.0, metric: str = "score") -> None:
         if not tolerance >= 0:
             raise ValueError(f"tolerance={tolerance!r} has to be at least 0")

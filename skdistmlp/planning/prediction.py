@@ -31,7 +31,7 @@ TASKS_BY_ROWS = 2
 size: the network and the first rows have to arrive before the first task."""
 
 
-def plan_prediction(
+def plan_shared_prediction(
     layer_units: Sequence[int],
     engine: str,
     workers: Sequence[str],

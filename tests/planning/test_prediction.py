@@ -13,7 +13,7 @@ from skdistmlp.planning.prediction import (
     FLOP_PER_BYTE_SENT,
     FLOP_PER_CHAINED_TASK,
     TASKS_BY_ROWS,
-    plan_prediction,
+    plan_shared_prediction,
     reason_to_predict_locally,
 )
 from tests.planning.test_plan import (
@@ -32,7 +32,7 @@ ROOMY, NARROW = 2 * NETWORK_BYTES, 2 * NETWORK_BYTES - 1
 
 def plan_of(n_rows, engine="auto", workers=WORKERS, memory_limit=None):
     cost = cost_of("prediction", n_rows)
-    return plan_prediction(UNITS, engine, workers, cost, memory_limit)
+    return plan_shared_prediction(UNITS, engine, workers, cost, memory_limit)
 
 
 @pytest.mark.parametrize("itemsize", [4, 8])
