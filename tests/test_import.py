@@ -117,6 +117,23 @@ for name in skdistmlp.__all__:
 """
 
 
+def test_the_names_of_the_package_are_its_public_ones():
+    shown = {name for name in dir(skdistmlp) if not name.startswith("_")}
+    assert shown == {*skdistmlp.__all__, "estimators", "plotting"}
+
+
+def test_displays_need_no_import_of_their_own():
+    code = "import skdistmlp; skdistmlp.plotting.WorkerCountDisplay"
+    loaded = loaded_by(code)
+    assert "skdistmlp.plotting" in loaded
+    assert "matplotlib" not in loaded
+
+
+@pytest.mark.parametrize("name", ["Plan", "NetworkSplit", "FastestWithin"])
+def test_classes_say_where_users_find_them(name):
+    assert repr(getattr(skdistmlp, name)) == f"<class 'skdistmlp.{name}'>"
+
+
 def test_names_that_are_imported_late_are_there_as_all_others():
     assert "sklearn" in loaded_by(NAMES)
 

@@ -68,7 +68,7 @@ class NetworkSplit:
     is row-parallel: shard p owns the rows of the last coefficients that meet
     its own neurons of the last hidden layer; shard 0 owns the intercept.
 
-    Attributes
+    Parameters
     ----------
     layer_units : tuple of int
         Features, neurons of each hidden layer, outputs.

@@ -24,7 +24,7 @@ class Plan:
     A fitted estimator has the plan of its training as `plan_`, and
     `plan_predict` returns that of a prediction. Print a plan to read it.
 
-    Attributes
+    Parameters
     ----------
     engine : {"local", "futures", "peers"}
         The engine that runs: "local" in this process, the others on workers.

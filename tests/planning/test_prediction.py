@@ -115,9 +115,9 @@ def test_a_plan_gives_its_sums_as_the_reason():
     plan = plan_of(200, memory_limit=NARROW)
     assert plan.reason == (
         "sharing a prediction of 200 rows among 2 workers by neurons (the whole "
-        "network takes 42,545,232 bytes on its arrival, and a worker has 42,545,231) saves "
-        "1.06 GFLOP; its 4 chained tasks and 22.5 MB to send cost as much time as "
-        "18.5 GFLOP"
+        "network takes 42,545,232 bytes on its arrival, and a worker has 42,545,231) "
+        "saves 1.06 GFLOP; its 4 chained tasks and 22.5 MB to send cost as much time "
+        "as 18.5 GFLOP"
     )
 
 
