@@ -75,17 +75,25 @@ class StepCost:
 
 
 def cost_of_training(job: TrainingJob, dataset: Dataset) -> StepCost:
-    """Return the cost of a step of a job, or of an evaluation of "lbfgs"."""
+    """Return the cost of a step of a job, or of an evaluation of "lbfgs".
+
+    Parameters
+    ----------
+    job : TrainingJob
+        The job, on however many shards.
+    dataset : Dataset
+        All rows, prepared.
+    """
     n_moments = 0 if job.rule is None else job.rule.n_moments
     sizes = {
         "itemsize": job.dtype.itemsize,
         "nnz_per_row": dataset.nnz_per_row,
-        "arrays_of_parameters": 2 + n_moments + job.training.n_spare_arrays,
+        "arrays_of_parameters": 2 + n_moments + job.method.n_spare_arrays,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
     }
-    if isinstance(job.training, EpochTraining):
-        return StepCost.of_step(job.training.options.batch_size, **sizes)
+    if isinstance(job.method, EpochTraining):
+        return StepCost.of_step(job.method.options.batch_size, **sizes)
     return StepCost.of_evaluation(dataset.n_rows, **sizes)
 
 
