@@ -14,10 +14,11 @@ from skdistmlp.crossover.clusters import two_workers
 from skdistmlp.crossover.rule import crossover_size
 from skdistmlp.crossover.timing import Row, interleaved
 from skdistmlp.crossover.workloads import SENDING_ANEW, Workload, fit, step_and_rest
-from skdistmlp.engines.engines import ROWS_SENT_AT_ONCE, WholeNetwork
+from skdistmlp.engines.futures import ROWS_SENT_AT_ONCE
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters
+from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_sent,

@@ -1,23 +1,21 @@
 """What a fitted network predicts: for arrays at once, for Dask collections lazily."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdistmlp.engines.engines import (
-    EngineRequest,
-    WholeNetwork,
-    plan_of_prediction,
-    predict,
-)
+from skdistmlp.engines.choice import ENGINES
+from skdistmlp.engines.dispatch import plan_prediction, predict
+from skdistmlp.engines.engine import EngineRequest, OpenEngine
 from skdistmlp.estimators.inputs import is_collection
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters, layer_units_of
+from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.plan import Plan
 
 Finish = Callable[[FloatArray], Any]
@@ -59,6 +57,9 @@ class BlockPrediction:
 class PredictionMixin:
     """Predict with the weights at hand, wherever the rows are."""
 
+    _engines: ClassVar[Mapping[str, OpenEngine]] = ENGINES
+    """The table of engines, for a subclass to replace."""
+
     client: Any
     activation: str
     out_activation_: str
@@ -80,7 +81,8 @@ class PredictionMixin:
                 self.client, X, function, weights.nbytes, weights.coefs[0]
             )
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        return finish(predict(self._engine_request(), network, weights, X))
+        request = self._engine_request()
+        return finish(predict(request, network, weights, X, self._engines))
 
     def plan_predict(self, X: Any) -> Plan:
         """Return how `predict` would go about `X`, and why; print it.
@@ -104,9 +106,10 @@ class PredictionMixin:
                 "X is a Dask collection: each of its blocks meets the whole network, "
                 "on the worker that computes it"
             )
-            return Plan("rows", network.split, (), reason)
+            return Plan("futures", network.split, (), reason, split_by="rows")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        return plan_of_prediction(self._engine_request(), network, weights, X)
+        request = self._engine_request()
+        return plan_prediction(request, network, weights, X, self._engines)
 
     def _fitted_network(self) -> Network:
         split = NetworkSplit.even(layer_units_of(self._weights().coefs), 1)

@@ -17,7 +17,7 @@ from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.training.job import Score
+from skdistmlp.training.hold_out import Score
 
 if TYPE_CHECKING:
     from distributed import Client

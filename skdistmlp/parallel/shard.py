@@ -66,6 +66,8 @@ class ShardState:
         Coefficients, then intercepts (see `ShardLayout`).
     optimizer : OptimizerState or None
         Moments in the same layout; None when there is only predicting to do.
+    best : ndarray of shape (n_parameters,), or None
+        The parameters that scored best so far, with early stopping.
     penalty_sum : float
         The L2 penalties of the steps since the last end of an epoch, each
         times the number of its rows.
@@ -73,21 +75,34 @@ class ShardState:
 
     parameters: FloatArray = field(repr=False)
     optimizer: OptimizerState | None = None
+    best: FloatArray | None = field(default=None, repr=False)
     penalty_sum: float = 0.0
+
+    def copy(self) -> "ShardState":
+        """Return the same state in arrays that nobody else writes to."""
+        optimizer = self.optimizer
+        if optimizer is not None:
+            moments = tuple(moment.copy() for moment in optimizer.moments)
+            optimizer = replace(optimizer, moments=moments)
+        best = None if self.best is None else self.best.copy()
+        return ShardState(self.parameters.copy(), optimizer, best, self.penalty_sum)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, parameters=aligned(state["parameters"]))
 
 
 def split_state(split: NetworkSplit, whole: ShardState) -> list[ShardState]:
-    """Return the shards' parts of the state of a whole network, as copies."""
+    """Return each shard's part of the state of a whole network, as copies."""
     parts = []
     for rank in range(split.n_shards):
-        optimizer = whole.optimizer
+        optimizer, best = whole.optimizer, whole.best
         if optimizer is not None:
             moments = tuple(take_shard(split, rank, m) for m in optimizer.moments)
             optimizer = replace(optimizer, moments=moments)
-        parts.append(ShardState(take_shard(split, rank, whole.parameters), optimizer))
+        if best is not None:
+            best = take_shard(split, rank, best)
+        parameters = take_shard(split, rank, whole.parameters)
+        parts.append(ShardState(parameters, optimizer, best))
     return parts
 
 
@@ -100,7 +115,10 @@ def join_states(split: NetworkSplit, parts: Sequence[ShardState]) -> ShardState:
             join_shards(split, moment) for moment in zip(*moments_of, strict=True)
         )
         optimizer = replace(optimizer, moments=moments)
-    return ShardState(join_shards(split, [p.parameters for p in parts]), optimizer)
+    best_of = [part.best for part in parts if part.best is not None]
+    best = join_shards(split, best_of) if best_of else None
+    parameters = join_shards(split, [part.parameters for part in parts])
+    return ShardState(parameters, optimizer, best)
 
 
 def affine(

@@ -176,7 +176,9 @@ def update(
     )
     penalty_sum = 0.0 if first_of_epoch else state.penalty_sum
     penalty_sum += batch_penalty(network, squared_norm, n_rows, weight_sum)
-    return replace(shard, state=ShardState(parameters, optimizer, penalty_sum))
+    return replace(
+        shard, state=ShardState(parameters, optimizer, penalty_sum=penalty_sum)
+    )
 
 
 def add_gradient(
@@ -246,11 +248,6 @@ def penalty(shard: PlacedShard) -> float:
 def parameters_of(shard: PlacedShard) -> FloatArray:
     """Return the shard's parameters, which no later step will write to."""
     return shard.state.parameters
-
-
-def with_parameters(shard: PlacedShard, parameters: FloatArray) -> PlacedShard:
-    """Return the shard with other parameters."""
-    return replace(shard, state=replace(shard.state, parameters=parameters))
 
 
 def _gradient(
