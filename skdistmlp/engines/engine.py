@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan

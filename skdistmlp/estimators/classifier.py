@@ -463,7 +463,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             factor = by_class[columns]
         return check_sample_weight(factor if weight is None else weight * factor, X)
 
-    def _output_activation(self) -> str:
+    def _output(self) -> str:
         multiclass = self._label_binarizer.y_type_ == "multiclass"
         return "softmax" if multiclass else "logistic"
 

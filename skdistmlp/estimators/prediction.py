@@ -12,8 +12,8 @@ from skdistmlp.engines.choice import ENGINES
 from skdistmlp.engines.dispatch import plan_prediction, predict
 from skdistmlp.engines.engine import EngineRequest, OpenEngine
 from skdistmlp.estimators.inputs import is_collection
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters, layer_units_of
 from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.plan import Plan
@@ -106,11 +106,12 @@ class PredictionMixin:
                 "X is a Dask collection: each of its blocks meets the whole network, "
                 "on the worker that computes it"
             )
-            return Plan("futures", network.split, (), reason, split_by="rows")
+            split = NetworkSplit.even(network.layer_units, 1)
+            return Plan("futures", split, (), reason, split_by="rows")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         request = self._engine_request()
         return plan_prediction(request, network, weights, X, self._engines)
 
     def _fitted_network(self) -> Network:
-        split = NetworkSplit.even(layer_units_of(self._weights().coefs), 1)
-        return Network(split, self.activation, self.out_activation_)
+        layers = dense_layers(layer_units_of(self._weights().coefs), self.activation)
+        return Network(layers, self.out_activation_)

@@ -370,7 +370,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             )
         return X, y
 
-    def _output_activation(self) -> str:
+    def _output(self) -> str:
         return {"squared_error": "identity", "poisson": "exp"}[self.loss]
 
     def _use_stratified_split(self, n_outputs: int) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 
 from skdistmlp.exceptions import ExchangeError, StopRequested
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.communicators import sum_in_order
+from skdistmlp.parallel.communicators import Label, sum_in_order
 from skdistmlp.parallel.split import NeuronRange
 from skdistmlp.wire.packet import (
     DTYPES,
@@ -33,15 +33,22 @@ from skdistmlp.wire.packet import (
 SOCKET_BUFFER_BYTES = 4 * 2**20
 """Room for an exchange in the kernel, so that a send seldom waits for its reader."""
 
-PHASES = {
+EXCHANGES_OF_LAYERS = {
     Operation.ALL_GATHER: "the forward exchange",
     Operation.REDUCE_SCATTER: "the backward exchange",
     Operation.ALL_REDUCE: "the sum",
-    Operation.BROADCAST: "what shard 0 decides",
-    Operation.READY: "the wait for all shards",
+    Operation.BROADCAST: "the broadcast",
 }
+"""What messages call the exchanges whose label is the number of a layer."""
 
-WITHOUT_LAYER = (Operation.BROADCAST, Operation.READY)
+OTHER_EXCHANGES: dict[int, str] = {
+    Label.ROUND: "the wait for all shards",
+    Label.DECISION: "what shard 0 decides",
+    Label.PARAMETERS: "the parameters from shard 0",
+    Label.LOSS: "the sum of the losses",
+    Label.GRADIENT: "the exchange of gradients",
+}
+"""What messages call the others, by their label."""
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a non-blocking socket raises when there is nothing to do yet."""
@@ -149,7 +156,7 @@ class SocketCommunicator:
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Put the shards' columns side by side; see `Communicator`."""
@@ -157,13 +164,13 @@ class SocketCommunicator:
             return part
         n_rows = len(part)
         received = {
-            peer: self._room("in", Operation.ALL_GATHER, layer, peer, part.dtype)(
+            peer: self._room("in", Operation.ALL_GATHER, label, peer, part.dtype)(
                 n_rows, len(ranges[peer])
             )
             for peer in self._links
         }
         sent = dict.fromkeys(self._links, np.ascontiguousarray(part))
-        self._exchange(Operation.ALL_GATHER, layer, sent, received)
+        self._exchange(Operation.ALL_GATHER, label, sent, received)
         received[self.rank] = part
         if out is None:
             out = np.empty((n_rows, ranges[-1].stop), part.dtype)
@@ -175,7 +182,7 @@ class SocketCommunicator:
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Sum and keep this shard's columns; see `Communicator`."""
@@ -185,41 +192,41 @@ class SocketCommunicator:
         sent, received = {}, {}
         for peer in self._links:
             operation = Operation.REDUCE_SCATTER
-            room = self._room("out", operation, layer, peer, piece.dtype)
+            room = self._room("out", operation, label, peer, piece.dtype)
             sent[peer] = room(n_rows, len(ranges[peer]))
             np.copyto(sent[peer], piece[:, ranges[peer].columns])
-            room = self._room("in", operation, layer, peer, piece.dtype)
+            room = self._room("in", operation, label, peer, piece.dtype)
             received[peer] = room(n_rows, len(own))
-        self._exchange(Operation.REDUCE_SCATTER, layer, sent, received)
+        self._exchange(Operation.REDUCE_SCATTER, label, sent, received)
         received[self.rank] = piece[:, own.columns]
         return sum_in_order([received[rank] for rank in range(self.n_shards)], out)
 
     def all_reduce(
-        self, piece: FloatArray, layer: int, out: FloatArray | None
+        self, piece: FloatArray, label: int, out: FloatArray | None
     ) -> FloatArray:
         """Sum the shards' pieces; see `Communicator`."""
         if not self._links:
             return piece
         shape = _two_dimensions(piece)
         received = {
-            peer: self._room("in", Operation.ALL_REDUCE, layer, peer, piece.dtype)(
+            peer: self._room("in", Operation.ALL_REDUCE, label, peer, piece.dtype)(
                 *shape
             )
             for peer in self._links
         }
         sent = dict.fromkeys(self._links, np.ascontiguousarray(piece))
-        self._exchange(Operation.ALL_REDUCE, layer, sent, received)
+        self._exchange(Operation.ALL_REDUCE, label, sent, received)
         pieces = {p: array.reshape(piece.shape) for p, array in received.items()}
         pieces[self.rank] = piece
         return sum_in_order([pieces[rank] for rank in range(self.n_shards)], out)
 
-    def broadcast(self, array: FloatArray) -> FloatArray:
+    def broadcast(self, array: FloatArray, label: int) -> FloatArray:
         """Overwrite `array` with shard 0's; see `Communicator`."""
         if self.rank == 0:
             sent = dict.fromkeys(self._links, np.ascontiguousarray(array))
-            self._exchange(Operation.BROADCAST, 0, sent, {})
+            self._exchange(Operation.BROADCAST, label, sent, {})
         else:
-            self._exchange(Operation.BROADCAST, 0, {}, {0: array})
+            self._exchange(Operation.BROADCAST, label, {}, {0: array})
         return array
 
     def wait_for_all(self) -> None:
@@ -229,7 +236,7 @@ class SocketCommunicator:
         """
         sent = dict.fromkeys(self._links, np.zeros(1))
         received = {peer: np.empty(1) for peer in self._links}
-        self._exchange(Operation.READY, 0, sent, received, math.inf)
+        self._exchange(Operation.READY, Label.ROUND, sent, received, math.inf)
 
     def close(self) -> None:
         """Close the connections; whoever waits for this shard learns it at once."""
@@ -240,12 +247,12 @@ class SocketCommunicator:
         self,
         use: str,
         operation: Operation,
-        layer: int,
+        label: int,
         peer: int,
         dtype: np.dtype[np.floating],
     ) -> Callable[[int, int], FloatArray]:
         """Return a function that gives contiguous room, allocated at its first use."""
-        key = use, operation, layer, peer, dtype
+        key = use, operation, label, peer, dtype
 
         def room(n_rows: int, n_columns: int) -> FloatArray:
             size = n_rows * n_columns
@@ -259,40 +266,39 @@ class SocketCommunicator:
     def _exchange(
         self,
         operation: Operation,
-        layer: int,
+        label: int,
         sent: Mapping[int, FloatArray],
         received: Mapping[int, FloatArray],
         timeout_s: float | None = None,
     ) -> None:
-        """Send and receive one array a peer, all at once."""
+        """Send and receive one array per peer, all at once."""
         sends, arrivals = [], []
         for peer, array in sent.items():
-            packed = memoryview(self._header(operation, layer, self.rank, array).pack())
+            packed = memoryview(self._header(operation, label, self.rank, array).pack())
             sends.append(_Send(self._links[peer], [packed, *_bytes_of(array)]))
         for peer, array in received.items():
-            expected = self._header(operation, layer, peer, array)
+            expected = self._header(operation, label, peer, array)
             arrivals.append(_Receive(self._links[peer], expected, _bytes_of(array)))
         begun = time.monotonic()
         try:
             self._carry_out([*sends, *arrivals], timeout_s or self._timeout_s)
         except ExchangeError as error:
-            where = "" if operation in WITHOUT_LAYER else f" of layer {layer}"
-            raise ExchangeError(
-                f"{error} in {PHASES[operation]}{where}"
-            ) from error.__cause__
+            exchange = OTHER_EXCHANGES.get(label)
+            exchange = exchange or f"{EXCHANGES_OF_LAYERS[operation]} of layer {label}"
+            raise ExchangeError(f"{error} in {exchange}") from error.__cause__
         self.exchanging_s += time.monotonic() - begun
         for arrival in arrivals:
             self._flags_seen |= arrival.flags
 
     def _header(
-        self, operation: Operation, layer: int, shard: int, array: FloatArray
+        self, operation: Operation, label: int, shard: int, array: FloatArray
     ) -> Header:
         return Header(
             self._run,
             self._generation,
             self._step,
             operation,
-            layer,
+            label,
             shard,
             DTYPES.index(array.dtype),
             *_two_dimensions(array),

@@ -25,6 +25,7 @@ from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.communicators import Label
 from skdistmlp.wire.communicator import (
     CANCEL_POLL_S,
     WOULD_BLOCK,
@@ -94,7 +95,8 @@ class Credentials:
 
     def header(self, rank: int) -> bytes:
         """Return the packet header that a shard begins with."""
-        return Header(self.run, 0, 0, Operation.HELLO, 0, rank, 0, 0, 0).pack()
+        label = Label.HANDSHAKE
+        return Header(self.run, 0, 0, Operation.HELLO, label, rank, 0, 0, 0).pack()
 
     def hello(self, rank: int) -> bytes:
         """Return what a shard begins with: the header and a nonce."""

@@ -10,11 +10,12 @@ from distributed import Client, Future
 from skdistmlp.cluster.futures import tasks
 from skdistmlp.cluster.futures.ops import FuturesOps, TaskInputs
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import OpenNetwork
-from skdistmlp.parallel.shard import Network, ShardState, join_states
-from skdistmlp.parallel.split import join_shards, take_shard
+from skdistmlp.parallel.shard import ShardState, join_states
+from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 
 BLOCKS_AHEAD = 4
 """Blocks of rows in flight when predicting or evaluating."""
@@ -25,6 +26,7 @@ def open_futures_network(
     client: Client,
     workers: tuple[str, ...],
     network: Network,
+    split: NetworkSplit,
     state: ShardState,
     dataset: Dataset,
     *,
@@ -40,7 +42,9 @@ def open_futures_network(
     workers : tuple of str
         Address of the worker of each shard.
     network : Network
-        The network and its split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     state : ShardState
         State of the whole network.
     dataset : Dataset
@@ -58,8 +62,8 @@ def open_futures_network(
         The network on its workers.
     """
     placement = Placement(client, workers)
-    ops = FuturesOps(placement, network, dataset, stream_rows)
-    state_of_network = FuturesState(ops, placement, network)
+    ops = FuturesOps(placement, network, split, dataset, stream_rows)
+    state_of_network = FuturesState(ops, placement, split)
     try:
         placement.open()
         with placement.translate_dask_errors("placing the network"):
@@ -76,7 +80,7 @@ def open_futures_network(
             leader=ClientLeader(),
             loss=FuturesLoss(ops, placement),
             state=state_of_network,
-            objective=FuturesObjective(ops, placement, network, dataset, state),
+            objective=FuturesObjective(ops, placement, split, dataset, state),
         )
     finally:
         placement.close()
@@ -156,10 +160,12 @@ class FuturesState:
     No task changes what a future stands for, so keeping the best is to keep a future.
     """
 
-    def __init__(self, ops: FuturesOps, placement: Placement, network: Network) -> None:
+    def __init__(
+        self, ops: FuturesOps, placement: Placement, split: NetworkSplit
+    ) -> None:
         self._ops = ops
         self._placement = placement
-        self._split = network.split
+        self._split = split
         self._best: list[Future[Any]] = []
 
     @property
@@ -210,13 +216,13 @@ class FuturesObjective:
         self,
         ops: FuturesOps,
         placement: Placement,
-        network: Network,
+        split: NetworkSplit,
         dataset: Dataset,
         initial: ShardState,
     ) -> None:
         self._ops = ops
         self._placement = placement
-        self._split = network.split
+        self._split = split
         self._dataset = dataset
         self._initial = initial
         self._gradient_sums: list[Any] = []
@@ -239,7 +245,7 @@ class FuturesObjective:
         return True
 
     def add_gradient(self, rows: Rows, batch: Rows) -> None:
-        """Delegate gradients, one task per shard, and submit the block."""
+        """Add one task per shard for its gradients, and submit the block."""
         ops = self._ops
         sums = self._gradient_sums or [None for _ in ops.ranks]
         added = [

@@ -197,7 +197,7 @@ class PeersRun:
         if self._interrupted and isinstance(outcome, Outcome):
             # It may have come too late to make a difference.
             outcome = Outcome.INTERRUPTED
-        whole = join_training_states(self._job.network.split, states)
+        whole = join_training_states(self._job.split, states)
         return replace(whole, outcome=outcome).as_if_ended()
 
     def _place(self) -> None:
@@ -277,7 +277,7 @@ class PeersRun:
             arguments = [(shard,) for shard in self._shards]
             futures = self._submit("weights", worker.snapshot_of, arguments)
             states: list[TrainingState] = self._tasks.pop_results(*futures)
-        return join_training_states(self._job.network.split, states)
+        return join_training_states(self._job.split, states)
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
         """Say how a round went: once some seconds, to whoever listens."""

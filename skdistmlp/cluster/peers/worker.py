@@ -127,7 +127,7 @@ class PeerShard:
         self._run: TrainingRun | None = None
         self._leader: Leader | None = None
         # Parameters are drawn here, while the rows are on their way.
-        layout = job.network.split.layout(rank)
+        layout = job.split.layout(rank)
         self._start: TrainingState | None = job.start(layout)
         _RUNS[credentials.run, rank] = self
 
@@ -233,6 +233,7 @@ class PeerShard:
         job = self._job
         network = open_local_network(
             job.network,
+            job.split,
             self._start.network,
             dataset,
             self._mesh,

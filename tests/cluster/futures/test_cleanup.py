@@ -102,7 +102,9 @@ def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
     make_group = group_on(client, stream_rows=stream_rows)
     with (
         leaves_nothing(client),
-        make_group(problem.network, problem.start(), narrow, 20) as group,
+        make_group(
+            problem.network, problem.split, problem.start(), narrow, 20
+        ) as group,
         pytest.raises(ValueError, match="mismatch"),
     ):
         work(group)
@@ -221,7 +223,9 @@ def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
     assert state.optimizer.n_steps == n_whole_steps
 
     def whole_steps(peer):
-        with peer(problem.network, problem.start(), problem.dataset, n_rows) as group:
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, n_rows
+        ) as group:
             for start, stop in list(pairwise(range(0, n_rows, batch_size)))[
                 :n_whole_steps
             ]:
