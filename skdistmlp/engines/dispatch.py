@@ -7,7 +7,7 @@ from skdistmlp.engines.choice import ENGINES
 from skdistmlp.engines.engine import EngineRequest, OpenEngine
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset, RemoteFeatures
+from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.cost import StepCost, cost_of_training
@@ -39,7 +39,7 @@ OnResult = Callable[[TrainingState, Callable[[], TrainingResult]], bool]
 def train(
     request: EngineRequest,
     job: TrainingJob,
-    dataset: Dataset,
+    dataset: BaseDataset,
     on_epoch_end: OnResult | None = None,
     engines: Mapping[str, OpenEngine] = ENGINES,
 ) -> TrainingResult:
@@ -51,7 +51,7 @@ def train(
         What the user asked for.
     job : TrainingJob
         What is to be trained, not split; its random state is advanced.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows.
     on_epoch_end : callable, optional
         See `OnResult`.
@@ -59,8 +59,9 @@ def train(
         The table of engines.
     """
     dataset = dataset.prepared(job.dtype)
-    if isinstance(dataset.X, RemoteFeatures):
-        request = replace(request, client=dataset.X.client)
+    if dataset.client is not None:
+        # Features on a cluster train on that cluster.
+        request = replace(request, client=dataset.client)
     cost = cost_of_training(job, dataset)
     open_engine = engines[request.engine]
     with open_engine(request, job.network.layer_units, cost) as engine:

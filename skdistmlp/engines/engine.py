@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan
@@ -42,7 +42,7 @@ class Engine(Protocol):
     def train(
         self,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> TrainingState:
         """Carry out a job to the end.
@@ -51,7 +51,7 @@ class Engine(Protocol):
         ----------
         job : TrainingJob
             With the split of the plan. Its random state may be advanced.
-        dataset : Dataset
+        dataset : BaseDataset
             All rows, prepared.
         on_epoch_end : callable, optional
             See `OnEpochEnd`; called in this process.

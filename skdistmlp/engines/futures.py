@@ -10,7 +10,7 @@ from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import Parameters, flatten
 from skdistmlp.parallel.whole_network import PREDICT_BLOCK_ROWS, WholeNetwork
@@ -42,7 +42,7 @@ class FuturesEngine:
     def train(
         self,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> TrainingState:
         """Carry out a job, its loop in this process; see `Engine`."""

@@ -7,7 +7,7 @@ from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.communicators import SingleProcess
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
@@ -33,7 +33,7 @@ class LocalEngine:
     def train(
         self,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> TrainingState:
         """Carry out a job; see `Engine`."""

@@ -25,15 +25,15 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
-from skdistmlp.estimators.inputs import resolve_inputs
+from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.losses import OUTPUTS
 from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState, UpdateRule
-from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import (
     NetworkSplit,
@@ -84,18 +84,18 @@ class BaseDistributedMLP(
 
     @abstractmethod
     def _validate_targets(
-        self, X: Any, y: Any, incremental: bool, reset: bool
-    ) -> tuple[Features, np.ndarray]:
-        """Return X, and y with one column an output."""
+        self, X: InputFeatures, y: Any, incremental: bool, reset: bool
+    ) -> tuple[InputFeatures, np.ndarray]:
+        """Return validated features, and targets with one column per output."""
 
     def _register_classes(self, y: Any, classes: ArrayLike | None) -> None:
         """Take note of the classes that `partial_fit` is told of, if there are any."""
 
     def _validate_weights(
-        self, X: Features, y: np.ndarray, sample_weight: ArrayLike | None
+        self, y: np.ndarray, sample_weight: ArrayLike | None
     ) -> FloatArray | None:
         """Return the weights of the samples, if they have any."""
-        return None if sample_weight is None else check_sample_weight(sample_weight, X)
+        return None if sample_weight is None else check_sample_weight(sample_weight, y)
 
     @abstractmethod
     def _output(self) -> str:
@@ -133,7 +133,7 @@ class BaseDistributedMLP(
                 not self.warm_start and not incremental
             )
             X, y = self._validate_targets(X, y, incremental, reset=first_pass)
-            dataset = Dataset(X, y, self._validate_weights(X, y, sample_weight))
+            dataset = X.with_targets(y, self._validate_weights(y, sample_weight))
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
 
@@ -180,7 +180,7 @@ class BaseDistributedMLP(
         self,
         network: Network,
         dtype: np.dtype[np.floating],
-        dataset: Dataset,
+        dataset: BaseDataset,
         rule: UpdateRule,
         first_pass: bool,
         incremental: bool,
@@ -236,8 +236,8 @@ class BaseDistributedMLP(
 
     def _resolve_inputs(
         self, X: Any, y: Any, sample_weight: Any
-    ) -> AbstractContextManager[tuple[Any, Any, Any]]:
-        """Give the same, but no Dask collection; features may stay on a cluster."""
+    ) -> AbstractContextManager[tuple[InputFeatures, Any, Any]]:
+        """Resolve Dask collections; features may stay on a cluster."""
         return resolve_inputs(self.client, type(self).__name__, X, y, sample_weight)
 
     @contextmanager

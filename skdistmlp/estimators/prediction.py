@@ -71,13 +71,13 @@ class PredictionMixin:
         check_is_fitted(self)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
-            from skdistmlp.cluster.data.dask_inputs import header_of
-            from skdistmlp.cluster.prediction.lazy import map_blocks_lazily
+            from skdistmlp.cluster.data.dask_collections import header_of
+            from skdistmlp.cluster.prediction.lazy import map_blocks
 
             validate_data(self, header_of(X), reset=False, skip_check_array=True)
             outputs = WholeNetwork(network, weights)
             function = BlockPrediction(outputs, finish, type(self).__name__)
-            return map_blocks_lazily(
+            return map_blocks(
                 self.client, X, function, weights.nbytes, weights.coefs[0]
             )
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)

@@ -182,7 +182,7 @@ class LocalObjective:
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Return loss and gradient of the whole network, in a new array."""
         assert self._gradient_sum is not None, "no block was computed"
-        n_rows, weight_sum = self._dataset.batch_weight(batch)
+        n_rows, weight_sum = self._dataset.batch_totals(batch)
         penalty = add_penalty(
             self._network,
             self._split.layout(self._communicator.rank).n_coefs,

@@ -162,7 +162,7 @@ class LocalOps:
         """Take a step with the gradient that `backward` wrote."""
         state, network = self.state, self._network
         assert state.optimizer is not None, "a group to predict with cannot train"
-        n_rows, weight_sum = self._dataset.batch_weight(rows)
+        n_rows, weight_sum = self._dataset.batch_totals(rows)
         optimizer, squared_norm = update(
             state.optimizer,
             state.parameters,

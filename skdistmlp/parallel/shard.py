@@ -152,7 +152,7 @@ def output_delta(
         Overwritten; it may be `prediction` itself.
     """
     weight = dataset.weights(rows)
-    _, weight_sum = dataset.batch_weight(batch)
+    _, weight_sum = dataset.batch_totals(batch)
     delta = np.empty_like(prediction) if out is None else out
     network.output_head.delta(prediction, dataset.targets(rows), delta)
     if weight is not None:
@@ -177,7 +177,7 @@ def batch_loss(
     ZeroDivisionError
         If the weights of `batch` sum to zero.
     """
-    n_rows, weight_sum = dataset.batch_weight(batch)
+    n_rows, weight_sum = dataset.batch_totals(batch)
     if weight_sum == 0:
         raise ZeroDivisionError("Weights sum to zero, can't be normalized")
     loss = network.output_head.loss(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import (
     NetworkSplit,
     ShardLayout,
@@ -152,14 +152,14 @@ def numbers_per_row(split: NetworkSplit, work: StepCost) -> int:
     return round(2 * work.nnz_per_row)
 
 
-def cost_of_training(job: TrainingJob, dataset: Dataset) -> StepCost:
+def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
     """Return what a step of a job does, or an evaluation of "lbfgs".
 
     Parameters
     ----------
     job : TrainingJob
         The job, on however many shards.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows, prepared.
     """
     n_moments = 0 if job.rule is None else job.rule.n_moments

@@ -8,7 +8,7 @@ import numpy as np
 
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import UpdateRule, init
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState, split_state
@@ -27,7 +27,7 @@ class Method(Protocol):
     def n_spare_arrays(self) -> int:
         """Number of arrays of a shard's parameters beyond those of every training."""
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the maximum number of rows of a step or block."""
 
     def begin(
@@ -66,7 +66,7 @@ class EpochTraining:
         """With early stopping, one: the best parameters."""
         return 0 if self.hold_out is None else 1
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a mini-batch, or of a block of held-out rows."""
         if self.hold_out is None:
             return self.options.batch_size
@@ -126,7 +126,7 @@ class LbfgsTraining:
         """One: gradients of blocks are summed there."""
         return 1
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a block."""
         return int(self.blocks(dataset, network, itemsize)[0].stop)
 
@@ -152,7 +152,9 @@ class LbfgsTraining:
         outcome = Outcome.CONVERGED if found is None else found
         return replace(state, network=network.state.current, outcome=outcome)
 
-    def blocks(self, dataset: Dataset, network: Network, itemsize: int) -> list[slice]:
+    def blocks(
+        self, dataset: BaseDataset, network: Network, itemsize: int
+    ) -> list[slice]:
         """Return the blocks of rows that are computed one after the other."""
         return blocks_of(dataset.n_rows, network.layer_units, itemsize)
 
@@ -193,7 +195,7 @@ class TrainingJob:
         """What logs scikit-learn's verbose lines in this process."""
         return print if self.verbose else quiet
 
-    def max_rows(self, dataset: Dataset) -> int:
+    def max_rows(self, dataset: BaseDataset) -> int:
         """Return the maximum number of rows of a step or block."""
         return self.method.max_rows(dataset, self.network, self.dtype.itemsize)
 

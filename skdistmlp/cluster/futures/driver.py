@@ -66,13 +66,13 @@ def open_futures_network(
     state_of_network = FuturesState(ops, placement, split)
     try:
         placement.open()
-        with placement.translate_dask_errors("placing the network"):
-            # Only the client's futures hold the initial states: once the first step
-            # has replaced them, the scheduler can forget each step when it is done.
-            ops.place_shards(state, owner)
-            state_of_network.place_best(state)
-            if not stream_rows:
-                ops.place_rows()
+        placement.phase = "placing the network"
+        # Only the client's futures hold the initial states: once the first step
+        # has replaced them, the scheduler can forget each step when it is done.
+        ops.place_shards(state, owner)
+        state_of_network.place_best(state)
+        if not stream_rows:
+            ops.place_rows()
         yield OpenNetwork(
             network=network,
             ops=ops,
@@ -111,8 +111,8 @@ class FuturesOutputs:
             key = self._ops.add(
                 rank, "predict", tasks.predict, value.args_by_shard[rank]
             )
-            with self._placement.translate_dask_errors("predicting"):
-                self._in_flight += self._placement.submit([key])
+            self._placement.phase = "predicting"
+            self._in_flight += self._placement.submit([key])
             if len(self._in_flight) > BLOCKS_AHEAD:
                 yield self._next_outputs()
         while self._in_flight:
@@ -120,9 +120,9 @@ class FuturesOutputs:
 
     def _next_outputs(self) -> FloatArray:
         """Wait for the oldest block in flight."""
-        with self._placement.translate_dask_errors("predicting"):
-            outputs: FloatArray
-            (outputs,) = self._placement.pop_results(self._in_flight[0])
+        self._placement.phase = "predicting"
+        outputs: FloatArray
+        (outputs,) = self._placement.pop_results(self._in_flight[0])
         self._in_flight.popleft()
         return outputs
 
@@ -139,13 +139,13 @@ class FuturesLoss:
         ops, placement = self._ops, self._placement
         if ops.is_epoch_start:
             return 0.0
-        with placement.translate_dask_errors("training"):
-            placement.begin()
-            sums = placement.submit(
-                [ops.add(rank, "penalty", tasks.penalty) for rank in ops.ranks]
-            )
-            losses = placement.pop_results(*ops.losses)
-            penalties = placement.pop_results(*sums)
+        placement.phase = "training"
+        placement.begin()
+        sums = placement.submit(
+            [ops.add(rank, "penalty", tasks.penalty) for rank in ops.ranks]
+        )
+        losses = placement.pop_results(*ops.losses)
+        penalties = placement.pop_results(*sums)
         # In the order in which shards among peers add them.
         total = sum(losses, ops.loss_sum) + sum(penalties)
         ops.losses.clear()
@@ -179,9 +179,9 @@ class FuturesState:
 
     def fetch(self) -> ShardState:
         """Return the state of the whole network."""
-        with self._placement.translate_dask_errors("collecting the weights"):
-            shards: list[tasks.PlacedShard] = self._placement.fetch(*self._ops.shards)
-            best = self._placement.fetch(*self._best)
+        self._placement.phase = "collecting the weights"
+        shards: list[tasks.PlacedShard] = self._placement.fetch(*self._ops.shards)
+        best = self._placement.fetch(*self._best)
         joined = join_states(self._split, [shard.state for shard in shards])
         if not best:
             return joined
@@ -191,14 +191,14 @@ class FuturesState:
 
     def keep_best(self) -> None:
         """Keep a reference to the parameters where they are."""
-        with self._placement.translate_dask_errors("training"):
-            self._placement.begin()
-            self._best = self._placement.submit(
-                [
-                    self._ops.add(rank, "best", tasks.parameters_of)
-                    for rank in self._ops.ranks
-                ]
-            )
+        self._placement.phase = "training"
+        self._placement.begin()
+        self._best = self._placement.submit(
+            [
+                self._ops.add(rank, "best", tasks.parameters_of)
+                for rank in self._ops.ranks
+            ]
+        )
 
     def place_best(self, state: ShardState) -> None:
         """Send the best parameters of a state with which training continues."""
@@ -206,7 +206,7 @@ class FuturesState:
             return
         split = self._split
         parts = [take_shard(split, rank, state.best) for rank in self._ops.ranks]
-        self._best = self._placement.place("best", parts)
+        self._best = self._placement.scatter("best", parts)
 
 
 class FuturesObjective:
@@ -235,10 +235,10 @@ class FuturesObjective:
         """Send every shard its part of the parameters; see `Objective`."""
         if parameters is None:
             return False
-        with self._placement.translate_dask_errors("sending parameters"):
-            self._placement.begin()
-            dtype = self._initial.parameters.dtype
-            self._ops.place_shards(ShardState(parameters.astype(dtype, copy=False)))
+        self._placement.phase = "sending parameters"
+        self._placement.begin()
+        dtype = self._initial.parameters.dtype
+        self._ops.place_shards(ShardState(parameters.astype(dtype, copy=False)))
         self._gradient_sums = []
         self._ops.losses.clear()
         self._ops.loss_sum = 0.0
@@ -260,32 +260,32 @@ class FuturesObjective:
             )
             for rank in ops.ranks
         ]
-        with self._placement.translate_dask_errors("training"):
-            loss_key = self._placement.key(0, "loss")
-            *sums, loss = self._placement.submit([*added, loss_key])
-            self._gradient_sums = sums
-            ops.await_losses(loss, BLOCKS_AHEAD)
+        self._placement.phase = "training"
+        loss_key = self._placement.key(0, "loss")
+        *sums, loss = self._placement.submit([*added, loss_key])
+        self._gradient_sums = sums
+        ops.await_losses(loss, BLOCKS_AHEAD)
 
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Fetch the loss and every shard's gradient; see `Objective`."""
         ops = self._ops
-        n_rows, _ = self._dataset.batch_weight(batch)
-        with self._placement.translate_dask_errors("training"):
-            self._placement.begin()
-            ends = self._placement.submit(
-                [
-                    ops.add(
-                        rank,
-                        "evaluation",
-                        tasks.loss_and_gradient,
-                        self._gradient_sums[rank],
-                        ops.rows[rank],
-                        batch,
-                    )
-                    for rank in ops.ranks
-                ]
-            )
-            losses = self._placement.pop_results(*ops.losses)
-            penalties, gradients = zip(*self._placement.pop_results(*ends), strict=True)
+        n_rows, _ = self._dataset.batch_totals(batch)
+        self._placement.phase = "training"
+        self._placement.begin()
+        ends = self._placement.submit(
+            [
+                ops.add(
+                    rank,
+                    "evaluation",
+                    tasks.loss_and_gradient,
+                    self._gradient_sums[rank],
+                    ops.rows[rank],
+                    batch,
+                )
+                for rank in ops.ranks
+            ]
+        )
+        losses = self._placement.pop_results(*ops.losses)
+        penalties, gradients = zip(*self._placement.pop_results(*ends), strict=True)
         total = sum(losses, ops.loss_sum) + sum(penalties)
         return float(total) / n_rows, join_shards(self._split, gradients)

@@ -15,7 +15,8 @@ from typing import Any
 from distributed import Future
 
 from skdistmlp.cluster.futures import tasks
-from skdistmlp.cluster.run.placement import Key, Placement
+from skdistmlp.cluster.run.graph import Key
+from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Rows
 from skdistmlp.parallel.data import Dataset
@@ -104,10 +105,10 @@ class FuturesOps:
         self._backward_calls = {}
         if not self._stream_rows:
             return TaskInputs([[future] for future in self.rows], rows)
-        with self._tasks.translate_dask_errors("sending rows"):
-            block = Dataset(self._dataset.inputs(rows))
-            placed = self._tasks.place("rows", [block for _ in self.ranks])
-            return TaskInputs([[future] for future in placed])
+        self._tasks.phase = "sending rows"
+        block = Dataset(self._dataset.inputs(rows))
+        placed = self._tasks.scatter("rows", [block for _ in self.ranks])
+        return TaskInputs([[future] for future in placed])
 
     def forward(self, layer: int, value: TaskInputs, *, training: bool) -> TaskInputs:
         """Add one task per shard for a layer.
@@ -181,12 +182,12 @@ class FuturesOps:
             )
             for rank in self.ranks
         ]
-        with self._tasks.translate_dask_errors("training"):
-            *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
-            # One assignment: an interrupt leaves all shards at the same step.
-            self.shards = shards
-            self.is_epoch_start = False
-            self.await_losses(loss, STEPS_AHEAD)
+        self._tasks.phase = "training"
+        *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
+        # One assignment: an interrupt leaves all shards at the same step.
+        self.shards = shards
+        self.is_epoch_start = False
+        self.await_losses(loss, STEPS_AHEAD)
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any
@@ -221,7 +222,7 @@ class FuturesOps:
             for rank, part in enumerate(states)
         ]
         if owner is None:
-            self.shards = self._tasks.place("shard", shards)
+            self.shards = self._tasks.scatter("shard", shards)
             return
         sizes = [part.parameters.nbytes for part in states]
         self.shards = self._tasks.scatter_cached("shard", shards, sizes, owner)

@@ -165,7 +165,7 @@ def update(
     layout, network, state = shard.layout, shard.network, shard.state
     flat_gradient = _gradient(shard, inputs, deltas, rows, rows)
     dataset: Dataset = inputs[0][0]
-    n_rows, weight_sum = dataset.batch_weight(rows)
+    n_rows, weight_sum = dataset.batch_totals(rows)
     assert state.optimizer is not None, "a shard placed to predict cannot train"
     parameters = state.parameters.copy()
     optimizer, squared_norm = optimizers.update(
@@ -239,7 +239,7 @@ def loss_and_gradient(
         shard.layout.n_coefs,
         shard.state.parameters,
         total,
-        *dataset.batch_weight(batch),
+        *dataset.batch_totals(batch),
     )
     return own, total
 
