@@ -233,22 +233,22 @@ def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
 
-        def stand_still_in_collect():
+        def stand_still_at_the_end():
             import os
             import signal
 
-            from skdistmlp.parallel.local_ops import LocalOps
+            from skdistmlp.cluster.peers.worker import PeerShard
 
-            collect = LocalOps.collect
+            close = PeerShard.close
 
             def stand_still(shard):
-                LocalOps.collect = collect
+                PeerShard.close = close
                 os.kill(os.getpid(), signal.SIGSTOP)
-                return collect(shard)
+                return close(shard)
 
-            LocalOps.collect = stand_still
+            PeerShard.close = stand_still
 
-        client.run(stand_still_in_collect, workers=[victim])
+        client.run(stand_still_at_the_end, workers=[victim])
         with (
             dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
             processes.woken_worker(victim),
