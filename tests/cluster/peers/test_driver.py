@@ -59,7 +59,7 @@ def assert_as_scikit_learn(clf, data, **parameters):
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_rounds_go_on_where_the_last_one_ended(
+def test_rounds_continue_where_the_last_one_ended(
     client, data, rounds_of_an_epoch, early_stopping
 ):
     before = {key for key, _, _ in transitions(client)}
@@ -94,7 +94,7 @@ def test_every_round_is_logged_with_its_pace(client, data, rounds_of_an_epoch, c
         assert match[7] == clf.plan_.workers[int(match[6])]
 
 
-def test_the_random_state_of_the_caller_goes_on(client, data):
+def test_the_random_state_of_the_caller_is_advanced(client, data):
     after = []
     for make in (lambda **p: classifier(client, **p), lambda **p: MLPClassifier(**p)):
         random_state = np.random.RandomState(3)
@@ -113,7 +113,7 @@ def endless(client, **parameters):
 @pytest.mark.parametrize(
     ("round_s", "n_seen"), [(np.inf, 1), (0.0, 3)], ids=["one round", "several rounds"]
 )
-def test_lines_reach_the_client_while_an_ordinary_fit_runs(
+def test_verbose_lines_arrive_while_a_fit_runs(
     client, data, monkeypatch, caplog, round_s, n_seen
 ):
     """The user sees some and presses Ctrl-C, in a fit without end."""
@@ -199,7 +199,7 @@ def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatc
         assert_allclose(mine, other, rtol=1e-6, atol=1e-9)
 
 
-def test_two_fits_at_once_on_the_same_workers(client, data):
+def test_two_fits_at_once_share_the_workers(client, data):
     fits = [in_thread(classifier(client).fit, *data) for _ in range(4)]
     for fit in fits:
         assert_as_scikit_learn(bounded(fit.result), data)
@@ -226,7 +226,7 @@ def frequent_looks(monkeypatch):
         monkeypatch.setattr(module, "WORKER_CHECK_S", 0.05)
 
 
-def test_a_shard_that_is_queued_is_waited_for(client, data, frequent_looks):
+def test_a_queued_shard_is_waited_for(client, data, frequent_looks):
     """One worker is busy with somebody's task for longer than it may be silent."""
     gate, running = Event("gate", client=client), Event("running", client=client)
     busy = sorted(client.nthreads())[0]
@@ -248,7 +248,7 @@ def test_a_shard_that_is_queued_is_waited_for(client, data, frequent_looks):
     assert_as_scikit_learn(clf, data)
 
 
-def test_an_error_in_a_shard_reaches_the_caller_as_it_is(client, data):
+def test_an_error_in_a_shard_reaches_the_caller_unchanged(client, data):
     clf = classifier(client)
     weight = np.ones(len(data[0]))
     weight[:100] = 0.0
@@ -309,7 +309,7 @@ def abandon(client, fit, monkeypatch):
 
 
 @pytest.mark.parametrize("end", [interrupt, abandon])
-def test_products_use_the_threads_of_the_worker_until_training_ends(
+def test_matrix_products_use_the_workers_threads_until_training_ends(
     client, data, found_threads, monkeypatch, end
 ):
     """However it ends, the limits that were found come back."""
@@ -321,7 +321,7 @@ def test_products_use_the_threads_of_the_worker_until_training_ends(
     wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
 
 
-def test_limits_of_threads_come_back_after_rounds_and_errors(
+def test_thread_limits_are_restored_after_rounds_and_errors(
     client, data, found_threads, rounds_of_an_epoch
 ):
     bounded(classifier(client, n_workers=3).fit, *data)
@@ -334,7 +334,7 @@ def test_limits_of_threads_come_back_after_rounds_and_errors(
     wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
 
 
-def test_a_worker_with_two_threads_lets_products_use_both(data):
+def test_matrix_products_use_both_threads_of_a_worker(data):
     with own_cluster(n_workers=1, threads_per_worker=2) as client:
         assert blas_limits(client) == {1}
         fit = in_thread(endless(client, n_workers=1).fit, *data)

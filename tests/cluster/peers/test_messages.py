@@ -12,7 +12,7 @@ from tests.cluster.support import bounded
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_client_hears_of_shards_on_a_new_scheduler_too(tmp_path, digits, capsys):
+def test_messages_arrive_from_a_new_scheduler_too(tmp_path, digits, capsys):
     """Of the client Dask's new scheduler knows nothing but that it is there.
 
     Not even that, for a while, if the workers are quicker than the client.

@@ -117,7 +117,7 @@ WITHOUT_CERTIFICATES = Security(require_encryption=True)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws", "inproc"])
-def test_shards_of_a_plain_cluster_are_plain(scheme):
+def test_shards_of_an_unencrypted_cluster_do_not_encrypt(scheme):
     worker = SimpleNamespace(address=f"{scheme}://here", security=UNENCRYPTED)
     assert _tls(worker) is None
 
@@ -132,13 +132,13 @@ def test_shards_of_a_plain_cluster_are_plain(scheme):
         ("ws", WITHOUT_CERTIFICATES),
     ],
 )
-def test_without_a_certificate_nothing_is_sent_in_the_clear(scheme, given):
+def test_without_a_certificate_nothing_is_sent_unencrypted(scheme, given):
     worker = SimpleNamespace(address=f"{scheme}://here", security=given)
     with pytest.raises(ExchangeError, match=f"{scheme}://here has no TLS certificate"):
         _tls(worker)
 
 
-def test_encryption_that_is_required_is_used_whatever_the_protocol(security):
+def test_required_encryption_is_used_with_any_protocol(security):
     tls = _tls(SimpleNamespace(address="ws://here", security=security))
     assert all(isinstance(context, ssl.SSLContext) for context in tls)
 
@@ -168,7 +168,7 @@ def ports(client):
     client.run(set_port, 0)
 
 
-def test_the_port_of_a_worker_may_be_chosen(client, ports, digits):
+def test_the_port_of_a_worker_can_be_chosen(client, ports, digits):
     """Twice, since a port stays in use for some time after a connection."""
     X, y = digits[0][:300], digits[1][:300]
     clf = classifier(client, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf)
@@ -183,7 +183,7 @@ def test_the_port_of_a_worker_may_be_chosen(client, ports, digits):
             stop(client, fit)
 
 
-def test_a_port_that_is_taken_ends_the_fit_with_an_error(client, ports, digits):
+def test_a_port_in_use_ends_the_fit_with_an_error(client, ports, digits):
     X, y = digits[0][:300], digits[1][:300]
     port = next(iter(ports.values()))
     client.run(set_port, port)

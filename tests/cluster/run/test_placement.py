@@ -38,7 +38,7 @@ def place_and_look(client):
 
 
 @pytest.mark.parametrize("reached", [True, False])
-def test_every_value_lands_on_its_own_worker(client, monkeypatch, reached):
+def test_every_value_arrives_on_its_worker(client, monkeypatch, reached):
     asked = []
 
     def reaches_all_or_none(_, worker):
@@ -52,7 +52,7 @@ def test_every_value_lands_on_its_own_worker(client, monkeypatch, reached):
     assert set(asked) == set(client.nthreads())
 
 
-def test_inside_a_task_too(client):
+def test_values_placed_inside_a_task_arrive_on_their_worker(client):
     """Where Dask would keep all values on the worker of the task."""
 
     def task():
@@ -64,7 +64,7 @@ def test_inside_a_task_too(client):
 
 
 @pytest.mark.parametrize("call", ["submit", "place"])
-def test_what_is_sent_after_the_run_was_closed_is_let_go_of(client, call, monkeypatch):
+def test_values_sent_after_closing_are_released(client, call, monkeypatch):
     """An interrupt may close a run while another thread sends."""
     worker = next(iter(client.nthreads()))
     tasks = Placement(client, (worker,))
@@ -125,7 +125,7 @@ class Somebody:
     """A client, for whom `can_connect` remembers what it found."""
 
 
-def test_a_worker_that_did_not_answer_is_not_tried_again():
+def test_an_unreachable_worker_is_not_tried_again():
     somebody, another = Somebody(), Somebody()
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))
@@ -141,11 +141,11 @@ def test_a_worker_that_did_not_answer_is_not_tried_again():
 @pytest.mark.parametrize(
     "address", ["inproc://127.0.0.1/123/4", "tcp://no-such.invalid:1"]
 )
-def test_a_worker_without_an_address_on_the_network_is_beyond_reach(address):
+def test_a_worker_without_a_network_address_is_unreachable(address):
     assert not can_connect(Somebody(), address)
 
 
-def test_a_run_cannot_begin_with_a_client_that_was_closed_meanwhile(client):
+def test_a_run_cannot_start_with_a_closed_client(client):
     with Client(client.scheduler.address, set_as_default=False) as other:
         tasks = Placement(other, tuple(client.nthreads()))
     with pytest.raises(ClusterError, match="was closed or lost its connection"):
