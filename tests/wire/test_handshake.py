@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.wire import handshake as rendezvous
+from skdistmlp.wire import handshake
 from skdistmlp.wire.handshake import (
     HELLO_BYTES,
     NONCE_BYTES,
@@ -184,13 +184,13 @@ def test_a_recorded_proof_cannot_be_replayed(listeners):
 
 def test_the_secret_is_never_sent(listeners, monkeypatch):
     sent = []
-    original = rendezvous._send
+    original = handshake._send
 
     def send(connection, data):
         sent.append(data)
         return original(connection, data)
 
-    monkeypatch.setattr(rendezvous, "_send", send)
+    monkeypatch.setattr(handshake, "_send", send)
     for links in all_meet(listeners[:2]):
         close(links)
     assert len(sent) == 3
@@ -229,7 +229,7 @@ def test_a_silent_connection_blocks_nobody(listeners):
 
 def test_the_oldest_unverified_connection_is_dropped_first(listeners):
     """So shards get through, and no more connections are open than there is room."""
-    room = rendezvous.MAX_UNVERIFIED + len(listeners)
+    room = handshake.MAX_UNVERIFIED + len(listeners)
     with ExitStack() as opened:
         pool = opened.enter_context(ThreadPoolExecutor(3))
         met = [pool.submit(meeting, listeners, 0)]
@@ -287,7 +287,7 @@ def test_a_port_in_use_is_retried_until_it_is_free(monkeypatch):
         tried.set()
         sleep(seconds)
 
-    monkeypatch.setattr(rendezvous.time, "sleep", sleep_and_tell)
+    monkeypatch.setattr(handshake.time, "sleep", sleep_and_tell)
     with ThreadPoolExecutor(1) as pool:
         after = pool.submit(listen, "127.0.0.1", [port])
         assert tried.wait(30)
@@ -297,7 +297,7 @@ def test_a_port_in_use_is_retried_until_it_is_free(monkeypatch):
 
 
 def test_unverified_connections_time_out(listeners, monkeypatch):
-    monkeypatch.setattr(rendezvous, "HANDSHAKE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.05)
     is_cancelled = threading.Event()
     with (
         ThreadPoolExecutor(1) as pool,
@@ -391,7 +391,7 @@ def free_ports(number):
 
 
 def test_a_shard_listens_at_the_first_free_port_of_a_range(monkeypatch):
-    monkeypatch.setattr(rendezvous, "PORT_FREE_S", 0.0)
+    monkeypatch.setattr(handshake, "PORT_FREE_S", 0.0)
     ports = free_ports(3)
     with ExitStack() as stack:
         found = [

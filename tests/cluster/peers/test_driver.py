@@ -11,10 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.client import rpc as client_module
+from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.cluster.run import placement as pinned
-from skdistmlp.cluster.run import scatter
+from skdistmlp.cluster.run import placement, scatter
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import (
     bounded,
@@ -145,10 +144,10 @@ def steps_taken(client, n_shards=2):
     """Return the steps of the shard that has taken the fewest; 0 if one is missing."""
 
     def n_steps():
-        from skdistmlp.cluster.peers import worker as shard_run
+        from skdistmlp.cluster.peers import worker as peers_worker
 
         # Shards that have failed or ended have none.
-        meshes = [shard._mesh for shard in list(shard_run._RUNS.values())]
+        meshes = [shard._mesh for shard in list(peers_worker._RUNS.values())]
         return [mesh._step for mesh in meshes if mesh is not None]
 
     taken = [n for ns in client.run(n_steps).values() for n in ns]
@@ -163,10 +162,10 @@ def stop_all(client, fit):
     """Ask all shards to stop, and wait for the fit."""
 
     def request_stop():
-        from skdistmlp.cluster.peers import worker as shard_run
+        from skdistmlp.cluster.peers import worker as peers_worker
 
-        for run in {run for run, _ in shard_run._RUNS}:
-            shard_run.request_stop(run)
+        for run in {run for run, _ in peers_worker._RUNS}:
+            peers_worker.request_stop(run)
 
     client.run(request_stop)
     return bounded(fit.result)
@@ -222,7 +221,7 @@ def test_fits_inside_tasks_share_the_workers(client, data):
 @pytest.fixture
 def frequent_looks(monkeypatch):
     """Let the client see after its workers twenty times a second."""
-    for module in (client_module, peers, pinned, scatter):
+    for module in (rpc, peers, placement, scatter):
         monkeypatch.setattr(module, "WORKER_CHECK_S", 0.05)
 
 

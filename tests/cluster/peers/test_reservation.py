@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.cluster.peers import reservation as module
+from skdistmlp.cluster.peers import reservation
 from skdistmlp.cluster.peers.reservation import Standing, reserve_workers
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.peers.test_driver import classifier, steps_taken
@@ -187,7 +187,7 @@ def test_a_suspended_client_loses_its_reservation(client, workers):
 
         def stand_still(dask_scheduler):
             dask_scheduler.plugins["skdistmlp-worker-queue"].awake_since = float("-inf")
-            dask_scheduler.clients[name].last_seen -= module.SILENT_CLIENT_S + 1
+            dask_scheduler.clients[name].last_seen -= reservation.SILENT_CLIENT_S + 1
 
         client.run_on_scheduler(stand_still)
         lost = pytest.raises(ClusterError, match="has lost its workers")
@@ -224,19 +224,19 @@ class QueueAlone:
 
     def __init__(self, monkeypatch, silent_s):
         self.now = 1e6
-        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: self.now))
+        monkeypatch.setattr(reservation, "time", SimpleNamespace(time=lambda: self.now))
         self.last_seen = {
             name: SimpleNamespace(last_seen=self.now) for name in ("holder", "waiting")
         }
         scheduler = SimpleNamespace(clients=self.last_seen, handlers={})
-        self._gangs = module.WorkerQueue()
-        asyncio.run(self._gangs.start(scheduler))
+        self._queue = reservation.WorkerQueue()
+        asyncio.run(self._queue.start(scheduler))
         self._silent_s = silent_s
         assert self.ask("holder", arrives=True) == Standing.HELD.value
         assert self.ask("waiting", arrives=True) == Standing.QUEUED.value
 
     def ask(self, name, arrives=False):
-        return self._gangs.reserve(name, name, ["a worker"], self._silent_s, arrives)
+        return self._queue.reserve(name, name, ["a worker"], self._silent_s, arrives)
 
     def pass_by(self, seconds, heard=()):
         """Let time go by in which the second fit asks, and some clients are heard."""
@@ -277,7 +277,7 @@ def test_a_client_with_rare_heartbeats_gets_more_time(client, workers):
     with Client(
         client.scheduler.address, set_as_default=False, heartbeat_interval=60_000
     ) as rare:
-        assert module.heartbeat_s(rare) == 60
+        assert reservation.heartbeat_s(rare) == 60
         with (
             reserve_workers(rare, workers, goes_on),
             reserve_workers(client, (), goes_on),
@@ -290,4 +290,4 @@ def test_a_client_with_rare_heartbeats_gets_more_time(client, workers):
                     ].reservations.values()
                 ]
             )
-    assert given == [240, module.SILENT_CLIENT_S]
+    assert given == [240, reservation.SILENT_CLIENT_S]

@@ -69,11 +69,11 @@ def classifier(client, **parameters):
 
 def sockets_in_use():
     """Return whether each connection of the shards in this process is encrypted."""
-    from skdistmlp.cluster.peers import worker as shard_run
+    from skdistmlp.cluster.peers import worker as peers_worker
 
     return [
         isinstance(link.socket, ssl.SSLSocket)
-        for shard in list(shard_run._RUNS.values())
+        for shard in list(peers_worker._RUNS.values())
         if shard._mesh is not None
         for link in shard._mesh._links.values()
     ]
@@ -85,9 +85,9 @@ def stop(client, fit):
 
 
 def stop_all():
-    from skdistmlp.cluster.peers import worker as shard_run
+    from skdistmlp.cluster.peers import worker as peers_worker
 
-    for shard in list(shard_run._RUNS.values()):
+    for shard in list(peers_worker._RUNS.values()):
         shard.request_stop()
 
 
@@ -148,9 +148,11 @@ def set_port(port):
 
 
 def listening_ports():
-    from skdistmlp.cluster.peers import worker as shard_run
+    from skdistmlp.cluster.peers import worker as peers_worker
 
-    return [s.address[1] for s in list(shard_run._RUNS.values()) if s._mesh is not None]
+    return [
+        s.address[1] for s in list(peers_worker._RUNS.values()) if s._mesh is not None
+    ]
 
 
 @pytest.fixture

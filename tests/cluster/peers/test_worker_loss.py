@@ -108,16 +108,16 @@ def test_shards_that_cannot_connect_time_out(processes, data, monkeypatch):
 
 
 def hold_before_meeting():
-    from skdistmlp.cluster.peers import worker as shard_run
+    from skdistmlp.cluster.peers import worker as peers_worker
 
-    meet = shard_run.meet
+    meet = peers_worker.meet
 
     def hold(*args):
-        shard_run.meet = meet
+        peers_worker.meet = meet
         Event("before-meeting").wait(60)
         return meet(*args)
 
-    shard_run.meet = hold
+    peers_worker.meet = hold
 
 
 def test_a_worker_suspended_before_the_fit_is_named(processes, data):
@@ -137,15 +137,15 @@ def test_an_error_names_its_worker(client, data):
     victim = tuple(client.nthreads())[1]
 
     def install():
-        from skdistmlp.cluster.peers import worker as shard_run
+        from skdistmlp.cluster.peers import worker as peers_worker
 
-        meet = shard_run.meet
+        meet = peers_worker.meet
 
         def fail(*_):
-            shard_run.meet = meet
+            peers_worker.meet = meet
             raise RuntimeError("planted")
 
-        shard_run.meet = fail
+        peers_worker.meet = fail
 
     client.run(install, workers=[victim])
     with pytest.raises(RuntimeError, match="planted") as caught:

@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.run import scatter as pinned
+from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.cache import WorkerCache, clear_caches
 from skdistmlp.cluster.run.scatter import Scatterer
 from tests.cluster.leaks import own_cluster
@@ -63,7 +63,7 @@ def fit(client, X, y, **parameters):
     wait_until(
         lambda: (
             not any(
-                thread.name.startswith(pinned.THREAD_NAME)
+                thread.name.startswith(scatter.THREAD_NAME)
                 for thread in threading.enumerate()
             )
         ),
@@ -183,13 +183,13 @@ def test_rows_are_not_cached_on_workers_that_are_threads(data, sent):
 
 def test_a_fit_that_has_ended_caches_nothing(client, data, monkeypatch):
     """Its caller may change the rows before they are noted by content."""
-    ended, original = threading.Event(), pinned.content_hash
+    ended, original = threading.Event(), scatter.content_hash
 
     def late(value):
         ended.wait(10)
         return original(value)
 
-    monkeypatch.setattr(pinned, "content_hash", late)
+    monkeypatch.setattr(scatter, "content_hash", late)
     bounded(classifier(client).fit, *data)
     ended.set()
     wait_until(lambda: not client.futures, "nothing is kept")

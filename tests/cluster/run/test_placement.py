@@ -7,7 +7,7 @@ from distributed.worker_state_machine import RemoveReplicasEvent
 from numpy.testing import assert_array_equal
 
 from skdistmlp.cluster.client.workers import can_connect
-from skdistmlp.cluster.run import scatter as pinned
+from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.leaks import assert_nothing_left
@@ -45,7 +45,7 @@ def test_every_value_arrives_on_its_worker(client, monkeypatch, reached):
         asked.append(worker)
         return reached
 
-    monkeypatch.setattr(pinned, "can_connect", reaches_all_or_none)
+    monkeypatch.setattr(scatter, "can_connect", reaches_all_or_none)
     found, wanted = place_and_look(client)
     assert found == wanted
     assert len(set(wanted)) == 3
@@ -101,7 +101,7 @@ def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
 
         dask_scheduler.handlers["update_data"] = update
 
-    monkeypatch.setattr(pinned, "can_connect", lambda *_: True)
+    monkeypatch.setattr(scatter, "can_connect", lambda *_: True)
     client.run_on_scheduler(tell_of_another)
     tasks = Placement(client, (worker,))
     with pytest.raises(KeyError, match=gone):
