@@ -11,12 +11,10 @@ from importlib import metadata, resources
 import pytest
 
 import skdistmlp
+from skdistmlp.parallel.communicators import StopRequested
 
 MODULES = [
-    module.name
-    for module in pkgutil.walk_packages(skdistmlp.__path__, "skdistmlp.")
-    if not module.name.endswith(".__main__")  # runs when imported as such
-    and module.name != "benchmarks.torch_mlp"  # a program that needs an extra
+    module.name for module in pkgutil.walk_packages(skdistmlp.__path__, "skdistmlp.")
 ]
 
 LOADED = """
@@ -88,7 +86,13 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
 
 def test_the_command_brings_nothing_heavy_to_the_other_commands_of_dask():
     ours = {name for name in loaded_by(DASK_HELP) if name.startswith("skdistmlp")}
-    assert ours == {"skdistmlp", "skdistmlp.cli", "skdistmlp.exceptions"}
+    assert ours == {
+        "skdistmlp",
+        "skdistmlp._version",
+        "skdistmlp.cli",
+        "skdistmlp.exceptions",
+        "skdistmlp.settings",
+    }
     # Dask itself brings some of these.
     heavy = {"dask", "distributed", "numpy", "scipy", "sklearn"}
     assert not heavy & loaded_by("import skdistmlp.cli")
@@ -114,12 +118,31 @@ for name in skdistmlp.__all__:
 """
 
 
+def test_the_names_of_the_package_are_its_public_ones():
+    shown = {name for name in dir(skdistmlp) if not name.startswith("_")}
+    assert shown == {*skdistmlp.__all__, "estimators", "plotting"}
+
+
+def test_displays_need_no_import_of_their_own():
+    code = "import skdistmlp; skdistmlp.plotting.WorkerCountDisplay"
+    loaded = loaded_by(code)
+    assert "skdistmlp.plotting" in loaded
+    assert "matplotlib" not in loaded
+
+
+@pytest.mark.parametrize("name", ["Plan", "NetworkSplit", "FastestWithin"])
+def test_classes_say_where_users_find_them(name):
+    assert repr(getattr(skdistmlp, name)) == f"<class 'skdistmlp.{name}'>"
+
+
 def test_names_that_are_imported_late_are_there_as_all_others():
     assert "sklearn" in loaded_by(NAMES)
 
 
 def test_the_cluster_part_does_import_dask():
-    assert {"dask", "distributed"} <= loaded_by("import skdistmlp.cluster.futures")
+    assert {"dask", "distributed"} <= loaded_by(
+        "import skdistmlp.cluster.futures.driver"
+    )
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -127,9 +150,10 @@ def test_every_module_can_be_imported(name):
     assert importlib.import_module(name).__doc__
 
 
-def test_all_floors_are_among_the_modules():
-    floors = "bench plotting estimators cluster training parallel nn exceptions"
-    assert {f"skdistmlp.{floor}" for floor in floors.split()} <= set(MODULES)
+def test_all_rooms_are_among_the_modules():
+    rooms = "cli plotting crossover estimators engines cluster planning training wire"
+    rooms += " parallel nn settings exceptions"
+    assert {f"skdistmlp.{room}" for room in rooms.split()} <= set(MODULES)
 
 
 def test_public_names():
@@ -139,6 +163,8 @@ def test_public_names():
         "DistributedMLPRegressor",
         "ExchangeError",
         "FastestWithin",
+        "NetworkSplit",
+        "Plan",
         "SkdistmlpError",
         "WorkerLostError",
     }
@@ -149,6 +175,16 @@ def test_errors_have_one_base():
     errors = [getattr(skdistmlp, name) for name in skdistmlp.__all__ if "Err" in name]
     assert len(errors) == 4
     assert all(issubclass(error, skdistmlp.SkdistmlpError) for error in errors)
+
+
+def test_what_goes_wrong_on_a_cluster_is_a_cluster_error():
+    for error in (skdistmlp.WorkerLostError, skdistmlp.ExchangeError):
+        assert issubclass(error, skdistmlp.ClusterError)
+
+
+def test_the_signal_to_stop_is_not_an_error_of_the_package():
+    assert not issubclass(StopRequested, skdistmlp.SkdistmlpError)
+    assert not hasattr(skdistmlp.exceptions, "StopRequested")
 
 
 def test_the_version_is_that_of_the_distribution():

@@ -16,7 +16,8 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from skdistmlp.engines.engines import EngineRequest, TrainingResult, train
+from skdistmlp.engines.dispatch import TrainingResult, train
+from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.estimators._sklearn import (
     DocumentationLinkMixin,
     check_optimize_result,
@@ -24,16 +25,15 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
-from skdistmlp.estimators.inputs import resolve_inputs
+from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.losses import OUTPUTS
 from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState, UpdateRule
-from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.initial import draw_parameters
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import (
     NetworkSplit,
@@ -41,16 +41,12 @@ from skdistmlp.parallel.split import (
     flatten,
     layer_units_of,
 )
-from skdistmlp.training.job import (
-    EpochTraining,
-    HoldOut,
-    LbfgsTraining,
-    Score,
-    TrainingJob,
-)
+from skdistmlp.training.hold_out import HoldOut, Score
+from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.lbfgs import LbfgsOptions
-from skdistmlp.training.loop import TrainingOptions
+from skdistmlp.training.loop import EpochOptions
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.state import TrainingState
 
 STACKLEVEL = 5
 """Frames from a warning to the line that called `fit`."""
@@ -88,18 +84,18 @@ class BaseDistributedMLP(
 
     @abstractmethod
     def _validate_targets(
-        self, X: Any, y: Any, incremental: bool, reset: bool
-    ) -> tuple[Features, np.ndarray]:
-        """Return X, and y with one column an output."""
+        self, X: InputFeatures, y: Any, incremental: bool, reset: bool
+    ) -> tuple[InputFeatures, np.ndarray]:
+        """Return validated features, and targets with one column per output."""
 
     def _register_classes(self, y: Any, classes: ArrayLike | None) -> None:
         """Take note of the classes that `partial_fit` is told of, if there are any."""
 
     def _validate_weights(
-        self, X: Features, y: np.ndarray, sample_weight: ArrayLike | None
+        self, y: np.ndarray, sample_weight: ArrayLike | None
     ) -> FloatArray | None:
         """Return the weights of the samples, if they have any."""
-        return None if sample_weight is None else check_sample_weight(sample_weight, X)
+        return None if sample_weight is None else check_sample_weight(sample_weight, y)
 
     @abstractmethod
     def _output(self) -> str:
@@ -137,7 +133,7 @@ class BaseDistributedMLP(
                 not self.warm_start and not incremental
             )
             X, y = self._validate_targets(X, y, incremental, reset=first_pass)
-            dataset = Dataset(X, y, self._validate_weights(X, y, sample_weight))
+            dataset = X.with_targets(y, self._validate_weights(y, sample_weight))
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
 
@@ -167,10 +163,11 @@ class BaseDistributedMLP(
                 job = self._epochs_job(
                     network, dtype, dataset, rule, first_pass, incremental
                 )
-            after_epoch = tasks.begin(job.progress)
-            trained = train(self._engine_request(), job, dataset, after_epoch)
-            self._set_fitted_attributes(trained)
-            outcome = tasks.end(trained.outcome)
+            on_epoch_end = tasks.begin(has_epochs=job.initial.progress is not None)
+            request = self._engine_request()
+            result = train(request, job, dataset, on_epoch_end, self._engines)
+            self._set_fitted_attributes(result)
+            outcome = tasks.end(result.state.outcome)
         self._warn(outcome, incremental)
         if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
@@ -183,7 +180,7 @@ class BaseDistributedMLP(
         self,
         network: Network,
         dtype: np.dtype[np.floating],
-        dataset: Dataset,
+        dataset: BaseDataset,
         rule: UpdateRule,
         first_pass: bool,
         incremental: bool,
@@ -200,53 +197,47 @@ class BaseDistributedMLP(
             n_rows -= hold_out.n_rows(dataset)
             if self.batch_size != "auto" and self.batch_size > n_rows:
                 # Few rows: an error comes before a warning of the batch size.
-                hold_out.check(dataset)
-        state = None
+                hold_out.validate(dataset)
+        shards = None
         if not first_pass:
             parameters = flatten(self._weights(), dtype)
-            state = ShardState(
+            shards = ShardState(
                 parameters, self._continued_optimizer(parameters, incremental)
             )
         return TrainingJob(
             network,
             NetworkSplit.even(network.layer_units, 1),
             dtype,
-            EpochTraining(
-                self._training_options(n_rows, incremental),
+            EpochTraining(self._epoch_options(n_rows, incremental), hold_out),
+            TrainingState(
+                shards,
+                check_random_state(self.random_state),
                 self._starting_progress(incremental),
-                hold_out,
             ),
-            check_random_state(self.random_state),
-            state,
             rule,
+            verbose=bool(self.verbose),
         )
 
     def _lbfgs_job(
         self, network: Network, dtype: np.dtype[np.floating], first_pass: bool
     ) -> TrainingJob:
         """Return the job of training on all rows at once."""
-        random_state = check_random_state(self.random_state)
-        split = NetworkSplit.even(network.layer_units, 1)
-        if first_pass:
-            parameters = draw_parameters(
-                split.unsplit_layout(), network.layers, random_state, dtype
-            )
-        else:
-            parameters = flatten(self._weights(), dtype)
+        shards = None
+        if not first_pass:
+            shards = ShardState(flatten(self._weights(), dtype))
         options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
         return TrainingJob(
             network,
-            split,
+            NetworkSplit.even(network.layer_units, 1),
             dtype,
-            LbfgsTraining(options, parameters),
-            random_state,
-            ShardState(parameters.copy()),
+            LbfgsTraining(options),
+            TrainingState(shards, check_random_state(self.random_state)),
         )
 
     def _resolve_inputs(
         self, X: Any, y: Any, sample_weight: Any
-    ) -> AbstractContextManager[tuple[Any, Any, Any]]:
-        """Give the same, but no Dask collection; features may stay on a cluster."""
+    ) -> AbstractContextManager[tuple[InputFeatures, Any, Any]]:
+        """Resolve Dask collections; features may stay on a cluster."""
         return resolve_inputs(self.client, type(self).__name__, X, y, sample_weight)
 
     @contextmanager
@@ -276,7 +267,7 @@ class BaseDistributedMLP(
             self.__dict__.pop(name, None)
         self.t_ = 0
 
-    def _training_options(self, n_rows: int, incremental: bool) -> TrainingOptions:
+    def _epoch_options(self, n_rows: int, incremental: bool) -> EpochOptions:
         if self.batch_size == "auto":
             batch_size = min(200, n_rows)
         else:
@@ -287,19 +278,13 @@ class BaseDistributedMLP(
                     stacklevel=STACKLEVEL + 1,
                 )
             batch_size = min(int(self.batch_size), n_rows)
-        return TrainingOptions(
+        return EpochOptions(
             batch_size=batch_size,
             max_epochs=1 if incremental else self.max_iter,
             shuffle=self.shuffle,
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
-            say=print if self.verbose else None,
         )
-
-    def _new_rule(self) -> UpdateRule | None:
-        """Return the optimiser that the parameters ask for; None for L-BFGS."""
-        rule = UPDATE_RULES.get(self.solver)
-        return None if rule is None else rule.from_params(vars(self))
 
     def _continued_optimizer(
         self, parameters: FloatArray, incremental: bool
@@ -312,6 +297,11 @@ class BaseDistributedMLP(
             return None
         # Copies: training overwrites them, and may fail.
         return replace(state, moments=tuple(m.copy() for m in state.moments))
+
+    def _new_rule(self) -> UpdateRule | None:
+        """Return the optimiser that the parameters ask for; None for L-BFGS."""
+        rule = UPDATE_RULES.get(self.solver)
+        return None if rule is None else rule.from_params(vars(self))
 
     def _continues(self) -> bool:
         """Say whether partial_fit goes on with an optimiser begun before.
@@ -334,24 +324,23 @@ class BaseDistributedMLP(
             schedule,
             rate,
             n_samples_seen=self.t_,
-            loss_curve=list(getattr(self, "loss_curve_", [])),
+            loss_curve=tuple(getattr(self, "loss_curve_", ())),
             best_loss=getattr(self, "best_loss_", None),
-            validation_scores=None if scores is None else list(scores),
+            validation_scores=None if scores is None else tuple(scores),
             best_validation_score=getattr(self, "best_validation_score_", None),
             no_improvement_count=getattr(self, "_no_improvement_count", 0),
         )
 
-    def _set_fitted_attributes(self, trained: TrainingResult) -> None:
+    def _set_fitted_attributes(self, result: TrainingResult) -> None:
         """Set the fitted attributes."""
-        plan, progress, outcome = trained.plan, trained.progress, trained.outcome
-        if progress is None:
-            parameters = outcome.x
-            self.n_iter_ = min(outcome.nit, self.max_iter)
-            self.loss_ = float(outcome.fun)
+        plan, state = result.plan, result.state
+        if state.progress is None:
+            self.n_iter_ = min(state.outcome.nit, self.max_iter)
+            self.loss_ = float(state.outcome.fun)
         else:
-            parameters = trained.state.parameters
-            self._set_progress_attributes(progress)
-            self._optimizer_state = trained.state.optimizer
+            self._set_progress_attributes(state.progress)
+            self._optimizer_state = state.network.optimizer
+        parameters = state.network.parameters
         self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
@@ -366,9 +355,10 @@ class BaseDistributedMLP(
         self.t_ = progress.n_samples_seen
         if progress.loss is not None:
             self.loss_ = progress.loss
-        self.loss_curve_ = progress.loss_curve
+        self.loss_curve_ = list(progress.loss_curve)
         self.best_loss_ = progress.best_loss
-        self.validation_scores_ = progress.validation_scores
+        scores = progress.validation_scores
+        self.validation_scores_ = None if scores is None else list(scores)
         self.best_validation_score_ = progress.best_validation_score
         self._no_improvement_count = progress.no_improvement_count
         self._schedule = progress.schedule

@@ -1,8 +1,6 @@
 """One shard that computes in place, in buffers that it allocates once."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import accumulate
 
 import numpy as np
 from scipy.sparse import issparse
@@ -10,11 +8,10 @@ from scipy.sparse import issparse
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import block_size, update
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
-from skdistmlp.parallel.communicators import Communicator, Label
+from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
     ShardState,
-    add_penalty,
     affine,
     batch_loss,
     batch_penalty,
@@ -24,9 +21,6 @@ from skdistmlp.parallel.shard import (
 )
 from skdistmlp.parallel.split import (
     NetworkSplit,
-    NeuronRange,
-    join_shards,
-    take_shard,
 )
 
 OUTPUT_BLOCK_NUMBERS = 8192
@@ -55,6 +49,15 @@ class LocalOps:
         This shard's end of the collectives; its rank is the number of the shard.
     max_rows : int
         The largest number of rows of any step or block.
+
+    Attributes
+    ----------
+    state : ShardState
+        The state after the last step.
+    gradient : ndarray of shape (n_parameters,)
+        What `backward` wrote last, without the penalty.
+    loss_sum : float
+        Losses of the rows since it was last set to 0, without the penalty.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class LocalOps:
         communicator: Communicator,
         max_rows: int,
     ) -> None:
-        self._state = state
+        self.state = state
         self.layers = split.layers
         self._network = network
         self._split = split
@@ -76,23 +79,14 @@ class LocalOps:
         self._max_rows = max_rows
         self._layout = split.layout(communicator.rank)
         self._coefs, self._intercepts = self._layout.views(state.parameters)
-        self._write_gradients_to(np.empty_like(state.parameters))
+        self.write_gradients_to(np.empty_like(state.parameters))
         self._scratch = np.empty(block_size(state.parameters), state.parameters.dtype)
         self._buffers: dict[tuple[str, int], FloatArray] = {}
         # What `backward` needs of the last forward pass of training: the inputs of
         # each layer, all shards' gathered, and the residuals of the hidden ones.
         self._inputs: dict[int, Features] = {}
         self._residuals: dict[int, FloatArray] = {}
-        self._loss_sum = 0.0
-        # Gradients of the blocks before, once there are any.
-        self._gradient_sum: FloatArray | None = None
-        self._spare_gradient: FloatArray | None = None
-        self._best: FloatArray | None = None
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this is shard 0."""
-        return self._communicator.rank == 0
+        self.loss_sum = 0.0
 
     def inputs(self, rows: Rows) -> Features:
         """Return the features of `rows`; see `NetworkOps`."""
@@ -136,7 +130,7 @@ class LocalOps:
         for start in range(0, len(logits), block):
             part = slice(start, min(start + block, len(logits)))
             outputs, at = logits[part], rows_at(rows, part)
-            self._loss_sum += batch_loss(network, outputs, self._dataset, at, batch)
+            self.loss_sum += batch_loss(network, outputs, self._dataset, at, batch)
             output_delta(network, outputs, self._dataset, at, batch, out=outputs)
         return logits
 
@@ -166,131 +160,27 @@ class LocalOps:
 
     def update(self, rows: Rows, learning_rate: float) -> None:
         """Take a step with the gradient that `backward` wrote."""
-        state, network = self._state, self._network
+        state, network = self.state, self._network
         assert state.optimizer is not None, "a group to predict with cannot train"
-        n_rows, weight_sum = self._dataset.batch_weight(rows)
+        n_rows, weight_sum = self._dataset.batch_totals(rows)
         optimizer, squared_norm = update(
             state.optimizer,
             state.parameters,
-            self._gradient,
+            self.gradient,
             learning_rate,
             n_penalised=self._layout.n_coefs,
             penalty=network.alpha / weight_sum,
             scratch=self._scratch,
         )
         penalty = batch_penalty(network, squared_norm, n_rows, weight_sum)
-        self._state = replace(
+        self.state = replace(
             state, optimizer=optimizer, penalty_sum=state.penalty_sum + penalty
         )
 
-    def pop_epoch_loss(self) -> float:
-        """Return the epoch's loss, the same number on every shard."""
-        loss = self._settled_loss(self._state.penalty_sum)
-        self._state = replace(self._state, penalty_sum=0.0)
-        return loss
-
-    def set_parameters(self, parameters: FloatArray | None) -> bool:
-        """Take over this shard's part of the parameters; see `NetworkOps`."""
-        if not self.from_leader(parameters is not None):
-            return False
-        own = self._state.parameters
-        if parameters is None:
-            parameters = np.empty(self._split.n_parameters, own.dtype)
-        whole = self._communicator.broadcast(
-            parameters.astype(own.dtype, copy=False), Label.PARAMETERS
-        )
-        take_shard(self._split, self._communicator.rank, whole, out=own)
-        self._gradient_sum = None
-        self._loss_sum = 0.0
-        return True
-
-    def add_gradient(self, rows: Rows, batch: Rows) -> None:
-        """Add the gradient that `backward` wrote."""
-        if self._gradient_sum is not None:
-            self._gradient_sum += self._gradient
-            return
-        self._gradient_sum = self._gradient
-        if self._spare_gradient is None:
-            self._spare_gradient = np.empty_like(self._gradient)
-        self._write_gradients_to(self._spare_gradient)
-        self._spare_gradient = self._gradient_sum
-
-    def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
-        """Return loss and gradient of the whole network, in a new array."""
-        assert self._gradient_sum is not None, "no block was computed"
-        n_rows, weight_sum = self._dataset.batch_weight(batch)
-        penalty = add_penalty(
-            self._network,
-            self._layout.n_coefs,
-            self._state.parameters,
-            self._gradient_sum,
-            n_rows,
-            weight_sum,
-        )
-        return self._settled_loss(penalty) / n_rows, self._joined(self._gradient_sum)
-
-    def predictions(self, logits: Iterable[FloatArray]) -> Iterator[FloatArray]:
-        """Yield the outputs of each block, each in a new array."""
-        for block in logits:
-            outputs = block.copy()
-            self._network.output_head.forward(outputs)
-            yield outputs
-
-    def from_leader(self, value: float) -> float:
-        """Return the value that shard 0 has."""
-        array = np.array([value], float)
-        return float(self._communicator.broadcast(array, Label.DECISION)[0])
-
-    def keep_best(self) -> None:
-        """Copy the parameters."""
-        if self._best is None:
-            self._best = np.empty_like(self._state.parameters)
-        np.copyto(self._best, self._state.parameters)
-
-    def restore_best(self) -> None:
-        """Copy back the parameters last kept, if any were."""
-        if self._best is not None:
-            np.copyto(self._state.parameters, self._best)
-
-    def collect(self) -> ShardState:
-        """Return this shard's state."""
-        return self._state
-
-    def snapshot(self) -> ShardState:
-        """Return a copy of this shard's state, with the parameters last kept."""
-        optimizer = self._state.optimizer
-        if optimizer is not None:
-            moments = tuple(moment.copy() for moment in optimizer.moments)
-            optimizer = replace(optimizer, moments=moments)
-        parameters = self._state.parameters if self._best is None else self._best
-        return ShardState(parameters.copy(), optimizer)
-
-    def _write_gradients_to(self, flat: FloatArray) -> None:
-        self._gradient = flat
+    def write_gradients_to(self, flat: FloatArray) -> None:
+        """Let `backward` write gradients into `flat`, shape (n_parameters,)."""
+        self.gradient = flat
         self._coef_gradients, self._intercept_gradients = self._layout.views(flat)
-
-    def _settled_loss(self, penalty: float) -> float:
-        """Return the losses since the last call plus all shards' penalties."""
-        penalties = self._communicator.all_reduce(
-            np.array([penalty]), Label.LOSS, np.empty(1)
-        )
-        total = self._loss_sum + float(penalties[0])
-        self._loss_sum = 0.0
-        return self.from_leader(total)
-
-    def _joined(self, own: FloatArray) -> FloatArray:
-        """Return the flat array of the whole network from every shard's part."""
-        split = self._split
-        sizes = [split.layout(rank).n_parameters for rank in range(split.n_shards)]
-        stops = list(accumulate(sizes))
-        ranges = [NeuronRange(b - n, b) for b, n in zip(stops, sizes, strict=True)]
-        parts = self._communicator.all_gather(
-            own[np.newaxis],
-            ranges,
-            Label.GRADIENT,
-            np.empty((1, stops[-1]), own.dtype),
-        )
-        return join_shards(split, [parts[0, part.columns] for part in ranges])
 
     def _gather(self, layer: int, part: Features) -> Features:
         if layer == 0:
@@ -303,7 +193,7 @@ class LocalOps:
         """Return rows of the buffer for one use, which is allocated at the first."""
         buffer = self._buffers.get((use, layer))
         if buffer is None:
-            dtype = self._state.parameters.dtype
+            dtype = self.state.parameters.dtype
             buffer = np.empty((self._max_rows, width), dtype)
             self._buffers[use, layer] = buffer
         return buffer[:n_rows]

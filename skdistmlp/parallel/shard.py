@@ -33,6 +33,8 @@ class ShardState:
         Coefficients, then intercepts (see `ShardLayout`).
     optimizer : OptimizerState or None
         Moments in the same layout; None if the network only predicts.
+    best : ndarray of shape (n_parameters,), or None
+        The parameters that scored best so far, with early stopping.
     penalty_sum : float
         The L2 penalties of the steps since the last end of an epoch, each
         times the number of its rows.
@@ -40,21 +42,34 @@ class ShardState:
 
     parameters: FloatArray = field(repr=False)
     optimizer: OptimizerState | None = None
+    best: FloatArray | None = field(default=None, repr=False)
     penalty_sum: float = 0.0
+
+    def copy(self) -> "ShardState":
+        """Return the same state in arrays that nobody else writes to."""
+        optimizer = self.optimizer
+        if optimizer is not None:
+            moments = tuple(moment.copy() for moment in optimizer.moments)
+            optimizer = replace(optimizer, moments=moments)
+        best = None if self.best is None else self.best.copy()
+        return ShardState(self.parameters.copy(), optimizer, best, self.penalty_sum)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, parameters=aligned(state["parameters"]))
 
 
 def split_state(split: NetworkSplit, whole: ShardState) -> list[ShardState]:
-    """Return the shards' parts of the state of a whole network, as copies."""
+    """Return each shard's part of the state of a whole network, as copies."""
     parts = []
     for rank in range(split.n_shards):
-        optimizer = whole.optimizer
+        optimizer, best = whole.optimizer, whole.best
         if optimizer is not None:
             moments = tuple(take_shard(split, rank, m) for m in optimizer.moments)
             optimizer = replace(optimizer, moments=moments)
-        parts.append(ShardState(take_shard(split, rank, whole.parameters), optimizer))
+        if best is not None:
+            best = take_shard(split, rank, best)
+        parameters = take_shard(split, rank, whole.parameters)
+        parts.append(ShardState(parameters, optimizer, best))
     return parts
 
 
@@ -67,7 +82,10 @@ def join_states(split: NetworkSplit, parts: Sequence[ShardState]) -> ShardState:
             join_shards(split, moment) for moment in zip(*moments_of, strict=True)
         )
         optimizer = replace(optimizer, moments=moments)
-    return ShardState(join_shards(split, [p.parameters for p in parts]), optimizer)
+    best_of = [part.best for part in parts if part.best is not None]
+    best = join_shards(split, best_of) if best_of else None
+    parameters = join_shards(split, [part.parameters for part in parts])
+    return ShardState(parameters, optimizer, best)
 
 
 def affine(
@@ -134,7 +152,7 @@ def output_delta(
         Overwritten; it may be `prediction` itself.
     """
     weight = dataset.weights(rows)
-    _, weight_sum = dataset.batch_weight(batch)
+    _, weight_sum = dataset.batch_totals(batch)
     delta = np.empty_like(prediction) if out is None else out
     network.output_head.delta(prediction, dataset.targets(rows), delta)
     if weight is not None:
@@ -159,7 +177,7 @@ def batch_loss(
     ZeroDivisionError
         If the weights of `batch` sum to zero.
     """
-    n_rows, weight_sum = dataset.batch_weight(batch)
+    n_rows, weight_sum = dataset.batch_totals(batch)
     if weight_sum == 0:
         raise ZeroDivisionError("Weights sum to zero, can't be normalized")
     loss = network.output_head.loss(

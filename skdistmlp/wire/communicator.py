@@ -1,8 +1,8 @@
 """A communicator over sockets: every shard is connected to every other.
 
 Shards exchange directly, pair by pair, all pairs and both directions at once,
-on non-blocking sockets: nobody waits for a turn, so there is no order in which
-two could wait for each other.
+on non-blocking sockets: no shard waits for its turn, so no two can wait for each
+other.
 """
 
 import math
@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from skdistmlp.exceptions import ExchangeError, StopRequested
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.communicators import Label, sum_in_order
+from skdistmlp.parallel.communicators import Label, StopRequested, sum_in_order
 from skdistmlp.parallel.split import NeuronRange
+from skdistmlp.settings import CANCEL_POLL_S, SPIN_S
 from skdistmlp.wire.packet import (
     DTYPES,
     HEADER_BYTES,
@@ -52,14 +53,6 @@ OTHER_EXCHANGES: dict[int, str] = {
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a non-blocking socket raises when there is nothing to do yet."""
-
-SPIN_S = 3e-4
-"""Seconds for which a shard asks again at once before it sleeps until bytes come. To
-be woken takes a virtual machine some 0.1 ms: on two workers a step of 64-(100) took
-0.25 ms, and 0.34 without."""
-
-CANCEL_POLL_S = 0.2
-"""Seconds after which a waiting shard looks whether it was told to give up."""
 
 
 @dataclass
@@ -138,7 +131,11 @@ class SocketCommunicator:
         self.exchanging_s = 0.0
 
     def request_stop(self) -> None:
-        """Ask all shards to stop after the step that begins next; from any thread."""
+        """Ask all shards to stop after the step that begins next; from any thread.
+
+        The training thread reads the flag once per step, in `begin_step`, so one that
+        is set in the middle of a step travels with the next.
+        """
         self._stop_wanted = True
 
     def begin_step(self) -> None:
@@ -146,7 +143,7 @@ class SocketCommunicator:
         if self._flags_seen & STOP:
             raise StopRequested
         if self.is_cancelled():
-            raise ExchangeError("told to give up")
+            raise ExchangeError("cancelled because the fit ended")
         self._step += 1
         # All packets of a step carry the same flags, so that every shard has
         # seen the same when it ends.
@@ -272,23 +269,23 @@ class SocketCommunicator:
         timeout_s: float | None = None,
     ) -> None:
         """Send and receive one array per peer, all at once."""
-        sends, arrivals = [], []
+        sends, receives = [], []
         for peer, array in sent.items():
             packed = memoryview(self._header(operation, label, self.rank, array).pack())
             sends.append(_Send(self._links[peer], [packed, *_bytes_of(array)]))
         for peer, array in received.items():
             expected = self._header(operation, label, peer, array)
-            arrivals.append(_Receive(self._links[peer], expected, _bytes_of(array)))
+            receives.append(_Receive(self._links[peer], expected, _bytes_of(array)))
         begun = time.monotonic()
         try:
-            self._carry_out([*sends, *arrivals], timeout_s or self._timeout_s)
+            self._carry_out([*sends, *receives], timeout_s or self._timeout_s)
         except ExchangeError as error:
             exchange = OTHER_EXCHANGES.get(label)
             exchange = exchange or f"{EXCHANGES_OF_LAYERS[operation]} of layer {label}"
             raise ExchangeError(f"{error} in {exchange}") from error.__cause__
         self.exchanging_s += time.monotonic() - begun
-        for arrival in arrivals:
-            self._flags_seen |= arrival.flags
+        for receive in receives:
+            self._flags_seen |= receive.flags
 
     def _header(
         self, operation: Operation, label: int, shard: int, array: FloatArray
@@ -306,17 +303,25 @@ class SocketCommunicator:
         )
 
     def _carry_out(self, transfers: list["_Send | _Receive"], timeout_s: float) -> None:
-        """Go on with all transfers until each is done."""
+        """Advance all transfers until each is done.
+
+        Sends and receives advance together: if every shard sent everything first, two
+        with arrays larger than the kernel's buffers would wait for each other to read.
+        """
+        # Most transfers of small layers end here, without a system call to wait.
         pending = [transfer for transfer in transfers if not transfer.advance()]
-        eager_until = time.monotonic() + SPIN_S
-        while pending and time.monotonic() < eager_until:
-            # Others who want this core go first.
+        spin_until = time.monotonic() + SPIN_S
+        while pending and time.monotonic() < spin_until:
+            # The peer may need this core in order to send what is waited for.
             os.sched_yield()
             pending = [transfer for transfer in pending if not transfer.advance()]
         if not pending:
             return
         deadline = time.monotonic() + timeout_s
         while pending:
+            # A new one each time: with TLS the event of a transfer changes as it
+            # advances. With one poll for reads and writes of a link, whose send and
+            # receive share a socket, their events are combined.
             poll = select.poll()
             wanted: dict[int, int] = {}
             for transfer in pending:
@@ -326,9 +331,12 @@ class SocketCommunicator:
                 poll.register(fileno, events)
             ready = {fileno for fileno, _ in poll.poll(1000 * CANCEL_POLL_S)}
             if self.is_cancelled():
-                raise ExchangeError("told to give up")
+                raise ExchangeError("cancelled because the fit ended")
+            # The timeout is for silence: a large array over a slow network may take
+            # longer, as long as some bytes arrive.
             if ready:
                 deadline = time.monotonic() + timeout_s
+            # A closed or broken socket is ready too, and `advance` raises its error.
             pending = [
                 transfer
                 for transfer in pending
@@ -342,6 +350,12 @@ class SocketCommunicator:
                 )
 
 
+def reason(error: OSError) -> str:
+    """Return what went wrong in words, without the number of the error."""
+    said = error.strerror or str(error) or type(error).__name__
+    return said[:1].lower() + said[1:] if said[1:2].islower() else said
+
+
 def event_to_wait_for(blocked: OSError, otherwise: int) -> int:
     """Return what to poll for: TLS may read in order to write, and vice versa."""
     if isinstance(blocked, ssl.SSLWantReadError):
@@ -352,7 +366,7 @@ def event_to_wait_for(blocked: OSError, otherwise: int) -> int:
 
 
 class _Send:
-    """Bytes on their way to a peer."""
+    """An array that is being sent to a peer."""
 
     def __init__(self, link: Link, views: list[memoryview]) -> None:
         self.link = link
@@ -378,7 +392,10 @@ class _Send:
 
 
 class _Receive:
-    """A packet on its way from a peer: its header is checked before the rest."""
+    """A packet that is being received: its header is verified before the rest is read.
+
+    So a packet that the plan does not expect never reaches an array of the training.
+    """
 
     def __init__(self, link: Link, expected: Header, views: list[memoryview]) -> None:
         self.link = link

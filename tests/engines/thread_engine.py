@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from skdistmlp.engines.engines import EngineRequest, TrainingResult
+
 from skdistmlp.estimators import base
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset

@@ -1,5 +1,6 @@
-"""Saved estimators wake up where there is no cluster."""
+"""Saved estimators are loaded where there is no cluster."""
 
+import io
 import pickle
 import re
 import subprocess
@@ -71,7 +72,7 @@ assert "skops" in sys.modules or "dask" not in sys.modules
 
 
 @pytest.mark.parametrize("how", LOAD)
-def test_what_a_cluster_trained_goes_on_in_a_process_without_a_cluster(
+def test_training_continues_in_a_process_without_a_cluster(
     client, tmp_path, digits, how
 ):
     X, y = digits[0][:240], digits[1][:240]
@@ -103,7 +104,7 @@ def test_what_a_cluster_trained_goes_on_in_a_process_without_a_cluster(
 
 
 @pytest.mark.parametrize("how", DUMP)
-def test_nothing_of_dask_is_saved(client, tmp_path, digits, how):
+def test_pickles_contain_nothing_from_dask(client, tmp_path, digits, how):
     clf, _ = pair({"max_iter": 2}, client=client, **PEERS)
     fit(clf, digits[0][:240], digits[1][:240])
     DUMP[how](make_pipeline(StandardScaler(), clf), tmp_path / "saved")
@@ -112,9 +113,63 @@ def test_nothing_of_dask_is_saved(client, tmp_path, digits, how):
         assert all(name.startswith("skdistmlp.") for name in types)
     else:
         saved = (tmp_path / "saved").read_bytes()
-        assert b"skdistmlp.estimators" in saved
+        assert b"DistributedMLPClassifier" in saved
         assert not re.search(rb"\b(dask|distributed)\b", saved)
     assert clf.client is client
+
+
+FITS = {
+    "adam": {},
+    "sgd": {"solver": "sgd", "learning_rate": "adaptive"},
+    "lbfgs": {"solver": "lbfgs"},
+    "early stopping": {"early_stopping": True},
+    "partial_fit": {},
+}
+
+
+@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_a_pickle_names_public_paths_and_plain_data_only(kind, how, digits):
+    X, y = digits[0][:100], digits[1][:100]
+    estimator, _ = pair({"max_iter": 2, **FITS[how]}, kind, engine="local")
+    fit(estimator, X, y)
+    if how == "partial_fit":
+        estimator.partial_fit(X, y)
+    names = set()
+
+    class Recorder(pickle.Unpickler):
+        def find_class(self, module, name):
+            names.add((module, name))
+            return super().find_class(module, name)
+
+    Recorder(io.BytesIO(pickle.dumps(estimator))).load()
+    ours = {(module, name) for module, name in names if "skdistmlp" in module}
+    assert {"Plan", "NetworkSplit", type(estimator).__name__} == {n for _, n in ours}
+    assert {module for module, _ in ours} == {"skdistmlp"}
+    others = {module.partition(".")[0] for module, _ in names - ours}
+    assert others <= {"numpy", "sklearn", "builtins", "copyreg"}
+
+
+@pytest.mark.parametrize("how", [how for how in FITS if how != "lbfgs"])
+@pytest.mark.parametrize("save", ["pickle", "joblib", "skops"])
+def test_training_continues_to_the_bit(how, save, tmp_path, digits):
+    X, y = digits[0][:100], digits[1][:100]
+    parameters = {"max_iter": 2, "random_state": 0, **FITS[how]}
+    estimator, _ = pair(parameters, engine="local")
+    fit(estimator, X, y).set_params(early_stopping=False)
+    path = tmp_path / "saved"
+    DUMP[save](estimator, path)
+    if save == "skops":
+        loaded = skops.load(path, trusted=skops.get_untrusted_types(file=path))
+    else:
+        loaded = joblib.load(path)  # which reads pickles too
+    assert loaded.plan_ == estimator.plan_
+    for either in (estimator, loaded):
+        for _ in range(2):
+            either.partial_fit(X, y)
+    assert loaded.loss_curve_ == estimator.loss_curve_
+    for mine, known in zip(loaded.coefs_, estimator.coefs_, strict=True):
+        assert_array_equal(mine, known)
 
 
 def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, digits):
@@ -129,7 +184,9 @@ def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, dig
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_the_page_says_what_else_skops_needs_for_a_search(kind, tmp_path, digits):
+def test_the_page_lists_the_types_that_skops_has_to_trust_for_a_search(
+    kind, tmp_path, digits
+):
     estimator, _ = pair({"max_iter": 2}, kind, engine="local")
     search = GridSearchCV(estimator, {"alpha": [0.1]}, refit=FastestWithin(), cv=2)
     fit(search, digits[0][:100], digits[1][:100])
@@ -148,7 +205,7 @@ def test_the_page_says_what_else_skops_needs_for_a_search(kind, tmp_path, digits
     assert loaded.best_index_ == search.best_index_
 
 
-def test_of_what_is_taken_home_skops_needs_to_trust_the_optimiser_alone(
+def test_only_the_optimizer_of_an_exported_network_needs_trust_in_skops(
     tmp_path, digits
 ):
     ours, _ = pair({"max_iter": 2}, engine="local")
@@ -174,7 +231,7 @@ def outputs_of_onnx(estimator, X):
 
 
 def _plain(estimator):
-    """Ask for probabilities in an array."""
+    """Request probabilities as one array."""
     return {id(estimator): {"zipmap": False}} if hasattr(estimator, "classes_") else {}
 
 
@@ -182,7 +239,7 @@ def _plain(estimator):
 @pytest.mark.parametrize(
     "name", ["ten classes", "two strings", "several labels", "no hidden layer"]
 )
-def test_classifiers_go_to_onnx(name, activation):
+def test_classifiers_convert_to_onnx(name, activation):
     case = Case.of(name, activation=activation).float32()
     ours, _ = case.pair(engine="local")
     fit(ours, case.X, case.y)
@@ -192,7 +249,7 @@ def test_classifiers_go_to_onnx(name, activation):
 
 
 @pytest.mark.parametrize("name", ["numbers", "numbers in float32", "two columns"])
-def test_regressors_go_to_onnx(name):
+def test_regressors_convert_to_onnx(name):
     case = Case.of(name).float32()
     ours, _ = case.pair(engine="local")
     fit(ours, case.X, case.y)
@@ -202,7 +259,7 @@ def test_regressors_go_to_onnx(name):
 
 
 def test_the_code_of_the_page_runs(client, tmp_path, monkeypatch, digits):
-    """Its blocks follow each other; given are a client and data."""
+    """Its code blocks share one namespace, which starts with a client and data."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     X, y = digits

@@ -42,7 +42,7 @@ def n_averaged(network):
 def penalty_at(problem, parameters):
     """Return the L2 penalty of the whole network."""
     coefs = parameters[: problem.split.n_coefs]
-    _, weight_sum = problem.dataset.batch_weight(ROWS)
+    _, weight_sum = problem.dataset.batch_totals(ROWS)
     return problem.network.alpha / 2 * np.sum(coefs**2) / weight_sum
 
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skdistmlp.exceptions import ExchangeError, StopRequested
-from skdistmlp.parallel.communicators import Label
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.communicators import Label, StopRequested
 from skdistmlp.parallel.split import split_neurons
 from skdistmlp.wire import communicator as mesh_module
 from skdistmlp.wire.communicator import Link, SocketCommunicator
@@ -197,7 +197,7 @@ def test_who_is_told_to_give_up_does_not_wait():
         if mesh.rank == 1:
             told.set()
             return
-        with pytest.raises(ExchangeError, match="told to give up"):
+        with pytest.raises(ExchangeError, match="cancelled because the fit ended"):
             mesh.broadcast(np.ones(1), 0) if mesh.rank else mesh.all_reduce(
                 np.ones(1), 0, None
             )

@@ -165,7 +165,7 @@ def update(
     layout, network, state = shard.layout, shard.network, shard.state
     flat_gradient = _gradient(shard, inputs, deltas, rows, rows)
     dataset: Dataset = inputs[0][0]
-    n_rows, weight_sum = dataset.batch_weight(rows)
+    n_rows, weight_sum = dataset.batch_totals(rows)
     assert state.optimizer is not None, "a shard placed to predict cannot train"
     parameters = state.parameters.copy()
     optimizer, squared_norm = optimizers.update(
@@ -180,7 +180,9 @@ def update(
     )
     penalty_sum = 0.0 if first_of_epoch else state.penalty_sum
     penalty_sum += batch_penalty(network, squared_norm, n_rows, weight_sum)
-    return replace(shard, state=ShardState(parameters, optimizer, penalty_sum))
+    return replace(
+        shard, state=ShardState(parameters, optimizer, penalty_sum=penalty_sum)
+    )
 
 
 def add_gradient(
@@ -237,7 +239,7 @@ def loss_and_gradient(
         shard.layout.n_coefs,
         shard.state.parameters,
         total,
-        *dataset.batch_weight(batch),
+        *dataset.batch_totals(batch),
     )
     return own, total
 
@@ -250,11 +252,6 @@ def penalty(shard: PlacedShard) -> float:
 def parameters_of(shard: PlacedShard) -> FloatArray:
     """Return the shard's parameters, which no later step will write to."""
     return shard.state.parameters
-
-
-def with_parameters(shard: PlacedShard, parameters: FloatArray) -> PlacedShard:
-    """Return the shard with other parameters."""
-    return replace(shard, state=replace(shard.state, parameters=parameters))
 
 
 def _gradient(
