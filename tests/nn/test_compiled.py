@@ -1,4 +1,5 @@
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -59,6 +60,34 @@ def test_numpy_and_numba_give_the_same_bits(dtype, size, share, penalty, rule, s
         assert compiled._kernel is not None
         for one, other in zip(by_numpy, trained(*arguments), strict=True):
             assert_array_equal(one, other)
+
+
+@dataclass(frozen=True)
+class Decaying(Adam):
+    """An optimiser that does more than the compiled code of the one it is made of."""
+
+    def update_block(self, parameters, *args):
+        parameters *= 0.5
+        super().update_block(parameters, *args)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_a_subclass_is_asked_itself_also_with_a_penalty(penalty, monkeypatch):
+    rng = np.random.default_rng(0)
+    parameters, gradients = rng.normal(size=70), rng.normal(size=(3, 70))
+    arguments = parameters, gradients, Decaying(), 50, penalty
+    by_numpy = trained(*arguments)
+    compiled.load()
+    for one, other in zip(by_numpy, trained(*arguments), strict=True):
+        assert_array_equal(one, other)
+    assert not np.allclose(
+        by_numpy[0], trained(parameters, gradients, Adam(), 50, penalty)[0]
+    )
+
+
+def test_with_a_penalty_every_parameter_is_counted_once(monkeypatch):
+    trained(np.ones(70), np.ones((3, 70)), Adam(), 50, 0.3)
+    assert compiled._updates == 3 * 70
 
 
 def test_numba_is_loaded_when_so_much_was_done_without(monkeypatch):

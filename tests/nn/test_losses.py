@@ -60,6 +60,46 @@ def test_output_activation_equals_scikit_learns(name, n_rows, n_outputs, dtype):
     assert_array_equal(z, expected)
 
 
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("y_dtype", [None, np.float64])
+def test_delta_is_the_derivative_of_the_loss_by_the_logits(name, in_place, y_dtype):
+    """By differences; that of the mean over outputs is taken as that of their sum."""
+    z, y = logits_and_targets(name, 20, 3, np.float64)
+    z /= 20
+    averaged = 3 if name == "identity" else 1
+
+    def losses(logits):
+        predictions = logits.copy()
+        OUTPUTS[name].forward(predictions)
+        return np.array(
+            [
+                averaged * OUTPUTS[name].loss(y[[i]], predictions[[i]], None)
+                for i in range(20)
+            ]
+        )
+
+    step = 1e-6
+    expected = np.transpose(
+        [
+            (losses(z + nudge) - losses(z - nudge)) / (2 * step)
+            for nudge in step * np.eye(3)
+        ]
+    )
+    prediction = z.astype(np.float32)
+    OUTPUTS[name].forward(prediction)
+    out = prediction if in_place else np.full_like(prediction, np.nan)
+    y = y if y_dtype is None else y.astype(y_dtype)
+    OUTPUTS[name].delta(prediction, y, out)
+    assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
+def test_every_output_activation_names_an_entry_with_it(name):
+    output = OUTPUTS[name]
+    assert OUTPUTS[output.activation].forward is output.forward
+
+
 @cases
 @dtypes
 @pytest.mark.parametrize("weighted", [False, True])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.parallel.communicators import StopRequested
+from skdistmlp.parallel.communicators import Label, StopRequested
 from skdistmlp.parallel.split import split_neurons
 from skdistmlp.wire import communicator as mesh_module
 from skdistmlp.wire.communicator import Link, SocketCommunicator
@@ -140,6 +140,52 @@ def test_who_says_nothing_is_named_after_the_timeout():
         return "named"
 
     assert run(connected(2, timeout_s=0.01), shard) == ["named", None]
+
+
+@pytest.mark.parametrize(
+    ("exchange", "described"),
+    [
+        (
+            lambda mesh: mesh.all_reduce(np.ones(1), 3, None),
+            "the sum of layer 3",
+        ),
+        (
+            lambda mesh: mesh.reduce_scatter(
+                np.ones((1, 2)), split_neurons(2, [1, 1]), 1, None
+            ),
+            "the backward exchange of layer 1",
+        ),
+        (
+            lambda mesh: mesh.all_reduce(np.ones(1), Label.LOSS, None),
+            "the sum of the losses",
+        ),
+        (
+            lambda mesh: mesh.all_gather(
+                np.ones((1, 1)), split_neurons(2, [1, 1]), Label.GRADIENT, None
+            ),
+            "the exchange of gradients",
+        ),
+        (
+            lambda mesh: mesh.broadcast(np.ones(1), Label.DECISION),
+            "what shard 0 decides",
+        ),
+        (
+            lambda mesh: mesh.broadcast(np.ones(1), Label.PARAMETERS),
+            "the parameters from shard 0",
+        ),
+        (lambda mesh: mesh.wait_for_all(), "the wait for all shards"),
+    ],
+)
+def test_an_error_names_the_exchange(exchange, described):
+    def shard(mesh):
+        mesh.begin_step()
+        if mesh.rank == 0:
+            mesh.close()
+            return
+        with pytest.raises(ExchangeError, match=f" in {described}$"):
+            exchange(mesh)
+
+    run(connected(2), shard)
 
 
 def test_who_is_told_to_give_up_does_not_wait():
