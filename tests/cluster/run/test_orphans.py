@@ -106,7 +106,7 @@ def test_a_run_is_known_while_something_is_on_its_way(client, workers):
 def test_a_run_of_a_client_that_is_gone_already_is_not_kept(client, workers):
     def begin(dask_scheduler):
         plugin = dask_scheduler.plugins["skdistmlp-orphan-cleanup"]
-        plugin.begins("late", "Client-gone", [])
+        plugin.register_run("late", "Client-gone", [])
         return list(plugin.runs)
 
     RegisteredRun(client, "a run", workers).close([])
