@@ -1,40 +1,22 @@
+"""Which client is used, and what happens where none can be."""
+
 import asyncio
-import gc
 import pickle
 import socket
-import time
-from concurrent.futures import CancelledError
 from contextlib import closing
-from functools import partial
-from types import SimpleNamespace
 
 import dask
 import numpy as np
 import pytest
 from distributed import Client, get_client
 
-from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client.lookup import connected
-from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
-from skdistmlp.cluster.client.workers import choose_workers
 from skdistmlp.exceptions import ClusterError
-from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
-from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
+from tests.cluster.client.support import classifier, small
+from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.support import bounded, in_thread, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-@pytest.fixture
-def one_worker():
-    """A cluster with one thread: who waits there for a task waits for ever."""
-    with own_cluster(n_workers=1) as client:
-        yield client
-
-
-@pytest.fixture
-def no_workers():
-    with own_cluster(n_workers=0, processes=False) as client:
-        yield client
 
 
 @pytest.fixture
@@ -53,24 +35,6 @@ def closed_port():
 
 def clients_of(client):
     return client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.clients))
-
-
-def classifier(**parameters):
-    return DistributedMLPClassifier(
-        (8,),
-        **{
-            "engine": "futures",
-            "parameter_threshold": 0,
-            "max_iter": 2,
-            "random_state": 0,
-            **parameters,
-        },
-    )
-
-
-def small(digits):
-    X, y = digits
-    return X[:300], y[:300]
 
 
 def assert_same_weights(one, other):
@@ -226,110 +190,6 @@ def test_an_asynchronous_client_is_refused(cluster):
 
     with pytest.raises(ClusterError, match="asynchronous"):
         asyncio.run(use())
-
-
-# Workers.
-
-
-@pytest.mark.parametrize("n_workers", [1, 2, 3, None])
-def test_workers_are_chosen_from_the_cluster(client, n_workers):
-    chosen = choose_workers(client, n_workers)
-    assert len(set(chosen)) == len(chosen) == (n_workers or 3)
-    assert set(chosen) <= set(client.nthreads())
-
-
-def test_workers_are_found_while_the_client_is_busy(cluster):
-    """Dask's clients ask for totals now and then, and keep the last answer for all."""
-    with (
-        dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}),
-        Client(cluster.scheduler_address, set_as_default=False) as restless,
-    ):
-        for _ in range(300):
-            assert len(choose_workers(restless, None)) == 3
-
-
-def test_a_call_that_never_starts_ends_with_its_client():
-    """As when a client is closed from another thread; a warning fails the test."""
-
-    async def answers():
-        raise AssertionError("the loop has ended")
-
-    class Closing:
-        loop = SimpleNamespace(asyncio_loop=asyncio.new_event_loop())
-        status = "closing"
-
-    answer = submit_rpc(Closing, answers)
-    Closing.loop.asyncio_loop.close()
-    with pytest.raises(CancelledError):
-        bounded(wait_while, partial(check_open, Closing), [answer])
-    with pytest.raises(RuntimeError, match="closed"):
-        submit_rpc(Closing, answers)
-
-
-def test_failed_and_cancelled_calls_raise(client):
-    ended = []
-
-    async def fails():
-        await asyncio.sleep(0)
-        raise ZeroDivisionError
-
-    async def endless():
-        try:
-            await asyncio.sleep(WITHIN_S)
-        finally:
-            ended.append(True)
-
-    with pytest.raises(ZeroDivisionError):
-        submit_rpc(client, fails).result(1)
-    answer = submit_rpc(client, endless)
-    client.sync(asyncio.sleep, 0.1)
-    answer.cancel()
-    wait_until(lambda: ended, "it has ended")
-
-
-@pytest.mark.parametrize("repeat", range(5))
-def test_closing_a_client_during_a_call_causes_no_warning(cluster, repeat):
-    def asks():
-        while True:
-            submit_rpc(other, asyncio.sleep, 0)
-            time.sleep(1e-4)
-
-    with Client(cluster.scheduler_address, set_as_default=False) as other:
-        asked = in_thread(asks)
-        time.sleep(0.1)
-    with pytest.raises(RuntimeError, match="loop is closed"):
-        bounded(asked.result)
-    gc.collect()
-
-
-@pytest.mark.parametrize("n_workers", [4, 1000])
-def test_too_few_workers_are_reported_with_both_numbers(client, digits, n_workers):
-    message = rf"n_workers={n_workers} .* {client.scheduler.address} has 3\b"
-    with pytest.raises(ClusterError, match=message):
-        choose_workers(client, n_workers)
-    with pytest.raises(ClusterError, match=message):
-        classifier(client=client, n_workers=n_workers).fit(*small(digits))
-
-
-@pytest.mark.parametrize(
-    ("n_workers", "needs"), [(None, "at least 1 worker,"), (1, "1 worker,"), (2, "2")]
-)
-def test_no_workers_are_reported_with_both_numbers(no_workers, n_workers, needs):
-    message = rf"n_workers={n_workers} needs {needs}.* has 0\b"
-    with pytest.raises(ClusterError, match=message):
-        choose_workers(no_workers, n_workers)
-
-
-@pytest.mark.parametrize("engine", ["auto", "futures"])
-def test_a_prediction_uses_the_workers_that_exist(client, no_workers, digits, engine):
-    X, y = small(digits)
-    clf = classifier(n_workers=5, engine="local").fit(X, y)
-    labels = clf.predict(X)
-    clf.set_params(engine=engine, client=client)
-    np.testing.assert_array_equal(bounded(clf.predict, X), labels)
-    assert clf.plan_predict(X).n_shards == (3 if engine == "futures" else 1)
-    clf.set_params(client=no_workers)
-    np.testing.assert_array_equal(bounded(clf.predict, X), labels)
 
 
 # Inside a task.

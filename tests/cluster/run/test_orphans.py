@@ -106,7 +106,7 @@ def test_a_run_stays_registered_while_a_value_is_under_way(client, workers):
 def test_a_run_of_a_lost_client_is_not_registered(client, workers):
     def begin(dask_scheduler):
         plugin = dask_scheduler.plugins["skdistmlp-orphan-cleanup"]
-        plugin.begins("late", "Client-gone", [])
+        plugin.register_run("late", "Client-gone", [])
         return list(plugin.runs)
 
     RegisteredRun(client, "a run", workers).close([])
