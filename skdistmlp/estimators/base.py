@@ -25,6 +25,7 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
+from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
 from skdistmlp.estimators.inputs import resolve_inputs
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
@@ -67,6 +68,7 @@ class BaseDistributedMLP(
     PredictionMixin,
     SklearnInteropMixin,
     LiveClientMixin,
+    HabitsMixin,
     BaseEstimator,
     ABC,
 ):
@@ -118,6 +120,7 @@ class BaseDistributedMLP(
         classes: ArrayLike | None = None,
     ) -> Self:
         """Train, from new weights or from those at hand; see the public methods."""
+        check_is_computed(X=X, y=y, sample_weight=sample_weight)
         # A fit that fails puts back what was there, and that is to be torn down.
         tasks = CallbackContext(self, incremental, X, y, sample_weight)
         with (

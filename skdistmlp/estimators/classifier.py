@@ -25,6 +25,7 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
+from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.hold_out import Score
@@ -405,6 +406,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         float
             Share of the samples, or weight, whose labels are all right.
         """
+        check_is_computed(y=y, sample_weight=sample_weight)
         truth, labels, weight = computed(self.client, y, self.predict(X), sample_weight)
         return float(accuracy_score(truth, labels, sample_weight=weight))
 

@@ -43,7 +43,12 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
             Options(Real, {np.inf}),
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "client": [None, str, HasMethods(["scatter", "gather", "nthreads"])],
+        "client": [
+            None,
+            str,
+            HasMethods(["scatter", "gather", "nthreads"]),  # a client
+            HasMethods(["get_client", "scale"]),  # a cluster
+        ],
         "n_workers": [None, Interval(Integral, 1, None, closed="left")],
         "parameter_threshold": [None, Interval(Integral, 0, None, closed="left")],
         "engine": [StrOptions({"auto", "local", "futures", "peers"})],

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.engines.dispatch import plan_prediction, predict
 from skdistmlp.engines.engine import EngineRequest, OpenEngine
+from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import is_collection
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.shard import Network
@@ -69,6 +70,7 @@ class PredictionMixin:
     def _predicted(self, X: Any, finish: Finish) -> Any:
         """Return what `finish` makes of the outputs for `X`; lazy for a collection."""
         check_is_fitted(self)
+        check_is_computed(X=X)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
             from skdistmlp.cluster.data.dask_inputs import header_of
@@ -99,6 +101,7 @@ class PredictionMixin:
             on workers, which share the rows or the neurons, as `split_by` says.
         """
         check_is_fitted(self)
+        check_is_computed(X=X)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
             return _plan_of_collection(network.split)

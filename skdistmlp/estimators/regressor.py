@@ -15,6 +15,7 @@ from sklearn.utils.metaestimators import available_if
 from skdistmlp.estimators._sklearn import StrOptions, fit_context
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
+from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import computed, validated
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.hold_out import Score
@@ -346,6 +347,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         float
             The mean over outputs.
         """
+        check_is_computed(y=y, sample_weight=sample_weight)
         truth, values, weight = computed(self.client, y, self.predict(X), sample_weight)
         return float(r2_score(truth, values, sample_weight=weight))
 

@@ -18,7 +18,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.engines import engines
+from skdistmlp.engines import choice
 from skdistmlp.training import loop
 from tests.estimators.configurations import Case
 from tests.estimators.support import (
@@ -140,7 +140,10 @@ def _reason(clf):
 def test_below_the_threshold_it_stays_in_this_process(client, digits):
     clf = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
     assert (clf.engine_, clf.n_workers_) == ("local", 1)
-    assert _reason(clf) == "310 parameters are fewer than the threshold of 50,000"
+    assert _reason(clf) == (
+        "310 parameters are fewer than the threshold of 50,000 "
+        "(setting skdistmlp.parameter-threshold)"
+    )
     assert str(clf.plan_).startswith(f"local: {_reason(clf)}")
 
 
@@ -153,9 +156,9 @@ def test_below_the_threshold_it_stays_in_this_process(client, digits):
         ({"engine": "futures"}, "engine='futures' needs a cluster"),
     ],
 )
-def test_without_a_cluster_it_stays_in_this_process(asked, said, digits):
+def test_without_a_cluster_it_stays_in_this_process(asked, said, digits, monkeypatch):
     """Who asked for more than that is told, once."""
-    engines._warn_once.cache_clear()
+    monkeypatch.setattr(choice, "_warned", False)
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, **asked)
     if said is not None:
         with pytest.warns(UserWarning, match=f"{said}.*training here") as caught:

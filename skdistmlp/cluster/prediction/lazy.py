@@ -10,7 +10,7 @@ from dask.delayed import delayed
 from dask.utils import parse_bytes
 from distributed import Client
 
-from skdistmlp.cluster.client.lookup import active_client, scheduler_address
+from skdistmlp.cluster.client.lookup import active_client, address_of, scheduler_address
 from skdistmlp.cluster.client.workers import can_connect
 from skdistmlp.cluster.data.blocks import predict_rows
 from skdistmlp.cluster.data.dask_inputs import header_of, is_frame, of_whole_rows
@@ -80,7 +80,8 @@ def _sent(
     live = client if isinstance(client, Client) else active_client()
     if live is None or live.asynchronous or live.status != "running":
         return function
-    if isinstance(client, str) and scheduler_address(live) != client:
+    address = address_of(client)
+    if address is not None and scheduler_address(live) != address:
         # Another cluster is to compute.
         return function
     worker = next(iter(live.nthreads()), None)
