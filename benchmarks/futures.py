@@ -16,7 +16,7 @@ from skdistmlp.crossover.timing import Row, interleaved
 from skdistmlp.crossover.workloads import SENDING_ANEW, Workload, fit, step_and_rest
 from skdistmlp.engines.futures import ROWS_SENT_AT_ONCE
 from skdistmlp.estimators import DistributedMLPClassifier
-from skdistmlp.parallel.shard import Network
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.split import NetworkSplit, Parameters
 from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.cost import (
@@ -97,7 +97,7 @@ def predicting(client: Client, repeats: int) -> Iterator[Row]:
         fit(fitted, X[:200], y[:200])
         shared = copy(fitted).set_params(engine="futures", client=client, n_workers=2)
         whole = WholeNetwork(
-            Network(NetworkSplit.even(workload.layer_units, 1), "relu", "softmax"),
+            Network(dense_layers(workload.layer_units, "relu"), "softmax"),
             Parameters(fitted.coefs_, fitted.intercepts_),
         )
         workers = tuple(client.nthreads())[:2]

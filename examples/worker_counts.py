@@ -37,7 +37,7 @@ def search(client: Client, width: int, n_workers: list[int]) -> GridSearchCV:
     X = X.astype("float32")
     # The first fit on a worker is slower, and the next would find rows there.
     clone(clf).fit(X, y)
-    with dask.config.set({"skdistmlp.keep-bytes": 0}):
+    with dask.config.set({"skdistmlp.cache.max-bytes": 0}):
         return GridSearchCV(
             clf, {"n_workers": n_workers}, cv=3, refit=FastestWithin(0.01), n_jobs=1
         ).fit(X, y)

@@ -91,6 +91,7 @@ def test_the_command_brings_nothing_heavy_to_the_other_commands_of_dask():
         "skdistmlp._version",
         "skdistmlp.cli",
         "skdistmlp.exceptions",
+        "skdistmlp.settings",
     }
     # Dask itself brings some of these.
     heavy = {"dask", "distributed", "numpy", "scipy", "sklearn"}

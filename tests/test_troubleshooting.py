@@ -59,7 +59,7 @@ MESSAGES = list(messages())
 def test_messages_of_every_kind_are_found():
     found = {message.values[0] for message in MESSAGES}
     assert "the Dask client is asynchronous, but" in found
-    assert "went away while" in found
+    assert "lost while" in found
     assert "needs a cluster, but" in found
     assert "Training interrupted by user." in found
     assert "displays need matplotlib" in found

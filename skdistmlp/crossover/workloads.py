@@ -17,7 +17,7 @@ from skdistmlp.exceptions import SkdistmlpError
 
 N_CLASSES = 10
 
-SENDING_ANEW = {"skdistmlp.keep-bytes": 0}
+SENDING_ANEW = {"skdistmlp.cache.max-bytes": 0}
 """Dask setting with which nothing stays on workers for the next call."""
 
 INTERRUPTED = "Training interrupted by user"

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.engines.engine import EngineRequest, OpenEngine
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset, RemoteFeatures
-from skdistmlp.parallel.shard import Network
+from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.cost import StepCost, cost_of_training
@@ -39,7 +39,7 @@ OnResult = Callable[[TrainingState, Callable[[], TrainingResult]], bool]
 def train(
     request: EngineRequest,
     job: TrainingJob,
-    dataset: Dataset,
+    dataset: BaseDataset,
     on_epoch_end: OnResult | None = None,
     engines: Mapping[str, OpenEngine] = ENGINES,
 ) -> TrainingResult:
@@ -51,7 +51,7 @@ def train(
         What the user asked for.
     job : TrainingJob
         What is to be trained, not split; its random state is advanced.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows.
     on_epoch_end : callable, optional
         See `OnResult`.
@@ -59,13 +59,14 @@ def train(
         The table of engines.
     """
     dataset = dataset.prepared(job.dtype)
-    if isinstance(dataset.X, RemoteFeatures):
-        request = replace(request, client=dataset.X.client)
+    if dataset.client is not None:
+        # Features on a cluster train on that cluster.
+        request = replace(request, client=dataset.client)
     cost = cost_of_training(job, dataset)
     open_engine = engines[request.engine]
-    with open_engine(request, job.network.split.layer_units, cost) as engine:
+    with open_engine(request, job.network.layer_units, cost) as engine:
         plan = engine.plan
-        job = replace(job, network=replace(job.network, split=plan.split))
+        job = replace(job, split=plan.split)
         report: OnEpochEnd | None = None
         if on_epoch_end is not None:
 
@@ -98,7 +99,7 @@ def predict(
     request : EngineRequest
         What the user asked for.
     network : Network
-        The network, not split.
+        The network.
     parameters : Parameters
         All its layers.
     X : ndarray or sparse rows of shape (n_samples, n_features)
@@ -111,14 +112,13 @@ def predict(
     ndarray of shape (n_samples, n_outputs)
         Outputs of the network.
     """
-    layer_units = network.split.layer_units
+    layer_units = network.layer_units
     # A few rows take microseconds: a plan is made only where it may matter.
     if request.reason_to_stay_local(layer_units) is not None:
         return predict_in_blocks(network, parameters, X)
     cost = cost_of_prediction(parameters, X)
     with engines[request.engine](request, layer_units, cost) as engine:
-        split_network = replace(network, split=engine.plan.split)
-        return engine.predict(split_network, parameters, X)
+        return engine.predict(network, parameters, X)
 
 
 def plan_prediction(
@@ -131,7 +131,7 @@ def plan_prediction(
     """Return the plan that `predict` would follow."""
     cost = cost_of_prediction(parameters, X)
     open_engine = engines[request.engine]
-    with open_engine(request, network.split.layer_units, cost) as engine:
+    with open_engine(request, network.layer_units, cost) as engine:
         return engine.plan
 
 

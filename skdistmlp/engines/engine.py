@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.shard import Network
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, reason_to_stay_local
@@ -53,7 +53,7 @@ class Engine(Protocol):
     def train(
         self,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> TrainingState:
         """Carry out a job to the end.
@@ -62,7 +62,7 @@ class Engine(Protocol):
         ----------
         job : TrainingJob
             With the split of the plan. Its random state may be advanced.
-        dataset : Dataset
+        dataset : BaseDataset
             All rows, prepared.
         on_epoch_end : callable, optional
             See `OnEpochEnd`; called in this process.

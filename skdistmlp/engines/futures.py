@@ -8,9 +8,10 @@ from sklearn.utils import gen_batches
 
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.parallel.data import BaseDataset, Dataset
+from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import Parameters, flatten
 from skdistmlp.parallel.whole_network import PREDICT_BLOCK_ROWS, WholeNetwork
 from skdistmlp.planning.plan import Plan
@@ -41,14 +42,19 @@ class FuturesEngine:
     def train(
         self,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> TrainingState:
         """Carry out a job, its loop in this process; see `Engine`."""
         dataset = dataset.to_local()
-        state = job.start(job.network.split.unsplit_layout())
+        state = job.start(self.plan.split.unsplit_layout())
         with open_futures_network(
-            self._client, self.plan.workers, job.network, state.network, dataset
+            self._client,
+            self.plan.workers,
+            job.network,
+            job.split,
+            state.network,
+            dataset,
         ) as network:
             run = TrainingRun(job, network, dataset, state, job.log)
             return run.train(on_epoch_end)
@@ -80,6 +86,7 @@ class FuturesEngine:
             self._client,
             workers,
             network,
+            self.plan.split,
             state,
             dataset,
             stream_rows=True,

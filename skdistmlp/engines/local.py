@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.communicators import SingleProcess
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.local_network import open_local_network
-from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.cost import StepCost
@@ -33,14 +33,19 @@ class LocalEngine:
     def train(
         self,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> TrainingState:
         """Carry out a job; see `Engine`."""
         dataset = dataset.to_local()
-        state = job.start(job.network.split.unsplit_layout())
+        state = job.start(self.plan.split.unsplit_layout())
         network = open_local_network(
-            job.network, state.network, dataset, SingleProcess(), job.max_rows(dataset)
+            job.network,
+            job.split,
+            state.network,
+            dataset,
+            SingleProcess(),
+            job.max_rows(dataset),
         )
         return TrainingRun(job, network, dataset, state, job.log).train(on_epoch_end)
 

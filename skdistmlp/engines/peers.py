@@ -5,9 +5,9 @@ from typing import Any
 from skdistmlp.cluster.client.workers import memory_limits
 from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.engines.futures import FuturesEngine
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.shard import Network
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.plan import Plan, check_memory
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
@@ -32,7 +32,7 @@ class PeersEngine:
     def train(
         self,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> TrainingState:
         """Carry out a job in rounds on the workers; see `Engine`.

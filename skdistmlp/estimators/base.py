@@ -26,14 +26,16 @@ from skdistmlp.estimators._sklearn import (
 from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
-from skdistmlp.estimators.inputs import resolve_inputs
+from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
-from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
-from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.nn.layers import Network, dense_layers
+from skdistmlp.nn.losses import OUTPUTS
+from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState, UpdateRule
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import (
     NetworkSplit,
     Parameters,
@@ -84,22 +86,22 @@ class BaseDistributedMLP(
 
     @abstractmethod
     def _validate_targets(
-        self, X: Any, y: Any, incremental: bool, reset: bool
-    ) -> tuple[Features, np.ndarray]:
-        """Return X, and y with one column an output."""
+        self, X: InputFeatures, y: Any, incremental: bool, reset: bool
+    ) -> tuple[InputFeatures, np.ndarray]:
+        """Return validated features, and targets with one column per output."""
 
     def _register_classes(self, y: Any, classes: ArrayLike | None) -> None:
         """Take note of the classes that `partial_fit` is told of, if there are any."""
 
     def _validate_weights(
-        self, X: Features, y: np.ndarray, sample_weight: ArrayLike | None
+        self, y: np.ndarray, sample_weight: ArrayLike | None
     ) -> FloatArray | None:
         """Return the weights of the samples, if they have any."""
-        return None if sample_weight is None else check_sample_weight(sample_weight, X)
+        return None if sample_weight is None else check_sample_weight(sample_weight, y)
 
     @abstractmethod
-    def _output_activation(self) -> str:
-        """Return the name of the output activation."""
+    def _output(self) -> str:
+        """Return the name of output activation and loss in `OUTPUTS`."""
 
     @abstractmethod
     def _use_stratified_split(self, n_outputs: int) -> bool:
@@ -134,7 +136,7 @@ class BaseDistributedMLP(
                 not self.warm_start and not incremental
             )
             X, y = self._validate_targets(X, y, incremental, reset=first_pass)
-            dataset = Dataset(X, y, self._validate_weights(X, y, sample_weight))
+            dataset = X.with_targets(y, self._validate_weights(y, sample_weight))
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
 
@@ -153,15 +155,17 @@ class BaseDistributedMLP(
                         f"back, or fit anew with warm_start=False."
                     )
             network = Network(
-                NetworkSplit.even(layer_units, 1),
-                self.activation,
-                self._output_activation(),
+                dense_layers(layer_units, self.activation),
+                self._output(),
                 float(self.alpha),
             )
-            if self.solver == "lbfgs":
+            rule = self._new_rule()
+            if rule is None:
                 job = self._lbfgs_job(network, dtype, first_pass)
             else:
-                job = self._epochs_job(network, dtype, dataset, first_pass, incremental)
+                job = self._epochs_job(
+                    network, dtype, dataset, rule, first_pass, incremental
+                )
             on_epoch_end = tasks.begin(has_epochs=job.initial.progress is not None)
             request = self._engine_request()
             result = train(request, job, dataset, on_epoch_end, self._engines)
@@ -179,7 +183,8 @@ class BaseDistributedMLP(
         self,
         network: Network,
         dtype: np.dtype[np.floating],
-        dataset: Dataset,
+        dataset: BaseDataset,
+        rule: UpdateRule,
         first_pass: bool,
         incremental: bool,
     ) -> TrainingJob:
@@ -188,7 +193,7 @@ class BaseDistributedMLP(
         if self.early_stopping:
             hold_out = HoldOut(
                 self.validation_fraction,
-                stratify=self._use_stratified_split(network.split.layer_units[-1]),
+                stratify=self._use_stratified_split(network.layer_units[-1]),
                 score=self._score_function(),
                 include_initial=first_pass,
             )
@@ -202,13 +207,9 @@ class BaseDistributedMLP(
             shards = ShardState(
                 parameters, self._continued_optimizer(parameters, incremental)
             )
-        rule: Sgd | Adam
-        if self.solver == "sgd":
-            rule = Sgd(float(self.momentum), bool(self.nesterovs_momentum))
-        else:
-            rule = Adam(float(self.beta_1), float(self.beta_2), float(self.epsilon))
         return TrainingJob(
             network,
+            NetworkSplit.even(network.layer_units, 1),
             dtype,
             EpochTraining(self._epoch_options(n_rows, incremental), hold_out),
             TrainingState(
@@ -230,6 +231,7 @@ class BaseDistributedMLP(
         options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
         return TrainingJob(
             network,
+            NetworkSplit.even(network.layer_units, 1),
             dtype,
             LbfgsTraining(options),
             TrainingState(shards, check_random_state(self.random_state)),
@@ -237,8 +239,8 @@ class BaseDistributedMLP(
 
     def _resolve_inputs(
         self, X: Any, y: Any, sample_weight: Any
-    ) -> AbstractContextManager[tuple[Any, Any, Any]]:
-        """Give the same, but no Dask collection; features may stay on a cluster."""
+    ) -> AbstractContextManager[tuple[InputFeatures, Any, Any]]:
+        """Resolve Dask collections; features may stay on a cluster."""
         return resolve_inputs(self.client, type(self).__name__, X, y, sample_weight)
 
     @contextmanager
@@ -299,6 +301,11 @@ class BaseDistributedMLP(
         # Copies: training overwrites them, and may fail.
         return replace(state, moments=tuple(m.copy() for m in state.moments))
 
+    def _new_rule(self) -> UpdateRule | None:
+        """Return the optimiser that the parameters ask for; None for L-BFGS."""
+        rule = UPDATE_RULES.get(self.solver)
+        return None if rule is None else rule.from_params(vars(self))
+
     def _continues(self) -> bool:
         """Say whether partial_fit goes on with an optimiser begun before.
 
@@ -311,8 +318,8 @@ class BaseDistributedMLP(
         if incremental and self._continues():
             schedule, rate = self._schedule, self._learning_rate
         else:
-            # Only plain gradient descent has a schedule.
-            name = self.learning_rate if self.solver == "sgd" else "constant"
+            has_schedule = UPDATE_RULES[self.solver].has_schedule
+            name = self.learning_rate if has_schedule else "constant"
             rate = float(self.learning_rate_init)
             schedule = LearningRateSchedule(name, rate, float(self.power_t))
         scores = getattr(self, "validation_scores_", None)
@@ -340,7 +347,7 @@ class BaseDistributedMLP(
         self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
-        self.out_activation_ = self._output_activation()
+        self.out_activation_ = OUTPUTS[self._output()].activation
         self.plan_ = plan
         self.engine_ = plan.engine
         self.n_workers_ = plan.n_shards
@@ -361,7 +368,7 @@ class BaseDistributedMLP(
         self._learning_rate = progress.learning_rate
 
     def _warn(self, outcome: Outcome | OptimizeResult, incremental: bool) -> None:
-        if self.solver == "lbfgs":
+        if isinstance(outcome, OptimizeResult):
             check_optimize_result("lbfgs", outcome, self.max_iter)
         elif outcome is Outcome.INTERRUPTED:
             warnings.warn("Training interrupted by user.", stacklevel=STACKLEVEL)

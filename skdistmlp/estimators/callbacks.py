@@ -6,6 +6,7 @@ from typing import Any
 
 from skdistmlp.engines.dispatch import OnResult, TrainingResult
 from skdistmlp.estimators._sklearn import callbacks_of, root_context
+from skdistmlp.nn.optimizers import UPDATE_RULES
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
 
@@ -41,7 +42,8 @@ class CallbackContext:
             self._fit = root_context(estimator, "partial_fit", 1)
         else:
             # SciPy's L-BFGS makes no pause; with "peers" it runs on a worker.
-            n_epochs = 0 if estimator.solver == "lbfgs" else estimator.max_iter
+            has_epochs = estimator.solver in UPDATE_RULES
+            n_epochs = estimator.max_iter if has_epochs else 0
             self._fit = root_context(estimator, "fit", n_epochs)
         self._epoch: Any = None
         self._n_epochs_ended = 0

@@ -13,8 +13,8 @@ from skdistmlp.engines.dispatch import plan_prediction, predict
 from skdistmlp.engines.engine import EngineRequest, OpenEngine
 from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import is_collection
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters, layer_units_of
 from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.plan import Plan
@@ -73,13 +73,13 @@ class PredictionMixin:
         check_is_computed(X=X)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
-            from skdistmlp.cluster.data.dask_inputs import header_of
-            from skdistmlp.cluster.prediction.lazy import map_blocks_lazily
+            from skdistmlp.cluster.data.dask_collections import header_of
+            from skdistmlp.cluster.prediction.lazy import map_blocks
 
             validate_data(self, header_of(X), reset=False, skip_check_array=True)
             outputs = WholeNetwork(network, weights)
             function = BlockPrediction(outputs, finish, type(self).__name__)
-            return map_blocks_lazily(
+            return map_blocks(
                 self.client, X, function, weights.nbytes, weights.coefs[0]
             )
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
@@ -104,14 +104,14 @@ class PredictionMixin:
         check_is_computed(X=X)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
-            return _plan_of_collection(network.split)
+            return _plan_of_collection(NetworkSplit.even(network.layer_units, 1))
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         request = self._engine_request()
         return plan_prediction(request, network, weights, X, self._engines)
 
     def _fitted_network(self) -> Network:
-        split = NetworkSplit.even(layer_units_of(self._weights().coefs), 1)
-        return Network(split, self.activation, self.out_activation_)
+        layers = dense_layers(layer_units_of(self._weights().coefs), self.activation)
+        return Network(layers, self.out_activation_)
 
 
 def _plan_of_collection(split: NetworkSplit) -> Plan:

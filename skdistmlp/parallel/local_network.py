@@ -6,27 +6,28 @@ from itertools import accumulate
 
 import numpy as np
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
-from skdistmlp.parallel.communicators import Communicator
+from skdistmlp.parallel.communicators import Communicator, Label
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.ops import OpenNetwork
-from skdistmlp.parallel.shard import Network, ShardState, add_penalty
+from skdistmlp.parallel.shard import ShardState, add_penalty
 from skdistmlp.parallel.split import NetworkSplit, NeuronRange, join_shards, take_shard
 
 
 def open_local_network(
     network: Network,
+    split: NetworkSplit,
     state: ShardState,
     dataset: Dataset,
     communicator: Communicator,
     max_rows: int,
 ) -> OpenNetwork[FloatArray]:
     """Return one shard, ready for training or prediction; see `LocalOps`."""
-    ops = LocalOps(network, state, dataset, communicator, max_rows)
-    split = network.split
+    ops = LocalOps(network, split, state, dataset, communicator, max_rows)
     leader = CommunicatorLeader(communicator)
-    loss = LocalLoss(ops, communicator, split)
+    loss = LocalLoss(ops, communicator)
     return OpenNetwork(
         network=network,
         ops=ops,
@@ -34,7 +35,7 @@ def open_local_network(
         leader=leader,
         loss=loss,
         state=LocalState(ops),
-        objective=LocalObjective(ops, network, dataset, communicator, loss),
+        objective=LocalObjective(ops, network, split, dataset, communicator, loss),
     )
 
 
@@ -57,7 +58,8 @@ class CommunicatorLeader:
 
     def decides(self, value: float) -> float:
         """Return the value that rank 0 passed."""
-        return float(self._communicator.broadcast(np.array([value], float))[0])
+        array = np.array([value], float)
+        return float(self._communicator.broadcast(array, Label.DECISION)[0])
 
 
 class LocalOutputs:
@@ -70,19 +72,16 @@ class LocalOutputs:
         """Yield the outputs of each block in a new array; see `Outputs`."""
         for block in logits:
             outputs = block.copy()
-            self._network.output_head.apply(outputs)
+            self._network.output_head.forward(outputs)
             yield outputs
 
 
 class LocalLoss:
     """The loss of an epoch, summed over rows here and over penalties of all shards."""
 
-    def __init__(
-        self, ops: LocalOps, communicator: Communicator, split: NetworkSplit
-    ) -> None:
+    def __init__(self, ops: LocalOps, communicator: Communicator) -> None:
         self._ops = ops
         self._communicator = communicator
-        self._split = split
 
     def pop(self) -> float:
         """Return the losses since the last call; see `EpochLoss`."""
@@ -94,7 +93,7 @@ class LocalLoss:
     def pop_with_penalty(self, penalty: float) -> float:
         """Return the losses summed so far plus the penalties of all shards."""
         penalties = self._communicator.all_reduce(
-            np.array([penalty]), self._split.output_layer, np.empty(1)
+            np.array([penalty]), Label.LOSS, np.empty(1)
         )
         total = self._ops.loss_sum + float(penalties[0])
         self._ops.loss_sum = 0.0
@@ -133,13 +132,14 @@ class LocalObjective:
         self,
         ops: LocalOps,
         network: Network,
+        split: NetworkSplit,
         dataset: Dataset,
         communicator: Communicator,
         loss: LocalLoss,
     ) -> None:
         self._ops = ops
         self._network = network
-        self._split = network.split
+        self._split = split
         self._dataset = dataset
         self._communicator = communicator
         self._loss = loss
@@ -150,7 +150,7 @@ class LocalObjective:
 
     def parameters(self) -> FloatArray:
         """Return the parameters of the whole network, in a new array."""
-        return self._join(self._ops.state.parameters)
+        return self._join(self._ops.state.parameters, Label.PARAMETERS)
 
     def set_parameters(self, parameters: FloatArray | None) -> bool:
         """Take over this shard's part of the parameters; see `Objective`."""
@@ -159,7 +159,8 @@ class LocalObjective:
         own = self._ops.state.parameters
         if parameters is None:
             parameters = np.empty(self._split.n_parameters, own.dtype)
-        whole = self._communicator.broadcast(parameters.astype(own.dtype, copy=False))
+        parameters = parameters.astype(own.dtype, copy=False)
+        whole = self._communicator.broadcast(parameters, Label.PARAMETERS)
         take_shard(self._split, self._communicator.rank, whole, out=own)
         self._gradient_sum = None
         self._ops.loss_sum = 0.0
@@ -181,7 +182,7 @@ class LocalObjective:
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Return loss and gradient of the whole network, in a new array."""
         assert self._gradient_sum is not None, "no block was computed"
-        n_rows, weight_sum = self._dataset.batch_weight(batch)
+        n_rows, weight_sum = self._dataset.batch_totals(batch)
         penalty = add_penalty(
             self._network,
             self._split.layout(self._communicator.rank).n_coefs,
@@ -191,9 +192,9 @@ class LocalObjective:
             weight_sum,
         )
         loss = self._loss.pop_with_penalty(penalty) / n_rows
-        return loss, self._join(self._gradient_sum)
+        return loss, self._join(self._gradient_sum, Label.GRADIENT)
 
-    def _join(self, own: FloatArray) -> FloatArray:
+    def _join(self, own: FloatArray, label: Label) -> FloatArray:
         """Return the flat array of the whole network from every shard's part."""
         split = self._split
         sizes = [split.layout(rank).n_parameters for rank in range(split.n_shards)]
@@ -202,7 +203,7 @@ class LocalObjective:
         parts = self._communicator.all_gather(
             own[np.newaxis],
             ranges,
-            split.output_layer,
+            label,
             np.empty((1, stops[-1]), own.dtype),
         )
         return join_shards(split, [parts[0, part.columns] for part in ranges])

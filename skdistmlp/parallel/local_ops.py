@@ -5,46 +5,50 @@ from dataclasses import replace
 import numpy as np
 from scipy.sparse import issparse
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import block_size, update
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
-    Network,
     ShardState,
     affine,
     batch_loss,
     batch_penalty,
     gradient,
-    hidden_forward,
     output_delta,
     propagate,
 )
+from skdistmlp.parallel.split import (
+    NetworkSplit,
+)
 
 OUTPUT_BLOCK_NUMBERS = 8192
-"""Outputs whose loss is computed at a time: temporaries of 64 KiB in float64. Larger
-ones go back to the system on Dask's workers, and their pages fault anew at each step:
-with 200 rows of 400 outputs, logistic took 1.9 ms in blocks and 2.8 without."""
+"""Number of outputs whose loss is computed at a time: temporaries of 64 KiB in float64.
+Dask's workers return larger ones to the system, and their pages then fault at every
+step: with 200 rows of 400 outputs, logistic took 1.9 ms in blocks and 2.8 without."""
 
 
 class LocalOps:
     """One shard among its peers: a `NetworkOps` whose values are arrays.
 
-    With a communicator that has nobody to talk to, it is the whole network.
-    A hidden value is this shard's part; whoever consumes it gathers.
+    With `SingleProcess` as its communicator, it is the whole network. A hidden value
+    is this shard's part; its consumer gathers the others.
 
     Parameters
     ----------
     network : Network
-        The network and its split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     state : ShardState
         This shard's part. Its arrays are trained in place.
     dataset : Dataset
         All rows, with all features; `X` in the dtype of the parameters.
     communicator : Communicator
-        This shard's end of the exchange; its rank says which shard this is.
+        This shard's end of the collectives; its rank is the number of the shard.
     max_rows : int
-        The most rows of any step or block.
+        The largest number of rows of any step or block.
 
     Attributes
     ----------
@@ -59,24 +63,29 @@ class LocalOps:
     def __init__(
         self,
         network: Network,
+        split: NetworkSplit,
         state: ShardState,
         dataset: Dataset,
         communicator: Communicator,
         max_rows: int,
     ) -> None:
         self.state = state
-        self.layers = network.split.layers
+        self.layers = split.layers
         self._network = network
+        self._split = split
+        self._activations = [layer.nonlinearity for layer in network.layers]
         self._communicator = communicator
         self._dataset = dataset
         self._max_rows = max_rows
-        self._layout = network.split.layout(communicator.rank)
+        self._layout = split.layout(communicator.rank)
         self._coefs, self._intercepts = self._layout.views(state.parameters)
         self.write_gradients_to(np.empty_like(state.parameters))
         self._scratch = np.empty(block_size(state.parameters), state.parameters.dtype)
         self._buffers: dict[tuple[str, int], FloatArray] = {}
-        # What a layer was last given, gathered forward and used again backward.
-        self._given: dict[int, Features] = {}
+        # What `backward` needs of the last forward pass of training: the inputs of
+        # each layer, all shards' gathered, and the residuals of the hidden ones.
+        self._inputs: dict[int, Features] = {}
+        self._residuals: dict[int, FloatArray] = {}
         self.loss_sum = 0.0
 
     def inputs(self, rows: Rows) -> Features:
@@ -88,37 +97,48 @@ class LocalOps:
             rows, self._buffer("inputs", 0, self._max_rows, self._dataset.X.shape[1])
         )
 
-    def forward(self, layer: int, value: Features) -> FloatArray:
-        """Return this shard's activations, or everybody's logits."""
+    def forward(self, layer: int, value: Features, *, training: bool) -> FloatArray:
+        """Return this shard's activations, or the logits of the whole network."""
         coef, intercept = self._coefs[layer], self._intercepts[layer]
-        n_rows = value.shape[0]
-        out = self._buffer("activations", layer, n_rows, coef.shape[1])
-        if layer == self._network.split.output_layer:
-            self._given[layer] = value
+        shape = value.shape[0], coef.shape[1]
+        out = self._buffer("activations", layer, *shape)
+        if layer == self._split.output_layer:
             piece = affine(value, coef, intercept, out)
-            logits = self._buffer("logits", layer, n_rows, coef.shape[1])
+            logits = self._buffer("logits", layer, *shape)
+            if training:
+                self._inputs[layer] = value
             return self._communicator.all_reduce(piece, layer, logits)
-        given = self._gather(layer, value)
-        self._given[layer] = given
-        return hidden_forward(self._network, given, coef, intercept, out)
+        inputs = self._gather(layer, value)
+        activation = self._activations[layer]
+        if not training:
+            z = affine(inputs, coef, intercept, out)
+            activation.forward(z, out)
+            return out
+        z = out
+        if activation.keeps_input:
+            z = self._buffer("pre-activations", layer, *shape)
+        affine(inputs, coef, intercept, z)
+        self._residuals[layer] = activation.forward(z, out)
+        self._inputs[layer] = inputs
+        return out
 
     def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
         """Overwrite `logits` with their delta; see `NetworkOps`."""
         network = self._network
-        network.output_head.apply(logits)
+        network.output_head.forward(logits)
         block = max(1, OUTPUT_BLOCK_NUMBERS // logits.shape[1])
         for start in range(0, len(logits), block):
             part = slice(start, min(start + block, len(logits)))
-            outputs, there = logits[part], rows_at(rows, part)
-            self.loss_sum += batch_loss(network, outputs, self._dataset, there, batch)
-            output_delta(outputs, self._dataset, there, batch, out=outputs)
+            outputs, at = logits[part], rows_at(rows, part)
+            self.loss_sum += batch_loss(network, outputs, self._dataset, at, batch)
+            output_delta(network, outputs, self._dataset, at, batch, out=outputs)
         return logits
 
     def backward(self, layer: int, value: Features, delta: FloatArray) -> FloatArray:
         """Write the layer's gradient; return this shard's delta below."""
         coef = self._coefs[layer]
         gradient(
-            self._given[layer],
+            self._inputs[layer],
             delta,
             self._coef_gradients[layer],
             self._intercept_gradients[layer],
@@ -128,21 +148,21 @@ class LocalOps:
         below = propagate(
             delta, coef, self._buffer("propagated", layer, len(delta), coef.shape[0])
         )
-        if layer != self._network.split.output_layer:
+        if layer != self._split.output_layer:
             below = self._communicator.reduce_scatter(
                 below,
-                self._network.split.ranges[layer - 1],
+                self._split.ranges[layer - 1],
                 layer,
                 self._buffer("deltas", layer, *value.shape),
             )
-        self._network.hidden_activation.chain(value, below)
+        self._activations[layer - 1].backward(self._residuals[layer - 1], below)
         return below
 
     def update(self, rows: Rows, learning_rate: float) -> None:
         """Take a step with the gradient that `backward` wrote."""
         state, network = self.state, self._network
         assert state.optimizer is not None, "a group to predict with cannot train"
-        n_rows, weight_sum = self._dataset.batch_weight(rows)
+        n_rows, weight_sum = self._dataset.batch_totals(rows)
         optimizer, squared_norm = update(
             state.optimizer,
             state.parameters,
@@ -165,12 +185,12 @@ class LocalOps:
     def _gather(self, layer: int, part: Features) -> Features:
         if layer == 0:
             return part
-        split = self._network.split
+        split = self._split
         out = self._buffer("gathered", layer, len(part), split.layer_units[layer])
         return self._communicator.all_gather(part, split.ranges[layer - 1], layer, out)
 
     def _buffer(self, use: str, layer: int, n_rows: int, width: int) -> FloatArray:
-        """Return rows of the buffer for one use, allocated at its first."""
+        """Return rows of the buffer for one use, which is allocated at the first."""
         buffer = self._buffers.get((use, layer))
         if buffer is None:
             dtype = self.state.parameters.dtype

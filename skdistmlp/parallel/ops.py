@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
-from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.parallel.shard import ShardState
 
 Value = TypeVar("Value")
 Logits = TypeVar("Logits", contravariant=True)
@@ -32,8 +33,11 @@ class NetworkOps(Protocol[Value]):
     def inputs(self, rows: Rows) -> Value:
         """Return the features of `rows`, for layer 0."""
 
-    def forward(self, layer: int, value: Value) -> Value:
-        """Return the activations of a hidden layer, or the logits of the last."""
+    def forward(self, layer: int, value: Value, *, training: bool) -> Value:
+        """Return the activations of a hidden layer, or the logits of the last.
+
+        Without `training`, nothing is kept for `backward`.
+        """
 
     def output_delta(self, logits: Value, rows: Rows, batch: Rows) -> Value:
         """Add the loss of `rows` to the epoch's; return d loss / d logits.

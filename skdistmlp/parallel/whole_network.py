@@ -5,8 +5,9 @@ from typing import Any
 
 from scipy.sparse import issparse
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray, aligned
-from skdistmlp.parallel.shard import Network, predict_whole
+from skdistmlp.parallel.shard import predict_whole
 from skdistmlp.parallel.split import Parameters
 
 PREDICT_BLOCK_ROWS = 2000
@@ -23,7 +24,7 @@ class WholeNetwork:
     Attributes
     ----------
     network : Network
-        The network, undivided.
+        The network.
     weights : Parameters
         All its layers.
     """

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import (
     NetworkSplit,
     ShardLayout,
@@ -74,14 +74,14 @@ class StepCost:
         return cls(n_rows, **sizes, goes_backward=False)
 
 
-def cost_of_training(job: TrainingJob, dataset: Dataset) -> StepCost:
+def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
     """Return the cost of a step of a job, or of an evaluation of "lbfgs".
 
     Parameters
     ----------
     job : TrainingJob
         The job, on however many shards.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows, prepared.
     """
     n_moments = 0 if job.rule is None else job.rule.n_moments

@@ -12,9 +12,8 @@ from skdistmlp.parallel.split import (
     count_parameters,
 )
 from skdistmlp.planning.cost import StepCost, bytes_exchanged, bytes_held
-
-PARAMETER_THRESHOLD = 50_000
-"""The default of the setting ``skdistmlp.parameter-threshold``."""
+from skdistmlp.settings import SETTINGS
+from skdistmlp.settings import parameter_threshold as configured_threshold
 
 
 @dataclass(frozen=True)
@@ -142,11 +141,10 @@ def reason_to_stay_local(
     if threshold is None:
         if engine != "auto":
             return None
-        threshold, origin = PARAMETER_THRESHOLD, "setting skdistmlp.parameter-threshold"
+        setting = SETTINGS["parameter-threshold"]
+        threshold, origin = int(setting.default), f"setting {setting.key}"
         if read_settings or "dask" in sys.modules:
-            from skdistmlp.settings import parameter_threshold as configured
-
-            threshold = configured()
+            threshold = configured_threshold()
     n_parameters = count_parameters(layer_units)
     if n_parameters < threshold:
         return (

@@ -10,7 +10,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import gen_batches
 
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset
 
 BLOCK_ROWS = 1000
 """Held-out rows forwarded at a time."""
@@ -56,16 +56,16 @@ class HoldOut:
     score: Score
     include_initial: bool
 
-    def n_rows(self, dataset: Dataset) -> int:
+    def n_rows(self, dataset: BaseDataset) -> int:
         """Return the number of rows held out."""
         return math.ceil(self.fraction * dataset.n_rows)
 
-    def validate(self, dataset: Dataset) -> None:
+    def validate(self, dataset: BaseDataset) -> None:
         """Raise ValueError if the rows cannot be split so."""
         self.draw(dataset, np.random.RandomState(0))
 
     def draw(
-        self, dataset: Dataset, random_state: np.random.RandomState
+        self, dataset: BaseDataset, random_state: np.random.RandomState
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Return the indices of the rows to train on, and of those held out.
 
@@ -88,7 +88,9 @@ class HoldOut:
             )
         return rows, held_out
 
-    def validation(self, dataset: Dataset, held_out: NDArray[np.intp]) -> Validation:
+    def validation(
+        self, dataset: BaseDataset, held_out: NDArray[np.intp]
+    ) -> Validation:
         """Return the rows of these indices, ready for scoring."""
         assert dataset.y is not None
         y, weight = dataset.y[held_out], dataset.weights(held_out)

@@ -6,12 +6,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import UpdateRule, init
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.ops import OpenNetwork
-from skdistmlp.parallel.shard import Network, ShardState, split_state
-from skdistmlp.parallel.split import ShardLayout
+from skdistmlp.parallel.shard import ShardState, split_state
+from skdistmlp.parallel.split import NetworkSplit, ShardLayout
 from skdistmlp.training.hold_out import BLOCK_ROWS, HoldOut
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
 from skdistmlp.training.loop import EpochOptions, Log, Pause, quiet, train_epochs
@@ -26,7 +27,7 @@ class Method(Protocol):
     def n_spare_arrays(self) -> int:
         """Number of arrays of a shard's parameters beyond those of every training."""
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the maximum number of rows of a step or block."""
 
     def begin(
@@ -65,7 +66,7 @@ class EpochTraining:
         """With early stopping, one: the best parameters."""
         return 0 if self.hold_out is None else 1
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a mini-batch, or of a block of held-out rows."""
         if self.hold_out is None:
             return self.options.batch_size
@@ -125,7 +126,7 @@ class LbfgsTraining:
         """One: gradients of blocks are summed there."""
         return 1
 
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a block."""
         return int(self.blocks(dataset, network, itemsize)[0].stop)
 
@@ -151,9 +152,11 @@ class LbfgsTraining:
         outcome = Outcome.CONVERGED if found is None else found
         return replace(state, network=network.state.current, outcome=outcome)
 
-    def blocks(self, dataset: Dataset, network: Network, itemsize: int) -> list[slice]:
+    def blocks(
+        self, dataset: BaseDataset, network: Network, itemsize: int
+    ) -> list[slice]:
         """Return the blocks of rows that are computed one after the other."""
-        return blocks_of(dataset.n_rows, network.split.layer_units, itemsize)
+        return blocks_of(dataset.n_rows, network.layer_units, itemsize)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ class TrainingJob:
     Attributes
     ----------
     network : Network
-        The network and its split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     dtype : dtype
         float32 or float64: of the parameters, and of all arithmetic.
     method : Method
@@ -178,6 +183,7 @@ class TrainingJob:
     """
 
     network: Network
+    split: NetworkSplit
     dtype: np.dtype[np.floating]
     method: Method
     initial: TrainingState
@@ -189,7 +195,7 @@ class TrainingJob:
         """What logs scikit-learn's verbose lines in this process."""
         return print if self.verbose else quiet
 
-    def max_rows(self, dataset: Dataset) -> int:
+    def max_rows(self, dataset: BaseDataset) -> int:
         """Return the maximum number of rows of a step or block."""
         return self.method.max_rows(dataset, self.network, self.dtype.itemsize)
 
@@ -198,7 +204,7 @@ class TrainingJob:
         whole = self.initial.network
         if whole is None:
             return self
-        own = split_state(self.network.split, whole)[rank]
+        own = split_state(self.split, whole)[rank]
         return replace(self, initial=replace(self.initial, network=own))
 
     def start(self, layout: ShardLayout) -> TrainingState:
@@ -209,9 +215,9 @@ class TrainingJob:
         initial = self.initial
         network = initial.network
         if network is None:
-            activation = self.network.activation
+            layers = self.network.layers
             network = ShardState(
-                draw_parameters(layout, activation, initial.random_state, self.dtype)
+                draw_parameters(layout, layers, initial.random_state, self.dtype)
             )
         if network.optimizer is None and self.rule is not None:
             network = replace(network, optimizer=init(self.rule, network.parameters))

@@ -21,7 +21,7 @@ def backpropagate(ops: NetworkOps[Value], rows: Rows, batch: Rows) -> None:
     """Compute what `rows` add to the loss of `batch`, and its gradient."""
     activations = [ops.inputs(rows)]
     for layer in ops.layers:
-        activations.append(ops.forward(layer, activations[layer]))
+        activations.append(ops.forward(layer, activations[layer], training=True))
     delta = ops.output_delta(activations[-1], rows, batch)
     for layer in reversed(ops.layers):
         delta = ops.backward(layer, activations[layer], delta)
@@ -31,7 +31,7 @@ def forward_pass(ops: NetworkOps[Value], rows: Rows) -> Value:
     """Return the logits of `rows`."""
     value = ops.inputs(rows)
     for layer in ops.layers:
-        value = ops.forward(layer, value)
+        value = ops.forward(layer, value, training=False)
     return value
 
 

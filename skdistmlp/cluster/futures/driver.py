@@ -10,11 +10,12 @@ from distributed import Client, Future
 from skdistmlp.cluster.futures import tasks
 from skdistmlp.cluster.futures.ops import FuturesOps, TaskInputs
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import OpenNetwork
-from skdistmlp.parallel.shard import Network, ShardState, join_states
-from skdistmlp.parallel.split import join_shards, take_shard
+from skdistmlp.parallel.shard import ShardState, join_states
+from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 
 BLOCKS_AHEAD = 4
 """Blocks of rows in flight when predicting or evaluating."""
@@ -25,6 +26,7 @@ def open_futures_network(
     client: Client,
     workers: tuple[str, ...],
     network: Network,
+    split: NetworkSplit,
     state: ShardState,
     dataset: Dataset,
     *,
@@ -40,7 +42,9 @@ def open_futures_network(
     workers : tuple of str
         Address of the worker of each shard.
     network : Network
-        The network and its split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     state : ShardState
         State of the whole network.
     dataset : Dataset
@@ -58,17 +62,17 @@ def open_futures_network(
         The network on its workers.
     """
     placement = Placement(client, workers)
-    ops = FuturesOps(placement, network, dataset, stream_rows)
-    state_of_network = FuturesState(ops, placement, network)
+    ops = FuturesOps(placement, network, split, dataset, stream_rows)
+    state_of_network = FuturesState(ops, placement, split)
     try:
         placement.open()
-        with placement.translate_dask_errors("placing the network"):
-            # Only the client's futures hold the initial states: once the first step
-            # has replaced them, the scheduler can forget each step when it is done.
-            ops.place_shards(state, owner)
-            state_of_network.place_best(state)
-            if not stream_rows:
-                ops.place_rows()
+        placement.phase = "placing the network"
+        # Only the client's futures hold the initial states: once the first step
+        # has replaced them, the scheduler can forget each step when it is done.
+        ops.place_shards(state, owner)
+        state_of_network.place_best(state)
+        if not stream_rows:
+            ops.place_rows()
         yield OpenNetwork(
             network=network,
             ops=ops,
@@ -76,7 +80,7 @@ def open_futures_network(
             leader=ClientLeader(),
             loss=FuturesLoss(ops, placement),
             state=state_of_network,
-            objective=FuturesObjective(ops, placement, network, dataset, state),
+            objective=FuturesObjective(ops, placement, split, dataset, state),
         )
     finally:
         placement.close()
@@ -107,8 +111,8 @@ class FuturesOutputs:
             key = self._ops.add(
                 rank, "predict", tasks.predict, value.args_by_shard[rank]
             )
-            with self._placement.translate_dask_errors("predicting"):
-                self._in_flight += self._placement.submit([key])
+            self._placement.phase = "predicting"
+            self._in_flight += self._placement.submit([key])
             if len(self._in_flight) > BLOCKS_AHEAD:
                 yield self._next_outputs()
         while self._in_flight:
@@ -116,9 +120,9 @@ class FuturesOutputs:
 
     def _next_outputs(self) -> FloatArray:
         """Wait for the oldest block in flight."""
-        with self._placement.translate_dask_errors("predicting"):
-            outputs: FloatArray
-            (outputs,) = self._placement.pop_results(self._in_flight[0])
+        self._placement.phase = "predicting"
+        outputs: FloatArray
+        (outputs,) = self._placement.pop_results(self._in_flight[0])
         self._in_flight.popleft()
         return outputs
 
@@ -135,13 +139,13 @@ class FuturesLoss:
         ops, placement = self._ops, self._placement
         if ops.is_epoch_start:
             return 0.0
-        with placement.translate_dask_errors("training"):
-            placement.begin()
-            sums = placement.submit(
-                [ops.add(rank, "penalty", tasks.penalty) for rank in ops.ranks]
-            )
-            losses = placement.pop_results(*ops.losses)
-            penalties = placement.pop_results(*sums)
+        placement.phase = "training"
+        placement.begin()
+        sums = placement.submit(
+            [ops.add(rank, "penalty", tasks.penalty) for rank in ops.ranks]
+        )
+        losses = placement.pop_results(*ops.losses)
+        penalties = placement.pop_results(*sums)
         # In the order in which shards among peers add them.
         total = sum(losses, ops.loss_sum) + sum(penalties)
         ops.losses.clear()
@@ -156,10 +160,12 @@ class FuturesState:
     No task changes what a future stands for, so keeping the best is to keep a future.
     """
 
-    def __init__(self, ops: FuturesOps, placement: Placement, network: Network) -> None:
+    def __init__(
+        self, ops: FuturesOps, placement: Placement, split: NetworkSplit
+    ) -> None:
         self._ops = ops
         self._placement = placement
-        self._split = network.split
+        self._split = split
         self._best: list[Future[Any]] = []
 
     @property
@@ -173,9 +179,9 @@ class FuturesState:
 
     def fetch(self) -> ShardState:
         """Return the state of the whole network."""
-        with self._placement.translate_dask_errors("collecting the weights"):
-            shards: list[tasks.PlacedShard] = self._placement.fetch(*self._ops.shards)
-            best = self._placement.fetch(*self._best)
+        self._placement.phase = "collecting the weights"
+        shards: list[tasks.PlacedShard] = self._placement.fetch(*self._ops.shards)
+        best = self._placement.fetch(*self._best)
         joined = join_states(self._split, [shard.state for shard in shards])
         if not best:
             return joined
@@ -185,14 +191,14 @@ class FuturesState:
 
     def keep_best(self) -> None:
         """Keep a reference to the parameters where they are."""
-        with self._placement.translate_dask_errors("training"):
-            self._placement.begin()
-            self._best = self._placement.submit(
-                [
-                    self._ops.add(rank, "best", tasks.parameters_of)
-                    for rank in self._ops.ranks
-                ]
-            )
+        self._placement.phase = "training"
+        self._placement.begin()
+        self._best = self._placement.submit(
+            [
+                self._ops.add(rank, "best", tasks.parameters_of)
+                for rank in self._ops.ranks
+            ]
+        )
 
     def place_best(self, state: ShardState) -> None:
         """Send the best parameters of a state with which training continues."""
@@ -200,7 +206,7 @@ class FuturesState:
             return
         split = self._split
         parts = [take_shard(split, rank, state.best) for rank in self._ops.ranks]
-        self._best = self._placement.place("best", parts)
+        self._best = self._placement.scatter("best", parts)
 
 
 class FuturesObjective:
@@ -210,13 +216,13 @@ class FuturesObjective:
         self,
         ops: FuturesOps,
         placement: Placement,
-        network: Network,
+        split: NetworkSplit,
         dataset: Dataset,
         initial: ShardState,
     ) -> None:
         self._ops = ops
         self._placement = placement
-        self._split = network.split
+        self._split = split
         self._dataset = dataset
         self._initial = initial
         self._gradient_sums: list[Any] = []
@@ -229,17 +235,17 @@ class FuturesObjective:
         """Send every shard its part of the parameters; see `Objective`."""
         if parameters is None:
             return False
-        with self._placement.translate_dask_errors("sending parameters"):
-            self._placement.begin()
-            dtype = self._initial.parameters.dtype
-            self._ops.place_shards(ShardState(parameters.astype(dtype, copy=False)))
+        self._placement.phase = "sending parameters"
+        self._placement.begin()
+        dtype = self._initial.parameters.dtype
+        self._ops.place_shards(ShardState(parameters.astype(dtype, copy=False)))
         self._gradient_sums = []
         self._ops.losses.clear()
         self._ops.loss_sum = 0.0
         return True
 
     def add_gradient(self, rows: Rows, batch: Rows) -> None:
-        """Delegate gradients, one task per shard, and submit the block."""
+        """Add one task per shard for its gradients, and submit the block."""
         ops = self._ops
         sums = self._gradient_sums or [None for _ in ops.ranks]
         added = [
@@ -254,32 +260,32 @@ class FuturesObjective:
             )
             for rank in ops.ranks
         ]
-        with self._placement.translate_dask_errors("training"):
-            loss_key = self._placement.key(0, "loss")
-            *sums, loss = self._placement.submit([*added, loss_key])
-            self._gradient_sums = sums
-            ops.await_losses(loss, BLOCKS_AHEAD)
+        self._placement.phase = "training"
+        loss_key = self._placement.key(0, "loss")
+        *sums, loss = self._placement.submit([*added, loss_key])
+        self._gradient_sums = sums
+        ops.await_losses(loss, BLOCKS_AHEAD)
 
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Fetch the loss and every shard's gradient; see `Objective`."""
         ops = self._ops
-        n_rows, _ = self._dataset.batch_weight(batch)
-        with self._placement.translate_dask_errors("training"):
-            self._placement.begin()
-            ends = self._placement.submit(
-                [
-                    ops.add(
-                        rank,
-                        "evaluation",
-                        tasks.loss_and_gradient,
-                        self._gradient_sums[rank],
-                        ops.rows[rank],
-                        batch,
-                    )
-                    for rank in ops.ranks
-                ]
-            )
-            losses = self._placement.pop_results(*ops.losses)
-            penalties, gradients = zip(*self._placement.pop_results(*ends), strict=True)
+        n_rows, _ = self._dataset.batch_totals(batch)
+        self._placement.phase = "training"
+        self._placement.begin()
+        ends = self._placement.submit(
+            [
+                ops.add(
+                    rank,
+                    "evaluation",
+                    tasks.loss_and_gradient,
+                    self._gradient_sums[rank],
+                    ops.rows[rank],
+                    batch,
+                )
+                for rank in ops.ranks
+            ]
+        )
+        losses = self._placement.pop_results(*ops.losses)
+        penalties, gradients = zip(*self._placement.pop_results(*ends), strict=True)
         total = sum(losses, ops.loss_sum) + sum(penalties)
         return float(total) / n_rows, join_shards(self._split, gradients)

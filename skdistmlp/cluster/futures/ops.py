@@ -1,10 +1,10 @@
 """The "futures" engine: every operation of a step is a Dask task.
 
-One task a layer and shard goes forward, one backward; one a shard updates; one
-a step computes the loss. Each is pinned to the worker that holds its shard.
-Weights and moments stay on the workers from the first step to the last; the
+Per layer and shard there is one forward and one backward task; per shard, one
+update; per step, one loss. Each is pinned to the worker that holds its shard.
+Parameters and moments stay on the workers from the first step to the last; the
 client holds a future for each shard's newest state and one for each loss that
-is still to come.
+has not arrived yet.
 """
 
 from collections import deque
@@ -15,10 +15,13 @@ from typing import Any
 from distributed import Future
 
 from skdistmlp.cluster.futures import tasks
-from skdistmlp.cluster.run.placement import Key, Placement
+from skdistmlp.cluster.run.graph import Key
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Rows
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.shard import Network, ShardState, split_state
+from skdistmlp.parallel.shard import ShardState, split_state
+from skdistmlp.parallel.split import NetworkSplit
 
 STEPS_AHEAD = 2
 """Steps that may still be under way when the next is submitted: enough to hide
@@ -52,7 +55,9 @@ class FuturesOps:
     tasks : Placement
         The run that holds shards and rows.
     network : Network
-        The network and its split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     dataset : Dataset
         The rows.
     stream_rows : bool
@@ -75,11 +80,12 @@ class FuturesOps:
         self,
         tasks: Placement,
         network: Network,
+        split: NetworkSplit,
         dataset: Dataset,
         stream_rows: bool = False,
     ) -> None:
-        self.layers = network.split.layers
-        self.ranks = range(network.split.n_shards)
+        self.layers = split.layers
+        self.ranks = range(split.n_shards)
         self.shards: list[Future[Any]] = []
         self.rows: list[Future[Any]] = []
         self.losses: deque[Future[Any]] = deque()
@@ -87,6 +93,7 @@ class FuturesOps:
         self.is_epoch_start = True
         self._tasks = tasks
         self._network = network
+        self._split = split
         self._dataset = dataset
         self._stream_rows = stream_rows
         # What `backward` was called with for each layer of this step.
@@ -98,13 +105,17 @@ class FuturesOps:
         self._backward_calls = {}
         if not self._stream_rows:
             return TaskInputs([[future] for future in self.rows], rows)
-        with self._tasks.translate_dask_errors("sending rows"):
-            block = Dataset(self._dataset.inputs(rows))
-            placed = self._tasks.place("rows", [block for _ in self.ranks])
-            return TaskInputs([[future] for future in placed])
+        self._tasks.phase = "sending rows"
+        block = Dataset(self._dataset.inputs(rows))
+        placed = self._tasks.scatter("rows", [block for _ in self.ranks])
+        return TaskInputs([[future] for future in placed])
 
-    def forward(self, layer: int, value: TaskInputs) -> TaskInputs:
-        """Delegate one layer, a task a shard."""
+    def forward(self, layer: int, value: TaskInputs, *, training: bool) -> TaskInputs:
+        """Add one task per shard for a layer.
+
+        Whether `training` or not, results stay on the workers until no task of the
+        step needs them any more.
+        """
         keys = [
             self.add(
                 rank,
@@ -116,12 +127,12 @@ class FuturesOps:
             )
             for rank in self.ranks
         ]
-        if layer + 1 == self._network.split.output_layer:
+        if layer + 1 == self._split.output_layer:
             return TaskInputs([[key] for key in keys])
         return TaskInputs([keys for _ in self.ranks])
 
     def output_delta(self, logits: TaskInputs, rows: Rows, batch: Rows) -> TaskInputs:
-        """Delegate the loss; the delta is evaluated by the tasks that need it."""
+        """Add a task for the loss; tasks that need the delta evaluate it themselves."""
         delta = [
             [future, *pieces]
             for future, pieces in zip(self.rows, logits.args_by_shard, strict=True)
@@ -130,7 +141,7 @@ class FuturesOps:
         return TaskInputs(delta, rows, batch)
 
     def backward(self, layer: int, value: TaskInputs, delta: TaskInputs) -> TaskInputs:
-        """Delegate what the layer before needs; gradients are left to `update`."""
+        """Add tasks for the delta of the layer before; `update` computes gradients."""
         self._backward_calls[layer] = value, delta
         if layer == 0:
             return delta
@@ -146,7 +157,7 @@ class FuturesOps:
             )
             for rank in self.ranks
         ]
-        row_parallel = layer == self._network.split.output_layer
+        row_parallel = layer == self._split.output_layer
         return TaskInputs(
             [
                 [
@@ -158,7 +169,7 @@ class FuturesOps:
         )
 
     def update(self, rows: Rows, learning_rate: float) -> None:
-        """Delegate gradients and optimiser, a task a shard, and submit the step."""
+        """Add one task per shard for gradients and optimiser, and submit the step."""
         updated = [
             self.add(
                 rank,
@@ -171,12 +182,12 @@ class FuturesOps:
             )
             for rank in self.ranks
         ]
-        with self._tasks.translate_dask_errors("training"):
-            *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
-            # One assignment: an interrupt leaves all shards at the same step.
-            self.shards = shards
-            self.is_epoch_start = False
-            self.await_losses(loss, STEPS_AHEAD)
+        self._tasks.phase = "training"
+        *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
+        # One assignment: an interrupt leaves all shards at the same step.
+        self.shards = shards
+        self.is_epoch_start = False
+        self.await_losses(loss, STEPS_AHEAD)
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any
@@ -205,13 +216,13 @@ class FuturesOps:
         With an `owner` it stays on the workers for the next run; see `WorkerCache`.
         """
         bare = ShardState(state.parameters, state.optimizer)
-        states = split_state(self._network.split, bare)
+        states = split_state(self._split, bare)
         shards = [
-            tasks.PlacedShard(self._network, rank, part)
+            tasks.PlacedShard(self._network, self._split, rank, part)
             for rank, part in enumerate(states)
         ]
         if owner is None:
-            self.shards = self._tasks.place("shard", shards)
+            self.shards = self._tasks.scatter("shard", shards)
             return
         sizes = [part.parameters.nbytes for part in states]
         self.shards = self._tasks.scatter_cached("shard", shards, sizes, owner)

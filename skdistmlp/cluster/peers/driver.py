@@ -19,34 +19,38 @@ from typing import Any, Self
 
 from distributed import Client, Future
 
-from skdistmlp.cluster.client.rpc import ask
-from skdistmlp.cluster.data.dask_inputs import assemble_datasets
+from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.peers import worker
-from skdistmlp.cluster.peers.messages import Messages, messages_of
+from skdistmlp.cluster.peers.messages import (
+    Messages,
+    ProgressLine,
+    TaskEnded,
+    messages_of,
+)
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Report, Roster
 from skdistmlp.cluster.run.liveness import ping
-from skdistmlp.cluster.run.placement import THREAD_NAME, Placement
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import ClusterError, ExchangeError
-from skdistmlp.parallel.data import Dataset, RemoteFeatures
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.plan import Plan
-from skdistmlp.settings import WORKER_CHECK_S, exchange_timeout_s
+from skdistmlp.settings import (
+    LOSS_POLL_S,
+    PING_ANSWER_S,
+    ROUND_S,
+    WORKER_CHECK_S,
+    exchange_timeout_s,
+)
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials
 
 LOG = logging.getLogger("skdistmlp")
-
-ROUND_S = 5.0
-"""Seconds of a round: a round costs some 15 ms of scheduling."""
-
-ANSWERS_WITHIN_S = 2.0
-"""Seconds in which a worker that is well answers the client."""
-
 
 _THREAD = threading.local()
 """In `workers` what the fit holds whose callbacks a thread is calling."""
@@ -67,7 +71,7 @@ class PeersRun:
     job : TrainingJob
         What is to be trained, with the network's split; its random state and
         progress are advanced.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows.
     on_epoch_end : callable, optional
         Called in this process; a round is one epoch then.
@@ -78,7 +82,7 @@ class PeersRun:
         client: Client,
         plan: Plan,
         job: TrainingJob,
-        dataset: Dataset,
+        dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> None:
         self._client = client
@@ -112,25 +116,26 @@ class PeersRun:
         held = set(getattr(_THREAD, "workers", None) or ()) & set(self._workers)
         if held:
             raise ClusterError(
-                f"this is called by a callback of a fit that holds "
-                f"{', '.join(sorted(held))}, and would wait for it. "
-                f"Fit with engine='local', or after that fit."
+                f"fit(engine='peers') was called from a callback of a fit that holds "
+                f"workers {', '.join(sorted(held))}; it would deadlock. Use "
+                f"engine='local', or fit after that fit ends."
             )
         try:
             enter = self._context.enter_context
-            with self._tasks.translate_dask_errors("preparing to hear of the shards"):
-                enter(messages_of(self._client, self._run, self._messages))
-            check = self._tasks.check_workers
-            self._tasks.open()
-            with self._tasks.translate_dask_errors(
-                "waiting for workers that other fits hold"
-            ):
+            with self._tasks.translate_dask_errors():
+                self._tasks.phase = "subscribing to the messages of shards"
+                enter(messages_of(self._client, self._run.hex(), self._messages))
+                self._tasks.open()
+                self._tasks.phase = "waiting for workers that other fits hold"
+                check = self._tasks.watch.check
                 self._check_held = enter(
                     reserve_workers(self._client, self._workers, check)
                 )
-            # Even an interrupt in the middle of closing leaves the queue.
-            self._context.callback(self._tasks.close)
-            with self._tasks.translate_dask_errors("placing the network"):
+                # On the stack above the reservation: the workers are given back after
+                # everything on them is released, and even if an interrupt arrives in
+                # the middle of that.
+                self._context.callback(self._tasks.close)
+                self._tasks.phase = "placing the network"
                 self._place()
         except BaseException:
             self._release()
@@ -197,14 +202,14 @@ class PeersRun:
         if self._interrupted and isinstance(outcome, Outcome):
             # It may have come too late to make a difference.
             outcome = Outcome.INTERRUPTED
-        whole = join_training_states(self._job.network.split, states)
+        whole = join_training_states(self._job.split, states)
         return replace(whole, outcome=outcome).as_if_ended()
 
     def _place(self) -> None:
         """Open the shards, and send everything that they begin with."""
         jobs: list[Any] = [self._job.for_rank(rank) for rank in self._ranks]
         if self._job.initial.network is not None:
-            jobs = self._tasks.place("job", jobs)
+            jobs = self._tasks.scatter("job", jobs)
         add = self._tasks.add
         self._tasks.begin()
         opened = [
@@ -219,19 +224,12 @@ class PeersRun:
         submitted = self._submitting.submit(self._tasks.submit, opened + listening)
         futures = submitted.result()
         self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
-        self._rows = self._place_rows()
+        self._rows = self._dataset.place_on(self._tasks, len(self._ranks))
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
             exchange_timeout_s(),
         )
-
-    def _place_rows(self) -> list[Any]:
-        """Send all rows to every worker; or join them there, if they lie on others."""
-        if isinstance(self._dataset.X, RemoteFeatures):
-            return assemble_datasets(self._tasks, len(self._ranks), self._dataset)
-        n, dataset = len(self._ranks), self._dataset
-        return self._tasks.scatter_cached("rows", n * [dataset], n * [dataset.nbytes])
 
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""
@@ -241,10 +239,11 @@ class PeersRun:
             # In another thread, so that an interrupt does not lose the futures.
             self._in_flight = self._submitting.submit(self._start_round, number)
             self._look_again_at = time.monotonic() + WORKER_CHECK_S
-        with self._tasks.translate_dask_errors("training"):
+        with self._tasks.translate_dask_errors():
+            self._tasks.phase = "training"
             futures = self._in_flight.result()
             self._watch(futures)
-        with self._tasks.translate_dask_errors("collecting what was trained"):
+            self._tasks.phase = "collecting the results of a round"
             reports: list[Report] = self._tasks.fetch(*futures)
         self._log(number, reports)
         return reports
@@ -273,11 +272,11 @@ class PeersRun:
 
     def _snapshot(self) -> TrainingState:
         """Return a copy of the state of the whole network, between rounds."""
-        with self._tasks.translate_dask_errors("collecting the weights"):
-            arguments = [(shard,) for shard in self._shards]
-            futures = self._submit("weights", worker.snapshot_of, arguments)
-            states: list[TrainingState] = self._tasks.pop_results(*futures)
-        return join_training_states(self._job.network.split, states)
+        self._tasks.phase = "collecting the weights"
+        arguments = [(shard,) for shard in self._shards]
+        futures = self._submit("weights", worker.snapshot_of, arguments)
+        states: list[TrainingState] = self._tasks.pop_results(*futures)
+        return join_training_states(self._job.split, states)
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
         """Say how a round went: once some seconds, to whoever listens."""
@@ -312,7 +311,8 @@ class PeersRun:
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
         """Wait for a round; print what shard 0 says."""
         for future in futures:
-            future.add_done_callback(lambda _: self._messages.put({}))
+            # Wakes the wait below, from the client's event loop.
+            future.add_done_callback(lambda _: self._messages.put(TaskEnded()))
         while not all(future.done() for future in futures):
             self._take_messages(WORKER_CHECK_S)
             if any(future.status in ("error", "cancelled") for future in futures):
@@ -328,8 +328,8 @@ class PeersRun:
             message = self._messages.get(timeout=timeout_s)
             while True:
                 self._meeting.note(message)
-                if "line" in message:
-                    self._job.log(message["line"])
+                if isinstance(message, ProgressLine):
+                    self._job.log(message.text)
                 message = self._messages.get_nowait()
         if self._meeting.timed_out():
             raise self._meeting.error(self._ask(ping))
@@ -340,9 +340,10 @@ class PeersRun:
         """See whether it makes sense to wait for this round."""
         assert self._meeting is not None
         self._look_again_at = time.monotonic() + WORKER_CHECK_S
-        self._tasks.check_workers()
-        if waiting_workers := self._meeting.waiting_workers:
-            self._tasks.check_accepting(waiting_workers)
+        queued = self._meeting.waiting_workers
+        self._tasks.watch.check(queued)
+        if queued:
+            # Once all tasks run, nobody else can take their workers' threads.
             self._check_held()
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
@@ -357,8 +358,8 @@ class PeersRun:
                     raise error
             if time.monotonic() > deadline:
                 raise errors[0] if errors else CancelledError
-            self._tasks.check_present()
-            time.sleep(0.05)
+            self._tasks.watch.check_presence()
+            time.sleep(LOSS_POLL_S)
 
     def _submit(
         self,
@@ -377,8 +378,8 @@ class PeersRun:
 
     def _ask(self, what: Callable[..., None], *args: Any) -> set[str]:
         """Call a function on every worker; return the workers that answer in time."""
-        answers = ask(self._client, self._workers, what, *args)
-        answered, _ = wait(answers.values(), ANSWERS_WITHIN_S)
+        answers = run_on_workers(self._client, self._workers, what, *args)
+        answered, _ = wait(answers.values(), PING_ANSWER_S)
         for answer in answers.values():
             answer.cancel()
         # Who is gone answers with an error.

@@ -4,42 +4,38 @@ import copy
 import gc
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NoReturn
 from weakref import WeakValueDictionary
 
 from distributed import Worker, get_worker
-from distributed.comm.addressing import get_address_host
 
+from skdistmlp.cluster._dask import (
+    call_later,
+    host_of,
+    requires_encryption,
+    tls_contexts,
+)
+from skdistmlp.cluster.peers.messages import Sender
 from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.ops import Leader
-from skdistmlp.settings import setting
+from skdistmlp.settings import GARBAGE_AFTER_ERROR_S, listen_ports
 from skdistmlp.training.job import TrainingJob
-from skdistmlp.training.loop import quiet
+from skdistmlp.training.loop import Log, quiet
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.run import TrainingRun
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.handshake import Address, Credentials, Tls, listen, meet
 
-TOPIC = "skdistmlp"
-"""Dask topic on which shards tell the client how they get on."""
-
 PLAIN = frozenset({"tcp", "ws", "inproc", "ucx", "ucxx"})
 """Dask's protocols without encryption. Any other may have it, as tls and wss do."""
-
-COLLECT_AFTER_S = 1.0
-"""Seconds after which Dask has reported the error of a task."""
-
-RUNNING, MET = "running", "met"
-"""What a shard tells of itself in a round: its task has begun; all others are here."""
 
 _RUNS: WeakValueDictionary[tuple[bytes, int], "PeerShard"] = WeakValueDictionary()
 """Shards on the workers of this process, by run and rank, to be told to stop."""
@@ -115,7 +111,7 @@ class PeerShard:
         job: TrainingJob,
     ) -> None:
         self._credentials = credentials
-        self._about = {"run": credentials.run.hex(), "rank": rank}
+        self._sender = Sender(credentials.run.hex(), rank)
         self._tls = tls
         self._rank = rank
         self._listener: socket.socket | None = listener
@@ -128,7 +124,7 @@ class PeerShard:
         self._run: TrainingRun | None = None
         self._leader: Leader | None = None
         # Parameters are drawn here, while the rows are on their way.
-        layout = job.network.split.layout(rank)
+        layout = job.split.layout(rank)
         self._start: TrainingState | None = job.start(layout)
         _RUNS[credentials.run, rank] = self
 
@@ -175,12 +171,12 @@ class PeerShard:
         if self._mesh is not None:
             self._mesh.is_cancelled = is_abandoned
         try:
-            _tell(self._about, state=RUNNING, round=number)
+            self._sender.running(number)
             if dataset is not None and roster is not None:
                 self._begin(dataset, roster)
             elif self._mesh is not None:
                 self._mesh.wait_for_all()
-            _tell(self._about, state=MET, round=number)
+            self._sender.met(number)
             return self._train_round(round_s, stop)
         except BaseException:
             self.close()
@@ -234,15 +230,18 @@ class PeerShard:
         job = self._job
         network = open_local_network(
             job.network,
+            job.split,
             self._start.network,
             dataset,
             self._mesh,
             job.max_rows(dataset),
         )
-        log = quiet
+        log: Log = quiet
         if job.verbose and self._rank == 0:
-            # Not a method: the shard would be in a cycle, and outlive its task.
-            log = partial(_say, self._about)
+            # A method of the sender, not of the shard: in a cycle with its run, the
+            # shard would live, with its memory and connections, until Python collects
+            # garbage.
+            log = self._sender.progress
         self._leader = network.leader
         self._run = TrainingRun(job, network, dataset, self._start, log)
         self._start = None
@@ -291,8 +290,8 @@ def _opened(
     job = copy.deepcopy(job)
     # Workers that are threads of one process have no address on a network.
     inside = worker.address.startswith("inproc://")
-    host = "127.0.0.1" if inside else get_address_host(worker.address)
-    listener = listen(host, setting("listen-port"))
+    host = "127.0.0.1" if inside else host_of(worker.address)
+    listener = listen(host, listen_ports())
     return PeerShard(credentials, rank, listener, _tls(worker), job)
 
 
@@ -304,30 +303,19 @@ def _tls(worker: Worker) -> Tls | None:
     ExchangeError
         If it does, or may, and has no certificate that shards could use.
     """
-    scheme, security = worker.address.partition("://")[0], worker.security
-    if scheme in PLAIN and not security.require_encryption:
+    scheme = worker.address.partition("://")[0]
+    if scheme in PLAIN and not requires_encryption(worker):
         return None
-    listening = security.get_listen_args("worker")["ssl_context"]
-    connecting = security.get_connection_args("worker")["ssl_context"]
+    listening, connecting = tls_contexts(worker)
     if listening is None or connecting is None:
         raise ExchangeError(
-            f"worker {worker.address} has no certificate for its shard, which may not "
-            f"talk in the clear: the cluster requires encryption, or its protocol is "
-            f"none of {', '.join(sorted(PLAIN))}. Give each worker a certificate, a "
-            f"key and the authority (--tls-cert, --tls-key and --tls-ca-file of dask "
-            f"worker, or Security), or use engine='futures'."
+            f"worker {worker.address} has no TLS certificate, so its shard cannot "
+            f"connect: the cluster requires encryption, or its protocol is none of "
+            f"{', '.join(sorted(PLAIN))}. Give each worker a certificate, a key and "
+            f"the authority (--tls-cert, --tls-key and --tls-ca-file of dask worker, "
+            f"or Security), or use engine='futures'."
         )
     return Tls(listening, connecting)
-
-
-def _tell(about: Mapping[str, object], **message: object) -> None:
-    """Send a message of a shard to the client."""
-    get_worker().log_event(TOPIC, {**about, **message})
-
-
-def _say(about: Mapping[str, object], line: str) -> None:
-    """Send a line to be printed to the client."""
-    _tell(about, line=line)
 
 
 def address_of(shard: PeerShard) -> Address:
@@ -357,15 +345,16 @@ def snapshot_of(shard: PeerShard) -> TrainingState:
 
 @contextmanager
 def _memory_freed_on_failure(worker: Worker) -> Iterator[None]:
-    """Have Python look for garbage some time after an error.
+    """Have Python collect garbage some time after an error.
 
-    Dask's own frames and the error hold each other, and with them the arguments of
-    the task: the shard and all rows.
+    The error and Dask's frames in its traceback hold each other, and with them the
+    arguments of the task: the shard and all rows. Not at once, since Dask has still to
+    send the error.
     """
     try:
         yield
     except BaseException:
-        worker.loop.add_callback(worker.loop.call_later, COLLECT_AFTER_S, gc.collect)
+        call_later(worker, GARBAGE_AFTER_ERROR_S, gc.collect)
         raise
 
 
