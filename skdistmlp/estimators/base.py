@@ -152,7 +152,7 @@ class BaseDistributedMLP(
                     raise ValueError(
                         f"the network has hidden layers of {layer_units[1:-1]}, but "
                         f"hidden_layer_sizes is {tuple(hidden_layer_sizes)}. Set it "
-                        f"back, or fit anew with warm_start=False."
+                        f"back, or fit from scratch with warm_start=False."
                     )
             network = Network(
                 dense_layers(layer_units, self.activation),

@@ -1,4 +1,4 @@
-"""What values the parameters of all estimators may have, and what one rules out."""
+"""Define the valid values of the estimators' parameters."""
 
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -55,11 +55,11 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
         "engine": [StrOptions({"auto", "local", "futures", "peers"})],
     }
 )
-"""In the notation of scikit-learn, whose own are the first twenty-two."""
+"""In scikit-learn's notation; the first twenty-two parameters are its own."""
 
 
 def solver_has_epochs(estimator: Any) -> bool:
-    """Say whether there is a `partial_fit`; explain if not."""
+    """Return whether the solver trains in epochs, which `partial_fit` requires."""
     if estimator.solver not in UPDATE_RULES:
         raise AttributeError(
             "partial_fit is only available for stochastic optimizers. "

@@ -93,7 +93,7 @@ def test_a_cluster_is_taken_for_its_client():
     from distributed import default_client
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster:
         clf = DistributedMLPClassifier(**SMALL, client=cluster, engine="futures")
         bounded(fit, clf, X, Y)
