@@ -120,7 +120,7 @@ def _warn_of_missing_client(request: EngineRequest) -> None:
         _warn_once("an estimator that had a Dask client in another process")
 
 
-STACKLEVEL = 9
+STACKLEVEL = 10
 """Frames from the warning below to the line that called `fit`."""
 
 _warned = False

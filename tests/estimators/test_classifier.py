@@ -28,7 +28,7 @@ from tests.estimators.support import (
 
 SMALL = {"hidden_layer_sizes": (4,), "max_iter": 1, "batch_size": 600}
 SMALL_PARAMETERS = 64 * 4 + 4 + 4 * 10 + 10
-FUTURES = {"engine": "futures", "parameter_threshold": 0}
+FUTURES = {"engine": "futures"}
 
 
 # Parameters and attributes.
@@ -44,7 +44,7 @@ def test_parameters_are_those_of_scikit_learn_and_five_more():
         ("class_weight", inspect.Parameter.KEYWORD_ONLY, None),
         ("client", inspect.Parameter.KEYWORD_ONLY, None),
         ("n_workers", inspect.Parameter.KEYWORD_ONLY, None),
-        ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, 50_000),
+        ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, None),
         ("engine", inspect.Parameter.KEYWORD_ONLY, "auto"),
     ]
 
@@ -396,7 +396,6 @@ def test_interrupted_training_keeps_the_parameters(
     ours, theirs = case.pair(
         client=client,
         engine=engine,
-        parameter_threshold=0,
         n_workers=2,
     )
     _interrupt_both(monkeypatch, theirs, n_steps)
