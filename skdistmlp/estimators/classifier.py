@@ -365,7 +365,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             collection, a lazy Dask array.
         """
         check_is_fitted(self)
-        return self._predicted(X, partial(_labels, self._label_binarizer))
+        return self._compute_outputs(X, partial(_labels, self._label_binarizer))
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """Predict class probabilities.
@@ -380,7 +380,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of `classes_`; see `predict`.
         """
-        return self._predicted(X, _probabilities)
+        return self._compute_outputs(X, _probabilities)
 
     def predict_log_proba(self, X: ArrayLike) -> FloatArray:
         """Predict logarithms of class probabilities.
@@ -395,7 +395,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ndarray of shape (n_samples, n_classes)
             Logarithms of what `predict_proba` returns.
         """
-        return self._predicted(X, _log_probabilities)
+        return self._compute_outputs(X, _log_probabilities)
 
     def score(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None

@@ -1,4 +1,4 @@
-"""What a fitted network predicts: for arrays at once, for Dask collections lazily."""
+"""Predict with a fitted network: eagerly for arrays, lazily for Dask collections."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -67,8 +67,8 @@ class PredictionMixin:
     _engine_request: Callable[[], EngineRequest]
     _weights: Callable[[], Parameters]
 
-    def _predicted(self, X: Any, finish: Finish) -> Any:
-        """Return what `finish` makes of the outputs for `X`; lazy for a collection."""
+    def _compute_outputs(self, X: Any, finish: Finish) -> Any:
+        """Compute the outputs for `X`, finished; lazily for a Dask collection."""
         check_is_fitted(self)
         check_is_computed(X=X)
         network, weights = self._fitted_network(), self._weights()

@@ -336,7 +336,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Predicted values; for a Dask collection, a lazy Dask array.
         """
-        return self._predicted(X, _ravelled)
+        return self._compute_outputs(X, _ravelled)
 
     def score(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
