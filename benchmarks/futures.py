@@ -21,7 +21,7 @@ from skdistmlp.parallel.split import NetworkSplit, Parameters
 from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.cost import (
     StepCost,
-    bytes_sent,
+    bytes_sent_by_neurons,
     bytes_sent_by_rows,
     chained_tasks,
     flop,
@@ -71,7 +71,7 @@ def against_one_thread(
         two = _step_seconds(workload, client, n_workers=2, repeats=repeats)
         with threadpool_limits(1):
             one = _step_seconds(workload, None, n_workers=None, repeats=repeats)
-        work = StepCost("step", workload.batch_size)
+        work = StepCost.of_step(workload.batch_size)
         yield {
             "network": workload.name,
             "batch": workload.batch_size,
@@ -122,10 +122,10 @@ def predicting(client: Client, repeats: int) -> Iterator[Row]:
             )
         one = median(seconds["1 thread"])
         split = NetworkSplit.even(workload.layer_units, 2)
-        work = StepCost("prediction", workload.batch_size, itemsize=X.itemsize)
+        work = StepCost.of_prediction(workload.batch_size, itemsize=X.itemsize)
         for how, sent in {
             "rows": bytes_sent_by_rows(split, work, n_workers=2),
-            "neurons": bytes_sent(split, work),
+            "neurons": bytes_sent_by_neurons(split, work),
         }.items():
             two = median(seconds[how])
             yield {
@@ -172,7 +172,7 @@ def run(repeats: int) -> dict[str, list[Row]]:
 
 
 def _tasks(workload: Workload) -> int:
-    work = StepCost("step", workload.batch_size)
+    work = StepCost.of_step(workload.batch_size)
     return chained_tasks(NetworkSplit.even(workload.layer_units, 2), work)
 
 

@@ -39,7 +39,7 @@ class Limits(NamedTuple):
     def step_s(self, workload: Workload) -> float:
         """Return the least seconds of a step with Adam on one core."""
         split = NetworkSplit.even(workload.layer_units, 1)
-        work = StepCost("step", workload.batch_size)
+        work = StepCost.of_step(workload.batch_size)
         moved = BYTES_A_PARAMETER * split.n_parameters
         return flop(split, work) / self.flop_per_s + moved / self.bytes_per_s
 
