@@ -25,7 +25,7 @@ from tests.estimators.configurations import ESTIMATORS, Case, pair
 from tests.estimators.support import fit, quiet
 
 PAGE = (Path(__file__).parents[2] / "docs" / "persistence.md").read_text()
-PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
+PEERS = {"engine": "peers", "n_workers": 2}
 
 
 DUMP = {

@@ -33,7 +33,7 @@ def test_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)
 
 
-PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
+PEERS = {"engine": "peers", "n_workers": 2}
 
 
 @parametrize_with_checks(

@@ -51,7 +51,7 @@ NAMES = [
 MADE_ANEW = {"_coef_indptr", "_intercept_indptr"}
 """What every fit of scikit-learn's with "lbfgs" makes and nobody else reads."""
 
-PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
+PEERS = {"engine": "peers", "n_workers": 2}
 
 
 def fitted_pair(name, **params):

@@ -23,8 +23,8 @@ OURS = {
 
 ENGINES = {
     "local": {"engine": "local"},
-    "futures": {"engine": "futures", "parameter_threshold": 0, "n_workers": 2},
-    "peers": {"engine": "peers", "parameter_threshold": 0, "n_workers": 2},
+    "futures": {"engine": "futures", "n_workers": 2},
+    "peers": {"engine": "peers", "n_workers": 2},
 }
 
 LEFT_OUT = {
