@@ -1,9 +1,10 @@
-"""What the README promises of the checkout."""
+"""What a checkout promises: commands of the README, examples, links, the wheel."""
 
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,17 @@ def printed_by_example(name, *options, **environment):
     return done.stdout
 
 
-def test_the_quickstart_of_the_readme_says_who_did_what():
+def test_the_wheel_has_the_package_and_no_benchmarks():
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert pyproject["tool"]["hatch"]["build"]["targets"]["wheel"] == {
+        "packages": ["skdistmlp"]
+    }
+    importing = re.compile(r"^\s*(from|import) benchmarks\b", re.M)
+    for file in (ROOT / "skdistmlp").rglob("*.py"):
+        assert not importing.search(file.read_text()), file
+
+
+def test_the_quickstart_of_the_readme_trains_with_each_engine():
     assert any(command.endswith(" examples/quickstart.py") for command in COMMANDS)
     printed = printed_by_example("quickstart.py")
     assert re.findall(r"^engine    (.+), 2 workers$", printed, re.MULTILINE) == [
@@ -51,7 +62,7 @@ def test_the_quickstart_of_the_readme_says_who_did_what():
         )
 
 
-def test_the_search_over_worker_counts_draws_them(tmp_path):
+def test_the_search_over_worker_counts_plots_them(tmp_path):
     picture = tmp_path / "counts.png"
     printed = printed_by_example(
         "worker_counts.py", "--workers", "2", "--width", "64", "--plot", picture
@@ -80,7 +91,7 @@ def test_a_pipeline_is_searched_over():
     )
 
 
-def test_callbacks_show_a_bar_save_networks_and_stop():
+def test_callbacks_show_progress_save_networks_and_stop():
     printed = printed_by_example("callbacks.py")
     line = r"^epoch-(\d+)\.pickle  loss \d+\.\d{4}  accuracy (\S+)$"
     saved = [(int(n), float(score)) for n, score in re.findall(line, printed, re.M)]
@@ -109,7 +120,7 @@ def test_pages_of_the_displays_run(name, printed):
     assert re.search(printed, printed_by_example(name, **environment))
 
 
-def test_early_stopping_draws_its_curves(tmp_path):
+def test_early_stopping_plots_its_curves(tmp_path):
     picture = tmp_path / "curves.png"
     printed = printed_by_example("early_stopping.py", "--plot", picture)
     assert re.search(r"^stopped    after \d+ epochs$", printed, re.M)
@@ -117,7 +128,7 @@ def test_early_stopping_draws_its_curves(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_dask_array_is_trained_on_where_it_lies():
+def test_a_dask_array_is_trained_on_by_its_workers():
     printed = printed_by_example("dask_arrays.py")
     assert printed.startswith("peers: ")
     assert "lazy       2,000 labels in 2 blocks" in printed
@@ -125,7 +136,7 @@ def test_a_dask_array_is_trained_on_where_it_lies():
     assert float(re.search(r"^accuracy   (\S+)$", printed, re.M)[1]) > 0.85
 
 
-def test_a_network_is_taken_home_and_brought_back():
+def test_a_network_is_exported_and_imported():
     printed = printed_by_example("export_to_sklearn.py")
     assert "trained    on 2 workers" in printed
     assert re.search(r"^exported   a MLPClassifier of [\d,]+ bytes$", printed, re.M)
@@ -133,14 +144,14 @@ def test_a_network_is_taken_home_and_brought_back():
     assert float(re.search(r"^imported   accuracy (\S+)$", printed, re.M)[1]) > 0.9
 
 
-def test_a_cluster_by_hand_shows_who_holds_what(client):
+def test_a_running_cluster_shows_which_worker_holds_what(client):
     address = client.scheduler.address
     printed = printed_by_example("cluster_by_hand.py", address, "--width", "256")
     assert printed.startswith("peers: ")
     assert printed.count("shard ") >= 3
 
 
-def test_the_report_is_reproduced_and_drawn(tmp_path):
+def test_the_report_is_reproduced_and_plotted(tmp_path):
     picture = tmp_path / "report.png"
     options = ["--max-width", "4", "--machines", "2", "--samples", "3"]
     printed = printed_by_example("report_crossover.py", *options, "--plot", picture)
@@ -152,7 +163,7 @@ def test_the_report_is_reproduced_and_drawn(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_relative_links_of_the_pages_lead_somewhere():
+def test_relative_links_of_the_pages_lead_to_files():
     pages = [
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
