@@ -258,7 +258,7 @@ def plot(
     left.set(xlabel="parameters", ylabel="ms per sample")
     counts = [int(row["machines"]) for row in machines]
     right.set(xlabel="machines", ylabel="ms per sample")
-    right.set_xticks(counts, ["1, not distributed", *map(str, counts[1:])])
+    right.set_xticks(counts, ["1 alone", *map(str, counts[1:])])
     for axes in (left, right):
         draw_legend_above(axes, axes.lines, max_columns=2)
     figure.savefig(path, dpi=120)

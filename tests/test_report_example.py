@@ -83,7 +83,7 @@ def test_it_prints_where_two_machines_are_faster(example):
     assert example.crossover(rows, "third").startswith("at every size measured")
 
 
-def test_the_chart_by_machines_starts_with_one_that_is_not_distributed(
+def test_the_chart_by_machines_starts_with_one_alone(
     example, monkeypatch
 ):
     drawn = []
@@ -99,7 +99,7 @@ def test_the_chart_by_machines_starts_with_one_that_is_not_distributed(
         for machine in ("one machine", "two machines")
     ]
     labels = [label.get_text() for label in right.get_xticklabels()]
-    assert labels == ["1, not distributed", "2", "3"]
+    assert labels == ["1 alone", "2", "3"]
     assert {line.get_label(): line.get_xydata().tolist() for line in right.lines} == {
         "report": [[1, 1e3], [2, 2e3], [3, 3e3]],
         "ours": [[1, 100], [2, 200], [3, 300]],
