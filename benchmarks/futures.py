@@ -16,10 +16,11 @@ from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.rule import crossover_size
 from skdistmlp.crossover.timing import WITHOUT_CACHE, fit_uninterrupted, time_fit
 from skdistmlp.crossover.workloads import Workload
-from skdistmlp.engines.engines import ROWS_SENT_AT_ONCE, WholeNetwork
+from skdistmlp.engines.futures import ROWS_SENT_AT_ONCE
 from skdistmlp.estimators import DistributedMLPClassifier
-from skdistmlp.parallel.shard import Network
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.split import NetworkSplit, Parameters
+from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_sent,
@@ -100,7 +101,7 @@ def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
             engine="futures", client=client, n_workers=2
         )
         whole = WholeNetwork(
-            Network(NetworkSplit.even(workload.layer_units, 1), "relu", "softmax"),
+            Network(dense_layers(workload.layer_units, "relu"), "softmax"),
             Parameters(fitted.coefs_, fitted.intercepts_),
         )
         workers = tuple(client.nthreads())[:2]

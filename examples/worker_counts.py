@@ -38,7 +38,7 @@ def search(client: Client, width: int, n_workers: list[int]) -> GridSearchCV:
     # The first fit imports the package on the workers. Without a cache, each of the
     # others sends its rows.
     clone(clf).fit(X, y)
-    with dask.config.set({"skdistmlp.keep-bytes": 0}):
+    with dask.config.set({"skdistmlp.cache.max-bytes": 0}):
         return GridSearchCV(
             clf, {"n_workers": n_workers}, cv=3, refit=FastestWithin(0.01), n_jobs=1
         ).fit(X, y)

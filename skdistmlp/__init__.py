@@ -13,6 +13,7 @@ from skdistmlp.exceptions import (
     SkdistmlpError,
     WorkerLostError,
 )
+from skdistmlp.settings import register_defaults as _register_defaults
 
 __all__ = [
     "ClusterError",
@@ -25,6 +26,8 @@ __all__ = [
     "SkdistmlpError",
     "WorkerLostError",
 ]
+
+_register_defaults()
 
 if TYPE_CHECKING:
     from skdistmlp.estimators import (

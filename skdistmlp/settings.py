@@ -1,33 +1,323 @@
-"""What users may set in Dask's configuration, under ``skdistmlp``."""
+"""The settings of users, and the fixed timeouts: one table of each.
 
-from pathlib import Path
-from typing import Any
+Users set the first in Dask's configuration, under ``skdistmlp``. The second are
+constants: nobody should have to change them, and each says what set it.
 
-import dask
-from dask.utils import parse_timedelta
+This module imports Dask only when a setting is read, so that ``import skdistmlp`` and
+the wire do without.
+"""
 
-(_FROM_FILE,) = dask.config.collect_yaml(
-    [str(Path(__file__).parent / "skdistmlp.yaml")]
-)
-# So that they are seen there; what users have set, in files or the environment, goes
-# before them.
-dask.config.update_defaults(_FROM_FILE)
+import math
+import operator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
-def setting(name: str) -> Any:
-    """Return a setting.
+# Not a dataclass: that takes milliseconds to import, in every command of Dask.
+class Setting(NamedTuple):
+    """One setting that users may change in Dask's configuration.
 
-    When this module is loaded inside ``dask.config.set(...)``, of one of them, all are
-    taken from Dask's configuration at the end of the block: the defaults are kept.
+    Attributes
+    ----------
+    name : str
+        Its key below ``skdistmlp``.
+    default : int or str
+        Its value if nobody sets it.
+    expected : str
+        What values it takes, for the page of settings and for errors.
+    meaning : str
+        What it decides.
     """
-    return dask.config.get(f"skdistmlp.{name}", _FROM_FILE["skdistmlp"][name])
+
+    name: str
+    default: int | str
+    expected: str
+    meaning: str
+
+    @property
+    def key(self) -> str:
+        """The whole key in Dask's configuration."""
+        return f"skdistmlp.{self.name}"
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that Dask reads it from."""
+        return f"DASK_{self.key.upper().replace('.', '__').replace('-', '_')}"
 
 
-WORKER_CHECK_S = 2.0
-"""Seconds between looks at the cluster while something there is waited for."""
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting(
+            "parameter-threshold",
+            50_000,
+            "a number of parameters, 0 or more",
+            "engine='auto' trains networks with fewer parameters locally",
+        ),
+        Setting(
+            "exchange-timeout",
+            "30s",
+            "a duration above 0, such as 30s or 500ms",
+            "how long a shard waits for the slowest one in an exchange",
+        ),
+        Setting(
+            "listen-port",
+            0,
+            "0 for any free port, a port, or a range such as '9000:9010'",
+            "where a shard accepts connections from other shards; of a range it takes "
+            "the first free port",
+        ),
+        Setting(
+            "cache.max-bytes",
+            "512MiB",
+            "a size, such as 512MiB or 2 GB; 0 turns the cache off",
+            "how many bytes of rows and weights a client may keep on all workers "
+            "together for later calls",
+        ),
+        Setting(
+            "cache.ttl",
+            "5m",
+            "a duration, such as 5m or 90s",
+            "how long the cache keeps what no call uses",
+        ),
+    )
+}
+"""All settings, by name: nothing else defines a default."""
 
 
 def exchange_timeout_s() -> float:
     """Return ``skdistmlp.exchange-timeout`` in seconds."""
-    seconds: float = parse_timedelta(setting("exchange-timeout"))
+    return _parsed("exchange-timeout", _positive_duration)
+
+
+def listen_ports() -> Sequence[int]:
+    """Return the ports of ``skdistmlp.listen-port``, in the order to try them."""
+    return _parsed("listen-port", _ports)
+
+
+def parameter_threshold() -> int:
+    """Return ``skdistmlp.parameter-threshold``; imports Dask's configuration."""
+    return _parsed("parameter-threshold", _count)
+
+
+def cache_max_bytes() -> int:
+    """Return ``skdistmlp.cache.max-bytes`` in bytes."""
+    return _parsed("cache.max-bytes", _size)
+
+
+def cache_ttl_s() -> float:
+    """Return ``skdistmlp.cache.ttl`` in seconds."""
+    return _parsed("cache.ttl", _duration)
+
+
+def _parsed(name: str, parse: Callable[[Any], T]) -> T:
+    """Read a setting, and parse it; an error names its key and what was expected."""
+    from dask import config
+
+    setting = SETTINGS[name]
+    # When this package is imported inside `dask.config.set(...)` of one of its
+    # settings, the end of the block removes all of them: the table still has the
+    # defaults.
+    value = config.get(setting.key, setting.default)
+    try:
+        # YAML's yes and no are no numbers here, though Python takes them for such.
+        if isinstance(value, bool):
+            raise TypeError
+        return parse(value)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(
+            f"{setting.key} is {value!r} in Dask's configuration, expected "
+            f"{setting.expected}. Correct it there, or in the environment variable "
+            f"{setting.variable}."
+        ) from error
+
+
+def _duration(value: Any) -> float:
+    from dask.utils import parse_timedelta
+
+    seconds = float(parse_timedelta(value))
+    if not 0 <= seconds < math.inf:
+        raise ValueError
     return seconds
+
+
+def _positive_duration(value: Any) -> float:
+    if (seconds := _duration(value)) == 0:
+        raise ValueError
+    return seconds
+
+
+def _size(value: Any) -> int:
+    from dask.utils import parse_bytes
+
+    return _count(parse_bytes(value))
+
+
+def _count(value: Any) -> int:
+    if (count := operator.index(value)) < 0:
+        raise ValueError
+    return count
+
+
+def _ports(value: Any) -> Sequence[int]:
+    first, colon, last = str(value).partition(":")
+    if not colon:
+        ports = range(int(first), int(first) + 1)
+    else:
+        ports = range(int(first), int(last) + 1)
+        # 0 is no port: it stands for any, and in a range it would make the rest moot.
+        if not ports or ports[0] == 0:
+            raise ValueError
+    if ports[0] < 0 or ports[-1] > 65535:
+        raise ValueError
+    return ports
+
+
+def register_defaults() -> None:
+    """Have Dask's configuration show all settings, without importing Dask.
+
+    If Dask's configuration is not loaded yet, this waits for whoever loads it: the
+    order of ``import dask`` and ``import skdistmlp`` makes no difference.
+    """
+    config = sys.modules.get("dask.config")
+    if config is None:
+        sys.meta_path.insert(0, _RegisterWithDask())
+    else:
+        _register(config)
+
+
+def _register(config: ModuleType) -> None:
+    nested: dict[str, Any] = {}
+    for setting in SETTINGS.values():
+        *sections, last = setting.name.split(".")
+        section = nested
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[last] = setting.default
+    # What users have set, in files, the environment or code, wins.
+    config.update_defaults({"skdistmlp": nested})
+
+
+class _RegisterWithDask:
+    """Register the settings right after ``dask.config`` is loaded, then be gone."""
+
+    def find_spec(
+        self, fullname: str, path: Any = None, target: Any = None
+    ) -> ModuleSpec | None:
+        """Find ``dask.config`` as all others do, and add a step to its loading."""
+        if fullname != "dask.config":
+            return None
+        # Before the others are asked, or this would be asked again, without end. Python
+        # holds the lock of this module's import meanwhile: no other thread comes here.
+        sys.meta_path.remove(self)
+        import importlib.util
+
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        load = spec.loader.exec_module
+
+        def load_and_register(module: ModuleType) -> None:
+            load(module)
+            _register(module)
+
+        # Of this one loader: Python makes another for each module.
+        spec.loader.exec_module = load_and_register  # type: ignore[method-assign]
+        return spec
+
+
+# Fixed timeouts, in seconds. docs/settings.md has the same table; a test compares them.
+
+WORKER_CHECK_S = 2.0
+"""Between checks of the cluster while something there is waited for. A check takes one
+message to the scheduler, some 2 ms; a lost worker is noticed so much later at most."""
+
+CONNECT_PROBE_S = 0.5
+"""For a client to find out whether it can connect to a worker directly. A connection
+takes a few ms in one data centre, below 0.3 s around the world; a firewall that drops
+packets costs this long, once per client and worker."""
+
+RECONNECT_POLL_S = 0.05
+"""Between looks whether a client has found its scheduler again; Dask gives up
+itself."""
+
+LOSS_POLL_S = 0.05
+"""Between looks whether the scheduler has noticed a lost worker, for at most
+`WORKER_CHECK_S`. A peer sees the broken connection some 10 ms before the scheduler."""
+
+ORPHAN_LOOKS_S = 2.0, 10.0, 60.0
+"""After a client has gone, when its workers are searched for what it has sent: messages
+through the scheduler arrive later than the news that their client has gone."""
+
+ORPHAN_ANSWER_S = 5.0
+"""For scheduler and workers to answer requests about orphaned values. Nothing waits for
+the answer but the clean-up itself."""
+
+ROUND_S = 5.0
+"""For one round of `engine="peers"`, after which an epoch that ends also ends the
+round. A round costs some 15 ms of scheduling: below 0.5% of this."""
+
+PING_ANSWER_S = 2.0
+"""For workers to answer when a fit asks who is still there, before it names the silent
+ones in an error. A busy worker answers within milliseconds."""
+
+QUEUE_FIRST_POLL_S = 0.01
+"""Until a fit in the queue for workers asks for the first time whether they are free;
+each time it waits half as long again, up to `QUEUE_POLL_S`."""
+
+QUEUE_POLL_S = 0.5
+"""Between such questions in the end: a fit starts so much later at most."""
+
+SILENT_CLIENT_S = 40.0
+"""Without a heartbeat of its client, after which a fit loses its reserved workers, and
+not before `SILENT_HEARTBEATS` are missing. Heartbeats come every 5 s, and seldom while
+Python's lock is held; the scheduler learns of most dead clients at once, since their
+connections close."""
+
+SCHEDULER_ASLEEP_S = 15.0
+"""Without a question from any fit, after which the scheduler counts as just woken and
+holds no earlier silence against a client. Waiting fits ask every `QUEUE_POLL_S`."""
+
+LEAVE_QUEUE_S = 5.0
+"""For the scheduler to confirm that a fit has given its workers back. If it does not,
+it notices that the client is gone."""
+
+GARBAGE_AFTER_ERROR_S = 1.0
+"""After a task has failed, until its worker collects garbage: by then Dask has sent the
+error, whose traceback holds the shard and all rows."""
+
+CONNECT_S = 5.0
+"""For a shard to connect to another: a machine that is there answers in milliseconds, a
+lost packet is sent again after 1 s and 3 s."""
+
+HANDSHAKE_TIMEOUT_S = 30.0
+"""For whoever connects to a shard to prove that it belongs to the fit. A worker whose
+task holds Python's lock may take long; an intruder holds one of `MAX_UNVERIFIED` places
+for no longer than this."""
+
+PORT_FREE_S = 3.0
+"""For the shard of the last fit to free a fixed port; its task ends some 0.1 s after
+the fit."""
+
+PORT_POLL_S = 0.05
+"""Between attempts to listen at a port that is in use."""
+
+CANCEL_POLL_S = 0.2
+"""After which a shard that waits for another checks whether its task was cancelled."""
+
+SPIN_S = 3e-4
+"""For which a shard polls its sockets before it sleeps until bytes arrive. To be woken
+takes a virtual machine some 0.1 ms: on two workers a step of 64-(100) took 0.25 ms, and
+0.34 without."""
+
+
+def fixed_timeouts() -> Iterator[tuple[str, float | tuple[float, ...]]]:
+    """Yield the name and the seconds of each fixed timeout."""
+    for name, value in list(globals().items()):
+        if name.isupper() and name.endswith("_S"):
+            yield name, value

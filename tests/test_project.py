@@ -180,6 +180,6 @@ def test_relative_links_of_the_pages_lead_to_files():
 
 
 def test_the_page_of_faults_begins_as_it_would_if_it_were_written_now():
-    introduction = ROOT / "tests" / "cluster" / "faults_introduction.md"
+    introduction = ROOT / "tests" / "cluster" / "faults" / "introduction.md"
     page = (ROOT / "docs" / "faults.md").read_text()
     assert page.startswith(introduction.read_text().rstrip())

@@ -83,9 +83,7 @@ def test_it_prints_where_two_machines_are_faster(example):
     assert example.crossover(rows, "third").startswith("at every size measured")
 
 
-def test_the_chart_by_machines_starts_with_one_alone(
-    example, monkeypatch
-):
+def test_the_chart_by_machines_starts_with_one_alone(example, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         Figure, "savefig", lambda figure, *_, **__: drawn.append(figure)

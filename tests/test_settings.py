@@ -1,25 +1,270 @@
-"""Settings of skdistmlp in Dask's configuration."""
+"""Settings of skdistmlp in Dask's configuration, and the table of fixed timeouts."""
 
+import ast
+import json
+import os
+import re
 import subprocess
 import sys
+from itertools import pairwise
+from pathlib import Path
 
-SET_BEFORE_THE_FIRST_FIT = """
 import dask
+import pytest
 
+import skdistmlp
+from skdistmlp import settings
+from skdistmlp.settings import (
+    SETTINGS,
+    cache_max_bytes,
+    cache_ttl_s,
+    exchange_timeout_s,
+    fixed_timeouts,
+    listen_ports,
+    parameter_threshold,
+)
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "settings.md").read_text("utf-8")
+DEFAULTS = {name: setting.default for name, setting in SETTINGS.items()}
+
+
+def printed_by(code, **environment):
+    """Return what a fresh process prints, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+SHOW = f"""
+import json, sys
+names = {list(SETTINGS)}
+assert not [f for f in sys.meta_path if "skdistmlp" in type(f).__module__]
+print(json.dumps({{name: dask.config.get("skdistmlp." + name) for name in names}}))
+"""
+
+IMPORTS = {
+    "ours first": "import skdistmlp; import dask",
+    "dask first": "import dask; import skdistmlp",
+    "ours, then its configuration": "import skdistmlp; from dask import config; "
+    "import dask",
+    "ours, then distributed": "import skdistmlp; import distributed, dask",
+    "estimators": "import skdistmlp.estimators; import dask",
+}
+
+
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+def test_settings_are_registered_on_import_in_any_order(imports):
+    assert printed_by(f"{imports}\n{SHOW}") == DEFAULTS
+
+
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+def test_a_users_environment_wins_over_the_defaults(imports):
+    values = printed_by(
+        f"{imports}\n{SHOW}",
+        DASK_SKDISTMLP__EXCHANGE_TIMEOUT="7s",
+        DASK_SKDISTMLP__CACHE__MAX_BYTES="1 GB",
+    )
+    assert values == DEFAULTS | {"exchange-timeout": "7s", "cache.max-bytes": "1 GB"}
+
+
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+def test_a_users_file_wins_over_the_defaults(imports, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("skdistmlp:\n  listen-port: 9000:9010\n  cache:\n    ttl: 1h\n")
+    values = printed_by(f"{imports}\n{SHOW}", DASK_CONFIG=str(file))
+    assert values == DEFAULTS | {"listen-port": "9000:9010", "cache.ttl": "1h"}
+
+
+def test_values_set_before_the_import_win():
+    code = "import dask; dask.config.set({'skdistmlp.listen-port': 4711})"
+    values = printed_by(f"{code}\nimport skdistmlp\n{SHOW}")
+    assert values == DEFAULTS | {"listen-port": 4711}
+
+
+def test_defaults_survive_a_refresh():
+    code = "import skdistmlp, dask; dask.config.refresh()"
+    assert printed_by(f"{code}\n{SHOW}") == DEFAULTS
+
+
+IMPORTED_INSIDE_A_BLOCK = """
+import json, dask
 with dask.config.set({"skdistmlp.listen-port": 4711}):
-    from skdistmlp.settings import setting
-
-    print(setting("listen-port"), setting("exchange-timeout"))
-print(setting("listen-port"), setting("exchange-timeout"))
+    import skdistmlp
+    from skdistmlp.settings import exchange_timeout_s, listen_ports
+    inside = [*listen_ports()], exchange_timeout_s()
+print(json.dumps([*inside, [*listen_ports()], exchange_timeout_s()]))
 """
 
 
-def test_defaults_outlive_a_setting_made_before_they_were_loaded():
+def test_defaults_outlive_a_block_in_which_the_package_is_imported():
+    assert printed_by(IMPORTED_INSIDE_A_BLOCK) == [[4711], 30, [0], 30]
+
+
+def test_import_of_the_package_leaves_dask_alone():
+    code = "import json, sys, skdistmlp, skdistmlp.settings\nprint(json.dumps("
+    assert not printed_by(f"{code}'dask' in sys.modules or 'yaml' in sys.modules))")
+
+
+def test_dask_lists_the_settings():
     done = subprocess.run(
-        [sys.executable, "-c", SET_BEFORE_THE_FIRST_FIT],
+        [sys.executable, "-m", "dask", "config", "list"],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert done.stdout.split() == ["4711", "30s", "0", "30s"]
+    (ours,) = re.findall(r"^skdistmlp:\n((?:  .*\n)+)", done.stdout, re.MULTILINE)
+    for name in SETTINGS:
+        assert f"{name.split('.')[-1]}:" in ours
+
+
+def test_every_setting_is_read_by_a_function():
+    with dask.config.set({f"skdistmlp.{name}": None for name in SETTINGS}):
+        named = set()
+        for read in READERS.values():
+            with pytest.raises(ValueError, match="skdistmlp") as refused:
+                read()
+            named.add(str(refused.value).split()[0])
+    assert named == {setting.key for setting in SETTINGS.values()}
+
+
+READERS = {
+    "parameter-threshold": parameter_threshold,
+    "exchange-timeout": exchange_timeout_s,
+    "listen-port": listen_ports,
+    "cache.max-bytes": cache_max_bytes,
+    "cache.ttl": cache_ttl_s,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parsed"),
+    [
+        ("parameter-threshold", 50_000, 50_000),
+        ("parameter-threshold", 0, 0),
+        ("exchange-timeout", "30s", 30),
+        ("exchange-timeout", "500ms", 0.5),
+        ("exchange-timeout", 2, 2),
+        ("listen-port", 0, range(1)),
+        ("listen-port", 9000, range(9000, 9001)),
+        ("listen-port", "9000", range(9000, 9001)),
+        ("listen-port", "9000:9010", range(9000, 9011)),
+        ("listen-port", "65535:65535", range(65535, 65536)),
+        ("cache.max-bytes", "512MiB", 512 * 2**20),
+        ("cache.max-bytes", "2 GB", 2 * 10**9),
+        ("cache.max-bytes", 0, 0),
+        ("cache.ttl", "5m", 300),
+        ("cache.ttl", 0, 0),
+    ],
+)
+def test_values_are_parsed(name, value, parsed):
+    with dask.config.set({f"skdistmlp.{name}": value}):
+        assert READERS[name]() == parsed
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("parameter-threshold", -1),
+        ("parameter-threshold", 0.5),
+        ("parameter-threshold", "many"),
+        ("parameter-threshold", True),
+        ("exchange-timeout", 0),
+        ("exchange-timeout", "-1s"),
+        ("exchange-timeout", "soon"),
+        ("exchange-timeout", "3 parsecs"),
+        ("exchange-timeout", float("inf")),
+        ("exchange-timeout", [1]),
+        ("listen-port", "http"),
+        ("listen-port", -1),
+        ("listen-port", 65536),
+        ("listen-port", "9010:9000"),
+        ("listen-port", "0:10"),
+        ("listen-port", "9000:70000"),
+        ("listen-port", "9000:"),
+        ("listen-port", 1.5),
+        ("cache.max-bytes", "lots"),
+        ("cache.max-bytes", -1),
+        ("cache.max-bytes", {}),
+        ("cache.ttl", "ever"),
+        ("cache.ttl", False),
+        ("cache.ttl", float("nan")),
+    ],
+)
+def test_an_invalid_value_is_refused_by_name(name, value):
+    setting = SETTINGS[name]
+    with (
+        dask.config.set({setting.key: value}),
+        pytest.raises(ValueError, match="in Dask's configuration") as refused,
+    ):
+        READERS[name]()
+    message = str(refused.value)
+    assert message.startswith(f"{setting.key} is {value!r} in Dask's configuration")
+    assert f"expected {setting.expected}." in message
+    assert setting.variable in message
+
+
+# The page.
+
+
+def rows(heading):
+    """Return the cells of the table below a heading."""
+    _, _, section = PAGE.partition(f"## {heading}\n")
+    section, _, _ = section.partition("\n## ")
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_the_page_has_every_setting():
+    assert rows("What you may set") == [
+        [f"`{s.key}`", f"`{s.default}`", s.expected, s.meaning]
+        for s in SETTINGS.values()
+    ]
+    for setting in SETTINGS.values():
+        assert setting.key in PAGE
+
+
+def docstrings_of_timeouts():
+    """Return what settings.py says below each timeout."""
+    body = ast.parse(Path(settings.__file__).read_text("utf-8")).body
+    return {
+        assigned.targets[0].id: " ".join(said.value.value.split())
+        for assigned, said in pairwise(body)
+        if isinstance(assigned, ast.Assign)
+        and isinstance(said, ast.Expr)
+        and assigned.targets[0].id.endswith("_S")
+    }
+
+
+def test_the_page_has_every_timeout_with_its_meaning():
+    said = docstrings_of_timeouts()
+    expected = []
+    for name, value in fixed_timeouts():
+        seconds = value if isinstance(value, tuple) else (value,)
+        shown = ", ".join(f"{s:g} s" for s in seconds)
+        expected.append([f"`{name}`", shown, said[name]])
+    assert rows("Fixed timeouts") == expected
+    assert len(expected) > 15
+
+
+def test_no_other_module_defines_a_timeout():
+    package = Path(skdistmlp.__file__).parent
+    elsewhere = [
+        f"{path.name}: {node.id}"
+        for path in package.rglob("*.py")
+        if path != Path(settings.__file__)
+        for statement in ast.parse(path.read_text("utf-8")).body
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        for node in ast.walk(target)
+        if isinstance(node, ast.Name) and node.id.endswith("_S")
+    ]
+    assert elsewhere == []

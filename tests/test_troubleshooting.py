@@ -8,8 +8,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
-FLOORS = ("cluster", "estimators", "nn", "parallel", "plotting", "training")
-"""The command and the benchmark say what to do where they are used."""
+ROOMS = (
+    "cluster",
+    "engines",
+    "estimators",
+    "nn",
+    "parallel",
+    "planning",
+    "plotting",
+    "training",
+    "wire",
+)
+"""The command says what to do where it is used."""
 
 SPEAKERS = re.compile(r"(\w*Error|(\w+\.)?warn)$")
 
@@ -32,8 +42,8 @@ def stable_beginning(message):
 
 
 def messages():
-    for floor in FLOORS:
-        for file in sorted((ROOT / "skdistmlp" / floor).rglob("*.py")):
+    for room in ROOMS:
+        for file in sorted((ROOT / "skdistmlp" / room).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text())):
                 if not isinstance(node, ast.Call) or not node.args:
                     continue
@@ -49,7 +59,7 @@ MESSAGES = list(messages())
 def test_messages_of_every_kind_are_found():
     found = {message.values[0] for message in MESSAGES}
     assert "the Dask client is asynchronous, but" in found
-    assert "went away while" in found
+    assert "lost while" in found
     assert "needs a cluster, but" in found
     assert "Training interrupted by user." in found
     assert "displays need matplotlib" in found

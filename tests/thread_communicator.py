@@ -36,7 +36,7 @@ class ThreadCommunicator:
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Put the shards' columns side by side; see `Communicator`."""
@@ -46,7 +46,7 @@ class ThreadCommunicator:
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Sum and keep this shard's columns; see `Communicator`."""
@@ -56,12 +56,12 @@ class ThreadCommunicator:
         )
 
     def all_reduce(
-        self, piece: FloatArray, layer: int, out: FloatArray | None
+        self, piece: FloatArray, label: int, out: FloatArray | None
     ) -> FloatArray:
         """Sum the shards' pieces; see `Communicator`."""
         return self._exchange(piece, lambda pieces: sum_in_order(pieces, out))
 
-    def broadcast(self, array: FloatArray) -> FloatArray:
+    def broadcast(self, array: FloatArray, label: int) -> FloatArray:
         """Overwrite `array` with shard 0's; see `Communicator`."""
 
         def copied(arrays: list[FloatArray]) -> FloatArray:

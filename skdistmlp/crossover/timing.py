@@ -18,7 +18,7 @@ from skdistmlp.exceptions import SkdistmlpError
 EstimatorFactory = Callable[..., BaseEstimator]
 """A function from parameters to an estimator."""
 
-WITHOUT_CACHE = {"skdistmlp.keep-bytes": 0}
+WITHOUT_CACHE = {"skdistmlp.cache.max-bytes": 0}
 """Dask setting with which every call sends its rows again."""
 
 INTERRUPTED = "Training interrupted by user"

@@ -16,7 +16,8 @@ from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from skdistmlp.engines.engines import EngineRequest, TrainingResult, train
+from skdistmlp.engines.dispatch import TrainingResult, train
+from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.estimators._sklearn import (
     DocumentationLinkMixin,
     check_optimize_result,
@@ -24,31 +25,28 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
-from skdistmlp.estimators.inputs import resolve_inputs
+from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
-from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
-from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.initial import draw_parameters
-from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.nn.layers import Network, dense_layers
+from skdistmlp.nn.losses import OUTPUTS
+from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState, UpdateRule
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import (
     NetworkSplit,
     Parameters,
     flatten,
     layer_units_of,
 )
-from skdistmlp.training.job import (
-    EpochTraining,
-    HoldOut,
-    LbfgsTraining,
-    Score,
-    TrainingJob,
-)
+from skdistmlp.training.hold_out import HoldOut, Score
+from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.lbfgs import LbfgsOptions
-from skdistmlp.training.loop import TrainingOptions
+from skdistmlp.training.loop import EpochOptions
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.state import TrainingState
 
 STACKLEVEL = 5
 """Frames from a warning to the line that called `fit`."""
@@ -86,22 +84,22 @@ class BaseDistributedMLP(
 
     @abstractmethod
     def _validate_targets(
-        self, X: Any, y: Any, incremental: bool, reset: bool
-    ) -> tuple[Features, np.ndarray]:
-        """Return X, and y with one column an output."""
+        self, X: InputFeatures, y: Any, incremental: bool, reset: bool
+    ) -> tuple[InputFeatures, np.ndarray]:
+        """Return validated features, and targets with one column per output."""
 
     def _register_classes(self, y: Any, classes: ArrayLike | None) -> None:
         """Take note of the classes that `partial_fit` is told of, if there are any."""
 
     def _validate_weights(
-        self, X: Features, y: np.ndarray, sample_weight: ArrayLike | None
+        self, y: np.ndarray, sample_weight: ArrayLike | None
     ) -> FloatArray | None:
         """Return the weights of the samples, if they have any."""
-        return None if sample_weight is None else check_sample_weight(sample_weight, X)
+        return None if sample_weight is None else check_sample_weight(sample_weight, y)
 
     @abstractmethod
-    def _output_activation(self) -> str:
-        """Return the name of the output activation."""
+    def _output(self) -> str:
+        """Return the name of output activation and loss in `OUTPUTS`."""
 
     @abstractmethod
     def _use_stratified_split(self, n_outputs: int) -> bool:
@@ -135,7 +133,7 @@ class BaseDistributedMLP(
                 not self.warm_start and not incremental
             )
             X, y = self._validate_targets(X, y, incremental, reset=first_pass)
-            dataset = Dataset(X, y, self._validate_weights(X, y, sample_weight))
+            dataset = X.with_targets(y, self._validate_weights(y, sample_weight))
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
 
@@ -154,19 +152,22 @@ class BaseDistributedMLP(
                         f"back, or fit anew with warm_start=False."
                     )
             network = Network(
-                NetworkSplit.even(layer_units, 1),
-                self.activation,
-                self._output_activation(),
+                dense_layers(layer_units, self.activation),
+                self._output(),
                 float(self.alpha),
             )
-            if self.solver == "lbfgs":
+            rule = self._new_rule()
+            if rule is None:
                 job = self._lbfgs_job(network, dtype, first_pass)
             else:
-                job = self._epochs_job(network, dtype, dataset, first_pass, incremental)
-            after_epoch = tasks.begin(job.progress)
-            trained = train(self._engine_request(), job, dataset, after_epoch)
-            self._set_fitted_attributes(trained)
-            outcome = tasks.end(trained.outcome)
+                job = self._epochs_job(
+                    network, dtype, dataset, rule, first_pass, incremental
+                )
+            on_epoch_end = tasks.begin(has_epochs=job.initial.progress is not None)
+            request = self._engine_request()
+            result = train(request, job, dataset, on_epoch_end, self._engines)
+            self._set_fitted_attributes(result)
+            outcome = tasks.end(result.state.outcome)
         self._warn(outcome, incremental)
         if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
@@ -179,7 +180,8 @@ class BaseDistributedMLP(
         self,
         network: Network,
         dtype: np.dtype[np.floating],
-        dataset: Dataset,
+        dataset: BaseDataset,
+        rule: UpdateRule,
         first_pass: bool,
         incremental: bool,
     ) -> TrainingJob:
@@ -188,62 +190,54 @@ class BaseDistributedMLP(
         if self.early_stopping:
             hold_out = HoldOut(
                 self.validation_fraction,
-                stratify=self._use_stratified_split(network.split.layer_units[-1]),
+                stratify=self._use_stratified_split(network.layer_units[-1]),
                 score=self._score_function(),
                 include_initial=first_pass,
             )
             n_rows -= hold_out.n_rows(dataset)
             if self.batch_size != "auto" and self.batch_size > n_rows:
                 # Few rows: an error comes before a warning of the batch size.
-                hold_out.check(dataset)
-        state = None
+                hold_out.validate(dataset)
+        shards = None
         if not first_pass:
             parameters = flatten(self._weights(), dtype)
-            state = ShardState(
+            shards = ShardState(
                 parameters, self._continued_optimizer(parameters, incremental)
             )
-        rule: Sgd | Adam
-        if self.solver == "sgd":
-            rule = Sgd(float(self.momentum), bool(self.nesterovs_momentum))
-        else:
-            rule = Adam(float(self.beta_1), float(self.beta_2), float(self.epsilon))
         return TrainingJob(
             network,
+            NetworkSplit.even(network.layer_units, 1),
             dtype,
-            EpochTraining(
-                self._training_options(n_rows, incremental),
+            EpochTraining(self._epoch_options(n_rows, incremental), hold_out),
+            TrainingState(
+                shards,
+                check_random_state(self.random_state),
                 self._starting_progress(incremental),
-                hold_out,
             ),
-            check_random_state(self.random_state),
-            state,
             rule,
+            verbose=bool(self.verbose),
         )
 
     def _lbfgs_job(
         self, network: Network, dtype: np.dtype[np.floating], first_pass: bool
     ) -> TrainingJob:
         """Return the job of training on all rows at once."""
-        random_state = check_random_state(self.random_state)
-        if first_pass:
-            parameters = draw_parameters(
-                network.split.unsplit_layout(), self.activation, random_state, dtype
-            )
-        else:
-            parameters = flatten(self._weights(), dtype)
+        shards = None
+        if not first_pass:
+            shards = ShardState(flatten(self._weights(), dtype))
         options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
         return TrainingJob(
             network,
+            NetworkSplit.even(network.layer_units, 1),
             dtype,
-            LbfgsTraining(options, parameters),
-            random_state,
-            ShardState(parameters.copy()),
+            LbfgsTraining(options),
+            TrainingState(shards, check_random_state(self.random_state)),
         )
 
     def _resolve_inputs(
         self, X: Any, y: Any, sample_weight: Any
-    ) -> AbstractContextManager[tuple[Any, Any, Any]]:
-        """Give the same, but no Dask collection; features may stay on a cluster."""
+    ) -> AbstractContextManager[tuple[InputFeatures, Any, Any]]:
+        """Resolve Dask collections; features may stay on a cluster."""
         return resolve_inputs(self.client, type(self).__name__, X, y, sample_weight)
 
     @contextmanager
@@ -273,7 +267,7 @@ class BaseDistributedMLP(
             self.__dict__.pop(name, None)
         self.t_ = 0
 
-    def _training_options(self, n_rows: int, incremental: bool) -> TrainingOptions:
+    def _epoch_options(self, n_rows: int, incremental: bool) -> EpochOptions:
         if self.batch_size == "auto":
             batch_size = min(200, n_rows)
         else:
@@ -284,13 +278,12 @@ class BaseDistributedMLP(
                     stacklevel=STACKLEVEL + 1,
                 )
             batch_size = min(int(self.batch_size), n_rows)
-        return TrainingOptions(
+        return EpochOptions(
             batch_size=batch_size,
             max_epochs=1 if incremental else self.max_iter,
             shuffle=self.shuffle,
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
-            say=print if self.verbose else None,
         )
 
     def _continued_optimizer(
@@ -305,6 +298,11 @@ class BaseDistributedMLP(
         # Copies: training overwrites them, and may fail.
         return replace(state, moments=tuple(m.copy() for m in state.moments))
 
+    def _new_rule(self) -> UpdateRule | None:
+        """Return the optimiser that the parameters ask for; None for L-BFGS."""
+        rule = UPDATE_RULES.get(self.solver)
+        return None if rule is None else rule.from_params(vars(self))
+
     def _continues(self) -> bool:
         """Say whether partial_fit goes on with an optimiser begun before.
 
@@ -317,8 +315,8 @@ class BaseDistributedMLP(
         if incremental and self._continues():
             schedule, rate = self._schedule, self._learning_rate
         else:
-            # Only plain gradient descent has a schedule.
-            name = self.learning_rate if self.solver == "sgd" else "constant"
+            has_schedule = UPDATE_RULES[self.solver].has_schedule
+            name = self.learning_rate if has_schedule else "constant"
             rate = float(self.learning_rate_init)
             schedule = LearningRateSchedule(name, rate, float(self.power_t))
         scores = getattr(self, "validation_scores_", None)
@@ -326,28 +324,27 @@ class BaseDistributedMLP(
             schedule,
             rate,
             n_samples_seen=self.t_,
-            loss_curve=list(getattr(self, "loss_curve_", [])),
+            loss_curve=tuple(getattr(self, "loss_curve_", ())),
             best_loss=getattr(self, "best_loss_", None),
-            validation_scores=None if scores is None else list(scores),
+            validation_scores=None if scores is None else tuple(scores),
             best_validation_score=getattr(self, "best_validation_score_", None),
             no_improvement_count=getattr(self, "_no_improvement_count", 0),
         )
 
-    def _set_fitted_attributes(self, trained: TrainingResult) -> None:
+    def _set_fitted_attributes(self, result: TrainingResult) -> None:
         """Set the fitted attributes."""
-        plan, progress, outcome = trained.plan, trained.progress, trained.outcome
-        if progress is None:
-            parameters = outcome.x
-            self.n_iter_ = min(outcome.nit, self.max_iter)
-            self.loss_ = float(outcome.fun)
+        plan, state = result.plan, result.state
+        if state.progress is None:
+            self.n_iter_ = min(state.outcome.nit, self.max_iter)
+            self.loss_ = float(state.outcome.fun)
         else:
-            parameters = trained.state.parameters
-            self._set_progress_attributes(progress)
-            self._optimizer_state = trained.state.optimizer
+            self._set_progress_attributes(state.progress)
+            self._optimizer_state = state.network.optimizer
+        parameters = state.network.parameters
         self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
-        self.out_activation_ = self._output_activation()
+        self.out_activation_ = OUTPUTS[self._output()].activation
         self.plan_ = plan
         self.engine_ = plan.engine
         self.n_workers_ = plan.n_shards
@@ -358,16 +355,17 @@ class BaseDistributedMLP(
         self.t_ = progress.n_samples_seen
         if progress.loss is not None:
             self.loss_ = progress.loss
-        self.loss_curve_ = progress.loss_curve
+        self.loss_curve_ = list(progress.loss_curve)
         self.best_loss_ = progress.best_loss
-        self.validation_scores_ = progress.validation_scores
+        scores = progress.validation_scores
+        self.validation_scores_ = None if scores is None else list(scores)
         self.best_validation_score_ = progress.best_validation_score
         self._no_improvement_count = progress.no_improvement_count
         self._schedule = progress.schedule
         self._learning_rate = progress.learning_rate
 
     def _warn(self, outcome: Outcome | OptimizeResult, incremental: bool) -> None:
-        if self.solver == "lbfgs":
+        if isinstance(outcome, OptimizeResult):
             check_optimize_result("lbfgs", outcome, self.max_iter)
         elif outcome is Outcome.INTERRUPTED:
             warnings.warn("Training interrupted by user.", stacklevel=STACKLEVEL)

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from copy import copy
 from typing import Any
 
-from skdistmlp.engines.engines import TrainingResult
+from skdistmlp.engines.dispatch import OnResult, TrainingResult
 from skdistmlp.estimators._sklearn import callbacks_of, root_context
-from skdistmlp.training.progress import Outcome, Progress
+from skdistmlp.nn.optimizers import UPDATE_RULES
+from skdistmlp.training.progress import Outcome
+from skdistmlp.training.state import TrainingState
 
 
 class CallbackContext:
@@ -40,47 +42,42 @@ class CallbackContext:
             self._fit = root_context(estimator, "partial_fit", 1)
         else:
             # SciPy's L-BFGS makes no pause; with "peers" it runs on a worker.
-            n_epochs = 0 if estimator.solver == "lbfgs" else estimator.max_iter
+            has_epochs = estimator.solver in UPDATE_RULES
+            n_epochs = estimator.max_iter if has_epochs else 0
             self._fit = root_context(estimator, "fit", n_epochs)
         self._epoch: Any = None
         self._n_epochs_ended = 0
         self._outcome: Outcome | None = None
 
-    def begin(
-        self, progress: Progress | None
-    ) -> Callable[[Callable[[], TrainingResult]], bool] | None:
+    def begin(self, has_epochs: bool) -> OnResult | None:
         """Begin the fit, and the first epoch if there are any.
 
         Parameters
         ----------
-        progress : Progress or None
-            Where training in epochs stands, whenever an epoch has ended.
+        has_epochs : bool
+            Whether training goes in epochs.
 
         Returns
         -------
         callable or None
-            What is to be called after every epoch but the last, with a function
-            that returns what came of the job until there; says whether to stop.
-            None if nobody wants to know.
+            Called after every epoch but the last; see `OnResult`. None if no callback
+            is set.
         """
         self._fit.call_on_fit_task_begin(**self._given)
-        if progress is None or not callbacks_of(self._estimator):
+        if not has_epochs or not callbacks_of(self._estimator):
             return None
-
-        def after_epoch(so_far: Callable[[], TrainingResult]) -> bool:
-            # Ctrl-C in a callback is what it is in an epoch.
-            try:
-                self._estimator._set_progress_attributes(progress)
-                if self._end_epoch(lambda: self._as_fitted(so_far())):
-                    return True
-                self._begin_epoch()
-            except KeyboardInterrupt:
-                self._outcome = Outcome.INTERRUPTED
-                return True
-            return False
-
         self._begin_epoch()
-        return after_epoch
+        return self._on_epoch_end
+
+    def _on_epoch_end(
+        self, state: TrainingState, result: Callable[[], TrainingResult]
+    ) -> bool:
+        assert state.progress is not None
+        self._estimator._set_progress_attributes(state.progress)
+        if self._end_epoch(lambda: self._as_fitted(result())):
+            return True
+        self._begin_epoch()
+        return False
 
     def end(self, outcome: Any) -> Any:
         """End the last epoch and the fit; the estimator is fitted.
@@ -120,8 +117,8 @@ class CallbackContext:
         )
         return stop
 
-    def _as_fitted(self, trained: TrainingResult) -> dict[str, Any]:
+    def _as_fitted(self, result: TrainingResult) -> dict[str, Any]:
         """Return the attributes of the estimator that a fit would leave."""
         fitted = copy(self._estimator)
-        fitted._set_fitted_attributes(trained)
+        fitted._set_fitted_attributes(result)
         return vars(fitted)

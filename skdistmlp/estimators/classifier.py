@@ -25,9 +25,9 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
-from skdistmlp.estimators.inputs import computed, validated
-from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.training.job import Score
+from skdistmlp.estimators.inputs import InputFeatures, compute_collections
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.training.hold_out import Score
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -167,8 +167,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     workers or too little memory, `WorkerLostError` when a worker goes away,
     `ExchangeError` when shards do not hear of each other in time, and ``ValueError``
     where scikit-learn does. Whatever happens, nothing of a fit is left on the cluster
-    but rows, kept for later calls within ``skdistmlp.keep-bytes`` and
-    ``skdistmlp.keep-for``.
+    but rows, kept for later calls within ``skdistmlp.cache.max-bytes`` and
+    ``skdistmlp.cache.ttl``.
 
     Examples
     --------
@@ -402,14 +402,16 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         float
             Share of the samples, or weight, whose labels are all right.
         """
-        truth, labels, weight = computed(self.client, y, self.predict(X), sample_weight)
+        truth, labels, weight = compute_collections(
+            self.client, y, self.predict(X), sample_weight
+        )
         return float(accuracy_score(truth, labels, sample_weight=weight))
 
     def _validate_targets(
-        self, X: Any, y: Any, incremental: bool, reset: bool
-    ) -> tuple[Features, np.ndarray]:
-        """Return X, and y as a boolean column for each output."""
-        X, y = validated(self, X, y, reset)
+        self, X: InputFeatures, y: Any, incremental: bool, reset: bool
+    ) -> tuple[InputFeatures, np.ndarray]:
+        """Return validated features, and one boolean column per output."""
+        X, y = X.validated(self, y, reset)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
@@ -443,10 +445,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             )
 
     def _validate_weights(
-        self, X: Features, y: np.ndarray, sample_weight: ArrayLike | None
+        self, y: np.ndarray, sample_weight: ArrayLike | None
     ) -> FloatArray | None:
         """Return the weights of the samples times those of their classes."""
-        weight = super()._validate_weights(X, y, sample_weight)
+        weight = super()._validate_weights(y, sample_weight)
         if self.class_weight is None:
             return weight
         if self._label_binarizer.y_type_.startswith("multilabel"):
@@ -461,9 +463,9 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
                 self.class_weight, classes=self.classes_, y=self.classes_[columns]
             )
             factor = by_class[columns]
-        return check_sample_weight(factor if weight is None else weight * factor, X)
+        return check_sample_weight(factor if weight is None else weight * factor, y)
 
-    def _output_activation(self) -> str:
+    def _output(self) -> str:
         multiclass = self._label_binarizer.y_type_ == "multiclass"
         return "softmax" if multiclass else "logistic"
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from skdistmlp.estimators._sklearn import HasMethods, Interval, Options, StrOptions
+from skdistmlp.nn.optimizers import UPDATE_RULES
 
 PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
     {
@@ -54,7 +55,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
 
 def solver_has_epochs(estimator: Any) -> bool:
     """Say whether there is a `partial_fit`; explain if not."""
-    if estimator.solver == "lbfgs":
+    if estimator.solver not in UPDATE_RULES:
         raise AttributeError(
             "partial_fit is only available for stochastic optimizers. "
             f"{estimator.solver} is not stochastic."

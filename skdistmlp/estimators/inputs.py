@@ -1,69 +1,84 @@
-"""What an estimator is given: validated as scikit-learn does, Dask collections too."""
+"""X, y and sample_weight, validated as scikit-learn does, Dask collections included."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_X_y
 from sklearn.utils.validation import validate_data
 
-from skdistmlp.nn.types import Features
-from skdistmlp.parallel.data import RemoteFeatures
+from skdistmlp.nn.losses import Targets
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.data import BaseDataset, Dataset
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-def is_collection(value: Any) -> bool:
-    """Say whether a value is a Dask collection; Dask is imported if it may be one."""
-    if not hasattr(type(value), "__dask_graph__"):
-        return False
-    from skdistmlp.cluster.data import dask_inputs as collections
+class InputFeatures(Protocol):
+    """Features as `fit` gets them: an array-like, or blocks on the workers."""
 
-    return collections.is_collection(value)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """Dtype of the features; once validated, float32 or float64."""
+
+    def validated(
+        self, estimator: BaseEstimator, y: Any, reset: bool, **checks: Any
+    ) -> tuple[Self, np.ndarray]:
+        """Return features and targets as scikit-learn validates them.
+
+        Parameters
+        ----------
+        estimator : BaseEstimator
+            The estimator to train.
+        y : array-like
+            Targets.
+        reset : bool
+            Whether to set number and names of the features on the estimator, rather
+            than compare them with those of its first fit.
+        **checks
+            Passed on to ``check_X_y``.
+        """
+
+    def with_targets(self, y: Targets, sample_weight: FloatArray | None) -> BaseDataset:
+        """Return the data set of these features, once they are validated."""
 
 
-@contextmanager
-def resolve_inputs(
-    client: "Client | str | None", estimator_name: str, X: Any, y: Any, weight: Any
-) -> Iterator[tuple[Any, Any, Any]]:
-    """Give features, targets and weights such that none of them is a collection.
+@dataclass(frozen=True)
+class ArrayFeatures:
+    """Features in this process; see `InputFeatures`.
 
-    See `skdistmlp.cluster.data.dask_inputs.resolve_inputs`.
-    """
-    if not any(is_collection(value) for value in (X, y, weight)):
-        yield X, y, weight
-        return
-    from skdistmlp.cluster.data import dask_inputs as collections
-
-    with collections.resolve_inputs(client, estimator_name, X, y, weight) as arrays:
-        yield arrays
-
-
-def validated(
-    estimator: BaseEstimator, X: Any, y: Any, reset: bool, **checks: Any
-) -> tuple[Features, np.ndarray]:
-    """Return X and y as scikit-learn takes them.
-
-    Parameters
+    Attributes
     ----------
-    estimator : BaseEstimator
-        What is to be trained.
-    X : array-like, sparse matrix or RemoteFeatures
-        Features, `brought`.
-    y : array-like
-        Targets.
-    reset : bool
-        Whether to take over number and names of the features, or to compare them.
-    **checks
-        Passed on to ``check_X_y``.
+    X : array-like or sparse matrix
+        As the user passed them; once validated, an array or compressed rows.
     """
-    if not isinstance(X, RemoteFeatures):
-        return validate_data(
+
+    X: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.X.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """Dtype of the features."""
+        return self.X.dtype
+
+    def validated(
+        self, estimator: BaseEstimator, y: Any, reset: bool, **checks: Any
+    ) -> tuple["ArrayFeatures", np.ndarray]:
+        """Return features and targets as scikit-learn validates them."""
+        X, y = validate_data(
             estimator,
-            X,
+            self.X,
             y,
             accept_sparse="csr",
             multi_output=True,
@@ -71,17 +86,60 @@ def validated(
             reset=reset,
             **checks,
         )
-    # Their numbers have been checked where they are.
-    validate_data(estimator, X.header, reset=reset, skip_check_array=True)
-    rows = np.zeros((X.shape[0], 1))
-    _, y = check_X_y(rows, y, multi_output=True, estimator=estimator, **checks)
-    return cast("Features", X), y
+        return ArrayFeatures(X), y
+
+    def with_targets(self, y: Targets, sample_weight: FloatArray | None) -> Dataset:
+        """Return the data set of these features."""
+        return Dataset(self.X, y, sample_weight)
 
 
-def computed(client: "Client | str | None", *values: Any) -> tuple[Any, ...]:
-    """Return values, the Dask collections among them computed in one go."""
+def is_collection(value: Any) -> bool:
+    """Say whether a value is a Dask collection; Dask is imported if it may be one."""
+    if not hasattr(type(value), "__dask_graph__"):
+        return False
+    from skdistmlp.cluster.data import dask_collections
+
+    return dask_collections.is_collection(value)
+
+
+@contextmanager
+def resolve_inputs(
+    client: "Client | str | None", estimator_name: str, X: Any, y: Any, weight: Any
+) -> Iterator[tuple[InputFeatures, Any, Any]]:
+    """Resolve Dask collections, while the context lasts.
+
+    Parameters
+    ----------
+    client : Client, str or None
+        The estimator's parameter.
+    estimator_name : str
+        For messages.
+    X, y, weight : array-like, sparse matrix, Dask collection or None
+        What the user passed to `fit`.
+
+    Yields
+    ------
+    X : InputFeatures
+        Features, on the cluster if they are a collection and there is a cluster.
+    y, weight : array-like or None
+        Targets and sample weights, in this process.
+    """
+    if not any(is_collection(value) for value in (X, y, weight)):
+        yield ArrayFeatures(X), y, weight
+        return
+    from skdistmlp.cluster.data import dask_inputs, remote_dataset
+
+    with dask_inputs.resolve_inputs(client, estimator_name, X, y, weight) as resolved:
+        features, y, weight = resolved
+        if not isinstance(features, remote_dataset.RemoteFeatures):
+            features = ArrayFeatures(features)
+        yield features, y, weight
+
+
+def compute_collections(client: "Client | str | None", *values: Any) -> tuple[Any, ...]:
+    """Return values, the Dask collections among them computed together."""
     if not any(is_collection(value) for value in values):
         return values
-    from skdistmlp.cluster.data import dask_inputs as collections
+    from skdistmlp.cluster.data import dask_collections
 
-    return collections.compute(client, *values)
+    return dask_collections.compute(client, *values)

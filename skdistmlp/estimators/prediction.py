@@ -1,23 +1,21 @@
 """What a fitted network predicts: for arrays at once, for Dask collections lazily."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.utils import check_array
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skdistmlp.engines.engines import (
-    EngineRequest,
-    WholeNetwork,
-    plan_of_prediction,
-    predict,
-)
+from skdistmlp.engines.choice import ENGINES
+from skdistmlp.engines.dispatch import plan_prediction, predict
+from skdistmlp.engines.engine import EngineRequest, OpenEngine
 from skdistmlp.estimators.inputs import is_collection
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.shard import Network
 from skdistmlp.parallel.split import NetworkSplit, Parameters, layer_units_of
+from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.plan import Plan
 
 Finish = Callable[[FloatArray], Any]
@@ -59,6 +57,9 @@ class BlockPrediction:
 class PredictionMixin:
     """Predict with the weights at hand, wherever the rows are."""
 
+    _engines: ClassVar[Mapping[str, OpenEngine]] = ENGINES
+    """The table of engines, for a subclass to replace."""
+
     client: Any
     activation: str
     out_activation_: str
@@ -70,17 +71,18 @@ class PredictionMixin:
         check_is_fitted(self)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
-            from skdistmlp.cluster.data.dask_inputs import header_of
-            from skdistmlp.cluster.prediction.lazy import map_blocks_lazily
+            from skdistmlp.cluster.data.dask_collections import header_of
+            from skdistmlp.cluster.prediction.lazy import map_blocks
 
             validate_data(self, header_of(X), reset=False, skip_check_array=True)
             outputs = WholeNetwork(network, weights)
             function = BlockPrediction(outputs, finish, type(self).__name__)
-            return map_blocks_lazily(
+            return map_blocks(
                 self.client, X, function, weights.nbytes, weights.coefs[0]
             )
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        return finish(predict(self._engine_request(), network, weights, X))
+        request = self._engine_request()
+        return finish(predict(request, network, weights, X, self._engines))
 
     def plan_predict(self, X: Any) -> Plan:
         """Return how `predict` would go about `X`, and why; print it.
@@ -104,10 +106,12 @@ class PredictionMixin:
                 "X is a Dask collection: each of its blocks meets the whole network, "
                 "on the worker that computes it"
             )
-            return Plan("rows", network.split, (), reason)
+            split = NetworkSplit.even(network.layer_units, 1)
+            return Plan("futures", split, (), reason, split_by="rows")
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
-        return plan_of_prediction(self._engine_request(), network, weights, X)
+        request = self._engine_request()
+        return plan_prediction(request, network, weights, X, self._engines)
 
     def _fitted_network(self) -> Network:
-        split = NetworkSplit.even(layer_units_of(self._weights().coefs), 1)
-        return Network(split, self.activation, self.out_activation_)
+        layers = dense_layers(layer_units_of(self._weights().coefs), self.activation)
+        return Network(layers, self.out_activation_)

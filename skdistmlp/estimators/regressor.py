@@ -15,9 +15,9 @@ from sklearn.utils.metaestimators import available_if
 from skdistmlp.estimators._sklearn import StrOptions, fit_context
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
-from skdistmlp.estimators.inputs import computed, validated
-from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.training.job import Score
+from skdistmlp.estimators.inputs import InputFeatures, compute_collections
+from skdistmlp.nn.types import FloatArray
+from skdistmlp.training.hold_out import Score
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -154,8 +154,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     workers or too little memory, `WorkerLostError` when a worker goes away,
     `ExchangeError` when shards do not hear of each other in time, and ``ValueError``
     where scikit-learn does. Whatever happens, nothing of a fit is left on the cluster
-    but rows, kept for later calls within ``skdistmlp.keep-bytes`` and
-    ``skdistmlp.keep-for``.
+    but rows, kept for later calls within ``skdistmlp.cache.max-bytes`` and
+    ``skdistmlp.cache.ttl``.
 
     Examples
     --------
@@ -343,14 +343,16 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         float
             The mean over outputs.
         """
-        truth, values, weight = computed(self.client, y, self.predict(X), sample_weight)
+        truth, values, weight = compute_collections(
+            self.client, y, self.predict(X), sample_weight
+        )
         return float(r2_score(truth, values, sample_weight=weight))
 
     def _validate_targets(
-        self, X: Any, y: Any, incremental: bool, reset: bool
-    ) -> tuple[Features, np.ndarray]:
-        """Return X, and y with one column an output."""
-        X, y = validated(self, X, y, reset, y_numeric=True)
+        self, X: InputFeatures, y: Any, incremental: bool, reset: bool
+    ) -> tuple[InputFeatures, np.ndarray]:
+        """Return validated features, and targets with one column per output."""
+        X, y = X.validated(self, y, reset, y_numeric=True)
         if issparse(y):
             raise ValueError("the targets y are sparse; pass y.toarray() instead")
         if y.ndim == 2 and y.shape[1] == 1:
@@ -370,7 +372,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             )
         return X, y
 
-    def _output_activation(self) -> str:
+    def _output(self) -> str:
         return {"squared_error": "identity", "poisson": "exp"}[self.loss]
 
     def _use_stratified_split(self, n_outputs: int) -> bool:

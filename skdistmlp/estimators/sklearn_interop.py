@@ -4,16 +4,17 @@ This module alone reads and writes private attributes of scikit-learn's
 networks; ``tests/estimators/test_sklearn_private.py`` fails when they change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.estimators._sklearn import AdamOptimizer, SGDOptimizer
-from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
+from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd, UpdateRule
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout, layer_units_of
 from skdistmlp.planning.plan import Plan, local_plan
@@ -85,7 +86,11 @@ class SklearnInteropMixin:
         layout = NetworkSplit.even(layer_units_of(mlp.coefs_), 1).unsplit_layout()
         # After coefs_ were edited to other sizes, a new optimiser begins.
         state = getattr(self, "_optimizer_state", None)
-        if state and all(m.size == layout.n_parameters for m in state.moments):
+        if (
+            state
+            and type(state.rule) in _CONVERTERS
+            and all(m.size == layout.n_parameters for m in state.moments)
+        ):
             mlp._optimizer = _to_sklearn_optimizer(
                 state, self._schedule, self._learning_rate, layout
             )
@@ -162,33 +167,47 @@ def _copy_attributes(source: Any, target: Any) -> None:
             setattr(target, name, deepcopy(getattr(source, name)))
 
 
-def _to_sklearn_optimizer(
+class _Converter(NamedTuple):
+    """How the state of an optimiser becomes scikit-learn's optimiser, and back."""
+
+    sklearn_class: type
+    export: Callable[[Any, OptimizerState, LearningRateSchedule, ShardLayout], Any]
+    load: Callable[[Any, np.dtype[np.floating]], OptimizerState]
+
+
+def _export_adam(
+    rule: Adam,
     state: OptimizerState,
     schedule: LearningRateSchedule,
-    learning_rate: float,
     layout: ShardLayout,
 ) -> Any:
-    """Return scikit-learn's optimiser, its moments one array a layer."""
+    adam = AdamOptimizer([], schedule.initial, rule.beta_1, rule.beta_2, rule.epsilon)
+    first, second = state.moments
+    # Adam keeps moments that are divided by 1 - beta; scikit-learn does not.
+    adam.ms = _by_layer(first * (1 - rule.beta_1), layout)
+    adam.vs = _by_layer(second * (1 - rule.beta_2), layout)
+    adam.t = state.n_steps
+    if adam.t > 0:
+        adam.learning_rate *= (1 - rule.beta_2**adam.t) ** 0.5
+        adam.learning_rate /= 1 - rule.beta_1**adam.t
+    return adam
 
-    def by_layer(flat: FloatArray) -> list[FloatArray]:
-        coefs, intercepts = layout.views(flat)
-        return [*coefs, *intercepts]
 
-    rule = state.rule
-    if isinstance(rule, Adam):
-        adam = AdamOptimizer(
-            [], schedule.initial, rule.beta_1, rule.beta_2, rule.epsilon
-        )
-        first, second = state.moments
-        # Adam keeps moments that are divided by 1 - beta; scikit-learn does not.
-        adam.ms = by_layer(first * (1 - rule.beta_1))
-        adam.vs = by_layer(second * (1 - rule.beta_2))
-        adam.t = state.n_steps
-        if adam.t > 0:
-            adam.learning_rate *= (1 - rule.beta_2**adam.t) ** 0.5
-            adam.learning_rate /= 1 - rule.beta_1**adam.t
-        return adam
-    assert isinstance(rule, Sgd)
+def _load_adam(optimizer: Any, dtype: np.dtype[np.floating]) -> OptimizerState:
+    adam = Adam(optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
+    first = _flat(optimizer.ms, dtype)
+    first /= 1 - adam.beta_1
+    second = _flat(optimizer.vs, dtype)
+    second /= 1 - adam.beta_2
+    return OptimizerState(adam, (first, second), optimizer.t)
+
+
+def _export_sgd(
+    rule: Sgd,
+    state: OptimizerState,
+    schedule: LearningRateSchedule,
+    layout: ShardLayout,
+) -> Any:
     sgd = SGDOptimizer(
         [],
         schedule.initial,
@@ -198,30 +217,60 @@ def _to_sklearn_optimizer(
         schedule.power_t,
     )
     (velocity,) = state.moments
-    sgd.velocities = by_layer(np.array(velocity))
-    sgd.learning_rate = learning_rate
+    sgd.velocities = _by_layer(np.array(velocity), layout)
     return sgd
+
+
+def _load_sgd(optimizer: Any, dtype: np.dtype[np.floating]) -> OptimizerState:
+    sgd = Sgd(optimizer.momentum, optimizer.nesterov)
+    return OptimizerState(sgd, (_flat(optimizer.velocities, dtype),))
+
+
+_CONVERTERS: Mapping[type[UpdateRule], _Converter] = MappingProxyType(
+    {
+        Adam: _Converter(AdamOptimizer, _export_adam, _load_adam),
+        Sgd: _Converter(SGDOptimizer, _export_sgd, _load_sgd),
+    }
+)
+"""By rule. One that is not here is unknown to scikit-learn, which begins a new one."""
+
+
+def _to_sklearn_optimizer(
+    state: OptimizerState,
+    schedule: LearningRateSchedule,
+    learning_rate: float,
+    layout: ShardLayout,
+) -> Any:
+    """Return scikit-learn's optimiser, its moments one array per layer."""
+    converter = _CONVERTERS[type(state.rule)]
+    optimizer = converter.export(state.rule, state, schedule, layout)
+    if state.rule.has_schedule:
+        optimizer.learning_rate = learning_rate
+    return optimizer
 
 
 def _from_sklearn_optimizer(
     optimizer: Any, dtype: np.dtype[np.floating]
 ) -> tuple[OptimizerState, LearningRateSchedule, float]:
     """Return what an estimator keeps of its optimiser: state, schedule and rate."""
+    state = next(
+        converter.load(optimizer, dtype)
+        for converter in _CONVERTERS.values()
+        if isinstance(optimizer, converter.sklearn_class)
+    )
     initial = float(optimizer.learning_rate_init)
-    if isinstance(optimizer, AdamOptimizer):
-        adam = Adam(optimizer.beta_1, optimizer.beta_2, optimizer.epsilon)
-        first = _flat(optimizer.ms, dtype)
-        first /= 1 - adam.beta_1
-        second = _flat(optimizer.vs, dtype)
-        second /= 1 - adam.beta_2
-        state = OptimizerState(adam, (first, second), optimizer.t)
+    if not state.rule.has_schedule:
         return state, LearningRateSchedule("constant", initial), initial
     schedule = LearningRateSchedule(
         optimizer.lr_schedule, initial, float(optimizer.power_t)
     )
-    sgd = Sgd(optimizer.momentum, optimizer.nesterov)
-    state = OptimizerState(sgd, (_flat(optimizer.velocities, dtype),))
     return state, schedule, float(optimizer.learning_rate)
+
+
+def _by_layer(flat: FloatArray, layout: ShardLayout) -> list[FloatArray]:
+    """Return the coefficients of all layers, then their intercepts, as views."""
+    coefs, intercepts = layout.views(flat)
+    return [*coefs, *intercepts]
 
 
 def _flat(by_layer: Sequence[FloatArray], dtype: np.dtype[np.floating]) -> FloatArray:

@@ -14,9 +14,9 @@ import numpy as np
 Kernel = Callable[..., None]
 
 UPDATES_BEFORE_LOADING = 250_000_000
-"""Parameters updated by NumPy before numba is loaded: that costs 0.33 s, about what
-this many updates could have saved. So a small fit never waits for numba, and a large
-one loses no more than it would have to anyway."""
+"""Parameters updated by NumPy before numba is loaded. Loading costs 0.33 s, about what
+this many updates could have saved: a small fit never waits for numba, and a large one
+loses at most as much again as loading costs anyway."""
 
 _LOCK = threading.Lock()
 _updates = 0
@@ -25,12 +25,13 @@ _looked = False
 
 
 def adam_kernel(n_parameters: int) -> Kernel | None:
-    """Return the compiled update, None while NumPy is to do it.
+    """Return the compiled update, or None as long as NumPy should do it.
 
     Parameters
     ----------
     n_parameters : int
-        Parameters about to be updated; counted, for the whole process.
+        Number of parameters that NumPy updates otherwise; counted for the whole
+        process.
     """
     global _updates
     if _kernel is None and not _looked:
@@ -59,7 +60,7 @@ def _compiled() -> Kernel | None:
     try:
         kernel: Kernel = njit(cache=True, **options)(_adam)
     except RuntimeError:
-        # There is no folder to keep the compiled code in.
+        # No folder is writable in which to cache the compiled code.
         kernel = njit(**options)(_adam)
     for dtype in (np.float32, np.float64):
         arrays = [np.ones(1, dtype) for _ in range(4)]
@@ -79,7 +80,7 @@ def _adam(
     epsilon: Any,
     step: Any,
 ) -> None:
-    """Do what `Adam.update_block` does; numbers have the dtype of the arrays."""
+    """Do what `L2` around `Adam` does; numbers have the dtype of the arrays."""
     for i in range(w.size):
         g = gradient[i] + penalty * w[i] if i < n_penalised else gradient[i]
         first[i] = beta_1 * first[i] + g

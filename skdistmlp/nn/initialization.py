@@ -1,8 +1,8 @@
-"""Initial weights."""
+"""The initial weights of a layer."""
 
 import numpy as np
 
-from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.nn.layers import LayerSpec
 from skdistmlp.nn.types import FloatArray
 
 BLOCK_DRAWS = 2**13
@@ -12,9 +12,7 @@ workers give larger ones back to the system at once, and 1.9 million draws then 
 
 
 def glorot_uniform(
-    fan_in: int,
-    fan_out: int,
-    activation: str,
+    layer: LayerSpec,
     random_state: np.random.RandomState,
     *,
     rows: slice,
@@ -27,10 +25,8 @@ def glorot_uniform(
 
     Parameters
     ----------
-    fan_in, fan_out : int
-        Numbers of neurons before and after the weights.
-    activation : str
-        Name of the hidden activation, which sets the factor f.
+    layer : LayerSpec
+        Says how many weights there are, and the factor f.
     random_state : RandomState
         Advanced by ``fan_in * fan_out + fan_out`` draws, whatever is kept.
     rows, columns : slice
@@ -47,7 +43,8 @@ def glorot_uniform(
     Glorot and Bengio (2010), equation 16, with the draws in the order of
     scikit-learn's ``BaseMultilayerPerceptron._init_coef``.
     """
-    bound = np.sqrt(ACTIVATIONS[activation].glorot_factor / (fan_in + fan_out))
+    fan_in, fan_out = layer.fan_in, layer.fan_out
+    bound = np.sqrt(layer.glorot_factor / (fan_in + fan_out))
     block = max(1, BLOCK_DRAWS // fan_out)
     for start in range(0, fan_in, block):
         stop = min(start + block, fan_in)

@@ -1,7 +1,7 @@
-"""Loss functions and the output activations they belong to.
+"""Losses, each with the output activation that it belongs to.
 
-Each pair is canonical: training takes ``prediction - target`` as the derivative
-of a sample's loss with respect to its logits, whatever the pair.
+To add one, write its functions and enter them in `OUTPUTS`: nothing else knows
+what a loss or its derivative is.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,22 +22,29 @@ Weights = FloatArray | None
 
 
 class Output(NamedTuple):
-    """What stands behind the output layer.
+    """What follows the output layer.
 
     Attributes
     ----------
-    apply : callable
-        ``apply(z)`` overwrites the logits `z` of shape (n_samples, n_outputs)
+    activation : str
+        scikit-learn's name of the output activation, its ``out_activation_``.
+    forward : callable
+        ``forward(z)`` overwrites the logits `z` of shape (n_samples, n_outputs)
         with predictions.
     loss : callable
         ``loss(y, prediction, sample_weight)`` is the sum of the losses of the
         samples, each times its weight, a float. `y` is shaped like
         `prediction`, boolean for classes; `sample_weight` has shape
         (n_samples,) or is None.
+    delta : callable
+        ``delta(prediction, y, out)`` writes d loss / d logits of every sample to
+        `out`, which may be `prediction` itself; weights are left to the caller.
     """
 
-    apply: Callable[[FloatArray], None]
+    activation: str
+    forward: Callable[[FloatArray], None]
     loss: Callable[[Targets, FloatArray, Weights], float]
+    delta: Callable[[FloatArray, Targets, FloatArray], None]
 
 
 def _identity(z: FloatArray) -> None:
@@ -52,8 +59,14 @@ def _logistic(z: FloatArray) -> None:
     expit(z, out=z)
 
 
+def canonical_delta(prediction: FloatArray, y: Targets, out: FloatArray) -> None:
+    """Write ``prediction - y``, the delta where activation and loss are canonical."""
+    # Targets may have a wider dtype: only the difference is rounded to that of `out`.
+    np.subtract(prediction, y, out=out)
+
+
 def _clipped(probability: FloatArray) -> FloatArray:
-    """Keep probabilities as far from 0 and 1 as scikit-learn does."""
+    """Clip probabilities away from 0 and 1 as far as scikit-learn does."""
     eps = np.finfo(probability.dtype).eps
     return np.clip(probability, eps, 1 - eps)
 
@@ -70,7 +83,7 @@ def log_loss(y: Targets, probability: FloatArray, sample_weight: Weights) -> flo
     Parameters
     ----------
     y : ndarray of bool, shape (n_samples, n_classes)
-        One true value a row.
+        One true value per row.
     probability : ndarray of shape (n_samples, n_classes)
         Predicted probabilities.
     sample_weight : ndarray of shape (n_samples,) or None
@@ -84,7 +97,7 @@ def log_loss(y: Targets, probability: FloatArray, sample_weight: Weights) -> flo
     Notes
     -----
     ``log_loss`` in ``sklearn.neural_network._base``, which returns the mean.
-    Only the probabilities of the true classes are looked at.
+    Only the probabilities of the true classes matter.
     """
     return _weighted_sum(-np.log(_clipped(probability[y])), sample_weight)
 
@@ -175,10 +188,11 @@ def poisson(y: Targets, prediction: FloatArray, sample_weight: Weights) -> float
 
 OUTPUTS: Mapping[str, Output] = MappingProxyType(
     {
-        "softmax": Output(softmax, log_loss),
-        "logistic": Output(_logistic, binary_log_loss),
-        "identity": Output(_identity, squared_error),
-        "exp": Output(_exp, poisson),
+        "softmax": Output("softmax", softmax, log_loss, canonical_delta),
+        "logistic": Output("logistic", _logistic, binary_log_loss, canonical_delta),
+        "identity": Output("identity", _identity, squared_error, canonical_delta),
+        "exp": Output("exp", _exp, poisson, canonical_delta),
     }
 )
-"""Outputs by the name that scikit-learn gives ``out_activation_``."""
+"""Outputs by name. Every `Output.activation` is such a name too: whoever only predicts
+knows no more than scikit-learn's ``out_activation_``."""

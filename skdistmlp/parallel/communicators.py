@@ -1,26 +1,42 @@
 """How the shards of one network exchange arrays.
 
-A communicator is one shard's end of the exchange. All shards call the same
-collective in the same order. Sums run in shard order, so that every shard
+A communicator is one shard's end of the collectives. All shards call the same
+collectives in the same order. Sums run in shard order, so that every shard
 holds the same bits whoever computed first.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from enum import IntEnum
+from typing import Protocol
 
 import numpy as np
 
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.split import NeuronRange
 
-Result = TypeVar("Result")
+
+class Label(IntEnum):
+    """Labels of the exchanges that belong to no layer.
+
+    A label tells two exchanges apart that might be mistaken for each other. That of a
+    layer's exchange is the number of the layer, so these count down from the largest
+    number that fits into a packet.
+    """
+
+    HANDSHAKE = 2**16 - 1
+    ROUND = 2**16 - 2
+    DECISION = 2**16 - 3
+    PARAMETERS = 2**16 - 4
+    LOSS = 2**16 - 5
+    GRADIENT = 2**16 - 6
 
 
 class Communicator(Protocol):
     """What a shard needs of its peers.
 
     Each collective may return one of its arguments, or `out`: the result is
-    valid until the arrays handed in are next written to.
+    valid until the arguments are next written to. Each takes a label, the number of
+    a layer or a `Label`, which must be the same on all shards.
     """
 
     @property
@@ -35,10 +51,10 @@ class Communicator(Protocol):
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
-        """Put the shards' columns side by side.
+        """Concatenate the shards' columns.
 
         The conjugate of `reduce_scatter`: gathering activations forward is
         scattering the sum of their deltas backward.
@@ -49,8 +65,8 @@ class Communicator(Protocol):
             This shard's columns.
         ranges : sequence of NeuronRange
             Columns of each shard; they tile the result.
-        layer : int
-            Number of the layer, by which packets are told apart.
+        label : int
+            What is gathered.
         out : ndarray of shape (n_rows, n_columns), optional
             Overwritten with the result, where one is needed.
 
@@ -64,7 +80,7 @@ class Communicator(Protocol):
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Sum the shards' pieces and keep this shard's columns of the sum.
@@ -75,8 +91,8 @@ class Communicator(Protocol):
             This shard's contribution.
         ranges : sequence of NeuronRange
             Columns that each shard keeps.
-        layer : int
-            Number of the layer.
+        label : int
+            What is summed.
         out : ndarray of shape (n_rows, len(ranges[rank])), optional
             Overwritten with the result, where one is needed.
 
@@ -87,7 +103,7 @@ class Communicator(Protocol):
         """
 
     def all_reduce(
-        self, piece: FloatArray, layer: int, out: FloatArray | None
+        self, piece: FloatArray, label: int, out: FloatArray | None
     ) -> FloatArray:
         """Sum the shards' pieces.
 
@@ -95,8 +111,8 @@ class Communicator(Protocol):
         ----------
         piece : ndarray of one or two dimensions
             This shard's contribution.
-        layer : int
-            Number of the layer.
+        label : int
+            What is summed.
         out : ndarray shaped like `piece`, optional
             Overwritten with the result, where one is needed.
 
@@ -106,8 +122,8 @@ class Communicator(Protocol):
             The same bits on every shard.
         """
 
-    def broadcast(self, array: FloatArray) -> FloatArray:
-        """Overwrite `array` with shard 0's: how all shards come to one decision."""
+    def broadcast(self, array: FloatArray, label: int) -> FloatArray:
+        """Overwrite `array` with shard 0's: this is how all shards decide alike."""
 
     def begin_step(self) -> None:
         """Note that the next exchanges belong to a new step, or block of rows.
@@ -121,7 +137,7 @@ class Communicator(Protocol):
 
 
 class SingleProcess:
-    """The communicator of a network that is one shard: nothing is copied."""
+    """The communicator of an undivided network: nothing is copied."""
 
     rank = 0
     n_shards = 1
@@ -130,7 +146,7 @@ class SingleProcess:
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Return `part`."""
@@ -140,19 +156,19 @@ class SingleProcess:
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Return `piece`."""
         return piece
 
     def all_reduce(
-        self, piece: FloatArray, layer: int, out: FloatArray | None
+        self, piece: FloatArray, label: int, out: FloatArray | None
     ) -> FloatArray:
         """Return `piece`."""
         return piece
 
-    def broadcast(self, array: FloatArray) -> FloatArray:
+    def broadcast(self, array: FloatArray, label: int) -> FloatArray:
         """Return `array`."""
         return array
 

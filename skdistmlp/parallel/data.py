@@ -1,8 +1,9 @@
-"""The rows that a network trains on, as every shard holds them."""
+"""The rows that a network trains on or predicts, in this process or elsewhere."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from scipy.sparse import issparse
@@ -11,63 +12,120 @@ from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
 
 
-class RemoteFeatures(ABC):
-    """Features that lie elsewhere, as one knows them who only has to plan.
+class BatchTotals(NamedTuple):
+    """What the mean loss of a mini-batch is divided by, with and without weights.
 
     Attributes
     ----------
-    shape : tuple of int
-        Rows and columns.
-    dtype : dtype
-        float32 or float64.
-    nnz : int or None
-        How many numbers sparse features store; None for dense ones.
-    header : ndarray or DataFrame
-        A row of zeros with the names of the columns, if they have any.
-    client : object
-        Through whom they can be reached.
+    n_rows : int
+        Number of rows.
+    weight_sum : float
+        Sum of their sample weights; the number of rows if they have none.
     """
 
-    shape: tuple[int, int]
-    dtype: np.dtype[np.floating]
-    nnz: int | None
-    header: Any
-    client: Any
+    n_rows: int
+    weight_sum: float
+
+
+class RowPlacement(Protocol):
+    """What a data set needs in order to put its rows on the workers of a run."""
+
+    def scatter_cached(
+        self, name: str, values: Sequence[Any], sizes: Sequence[int]
+    ) -> list[Any]:
+        """Send each shard its own value, unless its worker has it already."""
+
+
+class BaseDataset(ABC):
+    """Rows for training, wherever their features are.
+
+    Targets and sample weights are always in this process.
+
+    Attributes
+    ----------
+    y : ndarray of shape (n_samples, n_outputs), or None
+        Targets, boolean for classes; None for rows that are only predicted.
+    sample_weight : ndarray of shape (n_samples,), or None
+        Weights of the samples.
+    """
+
+    y: Targets | None
+    sample_weight: FloatArray | None
 
     @property
+    def client(self) -> Any:
+        """Dask client that reaches the features; None if they are in this process."""
+        return None
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    @abstractmethod
+    def nnz_per_row(self) -> float | None:
+        """Mean number of stored values per row of sparse features; None for dense."""
+
+    @property
+    @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of all features once they are at hand."""
-        if self.nnz is None:
-            return self.shape[0] * self.shape[1] * self.dtype.itemsize
-        index = index_dtype(self.shape, self.nnz).itemsize
-        stored = self.nnz * (self.dtype.itemsize + index)
-        return stored + (self.shape[0] + 1) * index
+        """Bytes of all features, targets and weights in the memory of one process."""
 
     @abstractmethod
-    def astype(self, dtype: np.dtype[np.floating]) -> Self:
-        """Return the same features, to arrive in another dtype."""
+    def prepared(self, dtype: np.dtype[np.floating]) -> Self:
+        """Return the same data with features in `dtype`, laid out for fast access."""
 
     @abstractmethod
-    def fetch(self) -> Features:
-        """Return all features, in this process."""
+    def to_local(self) -> "Dataset":
+        """Return the same data with its features in this process."""
 
+    @abstractmethod
+    def place_on(self, placement: RowPlacement, n_shards: int) -> list[Any]:
+        """Put all rows on the worker of each shard.
 
-def index_dtype(shape: tuple[int, int], nnz: int) -> np.dtype[np.signedinteger]:
-    """Return the dtype of the indices of compressed rows, as SciPy chooses it."""
-    wide = max(*shape, nnz) > np.iinfo(np.int32).max
-    return np.dtype(np.int64 if wide else np.int32)
+        Parameters
+        ----------
+        placement : Placement
+            Of the run that needs the rows.
+        n_shards : int
+            Number of shards.
+
+        Returns
+        -------
+        list of Future
+            A `Dataset` on the worker of shard 0, shard 1, and so on.
+        """
+
+    def targets(self, rows: Rows) -> Targets:
+        """Return rows of `y`."""
+        assert self.y is not None, "rows that are only predicted have no targets"
+        if isinstance(rows, slice):
+            return self.y[rows]
+        # `take` needs a third of the time of an index.
+        return self.y.take(rows, axis=0)
+
+    def weights(self, rows: Rows) -> FloatArray | None:
+        """Return the weights of `rows`, or None if samples have no weights."""
+        return None if self.sample_weight is None else self.sample_weight[rows]
+
+    def batch_totals(self, rows: Rows) -> BatchTotals:
+        """Return the number of `rows` and the sum of their weights."""
+        n_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        weight = self.weights(rows)
+        return BatchTotals(n_rows, float(n_rows if weight is None else weight.sum()))
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """Rows to train on or to predict for.
+class Dataset(BaseDataset):
+    """Rows in the memory of this process.
 
     Attributes
     ----------
     X : ndarray, csr_array or csr_matrix of shape (n_samples, n_features)
-        Features; where there is only planning to do, `RemoteFeatures`.
+        Features.
     y : ndarray of shape (n_samples, n_outputs), or None
-        Targets, boolean for classes; None when there is only predicting to do.
+        Targets, boolean for classes; None for rows that are only predicted.
     sample_weight : ndarray of shape (n_samples,), or None
         Weights of the samples.
     """
@@ -83,7 +141,7 @@ class Dataset:
 
     @property
     def nnz_per_row(self) -> float | None:
-        """How many numbers a row of sparse `X` stores; None for a dense one."""
+        """Mean number of stored values per row of sparse features; None for dense."""
         nnz: int | None = getattr(self.X, "nnz", None)
         return None if nnz is None else nnz / max(1, self.n_rows)
 
@@ -102,12 +160,10 @@ class Dataset:
             self.__dict__["X"] = aligned(self.X)
 
     def prepared(self, dtype: np.dtype[np.floating]) -> "Dataset":
-        """Return the same data, X in `dtype` and fit for taking rows out many times.
+        """Return the same data, X in `dtype` and in rows that are fast to take.
 
         ``np.take`` copies a whole array that is not C-contiguous at every call.
         """
-        if isinstance(self.X, RemoteFeatures):
-            return replace(self, X=self.X.astype(dtype))
         if issparse(self.X):
             X = self.X.astype(dtype, copy=False)
         else:
@@ -115,10 +171,14 @@ class Dataset:
         return replace(self, X=X)
 
     def to_local(self) -> "Dataset":
-        """Return the same data, X in this process."""
-        if not isinstance(self.X, RemoteFeatures):
-            return self
-        return replace(self, X=self.X.fetch())
+        """Return this data set: it is in this process already."""
+        return self
+
+    def place_on(self, placement: RowPlacement, n_shards: int) -> list[Any]:
+        """Send all rows to the worker of each shard that does not have them yet."""
+        return placement.scatter_cached(
+            "rows", n_shards * [self], n_shards * [self.nbytes]
+        )
 
     def inputs(self, rows: Rows, out: FloatArray | None = None) -> Features:
         """Return rows of `X`: a view for a slice, else a copy, in `out` if given.
@@ -131,21 +191,3 @@ class Dataset:
             return self.X[rows]
         # mode="clip" writes straight into `out`; "raise" goes through a buffer.
         return np.take(self.X, rows, axis=0, out=out[: len(rows)], mode="clip")
-
-    def targets(self, rows: Rows) -> Targets:
-        """Return rows of `y`."""
-        assert self.y is not None, "a data set to predict for has no targets"
-        if isinstance(rows, slice):
-            return self.y[rows]
-        # A third of the time of an index.
-        return self.y.take(rows, axis=0)
-
-    def weights(self, rows: Rows) -> FloatArray | None:
-        """Return the weights of `rows`, or None."""
-        return None if self.sample_weight is None else self.sample_weight[rows]
-
-    def batch_weight(self, rows: Rows) -> tuple[int, float]:
-        """Return the number of `rows`, and the sum of their weights or again it."""
-        n_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        weight = self.weights(rows)
-        return n_rows, float(n_rows if weight is None else weight.sum())

@@ -1,31 +1,32 @@
-"""The weights that training begins with."""
+"""The parameters that training begins with."""
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 
 from skdistmlp.nn.initialization import glorot_uniform
+from skdistmlp.nn.layers import LayerSpec
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.split import ShardLayout
 
 
 def draw_parameters(
     layout: ShardLayout,
-    activation: str,
+    layers: Sequence[LayerSpec],
     random_state: np.random.RandomState,
     dtype: np.dtype[np.floating],
 ) -> FloatArray:
-    """Draw the weights of a whole network, and keep those of one shard.
+    """Draw the parameters of a whole network, and keep those of one shard.
 
-    Every shard draws alike, in scikit-learn's order: the start does not depend
-    on how the network is split, and nothing has to be sent.
+    Every shard makes the same draws, in scikit-learn's order, so the start does not
+    depend on how the network is split, and nothing has to be sent.
 
     Parameters
     ----------
     layout : ShardLayout
         The shard; that of a network on one shard keeps everything.
-    activation : str
-        Name of the hidden activation.
+    layers : sequence of LayerSpec
+        All layers of the network.
     random_state : RandomState
         Advanced by as many draws as the whole network has parameters.
     dtype : dtype
@@ -38,11 +39,9 @@ def draw_parameters(
     """
     flat = np.empty(layout.n_parameters, dtype)
     coefs, intercepts = layout.views(flat)
-    for layer, (fan_in, fan_out) in enumerate(pairwise(layout.split.layer_units)):
+    for layer, spec in enumerate(layers):
         glorot_uniform(
-            fan_in,
-            fan_out,
-            activation,
+            spec,
             random_state,
             rows=layout.rows(layer),
             columns=layout.columns(layer),

@@ -1,28 +1,30 @@
-"""A shard group: the operations that a training step is made of.
+"""What an engine offers to training: the operations of a step, and what holds them.
 
 One definition of the step (`skdistmlp.training.step`) serves every engine. A
 value that passes between operations is an array in one engine and a list of
 Dask futures in another, and the step does not look inside it.
+
+Everything else that training asks for is a small object that holds the operations:
+`OpenNetwork` lists them.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.shard import ShardState
 
 Value = TypeVar("Value")
+Logits = TypeVar("Logits", contravariant=True)
 
 
 class NetworkOps(Protocol[Value]):
-    """All shards of a network, as the training loop sees them.
+    """The operations of a training step, on all shards of a network.
 
     A value is valid until the next step begins.
     """
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this is the place where decisions are made."""
 
     @property
     def layers(self) -> range:
@@ -31,8 +33,11 @@ class NetworkOps(Protocol[Value]):
     def inputs(self, rows: Rows) -> Value:
         """Return the features of `rows`, for layer 0."""
 
-    def forward(self, layer: int, value: Value) -> Value:
-        """Return the activations of a hidden layer, or the logits of the last."""
+    def forward(self, layer: int, value: Value, *, training: bool) -> Value:
+        """Return the activations of a hidden layer, or the logits of the last.
+
+        Without `training`, nothing is kept for `backward`.
+        """
 
     def output_delta(self, logits: Value, rows: Rows, batch: Rows) -> Value:
         """Add the loss of `rows` to the epoch's; return d loss / d logits.
@@ -41,7 +46,7 @@ class NetworkOps(Protocol[Value]):
         """
 
     def backward(self, layer: int, value: Value, delta: Value) -> Value:
-        """Compute the gradient of a layer from what it was given and its delta.
+        """Compute the gradient of a layer from its input and its delta.
 
         Returns the delta of the layer before; for layer 0, `delta` itself.
         """
@@ -49,16 +54,65 @@ class NetworkOps(Protocol[Value]):
     def update(self, rows: Rows, learning_rate: float) -> None:
         """Let the optimiser take a step; `rows` are those of the gradient."""
 
-    def pop_epoch_loss(self) -> float:
-        """Return the losses of all rows since it was last called, and penalties.
+
+class Outputs(Protocol[Logits]):
+    """Turns logits into predictions in this process."""
+
+    def predictions(self, logits: Iterable[Logits]) -> Iterator[FloatArray]:
+        """Yield the outputs, shape (n_rows, n_outputs), of each block of rows.
+
+        `logits` is drawn on lazily, so that a bounded number is in flight.
+        """
+
+
+class Leader(Protocol):
+    """Where discrete decisions are made: processors may differ in the last bit."""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this process."""
+
+    def decides(self, value: float) -> float:
+        """Return the value that the leader passed."""
+
+
+class EpochLoss(Protocol):
+    """The losses of the steps of an epoch."""
+
+    def pop(self) -> float:
+        """Return the losses of all rows since the last call, with the penalties.
 
         The same number on every shard.
         """
 
-    def set_parameters(self, parameters: FloatArray | None) -> bool:
-        """Replace the parameters of the whole network; begin a sum of gradients.
 
-        Shards among peers take those that shard 0 hands in. False when that is
+class NetworkState(Protocol):
+    """Parameters and optimiser, wherever they are held."""
+
+    @property
+    def current(self) -> Any:
+        """What is held now: a `ShardState`, or futures of it."""
+
+    def fetch(self) -> ShardState:
+        """Return the state of the whole network, or of one shard among peers.
+
+        Its arrays may still be trained on: copy them to keep them.
+        """
+
+    def keep_best(self) -> None:
+        """Remember the parameters as they are now, in place of earlier ones."""
+
+
+class Objective(Protocol):
+    """Loss and gradient of all rows as functions of the parameters, for L-BFGS."""
+
+    def parameters(self) -> FloatArray:
+        """Return the parameters of the whole network, the same on every shard."""
+
+    def set_parameters(self, parameters: FloatArray | None) -> bool:
+        """Replace the parameters of the whole network; start a sum of gradients.
+
+        Shards among peers take those that the leader passes. False when that is
         None: there is nothing more to evaluate.
         """
 
@@ -71,26 +125,33 @@ class NetworkOps(Protocol[Value]):
         The gradient has the layout of one shard. The same on every shard.
         """
 
-    def predictions(self, logits: Iterable[Value]) -> Iterator[FloatArray]:
-        """Yield the outputs, shape (n_rows, n_outputs), of each block of rows.
 
-        `logits` is drawn on lazily, so that a bounded number is under way.
-        """
+@dataclass(frozen=True)
+class OpenNetwork(Generic[Value]):
+    """A network whose parameters and rows are in place, on whatever engine.
 
-    def from_leader(self, value: float) -> float:
-        """Return the value that shard 0 has: decisions are made in one place."""
+    Attributes
+    ----------
+    network : Network
+        The network, but for its parameters.
+    ops : NetworkOps
+        The operations of a step.
+    outputs : Outputs
+        From logits to predictions.
+    leader : Leader
+        Who decides.
+    loss : EpochLoss
+        The loss of an epoch.
+    state : NetworkState
+        Parameters, optimiser, and the best parameters.
+    objective : Objective
+        Loss and gradient of all rows.
+    """
 
-    def keep_best(self) -> None:
-        """Remember the parameters as they are now, in place of those kept before."""
-
-    def restore_best(self) -> None:
-        """Go back to the parameters last kept."""
-
-    def collect(self) -> ShardState:
-        """Return the state of the whole network, or of one shard among peers."""
-
-    def snapshot(self) -> ShardState:
-        """Return a copy of what `collect` would return if training ended here.
-
-        That is with the parameters last kept, if any were.
-        """
+    network: Network
+    ops: NetworkOps[Value]
+    outputs: Outputs[Value]
+    leader: Leader
+    loss: EpochLoss
+    state: NetworkState
+    objective: Objective

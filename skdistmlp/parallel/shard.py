@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
-from skdistmlp.nn.activations import ACTIVATIONS, Activation
-from skdistmlp.nn.losses import OUTPUTS, Output
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import OptimizerState, block_size
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
 from skdistmlp.parallel.data import Dataset
@@ -25,38 +24,6 @@ from skdistmlp.parallel.split import (
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network but for its weights.
-
-    Attributes
-    ----------
-    split : NetworkSplit
-        Layers, and which shard holds which neurons.
-    activation : str
-        Name of the hidden activation.
-    output : str
-        Name of the output activation, which sets the loss.
-    alpha : float
-        Strength of the L2 penalty.
-    """
-
-    split: NetworkSplit
-    activation: str
-    output: str
-    alpha: float = 0.0
-
-    @property
-    def hidden_activation(self) -> Activation:
-        """The activation of the hidden layers."""
-        return ACTIVATIONS[self.activation]
-
-    @property
-    def output_head(self) -> Output:
-        """The output activation and its loss."""
-        return OUTPUTS[self.output]
-
-
-@dataclass(frozen=True)
 class ShardState:
     """Everything that training changes on one shard, or in the whole network.
 
@@ -65,7 +32,9 @@ class ShardState:
     parameters : ndarray of shape (n_parameters,)
         Coefficients, then intercepts (see `ShardLayout`).
     optimizer : OptimizerState or None
-        Moments in the same layout; None when there is only predicting to do.
+        Moments in the same layout; None if the network only predicts.
+    best : ndarray of shape (n_parameters,), or None
+        The parameters that scored best so far, with early stopping.
     penalty_sum : float
         The L2 penalties of the steps since the last end of an epoch, each
         times the number of its rows.
@@ -73,21 +42,34 @@ class ShardState:
 
     parameters: FloatArray = field(repr=False)
     optimizer: OptimizerState | None = None
+    best: FloatArray | None = field(default=None, repr=False)
     penalty_sum: float = 0.0
+
+    def copy(self) -> "ShardState":
+        """Return the same state in arrays that nobody else writes to."""
+        optimizer = self.optimizer
+        if optimizer is not None:
+            moments = tuple(moment.copy() for moment in optimizer.moments)
+            optimizer = replace(optimizer, moments=moments)
+        best = None if self.best is None else self.best.copy()
+        return ShardState(self.parameters.copy(), optimizer, best, self.penalty_sum)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, parameters=aligned(state["parameters"]))
 
 
 def split_state(split: NetworkSplit, whole: ShardState) -> list[ShardState]:
-    """Return the shards' parts of the state of a whole network, as copies."""
+    """Return each shard's part of the state of a whole network, as copies."""
     parts = []
     for rank in range(split.n_shards):
-        optimizer = whole.optimizer
+        optimizer, best = whole.optimizer, whole.best
         if optimizer is not None:
             moments = tuple(take_shard(split, rank, m) for m in optimizer.moments)
             optimizer = replace(optimizer, moments=moments)
-        parts.append(ShardState(take_shard(split, rank, whole.parameters), optimizer))
+        if best is not None:
+            best = take_shard(split, rank, best)
+        parameters = take_shard(split, rank, whole.parameters)
+        parts.append(ShardState(parameters, optimizer, best))
     return parts
 
 
@@ -100,7 +82,10 @@ def join_states(split: NetworkSplit, parts: Sequence[ShardState]) -> ShardState:
             join_shards(split, moment) for moment in zip(*moments_of, strict=True)
         )
         optimizer = replace(optimizer, moments=moments)
-    return ShardState(join_shards(split, [p.parameters for p in parts]), optimizer)
+    best_of = [part.best for part in parts if part.best is not None]
+    best = join_shards(split, best_of) if best_of else None
+    parameters = join_shards(split, [part.parameters for part in parts])
+    return ShardState(parameters, optimizer, best)
 
 
 def affine(
@@ -141,30 +126,20 @@ def _product(
     return out
 
 
-def hidden_forward(
-    network: Network,
-    inputs: Features,
-    coef: FloatArray,
-    intercept: FloatArray,
-    out: FloatArray | None = None,
-) -> FloatArray:
-    """Return the activations of this shard's neurons of a hidden layer."""
-    activations = affine(inputs, coef, intercept, out)
-    network.hidden_activation.apply(activations)
-    return activations
-
-
 def output_delta(
+    network: Network,
     prediction: FloatArray,
     dataset: Dataset,
     rows: Rows,
     batch: Rows,
     out: FloatArray | None = None,
 ) -> FloatArray:
-    """Return d loss / d logits, ``(prediction - y) * weight / sum of weights``.
+    """Return d loss / d logits, each row's times its weight / sum of weights.
 
     Parameters
     ----------
+    network : Network
+        Knows the loss.
     prediction : ndarray of shape (n_rows, n_outputs)
         Outputs of the network for `rows`.
     dataset : Dataset
@@ -175,17 +150,11 @@ def output_delta(
         The rows that the loss is averaged over: `rows`, or more.
     out : ndarray of shape (n_rows, n_outputs), optional
         Overwritten; it may be `prediction` itself.
-
-    Notes
-    -----
-    All output activations are canonical for their loss (see
-    `skdistmlp.nn.losses`).
     """
     weight = dataset.weights(rows)
-    _, weight_sum = dataset.batch_weight(batch)
-    # Targets may be of a wider type: it is the difference that is rounded.
+    _, weight_sum = dataset.batch_totals(batch)
     delta = np.empty_like(prediction) if out is None else out
-    np.subtract(prediction, dataset.targets(rows), out=delta)
+    network.output_head.delta(prediction, dataset.targets(rows), delta)
     if weight is not None:
         delta *= weight[:, np.newaxis]
     delta /= weight_sum
@@ -199,16 +168,16 @@ def batch_loss(
     rows: Rows,
     batch: Rows,
 ) -> float:
-    """Return what `rows` add to the mean loss of `batch`, times its number of rows.
+    """Return the share of `rows` in the mean loss of `batch`, times its number of rows.
 
-    The penalty is not in it (see `batch_penalty`).
+    The penalty is not included (see `batch_penalty`).
 
     Raises
     ------
     ZeroDivisionError
         If the weights of `batch` sum to zero.
     """
-    n_rows, weight_sum = dataset.batch_weight(batch)
+    n_rows, weight_sum = dataset.batch_totals(batch)
     if weight_sum == 0:
         raise ZeroDivisionError("Weights sum to zero, can't be normalized")
     loss = network.output_head.loss(
@@ -242,7 +211,7 @@ def add_penalty(
     network : Network
         Says how strong the penalty is.
     n_coefs : int
-        The first so many parameters carry it.
+        Number of parameters, from the start, that carry it.
     parameters : ndarray of shape (n_parameters,)
         A shard's parameters.
     gradient_sum : ndarray of shape (n_parameters,)
@@ -276,13 +245,13 @@ def gradient(
     Parameters
     ----------
     inputs : ndarray or sparse rows of shape (n_rows, fan_in)
-        What the layer was given.
+        Inputs of the layer.
     delta : ndarray of shape (n_rows, fan_out)
         d loss / d pre-activation.
     coef_out : ndarray of shape (fan_in, fan_out)
         Overwritten with ``inputs.T @ delta``.
     intercept_out : ndarray of shape (fan_out,) or (0,)
-        Overwritten with the column sums of `delta`, where it has room.
+        Overwritten with the column sums of `delta`, unless it is empty.
     """
     _product(inputs.T, delta, coef_out)
     if intercept_out.size:
@@ -294,7 +263,7 @@ def propagate(
 ) -> FloatArray:
     """Return ``delta @ coef.T``: d loss / d inputs of a layer, shape (n_rows, fan_in).
 
-    In a column-parallel layer this is one shard's piece of a sum.
+    In a column-parallel layer this is one shard's part of a sum.
     """
     return np.matmul(delta, coef.T, out=out)
 
@@ -307,7 +276,7 @@ def predict_whole(
     Parameters
     ----------
     network : Network
-        The network; how it is split does not matter.
+        The network.
     weights : Parameters
         All its layers.
     X : ndarray or sparse rows of shape (n_samples, n_features)
@@ -320,18 +289,15 @@ def predict_whole(
     ndarray of shape (n_samples, n_outputs)
         Predictions, in the dtype that `X` and the weights combine to.
     """
-    last = len(weights.coefs) - 1
     blocks = []
-    # One turn for no rows, so that the result has its shape all the same.
+    # Once for no rows too, so that the result has the right shape.
     for start in range(0, max(1, X.shape[0]), rows_per_block):
         value = X
         if X.shape[0] > rows_per_block:
             value = X[start : start + rows_per_block]
-        for layer, (coef, intercept) in enumerate(zip(*weights, strict=True)):
-            if layer < last:
-                value = hidden_forward(network, value, coef, intercept)
-            else:
-                value = affine(value, coef, intercept)
-        network.output_head.apply(value)
+        for layer, coef, intercept in zip(network.layers, *weights, strict=True):
+            value = affine(value, coef, intercept)
+            layer.nonlinearity.forward(value, value)
+        network.output_head.forward(value)
         blocks.append(value)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

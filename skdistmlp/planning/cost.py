@@ -1,12 +1,14 @@
 """Predict what a step or a prediction costs: arithmetic, bytes and tasks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import (
     NetworkSplit,
     ShardLayout,
 )
+from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 
 FLOP_PER_CHAINED_TASK = 1.8e9
 """Floating point operations that cost as much time as one task in a chain of
@@ -148,3 +150,28 @@ def numbers_per_row(split: NetworkSplit, work: StepCost) -> int:
     if work.nnz_per_row is None:
         return split.layer_units[0]
     return round(2 * work.nnz_per_row)
+
+
+def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
+    """Return what a step of a job does, or an evaluation of "lbfgs".
+
+    Parameters
+    ----------
+    job : TrainingJob
+        The job, on however many shards.
+    dataset : BaseDataset
+        All rows, prepared.
+    """
+    n_moments = 0 if job.rule is None else job.rule.n_moments
+    common: dict[str, Any] = {
+        "itemsize": job.dtype.itemsize,
+        "nnz_per_row": dataset.nnz_per_row,
+        "arrays_of_parameters": 2 + n_moments + job.method.n_spare_arrays,
+        "buffer_rows": job.max_rows(dataset),
+        "data_bytes": dataset.nbytes,
+    }
+    if isinstance(job.method, LbfgsTraining):
+        blocks = job.method.blocks(dataset, job.network, job.dtype.itemsize)
+        return StepCost("evaluation", dataset.n_rows, len(blocks), **common)
+    assert isinstance(job.method, EpochTraining)
+    return StepCost("step", job.method.options.batch_size, **common)

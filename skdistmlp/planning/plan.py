@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.split import (
@@ -18,9 +19,8 @@ class Plan:
 
     Parameters
     ----------
-    engine : {"local", "futures", "peers", "rows"}
-        What runs; "rows" is a prediction in which each worker has the whole network
-        and gets some of the rows.
+    engine : {"local", "futures", "peers"}
+        What runs.
     split : NetworkSplit
         Layers, and the neurons of each shard.
     workers : tuple of str
@@ -32,6 +32,9 @@ class Plan:
         Bytes that each worker holds while "peers" trains; else empty.
     bytes_exchanged : int
         Bytes that the shards send each other in a step of "peers".
+    split_by : {"neurons", "rows"}
+        With "rows", a prediction, each worker has the whole network and gets some of
+        the rows.
     """
 
     engine: str
@@ -40,6 +43,7 @@ class Plan:
     reason: str
     bytes_held: tuple[int, ...] = ()
     bytes_exchanged: int = 0
+    split_by: Literal["neurons", "rows"] = "neurons"
 
     @property
     def n_shards(self) -> int:
@@ -55,7 +59,7 @@ class Plan:
         ]
         if self.bytes_held:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
-        if self.engine == "rows":
+        if self.split_by == "rows":
             return "\n".join([*lines, *(f"all of it on {w}" for w in self.workers)])
         for rank, worker in enumerate(self.workers):
             held = f"{self.bytes_held[rank]:,} bytes, " if self.bytes_held else ""

@@ -14,7 +14,7 @@ from skdistmlp.planning.cost import (
 )
 from skdistmlp.planning.plan import Plan, local_plan
 
-FLOP_PER_BYTE_SENT = {"rows": 400.0, "futures": 500.0}
+FLOP_PER_BYTE_SENT = {"rows": 400.0, "neurons": 500.0}
 """Floating point operations that cost as much time as sending a byte from the
 client to a worker: what a prediction must save to be worth sending weights and
 rows for. By rows, in large blocks, it measured as 200 to 440; by neurons as 440 to
@@ -64,7 +64,10 @@ def prediction_plan(
     if memory_limit is None or n_bytes <= memory_limit:
         n_sharing, n_tasks = len(workers), TASKS_OF_ROWS
         sent = bytes_sent_by_rows(whole, work, n_sharing)
-        plan, how = Plan("rows", whole, tuple(workers), ""), "by rows"
+        plan, how = (
+            Plan("futures", whole, tuple(workers), "", split_by="rows"),
+            "by rows",
+        )
     else:
         n_sharing, n_tasks = neurons.n_shards, chained_tasks(neurons, work)
         sent = bytes_sent(neurons, work)
@@ -74,7 +77,7 @@ def prediction_plan(
             f"and a worker has {memory_limit:,})"
         )
     saved = flop(whole, work) * (1 - 1 / n_sharing)
-    cost = n_tasks * FLOP_PER_CHAINED_TASK + sent * FLOP_PER_BYTE_SENT[plan.engine]
+    cost = n_tasks * FLOP_PER_CHAINED_TASK + sent * FLOP_PER_BYTE_SENT[plan.split_by]
     reason = (
         f"sharing a prediction of {work.n_rows:,} rows among {n_sharing} {how} saves "
         f"{saved / 1e9:.3g} GFLOP, its {n_tasks} chained tasks and "

@@ -1,135 +1,49 @@
 """What is to be trained, as a value: every engine carries out the same job."""
 
-import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
-from scipy.optimize import OptimizeResult
-from sklearn.model_selection import train_test_split
-from sklearn.utils import gen_batches
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import UpdateRule, init
-from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.communicators import Communicator
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.initial import draw_parameters
-from skdistmlp.parallel.local_ops import LocalOps
-from skdistmlp.parallel.ops import NetworkOps
-from skdistmlp.parallel.shard import Network, ShardState, split_state
-from skdistmlp.parallel.split import ShardLayout
-from skdistmlp.planning.cost import StepCost
+from skdistmlp.parallel.ops import OpenNetwork
+from skdistmlp.parallel.shard import ShardState, split_state
+from skdistmlp.parallel.split import NetworkSplit, ShardLayout
+from skdistmlp.training.hold_out import BLOCK_ROWS, HoldOut
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
-from skdistmlp.training.loop import TrainingOptions, Validation, epochs
-from skdistmlp.training.progress import Outcome, Progress
-
-Value = TypeVar("Value")
-
-VALIDATION_BLOCK_ROWS = 1000
-"""Validation rows forwarded at a time."""
-
-Score = Callable[[np.ndarray, FloatArray, FloatArray | None], float]
-"""From targets, outputs and weights to a number; higher is better."""
+from skdistmlp.training.loop import EpochOptions, Log, Pause, quiet, train_epochs
+from skdistmlp.training.progress import Outcome
+from skdistmlp.training.state import TrainingState
 
 
-AfterEpoch = Callable[[Callable[[], ShardState]], bool]
-"""Called after every epoch but the last, with a function that returns a copy of the
-state that training would end with there; says whether it is to end there."""
-
-
-@dataclass(frozen=True)
-class HoldOut:
-    """Which rows to hold out for early stopping, and how to score them.
-
-    Attributes
-    ----------
-    fraction : float
-        Share of the rows.
-    stratify : bool
-        Whether to keep the shares of the classes.
-    score : callable
-        See `Score`.
-    include_initial : bool
-        Whether the weights before the first epoch are a candidate for the best.
-    """
-
-    fraction: float
-    stratify: bool
-    score: Score
-    include_initial: bool
-
-    def n_rows(self, dataset: Dataset) -> int:
-        """Return how many rows are held out."""
-        return math.ceil(self.fraction * dataset.n_rows)
-
-    def check(self, dataset: Dataset) -> None:
-        """Raise ValueError if the rows cannot be split so."""
-        self.split(dataset, np.random.RandomState(0))
-
-    def split(
-        self, dataset: Dataset, random_state: np.random.RandomState
-    ) -> tuple[np.ndarray, Validation]:
-        """Return the rows to train on, and those held out."""
-        assert dataset.y is not None
-        rows, held_out = train_test_split(
-            np.arange(dataset.n_rows),
-            random_state=random_state,
-            test_size=self.fraction,
-            stratify=dataset.y if self.stratify else None,
-        )
-        if len(held_out) < 2:
-            raise ValueError(
-                "The validation set is too small. Increase 'validation_fraction' "
-                "or the size of your dataset."
-            )
-        y, weight = dataset.y[held_out], dataset.weights(held_out)
-        validation = Validation(
-            blocks=[
-                held_out[block]
-                for block in gen_batches(len(held_out), VALIDATION_BLOCK_ROWS)
-            ],
-            score=lambda outputs: self.score(y, outputs, weight),
-            include_initial=self.include_initial,
-        )
-        return rows, validation
-
-
-class Training(Protocol):
+class Method(Protocol):
     """A way to train: in epochs of mini-batches, or on all rows at once."""
 
     @property
-    def progress(self) -> Progress | None:
-        """Where training in epochs stands."""
-
-    @property
-    def say(self) -> Callable[[str], None] | None:
-        """What is called with each of scikit-learn's verbose lines."""
-
-    @property
     def n_spare_arrays(self) -> int:
-        """Arrays of a shard's parameters beside those that every training has."""
+        """Number of arrays of a shard's parameters beyond those of every training."""
 
-    def saying(self, say: Callable[[str], None]) -> Self:
-        """Return the same training with `say` called instead."""
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
+        """Return the maximum number of rows of a step or block."""
 
-    def for_rank(self, rank: int) -> Self:
-        """Return what one of the shards that train by themselves has to know."""
+    def begin(
+        self, network: OpenNetwork[Any], dataset: Dataset, state: TrainingState
+    ) -> TrainingState:
+        """Return the state that training starts from, or `state` to continue it."""
 
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
-        """Return what is done in one go."""
-
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
-        """Return the most rows of any step or block."""
-
-    def run(
+    def advance(
         self,
-        group: NetworkOps[Value],
-        network: Network,
+        network: OpenNetwork[Any],
         dataset: Dataset,
-        random_state: np.random.RandomState,
-    ) -> Generator[None, bool | None, Any]:
-        """Train, yielding where one may pause; return what came of it."""
+        state: TrainingState,
+        pause: Pause | None,
+        log: Log,
+    ) -> TrainingState:
+        """Train to the end or to a pause, where the method has any."""
 
 
 @dataclass(frozen=True)
@@ -138,71 +52,61 @@ class EpochTraining:
 
     Attributes
     ----------
-    options : TrainingOptions
-        How to go about it.
-    progress : Progress
-        Where training stands; brought up to date.
+    options : EpochOptions
+        Batch size and stopping rules.
     hold_out : HoldOut or None
         With it, training stops early.
     """
 
-    options: TrainingOptions
-    progress: Progress
+    options: EpochOptions
     hold_out: HoldOut | None = None
 
     @property
-    def say(self) -> Callable[[str], None] | None:
-        """What is called with each of scikit-learn's verbose lines."""
-        return self.options.say
-
-    @property
     def n_spare_arrays(self) -> int:
-        """With early stopping, the best weights."""
+        """With early stopping, one: the best parameters."""
         return 0 if self.hold_out is None else 1
 
-    def saying(self, say: Callable[[str], None] | None) -> Self:
-        """Return the same training with `say` called instead."""
-        return replace(self, options=replace(self.options, say=say))
-
-    def for_rank(self, rank: int) -> Self:
-        """Return the same; only shard 0 says something, to be told where."""
-        if self.say is None:
-            return self
-        return self.saying(_nobody_listens if rank == 0 else None)
-
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
-        """Return what a step does."""
-        return StepCost(
-            "step",
-            self.options.batch_size,
-            itemsize=itemsize,
-            nnz_per_row=dataset.nnz_per_row,
-        )
-
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
-        """Return the rows of a mini-batch, or of a block of validation rows."""
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
+        """Return the rows of a mini-batch, or of a block of held-out rows."""
         if self.hold_out is None:
             return self.options.batch_size
-        block = min(VALIDATION_BLOCK_ROWS, self.hold_out.n_rows(dataset))
+        block = min(BLOCK_ROWS, self.hold_out.n_rows(dataset))
         return max(self.options.batch_size, block)
 
-    def run(
-        self,
-        group: NetworkOps[Value],
-        network: Network,
-        dataset: Dataset,
-        random_state: np.random.RandomState,
-    ) -> Generator[None, bool | None, Outcome]:
-        """Train, yielding after every epoch; return why training ended."""
-        if self.hold_out is None:
-            rows, validation = np.arange(dataset.n_rows), None
-        else:
-            rows, validation = self.hold_out.split(dataset, random_state)
-        return (
-            yield from epochs(
-                group, self.options, self.progress, rows, random_state, validation
-            )
+    def begin(
+        self, network: OpenNetwork[Any], dataset: Dataset, state: TrainingState
+    ) -> TrainingState:
+        """Draw the held-out rows, unless `state` has been trained from before."""
+        if state.row_order is not None:
+            return state
+        rows, held_out = np.arange(dataset.n_rows), None
+        if self.hold_out is not None:
+            rows, held_out = self.hold_out.draw(dataset, state.random_state)
+            if self.hold_out.include_initial:
+                network.state.keep_best()
+        assert state.progress is not None
+        return replace(
+            state,
+            network=network.state.current,
+            progress=state.progress.started(validating=self.hold_out is not None),
+            row_order=rows,
+            held_out=held_out,
         )
+
+    def advance(
+        self,
+        network: OpenNetwork[Any],
+        dataset: Dataset,
+        state: TrainingState,
+        pause: Pause | None,
+        log: Log,
+    ) -> TrainingState:
+        """Train epoch after epoch; see `train_epochs`."""
+        validation = None
+        if self.hold_out is not None:
+            assert state.held_out is not None
+            validation = self.hold_out.validation(dataset, state.held_out)
+        return train_epochs(network, self.options, state, validation, pause, log)
 
 
 @dataclass(frozen=True)
@@ -213,190 +117,113 @@ class LbfgsTraining:
     ----------
     options : LbfgsOptions
         When to end.
-    parameters : ndarray of shape (n_parameters,), or None
-        Where to start; None where L-BFGS does not run.
-    progress, say : None
-        There are no epochs, and nothing to say.
     """
 
     options: LbfgsOptions
-    parameters: FloatArray | None
-    progress: None = None
-    say: None = None
 
     @property
     def n_spare_arrays(self) -> int:
-        """Where gradients of blocks are summed."""
+        """One: gradients of blocks are summed there."""
         return 1
 
-    def saying(self, say: Callable[[str], None] | None) -> Self:
-        """Return the same: SciPy says nothing."""
-        return self
-
-    def for_rank(self, rank: int) -> Self:
-        """Return the same, with a start for shard 0 only."""
-        return self if rank == 0 else replace(self, parameters=None)
-
-    def work(self, dataset: Dataset, network: Network, itemsize: int) -> StepCost:
-        """Return what an evaluation does."""
-        return StepCost(
-            "evaluation",
-            dataset.n_rows,
-            len(self._blocks(dataset, network, itemsize)),
-            itemsize=itemsize,
-            nnz_per_row=dataset.nnz_per_row,
-        )
-
-    def max_rows(self, dataset: Dataset, network: Network, itemsize: int) -> int:
+    def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a block."""
-        return int(self._blocks(dataset, network, itemsize)[0].stop)
+        return int(self.blocks(dataset, network, itemsize)[0].stop)
 
-    def run(
+    def begin(
+        self, network: OpenNetwork[Any], dataset: Dataset, state: TrainingState
+    ) -> TrainingState:
+        """Return `state`: there are no rows to draw."""
+        return state
+
+    def advance(
         self,
-        group: NetworkOps[Value],
-        network: Network,
+        network: OpenNetwork[Any],
         dataset: Dataset,
-        random_state: np.random.RandomState,
-    ) -> Generator[None, bool | None, OptimizeResult | None]:
-        """Train without a pause; return what scipy found, on the leader."""
-        yield from ()
-        blocks = self._blocks(dataset, network, dataset.X.dtype.itemsize)
-        return minimise(group, self.options, self.parameters, blocks)
+        state: TrainingState,
+        pause: Pause | None,
+        log: Log,
+    ) -> TrainingState:
+        """Train to the end: SciPy can neither pause nor log."""
+        itemsize = dataset.X.dtype.itemsize
+        blocks = self.blocks(dataset, network.network, itemsize)
+        found = minimise(network, self.options, blocks)
+        # Shards that do not lead know no result, but that training has ended.
+        outcome = Outcome.CONVERGED if found is None else found
+        return replace(state, network=network.state.current, outcome=outcome)
 
-    def _blocks(self, dataset: Dataset, network: Network, itemsize: int) -> list[slice]:
-        return blocks_of(dataset.n_rows, network.split.layer_units, itemsize)
+    def blocks(
+        self, dataset: BaseDataset, network: Network, itemsize: int
+    ) -> list[slice]:
+        """Return the blocks of rows that are computed one after the other."""
+        return blocks_of(dataset.n_rows, network.layer_units, itemsize)
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A network, where its training begins, and how it is trained.
+    """A network, where its training starts, and how it is trained.
 
     Attributes
     ----------
     network : Network
-        The network, however it is split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     dtype : dtype
         float32 or float64: of the parameters, and of all arithmetic.
-    training : Training
+    method : Method
         How it is trained.
-    random_state : RandomState
-        Draws the weights, then the rows held out, then shuffles, as in
-        scikit-learn; advanced.
-    start : ShardState or None
-        State of the whole network to begin with; None to draw the weights.
+    initial : TrainingState
+        Where to start: the state of the whole network, whose `network` is None if
+        its parameters have yet to be drawn. Left as it is, but for its random state.
     rule : UpdateRule or None
-        The optimiser to begin with, where `start` has none.
+        The optimiser to start with, where `initial` has none.
+    verbose : bool
+        Whether to log scikit-learn's verbose lines.
     """
 
     network: Network
+    split: NetworkSplit
     dtype: np.dtype[np.floating]
-    training: Training
-    random_state: np.random.RandomState
-    start: ShardState | None = None
+    method: Method
+    initial: TrainingState
     rule: UpdateRule | None = None
+    verbose: bool = False
 
     @property
-    def progress(self) -> Progress | None:
-        """Where training in epochs stands."""
-        return self.training.progress
+    def log(self) -> Log:
+        """What logs scikit-learn's verbose lines in this process."""
+        return print if self.verbose else quiet
 
-    def work(self, dataset: Dataset) -> StepCost:
-        """Return what is done in one go."""
-        work = self.training.work(dataset, self.network, self.dtype.itemsize)
-        n_moments = 0 if self.rule is None else self.rule.n_moments
-        return replace(
-            work,
-            arrays_of_parameters=2 + n_moments + self.training.n_spare_arrays,
-            buffer_rows=self.max_rows(dataset),
-            data_bytes=dataset.nbytes,
-        )
-
-    def max_rows(self, dataset: Dataset) -> int:
-        """Return the most rows of any step or block."""
-        return self.training.max_rows(dataset, self.network, self.dtype.itemsize)
-
-    @property
-    def say(self) -> Callable[[str], None] | None:
-        """What is called with each of scikit-learn's verbose lines."""
-        return self.training.say
-
-    def saying(self, say: Callable[[str], None]) -> "TrainingJob":
-        """Return the job with `say` called instead, if anything is."""
-        if self.say is None:
-            return self
-        return replace(self, training=self.training.saying(say))
+    def max_rows(self, dataset: BaseDataset) -> int:
+        """Return the maximum number of rows of a step or block."""
+        return self.method.max_rows(dataset, self.network, self.dtype.itemsize)
 
     def for_rank(self, rank: int) -> "TrainingJob":
-        """Return what one of the shards that train by themselves has to know.
+        """Return the job of one shard, which starts from its part of the state."""
+        whole = self.initial.network
+        if whole is None:
+            return self
+        own = split_state(self.split, whole)[rank]
+        return replace(self, initial=replace(self.initial, network=own))
 
-        What is said, and where L-BFGS starts, concerns shard 0 alone.
+    def start(self, layout: ShardLayout) -> TrainingState:
+        """Return the state that one shard starts from, in arrays to be trained.
+
+        Its parameters are drawn if `initial`, which is that shard's, has none.
         """
-        start = self.start
-        if start is not None:
-            start = split_state(self.network.split, start)[rank]
-        return replace(self, training=self.training.for_rank(rank), start=start)
-
-    def with_initial_state(self, layout: ShardLayout) -> "TrainingJob":
-        """Return the job with the state that one shard begins with.
-
-        `start`, if there is one, is that shard's; else its weights are drawn.
-        """
-        state = self.start
-        if state is None:
-            state = ShardState(
-                draw_parameters(
-                    layout, self.network.activation, self.random_state, self.dtype
-                )
+        initial = self.initial
+        network = initial.network
+        if network is None:
+            layers = self.network.layers
+            network = ShardState(
+                draw_parameters(layout, layers, initial.random_state, self.dtype)
             )
-        if state.optimizer is None and self.rule is not None:
-            state = replace(state, optimizer=init(self.rule, state.parameters))
-        return replace(self, start=state)
-
-    def shard(self, dataset: Dataset, communicator: Communicator) -> LocalOps:
-        """Return one shard of a job that has begun; `dataset` is prepared."""
-        assert self.start is not None, "the job has not begun"
-        max_rows = self.max_rows(dataset)
-        return LocalOps(self.network, self.start, dataset, communicator, max_rows)
-
-    def run(
-        self, group: NetworkOps[Value], dataset: Dataset
-    ) -> Generator[None, bool | None, Any]:
-        """Train, yielding where one may pause; return what came of it."""
-        return self.training.run(group, self.network, dataset, self.random_state)
+        if network.optimizer is None and self.rule is not None:
+            network = replace(network, optimizer=init(self.rule, network.parameters))
+        return replace(initial, network=network)
 
 
-def resume(training: Generator[None, bool | None, Any], stop: bool) -> None:
-    """Train to the next pause; or to the end, without a step more, to `stop`."""
-    # Before it begins, a generator takes nothing but None.
-    training.send(stop or None)
-
-
-def run_to_end(
-    training: Generator[None, bool | None, Any],
-    pause: Callable[[], bool] | None = None,
-) -> Any:
-    """Train to the end, and return what came of it.
-
-    Parameters
-    ----------
-    training : generator
-        From `TrainingJob.run`.
-    pause : callable, optional
-        Called at each pause; says whether to stop there.
-    """
-    stop = False
-    while True:
-        try:
-            try:
-                resume(training, stop)
-                if pause is not None:
-                    stop = pause()
-            except KeyboardInterrupt as interrupt:
-                # Between two epochs as in one: it decides what is kept.
-                training.throw(interrupt)
-        except StopIteration as end:
-            return end.value
-
-
-def _nobody_listens(line: str) -> None:
-    """Stand in for a function that cannot be sent."""
+OnEpochEnd = Callable[[TrainingState, Callable[[], TrainingState]], bool]
+"""Called after every epoch but the last, with the state, whose arrays training goes on
+changing, and a function that returns a copy; says whether to stop training there."""

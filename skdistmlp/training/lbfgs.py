@@ -8,7 +8,7 @@ from scipy.optimize import OptimizeResult, minimize
 from sklearn.utils import gen_batches
 
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.ops import NetworkOps
+from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.training.step import backpropagate
 
 Value = TypeVar("Value")
@@ -59,54 +59,50 @@ def blocks_of(n_rows: int, layer_units: Sequence[int], itemsize: int) -> list[sl
 
 
 def minimise(
-    group: NetworkOps[Value],
-    options: LbfgsOptions,
-    parameters: FloatArray | None,
-    blocks: Sequence[slice],
+    network: OpenNetwork[Value], options: LbfgsOptions, blocks: Sequence[slice]
 ) -> OptimizeResult | None:
-    """Minimise the loss of all rows.
+    """Minimise the loss of all rows, from the parameters that the network has.
 
     Parameters
     ----------
-    group : NetworkOps
-        Computes loss and gradient. At each evaluation all parameters go to the
-        shards, and the gradient of all comes back.
+    network : OpenNetwork
+        Computes loss and gradient, in the dtype of its parameters; L-BFGS itself
+        runs in float64. At each evaluation all parameters go to the shards, and the
+        gradient of all of them comes back.
     options : LbfgsOptions
         When to end.
-    parameters : ndarray of shape (n_parameters,), or None
-        Where to start, in the layout of one shard; left as it is. Loss and
-        gradient are computed in its dtype; L-BFGS itself runs in float64. Only
-        the leader needs it.
     blocks : sequence of slice
         The rows, cut into the blocks that are computed one after the other.
 
     Returns
     -------
     OptimizeResult or None
-        What scipy found. None on shards that do not lead: L-BFGS runs in one
+        What SciPy found. None on shards that do not lead: L-BFGS runs in one
         place, and the others evaluate what it asks for.
 
     Notes
     -----
-    ``BaseMultilayerPerceptron._fit_lbfgs``, whose evaluation takes all rows in
-    one go.
+    ``BaseMultilayerPerceptron._fit_lbfgs``, which evaluates all rows at once.
     """
+    objective = network.objective
     every = slice(blocks[0].start, blocks[-1].stop)
 
-    def summed() -> tuple[float, FloatArray]:
+    def loss_and_gradient() -> tuple[float, FloatArray]:
         for rows in blocks:
-            backpropagate(group, rows, every)
-            group.add_gradient(rows, every)
-        return group.loss_and_gradient(every)
+            backpropagate(network.ops, rows, every)
+            objective.add_gradient(rows, every)
+        return objective.loss_and_gradient(every)
 
     def evaluate(x: FloatArray) -> tuple[float, FloatArray]:
-        group.set_parameters(x)
-        return summed()
+        objective.set_parameters(x)
+        return loss_and_gradient()
 
-    if group.is_leader:
+    # A collective: every shard takes part, though only the leader needs the result.
+    start = objective.parameters()
+    if network.leader.is_here:
         result = minimize(
             evaluate,
-            parameters,
+            start,
             method="L-BFGS-B",
             jac=True,
             options={
@@ -115,8 +111,8 @@ def minimise(
                 "gtol": options.tol,
             },
         )
-        group.set_parameters(None)
+        objective.set_parameters(None)
         return result
-    while group.set_parameters(None):
-        summed()
+    while objective.set_parameters(None):
+        loss_and_gradient()
     return None

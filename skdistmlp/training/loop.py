@@ -1,25 +1,22 @@
-"""The training loop: epochs of mini-batches, until enough."""
+"""The training loop: epochs of mini-batches, from state to state."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import gen_batches, shuffle
 
 from skdistmlp.exceptions import SkdistmlpError, StopRequested
-from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.ops import NetworkOps
-from skdistmlp.training.progress import Outcome, Progress
+from skdistmlp.parallel.ops import OpenNetwork
+from skdistmlp.training.hold_out import Validation
+from skdistmlp.training.progress import Outcome
+from skdistmlp.training.state import TrainingState
 from skdistmlp.training.step import predict_blocks, training_step
-
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class EpochOptions:
     """What the loop needs of the estimator's parameters.
 
     Attributes
@@ -27,15 +24,13 @@ class TrainingOptions:
     batch_size : int
         Rows of a mini-batch.
     max_epochs : int
-        The most epochs of this call.
+        Maximum number of epochs.
     shuffle : bool
         Whether to shuffle before every epoch.
     tol : float
-        The least improvement that counts as one.
+        Minimum improvement.
     n_iter_no_change : float
         Epochs without improvement after which training ends; may be infinite.
-    say : callable or None
-        Called with each of scikit-learn's verbose lines.
     """
 
     batch_size: int
@@ -43,96 +38,148 @@ class TrainingOptions:
     shuffle: bool = True
     tol: float = 1e-4
     n_iter_no_change: float = 10
-    say: Callable[[str], None] | None = None
 
 
-@dataclass(frozen=True)
-class Validation:
-    """Held-out rows that decide when to stop.
-
-    Attributes
-    ----------
-    blocks : sequence of rows
-        The rows, cut into blocks that are forwarded one after the other.
-    score : callable
-        From the outputs of all rows to a number; higher is better.
-    include_initial : bool
-        Whether the weights before the first epoch are a candidate for the best.
-    """
-
-    blocks: Sequence[NDArray[np.intp]]
-    score: Callable[[FloatArray], float]
-    include_initial: bool
+Log = Callable[[str], None]
+"""Called with each of scikit-learn's verbose lines."""
 
 
-def epochs(
-    group: NetworkOps[Value],
-    options: TrainingOptions,
-    progress: Progress,
-    rows: np.ndarray,
-    random_state: np.random.RandomState,
+def quiet(line: str) -> None:
+    """Log nothing."""
+
+
+Pause = Callable[[TrainingState], bool]
+"""Called after every epoch but the last; says whether to pause there."""
+
+
+def train_epochs(
+    network: OpenNetwork[Any],
+    options: EpochOptions,
+    state: TrainingState,
     validation: Validation | None = None,
-) -> Generator[None, bool | None, Outcome]:
-    """Train until the loss or the validation score stops improving.
+    pause: Pause | None = None,
+    log: Log = quiet,
+) -> TrainingState:
+    """Train until the loss or the validation score stops improving, or to a pause.
 
     Parameters
     ----------
-    group : NetworkOps
-        The network; trained in place.
-    options : TrainingOptions
-        How to go about it.
-    progress : Progress
-        Where training stands; brought up to date after every epoch.
-    rows : ndarray of int, shape (n_samples,)
-        Rows to train on.
-    random_state : RandomState
-        Shuffles the rows once an epoch, when asked to.
+    network : OpenNetwork
+        Holds what `state.network` says; trained in place.
+    options : EpochOptions
+        Batch size, stopping rules and the log.
+    state : TrainingState
+        With progress and row order.
     validation : Validation, optional
-        With it, scores decide, and the best weights are restored at the end.
-
-    Yields
-    ------
-    None
-        After every epoch but the last; True, sent there, makes it the last.
+        With it, scores decide instead of losses.
+    pause : callable, optional
+        See `Pause`.
+    log : callable
+        See `Log`.
 
     Returns
     -------
-    Outcome
-        Why training ended. ``Ctrl-C`` is an outcome, not an error: the weights
-        stay as they are then.
+    TrainingState
+        After the last epoch; its outcome is None after a pause. Ctrl-C is an outcome,
+        not an error: the parameters stay as they are then.
 
     Notes
     -----
     The decisions of ``BaseMultilayerPerceptron._fit_stochastic``. All of them
-    follow from numbers that every shard has from shard 0.
+    follow from numbers that the leader decides on.
     """
-    progress.begin(validating=validation is not None)
-    if validation is not None and validation.include_initial:
-        group.keep_best()
-    outcome = Outcome.OUT_OF_EPOCHS
-    for number in range(options.max_epochs):
-        try:
-            if number > 0 and (yield):
-                outcome = Outcome.STOPPED
+    # The one place where training handles an interrupt: in an epoch, between two, or
+    # in a callback, it ends after the last step that was completed.
+    try:
+        while state.outcome is None:
+            state = run_epoch(network, options, state, log)
+            state = judge_epoch(network, options, state, validation, log)
+            if state.outcome is None and pause is not None and pause(state):
                 break
-            rows = _run_epoch(group, options, progress, rows, random_state)
-            if _has_converged(group, options, progress, validation):
-                outcome = Outcome.CONVERGED
-                break
-        except (KeyboardInterrupt, StopRequested):
-            outcome = Outcome.INTERRUPTED
-            break
-    if validation is not None:
-        with prefer_interrupt(outcome):
-            group.restore_best()
-    return outcome
+    except (KeyboardInterrupt, StopRequested):
+        state = replace(
+            state, network=network.state.current, outcome=Outcome.INTERRUPTED
+        )
+    return state
+
+
+def run_epoch(
+    network: OpenNetwork[Any],
+    options: EpochOptions,
+    state: TrainingState,
+    log: Log = quiet,
+) -> TrainingState:
+    """Train on every row once; return the state after it, not yet judged."""
+    assert state.progress is not None
+    assert state.row_order is not None
+    if options.shuffle:
+        rows = shuffle(state.row_order, random_state=state.random_state)
+    else:
+        rows = state.row_order
+    for batch in gen_batches(len(rows), options.batch_size):
+        training_step(network.ops, rows[batch], state.progress.learning_rate)
+    loss = network.loss.pop() / len(rows)
+    progress = state.progress.with_loss(loss, len(rows))
+    log(f"Iteration {progress.n_iter}, loss = {loss:.8f}")
+    return replace(
+        state, network=network.state.current, progress=progress, row_order=rows
+    )
+
+
+def judge_epoch(
+    network: OpenNetwork[Any],
+    options: EpochOptions,
+    state: TrainingState,
+    validation: Validation | None,
+    log: Log = quiet,
+) -> TrainingState:
+    """Score the epoch, set the next learning rate, and decide whether to stop."""
+    progress = state.progress
+    assert progress is not None
+    if validation is None:
+        progress = progress.judged_by_loss(options.tol)
+        measure = "Training loss"
+    else:
+        outputs = predict_blocks(network, validation.blocks)
+        score = network.leader.decides(validation.score(outputs))
+        log(f"Validation score: {score:f}")
+        best_before = progress.best_validation_score
+        progress = progress.judged_by_score(score, options.tol)
+        if progress.best_validation_score != best_before:
+            network.state.keep_best()
+        measure = "Validation score"
+    rate = progress.schedule.after_epoch(
+        progress.learning_rate, progress.n_samples_seen
+    )
+    progress, outcome = replace(progress, learning_rate=rate), None
+    if progress.no_improvement_count > options.n_iter_no_change:
+        stalled = (
+            f"{measure} did not improve more than tol={options.tol:f} for "
+            f"{options.n_iter_no_change:.0f} consecutive epochs."
+        )
+        next_rate = progress.schedule.after_stall(rate)
+        if next_rate is None:
+            too_small = progress.schedule.name == "adaptive"
+            reason = " Learning rate too small." if too_small else ""
+            log(f"{stalled}{reason} Stopping.")
+            outcome = Outcome.CONVERGED
+        else:
+            log(f"{stalled} Setting learning rate to {next_rate:f}")
+            progress = replace(
+                progress, learning_rate=next_rate, no_improvement_count=0
+            )
+    if outcome is None and progress.n_iter >= options.max_epochs:
+        outcome = Outcome.OUT_OF_EPOCHS
+    return replace(
+        state, network=network.state.current, progress=progress, outcome=outcome
+    )
 
 
 @contextmanager
-def prefer_interrupt(outcome: Outcome) -> Iterator[None]:
-    """Let ``Ctrl-C`` go before an error that came of it.
+def prefer_interrupt(outcome: Any) -> Iterator[None]:
+    """Raise KeyboardInterrupt in place of an error that it caused.
 
-    In a terminal it reaches the workers of a local cluster too: that they are
+    In a terminal, Ctrl-C reaches the workers of a local cluster too: that they are
     gone is then no news, that the user wants to stop is.
     """
     try:
@@ -141,70 +188,3 @@ def prefer_interrupt(outcome: Outcome) -> Iterator[None]:
         if outcome is Outcome.INTERRUPTED:
             raise KeyboardInterrupt from error
         raise
-
-
-def _run_epoch(
-    group: NetworkOps[Value],
-    options: TrainingOptions,
-    progress: Progress,
-    rows: np.ndarray,
-    random_state: np.random.RandomState,
-) -> np.ndarray:
-    """Train on every row once; return the rows in the order they were used."""
-    if options.shuffle:
-        rows = shuffle(rows, random_state=random_state)
-    for batch in gen_batches(len(rows), options.batch_size):
-        training_step(group, rows[batch], progress.learning_rate)
-    progress.record_loss(group.pop_epoch_loss() / len(rows), len(rows))
-    _say(options, f"Iteration {progress.n_iter}, loss = {progress.loss:.8f}")
-    return rows
-
-
-def _has_converged(
-    group: NetworkOps[Value],
-    options: TrainingOptions,
-    progress: Progress,
-    validation: Validation | None,
-) -> bool:
-    """Judge the epoch and set the next learning rate; say whether to stop."""
-    if validation is None:
-        progress.judge_loss(options.tol)
-        measure = "Training loss"
-    else:
-        outputs = predict_blocks(group, validation.blocks)
-        score = group.from_leader(validation.score(outputs))
-        _say(options, f"Validation score: {score:f}")
-        if progress.judge_score(score, options.tol):
-            group.keep_best()
-        measure = "Validation score"
-    progress.learning_rate = progress.schedule.after_epoch(
-        progress.learning_rate, progress.n_samples_seen
-    )
-    if progress.no_improvement_count <= options.n_iter_no_change:
-        return False
-    return _stop_or_slow_down(options, progress, measure)
-
-
-def _stop_or_slow_down(
-    options: TrainingOptions, progress: Progress, measure: str
-) -> bool:
-    """Drop the learning rate if the schedule can; return whether to stop."""
-    message = (
-        f"{measure} did not improve more than tol={options.tol:f} for "
-        f"{options.n_iter_no_change:.0f} consecutive epochs."
-    )
-    next_rate = progress.schedule.after_stall(progress.learning_rate)
-    if next_rate is None:
-        too_small = progress.schedule.name == "adaptive"
-        reason = " Learning rate too small." if too_small else ""
-        _say(options, f"{message}{reason} Stopping.")
-        return True
-    _say(options, f"{message} Setting learning rate to {next_rate:f}")
-    progress.learning_rate = next_rate
-    progress.no_improvement_count = 0
-    return False
-
-
-def _say(options: TrainingOptions, line: str) -> None:
-    if options.say is not None:
-        options.say(line)

@@ -1,11 +1,11 @@
-"""How far a training has come, and when it ends."""
+"""How far training has come, and why it ended."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 
 class Outcome(Enum):
-    """Why training ended."""
+    """Why training in epochs ended."""
 
     CONVERGED = auto()
     OUT_OF_EPOCHS = auto()
@@ -38,22 +38,22 @@ class LearningRateSchedule:
         return rate
 
     def after_stall(self, rate: float) -> float | None:
-        """Return the rate to go on with when nothing improves, None to stop."""
+        """Return the rate to continue with when nothing improves, None to stop."""
         if self.name == "adaptive" and rate > 1e-6:
             return rate / 5.0
         return None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Progress:
-    """What a training has seen: scikit-learn's fitted attributes of these names.
+    """What training has seen: scikit-learn's fitted attributes of these names.
 
-    It goes on through ``partial_fit`` and warm starts.
+    It continues through ``partial_fit`` and warm starts.
 
     Attributes
     ----------
     schedule : LearningRateSchedule
-        The schedule that the training was begun with.
+        The schedule that training was started with.
     learning_rate : float
         Rate of the next step.
     n_iter : int
@@ -62,11 +62,11 @@ class Progress:
         Samples trained on in all calls, scikit-learn's ``t_``.
     loss : float or None
         Loss of the last epoch.
-    loss_curve : list of float
+    loss_curve : tuple of float
         Loss of every epoch.
     best_loss : float or None
         The lowest of them; None with early stopping.
-    validation_scores : list of float or None
+    validation_scores : tuple of float or None
         Score of every epoch; None without early stopping.
     best_validation_score : float or None
         The highest of them; None without early stopping.
@@ -79,51 +79,58 @@ class Progress:
     n_iter: int = 0
     n_samples_seen: int = 0
     loss: float | None = None
-    loss_curve: list[float] = field(default_factory=list)
+    loss_curve: tuple[float, ...] = ()
     best_loss: float | None = None
-    validation_scores: list[float] | None = None
+    validation_scores: tuple[float, ...] | None = None
     best_validation_score: float | None = None
     no_improvement_count: int = 0
 
-    def begin(self, validating: bool) -> None:
-        """Make sure that there is a best loss, or a best score, to improve on.
+    def started(self, validating: bool) -> "Progress":
+        """Return the progress with a best loss, or a best score, to improve on.
 
-        A training that went without until now begins at the worst.
+        Training that had none so far starts from the worst.
         """
+        progress = self
         if not validating and self.best_loss is None:
-            self.best_loss = float("inf")
+            progress = replace(progress, best_loss=float("inf"))
         if validating and self.best_validation_score is None:
-            self.validation_scores = []
-            self.best_validation_score = float("-inf")
+            worst = float("-inf")
+            progress = replace(
+                progress, validation_scores=(), best_validation_score=worst
+            )
+        return progress
 
-    def record_loss(self, loss: float, n_samples: int) -> None:
-        """Add an epoch over `n_samples` with a mean loss of `loss`."""
-        self.n_iter += 1
-        self.n_samples_seen += n_samples
-        self.loss = loss
-        self.loss_curve.append(loss)
+    def with_loss(self, loss: float, n_samples: int) -> "Progress":
+        """Return the progress after one more epoch with a mean loss of `loss`."""
+        return replace(
+            self,
+            n_iter=self.n_iter + 1,
+            n_samples_seen=self.n_samples_seen + n_samples,
+            loss=loss,
+            loss_curve=(*self.loss_curve, loss),
+        )
 
-    def judge_loss(self, tol: float) -> None:
-        """Count whether the last loss is an improvement by at least `tol`."""
+    def judged_by_loss(self, tol: float) -> "Progress":
+        """Return the progress that counts whether the last loss improved by `tol`."""
         assert self.loss is not None
         assert self.best_loss is not None
-        if self.loss > self.best_loss - tol:
-            self.no_improvement_count += 1
-        else:
-            self.no_improvement_count = 0
-        if self.loss < self.best_loss:
-            self.best_loss = self.loss
+        stalled = self.loss > self.best_loss - tol
+        return replace(
+            self,
+            no_improvement_count=self.no_improvement_count + 1 if stalled else 0,
+            # Not min(): a loss that is not a number is never the best.
+            best_loss=self.loss if self.loss < self.best_loss else self.best_loss,
+        )
 
-    def judge_score(self, score: float, tol: float) -> bool:
-        """Count whether `score` is an improvement; return whether it is the best."""
+    def judged_by_score(self, score: float, tol: float) -> "Progress":
+        """Return the progress that counts whether `score` improved by `tol`."""
         assert self.validation_scores is not None
         assert self.best_validation_score is not None
-        self.validation_scores.append(score)
-        if score < self.best_validation_score + tol:
-            self.no_improvement_count += 1
-        else:
-            self.no_improvement_count = 0
-        if score > self.best_validation_score:
-            self.best_validation_score = score
-            return True
-        return False
+        best = self.best_validation_score
+        stalled = score < best + tol
+        return replace(
+            self,
+            validation_scores=(*self.validation_scores, score),
+            no_improvement_count=self.no_improvement_count + 1 if stalled else 0,
+            best_validation_score=score if score > best else best,
+        )

@@ -1,8 +1,8 @@
 """A communicator over sockets: every shard is connected to every other.
 
 Shards exchange directly, pair by pair, all pairs and both directions at once,
-on non-blocking sockets: nobody waits for a turn, so there is no order in which
-two could wait for each other.
+on non-blocking sockets: no shard waits for its turn, so no two can wait for each
+other.
 """
 
 import math
@@ -19,8 +19,9 @@ import numpy as np
 
 from skdistmlp.exceptions import ExchangeError, StopRequested
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.communicators import sum_in_order
+from skdistmlp.parallel.communicators import Label, sum_in_order
 from skdistmlp.parallel.split import NeuronRange
+from skdistmlp.settings import CANCEL_POLL_S, SPIN_S
 from skdistmlp.wire.packet import (
     DTYPES,
     HEADER_BYTES,
@@ -33,26 +34,25 @@ from skdistmlp.wire.packet import (
 SOCKET_BUFFER_BYTES = 4 * 2**20
 """Room for an exchange in the kernel, so that a send seldom waits for its reader."""
 
-PHASES = {
+EXCHANGES_OF_LAYERS = {
     Operation.ALL_GATHER: "the forward exchange",
     Operation.REDUCE_SCATTER: "the backward exchange",
     Operation.ALL_REDUCE: "the sum",
-    Operation.BROADCAST: "what shard 0 decides",
-    Operation.READY: "the wait for all shards",
+    Operation.BROADCAST: "the broadcast",
 }
+"""What messages call the exchanges whose label is the number of a layer."""
 
-WITHOUT_LAYER = (Operation.BROADCAST, Operation.READY)
+OTHER_EXCHANGES: dict[int, str] = {
+    Label.ROUND: "the wait for all shards",
+    Label.DECISION: "what shard 0 decides",
+    Label.PARAMETERS: "the parameters from shard 0",
+    Label.LOSS: "the sum of the losses",
+    Label.GRADIENT: "the exchange of gradients",
+}
+"""What messages call the others, by their label."""
 
 WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 """What a non-blocking socket raises when there is nothing to do yet."""
-
-SPIN_S = 3e-4
-"""Seconds for which a shard asks again at once before it sleeps until bytes come. To
-be woken takes a virtual machine some 0.1 ms: on two workers a step of 64-(100) took
-0.25 ms, and 0.34 without."""
-
-CANCEL_POLL_S = 0.2
-"""Seconds after which a waiting shard looks whether it was told to give up."""
 
 
 @dataclass
@@ -131,7 +131,11 @@ class SocketCommunicator:
         self.exchanging_s = 0.0
 
     def request_stop(self) -> None:
-        """Ask all shards to stop after the step that begins next; from any thread."""
+        """Ask all shards to stop after the step that begins next; from any thread.
+
+        The training thread reads the flag once per step, in `begin_step`, so one that
+        is set in the middle of a step travels with the next.
+        """
         self._stop_wanted = True
 
     def begin_step(self) -> None:
@@ -139,7 +143,7 @@ class SocketCommunicator:
         if self._flags_seen & STOP:
             raise StopRequested
         if self.is_cancelled():
-            raise ExchangeError("told to give up")
+            raise ExchangeError("cancelled because the fit ended")
         self._step += 1
         # All packets of a step carry the same flags, so that every shard has
         # seen the same when it ends.
@@ -149,7 +153,7 @@ class SocketCommunicator:
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Put the shards' columns side by side; see `Communicator`."""
@@ -157,13 +161,13 @@ class SocketCommunicator:
             return part
         n_rows = len(part)
         received = {
-            peer: self._room("in", Operation.ALL_GATHER, layer, peer, part.dtype)(
+            peer: self._room("in", Operation.ALL_GATHER, label, peer, part.dtype)(
                 n_rows, len(ranges[peer])
             )
             for peer in self._links
         }
         sent = dict.fromkeys(self._links, np.ascontiguousarray(part))
-        self._exchange(Operation.ALL_GATHER, layer, sent, received)
+        self._exchange(Operation.ALL_GATHER, label, sent, received)
         received[self.rank] = part
         if out is None:
             out = np.empty((n_rows, ranges[-1].stop), part.dtype)
@@ -175,7 +179,7 @@ class SocketCommunicator:
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
-        layer: int,
+        label: int,
         out: FloatArray | None,
     ) -> FloatArray:
         """Sum and keep this shard's columns; see `Communicator`."""
@@ -185,41 +189,41 @@ class SocketCommunicator:
         sent, received = {}, {}
         for peer in self._links:
             operation = Operation.REDUCE_SCATTER
-            room = self._room("out", operation, layer, peer, piece.dtype)
+            room = self._room("out", operation, label, peer, piece.dtype)
             sent[peer] = room(n_rows, len(ranges[peer]))
             np.copyto(sent[peer], piece[:, ranges[peer].columns])
-            room = self._room("in", operation, layer, peer, piece.dtype)
+            room = self._room("in", operation, label, peer, piece.dtype)
             received[peer] = room(n_rows, len(own))
-        self._exchange(Operation.REDUCE_SCATTER, layer, sent, received)
+        self._exchange(Operation.REDUCE_SCATTER, label, sent, received)
         received[self.rank] = piece[:, own.columns]
         return sum_in_order([received[rank] for rank in range(self.n_shards)], out)
 
     def all_reduce(
-        self, piece: FloatArray, layer: int, out: FloatArray | None
+        self, piece: FloatArray, label: int, out: FloatArray | None
     ) -> FloatArray:
         """Sum the shards' pieces; see `Communicator`."""
         if not self._links:
             return piece
         shape = _two_dimensions(piece)
         received = {
-            peer: self._room("in", Operation.ALL_REDUCE, layer, peer, piece.dtype)(
+            peer: self._room("in", Operation.ALL_REDUCE, label, peer, piece.dtype)(
                 *shape
             )
             for peer in self._links
         }
         sent = dict.fromkeys(self._links, np.ascontiguousarray(piece))
-        self._exchange(Operation.ALL_REDUCE, layer, sent, received)
+        self._exchange(Operation.ALL_REDUCE, label, sent, received)
         pieces = {p: array.reshape(piece.shape) for p, array in received.items()}
         pieces[self.rank] = piece
         return sum_in_order([pieces[rank] for rank in range(self.n_shards)], out)
 
-    def broadcast(self, array: FloatArray) -> FloatArray:
+    def broadcast(self, array: FloatArray, label: int) -> FloatArray:
         """Overwrite `array` with shard 0's; see `Communicator`."""
         if self.rank == 0:
             sent = dict.fromkeys(self._links, np.ascontiguousarray(array))
-            self._exchange(Operation.BROADCAST, 0, sent, {})
+            self._exchange(Operation.BROADCAST, label, sent, {})
         else:
-            self._exchange(Operation.BROADCAST, 0, {}, {0: array})
+            self._exchange(Operation.BROADCAST, label, {}, {0: array})
         return array
 
     def wait_for_all(self) -> None:
@@ -229,7 +233,7 @@ class SocketCommunicator:
         """
         sent = dict.fromkeys(self._links, np.zeros(1))
         received = {peer: np.empty(1) for peer in self._links}
-        self._exchange(Operation.READY, 0, sent, received, math.inf)
+        self._exchange(Operation.READY, Label.ROUND, sent, received, math.inf)
 
     def close(self) -> None:
         """Close the connections; whoever waits for this shard learns it at once."""
@@ -240,12 +244,12 @@ class SocketCommunicator:
         self,
         use: str,
         operation: Operation,
-        layer: int,
+        label: int,
         peer: int,
         dtype: np.dtype[np.floating],
     ) -> Callable[[int, int], FloatArray]:
         """Return a function that gives contiguous room, allocated at its first use."""
-        key = use, operation, layer, peer, dtype
+        key = use, operation, label, peer, dtype
 
         def room(n_rows: int, n_columns: int) -> FloatArray:
             size = n_rows * n_columns
@@ -259,40 +263,39 @@ class SocketCommunicator:
     def _exchange(
         self,
         operation: Operation,
-        layer: int,
+        label: int,
         sent: Mapping[int, FloatArray],
         received: Mapping[int, FloatArray],
         timeout_s: float | None = None,
     ) -> None:
-        """Send and receive one array a peer, all at once."""
-        sends, arrivals = [], []
+        """Send and receive one array per peer, all at once."""
+        sends, receives = [], []
         for peer, array in sent.items():
-            packed = memoryview(self._header(operation, layer, self.rank, array).pack())
+            packed = memoryview(self._header(operation, label, self.rank, array).pack())
             sends.append(_Send(self._links[peer], [packed, *_bytes_of(array)]))
         for peer, array in received.items():
-            expected = self._header(operation, layer, peer, array)
-            arrivals.append(_Receive(self._links[peer], expected, _bytes_of(array)))
+            expected = self._header(operation, label, peer, array)
+            receives.append(_Receive(self._links[peer], expected, _bytes_of(array)))
         begun = time.monotonic()
         try:
-            self._carry_out([*sends, *arrivals], timeout_s or self._timeout_s)
+            self._carry_out([*sends, *receives], timeout_s or self._timeout_s)
         except ExchangeError as error:
-            where = "" if operation in WITHOUT_LAYER else f" of layer {layer}"
-            raise ExchangeError(
-                f"{error} in {PHASES[operation]}{where}"
-            ) from error.__cause__
+            exchange = OTHER_EXCHANGES.get(label)
+            exchange = exchange or f"{EXCHANGES_OF_LAYERS[operation]} of layer {label}"
+            raise ExchangeError(f"{error} in {exchange}") from error.__cause__
         self.exchanging_s += time.monotonic() - begun
-        for arrival in arrivals:
-            self._flags_seen |= arrival.flags
+        for receive in receives:
+            self._flags_seen |= receive.flags
 
     def _header(
-        self, operation: Operation, layer: int, shard: int, array: FloatArray
+        self, operation: Operation, label: int, shard: int, array: FloatArray
     ) -> Header:
         return Header(
             self._run,
             self._generation,
             self._step,
             operation,
-            layer,
+            label,
             shard,
             DTYPES.index(array.dtype),
             *_two_dimensions(array),
@@ -300,17 +303,25 @@ class SocketCommunicator:
         )
 
     def _carry_out(self, transfers: list["_Send | _Receive"], timeout_s: float) -> None:
-        """Go on with all transfers until each is done."""
+        """Advance all transfers until each is done.
+
+        Sends and receives advance together: if every shard sent everything first, two
+        with arrays larger than the kernel's buffers would wait for each other to read.
+        """
+        # Most transfers of small layers end here, without a system call to wait.
         pending = [transfer for transfer in transfers if not transfer.advance()]
-        eager_until = time.monotonic() + SPIN_S
-        while pending and time.monotonic() < eager_until:
-            # Others who want this core go first.
+        spin_until = time.monotonic() + SPIN_S
+        while pending and time.monotonic() < spin_until:
+            # The peer may need this core in order to send what is waited for.
             os.sched_yield()
             pending = [transfer for transfer in pending if not transfer.advance()]
         if not pending:
             return
         deadline = time.monotonic() + timeout_s
         while pending:
+            # A new one each time: with TLS the event of a transfer changes as it
+            # advances. With one poll for reads and writes of a link, whose send and
+            # receive share a socket, their events are combined.
             poll = select.poll()
             wanted: dict[int, int] = {}
             for transfer in pending:
@@ -320,9 +331,12 @@ class SocketCommunicator:
                 poll.register(fileno, events)
             ready = {fileno for fileno, _ in poll.poll(1000 * CANCEL_POLL_S)}
             if self.is_cancelled():
-                raise ExchangeError("told to give up")
+                raise ExchangeError("cancelled because the fit ended")
+            # The timeout is for silence: a large array over a slow network may take
+            # longer, as long as some bytes arrive.
             if ready:
                 deadline = time.monotonic() + timeout_s
+            # A closed or broken socket is ready too, and `advance` raises its error.
             pending = [
                 transfer
                 for transfer in pending
@@ -336,6 +350,12 @@ class SocketCommunicator:
                 )
 
 
+def reason(error: OSError) -> str:
+    """Return what went wrong in words, without the number of the error."""
+    said = error.strerror or str(error) or type(error).__name__
+    return said[:1].lower() + said[1:] if said[1:2].islower() else said
+
+
 def event_to_wait_for(blocked: OSError, otherwise: int) -> int:
     """Return what to poll for: TLS may read in order to write, and vice versa."""
     if isinstance(blocked, ssl.SSLWantReadError):
@@ -346,7 +366,7 @@ def event_to_wait_for(blocked: OSError, otherwise: int) -> int:
 
 
 class _Send:
-    """Bytes on their way to a peer."""
+    """An array that is being sent to a peer."""
 
     def __init__(self, link: Link, views: list[memoryview]) -> None:
         self.link = link
@@ -372,7 +392,10 @@ class _Send:
 
 
 class _Receive:
-    """A packet on its way from a peer: its header is checked before the rest."""
+    """A packet that is being received: its header is verified before the rest is read.
+
+    So a packet that the plan does not expect never reaches an array of the training.
+    """
 
     def __init__(self, link: Link, expected: Header, views: list[memoryview]) -> None:
         self.link = link

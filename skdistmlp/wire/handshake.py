@@ -1,10 +1,10 @@
-"""How the shards of a network find each other, and prove that they belong together.
+"""Connect the shards of a network, and have each prove that it belongs to the fit.
 
-Each pair of shards talks, encrypted if the cluster is::
+Each pair of shards exchanges these messages, encrypted if the cluster is::
 
-    who connects:  header, nonce
-    who listens:   header, nonce, proof
-    who connects:  proof
+    connecting side:  header, nonce
+    accepting side:   header, nonce, proof
+    connecting side:  proof
 
 A proof is an HMAC (RFC 2104) over the side, both headers and both nonces. Its key is
 the secret of the run, which travels with Dask's messages and never over these
@@ -25,44 +25,38 @@ from itertools import islice
 from typing import NamedTuple, TypeAlias
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.wire.communicator import (
+from skdistmlp.parallel.communicators import Label
+from skdistmlp.settings import (
     CANCEL_POLL_S,
-    WOULD_BLOCK,
-    Link,
-    event_to_wait_for,
+    CONNECT_S,
+    HANDSHAKE_TIMEOUT_S,
+    PORT_FREE_S,
+    PORT_POLL_S,
 )
+from skdistmlp.wire.communicator import WOULD_BLOCK, Link, event_to_wait_for, reason
 from skdistmlp.wire.packet import HEADER_BYTES, Header, Operation
 
 Address = tuple[str, int]
 """Host and port."""
 
-CONNECT_S = 5.0
-"""Seconds in which a machine that is there takes a connection."""
-
-HANDSHAKE_TIMEOUT_S = 30.0
-"""Seconds in which whoever connects has to prove that it belongs to the fit."""
-
 MAX_UNVERIFIED = 128
-"""Conversations with others than shards at a time, so that a crowd cannot use up
-memory. Who has waited longest makes room for who comes."""
+"""Unverified connections that a shard keeps open, besides one per shard, so that a
+flood of them cannot use up memory and file descriptors. The oldest is closed first."""
 
 LISTEN_BACKLOG = 1024
-"""Connections that the system keeps for a shard that does not take them yet."""
+"""Connections that the system queues for a shard that does not accept them yet."""
 
-ARRIVALS_AT_ONCE = 16
-"""Connections taken before those taken earlier have their turn: a shard proves who it
-is before a crowd behind it can push it out."""
-
-PORT_FREE_WITHIN_S = 3.0
-"""Seconds in which the shard of a fit that has ended gives up a port that is fixed."""
+ACCEPTED_AT_ONCE = 16
+"""Connections accepted before the open handshakes advance again: a shard can prove who
+it is before a flood of connections behind it pushes it out."""
 
 NONCE_BYTES = 32
 PROOF_BYTES = 32
 HELLO_BYTES = HEADER_BYTES + NONCE_BYTES
 
-Talk: TypeAlias = Generator[int, None, int]
-"""A conversation: yields what to poll for, and `KNOWN` once the other has named this
-run; returns the rank of the other."""
+Steps: TypeAlias = Generator[int, None, int]
+"""One side of a handshake: yields the event to poll for, and `NAMED_RUN` once the peer
+has named this run; returns the peer's rank when it is verified."""
 
 
 class Tls(NamedTuple):
@@ -94,7 +88,8 @@ class Credentials:
 
     def header(self, rank: int) -> bytes:
         """Return the packet header that a shard begins with."""
-        return Header(self.run, 0, 0, Operation.HELLO, 0, rank, 0, 0, 0).pack()
+        label = Label.HANDSHAKE
+        return Header(self.run, 0, 0, Operation.HELLO, label, rank, 0, 0, 0).pack()
 
     def hello(self, rank: int) -> bytes:
         """Return what a shard begins with: the header and a nonce."""
@@ -105,40 +100,57 @@ class Credentials:
         return hmac.digest(self.secret, side + connecting + listening, "sha256")
 
 
-def listen(host: str, port: int = 0) -> socket.socket:
-    """Return a socket that takes connections on one address; port 0 is any free one.
+def listen(host: str, ports: Sequence[int] = (0,)) -> socket.socket:
+    """Return a socket that listens on one address, at the first free port.
+
+    Parameters
+    ----------
+    host : str
+        The address.
+    ports : sequence of int
+        Ports to try in this order; 0 stands for any free one.
 
     Raises
     ------
     ExchangeError
-        If the port is taken or not allowed, or the address is another machine's.
+        If no port is free or allowed, or the address is another machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = _server(host, port, family)
+        listener = _server(host, ports, family)
     except OSError as error:
+        tried = f"{ports[0]}" if len(ports) == 1 else f"{ports[0]}:{ports[-1]}"
         raise ExchangeError(
-            f"cannot take connections from other shards at port {port} of {host}: "
-            f"{error}. Set skdistmlp.listen-port to a free port on each worker, or to "
-            f"0 for any. {host} is the worker's address in its cluster; where that is "
-            f"another machine's, use engine='futures'."
+            f"cannot listen for other shards on port {tried} of {host}: "
+            f"{reason(error)}. skdistmlp.listen-port is {tried} there; set it to a "
+            f"free port or a range of ports on each worker, or to 0 for any free port. "
+            f"{host} is the worker's address in its cluster; if that address belongs "
+            f"to another machine, use engine='futures'."
         ) from error
     listener.setblocking(False)
     return listener
 
 
-def _server(host: str, port: int, family: int) -> socket.socket:
-    """Return a socket that listens; wait for the shard of a fit that has just ended."""
-    deadline = time.monotonic() + PORT_FREE_WITHIN_S
+def _server(host: str, ports: Sequence[int], family: int) -> socket.socket:
+    """Return a listening socket; wait for a port that the last fit still holds.
+
+    Workers of one machine may try the same ports at the same time: the system gives
+    each port to one of them, and the others go on to the next.
+    """
+    deadline = time.monotonic() + PORT_FREE_S
     while True:
-        try:
-            return socket.create_server(
-                (host, port), family=family, backlog=LISTEN_BACKLOG
-            )
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                raise
-        time.sleep(0.05)
+        for port in ports:
+            try:
+                return socket.create_server(
+                    (host, port), family=family, backlog=LISTEN_BACKLOG
+                )
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                in_use = error
+        if time.monotonic() > deadline:
+            raise in_use
+        time.sleep(PORT_POLL_S)
 
 
 def meet(
@@ -152,10 +164,11 @@ def meet(
 ) -> dict[int, Link]:
     """Connect a shard to all others; return when all are there.
 
-    A shard connects to those of lower rank, and the others connect to it. Any of
-    them may be queued behind other work on its worker for long, so there is no
-    deadline but `is_cancelled`. Who connects and cannot prove that it belongs to the
-    run is turned away, and is in nobody's way meanwhile, nor is a crowd of such.
+    A shard connects to those of lower rank, and those of higher rank connect to it, so
+    that no pair connects twice. The task of any of them may be queued behind other work
+    on its worker for a long time, so the only end of the wait is `is_cancelled`.
+    Connections that cannot prove that they belong to the run are dropped, and never
+    block those that can.
 
     Parameters
     ----------
@@ -172,7 +185,7 @@ def meet(
     is_cancelled : callable
         Says whether to stop waiting.
     tls : Tls, optional
-        With it connections are encrypted, and plain ones turned away.
+        Encrypts the connections; plain ones are then dropped.
 
     Returns
     -------
@@ -182,54 +195,76 @@ def meet(
     Raises
     ------
     ExchangeError
-        If a shard went away or is not who it should be, or `is_cancelled` says so.
+        If a shard is lost or is not who it should be, or `is_cancelled` returns True.
     """
     links: dict[int, Link] = {}
-    talks: list[_Handshake] = []
-    n_guests = MAX_UNVERIFIED + len(addresses)
+    handshakes: list[_Handshake] = []
+    # Room for all shards, whatever else connects.
+    max_accepted = MAX_UNVERIFIED + len(addresses)
     try:
+        # Blocking, but not for long: all shards listen before the first of them learns
+        # the addresses, and the system completes connections that nobody accepts yet.
         for peer in range(rank):
             connection = _connected(addresses[peer], names[rank], names[peer], tls)
             steps = _connect_side(connection, rank, peer, credentials)
-            talks.append(_Handshake(connection, steps, names[peer]))
+            handshakes.append(_Handshake(connection, steps, names[peer]))
+        # All handshakes advance in turns, none of them blocks: a peer that is silent
+        # or malicious delays no other, and no order of waiting can form a cycle.
         while len(links) < len(addresses) - 1:
-            ready = _wait(listener, talks)
+            ready = _wait(listener, handshakes)
+            # Before anything else is read: the task may have been cancelled long ago.
             if is_cancelled():
-                raise ExchangeError("told to give up while waiting for other shards")
+                raise ExchangeError(
+                    "cancelled while waiting for other shards, because the fit ended"
+                )
             if listener.fileno() in ready:
-                for connection in islice(_arrivals(listener, tls), ARRIVALS_AT_ONCE):
+                for connection in islice(_accepted(listener, tls), ACCEPTED_AT_ONCE):
                     steps = _accept_side(connection, rank, credentials)
-                    talks.append(_Handshake(connection, steps))
-            for talk in talks:
-                if talk.event == NOT_BEGUN or talk.connection.fileno() in ready:
-                    talk.advance()
-            guests = [talk for talk in talks if talk.is_guest and not talk.is_over()]
-            # Else in the order of arrival.
-            guests.sort(key=lambda guest: guest.is_known)
-            for talk in guests[: max(0, len(guests) - n_guests)]:
-                talk.event = OVER
-            over = [talk for talk in talks if talk.is_over()]
-            talks = [talk for talk in talks if talk not in over]
-            for talk in over:
-                if talk.peer is not None and talk.peer not in links:
-                    links[talk.peer] = Link(talk.connection, names[talk.peer])
+                    handshakes.append(_Handshake(connection, steps))
+            for handshake in handshakes:
+                if (
+                    handshake.event == NOT_BEGUN
+                    or handshake.connection.fileno() in ready
+                ):
+                    handshake.advance()
+            _drop_excess(handshakes, max_accepted)
+            # Files are closed after the loop over `ready` only: the system gives their
+            # numbers to new connections at once.
+            over = [handshake for handshake in handshakes if handshake.is_over()]
+            handshakes = [h for h in handshakes if h not in over]
+            for handshake in over:
+                peer_rank = handshake.peer
+                # The first connection of a peer counts. A second one that proves the
+                # same rank, such as a task that Dask runs twice, is closed.
+                if peer_rank is not None and peer_rank not in links:
+                    links[peer_rank] = Link(handshake.connection, names[peer_rank])
                 else:
-                    talk.connection.close()
+                    handshake.connection.close()
     except BaseException:
         for link in links.values():
             link.socket.close()
         raise
     finally:
-        for talk in talks:
-            talk.connection.close()
+        for handshake in handshakes:
+            handshake.connection.close()
     return links
 
 
-NOT_BEGUN, OVER, KNOWN = -1, -2, -3
+def _drop_excess(handshakes: "Sequence[_Handshake]", max_accepted: int) -> None:
+    """End the oldest accepted handshakes beyond a number; those of this run go last."""
+    accepted = [h for h in handshakes if h.is_accepted and not h.is_over()]
+    # A stable sort: otherwise in the order in which they were accepted.
+    accepted.sort(key=lambda handshake: handshake.has_named_run)
+    for handshake in accepted[: max(0, len(accepted) - max_accepted)]:
+        handshake.event = OVER
+
+
+NOT_BEGUN, OVER, NAMED_RUN = -1, -2, -3
+"""In place of an event to poll for, which is positive."""
 
 
 class _Handshake:
-    """A conversation under way, with a shard that was sought or with a stranger.
+    """A handshake under way, over a connection that was made or accepted.
 
     Attributes
     ----------
@@ -238,21 +273,22 @@ class _Handshake:
     event : int
         What to poll for, or `NOT_BEGUN`, or `OVER`.
     peer : int or None
-        Rank of the other, when it has proved it.
-    is_guest : bool
-        Whether the other has connected to this shard.
-    is_known : bool
-        Whether it has named this run: strangers make room before it.
+        Rank of the peer, once it is verified.
+    is_accepted : bool
+        Whether the peer connected to this shard.
+    has_named_run : bool
+        Whether the peer has named this run. It may have overheard the name, so that
+        proves nothing, but others are dropped before it.
     """
 
     def __init__(
-        self, connection: socket.socket, steps: Talk, name: str | None = None
+        self, connection: socket.socket, steps: Steps, name: str | None = None
     ) -> None:
         self.connection = connection
         self.event = NOT_BEGUN
         self.peer: int | None = None
-        self.is_guest = name is None
-        self.is_known = False
+        self.is_accepted = name is None
+        self.has_named_run = False
         self._steps = steps
         self._name = name
         self._deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
@@ -263,59 +299,70 @@ class _Handshake:
         Raises
         ------
         ExchangeError
-            If a shard that was sought is not there, or another is.
+            If a shard that this one has connected to is lost, or is another.
         """
         try:
             self.event = next(self._steps)
-            if self.event == KNOWN:
-                self.is_known = True
+            if self.event == NAMED_RUN:
+                self.has_named_run = True
                 self.event = next(self._steps)
         except StopIteration as end:
             self.event, self.peer = OVER, end.value
-        except (OSError, ExchangeError) as error:
-            self.event = OVER
-            if self._name is not None:
-                raise ExchangeError(f"{self._name} {error}") from error
+        except OSError as error:
+            self._fail(f"connection to {self._name} failed: {reason(error)}", error)
+        except ExchangeError as error:
+            self._fail(f"{self._name} {error}", error)
 
     def is_over(self) -> bool:
-        """Say whether it has ended; a stranger has only so much time."""
-        late = self.is_guest and time.monotonic() > self._deadline
+        """Say whether it has ended, or an accepted one has run out of time.
+
+        A connection that this shard has made has no deadline: the peer may be queued
+        behind other work, but it is known to be a shard.
+        """
+        late = self.is_accepted and time.monotonic() > self._deadline
         return late or self.event == OVER
+
+    def _fail(self, message: str, error: Exception) -> None:
+        self.event = OVER
+        # Anybody may connect and fail: only a shard that is needed ends the fit.
+        if not self.is_accepted:
+            raise ExchangeError(message) from error
 
 
 def _connect_side(
-    connection: socket.socket, rank: int, host: int, credentials: Credentials
-) -> Talk:
-    """Talk with a shard that this one has connected to."""
+    connection: socket.socket, rank: int, peer: int, credentials: Credentials
+) -> Steps:
+    """Shake hands with a shard that this one has connected to."""
     yield from _encrypted(connection)
     own = credentials.hello(rank)
     yield from _send(connection, own)
     answer = yield from _receive(connection, HELLO_BYTES + PROOF_BYTES)
     theirs, proof = answer[:HELLO_BYTES], answer[HELLO_BYTES:]
-    if not theirs.startswith(credentials.header(host)):
+    if not theirs.startswith(credentials.header(peer)):
         raise ExchangeError("belongs to another fit")
     if not hmac.compare_digest(proof, credentials.proof(b"listening", own, theirs)):
         raise ExchangeError("cannot prove that it belongs to this fit")
     yield from _send(connection, credentials.proof(b"connecting", own, theirs))
-    return host
+    return peer
 
 
 def _accept_side(
     connection: socket.socket, rank: int, credentials: Credentials
-) -> Talk:
-    """Talk with whoever has connected to this shard."""
+) -> Steps:
+    """Shake hands with whoever has connected to this shard."""
     yield from _encrypted(connection)
+    # Nothing is sent before the peer has named this run: a stranger learns nothing.
     theirs = yield from _receive(connection, HELLO_BYTES)
-    guest = Header.unpack(theirs[:HEADER_BYTES]).shard
-    if guest <= rank or not theirs.startswith(credentials.header(guest)):
+    peer = Header.unpack(theirs[:HEADER_BYTES]).shard
+    if peer <= rank or not theirs.startswith(credentials.header(peer)):
         raise ExchangeError("belongs to another fit")
-    yield KNOWN
+    yield NAMED_RUN
     own = credentials.hello(rank)
     yield from _send(connection, own + credentials.proof(b"listening", theirs, own))
     proof = yield from _receive(connection, PROOF_BYTES)
     if not hmac.compare_digest(proof, credentials.proof(b"connecting", theirs, own)):
         raise ExchangeError("cannot prove that it belongs to this fit")
-    return guest
+    return peer
 
 
 def _encrypted(connection: socket.socket) -> Generator[int, None, None]:
@@ -358,23 +405,24 @@ def _connected(
     except OSError as error:
         host, port = address
         raise ExchangeError(
-            f"{own_name} cannot connect to {name} at port {port} of {host}: {error}. "
-            f"Workers have to be able to connect to each other. If a firewall is in "
-            f"between, let it pass one port, and set skdistmlp.listen-port to that on "
-            f"the workers. If others do not reach {host}, start that worker on an "
-            f"address that they do (--host or --contact-address). Or use "
-            f"engine='futures', which does without."
+            f"{own_name} cannot connect to {name} at port {port} of {host}: "
+            f"{reason(error)}. Workers must be able to connect to each other. If there "
+            f"is a firewall, open a port or a range of ports in it, and set "
+            f"skdistmlp.listen-port to that on the workers. If other workers cannot "
+            f"reach {host}, start that worker on an address that they can reach "
+            f"(--host or --contact-address). Or use engine='futures', which needs no "
+            f"such connections."
         ) from error
     return _prepared(connection, None if tls is None else tls.connecting)
 
 
-def _arrivals(listener: socket.socket, tls: Tls | None) -> Iterator[socket.socket]:
-    """Yield the connections that are waiting to be taken."""
+def _accepted(listener: socket.socket, tls: Tls | None) -> Iterator[socket.socket]:
+    """Yield the connections that the system has queued."""
     while True:
         try:
             connection, _ = listener.accept()
         except OSError:
-            # Nobody is left, or has left again.
+            # The queue is empty, or the peer has left it again.
             return
         with suppress(OSError):
             yield _prepared(connection, None if tls is None else tls.listening, True)
@@ -391,14 +439,15 @@ def _prepared(
     )
 
 
-def _wait(listener: socket.socket, talks: Sequence[_Handshake]) -> set[int]:
-    """Return the file numbers where something happened; wait a little for one."""
+def _wait(listener: socket.socket, handshakes: Sequence[_Handshake]) -> set[int]:
+    """Return the files that are ready; wait at most `CANCEL_POLL_S` for one."""
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     wait_s = CANCEL_POLL_S
-    for talk in talks:
-        if talk.event == NOT_BEGUN:
+    for handshake in handshakes:
+        if handshake.event == NOT_BEGUN:
+            # Nothing wakes the poll for it: its first step has still to be made.
             wait_s = 0.0
         else:
-            poll.register(talk.connection, talk.event)
+            poll.register(handshake.connection, handshake.event)
     return {number for number, _ in poll.poll(1000 * wait_s)}

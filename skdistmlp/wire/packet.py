@@ -1,8 +1,8 @@
-"""The information packet: what goes over the wire before the bytes of an array.
+"""The packet: what an array looks like on the wire.
 
 A packet is a header of fixed length and the raw bytes of one C-contiguous
 array. Nothing is pickled. Both sides know from the plan what comes next, so a
-header is not an instruction: it is compared with what is expected, before a
+header is not an instruction: it is compared with what is expected before any
 byte of the array is read.
 """
 
@@ -51,8 +51,8 @@ class Header(NamedTuple):
         Number of the step, or block of rows, since the connections were made.
     operation : Operation
         What is done with the array.
-    layer : int
-        Number of the layer.
+    label : int
+        Which exchange it is: the number of a layer, or a `Label`.
     shard : int
         Rank of the sender.
     dtype : int
@@ -67,7 +67,7 @@ class Header(NamedTuple):
     generation: int
     step: int
     operation: Operation
-    layer: int
+    label: int
     shard: int
     dtype: int
     n_rows: int

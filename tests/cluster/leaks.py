@@ -62,7 +62,7 @@ def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
     sockets that are not Dask's, threads of ours and BLAS limits. All workers must be
     awake. What clients keep on purpose is let go of first.
     """
-    _keep_nothing(client)
+    _clear_caches(client)
     deadline = time.monotonic() + within_s
     while True:
         # A look may take long, and is then no longer true.
@@ -87,13 +87,13 @@ def own_cluster(**options: Any) -> Iterator[Client]:
         assert_nothing_left(client)
 
 
-def _keep_nothing(client: Client) -> None:
-    def keep_nothing() -> None:
+def _clear_caches(client: Client) -> None:
+    def clear_caches() -> None:
         if kept := sys.modules.get("skdistmlp.cluster.run.cache"):
-            kept.keep_nothing()
+            kept.clear_caches()
 
-    keep_nothing()
-    client.run(keep_nothing)
+    clear_caches()
+    client.run(clear_caches)
 
 
 def _left(client: Client) -> Iterator[str]:
@@ -168,8 +168,8 @@ def _look(client: Client) -> Look:
         }
 
     def on_worker(dask_worker: Any) -> dict[str, Any]:
-        shard_run = sys.modules.get("skdistmlp.cluster.peers.worker")
-        runs = {} if shard_run is None else shard_run._RUNS
+        peers_worker = sys.modules.get("skdistmlp.cluster.peers.worker")
+        runs = {} if peers_worker is None else peers_worker._RUNS
         return process() | {
             "tasks": [
                 f"{task.key!r}, {task.state}"
@@ -181,8 +181,8 @@ def _look(client: Client) -> Look:
         }
 
     def on_scheduler(dask_scheduler: Any) -> tuple[dict[str, list[str]], list[str]]:
-        queue = dask_scheduler.plugins.get("skdistmlp-gangs")
-        leftovers = dask_scheduler.plugins.get("skdistmlp-leftovers")
+        queue = dask_scheduler.plugins.get("skdistmlp-worker-queue")
+        leftovers = dask_scheduler.plugins.get("skdistmlp-orphan-cleanup")
         addresses = [dask_scheduler.address, *dask_scheduler.service_ports.values()]
         for worker in dask_scheduler.workers.values():
             addresses += [worker.address, worker.nanny, *worker.services.values()]
@@ -190,7 +190,7 @@ def _look(client: Client) -> Look:
             "task": [repr(key) for key in dask_scheduler.tasks],
             "place for": [
                 " ".join(sorted(place.workers))
-                for place in (queue.places.values() if queue else [])
+                for place in (queue.reservations.values() if queue else [])
             ],
             "run": list(leftovers.runs) if leftovers else [],
             "client that is gone": [

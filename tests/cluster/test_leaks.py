@@ -10,9 +10,9 @@ import pytest
 from distributed import Client, Event
 from threadpoolctl import OpenBLASController, threadpool_limits
 
-from skdistmlp.cluster.peers import worker as shard_run
+from skdistmlp.cluster.peers import worker as peers_worker
 from skdistmlp.cluster.peers.reservation import reserve_workers
-from skdistmlp.cluster.run import placement as pinned
+from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.placement import Placement
 from tests.cluster import leaks
@@ -64,7 +64,7 @@ def place(client):
 @contextmanager
 def run(client):
     left = RegisteredRun(client, "a run", ())
-    left._begun.result()
+    left._registered.result()
     yield "scheduler: run a run"
     left.close(())
 
@@ -145,7 +145,7 @@ class Shard:
     ports = ()
 
     def __init__(self):
-        shard_run._RUNS[bytes(16), 2] = self
+        peers_worker._RUNS[bytes(16), 2] = self
 
     def close(self):
         pass
@@ -289,9 +289,9 @@ def started_by(monkeypatch, owner, name):
 
 
 def test_threads_that_send_have_names_of_ours(client, monkeypatch):
-    names = started_by(monkeypatch, pinned, "can_connect")
+    names = started_by(monkeypatch, scatter, "can_connect")
     tasks = Placement(client, tuple(client.nthreads()))
-    tasks.place("rows", [np.ones(3) for _ in client.nthreads()])
+    tasks.scatter("rows", [np.ones(3) for _ in client.nthreads()])
     tasks.close()
     assert len(names) == 3
     assert all(name.startswith(THREADS) for name in names)

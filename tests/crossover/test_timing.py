@@ -7,7 +7,6 @@ from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.crossover import timing
-from skdistmlp.crossover.measurement import measure_growing_networks
 from skdistmlp.crossover.timing import fit_uninterrupted, median_ratio, time_fit
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.exceptions import SkdistmlpError
@@ -26,7 +25,7 @@ def test_an_interrupted_fit_is_no_measurement(estimator, monkeypatch):
 
     # In the first step of either.
     monkeypatch.setattr(MLPClassifier, "_backprop", interrupt)
-    monkeypatch.setattr("skdistmlp.training.loop._run_epoch", interrupt)
+    monkeypatch.setattr("skdistmlp.training.loop.run_epoch", interrupt)
     with pytest.raises(KeyboardInterrupt):
         fit_uninterrupted(estimator(**TINY.parameters()), *TINY.data())
 
@@ -61,21 +60,3 @@ def test_steps_lost_in_noise_are_an_error(fake_fits, step_s):
     with pytest.raises(SkdistmlpError, match=message):
         time_fit(TINY, dict)
     assert len(epochs) == 2 * timing.MAX_ATTEMPTS
-
-
-def test_networks_are_timed_in_turn_and_medians_count(monkeypatch):
-    calls = []
-    times = iter([(4, 1), (2, 11), (6, 2), (1, 15), (9, 3), (9, 13)])
-
-    def fake_time_fit(workload, make_estimator):
-        calls.append(make_estimator)
-        return timing.FitTime(*next(times))
-
-    monkeypatch.setattr("skdistmlp.crossover.measurement.time_fit", fake_time_fit)
-    (measured,) = measure_growing_networks("baseline", "distributed", [TINY], 3)
-    assert calls == ["baseline", "distributed"] * 3
-    assert measured.network == "4-(3)"
-    assert measured.n_parameters == 4 * 3 + 3 + 3 * 10 + 10
-    assert (measured.baseline_step_ms, measured.distributed_step_ms) == (6000, 2000)
-    assert measured.speedup == 2
-    assert measured.extra_fit_ms == 11_000

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from skdistmlp.engines.engines import EngineRequest, TrainingResult
+
 from skdistmlp.estimators import base
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
@@ -29,9 +30,9 @@ def split_by(shares: Sequence[float]) -> Iterator[None]:
     def train(
         request: EngineRequest, job: TrainingJob, dataset: Dataset, after_epoch: None
     ) -> TrainingResult:
-        split = NetworkSplit.by_shares(job.network.split.layer_units, shares)
+        split = NetworkSplit.by_shares(job.network.layer_units, shares)
         dataset = dataset.prepared(job.dtype)
-        job = replace(job, network=replace(job.network, split=split))
+        job = replace(job, split=split)
 
         def shard(communicator: Communicator) -> tuple[TrainingJob, ShardState, Any]:
             rank = communicator.rank

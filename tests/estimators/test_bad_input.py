@@ -1,4 +1,4 @@
-"""What scikit-learn refuses is refused with its error and its words."""
+"""Input that scikit-learn refuses raises the same error with the same message."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def assert_refused_alike(call, params=None, kind="classifier"):
         pytest.param(lambda X, y: (X, np.column_stack([y, y])), id="two targets"),
     ],
 )
-def test_bad_data(X, y, spoil, method):
+def test_bad_data_is_refused_as_by_scikit_learn(X, y, spoil, method):
     extra = {"classes": range(10)} if method == "partial_fit" else {}
     bad_X, bad_y = spoil(X, y)
     assert_refused_alike(lambda clf: getattr(clf, method)(bad_X, bad_y, **extra))
@@ -76,7 +76,7 @@ def test_bad_data(X, y, spoil, method):
         pytest.param("heavy", id="a word"),
     ],
 )
-def test_bad_sample_weight(X, y, weight, method):
+def test_bad_sample_weight_is_refused_as_by_scikit_learn(X, y, weight, method):
     extra = {"classes": range(10)} if method == "partial_fit" else {}
     assert_refused_alike(
         lambda clf: getattr(clf, method)(X, y, sample_weight=weight, **extra)
@@ -86,7 +86,7 @@ def test_bad_sample_weight(X, y, weight, method):
 @pytest.mark.parametrize(
     "sizes", [(-1,), (0,), [5, 0, 3], (3, -2), np.array([4, 0]), -1, 0]
 )
-def test_hidden_layers_without_neurons(X, y, sizes):
+def test_hidden_layers_without_neurons_are_refused(X, y, sizes):
     error, message = assert_refused_alike(
         lambda clf: clf.fit(X, y), PARAMS | {"hidden_layer_sizes": sizes}
     )
@@ -95,7 +95,7 @@ def test_hidden_layers_without_neurons(X, y, sizes):
 
 
 @pytest.mark.parametrize("sizes", [(10.5,), (10.0,), [5, np.float64(3)]])
-def test_hidden_layers_of_broken_neurons(X, y, sizes):
+def test_fractional_layer_sizes_are_refused(X, y, sizes):
     error, _ = assert_refused_alike(
         lambda clf: clf.fit(X, y), PARAMS | {"hidden_layer_sizes": sizes}
     )
@@ -134,7 +134,9 @@ def test_hidden_layers_of_broken_neurons(X, y, sizes):
 )
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_parameters_that_both_have(X, y, name, value, method, kind):
+def test_invalid_shared_parameters_are_refused_as_by_scikit_learn(
+    X, y, name, value, method, kind
+):
     first = method == "partial_fit" and kind == "classifier"
     extra = {"classes": range(10)} if first else {}
     error, message = assert_refused_alike(
@@ -145,7 +147,7 @@ def test_parameters_that_both_have(X, y, name, value, method, kind):
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_an_unknown_solver(X, y, kind):
+def test_an_unknown_solver_is_refused(X, y, kind):
     error, message = assert_refused_alike(
         lambda clf: clf.fit(X, y), PARAMS | {"solver": "newton"}, kind
     )
@@ -171,7 +173,7 @@ def test_an_unknown_solver(X, y, kind):
     ],
 )
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_parameters_of_our_own(X, y, name, value, method, kind):
+def test_invalid_parameters_of_our_own_are_refused(X, y, name, value, method, kind):
     clf = ESTIMATORS[kind][0](**PARAMS | {name: value})
     first = method == "partial_fit" and kind == "classifier"
     extra = {"classes": range(10)} if first else {}
@@ -181,12 +183,12 @@ def test_parameters_of_our_own(X, y, name, value, method, kind):
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1e-9, 0.999])
-def test_validation_sets_that_cannot_be_split_off(X, y, fraction):
+def test_impossible_validation_sets_are_refused(X, y, fraction):
     params = {"early_stopping": True, "validation_fraction": fraction}
     assert_refused_alike(lambda clf: clf.fit(X, y), PARAMS | params)
 
 
-def test_validation_set_of_one_row(X, y):
+def test_a_validation_set_of_one_row_is_refused(X, y):
     _, message = assert_refused_alike(
         lambda clf: clf.fit(X[:10], y[:10]),
         PARAMS | {"early_stopping": True, "validation_fraction": 0.1},
@@ -194,7 +196,7 @@ def test_validation_set_of_one_row(X, y):
     assert "validation set is too small" in message
 
 
-def test_too_rare_a_class_for_a_stratified_split(X):
+def test_a_class_too_rare_for_a_stratified_split_is_refused(X):
     y = np.arange(len(X)) == 0
     _, message = assert_refused_alike(
         lambda clf: clf.fit(X, y), PARAMS | {"early_stopping": True}
@@ -202,7 +204,7 @@ def test_too_rare_a_class_for_a_stratified_split(X):
     assert "least populated class" in message
 
 
-def test_early_stopping_in_partial_fit(X, y):
+def test_early_stopping_in_partial_fit_is_refused(X, y):
     _, message = assert_refused_alike(
         lambda clf: clf.partial_fit(X, y, classes=range(10)),
         PARAMS | {"early_stopping": True},
@@ -224,7 +226,7 @@ def test_early_stopping_in_partial_fit(X, y):
         pytest.param([(slice(0, 99), "0123456789")], id="classes that are no list"),
     ],
 )
-def test_classes_of_partial_fit(X, y, calls):
+def test_invalid_classes_of_partial_fit_are_refused(X, y, calls):
     def call(clf):
         clf.set_params(batch_size="auto")
         for rows, classes in calls:
@@ -235,7 +237,7 @@ def test_classes_of_partial_fit(X, y, calls):
 
 
 @pytest.mark.parametrize("classes", [range(9), range(11)])
-def test_other_classes_in_a_warm_start(X, y, classes):
+def test_a_warm_start_with_other_classes_is_refused(X, y, classes):
     def call(clf):
         fit(clf, X, y)
         clf.fit(X, np.resize(classes, len(X)))
@@ -244,7 +246,7 @@ def test_other_classes_in_a_warm_start(X, y, classes):
     assert "same classes as in the previous call to fit" in message
 
 
-def test_other_features_in_a_warm_start(X, y):
+def test_a_warm_start_with_other_features_is_refused(X, y):
     def call(clf):
         fit(clf, X, y).fit(X[:, 1:], y)
 
@@ -252,7 +254,7 @@ def test_other_features_in_a_warm_start(X, y):
     assert message.startswith("X has 63 features, but MLPClassifier is expecting 64")
 
 
-def test_other_features_in_partial_fit(X, y):
+def test_partial_fit_with_other_features_is_refused(X, y):
     _, message = assert_refused_alike(
         lambda clf: fit(clf, X, y).partial_fit(X[:, 1:], y)
     )
@@ -272,18 +274,18 @@ def test_other_features_in_partial_fit(X, y):
         pytest.param(lambda _: None, id="nothing"),
     ],
 )
-def test_bad_data_to_predict(X, y, spoil, method):
+def test_bad_data_for_predict_is_refused(X, y, spoil, method):
     assert_refused_alike(lambda clf: getattr(fit(clf, X, y), method)(spoil(X)))
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "predict_log_proba"])
-def test_not_fitted(X, method):
+def test_methods_of_an_unfitted_estimator_raise(X, method):
     error, _ = assert_refused_alike(lambda clf: getattr(clf, method)(X))
     assert error is NotFittedError
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_a_failed_call_leaves_it_not_fitted(X, y, method):
+def test_a_failed_first_call_leaves_the_estimator_unfitted(X, y, method):
     clf, _ = pair(PARAMS | {"hidden_layer_sizes": (3, 0)})
     extra = {"classes": range(10)} if method == "partial_fit" else {}
     with pytest.raises(ValueError, match="must be > 0"):
@@ -293,7 +295,7 @@ def test_a_failed_call_leaves_it_not_fitted(X, y, method):
     fit(clf.set_params(hidden_layer_sizes=(3,)), X, y).predict(X)
 
 
-def test_a_failed_call_leaves_a_fitted_one_as_it_was(X, y):
+def test_a_failed_call_leaves_a_fitted_estimator_unchanged(X, y):
     clf, _ = pair(PARAMS)
     before = fit(clf, X, y).predict_proba(X)
     with pytest.raises(ValueError, match="NaN"):
@@ -305,8 +307,8 @@ def test_a_failed_call_leaves_a_fitted_one_as_it_was(X, y):
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_too_large_a_batch_is_clipped_with_a_warning(X, y, early_stopping):
-    """The held-out rows do not count."""
+def test_an_oversized_batch_is_clipped_with_a_warning(X, y, early_stopping):
+    """Held-out rows are not part of a batch."""
     size = len(X) if early_stopping else len(X) + 1
     params = PARAMS | {"batch_size": size, "early_stopping": early_stopping}
     ours, theirs = (result_of(lambda c=clf: c.fit(X, y)) for clf in pair(params))
@@ -316,7 +318,7 @@ def test_too_large_a_batch_is_clipped_with_a_warning(X, y, early_stopping):
     assert "It is going to be clipped" in ours.warnings[0][1]
 
 
-def test_a_column_of_labels_is_taken_with_a_warning(X, y):
+def test_a_column_of_labels_is_accepted_with_a_warning(X, y):
     ours, theirs = (
         result_of(lambda c=clf: fit(c, X, y[:, None]).predict(X))
         for clf in pair(PARAMS)
@@ -328,20 +330,20 @@ def test_a_column_of_labels_is_taken_with_a_warning(X, y):
     np.testing.assert_array_equal(ours.value, theirs.value)
 
 
-def test_warnings_point_to_the_caller(X, y):
+def test_warnings_point_to_the_line_that_called_fit(X, y):
     clf, _ = pair(PARAMS | {"batch_size": 1000})
     with pytest.warns(UserWarning) as caught:  # noqa: PT030 (both of them)
         clf.fit(X, y)
     assert {warning.filename for warning in caught} == {__file__}
 
 
-# Weights that run away.
+# Parameters that diverge.
 
 RUNAWAY = {"activation": "identity", "solver": "sgd", "learning_rate_init": 1e150}
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_weights_that_run_away(X, y, method):
+def test_diverging_parameters_are_an_error(X, y, method):
     extra = {"classes": range(10)} if method == "partial_fit" else {}
     errors = []
     for clf in pair(PARAMS | RUNAWAY):
@@ -354,7 +356,7 @@ def test_weights_that_run_away(X, y, method):
     assert ours.error[1].startswith("Solver produced non-finite parameter weights")
 
 
-def test_weights_that_run_away_on_workers(client, X, y):
+def test_diverging_parameters_are_an_error_on_workers(client, X, y):
     clf, _ = pair(
         PARAMS | RUNAWAY | {"max_iter": 1},
         client=client,
@@ -368,8 +370,8 @@ def test_weights_that_run_away_on_workers(client, X, y):
     assert clf.engine_ == "futures"
 
 
-def test_scikit_learn_has_no_parameter_that_is_not_tried_here():
-    marks = test_parameters_that_both_have.pytestmark
+def test_every_parameter_of_scikit_learn_is_tested_here():
+    marks = test_invalid_shared_parameters_are_refused_as_by_scikit_learn.pytestmark
     (tried,) = (mark.args[1] for mark in marks if mark.args[0] == ("name", "value"))
     for estimator in (MLPClassifier(), MLPRegressor()):
         names = set(estimator.get_params())

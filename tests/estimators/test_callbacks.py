@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks, told of a fit and its epochs in this process."""
+"""scikit-learn's callbacks during a fit in this process."""
 
 import os
 import pickle
@@ -38,7 +38,7 @@ def classifier(*callbacks, max_iter=3, **parameters):
 
 
 def fit(mlp, *data, **kwargs):
-    """Fit, with a warning of too few epochs."""
+    """Fit, expecting a warning of too few epochs."""
     with pytest.warns(ConvergenceWarning):
         return mlp.fit(*data, **kwargs)
 
@@ -58,7 +58,7 @@ def hooks_of(name, n_epochs):
 
 
 def assert_same_fit(mine, theirs, X):
-    """Predictions and all that is known of the training, to the last bit."""
+    """Return predictions and the history of the training, to the last bit."""
     assert_array_equal(mine.predict(X), theirs.predict(X))
     names = {name for name in vars(theirs) if name.endswith("_")} - {"plan_"}
     names |= {"_optimizer_state", "_no_improvement_count", "_learning_rate"}
@@ -70,7 +70,7 @@ def assert_same_fit(mine, theirs, X):
             assert_equal(getattr(mine, name), getattr(theirs, name), err_msg=name)
 
 
-def test_a_fit_is_a_task_with_a_task_for_every_epoch(data):
+def test_a_fit_is_a_task_with_one_subtask_per_epoch(data):
     told = Told()
     clf = fit(classifier(told), *data)
     assert told.hooks == hooks_of("fit", 3)
@@ -85,7 +85,7 @@ def test_partial_fit_is_a_task_with_one_epoch(data):
     assert told.hooks == 2 * hooks_of("partial_fit", 1)
 
 
-def test_lbfgs_is_a_task_without_parts(data):
+def test_an_lbfgs_fit_is_a_task_without_subtasks(data):
     told, recorder = Told(), Recorder()
     clf = classifier(told, recorder, solver="lbfgs", max_iter=300, max_fun=20)
     fit(clf, *data)
@@ -94,7 +94,7 @@ def test_lbfgs_is_a_task_without_parts(data):
     assert_array_equal(fitted.predict_proba(data[0]), clf.predict_proba(data[0]))
 
 
-def test_callbacks_are_given_what_the_user_gave_in_the_thread_that_fits(data):
+def test_callbacks_get_the_users_data_in_the_fitting_thread(data):
     recorder = Recorder()
     X, y = pd.DataFrame(data[0]).add_prefix("pixel "), pd.Series(data[1]).astype(str)
     weight = list(range(1, 201))
@@ -104,7 +104,7 @@ def test_callbacks_are_given_what_the_user_gave_in_the_thread_that_fits(data):
         assert given["y"] is y
         assert given["metadata"]["sample_weight"] is weight
         assert given["estimator"] is clf
-        # With X as it was given, there is no warning of missing names.
+        # X is the user's own, so nothing warns of missing feature names.
         assert given["fitted"].score(X, y) == clf.score(X, y)
     assert recorder.callers == {(os.getpid(), threading.get_ident())}
     fit(clf, data[0], y)
@@ -123,7 +123,7 @@ def test_callbacks_are_given_what_the_user_gave_in_the_thread_that_fits(data):
     ],
     ids=["adam", "early stopping with a rate too large", "invscaling"],
 )
-def test_after_an_epoch_there_is_what_a_fit_of_so_many_epochs_would_leave(
+def test_the_estimator_after_an_epoch_equals_a_fit_of_that_many_epochs(
     data, estimator, parameters
 ):
     recorder = Recorder()
@@ -136,11 +136,11 @@ def test_after_an_epoch_there_is_what_a_fit_of_so_many_epochs_would_leave(
         assert_same_fit(fitted, alone, data[0])
     if mlp.early_stopping:
         assert np.argmax(mlp.validation_scores_) < 4, "the best are not the last"
-    # It goes on as if nobody had looked.
+    # It continues as if no callback had run.
     assert_same_fit(mlp, alone, data[0])
 
 
-def test_what_is_given_after_an_epoch_can_be_trained_further(data):
+def test_the_estimator_after_an_epoch_can_be_trained_further(data):
     recorder = Recorder()
     fit(classifier(recorder, shuffle=False), *data)
     first = clone(recorder.fitted()[0]).set_callbacks()
@@ -161,7 +161,7 @@ def test_a_warm_start_counts_its_own_epochs(data):
             assert len(fitted.loss_curve_) == n_before + number
 
 
-def test_nothing_is_copied_for_a_callback_that_does_not_ask(data, monkeypatch):
+def test_nothing_is_copied_unless_a_callback_asks(data, monkeypatch):
     def refuse(shard):
         raise AssertionError("somebody has asked")
 
@@ -197,7 +197,7 @@ AT_ANY_TIME = [
 
 @pytest.mark.parametrize("fitted", [False, True])
 @pytest.mark.parametrize("where", AT_ANY_TIME, ids=str)
-def test_an_error_of_a_callback_leaves_the_estimator_as_it_was(data, where, fitted):
+def test_an_error_in_a_callback_leaves_the_estimator_unchanged(data, where, fitted):
     clf = classifier()
     if fitted:
         fit(clf, *data)
@@ -211,7 +211,7 @@ def test_an_error_of_a_callback_leaves_the_estimator_as_it_was(data, where, fitt
     assert_equal(pickle.dumps(after), pickle.dumps(before))
 
 
-def test_an_error_of_a_callback_undoes_the_first_partial_fit(data):
+def test_an_error_in_a_callback_undoes_the_first_partial_fit(data):
     clf = classifier(At("end", "epoch", 0, ZeroDivisionError()))
     before = dict(vars(clf))
     with pytest.raises(ZeroDivisionError):
@@ -219,7 +219,7 @@ def test_an_error_of_a_callback_undoes_the_first_partial_fit(data):
     assert vars(clf) == before
 
 
-def test_invalid_input_is_told_of_to_nobody_but_torn_down(data):
+def test_callbacks_are_torn_down_but_not_called_for_invalid_input(data):
     told = Told()
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         classifier(told).fit(data[0], data[1][1:])
@@ -227,7 +227,7 @@ def test_invalid_input_is_told_of_to_nobody_but_torn_down(data):
 
 
 @pytest.mark.parametrize("where", [("end", "epoch", 1), ("begin", "epoch", 2)])
-def test_ctrl_c_in_a_callback_is_ctrl_c_in_an_epoch(data, where):
+def test_ctrl_c_in_a_callback_acts_like_ctrl_c_in_an_epoch(data, where):
     clf = classifier(At(*where, KeyboardInterrupt()), max_iter=5)
     with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
         clf.fit(*data)
@@ -236,7 +236,7 @@ def test_ctrl_c_in_a_callback_is_ctrl_c_in_an_epoch(data, where):
     assert clf.n_iter_ == 2
 
 
-def test_an_epoch_that_is_interrupted_ends_without_an_estimator(data, monkeypatch):
+def test_an_interrupted_epoch_ends_without_an_estimator(data, monkeypatch):
     n_steps = []
 
     def interrupt(shard, rows):
@@ -261,7 +261,7 @@ def scores(monitor, task_name="epoch"):
     return [row["accuracy"] for row in rows if row["task_name"] == task_name]
 
 
-def test_scores_of_epochs_are_those_of_fits_of_so_many_epochs(data):
+def test_scores_of_epochs_equal_those_of_shorter_fits(data):
     monitor = ScoringMonitor(scoring="accuracy")
     clf = fit(classifier(monitor, learning_rate_init=0.02, max_iter=4), *data)
     alone = [fit(clone(clf).set_params(max_iter=n), *data) for n in range(1, 5)]
@@ -272,13 +272,13 @@ def test_scores_of_epochs_are_those_of_fits_of_so_many_epochs(data):
     assert len(set(expected)) == 4
 
 
-def test_a_bar_comes_to_its_end(data, capsys):
+def test_a_progress_bar_reaches_its_end(data, capsys):
     fit(classifier(ProgressBar()), *data)
     printed = capsys.readouterr().out
     assert re.search(r"DistributedMLPClassifier - fit .* 100%", printed)
 
 
-def test_callbacks_of_a_pipeline_are_told_of_the_epochs_within(data, capsys):
+def test_callbacks_of_a_pipeline_see_the_epochs_of_its_network(data, capsys):
     monitor = ScoringMonitor(scoring="accuracy")
     mlp = classifier(monitor, max_iter=2)
     pipeline = make_pipeline(StandardScaler(), mlp).set_callbacks(ProgressBar())
@@ -289,14 +289,14 @@ def test_callbacks_of_a_pipeline_are_told_of_the_epochs_within(data, capsys):
         printed,
     )
     assert scores(monitor)[-1] == pipeline.score(*data)
-    # The bar was lent.
+    # The search's bar was only lent.
     assert mlp._skl_callbacks == [monitor]
     assert not hasattr(mlp, "_parent_callback_ctx")
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("n_jobs", [1, 2])
-def test_callbacks_of_a_search_are_told_of_the_epochs_of_every_fit(data, n_jobs):
+def test_callbacks_of_a_search_see_the_epochs_of_every_fit(data, n_jobs):
     monitor = ScoringMonitor(scoring="accuracy")
     search = GridSearchCV(
         classifier(monitor, max_iter=2), {"alpha": [1e-4, 1.0]}, cv=2, n_jobs=n_jobs
@@ -304,7 +304,7 @@ def test_callbacks_of_a_search_are_told_of_the_epochs_of_every_fit(data, n_jobs)
     search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(*data)
     rows = monitor.get_logs().data
     epochs = [row["task_id_path"] for row in rows if row["task_name"] == "epoch"]
-    # Two candidates in two folds, and the best again: each has two epochs.
+    # Two candidates in two folds, and the refit: two epochs each.
     assert len(set(epochs)) == 10
     parents = {
         row["parent_task_id_path"] for row in rows if row["task_name"] == "epoch"
@@ -316,7 +316,7 @@ def test_callbacks_of_a_search_are_told_of_the_epochs_of_every_fit(data, n_jobs)
     "copied", [clone, deepcopy, lambda clf: pickle.loads(pickle.dumps(clf))]
 )
 @pytest.mark.parametrize("fitted", [False, True])
-def test_copies_have_callbacks_and_run_them(data, copied, fitted):
+def test_copies_keep_callbacks_and_run_them(data, copied, fitted):
     told = Told()
     clf = classifier(told, ProgressBar(), ScoringMonitor(scoring="accuracy"))
     if fitted:
@@ -330,7 +330,7 @@ def test_copies_have_callbacks_and_run_them(data, copied, fitted):
     assert (copied is clone) or len(told.hooks) == n_before
 
 
-def test_callbacks_can_be_taken_off(data):
+def test_callbacks_can_be_removed(data):
     told = Told()
     fit(classifier(told).set_callbacks(), *data)
     assert told.hooks == []
@@ -340,7 +340,7 @@ def test_callbacks_can_be_taken_off(data):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_code_of_the_page_runs(capsys, caplog):
-    caplog.set_level("INFO", "skdistmlp")  # to be put back after the test
+    caplog.set_level("INFO", "skdistmlp")  # restored after the test
     names = {}
     for block in re.findall("```python\n(.*?)```", PAGE, flags=re.DOTALL):
         exec(block, names)

@@ -37,13 +37,13 @@ CLASS_WEIGHTS = {
 
 
 def _weight_of(class_weight, case):
-    """Return the sample weights that scikit-learn makes of class weights."""
+    """Return the sample weights that scikit-learn computes from class weights."""
     y = case.y.toarray() if hasattr(case.y, "toarray") else case.y
     return compute_sample_weight(class_weight, y)
 
 
 def _assert_same_training(case, class_weight, sample_weight=None, **engine_params):
-    """Compare with sample weights, given to ours and to scikit-learn's."""
+    """Compare with the same sample weights passed to ours and to scikit-learn's."""
     ours, theirs = case.pair(**engine_params)
     twin = clone(ours)
     weight = _weight_of(class_weight, case)
@@ -61,13 +61,13 @@ def _assert_same_training(case, class_weight, sample_weight=None, **engine_param
 
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
 @pytest.mark.parametrize("name", CLASS_WEIGHTS)
-def test_it_is_the_same_sample_weight(name, solver):
+def test_class_weight_equals_the_same_sample_weight(name, solver):
     target, class_weight = CLASS_WEIGHTS[name]
     _assert_same_training(Case.of(target, solver=solver), class_weight)
 
 
 @pytest.mark.parametrize("name", CLASS_WEIGHTS)
-def test_it_multiplies_a_given_sample_weight(name):
+def test_class_weight_multiplies_sample_weight(name):
     target, class_weight = CLASS_WEIGHTS[name]
     case = Case.of(target)
     weight = np.linspace(0.1, 3, len(case.X))
@@ -75,7 +75,7 @@ def test_it_multiplies_a_given_sample_weight(name):
 
 
 @pytest.mark.parametrize("name", ["dict", "two strings", "labels", "balanced"])
-def test_it_counts_in_the_score_of_early_stopping(name):
+def test_class_weight_counts_in_the_score_of_early_stopping(name):
     target, class_weight = CLASS_WEIGHTS[name]
     case = Case.of(target, early_stopping=True, validation_fraction=0.4, tol=0.0)
     ours = _assert_same_training(case, class_weight)
@@ -83,7 +83,7 @@ def test_it_counts_in_the_score_of_early_stopping(name):
 
 
 @pytest.mark.parametrize("name", ["dict", "balanced labels"])
-def test_it_is_the_same_on_shards(name):
+def test_class_weight_works_on_shards(name):
     target, class_weight = CLASS_WEIGHTS[name]
     with split_by([2, 1, 3]):
         _assert_same_training(Case.of(target), class_weight)
@@ -93,7 +93,7 @@ def test_it_is_the_same_on_shards(name):
     ("name", "solver"),
     [("dict", "adam"), ("balanced labels", "sgd"), ("strings", "lbfgs")],
 )
-def test_it_is_the_same_on_futures(client, name, solver):
+def test_class_weight_works_on_futures(client, name, solver):
     target, class_weight = CLASS_WEIGHTS[name]
     ours = _assert_same_training(
         Case.of(target, solver=solver, max_iter=2, batch_size=120),
@@ -106,7 +106,7 @@ def test_it_is_the_same_on_futures(client, name, solver):
     assert ours.engine_ == "futures"
 
 
-def test_none_is_no_weight():
+def test_class_weight_none_means_no_weights():
     case = Case.of("defaults")
     plain, theirs = case.pair()
     named, _ = case.pair(class_weight=None)
@@ -116,7 +116,7 @@ def test_none_is_no_weight():
     assert_array_equal(named.coefs_[0], plain.coefs_[0])
 
 
-def test_balanced_counts_rows_not_given_weights():
+def test_balanced_counts_rows_and_ignores_sample_weight():
     """As in scikit-learn's other classifiers."""
     case = Case.of("two classes")
     weight = np.where(case.y == 1, 5.0, 1.0)
@@ -131,7 +131,7 @@ def test_balanced_counts_rows_not_given_weights():
 # partial_fit.
 
 
-def test_partial_fit_takes_a_dict_though_a_batch_lacks_classes():
+def test_partial_fit_accepts_a_dict_when_a_batch_lacks_classes():
     case = Case.of("defaults", batch_size="auto")
     ours, theirs = case.pair(class_weight=EVEN_HEAVIER)
     for digits in ((3,), (4, 7), (0, 1, 2)):
@@ -143,8 +143,8 @@ def test_partial_fit_takes_a_dict_though_a_batch_lacks_classes():
 
 
 @pytest.mark.parametrize("weighted_digit", [3, 4])
-def test_partial_fit_takes_a_dict_without_some_classes(weighted_digit):
-    """Weighted ones may be missing in a batch, and be all there is in another."""
+def test_partial_fit_accepts_a_dict_that_lacks_classes(weighted_digit):
+    """Labels with weights may be missing in one batch and fill another."""
     case = Case.of("defaults", batch_size="auto")
     ours, theirs = case.pair(class_weight={weighted_digit: 5.0})
     for digits in ((3,), (4, 7)):
@@ -156,7 +156,7 @@ def test_partial_fit_takes_a_dict_without_some_classes(weighted_digit):
 
 
 @pytest.mark.parametrize("label_weight", [{0: 1.0, 1: 5.0}, {1: 5.0}])
-def test_partial_fit_takes_weights_of_labels_though_a_batch_lacks_some(label_weight):
+def test_partial_fit_accepts_label_weights_when_a_batch_lacks_labels(label_weight):
     case = Case.of("several labels", batch_size="auto")
     ours, theirs = case.pair(class_weight=[label_weight, {0: 1, 1: 1}, {0: 1, 1: 1}])
     for first_label in (1, 0):
@@ -184,7 +184,7 @@ def test_partial_fit_refuses_balanced(fitted):
 
 
 @pytest.mark.parametrize("value", ["even", 3.0, ("balanced",), {1, 2}, np.ones(3)])
-def test_other_values_are_refused(value):
+def test_invalid_values_are_refused(value):
     case = Case.of("defaults")
     ours, _ = case.pair(class_weight=value)
     with pytest.raises(InvalidParameterError, match="'class_weight' parameter"):
@@ -200,9 +200,7 @@ def test_other_values_are_refused(value):
         ("strings", {"highest": 2.0}),
     ],
 )
-def test_classes_that_there_are_not_are_refused_as_by_scikit_learn(
-    target, class_weight
-):
+def test_unknown_classes_are_refused_as_by_scikit_learn(target, class_weight):
     case = Case.of(target)
     ours, _ = case.pair(class_weight=class_weight)
     theirs = LogisticRegression(class_weight=class_weight)
@@ -212,7 +210,7 @@ def test_classes_that_there_are_not_are_refused_as_by_scikit_learn(
     assert not hasattr(ours, "coefs_")
 
 
-def test_classes_beside_all_there_are_do_not_matter_as_in_scikit_learn():
+def test_extra_classes_are_ignored_as_by_scikit_learn():
     case = Case.of("two classes")
     class_weight = {0: 1.0, 1: 3.0, 2: 9.0}
     quiet(LogisticRegression(class_weight=class_weight).fit, case.X, case.y)
@@ -248,14 +246,14 @@ def test_unusable_weights_are_refused(target, class_weight):
 
 
 @pytest.mark.parametrize("name", CLASS_WEIGHTS)
-def test_clones_and_pickles_keep_it(name):
+def test_clones_and_pickles_keep_class_weight(name):
     _, class_weight = CLASS_WEIGHTS[name]
     original = DistributedMLPClassifier(class_weight=class_weight)
     for twin in (clone(original), pickle.loads(pickle.dumps(original))):
         assert twin.get_params()["class_weight"] == class_weight
 
 
-def test_grid_search_over_it():
+def test_class_weight_can_be_searched_over():
     case = Case.of("two classes")
     grid = [None, {0: 1000.0, 1: 1.0}]
     search = GridSearchCV(

@@ -1,8 +1,6 @@
-"""The classifier as users see it: parameters, attributes, engine, copies, output."""
+"""The classifier's public surface: parameters, attributes, engine, copies, output."""
 
-import copy
 import inspect
-import pickle
 import re
 
 import numpy as np
@@ -10,12 +8,11 @@ import pandas as pd
 import pytest
 from distributed import Client
 from numpy.testing import assert_array_equal
-from sklearn.base import clone, is_classifier
+from sklearn.base import is_classifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
-from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.engines import engines
@@ -65,7 +62,7 @@ def test_parameters_are_those_of_scikit_learn_and_five_more():
         "set_params",
     ],
 )
-def test_methods_take_what_those_of_scikit_learn_take(method):
+def test_methods_have_the_signatures_of_scikit_learn(method):
     def arguments(cls):
         parameters = inspect.signature(getattr(cls, method)).parameters.values()
         return [(p.name, p.kind, p.default) for p in parameters]
@@ -73,7 +70,7 @@ def test_methods_take_what_those_of_scikit_learn_take(method):
     assert arguments(DistributedMLPClassifier) == arguments(MLPClassifier)
 
 
-def test_every_parameter_is_described_and_checked():
+def test_every_parameter_is_documented_and_validated():
     names = DistributedMLPClassifier().get_params()
     described = re.findall(r"^    (\w+) : ", DistributedMLPClassifier.__doc__, re.M)
     assert described[: len(names)] == list(
@@ -114,7 +111,7 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name, column
     assert public | {"engine_", "n_workers_", "plan_"} <= set(described)
 
 
-def test_it_is_a_classifier_with_the_tags_of_scikit_learn():
+def test_the_estimator_is_a_classifier_with_scikit_learns_tags():
     assert is_classifier(DistributedMLPClassifier())
     assert (
         DistributedMLPClassifier().__sklearn_tags__()
@@ -137,7 +134,7 @@ def _reason(clf):
     return clf.plan_.reason
 
 
-def test_below_the_threshold_it_stays_in_this_process(client, digits):
+def test_networks_below_the_threshold_train_locally(client, digits):
     clf = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
     assert (clf.engine_, clf.n_workers_) == ("local", 1)
     assert _reason(clf) == "310 parameters are fewer than the threshold of 50,000"
@@ -153,8 +150,8 @@ def test_below_the_threshold_it_stays_in_this_process(client, digits):
         ({"engine": "futures"}, "engine='futures' needs a cluster"),
     ],
 )
-def test_without_a_cluster_it_stays_in_this_process(asked, said, digits):
-    """Who asked for more than that is told, once."""
+def test_networks_train_locally_without_a_cluster(asked, said, digits):
+    """A request for more than that causes one warning."""
     engines._warn_once.cache_clear()
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, **asked)
     if said is not None:
@@ -167,7 +164,7 @@ def test_without_a_cluster_it_stays_in_this_process(asked, said, digits):
     assert clf.predict(digits[0]).shape == digits[1].shape
 
 
-def test_local_is_obeyed_beside_a_cluster(client, digits):
+def test_engine_local_ignores_a_cluster(client, digits):
     clf = DistributedMLPClassifier(
         **SMALL, parameter_threshold=0, engine="local", client=client
     )
@@ -199,7 +196,7 @@ def test_a_network_as_large_as_the_threshold_is_distributed(
     assert sum(array.size for array in clf.coefs_ + clf.intercepts_) == SMALL_PARAMETERS
 
 
-def test_auto_takes_peers_above_the_threshold_and_says_what_they_hold(client, digits):
+def test_auto_chooses_peers_above_the_threshold_and_reports_bytes_held(client, digits):
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, client=client)
     fit(clf, *digits)
     assert (clf.engine_, clf.n_workers_) == ("peers", 3)
@@ -209,7 +206,7 @@ def test_auto_takes_peers_above_the_threshold_and_says_what_they_hold(client, di
 
 
 @pytest.mark.parametrize("n_rows", [1, 200])
-def test_a_small_prediction_does_not_ask_for_workers(
+def test_a_small_prediction_does_not_look_for_workers(
     client, digits, monkeypatch, n_rows
 ):
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, engine="local")
@@ -219,7 +216,7 @@ def test_a_small_prediction_does_not_ask_for_workers(
     assert_array_equal(clf.predict(digits[0][:n_rows]), expected)
 
 
-def test_futures_say_who_holds_what(client, digits):
+def test_the_plan_of_futures_says_which_worker_holds_which_neurons(client, digits):
     clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=client, n_workers=2)
     fit(clf, *digits)
     assert (clf.engine_, clf.n_workers_) == ("futures", 2)
@@ -233,7 +230,7 @@ def test_futures_say_who_holds_what(client, digits):
         assert f"layer 0: neurons {neurons}" in line
 
 
-def test_all_workers_share_when_no_number_is_given(client, digits):
+def test_all_workers_are_used_without_n_workers(client, digits):
     clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=client)
     assert fit(clf, *digits).n_workers_ == 3
 
@@ -245,92 +242,10 @@ def test_the_active_client_is_used(cluster, digits):
     assert clf.client is None
 
 
-# Copies.
-
-
-@pytest.mark.parametrize("fitted", [False, True])
-@pytest.mark.parametrize(
-    "duplicate",
-    [
-        clone,
-        copy.copy,
-        copy.deepcopy,
-        pytest.param(
-            lambda clf: DistributedMLPClassifier(**clf.get_params()), id="get_params"
-        ),
-        pytest.param(
-            lambda clf: DistributedMLPClassifier().set_params(**clf.get_params()),
-            id="set_params",
-        ),
-        pytest.param(lambda clf: clone(make_pipeline(clf))[-1], id="pipeline"),
-        pytest.param(
-            lambda clf: copy.deepcopy({"a": clf, "b": clf})["b"], id="deepcopy in dict"
-        ),
-    ],
-)
-def test_duplicates_keep_a_live_client(client, digits, duplicate, fitted):
-    original = DistributedMLPClassifier(**SMALL, client=client, n_workers=2)
-    if fitted:
-        fit(original, *digits)
-    twin = duplicate(original)
-    assert type(twin) is DistributedMLPClassifier
-    assert twin is not original
-    assert twin.client is client
-    assert original.client is client
-    assert twin.get_params() == original.get_params()
-
-
-def test_a_clone_is_not_fitted_but_copies_are(client, digits):
-    original = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
-    assert not hasattr(clone(original), "coefs_")
-    for twin in (copy.copy(original), copy.deepcopy(original)):
-        check_is_fitted(twin)
-        assert_array_equal(twin.predict(digits[0]), original.predict(digits[0]))
-    assert not np.shares_memory(copy.deepcopy(original).coefs_[0], original.coefs_[0])
-
-
-def test_a_deep_copy_of_its_own_parts_stays_one_object(client):
-    """The memo is honoured: what occurs twice is copied once."""
-    sizes = [3, 4]
-    clf = DistributedMLPClassifier(sizes, client=client)
-    twin, twin_sizes = copy.deepcopy([clf, sizes])
-    assert twin.hidden_layer_sizes is twin_sizes
-    assert twin_sizes is not sizes
-
-
-def test_pickling_drops_a_live_client(client, digits):
-    original = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
-    woken = pickle.loads(pickle.dumps(original))
-    assert woken.client is None
-    assert original.client is client
-    assert woken.get_params() == original.get_params() | {"client": None}
-    assert_array_equal(
-        woken.predict_proba(digits[0]), original.predict_proba(digits[0])
-    )
-
-
-def test_an_address_survives_pickling_and_is_used(client, digits):
-    address = client.scheduler.address
-    clf = DistributedMLPClassifier(**SMALL, **FUTURES, client=address, n_workers=2)
-    woken = pickle.loads(pickle.dumps(clf))
-    assert woken.client == address
-    assert fit(woken, *digits).engine_ == "futures"
-    again = pickle.loads(pickle.dumps(woken))
-    assert again.client == address
-    assert_array_equal(again.predict(digits[0]), woken.predict(digits[0]))
-
-
-def test_repr_works_with_a_client(client):
-    clf = DistributedMLPClassifier(client=client, n_workers=2)
-    assert repr(clf).startswith("DistributedMLPClassifier(client=<Client")
-    assert "n_workers=2" in repr(clf)
-    assert "DistributedMLPClassifier" in clf._repr_html_()
-
-
 # In pipelines and searches.
 
 
-def test_pipeline_trains_and_predicts_over_the_cluster(client, digits):
+def test_a_pipeline_trains_and_predicts_on_a_cluster(client, digits):
     X, y = digits[0] * 16, digits[1]
     clf = DistributedMLPClassifier(
         **SMALL, **FUTURES, client=client, n_workers=2, random_state=0
@@ -342,7 +257,7 @@ def test_pipeline_trains_and_predicts_over_the_cluster(client, digits):
     assert_array_equal(pipeline.predict(X), fit(theirs, X, y).predict(X))
 
 
-def test_grid_search_over_the_number_of_workers(client, digits):
+def test_n_workers_can_be_searched_over(client, digits):
     X, y = digits[0][:120], digits[1][:120]
     clf = DistributedMLPClassifier(
         (4,), max_iter=1, random_state=0, client=client, **FUTURES
@@ -383,7 +298,7 @@ def test_grid_search_over_the_number_of_workers(client, digits):
         ("lbfgs, strings", "predict_proba", "local"),
     ],
 )
-def test_names_of_features(client, name, method, engine, frame):
+def test_feature_names_are_set_and_checked(client, name, method, engine, frame):
     case = Case.of(name, max_iter=1, batch_size=240)
     X = pd.DataFrame(case.X).add_prefix("pixel ")
     results = []
@@ -403,7 +318,7 @@ def test_names_of_features(client, name, method, engine, frame):
             assert_array_equal(ours.value, theirs.value)
 
 
-# What it says while it trains, and when it is interrupted.
+# Verbose output and interrupts.
 
 
 @pytest.mark.parametrize("verbose", [True, 2])
@@ -445,7 +360,7 @@ def test_verbose_lines_of_partial_fit(capsys):
     assert "Setting learning rate to" in outputs[0]
 
 
-def test_nothing_is_said_unasked(capsys):
+def test_nothing_is_printed_without_verbose(capsys):
     case = Case.of("adaptive, which stops")
     ours, _ = case.pair()
     ours.fit(case.X, case.y)
@@ -471,7 +386,7 @@ def _interrupt_both(monkeypatch, theirs, n_steps):
         pytest.param(7, "sparse, early stopping, numbers", {}, id="sparse"),
     ],
 )
-def test_interrupted_training_keeps_the_weights(
+def test_interrupted_training_keeps_the_parameters(
     monkeypatch, client, n_steps, name, params, engine
 ):
     case = Case.of(name, batch_size=60, **params)  # four steps an epoch
@@ -496,8 +411,8 @@ def test_interrupted_training_keeps_the_weights(
     )
 
 
-def test_interrupted_training_goes_on_where_it_was(monkeypatch):
-    """A warm start after Ctrl-C is as good as one after an uninterrupted fit."""
+def test_interrupted_training_can_be_continued(monkeypatch):
+    """A warm start after Ctrl-C works like one after an uninterrupted fit."""
     case = Case.of("defaults", warm_start=True)
     ours, theirs = case.pair()
     with monkeypatch.context() as patch:

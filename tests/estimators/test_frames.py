@@ -31,7 +31,9 @@ FRAMES = {
 @pytest.mark.parametrize("library", FRAMES)
 @pytest.mark.parametrize("make", [DistributedMLPClassifier, DistributedMLPRegressor])
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_frames_train_the_same_network_and_keep_names(data, library, make, method):
+def test_frames_train_the_same_network_and_set_feature_names(
+    data, library, make, method
+):
     X, y = data
     frame, series = FRAMES[library]
     extra = {}
@@ -61,7 +63,7 @@ COLLECTIONS = {
 
 @pytest.mark.parametrize("kind", COLLECTIONS)
 def test_collections_need_no_cluster(data, kind):
-    """To train they are computed here; to predict they stay lazy."""
+    """They are computed for training, and stay lazy for prediction."""
     X, y = data
     given, targets = COLLECTIONS[kind](X), da.from_array(y, chunks=90)
     clf = fit(DistributedMLPClassifier(**PARAMETERS), given, targets, 1.0 + targets)
@@ -83,20 +85,20 @@ def test_collections_need_no_cluster(data, kind):
 
 
 class Labelled(np.ndarray):
-    """An array that could have a Dask array inside, as those of xarray, but has not."""
+    """Of a type that can wrap a Dask array, like xarray's, but wraps NumPy's."""
 
     def __dask_graph__(self):
         return None
 
 
-def test_what_could_be_a_collection_may_be_an_array(data):
+def test_a_lazy_type_that_holds_an_array_is_an_array(data):
     X, y = (array.view(Labelled) for array in data)
     clf = fit(DistributedMLPClassifier(**PARAMETERS), X, y)
     assert_array_equal(clf.predict(X), clf.predict(data[0]))
     assert clf.score(X, y) == clf.score(*data)
 
 
-def test_lengths_that_differ_are_named(data):
+def test_inconsistent_lengths_are_reported_by_name(data):
     X, y = data
     with pytest.raises(ValueError, match="X has 200 rows, but y has 90"):
         DistributedMLPClassifier().fit(da.from_array(X), y[:90])

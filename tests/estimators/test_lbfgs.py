@@ -1,4 +1,4 @@
-"""What is particular about solver="lbfgs"; its answers are in test_parity."""
+"""Behaviour specific to solver="lbfgs"; test_parity compares its results."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ BOTH = pytest.mark.parametrize("name", ["lbfgs, strings", "lbfgs, weighted, numb
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_there_is_no_partial_fit(kind):
+def test_lbfgs_has_no_partial_fit(kind):
     ours, _ = ESTIMATORS[kind]
     estimator = ours(solver="lbfgs")
     assert not hasattr(estimator, "partial_fit")
@@ -34,8 +34,8 @@ def test_there_is_no_partial_fit(kind):
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_it_is_said_why_there_is_no_partial_fit(kind):
-    """In the words of scikit-learn's classifier; its regressor forgets to say so."""
+def test_the_error_says_why_lbfgs_has_no_partial_fit(kind):
+    """With the message of scikit-learn's classifier; its regressor has none."""
     raised = []
     for cls in (ESTIMATORS[kind][0], MLPClassifier):
         with pytest.raises(AttributeError) as error:
@@ -73,8 +73,8 @@ def test_futures_evaluate_rows_in_blocks(monkeypatch, client, name):
 
 @BOTH
 @pytest.mark.parametrize("activation", ["relu", "logistic"])
-def test_float32_features(name, activation):
-    """Losses and gradients are in float32 then, steps and weights in float64."""
+def test_float32_features_train_in_float32(name, activation):
+    """Losses and gradients are in float32, steps and parameters in float64."""
     case = Case.of(name, activation=activation, max_iter=5).float32()
     ours = assert_parity(case, engine="local")
     assert {a.dtype for a in ours.coefs_ + ours.intercepts_} == {np.dtype(np.float64)}
@@ -82,7 +82,7 @@ def test_float32_features(name, activation):
 
 @BOTH
 @pytest.mark.parametrize("activation", ["relu", "logistic"])
-def test_the_loss_after_20_iterations_in_float32(name, activation):
+def test_the_float32_loss_is_close_after_20_iterations(name, activation):
     case = Case.of(name, activation=activation, max_iter=20).float32()
     ours, theirs = case.pair(engine="local")
     for estimator in (ours, theirs):
@@ -93,8 +93,8 @@ def test_the_loss_after_20_iterations_in_float32(name, activation):
 
 @BOTH
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_warm_start_goes_on(name, dtype):
-    """And it goes on in float64, which the weights are by then."""
+def test_a_warm_start_continues(name, dtype):
+    """It continues in float64, the dtype of the parameters by then."""
     case = Case.of(name, warm_start=True, max_iter=3)
     X = case.X.astype(dtype)
     ours, theirs = case.pair(engine="local")
@@ -110,8 +110,8 @@ def test_warm_start_goes_on(name, dtype):
 @BOTH
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("stochastic", ["adam", "sgd"])
-def test_warm_starts_from_solver_to_solver(name, stochastic, early_stopping):
-    """Curve, best loss and scores stay while lbfgs runs, and go on afterwards."""
+def test_a_warm_start_may_change_the_solver(name, stochastic, early_stopping):
+    """Curve, best loss and scores survive lbfgs, and continue afterwards."""
     case = Case.of(
         name, warm_start=True, early_stopping=early_stopping, max_iter=3, tol=0.0
     )
@@ -124,7 +124,7 @@ def test_warm_starts_from_solver_to_solver(name, stochastic, early_stopping):
 
 
 def _begin_history(theirs):
-    """Give scikit-learn's estimator what it fails for want of after "lbfgs"."""
+    """Set the attributes without which scikit-learn's estimator fails after "lbfgs"."""
     assert not hasattr(theirs, "loss_curve_")
     theirs.loss_curve_, theirs.best_loss_ = [], np.inf
     theirs.validation_scores_ = theirs.best_validation_score_ = None
@@ -132,7 +132,7 @@ def _begin_history(theirs):
 
 
 @BOTH
-def test_a_stochastic_solver_goes_on_from_lbfgs(name):
+def test_a_stochastic_solver_continues_after_lbfgs(name):
     case = Case.of(name, warm_start=True, max_iter=3)
     ours, theirs = case.pair(engine="local")
     for estimator in (ours, theirs):
@@ -146,7 +146,7 @@ def test_a_stochastic_solver_goes_on_from_lbfgs(name):
 
 
 @BOTH
-def test_partial_fit_goes_on_from_lbfgs(name):
+def test_partial_fit_continues_after_lbfgs(name):
     case = Case.of(name, max_iter=3)
     ours, theirs = case.pair(engine="local")
     for estimator in (ours, theirs):
@@ -161,7 +161,7 @@ def test_partial_fit_goes_on_from_lbfgs(name):
 
 @BOTH
 def test_a_new_fit_leaves_no_history_of_another_solver(name):
-    """Unlike scikit-learn, which keeps the curve of a training that is gone."""
+    """Unlike scikit-learn, which keeps the curve of the previous training."""
     case = Case.of(name)
     ours, theirs = case.pair(engine="local")
     for solver in ("adam", "lbfgs"):
@@ -177,8 +177,8 @@ def test_a_new_fit_leaves_no_history_of_another_solver(name):
 
 
 @BOTH
-def test_nothing_is_printed(capsys, name):
-    """As by scikit-learn, since SciPy prints nothing any more."""
+def test_lbfgs_prints_nothing(capsys, name):
+    """As in scikit-learn, since SciPy no longer prints anything."""
     case = Case.of(name, verbose=True)
     ours, theirs = case.pair()
     for estimator in (ours, theirs):
@@ -188,7 +188,7 @@ def test_nothing_is_printed(capsys, name):
 
 @BOTH
 @pytest.mark.parametrize("engine", ["local", "futures", "peers"])
-def test_it_says_that_it_has_not_converged(client, name, engine):
+def test_reaching_max_iter_causes_a_warning(client, name, engine):
     case = Case.of(name, max_iter=2)
     ours, theirs = case.pair(client=client, **FUTURES | {"engine": engine})
     results = [
@@ -211,10 +211,10 @@ def test_it_says_that_it_has_not_converged(client, name, engine):
         ("futures", False, 2),
     ],
 )
-def test_an_interrupt_leaves_it_as_it_was(
+def test_an_interrupt_leaves_the_estimator_unchanged(
     monkeypatch, client, name, engine, fitted, n_evaluations
 ):
-    """scikit-learn lets the interrupt out too."""
+    """scikit-learn raises KeyboardInterrupt too."""
     case = Case.of(name, max_iter=3)
     ours, theirs = case.pair(client=client, **FUTURES | {"engine": engine})
     if fitted:
@@ -235,7 +235,7 @@ def test_an_interrupt_leaves_it_as_it_was(
 
 @pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 @pytest.mark.parametrize("scale", [1e160, 1e308])
-def test_features_so_large_that_the_loss_is_not_finite(client, engine, scale):
+def test_a_loss_that_is_not_finite_is_an_error(client, engine, scale):
     case = Case.of("lbfgs, no hidden layer, numbers", max_iter=5)
     ours, theirs = case.pair(client=client, **FUTURES | {"engine": engine})
     results = [

@@ -1,4 +1,4 @@
-"""The answers of scikit-learn's estimators, on one shard and on many."""
+"""Results match scikit-learn's estimators on one shard and on many."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from tests.estimators.support import (
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_local_is_scikit_learn(name):
+def test_local_training_matches_scikit_learn(name):
     case = Case.of(name)
     ours = assert_parity(case, engine="local")
     converged = ours.n_iter_ < case.params["max_iter"]
@@ -40,7 +40,7 @@ FLOAT32 = [
 
 
 @pytest.mark.parametrize("name", FLOAT32)
-def test_local_in_float32_for_20_epochs(name):
+def test_local_float32_training_matches_for_20_epochs(name):
     case = Case.of(name, max_iter=20, n_iter_no_change=100).float32()
     ours = assert_parity(case, engine="local")
     assert ours.n_iter_ == 20
@@ -72,7 +72,7 @@ def test_the_layout_of_x_does_not_matter(layout):
     assert_parity(replace(case, X=X), engine="local")
 
 
-def test_lists_are_enough():
+def test_lists_are_accepted():
     case = Case.of("two columns", n_rows=60)
     ours, theirs = case.pair()
     for estimator in (ours, theirs):
@@ -81,7 +81,7 @@ def test_lists_are_enough():
 
 
 @pytest.mark.parametrize("name", ["weighted, sgd", "weighted, sgd, numbers"])
-def test_read_only_input_is_enough(name):
+def test_read_only_input_is_accepted(name):
     case = Case.of(name)
     for array in (case.X, case.y, case.sample_weight):
         array.flags.writeable = False
@@ -90,7 +90,7 @@ def test_read_only_input_is_enough(name):
 
 @pytest.mark.parametrize("name", ["defaults", "two columns", "lbfgs, strings"])
 @pytest.mark.parametrize("weight", [2.0, [0, 1, 2] * 80, np.arange(240), -np.ones(240)])
-def test_weights_of_any_kind(weight, name):
+def test_sample_weights_of_any_kind_match(weight, name):
     case = Case.of(name, max_iter=2)
     ours, theirs = case.pair(engine="local")
     for estimator in (ours, theirs):
@@ -99,7 +99,7 @@ def test_weights_of_any_kind(weight, name):
 
 
 @pytest.mark.parametrize("name", ["defaults", "numbers", "poisson, relu, sgd, counts"])
-def test_prediction_of_another_dtype_than_the_network(name):
+def test_features_of_another_dtype_than_the_network_are_predicted(name):
     case = Case.of(name)
     ours, theirs = case.pair(engine="local")
     for estimator in (ours, theirs):
@@ -113,7 +113,7 @@ def test_prediction_of_another_dtype_than_the_network(name):
 
 
 @pytest.mark.parametrize("name", ["defaults", "two columns", "csr_array, numbers"])
-def test_more_rows_than_one_block_of_a_prediction(name):
+def test_predictions_longer_than_one_block_match(name):
     case = Case.of(name)
     ours, theirs = case.pair(engine="local")
     for estimator in (ours, theirs):
@@ -133,7 +133,7 @@ def test_more_rows_than_one_block_of_a_prediction(name):
         "sparse, early stopping, weighted",
     ],
 )
-def test_more_rows_than_one_block_of_the_validation(name):
+def test_validation_sets_longer_than_one_block_match(name):
     case = Case.of(name, n_rows=1797, validation_fraction=0.7, max_iter=2)
     assert_parity(case, engine="local")
 
@@ -141,7 +141,7 @@ def test_more_rows_than_one_block_of_the_validation(name):
 @pytest.mark.parametrize(
     "params", [{}, {"early_stopping": True}, {"solver": "lbfgs", "max_iter": 2}]
 )
-def test_a_random_state_is_drawn_on_as_often_as_by_scikit_learn(params):
+def test_a_random_state_is_advanced_as_far_as_by_scikit_learn(params):
     case = Case.of("a random state", **params)
     ours, theirs = case.pair()
     for estimator in (ours, theirs):
@@ -175,7 +175,7 @@ def _shared(client, engine, n_workers):
     ],
 )
 @on_a_cluster
-def test_shards_are_scikit_learn(client, engine, name, params, n_workers):
+def test_shards_match_scikit_learn(client, engine, name, params, n_workers):
     case = Case.of(name, n_rows=1797, batch_size=600, max_iter=2, **params)
     ours = assert_parity(case, **_shared(client, engine, n_workers))
     assert (ours.engine_, ours.n_workers_) == (engine, n_workers)
@@ -201,7 +201,7 @@ def test_shards_are_scikit_learn(client, engine, name, params, n_workers):
     ],
 )
 @on_a_cluster
-def test_shards_are_scikit_learn_for_other_solvers_targets_and_features(
+def test_shards_match_for_other_solvers_targets_and_features(
     client, engine, name, n_workers
 ):
     case = Case.of(name, max_iter=2, batch_size=120)
@@ -224,7 +224,7 @@ def test_shards_are_scikit_learn_for_other_solvers_targets_and_features(
     ],
 )
 @on_a_cluster
-def test_shards_stop_where_scikit_learn_does(client, engine, name, params):
+def test_shards_stop_at_the_same_epoch_as_scikit_learn(client, engine, name, params):
     case = Case.of(name, batch_size=240, **params)
     ours = assert_parity(case, **_shared(client, engine, 2))
     assert ours.engine_ == engine
@@ -236,7 +236,7 @@ def test_shards_stop_where_scikit_learn_does(client, engine, name, params):
     ("name", "n_workers"), [("defaults", 2), ("defaults", 3), ("numbers", 2)]
 )
 @on_a_cluster
-def test_shards_in_float32_for_20_epochs(client, engine, name, n_workers):
+def test_shards_match_in_float32_for_20_epochs(client, engine, name, n_workers):
     case = Case.of(name, max_iter=20, batch_size=240).float32()
     ours = assert_parity(case, **_shared(client, engine, n_workers))
     assert (ours.n_workers_, ours.n_iter_) == (n_workers, 20)
@@ -245,7 +245,7 @@ def test_shards_in_float32_for_20_epochs(client, engine, name, n_workers):
     }
 
 
-# Losses that run away.
+# Losses that diverge.
 
 DIVERGING = {
     "solver": "sgd",
@@ -258,8 +258,8 @@ DIVERGING = {
 
 
 @pytest.mark.parametrize("engine", ["local", "futures", "peers"])
-def test_a_loss_that_grows_leaves_the_same_curve(client, engine):
-    """Finite to the end; the rate is such that rounding errors do not take over."""
+def test_a_growing_loss_leaves_the_same_curve(client, engine):
+    """Finite to the end; with this rate, rounding errors stay small."""
     case = Case.of("numbers", **DIVERGING, learning_rate_init=0.5, max_iter=4)
     ours = assert_parity(case, **_shared(client, engine, 2))
     assert ours.engine_ == engine
@@ -268,7 +268,7 @@ def test_a_loss_that_grows_leaves_the_same_curve(client, engine):
 
 @pytest.mark.parametrize("engine", ["local", "futures", "peers"])
 @pytest.mark.parametrize("name", ["numbers", "defaults", "counts"])
-def test_a_loss_that_becomes_infinite_is_reported_alike(client, capsys, name, engine):
+def test_an_infinite_loss_is_reported_as_by_scikit_learn(client, capsys, name, engine):
     case = Case.of(name, **DIVERGING, learning_rate_init=1e200, max_iter=3)
     ours, theirs = pair(
         case.params | {"verbose": True},
@@ -287,5 +287,5 @@ def test_a_loss_that_becomes_infinite_is_reported_alike(client, capsys, name, en
     assert printed[0] == printed[1]
     said = [{category for category, _ in result.warnings} for result in results]
     assert said[1] == {ConvergenceWarning, RuntimeWarning}
-    # NumPy's warnings of overflow stay with the worker.
+    # NumPy's overflow warnings stay on the worker.
     assert said[0] == (said[1] if engine == "local" else {ConvergenceWarning})

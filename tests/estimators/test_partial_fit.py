@@ -1,4 +1,4 @@
-"""Training that goes on: warm starts, partial_fit, and what may happen in between."""
+"""Continued training: warm starts, partial_fit, and what may happen in between."""
 
 import pickle
 from copy import deepcopy
@@ -26,13 +26,13 @@ def _pickled(clf):
 
 
 def _handed_over(clf):
-    """Let scikit-learn train next, or ours again."""
+    """Hand the network to scikit-learn, or back to ours."""
     if isinstance(clf, MLPClassifier):
         return DistributedMLPClassifier.from_sklearn(clf)
     return clf.to_sklearn()
 
 
-# Each is what a user does with a fitted classifier between two calls.
+# Each is something a user may do with a fitted classifier between two calls.
 CHANGES = {
     "another rate": lambda clf: clf.set_params(learning_rate_init=0.5),
     "a rate that ruins": lambda clf: clf.set_params(
@@ -52,7 +52,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_warm_start_goes_on(change, early_stopping):
+def test_a_warm_start_matches_scikit_learn(change, early_stopping):
     case = Case.of("defaults", early_stopping=early_stopping, tol=0.01)
     ours, theirs = pair(case.params | {"warm_start": True}, engine="local")
     for X, y in [(case.X, case.y), (case.X[40:], case.y[40:]), (case.X, case.y)]:
@@ -64,8 +64,8 @@ def test_warm_start_goes_on(change, early_stopping):
             CHANGES[change](clf)
 
 
-def test_warm_start_that_only_gets_worse_with_early_stopping():
-    """scikit-learn then ends with the last weights, not with the best so far."""
+def test_a_warm_start_that_only_gets_worse_keeps_its_best_parameters():
+    """scikit-learn then ends with the last parameters instead of the best so far."""
     case = Case.of("defaults", early_stopping=True, max_iter=15, batch_size=20)
     ours, theirs = pair(case.params | {"warm_start": True}, engine="local")
     for clf in (ours, theirs):
@@ -77,7 +77,7 @@ def test_warm_start_that_only_gets_worse_with_early_stopping():
     assert_same_network(ours, theirs)
 
 
-def test_warm_start_counts_epochs_without_improvement_across_calls():
+def test_epochs_without_improvement_count_across_warm_starts():
     case = Case.of("defaults", max_iter=3, tol=100.0, n_iter_no_change=3)
     ours, theirs = pair(case.params | {"warm_start": True}, engine="local")
     n_iter = []
@@ -89,7 +89,7 @@ def test_warm_start_counts_epochs_without_improvement_across_calls():
     assert n_iter == [3, 2, 1]
 
 
-def test_fit_without_warm_start_begins_anew():
+def test_fit_without_warm_start_starts_over():
     case = Case.of("defaults")
     ours, _ = case.pair()
     first = fit(ours, case.X, case.y).coefs_
@@ -100,7 +100,7 @@ def test_fit_without_warm_start_begins_anew():
     assert len(ours.loss_curve_) == ours.n_iter_
 
 
-# Scenarios: what is done to both classifiers. `between` is applied to ours
+# Scenarios that both classifiers run. `between` is applied to ours
 # alone, wherever two calls meet, and must make no difference.
 
 
@@ -154,7 +154,7 @@ def warm_start_then_on(clf, case, between):
 
 
 def changed_hyperparameters(clf, case, between):
-    """Those of the optimiser are not looked at again, others are."""
+    """Those of the optimizer are ignored, others take effect."""
     clf = between(clf.partial_fit(case.X, case.y, classes=CLASSES))
     clf.set_params(
         learning_rate_init=1.0,
@@ -254,7 +254,7 @@ OPTIMISERS = {
 )
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_partial_fit_is_scikit_learn(scenario, optimiser, between):
+def test_partial_fit_matches_scikit_learn(scenario, optimiser, between):
     case = Case.of("defaults", **OPTIMISERS[optimiser])
     ours, theirs = case.pair(engine="local")
     ours = scenario(ours, case, between)
@@ -264,7 +264,7 @@ def test_partial_fit_is_scikit_learn(scenario, optimiser, between):
         assert_same_answers(ours, theirs, case.X, case.y)
 
 
-def test_a_number_as_random_state_is_read_anew_by_every_call():
+def test_an_integer_random_state_restarts_at_every_call():
     case = Case.of("defaults", max_iter=1, batch_size=50)
     again, on = (
         pair(case.params | {"random_state": state})
@@ -278,7 +278,7 @@ def test_a_number_as_random_state_is_read_anew_by_every_call():
     assert not np.array_equal(again[0].coefs_[0], on[0].coefs_[0])
 
 
-def test_copies_train_apart():
+def test_copies_train_independently():
     case = Case.of("defaults")
     ours, _ = case.pair()
     ours.partial_fit(case.X, case.y, classes=CLASSES)
@@ -290,7 +290,7 @@ def test_copies_train_apart():
         assert_array_equal(kept, coef)
         assert not np.array_equal(coef, moved)
     assert ours.loss_curve_ == losses
-    # The original's moments were left alone too: it goes on as its twin did.
+    # The original's moments are unchanged too: it continues as its copy did.
     ours.partial_fit(case.X, case.y)
     for coef, moved in zip(ours.coefs_, twin.coefs_, strict=True):
         assert_array_equal(coef, moved)
@@ -299,8 +299,8 @@ def test_copies_train_apart():
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("incremental", [False, True], ids=["warm start", "partial"])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_training_that_fails_leaves_the_estimator_as_it_was(optimiser, incremental):
-    """In the second of two batches: the first has moved the weights."""
+def test_failed_training_leaves_the_estimator_unchanged(optimiser, incremental):
+    """In the second of two batches: the first has changed the parameters."""
     case = Case.of("defaults", **OPTIMISERS[optimiser])
     ours, _ = case.pair(engine="local")
     ours.set_params(warm_start=True, shuffle=False, batch_size=50, max_iter=1)
@@ -311,7 +311,7 @@ def test_training_that_fails_leaves_the_estimator_as_it_was(optimiser, increment
     with pytest.raises(ZeroDivisionError):
         method(case.X, case.y, sample_weight=weight)
     assert pickle.dumps(ours) == before
-    # It goes on as if nothing had been.
+    # It continues as if nothing had happened.
     method(case.X, case.y)
     (twin.partial_fit if incremental else twin.fit)(case.X, case.y)
     for coef, expected in zip(ours.coefs_, twin.coefs_, strict=True):
@@ -366,8 +366,8 @@ EDITS = [
 
 @pytest.mark.parametrize("before_edit", ["fit", "partial_fit", "pickle"])
 @pytest.mark.parametrize("edit", EDITS)
-def test_edited_weights_count(edit, before_edit):
-    """Square layers, so that every edit leaves the shapes as they are."""
+def test_edited_parameters_are_used(edit, before_edit):
+    """Square layers, so that every edit preserves the shapes."""
     case = Case.of("defaults", hidden_layer_sizes=(6, 6, 6), warm_start=False)
     ours, theirs = case.pair(engine="local")
     for clf in (ours, theirs):
@@ -386,7 +386,7 @@ def test_edited_weights_count(edit, before_edit):
         assert_same_network(ours, theirs)
 
 
-def test_edited_weights_count_in_a_warm_start():
+def test_edited_parameters_are_used_by_a_warm_start():
     case = Case.of("defaults", warm_start=True)
     ours, theirs = case.pair(engine="local")
     for clf in (ours, theirs):
@@ -435,7 +435,7 @@ def test_a_warm_start_may_change_the_engine(client, early_stopping):
         assert_same_network(ours, theirs)
 
 
-def test_partial_fit_never_says_that_it_has_not_converged():
+def test_partial_fit_never_warns_of_convergence():
     case = Case.of("defaults", max_iter=1)
     ours, _ = case.pair()
     ours.partial_fit(case.X, case.y, classes=CLASSES)  # warnings are errors

@@ -1,4 +1,4 @@
-"""Saved estimators wake up where there is no cluster."""
+"""Saved estimators are loaded where there is no cluster."""
 
 import pickle
 import re
@@ -71,7 +71,7 @@ assert "skops" in sys.modules or "dask" not in sys.modules
 
 
 @pytest.mark.parametrize("how", LOAD)
-def test_what_a_cluster_trained_goes_on_in_a_process_without_a_cluster(
+def test_training_continues_in_a_process_without_a_cluster(
     client, tmp_path, digits, how
 ):
     X, y = digits[0][:240], digits[1][:240]
@@ -103,7 +103,7 @@ def test_what_a_cluster_trained_goes_on_in_a_process_without_a_cluster(
 
 
 @pytest.mark.parametrize("how", DUMP)
-def test_nothing_of_dask_is_saved(client, tmp_path, digits, how):
+def test_pickles_contain_nothing_from_dask(client, tmp_path, digits, how):
     clf, _ = pair({"max_iter": 2}, client=client, **PEERS)
     fit(clf, digits[0][:240], digits[1][:240])
     DUMP[how](make_pipeline(StandardScaler(), clf), tmp_path / "saved")
@@ -117,7 +117,7 @@ def test_nothing_of_dask_is_saved(client, tmp_path, digits, how):
     assert clf.client is client
 
 
-def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, digits):
+def test_the_page_lists_the_types_that_skops_has_to_trust(tmp_path, digits):
     needed = set()
     for kind, solver in product(ESTIMATORS, ("adam", "sgd", "lbfgs")):
         estimator, _ = pair({"max_iter": 2, "solver": solver}, kind, engine="local")
@@ -129,7 +129,9 @@ def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, dig
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_the_page_says_what_else_skops_needs_for_a_search(kind, tmp_path, digits):
+def test_the_page_lists_the_types_that_skops_has_to_trust_for_a_search(
+    kind, tmp_path, digits
+):
     estimator, _ = pair({"max_iter": 2}, kind, engine="local")
     search = GridSearchCV(estimator, {"alpha": [0.1]}, refit=FastestWithin(), cv=2)
     fit(search, digits[0][:100], digits[1][:100])
@@ -148,7 +150,7 @@ def test_the_page_says_what_else_skops_needs_for_a_search(kind, tmp_path, digits
     assert loaded.best_index_ == search.best_index_
 
 
-def test_of_what_is_taken_home_skops_needs_to_trust_the_optimiser_alone(
+def test_only_the_optimizer_of_an_exported_network_needs_trust_in_skops(
     tmp_path, digits
 ):
     ours, _ = pair({"max_iter": 2}, engine="local")
@@ -174,7 +176,7 @@ def outputs_of_onnx(estimator, X):
 
 
 def _plain(estimator):
-    """Ask for probabilities in an array."""
+    """Request probabilities as one array."""
     return {id(estimator): {"zipmap": False}} if hasattr(estimator, "classes_") else {}
 
 
@@ -182,7 +184,7 @@ def _plain(estimator):
 @pytest.mark.parametrize(
     "name", ["ten classes", "two strings", "several labels", "no hidden layer"]
 )
-def test_classifiers_go_to_onnx(name, activation):
+def test_classifiers_convert_to_onnx(name, activation):
     case = Case.of(name, activation=activation).float32()
     ours, _ = case.pair(engine="local")
     fit(ours, case.X, case.y)
@@ -192,7 +194,7 @@ def test_classifiers_go_to_onnx(name, activation):
 
 
 @pytest.mark.parametrize("name", ["numbers", "numbers in float32", "two columns"])
-def test_regressors_go_to_onnx(name):
+def test_regressors_convert_to_onnx(name):
     case = Case.of(name).float32()
     ours, _ = case.pair(engine="local")
     fit(ours, case.X, case.y)
@@ -202,7 +204,7 @@ def test_regressors_go_to_onnx(name):
 
 
 def test_the_code_of_the_page_runs(client, tmp_path, monkeypatch, digits):
-    """Its blocks follow each other; given are a client and data."""
+    """Its code blocks share one namespace, which starts with a client and data."""
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
     X, y = digits

@@ -1,4 +1,4 @@
-"""Any configuration gives scikit-learn's answers, on any number of uneven shards."""
+"""Random configurations match scikit-learn on any number of uneven shards."""
 
 from contextlib import nullcontext
 
@@ -82,12 +82,12 @@ REGRESSION = ("numbers", "two numbers", "counts")
 
 @st.composite
 def cases(draw):
-    """Few rows, so that some sets are too small to be split, and a class too rare."""
+    """Few rows: some sets are too small to split, and some classes too rare."""
     rng = np.random.default_rng(draw(strategies.seeds))
     n_samples = draw(st.integers(2, 8) | st.integers(9, 50))
     X = rng.uniform(-1, 1, (n_samples, draw(st.integers(1, 6))))
     chosen = draw(params)
-    if chosen["solver"] != "lbfgs":  # which makes much of rounding errors: test_lbfgs
+    if chosen["solver"] != "lbfgs":  # which amplifies rounding errors: test_lbfgs
         X = X.astype(draw(st.sampled_from([np.float64, np.float32])))
     if draw(st.booleans()):
         X[rng.random(X.shape) < 0.6] = 0
@@ -107,14 +107,14 @@ def cases(draw):
 
 @given(case=cases())
 @settings(max_examples=150)
-def test_local(case):
-    """Errors and warnings count as answers."""
+def test_random_configurations_match_scikit_learn_locally(case):
+    """Errors and warnings have to match too."""
     assert_parity(case, engine="local")
 
 
 @given(case=cases(), shares=strategies.shares)
 @settings(max_examples=150)
-def test_uneven_shards(case, shares):
+def test_random_configurations_match_on_uneven_shards(case, shares):
     with split_by(shares):
         ours = assert_parity(case)
     if hasattr(ours, "plan_"):
@@ -139,20 +139,20 @@ def check_on_workers(cluster, case, engine, n_workers):
 
 @given(case=cases(), n_workers=st.integers(1, 3))
 @settings(max_examples=12)
-def test_futures(cluster, case, n_workers):
-    """The same on real workers; few, since each step takes tens of milliseconds."""
+def test_random_configurations_match_on_futures(cluster, case, n_workers):
+    """On real workers; only a few, since each step takes tens of milliseconds."""
     check_on_workers(cluster, case, "futures", n_workers)
 
 
 @given(case=cases(), n_workers=st.integers(1, 3))
 @settings(max_examples=60)
-def test_peers(cluster, case, n_workers):
-    """The same on real workers; a fit takes a tenth of a second."""
+def test_random_configurations_match_on_peers(cluster, case, n_workers):
+    """On real workers; a fit takes a tenth of a second."""
     check_on_workers(cluster, case, "peers", n_workers)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_named_configurations_on_uneven_shards(name):
+def test_named_configurations_match_on_uneven_shards(name):
     case = Case.of(name, max_iter=2)
     with split_by([3, 1, 5]):
         ours = assert_parity(case)
@@ -160,13 +160,13 @@ def test_named_configurations_on_uneven_shards(name):
 
 
 @pytest.mark.parametrize("name", ["defaults", "lbfgs, strings", "two columns"])
-def test_more_shards_than_neurons(name):
+def test_more_shards_than_neurons_match(name):
     with split_by([1] * 15):
         ours = assert_parity(Case.of(name))
     assert ours.n_workers_ == 15 > max(ours.plan_.split.layer_units[1:-1])
 
 
-# float32 for longer: single weights drift apart, the loss does not.
+# Longer trainings in float32: single parameters drift apart, the loss does not.
 
 
 @pytest.mark.parametrize("shares", [None, [1, 1], [3, 1, 5]], ids=str)
@@ -180,7 +180,7 @@ def test_more_shards_than_neurons(name):
         "weighted, poisson",
     ],
 )
-def test_the_loss_after_60_epochs_in_float32(name, shares):
+def test_the_float32_loss_is_close_after_60_epochs(name, shares):
     case = Case.of(name, max_iter=60, n_iter_no_change=100).float32()
     ours, theirs = case.pair(engine="local")
     with split_by(shares) if shares else nullcontext():

@@ -1,4 +1,4 @@
-"""The regressor as users see it; its answers are in test_parity."""
+"""The regressor's public surface; test_parity compares its results."""
 
 import copy
 import inspect
@@ -52,13 +52,13 @@ def test_parameters_are_those_of_scikit_learn_and_four_more():
 @pytest.mark.parametrize(
     "method", ["fit", "partial_fit", "predict", "score", "get_params", "set_params"]
 )
-def test_methods_take_what_those_of_scikit_learn_take(method):
+def test_methods_have_the_signatures_of_scikit_learn(method):
     assert _arguments(getattr(DistributedMLPRegressor, method)) == _arguments(
         getattr(MLPRegressor, method)
     )
 
 
-def test_every_parameter_is_described_and_checked():
+def test_every_parameter_is_documented_and_validated():
     names = DistributedMLPRegressor().get_params()
     described = re.findall(r"^    (\w+) : ", DistributedMLPRegressor.__doc__, re.M)
     assert described[: len(names)] == list(
@@ -67,7 +67,7 @@ def test_every_parameter_is_described_and_checked():
     assert set(DistributedMLPRegressor._parameter_constraints) == set(names)
 
 
-def test_it_is_a_regressor_with_the_tags_of_scikit_learn():
+def test_the_estimator_is_a_regressor_with_scikit_learns_tags():
     assert is_regressor(DistributedMLPRegressor())
     assert (
         DistributedMLPRegressor().__sklearn_tags__()
@@ -100,7 +100,7 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name):
 
 
 @pytest.mark.parametrize("loss", ["absolute_error", "log_loss", None, 2])
-def test_other_losses_are_refused_as_by_scikit_learn(loss):
+def test_unknown_losses_are_refused_as_by_scikit_learn(loss):
     case = Case.of("numbers", loss=loss)
     ours, theirs = (result_of(lambda e=e: e.fit(case.X, case.y)) for e in case.pair())
     assert theirs.error is not None
@@ -133,7 +133,7 @@ def test_bad_targets_are_refused_as_by_scikit_learn(y, method):
     assert ours.error == theirs.error
 
 
-def test_strings_are_refused():
+def test_string_targets_are_refused():
     """scikit-learn fails in a subtraction."""
     case = Case.of("numbers")
     ours, theirs = case.pair()
@@ -159,7 +159,7 @@ def test_poisson_refuses_negative_targets(name, solver, method):
     quiet(ours.set_params(loss="squared_error").fit, case.X, y)
 
 
-def test_poisson_takes_zeros_alone():
+def test_poisson_accepts_targets_that_are_all_zero():
     case = Case.of("counts", loss="poisson")
     ours, theirs = case.pair()
     for estimator in (ours, theirs):
@@ -202,12 +202,12 @@ def test_a_new_fit_may_have_another_number_of_outputs():
         assert_same_answers(ours, theirs, case.X, case.y)
 
 
-# Training that goes on.
+# Continued training.
 
 
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
 @pytest.mark.parametrize("name", ["numbers", "two columns", "weighted, poisson"])
-def test_partial_fit_is_scikit_learn(name, solver):
+def test_partial_fit_matches_scikit_learn(name, solver):
     case = Case.of(name, solver=solver)
     ours, theirs = case.pair()
     for start in (0, 60, 120):
@@ -221,8 +221,8 @@ def test_partial_fit_is_scikit_learn(name, solver):
 
 
 @pytest.mark.parametrize("name", ["early stopping, numbers", "two columns", "counts"])
-def test_warm_start_is_scikit_learn(client, name):
-    """On another engine each time."""
+def test_a_warm_start_matches_scikit_learn(client, name):
+    """On a different engine each time."""
     case = Case.of(name, warm_start=True, batch_size=120, max_iter=2)
     ours, theirs = case.pair(client=client)
     for engine in ("local", "futures", "local"):
@@ -233,7 +233,7 @@ def test_warm_start_is_scikit_learn(client, name):
         assert_same_network(ours, theirs)
 
 
-def test_early_stopping_in_partial_fit_is_refused_alike():
+def test_early_stopping_in_partial_fit_is_refused():
     case = Case.of("early stopping, numbers")
     ours, theirs = (
         result_of(lambda e=e: e.partial_fit(case.X, case.y)) for e in case.pair()
@@ -245,9 +245,7 @@ def test_early_stopping_in_partial_fit_is_refused_alike():
 @pytest.mark.parametrize("n_shards", [1, 3])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("target", ["numbers", "two columns"])
-def test_early_stopping_ends_with_the_weights_that_scored_best(
-    target, weighted, n_shards
-):
+def test_early_stopping_ends_with_the_best_parameters(target, weighted, n_shards):
     """A rate so high that the score goes up and down again."""
     name = f"early stopping, {target}{', weighted' * weighted}"
     case = Case.of(name, learning_rate_init=0.4, max_iter=12)
@@ -262,7 +260,7 @@ def test_early_stopping_ends_with_the_weights_that_scored_best(
     assert ours.best_validation_score_ == max(scores)
 
 
-def test_early_stopping_with_scores_that_are_not_finite():
+def test_early_stopping_survives_scores_that_are_not_finite():
     """The outputs overflow in the first epoch; so does the loss."""
     case = Case.of(
         "early stopping, numbers", solver="sgd", learning_rate_init=1e160, max_iter=2
@@ -294,7 +292,7 @@ def test_predictions_have_the_shape_of_the_targets(client, name, shape, engine):
 
 
 @pytest.mark.filterwarnings("ignore:A column-vector")
-def test_a_column_is_predicted_as_one_dimension():
+def test_a_single_output_is_predicted_as_one_dimension():
     case = Case.of("a column")
     ours, theirs = case.pair()
     for estimator in (ours, theirs):
@@ -304,7 +302,7 @@ def test_a_column_is_predicted_as_one_dimension():
 
 
 @pytest.mark.parametrize("method", ["predict", "score"])
-def test_not_fitted(method):
+def test_methods_of_an_unfitted_estimator_raise(method):
     case = Case.of("numbers")
     arguments = (case.X,) if method == "predict" else (case.X, case.y)
     ours, theirs = (
@@ -336,7 +334,7 @@ def test_pickling_drops_a_live_client(client):
     assert_array_equal(woken.predict(case.X), original.predict(case.X))
 
 
-def test_in_pipelines_and_searches(client):
+def test_the_regressor_works_in_pipelines_and_searches(client):
     case = Case.of("numbers", max_iter=2, batch_size=120)
     scores = []
     for estimator in case.pair(client=client, **FUTURES):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Networks as small as these are slowed down by threads."""
+    """Threads slow down networks as small as these."""
     with threadpool_limits(1):
         yield
 
@@ -29,7 +29,7 @@ def one_thread():
     # None is expected to fail: scikit-learn's own estimators pass them all.
     expected_failed_checks=None,
 )
-def test_estimator(estimator, check):
+def test_checks_of_scikit_learn_pass(estimator, check):
     check(estimator)
 
 
@@ -39,8 +39,8 @@ PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
 @parametrize_with_checks(
     [DistributedMLPClassifier(max_iter=100, **PEERS)], expected_failed_checks=None
 )
-def test_estimator_on_workers(client, estimator, check, monkeypatch):
-    """The client is the active one, since no estimator that holds one is pickled."""
+def test_checks_of_scikit_learn_pass_on_workers(client, estimator, check, monkeypatch):
+    """With an active client: an estimator that holds a live one is not pickled."""
     # Nothing is trained here.
     monkeypatch.delattr(engines, "SingleProcess")
     with client.as_current():
@@ -51,13 +51,13 @@ def test_estimator_on_workers(client, estimator, check, monkeypatch):
 @parametrize_with_checks(
     [DistributedMLPRegressor(max_iter=100, **PEERS)], expected_failed_checks=None
 )
-def test_regressor_on_workers(client, estimator, check, monkeypatch):
-    test_estimator_on_workers(client, estimator, check, monkeypatch)
+def test_checks_of_a_regressor_pass_on_workers(client, estimator, check, monkeypatch):
+    test_checks_of_scikit_learn_pass_on_workers(client, estimator, check, monkeypatch)
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
-def test_the_same_checks_are_passed_as_by_scikit_learn(ours, theirs, solver):
+def test_the_same_checks_apply_as_to_scikit_learn(ours, theirs, solver):
     def passed(estimator):
         results = check_estimator(
             estimator(solver=solver, max_iter=100), on_skip=None, on_fail=None
@@ -70,5 +70,5 @@ def test_the_same_checks_are_passed_as_by_scikit_learn(ours, theirs, solver):
 
 
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
-def test_tags_are_those_of_scikit_learn(ours, theirs):
+def test_tags_equal_those_of_scikit_learn(ours, theirs):
     assert get_tags(ours()) == get_tags(theirs())

@@ -1,6 +1,6 @@
-"""Networks that go to scikit-learn's estimators, and come from them.
+"""Export to scikit-learn's estimators, and import from them.
 
-Training in turns, by `partial_fit`, is among the scenarios of test_partial_fit.
+Alternating `partial_fit` calls are among the scenarios of test_partial_fit.
 """
 
 from copy import deepcopy
@@ -67,7 +67,7 @@ def taken_over(mlp, **engine_params):
 
 
 def assert_same(one, other, close, where):
-    """Compare all that two objects know, to rounding."""
+    """Compare all attributes of two objects, to rounding."""
     if one is other:
         return
     if isinstance(other, Number) and not isinstance(other, bool):
@@ -103,7 +103,7 @@ def assert_same(one, other, close, where):
         ("inverse scaling, power 0.1", "float32"),
     ],
 )
-def test_scikit_learn_is_given_what_its_own_fit_would_have_left(name, dtype):
+def test_an_exported_network_has_what_a_fit_of_scikit_learn_sets(name, dtype):
     case = Case.of(name)
     if dtype == "float32":
         case = case.float32()
@@ -114,10 +114,10 @@ def test_scikit_learn_is_given_what_its_own_fit_would_have_left(name, dtype):
     for leftover in MADE_ANEW & vars(theirs).keys():
         delattr(theirs, leftover)
     if not theirs.early_stopping or theirs.solver == "lbfgs":
-        # The weights before the first epoch, which only an early stop looks at.
+        # The parameters before the first epoch, which only early stopping needs.
         theirs._best_coefs, theirs._best_intercepts = theirs.coefs_, theirs.intercepts_
     if isinstance(theirs.random_state, int):
-        # Read anew by every call, so what is left of it has no effect.
+        # Every call reads it from the parameter, so its position has no effect.
         theirs._random_state = np.random.RandomState(theirs.random_state)
     close = tolerance(theirs.coefs_[0].dtype)
     assert_same(home, theirs, close, type(theirs).__name__)
@@ -125,7 +125,7 @@ def test_scikit_learn_is_given_what_its_own_fit_would_have_left(name, dtype):
 
 @pytest.mark.parametrize("direction", ["to scikit-learn", "from scikit-learn"])
 @pytest.mark.parametrize("name", NAMES)
-def test_predictions_are_the_same_to_the_bit(name, direction):
+def test_exported_networks_predict_the_same_bits(name, direction):
     case, ours, theirs = fitted_pair(name)
     if direction == "to scikit-learn":
         theirs = ours.to_sklearn()
@@ -138,14 +138,14 @@ def test_predictions_are_the_same_to_the_bit(name, direction):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_there_and_back_changes_nothing(name):
+def test_a_round_trip_changes_nothing(name):
     _, ours, _ = fitted_pair(name)
     back = taken_over(ours.to_sklearn(), engine="local")
     assert "scikit-learn trained it" in str(back.plan_)
     assert (back.engine_, back.n_workers_) == ("local", 1)
     back.plan_ = ours.plan_
     if ours.solver == "sgd":
-        assert back._optimizer_state.n_steps == 0  # scikit-learn does not count
+        assert back._optimizer_state.n_steps == 0  # scikit-learn does not count it
         back._optimizer_state = replace(
             back._optimizer_state, n_steps=ours._optimizer_state.n_steps
         )
@@ -154,7 +154,7 @@ def test_there_and_back_changes_nothing(name):
 
 @pytest.mark.parametrize("direction", ["to scikit-learn", "from scikit-learn"])
 @pytest.mark.parametrize("name", ["defaults", "two columns", "lbfgs, strings"])
-def test_nothing_is_shared(name, direction):
+def test_an_exported_network_shares_no_memory(name, direction):
     case, ours, theirs = fitted_pair(
         name, random_state=np.random.RandomState(0), warm_start=True
     )
@@ -185,7 +185,7 @@ def test_nothing_is_shared(name, direction):
         "two columns",
     ],
 )
-def test_a_warm_start_goes_on_on_either_side(name):
+def test_a_warm_start_continues_on_either_side(name):
     case, ours, theirs = fitted_pair(name, warm_start=True)
     home, taken = ours.to_sklearn(), taken_over(theirs)
     for estimator in (theirs, home, taken):
@@ -209,7 +209,7 @@ def test_a_warm_start_that_only_gets_worse_ends_with_the_same_weights():
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
-def test_names_of_features_go_along(kind, digits):
+def test_feature_names_are_exported(kind, digits):
     X, y = digits
     frame = pd.DataFrame(X[:100]).add_prefix("pixel ")
     ours, theirs = pair({"max_iter": 2}, kind, engine="local")
@@ -217,12 +217,12 @@ def test_names_of_features_go_along(kind, digits):
         fit(estimator, frame, y[:100])
     for estimator in (ours.to_sklearn(), taken_over(theirs)):
         assert estimator.feature_names_in_.tolist() == list(frame.columns)
-        estimator.predict(frame)  # unnamed features would be warned of
+        estimator.predict(frame)  # features without names would cause a warning
         with pytest.raises(ValueError, match="feature names should match"):
             estimator.predict(frame.rename(columns=str.upper))
 
 
-def test_parameters_of_ours_alone_are_left_behind(digits):
+def test_parameters_of_our_own_are_not_exported(digits):
     X, y = digits
     ours = DistributedMLPClassifier(
         max_iter=2,
@@ -241,7 +241,7 @@ def test_parameters_of_ours_alone_are_left_behind(digits):
     assert (back.class_weight, back.client, back.engine) == (None, None, "auto")
 
 
-def test_weights_edited_to_other_sizes_begin_with_a_new_optimiser():
+def test_parameters_of_other_sizes_start_with_a_new_optimizer():
     case, ours, _ = fitted_pair("defaults")
     ours.coefs_[0], ours.coefs_[1] = ours.coefs_[0][:, :5], ours.coefs_[1][:5]
     ours.intercepts_[0] = ours.intercepts_[0][:5]
@@ -258,7 +258,7 @@ def test_weights_edited_to_other_sizes_begin_with_a_new_optimiser():
 
 
 @pytest.mark.parametrize("name", ["defaults", "inverse scaling, power 0.1", "numbers"])
-def test_a_cluster_goes_on_where_scikit_learn_stopped(client, name):
+def test_a_cluster_continues_where_scikit_learn_stopped(client, name):
     case, _, theirs = fitted_pair(name, warm_start=True)
     ours = taken_over(theirs, client=client, **PEERS)
     for method in ("partial_fit", "fit", "partial_fit"):
@@ -270,7 +270,7 @@ def test_a_cluster_goes_on_where_scikit_learn_stopped(client, name):
 
 
 @pytest.mark.parametrize("name", ["defaults", "inverse scaling, power 0.1", "numbers"])
-def test_scikit_learn_goes_on_where_a_cluster_stopped(client, name):
+def test_scikit_learn_continues_where_a_cluster_stopped(client, name):
     case = Case.of(name, warm_start=True)
     ours, theirs = case.pair(client=client, **PEERS)
     for estimator in (ours, theirs):
@@ -288,7 +288,7 @@ def test_scikit_learn_goes_on_where_a_cluster_stopped(client, name):
 
 @pytest.mark.parametrize("estimator", [c for pair in ESTIMATORS.values() for c in pair])
 @pytest.mark.parametrize("failed_before", [False, True])
-def test_a_network_that_is_not_there_is_not_handed_over(estimator, failed_before):
+def test_an_unfitted_network_is_not_exported(estimator, failed_before):
     unfitted = estimator()
     if failed_before:
         with pytest.raises(ValueError, match="sample"):
@@ -298,7 +298,7 @@ def test_a_network_that_is_not_there_is_not_handed_over(estimator, failed_before
         hand_over()
 
 
-def test_half_a_fit_of_scikit_learn_is_not_a_network():
+def test_an_interrupted_first_fit_of_scikit_learn_is_refused():
     mlp = MLPClassifier()
     with pytest.raises(ValueError, match="not in"):
         mlp.partial_fit([[1.0], [2.0]], [7, 8], classes=[1, 2])
@@ -321,7 +321,7 @@ def test_half_a_fit_of_scikit_learn_is_not_a_network():
         (DistributedMLPClassifier, None, "NoneType"),
     ],
 )
-def test_what_cannot_be_taken_over_is_named(ours, given, described):
+def test_estimators_that_cannot_be_imported_are_named(ours, given, described):
     wanted = ours.__name__.removeprefix("Distributed")
     with pytest.raises(
         TypeError, match=rf"takes a fitted {wanted}, but was given .*{described}\."

@@ -1,4 +1,4 @@
-"""scikit-learn's names without a public face are there and do what is used of them."""
+"""The private names of scikit-learn that we use exist and do what we rely on."""
 
 import ast
 import importlib.util
@@ -42,7 +42,7 @@ PACKAGE = Path(importlib.util.find_spec("skdistmlp").origin).parent
 
 
 class Fitted(BaseEstimator):
-    """Fits whatever it is given, if its parameter is allowed."""
+    """Fits anything, if its parameter is valid."""
 
     _parameter_constraints = {  # noqa: RUF012 (as scikit-learn reads it)
         "size": [
@@ -84,12 +84,12 @@ def test_fit_context_refuses_invalid_parameters(size):
         Fitted(size).fit()
 
 
-def test_fit_context_does_not_validate_when_told_not_to():
+def test_fit_context_does_not_validate_when_turned_off():
     with config_context(skip_parameter_validation=True):
         assert Fitted(-1).fit().inner_ is None
 
 
-def test_fit_context_skips_validation_of_what_is_fitted_inside():
+def test_fit_context_skips_validation_of_nested_estimators():
     assert isinstance(Fitted(1, inner=Fitted(-1)).fit().inner_, Fitted)
 
 
@@ -98,7 +98,7 @@ def test_an_invalid_parameter_is_a_value_error_and_a_type_error():
     assert issubclass(InvalidParameterError, TypeError)
 
 
-def test_first_call_sets_the_classes():
+def test_the_first_call_of_partial_fit_sets_the_classes():
     estimator = Fitted()
     assert check_partial_fit_first_call(estimator, ["b", "a"])
     assert estimator.classes_.tolist() == ["a", "b"]
@@ -108,7 +108,7 @@ def test_first_call_sets_the_classes():
         check_partial_fit_first_call(estimator, ["a", "c"])
 
 
-def test_first_call_needs_classes():
+def test_the_first_call_of_partial_fit_needs_classes():
     with pytest.raises(ValueError, match="classes must be passed on the first call"):
         check_partial_fit_first_call(Fitted(), None)
 
@@ -141,13 +141,13 @@ def test_bad_sample_weights_are_refused(weight):
 
 
 def _optimised(**options):
-    """Minimise a narrow valley, from a place far away."""
+    """Minimize a narrow valley, starting far away."""
     return minimize(
         rosen, [-3.0, 4.0], method="L-BFGS-B", jac=rosen_der, options=options
     )
 
 
-def test_an_optimisation_that_converged_gives_its_iterations():
+def test_a_converged_optimization_returns_its_iterations():
     result = _optimised()
     assert check_optimize_result("lbfgs", result, 500) == result.nit > 3
 
@@ -155,7 +155,7 @@ def test_an_optimisation_that_converged_gives_its_iterations():
 @pytest.mark.parametrize(
     ("options", "advice"), [({"maxiter": 3}, True), ({"maxfun": 2}, False)]
 )
-def test_an_optimisation_that_did_not_converge_is_warned_of(options, advice):
+def test_an_optimization_that_did_not_converge_causes_a_warning(options, advice):
     result = _optimised(**options)
     with pytest.warns(ConvergenceWarning, match="lbfgs failed to converge") as caught:
         assert check_optimize_result("lbfgs", result, 3) == result.nit
@@ -164,7 +164,7 @@ def test_an_optimisation_that_did_not_converge_is_warned_of(options, advice):
     assert ("Increase the number of iterations" in str(warning.message)) == advice
 
 
-def test_sklearn_is_fitted_is_asked():
+def test_check_is_fitted_calls_sklearn_is_fitted():
     class Asked(Fitted):
         def __sklearn_is_fitted__(self):
             return hasattr(self, "weights")
@@ -183,7 +183,7 @@ def _weights_and_gradients():
     ]
 
 
-def test_adam_keeps_moments_a_number_of_steps_and_the_rate_of_the_last():
+def test_adam_stores_moments_the_step_count_and_the_last_rate():
     weights, gradients = _weights_and_gradients()
     adam = AdamOptimizer(weights, 0.1, 0.5, 0.8, 1e-3)
     assert set(vars(adam)) == {
@@ -200,7 +200,7 @@ def test_adam_keeps_moments_a_number_of_steps_and_the_rate_of_the_last():
         np.testing.assert_allclose(second, (1 - 0.8**2) * gradient**2)
 
 
-def test_gradient_descent_keeps_velocities_and_the_rate_of_the_next_step():
+def test_sgd_stores_velocities_and_the_next_rate():
     weights, gradients = _weights_and_gradients()
     sgd = SGDOptimizer(weights, 0.1, "invscaling", 0.5, False, 0.25)
     assert set(vars(sgd)) == {
@@ -218,7 +218,7 @@ def test_gradient_descent_keeps_velocities_and_the_rate_of_the_next_step():
 @pytest.mark.parametrize("early_stopping", [False, True])
 @pytest.mark.parametrize("mlp", [MLPClassifier, MLPRegressor])
 @pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
-def test_a_network_of_scikit_learn_has_these_private_attributes_and_no_others(
+def test_scikit_learns_networks_have_exactly_these_private_attributes(
     mlp, solver, early_stopping
 ):
     X = np.linspace(0, 1, 60).reshape(30, 2)
@@ -258,7 +258,7 @@ class Told(Fitted, CallbackSupportMixin):
         return self
 
 
-def test_a_root_context_sets_callbacks_up_and_the_fit_context_tears_them_down():
+def test_callbacks_are_set_up_by_the_root_context_and_torn_down_by_the_fit_context():
     callback = recorder.Told()
     told = Told()
     assert callbacks_of(told) == []
@@ -271,7 +271,7 @@ def test_a_root_context_sets_callbacks_up_and_the_fit_context_tears_them_down():
 
 
 def _private_names(source: str) -> list[str]:
-    """Return what a module takes from scikit-learn by an underscored name."""
+    """Return the private names that a module imports from scikit-learn."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -310,19 +310,19 @@ def test_private_names_are_imported_in_one_module_only():
     assert len(modules) > 10
 
 
-def test_every_private_name_is_tried_here():
+def test_every_private_name_is_tested_here():
     tried = {name for name in _sklearn.__all__ if name in globals()}
     assert tried == set(_sklearn.__all__)
 
 
 @pytest.mark.parametrize("cls", [DistributedMLPClassifier, DistributedMLPRegressor])
-def test_the_representation_links_to_the_site(cls):
+def test_the_html_representation_links_to_the_site(cls):
     page = f'href="{SITE}/api/skdistmlp.{cls.__name__}.html"'
     for shown in (cls(), make_pipeline(StandardScaler(), cls())):
         assert page in shown._repr_html_()
 
 
-def test_estimators_of_somebody_else_have_no_such_link():
+def test_estimators_of_other_packages_have_no_such_link():
     for module, linked in (("skdistmlp.estimators", True), ("theirs", False)):
         bases = (DocumentationLinkMixin, BaseEstimator)
         cls = type("Documented", bases, {"__module__": module})

@@ -1,6 +1,6 @@
-"""scikit-learn's own tests of its multilayer perceptrons, put to ours instead.
+"""scikit-learn's own tests of its multilayer perceptrons, run on ours.
 
-Every test runs on both engines; those that take long on a cluster are slow.
+Every test runs on each engine; those that take long on a cluster are slow.
 """
 
 import ast
@@ -88,7 +88,7 @@ globals().update(
 )
 
 pytestmark = pytest.mark.filterwarnings(
-    # scikit-learn does not make errors of warnings.
+    # scikit-learn does not turn warnings into errors.
     "ignore::sklearn.exceptions.ConvergenceWarning"
 )
 
@@ -100,14 +100,14 @@ def global_random_seed():
 
 @pytest.fixture
 def engine(request, monkeypatch):
-    """Make an engine the default; afterwards, see that no other was used."""
+    """Make an engine the default; afterwards, check that no other was used."""
     for estimator in OURS.values():
         for parameter, default in ENGINES[request.param].items():
             monkeypatch.setitem(estimator.__init__.__kwdefaults__, parameter, default)
     n_workers = _spied_engines(monkeypatch)
     name = request.node.originalname
     if request.param == "local":
-        # Networks as small as these are slowed down by threads.
+        # Threads slow down networks as small as these.
         with threadpool_limits(1):
             yield
         expected = 0
@@ -116,13 +116,13 @@ def engine(request, monkeypatch):
             yield
         expected = 1 if name in ONE_NEURON else 2
     if request.param == "peers":
-        # They train; so little is predicted here.
+        # They are about training, so these few predictions run locally.
         n_workers.discard(0)
     assert n_workers == (set() if name in NEVER_TRAIN else {expected})
 
 
 def _spied_engines(monkeypatch):
-    """Return a set that will be told how many workers do what; 0 is this process."""
+    """Return a set that records on how many workers work runs; 0 means locally."""
     n_workers = set()
 
     def spy(module, name, count):
@@ -141,7 +141,7 @@ def _spied_engines(monkeypatch):
     return n_workers
 
 
-def test_all_tests_but_those_left_out_are_collected(request):
+def test_all_tests_are_collected_except_the_excluded_ones(request):
     tree = ast.parse(Path(SPEC.origin).read_text("utf-8"))
     originals = {
         node.name
@@ -165,7 +165,7 @@ def test_all_tests_but_those_left_out_are_collected(request):
     }
 
 
-def test_the_tests_know_no_other_perceptron_than_ours():
+def test_the_tests_import_only_our_perceptrons():
     in_decorators = [
         value
         for name, test in vars(SUITE).items()
@@ -182,6 +182,6 @@ def test_the_tests_know_no_other_perceptron_than_ours():
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
-def test_a_test_is_left_out_for_its_private_attribute_alone(name):
+def test_a_test_is_excluded_only_for_its_private_attribute(name):
     with pytest.raises(AttributeError, match=f"no attribute '{LEFT_OUT[name]}'"):
         getattr(SUITE, name)()

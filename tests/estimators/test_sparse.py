@@ -1,4 +1,4 @@
-"""Sparse features, beyond the formats whose answers test_parity compares."""
+"""Sparse features, beyond the formats that test_parity compares."""
 
 import pickle
 
@@ -23,7 +23,7 @@ BOTH = pytest.mark.parametrize("name", ["defaults", "two columns"])
 
 
 def _stored(X):
-    """Return all that a sparse matrix consists of, as bytes."""
+    """Return everything that makes up a sparse matrix, as bytes."""
     names = (
         ("row", "col", "data") if X.format == "coo" else ("indptr", "indices", "data")
     )
@@ -31,7 +31,7 @@ def _stored(X):
 
 
 @pytest.mark.parametrize("features", SPARSE)
-def test_the_formats_are_what_they_say(features):
+def test_the_formats_are_what_their_names_say(features):
     dense = Case.of("defaults").X
     X = FORMATS[features](dense)
     assert sparse.issparse(X)
@@ -48,8 +48,8 @@ def test_the_formats_are_what_they_say(features):
 
 @BOTH
 @pytest.mark.parametrize("features", SPARSE)
-def test_dense_and_sparse_are_the_same(features, name):
-    """In training and in prediction, in every combination."""
+def test_sparse_features_give_the_results_of_dense_ones(features, name):
+    """For training and for prediction, in every combination."""
     case = Case.of(name)
     X = FORMATS[features](case.X)
     networks = [fit(case.pair()[0], given, case.y) for given in (case.X, X)]
@@ -68,7 +68,7 @@ def test_dense_and_sparse_are_the_same(features, name):
         ("duplicates", "futures"),
     ],
 )
-def test_what_is_given_stays_as_it_is(client, features, name, engine):
+def test_sparse_input_is_not_modified(client, features, name, engine):
     case = Case.of(name, max_iter=1, batch_size=240)
     X = FORMATS[features](case.X)
     before = _stored(X)
@@ -78,7 +78,7 @@ def test_what_is_given_stays_as_it_is(client, features, name, engine):
     assert _stored(X) == before
 
 
-def test_read_only_features_are_enough():
+def test_read_only_features_are_accepted():
     case = Case.of("sparse, early stopping, weighted")
     for array in (case.X.data, case.X.indices, case.X.indptr):
         array.flags.writeable = False
@@ -91,7 +91,7 @@ def test_read_only_features_are_enough():
 
 @BOTH
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_])
-def test_dtypes(name, dtype):
+def test_dtypes_are_converted_as_by_scikit_learn(name, dtype):
     case = Case.of(name)
     X = sparse.csr_matrix(np.ceil(case.X)).astype(dtype)
     ours, theirs = case.pair()
@@ -102,7 +102,7 @@ def test_dtypes(name, dtype):
 
 
 @BOTH
-def test_a_matrix_without_a_number(name):
+def test_a_matrix_of_zeros_is_accepted(name):
     case = Case.of(name)
     X = sparse.csr_matrix(case.X.shape)
     ours, theirs = case.pair()
@@ -114,8 +114,10 @@ def test_a_matrix_without_a_number(name):
 
 @BOTH
 @pytest.mark.parametrize("engine", ["local", "futures", "peers"])
-def test_partial_fit_and_warm_start(client, name, engine):
-    """Sparse and dense batches in turn, and a pickle in between."""
+def test_partial_fit_and_warm_start_accept_sparse_and_dense_batches(
+    client, name, engine
+):
+    """Sparse and dense batches alternate, with a pickle in between."""
     case = Case.of(name, warm_start=True, max_iter=2, batch_size=120)
     ours, theirs = case.pair(
         client=client.scheduler.address, **FUTURES | {"engine": engine}
@@ -154,7 +156,9 @@ def _with_a(value):
     ],
 )
 @pytest.mark.parametrize("features", ["csr_matrix", "csc_array"])
-def test_what_scikit_learn_refuses(name, method, spoil, accepted, features):
+def test_unsuitable_matrices_are_refused_as_by_scikit_learn(
+    name, method, spoil, accepted, features
+):
     case = Case.of(name)
     X = FORMATS[features](case.X)
     target = () if method == "predict" else (case.y,)
@@ -169,7 +173,7 @@ def test_what_scikit_learn_refuses(name, method, spoil, accepted, features):
     assert (theirs.error is None) == (method == accepted)
 
 
-def test_a_one_dimensional_sparse_array_is_refused_alike():
+def test_a_one_dimensional_sparse_array_is_refused_as_by_scikit_learn():
     case = Case.of("defaults")
     row = sparse.coo_array(case.X[0])
     ours, theirs = (result_of(lambda e=e: fit(e, row, case.y[:1])) for e in case.pair())
@@ -178,7 +182,7 @@ def test_a_one_dimensional_sparse_array_is_refused_alike():
 
 
 @BOTH
-def test_a_sparse_data_frame(name):
+def test_a_sparse_data_frame_is_accepted(name):
     case = Case.of(name)
     X = pd.DataFrame.sparse.from_spmatrix(sparse.csr_matrix(case.X)).add_prefix("p")
     ours, theirs = case.pair()
@@ -191,8 +195,8 @@ def test_a_sparse_data_frame(name):
 
 @pytest.mark.parametrize("name", ["csr_matrix, ten classes", "csc_array, numbers"])
 @pytest.mark.parametrize("n_workers", [2, 3])
-def test_prediction_over_the_cluster_in_blocks(client, name, n_workers):
-    """TrainingResult here, predicted there: rows are sent block by block."""
+def test_sparse_rows_are_predicted_on_a_cluster_in_blocks(client, name, n_workers):
+    """A network trained locally predicts there; rows are sent block by block."""
     case = Case.of(name)
     ours, theirs = case.pair(engine="local", client=client, parameter_threshold=0)
     for estimator in (ours, theirs):

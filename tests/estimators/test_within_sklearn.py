@@ -1,4 +1,4 @@
-"""Inside scikit-learn's other estimators, ours do what scikit-learn's own does."""
+"""Inside other estimators of scikit-learn, ours behave like scikit-learn's own."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -41,7 +41,7 @@ PIXELS = [f"pixel {number}" for number in range(64)]
 
 
 def _columns(mlp):
-    """Scale some columns, forget some, and give the rest as they are."""
+    """Scale some columns, drop some, and pass the rest through."""
     scaled = ColumnTransformer(
         [
             ("scaled", StandardScaler(), PIXELS[:40]),
@@ -112,7 +112,7 @@ def _tables(estimator, X):
 
 
 @pytest.mark.parametrize("name", AROUND)
-def test_in_this_process(digits, name):
+def test_meta_estimators_match_scikit_learn_locally(digits, name):
     X, y = small(digits, name)
     ours, theirs = around(name, engine="local")
     for estimator in (ours, theirs):
@@ -121,7 +121,9 @@ def test_in_this_process(digits, name):
 
 
 @pytest.mark.parametrize("name", AROUND)
-def test_on_a_cluster(client, digits, name, engines_used):
+def test_meta_estimators_match_scikit_learn_on_a_cluster(
+    client, digits, name, engines_used
+):
     X, y = small(digits, name)
     ours, theirs = around(
         name, client=client, engine="peers", parameter_threshold=0, n_workers=2
@@ -134,7 +136,7 @@ def test_on_a_cluster(client, digits, name, engines_used):
 
 @pytest.fixture
 def engines_used(monkeypatch):
-    """Give a list of the engine and the number of shards of every fit."""
+    """Return a list that records the engine and number of shards of every fit."""
     from skdistmlp.estimators import base
 
     used, train = [], base.train
@@ -148,7 +150,7 @@ def engines_used(monkeypatch):
     return used
 
 
-# What scikit-learn passes along.
+# Metadata that scikit-learn passes along.
 
 ENGINES = {
     "local": {"engine": "local"},
@@ -158,7 +160,7 @@ ENGINES = {
 
 @pytest.fixture(params=ENGINES)
 def engine(request):
-    """Give the parameters of each engine, with a client if it needs one."""
+    """Return the parameters for each engine, with a client if it needs one."""
     params = ENGINES[request.param]
     if request.param == "peers":
         params = params | {"client": request.getfixturevalue("client")}
@@ -197,7 +199,7 @@ def test_sample_weight_is_routed(engine, digits):
     )
 
 
-def test_sample_weight_that_was_not_asked_for_is_refused(digits):
+def test_sample_weight_without_a_request_is_refused(digits):
     X, y = small(digits, "Pipeline")
     messages = []
     with sklearn.config_context(enable_metadata_routing=True):
@@ -208,7 +210,7 @@ def test_sample_weight_that_was_not_asked_for_is_refused(digits):
     assert messages[0] == messages[1]
 
 
-def test_names_of_columns_arrive_through_set_output(engine, digits):
+def test_set_output_passes_column_names_on(engine, digits):
     X, y = small(digits, "Pipeline")
     found = []
     for mlp in pair(PARAMS, **engine):
@@ -222,7 +224,7 @@ def test_names_of_columns_arrive_through_set_output(engine, digits):
         ours[-1].predict(X.to_numpy())
 
 
-def test_permutation_importance(engine, digits):
+def test_permutation_importance_matches_scikit_learn(engine, digits):
     X, y = small(digits, "Pipeline")
     X = X[PIXELS[20:32]]
     found = [
@@ -233,7 +235,7 @@ def test_permutation_importance(engine, digits):
     assert found[1].importances.any()
 
 
-def test_features_are_selected_by_cross_validation(digits):
+def test_features_can_be_selected_by_cross_validation(digits):
     X, y = small(digits, "Pipeline")
     X = X[PIXELS[20:26]]
     found = [
@@ -246,7 +248,7 @@ def test_features_are_selected_by_cross_validation(digits):
 # Threads.
 
 
-def test_several_threads_fit_at_once(engine, digits):
+def test_several_threads_can_fit_at_once(engine, digits):
     X, y = small(digits, "Pipeline")
     X = X.to_numpy()
     pairs = [
@@ -265,7 +267,7 @@ def test_several_threads_fit_at_once(engine, digits):
         assert_allclose(probability, use(theirs), **CLOSE)
 
 
-def test_several_threads_predict_with_one_network(digits):
+def test_several_threads_can_predict_with_one_network(digits):
     X, y = small(digits, "Pipeline")
     ours, theirs = (fit(mlp, X, y) for mlp in pair(PARAMS, engine="local"))
     with ThreadPoolExecutor(4) as threads:
@@ -275,7 +277,7 @@ def test_several_threads_predict_with_one_network(digits):
             assert_allclose(future.result(WITHIN_S), expected, **CLOSE)
 
 
-def test_threads_of_joblib_fit_at_once(engine, digits):
+def test_joblib_threads_can_fit_at_once(engine, digits):
     X, y = small(digits, "BaggingClassifier")
     ours, theirs = (
         BaggingClassifier(mlp, 3, random_state=0, n_jobs=3)

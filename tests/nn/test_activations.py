@@ -27,26 +27,29 @@ def test_the_table_has_every_hidden_activation_of_scikit_learn():
 @names
 @shapes
 @dtypes
-def test_activation_equals_scikit_learns(name, shape, dtype):
+@pytest.mark.parametrize("in_place", [True, False])
+def test_activation_equals_scikit_learns(name, shape, dtype, in_place):
     z = normal(shape, dtype)
     expected = z.copy()
     SKLEARN_ACTIVATIONS[name](expected)
-    ACTIVATIONS[name].apply(z)
-    assert z.dtype == dtype
-    assert_array_equal(z, expected)
+    out = z if in_place else np.full_like(z, np.nan)
+    z.flags.writeable = in_place
+    residual = ACTIVATIONS[name].forward(z, out)
+    assert residual is (z if ACTIVATIONS[name].keeps_input else out)
+    assert_array_equal(out, expected)
 
 
 @names
 @shapes
 @dtypes
 def test_derivative_equals_scikit_learns_and_only_delta_is_written(name, shape, dtype):
-    a = normal(shape, dtype)
-    ACTIVATIONS[name].apply(a)
-    a.flags.writeable = False
+    a = np.empty(shape, dtype)
+    residual = ACTIVATIONS[name].forward(normal(shape, dtype), a)
+    residual.flags.writeable = a.flags.writeable = False
     delta = normal(shape, dtype, seed=1)
     expected = delta.copy()
     SKLEARN_DERIVATIVES[name](a, expected)
-    ACTIVATIONS[name].chain(a, delta)
+    ACTIVATIONS[name].backward(residual, delta)
     assert delta.dtype == dtype
     assert_array_equal(delta, expected)
 

@@ -6,6 +6,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp.nn import initialization
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.initialization import glorot_uniform
+from skdistmlp.nn.layers import LayerSpec
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
@@ -26,12 +27,11 @@ def test_parts_of_weights_equal_those_of_scikit_learns_draw_bit_for_bit(
         (3, 2, slice(0, 3), slice(2, 2)),
     ]:
         coef, intercept = reference._init_coef(fan_in, fan_out, dtype)
+        factor = ACTIVATIONS[activation].glorot_factor
         expected = coef[rows, columns], intercept[columns]
         drawn = [np.full_like(part, np.nan) for part in expected]
         glorot_uniform(
-            fan_in,
-            fan_out,
-            activation,
+            LayerSpec(fan_in, fan_out, activation, factor),
             random_state,
             rows=rows,
             columns=columns,

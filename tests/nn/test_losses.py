@@ -55,7 +55,7 @@ def test_output_activation_equals_scikit_learns(name, n_rows, n_outputs, dtype):
     z, _ = logits_and_targets(name, n_rows, n_outputs, dtype)
     expected = z.copy()
     ACTIVATIONS[name](expected)
-    OUTPUTS[name].apply(z)
+    OUTPUTS[name].forward(z)
     assert z.dtype == dtype
     assert_array_equal(z, expected)
 
@@ -67,7 +67,7 @@ def test_loss_is_scikit_learns_mean_times_the_weights(
     name, n_rows, n_outputs, dtype, weighted
 ):
     z, y = logits_and_targets(name, n_rows, n_outputs, dtype)
-    OUTPUTS[name].apply(z)
+    OUTPUTS[name].forward(z)
     weight = None
     if weighted:
         weight = np.random.default_rng(1).random(n_rows).astype(dtype)
@@ -82,7 +82,7 @@ def test_loss_is_scikit_learns_mean_times_the_weights(
 @pytest.mark.parametrize("name", sorted(OUTPUTS))
 def test_losses_of_blocks_add_up_also_where_all_weights_are_zero(name):
     z, y = logits_and_targets(name, 30, 3, np.float64)
-    OUTPUTS[name].apply(z)
+    OUTPUTS[name].forward(z)
     weight = np.random.default_rng(1).random(30)
     weight[10:20] = 0
     parts = [

@@ -19,18 +19,20 @@ from scipy.sparse import csr_array, csr_matrix, issparse
 from sklearn.neural_network._base import ACTIVATIONS, DERIVATIVES, LOSS_FUNCTIONS
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.optimizers import Adam, Sgd, init
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import NetworkOps
-from skdistmlp.parallel.shard import Network, ShardState
+from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.step import backpropagate, predict_blocks, training_step
 
 GroupFactory = Callable[
-    [Network, ShardState, Dataset, int], AbstractContextManager[NetworkOps[Any]]
+    [Network, NetworkSplit, ShardState, Dataset, int],
+    AbstractContextManager[NetworkOps[Any]],
 ]
-"""From a network, the state of all of it, the rows, and the most rows of a step
-or block. `collect` of the group that it gives must return the state of the
+"""From a network, its split, the state of all of it, the rows, and the most rows of a
+step or block. `collect` of the group that it gives must return the state of the
 whole network. The state is the group's own, to be changed in place."""
 
 LOSSES = {
@@ -58,6 +60,7 @@ class Problem:
     """A network, where its training begins, and the rows to train on."""
 
     network: Network
+    split: NetworkSplit
     initial: ShardState
     dataset: Dataset
 
@@ -68,7 +71,7 @@ class Problem:
 
 def make_problem(
     split: NetworkSplit,
-    activation: str = "relu",
+    activation: str | Sequence[str] = "relu",
     output: str = "softmax",
     rule: Sgd | Adam = STEADY_ADAM,
     *,
@@ -104,9 +107,8 @@ def make_problem(
         X = sparse(X)
     weight = rng.uniform(0.1, 3, n_rows).astype(dtype) if weighted else None
     state = ShardState(parameters, init(rule, parameters))
-    return Problem(
-        Network(split, activation, output, alpha), state, Dataset(X, y, weight)
-    )
+    network = Network(dense_layers(split.layer_units, activation), output, alpha)
+    return Problem(network, split, state, Dataset(X, y, weight))
 
 
 class PlainNetwork:
@@ -114,11 +116,11 @@ class PlainNetwork:
 
     def __init__(self, problem: Problem) -> None:
         self._network = problem.network
+        self._whole = problem.split.unsplit_layout()
+        self._hidden = [layer.activation for layer in problem.network.layers[:-1]]
         data = problem.dataset
         self._dataset = replace(data, X=data.X.toarray()) if issparse(data.X) else data
-        layers = problem.network.split.unsplit_layout().views(
-            problem.initial.parameters.copy()
-        )
+        layers = self._whole.views(problem.initial.parameters.copy())
         self._coefs, self._intercepts = layers
         self._optimizer = _sklearn_optimizer(
             problem.initial.optimizer.rule, self._coefs + self._intercepts
@@ -131,9 +133,8 @@ class PlainNetwork:
 
     def activations(self, X: np.ndarray) -> list[np.ndarray]:
         """Return the features, the values of every hidden layer, the outputs."""
-        network = self._network
         values = [X]
-        names = [network.activation] * (len(self._coefs) - 1) + [network.output]
+        names = [*self._hidden, self._network.output]
         for name, coef, intercept in zip(
             names, self._coefs, self._intercepts, strict=True
         ):
@@ -158,7 +159,7 @@ class PlainNetwork:
 
     def set_parameters(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
         """Move to `parameters`; return loss and gradient of all rows there."""
-        layers = self._network.split.unsplit_layout().views(parameters)
+        layers = self._whole.views(parameters)
         for mine, given in zip(
             [*self._coefs, *self._intercepts],
             [*layers.coefs, *layers.intercepts],
@@ -182,12 +183,14 @@ class PlainNetwork:
 
         delta = (values[-1] - y) * weight[:, np.newaxis] / weight.sum()
         coef_gradients, intercept_gradients = [], []
-        for value, coef in zip(values[-2::-1], self._coefs[::-1], strict=True):
+        for layer in reversed(range(len(self._coefs))):
+            value, coef = values[layer], self._coefs[layer]
             penalty = network.alpha / weight.sum() * coef
             coef_gradients.insert(0, value.T @ delta + penalty)
             intercept_gradients.insert(0, delta.sum(axis=0))
-            delta = delta @ coef.T
-            DERIVATIVES[network.activation](value, delta)
+            if layer > 0:
+                delta = delta @ coef.T
+                DERIVATIVES[self._hidden[layer - 1]](value, delta)
         return loss, coef_gradients + intercept_gradients
 
 
@@ -256,7 +259,7 @@ def check_shard_group(make_group: GroupFactory, problem: Problem) -> list[np.nda
 
 def _group(make_group: GroupFactory, problem: Problem, state: ShardState) -> Any:
     data = problem.dataset
-    return make_group(problem.network, state, data, data.n_rows)
+    return make_group(problem.network, problem.split, state, data, data.n_rows)
 
 
 def _blocks(problem: Problem) -> list[Any]:
@@ -301,7 +304,7 @@ def _check_training(make_group: GroupFactory, problem: Problem) -> list[np.ndarr
     plain = PlainNetwork(problem)
     seen = []
     with _group(make_group, problem, problem.start()) as group:
-        assert group.layers == range(len(problem.network.split.layer_units) - 1)
+        assert group.layers == range(len(problem.split.layer_units) - 1)
         n_steps = 0
         for batches in epochs_of(problem.dataset.n_rows):
             loss = train_epoch(group, batches)

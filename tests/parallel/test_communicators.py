@@ -57,7 +57,7 @@ def check_communicator(communicator, ranges, n_rows, dtype=np.float64, seed=0):
         assert_array_equal(piece, pieces[rank])
     scalar = communicator.all_reduce(np.array([float(rank)]), 0, np.empty(1))
     assert_array_equal(scalar, [sum(range(n_shards))])
-    assert_array_equal(communicator.broadcast(np.array([rank + 7.0])), [7.0])
+    assert_array_equal(communicator.broadcast(np.array([rank + 7.0]), 0), [7.0])
 
 
 COMMUNICATORS = {
@@ -167,7 +167,7 @@ def test_a_failing_shard_ends_all_others(failing):
 
     def shard(communicator):
         try:
-            communicator.broadcast(np.zeros(1))
+            communicator.broadcast(np.zeros(1), 0)
             if communicator.rank == failing:
                 raise ShardFailedError
             communicator.all_reduce(np.ones(2), 0, None)
@@ -195,7 +195,7 @@ def test_the_first_failure_is_the_one_raised():
             raise ShardFailedError("first")
         assert failed_first.wait(LONG_S)
         try:
-            communicator.broadcast(np.zeros(1))
+            communicator.broadcast(np.zeros(1), 0)
         except ExchangeError:
             raise ShardFailedError("later") from None
 
@@ -207,7 +207,7 @@ def test_an_interrupt_ends_all_shards_too():
     def shard(communicator):
         if communicator.rank == 1:
             raise KeyboardInterrupt
-        communicator.broadcast(np.zeros(1))
+        communicator.broadcast(np.zeros(1), 0)
 
     with pytest.raises(KeyboardInterrupt):
         run_in_threads(2, shard)
@@ -221,7 +221,7 @@ def test_a_shard_that_never_answers_is_not_waited_for_longer_than_the_timeout():
             others_have_given_up.wait(LONG_S)
             return None
         with pytest.raises(ExchangeError, match=r"did not answer within 0\.01 s"):
-            communicator.broadcast(np.zeros(1))
+            communicator.broadcast(np.zeros(1), 0)
         others_have_given_up.wait(LONG_S)
         return "gave up"
 
@@ -233,6 +233,6 @@ def test_a_shard_that_comes_too_late_is_told_so():
     table = [None, None]
     early, late = (ThreadCommunicator(rank, table, barrier, 0.01) for rank in range(2))
     with pytest.raises(ExchangeError):
-        early.broadcast(np.zeros(1))
+        early.broadcast(np.zeros(1), 0)
     with pytest.raises(ExchangeError):
-        late.broadcast(np.zeros(1))
+        late.broadcast(np.zeros(1), 0)

@@ -32,7 +32,7 @@ def test_rows_of_features_targets_and_weights(rows, weighted):
     dataset = Dataset(X, Y, WEIGHT if weighted else None)
     assert_array_equal(dataset.inputs(rows), X[rows])
     assert_array_equal(dataset.targets(rows), Y[rows])
-    n_rows, total = dataset.batch_weight(rows)
+    n_rows, total = dataset.batch_totals(rows)
     assert (n_rows, type(total)) == (len(X[rows]), float)
     if weighted:
         assert_array_equal(dataset.weights(rows), WEIGHT[rows])

@@ -19,9 +19,12 @@ from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 from skdistmlp.training.step import training_step
+from tests.nn.silu import silu_known
 from tests.parallel.ops_contract import HEADS, make_problem
 from tests.thread_communicator import run_in_threads
 from tests.wire.test_communicator import connected, run
+
+NAMES = [*sorted(ACTIVATIONS), "silu"]
 
 STEP = 1e-5
 ROWS = np.array([4, 0, 2, 1, 5])
@@ -33,21 +36,23 @@ two; of five, two own none of the first either, which has three."""
 
 def n_averaged(network):
     """Return how many outputs the loss is averaged over, where it should be a sum."""
-    return network.split.layer_units[-1] if network.output == "identity" else 1
+    return network.layer_units[-1] if network.output == "identity" else 1
 
 
 def penalty_at(problem, parameters):
     """Return the L2 penalty of the whole network."""
-    coefs = parameters[: problem.network.split.n_coefs]
-    _, weight_sum = problem.dataset.batch_weight(ROWS)
+    coefs = parameters[: problem.split.n_coefs]
+    _, weight_sum = problem.dataset.batch_totals(ROWS)
     return problem.network.alpha / 2 * np.sum(coefs**2) / weight_sum
 
 
 def gradients(problem, communicator):
     """Return one shard's gradient, and the whole one from differences of the loss."""
-    split, rank = problem.network.split, communicator.rank
+    split, rank = problem.split, communicator.rank
     state = split_state(split, problem.start())[rank]
-    shard = LocalOps(problem.network, state, problem.dataset, communicator, len(ROWS))
+    shard = LocalOps(
+        problem.network, problem.split, state, problem.dataset, communicator, len(ROWS)
+    )
     whole = problem.initial.parameters
 
     def loss(parameters):
@@ -85,7 +90,7 @@ def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
     )
     results = run_shards(len(shares), lambda peer: gradients(problem, peer))
     parts = [own for own, _ in results]
-    whole_gradient = join_shards(problem.network.split, parts)
+    whole_gradient = join_shards(problem.split, parts)
     assert np.count_nonzero(whole_gradient) > whole_gradient.size / 2
     for _, differences in results:
         assert_allclose(whole_gradient, differences, rtol=1e-6, atol=1e-8)
@@ -103,6 +108,24 @@ def in_memory(n_shards, shard):
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 def test_gradient_is_that_of_the_loss(activation, output, n_outputs, shares, weighted):
     check_gradient(activation, output, n_outputs, shares, weighted, in_memory)
+
+
+MIXED = [(first, second) for first in NAMES for second in NAMES if first != second]
+"""Activations of the first and of the second hidden layer."""
+
+
+@pytest.mark.parametrize("activations", [*MIXED, ("silu", "silu")], ids="-".join)
+@pytest.mark.parametrize("shares", [[1], [1, 1], [1, 1, 1]], ids=str)
+def test_the_same_where_each_layer_has_its_own_activation(activations, shares):
+    """One of them, SiLU, goes backward from its input instead of its output."""
+    with silu_known():
+        check_gradient(activations, "softmax", 3, shares, True, in_memory)
+
+
+@pytest.mark.parametrize("activations", [("silu", "tanh"), ("relu", "silu")], ids=str)
+def test_the_same_of_such_layers_over_sockets(activations):
+    with silu_known():
+        check_gradient(activations, "identity", 2, [5, 2], True, over_sockets)
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))

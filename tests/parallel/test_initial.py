@@ -7,6 +7,7 @@ from numpy.testing import assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.nn.layers import dense_layers
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.split import NetworkSplit, take_shard
 from tests import strategies
@@ -21,7 +22,8 @@ def test_a_network_is_drawn_as_scikit_learn_draws_it(activation, layer_units, dt
     expected = [theirs._init_coef(*pair, dtype) for pair in pairwise(layer_units)]
     random_state = np.random.RandomState(3)
     whole = NetworkSplit.even(layer_units, 1).unsplit_layout()
-    flat = draw_parameters(whole, activation, random_state, np.dtype(dtype))
+    layers = dense_layers(layer_units, activation)
+    flat = draw_parameters(whole, layers, random_state, np.dtype(dtype))
     assert flat.dtype == dtype
     drawn = whole.views(flat)
     for mine, their in zip(zip(*drawn, strict=True), expected, strict=True):
@@ -34,7 +36,8 @@ def test_a_network_is_drawn_as_scikit_learn_draws_it(activation, layer_units, dt
 def test_each_shard_draws_its_part_of_the_same_network(split, activation, seed):
     def drawn(layout):
         random_state = np.random.RandomState(seed)
-        flat = draw_parameters(layout, activation, random_state, np.dtype(float))
+        layers = dense_layers(split.layer_units, activation)
+        flat = draw_parameters(layout, layers, random_state, np.dtype(float))
         return flat, random_state.random_sample()
 
     whole, after = drawn(split.unsplit_layout())
@@ -42,3 +45,24 @@ def test_each_shard_draws_its_part_of_the_same_network(split, activation, seed):
         own, own_after = drawn(split.layout(rank))
         assert_array_equal(own, take_shard(split, rank, whole))
         assert own_after == after, "the next draw must be the same everywhere"
+
+
+def test_each_layer_is_drawn_by_its_own_activation():
+    """Like scikit-learn's networks of that activation; the output by the last hidden.
+
+    The factors are 2 and 6, so every number tells by which its layer was drawn.
+    """
+    layer_units, names = (3, 40, 50, 2), ["logistic", "tanh"]
+    whole = NetworkSplit.even(layer_units, 1).unsplit_layout()
+
+    def drawn(activation):
+        layers = dense_layers(layer_units, activation)
+        random_state = np.random.RandomState(3)
+        flat = draw_parameters(whole, layers, random_state, np.dtype(float))
+        return list(zip(*whole.views(flat), strict=True))
+
+    mixed, uniform = drawn(names), [drawn(name) for name in [*names, names[-1]]]
+    for layer, drawings in enumerate(uniform):
+        for array, expected in zip(mixed[layer], drawings[layer], strict=True):
+            assert_array_equal(array, expected)
+    assert not np.array_equal(uniform[0][0][0], uniform[1][0][0])

@@ -16,8 +16,14 @@ from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.training.step import backpropagate, predict_blocks, training_step
+from skdistmlp.training.step import (
+    backpropagate,
+    forward_pass,
+    predict_blocks,
+    training_step,
+)
 from tests import strategies
+from tests.nn.silu import silu_known
 from tests.parallel.ops_contract import (
     HEADS,
     STEADY_ADAM,
@@ -30,6 +36,13 @@ from tests.parallel.ops_contract import (
 )
 from tests.thread_communicator import run_in_threads
 
+
+@pytest.fixture
+def silu():
+    with silu_known():
+        yield
+
+
 HIDDEN = [(), (5,), (6, 1), (4, 3, 5)]
 
 RULES = [STEADY_ADAM, Sgd(), Sgd(momentum=0.5, nesterov=False)]
@@ -38,9 +51,9 @@ RULES = [STEADY_ADAM, Sgd(), Sgd(momentum=0.5, nesterov=False)]
 class PeerShard(LocalOps):
     """A shard that gives the states of all peers, joined; all must ask at once."""
 
-    def __init__(self, network, whole, dataset, communicator, max_rows, desk):
-        own = split_state(network.split, whole)[communicator.rank]
-        super().__init__(network, own, dataset, communicator, max_rows)
+    def __init__(self, network, split, whole, dataset, communicator, max_rows, desk):
+        own = split_state(split, whole)[communicator.rank]
+        super().__init__(network, split, own, dataset, communicator, max_rows)
         self._desk = desk
 
     def collect(self):
@@ -51,14 +64,16 @@ class PeerShard(LocalOps):
 
     def _with_others(self, own):
         self._desk[self._communicator.rank] = own
-        self._communicator.broadcast(np.zeros(1))  # everybody has laid down a state
-        joined = join_states(self._network.split, self._desk)
-        self._communicator.broadcast(np.zeros(1))  # everybody has read them
+        self._communicator.broadcast(np.zeros(1), 0)  # everybody has laid down a state
+        joined = join_states(self._split, self._desk)
+        self._communicator.broadcast(np.zeros(1), 0)  # everybody has read them
         return joined
 
 
-def one_shard(network, state, dataset, max_rows):
-    return nullcontext(LocalOps(network, state, dataset, SingleProcess(), max_rows))
+def one_shard(network, split, state, dataset, max_rows):
+    return nullcontext(
+        LocalOps(network, split, state, dataset, SingleProcess(), max_rows)
+    )
 
 
 def among_peers(n_shards, work):
@@ -66,9 +81,9 @@ def among_peers(n_shards, work):
     desk = [None] * n_shards
 
     def shard(communicator):
-        def peer(network, state, dataset, max_rows):
+        def peer(network, split, state, dataset, max_rows):
             return nullcontext(
-                PeerShard(network, state, dataset, communicator, max_rows, desk)
+                PeerShard(network, split, state, dataset, communicator, max_rows, desk)
             )
 
         return work(peer)
@@ -117,7 +132,7 @@ def test_shards_in_memory_meet_the_contract_with_the_same_bits_on_each(
     problem = problem_of(
         hidden, n_shards, output, weighted=weighted, dtype=dtype, activation="tanh"
     )
-    assert problem.network.split.n_shards == n_shards
+    assert problem.split.n_shards == n_shards
     seen = among_peers(n_shards, lambda peer: check_shard_group(peer, problem))
     for other in seen[1:]:
         for mine, theirs in zip(seen[0], other, strict=True):
@@ -140,9 +155,7 @@ def test_the_contract_holds_for_sparse_features(
         weighted=True,
     )
     assert isinstance(problem.dataset.X, sparse)
-    among_peers(
-        problem.network.split.n_shards, lambda peer: check_shard_group(peer, problem)
-    )
+    among_peers(problem.split.n_shards, lambda peer: check_shard_group(peer, problem))
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
@@ -154,7 +167,9 @@ def test_an_evaluation_that_is_given_up_leaves_nothing_to_the_next(n_shards):
 def training_run(make_group, problem, epochs):
     """Return losses, outputs and parameters after some epochs, and an evaluation."""
     n_rows, whole = problem.dataset.n_rows, problem.initial.parameters
-    with make_group(problem.network, problem.start(), problem.dataset, n_rows) as group:
+    with make_group(
+        problem.network, problem.split, problem.start(), problem.dataset, n_rows
+    ) as group:
         losses = [train_epoch(group, batches) for batches in epochs]
         outputs = predict_blocks(group, [slice(0, n_rows)])
         trained = group.collect().parameters.copy()
@@ -197,7 +212,7 @@ def test_any_plan_agrees_with_one_shard(
     )
     epochs = epochs_of(8)[:2]
     undivided = NetworkSplit.even(split.layer_units, 1)
-    whole = replace(problem, network=replace(problem.network, split=undivided))
+    whole = replace(problem, split=undivided)
     alone = training_run(one_shard, whole, epochs)
     for shared in among_peers(
         split.n_shards, lambda peer: training_run(peer, problem, epochs)
@@ -206,13 +221,52 @@ def test_any_plan_agrees_with_one_shard(
             assert_allclose(mine, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("activations", [("logistic", "relu"), ("relu", "tanh")])
+@pytest.mark.parametrize("n_shards", [1, 3])
+def test_the_contract_holds_with_an_activation_per_layer(activations, n_shards):
+    problem = problem_of((6, 4), n_shards, activation=activations, weighted=True)
+    among_peers(n_shards, lambda peer: check_shard_group(peer, problem))
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_nothing_is_kept_of_a_forward_pass_without_training(n_shards, silu):
+    problem = problem_of((6, 4), n_shards, activation="silu")
+
+    def work(peer):
+        group = peer(
+            problem.network, problem.split, problem.start(), problem.dataset, 20
+        )
+        with group as shard:
+            kept = []
+            for forward in (forward_pass, training_pass):
+                forward(shard, slice(0, 8))
+                buffers = [
+                    layer for use, layer in shard._buffers if use.startswith("pre")
+                ]
+                kept.append([sorted(shard._inputs), sorted(shard._residuals), buffers])
+            return kept
+
+    def training_pass(shard, rows):
+        backpropagate(shard, rows, rows)
+
+    for without, with_training in among_peers(n_shards, work):
+        assert without == [[], [], []]
+        assert with_training == [[0, 1, 2], [0, 1], [0, 1]]
+
+
 @pytest.mark.parametrize("n_shards", [1, 2])
 def test_the_first_shard_decides(n_shards):
     problem = problem_of((5,), n_shards)
 
     def decide(communicator):
         shard = PeerShard(
-            problem.network, problem.start(), problem.dataset, communicator, 1, []
+            problem.network,
+            problem.split,
+            problem.start(),
+            problem.dataset,
+            communicator,
+            1,
+            [],
         )
         return shard.from_leader(communicator.rank + 0.5)
 
@@ -223,7 +277,7 @@ def test_the_first_shard_decides(n_shards):
 def test_parameters_and_moments_are_trained_in_place(rule):
     problem = problem_of((5, 4), 1, rule=rule)
     state = problem.start()
-    with one_shard(problem.network, state, problem.dataset, 20) as shard:
+    with one_shard(problem.network, problem.split, state, problem.dataset, 20) as shard:
         training_step(shard, slice(0, 20), 0.1)
         collected = shard.collect()
     assert collected.parameters is state.parameters
@@ -244,8 +298,8 @@ class Recorder:
         self.addresses = []
 
     def __getattr__(self, operation):
-        def call(*args):
-            value = getattr(self._group, operation)(*args)
+        def call(*args, **kwargs):
+            value = getattr(self._group, operation)(*args, **kwargs)
             if isinstance(value, np.ndarray):
                 self.addresses.append((operation, value.ctypes.data))
             return value
@@ -254,12 +308,15 @@ class Recorder:
 
 
 @pytest.mark.parametrize("n_shards", [1, 2, 3])
-def test_every_step_uses_the_same_buffers(n_shards):
+@pytest.mark.parametrize("activation", ["tanh", "silu", ["silu", "relu", "silu"]])
+def test_every_step_uses_the_same_buffers(n_shards, activation, silu):
     """Also a smaller step, and one after predictions for other rows."""
-    problem = problem_of((6, 4, 5), n_shards, activation="tanh")
+    problem = problem_of((6, 4, 5), n_shards, activation=activation)
 
     def work(peer):
-        with peer(problem.network, problem.start(), problem.dataset, 12) as shard:
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, 12
+        ) as shard:
             steps = []
             for rows in (np.arange(12), np.arange(12), np.arange(5), np.arange(9)):
                 recorder = Recorder(shard)
@@ -280,15 +337,17 @@ def test_every_step_uses_the_same_buffers(n_shards):
         assert steps[1:] == steps[:1] * 3
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_a_step_makes_no_temporary_above_malloc_s_trim_threshold(activation):
+@pytest.mark.parametrize("activation", [*sorted(ACTIVATIONS), "silu"])
+def test_a_step_makes_no_temporary_above_malloc_s_trim_threshold(activation, silu):
     """Workers give larger ones back to the operating system at every step."""
     split = NetworkSplit.even((100, 300, 300, 10), 1)
     problem = make_problem(
         split, activation, n_rows=200, dtype=np.float32, weighted=True
     )
     rows = np.arange(200)[::-1].copy()
-    with one_shard(problem.network, problem.start(), problem.dataset, 200) as shard:
+    with one_shard(
+        problem.network, problem.split, problem.start(), problem.dataset, 200
+    ) as shard:
         training_step(shard, rows, 0.01)
         peaks = []
         for _ in range(10):

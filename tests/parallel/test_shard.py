@@ -8,18 +8,17 @@ from scipy.sparse import csr_array, csr_matrix
 from sklearn.neural_network._base import LOSS_FUNCTIONS
 
 from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.losses import OUTPUTS
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
-    Network,
     ShardState,
     add_penalty,
     affine,
     batch_loss,
     batch_penalty,
     gradient,
-    hidden_forward,
     join_states,
     output_delta,
     predict_whole,
@@ -31,6 +30,8 @@ from tests.parallel.ops_contract import HEADS, LOSSES, PlainNetwork, make_proble
 from tests.strategies import splits, update_rules
 
 ROWS = [slice(1, 4), np.array([2, 0, 2])]
+
+BINARY = Network(dense_layers((1, 1), "relu"), "logistic")
 
 formats = pytest.mark.parametrize("sparse", [csr_matrix, csr_array])
 with_or_without_out = pytest.mark.parametrize("with_out", [False, True])
@@ -125,33 +126,18 @@ def test_affine_on_a_shard_without_the_intercept(n_inputs, with_out):
 @pytest.mark.parametrize("n_rows", [0, 1, 5])
 def test_sparse_rows_give_what_dense_rows_give(n_rows, sparse, with_out):
     """Forward, and the gradient."""
-    network = Network(NetworkSplit.even((3, 2, 2), 1), "tanh", "softmax")
     inputs = sparse_rows(sparse, 5, 3)[5 - n_rows :]
     dense = inputs.toarray()
     coef, intercept, delta = frozen(3, 2), frozen(2, seed=1), frozen(n_rows, 2, seed=2)
-    for function in (affine, lambda *args: hidden_forward(network, *args)):
-        out = room(with_out, n_rows, 2)
-        result = function(inputs, coef, intercept, out)
-        check_out(result, out)
-        assert type(result) is np.ndarray
-        assert_allclose(result, function(dense, coef, intercept), rtol=1e-12)
+    out = room(with_out, n_rows, 2)
+    result = affine(inputs, coef, intercept, out)
+    check_out(result, out)
+    assert type(result) is np.ndarray
+    assert_allclose(result, affine(dense, coef, intercept), rtol=1e-12)
     coef_out, intercept_out = room(True, 3, 2), room(True, 2)
     gradient(inputs, delta, coef_out, intercept_out)
     assert_allclose(coef_out, dense.T @ delta, atol=1e-15)
     assert_allclose(intercept_out, delta.sum(axis=0))
-
-
-@with_or_without_out
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_hidden_forward(activation, with_out):
-    network = Network(NetworkSplit.even((3, 2, 2), 1), activation, "softmax")
-    inputs, coef, intercept = frozen(4, 3), frozen(3, 2, seed=1), frozen(2, seed=2)
-    out = room(with_out, 4, 2)
-    result = hidden_forward(network, inputs, coef, intercept, out)
-    check_out(result, out)
-    expected = inputs @ coef + intercept
-    ACTIVATIONS[activation].apply(expected)
-    assert_allclose(result, expected)
 
 
 @with_or_without_out
@@ -171,7 +157,7 @@ def test_output_delta_and_loss_of_rows(
     prediction = np.random.default_rng(0).uniform(0.1, 0.9, (3, n_outputs))
     prediction.flags.writeable = False
     out = room(with_out, 3, n_outputs)
-    delta = output_delta(prediction, dataset, rows, batch, out)
+    delta = output_delta(problem.network, prediction, dataset, rows, batch, out)
     check_out(delta, out)
     w = np.ones(5) if weight is None else weight
     expected = (prediction - dataset.y[rows]) * w[rows, np.newaxis] / w[batch].sum()
@@ -185,7 +171,8 @@ def test_output_delta_and_loss_of_rows(
 def test_output_delta_may_overwrite_the_prediction():
     dataset, rows = Dataset(np.zeros((2, 1)), np.array([[True], [False]])), slice(0, 2)
     prediction = np.array([[0.25], [0.75]])
-    assert output_delta(prediction, dataset, rows, rows, prediction) is prediction
+    found = output_delta(BINARY, prediction, dataset, rows, rows, prediction)
+    assert found is prediction
     assert_array_equal(prediction, [[-0.375], [0.375]])
 
 
@@ -193,7 +180,8 @@ def test_output_delta_may_overwrite_the_prediction():
 def test_output_delta_keeps_the_dtype_of_the_network(y):
     dataset, rows = Dataset(np.zeros((2, 1)), y, np.ones(2)), slice(0, 2)
     prediction = np.full((2, 1), 0.25, np.float32)
-    assert output_delta(prediction, dataset, rows, rows).dtype == np.float32
+    delta = output_delta(BINARY, prediction, dataset, rows, rows)
+    assert delta.dtype == np.float32
 
 
 @pytest.mark.parametrize("output", sorted(OUTPUTS))
@@ -209,18 +197,18 @@ def test_weights_that_sum_to_zero_are_refused_as_by_scikit_learn(output):
     assert str(ours.value) == str(theirs.value)
     # Among others they only count for nothing.
     assert batch_loss(problem.network, prediction, dataset, zeros, every) == 0.0
-    assert not output_delta(prediction, dataset, zeros, every).any()
+    assert not output_delta(problem.network, prediction, dataset, zeros, every).any()
 
 
 def test_batch_penalty_is_scikit_learns_times_the_number_of_rows():
-    network = Network(NetworkSplit.even((2, 3), 1), "relu", "softmax", alpha=0.5)
+    network = Network(dense_layers((2, 3), "relu"), "softmax", alpha=0.5)
     assert batch_penalty(network, 8.0, 10, 4.0) == 0.5 * 0.5 * 8.0 / 4.0 * 10
 
 
 @pytest.mark.parametrize("block", [1, 4, 6, 100])
 def test_add_penalty_adds_to_the_gradients_of_coefficients_alone(block, monkeypatch):
     monkeypatch.setattr("skdistmlp.nn.optimizers.BLOCK_BYTES", 8 * block)
-    network = Network(NetworkSplit.even((2, 3), 1), "relu", "softmax", alpha=0.5)
+    network = Network(dense_layers((2, 3), "relu"), "softmax", alpha=0.5)
     parameters, gradient_sum = frozen(9), np.ones(9)
     penalty = add_penalty(network, 6, parameters, gradient_sum, 10, 4.0)
     coefs = parameters[:6]
@@ -273,11 +261,22 @@ def test_prediction_of_an_undivided_network(
     assert_allclose(outputs, expected, rtol=close, atol=close)
 
 
+@pytest.mark.parametrize("first", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("second", sorted(ACTIVATIONS))
+def test_prediction_applies_the_activation_of_each_layer(first, second):
+    split = NetworkSplit.even((3, 4, 5, 2), 1)
+    problem = make_problem(split, [first, second])
+    weights = split.unsplit_layout().views(problem.initial.parameters)
+    outputs = predict_whole(problem.network, weights, problem.dataset.X, 7)
+    expected = PlainNetwork(problem).outputs(slice(None))
+    assert_allclose(outputs, expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("output", sorted(OUTPUTS))
 @pytest.mark.parametrize("make_rows", [np.empty, csr_matrix, csr_array])
 def test_prediction_for_no_rows_has_its_shape_all_the_same(output, make_rows):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), output=output, rule=Adam())
-    weights = problem.network.split.unsplit_layout().views(problem.initial.parameters)
+    weights = problem.split.unsplit_layout().views(problem.initial.parameters)
     outputs = predict_whole(problem.network, weights, make_rows((0, 3)), 10)
     assert outputs.shape == (0, 2)
 
@@ -285,6 +284,6 @@ def test_prediction_for_no_rows_has_its_shape_all_the_same(output, make_rows):
 @pytest.mark.parametrize("convert", [np.asarray, csr_matrix, csr_array])
 def test_prediction_for_features_of_another_dtype_has_the_common_one(convert):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), dtype=np.float32)
-    weights = problem.network.split.unsplit_layout().views(problem.initial.parameters)
+    weights = problem.split.unsplit_layout().views(problem.initial.parameters)
     X = convert(np.ones((2, 3), int))
     assert predict_whole(problem.network, weights, X, 10).dtype == np.float64

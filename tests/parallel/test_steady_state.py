@@ -76,7 +76,9 @@ def faults_of_a_step(communicators, activation, output, n_outputs):
             n_rows=N_ROWS,
         )
         state = split_state(split, problem.start())[communicator.rank]
-        shard = LocalOps(problem.network, state, problem.dataset, communicator, BATCH)
+        shard = LocalOps(
+            problem.network, problem.split, state, problem.dataset, communicator, BATCH
+        )
         order = np.random.default_rng(0)
 
         def step():
@@ -138,7 +140,9 @@ def test_many_outputs_are_judged_in_blocks(output):
         split, "relu", output, Adam(), weighted=True, dtype=np.float32, n_rows=N_ROWS
     )
     (state,) = split_state(split, problem.start())
-    shard = LocalOps(problem.network, state, problem.dataset, SingleProcess(), BATCH)
+    shard = LocalOps(
+        problem.network, problem.split, state, problem.dataset, SingleProcess(), BATCH
+    )
     rows = np.arange(BATCH)
     training_step(shard, rows, 1e-4)
     tracemalloc.start()

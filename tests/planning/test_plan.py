@@ -230,7 +230,12 @@ def test_a_step_sends_as_many_bytes_as_the_plan_says(units, n_exchanges, n_shard
 
     def step(mesh):
         shard = LocalOps(
-            problem.network, starts[mesh.rank], problem.dataset, mesh, n_rows
+            problem.network,
+            problem.split,
+            starts[mesh.rank],
+            problem.dataset,
+            mesh,
+            n_rows,
         )
         training_step(shard, np.arange(n_rows), 0.01)
 

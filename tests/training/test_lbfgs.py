@@ -58,11 +58,13 @@ def train_on_shards(problem, options=FEW, blocks=UNEVEN):
     start.flags.writeable = False
 
     def work(peer):
-        with peer(problem.network, problem.start(), problem.dataset, N_ROWS) as group:
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, N_ROWS
+        ) as group:
             parameters = start if group.is_leader else np.full_like(start, np.nan)
             return minimise(group, options, parameters, blocks)
 
-    return among_peers(problem.network.split.n_shards, work)
+    return among_peers(problem.split.n_shards, work)
 
 
 def assert_same_result(found, expected):
@@ -81,7 +83,7 @@ def test_only_the_first_shard_finds_what_scipy_finds(
     n_shards, output, n_outputs, options
 ):
     problem = problem_for(n_shards, output, n_outputs, **options)
-    assert problem.network.split.n_shards == n_shards
+    assert problem.split.n_shards == n_shards
     found, *others = train_on_shards(problem)
     assert others == [None] * (n_shards - 1)
     assert found.nit > 3
@@ -155,6 +157,7 @@ def test_loss_and_gradient_are_computed_in_the_dtype_of_the_start():
     def work(communicator):
         group = Watched(
             problem.network,
+            problem.split,
             problem.start(),
             problem.dataset,
             communicator,
@@ -186,6 +189,7 @@ def test_what_strikes_one_shard_in_an_evaluation_ends_all(n_shards, raised, fail
     def work(communicator):
         group = Struck(
             problem.network,
+            problem.split,
             problem.start(),
             problem.dataset,
             communicator,
@@ -209,7 +213,9 @@ def test_the_start_is_left_as_it_is():
     start = problem.start().parameters
 
     def work(peer):
-        with peer(problem.network, problem.start(), problem.dataset, N_ROWS) as group:
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, N_ROWS
+        ) as group:
             return minimise(group, FEW, start, UNEVEN)
 
     (found,) = among_peers(1, work)

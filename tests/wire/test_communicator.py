@@ -150,8 +150,8 @@ def test_who_is_told_to_give_up_does_not_wait():
         if mesh.rank == 1:
             told.set()
             return
-        with pytest.raises(ExchangeError, match="told to give up"):
-            mesh.broadcast(np.ones(1)) if mesh.rank else mesh.all_reduce(
+        with pytest.raises(ExchangeError, match="cancelled because the fit ended"):
+            mesh.broadcast(np.ones(1), 0) if mesh.rank else mesh.all_reduce(
                 np.ones(1), 0, None
             )
 
@@ -159,7 +159,7 @@ def test_who_is_told_to_give_up_does_not_wait():
 
 
 @pytest.mark.parametrize(
-    "late", ["step", "operation", "layer", "shape", "dtype", "run"]
+    "late", ["step", "operation", "label", "shape", "dtype", "run"]
 )
 def test_a_packet_that_belongs_elsewhere_is_refused(late):
     def shard(mesh):
@@ -174,7 +174,7 @@ def test_a_packet_that_belongs_elsewhere_is_refused(late):
             array = array.astype(np.float32)
         if wrong and late == "operation":
             return mesh.reduce_scatter(array, split_neurons(3, [3, 0]), 0, None)
-        return mesh.all_reduce(array, int(wrong and late == "layer"), None)
+        return mesh.all_reduce(array, int(wrong and late == "label"), None)
 
     with pytest.raises(ExchangeError, match="a packet has"):
         run(connected(2), shard)
@@ -188,7 +188,7 @@ class Exchange:
     """One collective among two shards, and what it makes of their arrays."""
 
     operation: Operation
-    layer: int
+    label: int
     n_rows: int
     n_columns: int
     dtype: np.dtype
@@ -210,12 +210,12 @@ class Exchange:
     def of(self, mesh, mine):
         """Carry it out."""
         if self.operation == Operation.ALL_GATHER:
-            return mesh.all_gather(mine, self.ranges(), self.layer, None)
+            return mesh.all_gather(mine, self.ranges(), self.label, None)
         if self.operation == Operation.REDUCE_SCATTER:
-            return mesh.reduce_scatter(mine, self.ranges(), self.layer, None)
+            return mesh.reduce_scatter(mine, self.ranges(), self.label, None)
         if self.operation == Operation.ALL_REDUCE:
-            return mesh.all_reduce(mine, self.layer, None)
-        return mesh.broadcast(mine)
+            return mesh.all_reduce(mine, self.label, None)
+        return mesh.broadcast(mine, self.label)
 
     def result(self, rank, mine, theirs):
         """Return what should come of it."""
@@ -231,7 +231,7 @@ exchanges = st.builds(
     operation=st.sampled_from(
         [Operation.ALL_GATHER, Operation.REDUCE_SCATTER, Operation.ALL_REDUCE]
     ),
-    layer=st.integers(0, 3),
+    label=st.integers(0, 3),
     n_rows=st.integers(0, 9),
     n_columns=st.integers(1, 12),
     dtype=st.sampled_from(DTYPES),
@@ -241,7 +241,7 @@ exchanges = st.builds(
 broadcasts = st.builds(
     Exchange,
     operation=st.just(Operation.BROADCAST),
-    layer=st.just(0),
+    label=st.just(0),
     n_rows=st.integers(1, 9),
     n_columns=st.integers(1, 12),
     dtype=st.sampled_from(DTYPES),
@@ -253,7 +253,7 @@ FIELDS = {
     "generation": st.integers(0, 2**32 - 1),
     "step": st.integers(0, 2**64 - 1),
     "operation": st.integers(0, 255),
-    "layer": st.integers(0, 2**16 - 1),
+    "label": st.integers(0, 2**16 - 1),
     "shard": st.integers(0, 2**16 - 1),
     "dtype": st.integers(0, 255),
     "n_rows": st.integers(0, 2**32 - 1),
@@ -279,7 +279,7 @@ def conversations(draw):
             0,
             step,
             exchange.operation,
-            exchange.layer,
+            exchange.label,
             1 - rank,
             DTYPES.index(exchange.dtype),
             *array.shape,

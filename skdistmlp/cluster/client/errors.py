@@ -1,29 +1,28 @@
 """Translate Dask's errors into those of this package."""
 
-from collections.abc import (
-    Iterator,
-)
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 
-from distributed import (
-    Client,
-    KilledWorker,
-)
-from distributed.comm.core import CommClosedError
+from distributed import Client, KilledWorker
 
+from skdistmlp.cluster._dask import CommClosedError
 from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
 
-CONNECTION_ERRORS = (CancelledError, KilledWorker, CommClosedError, OSError, KeyError)
-"""What Dask raises when a worker or the scheduler is gone, among other reasons."""
+CONNECTION_ERRORS = (CancelledError, KilledWorker, CommClosedError, OSError)
+"""What Dask raises when a worker or the scheduler is lost, among other reasons. It also
+raises KeyError, in one place: see `skdistmlp.cluster.run.scatter`."""
 
 
 @contextmanager
 def translate_dask_errors(
-    client: Client, workers: tuple[str, ...], phase: str
+    client: Client, workers: tuple[str, ...], phase: str | Callable[[], str]
 ) -> Iterator[None]:
-    """Say which worker went away when Dask reports that something did.
+    """Raise errors of this package in place of Dask's while the context lasts.
+
+    An error that is neither Dask's nor due to a lost connection passes through. May be
+    nested: an error is translated, and given a note, once.
 
     Parameters
     ----------
@@ -31,8 +30,8 @@ def translate_dask_errors(
         The client in use.
     workers : tuple of str
         Workers that hold something that this phase needs.
-    phase : str
-        What is going on, as a gerund.
+    phase : str or callable
+        What is going on, as a gerund; a function is asked when something goes wrong.
 
     Raises
     ------
@@ -40,48 +39,70 @@ def translate_dask_errors(
         In place of a cancelled future or a failed transfer.
     ClusterError
         In place of a lost connection to the scheduler, or when Dask gave up a task
-        since every worker that it ran on died.
+        because every worker that it ran on died.
     """
+    # Before anything goes wrong: a client that is closed may not know it any more.
     address = scheduler_address(client)
     try:
         yield
     except Exception as error:
+        phase = phase if isinstance(phase, str) else phase()
         if not isinstance(error, CONNECTION_ERRORS) and client.status == "running":
-            note = f"This was while {phase}."
-            if isinstance(error, ExchangeError | WorkerLostError):
-                error.add_note(f"{note} Call again to start over.")
-            elif isinstance(error, MemoryError):
-                error.add_note(f"{note} Use more workers, or smaller batches.")
-            elif hasattr(error, "__notes__"):
-                # A task of ours failed by itself.
-                error.add_note(note)
+            _add_note(error, phase)
+            raise
+        if type(error) is ClusterError:
+            # A closed client, and it has been said.
             raise
         try:
             present = set(client.nthreads())
         except Exception:
             raise ClusterError(
-                f"the client has lost its connection to the scheduler at {address} "
-                f"while {phase}, or was closed. Check that the scheduler is running, "
-                f"and call again with an open client."
+                f"the client was closed or lost its connection to the scheduler at "
+                f"{address} while {phase}. Check that the scheduler is running, and "
+                f"call again with an open client."
             ) from error
         lost = [worker for worker in workers if worker not in present]
         if lost:
             raise WorkerLostError(
-                f"worker {', '.join(lost)} went away while {phase}, and with it its "
-                f"part of the network. The cluster has {len(present)} workers left; "
-                f"call again to start over on them."
+                f"{_named(lost)} lost while {phase}; "
+                f"{'its shard is' if len(lost) == 1 else 'their shards are'} gone. The "
+                f"cluster has {len(present)} workers left; call again to start over on "
+                f"them."
             ) from error
         if isinstance(error, CancelledError):
-            there = f"; {', '.join(workers)} are still there" if workers else ""
+            there = f", although {_named(workers)} still there" if workers else ""
             raise WorkerLostError(
-                f"the cluster dropped what it held while {phase}{there}. Was the "
-                f"cluster restarted, or the work cancelled? Call again to start over."
+                f"the cluster dropped the data of this call while {phase}{there}. "
+                f"Probably the cluster was restarted, or the work was cancelled. Call "
+                f"again to start over."
             ) from error
         if isinstance(error, KilledWorker):
             raise ClusterError(
-                f"workers died while {phase}, one after another, most likely because "
-                f"their memory did not suffice: {error} Use workers with more memory, "
-                f"more workers, or smaller blocks."
+                f"several workers died one after another while {phase}, most likely "
+                f"because they ran out of memory: {error} Use workers with more "
+                f"memory, more workers, or smaller blocks."
             ) from error
-        # A task of ours failed by itself.
+        # An OSError that a task raised itself, such as a full disk.
         raise
+
+
+def _add_note(error: Exception, phase: str) -> None:
+    """Note in an error what was going on, where that helps."""
+    note = f"This was while {phase}."
+    notes = getattr(error, "__notes__", ())
+    # The message or a note says so already if an inner context has seen the error.
+    if phase in str(error) or any(known.startswith(note) for known in notes):
+        return
+    if isinstance(error, ExchangeError | WorkerLostError):
+        error.add_note(f"{note} Call again to start over.")
+    elif isinstance(error, MemoryError):
+        error.add_note(f"{note} Use more workers, or smaller batches.")
+    elif hasattr(error, "__notes__"):
+        # A task of ours failed by itself.
+        error.add_note(note)
+
+
+def _named(workers: Sequence[str]) -> str:
+    if len(workers) == 1:
+        return f"worker {workers[0]} was"
+    return f"workers {', '.join(workers)} were"

@@ -1,37 +1,28 @@
-"""Which cluster an estimator uses, which of its workers, and what went wrong."""
+"""Find the client that an estimator uses, or connect to a scheduler by its address."""
 
 import asyncio
 import time
-from collections.abc import (
-    Iterator,
-)
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from weakref import WeakSet
 
 import dask
 from dask.utils import parse_timedelta
-from distributed import (
-    Client,
-    Security,
-    get_client,
-    get_worker,
-    rejoin,
-    rpc,
-    secede,
-)
+from distributed import Client, get_client, get_worker, rejoin, secede
 
+from skdistmlp.cluster._dask import identity_at
+from skdistmlp.cluster._dask import scheduler_address as scheduler_address
 from skdistmlp.exceptions import ClusterError
-
-RECONNECTED_LOOK_S = 0.05
-"""Seconds between looks whether a client has found its scheduler again."""
+from skdistmlp.settings import RECONNECT_POLL_S
 
 _FOR_ONE_CALL: WeakSet[Client] = WeakSet()
+"""Clients that this module has made; weak, since they are closed after the call."""
 
 
 @contextmanager
 def connected(client: Client | str | None) -> Iterator[Client | None]:
-    """Give the client to use, for as long as the context lasts.
+    """Yield the client to use; a context that closes it if it was made here.
 
     Parameters
     ----------
@@ -50,7 +41,7 @@ def connected(client: Client | str | None) -> Iterator[Client | None]:
         If the address does not answer within Dask's connection timeout, or
         the client is closed or asynchronous.
     """
-    with _thread_lent():
+    with _lend_thread():
         if isinstance(client, str):
             with _connection(client) as connection:
                 yield connection
@@ -61,7 +52,7 @@ def connected(client: Client | str | None) -> Iterator[Client | None]:
 @contextmanager
 def _connection(address: str) -> Iterator[Client]:
     try:
-        # A thread, since this one may be running an event loop, as notebooks do.
+        # In another thread: this one may be running an event loop, as in a notebook.
         with ThreadPoolExecutor(1) as thread:
             thread.submit(asyncio.run, _greet(address)).result()
         client = Client(address, set_as_default=False)
@@ -76,24 +67,23 @@ def _connection(address: str) -> Iterator[Client]:
 
 
 def is_for_many_calls(client: Client) -> bool:
-    """Say whether a client is the user's; one made from an address is for one call."""
+    """Say whether a client is the user's, so that it may outlive this call.
+
+    One that was made from an address is closed when the call ends.
+    """
     return client not in _FOR_ONE_CALL
 
 
 async def _greet(address: str) -> None:
     """Exchange a message with a scheduler within Dask's connection timeout.
 
-    Dask's own deadline ends when a connection is open: a client would wait
-    without end for somebody who accepts it and then says nothing.
+    Dask's own timeout covers the connection only: a client would wait forever for a
+    server that accepts connections and never answers.
     """
     timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
-    security = Security().get_connection_args("client")
     try:
-        async with (
-            asyncio.timeout(timeout_s),
-            rpc(address, connection_args=security) as scheduler,
-        ):
-            kind = (await scheduler.identity())["type"]
+        async with asyncio.timeout(timeout_s):
+            kind = (await identity_at(address))["type"]
     except TimeoutError:
         raise TimeoutError(f"no answer within {timeout_s:g} s") from None
     if kind != "Scheduler":
@@ -101,16 +91,17 @@ async def _greet(address: str) -> None:
 
 
 @contextmanager
-def _thread_lent() -> Iterator[None]:
-    """Inside a task, give the worker its thread back meanwhile.
+def _lend_thread() -> Iterator[None]:
+    """Inside a task, return its thread to the worker while the context lasts.
 
-    An estimator waits for tasks, which may have no other thread to run on.
+    The estimator waits for other tasks, which may have no other thread to run in.
     """
     try:
         get_worker()
         secede()
     except (ValueError, KeyError):
-        # Not in a task; or the task has left the worker's threads already.
+        # ValueError: not in a task. KeyError, from Dask: the task has already seceded,
+        # and whoever made it secede will have it rejoin.
         yield
         return
     try:
@@ -135,18 +126,14 @@ def _checked(client: Client | None) -> Client | None:
             "the Dask client is asynchronous, but an estimator waits for its results. "
             "Pass a client made without asynchronous=True."
         )
-    # A new scheduler would take what it is sent before it knows the client for that of
-    # nobody. Dask closes a client that does not get through.
+    # While a client reconnects, a new scheduler does not know it yet: values sent now
+    # would belong to nobody and be dropped. The wait is bounded by Dask, which closes a
+    # client that does not get through.
     while client.status == "connecting":
-        time.sleep(RECONNECTED_LOOK_S)
+        time.sleep(RECONNECT_POLL_S)
     if client.status in ("closing", "closed"):
         raise ClusterError(
             f"the Dask client is {client.status}. Make a new one, or pass the address "
             f"of the scheduler as client=."
         )
     return client
-
-
-def scheduler_address(client: Client) -> str:
-    """Return the address of a client's scheduler."""
-    return str(client.scheduler.address if client.scheduler is not None else "unknown")

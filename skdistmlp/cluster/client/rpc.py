@@ -1,46 +1,42 @@
-"""Call methods of a client where the call can be waited for and cancelled."""
+"""Calls to a cluster that can be waited for with checks, and cancelled."""
 
 import asyncio
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-)
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 
-from distributed import (
-    Client,
-)
+from distributed import Client
 
+from skdistmlp.cluster._dask import asyncio_loop
 from skdistmlp.settings import WORKER_CHECK_S
 
 
 def submit_rpc(
     client: Client, method: Callable[..., Any], /, *args: Any, **kwargs: Any
 ) -> Future[Any]:
-    """Begin a call of a method of a client, where it can be waited for and cancelled.
+    """Start a method of a client on its event loop; return a future of the result.
 
-    Called by itself it would wait, for some workers without end. On the client's event
-    loop it gives a coroutine instead.
+    Called directly, the method would block, forever if a worker hangs. On the client's
+    event loop it returns a coroutine instead, which can be waited for with `wait_while`
+    and cancelled.
     """
-    loop: Any = client.loop
     call = _LazyCoroutine(lambda: method(*args, **kwargs))
-    return asyncio.run_coroutine_threadsafe(call, loop.asyncio_loop)
+    return asyncio.run_coroutine_threadsafe(call, asyncio_loop(client))
 
 
 class _LazyCoroutine(Coroutine[Any, Any, Any]):
-    """A coroutine that is made with its first step.
+    """A coroutine that is created by its first step, on the event loop.
 
-    One that never takes it, because its client is closed that moment, would have
-    Python warn.
+    It exists for two reasons. Methods of a Dask client return a coroutine only when
+    they are called on the client's event loop, and `run_coroutine_threadsafe` takes a
+    coroutine, not a function that makes one. And when the client closes between the
+    submission and the first step, the step never happens: a coroutine that was created
+    but never awaited makes Python warn, one that was not created does not.
 
     Parameters
     ----------
     make : callable
-        Makes what is to be awaited.
+        Creates what is awaited.
     """
 
     def __init__(self, make: Callable[[], Awaitable[Any]]) -> None:
@@ -51,52 +47,54 @@ class _LazyCoroutine(Coroutine[Any, Any, Any]):
         return (yield from self._make().__await__())
 
     def send(self, value: Any) -> Any:
-        """Take a step; ends with StopIteration, which has the result."""
+        """Take a step; StopIteration has the result."""
         if self._steps is None:
             self._steps = self.__await__()
         return self._steps.send(value)
 
     def throw(self, *error: Any) -> Any:
-        """Raise an error where the last step ended."""
+        """Raise an error at the point that the last step reached."""
         if self._steps is None:
             self._steps = self.__await__()
         return self._steps.throw(*error)
 
     def close(self) -> None:
-        """End it, wherever it is."""
+        """End it, at whatever point it is."""
         if self._steps is not None:
             self._steps.close()
 
 
-def wait_while(going_well: Callable[[], None], answers: Iterable[Future[Any]]) -> None:
-    """Wait for answers; cancel what is missing when the wait ends.
+def wait_while(check: Callable[[], None], answers: Iterable[Future[Any]]) -> None:
+    """Wait for answers; cancel those that are missing when the wait ends.
 
     Parameters
     ----------
-    going_well : callable
-        Called now and then meanwhile; ends the wait if it raises.
+    check : callable
+        Called every `WORKER_CHECK_S` during the wait; ends it by raising.
     answers : iterable of Future
         What `submit_rpc` returned.
     """
     answers = list(answers)
     try:
         while wait(answers, WORKER_CHECK_S).not_done:
-            going_well()
+            check()
     finally:
+        # Also after an error in `check`: what nobody waits for must not pile up on the
+        # event loop. Cancelling an answer that has arrived does nothing.
         for answer in answers:
             answer.cancel()
 
 
 def check_open(client: Client) -> None:
-    """Raise CancelledError for a client that is closed: it answers nothing."""
+    """Raise CancelledError if a client is closed: no call on it would ever end."""
     if client.status in ("closing", "closed"):
         raise CancelledError
 
 
-def ask(
-    client: Client, workers: Iterable[str], what: Callable[..., Any], *args: Any
+def run_on_workers(
+    client: Client, workers: Iterable[str], function: Callable[..., Any], *args: Any
 ) -> dict[str, Future[Any]]:
-    """Begin to call a function on workers, outside their tasks.
+    """Start a function on workers, outside their tasks.
 
     Parameters
     ----------
@@ -104,7 +102,7 @@ def ask(
         A connected client.
     workers : iterable of str
         Addresses.
-    what : callable
+    function : callable
         Called on each worker.
     *args
         Its arguments.
@@ -112,9 +110,9 @@ def ask(
     Returns
     -------
     dict of str to Future
-        The answer of each worker. One that stands still answers never.
+        The result of each worker; one that hangs never answers.
     """
     return {
-        worker: submit_rpc(client, client.run, what, *args, workers=[worker])
+        worker: submit_rpc(client, client.run, function, *args, workers=[worker])
         for worker in workers
     }

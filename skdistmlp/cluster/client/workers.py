@@ -5,32 +5,28 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from distributed import (
-    Client,
-)
-from distributed.comm.addressing import get_address_host_port
+from distributed import Client
 
+from skdistmlp.cluster._dask import call_scheduler, host_and_port_of
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
 from skdistmlp.exceptions import ClusterError
-
-CONNECT_PROBE_S = 0.5
-"""Seconds in which a worker answers a client that may connect to it."""
-
+from skdistmlp.settings import CONNECT_PROBE_S
 
 _UNREACHABLE: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
+"""Workers that a client could not connect to, by client."""
 
 
 def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
-    """Return the addresses of the workers that are to share a network.
+    """Return the addresses of the workers that will share a network.
 
     Parameters
     ----------
     client : Client
         A connected client.
     n_workers : int or None
-        How many; None for all.
+        The number of workers; None for all.
 
     Returns
     -------
@@ -55,9 +51,10 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
 
 
 def workers_of(client: Client) -> tuple[str, ...]:
-    """Return the addresses of all workers of a cluster that take tasks."""
+    """Return the addresses of all workers of a cluster that accept tasks."""
     with translate_dask_errors(client, (), "looking for workers"):
-        # One that has just come is "init" for a moment.
+        # A list of those that are excluded: a worker that has just joined is "init" for
+        # a moment, which is not excluded.
         return tuple(
             worker
             for worker, status in worker_statuses(client).items()
@@ -66,18 +63,18 @@ def workers_of(client: Client) -> tuple[str, ...]:
 
 
 def worker_statuses(client: Client) -> dict[str, str]:
-    """Return what Dask calls the status of each worker, by its address."""
+    """Return the status of each worker, as Dask names it, by its address."""
     return {address: info["status"] for address, info in known_workers(client).items()}
 
 
 def known_workers(client: Client) -> dict[str, dict[str, Any]]:
-    """Return what the scheduler knows of each worker, by its address.
+    """Return what the scheduler knows about each worker, by its address.
 
-    `Client.scheduler_info` returns what the client heard last, and every other second
-    the client asks for the totals alone: its answer may be without any workers.
+    Not `Client.scheduler_info`: it returns the last answer that the client has
+    received, and every other second the client asks for the totals only, so that answer
+    may be without workers.
     """
-    assert client.scheduler is not None, "a connected client has a scheduler"
-    answer = submit_rpc(client, client.scheduler.identity, n_workers=-1)
+    answer = submit_rpc(client, call_scheduler, client, "identity", n_workers=-1)
     wait_while(partial(check_open, client), [answer])
     workers: dict[str, dict[str, Any]] = answer.result()["workers"]
     return workers
@@ -91,32 +88,33 @@ def threads_of(client: Client, workers: tuple[str, ...]) -> list[int]:
 
 
 def can_connect(client: Client, worker: str) -> bool:
-    """Say whether arrays can go between this process and a worker directly.
+    """Say whether this process can connect to a worker directly.
 
-    Dask's own way round is through the scheduler, which takes twice as long. A
-    worker that did not answer once is not tried again.
+    Otherwise arrays go through the scheduler, which takes twice as long. A worker that
+    did not answer once is not tried again: behind a firewall, each attempt would cost
+    `CONNECT_PROBE_S`.
     """
-    beyond = _UNREACHABLE.setdefault(client, set())
-    if worker in beyond:
+    unreachable = _UNREACHABLE.setdefault(client, set())
+    if worker in unreachable:
         return False
     try:
-        address = get_address_host_port(worker)
+        address = host_and_port_of(worker)
         with socket.create_connection(address, CONNECT_PROBE_S):
             return True
     except (OSError, ValueError):
-        beyond.add(worker)
+        unreachable.add(worker)
         return False
 
 
 def memory_limits(client: Client, workers: tuple[str, ...]) -> dict[str, int]:
-    """Return the bytes that each of some workers may use, where there is a limit.
+    """Return the memory limit in bytes of each worker that has one.
 
     Parameters
     ----------
     client : Client
         A connected client.
     workers : tuple of str
-        Addresses; one that has left has no limit.
+        Addresses; a worker that has left has no limit.
     """
     with translate_dask_errors(client, (), "asking for the workers' memory"):
         known = known_workers(client)

@@ -1,40 +1,35 @@
-"""Blocks of rows: checked where they lie, joined where they are needed."""
+"""Blocks of rows: checked on their workers, concatenated where they are needed."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from dask.sizeof import sizeof
-from distributed import Worker, get_worker
-from distributed.utils import sync
-from distributed.utils_comm import gather_from_workers
 from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
 
-from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.nn.types import Features
-from skdistmlp.parallel.data import Dataset, index_dtype
 
 BATCH_BYTES = 32 * 2**20
-"""Bytes of blocks on their way to a worker at a time, beside the array that they are
-copied into; a larger block comes alone."""
+"""Bytes of blocks that are fetched together. They take memory in addition to the
+array that they are copied into; a larger block is fetched by itself."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """What has to be known of a block of rows to plan with it.
+    """What planning has to know about a block of rows.
 
     Attributes
     ----------
     shape : tuple of int
         Rows and columns.
     dtype : dtype
-        float32 or float64: that of the numbers once they are features.
+        float32 or float64: that of the block converted to features.
     nnz : int or None
-        How many numbers a sparse block stores; None for a dense one.
+        Number of values that a sparse block stores; None for a dense one.
     nbytes : int
-        Bytes of the block as it lies on its worker.
+        Size of the block on its worker.
     """
 
     shape: tuple[int, int]
@@ -43,15 +38,21 @@ class Block:
     nbytes: int
 
 
-def describe(block: Any, estimator_name: str) -> Block:
-    """Check a block as scikit-learn does, on the worker that has it."""
+def describe_block(block: Any, estimator_name: str) -> Block:
+    """Check a block as scikit-learn does, on the worker that holds it."""
     rows = _as_features(block, estimator_name, ensure_all_finite=True)
     nnz = int(rows.nnz) if issparse(rows) else None
     return Block(rows.shape, rows.dtype, nnz, sizeof(block))
 
 
+def index_dtype(shape: tuple[int, int], nnz: int) -> np.dtype[np.signedinteger]:
+    """Return the dtype of the indices of compressed rows, chosen as SciPy does."""
+    wide = max(*shape, nnz) > np.iinfo(np.int32).max
+    return np.dtype(np.int64 if wide else np.int32)
+
+
 def _as_features(block: Any, estimator_name: str | None = None, **checks: Any) -> Any:
-    """Return a block as an array or compressed rows; an empty one is a block too."""
+    """Return a block, which may be empty, as an array or as compressed rows."""
     return check_array(
         block,
         accept_sparse="csr",
@@ -69,18 +70,18 @@ def concatenate_blocks(
     dtype: np.dtype[np.floating],
     gather: Callable[[list[Any]], list[Any]],
 ) -> Features:
-    """Copy blocks into one array, a few at a time, so that they are never there twice.
+    """Copy blocks into one array, a few at a time, to hold the rows only once.
 
     Parameters
     ----------
     names : sequence
-        What `gather` knows the blocks by, in the order of their rows.
+        What `gather` identifies the blocks by, in the order of their rows.
     blocks : sequence of Block
-        What is known of them.
+        Their descriptions.
     dtype : dtype
         Of the array.
     gather : callable
-        From some names to a list of blocks, which is used up.
+        Returns a list of the blocks with the given names. The list is emptied.
 
     Returns
     -------
@@ -97,6 +98,7 @@ def concatenate_blocks(
     for batch in _batches(names, blocks):
         fetched = gather(batch)
         while fetched:
+            # Popped, so that each block is freed as soon as it has been copied.
             sink.append(_as_features(fetched.pop(0), ensure_all_finite=False))
     return sink.rows
 
@@ -153,66 +155,3 @@ def _batches(names: Sequence[Any], blocks: Sequence[Block]) -> Iterator[list[Any
         n_bytes += block.nbytes
     if batch:
         yield batch
-
-
-@dataclass(frozen=True)
-class BlockLocations:
-    """Where the blocks of X lie, for a worker that is to join them.
-
-    Not as arguments of a task: Dask would keep all of them on the worker until the
-    task ends, beside the array that they are joined to, and copies of blocks that
-    the user holds for some seconds more.
-
-    Attributes
-    ----------
-    who_has : mapping
-        From the keys of the blocks, in the order of their rows, to the addresses of
-        the workers that have them.
-    blocks : sequence of Block
-        What is known of them.
-    dtype : dtype
-        Of the array to join them to.
-    """
-
-    who_has: Mapping[Any, Sequence[str]]
-    blocks: Sequence[Block]
-    dtype: np.dtype[np.floating]
-
-
-def assemble_dataset(
-    locations: BlockLocations, targets: tuple[np.ndarray, np.ndarray | None]
-) -> Dataset:
-    """Return the data set of one shard, its blocks fetched from the other workers."""
-    worker = get_worker()
-
-    def gather(keys: list[Any]) -> list[Any]:
-        who_has = {key: locations.who_has[key] for key in keys}
-        blocks: list[Any] = sync(worker.loop, _fetch, worker, who_has)
-        return blocks
-
-    X = concatenate_blocks(
-        list(locations.who_has), locations.blocks, locations.dtype, gather
-    )
-    return Dataset(X, *targets)
-
-
-async def _fetch(worker: Worker, who_has: Mapping[Any, Sequence[str]]) -> list[Any]:
-    """Return blocks from wherever they are; they do not become this worker's own."""
-    found = {key: worker.data[key] for key in who_has if key in worker.data}
-    others = {key: who_has[key] for key in who_has if key not in found}
-    fetched, missing, failed, gone = await gather_from_workers(
-        others, worker.rpc, who=worker.address
-    )
-    if missing or failed:
-        raise WorkerLostError(
-            f"{len(missing) + len(failed)} blocks of X were not to be had from "
-            f"{', '.join(gone) or 'the workers that had them'}. Call again; what is "
-            f"lost is computed again, if Dask knows how."
-        )
-    found |= fetched
-    return [found[key] for key in who_has]
-
-
-def predict_rows(block: Any, function: Callable[[Any], Any]) -> Any:
-    """Return what a function makes of a block."""
-    return function(block)

@@ -1,11 +1,11 @@
-"""What runs on the workers, a task each, in the "futures" engine.
+"""The tasks of the "futures" engine: what runs on the workers.
 
-A task never writes to what it was given: after a worker's death Dask may run
-it again with the same arguments. State is replaced, not changed.
+A task never writes to its arguments: after a worker's death Dask may run it again
+with the same ones. State is replaced, not changed.
 
-What passes between layers is not one array but what its consumer evaluates,
-the list `given`: parts to put side by side, or pieces to sum. That is how a
-collective costs no task of its own.
+What passes between layers is not one array but what its consumer evaluates, the
+list `given`: residuals of all shards to concatenate, or pieces to sum. So a
+collective needs no task.
 """
 
 from collections.abc import Sequence
@@ -15,22 +15,21 @@ from typing import Any
 import numpy as np
 
 from skdistmlp.nn import optimizers
+from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray, Rows
 from skdistmlp.parallel.communicators import sum_in_order
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
-    Network,
     ShardState,
     add_penalty,
     affine,
     batch_loss,
     batch_penalty,
     gradient,
-    hidden_forward,
     output_delta,
     propagate,
 )
-from skdistmlp.parallel.split import Parameters, ShardLayout
+from skdistmlp.parallel.split import NetworkSplit, Parameters, ShardLayout
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,9 @@ class PlacedShard:
     Attributes
     ----------
     network : Network
-        The network and its split.
+        The whole network.
+    split : NetworkSplit
+        Which shard has which of its neurons.
     rank : int
         Number of the shard.
     state : ShardState
@@ -48,13 +49,14 @@ class PlacedShard:
     """
 
     network: Network
+    split: NetworkSplit
     rank: int
     state: ShardState
 
     @property
     def layout(self) -> ShardLayout:
         """Layout of the flat arrays."""
-        return self.network.split.layout(self.rank)
+        return self.split.layout(self.rank)
 
     @property
     def weights(self) -> Parameters:
@@ -81,25 +83,27 @@ def forward(
     Returns
     -------
     ndarray
-        This shard's activations of a hidden layer, shape (n_rows, own
-        neurons), or its piece of the logits, shape (n_rows, n_outputs).
+        The residual of this shard's neurons of a hidden layer, shape (n_rows, own
+        neurons): their activations, or what `_activations` makes them of. Or this
+        shard's piece of the logits, shape (n_rows, n_outputs).
     """
     coefs, intercepts = shard.weights
-    inputs = _inputs(shard, layer, given, rows)
-    if layer == shard.network.split.output_layer:
-        return affine(inputs, coefs[layer], intercepts[layer])
-    return hidden_forward(shard.network, inputs, coefs[layer], intercepts[layer])
+    z = affine(_inputs(shard, layer, given, rows), coefs[layer], intercepts[layer])
+    activation = shard.network.layers[layer].nonlinearity
+    if layer == shard.split.output_layer or activation.keeps_input:
+        return z
+    return activation.forward(z, z)
 
 
 def predict(shard: PlacedShard, pieces: list[FloatArray]) -> FloatArray:
     """Return the outputs, shape (n_rows, n_outputs), from pieces of the logits."""
     outputs = sum_in_order(pieces)
-    shard.network.output_head.apply(outputs)
+    shard.network.output_head.forward(outputs)
     return outputs
 
 
 def loss(shard: PlacedShard, given: list[Any], rows: Rows, batch: Rows) -> float:
-    """Return what `rows` add to the mean loss of `batch`, times its number of rows."""
+    """Return the share of `rows` in the mean loss of `batch`, times its rows."""
     dataset, *pieces = given
     return batch_loss(shard.network, predict(shard, pieces), dataset, rows, batch)
 
@@ -161,7 +165,7 @@ def update(
     layout, network, state = shard.layout, shard.network, shard.state
     flat_gradient = _gradient(shard, inputs, deltas, rows, rows)
     dataset: Dataset = inputs[0][0]
-    n_rows, weight_sum = dataset.batch_weight(rows)
+    n_rows, weight_sum = dataset.batch_totals(rows)
     assert state.optimizer is not None, "a shard placed to predict cannot train"
     parameters = state.parameters.copy()
     optimizer, squared_norm = optimizers.update(
@@ -176,7 +180,9 @@ def update(
     )
     penalty_sum = 0.0 if first_of_epoch else state.penalty_sum
     penalty_sum += batch_penalty(network, squared_norm, n_rows, weight_sum)
-    return replace(shard, state=ShardState(parameters, optimizer, penalty_sum))
+    return replace(
+        shard, state=ShardState(parameters, optimizer, penalty_sum=penalty_sum)
+    )
 
 
 def add_gradient(
@@ -233,7 +239,7 @@ def loss_and_gradient(
         shard.layout.n_coefs,
         shard.state.parameters,
         total,
-        *dataset.batch_weight(batch),
+        *dataset.batch_totals(batch),
     )
     return own, total
 
@@ -248,11 +254,6 @@ def parameters_of(shard: PlacedShard) -> FloatArray:
     return shard.state.parameters
 
 
-def with_parameters(shard: PlacedShard, parameters: FloatArray) -> PlacedShard:
-    """Return the shard with other parameters."""
-    return replace(shard, state=replace(shard.state, parameters=parameters))
-
-
 def _gradient(
     shard: PlacedShard,
     inputs: list[list[Any]],
@@ -263,7 +264,7 @@ def _gradient(
     """Return the gradient of all layers, without the penalty, in a new flat array."""
     flat = np.empty_like(shard.state.parameters)
     views = shard.layout.views(flat)
-    for layer in shard.network.split.layers:
+    for layer in shard.split.layers:
         gradient(
             _inputs(shard, layer, inputs[layer], rows),
             _delta(shard, layer, deltas[layer], rows, batch),
@@ -278,15 +279,28 @@ def _inputs(
 ) -> Features:
     """Evaluate the input of a layer.
 
-    `given` holds the data set for layer 0; every shard's activations for a
-    hidden layer; this shard's activations for the output layer.
+    `given` holds the data set for layer 0; every shard's residuals for a hidden
+    layer; this shard's residual for the output layer.
     """
     if layer == 0:
         dataset: Dataset = given[0]
         return dataset.inputs(slice(None) if rows is None else rows)
-    if layer == shard.network.split.output_layer:
-        return given[0]
-    return np.concatenate(given, axis=1)
+    parts = [_activations(shard, layer - 1, residual) for residual in given]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _activations(shard: PlacedShard, layer: int, residual: FloatArray) -> FloatArray:
+    """Return the activations of a hidden layer; both are of one shard's neurons.
+
+    Where the residual is the pre-activation, it alone is sent, and each consumer
+    applies the activation: that is cheaper than to send both.
+    """
+    activation = shard.network.layers[layer].nonlinearity
+    if not activation.keeps_input:
+        return residual
+    activations = np.empty_like(residual)
+    activation.forward(residual, activations)
+    return activations
 
 
 def _delta(
@@ -295,19 +309,19 @@ def _delta(
     """Evaluate the delta of a layer, into a new array.
 
     `given` holds the data set and every shard's piece of the logits for the
-    output layer. For a hidden layer it holds this shard's activations and
-    what `backward` returned: every shard's piece of the sum, or under the
-    output layer, which is row-parallel, this shard's product.
+    output layer. For a hidden layer it holds this shard's residual and what
+    `backward` returned: every shard's piece of the sum, or below the output
+    layer, which is row-parallel, this shard's product.
     """
-    network = shard.network
-    last = network.split.output_layer
+    network, split = shard.network, shard.split
+    last = split.output_layer
     first, *pieces = given
     if layer == last:
         prediction = predict(shard, pieces)
-        return output_delta(prediction, first, rows, batch, out=prediction)
+        return output_delta(network, prediction, first, rows, batch, out=prediction)
     if layer < last - 1:
-        columns = network.split.ranges[layer][shard.rank].columns
+        columns = split.ranges[layer][shard.rank].columns
         pieces = [piece[:, columns] for piece in pieces]
     delta = sum_in_order(pieces)
-    network.hidden_activation.chain(first, delta)
+    network.layers[layer].nonlinearity.backward(first, delta)
     return delta

@@ -19,32 +19,38 @@ from typing import Any, Self
 
 from distributed import Client, Future
 
-from skdistmlp.cluster.client.rpc import ask
-from skdistmlp.cluster.data.dask_inputs import assemble_datasets
-from skdistmlp.cluster.peers import worker as shard_run
-from skdistmlp.cluster.peers.messages import Messages, messages_of
+from skdistmlp.cluster.client.rpc import run_on_workers
+from skdistmlp.cluster.peers import worker
+from skdistmlp.cluster.peers.messages import (
+    Messages,
+    ProgressLine,
+    TaskEnded,
+    messages_of,
+)
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Report, Roster
 from skdistmlp.cluster.run.liveness import ping
-from skdistmlp.cluster.run.placement import THREAD_NAME, Placement
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import ClusterError, ExchangeError
-from skdistmlp.parallel.data import Dataset, RemoteFeatures
-from skdistmlp.parallel.shard import ShardState, join_states
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.shard import join_states
+from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.plan import Plan
-from skdistmlp.settings import WORKER_CHECK_S, exchange_timeout_s
-from skdistmlp.training.job import AfterEpoch, TrainingJob
+from skdistmlp.settings import (
+    LOSS_POLL_S,
+    PING_ANSWER_S,
+    ROUND_S,
+    WORKER_CHECK_S,
+    exchange_timeout_s,
+)
+from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.progress import Outcome
+from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials
 
 LOG = logging.getLogger("skdistmlp")
-
-ROUND_S = 5.0
-"""Seconds of a round: a round costs some 15 ms of scheduling."""
-
-ANSWERS_WITHIN_S = 2.0
-"""Seconds in which a worker that is well answers the client."""
-
 
 _THREAD = threading.local()
 """In `workers` what the fit holds whose callbacks a thread is calling."""
@@ -65,9 +71,9 @@ class PeersRun:
     job : TrainingJob
         What is to be trained, with the network's split; its random state and
         progress are advanced.
-    dataset : Dataset
+    dataset : BaseDataset
         All rows.
-    after_epoch : callable, optional
+    on_epoch_end : callable, optional
         Called in this process; a round is one epoch then.
     """
 
@@ -76,14 +82,14 @@ class PeersRun:
         client: Client,
         plan: Plan,
         job: TrainingJob,
-        dataset: Dataset,
-        after_epoch: AfterEpoch | None = None,
+        dataset: BaseDataset,
+        on_epoch_end: OnEpochEnd | None = None,
     ) -> None:
         self._client = client
         self._workers = plan.workers
         self._job = job
         self._dataset = dataset
-        self._after_epoch = after_epoch
+        self._on_epoch_end = on_epoch_end
         self._stop = False
         self._ranks = range(plan.n_shards)
         self._credentials = Credentials.new()
@@ -97,37 +103,39 @@ class PeersRun:
         self._rows: list[Any] = []
         self._roster: Roster | None = None
         self._check_held: Callable[[], None] = lambda: None
-        self._under_way: concurrent.futures.Future[list[Future[Any]]] | None = None
+        self._in_flight: concurrent.futures.Future[list[Future[Any]]] | None = None
         self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
         self._interrupted = False
         self._look_again_at = float("inf")
+        self._state = job.initial
         self._n_samples_logged = 0
-        if job.progress is not None:
-            self._n_samples_logged = job.progress.n_samples_seen
+        if job.initial.progress is not None:
+            self._n_samples_logged = job.initial.progress.n_samples_seen
 
     def __enter__(self) -> Self:
         held = set(getattr(_THREAD, "workers", None) or ()) & set(self._workers)
         if held:
             raise ClusterError(
-                f"this is called by a callback of a fit that holds "
-                f"{', '.join(sorted(held))}, and would wait for it. "
-                f"Fit with engine='local', or after that fit."
+                f"fit(engine='peers') was called from a callback of a fit that holds "
+                f"workers {', '.join(sorted(held))}; it would deadlock. Use "
+                f"engine='local', or fit after that fit ends."
             )
         try:
             enter = self._context.enter_context
-            with self._tasks.translate_dask_errors("preparing to hear of the shards"):
-                enter(messages_of(self._client, self._run, self._messages))
-            check = self._tasks.check_workers
-            self._tasks.open()
-            with self._tasks.translate_dask_errors(
-                "waiting for workers that other fits hold"
-            ):
+            with self._tasks.translate_dask_errors():
+                self._tasks.phase = "subscribing to the messages of shards"
+                enter(messages_of(self._client, self._run.hex(), self._messages))
+                self._tasks.open()
+                self._tasks.phase = "waiting for workers that other fits hold"
+                check = self._tasks.watch.check
                 self._check_held = enter(
                     reserve_workers(self._client, self._workers, check)
                 )
-            # Even an interrupt in the middle of closing leaves the queue.
-            self._context.callback(self._tasks.close)
-            with self._tasks.translate_dask_errors("placing the network"):
+                # On the stack above the reservation: the workers are given back after
+                # everything on them is released, and even if an interrupt arrives in
+                # the middle of that.
+                self._context.callback(self._tasks.close)
+                self._tasks.phase = "placing the network"
                 self._place()
         except BaseException:
             self._release()
@@ -142,92 +150,100 @@ class PeersRun:
     ) -> None:
         self._release()
 
-    def train(self) -> tuple[ShardState, Any]:
+    def train(self) -> TrainingState:
         """Train to the end, round after round.
 
         Returns
         -------
-        state : ShardState
-            State of the whole network.
-        outcome : Outcome or OptimizeResult
-            What the training returned.
+        TrainingState
+            State of the whole network, with the best parameters if any were kept.
         """
         number = 0
         while True:
             try:
                 reports = self._round(number)
             except KeyboardInterrupt:
-                if self._interrupted:
-                    raise
-                self._interrupted = True
-                self._ask(shard_run.request_stop, self._run)
+                self._interrupt()
                 continue
-            self._under_way = None
+            self._in_flight = None
             # From now on the shards have what they were sent.
             self._rows = [None for _ in self._ranks]
-            first = reports[0]
-            if self._job.progress is not None and first.progress is not None:
-                vars(self._job.progress).update(vars(first.progress))
-            if first.finished:
-                break
-            if self._after_epoch is not None:
-                self._stop = self._called_back(self._after_epoch)
+            self._state = replace(self._state, progress=reports[0].progress)
+            states = [report.state for report in reports if report.state is not None]
+            if states:
+                return self._joined(states)
+            if self._on_epoch_end is not None:
+                try:
+                    self._stop = self._call_back(self._on_epoch_end)
+                except KeyboardInterrupt:
+                    self._interrupt()
             number += 1
-        if first.interrupted:
+
+    def _interrupt(self) -> None:
+        """Have training end after a step, or at the next round if none is in flight.
+
+        A second interrupt is raised: it does not wait for the shards.
+        """
+        if self._interrupted:
             raise KeyboardInterrupt
+        self._interrupted = True
+        if self._in_flight is None:
+            self._stop = True
+        else:
+            self._ask(worker.request_stop, self._run)
+
+    def _joined(self, states: Sequence[TrainingState]) -> TrainingState:
+        """Return the state of the whole network at the end."""
+        first = states[0]
         outcome = first.outcome
+        if isinstance(outcome, Outcome) and first.progress is None:
+            # L-BFGS that was cut short has found nothing.
+            raise KeyboardInterrupt
         if self._interrupted and isinstance(outcome, Outcome):
             # It may have come too late to make a difference.
             outcome = Outcome.INTERRUPTED
-        self._job.random_state.set_state(first.random_state)
-        states = [report.state for report in reports if report.state is not None]
-        return join_states(self._job.network.split, states), outcome
+        whole = join_training_states(self._job.split, states)
+        return replace(whole, outcome=outcome).as_if_ended()
 
     def _place(self) -> None:
         """Open the shards, and send everything that they begin with."""
         jobs: list[Any] = [self._job.for_rank(rank) for rank in self._ranks]
-        if self._job.start is not None:
-            jobs = self._tasks.place("job", jobs)
+        if self._job.initial.network is not None:
+            jobs = self._tasks.scatter("job", jobs)
         add = self._tasks.add
         self._tasks.begin()
         opened = [
-            add(rank, "open", shard_run.open_shard, self._credentials, rank, jobs[rank])
+            add(rank, "open", worker.open_shard, self._credentials, rank, jobs[rank])
             for rank in self._ranks
         ]
         listening = [
-            add(rank, "address", shard_run.address_of, opened[rank])
+            add(rank, "address", worker.address_of, opened[rank])
             for rank in self._ranks
         ]
         # In another thread, so that an interrupt does not lose the futures.
         submitted = self._submitting.submit(self._tasks.submit, opened + listening)
         futures = submitted.result()
         self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
-        self._rows = self._place_rows()
+        self._rows = self._dataset.place_on(self._tasks, len(self._ranks))
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
             [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
             exchange_timeout_s(),
         )
 
-    def _place_rows(self) -> list[Any]:
-        """Send all rows to every worker; or join them there, if they lie on others."""
-        if isinstance(self._dataset.X, RemoteFeatures):
-            return assemble_datasets(self._tasks, len(self._ranks), self._dataset)
-        n, dataset = len(self._ranks), self._dataset
-        return self._tasks.scatter_cached("rows", n * [dataset], n * [dataset.nbytes])
-
     def _round(self, number: int) -> list[Report]:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""
-        if self._under_way is None:
+        if self._in_flight is None:
             assert self._roster is not None
             self._meeting = RoundStart(self._roster, self._workers, number)
             # In another thread, so that an interrupt does not lose the futures.
-            self._under_way = self._submitting.submit(self._start_round, number)
+            self._in_flight = self._submitting.submit(self._start_round, number)
             self._look_again_at = time.monotonic() + WORKER_CHECK_S
-        with self._tasks.translate_dask_errors("training"):
-            futures = self._under_way.result()
+        with self._tasks.translate_dask_errors():
+            self._tasks.phase = "training"
+            futures = self._in_flight.result()
             self._watch(futures)
-        with self._tasks.translate_dask_errors("collecting what was trained"):
+            self._tasks.phase = "collecting the results of a round"
             reports: list[Report] = self._tasks.fetch(*futures)
         self._log(number, reports)
         return reports
@@ -235,32 +251,32 @@ class PeersRun:
     def _start_round(self, number: int) -> list[Future[Any]]:
         self._check_held()
         roster = self._roster if number == 0 else None
-        round_s = ROUND_S if self._after_epoch is None else 0.0
+        round_s = ROUND_S if self._on_epoch_end is None else 0.0
         arguments = [
             (self._shards[rank], number, self._rows[rank], roster, round_s, self._stop)
             for rank in self._ranks
         ]
-        futures = self._submit("train", shard_run.train_round, arguments)
+        futures = self._submit("train", worker.train_round, arguments)
         # To let go of them before would keep the round waiting: Dask sends what a
         # client wants every 10 ms.
         self._addresses = []
         return futures
 
-    def _called_back(self, after_epoch: AfterEpoch) -> bool:
-        """Tell of the end of an epoch; return whether to stop."""
+    def _call_back(self, on_epoch_end: OnEpochEnd) -> bool:
+        """Report the end of an epoch; return whether to stop."""
         _THREAD.workers = self._workers
         try:
-            return after_epoch(self._snapshot)
+            return on_epoch_end(self._state, self._snapshot)
         finally:
             _THREAD.workers = None
 
-    def _snapshot(self) -> ShardState:
+    def _snapshot(self) -> TrainingState:
         """Return a copy of the state of the whole network, between rounds."""
-        with self._tasks.translate_dask_errors("collecting the weights"):
-            arguments = [(shard,) for shard in self._shards]
-            futures = self._submit("weights", shard_run.snapshot_of, arguments)
-            states: list[ShardState] = self._tasks.pop_results(*futures)
-        return join_states(self._job.network.split, states)
+        self._tasks.phase = "collecting the weights"
+        arguments = [(shard,) for shard in self._shards]
+        futures = self._submit("weights", worker.snapshot_of, arguments)
+        states: list[TrainingState] = self._tasks.pop_results(*futures)
+        return join_training_states(self._job.split, states)
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
         """Say how a round went: once some seconds, to whoever listens."""
@@ -295,7 +311,8 @@ class PeersRun:
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
         """Wait for a round; print what shard 0 says."""
         for future in futures:
-            future.add_done_callback(lambda _: self._messages.put({}))
+            # Wakes the wait below, from the client's event loop.
+            future.add_done_callback(lambda _: self._messages.put(TaskEnded()))
         while not all(future.done() for future in futures):
             self._take_messages(WORKER_CHECK_S)
             if any(future.status in ("error", "cancelled") for future in futures):
@@ -311,8 +328,8 @@ class PeersRun:
             message = self._messages.get(timeout=timeout_s)
             while True:
                 self._meeting.note(message)
-                if "line" in message and self._job.say is not None:
-                    self._job.say(message["line"])
+                if isinstance(message, ProgressLine):
+                    self._job.log(message.text)
                 message = self._messages.get_nowait()
         if self._meeting.timed_out():
             raise self._meeting.error(self._ask(ping))
@@ -323,9 +340,10 @@ class PeersRun:
         """See whether it makes sense to wait for this round."""
         assert self._meeting is not None
         self._look_again_at = time.monotonic() + WORKER_CHECK_S
-        self._tasks.check_workers()
-        if waiting_workers := self._meeting.waiting_workers:
-            self._tasks.check_accepting(waiting_workers)
+        queued = self._meeting.waiting_workers
+        self._tasks.watch.check(queued)
+        if queued:
+            # Once all tasks run, nobody else can take their workers' threads.
             self._check_held()
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
@@ -340,8 +358,8 @@ class PeersRun:
                     raise error
             if time.monotonic() > deadline:
                 raise errors[0] if errors else CancelledError
-            self._tasks.check_present()
-            time.sleep(0.05)
+            self._tasks.watch.check_presence()
+            time.sleep(LOSS_POLL_S)
 
     def _submit(
         self,
@@ -360,8 +378,8 @@ class PeersRun:
 
     def _ask(self, what: Callable[..., None], *args: Any) -> set[str]:
         """Call a function on every worker; return the workers that answer in time."""
-        answers = ask(self._client, self._workers, what, *args)
-        answered, _ = wait(answers.values(), ANSWERS_WITHIN_S)
+        answers = run_on_workers(self._client, self._workers, what, *args)
+        answered, _ = wait(answers.values(), PING_ANSWER_S)
         for answer in answers.values():
             answer.cancel()
         # Who is gone answers with an error.
@@ -380,14 +398,9 @@ class PeersRun:
             self._tasks.close()
 
 
-def train_on_peers(
-    client: Client,
-    plan: Plan,
-    job: TrainingJob,
-    dataset: Dataset,
-    after_epoch: AfterEpoch | None = None,
-) -> tuple[ShardState, Any]:
-    """Carry out a job on the workers of a plan; see `PeersRun.train`."""
-    job = replace(job, network=replace(job.network, split=plan.split))
-    with PeersRun(client, plan, job, dataset, after_epoch) as run:
-        return run.train()
+def join_training_states(
+    split: NetworkSplit, states: Sequence[TrainingState]
+) -> TrainingState:
+    """Return the state of the whole network from those of its shards."""
+    network = join_states(split, [state.network for state in states])
+    return replace(states[0], network=network)

@@ -1,44 +1,146 @@
-"""What shards tell the client while they train."""
+"""What shards tell their client during a round: the messages, and both of their ends.
+
+They travel as plain dicts over a topic of Dask, which serializes with msgpack; only
+this module knows their encoding.
+"""
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from distributed import Client
+from distributed import Client, get_worker
 
-from skdistmlp.cluster.peers.worker import TOPIC
+TOPIC = "skdistmlp"
+"""Dask's topic of all messages of all fits."""
 
-Messages = queue.SimpleQueue[dict[str, Any]]
+
+@dataclass(frozen=True)
+class ProgressLine:
+    """A line to print, such as the loss of an epoch.
+
+    Attributes
+    ----------
+    text : str
+        The line.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class ShardRunning:
+    """The task of a shard has started a round.
+
+    Attributes
+    ----------
+    rank : int
+        Number of the shard.
+    round : int
+        Number of the round.
+    """
+
+    rank: int
+    round: int
+
+
+@dataclass(frozen=True)
+class ShardMet:
+    """A shard has found all others in a round; the attributes are as above."""
+
+    rank: int
+    round: int
+
+
+@dataclass(frozen=True)
+class TaskEnded:
+    """A task of the round has ended; the client sends this to itself."""
+
+
+Message: TypeAlias = ProgressLine | ShardRunning | ShardMet | TaskEnded
+Messages = queue.SimpleQueue[Message]
+
+_TYPES: dict[str, Callable[..., Message]] = {
+    type_.__name__: type_ for type_ in (ProgressLine, ShardRunning, ShardMet)
+}
+
+
+def encode(run: str, message: Message) -> dict[str, Any]:
+    """Return a message, and the run that it belongs to, as plain values."""
+    return {"run": run, "type": type(message).__name__, "fields": asdict(message)}
+
+
+def decode(event: Mapping[str, Any]) -> Message:
+    """Return the message that `encode` was given."""
+    return _TYPES[event["type"]](**event["fields"])
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Sends the messages of one shard to its client, from the shard's task.
+
+    Attributes
+    ----------
+    run : str
+        The run, as the client named it to `messages_of`.
+    rank : int
+        Number of the shard.
+    """
+
+    run: str
+    rank: int
+
+    def progress(self, text: str) -> None:
+        """Have the client print a line."""
+        self._send(ProgressLine(text))
+
+    def running(self, number: int) -> None:
+        """Say that the task of a round has started."""
+        self._send(ShardRunning(self.rank, number))
+
+    def met(self, number: int) -> None:
+        """Say that this shard has found all others in a round."""
+        self._send(ShardMet(self.rank, number))
+
+    def _send(self, message: Message) -> None:
+        get_worker().log_event(TOPIC, encode(self.run, message))
+
 
 _LISTENERS: WeakKeyDictionary[Client, dict[str, Messages]] = WeakKeyDictionary()
-"""Who waits, by client and run: Dask has one handler for each topic of a client."""
+"""The queue of each run, by client: Dask has one handler per topic and client."""
 
 _LOCK = threading.Lock()
+"""Several threads may fit with one client: without the lock, two that subscribe at the
+same time could make a dict of listeners each, and Dask's handler would know one
+only."""
 
 
 @contextmanager
-def messages_of(client: Client, run: bytes, messages: Messages) -> Iterator[None]:
-    """Put into `messages` what the shards of a run say, as it comes."""
+def messages_of(client: Client, run: str, messages: Messages) -> Iterator[None]:
+    """Put the messages of a run into a queue as they arrive."""
     with _LOCK:
         listeners = _LISTENERS.setdefault(client, {})
-        listeners[run.hex()] = messages
-        # Each time: the client may have found another scheduler at the same address.
+        listeners[run] = messages
+        # Each time, although it may be subscribed: the client may have found another
+        # scheduler at the same address, which knows of no subscription.
         client.subscribe_topic(TOPIC, _handler(listeners))
     try:
         yield
     finally:
-        del listeners[run.hex()]
+        del listeners[run]
 
 
 def _handler(
-    listeners: dict[str, Messages],
+    listeners: Mapping[str, Messages],
 ) -> Callable[[tuple[float, dict[str, Any]]], None]:
     def handle(event: tuple[float, dict[str, Any]]) -> None:
-        _, message = event
-        if (messages := listeners.get(message["run"])) is not None:
-            messages.put(message)
+        _, encoded = event
+        # Dask replays old events of a topic to new subscribers, and sends all runs of
+        # all clients: only those that somebody waits for are taken.
+        if (messages := listeners.get(encoded["run"])) is not None:
+            messages.put(decode(encoded))
 
     return handle

@@ -1,39 +1,51 @@
-"""Workers that a fit takes for itself, so that two fits do not wait for each other."""
+"""Reserve workers for one fit, so that no two fits wait for each other."""
 
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 from typing import Any
 
 from distributed import Client, SchedulerPlugin
 
+from skdistmlp.cluster._dask import (
+    add_handler,
+    call_scheduler,
+    heartbeat_s,
+    last_heartbeat,
+)
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.exceptions import ClusterError
+from skdistmlp.settings import (
+    LEAVE_QUEUE_S,
+    QUEUE_FIRST_POLL_S,
+    QUEUE_POLL_S,
+    SCHEDULER_ASLEEP_S,
+    SILENT_CLIENT_S,
+)
 
-FIRST_POLL_S, QUEUE_POLL_S = 0.01, 0.5
-"""Seconds until a fit that has to wait asks again, at first and in the end."""
+SILENT_HEARTBEATS = 4
+"""Heartbeats that a client may miss before it loses its workers: the scheduler makes
+them rarer when there are many clients."""
 
-SILENT_S, SILENT_HEARTBEATS = 40.0, 4
-"""A client is given up after so many seconds without a heartbeat, and no fewer of its
-heartbeats: they come every 5 s, rarer if there are many clients. The scheduler learns
-of one that dies when its connection closes, mostly at once."""
 
-ASLEEP_S = 15.0
-"""Seconds without a question after which the scheduler may have been suspended, and
-judge the silence of others anew. Whoever waits asks every `QUEUE_POLL_S`."""
+class Standing(Enum):
+    """How a fit stands in the queue. Its value travels: Dask's RPC takes no enums."""
 
-LEAVES_WITHIN_S = 5.0
-"""Seconds in which a scheduler that is there answers."""
-
-HELD, QUEUED, LOST = "held", "queued", "lost"
-"""How a fit stands: it has its workers; it waits for them; it was given up."""
+    HELD = "held"
+    """It has its workers."""
+    QUEUED = "queued"
+    """It waits for them."""
+    LOST = "lost"
+    """The queue does not know it, or knows it no more."""
 
 
 @dataclass(frozen=True)
 class Reservation:
-    """A fit in the queue.
+    """The place of a fit in the queue.
 
     Attributes
     ----------
@@ -42,7 +54,7 @@ class Reservation:
     workers : frozenset of str
         Addresses of the workers that it wants.
     silent_s : float
-        Seconds without a heartbeat after which the client is given up.
+        Seconds without a heartbeat after which the client counts as dead.
     """
 
     client: str
@@ -51,74 +63,86 @@ class Reservation:
 
 
 class WorkerQueue(SchedulerPlugin):
-    """The queue of all fits of a cluster, on its scheduler, in the order of arrival.
+    """The FIFO queue of all fits of a cluster, on its scheduler.
 
-    A fit has its workers when nobody before it wants any of them: it gets all or none,
-    nobody is overtaken, and no two wait for each other. A client that is gone has no
-    place any more.
+    A fit has its workers when no fit before it wants any of them. So it gets all or
+    none, nobody is overtaken, and no two fits can each hold what the other waits for. A
+    client that is gone loses its reservations.
+
+    Only the scheduler's event loop calls this, one call at a time: there is no lock.
     """
 
-    name = "skdistmlp-gangs"
+    name = "skdistmlp-worker-queue"
     idempotent = True
 
     def __init__(self) -> None:
-        self.places: dict[str, Reservation] = {}
+        # In the order of arrival, as dicts are.
+        self.reservations: dict[str, Reservation] = {}
         self.asked_at = self.awake_since = float("-inf")
 
     async def start(self, scheduler: Any) -> None:
-        """Take requests from clients; called by Dask, once on a scheduler."""
-        self._clients = scheduler.clients
-        scheduler.handlers["skdistmlp_ask"] = self.ask
-        scheduler.handlers["skdistmlp_leave"] = self.leave
+        """Add the handlers that clients call; called by Dask, once per scheduler."""
+        self._scheduler = scheduler
+        add_handler(scheduler, "skdistmlp_reserve", self.reserve)
+        add_handler(scheduler, "skdistmlp_leave", self.leave)
 
-    def ask(
+    def reserve(
         self, name: str, client: str, workers: list[str], silent_s: float, arrives: bool
     ) -> str:
-        """Return how a fit stands; one that arrives gets its place.
+        """Return the `Standing` of a fit, its value; one that arrives joins the queue.
 
-        It has lost its place if its client was silent for too long.
+        Clients ask again and again. One that does not arrive and is not known has lost
+        its place, to a new scheduler or by its own silence, and must not get it back
+        unnoticed: another fit may have its workers.
         """
-        # The clock that Dask notes heartbeats by; it goes on while a laptop sleeps.
+        # The clock by which Dask notes heartbeats. It goes on while a laptop sleeps,
+        # and whoever waits has not asked meanwhile: a gap, or a clock that was set
+        # back, means that the heartbeats of all clients may be still on their way.
         now = time.time()
-        if not 0 <= now - self.asked_at < ASLEEP_S:
+        if not 0 <= now - self.asked_at < SCHEDULER_ASLEEP_S:
             self.awake_since = now
         self.asked_at = now
-        if not arrives and name not in self.places:
-            return LOST
-        self.places[name] = Reservation(client, frozenset(workers), silent_s)
-        for other, before in list(self.places.items()):
+        if not arrives and name not in self.reservations:
+            return Standing.LOST.value
+        # Assigned to a key that exists, it stays at its place in the order.
+        self.reservations[name] = Reservation(client, frozenset(workers), silent_s)
+        for other, before in list(self.reservations.items()):
             if other == name:
                 break
-            if self._is_given_up(before):
-                del self.places[other]
+            # Dead clients are found only here, by those that they would block.
+            if self._is_dead(before):
+                del self.reservations[other]
             elif not before.workers.isdisjoint(workers):
-                return QUEUED
-        return HELD
-
-    def _is_given_up(self, place: Reservation) -> bool:
-        """Say whether a client is gone, or silent while the scheduler was awake."""
-        client = self._clients.get(place.client)
-        if client is None:
-            return True
-        heard_at = max(client.last_seen, self.awake_since)
-        return bool(self.asked_at > heard_at + place.silent_s)
+                return Standing.QUEUED.value
+        return Standing.HELD.value
 
     def leave(self, name: str) -> None:
         """Give up a place, and the workers that came with it."""
-        self.places.pop(name, None)
+        self.reservations.pop(name, None)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Give up the places of a client that is gone; called by Dask."""
-        for name, place in list(self.places.items()):
-            if place.client == client:
-                del self.places[name]
+        for name, reservation in list(self.reservations.items()):
+            if reservation.client == client:
+                del self.reservations[name]
+
+    def _is_dead(self, reservation: Reservation) -> bool:
+        """Say whether a client is gone, or was silent while the scheduler was awake."""
+        heard_at = last_heartbeat(self._scheduler, reservation.client)
+        if heard_at is None:
+            return True
+        since = max(heard_at, self.awake_since)
+        return self.asked_at > since + reservation.silent_s
 
 
 @contextmanager
 def reserve_workers(
     client: Client, workers: Sequence[str], check: Callable[[], None]
 ) -> Iterator[Callable[[], None]]:
-    """Hold workers: one fit of shards that wait for each other on each.
+    """Reserve workers for one fit while the context lasts; wait until they are free.
+
+    The shards of a fit wait for each other. If two fits shared a worker with one
+    thread, each could have the thread that the other waits for.
 
     Parameters
     ----------
@@ -127,27 +151,25 @@ def reserve_workers(
     workers : sequence of str
         Addresses.
     check : callable
-        Called now and then while waiting; ends the wait if it raises.
+        Called every few seconds during the wait; ends it by raising.
 
     Yields
     ------
     callable
-        Raises `ClusterError` if this fit no longer holds its workers.
+        Raises `ClusterError` if this fit no longer has its workers.
     """
     name = uuid.uuid4().hex
-    scheduler = client.scheduler
-    assert scheduler is not None, "a connected client has a scheduler"
+    call = partial(submit_rpc, client, call_scheduler, client)
 
     def arrive() -> bool:
         # Each time: the client may have found another scheduler at the same address.
         client.register_plugin(WorkerQueue())
-        return ask(arrives=True) == HELD
+        return ask(arrives=True) is Standing.HELD
 
-    def ask(arrives: bool) -> str | None:
-        silent_s = max(SILENT_S, SILENT_HEARTBEATS * heartbeat_s(client))
-        asked = submit_rpc(
-            client,
-            scheduler.skdistmlp_ask,
+    def ask(arrives: bool) -> Standing:
+        silent_s = max(SILENT_CLIENT_S, SILENT_HEARTBEATS * heartbeat_s(client))
+        asked = call(
+            "skdistmlp_reserve",
             name=name,
             client=client.id,
             workers=list(workers),
@@ -155,38 +177,32 @@ def reserve_workers(
             arrives=arrives,
         )
         wait_while(check, [asked])
-        # A scheduler that has taken the place of another answers nothing.
         standing: str | None = asked.result()
-        return standing
+        # A scheduler that has replaced another has no such handler, and returns None.
+        return Standing.LOST if standing is None else Standing(standing)
 
     def check_held() -> None:
-        if ask(arrives=False) != HELD:
+        if ask(arrives=False) is not Standing.HELD:
             raise ClusterError(
                 "this fit has lost its workers: the scheduler was replaced, or did not "
-                "hear of this process for too long. Call again to start over."
+                "hear from this process for too long. Call again to start over."
             )
 
     try:
-        has_workers, wait_s = arrive(), FIRST_POLL_S
+        has_workers, wait_s = arrive(), QUEUE_FIRST_POLL_S
         while not has_workers:
             check()
             time.sleep(wait_s)
+            # Short at first, for the next fit of a search; then rare, for long fits.
             wait_s = min(QUEUE_POLL_S, 1.5 * wait_s)
             standing = ask(arrives=False)
-            has_workers = standing == HELD or (standing != QUEUED and arrive())
+            has_workers = standing is Standing.HELD or (
+                standing is Standing.LOST and arrive()
+            )
         yield check_held
     finally:
-        # Of a client that is closed the scheduler has no place any more.
+        # Also if `arrive` was interrupted: the scheduler may have queued this fit. A
+        # closed client has no place any more.
         if client.status not in ("closing", "closed"):
             with suppress(Exception):
-                left = submit_rpc(client, scheduler.skdistmlp_leave, name=name)
-                left.result(LEAVES_WITHIN_S)
-
-
-def heartbeat_s(client: Client) -> float:
-    """Return the seconds between heartbeats of a client, as they are at present.
-
-    The scheduler changes them with the number of clients.
-    """
-    milliseconds: float = client._periodic_callbacks["heartbeat"].callback_time
-    return milliseconds / 1000
+                call("skdistmlp_leave", name=name).result(LEAVE_QUEUE_S)

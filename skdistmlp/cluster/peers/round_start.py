@@ -1,23 +1,24 @@
-"""Whether the shards of a round find each other, and why not."""
+"""Follow the shards of a round until they have found each other, or explain why not."""
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from skdistmlp.cluster.peers.worker import MET, RUNNING, Roster
+from skdistmlp.cluster.peers.messages import Message, ShardMet, ShardRunning
+from skdistmlp.cluster.peers.worker import Roster
 from skdistmlp.exceptions import ExchangeError
 
 
 class RoundStart:
-    """How far the shards have come in beginning a round, as they tell it.
+    """How far the shards have come in starting a round, by their own messages.
 
-    One whose task has not begun is queued behind other work, and is waited for. When
-    all have begun, they have the time of an exchange to find each other.
+    A shard whose task has not started is queued behind other work on its worker, which
+    may take any time. Only once all tasks run do the shards have a deadline, that of an
+    exchange, to find each other.
 
     Parameters
     ----------
     roster : Roster
-        Who takes part.
+        The shards of the fit.
     workers : sequence of str
         Address of the worker of each shard.
     number : int
@@ -34,37 +35,42 @@ class RoundStart:
 
     @property
     def waiting_workers(self) -> list[str]:
-        """Workers on which the task of a shard has not begun."""
+        """Workers on which the task of a shard has not started."""
         return [self._workers[rank] for rank in sorted(self._queued)]
 
-    def note(self, message: Mapping[str, Any]) -> None:
-        """Note what a shard says of itself."""
-        if message.get("round") != self._number:
-            return
-        if message["state"] == RUNNING:
-            self._queued.discard(message["rank"])
-            if not self._queued:
-                self._deadline = time.monotonic() + self._roster.timeout_s
-        elif message["state"] == MET:
-            self._missing.discard(message["rank"])
+    def note(self, message: Message) -> None:
+        """Note what a shard says of itself.
+
+        Messages come over the scheduler, later than what the shards do: those of the
+        last round may arrive in this one.
+        """
+        match message:
+            case ShardRunning(rank, self._number):
+                self._queued.discard(rank)
+                if not self._queued:
+                    self._deadline = time.monotonic() + self._roster.timeout_s
+            case ShardMet(rank, self._number):
+                self._missing.discard(rank)
 
     def timed_out(self) -> bool:
-        """Say whether some shards do not find the others."""
+        """Say whether some shards did not find the others in time."""
         return bool(self._missing) and time.monotonic() > self._deadline
 
     def error(self, answering: set[str]) -> ExchangeError:
-        """Return an error that names the shards that do not answer, if there are.
+        """Return an error that names the shards to blame.
 
         Parameters
         ----------
         answering : set of str
-            Workers that do.
+            Workers that answer the client. The others are to blame; if there are none,
+            all that have not found each other.
         """
         silent = [r for r in sorted(self._missing) if self._workers[r] not in answering]
         named = ", ".join(
             self._roster.names[r] for r in silent or sorted(self._missing)
         )
         return ExchangeError(
-            f"the shards could not meet within {self._roster.timeout_s:g} s "
-            f"(skdistmlp.exchange-timeout): waited in vain for {named}"
+            f"the shards could not connect to each other within "
+            f"{self._roster.timeout_s:g} s (skdistmlp.exchange-timeout): no connection "
+            f"to {named}"
         )

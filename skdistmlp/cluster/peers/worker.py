@@ -4,38 +4,37 @@ import copy
 import gc
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import NoReturn
 from weakref import WeakValueDictionary
 
 from distributed import Worker, get_worker
-from distributed.comm.addressing import get_address_host
 
+from skdistmlp.cluster._dask import (
+    call_later,
+    host_of,
+    requires_encryption,
+    tls_contexts,
+)
+from skdistmlp.cluster.peers.messages import Sender
 from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
 from skdistmlp.exceptions import ExchangeError, StopRequested
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.local_ops import LocalOps
-from skdistmlp.parallel.shard import ShardState
-from skdistmlp.settings import setting
-from skdistmlp.training.job import TrainingJob, resume
-from skdistmlp.training.progress import Progress
+from skdistmlp.parallel.local_network import open_local_network
+from skdistmlp.parallel.ops import Leader
+from skdistmlp.settings import GARBAGE_AFTER_ERROR_S, listen_ports
+from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.loop import Log, quiet
+from skdistmlp.training.progress import Outcome, Progress
+from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.handshake import Address, Credentials, Tls, listen, meet
 
-TOPIC = "skdistmlp"
-"""Dask topic on which shards tell the client how they get on."""
-
 PLAIN = frozenset({"tcp", "ws", "inproc", "ucx", "ucxx"})
 """Dask's protocols without encryption. Any other may have it, as tls and wss do."""
-
-COLLECT_AFTER_S = 1.0
-"""Seconds after which Dask has reported the error of a task."""
-
-RUNNING, MET = "running", "met"
-"""What a shard tells of itself in a round: its task has begun; all others are here."""
 
 _RUNS: WeakValueDictionary[tuple[bytes, int], "PeerShard"] = WeakValueDictionary()
 """Shards on the workers of this process, by run and rank, to be told to stop."""
@@ -66,30 +65,18 @@ class Report:
 
     Attributes
     ----------
-    finished : bool
-        Whether training has ended.
-    outcome : Outcome, OptimizeResult or None
-        What training returned.
     progress : Progress or None
-        Where training in epochs stands.
-    random_state : tuple
-        State of the random numbers.
-    state : ShardState or None
-        The shard's state, when training has ended.
+        How far training in epochs has come.
+    state : TrainingState or None
+        The shard's state, once training has ended.
     training_s, exchanging_s : float
-        Seconds of this round, and how many of them went by in exchanges.
-    interrupted : bool
-        Whether it ended because somebody asked for it, and has no outcome.
+        Seconds of this round, and how many of them were spent in exchanges.
     """
 
-    finished: bool
-    outcome: Any
     progress: Progress | None
-    random_state: Any
-    state: ShardState | None
+    state: TrainingState | None
     training_s: float
     exchanging_s: float
-    interrupted: bool = False
 
 
 class PeerShard:
@@ -123,7 +110,7 @@ class PeerShard:
         job: TrainingJob,
     ) -> None:
         self._credentials = credentials
-        self._about = {"run": credentials.run.hex(), "rank": rank}
+        self._sender = Sender(credentials.run.hex(), rank)
         self._tls = tls
         self._rank = rank
         self._listener: socket.socket | None = listener
@@ -132,13 +119,12 @@ class PeerShard:
         self._is_abandoned: Callable[[], bool] = lambda: False
         self._stop_wanted = False
         self._n_rounds = 0
-        self._group: LocalOps | None = None
-        # Weights are drawn here, while the rows are on their way.
-        layout = job.network.split.layout(rank)
-        # Not a method: the shard would be in a cycle, and outlive its task.
-        say = partial(_say, self._about)
-        self._job: TrainingJob | None = job.saying(say).with_initial_state(layout)
-        self._training: Generator[None, bool | None, Any] | None = None
+        self._job = job
+        self._run: TrainingRun | None = None
+        self._leader: Leader | None = None
+        # Parameters are drawn here, while the rows are on their way.
+        layout = job.split.layout(rank)
+        self._start: TrainingState | None = job.start(layout)
         _RUNS[credentials.run, rank] = self
 
     def __reduce__(self) -> NoReturn:
@@ -184,21 +170,21 @@ class PeerShard:
         if self._mesh is not None:
             self._mesh.is_cancelled = is_abandoned
         try:
-            _tell(self._about, state=RUNNING, round=number)
+            self._sender.running(number)
             if dataset is not None and roster is not None:
                 self._begin(dataset, roster)
             elif self._mesh is not None:
                 self._mesh.wait_for_all()
-            _tell(self._about, state=MET, round=number)
-            return self._go_on(round_s, stop)
+            self._sender.met(number)
+            return self._train_round(round_s, stop)
         except BaseException:
             self.close()
             raise
 
-    def snapshot(self) -> ShardState:
-        """Return a copy of the state, between rounds; see `NetworkOps`."""
-        assert self._group is not None
-        return self._group.snapshot()
+    def snapshot(self) -> TrainingState:
+        """Return a copy of the state, between rounds."""
+        assert self._run is not None
+        return self._run.snapshot()
 
     def request_stop(self) -> None:
         """Ask all shards to stop after a step; called from any thread."""
@@ -214,12 +200,12 @@ class PeerShard:
             self._listener = None
         if self._mesh is not None:
             self._mesh.close()
-        self._training = self._group = self._mesh = self._job = None
+        self._run = self._start = self._mesh = None
 
     def _begin(self, dataset: Dataset, roster: Roster) -> None:
         """Meet the other shards, and make ready the first step."""
         assert self._listener is not None
-        assert self._job is not None
+        assert self._start is not None
         links = meet(
             self._rank,
             self._listener,
@@ -240,39 +226,50 @@ class PeerShard:
         )
         if self._stop_wanted:
             self._mesh.request_stop()
-        self._group = self._job.shard(dataset, self._mesh)
-        self._training = self._job.run(self._group, dataset)
-
-    def _go_on(self, round_s: float, stop: bool) -> Report:
-        """Train until a round is over; all shards agree when."""
-        assert self._training is not None
-        assert self._job is not None
-        assert self._group is not None
-        assert self._mesh is not None
-        begun, exchanged_s = time.monotonic(), self._mesh.exchanging_s
-        finished, outcome, interrupted = False, None, False
-        try:
-            while True:
-                resume(self._training, stop)
-                if self._group.from_leader(time.monotonic() >= begun + round_s):
-                    break
-        except StopIteration as stopped:
-            finished, outcome = True, stopped.value
-        except StopRequested:
-            # Training that cannot be cut short. An interrupt that left a task would
-            # end its worker.
-            finished = interrupted = True
-        report = Report(
-            finished,
-            outcome,
-            self._job.progress,
-            self._job.random_state.get_state(),
-            self._group.collect() if finished else None,
-            time.monotonic() - begun,
-            self._mesh.exchanging_s - exchanged_s,
-            interrupted,
+        job = self._job
+        network = open_local_network(
+            job.network,
+            job.split,
+            self._start.network,
+            dataset,
+            self._mesh,
+            job.max_rows(dataset),
         )
-        if finished:
+        log: Log = quiet
+        if job.verbose and self._rank == 0:
+            # A method of the sender, not of the shard: in a cycle with its run, the
+            # shard would live, with its memory and connections, until Python collects
+            # garbage.
+            log = self._sender.progress
+        self._leader = network.leader
+        self._run = TrainingRun(job, network, dataset, self._start, log)
+        self._start = None
+
+    def _train_round(self, round_s: float, stop: bool) -> Report:
+        """Train until a round is over; the leader says when."""
+        run, leader, mesh = self._run, self._leader, self._mesh
+        assert run is not None
+        assert leader is not None
+        assert mesh is not None
+        started_at, exchanged_s = time.monotonic(), mesh.exchanging_s
+
+        def is_round_over(_: TrainingState) -> bool:
+            return bool(leader.decides(time.monotonic() >= started_at + round_s))
+
+        try:
+            state = run.stop() if stop else run.advance(is_round_over)
+        except StopRequested:
+            # L-BFGS cannot be cut short. Not raised: an interrupt that left a task
+            # would end its worker.
+            state = replace(run.state, outcome=Outcome.INTERRUPTED)
+        ended = state.outcome is not None
+        report = Report(
+            state.progress,
+            state if ended else None,
+            time.monotonic() - started_at,
+            mesh.exchanging_s - exchanged_s,
+        )
+        if ended:
             self.close()
         return report
 
@@ -292,8 +289,8 @@ def _opened(
     job = copy.deepcopy(job)
     # Workers that are threads of one process have no address on a network.
     inside = worker.address.startswith("inproc://")
-    host = "127.0.0.1" if inside else get_address_host(worker.address)
-    listener = listen(host, setting("listen-port"))
+    host = "127.0.0.1" if inside else host_of(worker.address)
+    listener = listen(host, listen_ports())
     return PeerShard(credentials, rank, listener, _tls(worker), job)
 
 
@@ -305,30 +302,19 @@ def _tls(worker: Worker) -> Tls | None:
     ExchangeError
         If it does, or may, and has no certificate that shards could use.
     """
-    scheme, security = worker.address.partition("://")[0], worker.security
-    if scheme in PLAIN and not security.require_encryption:
+    scheme = worker.address.partition("://")[0]
+    if scheme in PLAIN and not requires_encryption(worker):
         return None
-    listening = security.get_listen_args("worker")["ssl_context"]
-    connecting = security.get_connection_args("worker")["ssl_context"]
+    listening, connecting = tls_contexts(worker)
     if listening is None or connecting is None:
         raise ExchangeError(
-            f"worker {worker.address} has no certificate for its shard, which may not "
-            f"talk in the clear: the cluster requires encryption, or its protocol is "
-            f"none of {', '.join(sorted(PLAIN))}. Give each worker a certificate, a "
-            f"key and the authority (--tls-cert, --tls-key and --tls-ca-file of dask "
-            f"worker, or Security), or use engine='futures'."
+            f"worker {worker.address} has no TLS certificate, so its shard cannot "
+            f"connect: the cluster requires encryption, or its protocol is none of "
+            f"{', '.join(sorted(PLAIN))}. Give each worker a certificate, a key and "
+            f"the authority (--tls-cert, --tls-key and --tls-ca-file of dask worker, "
+            f"or Security), or use engine='futures'."
         )
     return Tls(listening, connecting)
-
-
-def _tell(about: Mapping[str, object], **message: object) -> None:
-    """Send a message of a shard to the client."""
-    get_worker().log_event(TOPIC, {**about, **message})
-
-
-def _say(about: Mapping[str, object], line: str) -> None:
-    """Send a line to be printed to the client."""
-    _tell(about, line=line)
 
 
 def address_of(shard: PeerShard) -> Address:
@@ -351,22 +337,23 @@ def train_round(
         return shard.train(*arguments)
 
 
-def snapshot_of(shard: PeerShard) -> ShardState:
+def snapshot_of(shard: PeerShard) -> TrainingState:
     """Return a copy of the state of a shard, between rounds."""
     return shard.snapshot()
 
 
 @contextmanager
 def _memory_freed_on_failure(worker: Worker) -> Iterator[None]:
-    """Have Python look for garbage some time after an error.
+    """Have Python collect garbage some time after an error.
 
-    Dask's own frames and the error hold each other, and with them the arguments of
-    the task: the shard and all rows.
+    The error and Dask's frames in its traceback hold each other, and with them the
+    arguments of the task: the shard and all rows. Not at once, since Dask has still to
+    send the error.
     """
     try:
         yield
     except BaseException:
-        worker.loop.add_callback(worker.loop.call_later, COLLECT_AFTER_S, gc.collect)
+        call_later(worker, GARBAGE_AFTER_ERROR_S, gc.collect)
         raise
 
 

@@ -1,4 +1,4 @@
-"""Predictions of Dask collections: Dask arrays, computed when they are asked for."""
+"""Lazy predictions for Dask collections: Dask arrays, computed when asked for."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,22 +12,21 @@ from distributed import Client
 
 from skdistmlp.cluster.client.lookup import active_client, scheduler_address
 from skdistmlp.cluster.client.workers import can_connect
-from skdistmlp.cluster.data.blocks import predict_rows
-from skdistmlp.cluster.data.dask_inputs import header_of, is_frame, of_whole_rows
-from skdistmlp.cluster.run.cache import WorkerCache, can_be_kept, content_hash
+from skdistmlp.cluster.data.dask_collections import header_of, in_whole_rows, is_frame
+from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
 
-LARGE = "distributed.admin.large-graph-warning-threshold"
-"""Dask's setting of the bytes beyond which it warns of what a graph has in it."""
+LARGE_GRAPH_SETTING = "distributed.admin.large-graph-warning-threshold"
+"""Dask's setting of the size from which it warns about values inside a graph."""
 
 
-def map_blocks_lazily(
+def map_blocks(
     client: Client | str | None,
     collection: Any,
     function: Callable[[Any], Any],
     n_bytes: int,
     owner: object,
 ) -> Any:
-    """Apply a function to every block of rows, when it is computed.
+    """Apply a function to every block of rows, lazily.
 
     Parameters
     ----------
@@ -36,28 +35,30 @@ def map_blocks_lazily(
     collection : Array or DataFrame
         Features.
     function : callable
-        From a block to an array of as many rows.
+        From a block to an array with as many rows.
     n_bytes : int
-        Its size.
+        Size of the function.
     owner : object
-        What the function is let go of with, where it is sent to a cluster.
+        Where the function is sent to a cluster, it is released with this object at
+        the latest; see `WorkerCache`.
 
     Returns
     -------
     Array
-        Of one chunk a block.
+        With one chunk per block.
     """
-    collection = of_whole_rows("X", collection)
+    collection = in_whole_rows("X", collection)
     meta = function(header_of(collection))[:0]
-    # In the graph it is there for whoever computes what is made of the result.
-    if n_bytes > parse_bytes(dask.config.get(LARGE, "10MB")):
-        function = _sent(client, function, n_bytes, owner)
+    # A small function travels inside the graph, which anyone can then compute. Dask
+    # warns about large values there.
+    if n_bytes > parse_bytes(dask.config.get(LARGE_GRAPH_SETTING, "10MB")):
+        function = _scatter_function(client, function, n_bytes, owner)
     shared = delayed(function, traverse=False)
     if is_frame(collection):
         lazy = collection.map_partitions(
             predict_rows, shared, meta=meta, enforce_metadata=False
         )
-        # Dask takes an array of any type for one of NumPy.
+        # Dask assumes that partitions with the meta of any array are NumPy arrays.
         return Array(lazy.dask, lazy.name, lazy.chunks, meta=meta)
     if meta.ndim == 1:
         return collection.map_blocks(
@@ -69,19 +70,25 @@ def map_blocks_lazily(
     )
 
 
-def _sent(
+def predict_rows(block: Any, function: Callable[[Any], Any]) -> Any:
+    """Apply the function to a block; the dashboard shows tasks by this name."""
+    return function(block)
+
+
+def _scatter_function(
     client: Client | str | None, function: Any, n_bytes: int, owner: object
 ) -> Any:
-    """Return a function, or the future of it on a cluster that is at hand.
+    """Return a future of the function, or the function itself without a cluster.
 
-    The client keeps it too: of a graph that is being computed, the scheduler may hear
-    later than that nobody has the future any more.
+    The cache holds a second reference. While a graph is being computed, the scheduler
+    may learn that the client has dropped the future before it learns that a task of
+    the graph needs it, and would delete the function.
     """
     live = client if isinstance(client, Client) else active_client()
     if live is None or live.asynchronous or live.status != "running":
         return function
     if isinstance(client, str) and scheduler_address(live) != client:
-        # Another cluster is to compute.
+        # The prediction will be computed on another cluster.
         return function
     worker = next(iter(live.nthreads()), None)
     if worker is None:
@@ -89,11 +96,11 @@ def _sent(
     send = partial(
         live.scatter, workers=[worker], direct=can_connect(live, worker), hash=False
     )
-    if not can_be_kept(live, [worker], n_bytes):
+    if not is_cacheable(live, [worker], n_bytes):
         return send(function)
-    kept, token = WorkerCache.of(live), content_hash(function)
-    future = kept.find(token, worker)
+    cache, token = WorkerCache.of(live), content_hash(function)
+    future = cache.find(token, worker)
     if future is None:
         future = send(function)
-        kept.keep(token, worker, future, n_bytes, owner)
+        cache.keep(token, worker, future, n_bytes, owner)
     return future

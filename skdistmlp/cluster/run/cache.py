@@ -1,4 +1,4 @@
-"""Values that stay on the workers from call to call, so that they are sent once."""
+"""A cache of values on the workers: from call to call, each is sent once."""
 
 import hashlib
 import pickle
@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask.utils import parse_bytes, parse_timedelta
 from distributed import Client, Future
 
+from skdistmlp.cluster._dask import call_later
 from skdistmlp.cluster.client.lookup import is_for_many_calls
-from skdistmlp.settings import setting
+from skdistmlp.settings import cache_max_bytes, cache_ttl_s
 
 _ALL: weakref.WeakSet["WorkerCache"] = weakref.WeakSet()
 
@@ -31,7 +31,7 @@ class _Entry:
     n_bytes : int
         Its size.
     owner : finalize or None
-        Lets go of the value when its owner goes.
+        Drops the value when its owner is garbage collected.
     used_at : float
         When it was last kept or found, by the monotonic clock.
     """
@@ -43,12 +43,13 @@ class _Entry:
 
 
 class WorkerCache:
-    """What one client keeps on workers, by content: rows of a search, weights to use.
+    """Values that one client keeps on workers, by content: rows and weights.
 
-    There is room for ``skdistmlp.keep-bytes`` on all workers together. What nobody used
-    for ``skdistmlp.keep-for`` makes way, and everything when the client is closed;
-    until then nothing more is kept where there is no room. (A search goes round over
-    its folds: if the one used last made way for the next, none would ever be found.)
+    It holds at most ``skdistmlp.cache.max-bytes`` on all workers together. Values that
+    no call has used for ``skdistmlp.cache.ttl`` are dropped, and all of them when the
+    client is closed. A value for which there is no room is not kept, rather than
+    another evicted: a search cycles through its folds, and if each fold evicted the one
+    that was used longest ago, none would ever be found.
 
     Parameters
     ----------
@@ -57,27 +58,29 @@ class WorkerCache:
     """
 
     def __init__(self, client: Client) -> None:
-        # Not the client itself, which would then live as long as what it keeps.
+        # Weak: the client holds this cache as an attribute, and a cycle would keep both
+        # alive until Python collects garbage.
         self._client = weakref.ref(client)
-        self._loop: Any = client.loop
+        # Threads of the scatterer, of callers and of the client's event loop.
         self._lock = threading.Lock()
-        # By content and worker; what was used last is last.
+        # By content and worker; the most recently used is last.
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
-        self._will_look = False
+        self._will_expire = False
         _ALL.add(self)
 
     @classmethod
     def of(cls, client: Client) -> "WorkerCache":
-        """Return what a client keeps."""
-        # An attribute: as values of a table of ours, futures would keep their client,
-        # and with it their own entry, alive.
-        kept: WorkerCache | None = vars(client).get("_skdistmlp_kept")
-        if kept is None:
-            kept = vars(client).setdefault("_skdistmlp_kept", cls(client))
-        return kept
+        """Return the cache of a client."""
+        # An attribute of the client, not a value in a WeakKeyDictionary: the futures
+        # there would keep their client, and thereby their own key, alive.
+        cache: WorkerCache | None = vars(client).get("_skdistmlp_cache")
+        if cache is None:
+            # Atomic: of two threads that come here, both get the same cache.
+            cache = vars(client).setdefault("_skdistmlp_cache", cls(client))
+        return cache
 
     def has_size(self, n_bytes: int) -> bool:
-        """Say whether it is worth looking for a value of a size by its content."""
+        """Say whether a value of this size is cached, so that hashing may pay off."""
         with self._lock:
             return any(entry.n_bytes == n_bytes for entry in self._entries.values())
 
@@ -87,7 +90,7 @@ class WorkerCache:
         Parameters
         ----------
         token : str
-            Stands for the content.
+            Hash of the content.
         worker : str
             Address.
         """
@@ -98,6 +101,8 @@ class WorkerCache:
                 return None
             entry.used_at = time.monotonic()
             self._entries.move_to_end((token, worker))
+            # A future of its own: the caller releases it at the end of its run. Created
+            # under the lock, while the entry's future still holds the value.
             return Future(entry.future.key, client)
 
     def keep(
@@ -108,118 +113,117 @@ class WorkerCache:
         n_bytes: int,
         owner: object = None,
     ) -> None:
-        """Keep a value, beyond the life of the future.
+        """Keep a value beyond the life of a future, if there is room.
 
         Parameters
         ----------
         token : str
-            Stands for the content.
+            Hash of the content.
         worker : str
-            Address of the worker that holds it.
+            Address of the worker that holds the value.
         future : Future
             Holds it now.
         n_bytes : int
             Its size.
         owner : object, optional
-            What the value goes with when nobody has it any more.
+            When it is garbage collected, the value is dropped.
         """
         client = self._client()
         if client is None:
             return
         name = token, worker
         with self._changing():
-            self._forget(name)
-            if n_bytes > keep_bytes() - self._n_bytes():
+            self._drop(name)
+            if n_bytes > cache_max_bytes() - self._n_bytes():
                 return
             entry = _Entry(Future(future.key, client), n_bytes)
             if owner is not None:
-                entry.owner = weakref.finalize(owner, _let_go, weakref.ref(self), name)
+                entry.owner = weakref.finalize(
+                    owner, _drop_later, weakref.ref(self), name
+                )
                 entry.owner.atexit = False
             self._entries[name] = entry
 
-    def let_go(self, *names: tuple[str, str]) -> None:
-        """Keep some values no longer, by content and worker."""
+    def drop(self, *names: tuple[str, str]) -> None:
+        """Drop some values, named by content and worker, and all that have expired."""
         with self._changing():
             for name in names:
-                self._forget(name)
+                self._drop(name)
 
     def clear(self) -> None:
-        """Keep nothing any more."""
-        self.let_go(*list(self._entries))
+        """Drop everything."""
+        self.drop(*list(self._entries))
 
-    def later(self, what: str, *args: Any, after_s: float = 0) -> None:
-        """Have the client's event loop call a method, if all is still there then."""
-        method = weakref.WeakMethod(getattr(self, what))
+    def call_later(self, method: str, *args: Any, after_s: float = 0) -> None:
+        """Have the client's event loop call a method, if this cache still exists then.
+
+        Never called directly where the lock may be held; see `_drop_later`.
+        """
+        weak_method = weakref.WeakMethod(getattr(self, method))
 
         def call() -> None:
-            if (alive := method()) is not None:
+            if (alive := weak_method()) is not None:
                 alive(*args)
 
-        # The loop of a client that is closed takes nothing.
-        with suppress(RuntimeError):
-            self._loop.add_callback(self._loop.call_later, after_s, call)
+        client = self._client()
+        if client is not None:
+            # The loop of a closed client raises; its futures are gone already.
+            with suppress(RuntimeError):
+                call_later(client, after_s, call)
 
     def _n_bytes(self) -> int:
         return sum(entry.n_bytes for entry in self._entries.values())
 
-    def _forget(self, name: tuple[str, str]) -> None:
+    def _drop(self, name: tuple[str, str]) -> None:
+        """Drop a value; call it with the lock held."""
         entry = self._entries.pop(name, None)
         if entry is not None and entry.owner is not None:
             entry.owner.detach()
 
-    def _look(self) -> None:
-        """Let go of what nobody uses."""
-        self._will_look = False
-        self.let_go()
+    def _expire(self) -> None:
+        """Drop what has expired."""
+        self._will_expire = False
+        self.drop()
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Hold the lock; let go of what is lost, unused or too much."""
+        """Hold the lock; first drop what is lost, expired or beyond the limit."""
         with self._lock:
-            oldest = time.monotonic() - keep_for_s()
+            oldest = time.monotonic() - cache_ttl_s()
             for name, entry in list(self._entries.items()):
+                # A status other than "finished": its worker was lost.
                 if entry.future.status != "finished" or entry.used_at < oldest:
-                    self._forget(name)
-            while self._n_bytes() > keep_bytes():
-                self._forget(next(iter(self._entries)))
+                    self._drop(name)
+            # The setting may have been lowered since.
+            while self._n_bytes() > cache_max_bytes():
+                self._drop(next(iter(self._entries)))
             yield
-            if self._entries and not self._will_look:
-                self._will_look = True
-                self.later("_look", after_s=keep_for_s())
+            # One timer at a time, and none for an empty cache.
+            if self._entries and not self._will_expire:
+                self._will_expire = True
+                self.call_later("_expire", after_s=cache_ttl_s())
 
 
-def can_be_kept(client: Client, workers: Iterable[str], n_bytes: int) -> bool:
-    """Say whether values of some bytes together can stay on workers for later calls.
+def is_cacheable(client: Client, workers: Iterable[str], n_bytes: int) -> bool:
+    """Say whether values of this size may stay on workers for later calls.
 
     Workers that are threads of this process get the caller's own arrays, which the
     caller may change.
     """
     inside = any(worker.startswith("inproc://") for worker in workers)
-    return not inside and is_for_many_calls(client) and 0 < n_bytes <= keep_bytes()
+    return not inside and is_for_many_calls(client) and 0 < n_bytes <= cache_max_bytes()
 
 
-def keep_bytes() -> int:
-    """Return ``skdistmlp.keep-bytes``."""
-    n_bytes: int = parse_bytes(setting("keep-bytes"))
-    return n_bytes
-
-
-def keep_for_s() -> float:
-    """Return ``skdistmlp.keep-for`` in seconds."""
-    seconds: float = parse_timedelta(setting("keep-for"))
-    return seconds
-
-
-def keep_nothing() -> None:
-    """Let go of everything that the clients of this process keep."""
-    for kept in list(_ALL):
-        kept.clear()
+def clear_caches() -> None:
+    """Drop everything that the clients of this process keep."""
+    for cache in list(_ALL):
+        cache.clear()
 
 
 def content_hash(value: Any) -> str:
-    """Return what stands for all that would be sent of a value.
+    """Return a hash of all that would be sent of a value.
 
-    Dask's own ``tokenize`` takes a square array and its transpose for the same.
+    Dask's own ``tokenize`` gives a square array and its transpose the same token.
     """
     buffers: list[pickle.PickleBuffer] = []
     digest = hashlib.sha1(usedforsecurity=False)
@@ -229,10 +233,11 @@ def content_hash(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _let_go(kept: "weakref.ref[WorkerCache]", name: tuple[str, str]) -> None:
-    """Let go of a value whose owner is gone.
+def _drop_later(cache: "weakref.ref[WorkerCache]", name: tuple[str, str]) -> None:
+    """Drop a value whose owner is gone, on the client's event loop.
 
-    An owner may go wherever Python collects garbage, also while the lock is held.
+    Python may collect an owner at any allocation, also in a thread that holds the lock:
+    to take the lock here could wait for itself.
     """
-    if (alive := kept()) is not None:
-        alive.later("let_go", name)
+    if (alive := cache()) is not None:
+        alive.call_later("drop", name)

@@ -1,4 +1,4 @@
-"""Asking after workers that are waited for."""
+"""Check whether workers answer, and whether they accept tasks."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -7,22 +7,23 @@ from typing import Any
 
 from distributed import Client
 
-from skdistmlp.cluster.client.rpc import ask
+from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.settings import exchange_timeout_s
 
 UNRESPONSIVE_TIMEOUTS = 4
-"""How many ``skdistmlp.exchange-timeout`` a worker may take to answer. One that is
-busy answers at once, unless its task holds Python's lock."""
+"""How many times ``skdistmlp.exchange-timeout`` a worker or the scheduler may take to
+answer. A busy worker answers at once, unless a task holds Python's lock. Shards that
+train notice a silent one after a single timeout, and say more about it: this comes
+after them."""
 
 
 class LivenessCheck:
-    """Whether all workers of a fit answer, asked now and then while it is waited for.
+    """Pings the workers of a run from time to time, and names those that do not answer.
 
-    A worker that is busy answers, one whose machine stands still does not; Dask gives
-    that up after minutes (``distributed.scheduler.worker-ttl``). Shards that train
-    notice earlier that one of them is silent.
+    A busy worker answers, one whose machine or process hangs does not. Dask notices
+    that only after minutes (``distributed.scheduler.worker-ttl``).
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ class LivenessCheck:
         self._answers: dict[str, Future[Any]] = {}
 
     def check(self) -> None:
-        """Ask, if it is time to; see who has not answered.
+        """Ping if it is time to, without waiting; look who has answered.
 
         Raises
         ------
@@ -53,21 +54,22 @@ class LivenessCheck:
             raise WorkerLostError(
                 f"worker {', '.join(silent)} has not answered for "
                 f"{waited_s:.0f} s ({UNRESPONSIVE_TIMEOUTS} times "
-                f"skdistmlp.exchange-timeout is {self._timeout_s:g} s). See "
-                f"what it does, and call again."
+                f"skdistmlp.exchange-timeout is {self._timeout_s:g} s). Check "
+                f"what it is doing, and call again."
             )
+        # Never two pings at a time: those to a worker that hangs would pile up.
         if not silent and waited_s > self._timeout_s:
             self._asked_at = time.monotonic()
-            self._answers = ask(self._client, self._workers, ping)
+            self._answers = run_on_workers(self._client, self._workers, ping)
 
     def close(self) -> None:
-        """Wait for nobody's answer any more."""
+        """Stop waiting for answers."""
         for answer in self._answers.values():
             answer.cancel()
 
 
 class PausedCheck:
-    """Whether workers take new tasks, for as long as some are queued there.
+    """Checks that workers on which tasks are queued accept them.
 
     Parameters
     ----------
@@ -81,22 +83,23 @@ class PausedCheck:
         self._paused_since: dict[str, float] = {}
 
     def check(self, workers: Iterable[str]) -> None:
-        """See what Dask says of workers.
+        """Look up the status of workers.
 
         Raises
         ------
         WorkerLostError
-            If one is being retired, or is paused for longer than an exchange may take:
-            its shard is a part of the memory that would have to come free.
+            If one is being retired, or has been paused for longer than an exchange may
+            take. It will hardly go on by itself: the shard that it holds is part of the
+            memory that would have to be freed.
         """
         statuses = worker_statuses(self._client)
         for worker in workers:
             status = statuses.get(worker, "gone")
             if status == "closing_gracefully":
                 raise WorkerLostError(
-                    f"worker {worker} is being retired: it takes no new tasks, and its "
-                    f"part of the network cannot move. Call again to start over on "
-                    f"the other workers."
+                    f"worker {worker} is being retired: it accepts no new tasks, and "
+                    f"its shard cannot move to another worker. Call again to start "
+                    f"over on the other workers."
                 )
             if status != "paused":
                 self._paused_since.pop(worker, None)
@@ -104,11 +107,11 @@ class PausedCheck:
             now = time.monotonic()
             if now > self._paused_since.setdefault(worker, now) + self._timeout_s:
                 raise WorkerLostError(
-                    f"worker {worker} is paused for more than {self._timeout_s:g} s: "
-                    f"it uses too much memory to take new tasks. Use more workers, "
-                    f"or workers with more memory."
+                    f"worker {worker} has been paused for more than "
+                    f"{self._timeout_s:g} s: it uses too much memory to accept new "
+                    f"tasks. Use more workers, or workers with more memory."
                 )
 
 
 def ping() -> None:
-    """Do nothing: the answer is that the worker answers."""
+    """Do nothing: that a worker returns from this shows that it answers."""

@@ -1,4 +1,9 @@
-"""What a client that is gone has left on workers."""
+"""Release what a client that is gone has left on workers.
+
+Dask's client sends a value to a worker first and tells the scheduler of it afterwards:
+the scheduler does not know of values whose client dies in between. And values that go
+through the scheduler and arrive after their client has gone, Dask would keep forever.
+"""
 
 from asyncio import gather, wait_for, wrap_future
 from collections.abc import Iterable, Sequence
@@ -10,14 +15,18 @@ from typing import Any
 
 from distributed import Client, SchedulerPlugin
 
+from skdistmlp.cluster._dask import (
+    add_handler,
+    call_later,
+    call_scheduler,
+    has_connection,
+    keys_on_worker,
+    release_keys,
+    remove_client,
+    remove_replicas,
+)
 from skdistmlp.cluster.client.rpc import check_open, submit_rpc
-
-LOOKS_AFTER_S = 2.0, 10.0, 60.0
-"""Seconds after a client is gone when its workers are looked at: what it has sent
-through the scheduler may still be on its way."""
-
-ANSWERS_WITHIN_S = 5.0
-"""Seconds in which scheduler and workers answer."""
+from skdistmlp.settings import ORPHAN_ANSWER_S, ORPHAN_LOOKS_S
 
 
 @dataclass(frozen=True)
@@ -37,76 +46,76 @@ class Run:
 
 
 class OrphanCleanup(SchedulerPlugin):
-    """Lets go of what a run has sent when its client is gone, on the scheduler.
+    """Releases what a run has sent when its client is gone; on the scheduler."""
 
-    Dask's client sends values to a worker, and then tells the scheduler, which does not
-    know of them if the client ends in between. What goes through the scheduler, and
-    arrives after the client is gone, Dask would keep.
-    """
-
-    name = "skdistmlp-leftovers"
+    name = "skdistmlp-orphan-cleanup"
     idempotent = True
 
     def __init__(self) -> None:
         self.runs: dict[str, Run] = {}
 
     async def start(self, scheduler: Any) -> None:
-        """Take requests from clients; called by Dask, once on a scheduler."""
+        """Add the handlers that clients call; called by Dask, once per scheduler."""
         self._scheduler = scheduler
-        scheduler.handlers["skdistmlp_run_begins"] = self.begins
-        scheduler.handlers["skdistmlp_run_ends"] = self.ends
+        add_handler(scheduler, "skdistmlp_register_run", self.register_run)
+        add_handler(scheduler, "skdistmlp_forget_run", self.forget_run)
 
-    def begins(self, name: str, client: str, workers: list[str]) -> None:
+    def register_run(self, name: str, client: str, workers: list[str]) -> None:
         """Note a run; its name is the second part of the keys of what it sends."""
         run = Run(client, tuple(workers))
         if client in self._scheduler.clients:
             self.runs[name] = run
         else:
-            # That it is gone came on another connection, and sooner.
-            self._look_later(name, run)
+            # A race: this call came over another connection than the news that the
+            # client is gone, and later. `remove_client` will not be called again.
+            self._release_later(name, run)
 
-    def ends(self, name: str) -> None:
-        """Forget a run that has let go of everything itself."""
+    def forget_run(self, name: str) -> None:
+        """Forget a run that has released everything itself."""
         self.runs.pop(name, None)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """Let go of what a client that is gone has sent; called by Dask."""
+        """Release what a client that is gone has sent; called by Dask."""
         for name, run in list(self.runs.items()):
             if run.client == client:
                 del self.runs[name]
-                self._look_later(name, run)
+                self._release_later(name, run)
 
-    def _look_later(self, name: str, run: Run) -> None:
-        for seconds in LOOKS_AFTER_S:
-            leftovers = partial(let_go, self._scheduler, name, run)
-            self._scheduler.loop.call_later(seconds, leftovers)
+    def _release_later(self, name: str, run: Run) -> None:
+        # Several times: a value may still be on its way when its client is gone.
+        for after_s in ORPHAN_LOOKS_S:
+            release = partial(release_run, self._scheduler, name, run)
+            call_later(self._scheduler, after_s, release)
 
 
-async def let_go(scheduler: Any, name: str, run: Run) -> None:
-    """Let go of what a run has sent to its workers."""
+async def release_run(scheduler: Any, name: str, run: Run) -> None:
+    """Release everything that a run has sent to its workers."""
 
     def is_of_run(key: object) -> bool:
         return isinstance(key, tuple) and key[1:2] == (name,)
 
-    async def let_go_on(worker: str) -> None:
-        held = await wait_for(scheduler.rpc(worker).keys(), ANSWERS_WITHIN_S)
+    async def release_on(worker: str) -> None:
+        held = await wait_for(keys_on_worker(scheduler, worker), ORPHAN_ANSWER_S)
+        # What the scheduler knows goes its usual way; only what it does not know is
+        # dropped here.
         unknown = [k for k in held if is_of_run(k) and k not in scheduler.tasks]
-        what = {"op": "remove-replicas", "keys": unknown, "stimulus_id": name}
-        scheduler.worker_send(worker, what)
+        remove_replicas(scheduler, worker, unknown, reason=name)
 
     if run.client in scheduler.clients:
         keys = [key for key in scheduler.tasks if is_of_run(key)]
-        scheduler.client_releases_keys(keys=keys, client=run.client)
-        if run.client not in scheduler.client_comms:
-            # Dask made it anew for what arrived, and nobody will close it.
-            scheduler.remove_client(run.client)
-    # A worker that stands still, or leaves meanwhile, is in no other's way.
-    there = set(run.workers) & set(scheduler.workers)
-    await gather(*map(let_go_on, there), return_exceptions=True)
+        release_keys(scheduler, keys, run.client)
+        if not has_connection(scheduler, run.client):
+            # A value that arrived after its client had gone made Dask create the client
+            # again, without a connection whose end would remove it.
+            remove_client(scheduler, run.client)
+    # A worker that hangs, or leaves meanwhile, does not block the others: each has its
+    # own timeout, and errors are ignored.
+    present = set(run.workers) & set(scheduler.workers)
+    await gather(*map(release_on, present), return_exceptions=True)
 
 
 class RegisteredRun:
-    """A run that the scheduler knows of, for as long as it may have values on workers.
+    """A run that the scheduler knows of for as long as it may have values on workers.
 
     Parameters
     ----------
@@ -121,31 +130,44 @@ class RegisteredRun:
     def __init__(self, client: Client, name: str, workers: Sequence[str]) -> None:
         self._client = client
         self._name = name
-        self._begun: Future[Any] = submit_rpc(client, self._begin, list(workers))
+        # Not waited for here: the versions of the workers are asked at the same time.
+        self._registered: Future[Any] = submit_rpc(
+            client, self._register, list(workers)
+        )
         self._closed = False
 
     def wait(self) -> None:
-        """Wait until the scheduler knows of the run, but not for long."""
-        wait([self._begun], ANSWERS_WITHIN_S)
+        """Wait until the scheduler knows of the run, but not for long.
+
+        A scheduler that does not answer within `ORPHAN_ANSWER_S` is not a reason to
+        fail: without the clean-up, only the values of clients that die are left.
+        """
+        wait([self._registered], ORPHAN_ANSWER_S)
 
     def close(self, sent: Iterable[Future[Any]]) -> None:
-        """Let the scheduler forget the run when what it sends has arrived."""
+        """Have the scheduler forget the run as soon as all it has sent has arrived.
+
+        Not earlier: the process may be killed while a value is on its way.
+        """
         if self._closed:
             return
         self._closed = True
-        # The scheduler learns of a client that is closed anyway, and its loop ends.
+        # The scheduler notices a closed client anyway; and its loop may end right now.
         with suppress(CancelledError, RuntimeError):
             check_open(self._client)
-            submit_rpc(self._client, self._end, [self._begun, *sent])
+            submit_rpc(self._client, self._forget, [self._registered, *sent])
 
-    async def _begin(self, workers: list[str]) -> None:
-        scheduler: Any = self._client.scheduler
+    async def _register(self, workers: list[str]) -> None:
+        # Each time: it is idempotent, and the scheduler may be a new one.
         await self._client.register_plugin(OrphanCleanup())
-        await scheduler.skdistmlp_run_begins(
-            name=self._name, client=self._client.id, workers=workers
+        await call_scheduler(
+            self._client,
+            "skdistmlp_register_run",
+            name=self._name,
+            client=self._client.id,
+            workers=workers,
         )
 
-    async def _end(self, before: Iterable[Future[Any]]) -> None:
-        scheduler: Any = self._client.scheduler
+    async def _forget(self, before: Iterable[Future[Any]]) -> None:
         await gather(*map(wrap_future, before), return_exceptions=True)
-        await scheduler.skdistmlp_run_ends(name=self._name)
+        await call_scheduler(self._client, "skdistmlp_forget_run", name=self._name)

@@ -1,41 +1,40 @@
-"""What a task asks of the worker that it runs on."""
+"""The task that calls a function, and the worker that the task runs on."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from distributed import get_worker
 
+from skdistmlp.cluster._dask import current_task_runs, threads_of_worker
 from skdistmlp.parallel.blas import blas_threads
 
 
 def task_cancellation() -> Callable[[], bool]:
-    """Return a function that says whether Dask has cancelled the task that calls this.
+    """Return a function that says whether Dask has cancelled the calling task.
 
-    Dask cannot end a task that runs: it forgets it, when its client is gone or has
-    let go of it, and the task has to see for itself. Outside a task it is never so.
+    Dask cannot stop a running task. When its client is gone or has released it, Dask
+    forgets the task, and the task has to find out by itself. Outside a task the
+    function always returns False.
+
+    Call this in the task's own thread; the function it returns works in any thread.
     """
     try:
-        worker = get_worker()
-        key, tasks = worker.get_current_task(), worker.state.tasks
+        runs = current_task_runs(get_worker())
     except (ValueError, AttributeError):
         return lambda: False
-
-    def is_cancelled() -> bool:
-        task = tasks.get(key)
-        return task is None or task.state not in ("executing", "long-running")
-
-    return is_cancelled
+    return lambda: not runs()
 
 
 @contextmanager
 def own_blas_threads() -> Iterator[None]:
-    """Let matrix products of a task use the threads of its worker, and no more.
+    """Let matrix products of a task use as many threads as its worker has.
 
-    Workers that are threads of one process share what that has.
+    Workers that are threads of one process share its BLAS threads, which only a process
+    as a whole can limit.
     """
     worker = get_worker()
     if worker.address.startswith("inproc://"):
         yield
         return
-    with blas_threads(worker.state.nthreads):
+    with blas_threads(threads_of_worker(worker)):
         yield

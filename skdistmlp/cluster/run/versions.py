@@ -1,4 +1,4 @@
-"""The version of this package, the same everywhere."""
+"""Check that scheduler and workers run the same version of this package."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -7,22 +7,22 @@ from weakref import WeakKeyDictionary
 
 from distributed import Client
 
-from skdistmlp.cluster.client.rpc import ask, submit_rpc, wait_while
+from skdistmlp.cluster.client.rpc import run_on_workers, submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.exceptions import ClusterError
 
 _CHECKED: WeakKeyDictionary[Client, set[tuple[str, str]]] = WeakKeyDictionary()
-"""Workers that have the version of this process, by address and directory: one that
-comes back may have the address of before, but makes a directory of its own."""
+"""Workers known to run the version of this process, by address and directory. A worker
+that restarts may get the same address, with another version, but a new directory."""
 
 
 def check_versions(
     client: Client, workers: Sequence[str], check: Callable[[], None]
 ) -> None:
-    """Make sure that scheduler and workers have this version of this package.
+    """Raise unless scheduler and workers run this version of this package.
 
-    With another, what is sent to a worker may not be read there, and Dask then ends
-    the worker's connection.
+    A worker with another version may be unable to unpickle what it is sent, and Dask
+    then closes the worker's connection.
 
     Parameters
     ----------
@@ -31,12 +31,12 @@ def check_versions(
     workers : sequence of str
         Addresses.
     check : callable
-        Called now and then while waiting; ends the wait if it raises.
+        Called every few seconds during the wait; ends it by raising.
 
     Raises
     ------
     ClusterError
-        If one has another version, or none.
+        If one runs another version, or has none.
     """
     checked = _CHECKED.setdefault(client, set())
     known = known_workers(client)
@@ -48,17 +48,17 @@ def check_versions(
     if not missing:
         return
 
-    # Nested, to be sent by value: where it is sent this package may be missing.
-    def loaded_version() -> str:
+    # Nested, so that it is pickled by value: this package may be missing where it runs.
+    def loaded_version() -> str | None:
         try:
             from skdistmlp._version import __version__
         except ImportError:
-            return "no"
+            return None
         return __version__
 
     answers: dict[str, Future[Any]] = {
         f"worker {worker}": answer
-        for worker, answer in ask(
+        for worker, answer in run_on_workers(
             client, [worker for worker, _ in missing], loaded_version
         ).items()
     }
@@ -72,8 +72,9 @@ def check_versions(
         if isinstance(found, dict):
             (found,) = found.values()
         if found != own:
+            runs = "has no skdistmlp" if found is None else f"runs skdistmlp {found}"
             raise ClusterError(
-                f"{where} has {found} skdistmlp, but this process has {own}. Install "
-                f"the same version on the scheduler and on all workers."
+                f"{where} {runs}, this process {own}. Install the same version on the "
+                f"scheduler and on all workers."
             )
     checked.update(missing)

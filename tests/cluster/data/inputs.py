@@ -1,4 +1,4 @@
-"""Features of every kind that lie on a cluster, and who trains on them."""
+"""Dask collections of every kind, and estimators to train on them."""
 
 import dask.array as da
 import dask.dataframe as dd
@@ -46,7 +46,7 @@ def as_frame(X):
 
 
 def of_unknown_length(array):
-    """Return the same rows, in an array that does not know how many they are."""
+    """Return the same rows in an array of unknown length."""
     kept = da.from_array(np.ones(len(array), bool), chunks=array.chunks[0])
     return array[kept]
 
@@ -68,7 +68,7 @@ def multilabel(y):
 
 
 def exploding(shape, chunks):
-    """Return an array that cannot be computed."""
+    """Return an array whose computation fails."""
 
     def explode(block):
         raise ZeroDivisionError("computed")

@@ -19,8 +19,7 @@ from skdistmlp import (
     WorkerLostError,
 )
 from skdistmlp.cluster.client.workers import known_workers
-from skdistmlp.cluster.data import blocks
-from skdistmlp.cluster.data import dask_inputs as collections
+from skdistmlp.cluster.data import remote_dataset
 from tests.cluster.data.inputs import (
     N_ROWS,
     NAMES,
@@ -76,7 +75,7 @@ def test_features_of_every_kind_train_the_same_network(client, data, convert, dt
         (regressor, multilabel, None, {"early_stopping": True}),
     ],
 )
-def test_targets_and_weights_may_be_collections(
+def test_targets_and_weights_can_be_collections(
     client, data, make, targets, weights, parameters
 ):
     X, y = data
@@ -88,7 +87,7 @@ def test_targets_and_weights_may_be_collections(
     assert mine.n_iter_ == theirs.n_iter_
 
 
-def test_features_may_be_the_targets_too(client, data):
+def test_features_can_be_the_targets_too(client, data):
     X, _ = data
     one = as_array(X)
     mine = bounded(fit, regressor(client), one, one)
@@ -96,7 +95,7 @@ def test_features_may_be_the_targets_too(client, data):
 
 
 @pytest.mark.parametrize("make", [classifier, regressor])
-def test_partial_fit_of_batches_that_are_collections(client, data, make):
+def test_partial_fit_accepts_collections_as_batches(client, data, make):
     X, y = data
     one, other = make(client), make(client)
     extra = {"classes": np.arange(10)} if make is classifier else {}
@@ -107,7 +106,7 @@ def test_partial_fit_of_batches_that_are_collections(client, data, make):
 
 
 @pytest.mark.parametrize("columns", ["a", ["a", "b"]], ids=["series", "columns"])
-def test_targets_of_a_data_frame(client, data, columns):
+def test_columns_of_a_data_frame_can_be_targets(client, data, columns):
     X, y = data
     known = pd.DataFrame(X, columns=NAMES).assign(a=y.astype("int8"), b=y % 3)
     frame = dd.from_pandas(known, npartitions=4)
@@ -126,7 +125,7 @@ def test_targets_of_a_data_frame(client, data, columns):
         ({"parameter_threshold": 10**6}, "local"),
     ],
 )
-def test_engines_of_this_process_fetch_the_rows(
+def test_engines_that_hold_the_rows_here_fetch_them(
     client, data, convert, parameters, engine
 ):
     X, y = data
@@ -136,7 +135,7 @@ def test_engines_of_this_process_fetch_the_rows(
     assert_same_weights(clf, fit(classifier(client, **parameters), known, y))
 
 
-def test_a_collection_of_another_client_of_the_same_cluster(client, data):
+def test_a_collection_of_another_client_of_the_cluster_is_accepted(client, data):
     X, y = data
     address = client.scheduler.address
     X_there = client.persist(as_array(X))
@@ -144,7 +143,7 @@ def test_a_collection_of_another_client_of_the_same_cluster(client, data):
     assert_same_weights(clf, fit(classifier(client), X, y))
 
 
-def test_a_fit_inside_a_task_of_collections_made_there(client, data):
+def test_a_task_can_fit_collections_that_it_creates(client, data):
     X, y = data
 
     def task():
@@ -157,7 +156,7 @@ def test_a_fit_inside_a_task_of_collections_made_there(client, data):
     assert score == theirs.score(X, y)
 
 
-def test_workers_that_are_threads(data):
+def test_workers_that_are_threads_can_train_on_collections(data):
     X, y = data
     with own_cluster(n_workers=2, processes=False) as client:
         given = client.persist(as_array(X))
@@ -176,7 +175,7 @@ def test_workers_that_are_threads(data):
 
 @pytest.fixture
 def gathered(monkeypatch):
-    """Return the bytes of each value that a client of this process fetches."""
+    """Return a list that records the bytes of each value a client here fetches."""
     sizes = []
     original = Client._gather
 
@@ -196,7 +195,7 @@ def n_bytes(value):
 
 
 def sent_to(client, receiver):
-    """Return the bytes that workers have sent to others, or to somebody else."""
+    """Return the bytes that workers sent to each other, or to other processes."""
     workers = set(client.nthreads())
     logs = client.run(lambda dask_worker: list(dask_worker.transfer_outgoing_log))
     return sum(
@@ -208,7 +207,7 @@ def sent_to(client, receiver):
 
 
 def test_features_go_from_worker_to_worker_and_never_to_the_client(client, gathered):
-    """Every worker of a fit needs all rows, of which it has a third."""
+    """Every worker of a fit needs all rows, and holds a third of them."""
     rng = da.random.default_rng(0)
     X = client.persist(rng.random((30_000, 64), chunks=(1000, 64), dtype=np.float32))
     y = client.persist((X[:, 0] > 0.5).astype(int))
@@ -226,47 +225,22 @@ def test_features_go_from_worker_to_worker_and_never_to_the_client(client, gathe
     assert sent_to(client, "others") - before["others"] < 4 * y.nbytes < X.nbytes
 
 
-def test_blocks_are_joined_a_few_at_a_time(monkeypatch):
-    """Those on their way are bounded; a block beyond the bound comes alone."""
-    given = [blocks.Block((n, 4), np.dtype(float), None, 32 * n) for n in (5, 6, 30, 1)]
-    monkeypatch.setattr(blocks, "BATCH_BYTES", 32 * 12)
-    asked = []
-
-    def gather(names):
-        asked.append(names)
-        return [np.full(given[name].shape, name) for name in names]
-
-    rows = blocks.join(range(4), given, np.dtype(np.float32), gather)
-    assert asked == [[0, 1], [2], [3]]
-    assert rows.dtype == np.float32
-    assert_array_equal(rows[:, 0], np.repeat(range(4), [5, 6, 30, 1]))
-
-
-def test_blocks_that_are_gone_end_the_fit_with_an_error(client, data, monkeypatch):
+def test_lost_blocks_end_the_fit_with_an_error(client, data, monkeypatch):
     X, y = data
     monkeypatch.setattr(
-        collections, "_who_has", lambda _, futures: {f.key: () for f in futures}
+        remote_dataset,
+        "block_locations",
+        lambda _, futures: {f.key: () for f in futures},
     )
-    with pytest.raises(WorkerLostError, match=r"\d blocks of X were not to be had"):
+    with pytest.raises(WorkerLostError, match=r"could not fetch \d of the blocks of X"):
         bounded(fit, classifier(client), as_frame(X), y)
-
-
-def test_features_let_go_of_are_computed_again_when_they_are_wanted_again(client, data):
-    X, y = data
-    with collections.resolve_inputs(client, "me", as_array(X), y, None) as (
-        features,
-        *_,
-    ):
-        for _ in range(2):
-            assert_array_equal(bounded(features.fetch), X)
-            assert not features._futures
 
 
 # What is refused.
 
 
 @pytest.mark.parametrize("name", ["y", "sample_weight"])
-def test_known_lengths_that_differ_are_named_before_anything_is_computed(client, name):
+def test_known_lengths_are_compared_before_anything_is_computed(client, name):
     X, rows = exploding((100, 4), (50, 4)), np.arange(90) % 2
     given = {"y": np.arange(100) % 2, name: da.from_array(rows, chunks=45)}
     with pytest.raises(ValueError, match=f"X has 100 rows, but {name} has 90"):
@@ -275,9 +249,7 @@ def test_known_lengths_that_differ_are_named_before_anything_is_computed(client,
 
 @pytest.mark.parametrize("name", ["y", "sample_weight"])
 @pytest.mark.parametrize("as_collection", [True, False])
-def test_lengths_that_differ_are_named_once_they_are_known(
-    client, data, name, as_collection
-):
+def test_unknown_lengths_are_compared_once_computed(client, data, name, as_collection):
     X, y = data
     given = {"y": y, name: as_array(y[:90]) if as_collection else y[:90]}
     with pytest.raises(ValueError, match=f"X has 300 rows, but {name} has 90"):
@@ -300,17 +272,17 @@ def with_nan(X):
         (
             lambda X: da.concatenate([as_array(X[:200]), as_sparse(X[200:])]),
             ValueError,
-            "some blocks of X are sparse and some are dense",
+            "some blocks of X are sparse and others are dense",
         ),
         (lambda X: as_array(X)[None], TypeError, "X is a Dask Array; expected"),
         (
             lambda X: dask.bag.from_sequence(X),
             TypeError,
-            "X is a Dask Bag; expected an Array of one or two dimensions, a DataFrame",
+            "X is a Dask Bag; expected an Array with one or two dimensions, a Dat",
         ),
     ],
 )
-def test_features_that_are_not_fit_to_train_on(client, data, spoil, error, message):
+def test_unsuitable_features_are_refused(client, data, spoil, error, message):
     X, y = data
     clf = classifier(client)
     with pytest.raises(error, match=re.escape(message)):
@@ -319,8 +291,8 @@ def test_features_that_are_not_fit_to_train_on(client, data, spoil, error, messa
 
 
 @pytest.mark.parametrize("rows", [np.ones((4, 3)), as_array(np.ones((4, 3)))])
-def test_what_does_not_fit_a_worker_is_refused_before_training(client, rows):
-    """The error has both sizes, and the name of the worker."""
+def test_a_fit_that_exceeds_a_workers_memory_is_refused(client, rows):
+    """The error states both sizes and the worker."""
     clf = classifier(client, hidden_layer_sizes=(10**6, 10**6), batch_size="auto")
     worker = next(iter(client.nthreads()))
     limit = known_workers(client)[worker]["memory_limit"]
@@ -331,14 +303,14 @@ def test_what_does_not_fit_a_worker_is_refused_before_training(client, rows):
     assert f"{worker}, whose memory_limit is {limit:,} bytes" in str(caught.value)
 
 
-def test_an_array_larger_than_the_cluster_is_refused_before_it_is_computed(client):
+def test_an_array_larger_than_the_cluster_is_not_computed(client):
     X = exploding((4, 10**12), (1, 10**12))
     limit = sum(info["memory_limit"] for info in known_workers(client).values())
-    with pytest.raises(ClusterError, match=f"X takes {X.nbytes:,} by.* is {limit:,} b"):
+    with pytest.raises(ClusterError, match=f"X takes {X.nbytes:,} by.* to {limit:,} b"):
         bounded(classifier(client).fit, X, [0, 1, 0, 1])
 
 
-def test_workers_that_die_while_they_compute_features_are_explained():
+def test_workers_killed_by_computing_features_are_reported():
     def die(block):
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""Clusters to be harmed, and a fit on them that is held where the fault strikes."""
+"""Clusters for fault injection, and fits on them that are held at a given point."""
 
 import os
 import signal
@@ -15,42 +15,42 @@ import numpy as np
 from distributed import Client, LocalCluster
 
 from skdistmlp.cluster.client.workers import known_workers
-from tests.cluster.faults import gates as striking
+from tests.cluster.faults import gates
 from tests.cluster.faults.gates import (
     BETWEEN,
     IDLE,
+    FitOutcome,
     Gate,
-    Seen,
     classifier,
-    seen_of_fit,
+    outcome_of_fit,
 )
 from tests.cluster.forked import CONTEXT, ForkedProcesses, fork
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
 SETTINGS = {
-    # How often Dask looks whether it hears of its workers.
+    # How often Dask checks that its workers send heartbeats.
     "distributed.scheduler.worker-ttl": "5s",
     "distributed.worker.multiprocessing-method": "forkserver",
-    # Every fit places its rows, and leaves none.
-    "skdistmlp.keep-bytes": 0,
+    # Every fit sends its rows, and caches none.
+    "skdistmlp.cache.max-bytes": 0,
 }
 
 MEMORY_LIMIT_BYTES = 700 * 2**20
-"""Of the workers that have nannies."""
+"""Memory limit of the workers that have nannies."""
 
 LONG_TIMEOUT = {"skdistmlp.exchange-timeout": "60s"}
-"""Where the timeout is not to run out."""
+"""For cases in which the timeout must not expire."""
 
 FREE_WITHIN_S = 8.0
-"""How long a worker may take to let go; not a measure of speed."""
+"""How long a worker may take to release everything; not a measure of speed."""
 
 Data = tuple[np.ndarray, np.ndarray]
 
 
-class WithNannies:
-    """Workers whose nannies start them anew, and end them at a limit of memory."""
+class NannyCluster:
+    """Workers whose nannies restart them, and kill them at a memory limit."""
 
-    def __enter__(self) -> "WithNannies":
+    def __enter__(self) -> "NannyCluster":
         with dask.config.set(
             {"distributed.worker.multiprocessing-method": "forkserver"}
         ):
@@ -67,7 +67,7 @@ class WithNannies:
         self._cluster.close()
 
     def have_workers(self, n_workers: int) -> None:
-        """Wait until they are there."""
+        """Wait for the workers."""
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(n_workers, timeout=WITHIN_S)
 
@@ -96,10 +96,10 @@ class Clusters:
             self.end(kind)
 
     @contextmanager
-    def lent(self, kind: str) -> Iterator[Any]:
-        """Give a cluster whose workers are all there; end it if its user fails."""
+    def borrowed(self, kind: str) -> Iterator[Any]:
+        """Lend a cluster with all its workers; end it if the test fails."""
         if kind not in self._running:
-            cluster: Any = WithNannies()
+            cluster: Any = NannyCluster()
             if kind != "nannies":
                 n_threads = 2 if kind == "two threads" else 1
                 cluster = ForkedProcesses(self._make_directory(), SETTINGS, n_threads)
@@ -113,15 +113,15 @@ class Clusters:
             raise
 
     def end(self, kind: str) -> None:
-        """End a cluster; who wants it next gets a new one."""
+        """End a cluster; the next test that needs it gets a new one."""
         self._running.pop(kind).__exit__(None, None, None)
 
 
-def assert_right(seen: Seen, data: Data) -> None:
-    """The weights are those of a fit in this process."""
-    assert seen.error is None, seen.text
+def assert_right(outcome: FitOutcome, data: Data) -> None:
+    """Check that the parameters equal those of a local fit."""
+    assert outcome.error is None, outcome.text
     expected = classifier(None).fit(*data)
-    for mine, other in zip(seen.coefs, expected.coefs_, strict=True):
+    for mine, other in zip(outcome.coefs, expected.coefs_, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
 
 
@@ -130,14 +130,14 @@ class FitInThread:
 
     def __init__(self, client: Client, data: Data, n_workers: int = 3) -> None:
         clf = classifier(client, n_workers)
-        self._future: Future[Seen] = in_thread(seen_of_fit, clf, *data)
+        self._future: Future[FitOutcome] = in_thread(outcome_of_fit, clf, *data)
 
     def has_ended(self) -> bool:
         """Say whether there is a result."""
         return self._future.done()
 
-    def result(self, timeout_s: float) -> Seen:
-        """Return what came of the fit."""
+    def result(self, timeout_s: float) -> FitOutcome:
+        """Return how the fit ended."""
         return self._future.result(timeout_s)
 
     def close(self) -> None:
@@ -145,11 +145,11 @@ class FitInThread:
 
 
 class FitInProcess:
-    """A fit of a client in a process of its own, that may be interrupted and killed."""
+    """A fit in a separate client process, which may be interrupted and killed."""
 
     def __init__(self, *args: Any) -> None:
         self._connection, theirs = CONTEXT.Pipe()
-        self._process = fork(striking.fit_in_this_process, theirs, *args)
+        self._process = fork(gates.fit_and_report, theirs, *args)
         theirs.close()
 
     def signal(self, number: int) -> None:
@@ -161,19 +161,21 @@ class FitInProcess:
         """Say whether there is a result."""
         return self._connection.poll()
 
-    def result(self, timeout_s: float) -> Seen:
-        """Return what came of the fit; the client stays connected."""
+    def result(self, timeout_s: float) -> FitOutcome:
+        """Return how the fit ended; the client stays connected."""
         if not self._connection.poll(timeout_s):
             raise TimeoutError
         try:
-            seen: Seen = self._connection.recv()
+            outcome: FitOutcome = self._connection.recv()
         except EOFError:
             self._process.join()
-            seen = Seen(None, signal.Signals(-(self._process.exitcode or 0)).name)
-        return seen
+            outcome = FitOutcome(
+                None, signal.Signals(-(self._process.exitcode or 0)).name
+            )
+        return outcome
 
     def close(self) -> None:
-        """Let the client go, or kill it if it does not."""
+        """Tell the client to end, and kill it if it does not."""
         if self._process.is_alive():
             self._connection.send("end")
             self._process.join(10)
@@ -183,29 +185,29 @@ class FitInProcess:
 
 
 @dataclass
-class Scene:
-    """A fit that is held where the fault strikes.
+class Scenario:
+    """A fit that is held at the point where a fault is injected.
 
     Attributes
     ----------
-    cluster : ForkedProcesses or WithNannies
+    cluster : ForkedProcesses or NannyCluster
         Where the fit runs.
     client : Client
-        One that no fault strikes.
+        A client that no fault affects.
     data : tuple
-        To fit to.
+        Rows and targets of the fit.
     phase : str
         Where the fit is held.
     rank : int
-        Shard that is struck.
+        Shard on the victim.
     victim : str
-        Its worker.
+        Address of the worker that the fault affects.
     gate : Gate
         Where the victim, or the client of the fit, is held.
     fit : FitInThread or FitInProcess
-        Has the result.
+        The fit.
     victim_is_held : bool
-        Whether it is the victim.
+        Whether the victim is held, rather than the client.
     """
 
     cluster: Any
@@ -217,13 +219,13 @@ class Scene:
     gate: Gate
     fit: Any = None
     victim_is_held: bool = False
-    _afterwards: list[Callable[[], None]] = field(default_factory=list)
+    _cleanups: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._pid = self.on_victim(os.getpid)
 
     @contextmanager
-    def staged(
+    def started(
         self, in_process: bool = False, held: str = "", n_times: int = 1
     ) -> Iterator[None]:
         """Start the fit and wait until it is held.
@@ -231,9 +233,9 @@ class Scene:
         Parameters
         ----------
         in_process : bool
-            Whether its client is a process of its own.
+            Whether the client runs in a separate process.
         held : {"client", "victim", ""}
-            Who is held; by default the client where workers are idle.
+            Which side is held; by default the client where workers are idle.
         n_times : int
             How many times the client is held.
         """
@@ -241,12 +243,12 @@ class Scene:
         self.victim_is_held = not client_is_held
         with ExitStack() as stage:
             if self.phase == BETWEEN and not in_process:
-                stage.enter_context(striking.short_rounds())
+                stage.enter_context(gates.short_rounds())
             where = self.phase, self.gate, n_times
             if not client_is_held:
-                self.on_victim(striking.install, self.phase, self.gate)
+                self.on_victim(gates.install, self.phase, self.gate)
             elif not in_process:
-                stage.enter_context(striking.client_held(*where))
+                stage.enter_context(gates.hold_client(*where))
             if in_process:
                 settings = {name: dask.config.get(name) for name in SETTINGS}
                 settings |= {"skdistmlp": dask.config.get("skdistmlp")}
@@ -257,28 +259,28 @@ class Scene:
             else:
                 self.fit = FitInThread(self.client, self.data)
             stage.callback(self.fit.close)
-            self.await_held()
+            self.wait_until_held()
             yield
 
-    def await_held(self, number: int = 0) -> None:
-        """Wait until the fit is held for the first time, or another."""
+    def wait_until_held(self, number: int = 0) -> None:
+        """Wait until the fit is held for the first or a later time."""
         wait_until(
             lambda: self.gate.is_reached(number) or self.fit.has_ended(),
             "the fit is held",
         )
         assert self.gate.is_reached(number), self.fit.result(0)
 
-    def afterwards(self, function: Callable[..., Any], *args: Any) -> None:
-        """Have something done when the fit has ended."""
-        self._afterwards.append(lambda: function(*args))
+    def add_cleanup(self, function: Callable[..., Any], *args: Any) -> None:
+        """Register a call for the time after the fit."""
+        self._cleanups.append(lambda: function(*args))
 
-    def tidy_up(self) -> None:
-        """Do what was to be done when the fit has ended."""
-        while self._afterwards:
-            self._afterwards.pop()()
+    def clean_up(self) -> None:
+        """Make the calls that were registered for the time after the fit."""
+        while self._cleanups:
+            self._cleanups.pop()()
 
     def on_victim(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call in the victim's process, beside its tasks."""
+        """Call a function in the victim's process, outside its tasks."""
         return self.client.run(function, *args, workers=[self.victim])[self.victim]
 
     def signal_victim(self, number: int) -> None:
@@ -286,25 +288,23 @@ class Scene:
         os.kill(self._pid, number)
 
     def status_of_victim(self) -> str:
-        """Return what the scheduler thinks of the victim."""
+        """Return the victim's status in the scheduler."""
         workers = known_workers(self.client)
         return str(workers.get(self.victim, {"status": "gone"})["status"])
 
-    def await_loss(self) -> None:
-        """Wait until the scheduler knows that the victim is gone."""
+    def wait_until_lost(self) -> None:
+        """Wait until the scheduler has removed the victim."""
         wait_until(
-            lambda: self.victim not in self.client.nthreads(), "the worker is missed"
+            lambda: self.victim not in self.client.nthreads(), "the worker is removed"
         )
 
-    def await_freedom(self, but: Sequence[str] = ()) -> None:
-        """Wait until no worker, but some, holds anything of a fit."""
+    def wait_until_free(self, but: Sequence[str] = ()) -> None:
+        """Wait until no worker holds anything of a fit, except some."""
 
         def held() -> dict[str, list[str]]:
-            # Who leaves meanwhile holds nothing.
+            # A worker that leaves meanwhile holds nothing.
             workers = [w for w in self.client.nthreads() if w not in but]
-            return self.client.run(
-                striking.what_is_held, workers=workers, on_error="ignore"
-            )
+            return self.client.run(gates.leftovers, workers=workers, on_error="ignore")
 
         deadline = time.monotonic() + FREE_WITHIN_S
         while any((left := held()).values()):

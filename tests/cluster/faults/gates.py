@@ -1,8 +1,7 @@
-"""Faults that strike a fit at a definite place: what runs in the process struck.
+"""Gates that hold a fit at a given point: what runs in the process that is held.
 
-Workers and clients import this module. Whoever comes to the place is held at a
-gate, in its own process, until the test has done what it wants and tells it how to
-go on.
+Workers and clients import this module. A process that reaches the point waits at the
+gate until the test has injected its fault and tells the process how to continue.
 """
 
 import gc
@@ -23,55 +22,55 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.cluster.peers import worker as shard_run
-from skdistmlp.parallel import local_ops as buffered
-from skdistmlp.wire import communicator as mesh
+from skdistmlp.cluster.peers import worker
+from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.wire import packet
+from skdistmlp.wire.communicator import Link, SocketCommunicator
 from tests.cluster.support import wait_until
 
-PLACES: dict[str, tuple[Any, str]] = {
-    "placing": (shard_run, "listen"),
-    "connecting": (shard_run, "meet"),
-    "forward exchange": (mesh.SocketCommunicator, "all_gather"),
-    "backward exchange": (mesh.SocketCommunicator, "reduce_scatter"),
-    "between rounds": (mesh.SocketCommunicator, "wait_for_all"),
-    "collecting": (buffered.LocalOps, "collect"),
+HOLD_POINTS: dict[str, tuple[Any, str]] = {
+    "placing": (worker, "listen"),
+    "connecting": (worker, "meet"),
+    "forward exchange": (SocketCommunicator, "all_gather"),
+    "backward exchange": (SocketCommunicator, "reduce_scatter"),
+    "between rounds": (SocketCommunicator, "wait_for_all"),
+    "collecting": (LocalOps, "collect"),
 }
-"""By phase, what the worker that is struck is about to call."""
+"""By phase, the function before whose call a worker is held."""
 
-PHASES = tuple(PLACES)
+PHASES = tuple(HOLD_POINTS)
 PLACING, CONNECTING, FORWARD, BACKWARD, BETWEEN, COLLECTING = PHASES
 
 IDLE = BETWEEN, COLLECTING
-"""Where workers are idle for a moment too, and the client is about to do something."""
+"""Phases in which workers are briefly idle while the client is about to act."""
 
 EXCHANGES = FORWARD, BACKWARD
 
 STEP = 2
-"""Number of the step, from 1, whose exchanges are struck."""
+"""Number of the step, from 1, in whose exchanges a fault is injected."""
 
 N_SLOW = 2
-"""Exchanges that a slow shard takes its time for."""
+"""Number of exchanges that a slow shard delays."""
 
-Order = Sequence[Any]
+Command = Sequence[Any]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Where a process is held until it is told how to go on, by files in a folder."""
+    """Holds a process until it is told how to continue, by files in a folder."""
 
     folder: Path
 
-    def hold(self, number: int = 0) -> Order:
-        """Wait here, the first time as number 0; return what to do then."""
+    def hold(self, number: int = 0) -> Command:
+        """Wait here, the first time as number 0; return the command to run then."""
         (self.folder / f"held-{number}").touch()
         told = self.folder / f"go-{number}"
-        wait_until(told.exists, "the test lets this process go on")
-        order: Order = json.loads(told.read_text())
-        return order
+        wait_until(told.exists, "the test lets this process continue")
+        command: Command = json.loads(told.read_text())
+        return command
 
     def spin(self) -> None:
-        """Compute until told to go on, and leave other threads little time."""
+        """Compute until the gate opens, and leave other threads little time."""
         (self.folder / "held-0").touch()
         while not (self.folder / "go-0").exists():
             sum(range(10**4))
@@ -79,11 +78,11 @@ class Gate:
     def is_reached(self, number: int = 0) -> bool:
         return (self.folder / f"held-{number}").exists()
 
-    def open(self, *order: Any) -> None:
-        """Let everybody who is held here, or will be, do as they are told."""
+    def open(self, *command: Any) -> None:
+        """Let every process that is or will be held here run a command and continue."""
         for number in range(2):
-            ready = self.folder / f"order-{number}"
-            ready.write_text(json.dumps(order))
+            ready = self.folder / f"command-{number}"
+            ready.write_text(json.dumps(command))
             ready.rename(self.folder / f"go-{number}")
 
 
@@ -93,38 +92,38 @@ _ORIGINALS: list[tuple[Any, str, Any]] = []
 
 
 def install(phase: str, gate: Gate) -> None:
-    """Hold the shard in this process, once, when it comes to the place of a phase."""
-    owner, name = PLACES[phase]
+    """Hold the shard in this process once, when it reaches the point of a phase."""
+    owner, name = HOLD_POINTS[phase]
     original = getattr(owner, name)
-    order: Order | None = None
+    command: Command | None = None
     n_left = 0
 
-    def struck(*args: Any, **kwargs: Any) -> Any:
-        nonlocal order, n_left
-        if order is None and (phase not in EXCHANGES or args[0]._step == STEP):
-            order = gate.hold()
-            n_left = N_SLOW if order[:1] == ["be_slow"] else 1
-        if order and n_left:
+    def held_call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal command, n_left
+        if command is None and (phase not in EXCHANGES or args[0]._step == STEP):
+            command = gate.hold()
+            n_left = N_SLOW if command[:1] == ["slow_down"] else 1
+        if command and n_left:
             n_left -= 1
-            ORDERS[order[0]](args, *order[1:])
+            COMMANDS[command[0]](args, *command[1:])
         return original(*args, **kwargs)
 
-    setattr(owner, name, struck)
+    setattr(owner, name, held_call)
     _ORIGINALS.append((owner, name, original))
 
 
 def uninstall() -> None:
-    """Undo what was done to this process."""
+    """Restore the functions that were replaced in this process."""
     while _ORIGINALS:
         setattr(*_ORIGINALS.pop())
 
 
-def _be_slow(args: Any, seconds: float) -> None:
+def _slow_down(args: Any, seconds: float) -> None:
     time.sleep(seconds)
 
 
 def _raise(args: Any, kind: str) -> None:
-    raise {"RuntimeError": RuntimeError, "MemoryError": MemoryError}[kind]("struck")
+    raise {"RuntimeError": RuntimeError, "MemoryError": MemoryError}[kind]("injected")
 
 
 def _send_nan(args: Any) -> None:
@@ -137,21 +136,21 @@ def _speak_another_version(args: Any) -> None:
     packet.VERSION = 77
 
 
-ORDERS: dict[str, Callable[..., None]] = {
-    "be_slow": _be_slow,
+COMMANDS: dict[str, Callable[..., None]] = {
+    "slow_down": _slow_down,
     "raise": _raise,
     "send_nan": _send_nan,
     "speak_another_version": _speak_another_version,
 }
-"""What a shard that was held may be told to do before it goes on."""
+"""What a held shard can be told to do before it continues."""
 
 
-def _shards() -> list[shard_run.PeerShard]:
-    return list(shard_run._RUNS.values())
+def _shards() -> list[worker.PeerShard]:
+    return list(worker._RUNS.values())
 
 
 def cut_links() -> None:
-    """Break every connection of the shard in this process with others."""
+    """Break every connection of the shard in this process to other shards."""
     for shard in _shards():
         if shard._listener is not None:
             shard._listener.shutdown(2)
@@ -161,13 +160,13 @@ def cut_links() -> None:
 
 
 def abort_connection_with_scheduler(dask_worker: Worker) -> None:
-    """Break it, after the answer to this call has left."""
+    """Break the connection, once the answer to this call has been sent."""
     comm = dask_worker.batched_stream.comm
     dask_worker.loop.call_later(0.01, comm.abort)
 
 
-def spoil_weights() -> None:
-    """Make the weights of the shard in this process useless."""
+def spoil_parameters() -> None:
+    """Fill the parameters of the shard in this process with NaN."""
     for shard in _shards():
         assert shard._group is not None
         shard._group.collect().parameters.fill(np.nan)
@@ -176,8 +175,8 @@ def spoil_weights() -> None:
 _MEMORY: list[np.ndarray] = []
 
 
-def eat_memory(n_bytes: int) -> None:
-    """Take memory until the nanny ends this process, in a thread of its own."""
+def exhaust_memory(n_bytes: int) -> None:
+    """Allocate memory in a separate thread until the nanny kills this process."""
 
     def eat() -> None:
         _MEMORY.append(np.ones(n_bytes, np.uint8))
@@ -185,27 +184,27 @@ def eat_memory(n_bytes: int) -> None:
     threading.Thread(target=eat, daemon=True).start()
 
 
-def is_told_to_stop() -> bool:
+def is_stop_requested() -> bool:
     return all(shard._stop_wanted for shard in _shards())
 
 
-def what_is_held(dask_worker: Worker) -> list[str]:
-    """Return what shards have left in this process: tasks, memory, connections."""
-    held = [f"running task {ts.key}" for ts in dask_worker.state.executing]
-    held += [f"shard {shard._rank}" for shard in _shards()]
+def leftovers(dask_worker: Worker) -> list[str]:
+    """List what shards left behind in this process: tasks, memory, connections."""
+    found = [f"running task {ts.key}" for ts in dask_worker.state.executing]
+    found += [f"shard {shard._rank}" for shard in _shards()]
     for thing in gc.get_objects():
-        if type(thing) is mesh.Link and thing.socket.fileno() >= 0:
-            held.append(f"connection with {thing.name}")
-        if type(thing) is mesh.SocketCommunicator:
-            held.append(f"mesh of shard {thing.rank}")
-    return held
+        if type(thing) is Link and thing.socket.fileno() >= 0:
+            found.append(f"connection with {thing.name}")
+        if type(thing) is SocketCommunicator:
+            found.append(f"communicator of shard {thing.rank}")
+    return found
 
 
 # In a scheduler.
 
 
 def set_worker_ttl(seconds: float, dask_scheduler: Scheduler) -> None:
-    """Set after how long a worker that is not heard of is given up."""
+    """Set the time after which the scheduler removes a silent worker."""
     dask_scheduler.worker_ttl = seconds
 
 
@@ -213,8 +212,8 @@ def set_worker_ttl(seconds: float, dask_scheduler: Scheduler) -> None:
 
 
 @contextmanager
-def client_held(phase: str, gate: Gate, n_times: int = 1) -> Iterator[None]:
-    """Hold the client in this process when it comes to the place of a phase."""
+def hold_client(phase: str, gate: Gate, n_times: int = 1) -> Iterator[None]:
+    """Hold the client in this process when it reaches the point of a phase."""
     run = peers.PeersRun
     n_held = 0
 
@@ -246,7 +245,7 @@ def client_held(phase: str, gate: Gate, n_times: int = 1) -> Iterator[None]:
 
 @contextmanager
 def short_rounds() -> Iterator[None]:
-    """Let a round of the clients in this process be an epoch."""
+    """Make a round last one epoch for the clients in this process."""
     round_s, peers.ROUND_S = peers.ROUND_S, 0.0
     try:
         yield
@@ -255,17 +254,17 @@ def short_rounds() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What came of a fit.
+class FitOutcome:
+    """How a fit ended.
 
     Attributes
     ----------
     error : type or None
-        What it raised.
+        Type of the error that it raised.
     text : str
-        What the error and its notes say, or what the user was warned of.
+        Message of the error and its notes, or the warnings.
     coefs : list of ndarray
-        Weights, if there are any.
+        Coefficients, if there are any.
     """
 
     error: type[BaseException] | None
@@ -278,7 +277,7 @@ class Seen:
 
 
 def classifier(client: Any, n_workers: int = 3) -> DistributedMLPClassifier:
-    """Return a network of two hidden layers, of which a shard is on each worker."""
+    """Return a network of two hidden layers, with one shard per worker."""
     return DistributedMLPClassifier(
         (20, 9),
         batch_size=100,
@@ -291,8 +290,10 @@ def classifier(client: Any, n_workers: int = 3) -> DistributedMLPClassifier:
     )
 
 
-def seen_of_fit(clf: DistributedMLPClassifier, X: np.ndarray, y: np.ndarray) -> Seen:
-    """Fit, whatever comes of it."""
+def outcome_of_fit(
+    clf: DistributedMLPClassifier, X: np.ndarray, y: np.ndarray
+) -> FitOutcome:
+    """Fit, and return how that ended."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -300,11 +301,11 @@ def seen_of_fit(clf: DistributedMLPClassifier, X: np.ndarray, y: np.ndarray) -> 
             clf.fit(X, y)
         except BaseException as error:
             notes = getattr(error, "__notes__", [])
-            return Seen(type(error), "\n".join([str(error), *notes]))
-    return Seen(None, "\n".join(str(w.message) for w in warned), clf.coefs_)
+            return FitOutcome(type(error), "\n".join([str(error), *notes]))
+    return FitOutcome(None, "\n".join(str(w.message) for w in warned), clf.coefs_)
 
 
-def fit_in_this_process(
+def fit_and_report(
     connection: Any,
     address: str,
     settings: dict[str, Any],
@@ -314,13 +315,13 @@ def fit_in_this_process(
     gate: Gate,
     n_times: int,
 ) -> None:
-    """Fit, send what came of it, and stay connected until told to end."""
+    """Fit, send the outcome, and stay connected until told to end."""
     with ExitStack() as held:
         held.enter_context(dask.config.set(settings))
         if phase == BETWEEN:
             held.enter_context(short_rounds())
         if client_is_held:
-            held.enter_context(client_held(phase, gate, n_times))
+            held.enter_context(hold_client(phase, gate, n_times))
         client = held.enter_context(Client(address, set_as_default=False))
-        connection.send(seen_of_fit(classifier(client), *data))
+        connection.send(outcome_of_fit(classifier(client), *data))
         connection.recv()

@@ -1,4 +1,4 @@
-"""The page of faults, written by the tests of faults."""
+"""Write the page on faults from the results of the fault tests."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,41 +6,41 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.faults.gates import Seen
+from tests.cluster.faults.gates import FitOutcome
 
 INTRODUCTION = Path(__file__).with_name("introduction.md")
 
 
 @dataclass
 class Cell:
-    """What is seen of one fault in one phase, beside what is expected."""
+    """What is expected and observed for one fault in one phase."""
 
     fault: str
     phase: str
     expected: str
     within_s: float
-    seen: Seen | None = None
+    outcome: FitOutcome | None = None
     seconds: float = 0.0
     failure: str = ""
     remark: str = ""
 
-    def note(self, seen: Seen, seconds: float) -> None:
-        """Take down what came of the fit."""
-        self.seen, self.seconds = seen, seconds
+    def note(self, outcome: FitOutcome, seconds: float) -> None:
+        """Record how the fit ended."""
+        self.outcome, self.seconds = outcome, seconds
 
     def __str__(self) -> str:
         expected = f"{self.expected} ≤ {self.within_s:.0f} s"
-        if self.seen is None:
+        if self.outcome is None:
             return f"{expected}<br>**no end**"
         if self.failure:
             failure = _shortened(self.failure)
-            return f"{expected}<br>**{self.seen.name}**: {failure:.80}"
-        seen = f"{expected}<br>seen: {self.seconds:.1f} s"
-        return f"{seen}<br>{self.remark}" if self.remark else seen
+            return f"{expected}<br>**{self.outcome.name}**: {failure:.80}"
+        text = f"{expected}<br>seen: {self.seconds:.1f} s"
+        return f"{text}<br>{self.remark}" if self.remark else text
 
 
 class FaultsPage:
-    """Cells as the tests fill them."""
+    """The table whose cells the tests fill in."""
 
     def __init__(self) -> None:
         self._cells: dict[tuple[str, str], Cell] = {}
@@ -48,7 +48,7 @@ class FaultsPage:
 
     @contextmanager
     def cell(self, cell: Cell) -> Iterator[None]:
-        """Enter a cell; take down if its test fails."""
+        """Add a cell; record the failure of its test."""
         self._cells[cell.fault, cell.phase] = cell
         try:
             yield
@@ -67,11 +67,11 @@ class FaultsPage:
         Parameters
         ----------
         path : Path
-            Where to.
+            File to write.
         phases : sequence of str
             Columns.
         impossible : mapping
-            By fault and phase, why it cannot occur.
+            By fault and phase, the reason why it cannot occur.
 
         Raises
         ------
@@ -94,9 +94,7 @@ class FaultsPage:
             ]
             lines.append(f"| **{fault}** | {' | '.join(cells)} |")
         lines += ["", *self.lines, "", "## What the errors say", ""]
-        lines += [
-            "Each message once, with the first fault and phase that it was seen in."
-        ]
+        lines += ["Each message once, with the first fault and phase that caused it."]
         lines += ["", "```text", *self._messages(), "```", ""]
         path.write_text("\n".join(lines))
 
@@ -104,10 +102,10 @@ class FaultsPage:
         """Return every message once."""
         lines, known = [], set()
         for cell in self._cells.values():
-            if cell.seen is None or cell.seen.error is None:
+            if cell.outcome is None or cell.outcome.error is None:
                 continue
-            message = _shortened(f"{cell.seen.name}: {cell.seen.text}")
-            # The same with other numbers is no news.
+            message = _shortened(f"{cell.outcome.name}: {cell.outcome.text}")
+            # The same message with other numbers is not listed again.
             if (alike := re.sub(r"\d+", "0", message)) in known:
                 continue
             known.add(alike)

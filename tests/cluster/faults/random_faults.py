@@ -1,4 +1,4 @@
-"""What may happen to a fit in the soak: drawn from a seed, and made to happen."""
+"""Random faults for the soak test, drawn from a seed."""
 
 import os
 import random
@@ -17,15 +17,16 @@ from distributed import Client, Event, get_worker
 
 from skdistmlp import WorkerLostError
 from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.cluster.peers import worker as shard_run
+from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.wire.communicator import SocketCommunicator
 from tests.cluster.support import WITHIN_S, wait_until
 
 SPARED = 50
-"""In every other so many fits no worker ends: their memory can then be judged."""
+"""Every other block of this many fits ends no worker, to compare memory over time."""
 
 TOPIC = "skdistmlp-soak"
 
@@ -33,18 +34,18 @@ TOPIC = "skdistmlp-soak"
 # On the workers.
 
 MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "opening": (shard_run, "listen", 1),
-    "connecting": (shard_run, "meet", 1),
+    "opening": (worker, "listen", 1),
+    "connecting": (worker, "meet", 1),
     "step": (SocketCommunicator, "begin_step", 20),
     "exchange": (SocketCommunicator, "_exchange", 40),
-    "round": (shard_run.PeerShard, "train", 3),
+    "round": (worker.PeerShard, "train", 3),
     "collecting": (LocalOps, "collect", 1),
 }
-"""Where a fault may strike: before a call of a function, and up to which call."""
+"""Points of injection: before a call of a function, and the last such call."""
 
 
 class PlantedError(Exception):
-    """An error in a shard."""
+    """The error that is injected into a shard."""
 
 
 _RELEASED = threading.Event()
@@ -52,7 +53,7 @@ _DISARM: list[Callable[[], None]] = []
 
 
 def hold(seed: int) -> None:
-    """Tell the client that the moment is there; give it some time to act."""
+    """Tell the client that the moment has come; give it some time to act."""
     get_worker().log_event(TOPIC, seed)
     _RELEASED.wait(0.5)
 
@@ -69,8 +70,8 @@ def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def arm(moment: str, n_calls: int, strike: Callable[[], None]) -> None:
-    """Let a fault strike in this process at that call of that function."""
+def arm(moment: str, n_calls: int, action: Callable[[], None]) -> None:
+    """Run an action in this process before the given call of a function."""
     owner, name, _ = MOMENTS[moment]
     original = getattr(owner, name)
     calls: list[None] = []
@@ -78,7 +79,7 @@ def arm(moment: str, n_calls: int, strike: Callable[[], None]) -> None:
     def call(*args: Any, **kwargs: Any) -> Any:
         calls.append(None)
         if len(calls) == n_calls:
-            strike()
+            action()
         return original(*args, **kwargs)
 
     _RELEASED.clear()
@@ -152,8 +153,8 @@ class Case:
 
 
 @dataclass
-class Scene:
-    """What a fault has to do with."""
+class Scenario:
+    """What a fault acts on."""
 
     client: Client
     case: Case
@@ -163,10 +164,10 @@ class Scene:
     patch: pytest.MonkeyPatch = field(init=False)
     fit: Future[Any] = field(init=False)
 
-    def arm(self, strike: Callable[[], None]) -> None:
+    def arm(self, action: Callable[[], None]) -> None:
         """Prepare the worker."""
         case = self.case
-        self.client.run(arm, case.moment, case.n_calls, strike, workers=[self.victim])
+        self.client.run(arm, case.moment, case.n_calls, action, workers=[self.victim])
 
     def until(self, condition: Callable[[], Any], what: str) -> bool:
         """Wait for a condition or the end of the fit; say whether it came true."""
@@ -174,7 +175,7 @@ class Scene:
         return not self.fit.done() and bool(condition())
 
     def wake(self) -> None:
-        """Let the worker go on, if it stands still."""
+        """Resume the worker, if it is suspended."""
         with suppress(psutil.NoSuchProcess):
             self.process.resume()
 
@@ -185,67 +186,70 @@ class Scene:
         return True
 
 
-def no_fault(scene: Scene) -> Iterator[None]:
+def no_fault(scenario: Scenario) -> Iterator[None]:
     yield
 
 
-def killed(scene: Scene) -> Iterator[None]:
-    scene.arm(kill)
+def killed(scenario: Scenario) -> Iterator[None]:
+    scenario.arm(kill)
     yield
 
 
-def failing(scene: Scene) -> Iterator[None]:
-    scene.arm(fail)
+def failing(scenario: Scenario) -> Iterator[None]:
+    scenario.arm(fail)
     yield
 
 
-def is_stopped(scene: Scene) -> bool:
-    return bool(scene.process.status() == psutil.STATUS_STOPPED)
+def is_stopped(scenario: Scenario) -> bool:
+    return bool(scenario.process.status() == psutil.STATUS_STOPPED)
 
 
-def stopped_briefly(scene: Scene) -> Iterator[None]:
-    scene.arm(stop)
+def stopped_briefly(scenario: Scenario) -> Iterator[None]:
+    scenario.arm(stop)
     yield
-    scene.until(lambda: is_stopped(scene), "the worker stands still")
-    scene.wake()
+    scenario.until(lambda: is_stopped(scenario), "the worker is suspended")
+    scenario.wake()
 
 
-def stopped(scene: Scene) -> Iterator[None]:
-    """Until the others have given up, or would have, were there any."""
-    scene.arm(stop)
+def stopped(scenario: Scenario) -> Iterator[None]:
+    """Suspended until the other shards have timed out."""
+    scenario.arm(stop)
     yield
-    if scene.until(lambda: is_stopped(scene), "the worker stands still"):
+    if scenario.until(lambda: is_stopped(scenario), "the worker is suspended"):
         with suppress(TimeoutError):
-            scene.fit.exception(scene.case.timeout_s + 6)
-    scene.wake()
+            scenario.fit.exception(scenario.case.timeout_s + 6)
+    scenario.wake()
 
 
-def restarted(scene: Scene) -> Iterator[None]:
-    scene.arm(partial(hold, scene.case.seed))
+def restarted(scenario: Scenario) -> Iterator[None]:
+    scenario.arm(partial(hold, scenario.case.seed))
     yield
-    if scene.until(scene.reached.is_set, "the moment is there"):
-        scene.client.restart_workers(
-            [scene.victim], timeout=WITHIN_S, raise_for_error=False
+    if scenario.until(scenario.reached.is_set, "the moment has come"):
+        scenario.client.restart_workers(
+            [scenario.victim], timeout=WITHIN_S, raise_for_error=False
         )
 
 
-def busy(scene: Scene) -> Iterator[None]:
-    """Another user's task runs where a shard is to run."""
-    gate = Event(f"soak-{scene.case.seed}", client=scene.client)
+def busy(scenario: Scenario) -> Iterator[None]:
+    """Another user's task occupies the worker of a shard."""
+    gate = Event(f"soak-{scenario.case.seed}", client=scenario.client)
     name = gate.name
-    holding = scene.client.submit(
-        lambda: Event(name).wait(WITHIN_S), workers=[scene.victim], key=name
+    holding = scenario.client.submit(
+        lambda: Event(name).wait(WITHIN_S), workers=[scenario.victim], key=name
     )
-    wait_until(lambda: scene.client.processing()[scene.victim], "the worker is busy")
+    wait_until(
+        lambda: scenario.client.processing()[scenario.victim], "the worker is busy"
+    )
     yield
-    scene.until(
-        lambda: len(scene.client.processing()[scene.victim]) > 1, "a shard is queued"
+    scenario.until(
+        lambda: len(scenario.client.processing()[scenario.victim]) > 1,
+        "a shard is queued",
     )
     gate.set()
     holding.result(WITHIN_S)
 
 
-def interrupted(scene: Scene, n_times: int = 1) -> Iterator[None]:
+def interrupted(scenario: Scenario, n_times: int = 1) -> Iterator[None]:
     """Ctrl-C while the client waits for a round, at a moment of a shard."""
     original, left = peers.PeersRun._take_messages, [None] * n_times
 
@@ -254,55 +258,56 @@ def interrupted(scene: Scene, n_times: int = 1) -> Iterator[None]:
             return all(future.done() for future in run._under_way.result())
 
         if left:
-            wait_until(lambda: scene.reached.is_set() or is_over(), "the moment")
-            if scene.reached.is_set():
+            wait_until(lambda: scenario.reached.is_set() or is_over(), "the moment")
+            if scenario.reached.is_set():
                 left.pop()
                 raise KeyboardInterrupt
         original(run, timeout_s)
 
-    scene.patch.setattr(peers.PeersRun, "_take_messages", print_lines)
-    scene.arm(partial(hold, scene.case.seed))
+    scenario.patch.setattr(peers.PeersRun, "_take_messages", print_lines)
+    scenario.arm(partial(hold, scenario.case.seed))
     yield
-    if scene.until(lambda: not left, "Ctrl-C was pressed"):
-        scene.client.run(disarm, workers=[scene.victim])
+    if scenario.until(lambda: not left, "Ctrl-C was pressed"):
+        scenario.client.run(disarm, workers=[scenario.victim])
 
 
-def interrupted_twice(scene: Scene) -> Iterator[None]:
-    yield from interrupted(scene, 2)
+def interrupted_twice(scenario: Scenario) -> Iterator[None]:
+    yield from interrupted(scenario, 2)
 
 
-def interrupted_elsewhere(scene: Scene) -> Iterator[None]:
+def interrupted_elsewhere(scenario: Scenario) -> Iterator[None]:
     """Ctrl-C while the client sends or fetches."""
-    name = random.Random(scene.case.seed).choice(["place", "submit", "fetch"])
-    original, calls = getattr(Placement, name), []
+    name = random.Random(scenario.case.seed).choice(["scatter", "submit", "fetch"])
+    owner = Scatterer if name == "scatter" else Placement
+    original, calls = getattr(owner, name), []
 
     def call(*args: Any) -> Any:
         calls.append(None)
-        if len(calls) == scene.case.n_calls % 5:
+        if len(calls) == scenario.case.n_calls % 5:
             raise KeyboardInterrupt
         return original(*args)
 
-    scene.patch.setattr(Placement, name, call)
+    scenario.patch.setattr(owner, name, call)
     yield
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What may happen to a fit, and how it may end then, beside as it should.
+    """A fault, and the errors that it may cause.
 
     Attributes
     ----------
-    happen : callable
-        Prepares the fault, yields while the fit begins, and goes on.
+    inject : callable
+        Prepares the fault, yields while the fit starts, and then injects it.
     weight : int
-        How often, in a hundred.
+        Relative frequency, in percent.
     errors : tuple of type
         What the fit may raise.
     ends_worker : bool
-        Whether a worker goes away.
+        Whether a worker ends.
     """
 
-    happen: Callable[[Scene], Iterator[None]]
+    inject: Callable[[Scenario], Iterator[None]]
     weight: int
     errors: tuple[type[BaseException], ...] = ()
     ends_worker: bool = False

@@ -1,32 +1,32 @@
-"""The table of faults and phases: what strikes whom, and what is to come of it."""
+"""The table of faults and phases, and the expected outcome of each cell."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
-from tests.cluster.faults.clusters import Scene
-from tests.cluster.faults.faults import (
+from tests.cluster.faults.actions import (
     SLOW_TIMEOUT_S,
     TIMEOUT_S,
-    Strike,
-    be_slow,
-    compute_beside,
+    Action,
+    command,
+    compute_in_other_thread,
     cut_connection_with_scheduler,
     cut_links,
-    eat_memory,
-    go_on_during_next_fit,
+    exhaust_memory,
     interrupt,
     interrupt_twice,
     keep_busy,
     kill,
     kill_client,
     kill_scheduler,
-    order,
     restart,
+    resume_during_next_fit,
     retire,
-    spoil_weights,
-    stop,
+    slow_down,
+    spoil_parameters,
+    suspend,
 )
+from tests.cluster.faults.clusters import Scenario
 from tests.cluster.faults.gates import (
     BACKWARD,
     BETWEEN,
@@ -40,20 +40,20 @@ from tests.cluster.faults.gates import (
 
 @dataclass(frozen=True)
 class Expected:
-    """What the caller of a fit gets.
+    """The expected outcome of a fit.
 
     Attributes
     ----------
     error : type or None
-        Kind of what is raised; None for weights.
+        Type of the error; None if the fit succeeds.
     says : tuple of str
-        Regular expressions that the error and its notes match; ``{worker}`` is the
-        victim and ``{scheduler}`` the scheduler.
+        Regular expressions that the error and its notes have to match; ``{worker}``
+        stands for the victim and ``{scheduler}`` for the scheduler.
     called : str
-        What the page calls it.
+        Its name on the page.
     within_s : float
-        Seconds in which it has to come, counted from the fault: what the design
-        allows, and as much again for a machine that has other things to do.
+        Seconds from the fault within which the fit has to end: twice what the design
+        allows, for a busy machine.
     """
 
     error: type[BaseException] | None
@@ -67,10 +67,12 @@ class Expected:
 
 RIGHT = Expected(None)
 IN_TURNS = Expected(None, within_s=25.0)
-"""Right, but two threads take turns at Python's lock."""
+"""Right, but two threads share Python's lock."""
 
-KEPT = Expected(None, ("Training interrupted by user",), "weights kept, warning")
-KILLED = Expected(None, ("SIGKILL",), "workers free")
+PARAMETERS_KEPT = Expected(
+    None, ("Training interrupted by user",), "parameters kept, warning"
+)
+CLIENT_KILLED = Expected(None, ("SIGKILL",), "workers free")
 NOT_FINITE = Expected(ValueError, ("non-finite parameter weights",))
 INTERRUPTED = Expected(KeyboardInterrupt)
 
@@ -82,7 +84,7 @@ DOING = {
     BETWEEN: "while training",
     COLLECTING: "while collecting",
 }
-"""What the client is doing then, as its errors say."""
+"""What the client is doing in each phase, as its errors say."""
 
 EXCHANGES = {
     CONNECTING: "",
@@ -90,7 +92,7 @@ EXCHANGES = {
     BACKWARD: "backward exchange",
     BETWEEN: "the wait for all shards",
 }
-"""Where other shards notice that one is missing."""
+"""Where other shards notice that one is missing, as their errors say."""
 
 Cells = dict[str, Expected | str]
 
@@ -113,7 +115,8 @@ def raised(error: type[BaseException], *phases: str) -> Cells:
         PLACING: "(open|address)-shard{rank}"
     }
     return {
-        phase: Expected(error, ("struck", "{worker}", tasks[phase])) for phase in phases
+        phase: Expected(error, ("injected", "{worker}", tasks[phase]))
+        for phase in phases
     }
 
 
@@ -122,8 +125,8 @@ def each(expected: Expected | str, *phases: str) -> Cells:
 
 
 SILENT = Expected(WorkerLostError, ("{worker}",), within_s=20.0)
-RETIRED = Expected(WorkerLostError, ("{worker} (is being retired|went away)",))
-NO_THREAD = "its shard has the worker's only thread"
+RETIRED = Expected(WorkerLostError, ("{worker} (is being retired|was lost)",))
+NO_THREAD = "its shard occupies the worker's only thread"
 
 
 @dataclass(frozen=True)
@@ -133,33 +136,33 @@ class Fault:
     Attributes
     ----------
     name : str
-        What happens.
-    strike : callable
-        See `Strike`.
+        Its name on the page.
+    action : callable
+        See `Action`.
     cells : dict
-        By phase what is expected, or why it cannot occur.
+        By phase, the expected outcome, or why the fault cannot occur.
     rank : int
         Shard on the victim.
     kind : {"processes", "two threads", "nannies"}
-        Which cluster.
+        Which cluster to use.
     in_process : bool
-        Whether the client is a process of its own.
+        Whether the client runs in a separate process.
     held : {"client", "victim", ""}
-        Who is held; by default the client where workers are idle.
+        Which side is held; by default the client where workers are idle.
     n_times : int
-        How often a client is held.
+        Number of times that the client is held.
     settings : dict
-        Of Dask.
-    given_up_in : tuple of str
-        Phases in which Dask is to give up soon a worker that it does not hear of.
+        Dask settings.
+    lost_soon_in : tuple of str
+        Phases in which Dask should soon give up a worker without heartbeats.
     after : callable or None
-        What else is done when the fit has ended.
+        An action for the time after the fit.
     ends_cluster : bool
-        Whether there is no next fit.
+        Whether the cluster is gone afterwards, so that no fit can follow.
     """
 
     name: str
-    strike: Strike
+    action: Action
     cells: Cells
     rank: int
     kind: str = "processes"
@@ -167,8 +170,8 @@ class Fault:
     held: str = ""
     n_times: int = 1
     settings: dict[str, str] = field(default_factory=dict)
-    given_up_in: tuple[str, ...] = ()
-    after: Callable[[Scene], None] | None = None
+    lost_soon_in: tuple[str, ...] = ()
+    after: Callable[[Scenario], None] | None = None
     ends_cluster: bool = False
 
 
@@ -178,15 +181,15 @@ SLOW = {"skdistmlp.exchange-timeout": f"{SLOW_TIMEOUT_S}s"}
 FAULTS = [
     Fault("worker killed", kill, lost(*PHASES), rank=1),
     Fault(
-        "worker stopped (SIGSTOP), goes on during the next fit",
-        stop,
+        "worker suspended (SIGSTOP), resumed during the next fit",
+        suspend,
         missed(CONNECTING, FORWARD, BACKWARD)
         | each(SILENT, PLACING, BETWEEN, COLLECTING),
-        # The next fit is to find two others.
+        # The next fit needs the two others.
         rank=2,
         settings=SHORT,
-        given_up_in=(PLACING, BETWEEN, COLLECTING),
-        after=go_on_during_next_fit,
+        lost_soon_in=(PLACING, BETWEEN, COLLECTING),
+        after=resume_during_next_fit,
     ),
     Fault(
         "worker restarted by its nanny", restart, lost(*PHASES), rank=0, kind="nannies"
@@ -202,20 +205,20 @@ FAULTS = [
         "connections between shards cut",
         cut_links,
         missed(CONNECTING, FORWARD, BACKWARD, BETWEEN)
-        | {PLACING: "there are none yet", COLLECTING: "there are none any more"},
-        # Others connect to it.
+        | {PLACING: "there are none yet", COLLECTING: "they are closed already"},
+        # The other shards connect to this one.
         rank=0,
         settings=SHORT,
     ),
     Fault(
-        "worker's connection with the scheduler cut",
+        "worker's connection to the scheduler cut",
         cut_connection_with_scheduler,
         lost(*PHASES),
         rank=2,
     ),
     Fault(
-        "slow, within the timeout",
-        be_slow,
+        "shard slow, within the timeout",
+        slow_down,
         each(RIGHT, *PHASES),
         rank=0,
         held="victim",
@@ -231,8 +234,8 @@ FAULTS = [
         settings=SHORT,
     ),
     Fault(
-        "worker's other thread computes for somebody else all the time",
-        compute_beside,
+        "worker's other thread computes another task all the time",
+        compute_in_other_thread,
         each(IN_TURNS, *PHASES),
         rank=1,
         kind="two threads",
@@ -240,55 +243,57 @@ FAULTS = [
         settings=SLOW,
     ),
     Fault(
-        "out of memory: ended by its nanny",
-        eat_memory,
+        "out of memory: killed by its nanny",
+        exhaust_memory,
         lost(*PHASES),
         rank=2,
         kind="nannies",
     ),
     Fault(
         "out of memory: MemoryError in a shard",
-        order("raise", "MemoryError"),
+        command("raise", "MemoryError"),
         raised(MemoryError, *PHASES),
         rank=1,
         held="victim",
     ),
     Fault(
         "exception in a shard",
-        order("raise", "RuntimeError"),
+        command("raise", "RuntimeError"),
         raised(RuntimeError, *PHASES),
         rank=2,
         held="victim",
     ),
     Fault(
-        "worker that speaks another version",
-        order("speak_another_version"),
+        "worker with another version",
+        command("speak_another_version"),
         {CONNECTING: Expected(ExchangeError, ("{worker}",))}
-        | each("versions are compared before a fit is placed", PLACING)
-        | each("shards have met", *PHASES[2:]),
+        | each("versions are compared before the fit starts", PLACING)
+        | each("shards are connected already", *PHASES[2:]),
         rank=1,
         settings=SHORT,
     ),
     Fault(
-        "non-finite weights",
-        spoil_weights,
+        "non-finite parameters",
+        spoil_parameters,
         each(NOT_FINITE, FORWARD, BACKWARD, BETWEEN)
-        | each("weights are drawn finite", PLACING, CONNECTING)
-        | {COLLECTING: "weights change no more"},
+        | each("parameters are drawn finite", PLACING, CONNECTING)
+        | {COLLECTING: "parameters no longer change"},
         rank=1,
     ),
-    Fault("client killed", kill_client, each(KILLED, *PHASES), 1, in_process=True),
+    Fault(
+        "client killed", kill_client, each(CLIENT_KILLED, *PHASES), 1, in_process=True
+    ),
     Fault(
         "client interrupted once",
         interrupt,
-        {PLACING: INTERRUPTED} | each(KEPT, *PHASES[1:]),
+        {PLACING: INTERRUPTED} | each(PARAMETERS_KEPT, *PHASES[1:]),
         rank=1,
         in_process=True,
     ),
     Fault(
         "client interrupted twice",
         interrupt_twice,
-        {PLACING: "the first time ends it"} | each(INTERRUPTED, *PHASES[1:]),
+        {PLACING: "the first interrupt ends it"} | each(INTERRUPTED, *PHASES[1:]),
         rank=1,
         in_process=True,
         n_times=2,

@@ -1,7 +1,7 @@
 """Every fault in every phase of a fit, on real processes.
 
-Each cell of the table is a test: what the caller gets, within a bound; that nothing
-is left; and that the next fit on the same cluster is right.
+Each cell of the table is a test: the caller gets the expected outcome in time, nothing
+is left behind, and the next fit on the same cluster is right.
 """
 
 import re
@@ -16,22 +16,22 @@ import pytest
 from distributed import Client
 
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
-from tests.cluster.faults import gates as striking
+from tests.cluster.faults import gates
 from tests.cluster.faults.clusters import (
     LONG_TIMEOUT,
     SETTINGS,
     Clusters,
     FitInThread,
-    Scene,
+    Scenario,
     assert_right,
 )
-from tests.cluster.faults.gates import PHASES, Gate, Seen
+from tests.cluster.faults.gates import PHASES, FitOutcome, Gate
 from tests.cluster.faults.page import Cell, FaultsPage
 from tests.cluster.faults.table import (
+    CLIENT_KILLED,
     FAULTS,
     IN_TURNS,
-    KEPT,
-    KILLED,
+    PARAMETERS_KEPT,
     RIGHT,
     Expected,
     Fault,
@@ -40,16 +40,16 @@ from tests.cluster.forked import ForkedProcesses, start_server
 from tests.conftest import assert_nothing_left
 
 BOUND_S = 30.0
-"""When a fit counts as hanging; not a measure of speed."""
+"""Seconds after which a fit counts as hanging; not a measure of speed."""
 
 WORKERS_END_WITHIN_S = 20.0
 """How long workers may outlive their scheduler; not a measure of speed."""
 
 LEAST_TTL_S = 5.0
-"""After which Dask gives up a worker that it does not hear of: it takes no less."""
+"""Seconds until Dask gives up a worker without heartbeats: its minimum."""
 
 OFTEN = ("between rounds",)
-"""Phases that are tried with the other tests; all of them take minutes."""
+"""Phases that run with the other tests; all phases together take minutes."""
 
 CELLS = [
     pytest.param(
@@ -66,7 +66,7 @@ CELLS = [
 
 @pytest.fixture(scope="module", autouse=True)
 def server() -> None:
-    start_server(striking.__name__)
+    start_server(gates.__name__)
 
 
 @pytest.fixture(scope="module")
@@ -96,31 +96,31 @@ def data(digits):
     return X[:300], y[:300]
 
 
-def assert_is(seen: Seen, expected: Expected, scene: Scene) -> None:
+def assert_outcome(outcome: FitOutcome, expected: Expected, scenario: Scenario) -> None:
     if expected.error is None:
-        assert seen.error is None, seen.text
+        assert outcome.error is None, outcome.text
     else:
-        assert issubclass(seen.error or int, expected.error), seen
+        assert issubclass(outcome.error or int, expected.error), outcome
     names = {
-        "worker": re.escape(scene.victim),
-        "scheduler": re.escape(scene.cluster.address),
-        "rank": scene.rank,
+        "worker": re.escape(scenario.victim),
+        "scheduler": re.escape(scenario.cluster.address),
+        "rank": scenario.rank,
     }
     for pattern in expected.says:
-        assert re.search(pattern.format(**names), seen.text), seen.text
-    if seen.error in (ExchangeError, WorkerLostError):
-        # Whatever else it says: when it was, and what to do.
-        assert re.search(r"while \w+ing\b", seen.text), seen.text
-        assert re.search(r"[Cc]all again", seen.text), seen.text
+        assert re.search(pattern.format(**names), outcome.text), outcome.text
+    if outcome.error in (ExchangeError, WorkerLostError):
+        # Every message says when it happened and what to do.
+        assert re.search(r"while \w+ing\b", outcome.text), outcome.text
+        assert re.search(r"[Cc]all again", outcome.text), outcome.text
     if expected in (RIGHT, IN_TURNS):
-        assert_right(seen, scene.data)
-    if expected is KEPT:
-        assert all(np.isfinite(coef).all() for coef in seen.coefs)
+        assert_right(outcome, scenario.data)
+    if expected is PARAMETERS_KEPT:
+        assert all(np.isfinite(coef).all() for coef in outcome.coefs)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("fault", "phase"), CELLS)
-def test_a_fault_has_a_definite_end(
+def test_a_fault_ends_as_expected_and_in_time(
     clusters: Clusters,
     faults_page: FaultsPage,
     tmp_path: Path,
@@ -134,39 +134,41 @@ def test_a_fault_has_a_definite_end(
     with (
         faults_page.cell(cell),
         dask.config.set(SETTINGS | LONG_TIMEOUT | fault.settings),
-        clusters.lent(fault.kind) as cluster,
+        clusters.borrowed(fault.kind) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
-        worker_ttl_s = LEAST_TTL_S if phase in fault.given_up_in else 300.0
-        client.run_on_scheduler(striking.set_worker_ttl, worker_ttl_s)
+        worker_ttl_s = LEAST_TTL_S if phase in fault.lost_soon_in else 300.0
+        client.run_on_scheduler(gates.set_worker_ttl, worker_ttl_s)
         victim = tuple(client.nthreads())[fault.rank]
-        scene = Scene(cluster, client, data, phase, fault.rank, victim, Gate(tmp_path))
-        with scene.staged(fault.in_process, fault.held, fault.n_times):
+        scenario = Scenario(
+            cluster, client, data, phase, fault.rank, victim, Gate(tmp_path)
+        )
+        with scenario.started(fault.in_process, fault.held, fault.n_times):
             began = time.monotonic()
-            scene.gate.open(*(fault.strike(scene) or ()))
-            seen = scene.fit.result(BOUND_S)
-            if expected is KILLED:
-                scene.await_freedom()
+            scenario.gate.open(*(fault.action(scenario) or ()))
+            outcome = scenario.fit.result(BOUND_S)
+            if expected is CLIENT_KILLED:
+                scenario.wait_until_free()
             seconds = time.monotonic() - began
-            cell.note(seen, seconds)
-            assert_is(seen, expected, scene)
+            cell.note(outcome, seconds)
+            assert_outcome(outcome, expected, scenario)
             assert seconds < expected.within_s
             if not fault.ends_cluster:
                 if fault.after is not None:
-                    fault.after(scene)
-                scene.tidy_up()
+                    fault.after(scenario)
+                scenario.clean_up()
                 assert_nothing_left(client)
-                scene.await_freedom()
+                scenario.wait_until_free()
         if not fault.ends_cluster:
-            client.run(striking.uninstall)
+            client.run(gates.uninstall)
             cluster.forget_gone(client.nthreads())
             n_workers = len(client.nthreads())
             with dask.config.set(LONG_TIMEOUT):
                 following = FitInThread(client, data, n_workers)
                 assert_right(following.result(BOUND_S), data)
             return
-        # Workers have nobody to work for: with their processes everything is gone,
-        # unless a shard keeps one from ending.
+        # Without a scheduler the workers exit, and everything with them, unless a
+        # shard keeps one alive.
         cluster.forget_gone([])
         seconds = time.monotonic() - began
         cell.remark = f"workers' processes ended: {seconds:.1f} s"
@@ -177,7 +179,7 @@ def test_a_fault_has_a_definite_end(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_workers_of_a_dead_client_are_free_within_a_minute(tmp_path, faults_page, data):
-    """The scheduler knows at once that its connection is closed."""
+    """The scheduler notices the closed connection at once."""
     phase, gate = "forward exchange", Gate(tmp_path)
     with (
         ForkedProcesses(tmp_path, {}) as cluster,
@@ -185,9 +187,9 @@ def test_workers_of_a_dead_client_are_free_within_a_minute(tmp_path, faults_page
     ):
         cluster.have_workers(3)
         victim = next(iter(client.nthreads()))
-        scene = Scene(cluster, client, data, phase, 0, victim, gate)
-        with scene.staged(in_process=True):
-            scene.fit.signal(signal.SIGKILL)
+        scenario = Scenario(cluster, client, data, phase, 0, victim, gate)
+        with scenario.started(in_process=True):
+            scenario.fit.signal(signal.SIGKILL)
             began = time.monotonic()
             gate.open()
             following = FitInThread(client, data)

@@ -1,9 +1,9 @@
-"""Fit after fit in the "peers" engine, under random faults at random moments.
+"""Many fits with the "peers" engine, under random faults at random moments.
 
-``SKDISTMLP_SOAK_FITS`` says how many fits, ``SKDISTMLP_SOAK_SEED`` the seed of the
-first; each fit has its own, and all about it follows from that. To repeat one alone::
+``SKDISTMLP_SOAK_FITS`` is the number of fits, ``SKDISTMLP_SOAK_SEED`` the seed of the
+first; everything about a fit follows from its seed. To repeat a single one::
 
-    SKDISTMLP_SOAK_SEED=9 SKDISTMLP_SOAK_FITS=1 pytest -m slow -k every_fit
+    SKDISTMLP_SOAK_SEED=9 SKDISTMLP_SOAK_FITS=1 pytest -m slow -k random_faults
 """
 
 import gc
@@ -27,7 +27,7 @@ from distributed import Client, LocalCluster
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.training import loop
-from tests.cluster.faults.random_faults import FAULTS, TOPIC, Case, Scene, disarm
+from tests.cluster.faults.random_faults import FAULTS, TOPIC, Case, Scenario, disarm
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 from tests.estimators.support import InterruptAfter
@@ -52,51 +52,51 @@ RETURNS_WITHIN_S = 30.0
 """Seconds in which a nanny, on a busy machine too, brings back its worker."""
 
 WARM_UP = 10
-"""Fits after which a process has loaded and allocated all that it ever needs."""
+"""Number of fits after which a process has loaded and allocated all that it needs."""
 
 ALLOWANCE = 48 * 2**20
-"""Bytes by which a process may have grown since then."""
+"""Bytes by which a process may grow after that."""
 
 
-def suffered(client: Client, case: Case, fit: Callable[[], Any]) -> Future[Any]:
-    """Fit, and let the fault of the case happen; return the fit when it is over."""
+def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Future[Any]:
+    """Fit with the fault of a case; return the fit when it has ended."""
     victim = list(client.nthreads())[case.rank]
     process = psutil.Process(client.run(os.getpid, workers=[victim])[victim])
-    scene = Scene(client, case, victim, process)
+    scenario = Scenario(client, case, victim, process)
 
     def listen(event: tuple[float, Any]) -> None:
         if event[1] == case.seed:
-            scene.reached.set()
+            scenario.reached.set()
 
     client.subscribe_topic(TOPIC, listen)
     with (
-        pytest.MonkeyPatch.context() as scene.patch,
+        pytest.MonkeyPatch.context() as scenario.patch,
         dask.config.set({"skdistmlp.exchange-timeout": f"{case.timeout_s}s"}),
     ):
-        scene.patch.setattr(peers, "ROUND_S", case.round_s)
-        happening = FAULTS[case.fault].happen(scene)
-        next(happening)
-        scene.fit = in_thread(fit)
+        scenario.patch.setattr(peers, "ROUND_S", case.round_s)
+        injection = FAULTS[case.fault].inject(scenario)
+        next(injection)
+        scenario.fit = in_thread(fit)
         try:
-            next(happening, None)
-            wait([scene.fit], case.timeout_s + BOUND_S)
-            if not scene.fit.done():
+            next(injection, None)
+            wait([scenario.fit], case.timeout_s + BOUND_S)
+            if not scenario.fit.done():
                 show_stacks(client)
         finally:
-            scene.wake()
+            scenario.wake()
     client.unsubscribe_topic(TOPIC)
-    assert scene.fit.done(), f"the fit has not ended: {case}"
-    if scene.has_lost_worker():
-        wait_until(lambda: victim not in client.nthreads(), "the worker is missed")
+    assert scenario.fit.done(), f"the fit has not ended: {case}"
+    if scenario.has_lost_worker():
+        wait_until(lambda: victim not in client.nthreads(), "the worker is removed")
     have_workers(client)
     client.run(disarm)
-    return scene.fit
+    return scenario.fit
 
 
 def have_workers(client: Client) -> None:
-    """Wait until all workers are there.
+    """Wait for all workers.
 
-    Dask's nanny sometimes starts no other when a worker is killed soon after it came
+    Dask's nanny sometimes starts no new worker when one is killed soon after its start
     (once in 29 kills and restarts of a cluster that did nothing else).
     """
     try:
@@ -104,14 +104,14 @@ def have_workers(client: Client) -> None:
     except TimeoutError:
         show(f"a worker did not come back within {RETURNS_WITHIN_S:g} s")
         cluster: Any = client.cluster
-        # Those that are missing go first.
+        # Scaling down removes the missing ones first.
         cluster.scale(len(client.nthreads()))
         cluster.scale(N_WORKERS)
         client.wait_for_workers(N_WORKERS, timeout=WITHIN_S)
 
 
 def show_stacks(client: Client) -> None:
-    """Print what every thread does, here and on the workers."""
+    """Print the stack of every thread, here and on the workers."""
 
     def stacks() -> str:
         frames = sys._current_frames().values()
@@ -126,8 +126,8 @@ def show(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def judged(case: Case, clf: Any, data: Any, error: BaseException | None) -> str:
-    """Return how a fit ended; what begins with "wrong" may not be."""
+def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str:
+    """Return how a fit ended; "wrong" marks an outcome that must not occur."""
     if error is not None:
         named = isinstance(error, FAULTS[case.fault].errors)
         return type(error).__name__ if named else f"wrong: {error!r}"
@@ -135,7 +135,7 @@ def judged(case: Case, clf: Any, data: Any, error: BaseException | None) -> str:
         return "right"
     if not case.fault.startswith("interrupted"):
         return "wrong weights"
-    if any(has_weights_of(clf, other) for other in cut_short(case, clf, data)):
+    if any(has_weights_of(clf, other) for other in interrupted_fits(case, clf, data)):
         return "right until interrupted"
     return "wrong: weights of no moment of the training"
 
@@ -144,10 +144,10 @@ def local(case: Case) -> DistributedMLPClassifier:
     return DistributedMLPClassifier(**case.parameters, engine="local")
 
 
-def cut_short(case: Case, clf: Any, data: Any) -> Iterator[Any]:
-    """Yield what a fit in this process leaves, interrupted after as many steps.
+def interrupted_fits(case: Case, clf: Any, data: Any) -> Iterator[Any]:
+    """Yield local fits that are interrupted after the same number of steps.
 
-    In the next step, or while the epoch is validated.
+    Interrupted in the next step, or during the validation of the epoch.
     """
     n_steps = clf._optimizer_state.n_steps
     n_epochs = len(clf.loss_curve_)
@@ -166,7 +166,7 @@ def has_weights_of(one: Any, other: Any) -> bool:
 
 
 class Memory:
-    """Resident bytes of processes after each fit."""
+    """Resident memory of processes after each fit."""
 
     def __init__(self) -> None:
         self._sizes: dict[str, list[int]] = defaultdict(list)
@@ -179,7 +179,7 @@ class Memory:
             self._sizes[name].append(psutil.Process(pid).memory_info().rss)
 
     def check(self) -> None:
-        """Print how each process has grown since it was warm; fail if by too much."""
+        """Print the growth of each process after warm-up; fail if it is too large."""
         for name, sizes in self._sizes.items():
             if len(sizes) < 2 * WARM_UP:
                 continue
@@ -192,11 +192,11 @@ class Memory:
             assert growth < ALLOWANCE, name
 
 
-def test_every_fit_ends_as_it_should_and_leaves_nothing(digits, capsys):
+def test_fits_under_random_faults_end_right_and_leave_nothing_behind(digits, capsys):
     outcomes, memory = Counter(), Memory()
     with (
         capsys.disabled(),
-        # What Dask remembers of the past grows up to this.
+        # Dask's history grows up to this length.
         dask.config.set({"distributed.admin.low-level-log-length": 1000}),
         LocalCluster(
             n_workers=N_WORKERS,
@@ -209,7 +209,7 @@ def test_every_fit_ends_as_it_should_and_leaves_nothing(digits, capsys):
         try:
             for seed in range(FIRST_SEED, FIRST_SEED + N_FITS):
                 case = Case.drawn(seed)
-                outcomes[case.fault, end_of(client, case, digits)] += 1
+                outcomes[case.fault, run_case(client, case, digits)] += 1
                 assert_nothing_left(client, within_s=WITHIN_S)
                 memory.look(client)
         finally:
@@ -219,7 +219,7 @@ def test_every_fit_ends_as_it_should_and_leaves_nothing(digits, capsys):
     assert not [end for end in outcomes if end[1].startswith("wrong")]
 
 
-def end_of(client: Client, case: Case, data: Any) -> str:
+def run_case(client: Client, case: Case, data: Any) -> str:
     """Fit under the fault of a case; return how it ended."""
     remember(client)
     clf = DistributedMLPClassifier(
@@ -230,8 +230,8 @@ def end_of(client: Client, case: Case, data: Any) -> str:
         parameter_threshold=0,
     )
     begun = time.monotonic()
-    fit = suffered(client, case, lambda: clf.fit(*data))
+    fit = fit_under_fault(client, case, lambda: clf.fit(*data))
     seconds = time.monotonic() - begun
-    outcome = judged(case, clf, data, fit.exception())
+    outcome = verdict(case, clf, data, fit.exception())
     show(f"{case}: {outcome}, {seconds:.1f} s")
     return outcome

@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks, told of what workers do."""
+"""scikit-learn's callbacks during fits on workers."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def classifier(client, engine, *callbacks, **parameters):
 
 
 def alone(clf, data, max_iter):
-    """Fit the same for so many epochs, with nobody looking."""
+    """Fit the same for a number of epochs, without callbacks."""
     return clone(clf).set_callbacks().set_params(max_iter=max_iter).fit(*data)
 
 
@@ -51,7 +51,7 @@ def data(digits):
 
 
 def begun(client, name):
-    """Return the tasks of all shards that have begun, by the start of their names."""
+    """Count the tasks of all shards that have started, by the prefix of their names."""
     return {
         key
         for key, _, end in transitions(client)
@@ -69,7 +69,7 @@ def begun(client, name):
         (2, {"early_stopping": True, "learning_rate_init": 2.0}),
     ],
 )
-def test_after_an_epoch_there_is_what_a_fit_of_so_many_epochs_would_leave(
+def test_the_estimator_after_an_epoch_equals_a_fit_of_that_many_epochs(
     client, data, engine, n_workers, parameters
 ):
     recorder = Recorder()
@@ -77,7 +77,7 @@ def test_after_an_epoch_there_is_what_a_fit_of_so_many_epochs_would_leave(
     bounded(clf.fit, *data)
     assert recorder.hooks == hooks_of("fit", 3)
     assert clf.n_workers_ == n_workers
-    # Wherever scikit-learn's own would be fitted, the numbers are the same bits.
+    # Attributes that scikit-learn's own fit sets are the same bits.
     for number, fitted in enumerate(recorder.fitted(), 1):
         assert_same_fit(fitted, alone(clf, data, number), data[0])
     if clf.early_stopping:
@@ -87,7 +87,7 @@ def test_after_an_epoch_there_is_what_a_fit_of_so_many_epochs_would_leave(
 
 
 @ENGINES
-def test_workers_in_one_process_do_not_change_what_was_given(data, engine):
+def test_workers_in_one_process_do_not_change_the_snapshots(data, engine):
     recorder = Recorder()
     with own_cluster(n_workers=2, processes=False) as client:
         for n_workers in (1, 2):
@@ -98,7 +98,7 @@ def test_workers_in_one_process_do_not_change_what_was_given(data, engine):
 
 
 @ENGINES
-def test_callbacks_are_called_here(client, data, engine):
+def test_callbacks_run_in_the_client(client, data, engine):
     recorder = Recorder()
     weight = np.linspace(1, 2, 300)
     clf = classifier(client, engine, recorder)
@@ -112,7 +112,7 @@ def test_callbacks_are_called_here(client, data, engine):
         assert given["estimator"] is clf
 
 
-def test_a_round_is_an_epoch_with_callbacks_and_some_seconds_without(client, data):
+def test_a_round_lasts_one_epoch_with_callbacks_and_seconds_without(client, data):
     n_rounds = []
     for callbacks in ([], [Told()]):
         before = begun(client, "train")
@@ -121,7 +121,7 @@ def test_a_round_is_an_epoch_with_callbacks_and_some_seconds_without(client, dat
     assert n_rounds == [1, 3]
 
 
-def test_weights_are_brought_only_if_a_callback_asks(client, data, monkeypatch):
+def test_parameters_are_fetched_only_if_a_callback_asks(client, data, monkeypatch):
     for callback, n_times in ((Told(), 0), (Recorder(), 2)):
         before = begun(client, "weights")
         bounded(classifier(client, "peers", callback, n_workers=2).fit, *data)
@@ -139,7 +139,7 @@ def test_weights_are_brought_only_if_a_callback_asks(client, data, monkeypatch):
 
 @ENGINES
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_all_shards_stop_at_the_epoch_at_which_a_callback_says_so(
+def test_all_shards_stop_at_the_epoch_that_a_callback_chooses(
     client, data, engine, early_stopping, recwarn
 ):
     stop, told = At("end", "epoch", 1), Told()
@@ -155,11 +155,11 @@ def test_all_shards_stop_at_the_epoch_at_which_a_callback_says_so(
 @pytest.mark.parametrize(
     "where", [("begin", "epoch", 0), ("end", "epoch", 0), ("end", "epoch", 2)], ids=str
 )
-def test_an_error_of_a_callback_ends_the_fit_and_leaves_nothing(
+def test_an_error_in_a_callback_ends_the_fit_and_leaves_nothing_behind(
     client, data, engine, where
 ):
     failing = At(*where, ZeroDivisionError("a test"))
-    # What a shard says must not keep it from going when its task goes.
+    # A shard's messages must not keep it alive when its task is gone.
     clf = classifier(client, engine, failing, verbose=True)
     before = dict(vars(clf))
     with pytest.raises(ZeroDivisionError, match="a test"):
@@ -170,8 +170,8 @@ def test_an_error_of_a_callback_ends_the_fit_and_leaves_nothing(
     bounded(clf.set_callbacks().fit, *data)
 
 
-def test_a_callback_that_fits_on_the_same_workers_is_told_so(client, data):
-    """It would wait for the fit that waits for it."""
+def test_a_callback_that_fits_on_the_same_workers_gets_an_error(client, data):
+    """It would deadlock: each fit would wait for the other."""
     inner = classifier(client, "peers")
     clf = classifier(client, "peers", Fitting(inner, *data))
     with pytest.raises(ClusterError, match="called by a callback of a fit that holds"):
@@ -181,7 +181,7 @@ def test_a_callback_that_fits_on_the_same_workers_is_told_so(client, data):
 
 
 @ENGINES
-def test_ctrl_c_in_a_callback_keeps_the_weights(client, data, engine):
+def test_ctrl_c_in_a_callback_keeps_the_parameters(client, data, engine):
     clf = classifier(client, engine, At("end", "epoch", 1, KeyboardInterrupt()))
     clf.set_params(max_iter=10**6)
     with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
@@ -203,14 +203,14 @@ def test_ctrl_c_in_an_epoch_ends_its_task(client, data, monkeypatch):
         bounded(clf.fit, *data)
     n_ended = len(recorder.losses)
     assert recorder.hooks == hooks_of("fit", n_ended)
-    # The wish to stop may come at the end of an epoch, or in the middle of one.
+    # The request to stop may come at the end of an epoch, or in the middle of one.
     whole = [fitted for fitted in recorder.fitted() if fitted is not None]
     assert len(whole) == clf.n_iter_ >= n_ended - 1
     assert_array_equal(whole[0].coefs_[0], alone(clf, data, 1).coefs_[0])
 
 
 class Seen(Told):
-    """Lets an endless fit end once something was seen, which it may be itself."""
+    """Ends an endless fit once something was seen, which may be this callback."""
 
     def __init__(self):
         super().__init__()
@@ -222,7 +222,7 @@ class Seen(Told):
 
 
 class Lines(logging.Handler):
-    """Gives every line that is logged to a function."""
+    """Passes every logged line to a function."""
 
     def __init__(self, take):
         super().__init__()
@@ -244,10 +244,10 @@ class Lines(logging.Handler):
         ("peers", "a line in the log"),
     ],
 )
-def test_progress_is_seen_while_a_fit_runs(
+def test_progress_is_reported_while_a_fit_runs(
     client, data, monkeypatch, caplog, engine, what
 ):
-    """A fit without end ends when it has been seen: nothing comes afterwards."""
+    """An endless fit ends once it was seen, so progress arrived while it ran."""
     stop, lines = Seen(), []
 
     def take(line):
@@ -278,7 +278,7 @@ def test_progress_is_seen_while_a_fit_runs(
 
 
 @ENGINES
-def test_partial_fit_tells_of_one_epoch(client, data, engine):
+def test_partial_fit_reports_one_epoch(client, data, engine):
     recorder = Recorder()
     clf = classifier(client, engine, recorder)
     for _ in range(2):
@@ -289,7 +289,7 @@ def test_partial_fit_tells_of_one_epoch(client, data, engine):
     assert once.t_ == 300
 
 
-def test_a_collection_is_given_as_it_is_and_scored_where_it_lies(client, data):
+def test_callbacks_get_collections_and_score_them_on_the_cluster(client, data):
     X, y = (da.from_array(array, chunks=(100, -1)[: array.ndim]) for array in data)
     monitor = ScoringMonitor(scoring={"score": lambda clf, X, y: clf.score(X, y)})
     recorder = Recorder()
@@ -301,7 +301,7 @@ def test_a_collection_is_given_as_it_is_and_scored_where_it_lies(client, data):
     assert found == [alone(clf, data, n).score(*data) for n in (1, 2)]
 
 
-def test_callbacks_of_a_search_in_this_process_are_told_of_every_fit(client, data):
+def test_callbacks_of_a_local_search_see_every_fit(client, data):
     told = Told()
     search = GridSearchCV(classifier(client, "peers", told), {"alpha": [0.1, 1]}, cv=2)
     bounded(search.fit, *data)
@@ -318,7 +318,7 @@ def test_callbacks_of_a_search_in_this_process_are_told_of_every_fit(client, dat
     ]
 
 
-def test_a_worker_that_is_lost_while_a_callback_looks_is_named(tmp_path, data):
+def test_a_worker_lost_during_a_callback_is_named(tmp_path, data):
     class Murderer(Recorder):
         def on_fit_task_begin(self, estimator, context):
             if (context.task_name, context.task_id) == ("epoch", 1):

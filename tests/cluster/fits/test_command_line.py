@@ -1,4 +1,4 @@
-"""The promise: each layer's forward computation is a Dask task a neuron partition."""
+"""The promise: one Dask task per layer and shard computes the forward pass."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, get_task_stream
+from skdistmlp.engines.engines import PREDICT_BLOCK_ROWS
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.engines.engines import PREDICT_BLOCK_ROWS
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import DaskProcesses, bounded
 
@@ -31,7 +31,7 @@ def fitted(pipeline: Pipeline, X: np.ndarray, y: np.ndarray) -> Pipeline:
 
 
 def watched(address: str, call: Callable[[], Any]) -> tuple[Any, list, dict, set]:
-    """Call, and tell what the scheduler saw meanwhile.
+    """Call a function, and record what the scheduler saw.
 
     Returns the result, the keys that its transition log says were computed,
     the workers that computed each key, and the names of the task groups.
@@ -60,7 +60,7 @@ def watched(address: str, call: Callable[[], Any]) -> tuple[Any, list, dict, set
 
 
 def assert_delegated(plan, n_times, computed, workers, group_names):
-    """There is a forward task a layer, shard and time, where the plan says."""
+    """There is one forward task per layer and shard, on the worker of the plan."""
     of_group = Counter(key[0] for key in computed if key[0].startswith("forward"))
     assert of_group == {
         f"forward-layer{layer}-shard{shard}": n_times
@@ -74,7 +74,7 @@ def assert_delegated(plan, n_times, computed, workers, group_names):
         }
 
 
-def test_each_layer_and_neuron_partition_is_a_task_on_its_worker(tmp_path, digits):
+def test_each_layer_of_each_shard_is_a_task_on_its_worker(tmp_path, digits):
     X, y = digits
     X_long = np.tile(X, (2, 1))
     with DaskProcesses(tmp_path, n_workers=2) as processes:

@@ -1,4 +1,4 @@
-"""Clusters as people have them: adaptive ones, with resources, found by a file."""
+"""Common deployments: adaptive scaling, resources, scheduler files."""
 
 import json
 
@@ -33,7 +33,7 @@ def started(**options):
 
 
 def test_an_adaptive_cluster_keeps_the_workers_in_use(data):
-    """It retires the one that is idle; a new one joins the next fit."""
+    """It retires an idle one; a new one joins the next fit."""
     with started(n_workers=3) as cluster, Client(cluster) as client:
         clf = endless(client, n_workers=2)
         fit = in_thread(clf.fit, *data)
@@ -47,9 +47,9 @@ def test_an_adaptive_cluster_keeps_the_workers_in_use(data):
         adaptive.stop()
 
         def stop():
-            from skdistmlp.cluster.peers import worker as shard_run
+            from skdistmlp.cluster.peers import worker as peers_worker
 
-            for shard in list(shard_run._RUNS.values()):
+            for shard in list(peers_worker._RUNS.values()):
                 shard.request_stop()
 
         client.run(stop)
@@ -64,7 +64,7 @@ def test_an_adaptive_cluster_keeps_the_workers_in_use(data):
         assert_nothing_left(client)
 
 
-def test_resources_and_annotations_are_in_nobodys_way(data):
+def test_resources_and_annotations_do_not_interfere(data):
     with (
         started(n_workers=2, resources={"memory": 1}) as cluster,
         Client(cluster) as client,
@@ -78,7 +78,7 @@ def test_resources_and_annotations_are_in_nobodys_way(data):
         assert_nothing_left(client)
 
 
-def test_a_cluster_that_is_found_by_its_file(client, data, tmp_path):
+def test_a_cluster_is_found_by_its_scheduler_file(client, data, tmp_path):
     contact = tmp_path / "scheduler.json"
     contact.write_text(json.dumps({"address": client.scheduler.address}))
     with Client(scheduler_file=str(contact), set_as_default=False) as other:
@@ -86,8 +86,8 @@ def test_a_cluster_that_is_found_by_its_file(client, data, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["peers", "futures"])
-def test_workers_of_several_threads(data, engine):
-    """Of a cluster with 2 x 2 threads, two shards with two threads each."""
+def test_workers_with_several_threads_share_a_network(data, engine):
+    """Two workers with two threads each give two shards with two threads each."""
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0"
@@ -104,8 +104,8 @@ def test_workers_of_several_threads(data, engine):
         assert_nothing_left(client)
 
 
-def test_workers_of_different_speed(tmp_path, data):
-    """The one with more threads holds more neurons; the answer stays the same."""
+def test_workers_with_different_speed_share_a_network(tmp_path, data):
+    """The one with more threads holds more neurons; the result stays the same."""
     with (
         DaskProcesses(tmp_path, n_workers=1) as processes,
         Client(processes.address, set_as_default=False) as client,

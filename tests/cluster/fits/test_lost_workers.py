@@ -1,4 +1,4 @@
-"""Workers and schedulers that go away, at a definite step of a fit or prediction."""
+"""Workers and schedulers that disappear at a given step of a fit or prediction."""
 
 import re
 
@@ -11,7 +11,7 @@ import skdistmlp.training.lbfgs as lbfgs
 import skdistmlp.training.loop as loop
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures.driver import FuturesOps
-from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import engines
 from skdistmlp.exceptions import ClusterError, WorkerLostError
 from tests.cluster.leaks import assert_nothing_left, remember
@@ -26,7 +26,7 @@ N_STEPS = 3
 
 @pytest.fixture
 def client(processes):
-    """A client of a cluster with two workers, whom tests may kill."""
+    """A client of a cluster with two workers, which tests may kill."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as connected:
         remember(connected)
@@ -55,7 +55,7 @@ def classifier(client, **parameters):
 
 
 def assert_right(clf, data):
-    """The answer is that of a fit in this process."""
+    """Check that the result equals that of a local fit."""
     expected = classifier(None).fit(*data)
     for mine, other in zip(clf.coefs_, expected.coefs_, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-6)
@@ -80,10 +80,10 @@ def missed(client, worker):
     wait_until(lambda: worker not in client.nthreads(), "the worker is missed")
 
 
-# When: the function before whose call, and how many calls before.
+# When: before a call of this function, after this number of calls.
 DEATHS = {
     "before placing": (FuturesOps, "__enter__", 0),
-    "while placing": (Placement, "place", 1),
+    "while placing": (Scatterer, "scatter", 1),
     "before the first step": (loop, "training_step", 0),
     "in the first epoch": (loop, "training_step", N_STEPS - 1),
     "in the second epoch": (loop, "training_step", N_STEPS + 1),
@@ -151,7 +151,7 @@ def test_a_fit_whose_worker_dies_names_it_and_can_start_again(
     assert_nothing_left(client)
 
 
-def test_a_worker_may_die_between_fit_and_predict(processes, client, data):
+def test_a_worker_can_die_between_fit_and_predict(processes, client, data):
     clf = bounded(classifier(client).fit, *data)
     victim = clf.plan_.workers[0]
     processes.kill_worker(victim)
@@ -204,10 +204,10 @@ def test_a_retired_worker_is_not_waited_for(processes, client, data, monkeypatch
     assert_nothing_left(client)
 
 
-def test_an_interrupt_that_took_the_workers_along_is_an_interrupt(
+def test_an_interrupt_that_also_kills_the_workers_is_an_interrupt(
     processes, client, data, monkeypatch
 ):
-    """As `Ctrl-C` in a terminal does, which reaches a local cluster's processes."""
+    """Like `Ctrl-C` in a terminal, which also reaches a local cluster's processes."""
     victim = next(iter(client.nthreads()))
 
     def strike():
@@ -222,7 +222,7 @@ def test_an_interrupt_that_took_the_workers_along_is_an_interrupt(
     assert_nothing_left(client)
 
 
-def test_partial_fit_whose_worker_dies_leaves_the_estimator_as_it_was(
+def test_a_partial_fit_whose_worker_dies_leaves_the_estimator_unchanged(
     processes, client, data, monkeypatch
 ):
     X, y = data
@@ -260,9 +260,7 @@ def test_a_fit_whose_scheduler_dies_names_its_address(
             bounded(clf.fit, *data)
 
 
-def test_a_fit_whose_scheduler_stands_still_names_its_address(
-    tmp_path, data, monkeypatch
-):
+def test_a_fit_whose_scheduler_hangs_names_its_address(tmp_path, data, monkeypatch):
     with (
         DaskProcesses(tmp_path, n_workers=2) as processes,
         Client(processes.address, set_as_default=False) as client,
@@ -289,9 +287,9 @@ def assert_says_so_and_can_start_again(client, data, monkeypatch, disturb):
     assert_nothing_left(client)
 
 
-def test_a_fit_whose_work_is_cancelled_says_so(client, data, monkeypatch):
+def test_a_fit_whose_tasks_are_cancelled_says_so(client, data, monkeypatch):
     def cancel_losses():
-        # Of what has dependents that no client wants, a cancellation fails in the
+        # Cancelling a task whose dependents no client wants fails in the
         # scheduler itself, which then drops the client.
         losses = [key for key in list(client.futures) if key[0].startswith("loss")]
         assert losses

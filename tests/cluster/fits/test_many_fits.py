@@ -1,7 +1,7 @@
-"""Fits of every kind at once, from threads and from inside tasks, on two workers.
+"""Concurrent fits of every kind, from threads and inside tasks, on two workers.
 
-``SKDISTMLP_SOAK_FITS`` says how many, ``SKDISTMLP_SOAK_SEED`` the seed of the first;
-all about a fit follows from its seed.
+``SKDISTMLP_SOAK_FITS`` is their number, ``SKDISTMLP_SOAK_SEED`` the seed of the first;
+everything about a fit follows from its seed.
 """
 
 import logging
@@ -25,7 +25,7 @@ from tests.cluster.faults.test_soak import Memory, show
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import WITHIN_S
 
-# Filters of one thread are those of all.
+# All threads share the warning filters.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 N_FITS = int(os.environ.get("SKDISTMLP_SOAK_FITS", "200"))
@@ -46,7 +46,7 @@ INPUTS: dict[str, Callable[[np.ndarray], Any]] = {
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit and what comes after it."""
+    """One fit and the calls after it."""
 
     seed: int
     inside: bool
@@ -86,7 +86,7 @@ class Fit:
         return X, (X[:, :8].sum(axis=1) * 2).astype(int) % 3
 
     def predictions(self, client: Client | None) -> np.ndarray:
-        """Train, go on if there is more to do, and predict, with a cluster or here."""
+        """Train, continue if needed, and predict, on a cluster or locally."""
         X, y = self.data()
         parameters = self.parameters | {"client": client}
         if client is None and not self.inside:
@@ -100,7 +100,7 @@ class Fit:
 
 
 def in_a_task(fit: Fit) -> np.ndarray:
-    """Predict on a worker; the cluster is the one of the task."""
+    """Predict on a worker, with the cluster that runs the task."""
     return fit.predictions(None)
 
 
@@ -117,16 +117,16 @@ def outcome(client: Client, fit: Fit) -> str:
     return f"wrong: {fit}"
 
 
-def test_fits_of_every_kind_at_once_end_right_and_leave_nothing(capsys):
+def test_concurrent_fits_of_every_kind_succeed_and_leave_nothing_behind(capsys):
     outcomes, memory = Counter(), Memory()
     with (
         capsys.disabled(),
         dask.config.set(
             {
-                # What Dask remembers of the past grows up to this.
+                # Dask's history grows up to this length.
                 "distributed.admin.low-level-log-length": 1000,
-                # Less than there are rows.
-                "skdistmlp.keep-bytes": "2MiB",
+                # Smaller than the rows.
+                "skdistmlp.cache.max-bytes": "2MiB",
             }
         ),
         LocalCluster(

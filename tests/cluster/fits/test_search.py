@@ -45,7 +45,7 @@ def classifier(client=None, **parameters):
 
 
 def scores_alone(data):
-    """Return the scores of the folds, of a fit in this process."""
+    """Return the scores of the folds for local fits."""
     local = classifier().set_params(engine="local")
     return cross_validate(local, *data, cv=2)["test_score"]
 
@@ -62,7 +62,7 @@ def searching(clf, search=GridSearchCV, **options):
     return search(clf, {"n_workers": N_WORKERS}, cv=2, refit=FastestWithin(), **options)
 
 
-def test_in_the_client(client, data):
+def test_a_search_in_the_client_fits_on_the_cluster(client, data):
     search = searching(classifier(client), n_jobs=1)
     assert_all_tie(bounded(search.fit, *data), data)
     best = search.best_params_["n_workers"]
@@ -70,8 +70,8 @@ def test_in_the_client(client, data):
     assert N_WORKERS[int(np.argmin(fit_s))] == best
 
 
-def test_in_processes_of_joblib_with_the_address(client, data):
-    """Two fits at a time, each from a process that connects by itself."""
+def test_joblib_processes_connect_to_the_address(client, data):
+    """Two fits at a time, each in a process that opens its own connection."""
     clf = classifier(client.scheduler.address)
     search = searching(clf, n_jobs=2)
     assert_all_tie(bounded(search.fit, *data), data)
@@ -89,10 +89,10 @@ def test_in_processes_of_joblib_with_the_address(client, data):
         ),
     ],
 )
-def test_in_processes_of_joblib_without_a_client_it_is_said(
+def test_joblib_processes_without_a_client_warn(
     client, data, engine, n_workers, live, said
 ):
-    """Nothing is active there: fits are local, and say so once."""
+    """No client is active there: fits are local, and warn once."""
     clf = classifier(client if live else None, n_workers=n_workers)
     clf.set_params(engine=engine)
 
@@ -116,23 +116,23 @@ def test_in_processes_of_joblib_without_a_client_it_is_said(
 
 
 @pytest.mark.parametrize("n_jobs", [-1, 2])
-def test_in_tasks_of_the_same_cluster(searched, data, n_jobs):
+def test_a_search_in_tasks_of_the_cluster_fits_on_it(searched, data, n_jobs):
     search = searching(classifier(), n_jobs=n_jobs)
     assert_all_tie(bounded_in_tasks(searched, search.fit, *data), data)
 
 
 @pytest.fixture(scope="module")
 def searched():
-    """A client of a cluster of its own: scikit-learn sends its warning filters along.
+    """A client of a separate cluster: scikit-learn sends its warning filters along.
 
-    Threads of a worker that set them at once may leave them there.
+    Threads of a worker that set them at the same time may leave them behind.
     """
     with own_cluster(n_workers=3) as connected:
         yield connected
 
 
 def bounded_in_tasks(client, function, *args):
-    """Call while joblib sends its jobs to the cluster."""
+    """Call with joblib's jobs running on the cluster."""
 
     def call():
         with client.as_current(), joblib.parallel_config(backend="dask"):
@@ -141,7 +141,7 @@ def bounded_in_tasks(client, function, *args):
     return bounded(call)
 
 
-def test_in_tasks_of_one_worker_with_one_thread(data):
+def test_a_search_in_tasks_of_one_thread_ends(data):
     """Every fit needs the thread that runs it."""
     with own_cluster(n_workers=1) as client:
         search = GridSearchCV(
@@ -153,8 +153,8 @@ def test_in_tasks_of_one_worker_with_one_thread(data):
         del search
 
 
-def test_the_search_of_dask_ml(searched, data):
-    """It has the folds on the cluster, and each fit is one of its tasks."""
+def test_the_search_of_dask_ml_works(searched, data):
+    """It keeps the folds on the cluster, and each fit is one of its tasks."""
     from dask_ml.model_selection import GridSearchCV as DaskSearch
 
     grid = {"n_workers": N_WORKERS}
@@ -170,7 +170,7 @@ def test_the_search_of_dask_ml(searched, data):
 
 
 @pytest.mark.parametrize("backend", ["loky", "dask"])
-def test_other_searches_and_pipelines(searched, data, backend):
+def test_other_searches_and_pipelines_work(searched, data, backend):
     clf = classifier(searched.scheduler.address).set_params(batch_size=50)
     pipeline = make_pipeline(StandardScaler(), clf)
     grid = {"distributedmlpclassifier__n_workers": [1, 2]}

@@ -13,9 +13,9 @@ HIDDEN = (5, 4)
 def group_on(client, **options):
     """Return a factory of groups as the contract wants it."""
 
-    def make_group(network, state, dataset, max_rows):
-        workers = tuple(client.nthreads())[: network.split.n_shards]
-        return FuturesOps(client, workers, network, state, dataset, **options)
+    def make_group(network, split, state, dataset, max_rows):
+        workers = tuple(client.nthreads())[: split.n_shards]
+        return FuturesOps(client, workers, network, split, state, dataset, **options)
 
     return make_group
 
@@ -23,7 +23,7 @@ def group_on(client, **options):
 def group_of(client, problem, **options):
     data = problem.dataset
     return group_on(client, **options)(
-        problem.network, problem.start(), data, data.n_rows
+        problem.network, problem.split, problem.start(), data, data.n_rows
     )
 
 

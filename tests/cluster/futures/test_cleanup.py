@@ -11,8 +11,9 @@ from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures.driver import FuturesOps
-from skdistmlp.cluster.run.cache import keep_nothing
+from skdistmlp.cluster.run.cache import clear_caches
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.training.job import run_to_end
 from skdistmlp.training.loop import TrainingOptions, epochs
@@ -44,7 +45,7 @@ def leaves_nothing(client):
     """No task on the scheduler, no future in the client, no value on a worker."""
     before = set(client.futures)
     yield
-    keep_nothing()
+    clear_caches()
     wait_until(lambda: set(client.futures) == before, "the client holds nothing")
     assert_nothing_left(client)
     wait_until(
@@ -102,7 +103,9 @@ def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
     make_group = group_on(client, stream_rows=stream_rows)
     with (
         leaves_nothing(client),
-        make_group(problem.network, problem.start(), narrow, 20) as group,
+        make_group(
+            problem.network, problem.split, problem.start(), narrow, 20
+        ) as group,
         pytest.raises(ValueError, match="mismatch"),
     ):
         work(group)
@@ -110,7 +113,7 @@ def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
 
 # Ctrl-C in the second evaluation of three blocks on two shards.
 STRUCK = {
-    "sending parameters": (Placement, "place", 1 + 1 + 1),
+    "sending parameters": (Scatterer, "scatter", 1 + 1 + 1),
     "between forward tasks": (FuturesOps, "forward", 3 * 3 + 4),
     "between backward tasks": (FuturesOps, "backward", 3 * 3 + 4),
     "before the gradients": (FuturesOps, "accumulate", 3 + 1),
@@ -221,7 +224,9 @@ def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
     assert state.optimizer.n_steps == n_whole_steps
 
     def whole_steps(peer):
-        with peer(problem.network, problem.start(), problem.dataset, n_rows) as group:
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, n_rows
+        ) as group:
             for start, stop in list(pairwise(range(0, n_rows, batch_size)))[
                 :n_whole_steps
             ]:

@@ -138,6 +138,7 @@ def test_neither_values_nor_tasks_pile_up_with_the_evaluations(client):
         client,
         tuple(client.nthreads())[:2],
         problem.network,
+        problem.split,
         problem.start(),
         problem.dataset,
     ) as group:

@@ -13,10 +13,18 @@ from skdistmlp.nn.optimizers import Adam, Sgd
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import join_shards
 from skdistmlp.training.step import backpropagate, predict_blocks, training_step
+from tests.nn.silu import silu_known
 from tests.parallel.ops_contract import blocks_of_evaluations
 from tests.parallel.test_local_ops import among_peers, problem_of
 
 ROWS = [np.array([7, 2, 2, 19, 0]), slice(3, 11)]
+
+
+@pytest.fixture
+def silu():
+    with silu_known():
+        yield
+
 
 SHAPES = [(1, ()), *((n, h) for n in [1, 2, 3] for h in [(5,), (6, 4), (4, 3, 5)])]
 """Shards and hidden layers."""
@@ -68,10 +76,10 @@ class Shards:
 
     def __init__(self, problem):
         self.network = problem.network
-        self.split = problem.network.split
+        self.split = problem.split
         self.dataset = problem.dataset
         self.shards = [
-            tasks.PlacedShard(self.network, rank, state)
+            tasks.PlacedShard(self.network, self.split, rank, state)
             for rank, state in enumerate(split_state(self.split, problem.start()))
         ]
         self.last = self.split.output_layer
@@ -158,18 +166,25 @@ class Shards:
         {"activation": "logistic", "rule": Sgd(nesterov=False), "output": "identity"},
         {"output": "exp", "n_outputs": 3, "sparse": csr_array, "weighted": True},
         {"output": "identity", "n_outputs": 2, "sparse": csr_matrix},
+        {"activation": ["silu", "logistic", "relu"]},
+        {"activation": ["tanh", "silu", "silu"], "dtype": np.float32},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
 def test_steps_of_read_only_tasks_have_the_bits_of_buffered_shards(
-    n_shards, hidden, options
+    n_shards, hidden, options, silu
 ):
+    if isinstance(options.get("activation"), list):
+        # One for each hidden layer, of which there are up to three.
+        options = options | {"activation": options["activation"][: len(hidden)]}
     problem = problem_of(hidden, n_shards, **options)
     rates, every = [0.01, 0.02], slice(0, 20)
     blocks = blocks_of_evaluations(20)[1]
 
     def in_memory(peer):
-        with peer(problem.network, problem.start(), problem.dataset, 20) as group:
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, 20
+        ) as group:
             for rows, rate in zip(ROWS, rates, strict=True):
                 training_step(group, rows, rate)
             loss = group.pop_epoch_loss()
@@ -257,7 +272,9 @@ def test_a_shard_placed_to_predict_cannot_be_trained():
     problem = problem_of((5,), 1)
     shards = Shards(problem)
     shards.shards = [
-        tasks.PlacedShard(problem.network, 0, type(s.state)(s.state.parameters))
+        tasks.PlacedShard(
+            problem.network, problem.split, 0, type(s.state)(s.state.parameters)
+        )
         for s in shards.shards
     ]
     with pytest.raises(AssertionError, match="placed to predict"):

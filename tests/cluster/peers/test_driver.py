@@ -11,9 +11,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.client import lookup as client_module
+from skdistmlp.cluster.client import rpc as client_module
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.run import placement as pinned
+from skdistmlp.cluster.run import scatter
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import (
     bounded,
@@ -221,7 +222,7 @@ def test_fits_inside_tasks_share_the_workers(client, data):
 @pytest.fixture
 def frequent_looks(monkeypatch):
     """Let the client see after its workers twenty times a second."""
-    for module in (client_module, peers, pinned):
+    for module in (client_module, peers, pinned, scatter):
         monkeypatch.setattr(module, "WORKER_CHECK_S", 0.05)
 
 

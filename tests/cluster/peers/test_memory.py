@@ -9,7 +9,7 @@ import pytest
 from distributed import futures_of
 from scipy.sparse import csr_array
 
-from skdistmlp.cluster.run.cache import keep_nothing
+from skdistmlp.cluster.run.cache import clear_caches
 from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_driver import endless, steps_taken, stop_all
 from tests.cluster.support import in_thread, wait_until
@@ -162,7 +162,7 @@ def set_batch_bytes(client, n_bytes):
 
 
 def assert_back_at(client, idle):
-    keep_nothing()
+    clear_caches()
     wait_until(
         lambda: all(
             now < idle[worker] + ALLOWANCE

@@ -10,7 +10,7 @@ from distributed import Client
 
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import reservation as module
-from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.cluster.peers.reservation import Standing, reserve_workers
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.peers.test_driver import classifier, steps_taken
 from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
@@ -29,22 +29,22 @@ def places(client):
     """Return the workers that each fit in the queue wants, in order."""
 
     def look(dask_scheduler):
-        queue = dask_scheduler.plugins.get("skdistmlp-gangs")
-        return [set(p.workers) for p in queue.places.values()] if queue else []
+        queue = dask_scheduler.plugins.get("skdistmlp-worker-queue")
+        return [set(p.workers) for p in queue.reservations.values()] if queue else []
 
     return client.run_on_scheduler(look)
 
 
 def empty_the_queue(dask_scheduler):
-    dask_scheduler.plugins["skdistmlp-gangs"].places.clear()
+    dask_scheduler.plugins["skdistmlp-worker-queue"].reservations.clear()
 
 
 def test_who_waits_arrives_anew_at_a_scheduler_that_knows_nothing(client, workers):
     """Another scheduler at the same address, with the same workers, has no queue."""
 
     def forget(dask_scheduler):
-        del dask_scheduler.plugins["skdistmlp-gangs"]
-        del dask_scheduler.handlers["skdistmlp_ask"]
+        del dask_scheduler.plugins["skdistmlp-worker-queue"]
+        del dask_scheduler.handlers["skdistmlp_reserve"]
 
     def take():
         with reserve_workers(client, workers, goes_on):
@@ -186,8 +186,8 @@ def test_a_client_that_stood_still_has_lost_its_place(client, workers):
         name = other.id
 
         def stand_still(dask_scheduler):
-            dask_scheduler.plugins["skdistmlp-gangs"].awake_since = float("-inf")
-            dask_scheduler.clients[name].last_seen -= module.SILENT_S + 1
+            dask_scheduler.plugins["skdistmlp-worker-queue"].awake_since = float("-inf")
+            dask_scheduler.clients[name].last_seen -= module.SILENT_CLIENT_S + 1
 
         client.run_on_scheduler(stand_still)
         lost = pytest.raises(ClusterError, match="has lost its workers")
@@ -232,11 +232,11 @@ class QueueAlone:
         self._gangs = module.WorkerQueue()
         asyncio.run(self._gangs.start(scheduler))
         self._silent_s = silent_s
-        assert self.ask("holder", arrives=True) == module.HELD
-        assert self.ask("waiting", arrives=True) == module.QUEUED
+        assert self.ask("holder", arrives=True) == Standing.HELD.value
+        assert self.ask("waiting", arrives=True) == Standing.QUEUED.value
 
     def ask(self, name, arrives=False):
-        return self._gangs.ask(name, name, ["a worker"], self._silent_s, arrives)
+        return self._gangs.reserve(name, name, ["a worker"], self._silent_s, arrives)
 
     def pass_by(self, seconds, heard=()):
         """Let time go by in which the second fit asks, and some clients are heard."""
@@ -251,11 +251,11 @@ class QueueAlone:
 def test_who_is_silent_for_too_long_has_lost_its_place(monkeypatch, silent_s):
     queue = QueueAlone(monkeypatch, silent_s)
     queue.pass_by(silent_s, heard=["waiting"])
-    assert queue.ask("waiting") == module.QUEUED
-    assert queue.ask("holder") == module.HELD
+    assert queue.ask("waiting") == Standing.QUEUED.value
+    assert queue.ask("holder") == Standing.HELD.value
     queue.pass_by(1, heard=["waiting"])
-    assert queue.ask("waiting") == module.HELD
-    assert queue.ask("holder") == module.LOST
+    assert queue.ask("waiting") == Standing.HELD.value
+    assert queue.ask("holder") == Standing.LOST.value
 
 
 @pytest.mark.parametrize("jump_s", [3600, -3600])
@@ -264,12 +264,12 @@ def test_a_scheduler_that_was_suspended_holds_it_against_nobody(monkeypatch, jum
     queue = QueueAlone(monkeypatch, 40)
     queue.pass_by(5, heard=["holder", "waiting"])
     queue.now += jump_s
-    assert queue.ask("waiting") == module.QUEUED
+    assert queue.ask("waiting") == Standing.QUEUED.value
     queue.pass_by(200, heard=["holder", "waiting"])
-    assert queue.ask("holder") == module.HELD
+    assert queue.ask("holder") == Standing.HELD.value
     # Silence counts again.
     queue.pass_by(41, heard=["waiting"])
-    assert queue.ask("waiting") == module.HELD
+    assert queue.ask("waiting") == Standing.HELD.value
 
 
 def test_a_client_that_is_heard_rarely_is_given_more_time(client, workers):
@@ -286,8 +286,8 @@ def test_a_client_that_is_heard_rarely_is_given_more_time(client, workers):
                 lambda dask_scheduler: [
                     place.silent_s
                     for place in dask_scheduler.plugins[
-                        "skdistmlp-gangs"
-                    ].places.values()
+                        "skdistmlp-worker-queue"
+                    ].reservations.values()
                 ]
             )
-    assert given == [240, module.SILENT_S]
+    assert given == [240, module.SILENT_CLIENT_S]

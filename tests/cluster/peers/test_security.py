@@ -120,7 +120,7 @@ def test_shards_of_a_plain_cluster_are_plain(scheme):
 )
 def test_without_a_certificate_nothing_is_sent_in_the_clear(scheme, given):
     worker = SimpleNamespace(address=f"{scheme}://here", security=given)
-    with pytest.raises(ExchangeError, match=f"{scheme}://here has no certificate"):
+    with pytest.raises(ExchangeError, match=f"{scheme}://here has no TLS certificate"):
         _tls(worker)
 
 

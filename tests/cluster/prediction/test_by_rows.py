@@ -1,4 +1,4 @@
-"""Predictions that are shared by rows: the whole network on every worker."""
+"""Predictions split by rows: every worker has the whole network."""
 
 import re
 from copy import copy
@@ -9,8 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.prediction import by_rows as rows
+from skdistmlp.cluster.prediction import by_rows
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import engines
 from skdistmlp.planning import prediction
 from tests.cluster.leaks import own_cluster
@@ -20,7 +21,7 @@ from tests.estimators.support import fit
 
 @pytest.fixture
 def sharing_is_free(monkeypatch):
-    """Let a prediction of any size be worth sharing, in blocks of 40 rows."""
+    """Make a prediction of any size worth distributing, in blocks of 40 rows."""
     monkeypatch.setattr(prediction, "FLOP_PER_CHAINED_TASK", 0.0)
     free = dict.fromkeys(prediction.FLOP_PER_BYTE_SENT, 0.0)
     monkeypatch.setattr(prediction, "FLOP_PER_BYTE_SENT", free)
@@ -43,8 +44,8 @@ def fitted(trained):
     return copy(trained)
 
 
-def test_every_worker_gets_rows(client, data, fitted, sharing_is_free, monkeypatch):
-    """Also where all of them could be sent at once."""
+def test_every_worker_predicts_rows(client, data, fitted, sharing_is_free, monkeypatch):
+    """Even if all rows could be sent at once."""
     monkeypatch.setattr(engines, "ROWS_SENT_AT_ONCE", 10_000)
     ranks, add = [], Placement.add
 
@@ -65,7 +66,7 @@ def test_every_worker_gets_rows(client, data, fitted, sharing_is_free, monkeypat
     ids=lambda c: c.__name__,
 )
 @pytest.mark.parametrize("n_rows", [500, 130, 40, 3])
-def test_predictions_are_those_of_this_process(
+def test_predictions_equal_local_ones(
     client, data, fitted, sharing_is_free, convert, n_rows
 ):
     X = convert(data[0][:n_rows])
@@ -80,17 +81,17 @@ def test_predictions_are_those_of_this_process(
     assert_allclose(shared, here, rtol=1e-5)
 
 
-def test_the_network_is_sent_once_and_blocks_go_round(
+def test_the_network_is_sent_once_and_blocks_in_turn(
     client, data, fitted, sharing_is_free, monkeypatch
 ):
     placed = []
-    original = Placement.place
+    original = Scatterer.scatter
 
     def place(self, name, values, ranks=None):
         placed.append((name, [getattr(value, "shape", None) for value in values]))
         return original(self, name, values, ranks)
 
-    monkeypatch.setattr(Placement, "place", place)
+    monkeypatch.setattr(Scatterer, "scatter", place)
     bounded(fitted.set_params(engine="auto", client=client).predict, data[0])
     # 500 rows are 13 blocks.
     assert placed == [
@@ -104,7 +105,9 @@ def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
     client, data, fitted, sharing_is_free, monkeypatch
 ):
     limits = dict.fromkeys(client.nthreads(), 1000)
-    monkeypatch.setattr("skdistmlp.cluster.client.memory_limits", lambda *_: limits)
+    monkeypatch.setattr(
+        "skdistmlp.cluster.client.workers.memory_limits", lambda *_: limits
+    )
     labels = fitted.predict(data[0])
     fitted.set_params(engine="auto", client=client)
     plan = fitted.plan_predict(data[0])
@@ -122,7 +125,7 @@ def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
         ({"parameter_threshold": 10**6}, "local", "fewer than the threshold"),
     ],
 )
-def test_the_plan_of_a_prediction_can_be_read(
+def test_plan_predict_gives_engine_and_reason(
     client, data, fitted, parameters, engine, reason
 ):
     fitted.set_params(**{"engine": "auto", "client": client} | parameters)
@@ -131,7 +134,7 @@ def test_the_plan_of_a_prediction_can_be_read(
     assert re.search(reason, plan.reason)
 
 
-def test_workers_that_are_threads_share_too(data, fitted, sharing_is_free):
+def test_workers_that_are_threads_can_predict(data, fitted, sharing_is_free):
     labels = fitted.predict(data[0])
     with own_cluster(n_workers=2, processes=False) as client:
         fitted.set_params(engine="auto", client=client)
@@ -140,10 +143,10 @@ def test_workers_that_are_threads_share_too(data, fitted, sharing_is_free):
     assert_array_equal(shared, labels)
 
 
-def test_an_error_on_a_worker_leaves_nothing(client, monkeypatch):
+def test_an_error_on_a_worker_leaves_nothing_behind(client, monkeypatch):
     def spoilt(rows):
         raise ArithmeticError("no")
 
     X, workers = np.zeros((100, 3)), tuple(client.nthreads())
     with pytest.raises(ArithmeticError, match="no"):
-        bounded(rows.predict_by_rows, client, workers, spoilt, X, 10, 1, X)
+        bounded(by_rows.predict_by_rows, client, workers, spoilt, X, 10, 1, X)

@@ -1,4 +1,4 @@
-"""Predictions of Dask collections, computed when they are asked for."""
+"""Lazy predictions for Dask collections."""
 
 import gc
 import re
@@ -15,7 +15,7 @@ from dask import delayed
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skdistmlp.cluster.prediction.lazy import LARGE
+from skdistmlp.cluster.prediction.lazy import LARGE_GRAPH_SETTING
 from tests.cluster.data.inputs import (
     N_ROWS,
     NAMES,
@@ -39,7 +39,7 @@ def data(digits):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_the_page_on_data_works(client, capsys):
+def test_the_code_of_the_page_on_data_runs(client, capsys):
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
     names = {"client": client}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
@@ -53,7 +53,7 @@ def test_the_page_on_data_works(client, capsys):
 
 @pytest.fixture(scope="module")
 def fitted(data):
-    """An estimator of every kind, fitted here."""
+    """An estimator of each kind, fitted in this process."""
     X, y = data
     names = np.array(["no", "yes"])
     local = {"engine": "local", "client": None}
@@ -111,14 +111,14 @@ def test_a_collection_is_predicted_lazily(client, data, fitted, convert, kind, m
     compare(values, known)
 
 
-def test_the_active_client_computes_predictions_too(client, data, fitted):
+def test_the_active_client_can_compute_predictions(client, data, fitted):
     with client.as_current():
         lazy = fitted["values"].set_params(client=None).predict(as_frame(data[0]))
         assert_allclose(lazy.sum().compute(), lazy.compute().sum())
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
-def test_without_a_client_at_hand_the_weights_are_in_the_graph(client, data, fitted):
+def test_the_graph_contains_the_parameters_without_a_client(client, data, fitted):
     address = client.scheduler.address
     estimator = fitted["values"].set_params(client=address)
     lazy = estimator.predict(as_array(data[0]))
@@ -136,10 +136,10 @@ def test_without_a_client_at_hand_the_weights_are_in_the_graph(client, data, fit
     ],
     ids=["column", "series", "delayed"],
 )
-def test_what_is_made_of_predictions_is_all_that_one_has_to_hold(
+def test_results_derived_from_predictions_outlive_the_prediction(
     client, data, fitted, make
 ):
-    """The prediction itself may be gone, and the estimator too."""
+    """The prediction itself may be deleted, and the estimator too."""
     here = fitted["values"].predict(pd.DataFrame(data[0], columns=NAMES))
     estimator = copy(fitted["values"]).set_params(client=None)
     with client.as_current():
@@ -150,14 +150,14 @@ def test_what_is_made_of_predictions_is_all_that_one_has_to_hold(
     assert_allclose(np.ravel(made.compute(scheduler="sync")), here)
 
 
-def test_blocks_of_another_width_than_was_said_are_refused(client, data):
+def test_blocks_of_another_width_than_declared_are_refused(client, data):
     X, y = as_array(data[0]).rechunk({1: -1}), data[1]
     narrow = X.map_blocks(lambda block: block[:, :7], dtype=X.dtype)
-    with pytest.raises(ValueError, match="said to have 64 columns, but its blocks h"):
+    with pytest.raises(ValueError, match="X declares 64 columns, but its blocks h"):
         bounded(classifier(client).fit, narrow, y)
 
 
-def test_nothing_is_computed_until_it_is_asked_for(client, fitted):
+def test_nothing_is_computed_before_it_is_requested(client, fitted):
     estimator = fitted["values"].set_params(client=client)
     with pytest.warns(UserWarning, match="valid feature names"):
         lazy = estimator.predict(exploding((100, 64), (50, 64)))
@@ -167,8 +167,8 @@ def test_nothing_is_computed_until_it_is_asked_for(client, fitted):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_column_of_categories_is_predicted():
-    """Also where 0 is none of them."""
+def test_categorical_columns_are_predicted():
+    """Even if 0 is not one of the categories."""
     categories = pd.Categorical([1, 2, 1] * 80)
     frame = pd.DataFrame({"a": [1.0, 2.0, 3.0] * 80, "k": categories})
     clf = classifier(None, engine="local").fit(frame, [0, 1, 1] * 80)
@@ -177,17 +177,17 @@ def test_a_column_of_categories_is_predicted():
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
-def test_an_active_client_of_another_cluster_is_sent_nothing(client, data, fitted):
-    """The prediction is to be computed at the address that was given."""
+def test_nothing_is_sent_to_the_active_client_of_another_cluster(client, data, fitted):
+    """The prediction will be computed at the address passed as `client=`."""
     expected = fitted["values"].set_params(client=None).predict(data[0])
     with own_cluster(n_workers=1) as other, client.as_current():
         estimator = fitted["values"].set_params(client=other.scheduler.address)
-        with dask.config.set({LARGE: "1 kiB"}):
+        with dask.config.set({LARGE_GRAPH_SETTING: "1 kiB"}):
             predicted = estimator.predict(as_array(data[0]))
         assert_allclose(bounded(other.compute(predicted).result), expected)
 
 
-def test_empty_blocks_are_predicted_as_empty(client, data, fitted):
+def test_empty_blocks_give_empty_predictions(client, data, fitted):
     frame = as_frame(data[0])
     none = frame[frame[NAMES[2]] > 10]
     estimator = fitted["classes"].set_params(client=client)
@@ -199,7 +199,7 @@ def test_empty_blocks_are_predicted_as_empty(client, data, fitted):
 
 
 @pytest.mark.parametrize("kind", ["two classes", "labels", "values", "more values"])
-def test_scores_are_those_of_arrays(client, data, fitted, convert, kind):
+def test_scores_equal_those_of_arrays(client, data, fitted, convert, kind):
     X, y = data
     targets = {
         "two classes": np.array(["no", "yes"])[y % 2],
@@ -215,13 +215,13 @@ def test_scores_are_those_of_arrays(client, data, fitted, convert, kind):
 
 
 def quiet_names(call, *args):
-    """Call, with leave to give features without names."""
+    """Call, ignoring the warning about features without names."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sklearn.utils.validation.warnings.warn", lambda *_, **__: None)
         return quiet(call, *args)
 
 
-def test_names_of_features_are_kept_and_checked(client, data, fitted):
+def test_feature_names_are_checked(client, data, fitted):
     X, y = data
     clf = bounded(fit, classifier(client), as_frame(X), y)
     assert_array_equal(clf.feature_names_in_, NAMES)
@@ -234,8 +234,8 @@ def test_names_of_features_are_kept_and_checked(client, data, fitted):
         clf.predict(as_array(X[:, 1:]))
 
 
-def test_the_weights_of_a_large_network_are_not_in_the_graph(client, data):
-    """Dask warns of a graph beyond 10 MB, and warnings are errors here."""
+def test_the_graph_does_not_contain_the_parameters_of_a_large_network(client, data):
+    """Dask warns about a graph beyond 10 MB, and warnings are errors here."""
     X, y = data
     wide = (2000, 1000)
     clf = fit(classifier(None, engine="local", hidden_layer_sizes=wide), X, y)
@@ -246,7 +246,7 @@ def test_the_weights_of_a_large_network_are_not_in_the_graph(client, data):
 
 
 def test_a_large_network_is_sent_once_for_all_calls(client, data, monkeypatch):
-    """What is made of its predictions is computed though nobody holds them."""
+    """Results derived from its predictions can be computed after those are deleted."""
     X, y = data
     clf = fit(classifier(None, engine="local", hidden_layer_sizes=(2000, 1000)), X, y)
     labels = clf.predict(X)

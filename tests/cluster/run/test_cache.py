@@ -13,9 +13,9 @@ from scipy import sparse
 from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.run import placement as pinned
-from skdistmlp.cluster.run.cache import WorkerCache, keep_nothing
-from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run import scatter as pinned
+from skdistmlp.cluster.run.cache import WorkerCache, clear_caches
+from skdistmlp.cluster.run.scatter import Scatterer
 from tests.cluster.leaks import own_cluster
 from tests.cluster.prediction.test_by_rows import sharing_is_free  # noqa: F401
 from tests.cluster.support import WITHIN_S, bounded, wait_until
@@ -30,13 +30,13 @@ N_BYTES = 100 * 64 * 8 + 100 * 10
 def sent(monkeypatch):
     """Names of what is sent to workers, in order."""
     names = []
-    original = Placement.place
+    original = Scatterer.scatter
 
     def place(self, name, values, ranks=None):
         names.extend([name] * len(values))
         return original(self, name, values, ranks)
 
-    monkeypatch.setattr(Placement, "place", place)
+    monkeypatch.setattr(Scatterer, "scatter", place)
     return names
 
 
@@ -94,7 +94,7 @@ def test_rows_that_were_changed_are_sent_again(client, data, sent, what):
     given[what][::2] = given[what][::-2]
     shared = fitted(client)
     assert sent.count("rows") == 4
-    with dask.config.set({"skdistmlp.keep-bytes": 0}):
+    with dask.config.set({"skdistmlp.cache.max-bytes": 0}):
         assert_array_equal(shared.coefs_[0], fitted(client).coefs_[0])
 
 
@@ -122,7 +122,7 @@ def test_there_is_room_for_so_many_bytes(client, digits, sent):
     """What came first stays, and a search that goes round finds most of its folds."""
     X, y = digits
     folds = [(X[i : i + 100], y[i : i + 100]) for i in range(0, 300, 100)]
-    with dask.config.set({"skdistmlp.keep-bytes": 2 * 2 * N_BYTES}):
+    with dask.config.set({"skdistmlp.cache.max-bytes": 2 * 2 * N_BYTES}):
         for rows in 2 * folds:
             fit(client, *rows)
         assert sent.count("rows") == 2 * (3 + 1)
@@ -132,7 +132,7 @@ def test_there_is_room_for_so_many_bytes(client, digits, sent):
     wait_until(
         lambda: sum(map(len, client.has_what().values())) == 4, "only two are kept"
     )
-    with dask.config.set({"skdistmlp.keep-bytes": 2 * N_BYTES}):
+    with dask.config.set({"skdistmlp.cache.max-bytes": 2 * N_BYTES}):
         fit(client, *folds[0])
         wait_until(
             lambda: sum(map(len, client.has_what().values())) == 2, "only one is kept"
@@ -140,7 +140,7 @@ def test_there_is_room_for_so_many_bytes(client, digits, sent):
 
 
 def test_what_nobody_uses_goes_after_a_while(client, data):
-    with dask.config.set({"skdistmlp.keep-for": "300ms"}):
+    with dask.config.set({"skdistmlp.cache.ttl": "300ms"}):
         fit(client, *data)
         assert client.futures
         wait_until(lambda: not client.futures, "nothing is kept")
@@ -254,7 +254,7 @@ def test_many_clients_and_threads_at_once(cluster, data):
             if not np.allclose(clf.coefs_[0], expected[k].coefs_[0]):
                 wrong.append(k)
 
-    with dask.config.set({"skdistmlp.keep-bytes": 3 * N_BYTES}):
+    with dask.config.set({"skdistmlp.cache.max-bytes": 3 * N_BYTES}):
         threads = [
             threading.Thread(target=fit_some, args=(client,), daemon=True)
             for client in itertools.chain(clients, clients)
@@ -266,5 +266,5 @@ def test_many_clients_and_threads_at_once(cluster, data):
             assert not thread.is_alive()
     for client in clients:
         client.close()
-    keep_nothing()
+    clear_caches()
     assert not wrong

@@ -23,7 +23,7 @@ def runs(client):
     """Return the runs that the scheduler knows of."""
 
     def look(dask_scheduler):
-        plugin = dask_scheduler.plugins.get("skdistmlp-leftovers")
+        plugin = dask_scheduler.plugins.get("skdistmlp-orphan-cleanup")
         return list(plugin.runs) if plugin else []
 
     return client.run_on_scheduler(look)
@@ -81,7 +81,7 @@ def test_what_arrives_through_the_scheduler_after_its_client_is_gone_goes_too(
 def test_a_run_is_known_until_it_has_let_go_of_everything(client, workers, n_placed):
     tasks = Placement(client, workers[:2])
     tasks.open()
-    tasks.place("rows", [b"data"] * n_placed)
+    tasks.scatter("rows", [b"data"] * n_placed)
     wait_until(lambda: len(runs(client)) == 1, "the run is known")
     tasks.close()
     wait_until(lambda: runs(client) == [], "the run is forgotten")
@@ -96,7 +96,7 @@ def test_a_run_is_known_while_something_is_on_its_way(client, workers):
     wait_until(lambda: runs(client) == ["a run"], "the run is known")
     another = RegisteredRun(client, "another", workers)
     another.close([])
-    another._begun.result(WITHIN_S)
+    another._registered.result(WITHIN_S)
     wait_until(lambda: "another" not in runs(client), "the other is forgotten")
     assert runs(client) == ["a run"]
     sent.set_result(None)
@@ -105,7 +105,7 @@ def test_a_run_is_known_while_something_is_on_its_way(client, workers):
 
 def test_a_run_of_a_client_that_is_gone_already_is_not_kept(client, workers):
     def begin(dask_scheduler):
-        plugin = dask_scheduler.plugins["skdistmlp-leftovers"]
+        plugin = dask_scheduler.plugins["skdistmlp-orphan-cleanup"]
         plugin.begins("late", "Client-gone", [])
         return list(plugin.runs)
 
@@ -181,10 +181,10 @@ def test_a_run_inside_a_task_is_known_too(client, workers):
 
         inside = get_client()
         announced = RegisteredRun(inside, "inside", [worker])
-        announced._begun.result(30)
+        announced._registered.result(30)
         known = inside.run_on_scheduler(
             lambda dask_scheduler: dict(
-                dask_scheduler.plugins["skdistmlp-leftovers"].runs
+                dask_scheduler.plugins["skdistmlp-orphan-cleanup"].runs
             )
         )
         announced.close([])

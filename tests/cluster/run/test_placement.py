@@ -7,7 +7,7 @@ from distributed.worker_state_machine import RemoveReplicasEvent
 from numpy.testing import assert_array_equal
 
 from skdistmlp.cluster.client.workers import can_connect
-from skdistmlp.cluster.run import placement as pinned
+from skdistmlp.cluster.run import scatter as pinned
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.leaks import assert_nothing_left
@@ -25,7 +25,7 @@ def place_and_look(client):
         tasks = Placement(client, order)
         try:
             values = [np.full(1000, rank) for rank in range(len(order))]
-            placed = tasks.place("rows", values)
+            placed = tasks.scatter("rows", values)
             wait_until(lambda f=placed: all(p.done() for p in f), "all arrived")
             holders = client.who_has(placed)
             found += [tuple(holders[future.key]) for future in placed]
@@ -79,7 +79,7 @@ def test_what_is_sent_after_the_run_was_closed_is_let_go_of(client, call, monkey
     if call == "submit":
         futures = tasks.submit([tasks.add(0, "sum", sum, (1, 2))])
     else:
-        futures = tasks.place("rows", [np.ones(10)])
+        futures = tasks.scatter("rows", [np.ones(10)])
     # Though somebody still has the future.
     assert_nothing_left(client)
     assert len(futures) == 1
@@ -105,7 +105,7 @@ def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
     client.run_on_scheduler(tell_of_another)
     tasks = Placement(client, (worker,))
     with pytest.raises(KeyError, match=gone):
-        tasks.place("rows", [np.ones(10)])
+        tasks.scatter("rows", [np.ones(10)])
     tasks.close()
     wait_until(
         lambda: (
@@ -148,6 +148,6 @@ def test_a_worker_without_an_address_on_the_network_is_beyond_reach(address):
 def test_a_run_cannot_begin_with_a_client_that_was_closed_meanwhile(client):
     with Client(client.scheduler.address, set_as_default=False) as other:
         tasks = Placement(other, tuple(client.nthreads()))
-    with pytest.raises(ClusterError, match="or was closed"):
+    with pytest.raises(ClusterError, match="was closed or lost its connection"):
         tasks.open()
     tasks.close()

@@ -68,7 +68,10 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(
     ("version", "said"),
-    [("0.0.9", r"has 0\.0\.9 skdistmlp, but"), (None, "has no skdistmlp, but")],
+    [
+        ("0.0.9", r"runs skdistmlp 0\.0\.9, this process"),
+        (None, "has no skdistmlp, this process"),
+    ],
 )
 def test_another_version_on_a_worker_is_named(client, call, version, said):
     victim = tuple(client.nthreads())[1]

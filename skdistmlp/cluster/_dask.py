@@ -1,0 +1,261 @@
+"""What of Dask is used without being documented, behind functions with plain names.
+
+This is the only module of the package that uses such names. A new version of Dask may
+change any of them: ``tests/cluster/test_dask_private.py`` tries each on real processes
+and fails if one does something else, and if another module uses one.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from dask.array.utils import meta_from_array
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
+from distributed import Client, Scheduler, Security, Worker, rpc
+from distributed.comm.addressing import get_address_host, get_address_host_port
+from distributed.comm.core import CommClosedError
+from distributed.utils import sync
+from distributed.utils_comm import gather_from_workers
+
+__all__ = [
+    "CommClosedError",
+    "add_handler",
+    "array_meta",
+    "asyncio_loop",
+    "call_later",
+    "call_scheduler",
+    "client_tls_arguments",
+    "current_task_runs",
+    "fetch_keys",
+    "forget_key",
+    "has_connection",
+    "heartbeat_s",
+    "host_and_port_of",
+    "host_of",
+    "identity_at",
+    "keys_on_worker",
+    "last_heartbeat",
+    "pinned_graph",
+    "release_keys",
+    "remove_client",
+    "remove_replicas",
+    "requires_encryption",
+    "scheduler_address",
+    "threads_of_worker",
+    "tls_contexts",
+]
+
+
+# In the client.
+
+
+def scheduler_address(client: Client) -> str:
+    """Return the address of a client's scheduler."""
+    return str(client.scheduler.address if client.scheduler is not None else "unknown")
+
+
+async def call_scheduler(client: Client, handler: str, /, **arguments: Any) -> Any:
+    """Call a handler of the scheduler by its name; on the client's event loop."""
+    # Looked up when it is called: a client that reconnects has another object.
+    return await getattr(client.scheduler, handler)(**arguments)
+
+
+def asyncio_loop(client: Client) -> asyncio.AbstractEventLoop:
+    """Return the event loop that a client runs in its own thread."""
+    loop: Any = client.loop
+    return loop.asyncio_loop
+
+
+def call_later(
+    owner: Client | Scheduler | Worker,
+    after_s: float,
+    function: Callable[..., Any],
+    *args: Any,
+) -> None:
+    """Have an event loop call a function after some seconds; from any thread.
+
+    Raises
+    ------
+    RuntimeError
+        If the loop is closed, as that of a client that is closed.
+    """
+    loop: Any = owner.loop
+    loop.add_callback(loop.call_later, after_s, function, *args)
+
+
+def heartbeat_s(client: Client) -> float:
+    """Return the seconds between two heartbeats of a client, as they are at present.
+
+    The scheduler changes them with the number of clients.
+    """
+    milliseconds: float = client._periodic_callbacks["heartbeat"].callback_time
+    return milliseconds / 1000
+
+
+def pinned_graph(tasks: Sequence[tuple[Mapping[Any, Any], str]]) -> HighLevelGraph:
+    """Return a graph of tasks, each group of which runs on one worker only.
+
+    Parameters
+    ----------
+    tasks : sequence of (mapping, str)
+        Tasks by their keys, and the address of their worker.
+    """
+    layers = {
+        f"group{number}": MaterializedLayer(group, annotations={"workers": [worker]})
+        for number, (group, worker) in enumerate(tasks)
+    }
+    return HighLevelGraph(layers, {name: set() for name in layers})
+
+
+async def identity_at(address: str) -> Mapping[str, Any]:
+    """Return what a scheduler or worker at an address says of itself."""
+    async with rpc(address, connection_args=client_tls_arguments()) as server:
+        return await server.identity()
+
+
+def client_tls_arguments() -> Mapping[str, Any]:
+    """Return how a client connects by default, with what Dask's configuration says."""
+    return Security().get_connection_args("client")
+
+
+def array_meta(collection: Any) -> Any:
+    """Return an empty array of the type that the blocks of a Dask array have."""
+    return meta_from_array(collection)
+
+
+# On the scheduler.
+
+
+def add_handler(scheduler: Scheduler, name: str, handler: Callable[..., Any]) -> None:
+    """Let clients call a function by name; see `call_scheduler`."""
+    scheduler.handlers[name] = handler
+
+
+def last_heartbeat(scheduler: Scheduler, client: str) -> float | None:
+    """Return when a client was last heard, by `time.time`; None if it is gone."""
+    state = scheduler.clients.get(client)
+    return None if state is None else state.last_seen
+
+
+def has_connection(scheduler: Scheduler, client: str) -> bool:
+    """Say whether a client is connected; one that is only known may not be."""
+    return client in scheduler.client_comms
+
+
+def remove_client(scheduler: Scheduler, client: str) -> None:
+    """Forget a client and all that it wants."""
+    scheduler.remove_client(client)
+
+
+def release_keys(scheduler: Scheduler, keys: Iterable[Any], client: str) -> None:
+    """Have a client no longer want some keys."""
+    scheduler.client_releases_keys(keys=list(keys), client=client)
+
+
+def forget_key(key: Any, client: str, dask_scheduler: Scheduler) -> None:
+    """Forget a task that no client wants, as if one had wanted it until now."""
+    if key in dask_scheduler.tasks and client in dask_scheduler.clients:
+        dask_scheduler.client_desires_keys(keys=[key], client=client)
+        release_keys(dask_scheduler, [key], client)
+
+
+async def keys_on_worker(scheduler: Scheduler, worker: str) -> Iterable[Any]:
+    """Return the keys of all that a worker holds, known to the scheduler or not."""
+    return await scheduler.rpc(worker).keys()
+
+
+def remove_replicas(
+    scheduler: Scheduler, worker: str, keys: Iterable[Any], reason: str
+) -> None:
+    """Have a worker drop what it holds of some keys."""
+    message = {"op": "remove-replicas", "keys": list(keys), "stimulus_id": reason}
+    scheduler.worker_send(worker, message)
+
+
+# On a worker.
+
+
+def current_task_runs(worker: Worker) -> Callable[[], bool]:
+    """Return a function that says whether the task that calls this is still wanted.
+
+    Dask cannot end a task that runs; it forgets a task that nobody wants any more.
+
+    Raises
+    ------
+    ValueError, AttributeError
+        If no task calls this.
+    """
+    key, tasks = worker.get_current_task(), worker.state.tasks
+
+    def runs() -> bool:
+        task = tasks.get(key)
+        return task is not None and task.state in ("executing", "long-running")
+
+    return runs
+
+
+def threads_of_worker(worker: Worker) -> int:
+    """Return the number of threads that a worker runs tasks in."""
+    n_threads: int = worker.state.nthreads
+    return n_threads
+
+
+def tls_contexts(
+    worker: Worker,
+) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+    """Return what a worker listens and connects with; None without a certificate."""
+    security = worker.security
+    return (
+        security.get_listen_args("worker")["ssl_context"],
+        security.get_connection_args("worker")["ssl_context"],
+    )
+
+
+def requires_encryption(worker: Worker) -> bool:
+    """Say whether a worker may connect with encryption only."""
+    return bool(worker.security.require_encryption)
+
+
+def host_of(address: str) -> str:
+    """Return the host of an address such as ``tcp://127.0.0.1:8786``."""
+    return get_address_host(address)
+
+
+def host_and_port_of(address: str) -> tuple[str, int]:
+    """Return host and port of an address; ValueError if it is not on a network."""
+    return get_address_host_port(address)
+
+
+def fetch_keys(
+    worker: Worker, who_has: Mapping[Any, Sequence[str]]
+) -> tuple[dict[Any, Any], list[Any], list[str]]:
+    """Copy values from other workers to a task, without the worker keeping them.
+
+    Parameters
+    ----------
+    worker : Worker
+        The task's own.
+    who_has : mapping
+        From keys to the addresses of the workers that have them.
+
+    Returns
+    -------
+    values : dict
+        What was found, by key.
+    missing : list
+        Keys that were not.
+    lost : list of str
+        Workers that do not answer.
+    """
+
+    async def fetch() -> tuple[dict[Any, Any], list[Any], list[str]]:
+        found = {key: worker.data[key] for key in who_has if key in worker.data}
+        others = {key: who_has[key] for key in who_has if key not in found}
+        fetched, missing, failed, lost = await gather_from_workers(
+            others, worker.rpc, who=worker.address
+        )
+        return found | fetched, [*missing, *failed], list(lost)
+
+    # A task runs in a thread of its own; connections belong to the worker's loop.
+    return sync(worker.loop, fetch)

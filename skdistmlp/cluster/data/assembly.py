@@ -1,0 +1,63 @@
+"""What each worker of a fit runs to get all rows of a Dask collection."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from distributed import get_worker
+
+from skdistmlp.cluster._dask import fetch_keys
+from skdistmlp.cluster.data.blocks import Block, concatenate_blocks
+from skdistmlp.exceptions import WorkerLostError
+from skdistmlp.parallel.data import Dataset
+
+
+@dataclass(frozen=True)
+class BlockLocations:
+    """Which workers hold the blocks of X, for a worker that concatenates them.
+
+    A task is given this instead of the blocks themselves: as arguments, Dask would
+    hold all of them on the worker until the task ends, in addition to the array that
+    they are copied into, and would keep copies of the user's persisted blocks there
+    for a few more seconds.
+
+    Attributes
+    ----------
+    who_has : mapping
+        From the keys of the blocks, in the order of their rows, to the addresses of
+        the workers that hold them.
+    blocks : sequence of Block
+        Their descriptions.
+    dtype : dtype
+        Of the array to concatenate them in.
+    """
+
+    who_has: Mapping[Any, Sequence[str]]
+    blocks: Sequence[Block]
+    dtype: np.dtype[np.floating]
+
+
+def assemble_dataset(
+    locations: BlockLocations, targets: tuple[np.ndarray, np.ndarray | None]
+) -> Dataset:
+    """Return the data set of one shard, its blocks fetched from the other workers."""
+    worker = get_worker()
+
+    def gather(keys: list[Any]) -> list[Any]:
+        who_has = {key: locations.who_has[key] for key in keys}
+        # The locations were true when the fit asked the scheduler. A worker may have
+        # died since, or Dask may have moved a block to another one.
+        values, missing, lost = fetch_keys(worker, who_has)
+        if missing:
+            raise WorkerLostError(
+                f"could not fetch {len(missing)} of the blocks of X from "
+                f"{', '.join(lost) or 'the workers that held them'}; retry: Dask "
+                f"recomputes lost blocks if it can."
+            )
+        return [values[key] for key in keys]
+
+    X = concatenate_blocks(
+        list(locations.who_has), locations.blocks, locations.dtype, gather
+    )
+    return Dataset(X, *targets)

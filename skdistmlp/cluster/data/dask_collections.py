@@ -1,0 +1,131 @@
+"""Dask arrays, data frames and series, without regard to what they are used for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from dask.base import compute as compute_here
+from dask.base import is_dask_collection
+from distributed import Client, Future, futures_of
+
+from skdistmlp.cluster.client.errors import translate_dask_errors
+from skdistmlp.cluster.client.lookup import connected
+
+
+def is_collection(value: Any) -> bool:
+    """Say whether a value is lazy; a value of xarray, for example, may not be."""
+    return bool(is_dask_collection(value))
+
+
+def is_frame(collection: Any) -> bool:
+    """Say whether a collection consists of partitions of a data frame or series."""
+    return hasattr(collection, "divisions")
+
+
+def in_whole_rows(name: str, collection: Any) -> Any:
+    """Return an array or data frame with all columns in each block.
+
+    Parameters
+    ----------
+    name : str
+        What the user calls the collection, for messages.
+    collection : collection
+        An Array, DataFrame or Series.
+    """
+    if is_frame(collection):
+        return collection
+    if not hasattr(collection, "chunks") or collection.ndim not in (1, 2):
+        raise TypeError(
+            f"{name} is a Dask {type(collection).__name__}; expected an Array with one "
+            f"or two dimensions, a DataFrame or a Series. Convert it to one of these."
+        )
+    if collection.ndim == 2 and np.isnan(collection.shape[1]):
+        raise ValueError(
+            f"the number of columns of {name} is unknown, but has to be known before "
+            f"training. Call {name}.compute_chunk_sizes() first."
+        )
+    if collection.ndim == 2 and collection.numblocks[1] > 1:
+        return collection.rechunk({1: -1})
+    return collection
+
+
+def header_of(collection: Any) -> Any:
+    """Return one row of zeros with the columns and dtypes of a collection."""
+    collection = in_whole_rows("X", collection)
+    if hasattr(collection, "columns"):
+        import pandas as pd
+
+        zeros = np.zeros((1, len(collection.columns)), int)
+        frame = pd.DataFrame(zeros, columns=collection.columns)
+        return frame.astype(
+            {
+                name: _value_dtype(dtype)
+                for name, dtype in zip(
+                    collection.columns, collection.dtypes, strict=True
+                )
+            }
+        )
+    return np.zeros((1, *collection.shape[1:]), collection.dtype)
+
+
+def _value_dtype(dtype: Any) -> Any:
+    """Return the dtype of a column's values: 0 may not be one of its categories."""
+    categories = getattr(dtype, "categories", None)
+    if categories is None:
+        return dtype
+    known = getattr(categories.dtype, "kind", "O") in "biuf"
+    return categories.dtype if known else int
+
+
+def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
+    """Return values, the Dask collections among them computed together."""
+    with connected(client) as connection:
+        if connection is None:
+            return compute_in_process(*values)
+        with translate_dask_errors(connection, (), "computing predictions"):
+            computing = _call_by_kind(connection.compute, values)
+            try:
+                return tuple(connection.gather(computing))
+            finally:
+                release([one for one in computing if isinstance(one, Future)])
+
+
+def compute_in_process(*values: Any) -> tuple[Any, ...]:
+    """Return values, the Dask collections among them computed without a cluster."""
+    return tuple(_call_by_kind(lambda alike: compute_here(*alike), values))
+
+
+def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[Any]]]:
+    """Compute collections together; return the futures of their blocks, in order."""
+    persisted = _call_by_kind(client.persist, collections)
+    return [sorted(futures_of(one), key=_block_position) for one in persisted]
+
+
+def release(futures: list[Future[Any]]) -> None:
+    """Release futures now, even if the traceback of an error still refers to them."""
+    for future in futures:
+        future.release()
+    futures.clear()
+
+
+def _call_by_kind(
+    function: Callable[[list[Any]], Sequence[Any]], values: Sequence[Any]
+) -> list[Any]:
+    """Call a function with all frames, then with all other values; return its results.
+
+    Dask warns about a call with both.
+    """
+    results = list(values)
+    for frames in (True, False):
+        positions = [n for n, value in enumerate(values) if is_frame(value) == frames]
+        if positions:
+            called = function([values[n] for n in positions])
+            for position, result in zip(positions, called, strict=True):
+                results[position] = result
+    return results
+
+
+def _block_position(future: Future[Any]) -> tuple[int, ...]:
+    """Return the position of a block in its collection, which its key ends with."""
+    key: Any = future.key
+    return tuple(key[1:])

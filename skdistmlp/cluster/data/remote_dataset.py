@@ -1,0 +1,213 @@
+"""Features that stay on the workers of a cluster until a fit needs them.
+
+Each worker of a fit copies all blocks into an array of its own, straight from the
+workers that hold them. The client, which plans the fit, has only their descriptions.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from distributed import Client, Future
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_X_y
+from sklearn.utils.validation import validate_data
+
+from skdistmlp.cluster.client.errors import translate_dask_errors
+from skdistmlp.cluster.data.assembly import BlockLocations, assemble_dataset
+from skdistmlp.cluster.data.blocks import Block, concatenate_blocks, index_dtype
+from skdistmlp.cluster.data.dask_collections import (
+    header_of,
+    persist_blocks,
+    release,
+)
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.nn.losses import Targets
+from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.parallel.data import BaseDataset, Dataset
+
+
+@dataclass(frozen=True)
+class RemoteFeatures:
+    """The blocks of a Dask array or data frame, on the workers of a cluster.
+
+    Attributes
+    ----------
+    client : Client
+        A connected client.
+    collection : Array or DataFrame
+        One column of blocks.
+    futures : list of Future
+        The computed blocks; empty while nothing needs them. See `held`.
+    blocks : sequence of Block
+        Their descriptions.
+    dtype : dtype
+        float32 or float64: of the array that the blocks are copied into.
+    """
+
+    client: Client
+    collection: Any
+    futures: list[Future[Any]]
+    blocks: Sequence[Block]
+    dtype: np.dtype[np.floating]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return sum(block.shape[0] for block in self.blocks), self.blocks[0].shape[1]
+
+    @property
+    def nnz(self) -> int | None:
+        """Number of values that sparse features store; None for dense ones."""
+        stored = [block.nnz for block in self.blocks if block.nnz is not None]
+        return sum(stored) if stored else None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features in the memory of one process."""
+        shape, nnz = self.shape, self.nnz
+        if nnz is None:
+            return shape[0] * shape[1] * self.dtype.itemsize
+        index = index_dtype(shape, nnz).itemsize
+        return nnz * (self.dtype.itemsize + index) + (shape[0] + 1) * index
+
+    def validated(
+        self, estimator: BaseEstimator, y: Any, reset: bool, **checks: Any
+    ) -> tuple["RemoteFeatures", np.ndarray]:
+        """Check names and number of the columns, and y; workers checked the values.
+
+        See `skdistmlp.estimators.inputs.InputFeatures`.
+        """
+        header = header_of(self.collection)
+        validate_data(estimator, header, reset=reset, skip_check_array=True)
+        rows = np.zeros((self.shape[0], 1))
+        _, y = check_X_y(rows, y, multi_output=True, estimator=estimator, **checks)
+        return self, y
+
+    def with_targets(
+        self, y: Targets, sample_weight: FloatArray | None
+    ) -> "RemoteDataset":
+        """Return the data set of these features."""
+        return RemoteDataset(self, y, sample_weight)
+
+    def fetch(self) -> Features:
+        """Return all features as an array or as compressed rows, in this process."""
+        with (
+            self.held() as futures,
+            translate_dask_errors(self.client, (), "fetching X"),
+        ):
+            return concatenate_blocks(
+                futures, self.blocks, self.dtype, self.client.gather
+            )
+
+    @contextmanager
+    def held(self) -> Iterator[list[Future[Any]]]:
+        """Hold the blocks on the workers while the context lasts.
+
+        On exit the futures are released, so that blocks computed for this fit do not
+        take memory while it trains; blocks that the user has persisted stay. The next
+        call recomputes what is missing by then.
+        """
+        if not self.futures:
+            self.futures.extend(*persist_blocks(self.client, [self.collection]))
+        try:
+            _raise_first_error(self.futures)
+            yield self.futures
+        finally:
+            release(self.futures)
+
+
+@dataclass(frozen=True)
+class RemoteDataset(BaseDataset):
+    """Rows whose features are on the workers of a cluster.
+
+    Attributes
+    ----------
+    features : RemoteFeatures
+        Features.
+    y : ndarray of shape (n_samples, n_outputs)
+        Targets, in this process.
+    sample_weight : ndarray of shape (n_samples,), or None
+        Weights of the samples, in this process.
+    """
+
+    features: RemoteFeatures
+    y: Targets
+    sample_weight: FloatArray | None = None
+
+    @property
+    def client(self) -> Client:
+        """Dask client that reaches the features."""
+        return self.features.client
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.features.shape[0]
+
+    @property
+    def nnz_per_row(self) -> float | None:
+        """Mean number of stored values per row of sparse features; None for dense."""
+        nnz = self.features.nnz
+        return None if nnz is None else nnz / max(1, self.n_rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all features, targets and weights in the memory of one process."""
+        weight = self.sample_weight
+        n_bytes = self.features.nbytes + self.y.nbytes
+        return n_bytes + (0 if weight is None else weight.nbytes)
+
+    def prepared(self, dtype: np.dtype[np.floating]) -> "RemoteDataset":
+        """Return the same data, whose blocks will be copied into arrays of `dtype`."""
+        return replace(self, features=replace(self.features, dtype=dtype))
+
+    def to_local(self) -> Dataset:
+        """Fetch all features to this process."""
+        return Dataset(self.features.fetch(), self.y, self.sample_weight)
+
+    def place_on(self, placement: Any, n_shards: int) -> list[Future[Any]]:
+        """Have the worker of each shard copy all blocks; return when all have."""
+        tasks: Placement = placement
+        targets = tasks.scatter(
+            "targets", [(self.y, self.sample_weight) for _ in range(n_shards)]
+        )
+        # Held until the last worker has its copy: the tasks below do not depend on
+        # the blocks, so nothing else would keep Dask from dropping them.
+        with self.features.held() as futures:
+            locations = BlockLocations(
+                block_locations(self.client, futures),
+                self.features.blocks,
+                self.features.dtype,
+            )
+            tasks.begin()
+            rows = tasks.submit(
+                [
+                    tasks.add(rank, "rows", assemble_dataset, locations, targets[rank])
+                    for rank in range(n_shards)
+                ]
+            )
+            # The submitted tasks hold them from here.
+            release(targets)
+            tasks.wait_for(*rows)
+        for future in rows:
+            if (error := tasks.error_of(future)) is not None:
+                raise error
+        return rows
+
+
+def block_locations(
+    client: Client, futures: Sequence[Future[Any]]
+) -> dict[Any, Sequence[str]]:
+    """Return the addresses of the workers that hold each block, in their order."""
+    addresses = client.who_has(list(futures))
+    return {future.key: addresses.get(future.key, ()) for future in futures}
+
+
+def _raise_first_error(futures: list[Future[Any]]) -> None:
+    """Wait for futures, and raise the error of the first that failed."""
+    for future in futures:
+        if (error := future.exception()) is not None:
+            raise error

@@ -1,0 +1,83 @@
+"""Tasks pinned to the workers that hold the shards of one network."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from distributed import Client, Future
+
+from skdistmlp.cluster._dask import pinned_graph
+from skdistmlp.cluster.run.held import HeldFutures
+
+Key: TypeAlias = tuple[str, str, int]
+"""Name of the operation, run and step: Dask's dashboard groups tasks by the first."""
+
+
+class PinnedGraph:
+    """Tasks of a run: noted one by one with `add`, sent together with `submit`.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Address of the worker of each shard.
+    run : str
+        The second part of every key, and of no other run's.
+    suffix : str
+        Ends the names that the dashboard shows.
+    held : HeldFutures
+        Takes all futures.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        workers: tuple[str, ...],
+        run: str,
+        suffix: str,
+        held: HeldFutures,
+    ) -> None:
+        self._client = client
+        self._workers = workers
+        self._run = run
+        self._suffix = suffix
+        self._held = held
+        self._step = 0
+        self._tasks = self._no_tasks()
+
+    def begin(self) -> None:
+        """Start a step; forget tasks that an interrupt kept from being submitted.
+
+        Each step has its own keys: Dask would return the result of the last step for a
+        key that it has seen.
+        """
+        self._tasks = self._no_tasks()
+        self._step += 1
+
+    def key(self, rank: int, operation: str) -> Key:
+        """Return the key of a task of this step."""
+        return f"{operation}-shard{rank}{self._suffix}", self._run, self._step
+
+    def add(
+        self, rank: int, operation: str, function: Callable[..., Any], *args: Any
+    ) -> Key:
+        """Note a task on the worker of a shard, to be submitted with the others."""
+        key = self.key(rank, operation)
+        self._tasks[rank][key] = (function, *args)
+        return key
+
+    def submit(self, keys: list[Key]) -> list[Future[Any]]:
+        """Send all noted tasks, each to its worker; return the futures of `keys`."""
+        graph = pinned_graph(list(zip(self._tasks, self._workers, strict=True)))
+        rank_of = {key: rank for rank, tasks in enumerate(self._tasks) for key in tasks}
+        # The arguments of noted tasks hold the futures of the last states, whose memory
+        # on the workers is to be freed as soon as these tasks have used them.
+        self._tasks = self._no_tasks()
+        futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
+        self._held.add(
+            (future, rank_of[key]) for future, key in zip(futures, keys, strict=True)
+        )
+        return futures
+
+    def _no_tasks(self) -> list[dict[Key, tuple[Any, ...]]]:
+        return [{} for _ in self._workers]

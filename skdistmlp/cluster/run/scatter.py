@@ -1,0 +1,212 @@
+"""Values sent to the workers that hold the shards of one network."""
+
+import concurrent.futures
+from collections.abc import Callable, Sequence
+from concurrent.futures import (
+    FIRST_EXCEPTION,
+    CancelledError,
+    ThreadPoolExecutor,
+    wait,
+)
+from typing import Any
+from weakref import WeakSet
+
+from distributed import Client, Future
+
+from skdistmlp.cluster._dask import forget_key
+from skdistmlp.cluster.client.workers import can_connect
+from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
+from skdistmlp.cluster.run.graph import Key
+from skdistmlp.cluster.run.held import HeldFutures
+from skdistmlp.cluster.run.orphans import RegisteredRun
+from skdistmlp.cluster.run.watch import Watch
+from skdistmlp.settings import WORKER_CHECK_S
+
+SENT_AT_ONCE = 4
+"""Values on their way at the same time: more would share the same network."""
+
+THREAD_NAME = "skdistmlp"
+"""How the names of the package's threads in the client begin."""
+
+
+class Scatterer:
+    """Sends a value to the worker of each shard, unless it is there already.
+
+    It sends from threads of its own. Inside a task, Dask would otherwise keep a value
+    on the task's worker, whatever `workers` says; and an interrupt of the main thread
+    would lose the future of a value that has been sent.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Address of the worker of each shard.
+    key : callable
+        From the rank of a shard and a name to a key of this run.
+    held : HeldFutures
+        Takes all futures.
+    watch : Watch
+        Ends the wait for lost workers.
+
+    Attributes
+    ----------
+    registered : RegisteredRun or None
+        What the scheduler must know of before anything is sent.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        workers: tuple[str, ...],
+        key: Callable[[int, str], Key],
+        held: HeldFutures,
+        watch: Watch,
+    ) -> None:
+        self._client = client
+        self._workers = workers
+        self._key = key
+        self._held = held
+        self._watch = watch
+        self.registered: RegisteredRun | None = None
+        self._threads = ThreadPoolExecutor(SENT_AT_ONCE, THREAD_NAME)
+        # Weak: a finished one would keep its future, and the value on its worker.
+        self._sent: WeakSet[concurrent.futures.Future[Future[Any]]] = WeakSet()
+
+    def scatter(
+        self, name: str, values: Sequence[Any], ranks: Sequence[int] | None = None
+    ) -> list[Future[Any]]:
+        """Send every shard its own value, all at once.
+
+        Parameters
+        ----------
+        name : str
+            What the dashboard shows.
+        values : sequence
+            A value for each shard.
+        ranks : sequence of int, optional
+            Which shards, by default the first.
+        """
+        ranks = range(len(values)) if ranks is None else ranks
+        sent = [
+            self._threads.submit(self._send, self._key(rank, name), rank, value)
+            for rank, value in zip(ranks, values, strict=True)
+        ]
+        self._sent.update(sent)
+        # Not simply `result`: Dask tries for half a minute to connect to a lost worker.
+        while True:
+            done, pending = wait(sent, WORKER_CHECK_S, FIRST_EXCEPTION)
+            for one in done:
+                if isinstance(one.exception(), OSError):
+                    self._watch.await_loss()
+                one.result()
+            if not pending:
+                return [one.result() for one in sent]
+            # Dask sends nothing to a paused worker either.
+            self._watch.check(queued=self._workers)
+
+    def scatter_cached(
+        self,
+        name: str,
+        values: Sequence[Any],
+        sizes: Sequence[int],
+        owner: object = None,
+    ) -> list[Future[Any]]:
+        """Send every shard its own value if it is not there from an earlier call.
+
+        See `WorkerCache`.
+
+        Parameters
+        ----------
+        name : str
+            What the dashboard shows.
+        values : sequence
+            A value for each shard; may be the same object.
+        sizes : sequence of int
+            Their bytes.
+        owner : object, optional
+            When it is garbage collected, the values are dropped.
+        """
+        if not is_cacheable(self._client, self._workers, sum(sizes)):
+            return self.scatter(name, values)
+        cache = WorkerCache.of(self._client)
+        # By identity: all shards may share one value, which is then hashed once.
+        hashes: dict[int, str] = {}
+
+        def hash_of(value: Any) -> str:
+            if id(value) not in hashes:
+                hashes[id(value)] = content_hash(value)
+            return hashes[id(value)]
+
+        placed: dict[int, Future[Any]] = {}
+        for rank, value in enumerate(values):
+            # Hashing takes a third of the time of sending: skip it if no value in the
+            # cache has this size.
+            if cache.has_size(sizes[rank]):
+                found = cache.find(hash_of(value), self._workers[rank])
+                if found is not None:
+                    placed[rank] = found
+        self._held.add((future, rank) for rank, future in placed.items())
+        missing = [rank for rank in range(len(values)) if rank not in placed]
+        sent = self.scatter(name, [values[rank] for rank in missing], missing)
+
+        def keep() -> None:
+            for rank, future in zip(missing, sent, strict=True):
+                token = hash_of(values[rank])
+                # Once the call has ended, its caller may change the arrays, and the
+                # hash might be of other numbers than those that were sent.
+                with self._held.staying_open() as is_open:
+                    if not is_open:
+                        return
+                    worker = self._workers[rank]
+                    cache.keep(token, worker, future, sizes[rank], owner)
+
+        # While the first tasks run: the hash is not needed before the next call.
+        self._threads.submit(keep)
+        placed.update(zip(missing, sent, strict=True))
+        return [placed[rank] for rank in range(len(values))]
+
+    def close(self) -> None:
+        """Send nothing more; the scheduler forgets the run once all has arrived.
+
+        Call it after `HeldFutures.close`, so that what arrives later is released.
+        """
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self.registered is not None:
+            self.registered.close(self._sent)
+
+    def _send(self, key: Key, rank: int, value: Any) -> Future[Any]:
+        """Send a value to the worker of a shard."""
+        if self.registered is not None:
+            # First the run, then its values: the scheduler cleans up only what belongs
+            # to runs that it knows.
+            self.registered.wait()
+        worker = self._workers[rank]
+        try:
+            future = self._scattered(key, value, worker)
+        except KeyError as error:
+            # The only place where Dask raises KeyError for a lost worker: it has taken
+            # the value and left before the scheduler heard of it. The scheduler creates
+            # a task for the value before it looks up the worker, and keeps that task.
+            if error.args != (worker,):
+                raise
+            self._client.run_on_scheduler(forget_key, key, self._client.id)
+            raise CancelledError from error
+        # If the run was closed meanwhile, since another shard's value could not be sent
+        # or the user interrupted it, this releases the future at once.
+        self._held.add([(future, rank)])
+        return future
+
+    def _scattered(self, key: Key, value: Any, worker: str) -> Future[Any]:
+        """Send a value to a worker, as soon as the worker accepts one."""
+        direct = can_connect(self._client, worker)
+        while True:
+            try:
+                return self._client.scatter(
+                    {key: value}, [worker], direct=direct, timeout=WORKER_CHECK_S
+                )[key]
+            except TimeoutError:
+                # It is paused, or lost: `scatter` notices that and closes the run,
+                # which ends this loop. Until then the worker may accept values again.
+                if self._held.is_closed:
+                    raise

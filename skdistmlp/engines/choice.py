@@ -1,0 +1,135 @@
+"""The table of engines, and the choice of one for a request."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from skdistmlp.engines.engine import Engine, EngineRequest, OpenEngine
+from skdistmlp.engines.local import LocalEngine, open_local
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.plan import Plan, cluster_plan, local_plan, reason_to_stay_local
+from skdistmlp.planning.prediction import prediction_plan, reason_not_to_share
+
+NO_CLIENT = "no Dask client is active and none was given"
+
+
+@contextmanager
+def open_on_cluster(
+    request: EngineRequest, layer_units: Sequence[int], cost: StepCost
+) -> Iterator[Engine]:
+    """Open the engine that trains or predicts on a cluster, or "local" if that is best.
+
+    Dask is imported, and a cluster looked for, only when the network is large
+    enough to be split.
+    """
+    reason = reason_to_stay_local(
+        layer_units, request.engine, request.parameter_threshold
+    )
+    is_prediction = cost.kind == "prediction"
+    if reason is None and is_prediction and request.engine != "futures":
+        # Asking the scheduler for workers may take longer than a small prediction.
+        reason = reason_not_to_share(layer_units, cost)
+    if reason is not None:
+        yield LocalEngine(local_plan(layer_units, reason))
+        return
+    # Without an import of distributed nobody can have made a client.
+    if request.client is None and "distributed" not in sys.modules:
+        yield _engine_without_client(request, layer_units, is_prediction)
+        return
+    from skdistmlp.cluster.client.lookup import connected
+
+    with connected(request.client) as client:
+        if client is None:
+            yield _engine_without_client(request, layer_units, is_prediction)
+            return
+        choose = _plan_prediction if is_prediction else _plan_training
+        plan = choose(request, layer_units, cost, client)
+        yield _engine_of(plan, client)
+
+
+ENGINES: Mapping[str, OpenEngine] = MappingProxyType(
+    {
+        "auto": open_on_cluster,
+        "local": open_local,
+        "futures": open_on_cluster,
+        "peers": open_on_cluster,
+    }
+)
+"""How each value of the parameter `engine` is opened."""
+
+
+def _engine_of(plan: Plan, client: Any) -> Engine:
+    """Return the engine of a plan; only those of a cluster import Dask."""
+    if plan.engine == "local":
+        return LocalEngine(plan)
+    from skdistmlp.engines.futures import FuturesEngine
+    from skdistmlp.engines.peers import PeersEngine
+
+    engines: dict[str, Callable[[Plan, Any], Engine]] = {
+        "futures": FuturesEngine,
+        "peers": PeersEngine,
+    }
+    return engines[plan.engine](plan, client)
+
+
+def _engine_without_client(
+    request: EngineRequest, layer_units: Sequence[int], is_prediction: bool
+) -> LocalEngine:
+    if not is_prediction:
+        _warn_of_missing_client(request)
+    return LocalEngine(local_plan(layer_units, NO_CLIENT))
+
+
+def _plan_prediction(
+    request: EngineRequest, layer_units: Sequence[int], cost: StepCost, client: Any
+) -> Plan:
+    from skdistmlp.cluster.client.workers import memory_limits, workers_of
+
+    # Everything it takes is here: a cluster that has become smaller will do.
+    workers = workers_of(client)[: request.n_workers]
+    if not workers:
+        return local_plan(layer_units, "the cluster has no workers")
+    limit = min(memory_limits(client, workers).values(), default=None)
+    return prediction_plan(layer_units, request.engine, workers, cost, limit)
+
+
+def _plan_training(
+    request: EngineRequest, layer_units: Sequence[int], cost: StepCost, client: Any
+) -> Plan:
+    from skdistmlp.cluster.client.workers import choose_workers, threads_of
+
+    workers = choose_workers(client, request.n_workers)
+    threads = threads_of(client, workers)
+    return cluster_plan(layer_units, request.engine, workers, cost, threads)
+
+
+def _warn_of_missing_client(request: EngineRequest) -> None:
+    """Warn once that what was asked for needs a cluster.
+
+    In joblib's processes, for one, the client that is active elsewhere is not.
+    """
+    if request.n_workers is not None and request.n_workers > 1:
+        _warn_once(f"n_workers={request.n_workers}")
+    elif request.engine != "auto":
+        _warn_once(f"engine={request.engine!r}")
+    elif request.client_stayed_behind:
+        _warn_once("an estimator whose live client= stayed behind in another process")
+
+
+STACKLEVEL = 9
+"""Frames from the warning below to the line that called `fit`."""
+
+
+@cache
+def _warn_once(requested: str) -> None:
+    # Python's own filters forget what was said whenever somebody changes them.
+    warnings.warn(
+        f"{requested} needs a cluster, but {NO_CLIENT} in this process: training "
+        f"here. Pass the address of the scheduler as client=, which other processes "
+        f"can use too.",
+        stacklevel=STACKLEVEL,
+    )

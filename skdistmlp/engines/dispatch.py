@@ -1,0 +1,146 @@
+"""Train and predict with whichever engine a request leads to."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from skdistmlp.engines.choice import ENGINES
+from skdistmlp.engines.engine import EngineRequest, OpenEngine
+from skdistmlp.nn.layers import Network
+from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.parallel.data import BaseDataset, Dataset
+from skdistmlp.parallel.split import Parameters
+from skdistmlp.parallel.whole_network import predict_in_blocks
+from skdistmlp.planning.cost import StepCost, cost_of_training
+from skdistmlp.planning.plan import Plan, reason_to_stay_local
+from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.state import TrainingState
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A plan, and the state that training on it has reached.
+
+    Attributes
+    ----------
+    plan : Plan
+        How the network was split, and why.
+    state : TrainingState
+        Of the whole network.
+    """
+
+    plan: Plan
+    state: TrainingState
+
+
+OnResult = Callable[[TrainingState, Callable[[], TrainingResult]], bool]
+"""As `OnEpochEnd`, but with a function that returns what training would end with."""
+
+
+def train(
+    request: EngineRequest,
+    job: TrainingJob,
+    dataset: BaseDataset,
+    on_epoch_end: OnResult | None = None,
+    engines: Mapping[str, OpenEngine] = ENGINES,
+) -> TrainingResult:
+    """Plan the training of a network, and carry it out.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for.
+    job : TrainingJob
+        What is to be trained, not split; its random state is advanced.
+    dataset : BaseDataset
+        All rows.
+    on_epoch_end : callable, optional
+        See `OnResult`.
+    engines : mapping of str to callable
+        The table of engines.
+    """
+    dataset = dataset.prepared(job.dtype)
+    if dataset.client is not None:
+        # Features on a cluster train on that cluster.
+        request = replace(request, client=dataset.client)
+    cost = cost_of_training(job, dataset)
+    open_engine = engines[request.engine]
+    with open_engine(request, job.network.layer_units, cost) as engine:
+        plan = engine.plan
+        job = replace(job, split=plan.split)
+        report: OnEpochEnd | None = None
+        if on_epoch_end is not None:
+
+            def report(
+                state: TrainingState, snapshot: Callable[[], TrainingState]
+            ) -> bool:
+                return on_epoch_end(
+                    state, lambda: TrainingResult(plan, snapshot().as_if_ended())
+                )
+
+        state = engine.train(job, dataset, report)
+    random_state = job.initial.random_state
+    if state.random_state is not random_state:
+        # Another process has drawn from a copy of the user's.
+        random_state.set_state(state.random_state.get_state(legacy=False))
+    return TrainingResult(plan, state)
+
+
+def predict(
+    request: EngineRequest,
+    network: Network,
+    parameters: Parameters,
+    X: Features,
+    engines: Mapping[str, OpenEngine] = ENGINES,
+) -> FloatArray:
+    """Plan a prediction, and carry it out.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for.
+    network : Network
+        The network.
+    parameters : Parameters
+        All its layers.
+    X : ndarray or sparse rows of shape (n_samples, n_features)
+        Features.
+    engines : mapping of str to callable
+        The table of engines.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_outputs)
+        Outputs of the network.
+    """
+    layer_units = network.layer_units
+    # A few rows take microseconds: a plan is made only where it may matter.
+    if reason_to_stay_local(layer_units, request.engine, request.parameter_threshold):
+        return predict_in_blocks(network, parameters, X)
+    cost = cost_of_prediction(parameters, X)
+    with engines[request.engine](request, layer_units, cost) as engine:
+        return engine.predict(network, parameters, X)
+
+
+def plan_prediction(
+    request: EngineRequest,
+    network: Network,
+    parameters: Parameters,
+    X: Features,
+    engines: Mapping[str, OpenEngine] = ENGINES,
+) -> Plan:
+    """Return the plan that `predict` would follow."""
+    cost = cost_of_prediction(parameters, X)
+    open_engine = engines[request.engine]
+    with open_engine(request, network.layer_units, cost) as engine:
+        return engine.plan
+
+
+def cost_of_prediction(parameters: Parameters, X: Features) -> StepCost:
+    """Return what it costs to predict for all rows of `X`."""
+    dataset = Dataset(X)
+    return StepCost(
+        "prediction",
+        dataset.n_rows,
+        itemsize=parameters.coefs[0].itemsize,
+        nnz_per_row=dataset.nnz_per_row,
+    )

@@ -1,0 +1,75 @@
+"""What an engine is, and what the user asked for."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from skdistmlp.nn.layers import Network
+from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.split import Parameters
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.plan import Plan
+from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """What the user asked for; the estimator's parameters of these names.
+
+    `client_stayed_behind` says that `client` was a live one, in another process.
+    """
+
+    client: "Client | str | None"
+    n_workers: int | None
+    parameter_threshold: int
+    engine: str
+    client_stayed_behind: bool = False
+
+
+class Engine(Protocol):
+    """Trains and predicts, on the workers of a plan."""
+
+    @property
+    def plan(self) -> Plan:
+        """Which worker holds which neurons, and why this engine was chosen."""
+
+    def train(
+        self,
+        job: TrainingJob,
+        dataset: BaseDataset,
+        on_epoch_end: OnEpochEnd | None = None,
+    ) -> TrainingState:
+        """Carry out a job to the end.
+
+        Parameters
+        ----------
+        job : TrainingJob
+            With the split of the plan. Its random state may be advanced.
+        dataset : BaseDataset
+            All rows, prepared.
+        on_epoch_end : callable, optional
+            See `OnEpochEnd`; called in this process.
+
+        Returns
+        -------
+        TrainingState
+            Of the whole network, with its final parameters.
+        """
+
+    def predict(
+        self, network: Network, parameters: Parameters, X: Features
+    ) -> FloatArray:
+        """Return the outputs for all rows, shape (n_samples, n_outputs)."""
+
+
+OpenEngine: TypeAlias = Callable[
+    [EngineRequest, Sequence[int], StepCost], AbstractContextManager[Engine]
+]
+"""From a request, the widths of the layers and the cost of a step or a prediction to an
+engine with its plan. Its cluster, if it has one, is connected inside the context."""

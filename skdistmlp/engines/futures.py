@@ -1,0 +1,95 @@
+"""The "futures" engine: each layer's computation on each worker is a Dask task."""
+
+import math
+from typing import Any
+
+from scipy.sparse import csr_array, issparse
+from sklearn.utils import gen_batches
+
+from skdistmlp.cluster.futures.driver import open_futures_network
+from skdistmlp.cluster.prediction.by_rows import predict_by_rows
+from skdistmlp.nn.layers import Network
+from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.parallel.data import BaseDataset, Dataset
+from skdistmlp.parallel.shard import ShardState
+from skdistmlp.parallel.split import Parameters, flatten
+from skdistmlp.parallel.whole_network import PREDICT_BLOCK_ROWS, WholeNetwork
+from skdistmlp.planning.plan import Plan
+from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.state import TrainingState
+from skdistmlp.training.step import predict_blocks
+
+ROWS_SENT_AT_ONCE = 10_000
+"""Rows that a worker is sent at a time, where it has the whole network."""
+
+
+class FuturesEngine:
+    """Train and predict by Dask tasks; see `Engine`.
+
+    Parameters
+    ----------
+    plan : Plan
+        Which worker holds which neurons, or which workers hold the whole network.
+    client : Client
+        A connected client.
+    """
+
+    def __init__(self, plan: Plan, client: Any) -> None:
+        self.plan = plan
+        self._client = client
+
+    def train(
+        self,
+        job: TrainingJob,
+        dataset: BaseDataset,
+        on_epoch_end: OnEpochEnd | None = None,
+    ) -> TrainingState:
+        """Carry out a job, its loop in this process; see `Engine`."""
+        dataset = dataset.to_local()
+        state = job.start(self.plan.split.unsplit_layout())
+        with open_futures_network(
+            self._client,
+            self.plan.workers,
+            job.network,
+            job.split,
+            state.network,
+            dataset,
+        ) as network:
+            run = TrainingRun(job, network, dataset, state, job.log)
+            return run.train(on_epoch_end)
+
+    def predict(
+        self, network: Network, parameters: Parameters, X: Features
+    ) -> FloatArray:
+        """Return the outputs, split by rows or by neurons; see `Engine`."""
+        # Compressed columns cannot be cut into blocks of rows cheaply.
+        X = csr_array(X) if issparse(X) else X
+        # When the user's array is gone, or another in its place, workers drop theirs.
+        owner = parameters.coefs[0]
+        workers = self.plan.workers
+        if self.plan.split_by == "rows":
+            share = math.ceil(X.shape[0] / len(workers))
+            return predict_by_rows(
+                self._client,
+                workers,
+                WholeNetwork(network, parameters),
+                X,
+                min(share, ROWS_SENT_AT_ONCE),
+                parameters.nbytes,
+                owner,
+            )
+        state = ShardState(flatten(parameters, parameters.coefs[0].dtype))
+        dataset = Dataset(X)
+        blocks = list(gen_batches(dataset.n_rows, PREDICT_BLOCK_ROWS))
+        with open_futures_network(
+            self._client,
+            workers,
+            network,
+            self.plan.split,
+            state,
+            dataset,
+            stream_rows=True,
+            owner=owner,
+        ) as opened:
+            return predict_blocks(opened, blocks)

@@ -1,0 +1,66 @@
+"""The "local" engine: everything in this process."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.nn.layers import Network
+from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.parallel.communicators import SingleProcess
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.local_network import open_local_network
+from skdistmlp.parallel.split import Parameters
+from skdistmlp.parallel.whole_network import predict_in_blocks
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.plan import Plan, local_plan, reason_to_stay_local
+from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.state import TrainingState
+
+
+class LocalEngine:
+    """Train and predict in this process; see `Engine`.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of one shard.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def train(
+        self,
+        job: TrainingJob,
+        dataset: BaseDataset,
+        on_epoch_end: OnEpochEnd | None = None,
+    ) -> TrainingState:
+        """Carry out a job; see `Engine`."""
+        dataset = dataset.to_local()
+        state = job.start(self.plan.split.unsplit_layout())
+        network = open_local_network(
+            job.network,
+            job.split,
+            state.network,
+            dataset,
+            SingleProcess(),
+            job.max_rows(dataset),
+        )
+        return TrainingRun(job, network, dataset, state, job.log).train(on_epoch_end)
+
+    def predict(
+        self, network: Network, parameters: Parameters, X: Features
+    ) -> FloatArray:
+        """Return the outputs; see `Engine`."""
+        return predict_in_blocks(network, parameters, X)
+
+
+@contextmanager
+def open_local(
+    _request: EngineRequest, layer_units: Sequence[int], _cost: StepCost
+) -> Iterator[LocalEngine]:
+    """Open the engine that was asked for; no cluster is looked for."""
+    reason = reason_to_stay_local(layer_units, "local", 0)
+    assert reason is not None
+    yield LocalEngine(local_plan(layer_units, reason))

@@ -1,0 +1,79 @@
+"""A job on an open network: from its start, epoch by epoch, to its end."""
+
+from dataclasses import replace
+from typing import Any
+
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.ops import OpenNetwork
+from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.loop import Log, Pause, prefer_interrupt, quiet
+from skdistmlp.training.progress import Outcome
+from skdistmlp.training.state import TrainingState
+
+
+class TrainingRun:
+    """One job on one network, or on one shard of it.
+
+    Parameters
+    ----------
+    job : TrainingJob
+        The job; of the shard, where there are others.
+    network : OpenNetwork
+        Holds the parameters of `state`.
+    dataset : Dataset
+        All rows, prepared.
+    state : TrainingState
+        From `TrainingJob.start`.
+    log : callable
+        Called with each of scikit-learn's verbose lines.
+
+    Attributes
+    ----------
+    state : TrainingState
+        The state after the last pause.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        network: OpenNetwork[Any],
+        dataset: Dataset,
+        state: TrainingState,
+        log: Log = quiet,
+    ) -> None:
+        self._job = job
+        self._network = network
+        self._dataset = dataset
+        self._log = log
+        self.state = job.method.begin(network, dataset, state)
+
+    def advance(self, pause: Pause | None = None) -> TrainingState:
+        """Train to the next pause or to the end; return the state there."""
+        self.state = self._job.method.advance(
+            self._network, self._dataset, self.state, pause, self._log
+        )
+        return self.state
+
+    def stop(self) -> TrainingState:
+        """End training at a pause."""
+        self.state = replace(self.state, outcome=Outcome.STOPPED)
+        return self.state
+
+    def snapshot(self, state: TrainingState | None = None) -> TrainingState:
+        """Return a copy of a state, by default the last, with its arrays here."""
+        network = self._network.state.fetch()
+        return replace(state or self.state, network=network).copy()
+
+    def train(self, on_epoch_end: OnEpochEnd | None = None) -> TrainingState:
+        """Train to the end; return the state, with the best parameters if any."""
+        pause = None
+        if on_epoch_end is not None:
+
+            def pause(state: TrainingState) -> bool:
+                return on_epoch_end(state, lambda: self.snapshot(state))
+
+        if self.advance(pause).outcome is None and pause is not None:
+            self.stop()
+        with prefer_interrupt(self.state.outcome):
+            network = self._network.state.fetch()
+        return replace(self.state, network=network).as_if_ended()

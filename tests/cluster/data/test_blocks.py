@@ -1,0 +1,115 @@
+"""Blocks of rows, described one by one and concatenated a few at a time."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_array_equal
+from scipy import sparse
+
+from skdistmlp.cluster.data import blocks
+from skdistmlp.cluster.data.blocks import (
+    Block,
+    concatenate_blocks,
+    describe_block,
+    index_dtype,
+)
+
+ROWS = np.arange(12.0).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("block", "dtype", "nnz"),
+    [
+        (ROWS, np.float64, None),
+        (ROWS.astype("f4"), np.float32, None),
+        (ROWS.astype(int), np.float64, None),
+        (ROWS[:0], np.float64, None),
+        (pd.DataFrame(ROWS), np.float64, None),
+        (sparse.csr_array(ROWS), np.float64, 11),
+        (sparse.csc_array(ROWS.astype("f4")), np.float32, 11),
+    ],
+    ids=["float64", "float32", "int", "empty", "frame", "sparse", "columns"],
+)
+def test_a_block_is_described(block, dtype, nnz):
+    found = describe_block(block, "Estimator")
+    assert found.shape == block.shape
+    assert found.dtype == dtype
+    assert found.nnz == nnz
+    assert found.nbytes >= block.shape[0] * 4
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_block_with_values_that_are_not_finite_is_refused(value):
+    spoilt = ROWS.copy()
+    spoilt[1, 1] = value
+    with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)") as caught:
+        describe_block(spoilt, "MyEstimator")
+    assert np.isinf(value) or "MyEstimator" in str(caught.value)
+
+
+def gather_from(given, requests):
+    """Return a `gather` that records what it was asked for."""
+
+    def gather(names):
+        requests.append(names)
+        return [given[name] for name in names]
+
+    return gather
+
+
+def test_blocks_are_concatenated_a_few_at_a_time(monkeypatch):
+    """The bytes under way are bounded; a block beyond the bound comes alone."""
+    given = [Block((n, 4), np.dtype(float), None, 32 * n) for n in (5, 6, 30, 1)]
+    monkeypatch.setattr(blocks, "BATCH_BYTES", 32 * 12)
+    values, requests = [np.full(block.shape, n) for n, block in enumerate(given)], []
+    rows = concatenate_blocks(
+        range(4), given, np.dtype(np.float32), gather_from(values, requests)
+    )
+    assert requests == [[0, 1], [2], [3]]
+    assert rows.dtype == np.float32
+    assert_array_equal(rows[:, 0], np.repeat(range(4), [5, 6, 30, 1]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array, sparse.csc_array])
+def test_blocks_of_every_kind_are_concatenated(convert, dtype):
+    parts = [convert(part) for part in (ROWS[:1], ROWS[1:1], ROWS[1:])]
+    described = [describe_block(part, "Estimator") for part in parts]
+    rows = concatenate_blocks(
+        range(3), described, np.dtype(dtype), gather_from(parts, [])
+    )
+    assert sparse.issparse(rows) == (convert is not np.asarray)
+    assert rows.dtype == dtype
+    assert_array_equal(rows.toarray() if sparse.issparse(rows) else rows, ROWS)
+
+
+def test_fetched_blocks_are_released_as_they_are_copied():
+    given = [ROWS[:2], ROWS[2:]]
+    lists = []
+
+    def gather(names):
+        lists.append([given[name] for name in names])
+        return lists[-1]
+
+    described = [describe_block(block, "Estimator") for block in given]
+    concatenate_blocks(range(2), described, np.dtype(float), gather)
+    assert lists == [[]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "nnz", "dtype"),
+    [
+        ((10, 10), 100, np.int32),
+        ((2**31 - 1, 3), 5, np.int32),
+        ((2**31, 3), 5, np.int64),
+        ((10, 2**31), 5, np.int64),
+        ((10, 10), 2**31, np.int64),
+    ],
+)
+def test_index_dtype_is_the_smallest_that_is_sufficient(shape, nnz, dtype):
+    assert index_dtype(shape, nnz) == dtype
+
+
+def test_index_dtype_is_the_one_that_scipy_chooses():
+    rows = sparse.csr_array(ROWS)
+    assert index_dtype(rows.shape, rows.nnz) == rows.indices.dtype

@@ -1,0 +1,156 @@
+"""Features and data sets whose rows are on the workers of a cluster."""
+
+import copy
+
+import dask.array as da
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from scipy import sparse
+
+from skdistmlp import DistributedMLPRegressor
+from skdistmlp.cluster.data.blocks import describe_block
+from skdistmlp.cluster.data.dask_collections import persist_blocks
+from skdistmlp.cluster.data.remote_dataset import (
+    RemoteDataset,
+    RemoteFeatures,
+    block_locations,
+)
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.parallel.data import Dataset
+from tests.cluster.support import bounded
+
+X = np.arange(60.0).reshape(15, 4) % 7
+Y = np.arange(15)[:, np.newaxis] % 2 == 0
+WEIGHT = np.linspace(1, 2, 15)
+
+
+def features_of(client, rows=X, convert=np.asarray, dtype=np.float64):
+    """Return features in three blocks, whose futures nobody holds yet."""
+    collection = da.from_array(rows, chunks=(5, 4)).map_blocks(convert)
+    parts = [convert(rows[start : start + 5]) for start in range(0, 15, 5)]
+    blocks = [describe_block(part, "Estimator") for part in parts]
+    return RemoteFeatures(client, collection, [], blocks, np.dtype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
+def test_a_remote_data_set_is_as_large_as_the_same_local_one(convert, dtype, weight):
+    """A plan is made from these numbers before any row is fetched."""
+    remote = features_of(None, convert=convert).with_targets(Y, weight)
+    remote = remote.prepared(np.dtype(dtype))
+    local = Dataset(convert(X), Y, weight).prepared(np.dtype(dtype))
+    assert remote.n_rows == local.n_rows
+    assert remote.nnz_per_row == local.nnz_per_row
+    assert remote.nbytes == local.nbytes
+    rows = np.array([0, 3, 14])
+    assert remote.batch_totals(rows) == local.batch_totals(rows)
+    assert_array_equal(remote.targets(rows), local.targets(rows))
+
+
+def test_preparing_a_remote_data_set_leaves_the_original_unchanged():
+    remote = features_of(None).with_targets(Y, None)
+    prepared = remote.prepared(np.dtype(np.float32))
+    assert prepared.features.dtype == np.float32
+    assert remote.features.dtype == np.float64
+
+
+def test_a_remote_data_set_has_the_client_that_reaches_it():
+    client = object()
+    assert features_of(client).with_targets(Y, None).client is client
+    assert Dataset(X, Y).client is None
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+def test_all_rows_can_be_fetched(client, convert):
+    remote = features_of(client, convert=convert, dtype=np.float32)
+    local = bounded(remote.with_targets(Y, WEIGHT).to_local)
+    assert type(local) is Dataset
+    assert local.X.dtype == np.float32
+    rows = local.X.toarray() if sparse.issparse(local.X) else local.X
+    assert_array_equal(rows, X)
+    assert local.y is Y
+    assert local.sample_weight is WEIGHT
+
+
+def test_blocks_are_released_after_use_and_recomputed_when_needed(client):
+    features = features_of(client)
+    for _ in range(2):
+        with features.held() as futures:
+            assert len(futures) == 3
+            keys = [future.key for future in futures]
+            assert set(client.who_has(futures)) == set(keys)
+        assert not features.futures
+
+
+def test_blocks_of_the_user_stay(client):
+    persisted = client.persist(da.from_array(X, chunks=(5, 4)))
+    features = features_of(client)
+    features = RemoteFeatures(client, persisted, [], features.blocks, features.dtype)
+    assert_array_equal(bounded(features.fetch), X)
+    assert_array_equal(client.compute(persisted).result(), X)
+
+
+def test_an_error_of_a_block_is_raised_and_nothing_is_held(client):
+    def explode(block):
+        raise ZeroDivisionError("computed")
+
+    features = features_of(client)
+    collection = features.collection.map_blocks(explode, meta=np.empty((0, 0)))
+    features = RemoteFeatures(client, collection, [], features.blocks, features.dtype)
+    with pytest.raises(ZeroDivisionError, match="computed"):
+        bounded(features.fetch)
+    assert not features.futures
+
+
+def test_every_worker_of_a_run_gets_all_rows(client):
+    workers = tuple(client.nthreads())[:2]
+    tasks = Placement(client, workers)
+    dataset = features_of(client, dtype=np.float32).with_targets(Y, WEIGHT)
+    try:
+        tasks.open()
+        rows = bounded(dataset.place_on, tasks, 2)
+        held = client.who_has(rows)
+        assert [held[future.key] for future in rows] == [(w,) for w in workers]
+        for placed in client.gather(rows):
+            assert_array_equal(placed.X, X)
+            assert placed.X.dtype == np.float32
+            assert_array_equal(placed.sample_weight, WEIGHT)
+        assert not dataset.features.futures
+    finally:
+        tasks.close()
+
+
+def test_locations_are_in_the_order_of_the_blocks(client):
+    (futures,) = persist_blocks(client, [features_of(client).collection])
+    bounded(client.gather, futures)
+    locations = block_locations(client, futures)
+    assert list(locations) == [future.key for future in futures]
+    assert all(set(held) <= set(client.nthreads()) for held in locations.values())
+    assert all(locations.values())
+
+
+def test_remote_features_are_validated_by_their_columns(client):
+    features, estimator = features_of(client), DistributedMLPRegressor()
+    same, y = features.validated(estimator, [1] * 15, reset=True)
+    assert same is features
+    assert estimator.n_features_in_ == 4
+    assert_array_equal(y, np.ones(15))
+    narrow = RemoteFeatures(
+        client,
+        features.collection[:, :3],
+        [],
+        [describe_block(X[:, :3], "Estimator")],
+        features.dtype,
+    )
+    with pytest.raises(ValueError, match=r"X has 3 features, but .* expecting 4"):
+        narrow.validated(copy.copy(estimator), [1] * 15, reset=False)
+
+
+def test_a_remote_data_set_is_a_value():
+    features = features_of(None)
+    dataset = features.with_targets(Y, WEIGHT)
+    assert isinstance(dataset, RemoteDataset)
+    with pytest.raises(AttributeError):
+        dataset.y = None
