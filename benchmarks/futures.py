@@ -23,7 +23,7 @@ from skdistmlp.parallel.split import NetworkSplit, Parameters
 from skdistmlp.parallel.whole_network import WholeNetwork
 from skdistmlp.planning.cost import (
     StepCost,
-    bytes_sent,
+    bytes_sent_by_neurons,
     bytes_sent_by_rows,
     chained_tasks,
     flop,
@@ -73,7 +73,7 @@ def compare_with_one_thread(
         two_s = _step_seconds(workload, client, n_workers=2, repeats=repeats)
         with threadpool_limits(1):
             one_s = _step_seconds(workload, None, n_workers=None, repeats=repeats)
-        work = StepCost("step", workload.batch_size)
+        work = StepCost.of_step(workload.batch_size)
         yield {
             "network": workload.name,
             "batch_size": workload.batch_size,
@@ -126,11 +126,11 @@ def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
             )
         one_s = median(seconds["1 thread"])
         split = NetworkSplit.even(workload.layer_units, 2)
-        work = StepCost("prediction", workload.batch_size, itemsize=X.itemsize)
+        work = StepCost.of_prediction(workload.batch_size, itemsize=X.itemsize)
         n_flop = flop(split, work)
         for split_by, n_bytes in {
             "rows": bytes_sent_by_rows(split, work, n_workers=2),
-            "neurons": bytes_sent(split, work),
+            "neurons": bytes_sent_by_neurons(split, work),
         }.items():
             two_s = median(seconds[split_by])
             yield {
@@ -178,7 +178,7 @@ def run(repeats: int) -> dict[str, list[Row]]:
 
 
 def _n_chained_tasks(workload: Workload) -> int:
-    work = StepCost("step", workload.batch_size)
+    work = StepCost.of_step(workload.batch_size)
     return chained_tasks(NetworkSplit.even(workload.layer_units, 2), work)
 
 

@@ -65,7 +65,7 @@ def compare_training(n_threads: int, repeats: int) -> Iterator[Row]:
         with threadpool_limits(n_threads):
             seconds = time_in_turns(
                 {
-                    "sklearn": partial(fit_uninterrupted, sklearn, X, y),
+                    "scikit-learn": partial(fit_uninterrupted, sklearn, X, y),
                     "local": partial(fit_uninterrupted, local, X, y),
                 },
                 repeats,
@@ -73,9 +73,10 @@ def compare_training(n_threads: int, repeats: int) -> Iterator[Row]:
         yield {
             "network": workload.name,
             "variant": workload.variant,
-            "sklearn, s/epoch": median(seconds["sklearn"]) / workload.n_epochs,
+            "scikit-learn, s/epoch": median(seconds["scikit-learn"])
+            / workload.n_epochs,
             "local, s/epoch": median(seconds["local"]) / workload.n_epochs,
-            "speedup": median_ratio(seconds["sklearn"], seconds["local"]),
+            "speedup": median_ratio(seconds["scikit-learn"], seconds["local"]),
             "target": target,
         }
 
@@ -87,7 +88,7 @@ def compare_predictions(n_threads: int, repeats: int) -> Iterator[Row]:
         n_rows = X.shape[0]
         candidates: dict[str, Callable[[], Any]] = {}
         for name, estimator in {
-            "sklearn": MLPClassifier(**workload.parameters()),
+            "scikit-learn": MLPClassifier(**workload.parameters()),
             "local": DistributedMLPClassifier(**workload.parameters()),
         }.items():
             estimator.partial_fit(X, [0] * n_rows, classes=range(10))
@@ -99,9 +100,9 @@ def compare_predictions(n_threads: int, repeats: int) -> Iterator[Row]:
             "network": workload.name,
             "X": "dense" if workload.density is None else "sparse",
             "rows": n_rows,
-            "sklearn, ms": 1e3 * median(seconds["sklearn"]) / calls,
+            "scikit-learn, ms": 1e3 * median(seconds["scikit-learn"]) / calls,
             "local, ms": 1e3 * median(seconds["local"]) / calls,
-            "speedup": median_ratio(seconds["sklearn"], seconds["local"]),
+            "speedup": median_ratio(seconds["scikit-learn"], seconds["local"]),
             "target": PREDICT_TARGET,
         }
 

@@ -39,7 +39,7 @@ class PeakRates(NamedTuple):
     def min_step_s(self, workload: Workload) -> float:
         """Return a lower bound of the seconds per step with Adam on one core."""
         split = NetworkSplit.even(workload.layer_units, 1)
-        work = StepCost("step", workload.batch_size)
+        work = StepCost.of_step(workload.batch_size)
         n_bytes = BYTES_PER_PARAMETER * split.n_parameters
         return flop(split, work) / self.flop_per_s + n_bytes / self.bytes_per_s
 

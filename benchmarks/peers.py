@@ -214,10 +214,10 @@ def compare_with_torch(times: Mapping[Workload, StepTimes]) -> Iterator[Row]:
             "batch_size": workload.batch_size,
             "2 shards, ms": median(ms["2 shards"]),
             **{f"{way}, ms": median(ms[f"torch, {way}"]) for way in ways},
-            "speedup over two": median_ratio(faster, ms["2 shards"]),
-            "target over two": targets.torch_two,
-            "speedup over one": median_ratio(one, ms["2 shards"]),
-            "target over one": targets.torch_one,
+            "speedup over DDP or tensor-parallel": median_ratio(faster, ms["2 shards"]),
+            "target of two processes": targets.torch_two,
+            "speedup over one process": median_ratio(one, ms["2 shards"]),
+            "target of one process": targets.torch_one,
         }
 
 
@@ -239,8 +239,8 @@ def compare_with_peak(
             "2 shards, ms": two_ms,
             "speedup": median_ratio(ms["1 shards"], ms["2 shards"]),
             "target": targets[-1] if targets and workload.batch_size == 200 else "",
-            "peak, ms": min_ms,
-            "share of peak": min_ms / two_ms,
+            "limit, ms": min_ms,
+            "share of the limit": min_ms / two_ms,
             "GFLOP/s": peak.flop_per_s / 1e9,
             "GB/s": peak.bytes_per_s / 1e9,
         }

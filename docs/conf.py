@@ -23,26 +23,26 @@ extensions = [
     "myst_parser",
 ]
 exclude_patterns = ["_build"]
-highlight_language = "none"  # of fences that name none, such as what is printed
+highlight_language = "none"  # for fences without a language, such as output
 templates_path = ["_templates"]
 nitpicky = True
-# The build reads nothing from the network, so neither scikit-learn's index.
+# The build has no network access, so it cannot resolve scikit-learn's names.
 nitpick_ignore_regex = [("py:.*", r"sklearn\..*")]
 
-# Docstrings name the types in their own words, with shapes.
+# Docstrings describe types in words, with shapes.
 autodoc_typehints = "none"
 toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 PYPROJECT = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())
 numpydoc_validation_checks = set(PYPROJECT["tool"]["numpydoc_validation"]["checks"])
-# The words of this method are scikit-learn's.
+# The docstring of this method is scikit-learn's.
 numpydoc_validation_exclude = {r"\.set_callbacks$"}
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
 
-# Two are shown and not run: one wants the address of a cluster, the other takes
-# minutes and starts processes that import it by name. The tests run both.
+# Two examples are shown but not run: one needs the address of a cluster, the other
+# takes minutes and starts processes that import it by name. The tests run both.
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
@@ -73,7 +73,7 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
 }
 
-# The help of the command, as it prints it.
+# The command's --help, as it prints it.
 API = DOCS / "api"
 API.mkdir(exist_ok=True)
 (API / "dask-mlp-crossover.txt").write_text(
@@ -94,5 +94,5 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-# A landing page and a change log have nothing to list beside them.
+# These pages have no siblings to list in a sidebar.
 html_sidebars = {"index": [], "changelog": []}

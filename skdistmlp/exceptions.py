@@ -1,21 +1,26 @@
-"""Errors that this package raises, beside scikit-learn's and Dask's own."""
+"""Errors that this package raises besides scikit-learn's and Dask's own."""
 
 
 class SkdistmlpError(Exception):
-    """Base of the errors below."""
+    """Base class of the errors that only this package raises.
 
-
-class ExchangeError(SkdistmlpError):
-    """A shard waited in vain for another."""
-
-
-class StopRequested(SkdistmlpError):  # noqa: N818 (it is a wish, not an error)
-    """Somebody asked the shards to stop: all do so before the same step."""
+    Input that scikit-learn refuses, and parameters that cannot be right, raise
+    ``ValueError`` or ``TypeError``, as in scikit-learn.
+    """
 
 
 class ClusterError(SkdistmlpError):
-    """The cluster cannot be reached, or has too few workers or too little memory."""
+    """The cluster cannot do what was asked of it.
+
+    It cannot be reached, has too few workers or too little memory, or runs another
+    version of this package. Its subclasses name two faults that usually pass when
+    you call again.
+    """
 
 
-class WorkerLostError(SkdistmlpError):
-    """A worker went away with its part of the network."""
+class WorkerLostError(ClusterError):
+    """A worker was lost, and its shard of the network with it."""
+
+
+class ExchangeError(ClusterError):
+    """The shards of a network could not exchange what a step needs."""

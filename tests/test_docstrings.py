@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 NAMES = [
     *skdistmlp.__all__,
     *(f"plotting.{name}" for name in plotting.__all__),
-    "Plan",
 ]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 _, *NOT_CHECKED = SETTINGS["tool"]["numpydoc_validation"]["checks"]

@@ -11,6 +11,7 @@ from importlib import metadata, resources
 import pytest
 
 import skdistmlp
+from skdistmlp.parallel.communicators import StopRequested
 
 MODULES = [
     module.name for module in pkgutil.walk_packages(skdistmlp.__path__, "skdistmlp.")
@@ -117,6 +118,23 @@ for name in skdistmlp.__all__:
 """
 
 
+def test_the_names_of_the_package_are_its_public_ones():
+    shown = {name for name in dir(skdistmlp) if not name.startswith("_")}
+    assert shown == {*skdistmlp.__all__, "estimators", "plotting"}
+
+
+def test_displays_need_no_import_of_their_own():
+    code = "import skdistmlp; skdistmlp.plotting.WorkerCountDisplay"
+    loaded = loaded_by(code)
+    assert "skdistmlp.plotting" in loaded
+    assert "matplotlib" not in loaded
+
+
+@pytest.mark.parametrize("name", ["Plan", "NetworkSplit", "FastestWithin"])
+def test_classes_say_where_users_find_them(name):
+    assert repr(getattr(skdistmlp, name)) == f"<class 'skdistmlp.{name}'>"
+
+
 def test_names_that_are_imported_late_are_there_as_all_others():
     assert "sklearn" in loaded_by(NAMES)
 
@@ -157,6 +175,16 @@ def test_errors_have_one_base():
     errors = [getattr(skdistmlp, name) for name in skdistmlp.__all__ if "Err" in name]
     assert len(errors) == 4
     assert all(issubclass(error, skdistmlp.SkdistmlpError) for error in errors)
+
+
+def test_what_goes_wrong_on_a_cluster_is_a_cluster_error():
+    for error in (skdistmlp.WorkerLostError, skdistmlp.ExchangeError):
+        assert issubclass(error, skdistmlp.ClusterError)
+
+
+def test_the_signal_to_stop_is_not_an_error_of_the_package():
+    assert not issubclass(StopRequested, skdistmlp.SkdistmlpError)
+    assert not hasattr(skdistmlp.exceptions, "StopRequested")
 
 
 def test_the_version_is_that_of_the_distribution():

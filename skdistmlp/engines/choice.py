@@ -11,8 +11,11 @@ from typing import Any
 from skdistmlp.engines.engine import Engine, EngineRequest, OpenEngine
 from skdistmlp.engines.local import LocalEngine, open_local
 from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.plan import Plan, cluster_plan, local_plan, reason_to_stay_local
-from skdistmlp.planning.prediction import prediction_plan, reason_not_to_share
+from skdistmlp.planning.plan import Plan, local_plan, plan_training
+from skdistmlp.planning.prediction import (
+    plan_shared_prediction,
+    reason_to_predict_locally,
+)
 
 NO_CLIENT = "no Dask client is active and none was given"
 
@@ -26,13 +29,11 @@ def open_on_cluster(
     Dask is imported, and a cluster looked for, only when the network is large
     enough to be split.
     """
-    reason = reason_to_stay_local(
-        layer_units, request.engine, request.parameter_threshold
-    )
-    is_prediction = cost.kind == "prediction"
+    reason = request.reason_to_stay_local(layer_units)
+    is_prediction = not cost.goes_backward
     if reason is None and is_prediction and request.engine != "futures":
         # Asking the scheduler for workers may take longer than a small prediction.
-        reason = reason_not_to_share(layer_units, cost)
+        reason = reason_to_predict_locally(layer_units, cost)
     if reason is not None:
         yield LocalEngine(local_plan(layer_units, reason))
         return
@@ -94,7 +95,7 @@ def _plan_prediction(
     if not workers:
         return local_plan(layer_units, "the cluster has no workers")
     limit = min(memory_limits(client, workers).values(), default=None)
-    return prediction_plan(layer_units, request.engine, workers, cost, limit)
+    return plan_shared_prediction(layer_units, request.engine, workers, cost, limit)
 
 
 def _plan_training(
@@ -104,7 +105,7 @@ def _plan_training(
 
     workers = choose_workers(client, request.n_workers)
     threads = threads_of(client, workers)
-    return cluster_plan(layer_units, request.engine, workers, cost, threads)
+    return plan_training(layer_units, request.engine, workers, cost, threads)
 
 
 def _warn_of_missing_client(request: EngineRequest) -> None:

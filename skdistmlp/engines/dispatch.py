@@ -11,7 +11,7 @@ from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.cost import StepCost, cost_of_training
-from skdistmlp.planning.plan import Plan, reason_to_stay_local
+from skdistmlp.planning.plan import Plan
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 
@@ -114,7 +114,7 @@ def predict(
     """
     layer_units = network.layer_units
     # A few rows take microseconds: a plan is made only where it may matter.
-    if reason_to_stay_local(layer_units, request.engine, request.parameter_threshold):
+    if request.reason_to_stay_local(layer_units) is not None:
         return predict_in_blocks(network, parameters, X)
     cost = cost_of_prediction(parameters, X)
     with engines[request.engine](request, layer_units, cost) as engine:
@@ -138,8 +138,7 @@ def plan_prediction(
 def cost_of_prediction(parameters: Parameters, X: Features) -> StepCost:
     """Return what it costs to predict for all rows of `X`."""
     dataset = Dataset(X)
-    return StepCost(
-        "prediction",
+    return StepCost.of_prediction(
         dataset.n_rows,
         itemsize=parameters.coefs[0].itemsize,
         nnz_per_row=dataset.nnz_per_row,

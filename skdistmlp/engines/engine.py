@@ -10,7 +10,7 @@ from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.plan import Plan, reason_to_stay_local
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 
@@ -27,9 +27,20 @@ class EngineRequest:
 
     client: "Client | str | None"
     n_workers: int | None
-    parameter_threshold: int
+    parameter_threshold: int | None
     engine: str
     client_stayed_behind: bool = False
+
+    def reason_to_stay_local(self, layer_units: Sequence[int]) -> str | None:
+        """Return why no cluster needs to be looked for, None if one does."""
+        return reason_to_stay_local(
+            layer_units,
+            self.engine,
+            self.parameter_threshold,
+            # Whoever names a cluster will import Dask anyway: until then, settings in
+            # files and the environment would go unnoticed.
+            read_settings=self.client is not None,
+        )
 
 
 class Engine(Protocol):

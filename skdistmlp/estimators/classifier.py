@@ -180,6 +180,9 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     'local'
     """
 
+    # Pickles name the public path, whatever room this is in.
+    __module__ = "skdistmlp"
+
     _sklearn_class = MLPClassifier
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseDistributedMLP._parameter_constraints,
@@ -218,7 +221,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         | None = None,
         client: "Client | str | None" = None,
         n_workers: int | None = None,
-        parameter_threshold: int = 50_000,
+        parameter_threshold: int | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes

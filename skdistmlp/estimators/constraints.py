@@ -46,7 +46,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "client": [None, str, HasMethods(["scatter", "gather", "nthreads"])],
         "n_workers": [None, Interval(Integral, 1, None, closed="left")],
-        "parameter_threshold": [Interval(Integral, 0, None, closed="left")],
+        "parameter_threshold": [None, Interval(Integral, 0, None, closed="left")],
         "engine": [StrOptions({"auto", "local", "futures", "peers"})],
     }
 )

@@ -1,7 +1,9 @@
-"""Copies and pickles of an estimator that holds a live Dask client."""
+"""Copies and pickles of an estimator, which may hold a live Dask client."""
 
 import copy
 from typing import Any, Self
+
+from skdistmlp.estimators.saved_state import from_plain, to_plain
 
 
 class LiveClientMixin:
@@ -33,9 +35,12 @@ class LiveClientMixin:
         return duplicate
 
     def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = dict(super().__getstate__())  # type: ignore[call-overload]
+        state = to_plain(super().__getstate__())  # type: ignore[arg-type]
         if not isinstance(self.client, str | None):
             state["client"] = None
             # For a warning: what was to be distributed is not any more.
             state["_client_stayed_behind"] = True
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(from_plain(state))  # type: ignore[misc]

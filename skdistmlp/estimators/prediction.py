@@ -85,7 +85,7 @@ class PredictionMixin:
         return finish(predict(request, network, weights, X, self._engines))
 
     def plan_predict(self, X: Any) -> Plan:
-        """Return how `predict` would go about `X`, and why; print it.
+        """Return the plan by which `predict` would predict `X`; print it to read why.
 
         Parameters
         ----------
@@ -95,19 +95,13 @@ class PredictionMixin:
         Returns
         -------
         Plan
-            With `engine` "local" for this process, "rows" where each worker has the
-            whole network and gets some of the rows, "futures" where the workers
-            share its neurons.
+            Its `engine` is "local" for a prediction in this process. It is "futures"
+            on workers, which share the rows or the neurons, as `split_by` says.
         """
         check_is_fitted(self)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
-            reason = (
-                "X is a Dask collection: each of its blocks meets the whole network, "
-                "on the worker that computes it"
-            )
-            split = NetworkSplit.even(network.layer_units, 1)
-            return Plan("futures", split, (), reason, split_by="rows")
+            return _plan_of_collection(NetworkSplit.even(network.layer_units, 1))
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         request = self._engine_request()
         return plan_prediction(request, network, weights, X, self._engines)
@@ -115,3 +109,20 @@ class PredictionMixin:
     def _fitted_network(self) -> Network:
         layers = dense_layers(layer_units_of(self._weights().coefs), self.activation)
         return Network(layers, self.out_activation_)
+
+
+def _plan_of_collection(split: NetworkSplit) -> Plan:
+    """Return the plan of a prediction that Dask carries out when it is computed."""
+    from skdistmlp.cluster.client.lookup import active_client
+
+    if active_client() is None:
+        reason = (
+            "X is a Dask collection and no Dask client is active: when you compute the "
+            "prediction, each block of rows meets the whole network on this machine"
+        )
+        return Plan("local", split, (), reason)
+    reason = (
+        "X is a Dask collection: when you compute the prediction, each block of rows "
+        "meets the whole network on the worker that computes it"
+    )
+    return Plan("futures", split, (), reason, split_by="rows")

@@ -167,6 +167,9 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     (100,)
     """
 
+    # Pickles name the public path, whatever room this is in.
+    __module__ = "skdistmlp"
+
     _sklearn_class = MLPRegressor
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseDistributedMLP._parameter_constraints,
@@ -202,7 +205,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         max_fun: int = 15000,
         client: "Client | str | None" = None,
         n_workers: int | None = None,
-        parameter_threshold: int = 50_000,
+        parameter_threshold: int | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
     ) -> None:
         self.loss = loss

@@ -1,4 +1,4 @@
-"""Choosing among the candidates of a search."""
+"""Choose among the candidates of a search."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,15 @@ import numpy as np
 class FastestWithin:
     """Choose the fastest of the candidates that score about as well as the best.
 
-    Meant as ``refit=`` of a search over numbers of workers, whose scores tie: the
-    answer does not depend on how a network is split, only the time does.
+    Pass it as ``refit=`` to a search over numbers of workers, whose scores tie: only
+    the time depends on how the network is split, the answer does not.
 
     Parameters
     ----------
     tolerance : float, default=0.0
-        By how much a mean test score may be below the best one.
+        How far below the best mean test score a candidate's may be.
     metric : str, default="score"
-        Name of the metric, in a search that has several.
+        Name of the metric, for a search with several.
 
     Raises
     ------
@@ -35,11 +35,25 @@ class FastestWithin:
     ... )
     """
 
+    # Pickles name the public path, whatever room this is in.
+    __module__ = "skdistmlp"
+
     def __init__(self, tolerance: float = 0.0, metric: str = "score") -> None:
         if not tolerance >= 0:
-            raise ValueError(f"tolerance={tolerance!r} has to be at least 0")
+            raise ValueError(f"tolerance={tolerance!r} is below 0: pass 0 or more")
         self.tolerance = tolerance
         self.metric = metric
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.tolerance!r}, metric={self.metric!r})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FastestWithin):
+            return NotImplemented
+        return vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((self.tolerance, self.metric))
 
     def __call__(self, cv_results: Mapping[str, Any]) -> int:
         """Return the index of the candidate to refit.
@@ -57,18 +71,21 @@ class FastestWithin:
         Raises
         ------
         ValueError
-            If the metric was not measured, or every candidate failed.
+            If the search did not measure the metric, or every candidate failed.
         """
         name = f"mean_test_{self.metric}"
         if name not in cv_results:
             measured = [key for key in cv_results if key.startswith("mean_test_")]
             raise ValueError(
-                f"metric={self.metric!r} was not measured by this search, only "
+                f"this search did not measure metric={self.metric!r}, only "
                 f"{', '.join(key.removeprefix('mean_test_') for key in measured)}"
             )
         scores = np.asarray(cv_results[name], dtype=float)
         if np.isnan(scores).all():
-            raise ValueError("every candidate failed: there is none to choose")
+            raise ValueError(
+                "every candidate failed, so there is none to choose; search with "
+                "error_score='raise' to see why"
+            )
         good = scores >= np.nanmax(scores) - self.tolerance
         fit_s = np.where(good, cv_results["mean_fit_time"], np.inf)
         return int(np.argmin(fit_s))

@@ -1,10 +1,10 @@
-"""Handing a network over to scikit-learn's estimators, and taking one over.
+"""Export a network to scikit-learn's estimators, and import one from them.
 
 This module alone reads and writes private attributes of scikit-learn's
 networks; ``tests/estimators/test_sklearn_private.py`` fails when they change.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Self
@@ -41,7 +41,7 @@ SHARED_ATTRIBUTES = (
 
 
 class SklearnInteropMixin:
-    """Turn a fitted estimator into scikit-learn's, and back."""
+    """Convert a fitted estimator to scikit-learn's, and back."""
 
     _sklearn_class: ClassVar[Any]
     """scikit-learn's estimator with the same parameters."""
@@ -56,27 +56,27 @@ class SklearnInteropMixin:
     _learning_rate: float
 
     def to_sklearn(self) -> Any:
-        """Return scikit-learn's estimator, fitted with this network.
+        """Export the network to scikit-learn's estimator, fitted.
 
-        It predicts the same, needs neither skdistmlp nor a cluster, and has the
-        attributes that its own `fit` would have left: its `partial_fit`, or its
-        `fit` with ``warm_start=True``, goes on where this estimator stopped.
-        Whatever knows scikit-learn knows it.
+        The result makes the same predictions, needs neither skdistmlp nor a cluster,
+        and has the attributes that its own `fit` would have left: its `partial_fit`,
+        or its `fit` with ``warm_start=True``, continues where this estimator stopped.
+        Tools that support scikit-learn support it.
 
         Returns
         -------
         MLPClassifier or MLPRegressor
-            It has the parameters that scikit-learn knows, so not
-            `class_weight`, and shares no array with this estimator.
+            It has the parameters that scikit-learn has too, which
+            `class_weight` is not one of, and shares no array with this estimator.
 
         Raises
         ------
         NotFittedError
-            If there is no network yet.
+            If this estimator is not fitted.
         """
         check_is_fitted(self)
         mlp = self._sklearn_class()
-        _copy_parameters(mlp.get_params(), self, mlp)
+        _copy_parameters(mlp.get_params(), self, mlp, {})
         _copy_attributes(self, mlp)
         mlp.coefs_ = [np.array(coef, order="C") for coef in self.coefs_]
         mlp.intercepts_ = [np.array(intercept) for intercept in self.intercepts_]
@@ -97,32 +97,37 @@ class SklearnInteropMixin:
         return mlp
 
     @classmethod
-    def from_sklearn(cls, mlp: Any) -> Self:
-        """Return an estimator with the network of scikit-learn's.
+    def from_sklearn(cls, mlp: Any, **params: Any) -> Self:
+        """Import the fitted network of a scikit-learn estimator.
 
-        It predicts the same, and `partial_fit`, or `fit` with
-        ``warm_start=True``, goes on where scikit-learn stopped, on a cluster if
-        the parameters say so: ``from_sklearn(mlp).set_params(client=client)``.
+        The result makes the same predictions, and `partial_fit`, or `fit` with
+        ``warm_start=True``, continues where scikit-learn stopped; on a cluster if
+        you name one: ``from_sklearn(mlp, client=client)``.
 
         Parameters
         ----------
         mlp : MLPClassifier or MLPRegressor
-            Fitted; a classifier to become a classifier, a regressor to become a
-            regressor. It is left as it is.
+            The fitted estimator: a classifier to become a classifier, a regressor
+            to become a regressor. It is not changed.
+        **params
+            Parameters of the new estimator, such as `client`, `n_workers` or
+            `engine`. They take precedence over those of `mlp`.
 
         Returns
         -------
         DistributedMLPClassifier or DistributedMLPRegressor
-            It has the parameters of `mlp`, the others have their defaults, and
-            shares no array with `mlp`. Its `plan_` says that scikit-learn
-            trained it.
+            It has the parameters of `mlp`, and defaults for those that
+            scikit-learn does not have. It shares no array with `mlp`. Its `plan_`
+            says that scikit-learn trained it.
 
         Raises
         ------
         TypeError
             If `mlp` is something else.
         NotFittedError
-            If `mlp` has no network yet.
+            If `mlp` is not fitted.
+        ValueError
+            If `params` has a name that is not a parameter of the estimator.
         """
         if not isinstance(mlp, cls._sklearn_class):
             raise TypeError(
@@ -138,7 +143,7 @@ class SklearnInteropMixin:
             f"over its parameters alone: {cls.__name__}(**mlp.get_params()).",
         )
         estimator = cls()
-        _copy_parameters(cls._sklearn_class().get_params(), mlp, estimator)
+        _copy_parameters(cls._sklearn_class().get_params(), mlp, estimator, params)
         _copy_attributes(mlp, estimator)
         units, dtype = layer_units_of(mlp.coefs_), mlp.coefs_[0].dtype
         plan = local_plan(units, "scikit-learn trained it")
@@ -157,8 +162,11 @@ class SklearnInteropMixin:
         return estimator
 
 
-def _copy_parameters(names: Any, source: Any, target: Any) -> None:
-    target.set_params(**{name: deepcopy(getattr(source, name)) for name in names})
+def _copy_parameters(
+    names: Iterable[str], source: Any, target: Any, others: Mapping[str, Any]
+) -> None:
+    copied = {name: deepcopy(getattr(source, name)) for name in names}
+    target.set_params(**{**copied, **others})
 
 
 def _copy_attributes(source: Any, target: Any) -> None:

@@ -31,6 +31,14 @@ class Label(IntEnum):
     GRADIENT = 2**16 - 6
 
 
+class StopRequested(Exception):  # noqa: N818 (a signal between shards, not an error)
+    """A shard asked for a stop: every shard ends its training before the same step.
+
+    Training catches it where it catches Ctrl-C. It never reaches a user, and is no
+    `SkdistmlpError`, so that no handler of errors takes it for one.
+    """
+
+
 class Communicator(Protocol):
     """What a shard needs of its peers.
 

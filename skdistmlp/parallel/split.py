@@ -61,21 +61,37 @@ def layer_units_of(coefs: Sequence[FloatArray]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class NetworkSplit:
-    """A network's layers and how its hidden neurons are shared out.
+    """A network's layers, and which of its neurons each shard holds.
 
     Hidden layers are column-parallel: shard p owns the columns ``ranges[i][p]``
     of ``coefs_[i]`` and these entries of ``intercepts_[i]``. The output layer
     is row-parallel: shard p owns the rows of the last coefficients that meet
     its own neurons of the last hidden layer; shard 0 owns the intercept.
 
-    Attributes
+    Parameters
     ----------
     layer_units : tuple of int
         Features, neurons of each hidden layer, outputs.
     ranges : tuple of tuple of NeuronRange
-        ``ranges[i][p]``: neurons of hidden layer i on shard p. Empty for a
-        network without hidden layers, which is one shard.
+        ``ranges[i][p]``: the neurons ``start`` to ``stop - 1`` of hidden layer i, on
+        shard p. Empty for a network without hidden layers, which is one shard.
+
+    See Also
+    --------
+    Plan : A split, and the workers that hold the shards.
+
+    Examples
+    --------
+    >>> from skdistmlp import NetworkSplit
+    >>> split = NetworkSplit.even((64, 100, 10), 2)
+    >>> split.n_shards, split.n_parameters
+    (2, 7510)
+    >>> split.ranges[0][1]
+    NeuronRange(start=50, stop=100)
     """
+
+    # Pickles of fitted estimators name the public path, whatever room this is in.
+    __module__ = "skdistmlp"
 
     layer_units: tuple[int, ...]
     ranges: tuple[tuple[NeuronRange, ...], ...]
@@ -84,8 +100,18 @@ class NetworkSplit:
     def even(cls, layer_units: Sequence[int], n_shards: int) -> "NetworkSplit":
         """Split every hidden layer evenly, as far as its neurons go.
 
-        More shards than the widest hidden layer has neurons would hold
-        nothing and are left out.
+        Parameters
+        ----------
+        layer_units : sequence of int
+            Features, neurons of each hidden layer, outputs.
+        n_shards : int
+            Number of shards. More than the widest hidden layer has neurons would
+            hold nothing, and are left out.
+
+        Returns
+        -------
+        NetworkSplit
+            The split.
         """
         hidden = layer_units[1:-1]
         useful = min(n_shards, max(hidden, default=1))
@@ -95,7 +121,20 @@ class NetworkSplit:
     def by_shares(
         cls, layer_units: Sequence[int], shares: Sequence[float]
     ) -> "NetworkSplit":
-        """Split every hidden layer in proportion to `shares`, one a shard."""
+        """Split every hidden layer in proportion to `shares`.
+
+        Parameters
+        ----------
+        layer_units : sequence of int
+            Features, neurons of each hidden layer, outputs.
+        shares : sequence of float
+            One positive number per shard.
+
+        Returns
+        -------
+        NetworkSplit
+            The split.
+        """
         hidden = layer_units[1:-1]
         return cls(
             tuple(layer_units), tuple(split_neurons(units, shares) for units in hidden)
@@ -127,16 +166,42 @@ class NetworkSplit:
         return count_parameters(self.layer_units)
 
     def layout(self, rank: int) -> "ShardLayout":
-        """Return the layout of shard number `rank`."""
+        """Return which parameters one shard holds, and where.
+
+        Parameters
+        ----------
+        rank : int
+            Number of the shard, from 0.
+
+        Returns
+        -------
+        ShardLayout
+            Its rows and columns of every layer, and their places in flat arrays.
+        """
         return self._layouts[rank]
 
     def unsplit_layout(self) -> "ShardLayout":
-        """Return the layout of the same network on one shard."""
+        """Return the layout of the same network on one shard.
+
+        Returns
+        -------
+        ShardLayout
+            The places of all parameters in flat arrays.
+        """
         return self._whole
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the layouts, which refer back to the split."""
-        return {"layer_units": self.layer_units, "ranges": self.ranges}
+        """Return plain data, without the layouts, which refer back to the split."""
+        bounds = [[(part.start, part.stop) for part in layer] for layer in self.ranges]
+        return {"layer_units": self.layer_units, "bounds": bounds}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        ranges = tuple(
+            tuple(NeuronRange(start, stop) for start, stop in layer)
+            for layer in state["bounds"]
+        )
+        # The attributes cannot be assigned: the split is frozen.
+        vars(self).update(layer_units=tuple(state["layer_units"]), ranges=ranges)
 
     @cached_property
     def _layouts(self) -> "tuple[ShardLayout, ...]":

@@ -1,26 +1,18 @@
-"""Predict what a step or a prediction costs: arithmetic, bytes and tasks."""
+"""Count what a step, an evaluation or a prediction costs: arithmetic, bytes, tasks."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Self
 
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import (
     NetworkSplit,
     ShardLayout,
 )
-from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
-
-FLOP_PER_CHAINED_TASK = 1.8e9
-"""Floating point operations that cost as much time as one task in a chain of
-Dask tasks: what sharing must save before `engine="auto"` takes "futures". The
-larger of two figures measured where two one-thread workers overtake one thread:
-1.1e9 for 784-(4096), 1.7e9 for 784-(2048, 2048) (``python -m benchmarks
-futures``)."""
-
+from skdistmlp.training.job import EpochTraining, TrainingJob
 
 WHOLE_ARRAYS = 3
 """Arrays of the whole network on each shard in an evaluation: the parameters, and the
-gradient as it is gathered and as it is joined."""
+gradient while it is gathered and after it is joined."""
 
 
 SCIPY_VECTORS = 27
@@ -30,130 +22,60 @@ the point and its gradient."""
 
 @dataclass(frozen=True)
 class StepCost:
-    """What is done in one go, from the first layer on.
+    """The sizes that decide what one pass over some rows costs.
+
+    Use the constructors `of_step`, `of_evaluation` and `of_prediction`.
 
     Attributes
     ----------
-    kind : {"step", "evaluation", "prediction"}
-        A step or an evaluation of "lbfgs" goes backward too. Weights and rows
-        are sent once for many steps; an evaluation sends weights and fetches a
-        gradient, a prediction sends weights and rows.
     n_rows : int
-        Rows of a mini-batch, or of all that is to be evaluated or predicted.
-    n_blocks : int
-        Blocks that the rows are cut into.
+        Rows of a mini-batch, or all rows that are evaluated or predicted.
     itemsize : int
-        Bytes of a number.
+        Bytes per number.
     nnz_per_row : float or None
-        Stored numbers in a row of sparse features; None if they are dense.
+        Stored numbers per row of sparse features; None if they are dense.
     arrays_of_parameters : int
-        Parameters, gradient, moments of the optimiser, and the best weights where
-        training stops early.
-    buffer_rows : int
-        Rows that buffers have room for; 0 for those of a block.
+        Arrays as long as a shard's parameters: themselves, the gradient, the moments
+        of the optimiser, and the best parameters with early stopping.
+    buffer_rows : int or None
+        Rows that buffers have room for; None for `n_rows`.
     data_bytes : int
         Bytes of all features, targets and weights.
+    goes_backward : bool
+        Whether deltas flow back too: in training.
+    moves_parameters : bool
+        Whether all parameters are sent and the whole gradient is gathered each
+        time: in "lbfgs", whose optimiser runs in one place. Otherwise parameters
+        stay on their shards for many steps.
     """
 
-    kind: Literal["step", "evaluation", "prediction"]
     n_rows: int
-    n_blocks: int = 1
     itemsize: int = 8
     nnz_per_row: float | None = None
     arrays_of_parameters: int = 4
-    buffer_rows: int = 0
+    buffer_rows: int | None = None
     data_bytes: int = 0
+    goes_backward: bool = True
+    moves_parameters: bool = False
 
+    @classmethod
+    def of_step(cls, n_rows: int, **sizes: Any) -> Self:
+        """Return the cost of a training step on a mini-batch of `n_rows`."""
+        return cls(n_rows, **sizes)
 
-def bytes_held(layout: ShardLayout, work: StepCost) -> int:
-    """Return the bytes that a shard among peers holds while it trains.
+    @classmethod
+    def of_evaluation(cls, n_rows: int, **sizes: Any) -> Self:
+        """Return the cost of one loss and gradient over all rows, for "lbfgs"."""
+        return cls(n_rows, **sizes, moves_parameters=True)
 
-    Parameters, gradient and moments; the data; and for each layer the
-    activations and deltas of a step, with what they are gathered from. "lbfgs" has
-    arrays of the whole network too.
-    """
-    split = layout.split
-    n_shards = split.n_shards
-    rows_held = split.layer_units[0] if work.nnz_per_row is None else 0
-    for layer in split.layers:
-        own = layout.columns(layer).stop - layout.columns(layer).start
-        whole = split.layer_units[layer]
-        # Its own activations and deltas; if there are others, what it is sent
-        # of them, both ways.
-        rows_held += 2 * own
-        if n_shards > 1 and layer == split.output_layer:
-            rows_held += n_shards * own
-        elif n_shards > 1 and layer > 0:
-            rows_held += 4 * whole
-    buffers = rows_held * (work.buffer_rows or work.n_rows // work.n_blocks)
-    n_numbers = work.arrays_of_parameters * layout.n_parameters + buffers
-    n_bytes = n_numbers * work.itemsize + work.data_bytes
-    if work.kind == "evaluation":
-        if n_shards > 1:
-            n_bytes += WHOLE_ARRAYS * split.n_parameters * work.itemsize
-        if layout.rank == 0:
-            n_bytes += SCIPY_VECTORS * split.n_parameters * 8
-    return n_bytes
-
-
-def bytes_exchanged(split: NetworkSplit, work: StepCost) -> int:
-    """Return the bytes that all shards together send in a step, or an evaluation.
-
-    Each hidden layer but the first gathers activations and scatters deltas: of
-    every neuron, a copy to each other shard. The output layer sums logits.
-    """
-    others = split.n_shards - 1
-    hidden = 2 * sum(split.layer_units[1:-2])
-    logits = split.n_shards * split.layer_units[-1]
-    n_numbers = (hidden + logits) * work.n_rows * others
-    if work.kind == "evaluation":
-        n_numbers += 2 * split.n_parameters * others
-    return n_numbers * work.itemsize
-
-
-def chained_tasks(split: NetworkSplit, work: StepCost) -> int:
-    """Return how many tasks wait for each other, one by one.
-
-    Forward through every layer; then the sum of the outputs or, in training,
-    backward through all layers but the first, and the update.
-    """
-    n_layers = len(split.layers)
-    return n_layers + 1 if work.kind == "prediction" else 2 * n_layers
-
-
-def flop(split: NetworkSplit, work: StepCost) -> float:
-    """Return the floating point operations of the matrix products."""
-    n_features, n_first = split.layer_units[:2]
-    first = 2.0 * work.n_rows * n_features * n_first
-    others = 2.0 * work.n_rows * split.n_coefs - first
-    if work.nnz_per_row is not None:
-        first *= work.nnz_per_row / n_features
-    if work.kind == "prediction":
-        return first + others
-    return 2 * first + 3 * others
-
-
-def bytes_sent(split: NetworkSplit, work: StepCost) -> int:
-    """Return the bytes that a prediction sends: weights once, rows to every shard."""
-    values = numbers_per_row(split, work) * split.n_shards
-    return (split.n_parameters + work.n_rows * values) * work.itemsize
-
-
-def bytes_sent_by_rows(split: NetworkSplit, work: StepCost, n_workers: int) -> int:
-    """Return the bytes that a prediction sends: weights to every worker, rows once."""
-    values = numbers_per_row(split, work)
-    return (split.n_parameters * n_workers + work.n_rows * values) * work.itemsize
-
-
-def numbers_per_row(split: NetworkSplit, work: StepCost) -> int:
-    """Return the numbers that a row is sent as; with one stored goes its column."""
-    if work.nnz_per_row is None:
-        return split.layer_units[0]
-    return round(2 * work.nnz_per_row)
+    @classmethod
+    def of_prediction(cls, n_rows: int, **sizes: Any) -> Self:
+        """Return the cost of predicting `n_rows`."""
+        return cls(n_rows, **sizes, goes_backward=False)
 
 
 def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
-    """Return what a step of a job does, or an evaluation of "lbfgs".
+    """Return the cost of a step of a job, or of an evaluation of "lbfgs".
 
     Parameters
     ----------
@@ -163,15 +85,101 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         All rows, prepared.
     """
     n_moments = 0 if job.rule is None else job.rule.n_moments
-    common: dict[str, Any] = {
+    sizes = {
         "itemsize": job.dtype.itemsize,
         "nnz_per_row": dataset.nnz_per_row,
         "arrays_of_parameters": 2 + n_moments + job.method.n_spare_arrays,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
     }
-    if isinstance(job.method, LbfgsTraining):
-        blocks = job.method.blocks(dataset, job.network, job.dtype.itemsize)
-        return StepCost("evaluation", dataset.n_rows, len(blocks), **common)
-    assert isinstance(job.method, EpochTraining)
-    return StepCost("step", job.method.options.batch_size, **common)
+    if isinstance(job.method, EpochTraining):
+        return StepCost.of_step(job.method.options.batch_size, **sizes)
+    return StepCost.of_evaluation(dataset.n_rows, **sizes)
+
+
+def bytes_held(layout: ShardLayout, cost: StepCost) -> int:
+    """Return the bytes that a shard among peers holds while it trains.
+
+    Parameters, gradient and moments; the data; and for each layer the
+    activations and deltas of a step, with what they are gathered from. "lbfgs" has
+    arrays of the whole network too.
+    """
+    split = layout.split
+    n_shards = split.n_shards
+    # Numbers per row in all buffers together.
+    row_length = split.layer_units[0] if cost.nnz_per_row is None else 0
+    for layer in split.layers:
+        own = layout.columns(layer).stop - layout.columns(layer).start
+        whole = split.layer_units[layer]
+        # Its own activations and deltas; if there are others, what it is sent
+        # of them, both ways.
+        row_length += 2 * own
+        if n_shards > 1 and layer == split.output_layer:
+            row_length += n_shards * own
+        elif n_shards > 1 and layer > 0:
+            row_length += 4 * whole
+    n_rows = cost.n_rows if cost.buffer_rows is None else cost.buffer_rows
+    n_numbers = cost.arrays_of_parameters * layout.n_parameters + row_length * n_rows
+    n_bytes = n_numbers * cost.itemsize + cost.data_bytes
+    if cost.moves_parameters:
+        if n_shards > 1:
+            n_bytes += WHOLE_ARRAYS * split.n_parameters * cost.itemsize
+        if layout.rank == 0:
+            n_bytes += SCIPY_VECTORS * split.n_parameters * 8
+    return n_bytes
+
+
+def bytes_exchanged(split: NetworkSplit, cost: StepCost) -> int:
+    """Return the bytes that all shards together send in a step, or an evaluation.
+
+    Each hidden layer but the first gathers activations and scatters deltas: for
+    every neuron, one copy to each other shard. The output layer sums logits.
+    """
+    others = split.n_shards - 1
+    hidden = 2 * sum(split.layer_units[1:-2])
+    logits = split.n_shards * split.layer_units[-1]
+    n_numbers = (hidden + logits) * cost.n_rows * others
+    if cost.moves_parameters:
+        n_numbers += 2 * split.n_parameters * others
+    return n_numbers * cost.itemsize
+
+
+def chained_tasks(split: NetworkSplit, cost: StepCost) -> int:
+    """Return how many Dask tasks wait for each other, one by one, in "futures".
+
+    Forward through every layer; then the sum of the outputs or, in training,
+    backward through all layers but the first, and the update.
+    """
+    n_layers = len(split.layers)
+    return 2 * n_layers if cost.goes_backward else n_layers + 1
+
+
+def flop(split: NetworkSplit, cost: StepCost) -> float:
+    """Return the floating point operations of the matrix products."""
+    n_features, n_first = split.layer_units[:2]
+    first = 2.0 * cost.n_rows * n_features * n_first
+    others = 2.0 * cost.n_rows * split.n_coefs - first
+    if cost.nnz_per_row is not None:
+        first *= cost.nnz_per_row / n_features
+    if not cost.goes_backward:
+        return first + others
+    return 2 * first + 3 * others
+
+
+def bytes_sent_by_neurons(split: NetworkSplit, cost: StepCost) -> int:
+    """Return the bytes that a prediction sends: weights once, rows to every shard."""
+    values = _numbers_per_row(split, cost) * split.n_shards
+    return (split.n_parameters + cost.n_rows * values) * cost.itemsize
+
+
+def bytes_sent_by_rows(split: NetworkSplit, cost: StepCost, n_workers: int) -> int:
+    """Return the bytes that a prediction sends: weights to every worker, rows once."""
+    values = _numbers_per_row(split, cost)
+    return (split.n_parameters * n_workers + cost.n_rows * values) * cost.itemsize
+
+
+def _numbers_per_row(split: NetworkSplit, cost: StepCost) -> int:
+    """Return the numbers that a row is sent as; a stored one comes with its column."""
+    if cost.nnz_per_row is None:
+        return split.layer_units[0]
+    return round(2 * cost.nnz_per_row)

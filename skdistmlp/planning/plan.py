@@ -1,5 +1,6 @@
 """Which engine trains or predicts, where, and why."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,33 +12,55 @@ from skdistmlp.parallel.split import (
     count_parameters,
 )
 from skdistmlp.planning.cost import StepCost, bytes_exchanged, bytes_held
+from skdistmlp.settings import SETTINGS
+from skdistmlp.settings import parameter_threshold as configured_threshold
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which engine runs, and which neurons each worker holds.
+    """How a network is trained or used to predict: by which engine, where, and why.
+
+    A fitted estimator has the plan of its training as `plan_`, and
+    `plan_predict` returns that of a prediction. Print a plan to read it.
 
     Parameters
     ----------
     engine : {"local", "futures", "peers"}
-        What runs.
+        The engine that runs: "local" in this process, the others on workers.
     split : NetworkSplit
-        Layers, and the neurons of each shard.
+        The layers, and the neurons that each shard holds.
     workers : tuple of str
-        Address of the worker that holds shard 0, shard 1, and so on; empty
-        when the network stays in this process.
+        Address of the worker that holds shard 0, shard 1, and so on. Empty if the
+        network stays in this process, or if Dask chooses the workers later.
     reason : str
         Why this engine was chosen.
     bytes_held : tuple of int
-        Bytes that each worker holds while "peers" trains; else empty.
+        Bytes that each worker holds while "peers" trains; empty otherwise.
     bytes_exchanged : int
-        Bytes that the shards send each other in a step of "peers".
+        Bytes that the shards send each other in a step of "peers"; 0 otherwise.
     split_by : {"neurons", "rows"}
-        With "rows", a prediction, each worker has the whole network and gets some of
-        the rows.
+        What the workers share. By rows, which only predictions are, each worker has
+        the whole network and gets some of the rows.
+
+    See Also
+    --------
+    NetworkSplit : Which neurons each shard holds.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skdistmlp import DistributedMLPClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> clf = DistributedMLPClassifier(engine="local", random_state=0).fit(X / 16, y)
+    >>> print(clf.plan_)
+    local: engine='local' was asked for
+    network 64-100-10, 7,510 parameters, 1 shard
     """
 
-    engine: str
+    # Pickles of fitted estimators name the public path, whatever room this is in.
+    __module__ = "skdistmlp"
+
+    engine: Literal["local", "futures", "peers"]
     split: NetworkSplit
     workers: tuple[str, ...]
     reason: str
@@ -47,20 +70,23 @@ class Plan:
 
     @property
     def n_shards(self) -> int:
-        """Number of shards."""
+        """Number of shards; 1 if the network is whole."""
         return self.split.n_shards
 
     def __str__(self) -> str:
+        by_rows = self.split_by == "rows"
+        engine = f"{self.engine}, split by rows" if by_rows else self.engine
         layer_units = "-".join(str(units) for units in self.split.layer_units)
         lines = [
-            f"{self.engine}: {self.reason}",
+            f"{engine}: {self.reason}",
             f"network {layer_units}, {self.split.n_parameters:,} parameters, "
             f"{self.n_shards} shard{'s' if self.n_shards > 1 else ''}",
         ]
         if self.bytes_held:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
-        if self.split_by == "rows":
-            return "\n".join([*lines, *(f"all of it on {w}" for w in self.workers)])
+        if by_rows:
+            lines += [f"the whole network on {worker}" for worker in self.workers]
+            return "\n".join(lines)
         for rank, worker in enumerate(self.workers):
             held = f"{self.bytes_held[rank]:,} bytes, " if self.bytes_held else ""
             lines.append(f"shard {rank} on {worker}: {held}{self._holdings(rank)}")
@@ -69,7 +95,7 @@ class Plan:
     def _holdings(self, rank: int) -> str:
         """Say which neurons a shard holds, layer by layer."""
         if not self.split.ranges:
-            return "all of it"
+            return "the whole network"
         parts = [
             f"layer {layer}: {_numbers('neurons', ranges[rank])}"
             for layer, ranges in enumerate(self.split.ranges)
@@ -89,7 +115,10 @@ def local_plan(layer_units: Sequence[int], reason: str) -> Plan:
 
 
 def reason_to_stay_local(
-    layer_units: Sequence[int], engine: str, parameter_threshold: int
+    layer_units: Sequence[int],
+    engine: str,
+    parameter_threshold: int | None,
+    read_settings: bool = True,
 ) -> str | None:
     """Return why no cluster needs to be looked for, None if one does.
 
@@ -98,26 +127,38 @@ def reason_to_stay_local(
     layer_units : sequence of int
         Features, neurons of each hidden layer, outputs.
     engine : {"auto", "local", "futures", "peers"}
-        What was asked for.
-    parameter_threshold : int
-        Networks with fewer parameters stay in this process.
+        The engine that the user asked for.
+    parameter_threshold : int or None
+        Networks with fewer parameters stay in this process. None for the setting if
+        `engine` is "auto", and for 0 if the user named an engine.
+    read_settings : bool
+        Whether to import Dask to read its configuration. If False, and Dask is not
+        imported yet, the setting has its default.
     """
     if engine == "local":
         return "engine='local' was asked for"
+    threshold, origin = parameter_threshold, "parameter_threshold"
+    if threshold is None:
+        if engine != "auto":
+            return None
+        setting = SETTINGS["parameter-threshold"]
+        threshold, origin = int(setting.default), f"setting {setting.key}"
+        if read_settings or "dask" in sys.modules:
+            threshold = configured_threshold()
     n_parameters = count_parameters(layer_units)
-    if n_parameters < parameter_threshold:
+    if n_parameters < threshold:
         return (
             f"{n_parameters:,} parameters are fewer than the threshold of "
-            f"{parameter_threshold:,}"
+            f"{threshold:,} ({origin})"
         )
     return None
 
 
-def cluster_plan(
+def plan_training(
     layer_units: Sequence[int],
     engine: str,
     workers: Sequence[str],
-    work: StepCost,
+    cost: StepCost,
     threads: Sequence[int] | None = None,
 ) -> Plan:
     """Choose the engine to train a network that a cluster may share.
@@ -127,19 +168,19 @@ def cluster_plan(
     layer_units : sequence of int
         Features, neurons of each hidden layer, outputs.
     engine : {"auto", "futures", "peers"}
-        What was asked for.
+        The engine that the user asked for.
     workers : sequence of str
-        Addresses of the workers to share it.
-    work : StepCost
-        What is to be shared.
+        Addresses of the workers that may share the network.
+    cost : StepCost
+        What a step costs.
     threads : sequence of int, optional
-        How many each worker has: it holds neurons in proportion. By default all have
-        as many.
+        Number of threads of each worker, which holds neurons in proportion. By
+        default all are taken to have the same number.
 
     Returns
     -------
     Plan
-        "peers" unless "futures" is asked for.
+        "peers" unless "futures" was asked for.
     """
     split = NetworkSplit.even(layer_units, len(workers))
     used = tuple(workers[: split.n_shards])
@@ -158,8 +199,8 @@ def cluster_plan(
         split,
         used,
         reason,
-        tuple(bytes_held(split.layout(rank), work) for rank in range(len(used))),
-        bytes_exchanged(split, work),
+        tuple(bytes_held(split.layout(rank), cost) for rank in range(len(used))),
+        bytes_exchanged(split, cost),
     )
 
 

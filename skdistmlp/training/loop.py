@@ -7,7 +7,8 @@ from typing import Any
 
 from sklearn.utils import gen_batches, shuffle
 
-from skdistmlp.exceptions import SkdistmlpError, StopRequested
+from skdistmlp.exceptions import SkdistmlpError
+from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.training.hold_out import Validation
 from skdistmlp.training.progress import Outcome

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from skdistmlp.exceptions import ExchangeError, StopRequested
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.communicators import Label, sum_in_order
+from skdistmlp.parallel.communicators import Label, StopRequested, sum_in_order
 from skdistmlp.parallel.split import NeuronRange
 from skdistmlp.settings import CANCEL_POLL_S, SPIN_S
 from skdistmlp.wire.packet import (

@@ -80,8 +80,8 @@ def test_collections_need_no_cluster(data, kind):
     assert_allclose(probability, here.predict_proba(X))
     assert clf.score(given, targets) == here.score(X, y)
     plan = clf.plan_predict(given)
-    assert (plan.engine, plan.workers) == ("rows", ())
-    assert plan.reason.startswith("X is a Dask collection")
+    assert (plan.engine, plan.workers) == ("local", ())
+    assert plan.reason.startswith("X is a Dask collection and no Dask client is active")
 
 
 class Labelled(np.ndarray):

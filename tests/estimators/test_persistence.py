@@ -1,5 +1,6 @@
 """Saved estimators are loaded where there is no cluster."""
 
+import io
 import pickle
 import re
 import subprocess
@@ -112,12 +113,66 @@ def test_pickles_contain_nothing_from_dask(client, tmp_path, digits, how):
         assert all(name.startswith("skdistmlp.") for name in types)
     else:
         saved = (tmp_path / "saved").read_bytes()
-        assert b"skdistmlp.estimators" in saved
+        assert b"DistributedMLPClassifier" in saved
         assert not re.search(rb"\b(dask|distributed)\b", saved)
     assert clf.client is client
 
 
-def test_the_page_lists_the_types_that_skops_has_to_trust(tmp_path, digits):
+FITS = {
+    "adam": {},
+    "sgd": {"solver": "sgd", "learning_rate": "adaptive"},
+    "lbfgs": {"solver": "lbfgs"},
+    "early stopping": {"early_stopping": True},
+    "partial_fit": {},
+}
+
+
+@pytest.mark.parametrize("how", FITS)
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_a_pickle_names_public_paths_and_plain_data_only(kind, how, digits):
+    X, y = digits[0][:100], digits[1][:100]
+    estimator, _ = pair({"max_iter": 2, **FITS[how]}, kind, engine="local")
+    fit(estimator, X, y)
+    if how == "partial_fit":
+        estimator.partial_fit(X, y)
+    names = set()
+
+    class Recorder(pickle.Unpickler):
+        def find_class(self, module, name):
+            names.add((module, name))
+            return super().find_class(module, name)
+
+    Recorder(io.BytesIO(pickle.dumps(estimator))).load()
+    ours = {(module, name) for module, name in names if "skdistmlp" in module}
+    assert {"Plan", "NetworkSplit", type(estimator).__name__} == {n for _, n in ours}
+    assert {module for module, _ in ours} == {"skdistmlp"}
+    others = {module.partition(".")[0] for module, _ in names - ours}
+    assert others <= {"numpy", "sklearn", "builtins", "copyreg"}
+
+
+@pytest.mark.parametrize("how", [how for how in FITS if how != "lbfgs"])
+@pytest.mark.parametrize("save", ["pickle", "joblib", "skops"])
+def test_training_continues_to_the_bit(how, save, tmp_path, digits):
+    X, y = digits[0][:100], digits[1][:100]
+    parameters = {"max_iter": 2, "random_state": 0, **FITS[how]}
+    estimator, _ = pair(parameters, engine="local")
+    fit(estimator, X, y).set_params(early_stopping=False)
+    path = tmp_path / "saved"
+    DUMP[save](estimator, path)
+    if save == "skops":
+        loaded = skops.load(path, trusted=skops.get_untrusted_types(file=path))
+    else:
+        loaded = joblib.load(path)  # which reads pickles too
+    assert loaded.plan_ == estimator.plan_
+    for either in (estimator, loaded):
+        for _ in range(2):
+            either.partial_fit(X, y)
+    assert loaded.loss_curve_ == estimator.loss_curve_
+    for mine, known in zip(loaded.coefs_, estimator.coefs_, strict=True):
+        assert_array_equal(mine, known)
+
+
+def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, digits):
     needed = set()
     for kind, solver in product(ESTIMATORS, ("adam", "sgd", "lbfgs")):
         estimator, _ = pair({"max_iter": 2, "solver": solver}, kind, engine="local")

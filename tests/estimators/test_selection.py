@@ -4,6 +4,8 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import FastestWithin
 
@@ -29,7 +31,7 @@ def test_the_faster_of_equal_scores_is_chosen():
 
 def test_one_of_several_metrics_can_be_used():
     assert FastestWithin(metric="recall")(RESULTS) == 0
-    with pytest.raises(ValueError, match=r"'f1' was not measured.*only score, recall"):
+    with pytest.raises(ValueError, match="not measure metric='f1', only score, "):
         FastestWithin(metric="f1")(RESULTS)
 
 
@@ -37,5 +39,18 @@ def test_impossible_choices_are_errors():
     with pytest.raises(ValueError, match="every candidate failed"):
         FastestWithin()(RESULTS | {"mean_test_score": np.full(4, np.nan)})
     for tolerance in (-0.1, np.nan):
-        with pytest.raises(ValueError, match="has to be at least 0"):
+        with pytest.raises(ValueError, match="pass 0 or more"):
             FastestWithin(tolerance)
+
+
+def test_it_is_a_value_that_reads_well():
+    choose = FastestWithin(0.01, "recall")
+    assert repr(choose) == "FastestWithin(0.01, metric='recall')"
+    assert "refit=FastestWithin(0.01, metric='recall')" in repr(
+        GridSearchCV(LogisticRegression(), {"C": [1]}, refit=choose)
+    )
+    assert choose == pickle.loads(pickle.dumps(choose)) == FastestWithin(0.01, "recall")
+    assert hash(choose) == hash(FastestWithin(0.01, "recall"))
+    assert choose != FastestWithin(0.02, "recall")
+    assert choose != FastestWithin(0.01)
+    assert choose != 0.01

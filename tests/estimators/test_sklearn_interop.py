@@ -63,7 +63,7 @@ def fitted_pair(name, **params):
 
 def taken_over(mlp, **engine_params):
     ours = {theirs: ours for ours, theirs in ESTIMATORS.values()}[type(mlp)]
-    return ours.from_sklearn(mlp).set_params(**engine_params)
+    return ours.from_sklearn(mlp, **engine_params)
 
 
 def assert_same(one, other, close, where):
@@ -327,3 +327,17 @@ def test_estimators_that_cannot_be_imported_are_named(ours, given, described):
         TypeError, match=rf"takes a fitted {wanted}, but was given .*{described}\."
     ):
         ours.from_sklearn(given)
+
+
+def test_parameters_for_the_cluster_are_given_on_import():
+    X, y = np.eye(4), [0, 1, 0, 1]
+    mlp = fit(MLPClassifier((3,), max_iter=1, alpha=0.1), X, y)
+    address = "tcp://192.0.2.1:1"
+    ours = DistributedMLPClassifier.from_sklearn(
+        mlp, client=address, n_workers=3, engine="futures", max_iter=7
+    )
+    assert (ours.client, ours.n_workers, ours.engine) == (address, 3, "futures")
+    assert (ours.max_iter, ours.alpha) == (7, 0.1)
+    assert_array_equal(ours.coefs_[0], mlp.coefs_[0])
+    with pytest.raises(ValueError, match="Invalid parameter 'workers'"):
+        DistributedMLPClassifier.from_sklearn(mlp, workers=3)

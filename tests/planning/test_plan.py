@@ -2,6 +2,7 @@ import dataclasses
 import pickle
 from dataclasses import replace
 
+import dask
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, chained_tasks, flop
-from skdistmlp.planning.plan import cluster_plan, local_plan, reason_to_stay_local
+from skdistmlp.planning.plan import local_plan, plan_training, reason_to_stay_local
 from skdistmlp.training.step import training_step
 from skdistmlp.wire.packet import HEADER_BYTES
 from tests.parallel.ops_contract import make_problem
@@ -18,9 +19,6 @@ from tests.wire.test_communicator import connected, run
 UNITS = (784, 4096, 512, 10)
 N_PARAMETERS = 784 * 4096 + 4096 * 512 + 512 * 10 + 4096 + 512 + 10
 WORKERS = ["tcp://a:1", "tcp://b:2"]
-
-
-INPUTS = ["step", "evaluation", "prediction"]
 
 
 def flop_by_hand(n_rows, kind, nnz_per_row=784):
@@ -38,27 +36,39 @@ def flop_by_hand(n_rows, kind, nnz_per_row=784):
 N_TASKS = {"step": 6, "prediction": 4}
 
 
-def work_of(kind, n_rows, **options):
-    n_blocks = 5 if kind == "evaluation" else 1
-    return StepCost(kind, n_rows, n_blocks, **{"itemsize": 4} | options)
+CONSTRUCTORS = {
+    "step": StepCost.of_step,
+    "evaluation": StepCost.of_evaluation,
+    "prediction": StepCost.of_prediction,
+}
+
+
+def cost_of(kind, n_rows, **options):
+    return CONSTRUCTORS[kind](n_rows, **{"itemsize": 4} | options)
 
 
 @pytest.mark.parametrize(
     ("engine", "threshold", "reason"),
     [
         ("local", 0, "engine='local' was asked for"),
+        ("local", None, "engine='local' was asked for"),
+        ("auto", None, None),
+        ("futures", None, None),
+        ("peers", None, None),
         ("auto", N_PARAMETERS, None),
         ("auto", 0, None),
         (
             "auto",
             N_PARAMETERS + 1,
-            "5,318,154 parameters are fewer than the threshold of 5,318,155",
+            "5,318,154 parameters are fewer than the threshold of 5,318,155 "
+            "(parameter_threshold)",
         ),
         ("futures", N_PARAMETERS, None),
         (
             "futures",
             N_PARAMETERS + 1,
-            "5,318,154 parameters are fewer than the threshold of 5,318,155",
+            "5,318,154 parameters are fewer than the threshold of 5,318,155 "
+            "(parameter_threshold)",
         ),
     ],
 )
@@ -66,12 +76,32 @@ def test_reason_to_stay_local(engine, threshold, reason):
     assert reason_to_stay_local(UNITS, engine, threshold) == reason
 
 
+@pytest.mark.parametrize(
+    ("engine", "configured", "reason"),
+    [
+        ("auto", None, "7,510 parameters are fewer than the threshold of 50,000"),
+        ("auto", 7511, "7,510 parameters are fewer than the threshold of 7,511"),
+        ("auto", 7510, None),
+        ("auto", 0, None),
+        ("futures", 10**9, None),
+        ("peers", 10**9, None),
+    ],
+)
+def test_without_a_threshold_auto_reads_the_setting(engine, configured, reason):
+    changed = (
+        {} if configured is None else {"skdistmlp.parameter-threshold": configured}
+    )
+    with dask.config.set(changed):
+        found = reason_to_stay_local((64, 100, 10), engine, None)
+    assert found == (reason and f"{reason} (setting skdistmlp.parameter-threshold)")
+
+
 @pytest.mark.parametrize("kind", N_TASKS)
 def test_operations_and_chained_tasks_are_counted(kind):
     split = NetworkSplit.even(UNITS, 2)
-    assert flop(split, work_of(kind, 100)) == flop_by_hand(100, kind)
-    assert chained_tasks(split, work_of(kind, 100)) == N_TASKS[kind]
-    sparse = work_of(kind, 100, nnz_per_row=49)
+    assert flop(split, cost_of(kind, 100)) == flop_by_hand(100, kind)
+    assert chained_tasks(split, cost_of(kind, 100)) == N_TASKS[kind]
+    sparse = cost_of(kind, 100, nnz_per_row=49)
     assert flop(split, sparse) == flop_by_hand(100, kind, nnz_per_row=49)
     assert chained_tasks(split, sparse) == N_TASKS[kind]
 
@@ -86,14 +116,14 @@ def test_operations_and_chained_tasks_are_counted(kind):
     ],
 )
 def test_training_is_for_peers(workers, kind, engine, reason):
-    plan = cluster_plan(UNITS, engine, workers, work_of(kind, 1))
+    plan = plan_training(UNITS, engine, workers, cost_of(kind, 1))
     assert (plan.engine, plan.workers) == ("peers", tuple(workers))
     assert plan.reason == reason
 
 
 def test_peers_say_what_they_hold_and_exchange():
-    work = StepCost("step", 10, itemsize=4, data_bytes=1000)
-    plan = cluster_plan((6, 5, 4, 3), "peers", WORKERS, work)
+    cost = StepCost.of_step(10, itemsize=4, data_bytes=1000)
+    plan = plan_training((6, 5, 4, 3), "peers", WORKERS, cost)
     # Layers 6 x 5, 5 x 4 and 4 x 3: shard 0 has two neurons of the first, two of
     # the second, and the last intercept.
     parameters = 6 * 2 + 5 * 2 + 2 * 3 + 2 + 2 + 3
@@ -101,11 +131,11 @@ def test_peers_say_what_they_hold_and_exchange():
     buffers = 10 * (6 + 2 * (2 + 2 + 3) + 4 * 5 + 2 * 3)
     assert plan.bytes_held[0] == 4 * (4 * parameters + buffers) + 1000
     # Buffers may have room for more rows than a step has.
-    roomy = cluster_plan((6, 5, 4, 3), "peers", WORKERS, replace(work, buffer_rows=20))
+    roomy = plan_training((6, 5, 4, 3), "peers", WORKERS, replace(cost, buffer_rows=20))
     assert roomy.bytes_held[0] - plan.bytes_held[0] == 4 * buffers
     # "lbfgs": three arrays of all 74 parameters, and SciPy's vectors on shard 0.
-    lbfgs = cluster_plan(
-        (6, 5, 4, 3), "peers", WORKERS, replace(work, kind="evaluation")
+    lbfgs = plan_training(
+        (6, 5, 4, 3), "peers", WORKERS, replace(cost, moves_parameters=True)
     )
     assert lbfgs.bytes_held[0] - plan.bytes_held[0] == 4 * 3 * 74 + 8 * 27 * 74
     assert lbfgs.bytes_held[1] - plan.bytes_held[1] == 4 * 3 * 74
@@ -117,14 +147,16 @@ def test_peers_say_what_they_hold_and_exchange():
 @pytest.mark.parametrize("n_rows", [1, 10**6])
 @pytest.mark.parametrize("workers", [WORKERS, WORKERS[:1]], ids=len)
 def test_futures_are_obeyed_whatever_the_work(n_rows, workers):
-    plan = cluster_plan(UNITS, "futures", workers, StepCost("step", n_rows))
+    plan = plan_training(UNITS, "futures", workers, StepCost.of_step(n_rows))
     assert plan.engine == "futures"
     assert plan.workers == tuple(workers)
     assert plan.reason == "engine='futures' was asked for"
 
 
 def test_workers_hold_neurons_in_proportion_to_their_threads():
-    plan = cluster_plan((5, 8, 4, 3), "peers", WORKERS[:2], StepCost("step", 1), [3, 1])
+    plan = plan_training(
+        (5, 8, 4, 3), "peers", WORKERS[:2], StepCost.of_step(1), [3, 1]
+    )
     assert [[len(part) for part in layer] for layer in plan.split.ranges] == [
         [6, 2],
         [3, 1],
@@ -132,13 +164,13 @@ def test_workers_hold_neurons_in_proportion_to_their_threads():
 
 
 def test_workers_that_would_hold_nothing_are_left_out():
-    plan = cluster_plan((5, 2, 3), "futures", ["a", "b", "c"], StepCost("step", 1))
+    plan = plan_training((5, 2, 3), "futures", ["a", "b", "c"], StepCost.of_step(1))
     assert (plan.n_shards, plan.workers) == (2, ("a", "b"))
 
 
 def test_a_narrow_layer_does_not_make_the_split_of_the_wide_ones_smaller():
     workers = [f"tcp://w:{i}" for i in range(4)]
-    plan = cluster_plan((8, 40, 2, 20, 3), "futures", workers, StepCost("step", 1))
+    plan = plan_training((8, 40, 2, 20, 3), "futures", workers, StepCost.of_step(1))
     assert plan.workers == tuple(workers)
     sizes = [[len(held) for held in ranges] for ranges in plan.split.ranges]
     assert sizes[0] == [10] * 4
@@ -153,7 +185,7 @@ def test_a_local_plan_says_why():
 
 
 def test_a_plan_says_who_holds_which_neurons():
-    plan = cluster_plan((5, 5, 1, 3), "futures", WORKERS, StepCost("step", 1))
+    plan = plan_training((5, 5, 1, 3), "futures", WORKERS, StepCost.of_step(1))
     assert str(plan) == (
         "futures: engine='futures' was asked for\n"
         "network 5-5-1-3, 42 parameters, 2 shards\n"
@@ -165,10 +197,10 @@ def test_a_plan_says_who_holds_which_neurons():
 
 
 def test_a_plan_without_hidden_layers_says_that_one_worker_holds_all():
-    plan = cluster_plan((5, 3), "futures", WORKERS, StepCost("step", 1))
+    plan = plan_training((5, 3), "futures", WORKERS, StepCost.of_step(1))
     assert str(plan).splitlines()[1:] == [
         "network 5-3, 18 parameters, 1 shard",
-        "shard 0 on tcp://a:1: all of it",
+        "shard 0 on tcp://a:1: the whole network",
     ]
 
 
@@ -176,7 +208,7 @@ def test_a_plan_without_hidden_layers_says_that_one_worker_holds_all():
     "plan",
     [
         local_plan([5, 2, 3], "because"),
-        cluster_plan([5, 4, 3], "futures", WORKERS, StepCost("step", 1)),
+        plan_training([5, 4, 3], "futures", WORKERS, StepCost.of_step(1)),
     ],
     ids=["local", "futures"],
 )
@@ -215,9 +247,9 @@ class CountingSocket:
 def test_a_step_sends_as_many_bytes_as_the_plan_says(units, n_exchanges, n_shards):
     """With one hidden layer the logits are summed, and nothing else is exchanged."""
     n_rows = 20
-    work = StepCost("step", n_rows, itemsize=4)
+    cost = StepCost.of_step(n_rows, itemsize=4)
     workers = [f"tcp://w:{i}" for i in range(n_shards)]
-    plan = cluster_plan(units, "peers", workers, work)
+    plan = plan_training(units, "peers", workers, cost)
     problem = make_problem(plan.split, dtype=np.float32, n_rows=n_rows)
     starts = split_state(plan.split, problem.start())
     meshes = connected(n_shards)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skdistmlp.exceptions import ExchangeError, StopRequested
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.split import split_neurons
 from skdistmlp.wire import communicator as mesh_module
 from skdistmlp.wire.communicator import Link, SocketCommunicator

@@ -20,7 +20,8 @@ from skdistmlp.cluster._dask import (
 )
 from skdistmlp.cluster.peers.messages import Sender
 from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
-from skdistmlp.exceptions import ExchangeError, StopRequested
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.ops import Leader

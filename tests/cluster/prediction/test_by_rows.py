@@ -73,8 +73,9 @@ def test_predictions_equal_local_ones(
     here = fitted.predict_proba(X)
     fitted.set_params(engine="auto", client=client)
     plan = fitted.plan_predict(X)
-    assert (plan.engine, set(plan.workers)) == ("rows", set(client.nthreads()))
-    assert f"prediction of {n_rows} rows among 3 by rows" in plan.reason
+    assert (plan.engine, plan.split_by) == ("futures", "rows")
+    assert set(plan.workers) == set(client.nthreads())
+    assert f"prediction of {n_rows} rows among 3 workers by rows" in plan.reason
     shared = bounded(fitted.predict_proba, X)
     assert shared.dtype == np.float32
     # Products of fewer rows may be summed in another order.
@@ -111,7 +112,7 @@ def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
     labels = fitted.predict(data[0])
     fitted.set_params(engine="auto", client=client)
     plan = fitted.plan_predict(data[0])
-    assert (plan.engine, plan.n_shards) == ("futures", 3)
+    assert (plan.engine, plan.split_by, plan.n_shards) == ("futures", "neurons", 3)
     assert "a worker has 1,000" in plan.reason
     assert_array_equal(bounded(fitted.predict, data[0]), labels)
 
@@ -138,7 +139,7 @@ def test_workers_that_are_threads_can_predict(data, fitted, sharing_is_free):
     labels = fitted.predict(data[0])
     with own_cluster(n_workers=2, processes=False) as client:
         fitted.set_params(engine="auto", client=client)
-        assert fitted.plan_predict(data[0]).engine == "rows"
+        assert fitted.plan_predict(data[0]).split_by == "rows"
         shared = bounded(fitted.predict, data[0])
     assert_array_equal(shared, labels)
 
