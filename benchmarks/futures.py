@@ -93,9 +93,7 @@ def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
     """
     for workload in PREDICTIONS:
         X, y = workload.data()
-        fitted = DistributedMLPClassifier(
-            workload.hidden, max_iter=1, engine="local", parameter_threshold=0
-        )
+        fitted = DistributedMLPClassifier(workload.hidden, max_iter=1, engine="local")
         fit_uninterrupted(fitted, X[:200], y[:200])
         by_neurons = copy(fitted).set_params(
             engine="futures", client=client, n_workers=2
@@ -190,7 +188,6 @@ def _step_seconds(
         DistributedMLPClassifier,
         client=client,
         n_workers=n_workers,
-        parameter_threshold=0,
         engine="local" if client is None else "futures",
     )
     return median(time_fit(workload, make_estimator).step_s for _ in range(repeats))

@@ -150,7 +150,6 @@ def _on_workers(client: Client, n_shards: int) -> EstimatorFactory:
         client=client,
         engine="peers",
         n_workers=n_shards,
-        parameter_threshold=0,
     )
 
 

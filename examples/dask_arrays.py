@@ -29,7 +29,6 @@ def main() -> None:
         clf = DistributedMLPClassifier(
             (128,),
             engine="peers",
-            parameter_threshold=0,
             learning_rate_init=0.01,
             tol=1e-2,
             n_iter_no_change=3,

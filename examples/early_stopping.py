@@ -28,7 +28,6 @@ def main() -> None:
         (64, 64),
         early_stopping=True,
         engine="peers",
-        parameter_threshold=0,
         random_state=0,
     )
     with (

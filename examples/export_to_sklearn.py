@@ -26,7 +26,6 @@ def main() -> None:
         clf = DistributedMLPClassifier(
             (64, 64),
             engine="peers",
-            parameter_threshold=0,
             tol=1e-2,
             n_iter_no_change=3,
             random_state=0,

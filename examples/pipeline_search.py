@@ -25,7 +25,7 @@ def main() -> None:
     pipeline = make_pipeline(
         StandardScaler(),
         DistributedMLPClassifier(
-            (128,), parameter_threshold=0, tol=1e-2, n_iter_no_change=3, random_state=0
+            (128,), engine="peers", tol=1e-2, n_iter_no_change=3, random_state=0
         ),
     )
     search = GridSearchCV(

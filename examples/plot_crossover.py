@@ -28,7 +28,6 @@ def main() -> None:
             DistributedMLPClassifier,
             client=client,
             engine="peers",
-            parameter_threshold=0,
         )
         measurements = list(
             measure_growing_networks(

@@ -20,7 +20,7 @@ def main() -> None:
     X, y = load_digits(return_X_y=True)
     X = (X / 16).astype("float32")
     clf = DistributedMLPClassifier(
-        (2048,), parameter_threshold=0, tol=1e-2, n_iter_no_change=5, random_state=0
+        (2048,), engine="peers", tol=1e-2, n_iter_no_change=5, random_state=0
     )
     search = GridSearchCV(clf, {"n_workers": [1, 2]}, cv=3, refit=FastestWithin(0.01))
     with (

@@ -174,7 +174,6 @@ def our_sample_s(client: Client, n_workers: int, width: int) -> float:
         client=client,
         engine="peers",
         n_workers=n_workers,
-        parameter_threshold=0,
     )
     return time_fit(workload, make_estimator).step_s / BATCH
 

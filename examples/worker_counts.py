@@ -29,7 +29,6 @@ def search(client: Client, width: int, n_workers: list[int]) -> GridSearchCV:
         (width, width),
         client=client,
         engine="peers",
-        parameter_threshold=0,
         n_iter_no_change=10,
         tol=1e9,  # no improvement counts, so every fit stops after ten epochs or so
         random_state=0,

@@ -152,9 +152,11 @@ def crossover(
       your fits are that short, use a higher threshold.
 
     Estimators train networks with fewer parameters than that in the process that calls
-    fit, and larger ones on the cluster:
+    fit, and larger ones on the cluster. Set it for all estimators in Dask's
+    configuration, or for a single one:
 
     \b
+      $ export DASK_SKDISTMLP__PARAMETER_THRESHOLD=9800
       DistributedMLPClassifier((512, 512), parameter_threshold=9800)
 
     This takes a minute or two; --max-width 256 makes it shorter, --repeats 5 more
@@ -345,7 +347,6 @@ def _measure(
         client=client,
         engine="peers",
         n_workers=n_used,
-        parameter_threshold=0,
     )
     # The first fit imports and compiles what it needs, here and on the workers.
     tiny = Workload(4, (4,), n_steps=2, n_epochs=1)
