@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import dask
 import numpy as np
 import pytest
-import trustme
 from distributed import Client, LocalCluster, Security
 from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers.worker import _tls
 from skdistmlp.exceptions import ExchangeError
+from tests.certificates import write_certificates
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, in_thread, wait_until
 
@@ -21,21 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @pytest.fixture(scope="module")
 def security(tmp_path_factory):
-    """Certificates in files, as an owner of a cluster has them."""
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    roles = {}
-    for role in ("client", "scheduler", "worker"):
-        certificate = authority.issue_cert(f"{role}.test")
-        key, cert = folder / f"{role}.key", folder / f"{role}.pem"
-        certificate.private_key_pem.write_to_path(key)
-        for blob in certificate.cert_chain_pems:
-            blob.write_to_path(cert, append=True)
-        roles |= {f"tls_{role}_key": str(key), f"tls_{role}_cert": str(cert)}
-    return Security(
-        require_encryption=True, tls_ca_file=str(folder / "authority.pem"), **roles
-    )
+    return write_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module", params=["tls://", "wss://"])
