@@ -87,7 +87,7 @@ def test_results_are_printed_and_written(client, tmp_path):
         (["--csv", "/proc/rows.csv"], 2, r"cannot write /proc/rows\.csv"),
     ],
 )
-def test_mistakes_are_explained_without_a_traceback(arguments, code, message):
+def test_mistakes_are_reported_without_a_traceback(arguments, code, message):
     done = dask_mlp("crossover", *arguments)
     assert done.returncode == code
     assert re.search(rf"^Error: .*{message}", done.stderr, re.M), done.stderr
@@ -168,7 +168,7 @@ def test_a_cluster_without_workers_is_an_error():
     assert "need at least 2 workers, the cluster has 0: start more" in result.output
 
 
-def test_a_full_disk_does_not_cost_the_advice(monkeypatch):
+def test_a_full_disk_does_not_suppress_the_advice(monkeypatch):
     measured = measurements([0.5, 2.0])
     monkeypatch.setattr(cli, "_measure", lambda *_: (2, measured))
     monkeypatch.setattr(cli, "_cluster", lambda *_: nullcontext())

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
 
 
-def test_ci_runs_the_test_command_of_the_readme():
+def test_ci_runs_the_readmes_test_command():
     (test_command,) = [command for command in COMMANDS if "tox" in command]
     assert test_command in (ROOT / ".ci" / "run").read_text().splitlines()
 
@@ -75,7 +75,7 @@ def test_the_search_over_worker_counts_plots_them(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_pipeline_is_searched_over():
+def test_the_pipeline_example_searches():
     printed = printed_by_example("pipeline_search.py")
     line = r"^alpha=(\S+) +n_workers=(\d)  accuracy (\S+)  \d+\.\d\d s per fit$"
     searched = re.findall(line, printed, re.M)
@@ -114,7 +114,7 @@ def test_callbacks_show_progress_save_networks_and_stop():
     ],
     ids=["loss curve", "partition", "worker counts", "crossover"],
 )
-def test_pages_of_the_displays_run(name, printed):
+def test_the_examples_of_the_displays_run(name, printed):
     # With more threads, small products wait for each other on a busy machine.
     environment = {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
     assert re.search(printed, printed_by_example(name, **environment))
@@ -179,7 +179,7 @@ def test_relative_links_of_the_pages_lead_to_files():
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-def test_the_page_of_faults_begins_as_it_would_if_it_were_written_now():
+def test_the_page_on_faults_starts_with_its_introduction():
     introduction = ROOT / "tests" / "cluster" / "faults" / "introduction.md"
     page = (ROOT / "docs" / "faults.md").read_text()
     assert page.startswith(introduction.read_text().rstrip())

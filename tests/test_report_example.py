@@ -118,7 +118,7 @@ def test_the_chart_by_machines_starts_with_one_alone(example, monkeypatch):
         ("--plot plot.txt", "cannot draw plot.txt: its extension must be one of"),
     ],
 )
-def test_options_are_checked_before_anything_is_measured(
+def test_options_are_checked_before_measuring(
     options, message, example, monkeypatch, capsys
 ):
     monkeypatch.setattr(example, "measure_and_plot", pytest.fail)

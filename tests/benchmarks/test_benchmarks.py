@@ -16,7 +16,7 @@ from skdistmlp.crossover.timing import FitTime
 from skdistmlp.crossover.workloads import Workload
 
 
-def test_candidates_take_turns_and_the_first_turn_does_not_count():
+def test_candidates_alternate_and_the_first_turn_is_discarded():
     calls = []
     seconds = time_in_turns(
         {name: lambda name=name: calls.append(name) for name in "ab"}, repeats=2
@@ -97,7 +97,7 @@ def test_workloads_have_their_dtype_and_density(density, dtype):
         ("local --plot plot.txt", "cannot draw plot.txt: its extension must be one of"),
     ],
 )
-def test_mistakes_are_refused_before_anything_is_measured(
+def test_invalid_options_are_refused_before_measuring(
     arguments, message, capsys, monkeypatch, tmp_path
 ):
     monkeypatch.chdir(tmp_path)
@@ -126,7 +126,7 @@ def test_futures_are_measured_on_two_workers(client, monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
-def test_torch_is_run_in_every_way():
+def test_torch_is_measured_in_every_mode():
     tiny = Workload(4, (6, 5), n_steps=2, n_epochs=2, batch_size=4)
     steps_ms = peers._torch_ms(tiny, os.environ)
     assert set(steps_ms) == {

@@ -19,7 +19,7 @@ def test_ratios_pair_measurements_that_followed_each_other():
 
 
 @pytest.mark.parametrize("estimator", [DistributedMLPClassifier, MLPClassifier])
-def test_an_interrupted_fit_is_no_measurement(estimator, monkeypatch):
+def test_interrupted_fits_are_not_counted(estimator, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 

@@ -72,7 +72,9 @@ class Decaying(Adam):
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
-def test_a_subclass_is_asked_itself_also_with_a_penalty(penalty, monkeypatch):
+def test_a_subclass_of_a_rule_updates_by_itself_even_with_a_penalty(
+    penalty, monkeypatch
+):
     rng = np.random.default_rng(0)
     parameters, gradients = rng.normal(size=70), rng.normal(size=(3, 70))
     arguments = parameters, gradients, Decaying(), 50, penalty
@@ -90,19 +92,19 @@ def test_with_a_penalty_every_parameter_is_counted_once(monkeypatch):
     assert compiled._updates == 3 * 70
 
 
-def test_numba_is_loaded_when_so_much_was_done_without(monkeypatch):
+def test_numba_is_loaded_after_enough_work_without_it(monkeypatch):
     monkeypatch.setattr(compiled, "UPDATES_BEFORE_LOADING", 100)
     assert [compiled.adam_kernel(40) is None for _ in range(4)] == [True, True, 0, 0]
 
 
-def test_without_numba_numpy_goes_on_and_nobody_looks_again():
+def test_without_numba_numpy_is_used_from_then_on():
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, "numba", None)
         compiled.load()
     assert compiled.adam_kernel(10 * compiled.UPDATES_BEFORE_LOADING) is None
 
 
-def test_a_place_to_keep_compiled_code_is_not_needed(monkeypatch):
+def test_no_cache_folder_is_needed_for_compiled_code(monkeypatch):
     from numba.core import caching
 
     monkeypatch.setattr(caching.FunctionCache, "_impl_class", _NoPlace)

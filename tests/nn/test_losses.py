@@ -45,13 +45,13 @@ def logits_and_targets(name, n_rows, n_outputs, dtype):
     return z, y
 
 
-def test_the_table_has_the_outputs_of_scikit_learns_estimators():
+def test_the_table_covers_the_outputs_of_scikit_learn():
     assert set(OUTPUTS) == set(SKLEARN_LOSSES)
 
 
 @cases
 @dtypes
-def test_output_activation_equals_scikit_learns(name, n_rows, n_outputs, dtype):
+def test_output_activations_match_scikit_learn(name, n_rows, n_outputs, dtype):
     z, _ = logits_and_targets(name, n_rows, n_outputs, dtype)
     expected = z.copy()
     ACTIVATIONS[name](expected)
@@ -103,7 +103,7 @@ def test_every_output_activation_names_an_entry_with_it(name):
 @cases
 @dtypes
 @pytest.mark.parametrize("weighted", [False, True])
-def test_loss_is_scikit_learns_mean_times_the_weights(
+def test_losses_are_scikit_learns_mean_times_the_weight_sum(
     name, n_rows, n_outputs, dtype, weighted
 ):
     z, y = logits_and_targets(name, n_rows, n_outputs, dtype)
@@ -120,7 +120,7 @@ def test_loss_is_scikit_learns_mean_times_the_weights(
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUTS))
-def test_losses_of_blocks_add_up_also_where_all_weights_are_zero(name):
+def test_losses_of_blocks_add_up_even_with_zero_weights(name):
     z, y = logits_and_targets(name, 30, 3, np.float64)
     OUTPUTS[name].forward(z)
     weight = np.random.default_rng(1).random(30)

@@ -50,7 +50,7 @@ def set_rate(optimizer, learning_rate):
 @rules
 @dtypes
 @pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 3])
-def test_many_steps_equal_scikit_learns(name, hyperparameters, dtype, size):
+def test_many_steps_match_scikit_learn(name, hyperparameters, dtype, size):
     """With the border of the L2 penalty before, inside and behind a block."""
     rng = np.random.default_rng(size)
     for n_penalised in {0, size // 2, max(0, size - 1), size}:
@@ -86,9 +86,7 @@ def test_many_steps_equal_scikit_learns(name, hyperparameters, dtype, size):
 
 @rules
 @dtypes
-def test_an_l2_penalty_is_a_gradient_that_the_rule_is_given(
-    name, hyperparameters, dtype
-):
+def test_an_l2_penalty_is_added_to_the_gradient_of_a_rule(name, hyperparameters, dtype):
     rng = np.random.default_rng(0)
     rule, scratch = UPDATE_RULES[name](**hyperparameters), np.empty(BLOCK, dtype)
     for n_penalised in [0, 5, BLOCK]:
@@ -136,7 +134,7 @@ def test_without_a_penalty_no_norm_is_computed(name):
 
 @pytest.mark.parametrize("name", sorted(UPDATE_RULES))
 @dtypes
-def test_moments_are_kept_in_place_and_begin_with_zeros(name, dtype):
+def test_moments_start_at_zero_and_are_updated_in_place(name, dtype):
     rule = UPDATE_RULES[name]()
     parameters = np.ones(5, dtype)
     before = init(rule, parameters)
@@ -153,7 +151,7 @@ def test_moments_are_kept_in_place_and_begin_with_zeros(name, dtype):
 
 
 @pytest.mark.parametrize("name", sorted(UPDATE_RULES))
-def test_scratch_is_all_the_room_that_an_update_needs(name):
+def test_an_update_allocates_nothing_beyond_its_scratch(name):
     """A larger one does no harm, and what is in it does not matter."""
     results = []
     for scratch in [None, np.full(BLOCK, np.nan), np.full(5 * BLOCK, np.nan)]:

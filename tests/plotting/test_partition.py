@@ -112,7 +112,7 @@ def test_long_addresses_are_abbreviated_to_fit(layout):
 
 @pytest.mark.parametrize("size", [(4, 3), (6.4, 4.8), (11, 8)], ids=str)
 @pytest.mark.parametrize(("n_shards", "listed"), [(2, 2), (7, 7), (16, 16), (40, 16)])
-def test_many_shards_can_be_told_apart(n_shards, listed, size):
+def test_many_shards_have_distinct_colours(n_shards, listed, size):
     split = NetworkSplit.even((64, 100, 4096, 10), n_shards)
     workers = [f"tcp://192.168.17.{100 + i}:39217" for i in range(n_shards)]
     _, ax = plt.subplots(figsize=size, layout="constrained")

@@ -57,7 +57,7 @@ def run(meshes, work):
 
 @settings(max_examples=30)
 @given(shares, st.integers(0, 9), st.integers(1, 12), seeds)
-def test_it_meets_the_contract_of_communicators(shares, n_rows, n_columns, seed):
+def test_the_socket_communicator_meets_the_contract(shares, n_rows, n_columns, seed):
     ranges = split_neurons(n_columns, shares)
 
     def shard(mesh):
@@ -80,7 +80,7 @@ def test_arrays_far_larger_than_any_buffer_do_not_block_each_other(n_shards):
         assert_array_equal(total, n_shards * piece)
 
 
-def test_all_stop_at_the_same_step_whoever_was_asked():
+def test_all_shards_stop_at_the_same_step():
     def shard(mesh):
         for step in range(1000):
             if step == 5 and mesh.rank == 2:
@@ -95,7 +95,7 @@ def test_all_stop_at_the_same_step_whoever_was_asked():
     assert run(connected(3), shard) == [6, 6, 6]
 
 
-def test_a_shard_without_others_stops_too():
+def test_a_single_shard_stops_on_request():
     (mesh,) = connected(1)
     mesh.begin_step()
     mesh.request_stop()
@@ -104,7 +104,7 @@ def test_a_shard_without_others_stops_too():
         mesh.begin_step()
 
 
-def test_who_closes_ends_all_others_at_once():
+def test_closing_one_shard_ends_all_others():
     def shard(mesh):
         mesh.begin_step()
         mesh.all_reduce(np.ones(1), 0, None)
@@ -121,7 +121,7 @@ def test_who_closes_ends_all_others_at_once():
     assert run(connected(3), shard) == ["told", "closed", "told"]
 
 
-def test_who_says_nothing_is_named_after_the_timeout():
+def test_a_silent_shard_is_named_after_the_timeout():
     waited = threading.Event()
 
     def shard(mesh):
@@ -188,7 +188,7 @@ def test_an_error_names_the_exchange(exchange, described):
     run(connected(2), shard)
 
 
-def test_who_is_told_to_give_up_does_not_wait():
+def test_a_cancelled_shard_does_not_wait():
     told = threading.Event()
     meshes = connected(2, is_cancelled=told.is_set)
 
@@ -208,7 +208,7 @@ def test_who_is_told_to_give_up_does_not_wait():
 @pytest.mark.parametrize(
     "late", ["step", "operation", "label", "shape", "dtype", "run"]
 )
-def test_a_packet_that_belongs_elsewhere_is_refused(late):
+def test_a_packet_of_another_exchange_is_refused(late):
     def shard(mesh):
         mesh.begin_step()
         wrong = mesh.rank == 1
@@ -425,7 +425,7 @@ def allocating_at_most(n_bytes):
     closes=st.booleans(),
     portions=st.lists(st.integers(0, 70), min_size=1, max_size=9).filter(any),
 )
-def test_whatever_a_peer_sends_leads_to_the_right_array_or_an_error(
+def test_any_bytes_from_a_peer_give_the_right_array_or_an_error(
     conversation, closes, portions
 ):
     """Judged by what the bytes say: a packet is right in all, or it is refused."""
