@@ -4,7 +4,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -109,7 +108,7 @@ def _plan_training(
 
 
 def _warn_of_missing_client(request: EngineRequest) -> None:
-    """Warn once that what was asked for needs a cluster.
+    """Warn, once per process, that what was asked for needs a cluster.
 
     In joblib's processes, for one, the client that is active elsewhere is not.
     """
@@ -118,16 +117,22 @@ def _warn_of_missing_client(request: EngineRequest) -> None:
     elif request.engine != "auto":
         _warn_once(f"engine={request.engine!r}")
     elif request.client_stayed_behind:
-        _warn_once("an estimator whose live client= stayed behind in another process")
+        _warn_once("an estimator that had a Dask client in another process")
 
 
-STACKLEVEL = 9
+STACKLEVEL = 10
 """Frames from the warning below to the line that called `fit`."""
 
+_warned = False
 
-@cache
+
 def _warn_once(requested: str) -> None:
-    # Python's own filters forget what was said whenever somebody changes them.
+    # Python's own filters forget what was said whenever somebody changes them. One
+    # flag, since a search would ask for many numbers of workers.
+    global _warned
+    if _warned:
+        return
+    _warned = True
     warnings.warn(
         f"{requested} needs a cluster, but {NO_CLIENT} in this process: training "
         f"here. Pass the address of the scheduler as client=, which other processes "

@@ -1,4 +1,4 @@
-"""What a distributed classifier and a distributed regressor share."""
+"""Share between classifier and regressor everything except the targets."""
 
 import operator
 import warnings
@@ -25,6 +25,7 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
+from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
 from skdistmlp.estimators.live_client import LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
@@ -60,7 +61,7 @@ _HISTORY = (
     "_no_improvement_count",
     "_optimizer_state",
 )
-"""Attributes of training in epochs, which "lbfgs" does not set."""
+"""Attributes that training in epochs sets, and "lbfgs" does not."""
 
 
 class BaseDistributedMLP(
@@ -69,18 +70,18 @@ class BaseDistributedMLP(
     PredictionMixin,
     SklearnInteropMixin,
     LiveClientMixin,
+    HabitsMixin,
     BaseEstimator,
     ABC,
 ):
-    """Base of the estimators: everything but the targets.
+    """Base of the estimators: everything except the targets.
 
-    Concrete classes say what the targets look like. Parameters are described
-    there.
+    Concrete classes define what the targets look like, and describe the parameters.
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {**PARAMETER_CONSTRAINTS}
 
-    # What a concrete class says.
+    # What a concrete class defines.
 
     @abstractmethod
     def _validate_targets(
@@ -89,7 +90,7 @@ class BaseDistributedMLP(
         """Return validated features, and targets with one column per output."""
 
     def _register_classes(self, y: Any, classes: ArrayLike | None) -> None:
-        """Take note of the classes that `partial_fit` is told of, if there are any."""
+        """Remember the classes that `partial_fit` was given, if it was."""
 
     def _validate_weights(
         self, y: np.ndarray, sample_weight: ArrayLike | None
@@ -103,11 +104,11 @@ class BaseDistributedMLP(
 
     @abstractmethod
     def _use_stratified_split(self, n_outputs: int) -> bool:
-        """Say whether the rows held out keep the shares of the classes."""
+        """Return whether held-out rows keep the proportions of the classes."""
 
     @abstractmethod
     def _score_function(self) -> Score:
-        """Return the score of rows held out; it may be sent to another process."""
+        """Return the score function for held-out rows, which must be picklable."""
 
     # Training.
 
@@ -119,8 +120,10 @@ class BaseDistributedMLP(
         incremental: bool,
         classes: ArrayLike | None = None,
     ) -> Self:
-        """Train, from new weights or from those at hand; see the public methods."""
-        # A fit that fails puts back what was there, and that is to be torn down.
+        """Train, from new weights or the current ones; see the public methods."""
+        check_is_computed(X=X, y=y, sample_weight=sample_weight)
+        # Before the rollback notes the attributes: a fit that fails restores them, and
+        # scikit-learn tears down the callbacks that it finds there.
         tasks = CallbackContext(self, incremental, X, y, sample_weight)
         with (
             self._rollback_on_error(),
@@ -149,7 +152,7 @@ class BaseDistributedMLP(
                     raise ValueError(
                         f"the network has hidden layers of {layer_units[1:-1]}, but "
                         f"hidden_layer_sizes is {tuple(hidden_layer_sizes)}. Set it "
-                        f"back, or fit anew with warm_start=False."
+                        f"back, or fit from scratch with warm_start=False."
                     )
             network = Network(
                 dense_layers(layer_units, self.activation),
@@ -289,7 +292,7 @@ class BaseDistributedMLP(
     def _continued_optimizer(
         self, parameters: FloatArray, incremental: bool
     ) -> OptimizerState | None:
-        """Return the optimiser's state of the last call, if it goes on."""
+        """Return the optimiser's state of the last call, if it continues."""
         if not incremental or not self._continues():
             return None
         state = self._optimizer_state
@@ -304,9 +307,9 @@ class BaseDistributedMLP(
         return None if rule is None else rule.from_params(vars(self))
 
     def _continues(self) -> bool:
-        """Say whether partial_fit goes on with an optimiser begun before.
+        """Return whether partial_fit continues with the optimiser of earlier calls.
 
-        As in scikit-learn, it then keeps the hyperparameters it began with.
+        As in scikit-learn, it then keeps the hyperparameters it started with.
         """
         return hasattr(self, "_optimizer_state")
 

@@ -25,6 +25,7 @@ from skdistmlp.estimators._sklearn import (
 )
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
+from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, compute_collections
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.training.hold_out import Score
@@ -36,11 +37,11 @@ if TYPE_CHECKING:
 class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     """Multilayer perceptron classifier, split by neurons over Dask workers.
 
-    Minimises the log loss by stochastic gradient descent, with the answers of
-    scikit-learn's ``MLPClassifier`` to rounding. A network with at least
-    `parameter_threshold` parameters is shared by the workers of a Dask
-    cluster, each of which holds some of the neurons of every layer; a smaller
-    one trains and predicts in this process.
+    A drop-in replacement for scikit-learn's ``MLPClassifier``, with the same results
+    up to rounding: it minimises the log loss. The workers of a Dask cluster share a
+    large network, each holding some of the neurons of every layer. A network with
+    fewer parameters than `parameter_threshold`, or any network without a cluster,
+    trains and predicts in this process.
 
     Parameters
     ----------
@@ -49,90 +50,94 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
         Activation of the hidden layers.
     solver : {"lbfgs", "sgd", "adam"}, default="adam"
-        How weights are optimised: over all rows at once by SciPy's L-BFGS, or
-        over mini-batches by gradient descent or Adam.
+        The optimiser: SciPy's L-BFGS over all rows at once, or stochastic gradient
+        descent or Adam over mini-batches.
     alpha : float, default=0.0001
-        Strength of the L2 penalty, which is divided by the number (or weight)
-        of the samples of a mini-batch.
+        Strength of the L2 penalty, which is divided by the number of samples in a
+        mini-batch, or by the sum of their weights.
     batch_size : int or "auto", default="auto"
-        Rows of a mini-batch; "auto" is ``min(200, n_samples)``.
+        Number of rows per mini-batch; "auto" is ``min(200, n_samples)``.
     learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
-        How the learning rate changes; for "sgd" only.
+        Schedule of the learning rate; for "sgd" only.
     learning_rate_init : float, default=0.001
         Initial learning rate.
     power_t : float, default=0.5
         Exponent of "invscaling"; for "sgd" only.
     max_iter : int, default=200
-        The most epochs, or iterations of "lbfgs".
+        Maximum number of epochs, or of iterations of "lbfgs".
     shuffle : bool, default=True
-        Whether to shuffle the samples in each epoch.
+        Whether to shuffle the samples before each epoch.
     random_state : int, RandomState instance or None, default=None
-        Source of initial weights, held-out rows and shuffles. The same number
-        gives the weights that scikit-learn would start from.
+        Draws the initial weights, the held-out rows and the shuffles. An integer
+        gives the same initial weights as in scikit-learn.
     tol : float, default=1e-4
-        The least improvement of the loss, or of the validation score, that
-        counts as one.
+        Minimum improvement of the loss, or of the validation score.
     verbose : bool, default=False
-        Whether to print a line an epoch.
+        Whether to print one line per epoch.
     warm_start : bool, default=False
-        Whether `fit` goes on from the weights of the last call.
+        Whether `fit` continues from the weights of the previous call.
     momentum : float, default=0.9
         Momentum; for "sgd" only.
     nesterovs_momentum : bool, default=True
         Whether to use Nesterov's momentum; for "sgd" only.
     early_stopping : bool, default=False
-        Whether to hold out rows, stop when their score no longer improves, and
+        Whether to hold out some rows, stop when their score no longer improves, and
         keep the weights that scored best.
     validation_fraction : float, default=0.1
-        Share of the rows to hold out.
+        Fraction of the rows to hold out.
     beta_1 : float, default=0.9
         Decay of the first moment; for "adam" only.
     beta_2 : float, default=0.999
         Decay of the second moment; for "adam" only.
     epsilon : float, default=1e-8
-        Keeps denominators from zero; for "adam" only.
+        Keeps denominators from being zero; for "adam" only.
     n_iter_no_change : int, default=10
-        Epochs without an improvement by `tol` after which training ends.
+        Number of epochs without an improvement of `tol` after which training ends.
     max_fun : int, default=15000
-        The most evaluations of the loss; for "lbfgs" only.
+        Maximum number of evaluations of the loss; for "lbfgs" only.
     class_weight : dict, list of dict, "balanced" or None, default=None
-        Weights of the classes, by label; they multiply the weights of the
-        samples, with the same effect as ``sample_weight``. "balanced" weighs a
-        class by ``n_samples / (n_classes * n_samples_of_class)``. For several
-        labels a list has a dict for each, with the keys 0 and 1.
-    client : Client, str or None, default=None
-        A Dask client, the address of a scheduler, or None for the active
-        client; inside a Dask task, that is its worker's own. Clones and copies
-        share a live client, pickles leave it out; an address is kept.
+        Weights of the classes, by label. They multiply ``sample_weight``. "balanced"
+        weights a class by ``n_samples / (n_classes * n_samples_of_class)``. For
+        multilabel targets, a list with one dict per label, with the keys 0 and 1.
+    client : Client, Cluster, str or None, default=None
+        A Dask client, a cluster such as ``LocalCluster``, the address of a
+        scheduler, or None for the active client; inside a Dask task, that is the
+        client of its worker. For a cluster or an address, each call connects and
+        disconnects. Clones and copies share a live client or cluster, pickles leave
+        it out; an address is kept.
     n_workers : int or None, default=None
-        How many workers share the network; None for all of the cluster.
-    parameter_threshold : int, default=50_000
-        Networks with fewer parameters stay in this process; 0 always
-        distributes. Without a cluster every network stays.
+        Number of workers that share the network; None for all workers of the
+        cluster.
+    parameter_threshold : int or None, default=None
+        Networks with fewer parameters are trained and used locally, whatever the
+        engine. None reads the setting ``skdistmlp.parameter-threshold`` (50,000
+        unless you change it) for ``engine="auto"``, and means 0 for an engine that
+        you name. Without a client, everything runs locally.
     engine : {"auto", "local", "futures", "peers"}, default="auto"
-        "peers" lets the workers train by themselves, each its neurons, and talk
-        to each other directly; "futures" makes each layer's computation on each
-        worker a Dask task; "local" stays in this process. "auto" trains with
-        "peers". All but "futures" predict where it should be faster. Below
-        `parameter_threshold` every engine trains in this process.
+        How to train. With "peers", each worker trains its own neurons and exchanges
+        activations with the others directly. With "futures", each layer's
+        computation on each worker is a Dask task. "local" runs in this process.
+        "auto" is "peers" for networks that reach the threshold. Predictions run
+        where they should be faster, except with "local" and "futures", which hold
+        for them too.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         Class labels.
     loss_ : float
-        Loss of the last epoch, or at the end of "lbfgs", which has no curve, no
-        best loss and no scores.
+        Loss of the last epoch, or at the end of "lbfgs", which has no loss curve,
+        best loss or scores.
     best_loss_ : float or None
-        The lowest loss; None with early stopping.
+        Lowest loss; None with early stopping.
     loss_curve_ : list of float
-        Loss of every epoch.
+        Loss of each epoch.
     validation_scores_ : list of float or None
-        Accuracy on the held-out rows after every epoch, with early stopping.
+        Accuracy on the held-out rows after each epoch, with early stopping.
     best_validation_score_ : float or None
-        The best of them.
+        Highest of the validation scores.
     t_ : int
-        Samples trained on in all.
+        Total number of samples trained on.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
         Weights of each layer.
     intercepts_ : list of ndarray of shape (fan_out,)
@@ -142,9 +147,9 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if all are strings.
     n_iter_ : int
-        Epochs, or iterations of "lbfgs", of the last call.
+        Number of epochs, or of iterations of "lbfgs", in the last call.
     n_layers_ : int
-        Number of layers, with input and output.
+        Number of layers, including input and output.
     n_outputs_ : int
         Number of outputs.
     out_activation_ : str
@@ -152,10 +157,11 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     engine_ : {"local", "futures", "peers"}
         The engine that trained.
     n_workers_ : int
-        How many workers held a part of the network.
+        Number of workers that trained, each with one shard of the network; 1 if
+        training was local.
     plan_ : Plan
-        Which worker held which neurons, and why this engine was chosen; print
-        it.
+        Which worker held which neurons, and why this engine was chosen. Print it to
+        read it.
 
     See Also
     --------
@@ -163,10 +169,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
     Notes
     -----
-    Fitting raises `ClusterError` when the cluster cannot be reached, has too few
-    workers or too little memory, `WorkerLostError` when a worker goes away,
-    `ExchangeError` when shards do not hear of each other in time, and ``ValueError``
-    where scikit-learn does. Whatever happens, nothing of a fit is left on the cluster
+    Invalid parameters and data raise ``ValueError`` or ``TypeError``, as in
+    scikit-learn. Whatever goes wrong on the cluster raises a `ClusterError`, of which
+    `WorkerLostError` and `ExchangeError` are kinds; the estimator is then as it was
+    before the call. However a fit ends, it leaves nothing on the cluster
     but rows, kept for later calls within ``skdistmlp.cache.max-bytes`` and
     ``skdistmlp.cache.ttl``.
 
@@ -257,13 +263,13 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> Self:
-        """Train on all samples, epoch after epoch.
+        """Train on all samples, for as many epochs as needed.
 
         Parameters
         ----------
         X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
-            Features. float32 trains in float32, all else in float64. The
-            weights that "lbfgs" ends with are float64.
+            Features. float32 trains in float32, everything else in float64; the
+            final weights of "lbfgs" are float64.
         y : array-like or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
             Class labels, or a binary indicator matrix.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -277,15 +283,17 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Raises
         ------
         ValueError
-            For input that scikit-learn refuses too, and when the weights
-            become infinite.
+            If scikit-learn would refuse the input too, or if the weights become
+            infinite.
+        TypeError
+            If the data are Dask futures or delayed values, or are no table.
         ClusterError
-            When the cluster cannot be reached, has too few workers, or one of them
-            has too little memory.
+            If the cluster cannot be reached, or has too few workers or too little
+            memory.
         WorkerLostError
-            When a worker goes away; call again to start over.
+            If a worker is lost; call again to start over on the others.
         ExchangeError
-            When shards do not hear of each other in time; the same holds.
+            If the shards cannot exchange what a step needs in time; call again.
         """
         return self._fit(X, y, sample_weight, incremental=False)
 
@@ -298,10 +306,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         sample_weight: ArrayLike | None = None,
         classes: ArrayLike | None = None,
     ) -> Self:
-        """Train for one epoch more.
+        """Train for one more epoch.
 
-        The estimator holds everything between calls: it may be pickled, other
-        workers or another engine may go on, and edited `coefs_` count.
+        All state lives in the estimator, so you can pickle it, edit `coefs_`, and
+        continue on another engine or on other workers.
 
         Parameters
         ----------
@@ -312,7 +320,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
         classes : array-like of shape (n_classes,), default=None
-            All classes that there will be; needed in the first call.
+            All classes that will occur; required in the first call.
 
         Returns
         -------
@@ -322,19 +330,22 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Raises
         ------
         ValueError
-            For input that scikit-learn refuses too.
+            If scikit-learn would refuse the input too, or with
+            ``class_weight="balanced"``.
+        TypeError
+            If the data are Dask futures or delayed values, or are no table.
         ClusterError
-            When the cluster cannot be reached, has too few workers, or one of them
-            has too little memory.
+            If the cluster cannot be reached, or has too few workers or too little
+            memory. The estimator is then as it was before the call.
         WorkerLostError
-            When a worker goes away; the estimator is as it was before.
+            If a worker is lost.
         ExchangeError
-            When shards do not hear of each other in time; the same holds.
+            If the shards cannot exchange what a step needs in time.
         """
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' cannot be used with partial_fit, which does "
-                "not see all samples. Give the weights themselves, as a dict, from "
+                "not see all samples. Pass the weights as a dict, from "
                 "sklearn.utils.class_weight.compute_class_weight."
             )
         return self._fit(X, y, sample_weight, incremental=True, classes=classes)
@@ -350,14 +361,14 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Returns
         -------
         ndarray or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
-            Class labels, or a binary indicator matrix, sparse if `y` was; of a Dask
-            collection, a Dask array that is computed when you ask for it.
+            Class labels, or a binary indicator matrix, sparse if `y` was. For a Dask
+            collection, a lazy Dask array.
         """
         check_is_fitted(self)
-        return self._predicted(X, partial(_labels, self._label_binarizer))
+        return self._compute_outputs(X, partial(_labels, self._label_binarizer))
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
-        """Predict probabilities of classes.
+        """Predict class probabilities.
 
         Parameters
         ----------
@@ -369,10 +380,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ndarray of shape (n_samples, n_classes)
             Probabilities, in the order of `classes_`; see `predict`.
         """
-        return self._predicted(X, _probabilities)
+        return self._compute_outputs(X, _probabilities)
 
     def predict_log_proba(self, X: ArrayLike) -> FloatArray:
-        """Predict logarithms of probabilities of classes.
+        """Predict logarithms of class probabilities.
 
         Parameters
         ----------
@@ -384,17 +395,17 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ndarray of shape (n_samples, n_classes)
             Logarithms of what `predict_proba` returns.
         """
-        return self._predicted(X, _log_probabilities)
+        return self._compute_outputs(X, _log_probabilities)
 
     def score(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Return the accuracy of predictions.
+        """Return the accuracy of the predictions.
 
         Parameters
         ----------
         X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
-            Features; a collection stays where it is.
+            Features; a Dask collection stays on its workers.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             True labels.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -403,8 +414,9 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Returns
         -------
         float
-            Share of the samples, or weight, whose labels are all right.
+            Fraction of the samples, by weight, whose labels are all correct.
         """
+        check_is_computed(y=y, sample_weight=sample_weight)
         truth, labels, weight = compute_collections(
             self.client, y, self.predict(X), sample_weight
         )

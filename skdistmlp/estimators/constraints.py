@@ -1,4 +1,4 @@
-"""What values the parameters of all estimators may have, and what one rules out."""
+"""Define the valid values of the estimators' parameters."""
 
 from collections.abc import Mapping
 from numbers import Integral, Real
@@ -44,17 +44,22 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
             Options(Real, {np.inf}),
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "client": [None, str, HasMethods(["scatter", "gather", "nthreads"])],
+        "client": [
+            None,
+            str,
+            HasMethods(["scatter", "gather", "nthreads"]),  # a client
+            HasMethods(["get_client", "scale"]),  # a cluster
+        ],
         "n_workers": [None, Interval(Integral, 1, None, closed="left")],
         "parameter_threshold": [None, Interval(Integral, 0, None, closed="left")],
         "engine": [StrOptions({"auto", "local", "futures", "peers"})],
     }
 )
-"""In the notation of scikit-learn, whose own are the first twenty-two."""
+"""In scikit-learn's notation; the first twenty-two parameters are its own."""
 
 
 def solver_has_epochs(estimator: Any) -> bool:
-    """Say whether there is a `partial_fit`; explain if not."""
+    """Return whether the solver trains in epochs, which `partial_fit` requires."""
     if estimator.solver not in UPDATE_RULES:
         raise AttributeError(
             "partial_fit is only available for stochastic optimizers. "

@@ -1,16 +1,21 @@
 """Copies and pickles of an estimator, which may hold a live Dask client."""
 
 import copy
+import sys
 from typing import Any, Self
 
 from skdistmlp.estimators.saved_state import from_plain, to_plain
+
+STAYED_BEHIND = "_client_stayed_behind"
+"""Attribute of an estimator that was pickled where it had a client, which its copy in
+another process has not."""
 
 
 class LiveClientMixin:
     """Share the parameter `client` with copies, and leave it out of pickles.
 
-    A live client can be neither copied nor sent to another process. Anything
-    else that is given as `client`, an address or None, is treated as usual.
+    A live client, or cluster, can be neither copied nor sent to another process.
+    An address or None is treated as usual.
     """
 
     client: Any
@@ -20,6 +25,9 @@ class LiveClientMixin:
         bare.__dict__.update(self.__dict__, client=None)
         clone: Self = super(LiveClientMixin, bare).__sklearn_clone__()  # type: ignore[misc]
         clone.client = self.client
+        if STAYED_BEHIND in vars(self):
+            # In joblib's processes, other estimators clone what they were sent.
+            setattr(clone, STAYED_BEHIND, True)
         return clone
 
     def __copy__(self) -> Self:
@@ -36,11 +44,24 @@ class LiveClientMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         state = to_plain(super().__getstate__())  # type: ignore[arg-type]
-        if not isinstance(self.client, str | None):
+        if self.client is None:
+            stays_behind = _has_active_client()
+        else:
+            stays_behind = not isinstance(self.client, str)
+        if stays_behind:
             state["client"] = None
             # For a warning: what was to be distributed is not any more.
-            state["_client_stayed_behind"] = True
+            state[STAYED_BEHIND] = True
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(from_plain(state))  # type: ignore[misc]
+
+
+def _has_active_client() -> bool:
+    # Without an import of distributed nobody can have made a client.
+    if "distributed" not in sys.modules:
+        return False
+    from skdistmlp.cluster.client.lookup import has_active_client
+
+    return has_active_client()

@@ -1,4 +1,4 @@
-"""What a fitted network predicts: for arrays at once, for Dask collections lazily."""
+"""Predict with a fitted network: eagerly for arrays, lazily for Dask collections."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.engines.dispatch import plan_prediction, predict
 from skdistmlp.engines.engine import EngineRequest, OpenEngine
+from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import is_collection
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.types import FloatArray
@@ -66,9 +67,10 @@ class PredictionMixin:
     _engine_request: Callable[[], EngineRequest]
     _weights: Callable[[], Parameters]
 
-    def _predicted(self, X: Any, finish: Finish) -> Any:
-        """Return what `finish` makes of the outputs for `X`; lazy for a collection."""
+    def _compute_outputs(self, X: Any, finish: Finish) -> Any:
+        """Compute the outputs for `X`, finished; lazily for a Dask collection."""
         check_is_fitted(self)
+        check_is_computed(X=X)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
             from skdistmlp.cluster.data.dask_collections import header_of
@@ -99,6 +101,7 @@ class PredictionMixin:
             on workers, which share the rows or the neurons, as `split_by` says.
         """
         check_is_fitted(self)
+        check_is_computed(X=X)
         network, weights = self._fitted_network(), self._weights()
         if is_collection(X):
             return _plan_of_collection(NetworkSplit.even(network.layer_units, 1))

@@ -98,7 +98,6 @@ def test_class_weight_works_on_futures(client, name, solver):
         class_weight,
         client=client,
         engine="futures",
-        parameter_threshold=0,
         n_workers=2,
     )
     assert ours.engine_ == "futures"

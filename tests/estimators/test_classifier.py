@@ -28,7 +28,7 @@ from tests.estimators.support import (
 
 SMALL = {"hidden_layer_sizes": (4,), "max_iter": 1, "batch_size": 600}
 SMALL_PARAMETERS = 64 * 4 + 4 + 4 * 10 + 10
-FUTURES = {"engine": "futures", "parameter_threshold": 0}
+FUTURES = {"engine": "futures"}
 
 
 # Parameters and attributes.
@@ -44,7 +44,7 @@ def test_parameters_are_those_of_scikit_learn_and_five_more():
         ("class_weight", inspect.Parameter.KEYWORD_ONLY, None),
         ("client", inspect.Parameter.KEYWORD_ONLY, None),
         ("n_workers", inspect.Parameter.KEYWORD_ONLY, None),
-        ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, 50_000),
+        ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, None),
         ("engine", inspect.Parameter.KEYWORD_ONLY, "auto"),
     ]
 
@@ -137,7 +137,10 @@ def _reason(clf):
 def test_networks_below_the_threshold_train_locally(client, digits):
     clf = fit(DistributedMLPClassifier(**SMALL, client=client), *digits)
     assert (clf.engine_, clf.n_workers_) == ("local", 1)
-    assert _reason(clf) == "310 parameters are fewer than the threshold of 50,000"
+    assert _reason(clf) == (
+        "310 parameters are fewer than the threshold of 50,000 "
+        "(setting skdistmlp.parameter-threshold)"
+    )
     assert str(clf.plan_).startswith(f"local: {_reason(clf)}")
 
 
@@ -150,9 +153,9 @@ def test_networks_below_the_threshold_train_locally(client, digits):
         ({"engine": "futures"}, "engine='futures' needs a cluster"),
     ],
 )
-def test_networks_train_locally_without_a_cluster(asked, said, digits):
+def test_networks_train_locally_without_a_cluster(asked, said, digits, monkeypatch):
     """A request for more than that causes one warning."""
-    choice._warn_once.cache_clear()
+    monkeypatch.setattr(choice, "_warned", False)
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, **asked)
     if said is not None:
         with pytest.warns(UserWarning, match=f"{said}.*training here") as caught:
@@ -393,7 +396,6 @@ def test_interrupted_training_keeps_the_parameters(
     ours, theirs = case.pair(
         client=client,
         engine=engine,
-        parameter_threshold=0,
         n_workers=2,
     )
     _interrupt_both(monkeypatch, theirs, n_steps)

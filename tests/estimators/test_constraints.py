@@ -45,6 +45,7 @@ def test_shared_parameters_have_the_constraints_of_scikit_learn():
         {"client": "tcp://10.0.0.1:8786"},
         {"n_workers": None},
         {"n_workers": 1},
+        {"parameter_threshold": None},
         {"parameter_threshold": 0},
         {"parameter_threshold": np.int64(7)},
         {"engine": "auto"},

@@ -18,7 +18,7 @@ from tests.estimators.support import (
     result_of,
 )
 
-FUTURES = {"engine": "futures", "parameter_threshold": 0, "n_workers": 2}
+FUTURES = {"engine": "futures", "n_workers": 2}
 BOTH = pytest.mark.parametrize("name", ["lbfgs, strings", "lbfgs, weighted, numbers"])
 """One configuration of each estimator."""
 

@@ -14,7 +14,7 @@ from skdistmlp import DistributedMLPClassifier
 from tests.estimators.support import fit
 
 SMALL = {"hidden_layer_sizes": (4,), "max_iter": 1, "batch_size": 600}
-FUTURES = {"engine": "futures", "parameter_threshold": 0}
+FUTURES = {"engine": "futures"}
 
 
 @pytest.mark.parametrize("fitted", [False, True])

@@ -155,7 +155,6 @@ on_a_cluster = pytest.mark.parametrize("engine", ["futures", "peers"])
 def _shared(client, engine, n_workers):
     return {
         "engine": engine,
-        "parameter_threshold": 0,
         "n_workers": n_workers,
         "client": client,
     }

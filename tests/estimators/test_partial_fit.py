@@ -18,7 +18,7 @@ from tests.estimators.support import (
 )
 
 CLASSES = np.arange(10)
-FUTURES = {"engine": "futures", "parameter_threshold": 0}
+FUTURES = {"engine": "futures"}
 
 
 def _pickled(clf):

@@ -25,7 +25,7 @@ from tests.estimators.configurations import ESTIMATORS, Case, pair
 from tests.estimators.support import fit, quiet
 
 PAGE = (Path(__file__).parents[2] / "docs" / "persistence.md").read_text()
-PEERS = {"engine": "peers", "parameter_threshold": 0, "n_workers": 2}
+PEERS = {"engine": "peers", "n_workers": 2}
 
 
 DUMP = {
@@ -172,7 +172,7 @@ def test_training_continues_to_the_bit(how, save, tmp_path, digits):
         assert_array_equal(mine, known)
 
 
-def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, digits):
+def test_the_page_lists_the_types_that_skops_has_to_trust(tmp_path, digits):
     needed = set()
     for kind, solver in product(ESTIMATORS, ("adam", "sgd", "lbfgs")):
         estimator, _ = pair({"max_iter": 2, "solver": solver}, kind, engine="local")

@@ -125,7 +125,6 @@ def check_on_workers(cluster, case, engine, n_workers):
             case,
             client=client,
             engine=engine,
-            parameter_threshold=0,
             n_workers=n_workers,
         )
         assert_nothing_left(client)

@@ -27,7 +27,7 @@ from tests.estimators.support import (
     result_of,
 )
 
-FUTURES = {"engine": "futures", "parameter_threshold": 0, "n_workers": 2}
+FUTURES = {"engine": "futures", "n_workers": 2}
 
 
 # Parameters and attributes.
@@ -43,7 +43,7 @@ def test_parameters_are_those_of_scikit_learn_and_four_more():
         *_arguments(MLPRegressor),
         ("client", inspect.Parameter.KEYWORD_ONLY, None),
         ("n_workers", inspect.Parameter.KEYWORD_ONLY, None),
-        ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, 50_000),
+        ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, None),
         ("engine", inspect.Parameter.KEYWORD_ONLY, "auto"),
     ]
 

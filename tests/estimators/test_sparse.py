@@ -16,7 +16,7 @@ from tests.estimators.support import (
     result_of,
 )
 
-FUTURES = {"engine": "futures", "parameter_threshold": 0, "n_workers": 2}
+FUTURES = {"engine": "futures", "n_workers": 2}
 SPARSE = [name for name in FORMATS if name != "dense"]
 BOTH = pytest.mark.parametrize("name", ["defaults", "two columns"])
 """One configuration of each estimator, with dense features."""

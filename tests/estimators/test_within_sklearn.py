@@ -125,9 +125,7 @@ def test_meta_estimators_match_scikit_learn_on_a_cluster(
     client, digits, name, engines_used
 ):
     X, y = small(digits, name)
-    ours, theirs = around(
-        name, client=client, engine="peers", parameter_threshold=0, n_workers=2
-    )
+    ours, theirs = around(name, client=client, engine="peers", n_workers=2)
     for estimator in (ours, theirs):
         estimator.fit(X, y)
     assert set(engines_used) == {("peers", 2)}
@@ -154,7 +152,7 @@ def engines_used(monkeypatch):
 
 ENGINES = {
     "local": {"engine": "local"},
-    "peers": {"engine": "peers", "parameter_threshold": 0, "n_workers": 2},
+    "peers": {"engine": "peers", "n_workers": 2},
 }
 
 

@@ -10,6 +10,8 @@ from weakref import WeakSet
 import dask
 from dask.utils import parse_timedelta
 from distributed import Client, get_client, get_worker, rejoin, secede
+from distributed.core import Status
+from distributed.deploy.cluster import Cluster
 
 from skdistmlp.cluster._dask import identity_at
 from skdistmlp.cluster._dask import scheduler_address as scheduler_address
@@ -21,14 +23,14 @@ _FOR_ONE_CALL: WeakSet[Client] = WeakSet()
 
 
 @contextmanager
-def connected(client: Client | str | None) -> Iterator[Client | None]:
+def connected(client: Client | Cluster | str | None) -> Iterator[Client | None]:
     """Yield the client to use; a context that closes it if it was made here.
 
     Parameters
     ----------
-    client : Client, str or None
-        A client, the address of a scheduler, or None for the active client;
-        inside a task, that is its worker's own.
+    client : Client, Cluster, str or None
+        A client, a cluster, the address of a scheduler, or None for the active
+        client; inside a task, that is its worker's own.
 
     Yields
     ------
@@ -45,8 +47,46 @@ def connected(client: Client | str | None) -> Iterator[Client | None]:
         if isinstance(client, str):
             with _connection(client) as connection:
                 yield connection
+        elif isinstance(client, Cluster):
+            with _client_of(client) as connection:
+                yield connection
         else:
             yield _checked(active_client() if client is None else client)
+
+
+@contextmanager
+def _client_of(cluster: Cluster) -> Iterator[Client]:
+    """Give a client of a `LocalCluster`, or another, for one call."""
+    if cluster.asynchronous:
+        raise ClusterError(
+            "the Dask cluster is asynchronous, but an estimator waits for its results. "
+            "Pass a cluster made without asynchronous=True."
+        )
+    if cluster.status != Status.running:
+        raise ClusterError(
+            f"the Dask cluster is {cluster.status.name}. Make a new one, or pass the "
+            f"address of another scheduler as client=."
+        )
+    client = Client(cluster, set_as_default=False)
+    _FOR_ONE_CALL.add(client)
+    with client:
+        yield client
+
+
+def address_of(client: Client | Cluster | str | None) -> str | None:
+    """Return the address that a parameter `client` names; None if it is a client."""
+    if isinstance(client, Cluster):
+        return str(client.scheduler_address)
+    return client if isinstance(client, str) else None
+
+
+def has_active_client() -> bool:
+    """Say whether a client is active, without making one inside a task."""
+    try:
+        Client.current()
+    except ValueError:
+        return False
+    return True
 
 
 @contextmanager

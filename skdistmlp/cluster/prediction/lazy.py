@@ -10,7 +10,7 @@ from dask.delayed import delayed
 from dask.utils import parse_bytes
 from distributed import Client
 
-from skdistmlp.cluster.client.lookup import active_client, scheduler_address
+from skdistmlp.cluster.client.lookup import active_client, address_of, scheduler_address
 from skdistmlp.cluster.client.workers import can_connect
 from skdistmlp.cluster.data.dask_collections import header_of, in_whole_rows, is_frame
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
@@ -87,7 +87,8 @@ def _scatter_function(
     live = client if isinstance(client, Client) else active_client()
     if live is None or live.asynchronous or live.status != "running":
         return function
-    if isinstance(client, str) and scheduler_address(live) != client:
+    address = address_of(client)
+    if address is not None and scheduler_address(live) != address:
         # The prediction will be computed on another cluster.
         return function
     worker = next(iter(live.nthreads()), None)
