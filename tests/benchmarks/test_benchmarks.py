@@ -88,7 +88,7 @@ def test_an_interrupted_fit_is_no_measurement(estimator, monkeypatch):
 
     # The first step of either.
     monkeypatch.setattr(MLPClassifier, "_backprop", interrupt)
-    monkeypatch.setattr("skdistmlp.training.loop._run_epoch", interrupt)
+    monkeypatch.setattr("skdistmlp.training.loop.run_epoch", interrupt)
     tiny = Workload(4, (3,), n_steps=2, n_epochs=2, batch_size=5)
     with pytest.raises(KeyboardInterrupt):
         workloads.fit(estimator(**tiny.parameters()), *tiny.data())

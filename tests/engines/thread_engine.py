@@ -1,56 +1,82 @@
-"""An engine for tests: under an estimator, a network split among threads."""
+"""A fourth engine, for tests: a network split among threads of this process."""
 
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
 from typing import Any
-from unittest.mock import patch
 
-from skdistmlp.engines.engines import EngineRequest, TrainingResult
-
-from skdistmlp.estimators import base
+from skdistmlp.engines.choice import ENGINES
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.shard import ShardState, join_states
+from skdistmlp.parallel.local_network import open_local_network
+from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.plan import Plan
-from skdistmlp.training.job import TrainingJob, run_to_end
+from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.state import TrainingState
 from tests.thread_communicator import run_in_threads
 
 
-@contextmanager
-def split_by(shares: Sequence[float]) -> Iterator[None]:
-    """Let every estimator train on a shard for each of `shares`, in this process.
+class ThreadEngine:
+    """Train one shard per share, each in a thread; see `Engine`.
 
     Each shard has a copy of the job, as if it had been sent, and runs it as a
     worker does.
     """
 
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
     def train(
-        request: EngineRequest, job: TrainingJob, dataset: Dataset, after_epoch: None
-    ) -> TrainingResult:
-        split = NetworkSplit.by_shares(job.network.layer_units, shares)
-        dataset = dataset.prepared(job.dtype)
-        job = replace(job, split=split)
+        self, job: TrainingJob, dataset: Dataset, on_epoch_end: Any = None
+    ) -> TrainingState:
+        assert on_epoch_end is None, "no test needs callbacks here"
+        dataset = dataset.to_local()
 
-        def shard(communicator: Communicator) -> tuple[TrainingJob, ShardState, Any]:
+        def train_shard(communicator: Communicator) -> TrainingState:
             rank = communicator.rank
-            own = job.for_rank(rank)
-            if own.say is not None:
-                own = own.saying(print)
-            own = pickle.loads(pickle.dumps(own))
-            own = own.with_initial_state(split.layout(rank))
-            group = own.shard(dataset, communicator)
-            outcome = run_to_end(own.run(group, dataset))
-            return own, group.collect(), outcome
+            own = pickle.loads(pickle.dumps(job.for_rank(rank)))
+            state = own.start(own.split.layout(rank))
+            network = open_local_network(
+                own.network,
+                own.split,
+                state.network,
+                dataset,
+                communicator,
+                own.max_rows(dataset),
+            )
+            log = {"log": own.log} if rank == 0 else {}
+            run = TrainingRun(own, network, dataset, state, **log)
+            state = run.advance()
+            return replace(state, network=network.state.fetch())
 
-        results = run_in_threads(split.n_shards, shard)
-        first, _, outcome = results[0]
-        job.random_state.set_state(first.random_state.get_state())
-        state = join_states(split, [state for _, state, _ in results])
-        plan = Plan("in memory", split, (), "a test asked for it")
-        return TrainingResult(plan, state, first.progress, outcome)
+        states = run_in_threads(job.split.n_shards, train_shard)
+        whole = join_states(job.split, [state.network for state in states])
+        return replace(states[0], network=whole).as_if_ended()
 
-    with patch.object(base, "train", train):
-        yield
+    def predict(self, network: Any, parameters: Any, X: Any) -> Any:
+        return predict_in_blocks(network, parameters, X)
+
+
+@contextmanager
+def open_threads(
+    shares: Sequence[float], _request: Any, layer_units: Sequence[int], _cost: Any
+) -> Iterator[ThreadEngine]:
+    """Open the engine with a shard for each of `shares`; see `OpenEngine`."""
+    split = NetworkSplit.by_shares(layer_units, shares)
+    yield ThreadEngine(Plan("threads", split, (), "a test asked for it"))
+
+
+def in_threads(estimator_class: type, shares: Sequence[float]) -> type:
+    """Return the class of estimators whose networks are split among threads."""
+    table = dict.fromkeys(ENGINES, partial(open_threads, tuple(shares)))
+    return type(
+        estimator_class.__name__,
+        (estimator_class,),
+        {"_engines": MappingProxyType(table), "__module__": __name__},
+    )

@@ -1,6 +1,6 @@
 """The trainings that are compared with scikit-learn's, each by a name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from tests.engines.thread_engine import in_threads
 
 N_ROWS = 240
 
@@ -350,9 +351,17 @@ class Case:
 
 
 def pair(
-    params: dict[str, Any], kind: str = "classifier", **engine_params: Any
+    params: dict[str, Any],
+    kind: str = "classifier",
+    shares: Sequence[float] | None = None,
+    **engine_params: Any,
 ) -> tuple[Any, Any]:
-    """Return our estimator and scikit-learn's; a random state is not shared."""
+    """Return our estimator and scikit-learn's; a random state is not shared.
+
+    With `shares`, ours trains on a shard for each of them, in threads.
+    """
     params = {"random_state": 0} | params
     ours, theirs = ESTIMATORS[kind]
+    if shares is not None:
+        ours = in_threads(ours, shares)
     return ours(**deepcopy(params), **engine_params), theirs(**deepcopy(params))

@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.training.run import TrainingRun
 from tests.estimators.recorder import At, Recorder, Told
 
 PAGE = (Path(__file__).parents[2] / "docs" / "progress.md").read_text()
@@ -162,10 +163,10 @@ def test_a_warm_start_counts_its_own_epochs(data):
 
 
 def test_nothing_is_copied_unless_a_callback_asks(data, monkeypatch):
-    def refuse(shard):
+    def refuse(*_):
         raise AssertionError("somebody has asked")
 
-    monkeypatch.setattr(LocalOps, "snapshot", refuse)
+    monkeypatch.setattr(TrainingRun, "snapshot", refuse)
     told = Told()
     fit(classifier(told), *data)
     assert told.hooks == hooks_of("fit", 3)

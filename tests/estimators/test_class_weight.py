@@ -12,7 +12,6 @@ from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.class_weight import compute_sample_weight
 
 from skdistmlp import DistributedMLPClassifier
-from tests.engines.thread_engine import split_by
 from tests.estimators.configurations import Case
 from tests.estimators.support import assert_same_network, fit, quiet, result_of
 
@@ -85,8 +84,7 @@ def test_class_weight_counts_in_the_score_of_early_stopping(name):
 @pytest.mark.parametrize("name", ["dict", "balanced labels"])
 def test_class_weight_works_on_shards(name):
     target, class_weight = CLASS_WEIGHTS[name]
-    with split_by([2, 1, 3]):
-        _assert_same_training(Case.of(target), class_weight)
+    _assert_same_training(Case.of(target), class_weight, shares=[2, 1, 3])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.utils import gen_batches
 
 from skdistmlp.training import job, lbfgs
-from tests.engines.thread_engine import split_by
 from tests.estimators.configurations import ESTIMATORS, Case
 from tests.estimators.support import (
     HISTORY,
@@ -60,8 +59,7 @@ def test_rows_are_evaluated_in_blocks(monkeypatch, name, block_rows):
     _cut_into_blocks_of(monkeypatch, block_rows)
     case = Case.of(name)
     assert_parity(case, engine="local")
-    with split_by([2, 1]):
-        assert_parity(case)
+    assert_parity(case, shares=[2, 1])
 
 
 @BOTH

@@ -1,7 +1,5 @@
 """Random configurations match scikit-learn on any number of uneven shards."""
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 from distributed import Client
@@ -11,7 +9,6 @@ from scipy import sparse
 
 from tests import strategies
 from tests.cluster.leaks import assert_nothing_left, remember
-from tests.engines.thread_engine import split_by
 from tests.estimators.configurations import CONFIGURATIONS, Case
 from tests.estimators.support import (
     assert_parity,
@@ -115,8 +112,7 @@ def test_random_configurations_match_scikit_learn_locally(case):
 @given(case=cases(), shares=strategies.shares)
 @settings(max_examples=150)
 def test_random_configurations_match_on_uneven_shards(case, shares):
-    with split_by(shares):
-        ours = assert_parity(case)
+    ours = assert_parity(case, shares=shares)
     if hasattr(ours, "plan_"):
         hidden = ours.plan_.split.ranges
         assert ours.n_workers_ == (len(shares) if hidden else 1)
@@ -153,15 +149,13 @@ def test_random_configurations_match_on_peers(cluster, case, n_workers):
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_named_configurations_match_on_uneven_shards(name):
     case = Case.of(name, max_iter=2)
-    with split_by([3, 1, 5]):
-        ours = assert_parity(case)
+    ours = assert_parity(case, shares=[3, 1, 5])
     assert ours.n_workers_ == (3 if ours.plan_.split.ranges else 1)
 
 
 @pytest.mark.parametrize("name", ["defaults", "lbfgs, strings", "two columns"])
 def test_more_shards_than_neurons_match(name):
-    with split_by([1] * 15):
-        ours = assert_parity(Case.of(name))
+    ours = assert_parity(Case.of(name), shares=[1] * 15)
     assert ours.n_workers_ == 15 > max(ours.plan_.split.layer_units[1:-1])
 
 
@@ -181,9 +175,8 @@ def test_more_shards_than_neurons_match(name):
 )
 def test_the_float32_loss_is_close_after_60_epochs(name, shares):
     case = Case.of(name, max_iter=60, n_iter_no_change=100).float32()
-    ours, theirs = case.pair(engine="local")
-    with split_by(shares) if shares else nullcontext():
-        fit(ours, case.X, case.y, case.sample_weight)
+    ours, theirs = case.pair(engine="local", shares=shares)
+    fit(ours, case.X, case.y, case.sample_weight)
     fit(theirs, case.X, case.y, case.sample_weight)
     assert ours.n_workers_ == len(shares or [1])
     assert ours.n_iter_ == theirs.n_iter_ == 60

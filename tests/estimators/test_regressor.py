@@ -18,7 +18,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPRegressor
-from tests.engines.thread_engine import split_by
 from tests.estimators.configurations import Case
 from tests.estimators.support import (
     assert_same_answers,
@@ -249,9 +248,8 @@ def test_early_stopping_ends_with_the_best_parameters(target, weighted, n_shards
     """A rate so high that the score goes up and down again."""
     name = f"early stopping, {target}{', weighted' * weighted}"
     case = Case.of(name, learning_rate_init=0.4, max_iter=12)
-    ours, theirs = case.pair(engine="local")
-    with split_by([1.0] * n_shards):
-        fit(ours, case.X, case.y, case.sample_weight)
+    ours, theirs = case.pair(engine="local", shares=[1.0] * n_shards)
+    fit(ours, case.X, case.y, case.sample_weight)
     fit(theirs, case.X, case.y, case.sample_weight)
     assert_same_network(ours, theirs)
     assert ours.n_workers_ == n_shards

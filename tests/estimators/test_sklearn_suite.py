@@ -13,9 +13,10 @@ import sklearn.neural_network
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.cluster.futures import driver as futures
-from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.engines import engines
+from skdistmlp.engines import futures as futures_engine
+from skdistmlp.engines import local
+from skdistmlp.engines import peers as peers_engine
+from skdistmlp.parallel import whole_network
 
 OURS = {
     "MLPClassifier": DistributedMLPClassifier,
@@ -134,10 +135,14 @@ def _spied_engines(monkeypatch):
 
         monkeypatch.setattr(module, name, call)
 
-    spy(futures, "FuturesOps", lambda _client, workers, *_: len(workers))
-    spy(peers, "PeersRun", lambda _client, plan, *_: plan.n_shards)
-    spy(engines, "SingleProcess", lambda *_: 0)
-    spy(engines, "predict_whole", lambda *_: 0)
+    spy(
+        futures_engine,
+        "open_futures_network",
+        lambda _client, workers, *_: len(workers),
+    )
+    spy(peers_engine, "PeersRun", lambda _client, plan, *_: plan.n_shards)
+    spy(local, "SingleProcess", lambda *_: 0)
+    spy(whole_network, "predict_whole", lambda *_: 0)
     return n_workers
 
 

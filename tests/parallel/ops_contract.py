@@ -1,6 +1,6 @@
-"""What every shard group must do, whichever engine it belongs to.
+"""What every open network must do, whichever engine it belongs to.
 
-`check_shard_group` drives a group through epochs, predictions, the best weights
+`check_network` drives a network through epochs, predictions, the best parameters
 and the evaluations of L-BFGS, and compares it with `PlainNetwork`, a network of
 whole dense arrays that is put together from scikit-learn's own functions and
 optimisers.
@@ -22,18 +22,18 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.optimizers import Adam, Sgd, init
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.ops import NetworkOps
+from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.step import backpropagate, predict_blocks, training_step
 
-GroupFactory = Callable[
+NetworkFactory = Callable[
     [Network, NetworkSplit, ShardState, Dataset, int],
-    AbstractContextManager[NetworkOps[Any]],
+    AbstractContextManager[OpenNetwork[Any]],
 ]
 """From a network, its split, the state of all of it, the rows, and the most rows of a
-step or block. `collect` of the group that it gives must return the state of the
-whole network. The state is the group's own, to be changed in place."""
+step or block. `state.fetch` of the network that it gives must return the state of
+the whole network. The state is the network's own, to be changed in place."""
 
 LOSSES = {
     "softmax": "log_loss",
@@ -223,23 +223,23 @@ def epochs_of(n_rows: int) -> tuple[Batches, Batches, Batches]:
     )
 
 
-def train_epoch(group: NetworkOps[Any], batches: Batches) -> float:
+def train_epoch(opened: OpenNetwork[Any], batches: Batches) -> float:
     """Take the steps of one epoch; return its summed loss."""
     for rows, learning_rate in batches:
-        training_step(group, rows, learning_rate)
-    return group.pop_epoch_loss()
+        training_step(opened.ops, rows, learning_rate)
+    return opened.loss.pop()
 
 
-def check_shard_group(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
-    """Assert the contract of `NetworkOps` on a problem with some six to thirty rows.
+def check_network(open_network: NetworkFactory, problem: Problem) -> list[np.ndarray]:
+    """Assert the contract of `OpenNetwork` on a problem with some six to thirty rows.
 
-    Shards among peers each run this in step, with a group whose `collect` joins
+    Shards among peers each run this in step, with a network whose `state.fetch` joins
     what all hold. What is returned must have the same bits on all of them.
 
     Parameters
     ----------
-    make_group : callable
-        Gives a context manager around the group; see `GroupFactory`.
+    open_network : callable
+        Gives a context manager around the network; see `NetworkFactory`.
     problem : Problem
         See `make_problem`.
 
@@ -249,17 +249,17 @@ def check_shard_group(make_group: GroupFactory, problem: Problem) -> list[np.nda
         Every loss, prediction and gradient.
     """
     return [
-        *_check_training(make_group, problem),
-        *_check_going_on(make_group, problem),
-        *_check_best(make_group, problem),
-        *_check_predicting_only(make_group, problem),
-        *_check_evaluations(make_group, problem),
+        *_check_training(open_network, problem),
+        *_check_going_on(open_network, problem),
+        *_check_best(open_network, problem),
+        *_check_predicting_only(open_network, problem),
+        *_check_evaluations(open_network, problem),
     ]
 
 
-def _group(make_group: GroupFactory, problem: Problem, state: ShardState) -> Any:
+def _opened(open_network: NetworkFactory, problem: Problem, state: ShardState) -> Any:
     data = problem.dataset
-    return make_group(problem.network, problem.split, state, data, data.n_rows)
+    return open_network(problem.network, problem.split, state, data, data.n_rows)
 
 
 def _blocks(problem: Problem) -> list[Any]:
@@ -281,42 +281,40 @@ def _assert_close(problem: Problem, found: Any, expected: Any) -> None:
 
 
 def _predictions(
-    group: NetworkOps[Any], problem: Problem, plain: PlainNetwork
+    opened: OpenNetwork[Any], problem: Problem, plain: PlainNetwork
 ) -> np.ndarray:
     blocks = _blocks(problem)
-    found = predict_blocks(group, blocks)
+    found = predict_blocks(opened, blocks)
     expected = np.concatenate([plain.outputs(rows) for rows in blocks])
     assert found.dtype == problem.initial.parameters.dtype
     _assert_close(problem, found, expected)
     return found
 
 
-def _collected(group: NetworkOps[Any], problem: Problem) -> ShardState:
-    """Return a copy of the state, which the group may go on changing."""
-    state = deepcopy(group.collect())
+def _collected(opened: OpenNetwork[Any], problem: Problem) -> ShardState:
+    """Return a copy of the state, which the opened may go on changing."""
+    state = deepcopy(opened.state.fetch())
     assert state.parameters.shape == problem.initial.parameters.shape
     assert state.parameters.dtype == problem.initial.parameters.dtype
     return state
 
 
-def _check_training(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
+def _check_training(open_network: NetworkFactory, problem: Problem) -> list[np.ndarray]:
     """Steps, losses of each epoch alone, predictions between epochs."""
     plain = PlainNetwork(problem)
     seen = []
-    with _group(make_group, problem, problem.start()) as group:
-        assert group.layers == range(len(problem.split.layer_units) - 1)
+    with _opened(open_network, problem, problem.start()) as opened:
+        assert opened.ops.layers == range(len(problem.split.layer_units) - 1)
         n_steps = 0
         for batches in epochs_of(problem.dataset.n_rows):
-            loss = train_epoch(group, batches)
+            loss = train_epoch(opened, batches)
             assert type(loss) is float
             expected = sum(plain.step(*batch) for batch in batches)
             _assert_close(problem, loss, expected)
-            assert group.pop_epoch_loss() == 0.0, (
-                "no step was taken since the last call"
-            )
-            seen += [np.array(loss), _predictions(group, problem, plain)]
+            assert opened.loss.pop() == 0.0, "no step was taken since the last call"
+            seen += [np.array(loss), _predictions(opened, problem, plain)]
             n_steps += len(batches)
-        state = _collected(group, problem)
+        state = _collected(opened, problem)
     _assert_close(problem, state.parameters, plain.parameters)
     assert state.optimizer is not None
     assert state.optimizer.n_steps == n_steps
@@ -324,62 +322,63 @@ def _check_training(make_group: GroupFactory, problem: Problem) -> list[np.ndarr
     return seen
 
 
-def _check_going_on(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
-    """A state that was collected goes on, moments included, in another group."""
+def _check_going_on(open_network: NetworkFactory, problem: Problem) -> list[np.ndarray]:
+    """A state that was collected goes on, moments included, in another opened."""
     plain = PlainNetwork(problem)
     seen, state = [], problem.start()
     for batches in epochs_of(problem.dataset.n_rows):
-        with _group(make_group, problem, state) as group:
-            loss = train_epoch(group, batches)
-            state = _collected(group, problem)
+        with _opened(open_network, problem, state) as opened:
+            loss = train_epoch(opened, batches)
+            state = _collected(opened, problem)
         _assert_close(problem, loss, sum(plain.step(*batch) for batch in batches))
         _assert_close(problem, state.parameters, plain.parameters)
         seen.append(np.array(loss))
     return seen
 
 
-def _check_best(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
-    """The last weights kept come back; training does not change them meanwhile."""
+def _check_best(open_network: NetworkFactory, problem: Problem) -> list[np.ndarray]:
+    """The parameters last kept stay as they are, also in a network that goes on."""
     first, second, third = epochs_of(problem.dataset.n_rows)
+    with _opened(open_network, problem, problem.start()) as opened:
+        assert _collected(opened, problem).best is None
+        opened.state.keep_best()
+        train_epoch(opened, first)
+        assert opened.leader.decides(0.25) == 0.25
+        before = _collected(opened, problem)
+        assert_array_equal(before.best, problem.initial.parameters)
+        assert not np.array_equal(before.parameters, before.best)
+        opened.state.keep_best()
+        seen = [np.array(train_epoch(opened, second))]
+        after = _collected(opened, problem)
+        assert_array_equal(after.best, before.parameters)
+        assert not np.array_equal(after.parameters, after.best)
+    with _opened(open_network, problem, deepcopy(after)) as opened:
+        assert_array_equal(_collected(opened, problem).best, after.best)
+        seen.append(np.array(train_epoch(opened, third)))
+        state = _collected(opened, problem)
+        assert_array_equal(state.best, after.best)
+        assert state.optimizer.n_steps > after.optimizer.n_steps
+        opened.state.keep_best()
+        kept = _collected(opened, problem)
+        assert_array_equal(kept.best, kept.parameters)
+    # With the best in place of the last, the network is the one that was kept.
     plain = PlainNetwork(problem)
-    with _group(make_group, problem, problem.start()) as group:
-        group.restore_best()
-        _assert_close(problem, _collected(group, problem).parameters, plain.parameters)
-        group.keep_best()
-        train_epoch(group, first)
-        assert group.from_leader(0.25) == 0.25
-        kept = _collected(group, problem).parameters
-        assert not np.array_equal(kept, problem.initial.parameters)
-        before = group.snapshot()
-        group.keep_best()
-        seen = [np.array(train_epoch(group, second))]
-        assert not np.array_equal(_collected(group, problem).parameters, kept)
-        # Unlike what is collected, a snapshot is what would be restored, and stays.
-        after = group.snapshot()
-        moments = deepcopy(_collected(group, problem).optimizer)
-        for _ in range(2):
-            group.restore_best()
-            assert_array_equal(_collected(group, problem).parameters, kept)
-            seen.append(np.array(train_epoch(group, third)))
-        assert_array_equal(before.parameters, problem.initial.parameters)
-        assert_array_equal(after.parameters, kept)
-        assert after.optimizer.n_steps == moments.n_steps
-        assert_array_equal(after.optimizer.moments, moments.moments)
-        group.restore_best()
-        for rows, rate in first:
-            plain.step(rows, rate)
-        seen.append(_predictions(group, problem, plain))
+    for rows, rate in first:
+        plain.step(rows, rate)
+    restored = replace(after, parameters=after.best.copy())
+    with _opened(open_network, problem, restored) as opened:
+        seen.append(_predictions(opened, problem, plain))
     return seen
 
 
 def _check_predicting_only(
-    make_group: GroupFactory, problem: Problem
+    open_network: NetworkFactory, problem: Problem
 ) -> list[np.ndarray]:
     """Without targets and moments there is still predicting, from untouched weights."""
     bare = replace(problem, dataset=Dataset(problem.dataset.X))
-    with _group(make_group, bare, ShardState(problem.start().parameters)) as group:
-        seen = _predictions(group, problem, PlainNetwork(problem))
-        state = _collected(group, problem)
+    with _opened(open_network, bare, ShardState(problem.start().parameters)) as opened:
+        seen = _predictions(opened, problem, PlainNetwork(problem))
+        state = _collected(opened, problem)
     assert state.optimizer is None
     assert_array_equal(state.parameters, problem.initial.parameters)
     return [seen]
@@ -392,16 +391,21 @@ def blocks_of_evaluations(n_rows: int) -> list[list[slice]]:
 
 
 def _evaluate(
-    group: NetworkOps[Any], point: np.ndarray, blocks: Sequence[slice], every: slice
+    opened: OpenNetwork[Any], point: np.ndarray, blocks: Sequence[slice], every: slice
 ) -> None:
     # Peers need not know the point: it is handed to them by shard 0.
-    assert group.set_parameters(point if group.is_leader else None) is True
+    assert (
+        opened.objective.set_parameters(point if opened.leader.is_here else None)
+        is True
+    )
     for rows in blocks:
-        backpropagate(group, rows, every)
-        group.add_gradient(rows, every)
+        backpropagate(opened.ops, rows, every)
+        opened.objective.add_gradient(rows, every)
 
 
-def _check_evaluations(make_group: GroupFactory, problem: Problem) -> list[np.ndarray]:
+def _check_evaluations(
+    open_network: NetworkFactory, problem: Problem
+) -> list[np.ndarray]:
     """Loss and gradient of all rows at several points, summed over blocks.
 
     Like scipy's, points are float64, and are not written to.
@@ -410,35 +414,35 @@ def _check_evaluations(make_group: GroupFactory, problem: Problem) -> list[np.nd
     every, rng = slice(0, n_rows), np.random.default_rng(1)
     start, plain = problem.initial.parameters, PlainNetwork(problem)
     found = []
-    with _group(make_group, problem, ShardState(start.copy())) as group:
+    with _opened(open_network, problem, ShardState(start.copy())) as opened:
         for blocks in blocks_of_evaluations(n_rows):
             point = start + 0.1 * rng.normal(size=start.size)
             point.flags.writeable = False
-            _evaluate(group, point, blocks, every)
-            loss, gradient = group.loss_and_gradient(every)
+            _evaluate(opened, point, blocks, every)
+            loss, gradient = opened.objective.loss_and_gradient(every)
             expected_loss, expected_gradient = plain.set_parameters(point)
             assert type(loss) is float
             assert (gradient.shape, gradient.dtype) == (start.shape, dtype)
             _assert_close(problem, loss, expected_loss)
             _assert_close(problem, gradient, expected_gradient)
             found.append((np.array(loss), gradient, gradient.copy()))
-        assert group.set_parameters(None) is False
-        assert_array_equal(group.collect().parameters, point.astype(dtype))
-        predictions = _predictions(group, problem, plain)
+        assert opened.objective.set_parameters(None) is False
+        assert_array_equal(opened.state.fetch().parameters, point.astype(dtype))
+        predictions = _predictions(opened, problem, plain)
     for _, gradient, then in found:
         assert_array_equal(gradient, then, "a later evaluation wrote to it")
     return [*(array for arrays in found for array in arrays), predictions]
 
 
-def check_given_up_evaluation(make_group: GroupFactory, problem: Problem) -> None:
+def check_given_up_evaluation(open_network: NetworkFactory, problem: Problem) -> None:
     """Assert that what was done before an evaluation began does not count in it."""
     every = slice(0, problem.dataset.n_rows)
     blocks = blocks_of_evaluations(problem.dataset.n_rows)[1]
     point = problem.initial.parameters
-    with _group(make_group, problem, problem.start()) as group:
-        _evaluate(group, point + 1, blocks[:2], every)
-        _evaluate(group, point, blocks, every)
-        loss, gradient = group.loss_and_gradient(every)
+    with _opened(open_network, problem, problem.start()) as opened:
+        _evaluate(opened, point + 1, blocks[:2], every)
+        _evaluate(opened, point, blocks, every)
+        loss, gradient = opened.objective.loss_and_gradient(every)
     expected_loss, expected_gradient = PlainNetwork(problem).set_parameters(point)
     _assert_close(problem, gradient, expected_gradient)
     _assert_close(problem, loss, expected_loss)

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.optimizers import Sgd
 from skdistmlp.parallel.communicators import SingleProcess
-from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 from skdistmlp.training.step import training_step
@@ -50,15 +50,15 @@ def gradients(problem, communicator):
     """Return one shard's gradient, and the whole one from differences of the loss."""
     split, rank = problem.split, communicator.rank
     state = split_state(split, problem.start())[rank]
-    shard = LocalOps(
+    shard = open_local_network(
         problem.network, problem.split, state, problem.dataset, communicator, len(ROWS)
     )
     whole = problem.initial.parameters
 
     def loss(parameters):
         state.parameters[:] = take_shard(split, rank, parameters)
-        training_step(shard, ROWS, learning_rate=0.0)
-        mean = shard.pop_epoch_loss() / len(ROWS)
+        training_step(shard.ops, ROWS, learning_rate=0.0)
+        mean = shard.loss.pop() / len(ROWS)
         penalty = penalty_at(problem, parameters)
         return n_averaged(problem.network) * (mean - penalty) + penalty
 
@@ -70,7 +70,7 @@ def gradients(problem, communicator):
     )
     before = take_shard(split, rank, whole)
     state.parameters[:] = before
-    training_step(shard, ROWS, learning_rate=1.0)
+    training_step(shard.ops, ROWS, learning_rate=1.0)
     return before - state.parameters, differences
 
 

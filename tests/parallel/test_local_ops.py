@@ -13,7 +13,7 @@ from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.losses import OUTPUTS
 from skdistmlp.nn.optimizers import Adam, Sgd
 from skdistmlp.parallel.communicators import SingleProcess
-from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.step import (
@@ -29,7 +29,7 @@ from tests.parallel.ops_contract import (
     STEADY_ADAM,
     blocks_of_evaluations,
     check_given_up_evaluation,
-    check_shard_group,
+    check_network,
     epochs_of,
     make_problem,
     train_epoch,
@@ -48,22 +48,25 @@ HIDDEN = [(), (5,), (6, 1), (4, 3, 5)]
 RULES = [STEADY_ADAM, Sgd(), Sgd(momentum=0.5, nesterov=False)]
 
 
-class PeerShard(LocalOps):
-    """A shard that gives the states of all peers, joined; all must ask at once."""
+class JoinedState:
+    """The state of a shard that gives the states of all peers, joined.
 
-    def __init__(self, network, split, whole, dataset, communicator, max_rows, desk):
-        own = split_state(split, whole)[communicator.rank]
-        super().__init__(network, split, own, dataset, communicator, max_rows)
+    All must ask at once.
+    """
+
+    def __init__(self, state, split, communicator, desk):
+        self._state = state
+        self._split = split
+        self._communicator = communicator
         self._desk = desk
+        self.keep_best = state.keep_best
 
-    def collect(self):
-        return self._with_others(super().collect())
+    @property
+    def current(self):
+        return self._state.current
 
-    def snapshot(self):
-        return self._with_others(super().snapshot())
-
-    def _with_others(self, own):
-        self._desk[self._communicator.rank] = own
+    def fetch(self):
+        self._desk[self._communicator.rank] = self._state.fetch()
         self._communicator.broadcast(np.zeros(1), 0)  # everybody has laid down a state
         joined = join_states(self._split, self._desk)
         self._communicator.broadcast(np.zeros(1), 0)  # everybody has read them
@@ -72,19 +75,22 @@ class PeerShard(LocalOps):
 
 def one_shard(network, split, state, dataset, max_rows):
     return nullcontext(
-        LocalOps(network, split, state, dataset, SingleProcess(), max_rows)
+        open_local_network(network, split, state, dataset, SingleProcess(), max_rows)
     )
 
 
 def among_peers(n_shards, work):
-    """Run `work` with a group factory on every shard; return all results."""
+    """Run `work` with a network factory on every shard; return all results."""
     desk = [None] * n_shards
 
     def shard(communicator):
-        def peer(network, split, state, dataset, max_rows):
-            return nullcontext(
-                PeerShard(network, split, state, dataset, communicator, max_rows, desk)
+        def peer(network, split, whole, dataset, max_rows):
+            own = split_state(split, whole)[communicator.rank]
+            opened = open_local_network(
+                network, split, own, dataset, communicator, max_rows
             )
+            state = JoinedState(opened.state, split, communicator, desk)
+            return nullcontext(replace(opened, state=state))
 
         return work(peer)
 
@@ -107,7 +113,7 @@ def test_one_shard_meets_the_contract_of_shard_groups(
     problem = problem_of(
         hidden, 1, activation=activation, weighted=weighted, dtype=dtype
     )
-    check_shard_group(one_shard, problem)
+    check_network(one_shard, problem)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
@@ -118,7 +124,7 @@ def test_the_contract_holds_for_every_loss_and_optimiser(
 ):
     split = NetworkSplit.even((4, 5, 4, n_outputs), 1)
     problem = make_problem(split, output=output, rule=rule, alpha=alpha)
-    check_shard_group(one_shard, problem)
+    check_network(one_shard, problem)
 
 
 @pytest.mark.parametrize("n_shards", [1, 2, 3])
@@ -133,7 +139,7 @@ def test_shards_in_memory_meet_the_contract_with_the_same_bits_on_each(
         hidden, n_shards, output, weighted=weighted, dtype=dtype, activation="tanh"
     )
     assert problem.split.n_shards == n_shards
-    seen = among_peers(n_shards, lambda peer: check_shard_group(peer, problem))
+    seen = among_peers(n_shards, lambda peer: check_network(peer, problem))
     for other in seen[1:]:
         for mine, theirs in zip(seen[0], other, strict=True):
             assert_array_equal(mine, theirs)
@@ -155,7 +161,7 @@ def test_the_contract_holds_for_sparse_features(
         weighted=True,
     )
     assert isinstance(problem.dataset.X, sparse)
-    among_peers(problem.split.n_shards, lambda peer: check_shard_group(peer, problem))
+    among_peers(problem.split.n_shards, lambda peer: check_network(peer, problem))
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
@@ -164,24 +170,24 @@ def test_an_evaluation_that_is_given_up_leaves_nothing_to_the_next(n_shards):
     among_peers(n_shards, lambda peer: check_given_up_evaluation(peer, problem))
 
 
-def training_run(make_group, problem, epochs):
+def training_run(open_network, problem, epochs):
     """Return losses, outputs and parameters after some epochs, and an evaluation."""
     n_rows, whole = problem.dataset.n_rows, problem.initial.parameters
-    with make_group(
+    with open_network(
         problem.network, problem.split, problem.start(), problem.dataset, n_rows
-    ) as group:
-        losses = [train_epoch(group, batches) for batches in epochs]
-        outputs = predict_blocks(group, [slice(0, n_rows)])
-        trained = group.collect().parameters.copy()
-        group.set_parameters(whole)
+    ) as opened:
+        losses = [train_epoch(opened, batches) for batches in epochs]
+        outputs = predict_blocks(opened, [slice(0, n_rows)])
+        trained = opened.state.fetch().parameters.copy()
+        opened.objective.set_parameters(whole)
         for rows in blocks_of_evaluations(n_rows)[1]:
-            backpropagate(group, rows, slice(0, n_rows))
-            group.add_gradient(rows, slice(0, n_rows))
+            backpropagate(opened.ops, rows, slice(0, n_rows))
+            opened.objective.add_gradient(rows, slice(0, n_rows))
         return (
             np.array(losses),
             outputs,
             trained,
-            *group.loss_and_gradient(slice(0, n_rows)),
+            *opened.objective.loss_and_gradient(slice(0, n_rows)),
         )
 
 
@@ -225,7 +231,7 @@ def test_any_plan_agrees_with_one_shard(
 @pytest.mark.parametrize("n_shards", [1, 3])
 def test_the_contract_holds_with_an_activation_per_layer(activations, n_shards):
     problem = problem_of((6, 4), n_shards, activation=activations, weighted=True)
-    among_peers(n_shards, lambda peer: check_shard_group(peer, problem))
+    among_peers(n_shards, lambda peer: check_network(peer, problem))
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
@@ -233,10 +239,11 @@ def test_nothing_is_kept_of_a_forward_pass_without_training(n_shards, silu):
     problem = problem_of((6, 4), n_shards, activation="silu")
 
     def work(peer):
-        group = peer(
+        opened = peer(
             problem.network, problem.split, problem.start(), problem.dataset, 20
         )
-        with group as shard:
+        with opened as network:
+            shard = network.ops
             kept = []
             for forward in (forward_pass, training_pass):
                 forward(shard, slice(0, 8))
@@ -258,19 +265,14 @@ def test_nothing_is_kept_of_a_forward_pass_without_training(n_shards, silu):
 def test_the_first_shard_decides(n_shards):
     problem = problem_of((5,), n_shards)
 
-    def decide(communicator):
-        shard = PeerShard(
-            problem.network,
-            problem.split,
-            problem.start(),
-            problem.dataset,
-            communicator,
-            1,
-            [],
-        )
-        return shard.from_leader(communicator.rank + 0.5)
+    def decide(peer):
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, 1
+        ) as opened:
+            rank = 0 if opened.leader.is_here else 1
+            return opened.leader.decides(rank + 0.5)
 
-    assert run_in_threads(n_shards, decide) == [0.5] * n_shards
+    assert among_peers(n_shards, decide) == [0.5] * n_shards
 
 
 @pytest.mark.parametrize("rule", [Adam(), Sgd()], ids=str)
@@ -278,8 +280,8 @@ def test_parameters_and_moments_are_trained_in_place(rule):
     problem = problem_of((5, 4), 1, rule=rule)
     state = problem.start()
     with one_shard(problem.network, problem.split, state, problem.dataset, 20) as shard:
-        training_step(shard, slice(0, 20), 0.1)
-        collected = shard.collect()
+        training_step(shard.ops, slice(0, 20), 0.1)
+        collected = shard.state.fetch()
     assert collected.parameters is state.parameters
     assert np.all(state.parameters != problem.initial.parameters)
     for mine, given_ in zip(
@@ -290,16 +292,16 @@ def test_parameters_and_moments_are_trained_in_place(rule):
 
 
 class Recorder:
-    """A shard group that notes where each value lies that passes through it."""
+    """Operations that note the memory address of each value that passes through."""
 
-    def __init__(self, group):
-        self._group = group
-        self.layers = group.layers
+    def __init__(self, ops):
+        self._ops = ops
+        self.layers = ops.layers
         self.addresses = []
 
     def __getattr__(self, operation):
         def call(*args, **kwargs):
-            value = getattr(self._group, operation)(*args, **kwargs)
+            value = getattr(self._ops, operation)(*args, **kwargs)
             if isinstance(value, np.ndarray):
                 self.addresses.append((operation, value.ctypes.data))
             return value
@@ -319,10 +321,10 @@ def test_every_step_uses_the_same_buffers(n_shards, activation, silu):
         ) as shard:
             steps = []
             for rows in (np.arange(12), np.arange(12), np.arange(5), np.arange(9)):
-                recorder = Recorder(shard)
+                recorder = Recorder(shard.ops)
                 training_step(recorder, rows, 0.1)
                 steps.append(recorder.addresses)
-                shard.pop_epoch_loss()
+                shard.loss.pop()
                 predict_blocks(shard, [np.arange(7)])
             return steps
 
@@ -348,12 +350,12 @@ def test_a_step_makes_no_temporary_above_malloc_s_trim_threshold(activation, sil
     with one_shard(
         problem.network, problem.split, problem.start(), problem.dataset, 200
     ) as shard:
-        training_step(shard, rows, 0.01)
+        training_step(shard.ops, rows, 0.01)
         peaks = []
         for _ in range(10):
             tracemalloc.start()
             try:
-                training_step(shard, rows, 0.01)
+                training_step(shard.ops, rows, 0.01)
                 peaks.append(tracemalloc.get_traced_memory()[1])
             finally:
                 tracemalloc.stop()

@@ -18,7 +18,7 @@ import pytest
 from skdistmlp.nn.optimizers import Adam
 from skdistmlp.parallel.blas import blas_threads
 from skdistmlp.parallel.communicators import SingleProcess
-from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.step import training_step
@@ -76,14 +76,14 @@ def faults_of_a_step(communicators, activation, output, n_outputs):
             n_rows=N_ROWS,
         )
         state = split_state(split, problem.start())[communicator.rank]
-        shard = LocalOps(
+        shard = open_local_network(
             problem.network, problem.split, state, problem.dataset, communicator, BATCH
         )
         order = np.random.default_rng(0)
 
         def step():
-            training_step(shard, order.permutation(N_ROWS)[:BATCH], 1e-4)
-            shard.pop_epoch_loss()
+            training_step(shard.ops, order.permutation(N_ROWS)[:BATCH], 1e-4)
+            shard.loss.pop()
 
         return count_faults(step)
 
@@ -140,14 +140,14 @@ def test_many_outputs_are_judged_in_blocks(output):
         split, "relu", output, Adam(), weighted=True, dtype=np.float32, n_rows=N_ROWS
     )
     (state,) = split_state(split, problem.start())
-    shard = LocalOps(
+    shard = open_local_network(
         problem.network, problem.split, state, problem.dataset, SingleProcess(), BATCH
     )
     rows = np.arange(BATCH)
-    training_step(shard, rows, 1e-4)
+    training_step(shard.ops, rows, 1e-4)
     tracemalloc.start()
     try:
-        training_step(shard, rows, 1e-4)
+        training_step(shard.ops, rows, 1e-4)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

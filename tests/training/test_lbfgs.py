@@ -10,6 +10,8 @@ from scipy.sparse import csr_array
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.local_network import open_local_network
+from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training import lbfgs
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
@@ -19,7 +21,7 @@ from tests.parallel.ops_contract import (
     blocks_of_evaluations,
     make_problem,
 )
-from tests.parallel.test_local_ops import PeerShard, among_peers
+from tests.parallel.test_local_ops import among_peers
 from tests.thread_communicator import run_in_threads
 
 N_ROWS = 20
@@ -52,17 +54,25 @@ def plain_result(problem, options=FEW):
     )
 
 
-def train_on_shards(problem, options=FEW, blocks=UNEVEN):
-    """Return what every shard returns; shards that do not lead know no start."""
-    start = problem.initial.parameters.copy()
-    start.flags.writeable = False
+class Wrapped:
+    """The objective of a shard, to change one of its methods."""
+
+    def __init__(self, objective):
+        self.objective = objective
+
+    def __getattr__(self, name):
+        return getattr(self.objective, name)
+
+
+def train_on_shards(problem, options=FEW, blocks=UNEVEN, wrapper=lambda o: o):
+    """Return what every shard returns."""
 
     def work(peer):
         with peer(
             problem.network, problem.split, problem.start(), problem.dataset, N_ROWS
-        ) as group:
-            parameters = start if group.is_leader else np.full_like(start, np.nan)
-            return minimise(group, options, parameters, blocks)
+        ) as network:
+            network = replace(network, objective=wrapper(network.objective))
+            return minimise(network, options, blocks)
 
     return among_peers(problem.split.n_shards, work)
 
@@ -146,27 +156,13 @@ def test_loss_and_gradient_are_computed_in_the_dtype_of_the_start():
     problem = problem_for(2, dtype=np.float32)
     seen = []
 
-    class Watched(PeerShard):
+    class Watched(Wrapped):
         def loss_and_gradient(self, batch):
-            loss, gradient = super().loss_and_gradient(batch)
-            seen.append((gradient.dtype, self.collect().parameters.dtype))
+            loss, gradient = self.objective.loss_and_gradient(batch)
+            seen.append((gradient.dtype, self.objective.parameters().dtype))
             return loss, gradient
 
-    desk = [None] * 2
-
-    def work(communicator):
-        group = Watched(
-            problem.network,
-            problem.split,
-            problem.start(),
-            problem.dataset,
-            communicator,
-            N_ROWS,
-            desk,
-        )
-        return minimise(group, FEW, problem.initial.parameters, UNEVEN)
-
-    found, _ = run_in_threads(2, work)
+    found, _ = train_on_shards(problem, wrapper=Watched)
     assert len(seen) == 2 * found.nfev
     assert set(seen) == {(np.dtype("f4"), np.dtype("f4"))}
     assert found.x.dtype == np.float64
@@ -178,28 +174,30 @@ def test_loss_and_gradient_are_computed_in_the_dtype_of_the_start():
 @pytest.mark.parametrize("failing", [0, 2])
 def test_what_strikes_one_shard_in_an_evaluation_ends_all(n_shards, raised, failing):
     failing = min(failing, n_shards - 1)
-    problem, desk, ended = problem_for(n_shards), [None] * n_shards, {}
+    problem, ended = problem_for(n_shards), {}
 
-    class Struck(PeerShard):
+    class Struck(Wrapped):
         def add_gradient(self, rows, batch):
-            if self._communicator.rank == failing and rows == UNEVEN[1]:
+            if rows == UNEVEN[1]:
                 raise raised
-            super().add_gradient(rows, batch)
+            self.objective.add_gradient(rows, batch)
 
     def work(communicator):
-        group = Struck(
+        rank = communicator.rank
+        network = open_local_network(
             problem.network,
             problem.split,
-            problem.start(),
+            split_state(problem.split, problem.start())[rank],
             problem.dataset,
             communicator,
             N_ROWS,
-            desk,
         )
+        if rank == failing:
+            network = replace(network, objective=Struck(network.objective))
         try:
-            minimise(group, FEW, problem.initial.parameters, UNEVEN)
+            minimise(network, FEW, UNEVEN)
         except BaseException as error:
-            ended[communicator.rank] = type(error)
+            ended[rank] = type(error)
             raise
 
     with pytest.raises(raised):
@@ -208,20 +206,23 @@ def test_what_strikes_one_shard_in_an_evaluation_ends_all(n_shards, raised, fail
     assert ended == others | {failing: raised}
 
 
-def test_the_start_is_left_as_it_is():
-    problem = problem_for(1)
-    start = problem.start().parameters
+@every_number_of_shards
+def test_the_start_is_a_copy_of_all_parameters(n_shards):
+    problem = problem_for(n_shards)
 
     def work(peer):
         with peer(
             problem.network, problem.split, problem.start(), problem.dataset, N_ROWS
-        ) as group:
-            return minimise(group, FEW, start, UNEVEN)
+        ) as network:
+            start = network.objective.parameters()
+            return start, start.copy(), minimise(network, FEW, UNEVEN)
 
-    (found,) = among_peers(1, work)
-    assert not np.shares_memory(found.x, start)
-    assert_array_equal(start, problem.initial.parameters)
-    assert not np.array_equal(found.x, start)
+    for start, before, found in among_peers(n_shards, work):
+        assert_array_equal(start, problem.initial.parameters)
+        assert_array_equal(start, before)
+        if found is not None:
+            assert not np.shares_memory(found.x, start)
+            assert not np.array_equal(found.x, start)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import warnings
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from io import StringIO
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils import shuffle
 
-from skdistmlp.training.job import run_to_end
-from skdistmlp.training.loop import TrainingOptions, Validation, epochs
+from skdistmlp.exceptions import ClusterError
+from skdistmlp.parallel.shard import ShardState
+from skdistmlp.training.hold_out import Validation
+from skdistmlp.training.loop import EpochOptions, prefer_interrupt, quiet, train_epochs
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.state import TrainingState
 from tests import strategies
 
 
@@ -45,18 +50,22 @@ class Script:
         self.steps.append((np.asarray(rows).tolist(), rate))
 
 
-class ScriptedGroup:
-    """A shard group of no layers and one weight, which falls by the learning rate."""
+class ScriptedNetwork:
+    """A network of no layers and one weight, which falls by the learning rate.
+
+    All parts of an `OpenNetwork` in one.
+    """
 
     layers = range(0)
 
     def __init__(self, script):
         self.script = script
+        self.ops = self.outputs = self.leader = self.loss = self.state = self
         self.weight = 0.0
+        self.best = None
         self.n_epochs = 0
         self.n_kept = 0
         self._loss_sum = 0.0
-        self._best = None
 
     def inputs(self, rows):
         return rows
@@ -69,7 +78,7 @@ class ScriptedGroup:
         self.script.take_step(rows, learning_rate)
         self.weight -= learning_rate
 
-    def pop_epoch_loss(self):
+    def pop(self):
         loss_sum, self._loss_sum = self._loss_sum, 0.0
         self.n_epochs += 1
         return loss_sum
@@ -78,16 +87,20 @@ class ScriptedGroup:
         for rows in logits:
             yield rows[:, np.newaxis]
 
-    def from_leader(self, value):
+    def decides(self, value):
         return value
+
+    @property
+    def current(self):
+        return self.fetch()
+
+    def fetch(self):
+        best = None if self.best is None else np.array([self.best])
+        return ShardState(np.array([self.weight]), best=best)
 
     def keep_best(self):
         self.n_kept += 1
-        self._best = self.weight
-
-    def restore_best(self):
-        if self._best is not None:
-            self.weight = self._best
+        self.best = self.weight
 
 
 class ScriptedRegressor(MLPRegressor):
@@ -110,6 +123,48 @@ class ScriptedRegressor(MLPRegressor):
 N_SAMPLES = 11
 
 
+@dataclass(frozen=True)
+class ScriptedTraining:
+    """Training on scripted losses, with scripted scores of 30% of the rows.
+
+    A `Method`; its rows are numbers, not a data set.
+    """
+
+    options: EpochOptions
+    scores: list[float] | None = None
+    include_initial: bool = True
+
+    def begin(self, network, n_samples, state):
+        rows, held_out = np.arange(n_samples), None
+        if self.scores is not None:
+            rows, held_out = train_test_split(
+                rows, random_state=state.random_state, test_size=0.3
+            )
+            if self.include_initial:
+                network.keep_best()
+        progress = state.progress.started(validating=self.scores is not None)
+        return replace(state, progress=progress, row_order=rows, held_out=held_out)
+
+    def advance(self, network, n_samples, state, pause, log):
+        validation = None
+        if self.scores is not None:
+            rows = state.held_out
+
+            def score(outputs):
+                assert_array_equal(outputs, rows[:, np.newaxis])
+                return self.scores[network.n_epochs - 1]
+
+            validation = Validation([rows[:3], rows[3:]], score)
+        return train_epochs(network, self.options, state, validation, pause, log)
+
+
+def started(schedule=None, seed=0):
+    """Return a state whose parameters are those of the network."""
+    schedule = schedule or LearningRateSchedule("constant", 0.5)
+    progress = Progress(schedule, schedule.initial)
+    return TrainingState(None, np.random.RandomState(seed), progress)
+
+
 def train_from_script(
     script,
     options,
@@ -119,29 +174,18 @@ def train_from_script(
     include_initial=True,
     seed=0,
     n_samples=N_SAMPLES,
-    pause=None,
+    on_epoch_end=None,
+    log=quiet,
 ):
-    """Return what `train` made of a script: outcome, progress, group."""
-    random_state = np.random.RandomState(seed)
-    group = ScriptedGroup(script)
-    schedule = schedule or LearningRateSchedule("constant", 0.5)
-    progress = Progress(schedule, schedule.initial)
-    rows, validation = np.arange(n_samples), None
-    if early_stopping:
-        rows, held_out = train_test_split(
-            rows, random_state=random_state, test_size=0.3
-        )
-        progress.best_loss = None
-        progress.validation_scores = []
-        progress.best_validation_score = -np.inf
-
-        def score(outputs):
-            assert_array_equal(outputs, held_out[:, np.newaxis])
-            return script.scores[len(progress.validation_scores)]
-
-        validation = Validation([held_out[:3], held_out[3:]], score, include_initial)
-    training = epochs(group, options, progress, rows, random_state, validation)
-    return run_to_end(training, pause), progress, group
+    """Return the end of training on a script: outcome, progress, weight, network."""
+    network = ScriptedNetwork(script)
+    scores = script.scores if early_stopping else None
+    method = ScriptedTraining(options, scores, include_initial)
+    run = TrainingRun(
+        SimpleNamespace(method=method), network, n_samples, started(schedule, seed), log
+    )
+    state = run.train(on_epoch_end)
+    return state.outcome, state.progress, state.network.parameters[0], network
 
 
 numbers = st.lists(
@@ -186,14 +230,13 @@ def test_every_decision_is_scikit_learns(
     theirs = replace(mine, steps=[])
 
     lines = []
-    outcome, progress, group = train_from_script(
+    outcome, progress, weight, _ = train_from_script(
         mine,
-        TrainingOptions(
-            batch_size, n_epochs, shuffled, tol, n_iter_no_change, lines.append
-        ),
+        EpochOptions(batch_size, n_epochs, shuffled, tol, n_iter_no_change),
         schedule,
         early_stopping=early_stopping,
         seed=seed,
+        log=lines.append,
     )
 
     reference = ScriptedRegressor(
@@ -224,15 +267,16 @@ def test_every_decision_is_scikit_learns(
         reference.fit(X, X[:, 0])
 
     assert mine.steps == theirs.steps
+    scores = progress.validation_scores
     assert lines == printed.getvalue().splitlines()
-    assert group.weight == reference.coefs_[0][0, 0]
+    assert weight == reference.coefs_[0][0, 0]
     assert_equal(
         (
             progress.n_iter,
             progress.n_samples_seen,
-            progress.loss_curve,
+            list(progress.loss_curve),
             progress.best_loss,
-            progress.validation_scores,
+            None if scores is None else list(scores),
             progress.best_validation_score,
             progress.no_improvement_count,
             progress.learning_rate,
@@ -262,29 +306,29 @@ def test_every_decision_is_scikit_learns(
 def test_training_ends_after_more_than_n_iter_no_change_stalled_epochs(
     n_iter_no_change,
 ):
-    options = TrainingOptions(
+    options = EpochOptions(
         4, max_epochs=100, n_iter_no_change=n_iter_no_change, tol=1e-4
     )
-    outcome, progress, _ = train_from_script(Script([1.0] * 100), options)
+    outcome, progress, *_ = train_from_script(Script([1.0] * 100), options)
     assert outcome is Outcome.CONVERGED
     # The first epoch improves on infinity; the count must exceed the limit.
     assert progress.n_iter == 1 + n_iter_no_change + 1
 
 
 def test_training_without_a_limit_goes_on_to_the_last_epoch():
-    options = TrainingOptions(4, max_epochs=30, n_iter_no_change=np.inf)
-    outcome, progress, _ = train_from_script(Script([1.0] * 30), options)
+    options = EpochOptions(4, max_epochs=30, n_iter_no_change=np.inf)
+    outcome, progress, *_ = train_from_script(Script([1.0] * 30), options)
     assert (outcome, progress.n_iter) == (Outcome.OUT_OF_EPOCHS, 30)
 
 
 def test_an_adaptive_rate_is_divided_by_five_until_it_is_too_small():
     lines = []
-    options = TrainingOptions(
-        N_SAMPLES, max_epochs=100, n_iter_no_change=1, say=lines.append
-    )
+    options = EpochOptions(N_SAMPLES, max_epochs=100, n_iter_no_change=1)
     script = Script([1.0] * 100)
     schedule = LearningRateSchedule("adaptive", 1e-4)
-    outcome, progress, _ = train_from_script(script, options, schedule)
+    outcome, progress, *_ = train_from_script(
+        script, options, schedule, log=lines.append
+    )
     rates = [rate for _, rate in script.steps]
     np.testing.assert_allclose(
         rates, [1e-4] * 3 + [2e-5] * 2 + [4e-6] * 2 + [8e-7] * 2, rtol=1e-12
@@ -304,10 +348,9 @@ def test_an_adaptive_rate_is_divided_by_five_until_it_is_too_small():
 
 def test_verbose_lines_without_validation():
     lines = []
-    options = TrainingOptions(
-        4, 10, tol=0.5, n_iter_no_change=1, shuffle=False, say=lines.append
-    )
-    train_from_script(Script([2.0, 1.75, 1 / 3, 0.25, 0.125]), options)
+    options = EpochOptions(4, 10, tol=0.5, n_iter_no_change=1, shuffle=False)
+    script = Script([2.0, 1.75, 1 / 3, 0.25, 0.125])
+    train_from_script(script, options, log=lines.append)
     assert lines == [
         "Iteration 1, loss = 2.00000000",
         "Iteration 2, loss = 1.75000000",
@@ -321,9 +364,12 @@ def test_verbose_lines_without_validation():
 
 def test_verbose_lines_with_validation():
     lines = []
-    options = TrainingOptions(4, 10, tol=0.25, n_iter_no_change=1, say=lines.append)
+    options = EpochOptions(4, 10, tol=0.25, n_iter_no_change=1)
     train_from_script(
-        Script([1.0] * 3, [1 / 3, 0.5, 0.375]), options, early_stopping=True
+        Script([1.0] * 3, [1 / 3, 0.5, 0.375]),
+        options,
+        early_stopping=True,
+        log=lines.append,
     )
     assert lines == [
         "Iteration 1, loss = 1.00000000",
@@ -339,7 +385,7 @@ def test_verbose_lines_with_validation():
 
 def test_rows_are_shuffled_on_top_of_the_last_shuffle():
     script = Script([1.0] * 3)
-    train_from_script(script, TrainingOptions(4, max_epochs=3), seed=5)
+    train_from_script(script, EpochOptions(4, max_epochs=3), seed=5)
     random_state, rows = np.random.RandomState(5), np.arange(N_SAMPLES)
     expected = []
     for _ in range(3):
@@ -351,7 +397,7 @@ def test_rows_are_shuffled_on_top_of_the_last_shuffle():
 
 def test_without_shuffling_the_order_stays():
     script = Script([1.0] * 2)
-    train_from_script(script, TrainingOptions(4, max_epochs=2, shuffle=False))
+    train_from_script(script, EpochOptions(4, max_epochs=2, shuffle=False))
     batches = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     assert [rows for rows, _ in script.steps] == batches * 2
 
@@ -360,11 +406,11 @@ def test_without_shuffling_the_order_stays():
 def test_an_interrupt_keeps_what_was_learnt(step):
     """Three steps an epoch."""
     script = Script([1.0] * 9, interrupted_at=step)
-    outcome, progress, group = train_from_script(script, TrainingOptions(4, 9))
+    outcome, progress, weight, _ = train_from_script(script, EpochOptions(4, 9))
     assert outcome is Outcome.INTERRUPTED
     assert len(script.steps) == step
-    assert group.weight == -0.5 * step
-    assert progress.loss_curve == [1.0] * (step // 3)
+    assert weight == -0.5 * step
+    assert progress.loss_curve == (1.0,) * (step // 3)
     assert progress.n_samples_seen == N_SAMPLES * (step // 3)
 
 
@@ -372,12 +418,12 @@ def test_an_interrupt_keeps_what_was_learnt(step):
 def test_an_interrupt_of_early_stopping_restores_the_best(step, best):
     """Two steps an epoch; the score falls from the second on."""
     script = Script([1.0] * 9, [0.9, 0.8, 0.7, 0.6], interrupted_at=step)
-    outcome, _, group = train_from_script(
-        script, TrainingOptions(4, 9), early_stopping=True
+    outcome, _, weight, _ = train_from_script(
+        script, EpochOptions(4, 9), early_stopping=True
     )
     assert outcome is Outcome.INTERRUPTED
     assert len(script.steps) == step
-    assert group.weight == best
+    assert weight == best
 
 
 def test_an_interrupt_while_scoring_restores_the_best_too():
@@ -388,13 +434,13 @@ def test_an_interrupt_while_scoring_restores_the_best_too():
             return super().__getitem__(epoch)
 
     script = Script([1.0] * 9, Interrupting([0.9, 0.8]))
-    outcome, progress, group = train_from_script(
-        script, TrainingOptions(4, 9), early_stopping=True
+    outcome, progress, weight, _ = train_from_script(
+        script, EpochOptions(4, 9), early_stopping=True
     )
     assert outcome is Outcome.INTERRUPTED
-    assert progress.validation_scores == [0.9, 0.8]
+    assert progress.validation_scores == (0.9, 0.8)
     assert len(progress.loss_curve) == 3
-    assert group.weight == -1.0
+    assert weight == -1.0
 
 
 @pytest.mark.parametrize(("include_initial", "weight"), [(True, 0.0), (False, -1.0)])
@@ -402,15 +448,15 @@ def test_the_weights_at_the_start_are_the_best_only_if_asked_to_be(
     include_initial, weight
 ):
     """No score is better than none at all when it is not a number."""
-    options = TrainingOptions(4, 1)
-    _, _, group = train_from_script(
+    options = EpochOptions(4, 1)
+    _, _, final, network = train_from_script(
         Script([1.0], [np.nan]),
         options,
         early_stopping=True,
         include_initial=include_initial,
     )
-    assert group.n_kept == include_initial
-    assert group.weight == weight
+    assert network.n_kept == include_initial
+    assert final == weight
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
@@ -418,79 +464,91 @@ def test_training_stops_at_a_pause_if_it_is_told_to(early_stopping):
     """As if there were no more epochs, the best weights restored."""
     stops = [False, True]
     ends = []
-    for max_epochs, pause in ((5, lambda: stops.pop(0)), (2, None)):
+    for max_epochs, pause in ((5, lambda *_: stops.pop(0)), (2, None)):
         script = Script([1.0, 0.5, 0.2, 0.1, 0.1], [0.7, 0.3, 0.8, 0.9, 0.9])
-        options = TrainingOptions(4, max_epochs)
+        options = EpochOptions(4, max_epochs)
         ends.append(
             train_from_script(
-                script, options, early_stopping=early_stopping, pause=pause
+                script, options, early_stopping=early_stopping, on_epoch_end=pause
             )
         )
-    (stopped, progress, group), (ended, other_progress, other) = ends
+    (stopped, progress, weight, network), (ended, other_progress, other, _) = ends
     assert (stopped, ended) == (Outcome.STOPPED, Outcome.OUT_OF_EPOCHS)
     assert progress == other_progress
-    assert group.weight == other.weight
-    assert (group.weight == -group.script.steps[0][1] * 2) == early_stopping
+    assert weight == other
+    assert (weight == -network.script.steps[0][1] * 2) == early_stopping
     assert stops == []
 
 
 def test_an_error_is_not_an_outcome():
-    class Failing(ScriptedGroup):
-        def pop_epoch_loss(self):
+    class Failing(ScriptedNetwork):
+        def pop(self):
             raise ZeroDivisionError
 
-    schedule = LearningRateSchedule("constant", 0.5)
+    state = replace(started(), row_order=np.arange(4))
     with pytest.raises(ZeroDivisionError):
-        run_to_end(
-            epochs(
-                Failing(Script([1.0])),
-                TrainingOptions(4, 1),
-                Progress(schedule, 0.5),
-                np.arange(4),
-                np.random.RandomState(0),
-            )
-        )
+        train_epochs(Failing(Script([1.0])), EpochOptions(4, 1), state)
 
 
 def test_ctrl_c_between_two_epochs_keeps_what_was_trained():
-    def interrupt():
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    group, schedule = (
-        ScriptedGroup(Script([1.0, 0.5])),
-        LearningRateSchedule("constant", 0.5),
+    outcome, progress, weight, _ = train_from_script(
+        Script([1.0, 0.5]), EpochOptions(11, 2), on_epoch_end=interrupt
     )
-    progress = Progress(schedule, 0.5)
-    training = epochs(
-        group,
-        TrainingOptions(4, 2),
-        progress,
-        np.arange(4),
-        np.random.RandomState(0),
-    )
-    assert run_to_end(training, interrupt) is Outcome.INTERRUPTED
-    assert len(progress.loss_curve) == 1
+    assert outcome is Outcome.INTERRUPTED
+    assert progress.loss_curve == (1.0,)
+    assert weight == -0.5
 
 
-def test_the_score_of_the_first_shard_decides():
-    class Peer(ScriptedGroup):
-        def from_leader(self, value):
+def test_the_score_of_the_leader_decides():
+    class Peer(ScriptedNetwork):
+        def decides(self, value):
             assert value == 0.25
             return 0.75
 
-    schedule = LearningRateSchedule("constant", 0.5)
-    progress = Progress(
-        schedule, 0.5, validation_scores=[], best_validation_score=-np.inf
+    state = started()
+    state = replace(
+        state, progress=state.progress.started(validating=True), row_order=np.arange(4)
     )
-    run_to_end(
-        epochs(
-            Peer(Script([1.0])),
-            TrainingOptions(4, 1),
-            progress,
-            np.arange(4),
-            np.random.RandomState(0),
-            Validation([np.arange(2)], lambda _: 0.25, include_initial=True),
-        )
+    validation = Validation([np.arange(2)], lambda _: 0.25)
+    network = Peer(Script([1.0]))
+    state = train_epochs(network, EpochOptions(4, 1), state, validation)
+    assert state.progress.validation_scores == (0.75,)
+    assert state.progress.best_validation_score == 0.75
+
+
+def test_a_pause_leaves_training_where_it_can_go_on():
+    options = EpochOptions(4, 3)
+    paused = train_epochs(
+        ScriptedNetwork(script := Script([1.0, 0.5, 0.25])),
+        options,
+        replace(
+            started(),
+            progress=started().progress.started(False),
+            row_order=np.arange(N_SAMPLES),
+        ),
+        pause=lambda state: state.progress.n_iter == 2,
     )
-    assert progress.validation_scores == [0.75]
-    assert progress.best_validation_score == 0.75
+    assert paused.outcome is None
+    assert paused.progress.loss_curve == (1.0, 0.5)
+    network = ScriptedNetwork(script)
+    network.n_epochs = 2
+    ended = train_epochs(network, options, paused)
+    assert ended.outcome is Outcome.OUT_OF_EPOCHS
+    assert ended.progress.loss_curve == (1.0, 0.5, 0.25)
+    whole = Script([1.0, 0.5, 0.25])
+    train_from_script(whole, options)
+    assert script.steps == whole.steps
+
+
+def test_an_error_that_an_interrupt_caused_is_an_interrupt():
+    def fail():
+        with prefer_interrupt(Outcome.INTERRUPTED):
+            raise ClusterError("a worker of the same terminal is gone")
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with pytest.raises(ClusterError), prefer_interrupt(Outcome.CONVERGED):
+        raise ClusterError("a worker is gone")

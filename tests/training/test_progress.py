@@ -61,18 +61,21 @@ def test_inverse_scaling_goes_by_the_samples_seen():
     assert schedule.after_epoch(123.0, n_samples_seen=15) == 0.2
 
 
-def test_recording_counts_epochs_and_samples():
-    seen = progress(n_samples_seen=7, loss_curve=[3.0])
-    seen.record_loss(2.0, 10)
-    seen.record_loss(1.0, 10)
+def test_an_epoch_adds_to_epochs_and_samples():
+    before = progress(n_samples_seen=7, loss_curve=(3.0,))
+    seen = before.with_loss(2.0, 10).with_loss(1.0, 10)
     assert (seen.n_iter, seen.n_samples_seen, seen.loss) == (2, 27, 1.0)
-    assert seen.loss_curve == [3.0, 2.0, 1.0]
+    assert seen.loss_curve == (3.0, 2.0, 1.0)
+    assert before == progress(n_samples_seen=7, loss_curve=(3.0,))
 
 
-def test_each_progress_has_a_loss_curve_of_its_own():
-    first, second = progress(), progress()
-    first.record_loss(1.0, 1)
-    assert second.loss_curve == []
+def test_training_starts_from_the_worst_loss_or_score():
+    assert progress().started(validating=False).best_loss == np.inf
+    seen = progress().started(validating=True)
+    assert (seen.validation_scores, seen.best_validation_score) == ((), -np.inf)
+    assert seen.best_loss is None
+    again = progress(best_loss=0.5).started(validating=False)
+    assert again == progress(best_loss=0.5)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +90,7 @@ def test_each_progress_has_a_loss_curve_of_its_own():
 )
 def test_a_loss_is_judged_by_tol(loss, count, best):
     seen = progress(best_loss=1.0, no_improvement_count=3)
-    seen.record_loss(loss, 1)
-    seen.judge_loss(tol=0.25)
+    seen = seen.with_loss(loss, 1).judged_by_loss(tol=0.25)
     assert (seen.no_improvement_count, seen.best_loss) == (count, best)
 
 
@@ -105,12 +107,12 @@ def test_a_loss_is_judged_by_tol(loss, count, best):
 def test_a_score_is_judged_by_tol(score, count, is_best):
     seen = progress(
         best_loss=None,
-        validation_scores=[0.5],
+        validation_scores=(0.5,),
         best_validation_score=0.5,
         no_improvement_count=3,
     )
-    assert seen.judge_score(score, tol=0.25) is is_best
+    seen = seen.judged_by_score(score, tol=0.25)
     assert seen.no_improvement_count == count
-    np.testing.assert_equal(seen.validation_scores, [0.5, score])
+    np.testing.assert_equal(seen.validation_scores, (0.5, score))
     assert seen.best_validation_score == (score if is_best else 0.5)
     assert seen.best_loss is None

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from distributed import Client, get_task_stream
-from skdistmlp.engines.engines import PREDICT_BLOCK_ROWS
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.parallel.whole_network import PREDICT_BLOCK_ROWS
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import DaskProcesses, bounded
 

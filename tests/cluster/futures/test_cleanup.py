@@ -10,24 +10,25 @@ from numpy.testing import assert_array_equal
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.futures.driver import FuturesOps
+from skdistmlp.cluster.futures.driver import FuturesObjective
+from skdistmlp.cluster.futures.ops import FuturesOps
 from skdistmlp.cluster.run.cache import clear_caches
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.training.job import run_to_end
-from skdistmlp.training.loop import TrainingOptions, epochs
+from skdistmlp.training.loop import EpochOptions, train_epochs
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.state import TrainingState
 from skdistmlp.training.step import (
     backpropagate,
     forward_pass,
     predict_blocks,
     training_step,
 )
-from tests.cluster.futures.groups import (
+from tests.cluster.futures.networks import (
     HIDDEN,
-    group_of,
-    group_on,
+    network_of,
+    network_on,
     run_lbfgs,
     take_steps,
 )
@@ -61,28 +62,27 @@ def leaves_nothing(client):
 def test_nothing_is_left_at_the_end(client, phase, fails):
     problem = problem_of(HIDDEN, 2)
     expected = pytest.raises(ZeroDivisionError) if fails else nullcontext()
-    with leaves_nothing(client), expected, group_of(client, problem) as group:
+    with leaves_nothing(client), expected, network_of(client, problem) as network:
         if phase == "steps":
-            take_steps(group, 5)
+            take_steps(network, 5)
         elif phase == "epoch":
-            take_steps(group, 5)
-            group.pop_epoch_loss()
+            take_steps(network, 5)
+            network.loss.pop()
         elif phase == "best":
-            group.keep_best()
-            take_steps(group, 5)
-            group.restore_best()
+            network.state.keep_best()
+            take_steps(network, 5)
         elif phase == "predictions":
             # Some blocks are still under way when the first is looked at.
-            logits = (forward_pass(group, slice(0, 3)) for _ in range(8))
-            next(group.predictions(logits))
+            logits = (forward_pass(network.ops, slice(0, 3)) for _ in range(8))
+            next(network.outputs.predictions(logits))
         elif phase == "evaluation":
             # Given up before its end.
-            group.set_parameters(problem.initial.parameters)
+            network.objective.set_parameters(problem.initial.parameters)
             for rows in (slice(0, 3), slice(3, 9)):
-                backpropagate(group, rows, slice(0, 20))
-                group.add_gradient(rows, slice(0, 20))
+                backpropagate(network.ops, rows, slice(0, 20))
+                network.objective.add_gradient(rows, slice(0, 20))
         elif phase == "lbfgs":
-            run_lbfgs(group, problem)
+            run_lbfgs(network, problem)
         if fails:
             raise ZeroDivisionError
 
@@ -90,25 +90,25 @@ def test_nothing_is_left_at_the_end(client, phase, fails):
 @pytest.mark.parametrize(
     ("stream_rows", "work"),
     [
-        (False, lambda group: take_steps(group, 10)),
-        (False, lambda group: (take_steps(group, 1), group.pop_epoch_loss())),
-        (True, lambda group: predict_blocks(group, [slice(0, 3)] * 10)),
-        (False, lambda group: run_lbfgs(group, problem_of(HIDDEN, 2))),
+        (False, lambda network: take_steps(network, 10)),
+        (False, lambda network: (take_steps(network, 1), network.loss.pop())),
+        (True, lambda network: predict_blocks(network, [slice(0, 3)] * 10)),
+        (False, lambda network: run_lbfgs(network, problem_of(HIDDEN, 2))),
     ],
     ids=["training", "end of an epoch", "predicting", "lbfgs"],
 )
 def test_nothing_is_left_after_a_task_that_raises(client, stream_rows, work):
     problem = problem_of(HIDDEN, 2)
     narrow = Dataset(problem.dataset.X[:, :-1], problem.dataset.y)
-    make_group = group_on(client, stream_rows=stream_rows)
+    open_network = network_on(client, stream_rows=stream_rows)
     with (
         leaves_nothing(client),
-        make_group(
+        open_network(
             problem.network, problem.split, problem.start(), narrow, 20
-        ) as group,
+        ) as network,
         pytest.raises(ValueError, match="mismatch"),
     ):
-        work(group)
+        work(network)
 
 
 # Ctrl-C in the second evaluation of three blocks on two shards.
@@ -116,7 +116,7 @@ STRUCK = {
     "sending parameters": (Scatterer, "scatter", 1 + 1 + 1),
     "between forward tasks": (FuturesOps, "forward", 3 * 3 + 4),
     "between backward tasks": (FuturesOps, "backward", 3 * 3 + 4),
-    "before the gradients": (FuturesOps, "accumulate", 3 + 1),
+    "before the gradients": (FuturesObjective, "add_gradient", 3 + 1),
     "submitting a block": (Client, "get", 4 + 1),
     "submitting the end": (Client, "get", 4 + 3),
     "fetching the gradients": (Placement, "fetch", 2 + 1),
@@ -130,7 +130,8 @@ def test_nothing_is_left_after_what_strikes_an_evaluation(
 ):
     owner, method, n_calls_before = STRUCK[where]
     problem = problem_of(HIDDEN, 2)
-    original, set_parameters = getattr(owner, method), FuturesOps.set_parameters
+    original = getattr(owner, method)
+    set_parameters = FuturesObjective.set_parameters
     calls, evaluations = [], []
 
     def struck(*args, **kwargs):
@@ -144,13 +145,13 @@ def test_nothing_is_left_after_what_strikes_an_evaluation(
         return set_parameters(*args)
 
     monkeypatch.setattr(owner, method, struck)
-    monkeypatch.setattr(FuturesOps, "set_parameters", counted)
+    monkeypatch.setattr(FuturesObjective, "set_parameters", counted)
     with (
         leaves_nothing(client),
         pytest.raises(raised),
-        group_of(client, problem) as group,
+        network_of(client, problem) as network,
     ):
-        run_lbfgs(group, problem)
+        run_lbfgs(network, problem)
     assert len(calls) == n_calls_before + 1
     assert len(evaluations) == 2
 
@@ -169,7 +170,7 @@ def test_nothing_is_left_after_placing_failed(client, monkeypatch):
     with (
         leaves_nothing(client),
         pytest.raises(ZeroDivisionError),
-        group_of(client, problem),
+        network_of(client, problem),
     ):
         pass
     assert len(calls) >= 3
@@ -201,37 +202,37 @@ def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
             raise KeyboardInterrupt
         return original(*args, **kwargs)
 
-    with leaves_nothing(client), group_of(client, problem) as group:
+    with leaves_nothing(client), network_of(client, problem) as network:
         if with_best:
-            group.keep_best()
+            network.state.keep_best()
         with monkeypatch.context() as patch:
             patch.setattr(owner, method, interrupted)
-            outcome = run_to_end(
-                epochs(
-                    group,
-                    TrainingOptions(batch_size, max_epochs=1, shuffle=False),
-                    Progress(LearningRateSchedule("constant", 0.01), 0.01),
-                    rows,
+            schedule = LearningRateSchedule("constant", 0.01)
+            progress = Progress(schedule, 0.01).started(validating=False)
+            ended = train_epochs(
+                network,
+                EpochOptions(batch_size, max_epochs=1, shuffle=False),
+                TrainingState(
+                    network.state.current,
                     np.random.RandomState(0),
-                )
+                    progress,
+                    row_order=rows,
+                ),
             )
-        state = group.collect()
-        if with_best:
-            # What the interrupt left half done must not come in between.
-            group.restore_best()
-            best = group.collect()
-    assert outcome is Outcome.INTERRUPTED
+        # What the interrupt left half done must not come in between.
+        state = network.state.fetch()
+    assert ended.outcome is Outcome.INTERRUPTED
     assert state.optimizer.n_steps == n_whole_steps
 
     def whole_steps(peer):
         with peer(
             problem.network, problem.split, problem.start(), problem.dataset, n_rows
-        ) as group:
+        ) as network:
             for start, stop in list(pairwise(range(0, n_rows, batch_size)))[
                 :n_whole_steps
             ]:
-                training_step(group, rows[start:stop], 0.01)
-            return group.collect()
+                training_step(network.ops, rows[start:stop], 0.01)
+            return network.state.fetch()
 
     with threadpool_limits(1):
         expected = among_peers(2, whole_steps)[0]
@@ -241,7 +242,7 @@ def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
     ):
         assert_array_equal(mine, theirs)
     if with_best:
-        assert_array_equal(best.parameters, problem.initial.parameters)
+        assert_array_equal(state.best, problem.initial.parameters)
 
 
 def test_an_interrupted_fit_keeps_its_weights_and_can_go_on(

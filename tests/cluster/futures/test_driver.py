@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from scipy.sparse import csr_array, csr_matrix
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.futures.driver import BLOCKS_AHEAD, STEPS_AHEAD, FuturesOps
+from skdistmlp.cluster.futures.driver import BLOCKS_AHEAD
+from skdistmlp.cluster.futures.ops import STEPS_AHEAD
 from skdistmlp.nn.optimizers import Sgd
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.training.step import (
@@ -19,11 +21,11 @@ from skdistmlp.training.step import (
     forward_pass,
     predict_blocks,
 )
-from tests.cluster.futures.groups import (
+from tests.cluster.futures.networks import (
     HIDDEN,
     LBFGS,
-    group_of,
-    group_on,
+    network_of,
+    network_on,
     run_lbfgs,
     take_steps,
 )
@@ -37,7 +39,7 @@ from tests.cluster.support import (
 from tests.parallel.ops_contract import (
     blocks_of_evaluations,
     check_given_up_evaluation,
-    check_shard_group,
+    check_network,
 )
 from tests.parallel.test_local_ops import among_peers, problem_of
 
@@ -64,18 +66,16 @@ def test_the_contract_of_shard_groups_and_the_bits_of_shards_in_memory(
     client, n_shards, hidden, options
 ):
     problem = problem_of(hidden, n_shards, **options)
-    found = check_shard_group(group_on(client), problem)
+    found = check_network(network_on(client), problem)
     # Workers compute with one thread, which may change the order of sums.
     with threadpool_limits(1):
-        in_memory = among_peers(
-            n_shards, lambda peer: check_shard_group(peer, problem)
-        )[0]
+        in_memory = among_peers(n_shards, lambda peer: check_network(peer, problem))[0]
     for mine, theirs in zip(found, in_memory, strict=True):
         assert_array_equal(mine, theirs)
 
 
 def test_an_evaluation_that_is_given_up_leaves_nothing_to_the_next(client):
-    check_given_up_evaluation(group_on(client), problem_of(HIDDEN, 2))
+    check_given_up_evaluation(network_on(client), problem_of(HIDDEN, 2))
 
 
 @pytest.mark.parametrize("sparse", [None, csr_array], ids=["dense", "sparse"])
@@ -84,8 +84,8 @@ def test_streamed_rows_give_the_same_predictions(client, sparse):
     blocks = [slice(start, start + 3) for start in range(0, 20, 3)]
     outputs = []
     for stream_rows in [False, True]:
-        with group_of(client, problem, stream_rows=stream_rows) as group:
-            outputs.append(predict_blocks(group, blocks))
+        with network_of(client, problem, stream_rows=stream_rows) as network:
+            outputs.append(predict_blocks(network, blocks))
     assert len(outputs[0]) == problem.dataset.n_rows
     assert_array_equal(*outputs)
 
@@ -96,10 +96,10 @@ def test_streamed_rows_give_the_same_predictions(client, sparse):
 def test_tasks_do_not_pile_up_with_the_steps(client):
     problem = problem_of((3,), 2)
     left = {}
-    with group_of(client, problem) as group:
+    with network_of(client, problem) as network:
         for n_steps in [5, 200]:
-            take_steps(group, n_steps)
-            group.pop_epoch_loss()
+            take_steps(network, n_steps)
+            network.loss.pop()
             # The newest state and the rows of each shard; all else is to go.
             left[n_steps] = wait_until(
                 lambda: len(keys := task_keys(client)) == 4 and keys,
@@ -126,23 +126,23 @@ def test_neither_values_nor_tasks_pile_up_with_the_evaluations(client):
         found, held = values()
         return len(held) == 2 * 3 and (found, held)
 
-    class Watched(FuturesOps):
+    class Watched:
+        def __init__(self, objective):
+            self._objective = objective
+
+        def __getattr__(self, name):
+            return getattr(self._objective, name)
+
         def loss_and_gradient(self, batch):
-            evaluated = super().loss_and_gradient(batch)
+            evaluated = self._objective.loss_and_gradient(batch)
             found, held = wait_until(few_values, "what is done with is let go of")
             in_memory.append(Counter(key[0] for key in held))
             all_tasks.append(len(found))
             return evaluated
 
-    with Watched(
-        client,
-        tuple(client.nthreads())[:2],
-        problem.network,
-        problem.split,
-        problem.start(),
-        problem.dataset,
-    ) as group:
-        result = run_lbfgs(group, problem, blocks)
+    with network_of(client, problem) as network:
+        watched = replace(network, objective=Watched(network.objective))
+        result = run_lbfgs(watched, problem, blocks)
     assert len(in_memory) == result.nfev > LBFGS.max_iter
     assert all(counts == in_memory[0] for counts in in_memory)
     # Tasks of one evaluation depend on each other; none depends on another's.
@@ -153,17 +153,17 @@ def test_a_bounded_number_of_blocks_is_evaluated_ahead(client):
     problem = problem_of((3,), 1)
     blocks, every = blocks_of_evaluations(problem.dataset.n_rows)[2], slice(0, 20)
 
-    def evaluate(group):
+    def evaluate(network):
         for rows in blocks:
-            backpropagate(group, rows, every)
-            group.add_gradient(rows, every)
-        return group.loss_and_gradient(every)
+            backpropagate(network.ops, rows, every)
+            network.objective.add_gradient(rows, every)
+        return network.objective.loss_and_gradient(every)
 
-    with group_of(client, problem) as group:
-        group.set_parameters(problem.initial.parameters)
+    with network_of(client, problem) as network:
+        network.objective.set_parameters(problem.initial.parameters)
         run = wait_until(lambda: task_keys(client), "the shard is placed")[0][1]
         with occupied(client) as let_go:
-            evaluation = in_thread(evaluate, group)
+            evaluation = in_thread(evaluate, network)
             wait_until(
                 lambda: len(of("loss", task_keys(client))) > BLOCKS_AHEAD,
                 "blocks are submitted ahead of their results",
@@ -192,16 +192,16 @@ def under_way(log, first, last):
 
 def test_a_bounded_number_of_steps_is_submitted_ahead(client):
     problem = problem_of((3,), 1)
-    with group_of(client, problem) as group:
+    with network_of(client, problem) as network:
         with occupied(client) as let_go:
-            steps = in_thread(take_steps, group, 15)
+            steps = in_thread(take_steps, network, 15)
             wait_until(
                 lambda: len(of("loss", task_keys(client))) > STEPS_AHEAD,
                 "steps are submitted ahead of their results",
             )
             let_go()
             steps.result(60)
-        group.pop_epoch_loss()
+        network.loss.pop()
         run = task_keys(client)[0][1]
     log = [entry for entry in transitions(client) if entry[0][1] == run]
     assert len({key for key, *_ in log if key[0] == "update-shard0"}) == 15
@@ -213,15 +213,15 @@ def test_a_bounded_number_of_blocks_of_rows_is_sent_ahead(client):
     blocks = [slice(start, start + 1) for start in range(30)]
     rows_on_cluster = []
 
-    def predict(group):
-        logits = (forward_pass(group, block) for block in blocks)
-        for _ in group.predictions(logits):
+    def predict(network):
+        logits = (forward_pass(network.ops, block) for block in blocks)
+        for _ in network.outputs.predictions(logits):
             rows_on_cluster.append(len(of("rows", task_keys(client))))
 
-    with group_of(client, problem, stream_rows=True) as group:
+    with network_of(client, problem, stream_rows=True) as network:
         run = wait_until(lambda: task_keys(client), "shards are placed")[0][1]
         with occupied(client) as let_go:
-            prediction = in_thread(predict, group)
+            prediction = in_thread(predict, network)
             wait_until(
                 lambda: len(of("predict", task_keys(client))) > BLOCKS_AHEAD,
                 "blocks are sent ahead of their results",
@@ -246,13 +246,12 @@ def test_states_stay_on_the_worker_of_their_shard(client):
 
     problem = problem_of(HIDDEN, 3)
     workers = tuple(client.nthreads())
-    with get_task_stream(client) as stream, group_of(client, problem) as group:
-        group.keep_best()
-        take_steps(group, 5)
-        group.pop_epoch_loss()
-        group.restore_best()
-        predict_blocks(group, [slice(0, 5)])
-        run_lbfgs(group, problem)
+    with get_task_stream(client) as stream, network_of(client, problem) as network:
+        network.state.keep_best()
+        take_steps(network, 5)
+        network.loss.pop()
+        predict_blocks(network, [slice(0, 5)])
+        run_lbfgs(network, problem)
         run = task_keys(client)[0][1]
 
     ran_on = defaultdict(set)
@@ -287,8 +286,8 @@ def test_what_is_placed_is_aligned_on_its_worker(client, options):
         return array.flags.aligned
 
     problem = problem_of((3,), 2, **options)
-    with group_of(client, problem) as group:
-        group.set_parameters(problem.initial.parameters)
+    with network_of(client, problem) as network:
+        network.objective.set_parameters(problem.initial.parameters)
         assert set().union(*client.run(unaligned).values()) == set()
 
 
