@@ -1,63 +1,97 @@
-"""Run the benchmark from the command line."""
+"""Run the benchmarks from the command line."""
 
 import argparse
 from pathlib import Path
 
 from benchmarks import futures, local, optimizer, peers
-from benchmarks.charts import draw
-from skdistmlp.crossover.files import check_picture, check_writable
-from skdistmlp.crossover.timing import Row, table, write_json
+from benchmarks.charts import plot_results
+from skdistmlp.crossover.output import (
+    Row,
+    check_plot_file,
+    check_writable,
+    markdown_table,
+    write_json,
+)
+
+BENCHMARKS = ["local", "predict", "optimizer", "peers", "futures"]
 
 
 def main() -> None:
-    """Measure, print tables and write JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parts = ["local", "predict", "optimizer", "peers", "futures"]
-    parser.add_argument(
-        "parts",
-        nargs="*",
-        metavar="part",
-        help=f"what to measure: {', '.join(parts)}; all of it without",
+    """Measure, print tables, and write them as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description="Run the benchmarks of skdistmlp."
     )
-    parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
-    parser.add_argument("--json", type=Path, default=Path("benchmark.json"))
-    parser.add_argument("--png", type=Path, help="draw charts too; needs matplotlib")
-    parser.add_argument("--without-torch", action="store_true")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"benchmark to run: {', '.join(BENCHMARKS)} (default: all)",
+    )
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=5,
+        help="timed repeats of each measurement (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=2,
+        help="BLAS threads of the local and predict benchmarks (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=Path("benchmark.json"),
+        help="file to write all results to (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        help="file to plot the results to; its extension sets the format",
+    )
+    parser.add_argument(
+        "--without-torch",
+        action="store_true",
+        help="leave torch out of the peers benchmark",
+    )
     arguments = parser.parse_args()
-    if unknown := set(arguments.parts) - set(parts):
-        parser.error(f"unknown part {', '.join(sorted(unknown))}; choose from {parts}")
+    if unknown := set(arguments.names) - set(BENCHMARKS):
+        parser.error(
+            f"unknown benchmark {', '.join(sorted(unknown))}; choose from "
+            f"{', '.join(BENCHMARKS)}"
+        )
     if min(arguments.repeats, arguments.threads) < 1:
-        parser.error("--repeats and --threads must be 1 or more")
+        parser.error("--repeats and --threads must be at least 1")
     try:
         check_writable(arguments.json)
-        if arguments.png is not None:
-            check_picture(arguments.png)
+        if arguments.plot is not None:
+            check_plot_file(arguments.plot)
     except ValueError as error:
         parser.error(str(error))
-    wanted = arguments.parts or parts
+    selected = arguments.names or BENCHMARKS
 
     results: dict[str, list[Row]] = {}
-    if "local" in wanted:
-        rows = list(local.against_sklearn(arguments.threads, arguments.repeats))
+    if "local" in selected:
+        rows = list(local.compare_training(arguments.threads, arguments.repeats))
         results["local"] = rows
-    if "predict" in wanted:
-        rows = list(local.predicting(arguments.threads, arguments.repeats))
+    if "predict" in selected:
+        rows = list(local.compare_predictions(arguments.threads, arguments.repeats))
         results["predict"] = rows
-    if "optimizer" in wanted:
-        results["optimizer"] = list(optimizer.block_sizes(arguments.repeats))
-    # Last: a LocalCluster changes the environment of this process.
-    if "peers" in wanted:
+    if "optimizer" in selected:
+        results["optimizer"] = list(optimizer.compare_block_sizes(arguments.repeats))
+    # These come last: a LocalCluster changes the environment of this process.
+    if "peers" in selected:
         results |= peers.run(arguments.repeats, torch=not arguments.without_torch)
-    if "futures" in wanted:
+    if "futures" in selected:
         results |= futures.run(arguments.repeats)
     for title, rows in results.items():
-        print(f"\n## {title}\n\n{table(rows)}")
+        print(f"\n## {title}\n\n{markdown_table(rows)}")
     write_json(arguments.json, results)
-    print(f"\nwritten to {arguments.json}")
-    if arguments.png is not None:
-        draw(arguments.png, results)
-        print(f"drawn to {arguments.png}")
+    print(f"\nresults written to {arguments.json}")
+    if arguments.plot is not None:
+        plot_results(arguments.plot, results)
+        print(f"plot written to {arguments.plot}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The `futures` engine: what a step costs beyond its work, and when it pays."""
+"""The `futures` engine: its overhead per step, and from where on it pays."""
 
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -9,11 +9,13 @@ import dask
 from distributed import Client
 from threadpoolctl import threadpool_limits
 
+from benchmarks.timing import time_in_turns
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
-from skdistmlp.crossover.clusters import two_workers
+from skdistmlp.crossover.local_workers import single_threaded_workers
+from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.rule import crossover_size
-from skdistmlp.crossover.timing import Row, interleaved
-from skdistmlp.crossover.workloads import SENDING_ANEW, Workload, fit, step_and_rest
+from skdistmlp.crossover.timing import WITHOUT_CACHE, fit_uninterrupted, time_fit
+from skdistmlp.crossover.workloads import Workload
 from skdistmlp.engines.futures import ROWS_SENT_AT_ONCE
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.nn.layers import Network, dense_layers
@@ -31,7 +33,7 @@ TINY = [
     Workload(64, hidden, n_steps=20, n_epochs=2)
     for hidden in [(64,), (64, 64), (64, 64, 64)]
 ]
-"""Networks whose work is next to nothing: what is left is overhead."""
+"""Networks with next to no work, whose steps are all overhead."""
 
 GROWING = [
     [
@@ -40,21 +42,21 @@ GROWING = [
     ]
     for hidden in [(4096,), (2048, 2048)]
 ]
-"""Networks whose steps grow, to find where two workers overtake one thread."""
+"""Networks with growing steps, to find where two workers overtake one thread."""
 
-PREDICTED = [
+PREDICTIONS = [
     Workload(784, hidden, n_steps=1, n_epochs=1, batch_size=n_rows)
     for hidden in [(1024, 1024), (2048, 2048), (4096, 4096)]
     for n_rows in [2000, 20000]
 ]
-"""Networks and rows to predict for; every row is sent."""
+"""Networks, and numbers of rows to send and predict."""
 
 
-def overhead(client: Client, repeats: int) -> Iterator[Row]:
-    """Time steps that have nothing to do; yield a row a network."""
+def measure_overhead(client: Client, repeats: int) -> Iterator[Row]:
+    """Time steps with next to no work; yield one row per network."""
     for workload in TINY:
         step_s = _step_seconds(workload, client, n_workers=2, repeats=repeats)
-        n_tasks = _tasks(workload)
+        n_tasks = _n_chained_tasks(workload)
         yield {
             "network": workload.name,
             "chained tasks": n_tasks,
@@ -63,39 +65,39 @@ def overhead(client: Client, repeats: int) -> Iterator[Row]:
         }
 
 
-def against_one_thread(
+def compare_with_one_thread(
     client: Client, workloads: Sequence[Workload], repeats: int
 ) -> Iterator[Row]:
-    """Time growing steps on two workers and on one thread; yield a row a size."""
+    """Time growing steps on two workers and on one thread; yield one row per size."""
     for workload in workloads:
-        two = _step_seconds(workload, client, n_workers=2, repeats=repeats)
+        two_s = _step_seconds(workload, client, n_workers=2, repeats=repeats)
         with threadpool_limits(1):
-            one = _step_seconds(workload, None, n_workers=None, repeats=repeats)
+            one_s = _step_seconds(workload, None, n_workers=None, repeats=repeats)
         work = StepCost.of_step(workload.batch_size)
         yield {
             "network": workload.name,
-            "batch": workload.batch_size,
+            "batch_size": workload.batch_size,
             "GFLOP/step": flop(NetworkSplit.even(workload.layer_units, 2), work) / 1e9,
-            "1 shard, 1 thread, ms": 1e3 * one,
-            "2 workers, ms": 1e3 * two,
-            "times faster": one / two,
+            "1 thread, ms": 1e3 * one_s,
+            "2 workers, ms": 1e3 * two_s,
+            "speedup": one_s / two_s,
         }
 
 
-def predicting(client: Client, repeats: int) -> Iterator[Row]:
+def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
     """Time predictions on two workers, by either split, and on one thread.
 
-    Yields a row a size and split. The work that could have been done in the time
-    beyond half of one thread's, per byte sent, is what `FLOP_PER_BYTE_SENT` stands
-    for.
+    Yields one row per size and split. Ideally two workers take half the time of one
+    thread. The work that one thread does in the time that they take beyond that, per
+    byte sent, is the measurement behind `FLOP_PER_BYTE_SENT`.
     """
-    for workload in PREDICTED:
+    for workload in PREDICTIONS:
         X, y = workload.data()
-        fitted = DistributedMLPClassifier(
-            workload.hidden, max_iter=1, engine="local", parameter_threshold=0
+        fitted = DistributedMLPClassifier(workload.hidden, max_iter=1, engine="local")
+        fit_uninterrupted(fitted, X[:200], y[:200])
+        by_neurons = copy(fitted).set_params(
+            engine="futures", client=client, n_workers=2
         )
-        fit(fitted, X[:200], y[:200])
-        shared = copy(fitted).set_params(engine="futures", client=client, n_workers=2)
         whole = WholeNetwork(
             Network(dense_layers(workload.layer_units, "relu"), "softmax"),
             Parameters(fitted.coefs_, fitted.intercepts_),
@@ -111,67 +113,69 @@ def predicting(client: Client, repeats: int) -> Iterator[Row]:
             n_bytes=whole.weights.nbytes,
             owner=None,
         )
-        with threadpool_limits(1), dask.config.set(SENDING_ANEW):
-            seconds = interleaved(
+        with threadpool_limits(1), dask.config.set(WITHOUT_CACHE):
+            seconds = time_in_turns(
                 {
                     "1 thread": partial(fitted.predict, X),
                     "rows": by_rows,
-                    "neurons": partial(shared.predict, X),
+                    "neurons": partial(by_neurons.predict, X),
                 },
                 repeats,
             )
-        one = median(seconds["1 thread"])
+        one_s = median(seconds["1 thread"])
         split = NetworkSplit.even(workload.layer_units, 2)
         work = StepCost.of_prediction(workload.batch_size, itemsize=X.itemsize)
-        for how, sent in {
+        n_flop = flop(split, work)
+        for split_by, n_bytes in {
             "rows": bytes_sent_by_rows(split, work, n_workers=2),
             "neurons": bytes_sent_by_neurons(split, work),
         }.items():
-            two = median(seconds[how])
+            two_s = median(seconds[split_by])
             yield {
                 "network": workload.name,
                 "rows": workload.batch_size,
-                "GFLOP": flop(split, work) / 1e9,
-                "split by": how,
-                "MB sent": sent / 1e6,
-                "1 thread, ms": 1e3 * one,
-                "2 workers, ms": 1e3 * two,
-                "times faster": one / two,
-                "FLOP per byte sent": (two - one / 2) * flop(split, work) / one / sent,
+                "GFLOP": n_flop / 1e9,
+                "split by": split_by,
+                "MB sent": n_bytes / 1e6,
+                "1 thread, ms": 1e3 * one_s,
+                "2 workers, ms": 1e3 * two_s,
+                "speedup": one_s / two_s,
+                "FLOP per byte sent": (two_s - one_s / 2) / one_s * n_flop / n_bytes,
             }
 
 
-def where_two_win(rows: Sequence[Row], n_tasks: int) -> Row:
-    """Find the work of a step from which on two workers win; None if they never do.
+def find_crossover(rows: Sequence[Row], n_tasks: int) -> Row:
+    """Find the work per step at which two workers overtake one thread.
 
-    The work that sharing between two saves there, per chained task, is what
-    `FLOP_PER_CHAINED_TASK` stands for; at most that, if they win at all sizes.
+    The work that they save there, per chained task, is the measurement behind
+    `FLOP_PER_CHAINED_TASK`; it is an upper bound if they are faster at all sizes. Both
+    are None if they never are.
     """
-    work = crossover_size(
-        [row["GFLOP/step"] for row in rows], [row["times faster"] for row in rows]
+    gflop = crossover_size(
+        [row["GFLOP/step"] for row in rows], [row["speedup"] for row in rows]
     )
     return {
         "network": rows[0]["network"],
-        "two workers win from, GFLOP/step": work,
-        "saved GFLOP per chained task there": work and work / 2 / n_tasks,
+        "crossover, GFLOP/step": gflop,
+        "saved GFLOP per chained task": gflop and gflop / 2 / n_tasks,
     }
 
 
 def run(repeats: int) -> dict[str, list[Row]]:
-    """Measure everything on two one-thread workers of a local cluster."""
-    with two_workers({}) as client:
-        results = {"futures overhead": list(overhead(client, repeats))}
-        won = []
+    """Measure everything on two single-threaded workers; return tables by title."""
+    with single_threaded_workers(2, settings={}) as client:
+        results = {"futures overhead": list(measure_overhead(client, repeats))}
+        crossovers = []
         for workloads in GROWING:
-            rows = list(against_one_thread(client, workloads, repeats))
+            rows = list(compare_with_one_thread(client, workloads, repeats))
             results[f"futures {workloads[0].name}"] = rows
-            won.append(where_two_win(rows, _tasks(workloads[0])))
-        results["futures crossover"] = won
-        results["futures predict"] = list(predicting(client, repeats))
+            crossovers.append(find_crossover(rows, _n_chained_tasks(workloads[0])))
+        results["futures crossover"] = crossovers
+        results["futures predict"] = list(compare_predictions(client, repeats))
     return results
 
 
-def _tasks(workload: Workload) -> int:
+def _n_chained_tasks(workload: Workload) -> int:
     work = StepCost.of_step(workload.batch_size)
     return chained_tasks(NetworkSplit.even(workload.layer_units, 2), work)
 
@@ -179,12 +183,11 @@ def _tasks(workload: Workload) -> int:
 def _step_seconds(
     workload: Workload, client: Client | None, n_workers: int | None, repeats: int
 ) -> float:
-    """Return the median seconds of a step."""
-    make = partial(
+    """Return the median seconds per step."""
+    make_estimator = partial(
         DistributedMLPClassifier,
         client=client,
         n_workers=n_workers,
-        parameter_threshold=0,
         engine="local" if client is None else "futures",
     )
-    return median(step_and_rest(workload, make)[0] for _ in range(repeats))
+    return median(time_fit(workload, make_estimator).step_s for _ in range(repeats))

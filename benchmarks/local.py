@@ -8,34 +8,38 @@ from typing import Any
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from skdistmlp.crossover.timing import Row, interleaved, median_ratio
-from skdistmlp.crossover.workloads import Workload, fit
+from benchmarks.timing import time_in_turns
+from benchmarks.workloads import SolverWorkload
+from skdistmlp.crossover.output import Row
+from skdistmlp.crossover.timing import fit_uninterrupted, median_ratio
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.nn import compiled
 
 WORKLOADS = {
-    Workload(64, (100,), n_steps=200, n_epochs=5): 1.5,
-    Workload(784, (256,), n_steps=50, n_epochs=5): 1.3,
-    Workload(784, (1024, 1024), n_steps=20, n_epochs=5): 1.6,
-    Workload(784, (4096,), n_steps=20, n_epochs=3): 1.9,
-    Workload(784, (2048, 2048), n_steps=20, n_epochs=3): 1.9,
-    Workload(64, (100,), n_steps=200, n_epochs=5, dtype="float64"): 1.0,
-    Workload(784, (1024, 1024), n_steps=20, n_epochs=3, dtype="float64"): 1.0,
-    Workload(64, (100,), n_steps=200, n_epochs=5, solver="sgd"): 1.0,
-    Workload(784, (1024, 1024), n_steps=20, n_epochs=5, solver="sgd"): 1.0,
-    Workload(784, (256,), n_steps=20, n_epochs=5, density=0.2): 1.0,
-    Workload(10_000, (256,), n_steps=20, n_epochs=3, density=0.01): 1.0,
-    Workload(64, (100,), n_steps=10, n_epochs=50, solver="lbfgs"): 1.0,
-    Workload(784, (256,), n_steps=20, n_epochs=10, solver="lbfgs"): 1.0,
-    Workload(
+    SolverWorkload(64, (100,), n_steps=200, n_epochs=5): 1.5,
+    SolverWorkload(784, (256,), n_steps=50, n_epochs=5): 1.3,
+    SolverWorkload(784, (1024, 1024), n_steps=20, n_epochs=5): 1.6,
+    SolverWorkload(784, (4096,), n_steps=20, n_epochs=3): 1.9,
+    SolverWorkload(784, (2048, 2048), n_steps=20, n_epochs=3): 1.9,
+    SolverWorkload(64, (100,), n_steps=200, n_epochs=5, dtype="float64"): 1.0,
+    SolverWorkload(784, (1024, 1024), n_steps=20, n_epochs=3, dtype="float64"): 1.0,
+    SolverWorkload(64, (100,), n_steps=200, n_epochs=5, solver="sgd"): 1.0,
+    SolverWorkload(784, (1024, 1024), n_steps=20, n_epochs=5, solver="sgd"): 1.0,
+    SolverWorkload(784, (256,), n_steps=20, n_epochs=5, density=0.2): 1.0,
+    SolverWorkload(10_000, (256,), n_steps=20, n_epochs=3, density=0.01): 1.0,
+    SolverWorkload(64, (100,), n_steps=10, n_epochs=50, solver="lbfgs"): 1.0,
+    SolverWorkload(784, (256,), n_steps=20, n_epochs=10, solver="lbfgs"): 1.0,
+    SolverWorkload(
         784, (1024, 1024), n_steps=20, n_epochs=5, solver="lbfgs", dtype="float64"
     ): 1.0,
-    Workload(10_000, (256,), n_steps=20, n_epochs=5, solver="lbfgs", density=0.01): 1.0,
+    SolverWorkload(
+        10_000, (256,), n_steps=20, n_epochs=5, solver="lbfgs", density=0.01
+    ): 1.0,
 }
-"""Networks, and how many times scikit-learn's speed is the least wanted."""
+"""Workloads, and the speed-up over scikit-learn that each is to reach."""
 
-PREDICTED = [
-    Workload(
+PREDICTIONS = [
+    SolverWorkload(
         n_features, hidden, n_steps=1, n_epochs=1, batch_size=n_rows, density=density
     )
     for n_features, hidden, density in [
@@ -45,65 +49,66 @@ PREDICTED = [
     ]
     for n_rows in [1, 10, 200, 5000]
 ]
-"""Networks and rows to predict for."""
+"""Networks, and numbers of rows to predict."""
 
-LEAST_PREDICTING = 1 / 1.2
-"""How many times scikit-learn's speed is the least wanted of `predict`."""
+PREDICT_TARGET = 1 / 1.2
+"""Speed-up over scikit-learn that `predict` is to reach."""
 
 
-def against_sklearn(n_threads: int, repeats: int) -> Iterator[Row]:
-    """Time whole fits; yield a row a network."""
+def compare_training(n_threads: int, repeats: int) -> Iterator[Row]:
+    """Time whole fits; yield one row per workload."""
     compiled.load()
-    for workload, wanted in WORKLOADS.items():
+    for workload, target in WORKLOADS.items():
         X, y = workload.data()
-        theirs = MLPClassifier(**workload.parameters())
-        ours = DistributedMLPClassifier(**workload.parameters(), engine="local")
+        sklearn = MLPClassifier(**workload.parameters())
+        local = DistributedMLPClassifier(**workload.parameters(), engine="local")
         with threadpool_limits(n_threads):
-            seconds = interleaved(
+            seconds = time_in_turns(
                 {
-                    "sklearn": partial(fit, theirs, X, y),
-                    "local": partial(fit, ours, X, y),
+                    "scikit-learn": partial(fit_uninterrupted, sklearn, X, y),
+                    "local": partial(fit_uninterrupted, local, X, y),
                 },
                 repeats,
             )
         yield {
             "network": workload.name,
             "variant": workload.variant,
-            "sklearn, s/epoch": median(seconds["sklearn"]) / workload.n_epochs,
+            "scikit-learn, s/epoch": median(seconds["scikit-learn"])
+            / workload.n_epochs,
             "local, s/epoch": median(seconds["local"]) / workload.n_epochs,
-            "times faster": median_ratio(seconds["sklearn"], seconds["local"]),
-            "wanted": wanted,
+            "speedup": median_ratio(seconds["scikit-learn"], seconds["local"]),
+            "target": target,
         }
 
 
-def predicting(n_threads: int, repeats: int) -> Iterator[Row]:
-    """Time predictions without any cluster; yield a row a network and size."""
-    for workload in PREDICTED:
+def compare_predictions(n_threads: int, repeats: int) -> Iterator[Row]:
+    """Time predictions without a cluster; yield one row per network and size."""
+    for workload in PREDICTIONS:
         X, _ = workload.data()
         n_rows = X.shape[0]
         candidates: dict[str, Callable[[], Any]] = {}
         for name, estimator in {
-            "sklearn": MLPClassifier(**workload.parameters()),
+            "scikit-learn": MLPClassifier(**workload.parameters()),
             "local": DistributedMLPClassifier(**workload.parameters()),
         }.items():
             estimator.partial_fit(X, [0] * n_rows, classes=range(10))
             candidates[name] = partial(_repeat, partial(estimator.predict, X), n_rows)
         with threadpool_limits(n_threads):
-            seconds = interleaved(candidates, repeats)
+            seconds = time_in_turns(candidates, repeats)
         calls = _n_calls(n_rows)
         yield {
             "network": workload.name,
             "X": "dense" if workload.density is None else "sparse",
             "rows": n_rows,
-            "sklearn, ms": 1e3 * median(seconds["sklearn"]) / calls,
+            "scikit-learn, ms": 1e3 * median(seconds["scikit-learn"]) / calls,
             "local, ms": 1e3 * median(seconds["local"]) / calls,
-            "times faster": median_ratio(seconds["sklearn"], seconds["local"]),
-            "wanted": LEAST_PREDICTING,
+            "speedup": median_ratio(seconds["scikit-learn"], seconds["local"]),
+            "target": PREDICT_TARGET,
         }
 
 
 def _n_calls(n_rows: int) -> int:
-    """Return how often to predict, so that it can be timed."""
+    """Return the number of calls that take long enough to time."""
     return max(1, 1000 // n_rows)
 
 

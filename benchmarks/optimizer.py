@@ -1,4 +1,4 @@
-"""How long a step of Adam takes, by who computes it and in blocks of which size."""
+"""A step of Adam, by NumPy and by numba, in blocks of several sizes."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -8,14 +8,15 @@ from unittest.mock import patch
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from skdistmlp.crossover.timing import Row, interleaved
+from benchmarks.timing import time_in_turns
+from skdistmlp.crossover.output import Row
 from skdistmlp.nn import compiled, optimizers
 
 N_PARAMETERS = 5_800_000
 
 
-def block_sizes(repeats: int) -> Iterator[Row]:
-    """Time one Adam step on one thread with blocks of each size."""
+def compare_block_sizes(repeats: int) -> Iterator[Row]:
+    """Time steps on one thread; yield one row per library and size of block."""
     random = np.random.default_rng(0)
     parameters = random.standard_normal(N_PARAMETERS, dtype=np.float32)
     gradient = random.standard_normal(N_PARAMETERS, dtype=np.float32)
@@ -42,7 +43,7 @@ def block_sizes(repeats: int) -> Iterator[Row]:
         if by == "numba" and kernel is None:
             continue
         with threadpool_limits(1):
-            seconds = interleaved(
+            seconds = time_in_turns(
                 {f"{kib}": partial(step, by, kib * 1024) for kib in sizes}, repeats
             )
         for kib, times in seconds.items():

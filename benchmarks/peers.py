@@ -5,43 +5,70 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from distributed import Client
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from benchmarks.limits import Limits, measured_limits
-from skdistmlp.crossover.clusters import N_WORKERS, QUIET, two_workers
-from skdistmlp.crossover.measurement import growing
+from benchmarks.peak import PeakRates, measure_peak_rates
+from skdistmlp.crossover.local_workers import QUIET_WORKERS, single_threaded_workers
+from skdistmlp.crossover.measurement import Measurement, measure_growing_networks
+from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.rule import crossover_size
-from skdistmlp.crossover.timing import Row, median_ratio
-from skdistmlp.crossover.workloads import Workload, fit, step_and_rest
+from skdistmlp.crossover.timing import (
+    EstimatorFactory,
+    fit_uninterrupted,
+    median_ratio,
+    time_fit,
+)
+from skdistmlp.crossover.workloads import Workload
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.nn import compiled
 from skdistmlp.parallel.split import count_parameters
 
+N_WORKERS = 2
+"""Single-threaded workers, and threads or processes of the other candidates."""
+
+
+class Targets(NamedTuple):
+    """Speed-ups that two shards are to reach, over each competitor.
+
+    Attributes
+    ----------
+    sklearn : float
+        Over scikit-learn on two threads.
+    torch_two : float
+        Over torch in two processes.
+    torch_one : float
+        Over torch in one process with two threads.
+    """
+
+    sklearn: float
+    torch_two: float
+    torch_one: float
+
+
 WORKLOADS = {
-    Workload(64, (100,), n_steps=200, n_epochs=25): (1.6, 1.2, 1.5),
-    Workload(784, (256,), n_steps=50, n_epochs=20): (1.8, 1.2, 0.9),
-    Workload(784, (1024, 1024), n_steps=20, n_epochs=6): (2.1, 1.2, 0.9),
-    Workload(784, (4096,), n_steps=20, n_epochs=4): (2.5, 1.2, 0.75),
-    Workload(784, (2048, 2048), n_steps=20, n_epochs=3): (2.4, 1.2, 0.75),
-    Workload(784, (2048, 2048), n_steps=8, n_epochs=2, batch_size=1000): (
-        *(1.15, 1.0, 0.75),
+    Workload(64, (100,), n_steps=200, n_epochs=25): Targets(1.6, 1.2, 1.5),
+    Workload(784, (256,), n_steps=50, n_epochs=20): Targets(1.8, 1.2, 0.9),
+    Workload(784, (1024, 1024), n_steps=20, n_epochs=6): Targets(2.1, 1.2, 0.9),
+    Workload(784, (4096,), n_steps=20, n_epochs=4): Targets(2.5, 1.2, 0.75),
+    Workload(784, (2048, 2048), n_steps=20, n_epochs=3): Targets(2.4, 1.2, 0.75),
+    Workload(784, (2048, 2048), n_steps=8, n_epochs=2, batch_size=1000): Targets(
+        1.15, 1.0, 0.75
     ),
 }
-"""Networks, and how many times the speed of scikit-learn, of torch on two processes
-and of torch in one is the least wanted."""
 
-LEAST_SCALING = {
+SCALING_TARGETS = {
     count_parameters((784, 256, 10)): 1.5,
     count_parameters((784, 1024, 1024, 10)): 1.8,
 }
-"""From how many parameters on, with batches of 200, two shards are to be how many
-times as fast as one."""
+"""Speed-ups that two shards are to reach over one, from a number of parameters on,
+with batches of 200."""
 
 GROWING = {
     200: [
@@ -53,70 +80,76 @@ GROWING = {
         for units in [2, 4, 8, 16, 32, 64]
     ],
 }
-"""By batch size, networks that grow, to find where two shards overtake one."""
+"""Networks of growing size, by batch size, to find where two shards overtake one."""
 
-MOST_PARAMETERS_AT_CROSSING = {200: 20_000, 2000: 2_000}
+CROSSOVER_TARGETS = {200: 20_000, 2000: 2_000}
+"""Numbers of parameters at which two shards are to overtake one, by batch size."""
 
-Taken = Mapping[str, Sequence[float]]
-"""By candidate, milliseconds of each repeat."""
+StepTimes = Mapping[str, Sequence[float]]
+"""Milliseconds per step of each repeat, by candidate."""
 
 
 def run(repeats: int, torch: bool) -> dict[str, list[Row]]:
-    """Measure everything; return tables by their titles."""
-    # As it is before a LocalCluster changes it.
+    """Measure everything; return tables by title."""
+    # Torch gets the environment of this process before a LocalCluster changes it.
     environment = dict(os.environ)
-    taken: dict[Workload, dict[str, list[float]]] = {}
-    limits: list[Limits] = []
+    times: dict[Workload, dict[str, list[float]]] = {}
+    peaks: list[PeakRates] = []
     for workload in WORKLOADS:
-        taken[workload] = {}
+        times[workload] = {}
         for _ in range(repeats):
-            for name, ms in _turn(workload, environment, torch, limits):
-                taken[workload].setdefault(name, []).append(ms)
-    results = {"peers against scikit-learn": list(against_sklearn(taken))}
+            for name, ms in _time_candidates(workload, environment, torch, peaks):
+                times[workload].setdefault(name, []).append(ms)
+    results = {"peers against scikit-learn": list(compare_with_sklearn(times))}
     if torch:
-        results["peers against torch"] = list(against_torch(taken))
-    results["peers scaling"] = list(scaling(taken, limits))
-    with two_workers() as client:
+        results["peers against torch"] = list(compare_with_torch(times))
+    results["peers scaling"] = list(compare_with_peak(times, peaks))
+    with single_threaded_workers(N_WORKERS) as client:
         _warm_up(client)
-        shards = {"1 shard": _on(client, 1), "2 shards": _on(client, 2)}
         series = [
-            list(growing(shards, workloads, repeats)) for workloads in GROWING.values()
+            list(
+                measure_growing_networks(
+                    _on_workers(client, 1), _on_workers(client, 2), workloads, repeats
+                )
+            )
+            for workloads in GROWING.values()
         ]
-    for batch_size, rows in zip(GROWING, series, strict=True):
-        results[f"peers growing, batches of {batch_size}"] = rows
-    results["peers crossover"] = list(where_two_win(series))
-    results["peers chores"] = list(chores(repeats))
+    for batch_size, measurements in zip(GROWING, series, strict=True):
+        results[f"peers growing, batches of {batch_size}"] = [
+            asdict(measured) for measured in measurements
+        ]
+    results["peers crossover"] = [find_crossover(each) for each in series]
+    results["peers worker settings"] = list(compare_worker_settings(repeats))
     return results
 
 
-def _turn(
+def _time_candidates(
     workload: Workload,
     environment: Mapping[str, str],
     torch: bool,
-    limits: list[Limits],
+    peaks: list[PeakRates],
 ) -> Iterator[tuple[str, float]]:
     """Time every candidate once, each with both cores to itself."""
     with threadpool_limits(N_WORKERS):
-        step_s, _ = step_and_rest(workload, MLPClassifier)
+        step_s, _ = time_fit(workload, MLPClassifier)
         yield "scikit-learn", 1e3 * step_s
     if torch:
         yield from _torch_ms(workload, environment).items()
-    with two_workers() as client:
+    with single_threaded_workers(N_WORKERS) as client:
         _warm_up(client)
-        limits.append(measured_limits(client))
+        peaks.append(measure_peak_rates(client))
         for n_shards in (1, 2):
-            step_s, rest_s = step_and_rest(workload, _on(client, n_shards))
+            step_s, fixed_s = time_fit(workload, _on_workers(client, n_shards))
             yield f"{n_shards} shards", 1e3 * step_s
-        yield "rest of the fit", 1e3 * rest_s
+        yield "fixed per fit", 1e3 * fixed_s
 
 
-def _on(client: Client, n_shards: int) -> Any:
+def _on_workers(client: Client, n_shards: int) -> EstimatorFactory:
     return partial(
         DistributedMLPClassifier,
         client=client,
         engine="peers",
         n_workers=n_shards,
-        parameter_threshold=0,
     )
 
 
@@ -124,22 +157,24 @@ def _warm_up(client: Client) -> None:
     """Let workers import and compile what they need."""
     client.run(compiled.load)
     tiny = Workload(4, (4, 4), n_steps=2, n_epochs=1)
-    fit(_on(client, N_WORKERS)(**tiny.parameters()), *tiny.data())
+    estimator = _on_workers(client, N_WORKERS)(**tiny.parameters())
+    fit_uninterrupted(estimator, *tiny.data())
 
 
 def _torch_ms(workload: Workload, environment: Mapping[str, str]) -> dict[str, float]:
-    """Return the milliseconds of a step with torch, by the way it is run."""
-    asked = {
+    """Return the milliseconds per step with torch, by the way it is run."""
+    parameters: dict[str, Any] = {
         "layer_units": workload.layer_units,
         "n_steps": workload.n_steps,
-        # A process of torch does nothing else: nothing is to be subtracted.
+        # A torch process only trains, so no fixed cost has to be subtracted and fewer
+        # epochs suffice.
         "n_epochs": max(2, workload.n_epochs // 4),
         "batch_size": workload.batch_size,
         "threads": N_WORKERS,
     }
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.torch_mlp"],
-        input=json.dumps(asked),
+        input=json.dumps(parameters),
         env=environment,
         capture_output=True,
         text=True,
@@ -151,90 +186,92 @@ def _torch_ms(workload: Workload, environment: Mapping[str, str]) -> dict[str, f
     return {f"torch, {way}": ms for way, ms in steps_ms.items()}
 
 
-def against_sklearn(taken: Mapping[Workload, Taken]) -> Iterator[Row]:
-    """Compare two shards with scikit-learn on two threads; yield a row a network."""
-    for workload, (wanted, _, _) in WORKLOADS.items():
-        ms = taken[workload]
+def compare_with_sklearn(times: Mapping[Workload, StepTimes]) -> Iterator[Row]:
+    """Compare two shards with scikit-learn on two threads; yield a row per network."""
+    for workload, targets in WORKLOADS.items():
+        ms = times[workload]
         yield {
             "network": workload.name,
-            "batch": workload.batch_size,
+            "batch_size": workload.batch_size,
             "scikit-learn, ms": median(ms["scikit-learn"]),
             "2 shards, ms": median(ms["2 shards"]),
-            "times faster": median_ratio(ms["scikit-learn"], ms["2 shards"]),
-            "wanted": wanted,
-            "rest of the fit, ms": median(ms["rest of the fit"]),
+            "speedup": median_ratio(ms["scikit-learn"], ms["2 shards"]),
+            "target": targets.sklearn,
+            "fixed per fit, ms": median(ms["fixed per fit"]),
         }
 
 
-def against_torch(taken: Mapping[Workload, Taken]) -> Iterator[Row]:
-    """Compare two shards with torch; yield a row a network."""
-    for workload, (_, wanted_of_two, wanted_of_one) in WORKLOADS.items():
-        ms = taken[workload]
+def compare_with_torch(times: Mapping[Workload, StepTimes]) -> Iterator[Row]:
+    """Compare two shards with torch; yield a row per network."""
+    for workload, targets in WORKLOADS.items():
+        ms = times[workload]
         ways = ["data-parallel", "tensor-parallel", "one process"]
-        two, other, one = (ms[f"torch, {way}"] for way in ways)
-        better = min(two, other, key=median)
+        data_parallel, tensor_parallel, one = (ms[f"torch, {way}"] for way in ways)
+        faster = min(data_parallel, tensor_parallel, key=median)
         yield {
             "network": workload.name,
-            "batch": workload.batch_size,
+            "batch_size": workload.batch_size,
             "2 shards, ms": median(ms["2 shards"]),
             **{f"{way}, ms": median(ms[f"torch, {way}"]) for way in ways},
-            "times faster than two": median_ratio(better, ms["2 shards"]),
-            "wanted of two": wanted_of_two,
-            "times faster than one": median_ratio(one, ms["2 shards"]),
-            "wanted of one": wanted_of_one,
+            "speedup over DDP or tensor-parallel": median_ratio(faster, ms["2 shards"]),
+            "target of two processes": targets.torch_two,
+            "speedup over one process": median_ratio(one, ms["2 shards"]),
+            "target of one process": targets.torch_one,
         }
 
 
-def scaling(taken: Mapping[Workload, Taken], limits: Sequence[Limits]) -> Iterator[Row]:
-    """Compare two shards with one, and with what the cores can do."""
-    peak = Limits(*(median(column) for column in zip(*limits, strict=True)))
+def compare_with_peak(
+    times: Mapping[Workload, StepTimes], peaks: Sequence[PeakRates]
+) -> Iterator[Row]:
+    """Compare two shards with one, and with what the cores can do at best."""
+    peak = PeakRates(*(median(column) for column in zip(*peaks, strict=True)))
     for workload in WORKLOADS:
-        ms = taken[workload]
+        ms = times[workload]
         n_parameters = count_parameters(workload.layer_units)
-        wanted = [t for n, t in LEAST_SCALING.items() if n_parameters >= n]
-        two = median(ms["2 shards"])
-        limit_ms = 1e3 * peak.step_s(workload) / N_WORKERS
+        targets = [t for n, t in SCALING_TARGETS.items() if n_parameters >= n]
+        two_ms = median(ms["2 shards"])
+        min_ms = 1e3 * peak.min_step_s(workload) / N_WORKERS
         yield {
             "network": workload.name,
-            "batch": workload.batch_size,
+            "batch_size": workload.batch_size,
             "1 shard, ms": median(ms["1 shards"]),
-            "2 shards, ms": two,
-            "times faster": median_ratio(ms["1 shards"], ms["2 shards"]),
-            "wanted": wanted[-1] if wanted and workload.batch_size == 200 else "",
-            "limit, ms": limit_ms,
-            "share of the limit": limit_ms / two,
+            "2 shards, ms": two_ms,
+            "speedup": median_ratio(ms["1 shards"], ms["2 shards"]),
+            "target": targets[-1] if targets and workload.batch_size == 200 else "",
+            "limit, ms": min_ms,
+            "share of the limit": min_ms / two_ms,
             "GFLOP/s": peak.flop_per_s / 1e9,
             "GB/s": peak.bytes_per_s / 1e9,
         }
 
 
-def where_two_win(series: Sequence[Sequence[Row]]) -> Iterator[Row]:
-    """Find where two shards overtake one; yield a row a size of batch."""
-    for rows in series:
-        batch_size = rows[0]["batch"]
-        sizes = [row["parameters"] for row in rows]
-        yield {
-            "batch": batch_size,
-            "two shards win from, parameters": crossover_size(
-                sizes, [row["times faster"] for row in rows]
-            ),
-            "wanted": MOST_PARAMETERS_AT_CROSSING.get(batch_size, ""),
-        }
+def find_crossover(measurements: Sequence[Measurement]) -> Row:
+    """Find where two shards overtake one, for one batch size."""
+    batch_size = measurements[0].batch_size
+    return {
+        "batch_size": batch_size,
+        "crossover, parameters": crossover_size(
+            [measured.n_parameters for measured in measurements],
+            [measured.speedup for measured in measurements],
+        ),
+        "target": CROSSOVER_TARGETS.get(batch_size, ""),
+    }
 
 
-def chores(repeats: int) -> Iterator[Row]:
-    """Time two shards on workers with Dask's own settings, and with quiet ones."""
+def compare_worker_settings(repeats: int) -> Iterator[Row]:
+    """Time two shards on workers with Dask's default settings, and with quiet ones."""
     for workload in list(WORKLOADS)[1:3]:
-        as_it_is: list[float] = []
-        quiet: list[float] = []
+        default_s: list[float] = []
+        quiet_s: list[float] = []
         for _ in range(repeats):
-            for settings, taken in (({}, as_it_is), (QUIET, quiet)):
-                with two_workers(settings) as client:
+            for settings, steps_s in (({}, default_s), (QUIET_WORKERS, quiet_s)):
+                with single_threaded_workers(N_WORKERS, settings) as client:
                     _warm_up(client)
-                    taken.append(step_and_rest(workload, _on(client, 2))[0])
+                    step_s, _ = time_fit(workload, _on_workers(client, 2))
+                    steps_s.append(step_s)
         yield {
             "network": workload.name,
-            "Dask's settings, ms": 1e3 * median(as_it_is),
-            "quiet settings, ms": 1e3 * median(quiet),
-            "times faster": median_ratio(as_it_is, quiet),
+            "default settings, ms": 1e3 * median(default_s),
+            "quiet settings, ms": 1e3 * median(quiet_s),
+            "speedup": median_ratio(default_s, quiet_s),
         }

@@ -1,7 +1,7 @@
-"""The same training with torch, as its users run it; a program of its own.
+"""The same training with torch, as its users run it; a separate program.
 
-``python -m benchmarks.torch_mlp`` reads a workload as JSON from its input and
-prints milliseconds a step as JSON: one process, data-parallel, tensor-parallel.
+``python -m benchmarks.torch_mlp`` reads a workload as JSON from stdin and prints the
+milliseconds per step as JSON: in one process, data-parallel and tensor-parallel.
 """
 
 import json
@@ -29,7 +29,7 @@ LEARNING_RATE = 1e-3
 
 
 def main() -> None:
-    """Measure what the input asks for."""
+    """Time the workload on stdin in each way."""
     workload = json.load(sys.stdin)
     torch.set_num_threads(workload["threads"])
     steps_ms = {
@@ -39,13 +39,13 @@ def main() -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
-        spawn(_process, (name, workload, port), nprocs=N_PROCESSES)
+        spawn(_run_process, (name, workload, port), nprocs=N_PROCESSES)
         steps_ms[name] = json.loads(store.get("result"))
     print(json.dumps(steps_ms))
 
 
-def _process(rank: int, name: str, workload: dict[str, Any], port: int) -> None:
-    """Be one of two one-thread processes that train together."""
+def _run_process(rank: int, name: str, workload: dict[str, Any], port: int) -> None:
+    """Run one of two single-threaded processes that train together."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     store = dist.TCPStore("127.0.0.1", port, is_master=False)
@@ -56,11 +56,11 @@ def _process(rank: int, name: str, workload: dict[str, Any], port: int) -> None:
         milliseconds = _step_ms(model, workload, rank, N_PROCESSES)
     else:
         mesh = init_device_mesh("cpu", (N_PROCESSES,))
-        model = parallelize_module(model, mesh, _pairs(model))
+        model = parallelize_module(model, mesh, _parallel_styles(model))
         milliseconds = _step_ms(model, workload, 0, 1)
     if rank == 0:
         store.set("result", json.dumps(milliseconds))
-    # Who leaves first must not break off what the other still waits for.
+    # A process that leaves early would break the other's last collective.
     dist.barrier()
     dist.destroy_process_group()
 
@@ -72,8 +72,8 @@ def _model(layer_units: list[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def _pairs(model: nn.Module) -> dict[str, Any]:
-    """Split layers in pairs, by outputs and then by inputs, as torch advises.
+def _parallel_styles(model: nn.Module) -> dict[str, Any]:
+    """Split layers in pairs, by outputs and then by inputs, as torch recommends.
 
     A last layer without a partner stays whole.
     """
@@ -89,8 +89,8 @@ def _pairs(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def _groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Keep split parameters apart: a fused update takes one kind only."""
+def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Separate split parameters from others: a fused update takes one kind only."""
     split = [p for p in model.parameters() if isinstance(p, DTensor)]
     whole = [p for p in model.parameters() if not isinstance(p, DTensor)]
     return [{"params": group} for group in (split, whole) if group]
@@ -99,39 +99,39 @@ def _groups(model: nn.Module) -> list[dict[str, Any]]:
 def _step_ms(
     model: nn.Module, workload: dict[str, Any], rank: int, n_replicas: int
 ) -> float:
-    """Train, and return the milliseconds of a step after the first epoch."""
+    """Train, and return the milliseconds per step after the first epoch."""
     n_steps, batch_size = workload["n_steps"], workload["batch_size"]
-    own = batch_size // n_replicas
+    n_own_rows = batch_size // n_replicas
     generator = torch.Generator().manual_seed(0)
     n_rows = n_steps * batch_size
     X = torch.randn(n_rows, workload["layer_units"][0], generator=generator)
     y = torch.randint(workload["layer_units"][-1], (n_rows,), generator=generator)
-    optimizer = torch.optim.Adam(_groups(model), LEARNING_RATE, fused=True)
-    loss_of = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(_parameter_groups(model), LEARNING_RATE, fused=True)
+    loss_function = nn.CrossEntropyLoss()
 
     def epoch() -> None:
         order = torch.randperm(n_rows, generator=generator)
-        for start in range(rank * own, n_rows, batch_size):
-            rows = order[start : start + own]
-            _step(model, optimizer, loss_of, X[rows], y[rows])
+        for start in range(rank * n_own_rows, n_rows, batch_size):
+            row_indices = order[start : start + n_own_rows]
+            _step(model, optimizer, loss_function, X[row_indices], y[row_indices])
 
     epoch()
     start_s = time.perf_counter()
     for _ in range(workload["n_epochs"]):
         epoch()
-    taken_s = time.perf_counter() - start_s
-    return 1e3 * taken_s / (workload["n_epochs"] * n_steps)
+    elapsed_s = time.perf_counter() - start_s
+    return 1e3 * elapsed_s / (workload["n_epochs"] * n_steps)
 
 
 def _step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
+    loss_function: Callable[[Tensor, Tensor], Tensor],
     X: Tensor,
     y: Tensor,
 ) -> None:
     optimizer.zero_grad()
-    loss_of(model(X), y).backward()
+    loss_function(model(X), y).backward()
     optimizer.step()
 
 

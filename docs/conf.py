@@ -56,7 +56,7 @@ sphinx_gallery_conf = {
             "callbacks.py",
             "cluster_by_hand.py",
             "dask_arrays.py",
-            "take_home.py",
+            "export_to_sklearn.py",
             "plot_loss_curve.py",
             "plot_partition.py",
             "plot_worker_counts.py",

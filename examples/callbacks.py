@@ -1,9 +1,9 @@
-"""A bar, and a callback of one's own
-==================================
+"""A progress bar and a custom callback
+====================================
 
-Shows how far training has come, saves the network after every fifth epoch, and ends
-training once digits that were held out are known well enough. Callbacks are called in
-this process, while the workers train.
+Shows the progress of training, saves the network after every fifth epoch, and stops
+once it classifies held-out digits well enough. Callbacks run in this process while the
+workers train.
 """
 
 import pickle
@@ -19,36 +19,36 @@ from skdistmlp import DistributedMLPClassifier
 
 
 class Checkpoints:
-    """Save the network every few epochs, and stop when it is good enough.
+    """Save the network every few epochs, and stop once it is good enough.
 
     Parameters
     ----------
     folder : Path
-        Where to save it.
+        Folder for the files.
     X, y : array-like
-        Rows to score it on.
+        Rows to score the network on.
     every : int
-        Epochs from one file to the next.
-    enough : float
-        The score to stop at.
+        Number of epochs between two files.
+    target : float
+        Score at which to stop.
     """
 
-    def __init__(self, folder, X, y, *, every, enough):
+    def __init__(self, folder, X, y, *, every, target):
         self.folder = folder
         self.X = X
         self.y = y
         self.every = every
-        self.enough = enough
+        self.target = target
 
     def setup(self, estimator, context):
-        """Begin; there is nothing to prepare."""
+        """Prepare before fit; nothing to do here."""
 
     def on_fit_task_begin(self, estimator, context):
-        """Begin a fit, or an epoch of it."""
+        """Prepare before the fit and before each epoch; nothing to do here."""
 
-    # Since this asks for `fitted_estimator`, weights are brought after every epoch.
+    # Asking for `fitted_estimator` fetches the weights after every epoch.
     def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
-        """End an epoch, or the fit; return whether to stop."""
+        """Save and score after an epoch; return whether to stop."""
         n_epochs = context.task_id + 1
         if context.task_name != "epoch" or fitted_estimator is None:
             return False
@@ -58,17 +58,17 @@ class Checkpoints:
         path.write_bytes(pickle.dumps(fitted_estimator.to_sklearn()))
         score = fitted_estimator.score(self.X, self.y)
         print(f"{path.name}  loss {estimator.loss_:.4f}  accuracy {score:.3f}")
-        return score >= self.enough
+        return score >= self.target
 
     def teardown(self, estimator, context):
-        """End, also after an error; there is nothing to put away."""
+        """Clean up after fit, also if it failed; nothing to do here."""
 
 
 def main() -> None:
-    """Train on two workers until it is enough, and load what was saved last."""
+    """Train on two workers until the score suffices, and load the last file."""
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
-    clf = DistributedMLPClassifier((64, 64), parameter_threshold=0, random_state=0)
+    clf = DistributedMLPClassifier((64, 64), engine="peers", random_state=0)
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(
@@ -76,13 +76,13 @@ def main() -> None:
         ) as cluster,
         Client(cluster),
     ):
-        checkpoints = Checkpoints(Path(folder), X_test, y_test, every=5, enough=0.95)
+        checkpoints = Checkpoints(Path(folder), X_test, y_test, every=5, target=0.95)
         clf.set_callbacks(ProgressBar(), checkpoints)
         clf.fit(X_train, y_train)
         *_, last = sorted(Path(folder).iterdir())
         mlp = pickle.loads(last.read_bytes())
     print(f"stopped   after {clf.n_iter_} epochs")
-    print(f"the last  a {type(mlp).__name__}, accuracy {mlp.score(X_test, y_test):.3f}")
+    print(f"last file a {type(mlp).__name__}, accuracy {mlp.score(X_test, y_test):.3f}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""A grid search over a pipeline
-=============================
+"""Grid search over a pipeline
+===========================
 
 Searches over a parameter of the network and over numbers of workers, in a pipeline that
-scales the features. Names of parameters begin with the name of their step.
+scales the features. The name of each parameter starts with the name of its step.
 
-Candidates that differ in the number of workers alone score the same: the answer does
-not depend on how a network is split. ``FastestWithin`` chooses the fastest among those
+Candidates that differ only in the number of workers score the same, since results do
+not depend on how a network is split. ``FastestWithin`` chooses the fastest of those
 that score about as well as the best.
 """
 
@@ -19,13 +19,13 @@ from skdistmlp import DistributedMLPClassifier, FastestWithin
 
 
 def main() -> None:
-    """Search, print what was found, and score the best on digits it had not seen."""
+    """Search, print the results, and score the chosen network on unseen digits."""
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
     pipeline = make_pipeline(
         StandardScaler(),
         DistributedMLPClassifier(
-            (128,), parameter_threshold=0, tol=1e-2, n_iter_no_change=3, random_state=0
+            (128,), engine="peers", tol=1e-2, n_iter_no_change=3, random_state=0
         ),
     )
     search = GridSearchCV(
@@ -54,11 +54,11 @@ def main() -> None:
         alpha, n_workers = parameters.values()
         print(
             f"alpha={alpha:<6g} n_workers={n_workers}  "
-            f"accuracy {score:.3f}  {fit_s:.2f} s a fit"
+            f"accuracy {score:.3f}  {fit_s:.2f} s per fit"
         )
     chosen = search.best_estimator_[-1]
     print(f"chosen    alpha={chosen.alpha:g}, n_workers={chosen.n_workers}")
-    print(f"accuracy  {search.score(X_test, y_test):.3f} on digits it had not seen")
+    print(f"accuracy  {search.score(X_test, y_test):.3f} on unseen digits")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""From what size on sharing a network pays
-========================================
+"""From what network size on distributing pays
+===========================================
 
-``CrossoverDisplay`` draws how many times faster a shared network trains, by its number
-of parameters: below 1 it is slower. Faster than what, you choose: this page compares
-two workers with one worker of theirs, and measures each network once.
-``dask mlp crossover --png`` draws the same for a cluster of yours, at more sizes and
-with repeats. It compares with training in the process that calls ``fit``, with all of
-its threads, since that is where a network is trained that is not shared.
+``CrossoverDisplay`` plots the speed-up of distributed training by the number of
+parameters of the network; below 1, distributed training is slower. The baseline is up
+to you: this page compares two workers with one, and measures each network once.
+
+``dask mlp crossover --plot crossover.png`` plots the same for your own cluster, with
+more sizes and with repeats. Its baseline is the process that calls ``fit``, with all of
+its threads, since that is where a network trains that is not distributed.
 """
 
 from functools import partial
@@ -14,27 +15,24 @@ from functools import partial
 import matplotlib.pyplot as plt
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.crossover.clusters import two_workers
-from skdistmlp.crossover.measurement import growing
+from skdistmlp.crossover.local_workers import single_threaded_workers
+from skdistmlp.crossover.measurement import measure_growing_networks
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.plotting import CrossoverDisplay
 
 
 def main() -> None:
-    """Train networks that grow on one worker and on two, and draw the ratios."""
-    with two_workers() as client:
-        shared = partial(
+    """Train networks of growing size on one worker and on two; plot the speed-up."""
+    with single_threaded_workers(2) as client:
+        on_workers = partial(
             DistributedMLPClassifier,
             client=client,
             engine="peers",
-            parameter_threshold=0,
         )
-        rows = list(
-            growing(
-                {
-                    "one worker": partial(shared, n_workers=1),
-                    "two workers": partial(shared, n_workers=2),
-                },
+        measurements = list(
+            measure_growing_networks(
+                partial(on_workers, n_workers=1),
+                partial(on_workers, n_workers=2),
                 [
                     Workload(64, (2**i,), n_steps=20, n_epochs=3)
                     for i in range(4, 13, 2)
@@ -43,9 +41,9 @@ def main() -> None:
             )
         )
     CrossoverDisplay.from_measurements(
-        [row["parameters"] for row in rows],
-        [row["one worker, ms"] for row in rows],
-        [row["two workers, ms"] for row in rows],
+        [measured.n_parameters for measured in measurements],
+        [measured.baseline_step_ms for measured in measurements],
+        [measured.distributed_step_ms for measured in measurements],
         name="two workers",
     )
     plt.show()

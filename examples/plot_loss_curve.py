@@ -1,8 +1,8 @@
-"""The loss and the validation scores of a fit
-===========================================
+"""Loss and validation scores of a fit
+===================================
 
-``LossCurveDisplay`` draws the loss of each epoch and, where training stops early, the
-scores of the rows held out, on an axis of their own.
+``LossCurveDisplay`` plots the loss of each epoch and, with early stopping, the
+validation scores on a second axis.
 """
 
 import matplotlib.pyplot as plt
@@ -18,8 +18,8 @@ LossCurveDisplay.from_estimator(clf)
 plt.show()
 
 # %%
-# Several fits may share the axes: give each a name. The axes, the figure and the line
-# are matplotlib's own: ``ax_``, ``figure_`` and ``line_``.
+# Several fits can share the same axes; give each a name. The attributes ``ax_``,
+# ``figure_`` and ``line_`` are matplotlib objects that you can change.
 
 _, ax = plt.subplots(layout="constrained")
 for rate in (0.001, 0.003, 0.01):

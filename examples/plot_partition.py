@@ -1,12 +1,13 @@
 """Which worker holds which neurons
 ================================
 
-``PartitionDisplay`` draws a fitted network as neurons and links, in the colours of the
-workers that hold them. A hidden neuron is on one worker, with the weights that lead to
-it; the weights that lead to the outputs are with the hidden neurons where they begin.
+``PartitionDisplay`` plots the neurons and links of a fitted network, in the colours of
+the workers that hold them. A hidden neuron is on one worker, with the weights that lead
+to it; the weights that lead to the outputs are on the workers of the hidden neurons
+where they start.
 
-Of a large layer, each worker's first and last neurons are drawn: this network has
-64, 24 and 200 of them before its 10 outputs.
+Of a large layer, only each worker's first and last neurons are drawn: this network has
+64 inputs, 24 and 200 hidden neurons, and 10 outputs.
 """
 
 import matplotlib.pyplot as plt
@@ -18,11 +19,9 @@ from skdistmlp.plotting import PartitionDisplay
 
 
 def main() -> None:
-    """Share a small network on purpose, and draw it."""
+    """Distribute a network although it is small, and plot it."""
     X, y = load_digits(return_X_y=True)
-    clf = DistributedMLPClassifier(
-        (24, 200), parameter_threshold=0, tol=1e-2, random_state=0
-    )
+    clf = DistributedMLPClassifier((24, 200), engine="peers", tol=1e-2, random_state=0)
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"

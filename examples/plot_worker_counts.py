@@ -1,9 +1,9 @@
-"""How long a fit takes on more workers
-====================================
+"""How the time of a fit depends on the number of workers
+======================================================
 
-``WorkerCountDisplay`` draws the times that a search over ``n_workers`` took, beside the
-ideal: twice the workers, half the time. A fit has costs that do not become less, such
-as to send the data, so that long fits come nearer to it than those of this page.
+``WorkerCountDisplay`` plots the fit times of a search over ``n_workers``, next to ideal
+scaling: twice the workers, half the time. Some costs of a fit are fixed, such as
+sending the data, so long fits come closer to the ideal than the ones on this page.
 """
 
 import matplotlib.pyplot as plt
@@ -16,11 +16,11 @@ from skdistmlp.plotting import WorkerCountDisplay
 
 
 def main() -> None:
-    """Search, and draw how long the fits took."""
+    """Search, and plot the fit times."""
     X, y = load_digits(return_X_y=True)
     X = (X / 16).astype("float32")
     clf = DistributedMLPClassifier(
-        (2048,), parameter_threshold=0, tol=1e-2, n_iter_no_change=5, random_state=0
+        (2048,), engine="peers", tol=1e-2, n_iter_no_change=5, random_state=0
     )
     search = GridSearchCV(clf, {"n_workers": [1, 2]}, cv=3, refit=FastestWithin(0.01))
     with (
@@ -29,7 +29,7 @@ def main() -> None:
         ) as cluster,
         Client(cluster),
     ):
-        clf.fit(X, y)  # the first fit of a cluster loads the package on its workers
+        clf.fit(X, y)  # the first fit imports the package on the workers
         search.fit(X, y)
     WorkerCountDisplay.from_search(search)
     plt.show()

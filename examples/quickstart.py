@@ -1,8 +1,8 @@
-"""A pipeline whose network two workers share
-==========================================
+"""Train a pipeline on two workers
+===============================
 
-Trains on digits in a pipeline, the hidden layers shared by the two Dask workers of a
-cluster that it starts, with both of the engines that share a network.
+Trains a digits pipeline on a local two-worker cluster, once with each distributed
+engine.
 """
 
 import time
@@ -18,7 +18,7 @@ from skdistmlp import DistributedMLPClassifier
 
 
 def main() -> None:
-    """Fit and score with both of the engines that share a network."""
+    """Fit and score with each distributed engine."""
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
     clf = DistributedMLPClassifier(
@@ -41,13 +41,10 @@ def main() -> None:
             pipeline.fit(X_train, y_train)
             fit_s = time.perf_counter() - start
             fitted = pipeline[-1]
-            print(f"engine    {fitted.engine_}, {fitted.n_workers_} shards")
+            print(f"engine    {fitted.engine_}, {fitted.n_workers_} workers")
             print(f"time      {fit_s:.1f} s, {fitted.n_iter_} epochs")
-            print(
-                f"accuracy  {pipeline.score(X_test, y_test):.3f} on {len(X_test)} ",
-                end="",
-            )
-            print("digits it had not seen")
+            score = pipeline.score(X_test, y_test)
+            print(f"accuracy  {score:.3f} on {len(X_test)} unseen digits")
     print(f"plan      {fitted.plan_}".replace("\n", "\n          "))
 
 

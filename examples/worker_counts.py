@@ -1,9 +1,9 @@
-"""A search over numbers of workers
-================================
+"""Search over numbers of workers
+==============================
 
-Draws how long a fit takes on each number. The scores of the candidates tie, since the
-answer does not depend on how a network is split: ``FastestWithin`` picks the one to
-keep.
+Plots the time of a fit by the number of workers. The scores of the candidates tie,
+since results do not depend on how a network is split; ``FastestWithin`` picks the
+fastest.
 """
 
 import argparse
@@ -29,13 +29,13 @@ def search(client: Client, width: int, n_workers: list[int]) -> GridSearchCV:
         (width, width),
         client=client,
         engine="peers",
-        parameter_threshold=0,
         n_iter_no_change=10,
-        tol=1e9,  # ten epochs or so, whatever comes of them
+        tol=1e9,  # no improvement counts, so every fit stops after ten epochs or so
         random_state=0,
     )
     X = X.astype("float32")
-    # The first fit on a worker is slower, and the next would find rows there.
+    # The first fit imports the package on the workers. Without a cache, each of the
+    # others sends its rows.
     clone(clf).fit(X, y)
     with dask.config.set({"skdistmlp.cache.max-bytes": 0}):
         return GridSearchCV(
@@ -44,36 +44,46 @@ def search(client: Client, width: int, n_workers: list[int]) -> GridSearchCV:
 
 
 def main() -> None:
-    """Search, print and draw."""
+    """Search, print the results, and plot the fit times."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--workers", type=int, default=2, help="default: 2")
-    parser.add_argument("--width", type=int, default=1024, help="of both layers")
-    parser.add_argument("--png", type=Path, help="file to write; shown without")
-    asked = parser.parse_args()
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="largest number of workers (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--width",
+        type=int,
+        default=1024,
+        help="width of both hidden layers (default: %(default)s)",
+    )
+    parser.add_argument("--plot", type=Path, help="file to write (default: show it)")
+    arguments = parser.parse_args()
     with (
         LocalCluster(
-            n_workers=asked.workers,
+            n_workers=arguments.workers,
             threads_per_worker=1,
             dashboard_address="127.0.0.1:0",
         ) as cluster,
         Client(cluster) as client,
     ):
-        found = search(client, asked.width, list(range(1, asked.workers + 1)))
-    results = found.cv_results_
+        fitted = search(client, arguments.width, list(range(1, arguments.workers + 1)))
+    results = fitted.cv_results_
     for n, fit_s, score in zip(
         results["param_n_workers"],
         results["mean_fit_time"],
         results["mean_test_score"],
         strict=True,
     ):
-        print(f"{n} workers  {fit_s:6.2f} s a fit  accuracy {score:.3f}")
-    print(f"chosen     n_workers={found.best_params_['n_workers']}")
-    display = WorkerCountDisplay.from_search(found)
-    if asked.png is None:
+        print(f"{n} workers  {fit_s:6.2f} s per fit  accuracy {score:.3f}")
+    print(f"chosen     n_workers={fitted.best_params_['n_workers']}")
+    display = WorkerCountDisplay.from_search(fitted)
+    if arguments.plot is None:
         plt.show()
     else:
-        display.figure_.savefig(asked.png)
-        print(f"drawn      {asked.png}")
+        display.figure_.savefig(arguments.plot)
+        print(f"plotted    {arguments.plot}")
 
 
 if __name__ == "__main__":

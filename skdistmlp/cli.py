@@ -1,45 +1,68 @@
-"""``dask mlp``: what the command line offers."""
+"""The command line: ``dask mlp``."""
 
 import csv
+import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-# Dask loads this file at each of its commands: the rest is imported when needed.
+# Dask loads this file for every one of its commands, so nothing heavy is imported
+# before this command runs.
 if TYPE_CHECKING:
     from distributed import Client
 
-HIDDEN = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-"""Widths of the hidden layer of the networks that are measured."""
+    from skdistmlp.crossover.measurement import Measurement
 
-STEPS = {64: 100, 512: 40, 2048: 10}
-"""By the widest layer, steps of an epoch: a measurement takes about a second."""
+HIDDEN_WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+"""Widths of the hidden layers to measure."""
+
+STEPS_PER_EPOCH = {64: 100, 512: 40, 2048: 10}
+"""Steps per epoch, by the widest layer: a fit then takes about a second."""
+
+OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
+INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group()
 def mlp() -> None:
-    """Multilayer perceptrons split by neurons over the workers of a cluster."""
+    """Train multilayer perceptrons split by neurons over a Dask cluster."""
 
 
 @mlp.command()
 @click.argument("address", required=False)
 @click.option(
     "--scheduler-file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Read the address of the scheduler from the file that `dask scheduler "
-    "--scheduler-file` wrote.",
+    type=INPUT_FILE,
+    help="File with the scheduler's address, as written by `dask scheduler "
+    "--scheduler-file`.",
+)
+@click.option(
+    "--tls-ca-file",
+    type=INPUT_FILE,
+    help="CA certificates file for TLS, in PEM format.",
+)
+@click.option(
+    "--tls-cert",
+    type=INPUT_FILE,
+    help="Certificate file of this client for TLS, in PEM format.",
+)
+@click.option(
+    "--tls-key",
+    type=INPUT_FILE,
+    help="Private key file of this client for TLS, in PEM format.",
 )
 @click.option(
     "--n-workers",
     metavar="N",
     type=click.IntRange(min=2),
-    help="Share networks among so many workers; without it among all of a cluster, or "
-    "two that are started.",
+    help="Number of workers to split each network over.  [default: all of the cluster, "
+    "or 2 local ones]",
 )
 @click.option(
     "--batch-size",
@@ -47,8 +70,8 @@ def mlp() -> None:
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="Train on mini-batches of so many rows; the more, the smaller the networks "
-    "that are worth sharing.",
+    help="Rows per mini-batch. With larger batches, smaller networks are worth "
+    "distributing.",
 )
 @click.option(
     "--n-features",
@@ -56,16 +79,16 @@ def mlp() -> None:
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
-    help="Train on rows of so many features.",
+    help="Number of features per row.",
 )
 @click.option(
     "--max-width",
     metavar="N",
-    type=click.IntRange(HIDDEN[1], HIDDEN[-1]),
-    default=HIDDEN[-1],
+    type=click.IntRange(HIDDEN_WIDTHS[1], HIDDEN_WIDTHS[-1]),
+    default=HIDDEN_WIDTHS[-1],
     show_default=True,
-    help=f"Measure hidden layers of {HIDDEN[0]}, {HIDDEN[1]}, {HIDDEN[2]}, ... neurons "
-    "up to so many.",
+    help="Widest hidden layer to measure, in a series of "
+    f"{', '.join(map(str, HIDDEN_WIDTHS[:3]))}, ... neurons.",
 )
 @click.option(
     "--repeats",
@@ -73,32 +96,37 @@ def mlp() -> None:
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Time each network so often here and on the workers, in turn, and take "
-    "medians.",
+    help="Number of timed repeats per network.",
 )
 @click.option(
     "--csv",
     "csv_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table to this file.",
+    metavar="PATH",
+    type=OUTPUT_FILE,
+    help="Also write the table to this CSV file.",
 )
 @click.option(
     "--json",
     "json_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the table, the threshold, the number of workers, the options and what "
-    "this machine is to this file.",
+    metavar="PATH",
+    type=OUTPUT_FILE,
+    help="Also write the table, the threshold, the options and a description of this "
+    "machine to this JSON file.",
 )
 @click.option(
-    "--png",
-    "png_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw how many times faster the workers are, in the format that the name of "
-    "this file ends in; needs matplotlib.",
+    "--plot",
+    "plot_path",
+    metavar="PATH",
+    type=OUTPUT_FILE,
+    help="Also plot the speed-up by network size to this file. Its extension sets the "
+    "format, such as .png or .svg. Needs matplotlib.",
 )
 def crossover(
     address: str | None,
     scheduler_file: Path | None,
+    tls_ca_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
     n_workers: int | None,
     batch_size: int,
     n_features: int,
@@ -106,193 +134,249 @@ def crossover(
     repeats: int,
     csv_path: Path | None,
     json_path: Path | None,
-    png_path: Path | None,
+    plot_path: Path | None,
 ) -> None:
-    """Measure from how many parameters on sharing a network pays.
+    """Measure from what network size on distributed training is faster.
 
-    Trains networks of one hidden layer that grow, in turn in this process and on the
-    workers of the cluster whose scheduler is at ADDRESS. Without ADDRESS it starts
-    workers of one thread on this machine. Prints the milliseconds of a training step,
-    how many times faster the workers are, and the parameter_threshold to use:
+    Trains networks of growing size, each in turn in this process (the baseline) and
+    distributed over the workers of the cluster whose scheduler is at ADDRESS. Without
+    ADDRESS, it starts single-threaded workers on this machine. Prints the milliseconds
+    per training step, the speed-up, and the parameter_threshold to use:
 
     \b
-      $ dask mlp crossover tcp://192.0.2.1:8786 --png crossover.png
+      $ dask mlp crossover tcp://192.0.2.1:8786 --plot crossover.png
       ...
-      4 workers are faster from about 9,800 parameters on: use
+      4 workers are faster from about 9,800 parameters up: use
       parameter_threshold=9800
-      A fit takes about 90 ms more on them, however many steps it has; if yours
-      are as short as that, use a higher threshold.
+      A fit on them takes about 90 ms longer, however many steps it has; if
+      your fits are that short, use a higher threshold.
 
-    That is a parameter of the estimators, which train networks with fewer parameters
-    in the process that calls fit, and the others on the cluster:
+    Estimators train networks with fewer parameters than that in the process that calls
+    fit, and larger ones on the cluster. Set it for all estimators in Dask's
+    configuration, or for a single one:
 
     \b
+      $ export DASK_SKDISTMLP__PARAMETER_THRESHOLD=9800
       DistributedMLPClassifier((512, 512), parameter_threshold=9800)
 
-    It takes a minute or two: less with --max-width 256, more with --repeats 5.
-    Run it where you would call fit, while nobody else uses the cluster. For a cluster
-    with TLS it needs Dask's configuration (distributed.comm.tls), as `dask worker`
-    does without its --tls options.
-    """  # noqa: D301 (the mark is click's, for lines that stay as they are)
-    from skdistmlp.crossover.files import check_picture, check_writable
-    from skdistmlp.crossover.measurement import advice, parameter_threshold
-    from skdistmlp.crossover.timing import table, write_json
+    This takes a minute or two; --max-width 256 makes it shorter, --repeats 5 more
+    precise. Run it where you would call fit, while nobody else uses the cluster. For a
+    cluster with TLS, pass the --tls options as to `dask worker`, or set
+    distributed.comm.tls in Dask's configuration.
+    """  # noqa: D301 (click keeps the lines of a paragraph that begins with this mark)
+    from skdistmlp.crossover.advice import advise
+    from skdistmlp.crossover.output import (
+        check_plot_file,
+        check_writable,
+        markdown_table,
+        write_json,
+    )
+    from skdistmlp.crossover.rule import parameter_threshold
     from skdistmlp.exceptions import SkdistmlpError
 
     if address is not None and scheduler_file is not None:
-        raise click.UsageError("give ADDRESS or --scheduler-file, not both")
-    written = [path for path in (csv_path, json_path, png_path) if path is not None]
-    if len({path.resolve() for path in written}) < len(written):
-        raise click.UsageError("--csv, --json and --png need a file each")
+        raise click.UsageError("pass either ADDRESS or --scheduler-file, not both")
+    outputs = [path for path in (csv_path, json_path, plot_path) if path is not None]
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise click.UsageError("--csv, --json and --plot must name different files")
     try:
         for path in (csv_path, json_path):
             if path is not None:
                 check_writable(path)
-        if png_path is not None:
-            check_picture(png_path)
+        if plot_path is not None:
+            check_plot_file(plot_path)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if scheduler_file is not None:
+        address = _read_address(scheduler_file)
     try:
-        with _cluster(address, scheduler_file, n_workers or 2) as client:
-            workers, rows = _measured(
+        with (
+            _tls(address, tls_ca_file, tls_cert, tls_key),
+            _cluster(address, n_workers or 2) as client,
+        ):
+            n_used, measurements = _measure(
                 client, n_workers, batch_size, n_features, max_width, repeats
             )
     except SkdistmlpError as error:
-        raise click.ClickException(_as_options(str(error))) from error
+        raise click.ClickException(_name_options(str(error))) from error
     except MemoryError as error:
         raise click.ClickException(
-            f"the rows do not fit this process: {error}. Lower --n-features or "
-            f"--batch-size."
+            f"the rows do not fit in the memory of this process: {error}. Lower "
+            f"--n-features or --batch-size."
         ) from error
-    threshold = parameter_threshold(rows)
-    # What was measured is said first: a disk may be full.
-    click.echo(table(rows))
-    click.echo(advice(rows, workers))
+    rows = [asdict(measured) for measured in measurements]
+    threshold = parameter_threshold(
+        [measured.n_parameters for measured in measurements],
+        [measured.speedup for measured in measurements],
+    )
+    # The answer is printed before any file is written: the disk may be full.
+    click.echo(markdown_table(rows))
+    click.echo(advise(measurements, n_used))
     if csv_path is not None:
-        with _writing(csv_path), csv_path.open("w", newline="") as file:
+        with _report_failed_write(csv_path), csv_path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
     if json_path is not None:
-        measured = {
+        results = {
             "parameter_threshold": threshold,
-            "n_workers": workers,
+            "n_workers": n_used,
             "batch_size": batch_size,
             "n_features": n_features,
             "repeats": repeats,
-            "crossover": rows,
+            "measurements": rows,
         }
-        with _writing(json_path):
-            write_json(json_path, measured)
-    if png_path is not None:
-        with _writing(png_path):
-            _draw(png_path, rows, threshold, workers)
+        with _report_failed_write(json_path):
+            write_json(json_path, results)
+    if plot_path is not None:
+        with _report_failed_write(plot_path):
+            _plot(plot_path, measurements, threshold, n_used)
 
 
-def _as_options(message: str) -> str:
-    """Say what the command was given, where an error names parameters of a fit."""
+def _name_options(message: str) -> str:
+    """Name the command's options where a message names an estimator's parameters."""
     message = re.sub(r"\bclient=(['\"])(.*?)\1", r"\2", message)
     message = message.replace("n_workers=", "--n-workers ")
     return message.replace("n_workers", "--n-workers")
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def _report_failed_write(path: Path) -> Iterator[None]:
     try:
         yield
-    # Matplotlib's error when a format needs another program, such as LaTeX.
+    # Matplotlib raises RuntimeError where a format needs a program that is missing,
+    # such as LaTeX.
     except (OSError, RuntimeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise click.ClickException(f"{path} was not written: {why}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise click.ClickException(f"could not write {path}: {reason}") from error
+
+
+def _read_address(scheduler_file: Path) -> str:
+    try:
+        address = json.loads(scheduler_file.read_text())["address"]
+        if not isinstance(address, str):
+            raise TypeError("an address is a string")
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.UsageError(
+            f"{scheduler_file} has no scheduler address: pass a file that `dask "
+            f"scheduler --scheduler-file` wrote"
+        ) from error
+    return address
 
 
 @contextmanager
-def _cluster(
-    address: str | None, scheduler_file: Path | None, n_started: int
-) -> "Iterator[Client]":
-    """Give a client of the cluster named, or of one that is started."""
-    import json
+def _tls(
+    address: str | None, ca_file: Path | None, cert: Path | None, key: Path | None
+) -> Iterator[None]:
+    """Set the certificates with which this process connects to the cluster.
 
-    from skdistmlp.cluster.client.lookup import connected
-    from skdistmlp.crossover.clusters import one_thread_workers
+    They go to Dask's configuration, where every connection to the scheduler and the
+    workers looks for them.
+    """
+    import dask
+    from distributed import Security
 
-    if scheduler_file is not None:
-        try:
-            address = json.loads(scheduler_file.read_text())["address"]
-            if not isinstance(address, str):
-                raise TypeError("an address is a string")
-        except (ValueError, KeyError, TypeError) as error:
-            raise click.UsageError(
-                f"{scheduler_file} is not a file that `dask scheduler "
-                f"--scheduler-file` writes"
-            ) from error
+    files = {"ca-file": ca_file, "client.cert": cert, "client.key": key}
+    settings = {
+        f"distributed.comm.tls.{name}": str(path.absolute())
+        for name, path in files.items()
+        if path is not None
+    }
+    if not settings:
+        yield
+        return
     if address is None:
-        with one_thread_workers(n_started) as client:
+        raise click.UsageError("the --tls options need the ADDRESS of a cluster")
+    with dask.config.set(settings):
+        try:
+            context = Security().get_connection_args("client")["ssl_context"]
+        except OSError as error:
+            raise click.UsageError(
+                f"cannot load the certificates of the --tls options: {error}"
+            ) from error
+        if context is None:
+            raise click.UsageError(
+                "TLS needs a CA file and a certificate: pass both --tls-ca-file and "
+                "--tls-cert"
+            )
+        yield
+
+
+@contextmanager
+def _cluster(address: str | None, n_local: int) -> "Iterator[Client]":
+    """Connect to the cluster at an address; without one, start local workers."""
+    from skdistmlp.cluster.client.lookup import connected
+    from skdistmlp.crossover.local_workers import single_threaded_workers
+
+    if address is None:
+        with single_threaded_workers(n_local) as client:
             yield client
         return
     with connected(address) as found:
-        assert found is not None, "an address leads to a client, or to an error"
+        assert found is not None, "an address leads to a client or to an error"
         yield found
 
 
-def _measured(
+def _measure(
     client: "Client",
     n_workers: int | None,
     batch_size: int,
     n_features: int,
     max_width: int,
     repeats: int,
-) -> tuple[int, list[dict[str, Any]]]:
-    """Return how many workers shared the networks, and a row a network."""
+) -> "tuple[int, list[Measurement]]":
+    """Return the number of workers used, and a measurement per network."""
     from functools import partial
 
     from skdistmlp.cluster.client.workers import choose_workers, workers_of
-    from skdistmlp.crossover.measurement import growing
-    from skdistmlp.crossover.workloads import Workload, fit
+    from skdistmlp.crossover.measurement import measure_growing_networks
+    from skdistmlp.crossover.timing import fit_uninterrupted
+    from skdistmlp.crossover.workloads import Workload
     from skdistmlp.estimators import DistributedMLPClassifier
 
     n_present = len(workers_of(client))
     if n_present < 2:
         raise click.ClickException(
-            f"workers that share a network are two or more, but the cluster has "
-            f"{n_present}: start some with `dask worker ADDRESS`"
+            f"need at least 2 workers, the cluster has {n_present}: start more with "
+            f"`dask worker ADDRESS`"
         )
-    workers = len(choose_workers(client, n_workers))
-    candidates: dict[str, Callable[..., Any]] = {
-        "here": partial(DistributedMLPClassifier, engine="local"),
-        f"{workers} workers": partial(
-            DistributedMLPClassifier,
-            client=client,
-            engine="peers",
-            n_workers=workers,
-            parameter_threshold=0,
-        ),
-    }
+    n_used = len(choose_workers(client, n_workers))
+    baseline = partial(DistributedMLPClassifier, engine="local")
+    distributed = partial(
+        DistributedMLPClassifier,
+        client=client,
+        engine="peers",
+        n_workers=n_used,
+    )
+    # The first fit imports and compiles what it needs, here and on the workers.
     tiny = Workload(4, (4,), n_steps=2, n_epochs=1)
-    for make in candidates.values():
-        fit(make(**tiny.parameters()), *tiny.data())
+    for make_estimator in (baseline, distributed):
+        fit_uninterrupted(make_estimator(**tiny.parameters()), *tiny.data())
     workloads = [
         Workload(
             n_features,
             (width,),
-            n_steps=next(n for most, n in STEPS.items() if width <= most),
+            n_steps=next(n for widest, n in STEPS_PER_EPOCH.items() if width <= widest),
             n_epochs=3,
             batch_size=batch_size,
         )
-        for width in HIDDEN
+        for width in HIDDEN_WIDTHS
         if width <= max_width
     ]
     with click.progressbar(
-        growing(candidates, workloads, repeats),
+        measure_growing_networks(baseline, distributed, workloads, repeats),
         length=len(workloads),
         label="measuring",
         file=sys.stderr,
-    ) as rows:
-        return workers, list(rows)
+    ) as measurements:
+        return n_used, list(measurements)
 
 
-def _draw(
-    path: Path, rows: list[dict[str, Any]], threshold: int | None, workers: int
+def _plot(
+    path: Path,
+    measurements: "Sequence[Measurement]",
+    threshold: int | None,
+    n_workers: int,
 ) -> None:
     from matplotlib.figure import Figure
 
@@ -300,9 +384,9 @@ def _draw(
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     CrossoverDisplay(
-        n_parameters=[row["parameters"] for row in rows],
-        times_faster=[row["times faster"] for row in rows],
-        crossing=threshold,
-        name=f"{workers} workers",
+        n_parameters=[measured.n_parameters for measured in measurements],
+        speedups=[measured.speedup for measured in measurements],
+        parameter_threshold=threshold,
+        name=f"{n_workers} workers",
     ).plot(figure.subplots())
     figure.savefig(path)

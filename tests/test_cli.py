@@ -1,4 +1,4 @@
-"""`dask mlp`, through the command that Dask installs."""
+"""The command line `dask mlp`, as Dask runs it."""
 
 import csv
 import json
@@ -9,17 +9,20 @@ import sys
 from contextlib import nullcontext
 
 import click
+import dask
 import pytest
 from click.testing import CliRunner
 from distributed import LocalCluster
 
 from skdistmlp import cli
+from tests.certificates import write_certificates
 from tests.cluster.support import wait_until
+from tests.crossover.measurements import measurements
 from tests.terminal import ROOT, running
 
 
 def dask_mlp(*arguments):
-    """Run the command in a process of its own."""
+    """Run the command in its own process."""
     return subprocess.run(
         [sys.executable, "-m", "dask", "mlp", *map(str, arguments)],
         capture_output=True,
@@ -29,44 +32,47 @@ def dask_mlp(*arguments):
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            # Where nobody answers there is nothing to wait for.
+            # For addresses where nobody answers.
             "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
         },
     )
 
 
-def test_it_measures_prints_and_writes(client, tmp_path):
-    files = {kind: tmp_path / f"crossover.{kind}" for kind in ("csv", "json", "png")}
-    contact = tmp_path / "scheduler.json"
-    contact.write_text(json.dumps({"address": client.scheduler.address}))
+def test_results_are_printed_and_written(client, tmp_path):
+    csv_path, json_path = tmp_path / "crossover.csv", tmp_path / "crossover.json"
+    plot_path = tmp_path / "crossover.svg"
+    scheduler_file = tmp_path / "scheduler.json"
+    scheduler_file.write_text(json.dumps({"address": client.scheduler.address}))
     options = [
-        *("--scheduler-file", contact, "--n-workers", 2, "--repeats", 1),
+        *("--scheduler-file", scheduler_file, "--n-workers", 2, "--repeats", 1),
         *("--max-width", 16, "--n-features", 4),
-        *(part for kind, file in files.items() for part in (f"--{kind}", file)),
+        *("--csv", csv_path, "--json", json_path, "--plot", plot_path),
     ]
     done = dask_mlp("crossover", *options)
     assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
+    rows = list(csv.DictReader(csv_path.read_text().splitlines()))
     assert [row["network"] for row in rows] == ["4-(8)", "4-(16)"]
-    assert all(float(row["here, ms"]) > 0 < float(row["2 workers, ms"]) for row in rows)
-    assert [row["parameters"] for row in rows] == ["130", "250"]
-    written = json.loads(files["json"].read_text())
-    assert written["crossover"][0]["network"] == "4-(8)"
-    measured = {"n_workers": 2, "batch_size": 200, "n_features": 4, "repeats": 1}
-    assert written.items() >= measured.items()
-    advised = re.search(r"use parameter_threshold=(\d+)$", done.stdout, re.M)
-    assert written["parameter_threshold"] == (advised and int(advised[1]))
-    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    for row in rows:
+        assert float(row["baseline_step_ms"]) > 0 < float(row["distributed_step_ms"])
+    assert [row["n_parameters"] for row in rows] == ["130", "250"]
+    written = json.loads(json_path.read_text())
+    assert written["measurements"][0]["network"] == "4-(8)"
+    options = {"n_workers": 2, "batch_size": 200, "n_features": 4, "repeats": 1}
+    assert written.items() >= options.items()
+    threshold = re.search(r"use parameter_threshold=(\d+)$", done.stdout, re.M)
+    assert written["parameter_threshold"] == (threshold and int(threshold[1]))
+    assert "<svg" in plot_path.read_text()
     assert "| 4-(16) " in done.stdout
-    assert advised or "were not faster" in done.stdout
-    table, said = done.stdout.rsplit("|\n", 1)
+    assert threshold or "are not faster" in done.stdout
+    table, advice = done.stdout.rsplit("|\n", 1)
     assert all(line.startswith("|") for line in table.splitlines())
-    assert len(said.splitlines()) == (2 if advised else 1), "stdout is for the answer"
+    n_lines = len(advice.splitlines())
+    assert n_lines == (2 if threshold else 1), "stdout is for the answer"
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (
             ["tcp://127.0.0.1:1"],
@@ -74,49 +80,83 @@ def test_it_measures_prints_and_writes(client, tmp_path):
             r"no Dask scheduler answers at tcp://127\.0\.0\.1:1: ",
         ),
         (
-            ["--png", "plot.txt"],
+            ["--plot", "plot.txt"],
             2,
-            r"plot\.txt: matplotlib draws files that end in .*png",
+            r"cannot draw plot\.txt: its extension must be one of .*png",
         ),
-        (["--csv", "/proc/rows.csv"], 2, r"/proc/rows\.csv cannot be written"),
+        (["--csv", "/proc/rows.csv"], 2, r"cannot write /proc/rows\.csv"),
     ],
 )
-def test_mistakes_are_explained_without_a_traceback(arguments, code, said):
+def test_mistakes_are_reported_without_a_traceback(arguments, code, message):
     done = dask_mlp("crossover", *arguments)
     assert done.returncode == code
-    assert re.search(rf"^Error: .*{said}", done.stderr, re.M), done.stderr
+    assert re.search(rf"^Error: .*{message}", done.stderr, re.M), done.stderr
     assert "Traceback" not in done.stderr
     assert "measuring" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["tcp://h:1", "--scheduler-file", __file__], r"not both"),
-        (["--scheduler-file", __file__], r"is not a file that `dask scheduler"),
+        (["--scheduler-file", __file__], r"has no scheduler address: pass a file"),
         (["--n-workers", "1"], r"1 is not in the range x>=2"),
-        (["--png", "/nowhere/at/all.png"], r"there is no folder /nowhere/at"),
+        (["--plot", "/nowhere/at/all.png"], r"there is no folder /nowhere/at"),
         (["--json", ""], r"'\.' is not the name of a file|is a directory"),
-        (["--json", "a.png", "--png", "./a.png"], r"need a file each"),
+        (["--json", "a.png", "--plot", "./a.png"], r"must name different files"),
+        (["--tls-cert", __file__], r"the --tls options need the ADDRESS of a cluster"),
+        (["tls://h:1", "--tls-cert", __file__], r"pass both --tls-ca-file and --tls-"),
+        (["tls://h:1", "--tls-key", "/nowhere"], r"'/nowhere' does not exist"),
+        (
+            ["tls://h:1", "--tls-ca-file", __file__, "--tls-cert", __file__],
+            r"cannot load the certificates of the --tls options: ",
+        ),
     ],
 )
-def test_options_are_checked_before_anything_is_measured(arguments, said):
+def test_options_are_checked_before_anything_is_measured(arguments, message):
     result = CliRunner().invoke(cli.mlp, ["crossover", *arguments])
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 2
-    assert re.search(said, result.output), result.output
+    # click wraps long messages.
+    assert re.search(message, " ".join(result.output.split())), result.output
 
 
-def test_as_many_workers_are_started_as_are_asked_for(monkeypatch):
-    monkeypatch.setattr(cli, "HIDDEN", (2,))
-    monkeypatch.setattr("skdistmlp.crossover.workloads.TIMED_S", 1e-9)
+def test_a_cluster_with_tls_is_reached_by_its_certificates(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "HIDDEN_WIDTHS", (2,))
+    monkeypatch.setattr("skdistmlp.crossover.timing.MIN_DIFFERENCE_S", 1e-9)
+    security = write_certificates(tmp_path)
+    certificates = [
+        *("--tls-ca-file", security.tls_ca_file),
+        *("--tls-cert", security.tls_client_cert),
+        *("--tls-key", security.tls_client_key),
+    ]
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        dashboard_address="127.0.0.1:0",
+        protocol="tls://",
+        security=security,
+    ) as cluster:
+        arguments = ["crossover", cluster.scheduler_address, "--repeats", "1"]
+        result = CliRunner().invoke(cli.mlp, [*arguments, *certificates])
+        refused = CliRunner().invoke(cli.mlp, arguments)
+    assert result.exit_code == 0, result.output
+    assert re.search(r"2 workers are (not )?faster", result.output)
+    assert dask.config.get("distributed.comm.tls.ca-file") is None
+    assert refused.exit_code == 1
+    assert "no Dask scheduler answers at tls://" in refused.output
+
+
+def test_n_workers_sets_the_number_of_local_workers(monkeypatch):
+    monkeypatch.setattr(cli, "HIDDEN_WIDTHS", (2,))
+    monkeypatch.setattr("skdistmlp.crossover.timing.MIN_DIFFERENCE_S", 1e-9)
     options = ["--n-workers", "3", "--repeats", "1", "--max-width", "16"]
     result = CliRunner().invoke(cli.mlp, ["crossover", *options])
     assert result.exit_code == 0, result.output
-    assert "3 workers, ms" in result.output
+    assert re.search(r"3 workers are (not )?faster", result.output)
 
 
-def test_a_cluster_without_workers():
+def test_a_cluster_without_workers_is_an_error():
     with LocalCluster(
         n_workers=0, processes=False, dashboard_address="127.0.0.1:0"
     ) as cluster:
@@ -125,37 +165,34 @@ def test_a_cluster_without_workers():
         )
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
-    assert "two or more, but the cluster has 0: start some" in result.output
+    assert "need at least 2 workers, the cluster has 0: start more" in result.output
 
 
-def test_a_disk_that_is_full_does_not_cost_the_advice(monkeypatch):
-    rows = [
-        {"parameters": n, "times faster": n / 200, "more a fit, ms": 90.0}
-        for n in (100, 400)
-    ]
-    monkeypatch.setattr(cli, "_measured", lambda *_: (2, rows))
+def test_a_full_disk_does_not_suppress_the_advice(monkeypatch):
+    measured = measurements([0.5, 2.0])
+    monkeypatch.setattr(cli, "_measure", lambda *_: (2, measured))
     monkeypatch.setattr(cli, "_cluster", lambda *_: nullcontext())
     result = CliRunner().invoke(cli.mlp, ["crossover", "--csv", "/dev/full"])
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
     assert "use parameter_threshold=" in result.output
-    said = "Error: /dev/full was not written: No space left on device\n"
-    assert said in result.output
+    message = "Error: could not write /dev/full: No space left on device\n"
+    assert message in result.output
 
 
 @pytest.mark.parametrize("address", [5, None])
-def test_a_file_without_an_address_starts_nothing(tmp_path, address):
-    contact = tmp_path / "scheduler.json"
-    contact.write_text(json.dumps({"address": address}))
+def test_a_scheduler_file_without_an_address_is_an_error(tmp_path, address):
+    scheduler_file = tmp_path / "scheduler.json"
+    scheduler_file.write_text(json.dumps({"address": address}))
     result = CliRunner().invoke(
-        cli.mlp, ["crossover", "--scheduler-file", str(contact)]
+        cli.mlp, ["crossover", "--scheduler-file", str(scheduler_file)]
     )
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 2
-    assert "is not a file that `dask scheduler" in result.output
+    assert "has no scheduler address: pass a file that" in result.output
 
 
-def test_rows_that_do_not_fit_are_an_error(client):
+def test_rows_that_do_not_fit_in_memory_are_an_error(client):
     options = ["--n-features", str(10**12), "--repeats", "1"]
     result = CliRunner().invoke(
         cli.mlp, ["crossover", client.scheduler.address, *options]
@@ -165,7 +202,7 @@ def test_rows_that_do_not_fit_are_an_error(client):
     assert "Lower --n-features or --batch-size" in result.output
 
 
-def test_more_workers_than_there_are(client):
+def test_more_workers_than_the_cluster_has_are_an_error(client):
     result = CliRunner().invoke(
         cli.mlp, ["crossover", client.scheduler.address, "--n-workers", "9"]
     )
@@ -174,7 +211,7 @@ def test_more_workers_than_there_are(client):
     assert "n_workers" not in result.output
 
 
-def test_help_fits_a_terminal_and_explains_every_option():
+def test_help_fits_in_a_terminal_and_explains_every_option():
     done = dask_mlp("crossover", "--help")
     assert done.returncode == 0
     assert max(map(len, done.stdout.splitlines())) <= 80
@@ -185,16 +222,16 @@ def test_help_fits_a_terminal_and_explains_every_option():
     ):
         assert part in done.stdout
     options = [p for p in cli.crossover.params if isinstance(p, click.Option)]
-    assert len(options) == 9
-    assert all(re.match(r"[A-Z].{25,}\.$", option.help) for option in options)
+    assert len(options) == 12
+    assert all(re.match(r"[A-Z].{25,}[.\]]$", option.help) for option in options)
 
 
-def test_a_bar_advances_while_it_measures_and_ctrl_c_ends_all_of_it():
+def test_a_progress_bar_advances_and_ctrl_c_ends_every_process():
     with running("-m", "dask", "mlp", "crossover", "--repeats", "1") as command:
         command.wait_until_it_shows(r"measuring  \[#+-+\] +11%")
         assert len(command.processes()) >= 3
         command.interrupt()
-        # The bar was ahead of the table, which is all that goes to stdout.
+        # Only the table goes to stdout, and it comes after the bar.
         assert command.end() == (1, "")
         assert "100%" not in command.shown
         assert command.shown.endswith("\r\n\r\nAborted!\r\n")

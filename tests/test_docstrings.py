@@ -1,4 +1,4 @@
-"""What users import is described completely, and on the site."""
+"""Everything that users import is documented completely, and on the site."""
 
 import inspect
 import tomllib
@@ -34,20 +34,20 @@ def with_methods(name):
 DESCRIBED = [described for name in NAMES for described in with_methods(name)]
 
 
-def test_methods_are_found():
+def test_methods_are_collected():
     assert "DistributedMLPRegressor.plan_predict" in DESCRIBED
     assert "FastestWithin.__call__" in DESCRIBED
     assert "plotting.LossCurveDisplay.from_estimator" in DESCRIBED
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
-def test_a_docstring_is_complete(name):
+def test_every_docstring_is_complete(name):
     found = validate(f"skdistmlp.{name}")["errors"]
     assert [error for error in found if error[0] not in NOT_CHECKED] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_on_the_site(name):
+def test_every_public_name_is_on_the_site(name):
     page = (ROOT / "docs" / "api.md").read_text().splitlines()
     entries = [line.removeprefix(".. autoexception::").strip() for line in page]
     entries = [line.removeprefix(".. autoclass::").strip() for line in entries]
@@ -55,7 +55,7 @@ def test_a_name_is_on_the_site(name):
 
 
 @pytest.mark.parametrize("cls", BaseDistributedMLP.__subclasses__())
-def test_all_fitted_attributes_are_described(cls):
+def test_all_fitted_attributes_are_documented(cls):
     pandas = pytest.importorskip("pandas")
     X = pandas.DataFrame({"a": [0.0, 1, 2, 3] * 5, "b": [1.0, 0, 1, 2] * 5})
     est = cls(early_stopping=True, random_state=0).fit(X, [0, 1, 0, 1] * 5)

@@ -1,4 +1,4 @@
-"""What the package brings, and what importing it does not bring."""
+"""What importing the package provides, and what it does not load."""
 
 import importlib
 import json
@@ -84,7 +84,7 @@ with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
 """
 
 
-def test_the_command_brings_nothing_heavy_to_the_other_commands_of_dask():
+def test_the_command_loads_nothing_heavy_for_other_commands_of_dask():
     ours = {name for name in loaded_by(DASK_HELP) if name.startswith("skdistmlp")}
     assert ours == {
         "skdistmlp",
@@ -135,11 +135,11 @@ def test_classes_say_where_users_find_them(name):
     assert repr(getattr(skdistmlp, name)) == f"<class 'skdistmlp.{name}'>"
 
 
-def test_names_that_are_imported_late_are_there_as_all_others():
+def test_lazily_imported_names_behave_like_others():
     assert "sklearn" in loaded_by(NAMES)
 
 
-def test_the_cluster_part_does_import_dask():
+def test_the_cluster_package_imports_dask():
     assert {"dask", "distributed"} <= loaded_by(
         "import skdistmlp.cluster.futures.driver"
     )
@@ -150,7 +150,7 @@ def test_every_module_can_be_imported(name):
     assert importlib.import_module(name).__doc__
 
 
-def test_all_rooms_are_among_the_modules():
+def test_every_room_is_among_the_modules():
     rooms = "cli plotting crossover estimators engines cluster planning training wire"
     rooms += " parallel nn settings exceptions"
     assert {f"skdistmlp.{room}" for room in rooms.split()} <= set(MODULES)
@@ -171,7 +171,7 @@ def test_public_names():
     assert all(getattr(skdistmlp, name).__doc__ for name in skdistmlp.__all__)
 
 
-def test_errors_have_one_base():
+def test_errors_have_a_common_base():
     errors = [getattr(skdistmlp, name) for name in skdistmlp.__all__ if "Err" in name]
     assert len(errors) == 4
     assert all(issubclass(error, skdistmlp.SkdistmlpError) for error in errors)
@@ -191,5 +191,5 @@ def test_the_version_is_that_of_the_distribution():
     assert skdistmlp.__version__ == metadata.version("skdistmlp")
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_marked_as_typed():
     assert resources.files(skdistmlp).joinpath("py.typed").is_file()

@@ -35,7 +35,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_an_example_has_a_title_for_its_page(example):
+def test_every_example_has_a_title(example):
     title, line, empty, *_ = ast.get_docstring(
         ast.parse(example.read_text())
     ).splitlines()
@@ -45,7 +45,7 @@ def test_an_example_has_a_title_for_its_page(example):
 
 
 @pytest.mark.parametrize("display", plotting.__all__)
-def test_a_display_has_a_page_in_the_gallery(display):
+def test_every_display_has_a_page_in_the_gallery(display):
     pages = [path for path in EXAMPLES if path.name.startswith("plot_")]
     assert any(f"import {display}" in path.read_text() for path in pages)
 
@@ -85,7 +85,7 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_links_within_the_site_lead_somewhere(site):
+def test_links_within_the_site_have_a_target(site):
     pages = {path.resolve(): Page(path) for path in site.rglob("*.html")}
     n_links = 0
     for path, page in pages.items():
@@ -106,12 +106,12 @@ def test_links_within_the_site_lead_somewhere(site):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_has_its_page(site, example):
+def test_every_example_has_a_page(site, example):
     assert (site / "gallery" / f"{example.stem}.html").exists()
 
 
 @pytest.mark.slow
-def test_estimators_link_to_pages_that_are_there(site):
+def test_estimators_link_to_existing_pages(site):
     for name in ("DistributedMLPClassifier", "DistributedMLPRegressor"):
         template = _sklearn.DocumentationLinkMixin._doc_link_template
         page = template.format(estimator_name=name).removeprefix(_sklearn.SITE)

@@ -1,4 +1,4 @@
-"""Whatever the package says when something is wrong is on the page about it."""
+"""Every error message and warning of the package is on the troubleshooting page."""
 
 import ast
 import re
@@ -19,13 +19,13 @@ ROOMS = (
     "training",
     "wire",
 )
-"""The command says what to do where it is used."""
+"""The command explains its messages where it is used."""
 
 SPEAKERS = re.compile(r"(\w*Error|(\w+\.)?warn)$")
 
 
 def pieces(message):
-    """Return what is always the same in a message."""
+    """Return the constant parts of a message."""
     if isinstance(message, ast.Constant):
         return [str(message.value)]
     parts = message.values if isinstance(message, ast.JoinedStr) else []
@@ -33,7 +33,7 @@ def pieces(message):
 
 
 def stable_beginning(message):
-    """Return six words at most, of the first sentence that has two."""
+    """Return up to six words of the first sentence with at least two."""
     for piece in pieces(message):
         words = re.split(r"[.:] ", piece)[0].split()
         if len(words) > 1:
@@ -56,7 +56,7 @@ def messages():
 MESSAGES = list(messages())
 
 
-def test_messages_of_every_kind_are_found():
+def test_messages_of_every_kind_are_collected():
     found = {message.values[0] for message in MESSAGES}
     assert "the Dask client is asynchronous, but" in found
     assert "lost while" in found
@@ -67,5 +67,5 @@ def test_messages_of_every_kind_are_found():
 
 
 @pytest.mark.parametrize("beginning", MESSAGES)
-def test_a_message_is_on_the_page(beginning):
+def test_every_message_is_on_the_page(beginning):
     assert beginning in " ".join(PAGE.split())

@@ -179,14 +179,15 @@ def remove_replicas(
 def current_task_runs(worker: Worker) -> Callable[[], bool]:
     """Return a function that says whether the task that calls this is still wanted.
 
-    Dask cannot end a task that runs; it forgets a task that nobody wants any more.
-
-    Raises
-    ------
-    ValueError, AttributeError
-        If no task calls this.
+    Dask cannot end a task that runs; it forgets a task that nobody wants any more. If
+    no task calls this, the function always returns True.
     """
-    key, tasks = worker.get_current_task(), worker.state.tasks
+    try:
+        key = worker.get_current_task()
+    except KeyError:
+        return lambda: True
+    # Not the worker itself: whoever keeps the function would keep the worker alive.
+    tasks = worker.state.tasks
 
     def runs() -> bool:
         task = tasks.get(key)

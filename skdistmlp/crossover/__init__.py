@@ -1,1 +1,1 @@
-"""From what size on distributing a network pays: measured, and decided."""
+"""Measure from what size on training a network on a cluster pays."""

@@ -1,76 +1,121 @@
-"""Time candidates against each other, and show what came of it."""
+"""Time training, with the cost of a step apart from the fixed cost of a fit."""
 
-import json
-import platform
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+import dask
 import numpy as np
-from threadpoolctl import threadpool_info
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 
-Row = dict[str, Any]
+from skdistmlp.crossover.workloads import Workload
+from skdistmlp.exceptions import SkdistmlpError
+
+EstimatorFactory = Callable[..., BaseEstimator]
+"""A function from parameters to an estimator."""
+
+WITHOUT_CACHE = {"skdistmlp.cache.max-bytes": 0}
+"""Dask setting with which every call sends its rows again."""
+
+INTERRUPTED = "Training interrupted by user"
+"""Start of the warning with which scikit-learn and skdistmlp end an interrupted fit."""
+
+MIN_DIFFERENCE_S = 0.2
+"""Seconds by which two fits have to differ, so that noise counts little."""
+
+MAX_ATTEMPTS = 5
+"""Attempts to reach that difference, each with 2 to 15 times the epochs of the last."""
 
 
-def interleaved(
-    candidates: Mapping[str, Callable[[], object]], repeats: int
-) -> dict[str, list[float]]:
-    """Time candidates in turn, so that a machine's moods meet all of them.
+class FitTime(NamedTuple):
+    """How long training takes.
+
+    Attributes
+    ----------
+    step_s : float
+        Seconds per mini-batch.
+    fixed_s : float
+        Seconds that a fit takes however many steps it has.
+    """
+
+    step_s: float
+    fixed_s: float
+
+
+def time_fit(workload: Workload, make_estimator: EstimatorFactory) -> FitTime:
+    """Time fits of one epoch and of several, and separate steps from fixed costs.
 
     Parameters
     ----------
-    candidates : mapping of str to callable
-        What to time.
-    repeats : int
-        Timed calls of each, after one that is not counted.
+    workload : Workload
+        What to train. It is trained for more epochs if its own pass too fast to time.
+    make_estimator : callable
+        From parameters to an estimator.
 
     Returns
     -------
-    dict of str to list of float
-        Seconds of every call.
+    FitTime
+        Each fit sends its rows, so that this is part of the fixed cost.
+
+    Raises
+    ------
+    SkdistmlpError
+        If the longer fit takes no longer, however many epochs it has.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for repeat in range(repeats + 1):
-        for name, candidate in candidates.items():
-            start = time.perf_counter()
-            candidate()
-            if repeat > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    X, y = workload.data()
+
+    def fit_s(n_epochs: int) -> float:
+        estimator = make_estimator(**workload.parameters(n_epochs))
+        start = time.perf_counter()
+        fit_uninterrupted(estimator, X, y)
+        return time.perf_counter() - start
+
+    n_epochs, difference_s = workload.n_epochs, 0.0
+    with dask.config.set(WITHOUT_CACHE):
+        for attempt in range(MAX_ATTEMPTS):
+            if attempt > 0:
+                # A difference lost in noise says little about how many are needed.
+                reliable_s = max(difference_s, MIN_DIFFERENCE_S / 10)
+                n_epochs = math.ceil(
+                    n_epochs * max(2, 1.5 * MIN_DIFFERENCE_S / reliable_s)
+                )
+            short_s = fit_s(1)
+            difference_s = fit_s(1 + n_epochs) - short_s
+            if difference_s >= MIN_DIFFERENCE_S:
+                break
+    if difference_s <= 0:
+        raise SkdistmlpError(
+            f"cannot time {n_epochs} epochs of {workload.name}: they are lost in the "
+            f"noise of this machine or cluster. Measure again when it is idle."
+        )
+    epoch_s = difference_s / n_epochs
+    return FitTime(epoch_s / workload.n_steps, short_s - epoch_s)
 
 
-def median_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
-    """Return the median of the ratios of calls that followed each other."""
-    return median(n / d for n, d in zip(numerator, denominator, strict=True))
+def fit_uninterrupted(estimator: BaseEstimator, X: Any, y: np.ndarray) -> None:
+    """Fit, without the warning that a fit of so few epochs has not converged.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        Where an estimator would warn that it was interrupted and keep what it has:
+        the time of such a fit is no measurement.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("error", INTERRUPTED, UserWarning)
+        try:
+            estimator.fit(X, y)
+        except UserWarning as warning:
+            if str(warning).startswith(INTERRUPTED):
+                raise KeyboardInterrupt from warning
+            raise
 
 
-def table(rows: Sequence[Row]) -> str:
-    """Lay out rows with the same keys as a Markdown table."""
-    header = list(rows[0])
-    cells = [[_shown(row[name]) for name in header] for row in rows]
-    widths = [
-        max(len(name), *(len(line[i]) for line in cells))
-        for i, name in enumerate(header)
-    ]
-    lines = [header, ["-" * width for width in widths], *cells]
-    return "\n".join(
-        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
-        for line in lines
-    )
-
-
-def write_json(path: Path, results: Mapping[str, Any]) -> None:
-    """Write results and what they were measured on."""
-    machine = {
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "blas": threadpool_info(),
-    }
-    path.write_text(json.dumps({"machine": machine, **results}, indent=2) + "\n")
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """Return the median of the ratios of measurements that followed each other."""
+    return median(n / d for n, d in zip(numerators, denominators, strict=True))

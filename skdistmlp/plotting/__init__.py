@@ -1,4 +1,4 @@
-"""Pictures of networks and of how long they take, in scikit-learn's manner."""
+"""Plot networks, their training and how long it takes, like scikit-learn's displays."""
 
 from skdistmlp.plotting.crossover import CrossoverDisplay
 from skdistmlp.plotting.loss_curve import LossCurveDisplay

@@ -1,4 +1,4 @@
-"""From what size on sharing a network pays."""
+"""From what network size on distributed training is faster."""
 
 import math
 from collections.abc import Sequence
@@ -11,151 +11,162 @@ from skdistmlp.crossover.rule import crossover_size
 from skdistmlp.plotting.axes import (
     COLOURS,
     GREY,
-    axes_to_draw_on,
-    begin_at_zero,
-    line_options,
-    with_room,
+    axes_or_new,
+    indices_apart,
+    merge_line_kwargs,
+    start_y_axis_at_zero,
 )
 from skdistmlp.plotting.validation import check_lengths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-EVEN = "skdistmlp-even"
-"""Mark of the line at 1, which several measurements on the same axes share."""
+BREAK_EVEN_GID = "skdistmlp-break-even"
+"""Group id of the line at 1, which several measurements on the same axes share."""
 
-CROSSING = "skdistmlp-crossing"
-"""Mark of the numbers at crossings."""
+THRESHOLD_GID = "skdistmlp-threshold"
+"""Group id of the numbers at thresholds."""
 
-LINE_HEIGHT = 12
-"""Of a crossing's number, in points."""
+THRESHOLD_LINE_HEIGHT = 12
+"""Height of the number at a threshold, in points."""
 
 
 class CrossoverDisplay:
-    """How many times faster a shared network is, by its number of parameters.
+    """Speed-up of distributed training by the number of parameters of the network.
 
-    Make one with `from_measurements`, or from ratios and a crossing of your own.
+    Create it with `from_measurements`, or from speed-ups and a threshold of your own.
 
     Parameters
     ----------
     n_parameters : sequence of int
         Sizes of the networks.
-    times_faster : sequence of float
-        Time of training without sharing, wherever you would train then, divided by
-        that of training shared.
-    crossing : float, optional
-        The number of parameters from which sharing pays, if there is one.
+    speedups : sequence of float
+        Time of training without distributing the network, wherever that would be,
+        divided by the time of distributed training.
+    parameter_threshold : float, optional
+        Number of parameters from which distributed training is faster, if any.
     name : str, optional
-        What to call the measurement in the legend.
+        Name of the measurement in the legend.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it is drawn.
+        Axes with the measurement.
     figure_ : matplotlib Figure
-        Its figure.
+        Figure of these axes.
     line_ : matplotlib Line2D
-        What was measured.
-    crossing_line_ : matplotlib Line2D or None
-        Where sharing begins to pay.
+        Speed-up by size.
+    threshold_line_ : matplotlib Line2D or None
+        Vertical line at the threshold.
     """
 
     def __init__(
         self,
         *,
         n_parameters: Sequence[int],
-        times_faster: Sequence[float],
-        crossing: float | None = None,
+        speedups: Sequence[float],
+        parameter_threshold: float | None = None,
         name: str | None = None,
     ) -> None:
         self.n_parameters = n_parameters
-        self.times_faster = times_faster
-        self.crossing = crossing
+        self.speedups = speedups
+        self.parameter_threshold = parameter_threshold
         self.name = name
 
     @classmethod
     def from_measurements(
         cls,
         n_parameters: Sequence[int],
-        alone: ArrayLike,
-        shared: ArrayLike,
+        baseline_times: ArrayLike,
+        distributed_times: ArrayLike,
         *,
         ax: "Axes | None" = None,
         name: str | None = None,
-        **kwargs: Any,
+        curve_kwargs: dict[str, Any] | None = None,
     ) -> Self:
-        """Draw what was measured of growing networks, and where sharing begins to pay.
+        """Plot times of networks of growing size, with and without distributing them.
 
         Parameters
         ----------
         n_parameters : sequence of int, of length n_networks
             Sizes of the networks, positive and in ascending order.
-        alone : array-like of shape (n_networks,) or (n_networks, n_repeats)
-            What training without sharing took, in whatever unit: on one worker, or
-            in the process that calls `fit`.
-        shared : array-like of the same shape
-            What training shared took, in the same unit. Of repeats, the median of
-            the ratios is drawn.
+        baseline_times : array-like of shape (n_networks,) or (n_networks, n_repeats)
+            Times of training without distributing the network, in any unit: on one
+            worker, or in the process that calls `fit`.
+        distributed_times : array-like of the same shape
+            Times of distributed training, in the same unit. With repeats, the median
+            of the ratios is plotted.
         ax : matplotlib Axes, optional
-            Where to draw; axes of a new figure without.
+            Axes to plot on; by default, those of a new figure.
         name : str, optional
-            What to call the measurement in the legend.
-        **kwargs
-            For matplotlib's `plot`.
+            Name of the measurement in the legend.
+        curve_kwargs : dict, optional
+            Keywords for matplotlib's `plot`.
 
         Returns
         -------
         CrossoverDisplay
-            The display. Its `crossing` is where the line drawn passes 1 for good: the
-            smallest size if it is always above, None if it ends at 1 or below.
+            The display. Its `parameter_threshold` is where the line last rises through
+            1: the smallest size if it is always above, None if it ends at 1 or below.
 
         Raises
         ------
         ValueError
-            If there is nothing measured, the shapes differ, a time or a size is not
-            a positive number, or sizes do not ascend.
+            If there are no times, the shapes differ, a time or a size is not a
+            positive number, or the sizes are not in ascending order.
         """
-        times = [np.asarray(given, dtype=float) for given in (alone, shared)]
-        one, other = (each.shape for each in times)
-        if one != other or one[:1] != (len(n_parameters),):
+        times = [
+            np.asarray(t, dtype=float) for t in (baseline_times, distributed_times)
+        ]
+        baseline_shape, distributed_shape = (each.shape for each in times)
+        n_networks = len(n_parameters)
+        if baseline_shape != distributed_shape or baseline_shape[:1] != (n_networks,):
             raise ValueError(
-                f"expected a time alone and one shared for each of "
-                f"{len(n_parameters)} networks, got shapes {one} and {other}"
+                f"baseline_times and distributed_times must have an entry for each of "
+                f"{n_networks} networks, got shapes {baseline_shape} and "
+                f"{distributed_shape}"
             )
         if not times[0].size:
-            raise ValueError("no times were given: there is nothing to draw")
+            raise ValueError("baseline_times is empty: there is nothing to draw")
         if not (np.isfinite(times).all() and np.min(times) > 0):
-            raise ValueError("times have to be positive numbers")
+            raise ValueError(
+                "baseline_times and distributed_times must be positive numbers"
+            )
         sizes = np.asarray(n_parameters, dtype=float)
         ascend = np.isfinite(sizes).all() and (np.diff(sizes, prepend=0) > 0).all()
         if not ascend:
             raise ValueError(
-                "n_parameters have to be positive numbers in ascending order"
+                f"n_parameters must be positive numbers in ascending order, got "
+                f"{sizes.tolist()}"
             )
-        ratios = times[0] / times[1]
-        ratios = np.median(ratios.reshape(len(sizes), -1), axis=1).tolist()
+        ratios = (times[0] / times[1]).reshape(n_networks, -1)
+        speedups = np.median(ratios, axis=1).tolist()
         display = cls(
             n_parameters=n_parameters,
-            times_faster=ratios,
-            crossing=crossover_size(sizes.tolist(), ratios),
+            speedups=speedups,
+            parameter_threshold=crossover_size(sizes.tolist(), speedups),
             name=name,
         )
-        return display.plot(ax=ax, **kwargs)
+        return display.plot(ax=ax, curve_kwargs=curve_kwargs)
 
     def plot(
-        self, ax: "Axes | None" = None, *, name: str | None = None, **kwargs: Any
+        self,
+        ax: "Axes | None" = None,
+        *,
+        name: str | None = None,
+        curve_kwargs: dict[str, Any] | None = None,
     ) -> Self:
-        """Draw the measurement.
+        """Plot the measurement.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; axes of a new figure without. Several measurements may be
-            drawn on the same axes.
+            Axes to plot on; by default, those of a new figure. Several measurements
+            may share the same axes.
         name : str, optional
-            What to call it, in place of the display's own name.
-        **kwargs
-            For matplotlib's `plot`.
+            Name in the legend, instead of the display's own.
+        curve_kwargs : dict, optional
+            Keywords for matplotlib's `plot`.
 
         Returns
         -------
@@ -165,52 +176,52 @@ class CrossoverDisplay:
         Raises
         ------
         ValueError
-            If there are no ratios, or another number of them than of sizes.
+            If there are no speed-ups, or not one for each size.
         """
-        check_lengths(n_parameters=self.n_parameters, times_faster=self.times_faster)
-        ax = axes_to_draw_on(ax)
+        check_lengths(n_parameters=self.n_parameters, speedups=self.speedups)
+        ax = axes_or_new(ax)
         name = self.name if name is None else name
         colour = COLOURS[len(ax.get_legend_handles_labels()[0]) % len(COLOURS)]
-        options = line_options(
-            kwargs, color=colour, marker="o", label=name or "measured"
+        kwargs = merge_line_kwargs(
+            curve_kwargs, color=colour, marker="o", label=name or "measured"
         )
-        (self.line_,) = ax.plot(self.n_parameters, self.times_faster, **options)
-        self.crossing_line_ = None
-        if self.crossing is not None:
-            self.crossing_line_ = ax.axvline(
-                self.crossing, color=self.line_.get_color(), linestyle=":"
+        (self.line_,) = ax.plot(self.n_parameters, self.speedups, **kwargs)
+        self.threshold_line_ = None
+        if self.parameter_threshold is not None:
+            self.threshold_line_ = ax.axvline(
+                self.parameter_threshold, color=self.line_.get_color(), linestyle=":"
             )
-        if not any(line.get_gid() == EVEN for line in ax.lines):
-            ax.axhline(1, color=GREY, linewidth=1, gid=EVEN)
+        if not any(line.get_gid() == BREAK_EVEN_GID for line in ax.lines):
+            ax.axhline(1, color=GREY, linewidth=1, gid=BREAK_EVEN_GID)
         ax.set_xscale("log")
-        ax.set(xlabel="parameters", ylabel="speed-up by sharing")
-        _write_sizes(ax)
-        begin_at_zero(ax, self.line_)
-        if self.crossing is not None:
-            self._write_crossing(ax, self.crossing)
+        ax.set(xlabel="parameters", ylabel="speed-up")
+        _label_sizes(ax)
+        start_y_axis_at_zero(ax, self.line_)
+        if self.parameter_threshold is not None:
+            self._label_threshold(ax, self.parameter_threshold)
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _write_crossing(self, ax: "Axes", at: float) -> None:
-        """Write where the crossing is, above what was written at earlier ones."""
-        n_before = sum(text.get_gid() == CROSSING for text in ax.texts)
+    def _label_threshold(self, ax: "Axes", threshold: float) -> None:
+        """Write the threshold at its line, above the labels of earlier ones."""
+        n_before = sum(text.get_gid() == THRESHOLD_GID for text in ax.texts)
         text = ax.annotate(
-            f"{at:,.0f}",
-            (at, 0.02),
+            f"{threshold:,.0f}",
+            (threshold, 0.02),
             xycoords=("data", "axes fraction"),
-            xytext=(4, n_before * LINE_HEIGHT),
+            xytext=(4, n_before * THRESHOLD_LINE_HEIGHT),
             textcoords="offset points",
             color=self.line_.get_color(),
-            gid=CROSSING,
+            gid=THRESHOLD_GID,
         )
-        # On the right it is below the curve, but there may be no room.
+        # To the right of the line it is below the curve, but may leave the axes.
         if text.get_window_extent().x1 > ax.get_window_extent().x1:
             text.set(ha="right", x=-4)
 
 
-def _write_sizes(ax: "Axes") -> None:
-    """Write powers of 10, or of less than two the sizes measured that have room."""
+def _label_sizes(ax: "Axes") -> None:
+    """Label powers of 10 or, if fewer than two are visible, the measured sizes."""
     from matplotlib.ticker import NullFormatter, NullLocator
 
     low, high = np.log10(ax.get_xlim())
@@ -220,10 +231,10 @@ def _write_sizes(ax: "Axes") -> None:
     measured = [line for line in ax.lines if line.get_transform() == ax.transData]
     xs = [np.asarray(line.get_xdata(), dtype=float) for line in measured]
     sizes = np.unique(np.concatenate(xs))
-    places = ax.transData.transform([(size, 1) for size in sizes])[:, 0]
+    positions = ax.transData.transform([(size, 1) for size in sizes])[:, 0]
     points = float(ax.xaxis.get_ticklabels()[0].get_fontsize())
-    # A sign is about as wide as 0.7 of its height; two more are between numbers.
-    room = 0.7 * points * (len(f"{sizes[-1]:,.0f}") + 2) * ax.figure.dpi / 72
-    ax.set_xticks(sizes[with_room(places, room)])
+    # A digit is about 0.7 times as wide as it is high; two more separate the numbers.
+    width = 0.7 * points * (len(f"{sizes[-1]:,.0f}") + 2) * ax.figure.dpi / 72
+    ax.set_xticks(sizes[indices_apart(positions, width)])
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.xaxis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-"""How training went on."""
+"""How the loss developed during training."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -9,42 +9,42 @@ from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegress
 from skdistmlp.plotting.axes import (
     COLOURS,
     GREY,
-    axes_to_draw_on,
-    legend_above,
-    line_options,
+    axes_or_new,
+    draw_legend_above,
+    merge_line_kwargs,
 )
-from skdistmlp.plotting.validation import check_lengths, check_network
+from skdistmlp.plotting.validation import check_lengths, fitted_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCORE = "score of rows held out"
+SCORE_LABEL = "validation score"
 
 
 class LossCurveDisplay:
-    """The loss of each epoch, and the score of the rows held out.
+    """Loss and validation score by epoch.
 
-    Make one with `from_estimator`.
+    Create it with `from_estimator`.
 
     Parameters
     ----------
     loss_curve : sequence of float
         Loss of each epoch.
     validation_scores : sequence of float, optional
-        Score of each epoch, of training with ``early_stopping=True``.
+        Validation score of each epoch, if trained with ``early_stopping=True``.
     name : str, optional
-        What to call the curve in the legend.
+        Name of the curve in the legend.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where the loss is drawn.
+        Axes with the loss.
     figure_ : matplotlib Figure
-        Its figure.
+        Figure of these axes.
     line_ : matplotlib Line2D
         The loss.
     validation_ax_ : matplotlib Axes or None
-        Where the scores are drawn, on the same epochs.
+        Axes with the scores, over the same epochs.
     validation_line_ : matplotlib Line2D or None
         The scores.
     """
@@ -67,22 +67,23 @@ class LossCurveDisplay:
         *,
         ax: "Axes | None" = None,
         name: str | None = None,
-        **kwargs: Any,
+        curve_kwargs: dict[str, Any] | None = None,
     ) -> Self:
-        """Draw the curve of a fitted estimator.
+        """Plot the loss curve of a fitted estimator.
 
         Parameters
         ----------
         estimator : DistributedMLPClassifier or DistributedMLPRegressor
-            Fitted with ``solver="adam"`` or ``"sgd"``. scikit-learn's own will do.
-            Scores are drawn if every epoch has one: of training that went on with
-            another `early_stopping`, nobody knows to which epochs they belong.
+            A network fitted with ``solver="adam"`` or ``"sgd"``, ours or
+            scikit-learn's, a pipeline that ends in one, or a search over one of these.
+            Scores are plotted if every epoch has one. If `early_stopping` changed
+            between fits, it is unknown which epochs they belong to.
         ax : matplotlib Axes, optional
-            Where to draw; axes of a new figure without.
+            Axes to plot on; by default, those of a new figure.
         name : str, optional
-            What to call the curve in the legend.
-        **kwargs
-            For matplotlib's `plot` of the loss.
+            Name of the curve in the legend.
+        curve_kwargs : dict, optional
+            Keywords for matplotlib's `plot` of the loss.
 
         Returns
         -------
@@ -92,47 +93,53 @@ class LossCurveDisplay:
         Raises
         ------
         TypeError
-            If it is no such estimator, but a pipeline or a search with one, say.
+            If there is no such network.
         NotFittedError
-            If the estimator was not fitted.
+            If the network is not fitted.
         ValueError
-            If it has no curve: ``solver="lbfgs"`` keeps none.
+            If it has no loss curve, as with ``solver="lbfgs"``, or a search kept no
+            best estimator.
         """
-        check_network(
+        network = fitted_network(
             estimator,
             (
                 *(DistributedMLPClassifier, DistributedMLPRegressor),
                 *(MLPClassifier, MLPRegressor),
             ),
         )
-        if not hasattr(estimator, "loss_curve_"):
+        if not hasattr(network, "loss_curve_"):
             raise ValueError(
-                f"solver={estimator.solver!r} keeps no loss curve; "
+                f"solver={network.solver!r} keeps no loss curve; "
                 f"solver='adam' and solver='sgd' do"
             )
-        scores = getattr(estimator, "validation_scores_", None)
-        if scores is not None and len(scores) != len(estimator.loss_curve_):
+        scores = getattr(network, "validation_scores_", None)
+        if scores is not None and len(scores) != len(network.loss_curve_):
             scores = None
         display = cls(
-            loss_curve=estimator.loss_curve_,
+            loss_curve=network.loss_curve_,
             validation_scores=scores,
             name=name,
         )
-        return display.plot(ax=ax, **kwargs)
+        return display.plot(ax=ax, curve_kwargs=curve_kwargs)
 
     def plot(
-        self, ax: "Axes | None" = None, *, name: str | None = None, **kwargs: Any
+        self,
+        ax: "Axes | None" = None,
+        *,
+        name: str | None = None,
+        curve_kwargs: dict[str, Any] | None = None,
     ) -> Self:
-        """Draw the curve.
+        """Plot the curve.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; axes of a new figure without.
+            Axes to plot on; by default, those of a new figure. Several fits may share
+            the same axes.
         name : str, optional
-            What to call the curve, in place of the display's own name.
-        **kwargs
-            For matplotlib's `plot` of the loss.
+            Name in the legend, instead of the display's own.
+        curve_kwargs : dict, optional
+            Keywords for matplotlib's `plot` of the loss.
 
         Returns
         -------
@@ -142,58 +149,60 @@ class LossCurveDisplay:
         Raises
         ------
         ValueError
-            If there are no losses, or another number of them than of scores.
+            If there are no losses, or not as many scores as losses.
         """
         check_lengths(
             loss_curve=self.loss_curve, validation_scores=self.validation_scores
         )
-        ax = axes_to_draw_on(ax)
+        ax = axes_or_new(ax)
         from matplotlib.ticker import MaxNLocator
 
         name = self.name if name is None else name
-        label = "loss" if name is None else f"{name}, loss"
-        options = line_options(
-            kwargs,
+        # A line through a single point is invisible without a marker.
+        has_one_epoch = len(self.loss_curve) == 1
+        kwargs = merge_line_kwargs(
+            curve_kwargs,
             color=COLOURS[len(ax.lines) % len(COLOURS)],
-            marker="o" if len(self.loss_curve) == 1 else None,
-            label=label,
+            marker="o" if has_one_epoch else None,
+            label="loss" if name is None else f"{name}, loss",
         )
         epochs = range(1, len(self.loss_curve) + 1)
-        (self.line_,) = ax.plot(epochs, self.loss_curve, **options)
+        (self.line_,) = ax.plot(epochs, self.loss_curve, **kwargs)
         ax.set(xlabel="epoch", ylabel="loss")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.ax_, self.figure_ = ax, ax.figure
         self.validation_ax_ = self.validation_line_ = None
         if self.validation_scores is not None:
-            self.validation_ax_ = _twin(ax) or ax.twinx()
+            self.validation_ax_ = _find_twin(ax) or ax.twinx()
             (self.validation_line_,) = self.validation_ax_.plot(
-                range(1, len(self.validation_scores) + 1),
+                epochs,
                 self.validation_scores,
                 "--",
                 color=self.line_.get_color(),
-                marker="x" if len(self.validation_scores) == 1 else None,
-                label=SCORE if name is None else f"{name}, {SCORE}",
+                marker="x" if has_one_epoch else None,
+                label=SCORE_LABEL if name is None else f"{name}, {SCORE_LABEL}",
             )
-            self.validation_ax_.set_ylabel("score")
-        twin = _twin(ax)
-        scores = [] if twin is None else list(twin.lines)
-        if name is not None or len(ax.lines) + len(scores) > 1:
-            legend_above(ax, list(ax.lines), scores, _any_score() if scores else None)
+            self.validation_ax_.set_ylabel(SCORE_LABEL)
+        twin = _find_twin(ax)
+        score_lines = [] if twin is None else list(twin.lines)
+        if name is not None or len(ax.lines) + len(score_lines) > 1:
+            proxy = _score_proxy() if score_lines else None
+            draw_legend_above(ax, list(ax.lines), score_lines, proxy)
         return self
 
 
-def _any_score() -> Any:
-    """Return what stands in a legend for the scores of all fits."""
+def _score_proxy() -> Any:
+    """Return the legend entry that stands for the scores of all fits."""
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], linestyle="--", color=GREY, label=SCORE)
+    return Line2D([], [], linestyle="--", color=GREY, label=SCORE_LABEL)
 
 
-def _twin(ax: "Axes") -> "Axes | None":
+def _find_twin(ax: "Axes") -> "Axes | None":
     """Return the axes of scores that an earlier fit laid over these, if any did."""
     for other in ax.figure.axes:
         if other is not ax and other.get_shared_x_axes().joined(ax, other):
-            same = other.get_position(original=True).bounds
-            if same == ax.get_position(original=True).bounds:
+            bounds = other.get_position(original=True).bounds
+            if bounds == ax.get_position(original=True).bounds:
                 return other
     return None

@@ -10,51 +10,51 @@ from skdistmlp.parallel.split import NetworkSplit, NeuronRange
 from skdistmlp.plotting.axes import (
     COLOURS,
     GREY,
-    LEAST_LISTED,
-    MOST_LEGEND,
-    MOST_WIDTH,
-    axes_to_draw_on,
-    legend_in_columns,
+    MAX_LEGEND_HEIGHT,
+    MAX_LEGEND_WIDTH,
+    MIN_LISTED,
+    axes_or_new,
+    draw_legend_in_columns,
 )
-from skdistmlp.plotting.validation import check_network
+from skdistmlp.plotting.validation import fitted_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LEAST_DRAWN = 3
-"""Room for a part that is abbreviated: the first neuron, dots, the last."""
+MIN_ABBREVIATED = 3
+"""Places that an abbreviated range takes: the first neuron, dots and the last."""
 
 MANY_SHARDS = 8
-"""With more shards than that, one neuron stands for a part that is abbreviated."""
+"""With more shards than this, a single neuron stands for an abbreviated range."""
 
-MOST_LISTED = 16
-"""Shards that the legend lists; of more, the first ones and the last."""
+MAX_LISTED = 16
+"""Most shards that the legend lists; of more, the first ones and the last."""
 
 MARKERS = "os^DvPX*"
-"""Shapes, since colours are used again after seven shards."""
+"""Shapes of neurons: the next one is used when the colours start over."""
 
-SMALLEST, LARGEST = 2.5, 8.4
-"""Width of a neuron in points, as there is room."""
+MIN_NEURON_WIDTH, MAX_NEURON_WIDTH = 2.5, 8.4
+"""Limits of the width of a neuron, in points."""
 
-SIZES_HEIGHT = 32
-"""Room for the sizes of the layers, in points."""
+LAYER_LABEL_HEIGHT = 32
+"""Height of the labels below the layers, in points."""
 
-LEAST_LETTERS = 11
-"""Letters of a worker's name that the legend shows at any rate."""
+MIN_NAME_LENGTH = 11
+"""Characters of a worker's name that the legend always shows."""
 
-NARROWER = (
+LABEL_STYLES = (
     *((2, "medium", 0), (2, "small", 0), (1, "medium", 0), (1, "small", 0)),
     *((1, "small", 90), (1, "xx-small", 90)),
 )
-"""Lines, size and angle of what is written below a layer, as there is room."""
+"""Lines, font size and angle of the labels below layers, from widest to narrowest."""
 
 GAP = 0.9
-"""Room between the neurons of two workers, in distances of neurons."""
+"""Gap between the neurons of two workers, in distances between neurons."""
 
 
 @dataclass(frozen=True)
 class _Neuron:
-    """A place in the picture; `number` is None for the dots between neurons."""
+    """A neuron in the plot; `number` is None for the dots between neurons."""
 
     shard: int | None
     number: int | None
@@ -62,30 +62,30 @@ class _Neuron:
 
 
 class PartitionDisplay:
-    """A network as neurons and links, in the colours of the workers that hold them.
+    """Neurons and links of a network, in the colours of the workers that hold them.
 
     A hidden neuron and the weights that lead to it are on one worker. The weights
-    that lead to the outputs are on the worker of the hidden neuron where they begin.
-    Inputs are on every worker; outputs are sums over all. Past seven workers colours
-    come again, on neurons of another shape. Make one with `from_estimator`.
+    that lead to the outputs are on the worker of the hidden neuron where they start.
+    Inputs are on every worker; outputs are sums over all workers. After seven workers
+    the colours start over, with another shape. Create it with `from_estimator`.
 
     Parameters
     ----------
     split : NetworkSplit
-        Layers, and which shard holds which neurons.
+        Layers of the network, and the neurons of each shard.
     workers : sequence of str
-        What to call the shards' workers in the legend.
+        Name of each shard's worker in the legend.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        Where it is drawn.
+        Axes with the network.
     figure_ : matplotlib Figure
-        Its figure.
+        Figure of these axes.
     neurons_ : list of matplotlib PathCollection
-        The neurons of each shard.
+        Neurons of each shard.
     links_ : matplotlib LineCollection
-        The weights.
+        Weights.
     """
 
     def __init__(self, *, split: NetworkSplit, workers: Sequence[str]) -> None:
@@ -100,17 +100,19 @@ class PartitionDisplay:
         max_neurons: int = 12,
         ax: "Axes | None" = None,
     ) -> Self:
-        """Draw the network of a fitted estimator.
+        """Plot the network of a fitted estimator.
 
         Parameters
         ----------
         estimator : DistributedMLPClassifier or DistributedMLPRegressor
-            Fitted.
+            A fitted network, a pipeline that ends in one, or a search over one of
+            these.
         max_neurons : int, default=12
-            How many of a layer to draw, about; of a larger layer each worker's first
-            and last are, and of more than 8 workers one each.
+            Approximate number of neurons to draw per layer. Of a larger layer, each
+            worker's first and last neurons are drawn, or one per worker if there are
+            more than 8.
         ax : matplotlib Axes, optional
-            Where to draw; axes of a new figure without.
+            Axes to plot on; by default, those of a new figure.
 
         Returns
         -------
@@ -120,26 +122,28 @@ class PartitionDisplay:
         Raises
         ------
         TypeError
-            If it is no such estimator, but a pipeline or a search with one, say.
+            If there is no such network.
         NotFittedError
-            If the estimator was not fitted.
+            If the network is not fitted.
         ValueError
-            If `max_neurons` is less than 3.
+            If `max_neurons` is less than 3, or a search kept no best estimator.
         """
-        check_network(estimator, (DistributedMLPClassifier, DistributedMLPRegressor))
-        plan = estimator.plan_
+        network = fitted_network(
+            estimator, (DistributedMLPClassifier, DistributedMLPRegressor)
+        )
+        plan = network.plan_
         display = cls(split=plan.split, workers=plan.workers or ["this process"])
         return display.plot(ax=ax, max_neurons=max_neurons)
 
     def plot(self, ax: "Axes | None" = None, *, max_neurons: int = 12) -> Self:
-        """Draw the network.
+        """Plot the network.
 
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Where to draw; axes of a new figure without.
+            Axes to plot on; by default, those of a new figure.
         max_neurons : int, default=12
-            How many of a layer to draw, about.
+            Approximate number of neurons to draw per layer.
 
         Returns
         -------
@@ -149,20 +153,19 @@ class PartitionDisplay:
         Raises
         ------
         ValueError
-            If `max_neurons` is less than 3, or there are more or fewer workers than
-            shards.
+            If `max_neurons` is less than 3, or there is not one worker per shard.
         """
         from matplotlib.collections import LineCollection
 
         if len(self.workers) != self.split.n_shards:
             raise ValueError(
-                f"{self.split.n_shards} shards need as many workers, but got "
-                f"{len(self.workers)}"
+                f"expected the names of {self.split.n_shards} workers, one per shard, "
+                f"got {len(self.workers)}"
             )
-        if max_neurons < LEAST_DRAWN:
-            raise ValueError(f"max_neurons={max_neurons} has to be at least 3")
-        ax = axes_to_draw_on(ax)
-        layers = list(self._layers(max_neurons))
+        if max_neurons < MIN_ABBREVIATED:
+            raise ValueError(f"max_neurons={max_neurons} must be at least 3")
+        ax = axes_or_new(ax)
+        layers = list(self._neurons_by_layer(max_neurons))
         ax.set_axis_off()
         distance = self._make_room(ax, layers)
         lines, colours = [], []
@@ -184,59 +187,63 @@ class PartitionDisplay:
                 zorder=1,
             )
         )
-        size = max(SMALLEST, min(LARGEST, 0.8 * distance))
+        size = max(MIN_NEURON_WIDTH, min(MAX_NEURON_WIDTH, 0.8 * distance))
         self.neurons_ = [
             self._scatter(ax, layers, rank, size) for rank in range(self.split.n_shards)
         ]
         self._scatter(ax, layers, None, size)
-        self._write(ax, layers, distance)
+        self._label_layers(ax, layers, distance)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _layers(self, max_neurons: int) -> Iterator[list[_Neuron]]:
-        """Yield what is drawn of each layer, from inputs to outputs."""
+    def _neurons_by_layer(self, max_neurons: int) -> Iterator[list[_Neuron]]:
+        """Yield the neurons to draw of each layer, from inputs to outputs."""
         units = self.split.layer_units
-        yield _column([(None, NeuronRange(0, units[0]))], max_neurons)
+        yield _place_neurons([(None, NeuronRange(0, units[0]))], max_neurons)
         for ranges in self.split.ranges:
-            yield _column(list(enumerate(ranges)), max_neurons)
-        yield _column([(None, NeuronRange(0, units[-1]))], max_neurons)
+            yield _place_neurons(list(enumerate(ranges)), max_neurons)
+        yield _place_neurons([(None, NeuronRange(0, units[-1]))], max_neurons)
 
     def _make_room(self, ax: "Axes", layers: Sequence[Sequence[_Neuron]]) -> float:
-        """Set the limits, with the legend above the network; sizes go below.
+        """Set the limits so that the legend fits above the network and labels below.
 
-        Return the distance of two neurons in points.
+        Return the distance between two neurons in points.
         """
         points = 72 / ax.figure.dpi
         height = points * ax.get_window_extent().height
-        legend_height = points * self._list(ax).get_window_extent().height
+        legend_height = points * self._draw_legend(ax).get_window_extent().height
         ys = [neuron.y for neurons in layers for neuron in neurons]
         lowest, highest = min(ys) - 0.7, max(ys) + 0.7
-        free = max(height - legend_height - SIZES_HEIGHT, height / 4)
+        free = max(height - legend_height - LAYER_LABEL_HEIGHT, height / 4)
         distance = free / (highest - lowest)
         ax.set_xlim(-0.5, len(layers) - 0.5)
-        lowest -= SIZES_HEIGHT / distance
+        lowest -= LAYER_LABEL_HEIGHT / distance
         ax.set_ylim(lowest, highest + legend_height / distance)
         return distance
 
-    def _list(self, ax: "Axes") -> Any:
-        """Draw the legend, with as many shards and letters as have room; return it."""
-        n_listed, n_letters = MOST_LISTED, max(map(len, self.workers))
-        room = ax.get_window_extent()
+    def _draw_legend(self, ax: "Axes") -> Any:
+        """Draw a legend with as many shards and characters as fit; return it."""
+        n_listed, n_characters = MAX_LISTED, max(map(len, self.workers))
+        ax_width, ax_height = ax.get_window_extent().size
         while True:
-            listed = self._listed(n_listed, n_letters)
-            legend = legend_in_columns(ax, listed, most_columns=4, loc="upper center")
+            entries = self._legend_entries(n_listed, n_characters)
+            legend = draw_legend_in_columns(
+                ax, entries, max_columns=4, loc="upper center"
+            )
             width, height = legend.get_window_extent().size
-            if height > MOST_LEGEND * room.height and n_listed > LEAST_LISTED:
+            is_too_high = height > MAX_LEGEND_HEIGHT * ax_height
+            is_too_wide = width > MAX_LEGEND_WIDTH * ax_width
+            if is_too_high and n_listed > MIN_LISTED:
                 n_listed //= 2
-            elif width > MOST_WIDTH * room.width and n_letters > LEAST_LETTERS:
-                n_letters -= 1
+            elif is_too_wide and n_characters > MIN_NAME_LENGTH:
+                n_characters -= 1
             else:
                 return legend
 
-    def _listed(self, n_listed: int, n_letters: int) -> list[Any]:
-        """Return what the legend shows, of many shards the first ones and the last.
+    def _legend_entries(self, n_listed: int, n_characters: int) -> list[Any]:
+        """Return the entries of the legend: of many shards, the first and the last.
 
-        The names of workers have so many letters at most.
+        Names of workers are abbreviated to `n_characters`.
         """
         from matplotlib.lines import Line2D
 
@@ -250,7 +257,7 @@ class PartitionDisplay:
                 linestyle="none",
                 marker=_marker(rank),
                 color=GREY if rank is None else _colour(rank),
-                label=self._label(rank, n_letters),
+                label=self._label(rank, n_characters),
             )
             for rank in (*ranks, None)
         ]
@@ -259,15 +266,15 @@ class PartitionDisplay:
             handles.insert(-2, Line2D([], [], linestyle="none", label=label))
         return handles
 
-    def _label(self, rank: int | None, n_letters: int | None = None) -> str:
+    def _label(self, rank: int | None, n_characters: int | None = None) -> str:
         if rank is None:
-            return "inputs: on all; outputs: sums"
+            return "inputs: all workers; outputs: sums"
         name = self.workers[rank]
-        if n_letters is not None and len(name) > n_letters:
-            # Its end has the port, which may be all that differs.
-            end = n_letters // 2
-            name = f"{name[: n_letters - end - 1]}…{name[-end:]}"
-        # Two dollars would be a formula.
+        if n_characters is not None and len(name) > n_characters:
+            # The end is the port, which may be the only difference between names.
+            end = n_characters // 2
+            name = f"{name[: n_characters - end - 1]}…{name[-end:]}"
+        # matplotlib would set what is between two dollars as a formula.
         return f"shard {rank}: {name}".replace("$", r"\$")
 
     def _scatter(
@@ -277,7 +284,7 @@ class PartitionDisplay:
         rank: int | None,
         size: float,
     ) -> Any:
-        """Draw the neurons of a shard; None for those of nobody in particular."""
+        """Draw the neurons of a shard; with None, the inputs and outputs."""
         places = [
             (x, neuron.y)
             for x, neurons in enumerate(layers)
@@ -296,31 +303,31 @@ class PartitionDisplay:
             zorder=2,
         )
 
-    def _write(
+    def _label_layers(
         self, ax: "Axes", layers: Sequence[Sequence[_Neuron]], distance: float
     ) -> None:
-        """Write the sizes of the layers, and dots for what is left out."""
+        """Label the layers with their sizes, and draw dots for neurons left out."""
         bottom = min(neuron.y for neurons in layers for neuron in neurons) - 0.9
-        sizes = []
+        labels = []
         names = ["inputs", *("hidden" for _ in self.split.ranges), "outputs"]
         for x, (neurons, name) in enumerate(zip(layers, names, strict=True)):
             for neuron in neurons:
                 if neuron.number is None:
                     dots = ax.text(x, neuron.y, "⋮", ha="center", va="center")
                     dots.set_fontsize(min(12, 1.2 * distance))
-            size = f"{self.split.layer_units[x]:,}\n{name}"
-            sizes.append(ax.text(x, bottom, size, ha="center", va="top"))
-        _make_narrow(ax, sizes)
+            label = f"{self.split.layer_units[x]:,}\n{name}"
+            labels.append(ax.text(x, bottom, label, ha="center", va="top"))
+        _shrink_labels(ax, labels)
 
 
-def _make_narrow(ax: "Axes", sizes: Sequence[Any]) -> None:
-    """Write the sizes of layers smaller, without names, or upright, if need be."""
-    room = ax.get_window_extent().width / len(sizes)
-    for n_lines, fontsize, rotation in NARROWER:
-        for text in sizes:
-            text.set_text("\n".join(text.get_text().split("\n")[:n_lines]))
-            text.set(fontsize=fontsize, rotation=rotation)
-        if max(text.get_window_extent().width for text in sizes) <= room:
+def _shrink_labels(ax: "Axes", labels: Sequence[Any]) -> None:
+    """Make the labels narrower until they fit: smaller, without names, or upright."""
+    max_width = ax.get_window_extent().width / len(labels)
+    for n_lines, fontsize, rotation in LABEL_STYLES:
+        for label in labels:
+            label.set_text("\n".join(label.get_text().split("\n")[:n_lines]))
+            label.set(fontsize=fontsize, rotation=rotation)
+        if max(label.get_window_extent().width for label in labels) <= max_width:
             break
 
 
@@ -332,30 +339,31 @@ def _marker(rank: int | None) -> str:
     return MARKERS[0 if rank is None else rank // len(COLOURS) % len(MARKERS)]
 
 
-def _column(
+def _place_neurons(
     parts: Sequence[tuple[int | None, NeuronRange]], max_neurons: int
 ) -> list[_Neuron]:
-    """Return what is drawn of a layer that consists of these parts, centred."""
-    total = sum(len(part) for _, part in parts)
-    many = len(parts) > MANY_SHARDS
-    drawn: list[_Neuron] = []
+    """Return the neurons to draw of a layer, given its ranges by shard, centred."""
+    n_neurons = sum(len(part) for _, part in parts)
+    has_many_shards = len(parts) > MANY_SHARDS
+    neurons: list[_Neuron] = []
     y = 0.0
     for shard, part in parts:
         if not len(part):
             continue
-        room = round(max_neurons * len(part) / total)
-        for number in _abbreviated(part, max(room, 1 if many else LEAST_DRAWN)):
-            drawn.append(_Neuron(shard, number, -y))
+        share = round(max_neurons * len(part) / n_neurons)
+        n_places = max(share, 1 if has_many_shards else MIN_ABBREVIATED)
+        for number in _abbreviate(part, n_places):
+            neurons.append(_Neuron(shard, number, -y))
             y += 1
-        y += GAP / 3 if many else GAP
-    middle = (drawn[0].y + drawn[-1].y) / 2
-    return [_Neuron(n.shard, n.number, n.y - middle) for n in drawn]
+        y += GAP / 3 if has_many_shards else GAP
+    middle = (neurons[0].y + neurons[-1].y) / 2
+    return [_Neuron(n.shard, n.number, n.y - middle) for n in neurons]
 
 
-def _abbreviated(part: NeuronRange, room: int) -> list[int | None]:
-    """Return the neurons to draw: all, or the first ones, dots, and the last."""
-    if len(part) <= room:
+def _abbreviate(part: NeuronRange, n_places: int) -> list[int | None]:
+    """Return the neurons to draw: all, or the first ones, dots and the last."""
+    if len(part) <= n_places:
         return list(range(part.start, part.stop))
-    if room < LEAST_DRAWN:
+    if n_places < MIN_ABBREVIATED:
         return [part.start]
-    return [*range(part.start, part.start + room - 2), None, part.stop - 1]
+    return [*range(part.start, part.start + n_places - 2), None, part.stop - 1]

@@ -1,4 +1,4 @@
-"""What displays may be given: an error says what to pass instead."""
+"""Check what displays are made from."""
 
 from collections.abc import Sized
 from inspect import isclass
@@ -8,106 +8,115 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 
-def check_network(given: Any, kinds: tuple[type, ...]) -> None:
-    """Raise unless it is a fitted network of one of these classes.
+def fitted_network(estimator: Any, classes: tuple[type, ...]) -> Any:
+    """Return the fitted network of an estimator, a pipeline or a search.
 
     Parameters
     ----------
-    given : object
-        What the user gave.
-    kinds : tuple of type
-        Classes of networks that will do.
+    estimator : object
+        A network, a pipeline that ends in one, or a search over one of these.
+    classes : tuple of type
+        Classes of networks to accept.
+
+    Returns
+    -------
+    estimator
+        The network itself, the pipeline's last step, or that of the best estimator.
 
     Raises
     ------
     TypeError
-        If it is something else, such as a pipeline or a search.
+        If there is no such network.
     NotFittedError
-        If it was not fitted.
+        If it is not fitted.
+    ValueError
+        If a search kept no best estimator.
     """
-    if not isinstance(given, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
-        where = _where_within(given, kinds)
-        raise TypeError(f"expected a fitted {names}, got {_what(given)}{where}")
-    check_is_fitted(given)
+    network = estimator
+    while not isinstance(network, classes):
+        if isinstance(network, Pipeline):
+            network = network[-1]
+        elif _is_search(network):
+            check_is_fitted(network, "cv_results_")
+            if not hasattr(network, "best_estimator_"):
+                raise ValueError(
+                    f"this {type(network).__name__} kept no fitted network: search "
+                    f"with refit=True, or pass a fitted network"
+                )
+            network = network.best_estimator_
+        else:
+            names = " or ".join(each.__name__ for each in classes)
+            raise TypeError(
+                f"expected a fitted {names}, or a pipeline or search with one, got "
+                f"{_describe(network)}"
+            )
+    check_is_fitted(network)
+    return network
 
 
-def check_search(given: Any) -> None:
-    """Raise unless it is a fitted search, such as `GridSearchCV`.
+def fitted_search(search: Any) -> Any:
+    """Return the fitted search, also of a pipeline that ends in one.
 
     Parameters
     ----------
-    given : object
-        What the user gave.
+    search : object
+        A search, such as `GridSearchCV`, or a pipeline whose last step is one.
+
+    Returns
+    -------
+    estimator
+        The search.
 
     Raises
     ------
     TypeError
-        If it is something else, such as an estimator.
+        If it is something else, such as a network.
     NotFittedError
-        If it was not fitted.
+        If it is not fitted.
     """
-    if not _is_search(given):
-        hint = "pass the search itself, not its best_estimator_"
-        if isinstance(given, Pipeline) and _is_search(given[-1]):
-            hint = "pass its last step, pipeline[-1]"
+    if isinstance(search, Pipeline):
+        search = search[-1]
+    if not _is_search(search):
         raise TypeError(
             f"expected a fitted search over n_workers, such as GridSearchCV, got "
-            f"{_what(given)}: {hint}"
+            f"{_describe(search)}: pass the search itself, not its best_estimator_"
         )
-    check_is_fitted(given, "cv_results_")
+    check_is_fitted(search, "cv_results_")
+    return search
 
 
-def check_lengths(**given: Sized | None) -> None:
-    """Raise unless all have the same length, which is not 0.
+def check_lengths(**sequences: Sized | None) -> None:
+    """Raise unless all sequences have the same length, which is not 0.
 
     Parameters
     ----------
-    **given : sequence or None
-        What belongs together; None for what was not given.
+    **sequences : sequence or None
+        Sequences by name; those that are None are not checked.
 
     Raises
     ------
     ValueError
-        If something is missing.
+        If they are empty or their lengths differ.
     """
-    names = [name for name, values in given.items() if values is not None]
-    lengths = [len(values) for values in given.values() if values is not None]
-    if not lengths[0] or len(set(lengths)) > 1:
-        *several, last = (f"{n} ({k})" for n, k in zip(names, lengths, strict=True))
-        if not several:
-            raise ValueError(f"{names[0]} is empty: there is nothing to draw")
-        raise ValueError(
-            f"expected as many {' as '.join(names)}, 1 at least: "
-            f"{', '.join(several)} and {last}"
-        )
+    lengths = {name: len(s) for name, s in sequences.items() if s is not None}
+    if len(set(lengths.values())) == 1 and min(lengths.values()) > 0:
+        return
+    *others, last = (f"{name} ({length})" for name, length in lengths.items())
+    if not others:
+        raise ValueError(f"{next(iter(lengths))} is empty: there is nothing to draw")
+    raise ValueError(
+        f"{', '.join(others)} and {last} must have the same length, at least 1"
+    )
 
 
-def _is_search(given: Any) -> bool:
-    # scikit-learn has no public class of all searches, and dask-ml has its own.
-    if isclass(given):
+def _is_search(estimator: Any) -> bool:
+    # scikit-learn has no public base class of all searches, and dask-ml has its own.
+    if isclass(estimator):
         return False
-    return hasattr(given, "return_train_score") or hasattr(given, "cv_results_")
+    return hasattr(estimator, "return_train_score") or hasattr(estimator, "cv_results_")
 
 
-def _what(given: Any) -> str:
-    if isclass(given):
-        return f"the class {given.__name__}"
-    return f"an object of class {type(given).__name__}"
-
-
-def _where_within(given: Any, kinds: tuple[type, ...]) -> str:
-    """Say how to get at the network in a pipeline, a search, or one in the other."""
-    path = "search" if _is_search(given) else "pipeline"
-    within = given
-    while not isinstance(within, kinds):
-        if isinstance(within, Pipeline):
-            path += "[-1]"
-            within = within[-1]
-        elif _is_search(within):
-            path += ".best_estimator_"
-            unfitted = getattr(within, "estimator", None)
-            within = getattr(within, "best_estimator_", unfitted)
-        else:
-            return ""
-    return f": pass {path}"
+def _describe(value: Any) -> str:
+    if isclass(value):
+        return f"the class {value.__name__}"
+    return f"an object of class {type(value).__name__}"

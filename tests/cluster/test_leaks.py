@@ -227,13 +227,13 @@ THINGS = {
 
 
 @pytest.mark.parametrize("thing", THINGS.values(), ids=THINGS)
-def test_what_is_left_behind_is_seen_until_it_goes(client, thing):
+def test_leftovers_are_detected_until_they_are_gone(client, thing):
     with thing(client) as message:
         assert message in seen(client)
     assert_nothing_left(client)
 
 
-def test_a_shard_that_waits_to_be_collected_is_not_gone(client):
+def test_a_shard_awaiting_collection_is_a_leftover(client):
     """It may have its connections, and its memory, until then."""
 
     def leave():
@@ -256,7 +256,7 @@ def found_threads(client):
     remember(client)
 
 
-def test_a_fit_under_way_is_seen_everywhere(client, digits, found_threads):
+def test_a_running_fit_is_detected_everywhere(client, digits, found_threads):
     """The check looks at what the package really holds, not at a likeness."""
     workers = list(client.nthreads())[:2]
     fit = in_thread(endless(client).fit, digits[0][:300], digits[1][:300])
@@ -288,7 +288,7 @@ def started_by(monkeypatch, owner, name):
     return names
 
 
-def test_threads_that_send_have_names_of_ours(client, monkeypatch):
+def test_sending_threads_have_our_prefix(client, monkeypatch):
     names = started_by(monkeypatch, scatter, "can_connect")
     tasks = Placement(client, tuple(client.nthreads()))
     tasks.scatter("rows", [np.ones(3) for _ in client.nthreads()])

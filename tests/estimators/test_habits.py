@@ -28,7 +28,7 @@ X, Y = np.arange(60.0).reshape(20, 3) / 60, np.arange(20) % 2
 @pytest.mark.parametrize(
     ("keyword", "instead"), [("n_jobs", "n_workers="), ("client_", "client=")]
 )
-def test_a_keyword_of_other_libraries_names_ours(cls, keyword, instead):
+def test_a_keyword_of_another_library_is_answered_with_ours(cls, keyword, instead):
     message = f"{cls.__name__} has no parameter {keyword}; pass {instead}"
     with pytest.raises(TypeError, match=re.escape(message)):
         cls(**{keyword: 4})
@@ -88,7 +88,7 @@ def test_futures_are_refused(client):
             call()
 
 
-def test_a_cluster_is_taken_for_its_client():
+def test_a_cluster_can_be_passed_as_client():
     """A client of it is made for each call, closed after it, and never active."""
     from distributed import default_client
 

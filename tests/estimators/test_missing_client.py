@@ -35,7 +35,7 @@ def said_by(function):
     return [message for message in messages if "needs a cluster" in message]
 
 
-def test_a_search_over_numbers_of_workers_says_it_once():
+def test_a_search_over_n_workers_warns_once():
     clf = classifier(engine="peers")
     search = GridSearchCV(clf, {"n_workers": [1, 2, 3]}, cv=2)
     (message,) = said_by(lambda: search.fit(X, Y))
@@ -44,7 +44,7 @@ def test_a_search_over_numbers_of_workers_says_it_once():
     assert said_by(lambda: fit(classifier(engine="futures"), X, Y)) == []
 
 
-def test_an_estimator_from_a_process_with_an_active_client_says_it(client):
+def test_an_estimator_from_a_process_with_a_client_warns(client):
     with client.as_current():
         sent = pickle.dumps(classifier(parameter_threshold=0))
     assert b"distributed" not in sent
@@ -55,18 +55,18 @@ def test_an_estimator_from_a_process_with_an_active_client_says_it(client):
     assert loaded.engine_ == "local"
 
 
-def test_an_estimator_with_a_live_client_says_it(client):
+def test_an_estimator_that_lost_its_live_client_warns(client):
     loaded = pickle.loads(
         pickle.dumps(classifier(client=client, parameter_threshold=0))
     )
     assert len(said_by(lambda: fit(loaded, X, Y))) == 1
 
 
-def test_nothing_is_said_where_there_never_was_a_client():
+def test_nothing_warns_where_there_never_was_a_client():
     loaded = pickle.loads(pickle.dumps(classifier(parameter_threshold=0)))
     assert said_by(lambda: fit(loaded, X, Y)) == []
 
 
-def test_nothing_is_said_of_a_network_below_the_threshold():
+def test_a_network_below_the_threshold_does_not_warn():
     clf = classifier(n_workers=3, parameter_threshold=10**6)
     assert said_by(lambda: fit(clf, X, Y)) == []

@@ -172,7 +172,7 @@ def test_training_continues_to_the_bit(how, save, tmp_path, digits):
         assert_array_equal(mine, known)
 
 
-def test_the_page_lists_the_types_that_skops_must_be_told_to_trust(tmp_path, digits):
+def test_the_page_lists_the_types_that_skops_has_to_trust(tmp_path, digits):
     needed = set()
     for kind, solver in product(ESTIMATORS, ("adam", "sgd", "lbfgs")):
         estimator, _ = pair({"max_iter": 2, "solver": solver}, kind, engine="local")

@@ -7,7 +7,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.engines import local as engine
+from skdistmlp.engines import local
 
 PAIRS = [
     pytest.param(DistributedMLPClassifier, MLPClassifier, id="classifier"),
@@ -42,7 +42,7 @@ PEERS = {"engine": "peers", "n_workers": 2}
 def test_checks_of_scikit_learn_pass_on_workers(client, estimator, check, monkeypatch):
     """With an active client: an estimator that holds a live one is not pickled."""
     # Nothing is trained here.
-    monkeypatch.delattr(engine, "SingleProcess")
+    monkeypatch.delattr(local, "SingleProcess")
     with client.as_current():
         check(estimator)
 

@@ -17,6 +17,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.nn.optimizers import Sgd
 from tests.estimators.configurations import ESTIMATORS, Case, pair
 from tests.estimators.support import (
     assert_same_answers,
@@ -252,6 +253,20 @@ def test_parameters_of_other_sizes_start_with_a_new_optimizer():
     for estimator in (ours, home):
         estimator.partial_fit(case.X, case.y)
     assert_same_network(ours, home)
+
+
+class Unknown(Sgd):
+    """An optimiser that scikit-learn does not have."""
+
+
+def test_of_an_optimiser_that_scikit_learn_lacks_only_the_weights_are_exported():
+    case, ours, _ = fitted_pair("inverse scaling, power 0.1")
+    ours._optimizer_state = replace(ours._optimizer_state, rule=Unknown())
+    home = ours.to_sklearn()
+    assert not hasattr(home, "_optimizer")
+    assert_same_network(ours, home)
+    home.partial_fit(case.X, case.y)
+    assert home._optimizer.learning_rate_init == ours.learning_rate_init
 
 
 # On a cluster.

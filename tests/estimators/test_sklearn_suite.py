@@ -13,9 +13,7 @@ import sklearn.neural_network
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.engines import futures as futures_engine
-from skdistmlp.engines import local
-from skdistmlp.engines import peers as peers_engine
+from skdistmlp.engines import futures, local, peers
 from skdistmlp.parallel import whole_network
 
 OURS = {
@@ -135,12 +133,8 @@ def _spied_engines(monkeypatch):
 
         monkeypatch.setattr(module, name, call)
 
-    spy(
-        futures_engine,
-        "open_futures_network",
-        lambda _client, workers, *_: len(workers),
-    )
-    spy(peers_engine, "PeersRun", lambda _client, plan, *_: plan.n_shards)
+    spy(futures, "open_futures_network", lambda _client, workers, *_: len(workers))
+    spy(peers, "PeersRun", lambda _client, plan, *_: plan.n_shards)
     spy(local, "SingleProcess", lambda *_: 0)
     spy(whole_network, "predict_whole", lambda *_: 0)
     return n_workers

@@ -28,7 +28,7 @@ def test_the_table_has_every_hidden_activation_of_scikit_learn():
 @shapes
 @dtypes
 @pytest.mark.parametrize("in_place", [True, False])
-def test_activation_equals_scikit_learns(name, shape, dtype, in_place):
+def test_activations_match_scikit_learn(name, shape, dtype, in_place):
     z = normal(shape, dtype)
     expected = z.copy()
     SKLEARN_ACTIVATIONS[name](expected)
@@ -42,7 +42,7 @@ def test_activation_equals_scikit_learns(name, shape, dtype, in_place):
 @names
 @shapes
 @dtypes
-def test_derivative_equals_scikit_learns_and_only_delta_is_written(name, shape, dtype):
+def test_derivatives_match_scikit_learn_and_write_only_delta(name, shape, dtype):
     a = np.empty(shape, dtype)
     residual = ACTIVATIONS[name].forward(normal(shape, dtype), a)
     residual.flags.writeable = a.flags.writeable = False
@@ -56,7 +56,7 @@ def test_derivative_equals_scikit_learns_and_only_delta_is_written(name, shape, 
 
 @pytest.mark.parametrize("shape", [(0, 3), (1, 1), (7, 10)], ids=str)
 @dtypes
-def test_softmax_equals_scikit_learns(shape, dtype):
+def test_softmax_matches_scikit_learn(shape, dtype):
     z = normal(shape, dtype)
     expected = z.copy()
     SKLEARN_ACTIVATIONS["softmax"](expected)

@@ -1,4 +1,5 @@
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -61,19 +62,49 @@ def test_numpy_and_numba_give_the_same_bits(dtype, size, share, penalty, rule, s
             assert_array_equal(one, other)
 
 
-def test_numba_is_loaded_when_so_much_was_done_without(monkeypatch):
+@dataclass(frozen=True)
+class Decaying(Adam):
+    """An optimiser that does more than the compiled code of the one it is made of."""
+
+    def update_block(self, parameters, *args):
+        parameters *= 0.5
+        super().update_block(parameters, *args)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_a_subclass_of_a_rule_updates_by_itself_even_with_a_penalty(
+    penalty, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    parameters, gradients = rng.normal(size=70), rng.normal(size=(3, 70))
+    arguments = parameters, gradients, Decaying(), 50, penalty
+    by_numpy = trained(*arguments)
+    compiled.load()
+    for one, other in zip(by_numpy, trained(*arguments), strict=True):
+        assert_array_equal(one, other)
+    assert not np.allclose(
+        by_numpy[0], trained(parameters, gradients, Adam(), 50, penalty)[0]
+    )
+
+
+def test_with_a_penalty_every_parameter_is_counted_once(monkeypatch):
+    trained(np.ones(70), np.ones((3, 70)), Adam(), 50, 0.3)
+    assert compiled._updates == 3 * 70
+
+
+def test_numba_is_loaded_after_enough_work_without_it(monkeypatch):
     monkeypatch.setattr(compiled, "UPDATES_BEFORE_LOADING", 100)
     assert [compiled.adam_kernel(40) is None for _ in range(4)] == [True, True, 0, 0]
 
 
-def test_without_numba_numpy_goes_on_and_nobody_looks_again():
+def test_without_numba_numpy_is_used_from_then_on():
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, "numba", None)
         compiled.load()
     assert compiled.adam_kernel(10 * compiled.UPDATES_BEFORE_LOADING) is None
 
 
-def test_a_place_to_keep_compiled_code_is_not_needed(monkeypatch):
+def test_no_cache_folder_is_needed_for_compiled_code(monkeypatch):
     from numba.core import caching
 
     monkeypatch.setattr(caching.FunctionCache, "_impl_class", _NoPlace)

@@ -12,7 +12,7 @@ from skdistmlp.nn.layers import LayerSpec
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("block_draws", [1, 17, 2**17])
-def test_parts_of_weights_equal_those_of_scikit_learns_draw_bit_for_bit(
+def test_parts_of_parameters_equal_scikit_learns_draw_to_the_bit(
     activation, dtype, block_draws, monkeypatch
 ):
     """Over several layers, so that the random state must be left in its place too."""

@@ -53,7 +53,7 @@ def test_a_network_is_a_value():
     assert output.nonlinearity is ACTIVATIONS["identity"]
 
 
-def test_an_activation_that_keeps_its_input_leaves_it_as_it_is():
+def test_an_activation_that_keeps_its_input_does_not_modify_it():
     """That of the tests too does what the engines rely on."""
     z = np.random.default_rng(0).normal(size=(300, 65))
     before, out = z.copy(), np.full_like(z, np.nan)
@@ -71,7 +71,7 @@ def test_an_activation_that_keeps_its_input_leaves_it_as_it_is():
     assert_array_equal(z, out)
 
 
-def test_an_activation_of_the_tests_is_gone_afterwards():
+def test_an_activation_added_by_a_test_is_removed_afterwards():
     with silu_known():
         assert dense_layers((1, 2, 1), "silu")[0].nonlinearity is SILU
     with pytest.raises(KeyError):

@@ -45,13 +45,13 @@ def logits_and_targets(name, n_rows, n_outputs, dtype):
     return z, y
 
 
-def test_the_table_has_the_outputs_of_scikit_learns_estimators():
+def test_the_table_covers_the_outputs_of_scikit_learn():
     assert set(OUTPUTS) == set(SKLEARN_LOSSES)
 
 
 @cases
 @dtypes
-def test_output_activation_equals_scikit_learns(name, n_rows, n_outputs, dtype):
+def test_output_activations_match_scikit_learn(name, n_rows, n_outputs, dtype):
     z, _ = logits_and_targets(name, n_rows, n_outputs, dtype)
     expected = z.copy()
     ACTIVATIONS[name](expected)
@@ -60,10 +60,50 @@ def test_output_activation_equals_scikit_learns(name, n_rows, n_outputs, dtype):
     assert_array_equal(z, expected)
 
 
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("y_dtype", [None, np.float64])
+def test_delta_is_the_derivative_of_the_loss_by_the_logits(name, in_place, y_dtype):
+    """By differences; that of the mean over outputs is taken as that of their sum."""
+    z, y = logits_and_targets(name, 20, 3, np.float64)
+    z /= 20
+    averaged = 3 if name == "identity" else 1
+
+    def losses(logits):
+        predictions = logits.copy()
+        OUTPUTS[name].forward(predictions)
+        return np.array(
+            [
+                averaged * OUTPUTS[name].loss(y[[i]], predictions[[i]], None)
+                for i in range(20)
+            ]
+        )
+
+    step = 1e-6
+    expected = np.transpose(
+        [
+            (losses(z + nudge) - losses(z - nudge)) / (2 * step)
+            for nudge in step * np.eye(3)
+        ]
+    )
+    prediction = z.astype(np.float32)
+    OUTPUTS[name].forward(prediction)
+    out = prediction if in_place else np.full_like(prediction, np.nan)
+    y = y if y_dtype is None else y.astype(y_dtype)
+    OUTPUTS[name].delta(prediction, y, out)
+    assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
+def test_every_output_activation_names_an_entry_with_it(name):
+    output = OUTPUTS[name]
+    assert OUTPUTS[output.activation].forward is output.forward
+
+
 @cases
 @dtypes
 @pytest.mark.parametrize("weighted", [False, True])
-def test_loss_is_scikit_learns_mean_times_the_weights(
+def test_losses_are_scikit_learns_mean_times_the_weight_sum(
     name, n_rows, n_outputs, dtype, weighted
 ):
     z, y = logits_and_targets(name, n_rows, n_outputs, dtype)
@@ -80,7 +120,7 @@ def test_loss_is_scikit_learns_mean_times_the_weights(
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUTS))
-def test_losses_of_blocks_add_up_also_where_all_weights_are_zero(name):
+def test_losses_of_blocks_add_up_even_with_zero_weights(name):
     z, y = logits_and_targets(name, 30, 3, np.float64)
     OUTPUTS[name].forward(z)
     weight = np.random.default_rng(1).random(30)

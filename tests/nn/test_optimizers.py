@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from skdistmlp.nn import optimizers
-from skdistmlp.nn.optimizers import UPDATE_RULES, init, update
+from skdistmlp.nn.optimizers import L2, UPDATE_RULES, Adam, Sgd, init, update
 from tests.strategies import seeds, update_rules
 
 BLOCK = 16
@@ -50,7 +50,7 @@ def set_rate(optimizer, learning_rate):
 @rules
 @dtypes
 @pytest.mark.parametrize("size", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 3])
-def test_many_steps_equal_scikit_learns(name, hyperparameters, dtype, size):
+def test_many_steps_match_scikit_learn(name, hyperparameters, dtype, size):
     """With the border of the L2 penalty before, inside and behind a block."""
     rng = np.random.default_rng(size)
     for n_penalised in {0, size // 2, max(0, size - 1), size}:
@@ -84,6 +84,42 @@ def test_many_steps_equal_scikit_learns(name, hyperparameters, dtype, size):
         assert_allclose(parameters, expected, rtol=tolerance, atol=tolerance)
 
 
+@rules
+@dtypes
+def test_an_l2_penalty_is_added_to_the_gradient_of_a_rule(name, hyperparameters, dtype):
+    rng = np.random.default_rng(0)
+    rule, scratch = UPDATE_RULES[name](**hyperparameters), np.empty(BLOCK, dtype)
+    for n_penalised in [0, 5, BLOCK]:
+        parameters, gradient = rng.normal(size=(2, BLOCK)).astype(dtype)
+        moments = tuple(np.zeros(BLOCK, dtype) for _ in range(rule.n_moments))
+        expected, their_moments = parameters.copy(), [m.copy() for m in moments]
+        total = gradient.copy()
+        total[:n_penalised] += dtype(0.1) * parameters[:n_penalised]
+        rule.update_block(expected, total, their_moments, 0.01, 1, scratch.copy())
+        gradient.flags.writeable = False
+        wrapped = L2(rule, 0.1, n_penalised)
+        wrapped.update_block(parameters, gradient, moments, 0.01, 1, scratch)
+        assert_array_equal(parameters, expected)
+        assert_array_equal(moments, their_moments)
+
+
+def test_rules_are_built_from_the_parameters_of_an_estimator():
+    params = {
+        "momentum": 1,
+        "nesterovs_momentum": np.False_,
+        "beta_1": 0,
+        "beta_2": np.float32(0.5),
+        "epsilon": 1,
+        "alpha": 3.0,
+    }
+    sgd, adam = (UPDATE_RULES[name].from_params(params) for name in ("sgd", "adam"))
+    assert sgd == Sgd(1.0, False)
+    assert adam == Adam(0.0, 0.5, 1.0)
+    assert [type(v) for v in vars(sgd).values()] == [float, bool]
+    assert [type(v) for v in vars(adam).values()] == [float] * 3
+    assert (sgd.has_schedule, adam.has_schedule) == (True, False)
+
+
 @pytest.mark.parametrize("name", sorted(UPDATE_RULES))
 def test_without_a_penalty_no_norm_is_computed(name):
     parameters = np.ones(3 * BLOCK)
@@ -98,7 +134,7 @@ def test_without_a_penalty_no_norm_is_computed(name):
 
 @pytest.mark.parametrize("name", sorted(UPDATE_RULES))
 @dtypes
-def test_moments_are_kept_in_place_and_begin_with_zeros(name, dtype):
+def test_moments_start_at_zero_and_are_updated_in_place(name, dtype):
     rule = UPDATE_RULES[name]()
     parameters = np.ones(5, dtype)
     before = init(rule, parameters)
@@ -115,7 +151,7 @@ def test_moments_are_kept_in_place_and_begin_with_zeros(name, dtype):
 
 
 @pytest.mark.parametrize("name", sorted(UPDATE_RULES))
-def test_scratch_is_all_the_room_that_an_update_needs(name):
+def test_an_update_allocates_nothing_beyond_its_scratch(name):
     """A larger one does no harm, and what is in it does not matter."""
     results = []
     for scratch in [None, np.full(BLOCK, np.nan), np.full(5 * BLOCK, np.nan)]:

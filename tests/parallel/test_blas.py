@@ -16,19 +16,19 @@ def two_threads():
         yield
 
 
-def test_the_limit_holds_inside_and_what_was_found_comes_back():
+def test_the_thread_limit_holds_inside_and_is_restored():
     with blas_threads(1):
         assert limits() == {1}
     assert limits() == {2}
 
 
-def test_what_was_found_comes_back_after_an_error():
+def test_the_thread_limit_is_restored_after_an_error():
     with pytest.raises(ZeroDivisionError), blas_threads(1):
         raise ZeroDivisionError
     assert limits() == {2}
 
 
-def test_of_several_users_the_last_one_out_restores():
+def test_the_last_of_several_users_restores_the_limit():
     entered, leave = threading.Event(), threading.Event()
 
     def other():

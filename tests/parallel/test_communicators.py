@@ -73,7 +73,7 @@ COMMUNICATORS = {
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n_neurons", [0, 2, 50], ids="{} neurons".format)
 @pytest.mark.parametrize("n_rows", [0, 1, 40], ids="{} rows".format)
-def test_the_contract_of_communicators(run, dtype, n_neurons, n_rows):
+def test_communicators_meet_their_contract(run, dtype, n_neurons, n_rows):
     def shard(communicator):
         ranges = split_neurons(n_neurons, [1.0] * communicator.n_shards)
         check_communicator(communicator, ranges, n_rows, dtype)
@@ -95,7 +95,7 @@ def test_collectives_equal_numpys_concatenate_and_sum(n_neurons, shares, n_rows,
     )
 
 
-def test_nobody_else_copies_nothing():
+def test_a_single_process_copies_nothing():
     array, ranges = np.ones((2, 3)), split_neurons(3, [1])
     alone = SingleProcess()
     assert alone.all_gather(array, ranges, 0, np.empty((2, 3))) is array
@@ -103,7 +103,7 @@ def test_nobody_else_copies_nothing():
     assert alone.all_reduce(array, 0, np.empty((2, 3))) is array
 
 
-def test_results_are_written_to_the_room_given():
+def test_results_are_written_to_out():
     ranges = split_neurons(3, [1, 1])
 
     def shard(communicator):
@@ -141,7 +141,7 @@ def test_sums_run_in_shard_order():
         assert_array_equal(results, [[expected]] * 3)
 
 
-def test_what_was_handed_in_may_be_overwritten_after_the_exchange():
+def test_inputs_may_be_overwritten_after_the_exchange():
     """No shard may leave while another still reads: many turns give a race room."""
     n_turns, n_shards = 300, 3
 
@@ -213,7 +213,7 @@ def test_an_interrupt_ends_all_shards_too():
         run_in_threads(2, shard)
 
 
-def test_a_shard_that_never_answers_is_not_waited_for_longer_than_the_timeout():
+def test_a_silent_shard_is_waited_for_until_the_timeout():
     others_have_given_up = threading.Barrier(3)
 
     def shard(communicator):
@@ -228,7 +228,7 @@ def test_a_shard_that_never_answers_is_not_waited_for_longer_than_the_timeout():
     assert run_in_threads(3, shard, timeout_s=0.01) == [None, "gave up", "gave up"]
 
 
-def test_a_shard_that_comes_too_late_is_told_so():
+def test_a_shard_that_comes_too_late_gets_an_error():
     barrier = threading.Barrier(2)
     table = [None, None]
     early, late = (ThreadCommunicator(rank, table, barrier, 0.01) for rank in range(2))

@@ -63,7 +63,7 @@ def test_indexed_features_are_copied_into_the_first_rows_of_a_buffer():
     [unaligned, np.asfortranarray, lambda X: X[:, ::-1], lambda X: X.astype("f2")],
     ids=["unaligned", "Fortran", "strided", "another dtype"],
 )
-def test_prepared_features_are_fit_for_being_taken(spoil, dtype):
+def test_prepared_features_are_contiguous_and_aligned(spoil, dtype):
     spoilt = spoil(X.astype(dtype))
     dataset = Dataset(spoilt, Y, WEIGHT).prepared(np.dtype(dtype))
     assert dataset.X.flags.aligned
@@ -74,7 +74,7 @@ def test_prepared_features_are_fit_for_being_taken(spoil, dtype):
     assert dataset.sample_weight is WEIGHT
 
 
-def test_features_that_are_fit_already_are_not_copied():
+def test_suitable_features_are_not_copied():
     assert Dataset(X).prepared(X.dtype).X is X
 
 
@@ -102,7 +102,7 @@ def test_prepared_sparse_features_have_the_dtype_asked_for(sparse, given, dtype)
 
 
 @formats
-def test_unaligned_sparse_features_are_worth_the_same(sparse):
+def test_unaligned_sparse_features_give_the_same_results(sparse):
     """As arrays that came through Dask are."""
     spoilt = sparse(X)
     for part in ("data", "indices", "indptr"):
@@ -125,7 +125,7 @@ def test_unaligned_sparse_features_are_worth_the_same(sparse):
     ],
     ids=["dense", "sparse", "zeros", "no rows"],
 )
-def test_values_per_row_are_those_that_sparse_features_store(features, values):
+def test_nnz_per_row_is_the_mean_of_stored_values(features, values):
     assert Dataset(features).nnz_per_row == values
 
 

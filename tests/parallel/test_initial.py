@@ -16,7 +16,7 @@ from tests import strategies
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize("layer_units", [(3, 2), (3, 4, 1, 5, 2)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_network_is_drawn_as_scikit_learn_draws_it(activation, layer_units, dtype):
+def test_initial_parameters_match_scikit_learn(activation, layer_units, dtype):
     theirs = MLPClassifier(activation=activation)
     theirs._random_state = np.random.RandomState(3)
     expected = [theirs._init_coef(*pair, dtype) for pair in pairwise(layer_units)]

@@ -72,7 +72,7 @@ def state_of(split, rule):
 
 
 @given(splits, update_rules)
-def test_joining_the_states_of_shards_gives_back_that_of_the_network(split, rule):
+def test_joining_states_restores_the_state_of_the_network(split, rule):
     whole = state_of(split, rule)
     parts = split_state(split, whole)
     assert len(parts) == split.n_shards
@@ -94,7 +94,7 @@ def test_joining_the_states_of_shards_gives_back_that_of_the_network(split, rule
 
 
 @given(splits)
-def test_states_without_an_optimiser_are_split_and_joined_too(split):
+def test_states_without_an_optimizer_are_split_and_joined(split):
     whole = ShardState(np.arange(split.n_parameters, dtype=float))
     parts = split_state(split, whole)
     assert all(part.optimizer is None for part in parts)
@@ -104,7 +104,7 @@ def test_states_without_an_optimiser_are_split_and_joined_too(split):
 
 
 @with_or_without_out
-def test_affine(with_out):
+def test_affine_is_a_product_plus_intercepts(with_out):
     inputs, coef, intercept = frozen(4, 3), frozen(3, 2, seed=1), frozen(2, seed=2)
     out = room(with_out, 4, 2)
     result = affine(inputs, coef, intercept, out)
@@ -124,7 +124,7 @@ def test_affine_on_a_shard_without_the_intercept(n_inputs, with_out):
 @with_or_without_out
 @formats
 @pytest.mark.parametrize("n_rows", [0, 1, 5])
-def test_sparse_rows_give_what_dense_rows_give(n_rows, sparse, with_out):
+def test_sparse_rows_give_the_results_of_dense_rows(n_rows, sparse, with_out):
     """Forward, and the gradient."""
     inputs = sparse_rows(sparse, 5, 3)[5 - n_rows :]
     dense = inputs.toarray()
@@ -216,7 +216,7 @@ def test_add_penalty_adds_to_the_gradients_of_coefficients_alone(block, monkeypa
     assert_allclose(gradient_sum, 1 + np.append(0.5 / 4.0 * coefs, [0, 0, 0]))
 
 
-def test_gradient_writes_where_it_is_told():
+def test_gradient_writes_to_the_given_arrays():
     inputs, delta = frozen(4, 3), frozen(4, 2, seed=1)
     coef_out, intercept_out = room(True, 3, 2), room(True, 2)
     gradient(inputs, delta, coef_out, intercept_out)
@@ -228,7 +228,7 @@ def test_gradient_writes_where_it_is_told():
 
 
 @with_or_without_out
-def test_propagate(with_out):
+def test_propagate_carries_the_delta_to_the_layer_before(with_out):
     delta, coef = frozen(4, 2), frozen(3, 2, seed=1)
     out = room(with_out, 4, 3)
     result = propagate(delta, coef, out)
@@ -242,7 +242,7 @@ def test_propagate(with_out):
 @pytest.mark.parametrize("rows_per_block", [1, 7, 10, 100])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("sparse", [None, csr_matrix, csr_array])
-def test_prediction_of_an_undivided_network(
+def test_an_unsplit_network_predicts_in_blocks(
     output, hidden, n_rows, rows_per_block, dtype, sparse
 ):
     split = NetworkSplit.even((3, *hidden, 2), 1)
@@ -274,7 +274,7 @@ def test_prediction_applies_the_activation_of_each_layer(first, second):
 
 @pytest.mark.parametrize("output", sorted(OUTPUTS))
 @pytest.mark.parametrize("make_rows", [np.empty, csr_matrix, csr_array])
-def test_prediction_for_no_rows_has_its_shape_all_the_same(output, make_rows):
+def test_a_prediction_for_no_rows_has_the_right_shape(output, make_rows):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), output=output, rule=Adam())
     weights = problem.split.unsplit_layout().views(problem.initial.parameters)
     outputs = predict_whole(problem.network, weights, make_rows((0, 3)), 10)
@@ -282,7 +282,7 @@ def test_prediction_for_no_rows_has_its_shape_all_the_same(output, make_rows):
 
 
 @pytest.mark.parametrize("convert", [np.asarray, csr_matrix, csr_array])
-def test_prediction_for_features_of_another_dtype_has_the_common_one(convert):
+def test_a_prediction_for_another_dtype_has_the_common_dtype(convert):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), dtype=np.float32)
     weights = problem.split.unsplit_layout().views(problem.initial.parameters)
     X = convert(np.ones((2, 3), int))

@@ -74,7 +74,7 @@ def test_a_network_without_hidden_layers_is_one_shard():
 
 
 @given(splits)
-def test_numbers_of_parameters_are_those_of_the_arrays(split):
+def test_parameter_counts_match_the_arrays(split):
     shapes = list(zip(split.layer_units[:-1], split.layer_units[1:], strict=True))
     assert split.layers == range(len(shapes))
     assert split.output_layer == len(shapes) - 1
@@ -96,7 +96,7 @@ def test_every_parameter_belongs_to_exactly_one_shard(split):
 
 
 @given(splits)
-def test_hidden_layers_are_cut_by_columns_and_the_output_layer_by_rows(split):
+def test_hidden_layers_are_split_by_columns_and_the_output_layer_by_rows(split):
     whole = split.unsplit_layout().views(ids(split))
     for rank in range(split.n_shards):
         layout = split.layout(rank)
@@ -112,7 +112,7 @@ def test_hidden_layers_are_cut_by_columns_and_the_output_layer_by_rows(split):
 
 
 @given(splits)
-def test_coefficients_stand_before_intercepts_and_views_write_to_the_array(split):
+def test_coefficients_precede_intercepts_and_views_share_the_array(split):
     """The optimiser penalises a shard's first `n_coefs` parameters."""
     for rank in range(split.n_shards):
         layout = split.layout(rank)
@@ -129,7 +129,7 @@ def test_coefficients_stand_before_intercepts_and_views_write_to_the_array(split
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @settings(max_examples=50)
 @given(split=splits)
-def test_joining_the_shards_gives_back_the_network(split, dtype):
+def test_joining_shards_restores_the_network(split, dtype):
     whole = ids(split).astype(dtype)
     parts = [take_shard(split, rank, whole) for rank in range(split.n_shards)]
     for part in parts:
@@ -179,7 +179,7 @@ def one_cast(weights):
         one_cast,
     ],
 )
-def test_flatten_copies_also_what_was_changed_from_outside(change):
+def test_flatten_copies_arrays_that_were_replaced(change):
     weights, flat = network_of()
     change(weights)
     expected = [array.ravel() for array in (*weights.coefs, *weights.intercepts)]

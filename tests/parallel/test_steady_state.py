@@ -115,7 +115,7 @@ def like_a_worker():
             yield lambda *call: process.submit(*call).result(60)
 
 
-def test_a_temporary_the_size_of_an_activation_would_show(like_a_worker):
+def test_a_temporary_of_an_activations_size_is_detected(like_a_worker):
     assert like_a_worker(faults_of_a_temporary) >= FAULTS_OF_A_TEMPORARY
 
 
@@ -132,7 +132,7 @@ def test_steps_cause_no_page_faults(
 
 
 @pytest.mark.parametrize("output", ["logistic", "identity", "exp", "softmax"])
-def test_many_outputs_are_judged_in_blocks(output):
+def test_losses_of_many_outputs_are_computed_in_blocks(output):
     """Not even one array of all outputs in float64 is needed beside them."""
     n_outputs = 400
     split = NetworkSplit.even((20, n_outputs), 1)

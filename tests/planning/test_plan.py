@@ -115,13 +115,13 @@ def test_operations_and_chained_tasks_are_counted(kind):
         ("peers", "engine='peers' was asked for"),
     ],
 )
-def test_training_is_for_peers(workers, kind, engine, reason):
+def test_training_is_planned_for_peers(workers, kind, engine, reason):
     plan = plan_training(UNITS, engine, workers, cost_of(kind, 1))
     assert (plan.engine, plan.workers) == ("peers", tuple(workers))
     assert plan.reason == reason
 
 
-def test_peers_say_what_they_hold_and_exchange():
+def test_plans_of_peers_state_bytes_held_and_exchanged():
     cost = StepCost.of_step(10, itemsize=4, data_bytes=1000)
     plan = plan_training((6, 5, 4, 3), "peers", WORKERS, cost)
     # Layers 6 x 5, 5 x 4 and 4 x 3: shard 0 has two neurons of the first, two of
@@ -146,7 +146,7 @@ def test_peers_say_what_they_hold_and_exchange():
 
 @pytest.mark.parametrize("n_rows", [1, 10**6])
 @pytest.mark.parametrize("workers", [WORKERS, WORKERS[:1]], ids=len)
-def test_futures_are_obeyed_whatever_the_work(n_rows, workers):
+def test_engine_futures_is_used_whatever_the_cost(n_rows, workers):
     plan = plan_training(UNITS, "futures", workers, StepCost.of_step(n_rows))
     assert plan.engine == "futures"
     assert plan.workers == tuple(workers)
@@ -163,12 +163,12 @@ def test_workers_hold_neurons_in_proportion_to_their_threads():
     ]
 
 
-def test_workers_that_would_hold_nothing_are_left_out():
+def test_workers_without_neurons_are_left_out():
     plan = plan_training((5, 2, 3), "futures", ["a", "b", "c"], StepCost.of_step(1))
     assert (plan.n_shards, plan.workers) == (2, ("a", "b"))
 
 
-def test_a_narrow_layer_does_not_make_the_split_of_the_wide_ones_smaller():
+def test_a_narrow_layer_does_not_limit_the_split_of_wide_layers():
     workers = [f"tcp://w:{i}" for i in range(4)]
     plan = plan_training((8, 40, 2, 20, 3), "futures", workers, StepCost.of_step(1))
     assert plan.workers == tuple(workers)
@@ -178,13 +178,13 @@ def test_a_narrow_layer_does_not_make_the_split_of_the_wide_ones_smaller():
     assert sizes[2] == [5] * 4
 
 
-def test_a_local_plan_says_why():
+def test_a_local_plan_gives_its_reason():
     assert str(local_plan([5, 2, 3], "there is no cluster")) == (
         "local: there is no cluster\nnetwork 5-2-3, 21 parameters, 1 shard"
     )
 
 
-def test_a_plan_says_who_holds_which_neurons():
+def test_a_plan_lists_the_neurons_of_each_worker():
     plan = plan_training((5, 5, 1, 3), "futures", WORKERS, StepCost.of_step(1))
     assert str(plan) == (
         "futures: engine='futures' was asked for\n"
@@ -196,7 +196,7 @@ def test_a_plan_says_who_holds_which_neurons():
     )
 
 
-def test_a_plan_without_hidden_layers_says_that_one_worker_holds_all():
+def test_a_plan_without_hidden_layers_uses_one_worker():
     plan = plan_training((5, 3), "futures", WORKERS, StepCost.of_step(1))
     assert str(plan).splitlines()[1:] == [
         "network 5-3, 18 parameters, 1 shard",
@@ -244,7 +244,7 @@ class CountingSocket:
     [((7, 9, 4), 1), ((7, 9, 5, 4), 3), ((7, 2, 5, 6, 1), 5)],
     ids=str,
 )
-def test_a_step_sends_as_many_bytes_as_the_plan_says(units, n_exchanges, n_shards):
+def test_a_step_sends_the_planned_number_of_bytes(units, n_exchanges, n_shards):
     """With one hidden layer the logits are summed, and nothing else is exchanged."""
     n_rows = 20
     cost = StepCost.of_step(n_rows, itemsize=4)

@@ -41,7 +41,7 @@ def plan_of(n_rows, engine="auto", workers=WORKERS, memory_limit=None):
     ("nnz_per_row", "n_numbers"),
     [(None, 784), (49.0, 2 * 49)],
 )
-def test_what_a_prediction_sends(nnz_per_row, n_numbers, itemsize):
+def test_bytes_sent_by_a_prediction_are_counted(nnz_per_row, n_numbers, itemsize):
     """By neurons, each weight once and all rows to both; by rows, the other way."""
     cost = StepCost.of_prediction(100, itemsize=itemsize, nnz_per_row=nnz_per_row)
     by_neurons = N_PARAMETERS + 2 * 100 * n_numbers
@@ -59,7 +59,7 @@ def test_what_a_prediction_sends(nnz_per_row, n_numbers, itemsize):
         (NARROW, "neurons", 2, N_TASKS["prediction"], (1, 2)),
     ],
 )
-def test_auto_shares_what_saves_more_than_it_costs(
+def test_auto_distributes_what_saves_more_time_than_it_costs(
     memory_limit, split_by, n_shards, n_tasks, copies_of_weights_and_rows
 ):
     """By rows where the whole network fits a worker, else by neurons."""
@@ -79,7 +79,7 @@ def test_auto_shares_what_saves_more_than_it_costs(
 
 @pytest.mark.parametrize("memory_limit", [None, NARROW])
 @pytest.mark.parametrize("workers", [WORKERS, WORKERS[:1]], ids=len)
-def test_futures_are_obeyed(workers, memory_limit):
+def test_engine_futures_is_used_for_predictions(workers, memory_limit):
     plan = plan_of(1, "futures", workers, memory_limit)
     assert (plan.engine, plan.workers) == ("futures", tuple(workers))
     assert plan.reason == "engine='futures' was asked for"
@@ -87,9 +87,7 @@ def test_futures_are_obeyed(workers, memory_limit):
 
 @pytest.mark.parametrize("memory_limit", [None, NARROW])
 @pytest.mark.parametrize("n_workers", [2, 3, 100])
-def test_what_no_number_of_workers_is_worth_is_known_without_asking(
-    n_workers, memory_limit
-):
+def test_small_predictions_stay_local_without_counting_workers(n_workers, memory_limit):
     workers = [f"tcp://{n}:1" for n in range(n_workers)]
     for n_rows in np.geomspace(1, 1e7, 30).astype(int):
         reason = reason_to_predict_locally(UNITS, cost_of("prediction", int(n_rows)))
@@ -101,12 +99,12 @@ def test_what_no_number_of_workers_is_worth_is_known_without_asking(
 
 
 @pytest.mark.parametrize("memory_limit", [None, NARROW])
-def test_a_single_worker_shares_nothing(memory_limit):
+def test_a_single_worker_is_not_used(memory_limit):
     plan = plan_of(10**9, workers=WORKERS[:1], memory_limit=memory_limit)
     assert plan.engine == "local"
 
 
-def test_a_plan_gives_its_sums_as_the_reason():
+def test_a_plan_explains_its_estimate():
     plan = plan_of(200)
     assert plan.reason == (
         "sharing a prediction of 200 rows among 2 workers by rows saves 1.06 GFLOP; "
@@ -121,7 +119,7 @@ def test_a_plan_gives_its_sums_as_the_reason():
     )
 
 
-def test_a_plan_by_rows_says_who_gets_some():
+def test_a_plan_by_rows_lists_its_workers():
     lines = str(plan_of(10**5)).splitlines()
     assert lines[0].startswith(
         "futures, split by rows: sharing a prediction of 100,000"

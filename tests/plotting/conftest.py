@@ -1,4 +1,4 @@
-"""What the tests of displays share."""
+"""Fixtures for the tests of displays."""
 
 import matplotlib as mpl
 import pytest
@@ -6,7 +6,7 @@ from matplotlib import pyplot as plt
 
 
 @pytest.fixture(autouse=True)
-def figures_are_closed():
+def close_figures():
     mpl.use("agg")
     yield
     plt.close("all")

@@ -1,4 +1,4 @@
-"""What is in a picture, and where."""
+"""Check what a figure shows, and where."""
 
 from itertools import chain, combinations
 
@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 
 
 def boxes(figure):
-    """Yield the legends, and the texts that are drawn beside them, with their boxes."""
+    """Yield the legends and all other texts of a figure, with their boxes."""
     for ax in figure.axes:
         yield from ((text.get_text(), text.get_window_extent()) for text in ax.texts)
         if (legend := ax.get_legend()) is not None:
@@ -21,8 +21,8 @@ def boxes(figure):
                     yield label.get_text(), label.get_window_extent()
 
 
-def is_seen(picture, points, colour):
-    """Whether the picture has the colour at one of the points at least."""
+def is_visible(picture, points, colour):
+    """Whether the picture has the colour at one of the points."""
     colour = 255 * np.array(to_rgb(colour))
     for x, y in points.astype(int):
         bottom, left = max(y - 2, 0), max(x - 2, 0)
@@ -32,18 +32,18 @@ def is_seen(picture, points, colour):
     return False
 
 
-def assert_can_be_drawn(figure):
-    """What was drawn is in the picture, and no text is cut off or hides another."""
+def assert_readable(figure):
+    """Assert that all artists are visible, and no text is cut off or hides another."""
     figure.canvas.draw()
     picture = np.asarray(figure.canvas.buffer_rgba())[..., :3]
     for ax in figure.axes:
         for line in ax.lines:
             points = line.get_transform().transform(line.get_xydata())
-            assert is_seen(picture, points, line.get_color())
+            assert is_visible(picture, points, line.get_color())
         for dots in ax.collections:
             if isinstance(dots, PathCollection) and len(dots.get_offsets()):
                 points = dots.get_offset_transform().transform(dots.get_offsets())
-                assert is_seen(picture, points, dots.get_facecolor()[0])
+                assert is_visible(picture, points, dots.get_facecolor()[0])
     found = list(boxes(figure))
     for text, box in found:
         corners = box.padded(-1).corners()
@@ -54,7 +54,7 @@ def assert_can_be_drawn(figure):
 
 
 def assert_hides_nothing(legend, *points):
-    """No point lies under it; all are in pixels."""
+    """Assert that no point, in pixels, lies under the legend."""
     box = legend.get_window_extent()
     assert not any(box.contains(*point) for point in np.concatenate(points))
 

@@ -1,4 +1,4 @@
-"""What `LossCurveDisplay` draws."""
+"""Curves, scores and legends of `LossCurveDisplay`."""
 
 import numpy as np
 import pytest
@@ -9,24 +9,24 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.plotting import LossCurveDisplay
 from skdistmlp.plotting.axes import COLOURS
-from tests.plotting.pictures import assert_can_be_drawn, assert_hides_nothing, in_pixels
+from tests.plotting.pictures import assert_hides_nothing, assert_readable, in_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
 @pytest.mark.parametrize("estimator", [DistributedMLPClassifier, MLPClassifier])
-def test_the_loss_by_epoch(data, estimator):
+def test_loss_is_plotted_by_epoch(data, estimator):
     clf = estimator((9,), max_iter=5, random_state=0).fit(*data)
-    display = LossCurveDisplay.from_estimator(clf, linewidth=3)
+    display = LossCurveDisplay.from_estimator(clf, curve_kwargs={"linewidth": 3})
     np.testing.assert_array_equal(display.line_.get_xdata(), [1, 2, 3, 4, 5])
     np.testing.assert_array_equal(display.line_.get_ydata(), clf.loss_curve_)
     assert display.line_.get_linewidth() == 3
     assert display.validation_line_ is None
     assert display.ax_.get_legend() is None
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
-def test_the_scores_of_rows_held_out_have_axes_of_their_own(data):
+def test_validation_scores_have_their_own_axes(data):
     clf = DistributedMLPClassifier(
         (9,), max_iter=5, early_stopping=True, random_state=0
     ).fit(*data)
@@ -38,11 +38,11 @@ def test_the_scores_of_rows_held_out_have_axes_of_their_own(data):
         display.validation_line_.get_ydata(), clf.validation_scores_
     )
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert texts == ["digits, loss", "digits, score of rows held out"]
-    assert_can_be_drawn(display.figure_)
+    assert texts == ["digits, loss", "digits, validation score"]
+    assert_readable(display.figure_)
 
 
-def test_several_fits_on_the_same_axes():
+def test_several_fits_share_axes():
     _, (ax, other) = plt.subplots(1, 2, sharex=True, layout="constrained")
     for n_epochs, name in ((3, "slow"), (1, "fast")):
         curve = [1.0, 0.5, 0.2][:n_epochs]
@@ -51,20 +51,20 @@ def test_several_fits_on_the_same_axes():
     assert set(display.figure_.axes) == {ax, other, display.validation_ax_}
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         *("slow, loss", "fast, loss"),
-        *("slow, score of rows held out", "fast, score of rows held out"),
+        *("slow, validation score", "fast, validation score"),
     ]
     colours = [line.get_color() for line in ax.lines]
     assert colours == list(COLOURS[:2])
     assert [line.get_color() for line in display.validation_ax_.lines] == colours
     assert display.validation_line_.get_linestyle() == "--"
-    # One epoch is a point, and a line of one point is nothing.
+    # A line through a single point is invisible without a marker.
     assert [line.get_marker() for line in ax.lines] == ["None", "o"]
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
 @pytest.mark.parametrize("size", [(3.2, 2.4), (6.4, 4.8)], ids=str)
 @pytest.mark.parametrize("scores", [False, True])
-def test_a_legend_lies_over_no_curve(scores, size):
+def test_legend_covers_no_curve(scores, size):
     _, ax = plt.subplots(figsize=size, layout="constrained")
     epochs = np.arange(1, 40)
     for rate in (0.1, 0.5, 0.9):
@@ -73,7 +73,7 @@ def test_a_legend_lies_over_no_curve(scores, size):
             loss_curve=curve, validation_scores=1 - curve if scores else None
         ).plot(ax, name=f"rate {rate}")
     ax.set_yscale("log")  # afterwards, as in the gallery
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
     twin = display.validation_ax_
     lines = [*ax.lines, *(twin.lines if twin else ())]
     assert len(lines) == (6 if scores else 3)
@@ -83,7 +83,7 @@ def test_a_legend_lies_over_no_curve(scores, size):
 @pytest.mark.parametrize("n_fits", [9, 40])
 @pytest.mark.parametrize("size", [(4, 3), (6.4, 4.8)], ids=str)
 @pytest.mark.parametrize("layout", ["constrained", None])
-def test_a_legend_of_many_fits_leaves_room_for_the_curves(layout, size, n_fits):
+def test_legend_of_many_fits_leaves_room_for_the_curves(layout, size, n_fits):
     _, ax = plt.subplots(figsize=size, layout=layout)
     curve = np.linspace(1, 0, 5)
     for i in range(n_fits):
@@ -95,21 +95,21 @@ def test_a_legend_of_many_fits_leaves_room_for_the_curves(layout, size, n_fits):
     assert legend.get_window_extent().height < 0.6 * display.figure_.bbox.height
     first, *_, last, scores = (text.get_text() for text in legend.get_texts())
     assert (first, last) == ("rate 0, loss", f"rate {n_fits - 1}, loss")
-    assert scores == "score of rows held out"
+    assert scores == "validation score"
     if n_fits == 40:
         listed = [text.get_text() for text in legend.get_texts()]
         assert listed[-3] == f"… {n_fits - (len(listed) - 2)} more"
 
 
-def test_nothing_makes_room_without_a_layout():
+def test_legend_is_inside_the_axes_without_a_layout_engine():
     _, ax = plt.subplots()
     display = LossCurveDisplay(loss_curve=[3, 2, 1], name="a").plot(ax)
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
     legend = ax.get_legend().get_window_extent()
     assert all(ax.bbox.contains(*corner) for corner in legend.corners())
 
 
-def test_what_has_no_loss_curve(data):
+def test_estimators_without_a_loss_curve_are_refused(data):
     with pytest.raises(NotFittedError):
         LossCurveDisplay.from_estimator(DistributedMLPClassifier())
     clf = DistributedMLPClassifier((9,), solver="lbfgs", max_iter=2).fit(*data)
@@ -123,12 +123,12 @@ def test_what_has_no_loss_curve(data):
         ({"loss_curve": []}, "^loss_curve is empty: there is nothing to draw$"),
         (
             {"loss_curve": [3, 2, 1], "validation_scores": [0.1, 0.2]},
-            r"^expected .*: loss_curve \(3\) and validation_scores \(2\)$",
+            r"^loss_curve \(3\) and validation_scores \(2\) must have the same length",
         ),
     ],
     ids=str,
 )
-def test_what_is_no_curve(curves, message):
+def test_invalid_curves_are_refused(curves, message):
     _, ax = plt.subplots()
     with pytest.raises(ValueError, match=message):
         LossCurveDisplay(**curves).plot(ax)
@@ -136,7 +136,7 @@ def test_what_is_no_curve(curves, message):
 
 
 @pytest.mark.parametrize("stops_early", [(True, False), (False, True)], ids=str)
-def test_scores_of_some_epochs_are_left_out(data, stops_early):
+def test_scores_of_only_some_epochs_are_left_out(data, stops_early):
     clf = DistributedMLPClassifier((9,), max_iter=2, warm_start=True)
     for early_stopping in stops_early:
         clf.set_params(early_stopping=early_stopping).fit(*data)

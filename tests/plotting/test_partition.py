@@ -1,4 +1,4 @@
-"""What `PartitionDisplay` draws."""
+"""Neurons, links and labels of `PartitionDisplay`."""
 
 import pytest
 from matplotlib import pyplot as plt
@@ -9,7 +9,7 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.plotting import PartitionDisplay
 from skdistmlp.plotting.axes import COLOURS
-from tests.plotting.pictures import assert_can_be_drawn, assert_hides_nothing
+from tests.plotting.pictures import assert_hides_nothing, assert_readable
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -29,10 +29,10 @@ def test_neurons_and_links_have_the_colour_of_their_worker():
     assert len(segments) == 3 * 4 + 4 * 2
     for segment, colour in zip(segments, display.links_.get_colors(), strict=True):
         start, stop = (tuple(point) for point in segment.tolist())
-        # The hidden neuron has it, at whichever end that is.
+        # A link has the colour of its hidden end.
         hidden = stop if stop in owner else start
         assert to_hex(colour) == owner[hidden]
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
 @pytest.mark.parametrize("n_shards", [1, 3, 8])
@@ -52,25 +52,25 @@ def test_large_layers_are_abbreviated(layer_units, n_shards):
     assert ("⋮" in texts) == (max(layer_units) > 12)
     labels = display.ax_.get_legend_handles_labels()[1]
     assert len(labels) == split.n_shards + 1
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
-def test_the_network_of_an_estimator(data):
+def test_network_of_a_fitted_estimator(data):
     clf = DistributedMLPClassifier((9,), max_iter=1).fit(*data)
     display = PartitionDisplay.from_estimator(clf)
     assert display.split.layer_units == (64, 9, 10)
     assert display.workers == ["this process"]
     with pytest.raises(NotFittedError):
         PartitionDisplay.from_estimator(DistributedMLPClassifier())
-    with pytest.raises(ValueError, match="max_neurons=2 has to be at least 3"):
+    with pytest.raises(ValueError, match="max_neurons=2 must be at least 3"):
         display.plot(max_neurons=2)
 
 
 @pytest.mark.parametrize("workers", [["a"], ["a", "b", "c"]], ids=str)
-def test_every_shard_has_a_worker(workers):
+def test_each_shard_needs_a_worker(workers):
     display = PartitionDisplay(split=NetworkSplit.even((3, 4, 2), 2), workers=workers)
     with pytest.raises(
-        ValueError, match=r"2 shards need as many workers, but got [13]"
+        ValueError, match=r"names of 2 workers, one per shard, got [13]"
     ):
         display.plot()
 
@@ -78,20 +78,20 @@ def test_every_shard_has_a_worker(workers):
 @pytest.mark.parametrize("layout", ["constrained", None])
 @pytest.mark.parametrize("n_hidden", [2, 6, 20])
 @pytest.mark.parametrize("size", [(3, 2), (4, 3), (6.4, 4.8)], ids=str)
-def test_sizes_of_many_layers_do_not_lie_over_each_other(size, n_hidden, layout):
+def test_labels_of_many_layers_do_not_overlap(size, n_hidden, layout):
     split = NetworkSplit.even((64, *n_hidden * [4096], 10), 2)
     _, ax = plt.subplots(figsize=size, layout=layout)
     display = PartitionDisplay(split=split, workers=["a", "b"]).plot(ax)
     sizes = [text.get_text() for text in ax.texts if text.get_text() != "⋮"]
     assert [size.split()[0] for size in sizes] == ["64", *n_hidden * ["4,096"], "10"]
-    # Names of layers are the first to go.
+    # Names of layers are dropped first.
     named = "hidden" in " ".join(sizes)
     assert named == (n_hidden == 2 or (n_hidden == 6 and size == (6.4, 4.8)))
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
 @pytest.mark.parametrize("layout", ["constrained", None])
-def test_long_addresses_are_abbreviated_to_what_has_room(layout):
+def test_long_addresses_are_abbreviated_to_fit(layout):
     split = NetworkSplit.even((64, 100, 10), 2)
     address = "tls://worker-{}.training.dask.svc.cluster.example.com:3921{}"
     workers = [address.format(i, i) for i in range(2)]
@@ -107,12 +107,12 @@ def test_long_addresses_are_abbreviated_to_what_has_room(layout):
                 assert min(len(begin), len(end)) > 5
             else:
                 assert label == f"shard {i}: {workers[i]}"
-        assert_can_be_drawn(display.figure_)
+        assert_readable(display.figure_)
 
 
 @pytest.mark.parametrize("size", [(4, 3), (6.4, 4.8), (11, 8)], ids=str)
 @pytest.mark.parametrize(("n_shards", "listed"), [(2, 2), (7, 7), (16, 16), (40, 16)])
-def test_many_shards_can_be_told_apart(n_shards, listed, size):
+def test_many_shards_have_distinct_colours(n_shards, listed, size):
     split = NetworkSplit.even((64, 100, 4096, 10), n_shards)
     workers = [f"tcp://192.168.17.{100 + i}:39217" for i in range(n_shards)]
     _, ax = plt.subplots(figsize=size, layout="constrained")
@@ -122,9 +122,9 @@ def test_many_shards_can_be_told_apart(n_shards, listed, size):
         for n in display.neurons_
     }
     assert len(looks) == n_shards
-    # As many as there is room for, the last one always.
+    # As many as fit, and always the last one.
     *shards, others = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert others == "inputs: on all; outputs: sums"
+    assert others == "inputs: all workers; outputs: sums"
     assert shards[-1] == f"shard {n_shards - 1}: {workers[-1]}"
     n_listed = sum(text.startswith("shard") for text in shards)
     assert 2 <= n_listed <= listed
@@ -132,18 +132,18 @@ def test_many_shards_can_be_told_apart(n_shards, listed, size):
         assert shards[-2] == f"… {n_shards - n_listed} more shards"
     if size[0] == 11:
         assert n_listed == listed
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
     points = [ax.transData.transform(n.get_offsets()) for n in display.neurons_]
     assert_hides_nothing(ax.get_legend(), *points)
 
 
-def test_names_of_workers_are_no_formulas():
+def test_names_of_workers_are_not_formulas():
     split = NetworkSplit.even((3, 4, 2), 2)
     plain, odd = (
         PartitionDisplay(split=split, workers=names).plot()
         for names in (["_weird_name_", "two"], ["$weird_name$", "t$wo"])
     )
-    # A formula has no dollars, and sets what follows a _ small and low.
+    # A formula shows no dollars, and makes what follows a _ a subscript.
     widths = [
         [
             text.get_window_extent().width
@@ -153,4 +153,4 @@ def test_names_of_workers_are_no_formulas():
     ]
     assert widths[1][0] > widths[0][0]
     assert all("\\$" in d.get_label() for d in odd.neurons_)
-    assert_can_be_drawn(odd.figure_)
+    assert_readable(odd.figure_)

@@ -1,4 +1,4 @@
-"""What `WorkerCountDisplay` draws."""
+"""Times, ideal lines and labels of `WorkerCountDisplay`."""
 
 import numpy as np
 import pandas as pd
@@ -11,18 +11,18 @@ from sklearn.model_selection import GridSearchCV
 from skdistmlp import DistributedMLPClassifier, FastestWithin
 from skdistmlp.plotting import WorkerCountDisplay
 from skdistmlp.plotting.axes import COLOURS
-from tests.plotting.pictures import assert_can_be_drawn
+from tests.plotting.pictures import assert_readable
 
 
-def results(**columns):
+def fitted_search(**columns):
     columns.setdefault("mean_test_score", [0.9] * len(columns["mean_fit_time"]))
     search = GridSearchCV(DistributedMLPClassifier(), {})
     search.cv_results_ = {name: np.ma.array(c) for name, c in columns.items()}
     return search
 
 
-def test_the_time_of_a_fit_by_the_number_of_workers():
-    search = results(
+def test_fit_times_are_plotted_by_number_of_workers():
+    search = fitted_search(
         param_n_workers=[2, 1, 4, 2],
         param_alpha=[0, 0, 0, 1],
         mean_fit_time=[5.0, 10.0, 3.0, 7.0],
@@ -34,14 +34,16 @@ def test_the_time_of_a_fit_by_the_number_of_workers():
     assert list(line.get_ydata()) == [10, 6, 3]
     ideal = display.ideal_line_
     np.testing.assert_allclose(ideal.get_ydata() * ideal.get_xdata(), 10)
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
-def test_several_searches_on_the_same_axes():
+def test_several_searches_share_axes():
     _, ax = plt.subplots(layout="constrained")
-    for fit_s, name in ((2.0, "small"), (50.0, "large")):
-        search = results(
-            param_n_workers=[1, 3], mean_fit_time=[fit_s, 1.0], std_fit_time=[0.5, 0.5]
+    for slowest, name in ((2.0, "small"), (50.0, "large")):
+        search = fitted_search(
+            param_n_workers=[1, 3],
+            mean_fit_time=[slowest, 1.0],
+            std_fit_time=[0.5, 0.5],
         )
         display = WorkerCountDisplay.from_search(search, ax=ax, name=name)
         assert to_hex(display.ideal_line_.get_color()) == to_hex(
@@ -51,65 +53,67 @@ def test_several_searches_on_the_same_axes():
     assert texts == ["small", "large", "small, ideal", "large, ideal"]
     colours = [bars.lines[0].get_color() for bars in ax.containers]
     assert colours == list(COLOURS[:2])
-    # The second is whole, though its times are longer.
+    # The second fits, although its times are longer.
     assert ax.get_ylim()[0] == 0
     assert ax.get_ylim()[1] > 50
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
 @pytest.mark.parametrize("size", [(3, 2), (6.4, 4.8)], ids=str)
 @pytest.mark.parametrize(
     "counts", [[4], [1, 2, 3], range(1, 33), [1, 2, 4, 8, 16, 32]], ids=str
 )
-def test_numbers_of_workers_do_not_lie_over_each_other(counts, size):
+def test_labels_of_numbers_of_workers_do_not_overlap(counts, size):
     _, ax = plt.subplots(figsize=size, layout="constrained")
-    display = WorkerCountDisplay(n_workers=counts, fit_s=[60 / n for n in counts])
+    display = WorkerCountDisplay(n_workers=counts, fit_times=[60 / n for n in counts])
     display.plot(ax)
     ticks = ax.get_xticks().tolist()
     assert ticks[0] == counts[0]
     assert set(ticks) <= set(counts)
     assert len(ticks) >= min(len(counts), 5)
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
-def test_fits_that_failed_are_left_out():
+def test_failed_fits_are_left_out():
     columns = {
         "param_n_workers": [1, 2, 2],
         "mean_fit_time": [4.0, 2.0, 0.1],
         "std_fit_time": [0.0, 0.0, 0.0],
     }
-    search = results(**columns, mean_test_score=[0.9, 0.9, np.nan])
-    assert WorkerCountDisplay.from_search(search).fit_s == [4.0, 2.0]
-    search = results(**columns, mean_test_score=[np.nan] * 3)
+    search = fitted_search(**columns, mean_test_score=[0.9, 0.9, np.nan])
+    assert WorkerCountDisplay.from_search(search).fit_times == [4.0, 2.0]
+    search = fitted_search(**columns, mean_test_score=[np.nan] * 3)
     with pytest.raises(ValueError, match="all fits with n_workers failed"):
         WorkerCountDisplay.from_search(search)
 
 
-def test_a_search_by_halving_is_drawn_at_the_last_round_that_measured_all():
+def test_halving_search_is_plotted_at_its_last_complete_iteration():
     columns = {
         "param_n_workers": [1, 2, 4, 1, 2, 4, 4],
         "n_resources": [50, 50, 50, 100, 100, 100, 200],
         "mean_fit_time": [4.0, 2.5, 2.0, 8.0, 5.0, 3.0, 6.0],
         "std_fit_time": [0.0] * 7,
     }
-    display = WorkerCountDisplay.from_search(results(**columns))
+    display = WorkerCountDisplay.from_search(fitted_search(**columns))
     assert display.n_workers == [1, 2, 4]
-    assert display.fit_s == [8.0, 5.0, 3.0]
-    # A number that failed in the second round counts in the first.
+    assert display.fit_times == [8.0, 5.0, 3.0]
+    # If a number failed in the second iteration, the first one counts.
     scores = [0.9] * 7
     scores[4] = np.nan
-    display = WorkerCountDisplay.from_search(results(**columns, mean_test_score=scores))
-    assert display.fit_s == [4.0, 2.5, 2.0]
+    display = WorkerCountDisplay.from_search(
+        fitted_search(**columns, mean_test_score=scores)
+    )
+    assert display.fit_times == [4.0, 2.5, 2.0]
     scores[2] = np.nan
-    with pytest.raises(ValueError, match=r"n_workers=\[1, 2, 4\] with different resou"):
-        WorkerCountDisplay.from_search(results(**columns, mean_test_score=scores))
+    with pytest.raises(ValueError, match=r"measured all of n_workers=\[1, 2, 4\]"):
+        WorkerCountDisplay.from_search(fitted_search(**columns, mean_test_score=scores))
 
 
 @pytest.mark.filterwarnings(
     f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning"
 )
 @pytest.mark.parametrize("refit", [FastestWithin(0.01, metric="accuracy"), False])
-def test_a_search_with_several_metrics_over_several_grids(data, refit):
+def test_search_with_several_metrics_over_several_grids(data, refit):
     search = GridSearchCV(
         DistributedMLPClassifier((4,), max_iter=1),
         [{"n_workers": [1, 2]}, {"alpha": [0.1]}],
@@ -117,12 +121,12 @@ def test_a_search_with_several_metrics_over_several_grids(data, refit):
         refit=refit,
         cv=2,
     ).fit(*data)
-    # The second grid says nothing about numbers of workers.
+    # The second grid has no n_workers.
     assert WorkerCountDisplay.from_search(search).n_workers == [1, 2]
 
 
-def test_a_fit_that_one_metric_could_not_score_did_not_fail():
-    search = results(
+def test_fit_that_one_metric_could_not_score_counts():
+    search = fitted_search(
         param_n_workers=[1, 2, 3],
         mean_fit_time=[3.0, 2.0, 1.0],
         std_fit_time=[0.0, 0.0, 0.0],
@@ -132,31 +136,31 @@ def test_a_fit_that_one_metric_could_not_score_did_not_fail():
     assert WorkerCountDisplay.from_search(search).n_workers == [1, 2]
 
 
-def test_all_workers_are_no_number():
-    search = results(
+def test_none_is_not_a_number_of_workers():
+    search = fitted_search(
         param_n_workers=[None, 1], mean_fit_time=[1.0, 2.0], std_fit_time=[0.0, 0.0]
     )
     with pytest.raises(ValueError, match="n_workers=None stands for all workers"):
         WorkerCountDisplay.from_search(search)
 
 
-def test_which_parameter_counts_workers():
-    search = results(
+def test_ambiguous_parameter_must_be_named():
+    search = fitted_search(
         param_a__n_workers=[1, 2],
         param_b__n_workers=[2, 1],
         mean_fit_time=[2.0, 1.0],
         std_fit_time=[0.0, 0.0],
     )
-    with pytest.raises(ValueError, match="found 2: name it"):
+    with pytest.raises(ValueError, match="found 2: choose one with param_name="):
         WorkerCountDisplay.from_search(search)
     with pytest.raises(ValueError, match="'n_workers' was not searched over"):
-        WorkerCountDisplay.from_search(search, parameter="n_workers")
-    display = WorkerCountDisplay.from_search(search, parameter="b__n_workers")
-    assert display.fit_s == [1.0, 2.0]
+        WorkerCountDisplay.from_search(search, param_name="n_workers")
+    display = WorkerCountDisplay.from_search(search, param_name="b__n_workers")
+    assert display.fit_times == [1.0, 2.0]
 
 
-def test_only_the_columns_of_parameters_are():
-    search = results(
+def test_only_columns_of_parameters_count():
+    search = fitted_search(
         param_n_workers=[1, 2],
         mean_test_param_n_workers=[0.5, 0.5],  # a metric may be called anything
         mean_fit_time=[2.0, 1.0],
@@ -165,10 +169,10 @@ def test_only_the_columns_of_parameters_are():
     assert WorkerCountDisplay.from_search(search).n_workers == [1, 2]
 
 
-def test_measurements_in_any_order_from_a_table():
+def test_unordered_measurements_from_a_data_frame():
     table = pd.DataFrame({"n": [4, 1, 2], "s": [3.0, 8.0, 5.0]}, index=[7, 8, 9])
     display = WorkerCountDisplay(
-        n_workers=table["n"], fit_s=table["s"], fit_s_std=table["s"] / 10
+        n_workers=table["n"], fit_times=table["s"], fit_times_std=table["s"] / 10
     ).plot()
     line, _, (bars,) = display.errorbar_.lines
     assert line.get_xydata().tolist() == [[1, 8], [2, 5], [4, 3]]
@@ -176,19 +180,19 @@ def test_measurements_in_any_order_from_a_table():
     np.testing.assert_allclose(heights, [1.6, 1.0, 0.6])
     ideal = display.ideal_line_
     np.testing.assert_allclose(ideal.get_ydata() * ideal.get_xdata(), 8)
-    assert_can_be_drawn(display.figure_)
+    assert_readable(display.figure_)
 
 
 @pytest.mark.parametrize("counts", [[0, 1], [-1, 1], [np.nan, 1], [1, np.inf]], ids=str)
-def test_numbers_of_workers_are_positive(counts):
+def test_numbers_of_workers_must_be_positive(counts):
     _, ax = plt.subplots()
-    with pytest.raises(ValueError, match="n_workers have to be positive numbers"):
-        WorkerCountDisplay(n_workers=counts, fit_s=[2, 1]).plot(ax)
+    with pytest.raises(ValueError, match="n_workers must be positive numbers"):
+        WorkerCountDisplay(n_workers=counts, fit_times=[2, 1]).plot(ax)
     assert not ax.has_data()
 
 
 @pytest.mark.parametrize(
-    ("options", "drawn"),
+    ("kwargs", "drawn"),
     [
         ({}, (COLOURS[0], "o", "-")),
         ({"fmt": "s--"}, (COLOURS[0], "s", "--")),
@@ -198,8 +202,10 @@ def test_numbers_of_workers_are_positive(counts):
     ],
     ids=str,
 )
-def test_a_short_format_replaces_the_defaults(options, drawn):
-    display = WorkerCountDisplay(n_workers=[1, 2], fit_s=[2, 1]).plot(**options)
+def test_format_string_replaces_the_defaults(kwargs, drawn):
+    display = WorkerCountDisplay(n_workers=[1, 2], fit_times=[2, 1]).plot(
+        curve_kwargs=kwargs
+    )
     line = display.errorbar_.lines[0]
     colour, *rest = drawn
     assert to_hex(line.get_color()) == to_hex(colour)
@@ -209,19 +215,21 @@ def test_a_short_format_replaces_the_defaults(options, drawn):
 @pytest.mark.parametrize(
     ("measured", "lengths"),
     [
-        ({"n_workers": [], "fit_s": []}, r"n_workers \(0\) and fit_s \(0\)"),
-        ({"n_workers": [1, 2], "fit_s": [1]}, r"n_workers \(2\) and fit_s \(1\)"),
+        ({"n_workers": [], "fit_times": []}, r"n_workers \(0\) and fit_times \(0\)"),
         (
-            {"n_workers": [1, 2], "fit_s": [2, 1], "fit_s_std": [0]},
-            r"n_workers \(2\), fit_s \(2\) and fit_s_std \(1\)",
+            {"n_workers": [1, 2], "fit_times": [1]},
+            r"n_workers \(2\) and fit_times \(1\)",
+        ),
+        (
+            {"n_workers": [1, 2], "fit_times": [2, 1], "fit_times_std": [0]},
+            r"n_workers \(2\), fit_times \(2\) and fit_times_std \(1\)",
         ),
     ],
     ids=str,
 )
-def test_what_is_no_measurement(measured, lengths):
+def test_invalid_measurements_are_refused(measured, lengths):
     _, ax = plt.subplots()
-    with pytest.raises(
-        ValueError, match=f"^expected as many .* 1 at least: {lengths}$"
-    ):
+    message = f"^{lengths} must have the same length, at least 1$"
+    with pytest.raises(ValueError, match=message):
         WorkerCountDisplay(**measured).plot(ax)
     assert not ax.has_data()

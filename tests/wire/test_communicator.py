@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.parallel.communicators import StopRequested
+from skdistmlp.parallel.communicators import Label, StopRequested
 from skdistmlp.parallel.split import split_neurons
 from skdistmlp.wire import communicator as mesh_module
 from skdistmlp.wire.communicator import Link, SocketCommunicator
@@ -57,7 +57,7 @@ def run(meshes, work):
 
 @settings(max_examples=30)
 @given(shares, st.integers(0, 9), st.integers(1, 12), seeds)
-def test_it_meets_the_contract_of_communicators(shares, n_rows, n_columns, seed):
+def test_the_socket_communicator_meets_the_contract(shares, n_rows, n_columns, seed):
     ranges = split_neurons(n_columns, shares)
 
     def shard(mesh):
@@ -80,7 +80,7 @@ def test_arrays_far_larger_than_any_buffer_do_not_block_each_other(n_shards):
         assert_array_equal(total, n_shards * piece)
 
 
-def test_all_stop_at_the_same_step_whoever_was_asked():
+def test_all_shards_stop_at_the_same_step():
     def shard(mesh):
         for step in range(1000):
             if step == 5 and mesh.rank == 2:
@@ -95,7 +95,7 @@ def test_all_stop_at_the_same_step_whoever_was_asked():
     assert run(connected(3), shard) == [6, 6, 6]
 
 
-def test_a_shard_without_others_stops_too():
+def test_a_single_shard_stops_on_request():
     (mesh,) = connected(1)
     mesh.begin_step()
     mesh.request_stop()
@@ -104,7 +104,7 @@ def test_a_shard_without_others_stops_too():
         mesh.begin_step()
 
 
-def test_who_closes_ends_all_others_at_once():
+def test_closing_one_shard_ends_all_others():
     def shard(mesh):
         mesh.begin_step()
         mesh.all_reduce(np.ones(1), 0, None)
@@ -121,7 +121,7 @@ def test_who_closes_ends_all_others_at_once():
     assert run(connected(3), shard) == ["told", "closed", "told"]
 
 
-def test_who_says_nothing_is_named_after_the_timeout():
+def test_a_silent_shard_is_named_after_the_timeout():
     waited = threading.Event()
 
     def shard(mesh):
@@ -142,7 +142,53 @@ def test_who_says_nothing_is_named_after_the_timeout():
     assert run(connected(2, timeout_s=0.01), shard) == ["named", None]
 
 
-def test_who_is_told_to_give_up_does_not_wait():
+@pytest.mark.parametrize(
+    ("exchange", "described"),
+    [
+        (
+            lambda mesh: mesh.all_reduce(np.ones(1), 3, None),
+            "the sum of layer 3",
+        ),
+        (
+            lambda mesh: mesh.reduce_scatter(
+                np.ones((1, 2)), split_neurons(2, [1, 1]), 1, None
+            ),
+            "the backward exchange of layer 1",
+        ),
+        (
+            lambda mesh: mesh.all_reduce(np.ones(1), Label.LOSS, None),
+            "the sum of the losses",
+        ),
+        (
+            lambda mesh: mesh.all_gather(
+                np.ones((1, 1)), split_neurons(2, [1, 1]), Label.GRADIENT, None
+            ),
+            "the exchange of gradients",
+        ),
+        (
+            lambda mesh: mesh.broadcast(np.ones(1), Label.DECISION),
+            "what shard 0 decides",
+        ),
+        (
+            lambda mesh: mesh.broadcast(np.ones(1), Label.PARAMETERS),
+            "the parameters from shard 0",
+        ),
+        (lambda mesh: mesh.wait_for_all(), "the wait for all shards"),
+    ],
+)
+def test_an_error_names_the_exchange(exchange, described):
+    def shard(mesh):
+        mesh.begin_step()
+        if mesh.rank == 0:
+            mesh.close()
+            return
+        with pytest.raises(ExchangeError, match=f" in {described}$"):
+            exchange(mesh)
+
+    run(connected(2), shard)
+
+
+def test_a_cancelled_shard_does_not_wait():
     told = threading.Event()
     meshes = connected(2, is_cancelled=told.is_set)
 
@@ -162,7 +208,7 @@ def test_who_is_told_to_give_up_does_not_wait():
 @pytest.mark.parametrize(
     "late", ["step", "operation", "label", "shape", "dtype", "run"]
 )
-def test_a_packet_that_belongs_elsewhere_is_refused(late):
+def test_a_packet_of_another_exchange_is_refused(late):
     def shard(mesh):
         mesh.begin_step()
         wrong = mesh.rank == 1
@@ -379,7 +425,7 @@ def allocating_at_most(n_bytes):
     closes=st.booleans(),
     portions=st.lists(st.integers(0, 70), min_size=1, max_size=9).filter(any),
 )
-def test_whatever_a_peer_sends_leads_to_the_right_array_or_an_error(
+def test_any_bytes_from_a_peer_give_the_right_array_or_an_error(
     conversation, closes, portions
 ):
     """Judged by what the bytes say: a packet is right in all, or it is refused."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.wire import handshake as rendezvous
+from skdistmlp.wire import handshake
 from skdistmlp.wire.handshake import (
     HELLO_BYTES,
     NONCE_BYTES,
@@ -68,7 +68,7 @@ def assert_complete(results):
         }
 
 
-def test_every_shard_meets_every_other_whoever_comes_first(listeners):
+def test_all_shards_connect_in_any_order(listeners):
     """Shard 0 comes last: those that wait for it are not in its way."""
     late = threading.Event()
 
@@ -116,7 +116,7 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("data", STRANGERS.values(), ids=STRANGERS)
-def test_who_was_not_invited_is_turned_away(listeners, data):
+def test_connections_without_the_secret_are_dropped(listeners, data):
     listeners = listeners[:2]
     with closing(socket.create_connection(listeners[0].getsockname())) as uninvited:
         uninvited.sendall(data)
@@ -130,7 +130,7 @@ def test_who_was_not_invited_is_turned_away(listeners, data):
         close(links)
 
 
-def test_a_proof_that_was_overheard_is_of_no_use(listeners):
+def test_a_recorded_proof_cannot_be_replayed(listeners):
     """A recorded conversation is said again: the nonces are new."""
     recorded = {"guest": b"", "host": b""}
     listeners = listeners[:2]
@@ -184,13 +184,13 @@ def test_a_proof_that_was_overheard_is_of_no_use(listeners):
 
 def test_the_secret_is_never_sent(listeners, monkeypatch):
     sent = []
-    original = rendezvous._send
+    original = handshake._send
 
     def send(connection, data):
         sent.append(data)
         return original(connection, data)
 
-    monkeypatch.setattr(rendezvous, "_send", send)
+    monkeypatch.setattr(handshake, "_send", send)
     for links in all_meet(listeners[:2]):
         close(links)
     assert len(sent) == 3
@@ -200,7 +200,7 @@ def test_the_secret_is_never_sent(listeners, monkeypatch):
 
 @given(data=st.binary(max_size=3 * HELLO_BYTES), began=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_no_bytes_of_a_stranger_disturb_a_meeting(data, began):
+def test_invalid_connections_do_not_disturb_a_handshake(data, began):
     """Whatever comes, before or behind a valid beginning."""
     if began:
         data = hello(THEIRS, 1)[: HELLO_BYTES - NONCE_BYTES] + data
@@ -218,7 +218,7 @@ def test_no_bytes_of_a_stranger_disturb_a_meeting(data, began):
             listener.close()
 
 
-def test_who_says_nothing_holds_nobody_up(listeners):
+def test_a_silent_connection_blocks_nobody(listeners):
     listeners = listeners[:2]
     with closing(socket.create_connection(listeners[0].getsockname())):
         results = all_meet(listeners)
@@ -227,9 +227,9 @@ def test_who_says_nothing_holds_nobody_up(listeners):
         close(links)
 
 
-def test_in_a_crowd_who_has_waited_longest_makes_room(listeners):
+def test_the_oldest_unverified_connection_is_dropped_first(listeners):
     """So shards get through, and no more connections are open than there is room."""
-    room = rendezvous.MAX_UNVERIFIED + len(listeners)
+    room = handshake.MAX_UNVERIFIED + len(listeners)
     with ExitStack() as opened:
         pool = opened.enter_context(ThreadPoolExecutor(3))
         met = [pool.submit(meeting, listeners, 0)]
@@ -253,7 +253,7 @@ def test_in_a_crowd_who_has_waited_longest_makes_room(listeners):
         close(links)
 
 
-def test_who_has_named_the_run_is_the_last_to_make_room(listeners):
+def test_connections_that_named_the_run_are_dropped_last(listeners):
     """However long a shard takes for its next step."""
     with ExitStack() as opened:
         pool = opened.enter_context(ThreadPoolExecutor(3))
@@ -277,7 +277,7 @@ def test_who_has_named_the_run_is_the_last_to_make_room(listeners):
         close(links)
 
 
-def test_a_port_is_waited_for_while_another_shard_gives_it_up(monkeypatch):
+def test_a_port_in_use_is_retried_until_it_is_free(monkeypatch):
     before = listen("127.0.0.1")
     port = before.getsockname()[1]
     tried = threading.Event()
@@ -287,7 +287,7 @@ def test_a_port_is_waited_for_while_another_shard_gives_it_up(monkeypatch):
         tried.set()
         sleep(seconds)
 
-    monkeypatch.setattr(rendezvous.time, "sleep", sleep_and_tell)
+    monkeypatch.setattr(handshake.time, "sleep", sleep_and_tell)
     with ThreadPoolExecutor(1) as pool:
         after = pool.submit(listen, "127.0.0.1", [port])
         assert tried.wait(30)
@@ -296,8 +296,8 @@ def test_a_port_is_waited_for_while_another_shard_gives_it_up(monkeypatch):
             assert listener.getsockname()[1] == port
 
 
-def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
-    monkeypatch.setattr(rendezvous, "HANDSHAKE_TIMEOUT_S", 0.05)
+def test_unverified_connections_time_out(listeners, monkeypatch):
+    monkeypatch.setattr(handshake, "HANDSHAKE_TIMEOUT_S", 0.05)
     is_cancelled = threading.Event()
     with (
         ThreadPoolExecutor(1) as pool,
@@ -316,12 +316,12 @@ def test_a_stranger_has_only_so_much_time(listeners, monkeypatch):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_who_is_told_to_give_up_waits_no_longer(listeners, rank):
+def test_a_cancelled_shard_stops_waiting(listeners, rank):
     with pytest.raises(ExchangeError, match="cancelled while waiting for"):
         meeting(listeners[:2], rank, is_cancelled=lambda: True)
 
 
-def test_a_shard_that_cannot_be_reached_is_named_with_what_to_do(listeners):
+def test_an_unreachable_shard_is_named_with_advice(listeners):
     addresses = [listener.getsockname() for listener in listeners[:2]]
     names = ["shard 0 on tcp://10.0.0.1:1", "shard 1 on tcp://10.0.0.2:2"]
     listeners[0].close()
@@ -335,7 +335,7 @@ def test_a_shard_that_cannot_be_reached_is_named_with_what_to_do(listeners):
         assert advice in str(refused.value)
 
 
-def test_an_address_of_another_machine_is_named():
+def test_an_address_of_another_machine_is_reported():
     """As a worker's contact address may be: 192.0.2.1 is nobody's (RFC 5737)."""
     with pytest.raises(ExchangeError, match=r"192\.0\.2\.1.*'futures'"):
         listen("192.0.2.1")
@@ -363,7 +363,7 @@ def somebody_else(listener, data):
     ],
     ids=["leaves", "another program", "an impostor"],
 )
-def test_who_is_not_the_shard_that_was_sought_is_named(listeners, data, message):
+def test_a_peer_that_is_not_the_expected_shard_is_named(listeners, data, message):
     with ThreadPoolExecutor(1) as pool:
         left = pool.submit(somebody_else, listeners[0], data)
         with pytest.raises(ExchangeError, match=message):
@@ -371,7 +371,7 @@ def test_who_is_not_the_shard_that_was_sought_is_named(listeners, data, message)
         left.result(30)
 
 
-def test_a_port_that_is_taken_is_named(listeners):
+def test_a_port_in_use_is_reported(listeners):
     port = listeners[0].getsockname()[1]
     with pytest.raises(ExchangeError, match=rf"port {port} .*skdistmlp.listen-port"):
         listen("127.0.0.1", [port])
@@ -391,7 +391,7 @@ def free_ports(number):
 
 
 def test_a_shard_listens_at_the_first_free_port_of_a_range(monkeypatch):
-    monkeypatch.setattr(rendezvous, "PORT_FREE_S", 0.0)
+    monkeypatch.setattr(handshake, "PORT_FREE_S", 0.0)
     ports = free_ports(3)
     with ExitStack() as stack:
         found = [

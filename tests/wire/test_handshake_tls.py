@@ -54,7 +54,7 @@ def foreign_tls():
     return tls_of(trustme.CA())
 
 
-def test_shards_exchange_over_tls_whatever_the_size(listeners, tls):
+def test_arrays_of_any_size_are_exchanged_over_tls(listeners, tls):
     """Far more than any buffer holds goes both ways at once."""
     results = all_meet(listeners, tls=tls)
     assert_complete(results)
@@ -80,9 +80,7 @@ def test_shards_exchange_over_tls_whatever_the_size(listeners, tls):
         mesh.close()
 
 
-def test_who_does_not_encrypt_or_has_a_foreign_certificate_is_turned_away(
-    listeners, tls, foreign_tls
-):
+def test_plain_or_untrusted_connections_are_dropped(listeners, tls, foreign_tls):
     listeners = listeners[:2]
     strangers = [socket.create_connection(listeners[0].getsockname()) for _ in range(2)]
     strangers[0].sendall(hello(OURS, 1))
@@ -107,9 +105,7 @@ def _handshake(connection, tls):
 
 
 @pytest.mark.parametrize("here", ["plain", "foreign"])
-def test_a_shard_does_not_talk_to_who_encrypts_otherwise(
-    listeners, tls, foreign_tls, here
-):
+def test_a_shard_refuses_plain_or_untrusted_peers(listeners, tls, foreign_tls, here):
     is_cancelled = threading.Event()
     listeners = listeners[:2]
     with ThreadPoolExecutor(1) as pool:

@@ -30,7 +30,7 @@ headers = st.builds(
 
 
 @given(headers)
-def test_a_header_survives_the_wire_and_its_flags_are_told(header):
+def test_a_header_and_its_flags_survive_a_round_trip(header):
     data = header.pack()
     assert len(data) == HEADER_BYTES
     assert Header.unpack(data) == header
@@ -38,7 +38,7 @@ def test_a_header_survives_the_wire_and_its_flags_are_told(header):
 
 
 @given(headers, headers)
-def test_only_what_is_expected_is_accepted(sent, expected):
+def test_only_the_expected_header_is_accepted(sent, expected):
     if sent._replace(flags=0) == expected._replace(flags=0):
         return
     with pytest.raises(ExchangeError, match="a packet has "):
@@ -68,7 +68,7 @@ def test_unknown_flags_are_refused():
         verify_header(expected._replace(flags=2).pack(), expected)
 
 
-def test_another_version_is_named():
+def test_another_version_is_reported():
     data = bytearray(Header(b"r" * 16, 0, 0, Operation.HELLO, 0, 0, 0, 0, 0).pack())
     data[len(MAGIC)] += 1
     with pytest.raises(ExchangeError, match="version 2, but this side speaks"):

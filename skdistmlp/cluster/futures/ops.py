@@ -184,7 +184,8 @@ class FuturesOps:
         ]
         self._tasks.phase = "training"
         *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
-        # One assignment: an interrupt leaves all shards at the same step.
+        # One assignment of all shards: an interrupt leaves all of them at one step, the
+        # last or this one.
         self.shards = shards
         self.is_epoch_start = False
         self.await_losses(loss, STEPS_AHEAD)
@@ -204,9 +205,14 @@ class FuturesOps:
         )
 
     def await_losses(self, newest: Future[Any], n_ahead: int) -> None:
-        """Count on a loss to come; wait until few enough are still to come."""
+        """Note a loss that is being computed; wait until few enough are.
+
+        This is what bounds the steps in flight: without it, the client would submit
+        faster than the workers compute, and fill their memory with activations.
+        """
         self.losses.append(newest)
         while len(self.losses) > n_ahead:
+            # Removed only once it is added: an interrupt in between loses no loss.
             self.loss_sum += sum(self._tasks.pop_results(self.losses[0]))
             self.losses.popleft()
 

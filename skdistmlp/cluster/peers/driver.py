@@ -53,7 +53,8 @@ from skdistmlp.wire.handshake import Credentials
 LOG = logging.getLogger("skdistmlp")
 
 _THREAD = threading.local()
-"""In `workers` what the fit holds whose callbacks a thread is calling."""
+"""In `workers`, while a thread calls the callbacks of a fit, the workers of that fit: a
+fit inside a callback would wait forever for them."""
 
 
 class PeersRun:
@@ -241,6 +242,7 @@ class PeersRun:
             self._look_again_at = time.monotonic() + WORKER_CHECK_S
         with self._tasks.translate_dask_errors():
             self._tasks.phase = "training"
+            # After an interrupt this is entered again, for the same round.
             futures = self._in_flight.result()
             self._watch(futures)
             self._tasks.phase = "collecting the results of a round"
@@ -249,6 +251,9 @@ class PeersRun:
         return reports
 
     def _start_round(self, number: int) -> list[Future[Any]]:
+        # Right before the tasks are submitted: on workers that another fit has got
+        # meanwhile, the shards of both could wait for each other. The rest of the race,
+        # until the tasks run, `_look` covers.
         self._check_held()
         roster = self._roster if number == 0 else None
         round_s = ROUND_S if self._on_epoch_end is None else 0.0
@@ -257,8 +262,8 @@ class PeersRun:
             for rank in self._ranks
         ]
         futures = self._submit("train", worker.train_round, arguments)
-        # To let go of them before would keep the round waiting: Dask sends what a
-        # client wants every 10 ms.
+        # Not earlier: Dask batches a client's messages for 10 ms, and the release would
+        # delay the round that follows it by that.
         self._addresses = []
         return futures
 
@@ -279,10 +284,10 @@ class PeersRun:
         return join_training_states(self._job.split, states)
 
     def _log(self, number: int, reports: Sequence[Report]) -> None:
-        """Say how a round went: once some seconds, to whoever listens."""
+        """Log how a round went."""
         first = reports[0]
         shares = [r.exchanging_s / max(r.training_s, 1e-9) for r in reports]
-        # The others wait for it in their exchanges.
+        # The slowest waits least: the others wait for it in their exchanges.
         slowest = shares.index(min(shares))
         how = "" if first.progress is None else self._pace(first)
         LOG.info(
@@ -314,9 +319,11 @@ class PeersRun:
             # Wakes the wait below, from the client's event loop.
             future.add_done_callback(lambda _: self._messages.put(TaskEnded()))
         while not all(future.done() for future in futures):
+            # Bounded, since a lost or hanging worker sends no message.
             self._take_messages(WORKER_CHECK_S)
             if any(future.status in ("error", "cancelled") for future in futures):
                 self._fail(futures)
+        # What was sent before the end of the round and has not been read yet.
         self._take_messages(0)
         if any(future.status != "finished" for future in futures):
             self._fail(futures)
@@ -347,9 +354,13 @@ class PeersRun:
             self._check_held()
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
-        """Raise what went wrong first: others then miss a shard that is gone."""
-        # Dask may learn of the loss of a worker later than its peers do, and of the
-        # error of one shard later than of its consequences in another.
+        """Raise the cause, not its consequence.
+
+        When one shard fails, the others fail too, with an `ExchangeError`, since it has
+        closed its connections. Dask may report those first, and may notice a lost
+        worker later than its peers do. So wait a little for an error of another kind,
+        or a lost worker, before the consequence is taken for the cause.
+        """
         deadline = time.monotonic() + WORKER_CHECK_S
         while True:
             errors = [error for f in futures if (error := self._tasks.error_of(f))]
@@ -382,7 +393,7 @@ class PeersRun:
         answered, _ = wait(answers.values(), PING_ANSWER_S)
         for answer in answers.values():
             answer.cancel()
-        # Who is gone answers with an error.
+        # A worker that is gone answers with an error.
         return {
             worker
             for worker, answer in answers.items()
@@ -391,10 +402,13 @@ class PeersRun:
 
     def _release(self) -> None:
         """Let go of everything on the cluster."""
+        # Not waited for: a round that is still being submitted finds the run closed,
+        # and its futures are released at once.
         self._submitting.shutdown(wait=False)
         try:
             self._context.close()
         finally:
+            # Again, if `__enter__` did not come so far as to put it on the stack.
             self._tasks.close()
 
 

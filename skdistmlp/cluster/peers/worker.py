@@ -38,7 +38,8 @@ PLAIN = frozenset({"tcp", "ws", "inproc", "ucx", "ucxx"})
 """Dask's protocols without encryption. Any other may have it, as tls and wss do."""
 
 _RUNS: WeakValueDictionary[tuple[bytes, int], "PeerShard"] = WeakValueDictionary()
-"""Shards on the workers of this process, by run and rank, to be told to stop."""
+"""Shards in this process by run and rank, so that an interrupt reaches them. Weak: a
+shard lives exactly as long as Dask holds it as the result of its task."""
 
 
 @dataclass(frozen=True)
@@ -160,13 +161,15 @@ class PeerShard:
         is_abandoned : callable
             Says whether nobody waits for this round any more: the shard then ends.
         """
+        # When a worker is lost, Dask runs its tasks again, on a shard that is opened
+        # again and knows nothing of earlier rounds.
         if number != self._n_rounds:
             raise ExchangeError(
                 f"shard {self._rank} is asked for round {number}, but has done "
                 f"{self._n_rounds}: its worker was lost or the fit has ended"
             )
         self._n_rounds += 1
-        # Each round is another task.
+        # Each round is another task, whose cancellation ends the waits of this round.
         self._is_abandoned = is_abandoned
         if self._mesh is not None:
             self._mesh.is_cancelled = is_abandoned
@@ -175,10 +178,14 @@ class PeerShard:
             if dataset is not None and roster is not None:
                 self._begin(dataset, roster)
             elif self._mesh is not None:
+                # Any time: another shard's task may be queued behind other work, and
+                # the timeout of exchanges must not count that.
                 self._mesh.wait_for_all()
             self._sender.met(number)
             return self._train_round(round_s, stop)
         except BaseException:
+            # Whoever waits for this shard sees its connection break, and fails at once
+            # instead of after a timeout.
             self.close()
             raise
 
@@ -188,8 +195,14 @@ class PeerShard:
         return self._run.snapshot()
 
     def request_stop(self) -> None:
-        """Ask all shards to stop after a step; called from any thread."""
+        """Ask all shards to stop after a step; called from any thread.
+
+        It runs outside of tasks, and races with `_begin`, which makes the communicator.
+        This sets the flag and then looks for the communicator; `_begin` sets the
+        communicator and then looks at the flag: one of the two always sees the other.
+        """
         self._stop_wanted = True
+        # Once: `close` may set the attribute to None at any moment.
         mesh = self._mesh
         if mesh is not None:
             mesh.request_stop()
@@ -225,6 +238,7 @@ class PeerShard:
             roster.timeout_s,
             self._is_abandoned,
         )
+        # After the communicator is set; see `request_stop`.
         if self._stop_wanted:
             self._mesh.request_stop()
         job = self._job

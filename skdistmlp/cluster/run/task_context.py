@@ -19,9 +19,10 @@ def task_cancellation() -> Callable[[], bool]:
     Call this in the task's own thread; the function it returns works in any thread.
     """
     try:
-        runs = current_task_runs(get_worker())
-    except (ValueError, AttributeError):
+        worker = get_worker()
+    except ValueError:
         return lambda: False
+    runs = current_task_runs(worker)
     return lambda: not runs()
 
 

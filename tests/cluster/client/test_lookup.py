@@ -1,40 +1,22 @@
+"""Which client is used, and what happens where none can be."""
+
 import asyncio
-import gc
 import pickle
 import socket
-import time
-from concurrent.futures import CancelledError
 from contextlib import closing
-from functools import partial
-from types import SimpleNamespace
 
 import dask
 import numpy as np
 import pytest
 from distributed import Client, get_client
 
-from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client.lookup import connected
-from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
-from skdistmlp.cluster.client.workers import choose_workers
 from skdistmlp.exceptions import ClusterError
-from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
-from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
+from tests.cluster.client.support import classifier, small
+from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.support import bounded, in_thread, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-
-
-@pytest.fixture
-def one_worker():
-    """A cluster with one thread: who waits there for a task waits for ever."""
-    with own_cluster(n_workers=1) as client:
-        yield client
-
-
-@pytest.fixture
-def no_workers():
-    with own_cluster(n_workers=0, processes=False) as client:
-        yield client
 
 
 @pytest.fixture
@@ -55,24 +37,6 @@ def clients_of(client):
     return client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.clients))
 
 
-def classifier(**parameters):
-    return DistributedMLPClassifier(
-        (8,),
-        **{
-            "engine": "futures",
-            "parameter_threshold": 0,
-            "max_iter": 2,
-            "random_state": 0,
-            **parameters,
-        },
-    )
-
-
-def small(digits):
-    X, y = digits
-    return X[:300], y[:300]
-
-
 def assert_same_weights(one, other):
     for a, b in zip(one.coefs_, other.coefs_, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -81,12 +45,12 @@ def assert_same_weights(one, other):
 # Which client.
 
 
-def test_no_client_is_none():
+def test_without_a_client_there_is_none():
     with connected(None) as found:
         assert found is None
 
 
-def test_a_client_is_given_back(client):
+def test_a_given_client_is_used(client):
     with connected(client) as found:
         assert found is client
     assert client.status == "running"
@@ -101,7 +65,7 @@ def test_the_active_client_is_used(cluster, digits):
         assert_nothing_left(active)
 
 
-def test_as_current_goes_before_the_default(cluster):
+def test_as_current_takes_precedence_over_the_default(cluster):
     with (
         Client(cluster),
         Client(cluster, set_as_default=False) as current,
@@ -143,7 +107,7 @@ def test_an_estimator_leaves_no_client_on_the_scheduler(client, digits):
 
 
 @pytest.mark.parametrize("use", ["connected", "fit", "predict"])
-def test_an_unreachable_address_is_named(soon, closed_port, digits, use):
+def test_an_unreachable_address_is_reported(soon, closed_port, digits, use):
     X, y = small(digits)
 
     def call():
@@ -159,7 +123,7 @@ def test_an_unreachable_address_is_named(soon, closed_port, digits, use):
         bounded(call)
 
 
-def test_somebody_who_does_not_answer_is_named(soon):
+def test_a_silent_address_is_reported(soon):
     with closing(socket.create_server(("127.0.0.1", 0))) as mute:
         address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
         with pytest.raises(ClusterError, match=address):
@@ -170,18 +134,18 @@ def test_somebody_who_does_not_answer_is_named(soon):
     "address",
     ["", "nowhere", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "x://a:1"],
 )
-def test_a_malformed_address_is_named(soon, address):
+def test_a_malformed_address_is_reported(soon, address):
     with pytest.raises(ClusterError) as refused:
         bounded(connected(address).__enter__)
     assert repr(address) in str(refused.value)
 
 
-def test_an_address_that_needs_tls_is_named(soon):
+def test_an_address_that_needs_tls_is_reported(soon):
     with pytest.raises(ClusterError, match=r"tls://127\.0\.0\.1:8786"):
         bounded(connected("tls://127.0.0.1:8786").__enter__)
 
 
-def test_the_address_of_a_worker_is_told_from_that_of_a_scheduler(client):
+def test_the_address_of_a_worker_is_refused(client):
     worker = next(iter(client.nthreads()))
     with pytest.raises(ClusterError, match=rf"{worker}.*address of a Worker, not of a"):
         bounded(connected(worker).__enter__)
@@ -228,112 +192,6 @@ def test_an_asynchronous_client_is_refused(cluster):
         asyncio.run(use())
 
 
-# Workers.
-
-
-@pytest.mark.parametrize("n_workers", [1, 2, 3, None])
-def test_workers_are_chosen_among_those_of_the_cluster(client, n_workers):
-    chosen = choose_workers(client, n_workers)
-    assert len(set(chosen)) == len(chosen) == (n_workers or 3)
-    assert set(chosen) <= set(client.nthreads())
-
-
-def test_workers_are_found_whatever_else_the_client_asks(cluster):
-    """Dask's clients ask for totals now and then, and keep the last answer for all."""
-    with (
-        dask.config.set({"distributed.client.scheduler-info-interval": "1ms"}),
-        Client(cluster.scheduler_address, set_as_default=False) as restless,
-    ):
-        for _ in range(300):
-            assert len(choose_workers(restless, None)) == 3
-
-
-def test_a_call_that_never_begins_ends_with_its_client():
-    """As when a client is closed from another thread; a warning fails the test."""
-
-    async def answers():
-        raise AssertionError("the loop has ended")
-
-    class Closing:
-        loop = SimpleNamespace(asyncio_loop=asyncio.new_event_loop())
-        status = "closing"
-
-    answer = submit_rpc(Closing, answers)
-    Closing.loop.asyncio_loop.close()
-    with pytest.raises(CancelledError):
-        bounded(wait_while, partial(check_open, Closing), [answer])
-    with pytest.raises(RuntimeError, match="closed"):
-        submit_rpc(Closing, answers)
-
-
-def test_a_call_that_fails_or_is_cancelled_says_so(client):
-    ended = []
-
-    async def fails():
-        await asyncio.sleep(0)
-        raise ZeroDivisionError
-
-    async def endless():
-        try:
-            await asyncio.sleep(WITHIN_S)
-        finally:
-            ended.append(True)
-
-    with pytest.raises(ZeroDivisionError):
-        submit_rpc(client, fails).result(1)
-    answer = submit_rpc(client, endless)
-    client.sync(asyncio.sleep, 0.1)
-    answer.cancel()
-    wait_until(lambda: ended, "it has ended")
-
-
-@pytest.mark.parametrize("repeat", range(5))
-def test_a_client_that_is_closed_while_others_ask_warns_nobody(cluster, repeat):
-    def asks():
-        while True:
-            submit_rpc(other, asyncio.sleep, 0)
-            time.sleep(1e-4)
-
-    with Client(cluster.scheduler_address, set_as_default=False) as other:
-        asked = in_thread(asks)
-        time.sleep(0.1)
-    with pytest.raises(RuntimeError, match="loop is closed"):
-        bounded(asked.result)
-    gc.collect()
-
-
-@pytest.mark.parametrize("n_workers", [4, 1000])
-def test_too_few_workers_are_both_numbers(client, digits, n_workers):
-    message = rf"n_workers={n_workers} .* {client.scheduler.address} has 3\b"
-    with pytest.raises(ClusterError, match=message):
-        choose_workers(client, n_workers)
-    with pytest.raises(ClusterError, match=message):
-        classifier(client=client, n_workers=n_workers).fit(*small(digits))
-
-
-@pytest.mark.parametrize(
-    ("n_workers", "needs"), [(None, "at least 1 worker,"), (1, "1 worker,"), (2, "2")]
-)
-def test_no_workers_are_both_numbers(no_workers, n_workers, needs):
-    message = rf"n_workers={n_workers} needs {needs}.* has 0\b"
-    with pytest.raises(ClusterError, match=message):
-        choose_workers(no_workers, n_workers)
-
-
-@pytest.mark.parametrize("engine", ["auto", "futures"])
-def test_a_prediction_makes_do_with_the_workers_there_are(
-    client, no_workers, digits, engine
-):
-    X, y = small(digits)
-    clf = classifier(n_workers=5, engine="local").fit(X, y)
-    labels = clf.predict(X)
-    clf.set_params(engine=engine, client=client)
-    np.testing.assert_array_equal(bounded(clf.predict, X), labels)
-    assert clf.plan_predict(X).n_shards == (3 if engine == "futures" else 1)
-    clf.set_params(client=no_workers)
-    np.testing.assert_array_equal(bounded(clf.predict, X), labels)
-
-
 # Inside a task.
 
 
@@ -355,7 +213,9 @@ def result_of_task(client, task, *args):
 
 
 @pytest.mark.parametrize("client_is", ["None", "own address", "get_client()"])
-def test_a_fit_in_the_only_thread_of_its_cluster_ends(one_worker, digits, client_is):
+def test_a_fit_in_the_only_thread_of_its_cluster_does_not_deadlock(
+    one_worker, digits, client_is
+):
     X, y = small(digits)
     address = one_worker.scheduler.address if client_is == "own address" else None
     clf = classifier(client=address)
@@ -383,9 +243,7 @@ def test_a_fit_in_a_task_places_each_shard_on_its_worker(client, digits):
     assert not {name for name in received if name.startswith(("shard", "rows"))}
 
 
-def test_an_address_is_used_where_a_pickled_estimator_wakes_up(
-    one_worker, client, digits
-):
+def test_an_unpickled_estimator_connects_to_its_address(one_worker, client, digits):
     clf = classifier(client=client.scheduler.address)
     assert pickle.loads(pickle.dumps(clf)).client == client.scheduler.address
     there, _ = result_of_task(one_worker, fit_in_task, clf, *small(digits))

@@ -23,7 +23,6 @@ from sklearn.exceptions import ConvergenceWarning
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import worker
-from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.wire import packet
 from skdistmlp.wire.communicator import Link, SocketCommunicator
 from tests.cluster.support import wait_until
@@ -34,7 +33,7 @@ HOLD_POINTS: dict[str, tuple[Any, str]] = {
     "forward exchange": (SocketCommunicator, "all_gather"),
     "backward exchange": (SocketCommunicator, "reduce_scatter"),
     "between rounds": (SocketCommunicator, "wait_for_all"),
-    "collecting": (LocalOps, "collect"),
+    "collecting": (worker.PeerShard, "close"),
 }
 """By phase, the function before whose call a worker is held."""
 
@@ -168,8 +167,8 @@ def abort_connection_with_scheduler(dask_worker: Worker) -> None:
 def spoil_parameters() -> None:
     """Fill the parameters of the shard in this process with NaN."""
     for shard in _shards():
-        assert shard._group is not None
-        shard._group.collect().parameters.fill(np.nan)
+        assert shard._run is not None
+        shard._run.state.network.parameters.fill(np.nan)
 
 
 _MEMORY: list[np.ndarray] = []

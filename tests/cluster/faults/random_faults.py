@@ -21,7 +21,6 @@ from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.wire.communicator import SocketCommunicator
 from tests.cluster.support import WITHIN_S, wait_until
 
@@ -39,7 +38,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "step": (SocketCommunicator, "begin_step", 20),
     "exchange": (SocketCommunicator, "_exchange", 40),
     "round": (worker.PeerShard, "train", 3),
-    "collecting": (LocalOps, "collect", 1),
+    "collecting": (worker.PeerShard, "close", 1),
 }
 """Points of injection: before a call of a function, and the last such call."""
 
@@ -255,7 +254,7 @@ def interrupted(scenario: Scenario, n_times: int = 1) -> Iterator[None]:
 
     def print_lines(run: peers.PeersRun, timeout_s: float) -> None:
         def is_over() -> bool:
-            return all(future.done() for future in run._under_way.result())
+            return all(future.done() for future in run._in_flight.result())
 
         if left:
             wait_until(lambda: scenario.reached.is_set() or is_over(), "the moment")

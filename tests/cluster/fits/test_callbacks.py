@@ -14,7 +14,7 @@ from sklearn.callback import ScoringMonitor
 from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
-from skdistmlp.cluster.futures.driver import FuturesOps
+from skdistmlp.cluster.futures.driver import FuturesState
 from skdistmlp.cluster.peers import driver as peers
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
 from tests.cluster.peers.test_interrupts import strike_at
@@ -127,14 +127,14 @@ def test_parameters_are_fetched_only_if_a_callback_asks(client, data, monkeypatc
         bounded(classifier(client, "peers", callback, n_workers=2).fit, *data)
         assert len(begun(client, "weights") - before) == 2 * n_times
 
-    collected, collect = [], FuturesOps.collect
+    fetched, fetch = [], FuturesState.fetch
     monkeypatch.setattr(
-        FuturesOps, "collect", lambda self: collected.append(1) or collect(self)
+        FuturesState, "fetch", lambda self: fetched.append(1) or fetch(self)
     )
     for callback, n_times in ((Told(), 0), (Recorder(), 2)):
-        collected.clear()
+        fetched.clear()
         bounded(classifier(client, "futures", callback, n_workers=2).fit, *data)
-        assert len(collected) == n_times + 1
+        assert len(fetched) == n_times + 1
 
 
 @ENGINES

@@ -12,7 +12,7 @@ import skdistmlp.training.loop as loop
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures.driver import FuturesOps
 from skdistmlp.cluster.run.scatter import Scatterer
-from skdistmlp.engines import futures as engine
+from skdistmlp.engines import futures
 from skdistmlp.exceptions import ClusterError, WorkerLostError
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import DaskProcesses, bounded, wait_until
@@ -164,7 +164,7 @@ def test_a_worker_can_die_between_fit_and_predict(processes, client, data):
 def test_a_prediction_whose_worker_dies_names_it_and_can_start_again(
     processes, client, data, monkeypatch, noticed
 ):
-    monkeypatch.setattr(engine, "PREDICT_BLOCK_ROWS", 30)
+    monkeypatch.setattr(futures, "PREDICT_BLOCK_ROWS", 30)
     clf = bounded(classifier(client).fit, *data)
     victim = clf.plan_.workers[0]
 
@@ -185,7 +185,7 @@ def test_a_prediction_whose_worker_dies_names_it_and_can_start_again(
 
 @pytest.mark.parametrize("call", ["fit", "predict"])
 def test_a_retired_worker_is_not_waited_for(processes, client, data, monkeypatch, call):
-    monkeypatch.setattr(engine, "PREDICT_BLOCK_ROWS", 30)
+    monkeypatch.setattr(futures, "PREDICT_BLOCK_ROWS", 30)
     clf = bounded(classifier(client).fit, *data)
     victim = clf.plan_.workers[1]
 

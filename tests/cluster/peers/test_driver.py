@@ -11,10 +11,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.client import rpc as client_module
+from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.cluster.run import placement as pinned
-from skdistmlp.cluster.run import scatter
+from skdistmlp.cluster.run import placement, scatter
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import (
     bounded,
@@ -59,7 +58,7 @@ def assert_as_scikit_learn(clf, data, **parameters):
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_rounds_go_on_where_the_last_one_ended(
+def test_rounds_continue_where_the_last_one_ended(
     client, data, rounds_of_an_epoch, early_stopping
 ):
     before = {key for key, _, _ in transitions(client)}
@@ -94,7 +93,7 @@ def test_every_round_is_logged_with_its_pace(client, data, rounds_of_an_epoch, c
         assert match[7] == clf.plan_.workers[int(match[6])]
 
 
-def test_the_random_state_of_the_caller_goes_on(client, data):
+def test_the_random_state_of_the_caller_is_advanced(client, data):
     after = []
     for make in (lambda **p: classifier(client, **p), lambda **p: MLPClassifier(**p)):
         random_state = np.random.RandomState(3)
@@ -113,7 +112,7 @@ def endless(client, **parameters):
 @pytest.mark.parametrize(
     ("round_s", "n_seen"), [(np.inf, 1), (0.0, 3)], ids=["one round", "several rounds"]
 )
-def test_lines_reach_the_client_while_an_ordinary_fit_runs(
+def test_verbose_lines_arrive_while_a_fit_runs(
     client, data, monkeypatch, caplog, round_s, n_seen
 ):
     """The user sees some and presses Ctrl-C, in a fit without end."""
@@ -145,10 +144,10 @@ def steps_taken(client, n_shards=2):
     """Return the steps of the shard that has taken the fewest; 0 if one is missing."""
 
     def n_steps():
-        from skdistmlp.cluster.peers import worker as shard_run
+        from skdistmlp.cluster.peers import worker as peers_worker
 
         # Shards that have failed or ended have none.
-        meshes = [shard._mesh for shard in list(shard_run._RUNS.values())]
+        meshes = [shard._mesh for shard in list(peers_worker._RUNS.values())]
         return [mesh._step for mesh in meshes if mesh is not None]
 
     taken = [n for ns in client.run(n_steps).values() for n in ns]
@@ -163,10 +162,10 @@ def stop_all(client, fit):
     """Ask all shards to stop, and wait for the fit."""
 
     def request_stop():
-        from skdistmlp.cluster.peers import worker as shard_run
+        from skdistmlp.cluster.peers import worker as peers_worker
 
-        for run in {run for run, _ in shard_run._RUNS}:
-            shard_run.request_stop(run)
+        for run in {run for run, _ in peers_worker._RUNS}:
+            peers_worker.request_stop(run)
 
     client.run(request_stop)
     return bounded(fit.result)
@@ -199,7 +198,7 @@ def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatc
         assert_allclose(mine, other, rtol=1e-6, atol=1e-9)
 
 
-def test_two_fits_at_once_on_the_same_workers(client, data):
+def test_two_fits_at_once_share_the_workers(client, data):
     fits = [in_thread(classifier(client).fit, *data) for _ in range(4)]
     for fit in fits:
         assert_as_scikit_learn(bounded(fit.result), data)
@@ -222,11 +221,11 @@ def test_fits_inside_tasks_share_the_workers(client, data):
 @pytest.fixture
 def frequent_looks(monkeypatch):
     """Let the client see after its workers twenty times a second."""
-    for module in (client_module, peers, pinned, scatter):
+    for module in (rpc, peers, placement, scatter):
         monkeypatch.setattr(module, "WORKER_CHECK_S", 0.05)
 
 
-def test_a_shard_that_is_queued_is_waited_for(client, data, frequent_looks):
+def test_a_queued_shard_is_waited_for(client, data, frequent_looks):
     """One worker is busy with somebody's task for longer than it may be silent."""
     gate, running = Event("gate", client=client), Event("running", client=client)
     busy = sorted(client.nthreads())[0]
@@ -248,7 +247,7 @@ def test_a_shard_that_is_queued_is_waited_for(client, data, frequent_looks):
     assert_as_scikit_learn(clf, data)
 
 
-def test_an_error_in_a_shard_reaches_the_caller_as_it_is(client, data):
+def test_an_error_in_a_shard_reaches_the_caller_unchanged(client, data):
     clf = classifier(client)
     weight = np.ones(len(data[0]))
     weight[:100] = 0.0
@@ -309,7 +308,7 @@ def abandon(client, fit, monkeypatch):
 
 
 @pytest.mark.parametrize("end", [interrupt, abandon])
-def test_products_use_the_threads_of_the_worker_until_training_ends(
+def test_matrix_products_use_the_workers_threads_until_training_ends(
     client, data, found_threads, monkeypatch, end
 ):
     """However it ends, the limits that were found come back."""
@@ -321,7 +320,7 @@ def test_products_use_the_threads_of_the_worker_until_training_ends(
     wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
 
 
-def test_limits_of_threads_come_back_after_rounds_and_errors(
+def test_thread_limits_are_restored_after_rounds_and_errors(
     client, data, found_threads, rounds_of_an_epoch
 ):
     bounded(classifier(client, n_workers=3).fit, *data)
@@ -334,7 +333,7 @@ def test_limits_of_threads_come_back_after_rounds_and_errors(
     wait_until(lambda: blas_limits(client) == {FOUND_THREADS}, "limits are restored")
 
 
-def test_a_worker_with_two_threads_lets_products_use_both(data):
+def test_matrix_products_use_both_threads_of_a_worker(data):
     with own_cluster(n_workers=1, threads_per_worker=2) as client:
         assert blas_limits(client) == {1}
         fit = in_thread(endless(client, n_workers=1).fit, *data)

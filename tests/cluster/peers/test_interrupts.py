@@ -52,7 +52,7 @@ def pids(client):
     return client.run(os.getpid)
 
 
-def test_an_interrupt_of_lbfgs_is_one_and_does_not_harm_the_workers(
+def test_an_interrupt_of_lbfgs_is_raised_and_leaves_workers_unharmed(
     client, data, monkeypatch
 ):
     """Dask would end a worker whose task is interrupted."""
@@ -72,7 +72,7 @@ def test_an_interrupt_of_lbfgs_is_one_and_does_not_harm_the_workers(
     assert pids(client) == before
 
 
-def test_an_interrupt_between_rounds_keeps_the_weights(client, data, monkeypatch):
+def test_an_interrupt_between_rounds_keeps_the_parameters(client, data, monkeypatch):
     monkeypatch.setattr(peers, "ROUND_S", 0.0)
     n_fetched = []
     strike_at(
@@ -92,9 +92,7 @@ def test_an_interrupt_between_rounds_keeps_the_weights(client, data, monkeypatch
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_shards_end_when_nobody_waits_for_them(
-    client, data, monkeypatch, solver, n_workers
-):
+def test_abandoned_shards_end(client, data, monkeypatch, solver, n_workers):
     """The output of the client is broken, in a round without end."""
     monkeypatch.setattr(peers, "ROUND_S", np.inf)
     strike_at(
@@ -112,7 +110,7 @@ def test_shards_end_when_nobody_waits_for_them(
     wait_until(lambda: not any(executing(client).values()), "every shard has ended")
 
 
-def test_an_interrupt_of_the_release_leaves_nothing_behind(client, data, monkeypatch):
+def test_an_interrupt_during_release_leaves_nothing_behind(client, data, monkeypatch):
     """Also one in the middle of closing leaves the queue, and then closes the rest."""
     strike_at(monkeypatch, Placement, "close", KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -121,7 +119,7 @@ def test_an_interrupt_of_the_release_leaves_nothing_behind(client, data, monkeyp
     bounded(classifier(client).fit, *data)
 
 
-def test_work_that_somebody_cancels_is_an_error_that_says_so(client, data):
+def test_cancelled_tasks_end_the_fit_with_an_error(client, data):
     fit = in_thread(endless(client).fit, *data)
     begun(client)
     keys = [key for key in task_keys(client) if key[0].startswith("train")]
@@ -174,7 +172,7 @@ def test_workers_in_one_process_share_nothing(data, parameters):
         assert_allclose(mine, other, rtol=1e-6, atol=1e-9)
 
 
-def test_what_lbfgs_starts_with_is_sent_as_data(client, data):
+def test_the_starting_point_of_lbfgs_is_sent_as_data(client, data):
     """Dask warns of graphs that are large."""
     clf = classifier(client, solver="lbfgs", max_iter=1, hidden_layer_sizes=(1200, 900))
     with warnings.catch_warnings():

@@ -102,7 +102,7 @@ BLOCK_BYTES = 1000 * 784 * 4
 
 @pytest.mark.parametrize("held_by_the_user", [True, False])
 @pytest.mark.parametrize("is_sparse", [False, True], ids=["dense", "sparse"])
-def test_a_worker_joins_blocks_without_holding_them_twice(
+def test_a_worker_concatenates_blocks_without_holding_them_twice(
     client, small_batches, held_by_the_user, is_sparse
 ):
     """At its peak it has its rows, and a batch of blocks on their way.

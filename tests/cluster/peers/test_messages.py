@@ -1,18 +1,59 @@
 """What shards tell the client while they train."""
 
 import asyncio
+import pickle
+import queue
 
 import pytest
 from distributed import Client
+from distributed.protocol import dumps, loads
 
+from skdistmlp.cluster.peers.messages import (
+    ProgressLine,
+    Sender,
+    ShardMet,
+    ShardRunning,
+    decode,
+    encode,
+    messages_of,
+)
 from tests.cluster.forked import ForkedProcesses
 from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.peers.test_driver import classifier
-from tests.cluster.support import bounded
+from tests.cluster.support import WITHIN_S, bounded
+
+MESSAGES = [ProgressLine("Iteration 1, loss = 0.5"), ShardRunning(2, 7), ShardMet(0, 1)]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=str)
+def test_messages_travel_as_plain_values(message):
+    encoded = encode("a run", message)
+    assert encoded["run"] == "a run"
+    # As Dask sends them: without a pickle, msgpack has to know every type.
+    (arrived,) = loads(dumps([encoded], serializers=["msgpack"]))
+    assert decode(arrived) == message
+
+
+def test_a_client_hears_of_its_own_runs_only(client):
+    def task(runs):
+        for run in runs:
+            sender = pickle.loads(pickle.dumps(Sender(run, 2)))
+            sender.running(7)
+            sender.progress("a line")
+            sender.met(7)
+
+    mine, another = queue.SimpleQueue(), queue.SimpleQueue()
+    with messages_of(client, "mine", mine), messages_of(client, "another", another):
+        client.submit(task, ["theirs", "mine"], pure=False).result(WITHIN_S)
+        heard = [mine.get(timeout=WITHIN_S) for _ in range(3)]
+        client.submit(task, ["another"], pure=False).result(WITHIN_S)
+        another.get(timeout=WITHIN_S)
+    assert heard == [ShardRunning(2, 7), ProgressLine("a line"), ShardMet(2, 7)]
+    assert mine.empty()
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_a_client_hears_of_shards_on_a_new_scheduler_too(tmp_path, digits, capsys):
+def test_messages_arrive_from_a_new_scheduler_too(tmp_path, digits, capsys):
     """Of the client Dask's new scheduler knows nothing but that it is there.
 
     Not even that, for a while, if the workers are quicker than the client.

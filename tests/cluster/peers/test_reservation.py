@@ -9,7 +9,7 @@ import pytest
 from distributed import Client
 
 from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.cluster.peers import reservation as module
+from skdistmlp.cluster.peers import reservation
 from skdistmlp.cluster.peers.reservation import Standing, reserve_workers
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.peers.test_driver import classifier, steps_taken
@@ -39,7 +39,7 @@ def empty_the_queue(dask_scheduler):
     dask_scheduler.plugins["skdistmlp-worker-queue"].reservations.clear()
 
 
-def test_who_waits_arrives_anew_at_a_scheduler_that_knows_nothing(client, workers):
+def test_waiting_fits_queue_again_at_a_restarted_scheduler(client, workers):
     """Another scheduler at the same address, with the same workers, has no queue."""
 
     def forget(dask_scheduler):
@@ -59,7 +59,7 @@ def test_who_waits_arrives_anew_at_a_scheduler_that_knows_nothing(client, worker
             check_held()
 
 
-def test_who_came_first_is_first(client, workers):
+def test_reservations_are_granted_in_order(client, workers):
     order = []
 
     def take(number):
@@ -77,7 +77,7 @@ def test_who_came_first_is_first(client, workers):
     assert places(client) == []
 
 
-def test_all_or_none_and_nobody_is_overtaken(client, workers):
+def test_reservations_are_all_or_nothing_and_never_overtaken(client, workers):
     """One that wants all waits for the first; a third, that its worker is free."""
     first, _, third = workers
     order = []
@@ -98,7 +98,7 @@ def test_all_or_none_and_nobody_is_overtaken(client, workers):
     assert order == ["first", "all", "third"]
 
 
-def test_fits_that_want_different_workers_do_not_wait(client, workers):
+def test_fits_on_different_workers_do_not_wait(client, workers):
     with (
         reserve_workers(client, workers[:1], goes_on),
         reserve_workers(client, workers[1:], goes_on),
@@ -106,7 +106,7 @@ def test_fits_that_want_different_workers_do_not_wait(client, workers):
         assert places(client) == [{workers[0]}, set(workers[1:])]
 
 
-def test_rings_of_fits_come_to_an_end(client, workers):
+def test_overlapping_reservations_do_not_deadlock(client, workers):
     held = []
 
     def take(pair):
@@ -120,7 +120,7 @@ def test_rings_of_fits_come_to_an_end(client, workers):
     assert len(held) == 2 * 10 * len(workers)
 
 
-def test_who_leaves_the_queue_is_in_nobodys_way(client, workers):
+def test_a_fit_that_leaves_the_queue_blocks_nobody(client, workers):
     def leave():
         raise KeyboardInterrupt
 
@@ -134,7 +134,7 @@ def test_who_leaves_the_queue_is_in_nobodys_way(client, workers):
 
 
 @pytest.mark.parametrize("holds", [True, False], ids=["holding", "queued"])
-def test_a_client_that_is_gone_has_no_place(client, workers, holds):
+def test_a_lost_client_loses_its_reservation(client, workers, holds):
     with Client(client.scheduler.address, set_as_default=False) as other:
         if holds:
             gone = reserve_workers(other, workers, goes_on)
@@ -155,7 +155,7 @@ def test_a_client_that_is_gone_has_no_place(client, workers, holds):
     "sign",
     [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
 )
-def test_processes_that_are_gone_are_in_nobodys_way(tmp_path, sign):
+def test_dead_processes_block_nobody(tmp_path, sign):
     """One that trains, and two that wait for it."""
     with (
         DaskProcesses(tmp_path, n_workers=2) as processes,
@@ -177,7 +177,7 @@ def test_processes_that_are_gone_are_in_nobodys_way(tmp_path, sign):
         wait_until(lambda: places(client) == [], "nobody is there")
 
 
-def test_a_client_that_stood_still_has_lost_its_place(client, workers):
+def test_a_suspended_client_loses_its_reservation(client, workers):
     with (
         Client(client.scheduler.address, set_as_default=False) as other,
         reserve_workers(other, workers, goes_on) as check_held,
@@ -187,7 +187,7 @@ def test_a_client_that_stood_still_has_lost_its_place(client, workers):
 
         def stand_still(dask_scheduler):
             dask_scheduler.plugins["skdistmlp-worker-queue"].awake_since = float("-inf")
-            dask_scheduler.clients[name].last_seen -= module.SILENT_CLIENT_S + 1
+            dask_scheduler.clients[name].last_seen -= reservation.SILENT_CLIENT_S + 1
 
         client.run_on_scheduler(stand_still)
         lost = pytest.raises(ClusterError, match="has lost its workers")
@@ -196,7 +196,7 @@ def test_a_client_that_stood_still_has_lost_its_place(client, workers):
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_fit_that_has_lost_its_place_starts_no_round(
+def test_a_fit_that_lost_its_reservation_starts_no_round(
     client, digits, monkeypatch, number
 ):
     """Others may have its workers: two gangs on them would wait for each other."""
@@ -224,19 +224,19 @@ class QueueAlone:
 
     def __init__(self, monkeypatch, silent_s):
         self.now = 1e6
-        monkeypatch.setattr(module, "time", SimpleNamespace(time=lambda: self.now))
+        monkeypatch.setattr(reservation, "time", SimpleNamespace(time=lambda: self.now))
         self.last_seen = {
             name: SimpleNamespace(last_seen=self.now) for name in ("holder", "waiting")
         }
         scheduler = SimpleNamespace(clients=self.last_seen, handlers={})
-        self._gangs = module.WorkerQueue()
-        asyncio.run(self._gangs.start(scheduler))
+        self._queue = reservation.WorkerQueue()
+        asyncio.run(self._queue.start(scheduler))
         self._silent_s = silent_s
         assert self.ask("holder", arrives=True) == Standing.HELD.value
         assert self.ask("waiting", arrives=True) == Standing.QUEUED.value
 
     def ask(self, name, arrives=False):
-        return self._gangs.reserve(name, name, ["a worker"], self._silent_s, arrives)
+        return self._queue.reserve(name, name, ["a worker"], self._silent_s, arrives)
 
     def pass_by(self, seconds, heard=()):
         """Let time go by in which the second fit asks, and some clients are heard."""
@@ -248,7 +248,7 @@ class QueueAlone:
 
 
 @pytest.mark.parametrize("silent_s", [40, 100])
-def test_who_is_silent_for_too_long_has_lost_its_place(monkeypatch, silent_s):
+def test_a_silent_client_loses_its_reservation(monkeypatch, silent_s):
     queue = QueueAlone(monkeypatch, silent_s)
     queue.pass_by(silent_s, heard=["waiting"])
     assert queue.ask("waiting") == Standing.QUEUED.value
@@ -259,7 +259,7 @@ def test_who_is_silent_for_too_long_has_lost_its_place(monkeypatch, silent_s):
 
 
 @pytest.mark.parametrize("jump_s", [3600, -3600])
-def test_a_scheduler_that_was_suspended_holds_it_against_nobody(monkeypatch, jump_s):
+def test_a_suspended_scheduler_expires_no_reservation(monkeypatch, jump_s):
     """It hears of its clients only after it is asked; or its clock was set."""
     queue = QueueAlone(monkeypatch, 40)
     queue.pass_by(5, heard=["holder", "waiting"])
@@ -272,12 +272,12 @@ def test_a_scheduler_that_was_suspended_holds_it_against_nobody(monkeypatch, jum
     assert queue.ask("waiting") == Standing.HELD.value
 
 
-def test_a_client_that_is_heard_rarely_is_given_more_time(client, workers):
+def test_a_client_with_rare_heartbeats_gets_more_time(client, workers):
     """The scheduler itself tells its clients how often to be heard."""
     with Client(
         client.scheduler.address, set_as_default=False, heartbeat_interval=60_000
     ) as rare:
-        assert module.heartbeat_s(rare) == 60
+        assert reservation.heartbeat_s(rare) == 60
         with (
             reserve_workers(rare, workers, goes_on),
             reserve_workers(client, (), goes_on),
@@ -290,4 +290,4 @@ def test_a_client_that_is_heard_rarely_is_given_more_time(client, workers):
                     ].reservations.values()
                 ]
             )
-    assert given == [240, module.SILENT_CLIENT_S]
+    assert given == [240, reservation.SILENT_CLIENT_S]

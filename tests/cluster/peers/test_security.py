@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import dask
 import numpy as np
 import pytest
-import trustme
 from distributed import Client, LocalCluster, Security
 from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers.worker import _tls
 from skdistmlp.exceptions import ExchangeError
+from tests.certificates import write_certificates
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, in_thread, wait_until
 
@@ -21,21 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @pytest.fixture(scope="module")
 def security(tmp_path_factory):
-    """Certificates in files, as an owner of a cluster has them."""
-    folder = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "authority.pem")
-    roles = {}
-    for role in ("client", "scheduler", "worker"):
-        certificate = authority.issue_cert(f"{role}.test")
-        key, cert = folder / f"{role}.key", folder / f"{role}.pem"
-        certificate.private_key_pem.write_to_path(key)
-        for blob in certificate.cert_chain_pems:
-            blob.write_to_path(cert, append=True)
-        roles |= {f"tls_{role}_key": str(key), f"tls_{role}_cert": str(cert)}
-    return Security(
-        require_encryption=True, tls_ca_file=str(folder / "authority.pem"), **roles
-    )
+    return write_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module", params=["tls://", "wss://"])
@@ -69,11 +55,11 @@ def classifier(client, **parameters):
 
 def sockets_in_use():
     """Return whether each connection of the shards in this process is encrypted."""
-    from skdistmlp.cluster.peers import worker as shard_run
+    from skdistmlp.cluster.peers import worker as peers_worker
 
     return [
         isinstance(link.socket, ssl.SSLSocket)
-        for shard in list(shard_run._RUNS.values())
+        for shard in list(peers_worker._RUNS.values())
         if shard._mesh is not None
         for link in shard._mesh._links.values()
     ]
@@ -85,9 +71,9 @@ def stop(client, fit):
 
 
 def stop_all():
-    from skdistmlp.cluster.peers import worker as shard_run
+    from skdistmlp.cluster.peers import worker as peers_worker
 
-    for shard in list(shard_run._RUNS.values()):
+    for shard in list(peers_worker._RUNS.values()):
         shard.request_stop()
 
 
@@ -117,7 +103,7 @@ WITHOUT_CERTIFICATES = Security(require_encryption=True)
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws", "inproc"])
-def test_shards_of_a_plain_cluster_are_plain(scheme):
+def test_shards_of_an_unencrypted_cluster_do_not_encrypt(scheme):
     worker = SimpleNamespace(address=f"{scheme}://here", security=UNENCRYPTED)
     assert _tls(worker) is None
 
@@ -132,13 +118,13 @@ def test_shards_of_a_plain_cluster_are_plain(scheme):
         ("ws", WITHOUT_CERTIFICATES),
     ],
 )
-def test_without_a_certificate_nothing_is_sent_in_the_clear(scheme, given):
+def test_without_a_certificate_nothing_is_sent_unencrypted(scheme, given):
     worker = SimpleNamespace(address=f"{scheme}://here", security=given)
     with pytest.raises(ExchangeError, match=f"{scheme}://here has no TLS certificate"):
         _tls(worker)
 
 
-def test_encryption_that_is_required_is_used_whatever_the_protocol(security):
+def test_required_encryption_is_used_with_any_protocol(security):
     tls = _tls(SimpleNamespace(address="ws://here", security=security))
     assert all(isinstance(context, ssl.SSLContext) for context in tls)
 
@@ -148,9 +134,11 @@ def set_port(port):
 
 
 def listening_ports():
-    from skdistmlp.cluster.peers import worker as shard_run
+    from skdistmlp.cluster.peers import worker as peers_worker
 
-    return [s.address[1] for s in list(shard_run._RUNS.values()) if s._mesh is not None]
+    return [
+        s.address[1] for s in list(peers_worker._RUNS.values()) if s._mesh is not None
+    ]
 
 
 @pytest.fixture
@@ -168,7 +156,7 @@ def ports(client):
     client.run(set_port, 0)
 
 
-def test_the_port_of_a_worker_may_be_chosen(client, ports, digits):
+def test_the_port_of_a_worker_can_be_chosen(client, ports, digits):
     """Twice, since a port stays in use for some time after a connection."""
     X, y = digits[0][:300], digits[1][:300]
     clf = classifier(client, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf)
@@ -183,7 +171,7 @@ def test_the_port_of_a_worker_may_be_chosen(client, ports, digits):
             stop(client, fit)
 
 
-def test_a_port_that_is_taken_ends_the_fit_with_an_error(client, ports, digits):
+def test_a_port_in_use_ends_the_fit_with_an_error(client, ports, digits):
     X, y = digits[0][:300], digits[1][:300]
     port = next(iter(ports.values()))
     client.run(set_port, port)

@@ -56,7 +56,7 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_worker_that_stands_still_is_named_after_the_timeout(processes, data, rank):
+def test_a_suspended_worker_is_named_after_the_timeout(processes, data, rank):
     """It is not gone, so it is the exchange that ends; awake again it trains again."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
@@ -77,9 +77,7 @@ def test_a_worker_that_stands_still_is_named_after_the_timeout(processes, data, 
         assert_nothing_left(client)
 
 
-def test_shards_that_do_not_find_each_other_have_a_deadline(
-    processes, data, monkeypatch
-):
+def test_shards_that_cannot_connect_time_out(processes, data, monkeypatch):
     """One stands still when all have begun: Dask would notice after minutes."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
@@ -99,7 +97,8 @@ def test_shards_that_do_not_find_each_other_have_a_deadline(
             dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
             processes.woken_worker(victim),
             pytest.raises(
-                ExchangeError, match=rf"not meet within 1 s.* for shard 1 on {victim}\n"
+                ExchangeError,
+                match=rf"each other within 1 s.* to shard 1 on {victim}\n",
             ),
         ):
             bounded(classifier(client).fit, *data)
@@ -110,19 +109,19 @@ def test_shards_that_do_not_find_each_other_have_a_deadline(
 
 
 def hold_before_meeting():
-    from skdistmlp.cluster.peers import worker as shard_run
+    from skdistmlp.cluster.peers import worker as peers_worker
 
-    meet = shard_run.meet
+    meet = peers_worker.meet
 
     def hold(*args):
-        shard_run.meet = meet
+        peers_worker.meet = meet
         Event("before-meeting").wait(60)
         return meet(*args)
 
-    shard_run.meet = hold
+    peers_worker.meet = hold
 
 
-def test_a_worker_that_stands_still_before_the_fit_is_named(processes, data):
+def test_a_worker_suspended_before_the_fit_is_named(processes, data):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
@@ -135,19 +134,19 @@ def test_a_worker_that_stands_still_before_the_fit_is_named(processes, data):
         assert_as_scikit_learn(bounded(classifier(client).fit, *data), data)
 
 
-def test_an_error_says_on_which_worker_it_happened(client, data):
+def test_an_error_names_its_worker(client, data):
     victim = tuple(client.nthreads())[1]
 
     def install():
-        from skdistmlp.cluster.peers import worker as shard_run
+        from skdistmlp.cluster.peers import worker as peers_worker
 
-        meet = shard_run.meet
+        meet = peers_worker.meet
 
         def fail(*_):
-            shard_run.meet = meet
+            peers_worker.meet = meet
             raise RuntimeError("planted")
 
-        shard_run.meet = fail
+        peers_worker.meet = fail
 
     client.run(install, workers=[victim])
     with pytest.raises(RuntimeError, match="planted") as caught:
@@ -158,7 +157,7 @@ def test_an_error_says_on_which_worker_it_happened(client, data):
     ]
 
 
-def test_shards_of_a_client_that_was_killed_end(processes):
+def test_shards_of_a_killed_client_end(processes):
     """Also one that waits for another, for which it has no deadline itself."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
@@ -189,9 +188,7 @@ def short_rounds(monkeypatch):
     monkeypatch.setattr(peers, "ROUND_S", 0.05)
 
 
-def test_a_shard_that_is_queued_between_rounds_is_waited_for(
-    client, data, short_rounds
-):
+def test_a_shard_queued_between_rounds_is_waited_for(client, data, short_rounds):
     """Somebody's task gets the thread of a worker, for longer than the timeout."""
     busy = next(iter(client.nthreads()))
     with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
@@ -208,9 +205,7 @@ def test_a_shard_that_is_queued_between_rounds_is_waited_for(
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_worker_that_is_retired_ends_the_fit(
-    processes, data, short_rounds, n_workers
-):
+def test_a_retired_worker_ends_the_fit(processes, data, short_rounds, n_workers):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = next(iter(client.nthreads()))
@@ -227,28 +222,28 @@ def test_a_worker_that_is_retired_ends_the_fit(
         wait_until(lambda: not task_keys(client), "nothing is left")
 
 
-def test_a_shard_that_stands_still_at_the_very_end_is_named(processes, data):
+def test_a_shard_suspended_at_the_very_end_is_named(processes, data):
     """When the others have ended, and wait for nothing any more."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
 
-        def stand_still_in_collect():
+        def stand_still_at_the_end():
             import os
             import signal
 
-            from skdistmlp.parallel.local_ops import LocalOps
+            from skdistmlp.cluster.peers.worker import PeerShard
 
-            collect = LocalOps.collect
+            close = PeerShard.close
 
             def stand_still(shard):
-                LocalOps.collect = collect
+                PeerShard.close = close
                 os.kill(os.getpid(), signal.SIGSTOP)
-                return collect(shard)
+                return close(shard)
 
-            LocalOps.collect = stand_still
+            PeerShard.close = stand_still
 
-        client.run(stand_still_in_collect, workers=[victim])
+        client.run(stand_still_at_the_end, workers=[victim])
         with (
             dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
             processes.woken_worker(victim),
@@ -281,20 +276,18 @@ def pause(client):
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_worker_that_is_paused_ends_the_fit(
-    client, data, short_rounds, pause, n_workers
-):
+def test_a_paused_worker_ends_the_fit(client, data, short_rounds, pause, n_workers):
     victim = next(iter(client.nthreads()))
     fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
     wait_until(lambda: steps_taken(client, n_workers), "training has begun", fit)
     pause(victim)
-    with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
+    with pytest.raises(WorkerLostError, match=f"{victim} has been paused"):
         bounded(fit.result)
     clf = bounded(classifier(client, n_workers=None).fit, *data)
     assert victim not in clf.plan_.workers
 
 
-def test_a_worker_that_is_paused_while_rows_are_placed_ends_the_fit(
+def test_a_worker_paused_while_rows_are_placed_ends_the_fit(
     client, data, pause, monkeypatch
 ):
     victim = next(iter(client.nthreads()))
@@ -305,11 +298,11 @@ def test_a_worker_that_is_paused_while_rows_are_placed_ends_the_fit(
         return place(*args)
 
     monkeypatch.setattr(Scatterer, "scatter", pause_and_place)
-    with pytest.raises(WorkerLostError, match=f"{victim} is paused"):
+    with pytest.raises(WorkerLostError, match=f"{victim} has been paused"):
         bounded(classifier(client).fit, *data)
 
 
-def test_a_fit_in_a_task_ends_when_the_task_is_cancelled(client, data, short_rounds):
+def test_a_fit_inside_a_cancelled_task_ends(client, data, short_rounds):
     def fit():
         endless(None).fit(*data)
 
@@ -319,7 +312,7 @@ def test_a_fit_in_a_task_ends_when_the_task_is_cancelled(client, data, short_rou
     wait_until(lambda: not any(executing(client).values()), "the shards have ended")
 
 
-def test_a_client_that_is_closed_in_the_middle(client, data, short_rounds):
+def test_a_client_closed_during_a_fit_is_an_error(client, data, short_rounds):
     with Client(client.scheduler.address, set_as_default=False) as other:
         fit = in_thread(endless(other).fit, *data)
         wait_until(lambda: steps_taken(client), "training has begun", fit)

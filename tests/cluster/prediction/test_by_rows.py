@@ -12,7 +12,7 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.prediction import by_rows
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
-from skdistmlp.engines import futures as engine
+from skdistmlp.engines import futures
 from skdistmlp.planning import prediction
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import bounded
@@ -25,7 +25,7 @@ def sharing_is_free(monkeypatch):
     monkeypatch.setattr(prediction, "FLOP_PER_CHAINED_TASK", 0.0)
     free = dict.fromkeys(prediction.FLOP_PER_BYTE_SENT, 0.0)
     monkeypatch.setattr(prediction, "FLOP_PER_BYTE_SENT", free)
-    monkeypatch.setattr(engine, "ROWS_SENT_AT_ONCE", 40)
+    monkeypatch.setattr(futures, "ROWS_SENT_AT_ONCE", 40)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def fitted(trained):
 
 def test_every_worker_predicts_rows(client, data, fitted, sharing_is_free, monkeypatch):
     """Even if all rows could be sent at once."""
-    monkeypatch.setattr(engine, "ROWS_SENT_AT_ONCE", 10_000)
+    monkeypatch.setattr(futures, "ROWS_SENT_AT_ONCE", 10_000)
     ranks, add = [], Placement.add
 
     def note(tasks, rank, *args):

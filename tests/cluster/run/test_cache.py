@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.run import scatter as pinned
+from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.cache import WorkerCache, clear_caches
 from skdistmlp.cluster.run.scatter import Scatterer
 from tests.cluster.leaks import own_cluster
@@ -63,7 +63,7 @@ def fit(client, X, y, **parameters):
     wait_until(
         lambda: (
             not any(
-                thread.name.startswith(pinned.THREAD_NAME)
+                thread.name.startswith(scatter.THREAD_NAME)
                 for thread in threading.enumerate()
             )
         ),
@@ -82,7 +82,7 @@ def test_the_same_rows_are_sent_once(client, data, sent, engine, convert):
 
 
 @pytest.mark.parametrize("what", ["X", "y", "sample_weight"])
-def test_rows_that_were_changed_are_sent_again(client, data, sent, what):
+def test_changed_rows_are_sent_again(client, data, sent, what):
     X, y = (array.copy() for array in data)
     given = {"X": X, "y": y, "sample_weight": np.linspace(1, 2, 100)}
 
@@ -111,14 +111,14 @@ def test_a_search_sends_each_fold_once(client, data, sent):
     assert sent.count("rows") == 2 * 2 + 2
 
 
-def test_another_number_of_workers_uses_what_is_there(client, data, sent):
+def test_another_number_of_workers_uses_cached_rows(client, data, sent):
     fit(client, *data, n_workers=2)
     fit(client, *data, n_workers=3)
     fit(client, *data, n_workers=1)
     assert sent.count("rows") == 3
 
 
-def test_there_is_room_for_so_many_bytes(client, digits, sent):
+def test_the_cache_is_limited_in_bytes(client, digits, sent):
     """What came first stays, and a search that goes round finds most of its folds."""
     X, y = digits
     folds = [(X[i : i + 100], y[i : i + 100]) for i in range(0, 300, 100)]
@@ -139,21 +139,21 @@ def test_there_is_room_for_so_many_bytes(client, digits, sent):
         )
 
 
-def test_what_nobody_uses_goes_after_a_while(client, data):
+def test_unused_entries_expire(client, data):
     with dask.config.set({"skdistmlp.cache.ttl": "300ms"}):
         fit(client, *data)
         assert client.futures
         wait_until(lambda: not client.futures, "nothing is kept")
 
 
-def test_everything_goes_with_the_client(cluster, client, data):
+def test_closing_the_client_clears_its_cache(cluster, client, data):
     with Client(cluster, set_as_default=False) as own:
         fit(own, *data)
         assert any(client.has_what().values())
     wait_until(lambda: not any(client.has_what().values()), "nothing is kept")
 
 
-def test_what_the_cluster_forgets_is_sent_again(client, data, sent):
+def test_entries_lost_by_the_cluster_are_sent_again(client, data, sent):
     fit(client, *data)
     client.cancel([Future(key, client) for key in list(client.futures)], force=True)
     wait_until(lambda: not any(client.has_what().values()), "it is gone")
@@ -161,7 +161,7 @@ def test_what_the_cluster_forgets_is_sent_again(client, data, sent):
     assert sent.count("rows") == 4
 
 
-def test_rows_on_a_worker_that_is_gone_are_not_missed(data, sent):
+def test_rows_on_a_lost_worker_are_sent_again(data, sent):
     with own_cluster(n_workers=2) as client:
         first = fit(client, *data)
         client.cluster.scale(1)
@@ -173,7 +173,7 @@ def test_rows_on_a_worker_that_is_gone_are_not_missed(data, sent):
     assert_array_equal(first.coefs_[0], again.coefs_[0])
 
 
-def test_workers_that_are_threads_get_rows_each_time(data, sent):
+def test_rows_are_not_cached_on_workers_that_are_threads(data, sent):
     """They would have the caller's own array, which the caller may change."""
     with own_cluster(n_workers=2, processes=False) as client:
         for _ in range(2):
@@ -181,21 +181,21 @@ def test_workers_that_are_threads_get_rows_each_time(data, sent):
         assert sent.count("rows") == 4
 
 
-def test_a_fit_that_ended_keeps_nothing_afterwards(client, data, monkeypatch):
+def test_a_fit_that_has_ended_caches_nothing(client, data, monkeypatch):
     """Its caller may change the rows before they are noted by content."""
-    ended, original = threading.Event(), pinned.content_hash
+    ended, original = threading.Event(), scatter.content_hash
 
     def late(value):
         ended.wait(10)
         return original(value)
 
-    monkeypatch.setattr(pinned, "content_hash", late)
+    monkeypatch.setattr(scatter, "content_hash", late)
     bounded(classifier(client).fit, *data)
     ended.set()
     wait_until(lambda: not client.futures, "nothing is kept")
 
 
-def test_a_client_of_one_call_keeps_nothing(client, data, monkeypatch):
+def test_a_client_for_one_call_caches_nothing(client, data, monkeypatch):
     """It would take time for nothing."""
     monkeypatch.setattr(WorkerCache, "of", None)
     bounded(classifier(client.scheduler.address).fit, *data)
@@ -206,7 +206,9 @@ def test_a_client_of_one_call_keeps_nothing(client, data, monkeypatch):
 
 @pytest.mark.parametrize("engine", ["auto", "futures"])
 @pytest.mark.usefixtures("sharing_is_free")
-def test_weights_are_sent_once_and_go_with_the_estimator(client, data, sent, engine):
+def test_parameters_are_sent_once_and_released_with_the_estimator(
+    client, data, sent, engine
+):
     clf = bounded(classifier(None, engine="local").fit, *data)
     labels = clf.predict(data[0])
     clf.set_params(engine=engine, client=client, n_workers=2)
@@ -220,7 +222,7 @@ def test_weights_are_sent_once_and_go_with_the_estimator(client, data, sent, eng
 
 @pytest.mark.parametrize("change", ["in place", "anew", "copied", "transposed"])
 @pytest.mark.usefixtures("sharing_is_free")
-def test_weights_that_were_changed_are_sent_again(client, data, sent, change):
+def test_changed_parameters_are_sent_again(client, data, sent, change):
     local = classifier(None, engine="local", hidden_layer_sizes=(9, 9))
     clf = bounded(local.fit, *data)
     clf.set_params(engine="auto", client=client, n_workers=2)
@@ -240,7 +242,7 @@ def test_weights_that_were_changed_are_sent_again(client, data, sent, change):
     np.testing.assert_allclose(seen, here)
 
 
-def test_many_clients_and_threads_at_once(cluster, data):
+def test_many_clients_and_threads_can_use_their_caches(cluster, data):
     """Nobody gets another's rows, whatever makes way for what."""
     clients = [Client(cluster, set_as_default=False) for _ in range(2)]
     expected = [

@@ -33,7 +33,7 @@ def held(dask_worker):
     return sorted(key[1] for key in dask_worker.data if key[0] == "rows")
 
 
-def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
+def test_values_of_a_lost_client_are_removed(client, workers):
     """What others have stays."""
 
     def receive(dask_worker, runs):
@@ -56,9 +56,7 @@ def test_what_a_client_that_is_gone_has_sent_goes_too(client, workers):
     client.run(forget)
 
 
-def test_what_arrives_through_the_scheduler_after_its_client_is_gone_goes_too(
-    client, workers
-):
+def test_values_that_arrive_after_their_client_is_lost_are_removed(client, workers):
     """Dask's scheduler then makes another client of that name, which never leaves."""
     with Client(client.scheduler.address, set_as_default=False) as other:
         announced = RegisteredRun(other, "a run", workers)
@@ -78,7 +76,9 @@ def test_what_arrives_through_the_scheduler_after_its_client_is_gone_goes_too(
 
 
 @pytest.mark.parametrize("n_placed", [0, 2])
-def test_a_run_is_known_until_it_has_let_go_of_everything(client, workers, n_placed):
+def test_a_run_stays_registered_until_it_has_released_everything(
+    client, workers, n_placed
+):
     tasks = Placement(client, workers[:2])
     tasks.open()
     tasks.scatter("rows", [b"data"] * n_placed)
@@ -88,7 +88,7 @@ def test_a_run_is_known_until_it_has_let_go_of_everything(client, workers, n_pla
     assert_nothing_left(client)
 
 
-def test_a_run_is_known_while_something_is_on_its_way(client, workers):
+def test_a_run_stays_registered_while_a_value_is_under_way(client, workers):
     """Also after its end: the process may be killed before that arrives."""
     sent = concurrent.futures.Future()
     announced = RegisteredRun(client, "a run", workers)
@@ -103,10 +103,10 @@ def test_a_run_is_known_while_something_is_on_its_way(client, workers):
     wait_until(lambda: runs(client) == [], "both are")
 
 
-def test_a_run_of_a_client_that_is_gone_already_is_not_kept(client, workers):
+def test_a_run_of_a_lost_client_is_not_registered(client, workers):
     def begin(dask_scheduler):
         plugin = dask_scheduler.plugins["skdistmlp-orphan-cleanup"]
-        plugin.begins("late", "Client-gone", [])
+        plugin.register_run("late", "Client-gone", [])
         return list(plugin.runs)
 
     RegisteredRun(client, "a run", workers).close([])
@@ -114,7 +114,7 @@ def test_a_run_of_a_client_that_is_gone_already_is_not_kept(client, workers):
     assert client.run_on_scheduler(begin) == []
 
 
-def test_what_could_not_be_sent_is_reported_by_nobody_else(client, workers, caplog):
+def test_a_failed_transfer_is_reported_only_once(client, workers, caplog):
     failed = concurrent.futures.Future()
     failed.set_exception(OSError("planted"))
     announced = RegisteredRun(client, "a run", workers)
@@ -131,7 +131,7 @@ def keys_held(dask_worker):
 
 
 @pytest.mark.parametrize("engine", ["peers", "futures"])
-def test_what_a_client_sends_that_is_killed_meanwhile_goes(tmp_path, engine):
+def test_values_of_a_client_killed_while_sending_are_removed(tmp_path, engine):
     """A worker has it, but the scheduler was not told."""
     with (
         DaskProcesses(tmp_path, n_workers=2) as processes,
@@ -152,7 +152,7 @@ def test_what_a_client_sends_that_is_killed_meanwhile_goes(tmp_path, engine):
         assert_nothing_left(client)
 
 
-def test_a_worker_that_stands_still_is_in_no_others_way(tmp_path):
+def test_a_suspended_worker_does_not_block_the_clean_up_of_others(tmp_path):
     def receive(dask_worker):
         dask_worker.update_data({("rows", "a run", dask_worker.address): b"data"})
 
@@ -173,7 +173,7 @@ def test_a_worker_that_stands_still_is_in_no_others_way(tmp_path):
         wait_until(lambda: not any(client.run(keys_held).values()), "both have")
 
 
-def test_a_run_inside_a_task_is_known_too(client, workers):
+def test_a_run_inside_a_task_is_registered(client, workers):
     def run(worker):
         from distributed import get_client
 

@@ -1,15 +1,12 @@
-import socket
-
 import numpy as np
 import pytest
 from distributed import Client, worker_client
 from distributed.worker_state_machine import RemoveReplicasEvent
 from numpy.testing import assert_array_equal
 
-from skdistmlp.cluster.client.workers import can_connect
-from skdistmlp.cluster.run import scatter as pinned
+from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, WorkerLostError
 from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import wait_until
 
@@ -38,21 +35,21 @@ def place_and_look(client):
 
 
 @pytest.mark.parametrize("reached", [True, False])
-def test_every_value_lands_on_its_own_worker(client, monkeypatch, reached):
+def test_every_value_arrives_on_its_worker(client, monkeypatch, reached):
     asked = []
 
     def reaches_all_or_none(_, worker):
         asked.append(worker)
         return reached
 
-    monkeypatch.setattr(pinned, "can_connect", reaches_all_or_none)
+    monkeypatch.setattr(scatter, "can_connect", reaches_all_or_none)
     found, wanted = place_and_look(client)
     assert found == wanted
     assert len(set(wanted)) == 3
     assert set(asked) == set(client.nthreads())
 
 
-def test_inside_a_task_too(client):
+def test_values_placed_inside_a_task_arrive_on_their_worker(client):
     """Where Dask would keep all values on the worker of the task."""
 
     def task():
@@ -64,7 +61,7 @@ def test_inside_a_task_too(client):
 
 
 @pytest.mark.parametrize("call", ["submit", "place"])
-def test_what_is_sent_after_the_run_was_closed_is_let_go_of(client, call, monkeypatch):
+def test_values_sent_after_closing_are_released(client, call, monkeypatch):
     """An interrupt may close a run while another thread sends."""
     worker = next(iter(client.nthreads()))
     tasks = Placement(client, (worker,))
@@ -97,14 +94,19 @@ def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
 
         def update(who_has, **about):
             dask_scheduler.handlers["update_data"] = update_data
-            update_data(who_has={key: [gone] for key in who_has}, **about)
+            try:
+                update_data(who_has={key: [gone] for key in who_has}, **about)
+            except KeyError:
+                # As if the worker had left that the value was sent to.
+                raise KeyError(worker) from None
 
         dask_scheduler.handlers["update_data"] = update
 
-    monkeypatch.setattr(pinned, "can_connect", lambda *_: True)
+    monkeypatch.setattr(scatter, "can_connect", lambda *_: True)
     client.run_on_scheduler(tell_of_another)
     tasks = Placement(client, (worker,))
-    with pytest.raises(KeyError, match=gone):
+    tasks.phase = "sending rows"
+    with pytest.raises(WorkerLostError, match="dropped the data of this call"):
         tasks.scatter("rows", [np.ones(10)])
     tasks.close()
     wait_until(
@@ -121,31 +123,18 @@ def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
     )
 
 
-class Somebody:
-    """A client, for whom `can_connect` remembers what it found."""
+def test_a_key_error_of_ours_is_not_hidden(client, monkeypatch):
+    def scatter(*_, **__):
+        raise KeyError("a bug")
+
+    tasks = Placement(client, tuple(client.nthreads()))
+    monkeypatch.setattr(client, "scatter", scatter)
+    with pytest.raises(KeyError, match="a bug"):
+        tasks.scatter("rows", [np.ones(10)])
+    tasks.close()
 
 
-def test_a_worker_that_did_not_answer_is_not_tried_again():
-    somebody, another = Somebody(), Somebody()
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        host, port = reserved.getsockname()
-        worker = f"tcp://{host}:{port}"
-        assert not can_connect(somebody, worker)
-        reserved.listen()
-        assert not can_connect(somebody, worker)
-        assert can_connect(another, worker)
-        assert can_connect(another, worker)
-
-
-@pytest.mark.parametrize(
-    "address", ["inproc://127.0.0.1/123/4", "tcp://no-such.invalid:1"]
-)
-def test_a_worker_without_an_address_on_the_network_is_beyond_reach(address):
-    assert not can_connect(Somebody(), address)
-
-
-def test_a_run_cannot_begin_with_a_client_that_was_closed_meanwhile(client):
+def test_a_run_cannot_start_with_a_closed_client(client):
     with Client(client.scheduler.address, set_as_default=False) as other:
         tasks = Placement(other, tuple(client.nthreads()))
     with pytest.raises(ClusterError, match="was closed or lost its connection"):

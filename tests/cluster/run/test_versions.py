@@ -73,7 +73,7 @@ CALLS = {
         (None, "has no skdistmlp, this process"),
     ],
 )
-def test_another_version_on_a_worker_is_named(client, call, version, said):
+def test_another_version_on_a_worker_is_reported(client, call, version, said):
     victim = tuple(client.nthreads())[1]
     with (
         installed(client, victim, version),
@@ -83,7 +83,7 @@ def test_another_version_on_a_worker_is_named(client, call, version, said):
     bounded(call, client)
 
 
-def test_another_version_at_an_address_of_before_is_named(processes, client):
+def test_another_version_at_a_reused_address_is_reported(processes, client):
     bounded(fit, client, "peers")
     victim = tuple(client.nthreads())[1]
     processes.kill_worker(victim)

@@ -1,8 +1,8 @@
-"""Take a trained network home
-===========================
+"""Export a network to scikit-learn
+================================
 
-Trains on a cluster, and takes the network home as scikit-learn's own estimator, which
-is saved, loaded and trained further without skdistmlp and without a cluster.
+Trains on a cluster and exports the network as a scikit-learn estimator, which can be
+saved, loaded and trained further without skdistmlp and without a cluster.
 """
 
 import pickle
@@ -14,7 +14,7 @@ from skdistmlp import DistributedMLPClassifier
 
 
 def main() -> None:
-    """Train, convert, save, load and go on training without a cluster."""
+    """Train, export, save, load, and continue training without a cluster."""
     X, y = load_digits(return_X_y=True)
     X = X / 16
     with (
@@ -26,7 +26,6 @@ def main() -> None:
         clf = DistributedMLPClassifier(
             (64, 64),
             engine="peers",
-            parameter_threshold=0,
             tol=1e-2,
             n_iter_no_change=3,
             random_state=0,
@@ -34,12 +33,12 @@ def main() -> None:
         print(f"trained    on {clf.n_workers_} workers, {clf.n_iter_} epochs")
 
     saved = pickle.dumps(clf.to_sklearn())
-    mlp = pickle.loads(saved)  # anywhere that has scikit-learn
-    print(f"at home    a {type(mlp).__name__} of {len(saved):,} bytes")
-    print(f"the same   {bool((mlp.predict(X) == clf.predict(X)).all())}")
+    mlp = pickle.loads(saved)  # needs scikit-learn only
+    print(f"exported   a {type(mlp).__name__} of {len(saved):,} bytes")
+    print(f"equal      {bool((mlp.predict(X) == clf.predict(X)).all())}")
     mlp.partial_fit(X, y)
-    back = DistributedMLPClassifier.from_sklearn(mlp)
-    print(f"and back   accuracy {back.score(X, y):.3f}")
+    imported = DistributedMLPClassifier.from_sklearn(mlp)
+    print(f"imported   accuracy {imported.score(X, y):.3f}")
 
 
 if __name__ == "__main__":

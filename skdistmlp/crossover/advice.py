@@ -1,0 +1,61 @@
+"""Say what a measured crossover means."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from skdistmlp.crossover.measurement import Measurement
+from skdistmlp.crossover.rule import parameter_threshold
+
+
+def describe_crossover(n_parameters: Sequence[int], speedups: Sequence[float]) -> str:
+    """Say at which sizes distributed training is faster.
+
+    Parameters
+    ----------
+    n_parameters, speedups : sequence
+        As `crossover_size` takes them.
+
+    Returns
+    -------
+    str
+        The end of a sentence that begins with "it is faster".
+    """
+    threshold = parameter_threshold(n_parameters, speedups)
+    if threshold is None:
+        return f"nowhere up to {n_parameters[-1]:,} parameters"
+    if all(speedup > 1 for speedup in speedups):
+        return f"at every size measured, {threshold:,} parameters and more"
+    return f"from about {threshold:,} parameters up"
+
+
+def advise(measurements: Sequence[Measurement], n_workers: int) -> str:
+    """Say what to do after a measurement on a cluster.
+
+    Parameters
+    ----------
+    measurements : sequence of Measurement
+        In ascending order of size.
+    n_workers : int
+        Number of workers that trained the distributed networks.
+
+    Returns
+    -------
+    str
+        One or two lines.
+    """
+    n_parameters = [measured.n_parameters for measured in measurements]
+    speedups = [measured.speedup for measured in measurements]
+    threshold = parameter_threshold(n_parameters, speedups)
+    if threshold is None:
+        return (
+            f"{n_workers} workers are not faster than this process at the largest size "
+            f"measured ({n_parameters[-1]:,} parameters): train locally, or try larger "
+            f"batches."
+        )
+    extra_ms = max(0.0, median(measured.extra_fit_ms for measured in measurements))
+    return (
+        f"{n_workers} workers are faster {describe_crossover(n_parameters, speedups)}: "
+        f"use parameter_threshold={threshold}\n"
+        f"A fit on them takes about {extra_ms:.0f} ms longer, however many steps it "
+        f"has; if your fits are that short, use a higher threshold."
+    )

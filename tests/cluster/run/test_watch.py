@@ -1,0 +1,137 @@
+"""Waits for the workers of a run end when they have become pointless."""
+
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import dask
+import pytest
+from distributed import Client, Event
+
+from skdistmlp import ClusterError, WorkerLostError
+from skdistmlp.cluster.run import watch as module
+from skdistmlp.cluster.run.watch import Watch
+from tests.cluster.support import WITHIN_S, bounded, wait_until
+
+
+@pytest.fixture
+def workers(client):
+    return tuple(client.nthreads())
+
+
+@pytest.fixture
+def watch(client, workers):
+    created = Watch(client, workers)
+    yield created
+    created.close()
+
+
+def test_a_watch_accepts_a_healthy_cluster(watch, workers):
+    watch.check()
+    watch.check(queued=workers)
+    watch.check_presence()
+
+
+def test_a_worker_outside_the_cluster_ends_the_wait(client, workers):
+    watch = Watch(client, [*workers, "tcp://127.0.0.1:1"])
+    for check in (watch.check, watch.check_presence, watch.await_loss):
+        with pytest.raises(CancelledError):
+            bounded(check)
+    watch.close()
+
+
+def test_a_loss_is_awaited_for_one_check_at_most(watch, monkeypatch):
+    monkeypatch.setattr(module, "WORKER_CHECK_S", 0.2)
+    bounded(watch.await_loss)
+
+
+def test_a_closed_client_ends_the_wait(cluster):
+    with Client(cluster, set_as_default=False) as client:
+        watch = Watch(client, tuple(client.nthreads()))
+    with pytest.raises(CancelledError):
+        bounded(watch.check)
+
+
+def test_a_silent_scheduler_ends_the_wait(client, watch, monkeypatch):
+    never = threading.Event()
+
+    async def ncores(*_, **__):
+        import asyncio
+
+        while not never.is_set():
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(module, "call_scheduler", ncores)
+    with (
+        dask.config.set({"skdistmlp.exchange-timeout": "50ms"}),
+        pytest.raises(ClusterError, match=r"has not answered for 0\.2 s \(4 times"),
+    ):
+        bounded(watch.check)
+    never.set()
+
+
+def test_a_silent_worker_ends_the_wait(client, workers, monkeypatch):
+    """While it answers the scheduler, only the ping finds that out."""
+
+    def hang():
+        time.sleep(0.5)
+
+    monkeypatch.setattr("skdistmlp.cluster.run.liveness.ping", hang)
+    with dask.config.set({"skdistmlp.exchange-timeout": "20ms"}):
+        watch = Watch(client, workers)
+        watch.check()
+        time.sleep(0.2)
+        with pytest.raises(
+            WorkerLostError, match=r"has not answered for .* is 0\.08 s"
+        ):
+            watch.check()
+    watch.close()
+
+
+STATUSES = {
+    "paused": "has been paused for more than",
+    "closing_gracefully": "is being retired",
+}
+
+
+@pytest.mark.parametrize(("status", "message"), STATUSES.items())
+def test_only_a_worker_with_queued_tasks_has_to_accept_them(
+    client, workers, monkeypatch, status, message
+):
+    monkeypatch.setattr(
+        "skdistmlp.cluster.run.liveness.worker_statuses",
+        lambda _: dict.fromkeys(workers, "running") | {workers[1]: status},
+    )
+    with dask.config.set({"skdistmlp.exchange-timeout": "10ms"}):
+        watch = Watch(client, workers)
+
+    def check_until_it_ends():
+        while True:
+            watch.check(queued=workers)
+
+    watch.check()
+    watch.check(queued=workers[:1])
+    with pytest.raises(WorkerLostError, match=f"{workers[1]} {message}"):
+        bounded(check_until_it_ends)
+    watch.close()
+
+
+def test_a_cancelled_task_ends_its_own_wait(client, workers):
+    def task():
+        from distributed import Event, get_client
+
+        watch = Watch(get_client(), workers)
+        watch.check_presence()
+        Event("watching").set()
+        try:
+            while True:
+                watch.check_presence()
+        except ClusterError as error:
+            Event(str(error)).set()
+
+    future = client.submit(task, pure=False)
+    assert Event("watching", client=client).wait(WITHIN_S)
+    future.cancel()
+    ended = Event("the task that called this was cancelled", client=client)
+    assert ended.wait(WITHIN_S)
+    wait_until(lambda: not any(client.processing().values()), "nothing runs any more")

@@ -1,0 +1,457 @@
+"""Undocumented names of Dask are there, do what is used of them, and are used once."""
+
+import ast
+import asyncio
+import importlib.util
+import ssl
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import dask.array as da
+import numpy as np
+import pytest
+import trustme
+from distributed import Client, Security, get_worker
+from scipy import sparse
+
+from skdistmlp.cluster import _dask
+from skdistmlp.cluster._dask import (
+    CommClosedError,
+    add_handler,
+    array_meta,
+    asyncio_loop,
+    call_later,
+    call_scheduler,
+    client_tls_arguments,
+    current_task_runs,
+    fetch_keys,
+    forget_key,
+    has_connection,
+    heartbeat_s,
+    host_and_port_of,
+    host_of,
+    identity_at,
+    keys_on_worker,
+    last_heartbeat,
+    pinned_graph,
+    release_keys,
+    remove_client,
+    remove_replicas,
+    requires_encryption,
+    scheduler_address,
+    threads_of_worker,
+    tls_contexts,
+)
+from tests.cluster.support import WITHIN_S, wait_until
+
+PACKAGE = Path(importlib.util.find_spec("skdistmlp").origin).parent
+
+
+@pytest.fixture
+def workers(client):
+    return tuple(client.nthreads())
+
+
+# In the client.
+
+
+def test_the_address_of_a_scheduler(client, cluster):
+    assert scheduler_address(client) == cluster.scheduler_address
+
+
+def test_a_handler_of_the_scheduler_is_called_by_name(client, workers):
+    def call(handler, **arguments):
+        return client.sync(call_scheduler, client, handler, **arguments)
+
+    assert set(call("ncores")) == set(workers)
+    known = call("identity", n_workers=-1)["workers"]
+    assert set(known) == set(workers)
+    for info in known.values():
+        assert info["status"] == "running"
+        assert info["memory_limit"] > 0
+        assert info["local_directory"]
+
+
+def test_our_own_handlers_are_called_by_name(client):
+    def add(dask_scheduler):
+        add_handler(dask_scheduler, "test_add", lambda a, b: a + b)
+
+    client.run_on_scheduler(add)
+    assert client.sync(call_scheduler, client, "test_add", a=2, b=3) == 5
+    # What reservations rely on: a scheduler without the handler answers None.
+    client.run_on_scheduler(
+        lambda dask_scheduler: dask_scheduler.handlers.pop("test_add")
+    )
+    assert client.sync(call_scheduler, client, "test_add", a=2, b=3) is None
+
+
+def test_the_event_loop_of_a_client_runs_in_its_own_thread(client):
+    async def thread():
+        return threading.get_ident()
+
+    running = asyncio.run_coroutine_threadsafe(thread(), asyncio_loop(client))
+    assert running.result(WITHIN_S) != threading.get_ident()
+
+
+def test_an_event_loop_calls_later_until_it_is_closed(cluster):
+    called, began = [], time.monotonic()
+    with Client(cluster.scheduler_address, set_as_default=False) as client:
+        call_later(client, 0.2, called.append, 1)
+        wait_until(lambda: called, "it is called")
+        assert time.monotonic() - began >= 0.2
+        alone = asyncio_loop(client)
+    wait_until(alone.is_closed, "the loop is closed")
+    with pytest.raises(RuntimeError):
+        call_later(client, 0, called.append, 2)
+
+
+def test_a_worker_calls_later(client, workers):
+    def call(dask_worker):
+        dask_worker._test_called = threading.Event()
+        call_later(dask_worker, 0.01, dask_worker._test_called.set)
+
+    client.run(call, workers=workers[:1])
+    wait_until(
+        lambda: client.run(
+            lambda dask_worker: dask_worker._test_called.is_set(), workers=workers[:1]
+        )[workers[0]],
+        "it is called",
+    )
+
+
+def test_the_interval_of_heartbeats_is_known(cluster):
+    with Client(cluster, set_as_default=False, heartbeat_interval="7s") as client:
+        assert heartbeat_s(client) == 7
+
+
+def test_a_pinned_task_runs_on_its_worker(client, workers):
+    def where(*_):
+        return get_worker().address
+
+    first = ("first", 0)
+    graph = pinned_graph(
+        [({first: (where,)}, workers[1]), ({("second", 0): (where, first)}, workers[2])]
+    )
+    futures = client.get(graph, [first, ("second", 0)], sync=False)
+    assert client.gather(futures) == list(workers[1:3])
+
+
+def test_a_server_reports_its_kind(client, workers):
+    assert asyncio.run(identity_at(scheduler_address(client)))["type"] == "Scheduler"
+    assert asyncio.run(identity_at(workers[0]))["type"] == "Worker"
+
+
+def test_a_client_connects_without_tls_by_default():
+    assert client_tls_arguments().get("ssl_context") is None
+
+
+@pytest.mark.parametrize(
+    ("block", "kind"),
+    [
+        (np.ones((2, 2)), np.ndarray),
+        (sparse.csr_array(np.ones((2, 2))), sparse.csr_array),
+    ],
+)
+def test_the_type_of_blocks_is_known(block, kind):
+    collection = da.ones((2, 2)).map_blocks(lambda _: block, meta=block[:0, :0])
+    assert isinstance(array_meta(collection), kind)
+
+
+def test_a_lost_connection_is_an_os_error():
+    assert issubclass(CommClosedError, OSError)
+
+
+# On the scheduler.
+
+
+def test_a_scheduler_knows_its_clients(client):
+    name = client.id
+
+    def look(dask_scheduler):
+        return (
+            last_heartbeat(dask_scheduler, name),
+            has_connection(dask_scheduler, name),
+            last_heartbeat(dask_scheduler, "Client-gone"),
+            has_connection(dask_scheduler, "Client-gone"),
+        )
+
+    heard_at, connected, *gone = client.run_on_scheduler(look)
+    assert 0 <= time.time() - heard_at < WITHIN_S
+    assert connected
+    assert gone == [None, False]
+
+
+def test_a_client_without_a_connection_is_removed(client, workers):
+    async def scatter_and_remove(dask_scheduler):
+        await dask_scheduler.scatter(
+            data={"a": 1}, workers=[workers[0]], client="Client-gone"
+        )
+        before = "a" in dask_scheduler.tasks, "Client-gone" in dask_scheduler.clients
+        connected = has_connection(dask_scheduler, "Client-gone")
+        remove_client(dask_scheduler, "Client-gone")
+        after = "a" in dask_scheduler.tasks, "Client-gone" in dask_scheduler.clients
+        return before, connected, after
+
+    seen = client.run_on_scheduler(scatter_and_remove)
+    assert seen == ((True, True), False, (False, False))
+
+
+def test_keys_are_released_and_forgotten_on_the_scheduler(client):
+    name = client.id
+    future = client.submit(lambda: 1, key="wanted", pure=False)
+    future.result()
+
+    def release(dask_scheduler):
+        release_keys(dask_scheduler, ["wanted"], name)
+        return "wanted" in dask_scheduler.tasks
+
+    def orphan(dask_scheduler):
+        dask_scheduler.new_task("orphan", None, "released")
+        there = "orphan" in dask_scheduler.tasks
+        forget_key("orphan", name, dask_scheduler)
+        return there, "orphan" in dask_scheduler.tasks
+
+    assert not client.run_on_scheduler(release)
+    assert client.run_on_scheduler(orphan) == (True, False)
+    client.run_on_scheduler(forget_key, "never there", name)
+
+
+def test_values_of_a_worker_are_found_and_removed(client, workers):
+    key = ("planted", 0)
+    client.run(
+        lambda dask_worker: dask_worker.update_data({key: b"data"}), workers=workers[:1]
+    )
+
+    async def keys(dask_scheduler):
+        return list(await keys_on_worker(dask_scheduler, workers[0]))
+
+    def remove(dask_scheduler):
+        remove_replicas(dask_scheduler, workers[0], [key], "test")
+
+    assert key in client.run_on_scheduler(keys)
+    client.run_on_scheduler(remove)
+    wait_until(lambda: key not in client.run_on_scheduler(keys), "it is removed")
+
+
+# On a worker.
+
+
+def test_a_task_detects_its_cancellation(client, workers):
+    def task():
+        from distributed import Event, get_worker
+
+        runs = current_task_runs(get_worker())
+        assert runs()
+        Event("running").set()
+        while runs():
+            time.sleep(0.01)
+        Event("noticed").set()
+
+    from distributed import Event
+
+    future = client.submit(task, pure=False, workers=workers[:1])
+    assert Event("running", client=client).wait(WITHIN_S)
+    future.cancel()
+    assert Event("noticed", client=client).wait(WITHIN_S)
+
+
+def test_a_task_that_has_seceded_still_runs(client):
+    def task():
+        from distributed import rejoin, secede
+
+        runs = current_task_runs(get_worker())
+        secede()
+        time.sleep(0.1)
+        seceded = runs()
+        rejoin()
+        return seceded
+
+    assert client.submit(task, pure=False).result(WITHIN_S)
+
+
+def test_outside_a_task_nothing_is_cancelled(client):
+    def ask(dask_worker):
+        return current_task_runs(dask_worker)()
+
+    assert set(client.run(ask).values()) == {True}
+
+
+def test_a_worker_knows_its_threads(client):
+    found = client.run(lambda dask_worker: threads_of_worker(dask_worker))
+    assert found == client.nthreads()
+
+
+def test_values_are_fetched_without_being_stored(client, workers):
+    placed = client.scatter({"here": 1}, workers=workers[:1])
+    placed |= client.scatter({"there": 2}, workers=workers[1:2])
+
+    def fetch(who_has):
+        worker = get_worker()
+        found = fetch_keys(worker, who_has)
+        return found, sorted(map(str, worker.data))
+
+    who_has = {
+        "here": [workers[0]],
+        "there": [workers[1]],
+        "nowhere": [workers[1]],
+        "lost": ["tcp://127.0.0.1:1"],
+    }
+    (values, missing, lost), held = client.submit(
+        fetch, who_has, workers=workers[:1], pure=False
+    ).result(WITHIN_S)
+    assert values == {"here": 1, "there": 2}
+    assert sorted(missing) == ["lost", "nowhere"]
+    assert "tcp://127.0.0.1:1" in lost
+    assert "there" not in held
+    assert sorted(placed) == ["here", "there"]
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_a_worker_has_the_tls_of_its_security(encrypted):
+    if encrypted:
+        authority = trustme.CA()
+        issued = authority.issue_cert("127.0.0.1")
+        chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
+        security = Security(
+            tls_ca_file=authority.cert_pem.bytes().decode(),
+            tls_worker_cert=chain.decode(),
+            tls_worker_key=issued.private_key_pem.bytes().decode(),
+            require_encryption=True,
+        )
+    else:
+        security = Security()
+    worker = SimpleNamespace(security=security)
+    assert requires_encryption(worker) == encrypted
+    kind = ssl.SSLContext if encrypted else type(None)
+    assert all(isinstance(context, kind) for context in tls_contexts(worker))
+
+
+def test_addresses_are_parsed():
+    assert host_of("tcp://127.0.0.1:8786") == "127.0.0.1"
+    assert host_of("tls://[::1]:8786") == "::1"
+    assert host_and_port_of("tcp://127.0.0.1:8786") == ("127.0.0.1", 8786)
+    with pytest.raises(ValueError, match="port"):
+        host_and_port_of("inproc://127.0.0.1/123/4")
+
+
+def test_dask_raises_key_error_for_a_worker_that_has_left(client):
+    """In `update_data`, and after it has made a task: see `cluster/run/scatter.py`."""
+    gone = "tcp://127.0.0.1:1"
+
+    def update(dask_scheduler):
+        try:
+            dask_scheduler.update_data(who_has={"left": [gone]}, nbytes={"left": 1})
+        except KeyError as error:
+            return error.args, "left" in dask_scheduler.tasks
+        return None
+
+    assert client.run_on_scheduler(update) == ((gone,), True)
+    client.run_on_scheduler(forget_key, "left", client.id)
+    assert not client.run_on_scheduler(
+        lambda dask_scheduler: dict(dask_scheduler.tasks)
+    )
+
+
+# Used in one module only.
+
+DOCUMENTED = {
+    *("dask", "dask.config", "dask.array", "dask.base", "dask.delayed"),
+    *("dask.sizeof", "dask.utils", "distributed"),
+}
+"""Modules of Dask whose names are documented, as far as they are used."""
+
+UNDOCUMENTED = {
+    *("_periodic_callbacks", "asyncio_loop", "add_callback", "call_later"),
+    *("client_comms", "client_desires_keys", "client_releases_keys", "handlers"),
+    *("get_current_task", "last_seen", "security", "worker_send", "identity"),
+    *("ncores", "get_listen_args", "get_connection_args", "nthreads_of"),
+}
+"""Attributes that only the module of private names may ask for."""
+
+
+def uses(source, ours=()):
+    """Return what a module takes from Dask that is not documented."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules = [node.module]
+            found += [
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if node.module in DOCUMENTED and alias.name.startswith("_")
+            ]
+        elif isinstance(node, ast.Attribute):
+            shown = ast.unparse(node)
+            private_of_state = re_state(shown)
+            owner = ast.unparse(node.value)
+            is_ours = owner in ("self", "cls") or shown in ours
+            if (node.attr in UNDOCUMENTED and not is_ours) or private_of_state:
+                found.append(shown)
+            continue
+        else:
+            continue
+        found += [
+            module
+            for module in modules
+            if module.split(".")[0] in ("dask", "distributed")
+            and module not in DOCUMENTED
+        ]
+    return found
+
+
+def re_state(shown):
+    """Say whether something of a worker's state machine, or a client's RPC, is used."""
+    return shown.startswith(("worker.state.", "client.scheduler.")) or (
+        ".scheduler.rpc" in shown or shown.startswith("scheduler.rpc")
+    )
+
+
+def test_the_scan_finds_undocumented_names():
+    assert uses("from dask import delayed\nimport distributed\nself.handlers") == []
+    assert uses(
+        "from distributed.utils import sync\n"
+        "import distributed.comm.core\n"
+        "from distributed import _version\n"
+        "client._periodic_callbacks\n"
+        "worker.state.tasks\n"
+        "client.scheduler.identity()\n"
+        "scheduler.rpc(worker)"
+    ) == [
+        "distributed.utils",
+        "distributed.comm.core",
+        "distributed._version",
+        "client._periodic_callbacks",
+        "worker.state.tasks",
+        "client.scheduler.identity",
+        "scheduler.rpc",
+    ]
+
+
+OURS = {"cache.call_later", "alive.call_later"}
+"""Methods of our own of the same names."""
+
+
+def test_undocumented_names_are_used_in_one_module_only():
+    modules = sorted(PACKAGE.rglob("*.py"))
+    found = {
+        str(path.relative_to(PACKAGE)): names
+        for path in modules
+        if (names := uses(path.read_text("utf-8"), OURS))
+    }
+    assert set(found) == {str(Path(_dask.__file__).relative_to(PACKAGE))}, found
+    assert len(modules) > 50
+
+
+def test_every_function_is_tested_here():
+    tried = {name for name in _dask.__all__ if name in globals()}
+    assert tried == set(_dask.__all__)
+    functions = {
+        node.name
+        for node in ast.parse(Path(_dask.__file__).read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert functions <= set(_dask.__all__)

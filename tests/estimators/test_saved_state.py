@@ -1,0 +1,67 @@
+"""Inner values of an estimator, saved as plain data and rebuilt."""
+
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from skdistmlp.estimators.saved_state import from_plain, to_plain
+from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
+from skdistmlp.training.progress import LearningRateSchedule
+
+MOMENTS = (np.arange(3.0), np.arange(3.0, 6.0))
+SCHEDULE = LearningRateSchedule("invscaling", 0.1, 0.5)
+
+
+def is_plain(value):
+    """Say whether a value needs no class of ours to be loaded."""
+    if isinstance(value, dict):
+        return all(is_plain(v) for v in (*value.keys(), *value.values()))
+    if isinstance(value, tuple | list):
+        return all(map(is_plain, value))
+    return type(value).__module__ in ("builtins", "numpy")
+
+
+@pytest.mark.parametrize(
+    ("rule", "moments"),
+    [(Adam(0.9, 0.99, 1e-7), MOMENTS), (Sgd(0.5, nesterov=False), MOMENTS[:1])],
+    ids=["adam", "sgd"],
+)
+def test_the_optimizer_is_rebuilt_from_plain_data(rule, moments):
+    attributes = {"t_": 7, "_optimizer_state": OptimizerState(rule, moments, 12)}
+    plain = to_plain(attributes)
+    assert is_plain(plain)
+    assert b"skdistmlp" not in pickle.dumps(plain)
+    found = from_plain(pickle.loads(pickle.dumps(plain)))
+    assert found["t_"] == 7
+    state = found["_optimizer_state"]
+    assert state.rule == rule
+    assert state.n_steps == 12
+    for mine, theirs in zip(state.moments, moments, strict=True):
+        assert_array_equal(mine, theirs)
+
+
+def test_the_schedule_is_rebuilt_from_plain_data():
+    plain = to_plain({"_schedule": SCHEDULE})
+    assert is_plain(plain)
+    assert from_plain(plain) == {"_schedule": SCHEDULE}
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"alpha": 0.1}, {"_optimizer_state": None}, {"_schedule": None}],
+    ids=str,
+)
+def test_other_attributes_are_unchanged(attributes):
+    assert to_plain(attributes) == attributes
+    assert from_plain(attributes) == attributes
+
+
+def test_attributes_themselves_are_not_modified():
+    attributes = {"_schedule": SCHEDULE}
+    to_plain(attributes)
+    assert attributes == {"_schedule": SCHEDULE}
+    plain = to_plain(attributes)
+    from_plain(plain)
+    assert isinstance(plain["_schedule"], dict)
