@@ -106,7 +106,9 @@ def in_memory(n_shards, shard):
 @pytest.mark.parametrize(("output", "n_outputs"), HEADS)
 @pytest.mark.parametrize("shares", SHARES, ids=str)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
-def test_gradient_is_that_of_the_loss(activation, output, n_outputs, shares, weighted):
+def test_gradients_match_finite_differences_of_the_loss(
+    activation, output, n_outputs, shares, weighted
+):
     check_gradient(activation, output, n_outputs, shares, weighted, in_memory)
 
 
@@ -116,14 +118,14 @@ MIXED = [(first, second) for first in NAMES for second in NAMES if first != seco
 
 @pytest.mark.parametrize("activations", [*MIXED, ("silu", "silu")], ids="-".join)
 @pytest.mark.parametrize("shares", [[1], [1, 1], [1, 1, 1]], ids=str)
-def test_the_same_where_each_layer_has_its_own_activation(activations, shares):
+def test_gradients_match_with_an_activation_per_layer(activations, shares):
     """One of them, SiLU, goes backward from its input instead of its output."""
     with silu_known():
         check_gradient(activations, "softmax", 3, shares, True, in_memory)
 
 
 @pytest.mark.parametrize("activations", [("silu", "tanh"), ("relu", "silu")], ids=str)
-def test_the_same_of_such_layers_over_sockets(activations):
+def test_gradients_match_with_an_activation_per_layer_over_sockets(activations):
     with silu_known():
         check_gradient(activations, "identity", 2, [5, 2], True, over_sockets)
 
@@ -131,5 +133,7 @@ def test_the_same_of_such_layers_over_sockets(activations):
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize(("output", "n_outputs"), HEADS)
 @pytest.mark.parametrize("shares", [[1, 1, 1], [5, 2]], ids=str)
-def test_the_same_over_sockets(activation, output, n_outputs, shares):
+def test_gradients_over_sockets_match_finite_differences(
+    activation, output, n_outputs, shares
+):
     check_gradient(activation, output, n_outputs, shares, True, over_sockets)

@@ -107,7 +107,7 @@ def problem_of(hidden, n_shards, output="softmax", **kwargs):
 @pytest.mark.parametrize("hidden", HIDDEN, ids=str)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_one_shard_meets_the_contract_of_shard_groups(
+def test_one_shard_meets_the_contract_of_network_ops(
     activation, hidden, weighted, dtype
 ):
     problem = problem_of(
@@ -132,7 +132,7 @@ def test_the_contract_holds_for_every_loss_and_optimiser(
 @pytest.mark.parametrize("output", sorted(OUTPUTS))
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_shards_in_memory_meet_the_contract_with_the_same_bits_on_each(
+def test_shards_in_threads_meet_the_contract_with_the_same_bits(
     n_shards, hidden, output, weighted, dtype
 ):
     problem = problem_of(
@@ -165,7 +165,7 @@ def test_the_contract_holds_for_sparse_features(
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
-def test_an_evaluation_that_is_given_up_leaves_nothing_to_the_next(n_shards):
+def test_an_abandoned_evaluation_does_not_affect_the_next(n_shards):
     problem = problem_of((5,), n_shards)
     among_peers(n_shards, lambda peer: check_given_up_evaluation(peer, problem))
 
@@ -262,7 +262,7 @@ def test_nothing_is_kept_of_a_forward_pass_without_training(n_shards, silu):
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])
-def test_the_first_shard_decides(n_shards):
+def test_the_first_shard_decides_for_all(n_shards):
     problem = problem_of((5,), n_shards)
 
     def decide(peer):
@@ -340,7 +340,7 @@ def test_every_step_uses_the_same_buffers(n_shards, activation, silu):
 
 
 @pytest.mark.parametrize("activation", [*sorted(ACTIVATIONS), "silu"])
-def test_a_step_makes_no_temporary_above_malloc_s_trim_threshold(activation, silu):
+def test_a_step_makes_no_temporary_above_mallocs_trim_threshold(activation, silu):
     """Workers give larger ones back to the operating system at every step."""
     split = NetworkSplit.even((100, 300, 300, 10), 1)
     problem = make_problem(

@@ -228,7 +228,7 @@ def test_gradient_writes_to_the_given_arrays():
 
 
 @with_or_without_out
-def test_propagate(with_out):
+def test_propagate_carries_the_delta_to_the_layer_before(with_out):
     delta, coef = frozen(4, 2), frozen(3, 2, seed=1)
     out = room(with_out, 4, 3)
     result = propagate(delta, coef, out)
@@ -242,7 +242,7 @@ def test_propagate(with_out):
 @pytest.mark.parametrize("rows_per_block", [1, 7, 10, 100])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("sparse", [None, csr_matrix, csr_array])
-def test_prediction_of_an_undivided_network(
+def test_an_unsplit_network_predicts_in_blocks(
     output, hidden, n_rows, rows_per_block, dtype, sparse
 ):
     split = NetworkSplit.even((3, *hidden, 2), 1)

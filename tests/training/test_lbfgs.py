@@ -89,7 +89,7 @@ def assert_same_result(found, expected):
 @pytest.mark.parametrize(
     "options", [{"weighted": True}, {"sparse": csr_array}], ids=str
 )
-def test_only_the_first_shard_finds_what_scipy_finds(
+def test_the_first_shard_returns_the_result_of_scipy(
     n_shards, output, n_outputs, options
 ):
     problem = problem_for(n_shards, output, n_outputs, **options)
@@ -102,7 +102,7 @@ def test_only_the_first_shard_finds_what_scipy_finds(
 
 @every_number_of_shards
 @pytest.mark.parametrize("blocks", [[slice(0, N_ROWS)], SINGLE_ROWS], ids=len)
-def test_the_blocks_do_not_matter(n_shards, blocks):
+def test_the_result_does_not_depend_on_the_blocks(n_shards, blocks):
     problem = problem_for(n_shards, weighted=True)
     found = train_on_shards(problem, blocks=blocks)[0]
     assert_same_result(found, plain_result(problem))
@@ -110,7 +110,7 @@ def test_the_blocks_do_not_matter(n_shards, blocks):
 
 @every_number_of_shards
 @pytest.mark.parametrize("output", ["softmax", "exp"])
-def test_a_block_whose_weights_are_all_zero_counts_for_nothing(n_shards, output):
+def test_a_block_with_zero_weights_adds_nothing(n_shards, output):
     problem, zeros = problem_for(n_shards, output, weighted=True), UNEVEN[1]
     weight = problem.dataset.sample_weight.copy()
     weight[zeros] = 0
@@ -142,7 +142,7 @@ def test_weights_that_are_all_zero_are_refused(n_shards):
     ],
     ids=["max_iter", "max_fun", "tol"],
 )
-def test_training_ends_where_scipy_is_told_to(options, says):
+def test_training_ends_by_scipys_criteria(options, says):
     problem = problem_for(2)
     found, expected = (
         train_on_shards(problem, options)[0],
@@ -172,7 +172,7 @@ def test_loss_and_gradient_are_computed_in_the_dtype_of_the_start():
 @every_number_of_shards
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ZeroDivisionError])
 @pytest.mark.parametrize("failing", [0, 2])
-def test_what_strikes_one_shard_in_an_evaluation_ends_all(n_shards, raised, failing):
+def test_a_failure_of_one_shard_in_an_evaluation_ends_all(n_shards, raised, failing):
     failing = min(failing, n_shards - 1)
     problem, ended = problem_for(n_shards), {}
 
@@ -235,7 +235,7 @@ def test_the_start_is_a_copy_of_all_parameters(n_shards):
         (3, 1000, [1, 1, 1]),
     ],
 )
-def test_blocks_are_as_long_as_their_activations_and_deltas_have_room(
+def test_block_lengths_follow_from_the_size_of_activations_and_deltas(
     n_rows, itemsize, lengths, monkeypatch
 ):
     """The features, of which there are many here, are not among them."""

@@ -213,7 +213,7 @@ numbers = st.lists(
     n_iter_no_change=st.sampled_from([1, 2, 3, np.inf]),
     seed=strategies.seeds,
 )
-def test_every_decision_is_scikit_learns(
+def test_every_decision_matches_scikit_learn(
     losses,
     scores,
     interrupted_at,
@@ -315,7 +315,7 @@ def test_training_ends_after_more_than_n_iter_no_change_stalled_epochs(
     assert progress.n_iter == 1 + n_iter_no_change + 1
 
 
-def test_training_without_a_limit_goes_on_to_the_last_epoch():
+def test_training_without_early_end_runs_to_the_last_epoch():
     options = EpochOptions(4, max_epochs=30, n_iter_no_change=np.inf)
     outcome, progress, *_ = train_from_script(Script([1.0] * 30), options)
     assert (outcome, progress.n_iter) == (Outcome.OUT_OF_EPOCHS, 30)
@@ -383,7 +383,7 @@ def test_verbose_lines_with_validation():
     ]
 
 
-def test_rows_are_shuffled_on_top_of_the_last_shuffle():
+def test_shuffles_accumulate():
     script = Script([1.0] * 3)
     train_from_script(script, EpochOptions(4, max_epochs=3), seed=5)
     random_state, rows = np.random.RandomState(5), np.arange(N_SAMPLES)
@@ -395,7 +395,7 @@ def test_rows_are_shuffled_on_top_of_the_last_shuffle():
     assert {len(rows) for rows in expected} == {4, 3}
 
 
-def test_without_shuffling_the_order_stays():
+def test_rows_keep_their_order_without_shuffling():
     script = Script([1.0] * 2)
     train_from_script(script, EpochOptions(4, max_epochs=2, shuffle=False))
     batches = [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
@@ -403,7 +403,7 @@ def test_without_shuffling_the_order_stays():
 
 
 @pytest.mark.parametrize("step", [0, 2, 3, 4])
-def test_an_interrupt_keeps_what_was_learnt(step):
+def test_an_interrupt_keeps_the_parameters(step):
     """Three steps an epoch."""
     script = Script([1.0] * 9, interrupted_at=step)
     outcome, progress, weight, _ = train_from_script(script, EpochOptions(4, 9))
@@ -415,7 +415,7 @@ def test_an_interrupt_keeps_what_was_learnt(step):
 
 
 @pytest.mark.parametrize(("step", "best"), [(1, 0.0), (5, -1.0), (8, -1.0)])
-def test_an_interrupt_of_early_stopping_restores_the_best(step, best):
+def test_an_interrupt_with_early_stopping_restores_the_best(step, best):
     """Two steps an epoch; the score falls from the second on."""
     script = Script([1.0] * 9, [0.9, 0.8, 0.7, 0.6], interrupted_at=step)
     outcome, _, weight, _ = train_from_script(
@@ -426,7 +426,7 @@ def test_an_interrupt_of_early_stopping_restores_the_best(step, best):
     assert weight == best
 
 
-def test_an_interrupt_while_scoring_restores_the_best_too():
+def test_an_interrupt_during_scoring_restores_the_best():
     class Interrupting(list):
         def __getitem__(self, epoch):
             if epoch == 2:
@@ -444,7 +444,7 @@ def test_an_interrupt_while_scoring_restores_the_best_too():
 
 
 @pytest.mark.parametrize(("include_initial", "weight"), [(True, 0.0), (False, -1.0)])
-def test_the_weights_at_the_start_are_the_best_only_if_asked_to_be(
+def test_initial_parameters_compete_for_the_best_only_on_request(
     include_initial, weight
 ):
     """No score is better than none at all when it is not a number."""
@@ -460,7 +460,7 @@ def test_the_weights_at_the_start_are_the_best_only_if_asked_to_be(
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_training_stops_at_a_pause_if_it_is_told_to(early_stopping):
+def test_training_stops_at_a_pause_on_request(early_stopping):
     """As if there were no more epochs, the best weights restored."""
     stops = [False, True]
     ends = []
@@ -490,7 +490,7 @@ def test_an_error_is_not_an_outcome():
         train_epochs(Failing(Script([1.0])), EpochOptions(4, 1), state)
 
 
-def test_ctrl_c_between_two_epochs_keeps_what_was_trained():
+def test_ctrl_c_between_two_epochs_keeps_the_parameters():
     def interrupt(*_):
         raise KeyboardInterrupt
 
@@ -519,7 +519,7 @@ def test_the_score_of_the_leader_decides():
     assert state.progress.best_validation_score == 0.75
 
 
-def test_a_pause_leaves_training_where_it_can_go_on():
+def test_training_can_continue_after_a_pause():
     options = EpochOptions(4, 3)
     paused = train_epochs(
         ScriptedNetwork(script := Script([1.0, 0.5, 0.25])),

@@ -22,7 +22,7 @@ def progress(**kwargs):
     n_samples=st.integers(1, 10**6),
     stalls=st.lists(st.booleans(), max_size=12),
 )
-def test_learning_rates_are_scikit_learns(schedule, n_samples, stalls):
+def test_learning_rates_match_scikit_learn(schedule, n_samples, stalls):
     optimizer = SGDOptimizer(
         [], schedule.initial, schedule.name, power_t=schedule.power_t
     )
@@ -52,16 +52,16 @@ def test_learning_rates_are_scikit_learns(schedule, n_samples, stalls):
         ("invscaling", 0.5, None),
     ],
 )
-def test_only_an_adaptive_rate_goes_on_after_a_stall(name, rate, expected):
+def test_only_an_adaptive_rate_continues_after_a_stall(name, rate, expected):
     assert LearningRateSchedule(name, 1.0).after_stall(rate) == expected
 
 
-def test_inverse_scaling_goes_by_the_samples_seen():
+def test_inverse_scaling_depends_on_the_samples_seen():
     schedule = LearningRateSchedule("invscaling", 0.8, power_t=0.5)
     assert schedule.after_epoch(123.0, n_samples_seen=15) == 0.2
 
 
-def test_an_epoch_adds_to_epochs_and_samples():
+def test_an_epoch_increases_epochs_and_samples():
     before = progress(n_samples_seen=7, loss_curve=(3.0,))
     seen = before.with_loss(2.0, 10).with_loss(1.0, 10)
     assert (seen.n_iter, seen.n_samples_seen, seen.loss) == (2, 27, 1.0)
@@ -88,7 +88,7 @@ def test_training_starts_from_the_worst_loss_or_score():
         (np.nan, 0, 1.0),  # as in scikit-learn, whose comparison is false too
     ],
 )
-def test_a_loss_is_judged_by_tol(loss, count, best):
+def test_a_loss_improves_by_more_than_tol(loss, count, best):
     seen = progress(best_loss=1.0, no_improvement_count=3)
     seen = seen.with_loss(loss, 1).judged_by_loss(tol=0.25)
     assert (seen.no_improvement_count, seen.best_loss) == (count, best)
@@ -104,7 +104,7 @@ def test_a_loss_is_judged_by_tol(loss, count, best):
         (np.nan, 0, False),
     ],
 )
-def test_a_score_is_judged_by_tol(score, count, is_best):
+def test_a_score_improves_by_more_than_tol(score, count, is_best):
     seen = progress(
         best_loss=None,
         validation_scores=(0.5,),

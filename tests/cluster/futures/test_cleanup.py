@@ -125,9 +125,7 @@ STRUCK = {
 
 @pytest.mark.parametrize("where", STRUCK)
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ArithmeticError])
-def test_nothing_is_left_after_what_strikes_an_evaluation(
-    client, monkeypatch, where, raised
-):
+def test_nothing_is_left_after_a_failed_evaluation(client, monkeypatch, where, raised):
     owner, method, n_calls_before = STRUCK[where]
     problem = problem_of(HIDDEN, 2)
     original = getattr(owner, method)
@@ -189,7 +187,7 @@ INTERRUPTED = {
 
 @pytest.mark.parametrize("with_best", [False, True], ids=["", "best weights kept"])
 @pytest.mark.parametrize("where", INTERRUPTED)
-def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
+def test_an_interrupt_ends_after_whole_steps(client, monkeypatch, where, with_best):
     owner, method, n_calls_before, n_whole_steps = INTERRUPTED[where]
     problem = problem_of(HIDDEN, 2)
     n_rows, batch_size = problem.dataset.n_rows, 3
@@ -245,7 +243,7 @@ def test_an_interrupt_leaves_whole_steps(client, monkeypatch, where, with_best):
         assert_array_equal(state.best, problem.initial.parameters)
 
 
-def test_an_interrupted_fit_keeps_its_weights_and_can_go_on(
+def test_an_interrupted_fit_keeps_its_parameters_and_can_continue(
     client, digits, monkeypatch
 ):
     X, y = digits[0][:300], digits[1][:300]

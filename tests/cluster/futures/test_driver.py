@@ -62,7 +62,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
     ],
     ids=str,
 )
-def test_the_contract_of_shard_groups_and_the_bits_of_shards_in_memory(
+def test_futures_meet_the_contract_with_the_bits_of_local_shards(
     client, n_shards, hidden, options
 ):
     problem = problem_of(hidden, n_shards, **options)
@@ -74,7 +74,7 @@ def test_the_contract_of_shard_groups_and_the_bits_of_shards_in_memory(
         assert_array_equal(mine, theirs)
 
 
-def test_an_evaluation_that_is_given_up_leaves_nothing_to_the_next(client):
+def test_an_abandoned_evaluation_does_not_affect_the_next(client):
     check_given_up_evaluation(network_on(client), problem_of(HIDDEN, 2))
 
 
@@ -93,7 +93,7 @@ def test_streamed_rows_give_the_same_predictions(client, sparse):
 # How much is on the cluster.
 
 
-def test_tasks_do_not_pile_up_with_the_steps(client):
+def test_tasks_do_not_accumulate_over_steps(client):
     problem = problem_of((3,), 2)
     left = {}
     with network_of(client, problem) as network:
@@ -109,7 +109,7 @@ def test_tasks_do_not_pile_up_with_the_steps(client):
     assert names[5] == names[200]
 
 
-def test_neither_values_nor_tasks_pile_up_with_the_evaluations(client):
+def test_values_and_tasks_do_not_accumulate_over_evaluations(client):
     problem = problem_of((3,), 2)
     blocks = blocks_of_evaluations(problem.dataset.n_rows)[2]
     in_memory, all_tasks = [], []
@@ -149,7 +149,7 @@ def test_neither_values_nor_tasks_pile_up_with_the_evaluations(client):
     assert max(all_tasks) <= len(blocks) * 10
 
 
-def test_a_bounded_number_of_blocks_is_evaluated_ahead(client):
+def test_the_number_of_blocks_evaluated_ahead_is_bounded(client):
     problem = problem_of((3,), 1)
     blocks, every = blocks_of_evaluations(problem.dataset.n_rows)[2], slice(0, 20)
 
@@ -190,7 +190,7 @@ def under_way(log, first, last):
     return counts
 
 
-def test_a_bounded_number_of_steps_is_submitted_ahead(client):
+def test_the_number_of_steps_submitted_ahead_is_bounded(client):
     problem = problem_of((3,), 1)
     with network_of(client, problem) as network:
         with occupied(client) as let_go:
@@ -208,7 +208,7 @@ def test_a_bounded_number_of_steps_is_submitted_ahead(client):
     assert max(under_way(log, "update", "loss")) == STEPS_AHEAD + 1
 
 
-def test_a_bounded_number_of_blocks_of_rows_is_sent_ahead(client):
+def test_the_number_of_row_blocks_sent_ahead_is_bounded(client):
     problem = problem_of((3,), 2, n_rows=30)
     blocks = [slice(start, start + 1) for start in range(30)]
     rows_on_cluster = []
@@ -274,7 +274,7 @@ def test_states_stay_on_the_worker_of_their_shard(client):
 
 
 @pytest.mark.parametrize("options", [{}, {"output": "logistic"}], ids=str)
-def test_what_is_placed_is_aligned_on_its_worker(client, options):
+def test_placed_arrays_are_aligned_on_their_worker(client, options):
     """Products would copy unaligned arrays each time: of weights, every block's."""
 
     def unaligned(dask_worker):
@@ -291,7 +291,7 @@ def test_what_is_placed_is_aligned_on_its_worker(client, options):
         assert set().union(*client.run(unaligned).values()) == set()
 
 
-def test_two_fits_at_once_on_one_client(client, digits):
+def test_two_fits_can_run_at_once_on_one_client(client, digits):
     X, y = digits[0][:300], digits[1][:300]
 
     def fit(seed, **engine):

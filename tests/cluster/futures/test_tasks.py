@@ -171,7 +171,7 @@ class Shards:
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
-def test_steps_of_read_only_tasks_have_the_bits_of_buffered_shards(
+def test_steps_of_tasks_equal_those_of_local_ops_to_the_bit(
     n_shards, hidden, options, silu
 ):
     if isinstance(options.get("activation"), list):
@@ -217,7 +217,7 @@ def test_steps_of_read_only_tasks_have_the_bits_of_buffered_shards(
     assert_same(mine.optimizer.moments, state.optimizer.moments)
 
 
-def test_penalties_begin_anew_with_an_epoch():
+def test_penalties_restart_with_each_epoch():
     shards = Shards(problem_of((5,), 2, alpha=3.0))
     sums = []
     for first_of_epoch in [True, False, True]:
@@ -230,7 +230,7 @@ def test_penalties_begin_anew_with_an_epoch():
     assert_allclose(again, once, rtol=1e-9)
 
 
-def test_sums_of_gradients_share_no_memory_with_those_before():
+def test_gradient_sums_share_no_memory_with_earlier_ones():
     """Not even the first, or one of a single block."""
     shards, every = Shards(problem_of((5, 4), 2)), slice(0, 20)
     _, arguments = shards.backpropagate(every, every)
@@ -243,7 +243,7 @@ def test_sums_of_gradients_share_no_memory_with_those_before():
         assert not any(np.shares_memory(a, b) for a, b in combinations(sums, 2))
 
 
-def test_an_update_shares_no_memory_with_what_it_was_given():
+def test_an_update_shares_no_memory_with_its_inputs():
     shards = Shards(problem_of((5, 4), 2))
     before = shards.shards
     shards.step(ROWS[0], 0.1, first_of_epoch=True)
@@ -253,7 +253,7 @@ def test_an_update_shares_no_memory_with_what_it_was_given():
 
 
 @pytest.mark.parametrize(("n_shards", "hidden"), SHAPES, ids=str)
-def test_parameters_kept_are_not_changed_by_a_later_step(n_shards, hidden):
+def test_saved_parameters_are_not_changed_by_a_later_step(n_shards, hidden):
     shards = Shards(problem_of(hidden, n_shards, rule=Adam()))
     kept = [call(tasks.parameters_of, shard) for shard in shards.shards]
     expected = shards.outputs(None)
