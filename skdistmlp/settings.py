@@ -234,86 +234,90 @@ class _RegisterWithDask:
 # Fixed timeouts, in seconds. docs/settings.md has the same table; a test compares them.
 
 WORKER_CHECK_S = 2.0
-"""Between checks of the cluster while something there is waited for. A check takes one
-message to the scheduler, some 2 ms; a lost worker is noticed so much later at most."""
+"""Between checks of the cluster during a wait. A check takes one message to the
+scheduler, about 2 ms; a lost worker is noticed after this long at the latest."""
 
 CONNECT_PROBE_S = 0.5
-"""For a client to find out whether it can connect to a worker directly. A connection
-takes a few ms in one data centre, below 0.3 s around the world; a firewall that drops
-packets costs this long, once per client and worker."""
+"""For a client to find out whether it can connect to a worker directly. Connecting
+takes a few ms within a data centre and less than 0.3 s around the world; a firewall
+that drops packets costs this long, once per client and worker."""
 
 RECONNECT_POLL_S = 0.05
-"""Between looks whether a client has found its scheduler again; Dask gives up
-itself."""
+"""Between checks whether a client has reconnected to its scheduler. Dask itself decides
+when to give up."""
 
 LOSS_POLL_S = 0.05
-"""Between looks whether the scheduler has noticed a lost worker, for at most
-`WORKER_CHECK_S`. A peer sees the broken connection some 10 ms before the scheduler."""
+"""Between checks whether the scheduler has noticed a lost worker, for at most
+`WORKER_CHECK_S`. A peer sees the broken connection about 10 ms before the scheduler
+does."""
 
 ORPHAN_LOOKS_S = 2.0, 10.0, 60.0
-"""After a client has gone, when its workers are searched for what it has sent: messages
-through the scheduler arrive later than the news that their client has gone."""
+"""After a client disconnects, when its workers are searched for values it has sent:
+messages through the scheduler can arrive after the scheduler has noticed the
+disconnection."""
 
 ORPHAN_ANSWER_S = 5.0
-"""For scheduler and workers to answer requests about orphaned values. Nothing waits for
-the answer but the clean-up itself."""
+"""For scheduler and workers to answer requests about orphaned values. Only the clean-up
+itself waits for the answer."""
 
 ROUND_S = 5.0
-"""For one round of `engine="peers"`, after which an epoch that ends also ends the
-round. A round costs some 15 ms of scheduling: below 0.5% of this."""
+"""For one round of `engine="peers"`: the first epoch to end after this long also ends
+the round. A round costs about 15 ms of scheduling, less than 0.5% of this."""
 
 PING_ANSWER_S = 2.0
-"""For workers to answer when a fit asks who is still there, before it names the silent
-ones in an error. A busy worker answers within milliseconds."""
+"""For workers to answer a ping before an error names those that did not. A busy worker
+answers within milliseconds."""
 
 QUEUE_FIRST_POLL_S = 0.01
-"""Until a fit in the queue for workers asks for the first time whether they are free;
-each time it waits half as long again, up to `QUEUE_POLL_S`."""
+"""Until a queued fit first asks whether its workers are free. Each further interval is
+half as long again, up to `QUEUE_POLL_S`."""
 
 QUEUE_POLL_S = 0.5
-"""Between such questions in the end: a fit starts so much later at most."""
+"""Longest interval between these questions: a fit starts at most this long after its
+workers are free."""
 
 SILENT_CLIENT_S = 40.0
-"""Without a heartbeat of its client, after which a fit loses its reserved workers, and
-not before `SILENT_HEARTBEATS` are missing. Heartbeats come every 5 s, and seldom while
-Python's lock is held; the scheduler learns of most dead clients at once, since their
+"""Without a heartbeat from its client, after which a fit loses its reserved workers,
+but not before `SILENT_HEARTBEATS` are missing. Heartbeats come every 5 s, less often
+while the GIL is held. The scheduler notices most dead clients at once, since their
 connections close."""
 
 SCHEDULER_ASLEEP_S = 15.0
-"""Without a question from any fit, after which the scheduler counts as just woken and
-holds no earlier silence against a client. Waiting fits ask every `QUEUE_POLL_S`."""
+"""Without a question from any fit, after which the scheduler assumes that it was asleep
+itself and does not count earlier missing heartbeats. Queued fits ask every
+`QUEUE_POLL_S`."""
 
 LEAVE_QUEUE_S = 5.0
-"""For the scheduler to confirm that a fit has given its workers back. If it does not,
-it notices that the client is gone."""
+"""For the scheduler to confirm that a fit has released its workers. If it does not, it
+releases them when the client disconnects."""
 
 GARBAGE_AFTER_ERROR_S = 1.0
-"""After a task has failed, until its worker collects garbage: by then Dask has sent the
-error, whose traceback holds the shard and all rows."""
+"""After a task has failed, until its worker collects garbage. By then Dask has sent the
+error, whose traceback keeps the shard and all rows alive."""
 
 CONNECT_S = 5.0
-"""For a shard to connect to another: a machine that is there answers in milliseconds, a
-lost packet is sent again after 1 s and 3 s."""
+"""For a shard to connect to another. A reachable machine answers in milliseconds; a
+lost packet is resent after 1 s and 3 s."""
 
 HANDSHAKE_TIMEOUT_S = 30.0
-"""For whoever connects to a shard to prove that it belongs to the fit. A worker whose
-task holds Python's lock may take long; an intruder holds one of `MAX_UNVERIFIED` places
-for no longer than this."""
+"""For a connecting process to prove that it belongs to the fit. A worker whose task
+holds the GIL may take long; an intruder occupies one of `MAX_UNVERIFIED` places for
+this long at most."""
 
 PORT_FREE_S = 3.0
-"""For the shard of the last fit to free a fixed port; its task ends some 0.1 s after
-the fit."""
+"""For the shard of the previous fit to free a fixed port. Its task ends about 0.1 s
+after the fit."""
 
 PORT_POLL_S = 0.05
-"""Between attempts to listen at a port that is in use."""
+"""Between attempts to listen on a port that is in use."""
 
 CANCEL_POLL_S = 0.2
-"""After which a shard that waits for another checks whether its task was cancelled."""
+"""Between checks of a waiting shard whether its task was cancelled."""
 
 SPIN_S = 3e-4
-"""For which a shard polls its sockets before it sleeps until bytes arrive. To be woken
-takes a virtual machine some 0.1 ms: on two workers a step of 64-(100) took 0.25 ms, and
-0.34 without."""
+"""For which a shard polls its sockets before it sleeps until bytes arrive. Waking up
+takes about 0.1 ms on a virtual machine: on two workers, a step of 64-(100) took 0.25
+ms, and 0.34 ms without polling."""
 
 
 def fixed_timeouts() -> Iterator[tuple[str, float | tuple[float, ...]]]:
