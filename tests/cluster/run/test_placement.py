@@ -70,7 +70,7 @@ def test_values_sent_after_closing_are_released(client, call, monkeypatch):
         futures = tasks.submit([tasks.add(0, "sum", sum, (1, 2))])
     else:
         futures = tasks.scatter("rows", [np.ones(10)])
-    # Though somebody still has the future.
+    # Although this test still holds the future.
     assert_nothing_left(client)
     assert len(futures) == 1
 

@@ -94,7 +94,7 @@ def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
         ),
         "the scheduler has forgotten it",
     )
-    # What lies on the worker would have gone with it.
+    # The value on the worker would have been lost with it.
     client.run(
         lambda dask_worker: dask_worker.handle_stimulus(
             RemoveReplicasEvent(keys=list(dask_worker.data), stimulus_id="x")
