@@ -1,4 +1,4 @@
-"""Clusters for the tests, and what must be true after each."""
+"""Clusters for the tests, and the check after each test."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[LocalCluster]:
-    """Three one-thread workers, each a process; nobody may harm them."""
+    """Three one-thread workers, each a process; tests must not harm them."""
     with LocalCluster(
         n_workers=3, threads_per_worker=1, dashboard_address="127.0.0.1:0"
     ) as running:
@@ -37,7 +37,7 @@ def cluster() -> Iterator[LocalCluster]:
 
 @pytest.fixture
 def client(cluster: LocalCluster) -> Iterator[Client]:
-    """A client that is not the active one; afterwards nothing may be left."""
+    """A client that is not the active one; on exit, check for leftovers."""
     with Client(cluster, set_as_default=False) as connected:
         remember(connected)
         yield connected

@@ -20,7 +20,7 @@ sparse_formats = st.sampled_from([None, csr_array, csr_matrix])
 
 update_rules = st.one_of(
     st.builds(Sgd, momentum=st.floats(0, 1), nesterov=st.booleans()),
-    # Other values would turn rounding errors into steps of any length.
+    # Other values would amplify rounding errors to steps of any length.
     st.builds(
         Adam,
         beta_1=st.floats(0, 0.9),

@@ -1,4 +1,4 @@
-"""Commands run as in a terminal, and interrupted as there."""
+"""Run commands as in a terminal, and interrupt them as there."""
 
 import os
 import pty
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Command:
-    """A program that runs; its stderr is a terminal, its stdout is not.
+    """A running program; its stderr is a terminal, its stdout is not.
 
     Parameters
     ----------
@@ -36,25 +36,25 @@ class Command:
         self._terminal = terminal
 
     def wait_until_it_shows(self, pattern: str) -> None:
-        """Read from its terminal until the pattern is there."""
+        """Read from its terminal until a pattern appears."""
         wait_until(lambda: self._read() and re.search(pattern, self.shown), pattern)
 
     def processes(self) -> list[str]:
-        """Return the command lines of it and of those that it started, if they run."""
+        """Return the command lines of the program and its children that still run."""
         return [" ".join(process.cmdline()) for process in self._running()]
 
     def interrupt(self) -> None:
-        """Press Ctrl-C: all of its processes are told."""
+        """Press Ctrl-C, which reaches all of its processes."""
         os.killpg(self._process.pid, signal.SIGINT)
 
     def end(self) -> tuple[int, str]:
-        """Return its exit code and what it printed once it has ended."""
+        """Wait for its end; return its exit code and its output."""
         printed, _ = self._process.communicate(timeout=WITHIN_S)
         self._read()
         return self._process.returncode, printed
 
     def kill(self) -> None:
-        """End all that is left of it."""
+        """Kill all processes that are left of it."""
         for process in self._running():
             process.kill()
         self._process.communicate()
@@ -70,14 +70,14 @@ class Command:
         while select.select([self._terminal], [], [], 0)[0]:
             try:
                 self.shown += os.read(self._terminal, 4096).decode()
-            except OSError:  # Nobody is left who could write.
+            except OSError:  # No process is left that could write.
                 break
         return True
 
 
 @contextmanager
 def running(*arguments: Any) -> Iterator[Command]:
-    """Run Python in a terminal; kill what is left of it afterwards."""
+    """Run Python in a terminal; on exit, kill what is left of it."""
     terminal, its_side = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],

@@ -32,7 +32,7 @@ def dask_mlp(*arguments):
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            # For addresses where nobody answers.
+            # For addresses that do not answer.
             "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
         },
     )

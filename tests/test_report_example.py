@@ -14,7 +14,7 @@ EXAMPLE = ROOT / "examples" / "report_crossover.py"
 
 @pytest.fixture
 def example(monkeypatch):
-    """Import it under the name by which its child processes import it."""
+    """Import the example under the name that its child processes use."""
     spec = importlib.util.spec_from_file_location(EXAMPLE.stem, EXAMPLE)
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, EXAMPLE.stem, module)

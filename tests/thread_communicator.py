@@ -39,7 +39,7 @@ class ThreadCommunicator:
         label: int,
         out: FloatArray | None,
     ) -> FloatArray:
-        """Put the shards' columns side by side; see `Communicator`."""
+        """Concatenate the shards' columns; see `Communicator`."""
         return self._exchange(part, lambda parts: np.concatenate(parts, 1, out=out))
 
     def reduce_scatter(
@@ -72,13 +72,13 @@ class ThreadCommunicator:
         return self._exchange(array, copied)
 
     def begin_step(self) -> None:
-        """Do nothing: threads are stopped by whoever runs them."""
+        """Do nothing: the caller of the threads stops them."""
 
     def _exchange(self, mine: Any, combine: Callable[[list[Any]], Result]) -> Result:
         self._table[self.rank] = mine
         self._wait()
         result = combine(self._table)
-        # Nobody may overwrite what others still read.
+        # No shard may overwrite what others still read.
         self._wait()
         return result
 
@@ -97,7 +97,7 @@ def run_in_threads(
     shard: Callable[[Communicator], Result],
     timeout_s: float = 30.0,
 ) -> list[Result]:
-    """Run `shard` once a shard, each in its own thread, and return their results.
+    """Run `shard` once per shard, each in its own thread, and return the results.
 
     Parameters
     ----------

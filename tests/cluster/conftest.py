@@ -1,4 +1,4 @@
-"""What tests of clusters share, and an option of those of faults."""
+"""Fixtures that cluster tests share, and an option of the fault tests."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
-    """Give a cluster whose workers may be killed: begin with `have_workers`."""
+    """A cluster whose workers tests may kill; call `have_workers` first."""
     with DaskProcesses(tmp_path_factory.mktemp("dask"), n_workers=2) as running:
         yield running
 
 
 @pytest.fixture(params=INPUTS)
 def convert(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Make features of an array, of each kind that may lie on a cluster."""
+    """Convert an array to each kind of Dask collection."""
     return INPUTS[request.param]

@@ -1,4 +1,4 @@
-"""A client in a process of its own, to be killed: trains on two workers, without end.
+"""A client in a separate process, to be killed: trains on two workers endlessly.
 
 Run with the address of a scheduler.
 """

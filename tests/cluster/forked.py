@@ -19,13 +19,13 @@ CONTEXT = get_context("forkserver")
 
 
 def start_server(*modules: str) -> None:
-    """Have the server import what all processes need."""
+    """Make the server import what all processes need."""
     CONTEXT.set_forkserver_preload(list(modules))
     forkserver.ensure_running()
 
 
 def fork(function: Callable[..., Any], *args: Any) -> BaseProcess:
-    """Call in a new process."""
+    """Call a function in a new process."""
     process = CONTEXT.Process(target=function, args=args)
     process.start()
     return process
@@ -72,7 +72,7 @@ class ForkedProcesses:
             process.join()
 
     def have_workers(self, n_workers: int) -> None:
-        """Start workers until there are so many; wait until they are there."""
+        """Start workers up to a number, and wait for them."""
         while len(self.workers) < n_workers:
             process, address = self._start(_run_worker, self.address, self._n_threads)
             self.workers[address] = process
@@ -82,12 +82,12 @@ class ForkedProcesses:
             )
 
     def kill_scheduler(self) -> None:
-        """End the scheduler at once."""
+        """Kill the scheduler."""
         self._scheduler.kill()
         self._scheduler.join()
 
     def replace_scheduler(self) -> None:
-        """End it, and with it all workers; start another at the same address."""
+        """Kill it, and with it all workers; start another at the same address."""
         self.kill_scheduler()
         self.forget_gone([])
         port = int(self.address.rpartition(":")[2])
@@ -101,12 +101,12 @@ class ForkedProcesses:
             assert process.exitcode is not None, f"{address} goes on"
 
     def print_output(self) -> None:
-        """Print what the processes said; pytest shows it when a test fails."""
+        """Print the output of the processes; pytest shows it when a test fails."""
         for log in sorted(self._directory.glob("*.log")):
             print(f"--- {log.stem}\n{log.read_text()}")  # noqa: T201
 
     def _start(self, *what: Any) -> tuple[BaseProcess, str]:
-        """Start a process; return it and the address that it has."""
+        """Start a process; return it and its address."""
         name = f"{what[0].__name__}-{len(self._processes)}"
         contact = self._directory / name
         process = fork(_run, self._settings, contact, *what)
@@ -124,7 +124,7 @@ def _run(
     log = os.open(f"{contact}.log", os.O_WRONLY | os.O_CREAT)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
-    # Ctrl-C in a terminal is for the tests alone.
+    # Ctrl-C in a terminal should reach only the tests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with dask.config.set(settings):
         asyncio.run(function(contact, *args))

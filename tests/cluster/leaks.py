@@ -1,4 +1,4 @@
-"""What a test may leave behind, on a cluster and in this process, and the check."""
+"""Check that a test leaves nothing behind, on a cluster and in this process."""
 
 import os
 import sys
@@ -46,7 +46,7 @@ and this process may have another cluster."""
 
 
 def remember(client: Client) -> None:
-    """Note what is there before a test: that is nothing that the test left.
+    """Record what exists before a test, which does not count as a leftover.
 
     BLAS limits and sockets of this process cannot be judged without. Clients that
     nobody remembered are remembered at their first `assert_nothing_left`.
@@ -55,7 +55,7 @@ def remember(client: Client) -> None:
 
 
 def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
-    """Wait until nothing is left behind; fail if something stays, and say what.
+    """Wait until nothing is left behind; fail and list what remains.
 
     Looked for are tasks, runs and places of fits on the scheduler; futures of the
     client; tasks and shards on the workers; and in their processes and this one
@@ -65,7 +65,7 @@ def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
     _clear_caches(client)
     deadline = time.monotonic() + within_s
     while True:
-        # A look may take long, and is then no longer true.
+        # A look may take so long that its result is outdated.
         begun = time.monotonic()
         if not (left := list(_left(client))):
             return
@@ -97,7 +97,7 @@ def _clear_caches(client: Client) -> None:
 
 
 def _left(client: Client) -> Iterator[str]:
-    """Yield a line for each thing that is there and was not before."""
+    """Yield a line for each thing that did not exist before."""
     now = _look(client)
     before = _BEFORE.setdefault(client, replace(now, workers={}))
     for what, names in now.scheduler.items():
@@ -116,7 +116,7 @@ def _left(client: Client) -> Iterator[str]:
 
 
 def _left_in(where: str, now: dict[str, Any], before: dict[str, Any]) -> Iterator[str]:
-    """Yield a line for each thing that one process was not found with."""
+    """Yield a line for each thing that one process did not have before."""
     for ports in now["sockets"]:
         if ports not in before["sockets"] and not _PORTS & set(ports):
             own, other = ports

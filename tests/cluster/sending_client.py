@@ -1,4 +1,4 @@
-"""A client in a process of its own, to be killed while it sends.
+"""A client in a separate process, to be killed while it sends.
 
 Run with the address of a scheduler and the name of an engine. A worker has what it was
 sent, but the scheduler is not told.

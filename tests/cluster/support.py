@@ -24,7 +24,7 @@ WITHIN_S = 60.0
 def wait_until(
     condition: Callable[[], Any], what: str, during: Future[Any] | None = None
 ) -> Any:
-    """Ask again and again until the answer is true; return it.
+    """Wait until a function returns something true; return that.
 
     What it is true during must not end before.
     """
@@ -38,7 +38,7 @@ def wait_until(
 
 
 def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-    """Call in a thread that cannot keep the test run from ending."""
+    """Call a function in a thread that cannot keep the test run alive."""
     future: Future[Any] = Future()
 
     def call() -> None:
@@ -52,12 +52,12 @@ def in_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future
 
 
 def bounded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call, and fail instead of waiting for ever."""
+    """Call a function, and fail instead of waiting forever."""
     return in_thread(function, *args, **kwargs).result(WITHIN_S)
 
 
 def load() -> None:
-    """Import, on a worker, what takes seconds, in which it answers nobody."""
+    """Import on a worker what takes seconds, in which the worker does not answer."""
 
 
 class DaskProcesses:
@@ -111,7 +111,7 @@ class DaskProcesses:
         self.print_output()
 
     def have_workers(self, n_workers: int, n_threads: int = 1, port: int = 0) -> None:
-        """Start workers until there are so many; wait until they are there."""
+        """Start workers up to a number, and wait for them."""
         started = {
             (name := f"worker-{len(self._processes)}"): self._start_dask(
                 *("worker", self.address, "--name", name),
@@ -129,19 +129,19 @@ class DaskProcesses:
                 self.workers[address] = started[info["name"]]
 
     def kill_worker(self, address: str) -> None:
-        """End a worker at once, without a word to the others."""
+        """Kill a worker, which tells nobody."""
         self._kill(self.workers.pop(address))
 
     @contextmanager
     def stopped_worker(self, address: str) -> Iterator[None]:
-        """Let a worker stand still meanwhile; its connections stay open."""
+        """Suspend a worker within the context; its connections stay open."""
         self.workers[address].send_signal(signal.SIGSTOP)
         with self.woken_worker(address):
             yield
 
     @contextmanager
     def woken_worker(self, address: str) -> Iterator[None]:
-        """Wake a worker afterwards that stands still meanwhile."""
+        """Resume a worker on exit that a test suspends within the context."""
         try:
             yield
         finally:
@@ -149,13 +149,13 @@ class DaskProcesses:
 
     @contextmanager
     def endless_client(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a client in a process of its own that trains without end."""
+        """Run a client in a separate process that trains endlessly."""
         with self._client(ENDLESS_CLIENT) as process:
             yield process
 
     @contextmanager
     def sending_client(self, engine: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a client in a process of its own that never ends sending rows."""
+        """Run a client in a separate process that never stops sending rows."""
         with self._client(SENDING_CLIENT, engine) as process:
             yield process
 
@@ -169,7 +169,7 @@ class DaskProcesses:
 
     @contextmanager
     def stopped_scheduler(self) -> Iterator[Callable[[], None]]:
-        """Give what lets the scheduler stand still; wake it at the end."""
+        """Yield a function that suspends the scheduler; resume it on exit."""
         process = self._processes["scheduler-0"]
         try:
             yield lambda: process.send_signal(signal.SIGSTOP)
@@ -177,11 +177,11 @@ class DaskProcesses:
             process.send_signal(signal.SIGCONT)
 
     def kill_scheduler(self) -> None:
-        """End the scheduler at once."""
+        """Kill the scheduler."""
         self._kill(self._processes["scheduler-0"])
 
     def print_output(self) -> None:
-        """Print what the processes said; pytest shows it when a test fails."""
+        """Print the output of the processes; pytest shows it when a test fails."""
         for name in self._processes:
             said = (self._directory / f"{name}.log").read_text()
             print(f"--- {name}\n{said}")  # noqa: T201
@@ -219,7 +219,7 @@ LOG = "100000"
 
 @contextmanager
 def occupied(client: Client) -> Iterator[Callable[[], None]]:
-    """Keep every thread of the cluster busy until the callable given is called."""
+    """Keep every thread of the cluster busy until the yielded function is called."""
     gate = Event(f"gate-{time.monotonic_ns()}", client=client)
     name = gate.name
     holding = [

@@ -1,4 +1,4 @@
-"""Undocumented names of Dask are there, do what is used of them, and are used once."""
+"""Undocumented names of Dask exist, do what we rely on, and are used once."""
 
 import ast
 import asyncio
@@ -379,7 +379,7 @@ UNDOCUMENTED = {
 
 
 def uses(source, ours=()):
-    """Return what a module takes from Dask that is not documented."""
+    """Return the undocumented names that a module takes from Dask."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

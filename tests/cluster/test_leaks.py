@@ -1,4 +1,4 @@
-"""Everything that may be left behind is seen, in real worker processes."""
+"""The leak check detects every kind of leftover, in real worker processes."""
 
 import gc
 import socket
@@ -29,13 +29,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 
 def seen(client):
-    """Return what the check says, without waiting for anything to go."""
+    """Return what the check finds, without waiting for anything to disappear."""
     with pytest.raises(AssertionError, match="left behind") as failed:
         assert_nothing_left(client, within_s=0.0)
     return str(failed.value)
 
 
-# What somebody might leave behind, each until its context ends.
+# Possible leftovers, each until its context ends.
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def run(client):
 
 @contextmanager
 def running_task(client):
-    """Nobody wants it any more, and the scheduler has forgotten it."""
+    """Nobody holds it, and the scheduler has forgotten it."""
     gate, running = (
         Event("left-gate", client=client),
         Event("left-running", client=client),
@@ -133,7 +133,7 @@ def here(leave, message):
 
 
 def elsewhere(leave, not_at):
-    """Leave something at ports where Dask never was: the check minds no others."""
+    """Leave something at ports that Dask never used, which the check looks at."""
     while True:
         left = leave()
         if not_at.isdisjoint(left.ports):
@@ -199,7 +199,7 @@ class BlasLimit:
 
     def __init__(self):
         self._limits = threadpool_limits(3, user_api="blas")
-        # Else no other thread could set limits from now on.
+        # Otherwise no other thread could set limits afterwards.
         OpenBLASController.clear_controlling_thread()
 
     def close(self):
@@ -234,7 +234,7 @@ def test_leftovers_are_detected_until_they_are_gone(client, thing):
 
 
 def test_a_shard_awaiting_collection_is_a_leftover(client):
-    """It may have its connections, and its memory, until then."""
+    """Until then it may hold connections and memory."""
 
     def leave():
         shard = Shard()
@@ -248,7 +248,7 @@ def test_a_shard_awaiting_collection_is_a_leftover(client):
 
 @pytest.fixture
 def found_threads(client):
-    """Somebody has given the processes of the workers three threads."""
+    """Something else has set three threads in the workers' processes."""
     set_blas_limits(client, 3)
     remember(client)
     yield
@@ -257,7 +257,7 @@ def found_threads(client):
 
 
 def test_a_running_fit_is_detected_everywhere(client, digits, found_threads):
-    """The check looks at what the package really holds, not at a likeness."""
+    """The check looks at what the package really holds, not at a stand-in."""
     workers = list(client.nthreads())[:2]
     fit = in_thread(endless(client).fit, digits[0][:300], digits[1][:300])
     wait_until(lambda: steps_taken(client), "training has begun")
@@ -277,7 +277,7 @@ def test_a_running_fit_is_detected_everywhere(client, digits, found_threads):
 
 
 def started_by(monkeypatch, owner, name):
-    """Return the names of the threads in which a function is called, as they come."""
+    """Return a list that records the names of the threads that call a function."""
     original, names = getattr(owner, name), []
 
     def call(*args, **kwargs):

@@ -22,7 +22,7 @@ WORKERS = ["tcp://a:1", "tcp://b:2"]
 
 
 def flop_by_hand(n_rows, kind, nnz_per_row=784):
-    """Return two operations a multiplication, for every product."""
+    """Return two operations per multiplication, for every product."""
     forward = [nnz_per_row * 4096, 4096 * 512, 512 * 10]
     products = list(forward)
     if kind != "prediction":
@@ -245,7 +245,7 @@ class CountingSocket:
     ids=str,
 )
 def test_a_step_sends_the_planned_number_of_bytes(units, n_exchanges, n_shards):
-    """With one hidden layer the logits are summed, and nothing else is exchanged."""
+    """With one hidden layer only the logits are exchanged."""
     n_rows = 20
     cost = StepCost.of_step(n_rows, itemsize=4)
     workers = [f"tcp://w:{i}" for i in range(n_shards)]

@@ -42,7 +42,7 @@ def plan_of(n_rows, engine="auto", workers=WORKERS, memory_limit=None):
     [(None, 784), (49.0, 2 * 49)],
 )
 def test_bytes_sent_by_a_prediction_are_counted(nnz_per_row, n_numbers, itemsize):
-    """By neurons, each weight once and all rows to both; by rows, the other way."""
+    """By neurons: each parameter once, all rows to both; by rows: the reverse."""
     cost = StepCost.of_prediction(100, itemsize=itemsize, nnz_per_row=nnz_per_row)
     by_neurons = N_PARAMETERS + 2 * 100 * n_numbers
     by_rows = 2 * N_PARAMETERS + 100 * n_numbers

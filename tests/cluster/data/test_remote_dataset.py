@@ -82,6 +82,8 @@ def test_blocks_are_released_after_use_and_recomputed_when_needed(client):
             keys = [future.key for future in futures]
             assert set(client.who_has(futures)) == set(keys)
         assert not features.futures
+        assert_array_equal(bounded(features.fetch), X)
+        assert not features.futures
 
 
 def test_blocks_of_the_user_stay(client):

@@ -1,4 +1,4 @@
-"""How a run of the "futures" engine ends: nothing is left, whatever happened."""
+"""A run of the "futures" engine leaves nothing behind, however it ends."""
 
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -43,7 +43,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @contextmanager
 def leaves_nothing(client):
-    """No task on the scheduler, no future in the client, no value on a worker."""
+    """Check for tasks on the scheduler, futures in the client, values on workers."""
     before = set(client.futures)
     yield
     clear_caches()
@@ -72,11 +72,11 @@ def test_nothing_is_left_at_the_end(client, phase, fails):
             network.state.keep_best()
             take_steps(network, 5)
         elif phase == "predictions":
-            # Some blocks are still under way when the first is looked at.
+            # Some blocks are still in flight when the first is read.
             logits = (forward_pass(network.ops, slice(0, 3)) for _ in range(8))
             next(network.outputs.predictions(logits))
         elif phase == "evaluation":
-            # Given up before its end.
+            # Abandoned before its end.
             network.objective.set_parameters(problem.initial.parameters)
             for rows in (slice(0, 3), slice(3, 9)):
                 backpropagate(network.ops, rows, slice(0, 20))
@@ -174,7 +174,7 @@ def test_nothing_is_left_after_placing_failed(client, monkeypatch):
     assert len(calls) >= 3
 
 
-# Ctrl-C: where it strikes at the third step, and the steps that count then.
+# Ctrl-C: where it occurs in the third step, and the steps that count then.
 INTERRUPTED = {
     "between forward tasks": (FuturesOps, "forward", 3 * 2 + 1, 2),
     "before the loss": (FuturesOps, "output_delta", 2, 2),
@@ -217,7 +217,7 @@ def test_an_interrupt_ends_after_whole_steps(client, monkeypatch, where, with_be
                     row_order=rows,
                 ),
             )
-        # What the interrupt left half done must not come in between.
+        # The unfinished work that the interrupt left must not interfere.
         state = network.state.fetch()
     assert ended.outcome is Outcome.INTERRUPTED
     assert state.optimizer.n_steps == n_whole_steps

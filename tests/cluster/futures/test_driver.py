@@ -1,4 +1,4 @@
-"""The "futures" engine: what it computes, and how much is on the cluster."""
+"""The "futures" engine: its results, and how much it holds on the cluster."""
 
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
@@ -100,7 +100,7 @@ def test_tasks_do_not_accumulate_over_steps(client):
         for n_steps in [5, 200]:
             take_steps(network, n_steps)
             network.loss.pop()
-            # The newest state and the rows of each shard; all else is to go.
+            # The newest state and the rows of each shard; everything else is released.
             left[n_steps] = wait_until(
                 lambda: len(keys := task_keys(client)) == 4 and keys,
                 "only states and rows are left",
@@ -176,7 +176,7 @@ def test_the_number_of_blocks_evaluated_ahead_is_bounded(client):
 
 
 def under_way(log, first, last):
-    """Return how many were submitted and not done, after each entry of the log.
+    """Return the number of submitted, unfinished tasks after each log entry.
 
     `first` and `last` are the names of the first and last task of each.
     """
@@ -231,7 +231,7 @@ def test_the_number_of_row_blocks_sent_ahead_is_bounded(client):
     log = [entry for entry in transitions(client) if entry[0][1] == run]
     assert max(under_way(log, "predict", "predict")) == BLOCKS_AHEAD + 1
     assert len(rows_on_cluster) == 30
-    # Each shard is sent its own copy; letting go of one takes the scheduler a while.
+    # Each shard is sent its own copy; the scheduler releases one after a while.
     assert max(rows_on_cluster) <= 2 * (BLOCKS_AHEAD + 2)
 
 

@@ -45,7 +45,7 @@ def arrays_in(value):
 
 
 def call(task, *args):
-    """Call twice on read-only arguments: nothing is written, the bits are the same.
+    """Call twice on read-only arguments, and check for equal bits.
 
     Dask may run a task again, on the very arguments that other tasks share.
     """
@@ -85,7 +85,7 @@ class Shards:
         self.last = self.split.output_layer
 
     def forward(self, rows):
-        """Return what every layer is given, by layer and shard, then the logits."""
+        """Return the inputs of every layer, by layer and shard, and the logits."""
         given = [[[self.dataset] for _ in self.shards]]
         for layer in self.split.layers:
             outputs = [
@@ -221,7 +221,7 @@ def test_penalties_restart_with_each_epoch():
     shards = Shards(problem_of((5,), 2, alpha=3.0))
     sums = []
     for first_of_epoch in [True, False, True]:
-        # At this rate the weights stay as they are.
+        # At this rate the parameters do not change.
         shards.step(ROWS[0], 1e-12, first_of_epoch)
         sums.append([tasks.penalty(shard) for shard in shards.shards])
     once, twice, again = np.array(sums)

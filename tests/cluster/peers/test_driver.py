@@ -1,4 +1,4 @@
-"""Shards that train by themselves, in real worker processes."""
+"""The "peers" engine on real worker processes."""
 
 import re
 import time
@@ -103,7 +103,7 @@ def test_the_random_state_of_the_caller_is_advanced(client, data):
 
 
 def endless(client, **parameters):
-    """Return a classifier that goes on until it is stopped."""
+    """Return a classifier that trains until it is stopped."""
     return classifier(
         client, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf, **parameters
     )
@@ -115,7 +115,7 @@ def endless(client, **parameters):
 def test_verbose_lines_arrive_while_a_fit_runs(
     client, data, monkeypatch, caplog, round_s, n_seen
 ):
-    """The user sees some and presses Ctrl-C, in a fit without end."""
+    """The user reads some of them and presses Ctrl-C in an endless fit."""
     monkeypatch.setattr(peers, "ROUND_S", round_s)
     lines = []
 
@@ -172,7 +172,7 @@ def stop_all(client, fit):
 
 
 def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatch):
-    """The weights are those of scikit-learn after as many steps."""
+    """Check that the parameters equal scikit-learn's after as many steps."""
     interrupted = []
 
     def interrupt_once(run, timeout_s):
@@ -220,13 +220,13 @@ def test_fits_inside_tasks_share_the_workers(client, data):
 
 @pytest.fixture
 def frequent_looks(monkeypatch):
-    """Let the client see after its workers twenty times a second."""
+    """Make the client check its workers twenty times per second."""
     for module in (rpc, peers, placement, scatter):
         monkeypatch.setattr(module, "WORKER_CHECK_S", 0.05)
 
 
 def test_a_queued_shard_is_waited_for(client, data, frequent_looks):
-    """One worker is busy with somebody's task for longer than it may be silent."""
+    """One worker is busy with another task for longer than it may be silent."""
     gate, running = Event("gate", client=client), Event("running", client=client)
     busy = sorted(client.nthreads())[0]
 
@@ -238,7 +238,7 @@ def test_a_queued_shard_is_waited_for(client, data, frequent_looks):
     assert running.wait(30)
     with dask.config.set({"skdistmlp.exchange-timeout": "500ms"}):
         fit = in_thread(classifier(client, n_workers=3).fit, *data)
-        # More than twice as long as a worker may be silent, in which it is asked.
+        # More than twice as long as a worker may be silent; it is pinged meanwhile.
         time.sleep(5)
         assert not fit.done()
         gate.set()
@@ -276,7 +276,7 @@ def set_blas_limits(client, n_threads):
         from threadpoolctl import OpenBLASController, threadpool_limits
 
         threadpool_limits(n_threads, user_api="blas")
-        # Else no other thread could set limits from now on.
+        # Otherwise no other thread could set limits afterwards.
         OpenBLASController.clear_controlling_thread()
 
     client.run(set_limits)
@@ -284,7 +284,7 @@ def set_blas_limits(client, n_threads):
 
 @pytest.fixture
 def found_threads(client):
-    """Somebody has given the one-thread workers' processes more threads."""
+    """Something else has set more threads in the one-thread workers' processes."""
     assert blas_limits(client) == {1}
     set_blas_limits(client, FOUND_THREADS)
     yield
@@ -297,7 +297,7 @@ def interrupt(client, fit, monkeypatch):
 
 
 def abandon(client, fit, monkeypatch):
-    """The client fails: nobody waits for the shards any more."""
+    """The client fails, so nobody waits for the shards."""
 
     def fail(*_):
         raise BrokenPipeError
@@ -311,7 +311,7 @@ def abandon(client, fit, monkeypatch):
 def test_matrix_products_use_the_workers_threads_until_training_ends(
     client, data, found_threads, monkeypatch, end
 ):
-    """However it ends, the limits that were found come back."""
+    """However the fit ends, the previous limits are restored."""
     fit = in_thread(endless(client, n_workers=3).fit, *data)
     wait_until(lambda: steps_taken(client, n_shards=3), "training has begun", fit)
     assert blas_limits(client) == {1}

@@ -1,4 +1,4 @@
-"""Ctrl-C and errors of the client while shards train by themselves."""
+"""Ctrl-C and errors in the client while shards train."""
 
 import os
 import warnings
@@ -93,7 +93,7 @@ def test_an_interrupt_between_rounds_keeps_the_parameters(client, data, monkeypa
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize("n_workers", [1, 2])
 def test_abandoned_shards_end(client, data, monkeypatch, solver, n_workers):
-    """The output of the client is broken, in a round without end."""
+    """The client's output is broken, in an endless round."""
     monkeypatch.setattr(peers, "ROUND_S", np.inf)
     strike_at(
         monkeypatch,
@@ -102,7 +102,9 @@ def test_abandoned_shards_end(client, data, monkeypatch, solver, n_workers):
         BrokenPipeError,
         lambda: begun(client, n_workers),
     )
-    hidden = (20, 9) if solver == "adam" else (300, 300)  # or it would soon converge
+    hidden = (
+        (20, 9) if solver == "adam" else (300, 300)
+    )  # otherwise it would soon converge
     clf = endless(client, n_workers=n_workers, solver=solver, max_fun=10**9)
     clf.set_params(hidden_layer_sizes=hidden)
     with pytest.raises(BrokenPipeError):
@@ -111,7 +113,7 @@ def test_abandoned_shards_end(client, data, monkeypatch, solver, n_workers):
 
 
 def test_an_interrupt_during_release_leaves_nothing_behind(client, data, monkeypatch):
-    """Also one in the middle of closing leaves the queue, and then closes the rest."""
+    """Even in the middle of closing, the fit leaves the queue and closes the rest."""
     strike_at(monkeypatch, Placement, "close", KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         bounded(classifier(client).fit, *data)
@@ -148,7 +150,7 @@ def test_cancelled_tasks_end_the_fit_with_an_error(client, data):
     ids=str,
 )
 def test_workers_in_one_process_share_nothing(data, parameters):
-    """Dask does not copy what it hands from thread to thread."""
+    """Dask does not copy what it passes from thread to thread."""
     parameters = PARAMETERS | {"max_iter": 3} | parameters
     theirs = MLPClassifier(**parameters).fit(*data)
     with (

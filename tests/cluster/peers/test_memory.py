@@ -1,4 +1,4 @@
-"""What a worker holds in the "peers" engine: resident memory above an idle worker."""
+"""Memory of a worker in the "peers" engine, compared with an idle worker."""
 
 import gc
 import sys
@@ -25,7 +25,7 @@ ALLOWANCE = 6 * 2**20
 
 @pytest.fixture(scope="module")
 def client():
-    """Two workers that have trained before, and so have imported and loaded all."""
+    """Two workers that have trained before, so that everything is imported."""
     with own_cluster(n_workers=2, memory_limit=0) as connected:
         fit(classifier(connected, (50, 50), max_iter=3), *rows(100))
         yield connected
@@ -105,7 +105,7 @@ BLOCK_BYTES = 1000 * 784 * 4
 def test_a_worker_concatenates_blocks_without_holding_them_twice(
     client, small_batches, held_by_the_user, is_sparse
 ):
-    """At its peak it has its rows, and a batch of blocks on their way.
+    """At its peak it holds its rows and one batch of blocks in flight.
 
     Beside them are blocks that the user holds, which were there before, or those that
     were computed for the fit, of which it has about a half.
@@ -142,14 +142,14 @@ def test_a_worker_concatenates_blocks_without_holding_them_twice(
 
 @pytest.fixture
 def small_batches(client):
-    """Let two dense blocks be on their way to a worker at a time."""
+    """Allow two dense blocks in flight to a worker at a time."""
     before = set_batch_bytes(client, 2 * BLOCK_BYTES)
     yield
     set_batch_bytes(client, before)
 
 
 def set_batch_bytes(client, n_bytes):
-    """Set the bytes of a batch on every worker; return what they were."""
+    """Set the bytes of a batch on every worker; return the previous value."""
 
     def exchange():
         from skdistmlp.cluster.data import blocks

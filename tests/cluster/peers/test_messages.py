@@ -1,4 +1,4 @@
-"""What shards tell the client while they train."""
+"""Messages of shards to the client while they train."""
 
 import asyncio
 import pickle
@@ -54,7 +54,7 @@ def test_a_client_hears_of_its_own_runs_only(client):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_messages_arrive_from_a_new_scheduler_too(tmp_path, digits, capsys):
-    """Of the client Dask's new scheduler knows nothing but that it is there.
+    """Dask's new scheduler knows only that the client exists.
 
     Not even that, for a while, if the workers are quicker than the client.
     """

@@ -1,4 +1,4 @@
-"""Workers for one fit: all or none, in the order of arrival, and back again."""
+"""Reservations of workers: all or nothing, in the order of arrival."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
 
 
 def goes_on():
-    """Find nothing that ends the wait."""
+    """Never end the wait."""
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def workers(client):
 
 
 def places(client):
-    """Return the workers that each fit in the queue wants, in order."""
+    """Return the workers that each queued fit has requested, in order."""
 
     def look(dask_scheduler):
         queue = dask_scheduler.plugins.get("skdistmlp-worker-queue")
@@ -78,7 +78,7 @@ def test_reservations_are_granted_in_order(client, workers):
 
 
 def test_reservations_are_all_or_nothing_and_never_overtaken(client, workers):
-    """One that wants all waits for the first; a third, that its worker is free."""
+    """A fit for all workers waits for the first; a third waits behind it."""
     first, _, third = workers
     order = []
 
@@ -167,7 +167,7 @@ def test_dead_processes_block_nobody(tmp_path, sign):
             wait_until(lambda: len(places(client)) == 3, "both are queued")
             for process in (two, three, one):
                 process.send_signal(sign)
-                # Once for a fit that trains is a wish to keep the weights.
+                # A single Ctrl-C in a training fit keeps the parameters.
                 wait_until(
                     lambda p=process: (
                         p.poll() is not None or p.send_signal(signal.SIGINT)
@@ -199,7 +199,7 @@ def test_a_suspended_client_loses_its_reservation(client, workers):
 def test_a_fit_that_lost_its_reservation_starts_no_round(
     client, digits, monkeypatch, number
 ):
-    """Others may have its workers: two gangs on them would wait for each other."""
+    """Others may have its workers; two fits on them would deadlock."""
     monkeypatch.setattr(peers, "ROUND_S", 0.0)
     start, started = peers.PeersRun._start_round, []
 
@@ -217,7 +217,7 @@ def test_a_fit_that_lost_its_reservation_starts_no_round(
 
 
 class QueueAlone:
-    """The queue without a cluster, under a clock of its own.
+    """The queue without a cluster, with its own clock.
 
     One fit has the workers, another asks for them again and again.
     """
@@ -239,7 +239,7 @@ class QueueAlone:
         return self._queue.reserve(name, name, ["a worker"], self._silent_s, arrives)
 
     def pass_by(self, seconds, heard=()):
-        """Let time go by in which the second fit asks, and some clients are heard."""
+        """Advance the time; the second fit asks, and some clients send heartbeats."""
         for _ in range(seconds):
             self.now += 1
             for name in heard:
@@ -260,7 +260,7 @@ def test_a_silent_client_loses_its_reservation(monkeypatch, silent_s):
 
 @pytest.mark.parametrize("jump_s", [3600, -3600])
 def test_a_suspended_scheduler_expires_no_reservation(monkeypatch, jump_s):
-    """It hears of its clients only after it is asked; or its clock was set."""
+    """It receives heartbeats only after it is asked, or its clock was changed."""
     queue = QueueAlone(monkeypatch, 40)
     queue.pass_by(5, heard=["holder", "waiting"])
     queue.now += jump_s

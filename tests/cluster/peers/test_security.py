@@ -54,7 +54,7 @@ def classifier(client, **parameters):
 
 
 def sockets_in_use():
-    """Return whether each connection of the shards in this process is encrypted."""
+    """Say for each connection of the shards in this process if it is encrypted."""
     from skdistmlp.cluster.peers import worker as peers_worker
 
     return [
@@ -143,7 +143,7 @@ def listening_ports():
 
 @pytest.fixture
 def ports(client):
-    """Give a port to each worker; take it back."""
+    """Assign a port to each worker, until the context ends."""
     import socket
 
     chosen = {}
@@ -157,7 +157,7 @@ def ports(client):
 
 
 def test_the_port_of_a_worker_can_be_chosen(client, ports, digits):
-    """Twice, since a port stays in use for some time after a connection."""
+    """Twice, since a port stays in use for a while after a connection."""
     X, y = digits[0][:300], digits[1][:300]
     clf = classifier(client, max_iter=10**6, tol=0.0, n_iter_no_change=np.inf)
     for _ in range(2):

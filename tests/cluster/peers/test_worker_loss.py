@@ -1,4 +1,4 @@
-"""Workers and clients of the "peers" engine that go away, stand still or pause."""
+"""Workers and clients of the "peers" engine that are lost, suspended or paused."""
 
 import signal
 import time
@@ -57,7 +57,7 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_suspended_worker_is_named_after_the_timeout(processes, data, rank):
-    """It is not gone, so it is the exchange that ends; awake again it trains again."""
+    """It still exists, so the exchange times out; once resumed, it can train again."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         remember(client)
@@ -78,7 +78,7 @@ def test_a_suspended_worker_is_named_after_the_timeout(processes, data, rank):
 
 
 def test_shards_that_cannot_connect_time_out(processes, data, monkeypatch):
-    """One stands still when all have begun: Dask would notice after minutes."""
+    """One is suspended after all have started: Dask would notice after minutes."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
@@ -158,7 +158,7 @@ def test_an_error_names_its_worker(client, data):
 
 
 def test_shards_of_a_killed_client_end(processes):
-    """Also one that waits for another, for which it has no deadline itself."""
+    """Even one that waits for another shard without a deadline of its own."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
@@ -175,7 +175,7 @@ def test_shards_of_a_killed_client_end(processes):
 
 
 def training(client):
-    """Return how many shards each worker trains, or has waiting for others."""
+    """Return the number of shards per worker that train or wait for others."""
     return client.run(
         lambda dask_worker: sum(
             task.key[0].startswith("train") for task in dask_worker.state.executing
@@ -189,7 +189,7 @@ def short_rounds(monkeypatch):
 
 
 def test_a_shard_queued_between_rounds_is_waited_for(client, data, short_rounds):
-    """Somebody's task gets the thread of a worker, for longer than the timeout."""
+    """Another task occupies a worker's thread for longer than the timeout."""
     busy = next(iter(client.nthreads()))
     with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
         clf = endless(client, n_workers=3)
@@ -223,7 +223,7 @@ def test_a_retired_worker_ends_the_fit(processes, data, short_rounds, n_workers)
 
 
 def test_a_shard_suspended_at_the_very_end_is_named(processes, data):
-    """When the others have ended, and wait for nothing any more."""
+    """After the others have ended, and no longer wait for it."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
@@ -259,7 +259,7 @@ def pause(client):
     def set_status(name, dask_worker):
         from distributed import Status
 
-        # Dask's own look at the memory would undo it.
+        # Dask's own memory monitor would undo it.
         fraction = False if name == "paused" else 0.8
         dask_worker.memory_manager.memory_pause_fraction = fraction
         dask_worker.status = Status[name]

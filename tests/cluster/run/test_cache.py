@@ -1,4 +1,4 @@
-"""Rows and weights that stay on real workers from call to call."""
+"""Rows and parameters cached on real workers from call to call."""
 
 import gc
 import itertools
@@ -28,7 +28,7 @@ N_BYTES = 100 * 64 * 8 + 100 * 10
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Names of what is sent to workers, in order."""
+    """Return a list that records the names of sent values, in order."""
     names = []
     original = Scatterer.scatter
 
@@ -58,7 +58,7 @@ def classifier(client, **parameters):
 
 
 def fit(client, X, y, **parameters):
-    """Train, and wait until it is known what stays."""
+    """Train, and wait until the cache is updated."""
     clf = bounded(classifier(client, **parameters).fit, X, y)
     wait_until(
         lambda: (
@@ -107,7 +107,7 @@ def test_a_search_sends_each_fold_once(client, data, sent):
     search = GridSearchCV(classifier(client, max_iter=1), grid, cv=2)
     bounded(search.fit, *data)
     assert len(search.cv_results_["params"]) == 24
-    # Two folds, and all rows to fit the best again, on two workers.
+    # Two folds, and all rows for the refit, on two workers.
     assert sent.count("rows") == 2 * 2 + 2
 
 
@@ -119,7 +119,7 @@ def test_another_number_of_workers_uses_cached_rows(client, data, sent):
 
 
 def test_the_cache_is_limited_in_bytes(client, digits, sent):
-    """What came first stays, and a search that goes round finds most of its folds."""
+    """Older entries stay, so a search that cycles over folds finds most of them."""
     X, y = digits
     folds = [(X[i : i + 100], y[i : i + 100]) for i in range(0, 300, 100)]
     with dask.config.set({"skdistmlp.cache.max-bytes": 2 * 2 * N_BYTES}):
@@ -174,7 +174,7 @@ def test_rows_on_a_lost_worker_are_sent_again(data, sent):
 
 
 def test_rows_are_not_cached_on_workers_that_are_threads(data, sent):
-    """They would have the caller's own array, which the caller may change."""
+    """They would hold the caller's own array, which the caller may change."""
     with own_cluster(n_workers=2, processes=False) as client:
         for _ in range(2):
             fit(client, *data)
@@ -182,7 +182,7 @@ def test_rows_are_not_cached_on_workers_that_are_threads(data, sent):
 
 
 def test_a_fit_that_has_ended_caches_nothing(client, data, monkeypatch):
-    """Its caller may change the rows before they are noted by content."""
+    """Its caller may change the rows before their content is hashed."""
     ended, original = threading.Event(), scatter.content_hash
 
     def late(value):
@@ -196,7 +196,7 @@ def test_a_fit_that_has_ended_caches_nothing(client, data, monkeypatch):
 
 
 def test_a_client_for_one_call_caches_nothing(client, data, monkeypatch):
-    """It would take time for nothing."""
+    """Caching would only take time."""
     monkeypatch.setattr(WorkerCache, "of", None)
     bounded(classifier(client.scheduler.address).fit, *data)
 
@@ -243,7 +243,7 @@ def test_changed_parameters_are_sent_again(client, data, sent, change):
 
 
 def test_many_clients_and_threads_can_use_their_caches(cluster, data):
-    """Nobody gets another's rows, whatever makes way for what."""
+    """No client gets another's rows, whichever entries are evicted."""
     clients = [Client(cluster, set_as_default=False) for _ in range(2)]
     expected = [
         classifier(None, engine="local").fit(data[0] * k, data[1]) for k in range(1, 4)

@@ -1,4 +1,4 @@
-"""What a client has sent goes with it, also what only a worker knows of."""
+"""Values of a lost client are removed, even those that only a worker knows of."""
 
 import concurrent.futures
 import gc
@@ -34,7 +34,7 @@ def held(dask_worker):
 
 
 def test_values_of_a_lost_client_are_removed(client, workers):
-    """What others have stays."""
+    """Values of others stay."""
 
     def receive(dask_worker, runs):
         dask_worker.update_data({("rows", run, 1): b"data" for run in runs})
@@ -62,7 +62,7 @@ def test_values_that_arrive_after_their_client_is_lost_are_removed(client, worke
         announced = RegisteredRun(other, "a run", workers)
         wait_until(lambda: runs(client) == ["a run"], "the run is known")
         gone = other.id
-    # Nothing is left to do for a client that is closed.
+    # There is nothing to clean up for a closed client.
     announced.close([])
 
     async def send(dask_scheduler):
@@ -89,7 +89,7 @@ def test_a_run_stays_registered_until_it_has_released_everything(
 
 
 def test_a_run_stays_registered_while_a_value_is_under_way(client, workers):
-    """Also after its end: the process may be killed before that arrives."""
+    """Even after its end: the process may be killed before that message arrives."""
     sent = concurrent.futures.Future()
     announced = RegisteredRun(client, "a run", workers)
     announced.close([sent])
@@ -132,7 +132,7 @@ def keys_held(dask_worker):
 
 @pytest.mark.parametrize("engine", ["peers", "futures"])
 def test_values_of_a_client_killed_while_sending_are_removed(tmp_path, engine):
-    """A worker has it, but the scheduler was not told."""
+    """A worker holds it, but the scheduler does not know."""
     with (
         DaskProcesses(tmp_path, n_workers=2) as processes,
         Client(processes.address, set_as_default=False) as client,

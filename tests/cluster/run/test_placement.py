@@ -1,63 +1,56 @@
+"""One run on the cluster: its tasks, values and results, and what it leaves."""
+
 import numpy as np
 import pytest
-from distributed import Client, worker_client
-from distributed.worker_state_machine import RemoveReplicasEvent
-from numpy.testing import assert_array_equal
+from distributed import Client
 
-from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.exceptions import ClusterError, WorkerLostError
+from skdistmlp.exceptions import ClusterError
 from tests.cluster.leaks import assert_nothing_left
-from tests.cluster.support import wait_until
+from tests.cluster.support import bounded, wait_until
 
 
-def place_and_look(client):
-    """Place values on all workers, in both orders; return where each came to lie.
-
-    And where it should; and fetch them again.
-    """
-    found, wanted = [], []
-    workers = tuple(client.nthreads())
-    for order in (workers, workers[::-1]):
-        tasks = Placement(client, order)
-        try:
-            values = [np.full(1000, rank) for rank in range(len(order))]
-            placed = tasks.scatter("rows", values)
-            wait_until(lambda f=placed: all(p.done() for p in f), "all arrived")
-            holders = client.who_has(placed)
-            found += [tuple(holders[future.key]) for future in placed]
-            wanted += [(worker,) for worker in order]
-            for value, fetched in zip(values, tasks.fetch(*placed), strict=True):
-                assert_array_equal(fetched, value)
-        finally:
-            tasks.close()
-    return found, wanted
+@pytest.fixture
+def placement(client):
+    """A run on all workers."""
+    with Placement(client, tuple(client.nthreads()), suffix="-of-3") as run:
+        run.begin()
+        yield run
 
 
-@pytest.mark.parametrize("reached", [True, False])
-def test_every_value_arrives_on_its_worker(client, monkeypatch, reached):
-    asked = []
-
-    def reaches_all_or_none(_, worker):
-        asked.append(worker)
-        return reached
-
-    monkeypatch.setattr(scatter, "can_connect", reaches_all_or_none)
-    found, wanted = place_and_look(client)
-    assert found == wanted
-    assert len(set(wanted)) == 3
-    assert set(asked) == set(client.nthreads())
+def divide(numerator, denominator):
+    return numerator / denominator
 
 
-def test_values_placed_inside_a_task_arrive_on_their_worker(client):
-    """Where Dask would keep all values on the worker of the task."""
+def test_results_are_fetched_in_the_order_of_their_futures(placement):
+    keys = [placement.add(rank, "divide", divide, 6, rank + 1) for rank in range(3)]
+    futures = placement.submit(keys)
+    assert bounded(placement.fetch, *futures) == [6, 3, 2]
+    assert bounded(placement.fetch, *reversed(futures)) == [2, 3, 6]
 
-    def task():
-        with worker_client() as own:
-            return place_and_look(own)
 
-    found, wanted = client.submit(task, pure=False).result(60)
-    assert found == wanted
+def test_popped_results_are_released_on_the_cluster(client, placement):
+    futures = placement.submit([placement.add(1, "divide", divide, 6, 3)])
+    assert bounded(placement.pop_results, *futures) == [2]
+    wait_until(lambda: not client.who_has(), "the result is forgotten")
+    assert len(futures) == 1
+
+
+def test_the_error_of_a_task_says_where_it_happened(client, placement):
+    (failed,) = placement.submit([placement.add(2, "divide", divide, 1, 0)])
+    with pytest.raises(ZeroDivisionError):
+        bounded(placement.fetch, failed)
+    error = placement.error_of(failed)
+    worker = tuple(client.nthreads())[2]
+    note = f"This happened in task 'divide-shard2-of-3' on worker {worker}."
+    assert error.__notes__.count(note) == 1
+    assert placement.error_of(failed).__notes__.count(note) == 1
+
+
+def test_a_task_without_an_error_has_none(placement):
+    (done,) = placement.submit([placement.add(0, "divide", divide, 1, 1)])
+    bounded(placement.wait_for, done)
+    assert placement.error_of(done) is None
 
 
 @pytest.mark.parametrize("call", ["submit", "place"])
@@ -77,61 +70,9 @@ def test_values_sent_after_closing_are_released(client, call, monkeypatch):
         futures = tasks.submit([tasks.add(0, "sum", sum, (1, 2))])
     else:
         futures = tasks.scatter("rows", [np.ones(10)])
-    # Though somebody still has the future.
+    # Although this test still holds the future.
     assert_nothing_left(client)
     assert len(futures) == 1
-
-
-def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
-    client, monkeypatch
-):
-    """Dask's scheduler learns of the value when the worker is gone."""
-    worker = next(iter(client.nthreads()))
-    gone = "tcp://127.0.0.1:1"
-
-    def tell_of_another(dask_scheduler):
-        update_data = dask_scheduler.handlers["update_data"]
-
-        def update(who_has, **about):
-            dask_scheduler.handlers["update_data"] = update_data
-            try:
-                update_data(who_has={key: [gone] for key in who_has}, **about)
-            except KeyError:
-                # As if the worker had left that the value was sent to.
-                raise KeyError(worker) from None
-
-        dask_scheduler.handlers["update_data"] = update
-
-    monkeypatch.setattr(scatter, "can_connect", lambda *_: True)
-    client.run_on_scheduler(tell_of_another)
-    tasks = Placement(client, (worker,))
-    tasks.phase = "sending rows"
-    with pytest.raises(WorkerLostError, match="dropped the data of this call"):
-        tasks.scatter("rows", [np.ones(10)])
-    tasks.close()
-    wait_until(
-        lambda: (
-            not client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.tasks)
-        ),
-        "the scheduler has forgotten it",
-    )
-    # What lies on the worker would have gone with it.
-    client.run(
-        lambda dask_worker: dask_worker.handle_stimulus(
-            RemoveReplicasEvent(keys=list(dask_worker.data), stimulus_id="x")
-        )
-    )
-
-
-def test_a_key_error_of_ours_is_not_hidden(client, monkeypatch):
-    def scatter(*_, **__):
-        raise KeyError("a bug")
-
-    tasks = Placement(client, tuple(client.nthreads()))
-    monkeypatch.setattr(client, "scatter", scatter)
-    with pytest.raises(KeyError, match="a bug"):
-        tasks.scatter("rows", [np.ones(10)])
-    tasks.close()
 
 
 def test_a_run_cannot_start_with_a_closed_client(client):

@@ -1,4 +1,4 @@
-"""Another version of the package on a worker is named before anything is sent there."""
+"""Another version of the package on a worker is reported before anything is sent."""
 
 import sys
 from contextlib import contextmanager
@@ -32,14 +32,14 @@ VERSION = skdistmlp.__version__
 
 @contextmanager
 def installed(client, worker, version):
-    """Have another version on a worker, or none; this one again afterwards."""
+    """Pretend that a worker has another version, or none; restore it on exit."""
     client.run(install, version, workers=[worker])
     yield
     client.run(install, VERSION, workers=[worker])
 
 
 def install(version):
-    # The package as it is loaded, whatever its files and their metadata say.
+    # The version of the loaded package, whatever its files and metadata say.
     skdistmlp.__version__ = version
     sys.modules["skdistmlp"] = None if version is None else skdistmlp
 

@@ -1,0 +1,113 @@
+"""Values sent to the workers of the shards, directly or through the scheduler."""
+
+import numpy as np
+import pytest
+from distributed import worker_client
+from distributed.worker_state_machine import RemoveReplicasEvent
+from numpy.testing import assert_array_equal
+
+from skdistmlp.cluster.run import scatter
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.exceptions import WorkerLostError
+from tests.cluster.support import wait_until
+
+
+def place_and_look(client):
+    """Send values to all workers, in both orders, and fetch them again.
+
+    Returns where each value arrived, and where it should have.
+    """
+    found, wanted = [], []
+    workers = tuple(client.nthreads())
+    for order in (workers, workers[::-1]):
+        tasks = Placement(client, order)
+        try:
+            values = [np.full(1000, rank) for rank in range(len(order))]
+            placed = tasks.scatter("rows", values)
+            wait_until(lambda f=placed: all(p.done() for p in f), "all arrived")
+            holders = client.who_has(placed)
+            found += [tuple(holders[future.key]) for future in placed]
+            wanted += [(worker,) for worker in order]
+            for value, fetched in zip(values, tasks.fetch(*placed), strict=True):
+                assert_array_equal(fetched, value)
+        finally:
+            tasks.close()
+    return found, wanted
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_every_value_arrives_on_its_worker(client, monkeypatch, reached):
+    asked = []
+
+    def reaches_all_or_none(_, worker):
+        asked.append(worker)
+        return reached
+
+    monkeypatch.setattr(scatter, "can_connect", reaches_all_or_none)
+    found, wanted = place_and_look(client)
+    assert found == wanted
+    assert len(set(wanted)) == 3
+    assert set(asked) == set(client.nthreads())
+
+
+def test_values_placed_inside_a_task_arrive_on_their_worker(client):
+    """Where Dask would keep all values on the worker of the task."""
+
+    def task():
+        with worker_client() as own:
+            return place_and_look(own)
+
+    found, wanted = client.submit(task, pure=False).result(60)
+    assert found == wanted
+
+
+def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
+    client, monkeypatch
+):
+    """Dask's scheduler learns of the value when the worker is gone."""
+    worker = next(iter(client.nthreads()))
+    gone = "tcp://127.0.0.1:1"
+
+    def tell_of_another(dask_scheduler):
+        update_data = dask_scheduler.handlers["update_data"]
+
+        def update(who_has, **about):
+            dask_scheduler.handlers["update_data"] = update_data
+            try:
+                update_data(who_has={key: [gone] for key in who_has}, **about)
+            except KeyError:
+                # As if the worker had left that the value was sent to.
+                raise KeyError(worker) from None
+
+        dask_scheduler.handlers["update_data"] = update
+
+    monkeypatch.setattr(scatter, "can_connect", lambda *_: True)
+    client.run_on_scheduler(tell_of_another)
+    tasks = Placement(client, (worker,))
+    tasks.phase = "sending rows"
+    with pytest.raises(WorkerLostError, match="dropped the data of this call"):
+        tasks.scatter("rows", [np.ones(10)])
+    tasks.close()
+    wait_until(
+        lambda: (
+            not client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.tasks)
+        ),
+        "the scheduler has forgotten it",
+    )
+    # The value on the worker would have been lost with it.
+    client.run(
+        lambda dask_worker: dask_worker.handle_stimulus(
+            RemoveReplicasEvent(keys=list(dask_worker.data), stimulus_id="x")
+        )
+    )
+
+
+def test_a_key_error_of_our_own_is_not_hidden(client, monkeypatch):
+    def scatter(*_, **__):
+        raise KeyError("a bug")
+
+    tasks = Placement(client, tuple(client.nthreads()))
+    monkeypatch.setattr(client, "scatter", scatter)
+    with pytest.raises(KeyError, match="a bug"):
+        tasks.scatter("rows", [np.ones(10)])
+    tasks.close()
