@@ -2,13 +2,13 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
-from skdistmlp.engines.engine import Engine, EngineRequest, OpenEngine
-from skdistmlp.engines.local import LocalEngine, open_local
+from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
+from skdistmlp.engines.local import LocalEngine
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, local_plan, plan_training
 from skdistmlp.planning.prediction import (
@@ -19,14 +19,55 @@ from skdistmlp.planning.prediction import (
 NO_CLIENT = "no Dask client is active and none was given"
 
 
+def _local_engine(plan: Plan, _client: Any) -> Engine:
+    return LocalEngine(plan)
+
+
+def _futures_engine(plan: Plan, client: Any) -> Engine:
+    from skdistmlp.engines.futures import FuturesEngine
+
+    return FuturesEngine(plan, client)
+
+
+def _peers_engine(plan: Plan, client: Any) -> Engine:
+    from skdistmlp.engines.peers import PeersEngine
+
+    return PeersEngine(plan, client)
+
+
+ENGINES: Mapping[str, EngineFactory] = MappingProxyType(
+    {"local": _local_engine, "futures": _futures_engine, "peers": _peers_engine}
+)
+"""The engines by name; only those of a cluster import Dask."""
+
+
 @contextmanager
-def open_on_cluster(
-    request: EngineRequest, layer_units: Sequence[int], cost: StepCost
+def open_engine(
+    request: EngineRequest,
+    layer_units: Sequence[int],
+    cost: StepCost,
+    engines: Mapping[str, EngineFactory] = ENGINES,
 ) -> Iterator[Engine]:
-    """Open the engine that trains or predicts on a cluster, or "local" if that is best.
+    """Plan training or a prediction, and make the engine of the plan.
 
     Dask is imported, and a cluster looked for, only when the network is large
     enough to be split.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for.
+    layer_units : sequence of int
+        Features, neurons of each hidden layer, outputs.
+    cost : StepCost
+        Of a step of training, or of the prediction.
+    engines : mapping of str to callable
+        The table of engines.
+
+    Yields
+    ------
+    Engine
+        Inside the context its client, if it has one, is connected.
     """
     reason = request.reason_to_stay_local(layer_units)
     is_prediction = not cost.goes_backward
@@ -34,54 +75,32 @@ def open_on_cluster(
         # Asking the scheduler for workers may take longer than a small prediction.
         reason = reason_to_predict_locally(layer_units, cost)
     if reason is not None:
-        yield LocalEngine(local_plan(layer_units, reason))
+        plan = local_plan(layer_units, reason)
+        yield engines[plan.engine](plan, None)
         return
     # Without an import of distributed nobody can have made a client.
     if request.client is None and "distributed" not in sys.modules:
-        yield _engine_without_client(request, layer_units, is_prediction)
+        plan = _plan_without_client(request, layer_units, is_prediction)
+        yield engines[plan.engine](plan, None)
         return
     from skdistmlp.cluster.client.lookup import connected
 
     with connected(request.client) as client:
         if client is None:
-            yield _engine_without_client(request, layer_units, is_prediction)
-            return
-        choose = _plan_prediction if is_prediction else _plan_training
-        plan = choose(request, layer_units, cost, client)
-        yield _engine_of(plan, client)
+            plan = _plan_without_client(request, layer_units, is_prediction)
+        elif is_prediction:
+            plan = _plan_prediction(request, layer_units, cost, client)
+        else:
+            plan = _plan_training(request, layer_units, cost, client)
+        yield engines[plan.engine](plan, client)
 
 
-ENGINES: Mapping[str, OpenEngine] = MappingProxyType(
-    {
-        "auto": open_on_cluster,
-        "local": open_local,
-        "futures": open_on_cluster,
-        "peers": open_on_cluster,
-    }
-)
-"""How each value of the parameter `engine` is opened."""
-
-
-def _engine_of(plan: Plan, client: Any) -> Engine:
-    """Return the engine of a plan; only those of a cluster import Dask."""
-    if plan.engine == "local":
-        return LocalEngine(plan)
-    from skdistmlp.engines.futures import FuturesEngine
-    from skdistmlp.engines.peers import PeersEngine
-
-    engines: dict[str, Callable[[Plan, Any], Engine]] = {
-        "futures": FuturesEngine,
-        "peers": PeersEngine,
-    }
-    return engines[plan.engine](plan, client)
-
-
-def _engine_without_client(
+def _plan_without_client(
     request: EngineRequest, layer_units: Sequence[int], is_prediction: bool
-) -> LocalEngine:
+) -> Plan:
     if not is_prediction:
         _warn_of_missing_client(request)
-    return LocalEngine(local_plan(layer_units, NO_CLIENT))
+    return local_plan(layer_units, NO_CLIENT)
 
 
 def _plan_prediction(

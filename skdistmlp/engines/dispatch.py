@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from skdistmlp.engines.choice import ENGINES
-from skdistmlp.engines.engine import EngineRequest, OpenEngine
+from skdistmlp.engines.choice import ENGINES, open_engine
+from skdistmlp.engines.engine import EngineFactory, EngineRequest
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset
@@ -41,7 +41,7 @@ def train(
     job: TrainingJob,
     dataset: BaseDataset,
     on_epoch_end: OnResult | None = None,
-    engines: Mapping[str, OpenEngine] = ENGINES,
+    engines: Mapping[str, EngineFactory] = ENGINES,
 ) -> TrainingResult:
     """Plan the training of a network, and carry it out.
 
@@ -63,8 +63,7 @@ def train(
         # Features on a cluster train on that cluster.
         request = replace(request, client=dataset.client)
     cost = cost_of_training(job, dataset)
-    open_engine = engines[request.engine]
-    with open_engine(request, job.network.layer_units, cost) as engine:
+    with open_engine(request, job.network.layer_units, cost, engines) as engine:
         plan = engine.plan
         job = replace(job, split=plan.split)
         report: OnEpochEnd | None = None
@@ -90,7 +89,7 @@ def predict(
     network: Network,
     parameters: Parameters,
     X: Features,
-    engines: Mapping[str, OpenEngine] = ENGINES,
+    engines: Mapping[str, EngineFactory] = ENGINES,
 ) -> FloatArray:
     """Plan a prediction, and carry it out.
 
@@ -117,7 +116,7 @@ def predict(
     if request.reason_to_stay_local(layer_units) is not None:
         return predict_in_blocks(network, parameters, X)
     cost = cost_of_prediction(parameters, X)
-    with engines[request.engine](request, layer_units, cost) as engine:
+    with open_engine(request, layer_units, cost, engines) as engine:
         return engine.predict(network, parameters, X)
 
 
@@ -126,12 +125,11 @@ def plan_prediction(
     network: Network,
     parameters: Parameters,
     X: Features,
-    engines: Mapping[str, OpenEngine] = ENGINES,
+    engines: Mapping[str, EngineFactory] = ENGINES,
 ) -> Plan:
     """Return the plan that `predict` would follow."""
     cost = cost_of_prediction(parameters, X)
-    open_engine = engines[request.engine]
-    with open_engine(request, network.layer_units, cost) as engine:
+    with open_engine(request, network.layer_units, cost, engines) as engine:
         return engine.plan
 
 

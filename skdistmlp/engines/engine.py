@@ -1,15 +1,13 @@
 """What an engine is, and what the user asked for."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
-from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, reason_to_stay_local
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
@@ -79,8 +77,5 @@ class Engine(Protocol):
         """Return the outputs for all rows, shape (n_samples, n_outputs)."""
 
 
-OpenEngine: TypeAlias = Callable[
-    [EngineRequest, Sequence[int], StepCost], AbstractContextManager[Engine]
-]
-"""From a request, the widths of the layers and the cost of a step or a prediction to an
-engine with its plan. Its cluster, if it has one, is connected inside the context."""
+EngineFactory: TypeAlias = Callable[[Plan, Any], Engine]
+"""From a plan, and the connected client that it needs or None, to an engine."""

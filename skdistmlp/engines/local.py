@@ -1,9 +1,5 @@
 """The "local" engine: everything in this process."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-
-from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.communicators import SingleProcess
@@ -11,8 +7,7 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
-from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.plan import Plan, local_plan, reason_to_stay_local
+from skdistmlp.planning.plan import Plan
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.run import TrainingRun
 from skdistmlp.training.state import TrainingState
@@ -54,13 +49,3 @@ class LocalEngine:
     ) -> FloatArray:
         """Return the outputs; see `Engine`."""
         return predict_in_blocks(network, parameters, X)
-
-
-@contextmanager
-def open_local(
-    _request: EngineRequest, layer_units: Sequence[int], _cost: StepCost
-) -> Iterator[LocalEngine]:
-    """Open the engine that was asked for; no cluster is looked for."""
-    reason = reason_to_stay_local(layer_units, "local", 0)
-    assert reason is not None
-    yield LocalEngine(local_plan(layer_units, reason))

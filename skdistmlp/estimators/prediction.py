@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.engines.dispatch import plan_prediction, predict
-from skdistmlp.engines.engine import EngineRequest, OpenEngine
+from skdistmlp.engines.engine import EngineFactory, EngineRequest
 from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import is_collection
 from skdistmlp.nn.layers import Network, dense_layers
@@ -58,7 +58,7 @@ class BlockPrediction:
 class PredictionMixin:
     """Predict with the weights at hand, wherever the rows are."""
 
-    _engines: ClassVar[Mapping[str, OpenEngine]] = ENGINES
+    _engines: ClassVar[Mapping[str, EngineFactory]] = ENGINES
     """The table of engines, for a subclass to replace."""
 
     client: Any

@@ -1,11 +1,8 @@
 """A fourth engine, for tests: a network split among threads of this process."""
 
 import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from skdistmlp.engines.choice import ENGINES
@@ -63,20 +60,15 @@ class ThreadEngine:
         return predict_in_blocks(network, parameters, X)
 
 
-@contextmanager
-def open_threads(
-    shares: Sequence[float], _request: Any, layer_units: Sequence[int], _cost: Any
-) -> Iterator[ThreadEngine]:
-    """Open the engine with a shard for each of `shares`; see `OpenEngine`."""
-    split = NetworkSplit.by_shares(layer_units, shares)
-    yield ThreadEngine(Plan("threads", split, (), "a test asked for it"))
-
-
 def in_threads(estimator_class: type, shares: Sequence[float]) -> type:
     """Return the class of estimators whose networks are split among threads."""
-    table = dict.fromkeys(ENGINES, partial(open_threads, tuple(shares)))
+
+    def make(plan: Plan, _client: Any) -> ThreadEngine:
+        split = NetworkSplit.by_shares(plan.split.layer_units, shares)
+        return ThreadEngine(Plan("threads", split, (), "a test asked for it"))
+
     return type(
         estimator_class.__name__,
         (estimator_class,),
-        {"_engines": MappingProxyType(table), "__module__": __name__},
+        {"_engines": dict.fromkeys(ENGINES, make), "__module__": __name__},
     )
