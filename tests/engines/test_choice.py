@@ -1,0 +1,98 @@
+"""Which engine a request leads to, and what it does not do on the way there."""
+
+import pytest
+from distributed import Client
+
+from skdistmlp import ClusterError
+from skdistmlp.engines import choice
+from skdistmlp.engines.choice import ENGINES, NO_CLIENT, open_engine
+from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.engines.futures import FuturesEngine
+from skdistmlp.engines.local import LocalEngine
+from skdistmlp.engines.peers import PeersEngine
+from skdistmlp.planning.cost import StepCost
+
+LARGE, SMALL = (64, 300, 300, 10), (64, 5, 10)
+STEP = StepCost.of_step(200)
+
+CLASSES = {"local": LocalEngine, "futures": FuturesEngine, "peers": PeersEngine}
+
+
+def opened(layer_units, cost=STEP, *, client=None, n_workers=None, **parameters):
+    threshold = parameters.get("parameter_threshold")
+    engine = parameters.get("engine", "auto")
+    request = EngineRequest(client, n_workers, threshold, engine)
+    with open_engine(request, layer_units, cost) as engine:
+        assert type(engine) is CLASSES[engine.plan.engine]
+        return engine.plan
+
+
+@pytest.fixture
+def not_yet_warned(monkeypatch):
+    monkeypatch.setattr(choice, "_warned", False)
+
+
+def test_the_table_has_every_engine():
+    assert set(ENGINES) == set(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("layer_units", "engine", "threshold", "expected"),
+    [
+        (LARGE, "auto", None, "peers"),
+        (SMALL, "auto", None, "local"),
+        (SMALL, "auto", 0, "peers"),
+        (SMALL, "peers", None, "peers"),
+        (SMALL, "futures", None, "futures"),
+        (SMALL, "futures", 10**6, "local"),
+        (LARGE, "local", 0, "local"),
+    ],
+)
+def test_training_runs_where_the_parameters_say(
+    client, layer_units, engine, threshold, expected
+):
+    plan = opened(
+        layer_units, client=client, engine=engine, parameter_threshold=threshold
+    )
+    assert plan.engine == expected
+    assert len(plan.workers) == (0 if expected == "local" else 3)
+
+
+def test_n_workers_limits_the_workers_of_training(client):
+    assert len(opened(LARGE, client=client, n_workers=2).workers) == 2
+    with pytest.raises(ClusterError, match="n_workers=4"):
+        opened(LARGE, client=client, n_workers=4)
+
+
+def test_a_prediction_takes_the_workers_there_are(client):
+    many_rows = StepCost.of_prediction(10**7)
+    plan = opened((64, 1000, 1000, 10), many_rows, client=client, n_workers=4)
+    assert (plan.engine, plan.split_by, len(plan.workers)) == ("futures", "rows", 3)
+
+
+def test_a_small_prediction_asks_no_cluster():
+    plan = opened(LARGE, StepCost.of_prediction(10), client="tcp://192.0.2.1:1")
+    assert plan.engine == "local"
+
+
+@pytest.mark.usefixtures("not_yet_warned")
+def test_without_a_client_training_is_local_and_warns_once():
+    with pytest.warns(UserWarning, match="engine='peers' needs a cluster"):
+        plan = opened(LARGE, engine="peers")
+    assert (plan.engine, plan.reason) == ("local", NO_CLIENT)
+    assert opened(LARGE, engine="futures").engine == "local"
+
+
+@pytest.mark.usefixtures("not_yet_warned")
+def test_auto_without_a_client_says_nothing():
+    assert opened(LARGE).reason == NO_CLIENT
+    assert opened(LARGE, StepCost.of_prediction(10**7)).reason == NO_CLIENT
+
+
+def test_the_client_is_connected_inside_the_context(cluster):
+    request = EngineRequest(cluster.scheduler_address, 2, 0, "peers")
+    with open_engine(request, SMALL, STEP) as engine:
+        used = engine._client
+        assert isinstance(used, Client)
+        assert used.status == "running"
+    assert used.status == "closed"

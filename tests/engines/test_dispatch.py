@@ -1,0 +1,86 @@
+"""Training and predictions go to the engine of the plan, wherever that is."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from skdistmlp.engines.dispatch import plan_prediction, predict, train
+from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.nn.layers import Network, dense_layers
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.training.progress import Outcome
+from tests.training.jobs import LAYER_UNITS, dataset_of, job_of
+
+LOCAL = EngineRequest(None, None, None, "local")
+SPLIT = NetworkSplit.even(LAYER_UNITS, 1)
+
+
+def parameters():
+    flat = np.random.default_rng(0).normal(size=SPLIT.n_parameters)
+    return SPLIT.unsplit_layout().views(flat)
+
+
+def test_the_result_has_the_plan_and_the_state_of_the_whole_network():
+    result = train(LOCAL, job_of("adam"), dataset_of("adam"))
+    assert result.plan.engine == "local"
+    assert result.state.outcome is Outcome.OUT_OF_EPOCHS
+    assert result.state.network.parameters.size == SPLIT.n_parameters
+
+
+def test_the_job_s_random_state_is_advanced_wherever_training_ran(client):
+    ends = []
+    for request in (LOCAL, EngineRequest(client, 2, None, "peers")):
+        job = job_of("adam")
+        train(request, job, dataset_of("adam"))
+        ends.append(job.initial.random_state.get_state()[1])
+    assert_array_equal(*ends)
+    assert not np.array_equal(ends[0], np.random.RandomState(0).get_state()[1])
+
+
+def test_a_callback_gets_what_training_would_end_with():
+    results = []
+
+    def note(state, result):
+        results.append((state.progress.n_iter, result()))
+        return len(results) == 3
+
+    ended = train(LOCAL, job_of("early stopping"), dataset_of("adam"), note)
+    assert [number for number, _ in results] == [1, 2, 3]
+    assert ended.state.outcome is Outcome.STOPPED
+    assert_array_equal(
+        results[-1][1].state.network.parameters, ended.state.network.parameters
+    )
+
+
+class Noted:
+    """An engine that notes which network it is asked to predict with."""
+
+    def __init__(self, plan, client):
+        self.plan = plan
+
+    def predict(self, network, parameters, X):
+        return SimpleNamespace(network=network, rows=len(X), plan=self.plan)
+
+
+def test_a_large_prediction_goes_to_the_engine_of_its_plan(client):
+    layer_units = (64, 1000, 1000, 10)
+    network = Network(dense_layers(layer_units, "relu"), "softmax")
+    split = NetworkSplit.even(layer_units, 1)
+    weights = split.unsplit_layout().views(np.zeros(split.n_parameters))
+    X = np.zeros((100_000, 64))
+    table = dict.fromkeys(("local", "futures", "peers"), Noted)
+    request = EngineRequest(client, None, 0, "auto")
+    noted = predict(request, network, weights, X, table)
+    planned = plan_prediction(request, network, weights, X, table)
+    assert noted.rows == 100_000
+    assert noted.plan == planned
+    assert (planned.engine, planned.split_by) == ("futures", "rows")
+
+
+@pytest.mark.parametrize("request_", [LOCAL, EngineRequest(None, None, 10**6, "peers")])
+def test_a_prediction_that_stays_makes_no_engine(request_):
+    network, X = job_of("adam").network, dataset_of("adam").X
+    outputs = predict(request_, network, parameters(), X, {})
+    assert outputs.shape == (len(X), 10)

@@ -1,0 +1,87 @@
+"""Every engine keeps the protocol: a plan, training and prediction."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skdistmlp.engines.choice import ENGINES
+from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.parallel.shard import predict_whole
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.training.progress import Outcome
+from tests.engines.thread_engine import ThreadEngine
+from tests.training.jobs import LAYER_UNITS, MAX_EPOCHS, dataset_of, job_of, plan_of
+
+FACTORIES = {**ENGINES, "threads": lambda plan, _: ThreadEngine(plan)}
+
+
+def made(name, client):
+    n_shards = 1 if name == "local" else 2
+    plan = plan_of(name, client.nthreads(), n_shards)
+    engine = FACTORIES[name](plan, client)
+    assert engine.plan is plan
+    return engine
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_an_engine_trains_to_the_end(client, name):
+    engine = made(name, client)
+    job = job_of("adam", engine.plan.n_shards)
+    state = engine.train(job, dataset_of("adam"))
+    alone = made("local", client).train(job_of("adam"), dataset_of("adam"))
+    assert state.outcome is Outcome.OUT_OF_EPOCHS
+    assert state.progress.n_iter == MAX_EPOCHS
+    assert_allclose(state.network.parameters, alone.network.parameters, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_reports_each_epoch_but_the_last(client, name):
+    engine, seen = made(name, client), []
+
+    def note(state, snapshot):
+        copy = snapshot()
+        assert copy.progress == state.progress
+        seen.append((state.progress.n_iter, copy.network.parameters.shape))
+        return False
+
+    engine.train(job_of("adam", engine.plan.n_shards), dataset_of("adam"), note)
+    size = (NetworkSplit.even(LAYER_UNITS, 1).n_parameters,)
+    assert seen == [(number, size) for number in range(1, MAX_EPOCHS)]
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_an_engine_predicts_what_the_whole_network_outputs(client, name):
+    engine = made(name, client)
+    network = job_of("adam").network
+    split = NetworkSplit.even(LAYER_UNITS, 1)
+    flat = np.random.default_rng(0).normal(size=split.n_parameters)
+    parameters = split.unsplit_layout().views(flat)
+    X = dataset_of("adam").X
+    outputs = engine.predict(network, parameters, X)
+    assert_allclose(outputs, predict_whole(network, parameters, X, 1000), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("request_", "stays"),
+    [
+        (EngineRequest(None, None, None, "local"), True),
+        (EngineRequest(None, None, None, "auto"), True),
+        (EngineRequest(None, None, None, "peers"), False),
+        (EngineRequest(None, None, 10**6, "peers"), True),
+        (EngineRequest(None, None, 0, "auto"), False),
+    ],
+    ids=str,
+)
+def test_a_request_says_whether_a_cluster_is_needed(request_, stays):
+    assert (request_.reason_to_stay_local(LAYER_UNITS) is not None) == stays
+
+
+def test_engines_agree_on_the_order_of_the_rows(client):
+    states = [
+        made(name, client).train(
+            job_of("adam", 1 if name == "local" else 2), dataset_of("adam")
+        )
+        for name in ENGINES
+    ]
+    for state in states[1:]:
+        assert_array_equal(state.row_order, states[0].row_order)
