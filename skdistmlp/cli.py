@@ -274,7 +274,8 @@ def _tls(
     workers looks for them.
     """
     import dask
-    from distributed import Security
+
+    from skdistmlp.cluster._dask import client_tls_arguments
 
     files = {"ca-file": ca_file, "client.cert": cert, "client.key": key}
     settings = {
@@ -289,7 +290,7 @@ def _tls(
         raise click.UsageError("the --tls options need the ADDRESS of a cluster")
     with dask.config.set(settings):
         try:
-            context = Security().get_connection_args("client")["ssl_context"]
+            context = client_tls_arguments()["ssl_context"]
         except OSError as error:
             raise click.UsageError(
                 f"cannot load the certificates of the --tls options: {error}"

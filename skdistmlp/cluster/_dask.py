@@ -15,10 +15,12 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Scheduler, Security, Worker, rpc
 from distributed.comm.addressing import get_address_host, get_address_host_port
 from distributed.comm.core import CommClosedError
+from distributed.deploy.cluster import Cluster
 from distributed.utils import sync
 from distributed.utils_comm import gather_from_workers
 
 __all__ = [
+    "Cluster",
     "CommClosedError",
     "add_handler",
     "array_meta",

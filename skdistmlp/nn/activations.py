@@ -1,8 +1,8 @@
 """Activation functions of the hidden layers, and softmax.
 
 To add one, write its two functions and enter them in `ACTIVATIONS`: but for the
-parameters of the estimators, nothing else names an activation. Temporaries are to
-be made of `_row_blocks`.
+parameters of the estimators, nothing else names an activation. Take temporaries of
+`_row_blocks`, one at a time: more would be too large (see there).
 """
 
 from collections.abc import Callable, Mapping

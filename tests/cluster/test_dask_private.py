@@ -13,11 +13,12 @@ import dask.array as da
 import numpy as np
 import pytest
 import trustme
-from distributed import Client, Security, get_worker
+from distributed import Client, Security, Status, get_worker
 from scipy import sparse
 
 from skdistmlp.cluster import _dask
 from skdistmlp.cluster._dask import (
+    Cluster,
     CommClosedError,
     add_handler,
     array_meta,
@@ -59,6 +60,12 @@ def workers(client):
 
 def test_the_address_of_a_scheduler(client, cluster):
     assert scheduler_address(client) == cluster.scheduler_address
+
+
+def test_a_cluster_has_a_status_and_the_address_of_its_scheduler(cluster):
+    assert isinstance(cluster, Cluster)
+    assert cluster.status == Status.running
+    assert cluster.scheduler_address.startswith("tcp://")
 
 
 def test_a_handler_of_the_scheduler_is_called_by_name(client, workers):

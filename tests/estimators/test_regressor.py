@@ -152,7 +152,7 @@ def test_poisson_refuses_negative_targets(name, solver, method):
     y = case.y.astype(float)
     y[-1] -= 100
     ours, _ = case.pair()
-    with pytest.raises(ValueError, match=f"poisson.*not negative.*is {y.min()}"):
+    with pytest.raises(ValueError, match=f"poisson.*non-negative.* is {y.min()}"):
         getattr(ours, method)(case.X, y)
     assert not hasattr(ours, "coefs_")
     quiet(ours.set_params(loss="squared_error").fit, case.X, y)

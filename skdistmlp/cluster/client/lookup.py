@@ -9,11 +9,9 @@ from weakref import WeakSet
 
 import dask
 from dask.utils import parse_timedelta
-from distributed import Client, get_client, get_worker, rejoin, secede
-from distributed.core import Status
-from distributed.deploy.cluster import Cluster
+from distributed import Client, Status, get_client, get_worker, rejoin, secede
 
-from skdistmlp.cluster._dask import identity_at
+from skdistmlp.cluster._dask import Cluster, identity_at
 from skdistmlp.cluster._dask import scheduler_address as scheduler_address
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import RECONNECT_POLL_S
