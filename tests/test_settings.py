@@ -255,6 +255,10 @@ def test_the_page_has_every_timeout_with_its_meaning():
     assert len(expected) > 15
 
 
+NOT_TIMEOUTS = ["timing.py: MIN_DIFFERENCE_S"]
+"""Constants in seconds that nothing waits for: what a measurement has to exceed."""
+
+
 def test_no_other_module_defines_a_timeout():
     package = Path(skdistmlp.__file__).parent
     elsewhere = [
@@ -267,4 +271,4 @@ def test_no_other_module_defines_a_timeout():
         for node in ast.walk(target)
         if isinstance(node, ast.Name) and node.id.endswith("_S")
     ]
-    assert elsewhere == []
+    assert elsewhere == NOT_TIMEOUTS
