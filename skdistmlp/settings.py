@@ -235,12 +235,11 @@ class _RegisterWithDask:
 
 WORKER_CHECK_S = 2.0
 """Between checks of the cluster during a wait. A check takes one message to the
-scheduler, about 2 ms; a lost worker is noticed after this long at the latest."""
+scheduler; a lost worker is noticed after this long at the latest."""
 
 CONNECT_PROBE_S = 0.5
-"""For a client to find out whether it can connect to a worker directly. Connecting
-takes a few ms within a data centre and less than 0.3 s around the world; a firewall
-that drops packets costs this long, once per client and worker."""
+"""For a client to find out whether it can connect to a worker directly. A firewall that
+drops packets costs this long, once per client and worker."""
 
 RECONNECT_POLL_S = 0.05
 """Between checks whether a client has reconnected to its scheduler. Dask itself decides
@@ -248,8 +247,7 @@ when to give up."""
 
 LOSS_POLL_S = 0.05
 """Between checks whether the scheduler has noticed a lost worker, for at most
-`WORKER_CHECK_S`. A peer sees the broken connection about 10 ms before the scheduler
-does."""
+`WORKER_CHECK_S`. A peer sees the broken connection before the scheduler does."""
 
 ORPHAN_LOOKS_S = 2.0, 10.0, 60.0
 """After a client disconnects, when its workers are searched for values it has sent:
@@ -266,7 +264,7 @@ the round. A round costs about 15 ms of scheduling, less than 0.5% of this."""
 
 PING_ANSWER_S = 2.0
 """For workers to answer a ping before an error names those that did not. A busy worker
-answers within milliseconds."""
+answers too, unless its task holds the GIL."""
 
 QUEUE_FIRST_POLL_S = 0.01
 """Until a queued fit first asks whether its workers are free. Each further interval is
@@ -296,8 +294,8 @@ GARBAGE_AFTER_ERROR_S = 1.0
 error, whose traceback keeps the shard and all rows alive."""
 
 CONNECT_S = 5.0
-"""For a shard to connect to another. A reachable machine answers in milliseconds; a
-lost packet is resent after 1 s and 3 s."""
+"""For a shard to connect to another. Long enough for a lost packet to be resent, after
+1 s and 3 s."""
 
 HANDSHAKE_TIMEOUT_S = 30.0
 """For a connecting process to prove that it belongs to the fit. A worker whose task
@@ -305,8 +303,8 @@ holds the GIL may take long; an intruder occupies one of `MAX_UNVERIFIED` places
 this long at most."""
 
 PORT_FREE_S = 3.0
-"""For the shard of the previous fit to free a fixed port. Its task ends about 0.1 s
-after the fit."""
+"""For the shard of the previous fit to free a fixed port. Its task ends soon after the
+fit."""
 
 PORT_POLL_S = 0.05
 """Between attempts to listen on a port that is in use."""
