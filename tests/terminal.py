@@ -25,7 +25,7 @@ class Command:
     Parameters
     ----------
     process : Popen
-        Leads a session of its own.
+        Starts a new session.
     terminal : int
         What it shows there can be read from this file descriptor.
     """

@@ -260,5 +260,5 @@ def fetch_keys(
         )
         return found | fetched, [*missing, *failed], list(lost)
 
-    # A task runs in a thread of its own; connections belong to the worker's loop.
+    # A task runs in another thread; connections belong to the worker's loop.
     return sync(worker.loop, fetch)

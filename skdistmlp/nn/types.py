@@ -1,4 +1,4 @@
-"""Types that every floor uses."""
+"""Types that every room uses."""
 
 from typing import Any, TypeAlias
 

@@ -60,7 +60,7 @@ def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
     Looked for are tasks, runs and places of fits on the scheduler; futures of the
     client; tasks and shards on the workers; and in their processes and this one
     sockets that are not Dask's, threads of ours and BLAS limits. All workers must be
-    awake. What clients keep on purpose is let go of first.
+    awake. Caches are cleared first.
     """
     _clear_caches(client)
     deadline = time.monotonic() + within_s

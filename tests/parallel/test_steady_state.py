@@ -1,7 +1,7 @@
 """After the first steps, a shard works in memory that it has: nothing comes or goes.
 
 Dask starts its workers with a small ``MALLOC_TRIM_THRESHOLD_``, under which every
-large temporary goes back to the operating system, and its pages fault anew at the
+large temporary goes back to the operating system, and its pages fault again at the
 next step. So faults are counted, in a process that is started like a worker and,
 as there, outside its main thread.
 """
@@ -133,7 +133,7 @@ def test_steps_cause_no_page_faults(
 
 @pytest.mark.parametrize("output", ["logistic", "identity", "exp", "softmax"])
 def test_losses_of_many_outputs_are_computed_in_blocks(output):
-    """Not even one array of all outputs in float64 is needed beside them."""
+    """Not even one array of all outputs in float64 is needed in addition."""
     n_outputs = 400
     split = NetworkSplit.even((20, n_outputs), 1)
     problem = make_problem(

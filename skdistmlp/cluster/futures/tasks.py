@@ -155,12 +155,12 @@ def update(
     learning_rate : float
         Rate of this step.
     first_of_epoch : bool
-        Whether to begin the sum of penalties anew.
+        Whether to restart the sum of penalties.
 
     Returns
     -------
     PlacedShard
-        The shard after the step, in arrays of its own.
+        The shard after the step, in new arrays.
     """
     layout, network, state = shard.layout, shard.network, shard.state
     flat_gradient = _gradient(shard, inputs, deltas, rows, rows)

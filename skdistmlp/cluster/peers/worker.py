@@ -208,7 +208,7 @@ class PeerShard:
             mesh.request_stop()
 
     def close(self) -> None:
-        """Close all connections, and let go of all memory."""
+        """Close all connections, and release all memory."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None

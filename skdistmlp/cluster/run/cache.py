@@ -101,7 +101,7 @@ class WorkerCache:
                 return None
             entry.used_at = time.monotonic()
             self._entries.move_to_end((token, worker))
-            # A future of its own: the caller releases it at the end of its run. Created
+            # A separate future: the caller releases it at the end of its run. Created
             # under the lock, while the entry's future still holds the value.
             return Future(entry.future.key, client)
 

@@ -32,7 +32,7 @@ THREAD_NAME = "skdistmlp"
 class Scatterer:
     """Sends a value to the worker of each shard, unless it is there already.
 
-    It sends from threads of its own. Inside a task, Dask would otherwise keep a value
+    It sends from its own threads. Inside a task, Dask would otherwise keep a value
     on the task's worker, whatever `workers` says; and an interrupt of the main thread
     would lose the future of a value that has been sent.
 

@@ -27,7 +27,7 @@ class Client:
 
 
 def raised(error, workers=(HERE,), client=None, phases=("training",)):
-    """Return what comes of an error through one or several contexts."""
+    """Return what an error becomes in one or several contexts."""
     client = client or Client()
     with pytest.raises(Exception) as caught:  # noqa: PT011
         raise_through(error, workers, client, list(phases))

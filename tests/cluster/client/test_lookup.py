@@ -90,7 +90,7 @@ def test_a_connection_to_an_address_ends_with_its_context(client, fails):
     except KeyError:
         assert fails
     assert found.status == "closed"
-    wait_until(lambda: clients_of(client) == before, "the scheduler lets go of it")
+    wait_until(lambda: clients_of(client) == before, "the scheduler drops it")
 
 
 def test_a_connection_to_an_address_is_not_the_active_client(client):
@@ -103,7 +103,7 @@ def test_an_estimator_leaves_no_client_on_the_scheduler(client, digits):
     clf = classifier(client=client.scheduler.address).fit(*small(digits))
     clf.predict(small(digits)[0])
     assert clf.plan_.workers == tuple(client.nthreads())
-    wait_until(lambda: clients_of(client) == before, "the scheduler lets go of it")
+    wait_until(lambda: clients_of(client) == before, "the scheduler drops it")
 
 
 @pytest.mark.parametrize("use", ["connected", "fit", "predict"])

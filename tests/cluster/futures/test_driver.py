@@ -135,7 +135,7 @@ def test_values_and_tasks_do_not_accumulate_over_evaluations(client):
 
         def loss_and_gradient(self, batch):
             evaluated = self._objective.loss_and_gradient(batch)
-            found, held = wait_until(few_values, "what is done with is let go of")
+            found, held = wait_until(few_values, "values are released after use")
             in_memory.append(Counter(key[0] for key in held))
             all_tasks.append(len(found))
             return evaluated

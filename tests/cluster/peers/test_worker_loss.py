@@ -158,7 +158,7 @@ def test_an_error_names_its_worker(client, data):
 
 
 def test_shards_of_a_killed_client_end(processes):
-    """Even one that waits for another shard without a deadline of its own."""
+    """Even one that waits for another shard that has no deadline."""
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
