@@ -252,26 +252,26 @@ def test_a_step_sends_the_planned_number_of_bytes(units, n_exchanges, n_shards):
     plan = plan_training(units, "peers", workers, cost)
     problem = make_problem(plan.split, dtype=np.float32, n_rows=n_rows)
     starts = split_state(plan.split, problem.start())
-    meshes = connected(n_shards)
+    communicators = connected(n_shards)
     sockets = []
-    for mesh in meshes:
-        for link in mesh._links.values():
+    for communicator in communicators:
+        for link in communicator._links.values():
             link.socket = CountingSocket(link.socket)
             link.send = link.socket.sendmsg
             sockets.append(link.socket)
 
-    def step(mesh):
+    def step(communicator):
         shard = LocalOps(
             problem.network,
             problem.split,
-            starts[mesh.rank],
+            starts[communicator.rank],
             problem.dataset,
-            mesh,
+            communicator,
             n_rows,
         )
         training_step(shard, np.arange(n_rows), 0.01)
 
-    run(meshes, step)
+    run(communicators, step)
     headers = n_exchanges * n_shards * (n_shards - 1) * HEADER_BYTES
     assert sum(s.n_bytes for s in sockets) - headers == plan.bytes_exchanged > 0
     if n_exchanges == 1:

@@ -1,3 +1,4 @@
+import select
 import socket
 import threading
 import time
@@ -6,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -17,7 +19,7 @@ from numpy.testing import assert_array_equal
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.communicators import Label, StopRequested
 from skdistmlp.parallel.split import split_neurons
-from skdistmlp.wire import communicator as mesh_module
+from skdistmlp.wire import communicator as communicator_module
 from skdistmlp.wire.communicator import Link, SocketCommunicator
 from skdistmlp.wire.packet import DTYPES, HEADER_BYTES, STOP, Header, Operation
 from tests.parallel.test_communicators import check_communicator
@@ -30,7 +32,7 @@ LONG_S = 30
 
 
 def connected(n_shards, timeout_s=LONG_S, is_cancelled=lambda: False):
-    """Return meshes that are connected with each other, over real sockets."""
+    """Return communicators that are connected with each other, over real sockets."""
     links = [{} for _ in range(n_shards)]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         for rank in range(n_shards):
@@ -45,14 +47,14 @@ def connected(n_shards, timeout_s=LONG_S, is_cancelled=lambda: False):
     ]
 
 
-def run(meshes, work):
+def run(communicators, work):
     """Run `work` on every shard at once; return results, or raise what came first."""
-    with ThreadPoolExecutor(len(meshes)) as pool:
+    with ThreadPoolExecutor(len(communicators)) as pool:
         try:
-            return list(pool.map(work, meshes, timeout=2 * LONG_S))
+            return list(pool.map(work, communicators, timeout=2 * LONG_S))
         finally:
-            for mesh in meshes:
-                mesh.close()
+            for communicator in communicators:
+                communicator.close()
 
 
 @settings(max_examples=30)
@@ -60,10 +62,10 @@ def run(meshes, work):
 def test_the_socket_communicator_meets_the_contract(shares, n_rows, n_columns, seed):
     ranges = split_neurons(n_columns, shares)
 
-    def shard(mesh):
-        mesh.begin_step()
-        check_communicator(mesh, ranges, n_rows, seed=seed)
-        check_communicator(mesh, ranges, n_rows, np.float32, seed)
+    def shard(communicator):
+        communicator.begin_step()
+        check_communicator(communicator, ranges, n_rows, seed=seed)
+        check_communicator(communicator, ranges, n_rows, np.float32, seed)
 
     run(connected(len(shares)), shard)
 
@@ -72,50 +74,50 @@ def test_the_socket_communicator_meets_the_contract(shares, n_rows, n_columns, s
 def test_arrays_far_larger_than_any_buffer_do_not_block_each_other(n_shards):
     piece = np.arange(6_000_000.0)
 
-    def shard(mesh):
-        mesh.begin_step()
-        return mesh.all_reduce(piece, 0, None)
+    def shard(communicator):
+        communicator.begin_step()
+        return communicator.all_reduce(piece, 0, None)
 
     for total in run(connected(n_shards), shard):
         assert_array_equal(total, n_shards * piece)
 
 
 def test_all_shards_stop_at_the_same_step():
-    def shard(mesh):
+    def shard(communicator):
         for step in range(1000):
-            if step == 5 and mesh.rank == 2:
-                mesh.request_stop()
+            if step == 5 and communicator.rank == 2:
+                communicator.request_stop()
             try:
-                mesh.begin_step()
+                communicator.begin_step()
             except StopRequested:
                 return step
-            mesh.all_reduce(np.ones(1), 0, None)
+            communicator.all_reduce(np.ones(1), 0, None)
         return None
 
     assert run(connected(3), shard) == [6, 6, 6]
 
 
 def test_a_single_shard_stops_on_request():
-    (mesh,) = connected(1)
-    mesh.begin_step()
-    mesh.request_stop()
-    mesh.begin_step()
+    (communicator,) = connected(1)
+    communicator.begin_step()
+    communicator.request_stop()
+    communicator.begin_step()
     with pytest.raises(StopRequested):
-        mesh.begin_step()
+        communicator.begin_step()
 
 
 def test_closing_one_shard_ends_all_others():
-    def shard(mesh):
-        mesh.begin_step()
-        mesh.all_reduce(np.ones(1), 0, None)
-        if mesh.rank == 1:
-            mesh.close()
+    def shard(communicator):
+        communicator.begin_step()
+        communicator.all_reduce(np.ones(1), 0, None)
+        if communicator.rank == 1:
+            communicator.close()
             return "closed"
         with pytest.raises(
             ExchangeError, match=r"shard [012] closed its connection in the sum"
         ):
-            mesh.all_reduce(np.ones(1), 0, None)
-        mesh.close()
+            communicator.all_reduce(np.ones(1), 0, None)
+        communicator.close()
         return "told"
 
     assert run(connected(3), shard) == ["told", "closed", "told"]
@@ -124,9 +126,9 @@ def test_closing_one_shard_ends_all_others():
 def test_a_silent_shard_is_named_after_the_timeout():
     waited = threading.Event()
 
-    def shard(mesh):
-        mesh.begin_step()
-        if mesh.rank == 1:
+    def shard(communicator):
+        communicator.begin_step()
+        if communicator.rank == 1:
             assert waited.wait(LONG_S)
             return None
         try:
@@ -134,7 +136,9 @@ def test_a_silent_shard_is_named_after_the_timeout():
                 ExchangeError,
                 match=r"0.01 s .* for shard 1 in the forward exchange of layer 2",
             ):
-                mesh.all_gather(np.ones((1, 1)), split_neurons(2, [1, 1]), 2, None)
+                communicator.all_gather(
+                    np.ones((1, 1)), split_neurons(2, [1, 1]), 2, None
+                )
         finally:
             waited.set()
         return "named"
@@ -146,82 +150,82 @@ def test_a_silent_shard_is_named_after_the_timeout():
     ("exchange", "described"),
     [
         (
-            lambda mesh: mesh.all_reduce(np.ones(1), 3, None),
+            lambda communicator: communicator.all_reduce(np.ones(1), 3, None),
             "the sum of layer 3",
         ),
         (
-            lambda mesh: mesh.reduce_scatter(
+            lambda communicator: communicator.reduce_scatter(
                 np.ones((1, 2)), split_neurons(2, [1, 1]), 1, None
             ),
             "the backward exchange of layer 1",
         ),
         (
-            lambda mesh: mesh.all_reduce(np.ones(1), Label.LOSS, None),
+            lambda communicator: communicator.all_reduce(np.ones(1), Label.LOSS, None),
             "the sum of the losses",
         ),
         (
-            lambda mesh: mesh.all_gather(
+            lambda communicator: communicator.all_gather(
                 np.ones((1, 1)), split_neurons(2, [1, 1]), Label.GRADIENT, None
             ),
             "the exchange of gradients",
         ),
         (
-            lambda mesh: mesh.broadcast(np.ones(1), Label.DECISION),
+            lambda communicator: communicator.broadcast(np.ones(1), Label.DECISION),
             "what shard 0 decides",
         ),
         (
-            lambda mesh: mesh.broadcast(np.ones(1), Label.PARAMETERS),
+            lambda communicator: communicator.broadcast(np.ones(1), Label.PARAMETERS),
             "the parameters from shard 0",
         ),
-        (lambda mesh: mesh.wait_for_all(), "the wait for all shards"),
+        (lambda communicator: communicator.wait_for_all(), "the wait for all shards"),
     ],
 )
 def test_an_error_names_the_exchange(exchange, described):
-    def shard(mesh):
-        mesh.begin_step()
-        if mesh.rank == 0:
-            mesh.close()
+    def shard(communicator):
+        communicator.begin_step()
+        if communicator.rank == 0:
+            communicator.close()
             return
         with pytest.raises(ExchangeError, match=f" in {described}$"):
-            exchange(mesh)
+            exchange(communicator)
 
     run(connected(2), shard)
 
 
 def test_a_cancelled_shard_does_not_wait():
     told = threading.Event()
-    meshes = connected(2, is_cancelled=told.is_set)
+    communicators = connected(2, is_cancelled=told.is_set)
 
-    def shard(mesh):
-        mesh.begin_step()
-        if mesh.rank == 1:
+    def shard(communicator):
+        communicator.begin_step()
+        if communicator.rank == 1:
             told.set()
             return
         with pytest.raises(ExchangeError, match="cancelled because the fit ended"):
-            mesh.broadcast(np.ones(1), 0) if mesh.rank else mesh.all_reduce(
-                np.ones(1), 0, None
-            )
+            communicator.broadcast(
+                np.ones(1), 0
+            ) if communicator.rank else communicator.all_reduce(np.ones(1), 0, None)
 
-    run(meshes, shard)
+    run(communicators, shard)
 
 
 @pytest.mark.parametrize(
     "late", ["step", "operation", "label", "shape", "dtype", "run"]
 )
 def test_a_packet_of_another_exchange_is_refused(late):
-    def shard(mesh):
-        mesh.begin_step()
-        wrong = mesh.rank == 1
+    def shard(communicator):
+        communicator.begin_step()
+        wrong = communicator.rank == 1
         if wrong and late == "step":
-            mesh.begin_step()
+            communicator.begin_step()
         if wrong and late == "run":
-            mesh._run = b"another fit....."
+            communicator._run = b"another fit....."
         array = np.ones((2, 2 if wrong and late == "shape" else 3))
         if wrong and late == "dtype":
             array = array.astype(np.float32)
         if wrong and late == "operation":
-            return mesh.reduce_scatter(array, split_neurons(3, [3, 0]), 0, None)
-        return mesh.all_reduce(array, int(wrong and late == "label"), None)
+            return communicator.reduce_scatter(array, split_neurons(3, [3, 0]), 0, None)
+        return communicator.all_reduce(array, int(wrong and late == "label"), None)
 
     with pytest.raises(ExchangeError, match="a packet has"):
         run(connected(2), shard)
@@ -254,15 +258,15 @@ class Exchange:
             return whole, parts[rank]
         return whole, whole
 
-    def of(self, mesh, mine):
+    def of(self, communicator, mine):
         """Carry it out."""
         if self.operation == Operation.ALL_GATHER:
-            return mesh.all_gather(mine, self.ranges(), self.label, None)
+            return communicator.all_gather(mine, self.ranges(), self.label, None)
         if self.operation == Operation.REDUCE_SCATTER:
-            return mesh.reduce_scatter(mine, self.ranges(), self.label, None)
+            return communicator.reduce_scatter(mine, self.ranges(), self.label, None)
         if self.operation == Operation.ALL_REDUCE:
-            return mesh.all_reduce(mine, self.label, None)
-        return mesh.broadcast(mine, self.label)
+            return communicator.all_reduce(mine, self.label, None)
+        return communicator.broadcast(mine, self.label)
 
     def result(self, rank, mine, theirs):
         """Return what should come of it."""
@@ -391,22 +395,49 @@ NOISE_BYTES = 2**22
 """What else may be allocated meanwhile: messages, and by threads of other tests."""
 
 
+class PolledTime:
+    """A clock that runs while there is nothing to read or write.
+
+    It stands while this process waits for a core: on a busy machine, a packet that has
+    arrived would otherwise be late. It stands for the modules `time` and `select`.
+    """
+
+    POLLIN, POLLOUT = select.POLLIN, select.POLLOUT
+
+    def __init__(self):
+        self._now = 0.0
+
+    def monotonic(self):
+        self._now += 1e-6  # whoever asks again and again has to come to an end
+        return self._now
+
+    def poll(self):
+        polled = select.poll()
+
+        def wait(milliseconds):
+            ready = polled.poll(milliseconds)
+            self._now += 0 if ready else milliseconds / 1000
+            return ready
+
+        return SimpleNamespace(register=polled.register, poll=wait)
+
+
 @contextmanager
-def mesh_and_peer(rank, portions):
-    """Give a mesh of two shards, and the other end of its only connection."""
+def communicator_and_peer(rank, portions):
+    """Give a communicator of two shards, and the other end of its only connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         peer = socket.create_connection(server.getsockname())
         mine, _ = server.accept()
     hang = time.monotonic() + HANG_S
-    mesh = SocketCommunicator(
+    communicator = SocketCommunicator(
         rank,
         {1 - rank: Link(Dribbling(mine, portions), "the peer")},
         RUN,
         timeout_s=0.005,
         is_cancelled=lambda: time.monotonic() > hang,
     )
-    with closing(mesh), peer:
-        yield mesh, peer
+    with closing(communicator), peer:
+        yield communicator, peer
 
 
 @contextmanager
@@ -432,23 +463,25 @@ def test_any_bytes_from_a_peer_give_the_right_array_or_an_error(
     rank, plan, steps, (expected, stream) = conversation
     n_bytes = sum(8 * e.n_rows * e.n_columns for e in plan)
     with (
-        patch.object(mesh_module, "CANCEL_POLL_S", 0.002),
-        mesh_and_peer(rank, portions) as (mesh, peer),
+        patch.object(communicator_module, "CANCEL_POLL_S", 0.002),
+        patch.object(communicator_module, "time", clock := PolledTime()),
+        patch.object(communicator_module, "select", clock),
+        communicator_and_peer(rank, portions) as (communicator, peer),
         np.errstate(all="ignore"),
         allocating_at_most(NOISE_BYTES + 6 * n_bytes),
     ):
         peer.sendall(stream)
         if closes:
             peer.shutdown(socket.SHUT_WR)
-        mesh.begin_step()
+        communicator.begin_step()
         step, stops = 1, False
         for exchange, its_step, header in zip(plan, steps, expected, strict=True):
             if its_step > step:
                 if stops:
                     with pytest.raises(StopRequested):
-                        mesh.begin_step()
+                        communicator.begin_step()
                     return
-                mesh.begin_step()
+                communicator.begin_step()
                 step = its_step
             room, mine = guarded(exchange, rank)
             before = mine.copy()
@@ -459,13 +492,13 @@ def test_any_bytes_from_a_peer_give_the_right_array_or_an_error(
                 theirs = np.frombuffer(data, exchange.dtype)
                 theirs = theirs.reshape(exchange.shapes(rank)[1])
                 wanted = exchange.result(rank, before, theirs)
-                assert_array_equal(exchange.of(mesh, mine), wanted)
+                assert_array_equal(exchange.of(communicator, mine), wanted)
                 assert_untouched(room)
                 continue
             with pytest.raises(
                 ExchangeError, match=r"^(a packet|expected|the p(acket|eer) |waited)"
             ):
-                exchange.of(mesh, mine)
+                exchange.of(communicator, mine)
             assert_untouched(room)
             if not is_right or exchange.operation != Operation.BROADCAST:
                 assert_array_equal(mine, before)
@@ -500,14 +533,14 @@ def test_a_shard_that_is_late_for_a_round_is_waited_for():
     """For longer than an exchange may take."""
     waiting = threading.Event()
 
-    def shard(mesh):
-        mesh.begin_step()
-        if mesh.rank == 1:
+    def shard(communicator):
+        communicator.begin_step()
+        if communicator.rank == 1:
             assert waiting.wait(LONG_S)
             time.sleep(0.1)  # ten times the timeout, in which nothing may happen
         else:
             waiting.set()
-        mesh.wait_for_all()
+        communicator.wait_for_all()
         return True
 
     assert run(connected(2, timeout_s=0.01), shard) == [True, True]

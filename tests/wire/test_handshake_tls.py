@@ -63,21 +63,21 @@ def test_arrays_of_any_size_are_exchanged_over_tls(listeners, tls):
         for links in results
         for link in links.values()
     )
-    meshes = [
+    communicators = [
         SocketCommunicator(rank, links, OURS.run, 30)
         for rank, links in enumerate(results)
     ]
     pieces = [np.random.default_rng(r).normal(size=(1000, 700)) for r in range(3)]
 
     def reduced(rank):
-        meshes[rank].begin_step()
-        return meshes[rank].all_reduce(pieces[rank], 0, None)
+        communicators[rank].begin_step()
+        return communicators[rank].all_reduce(pieces[rank], 0, None)
 
     with ThreadPoolExecutor(3) as pool:
         for total in pool.map(reduced, range(3), timeout=60):
             assert_array_equal(total, pieces[0] + pieces[1] + pieces[2])
-    for mesh in meshes:
-        mesh.close()
+    for communicator in communicators:
+        communicator.close()
 
 
 def test_plain_or_untrusted_connections_are_dropped(listeners, tls, foreign_tls):

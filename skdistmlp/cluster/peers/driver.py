@@ -98,7 +98,7 @@ class PeersRun:
         self._tasks = Placement(client, plan.workers, suffix=f"-of-{plan.n_shards}")
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
-        self._meeting: RoundStart | None = None
+        self._round_start: RoundStart | None = None
         self._shards: list[Future[Any]] = []
         self._addresses: list[Future[Any]] = []
         self._rows: list[Any] = []
@@ -107,7 +107,7 @@ class PeersRun:
         self._in_flight: concurrent.futures.Future[list[Future[Any]]] | None = None
         self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
         self._interrupted = False
-        self._look_again_at = float("inf")
+        self._next_check_at = float("inf")
         self._state = job.initial
         self._n_samples_logged = 0
         if job.initial.progress is not None:
@@ -191,7 +191,7 @@ class PeersRun:
         if self._in_flight is None:
             self._stop = True
         else:
-            self._ask(worker.request_stop, self._run)
+            self._call_workers(worker.request_stop, self._run)
 
     def _joined(self, states: Sequence[TrainingState]) -> TrainingState:
         """Return the state of the whole network at the end."""
@@ -236,10 +236,10 @@ class PeersRun:
         """Let all shards train for some seconds; after an interrupt, go on waiting."""
         if self._in_flight is None:
             assert self._roster is not None
-            self._meeting = RoundStart(self._roster, self._workers, number)
+            self._round_start = RoundStart(self._roster, self._workers, number)
             # In another thread, so that an interrupt does not lose the futures.
             self._in_flight = self._submitting.submit(self._start_round, number)
-            self._look_again_at = time.monotonic() + WORKER_CHECK_S
+            self._next_check_at = time.monotonic() + WORKER_CHECK_S
         with self._tasks.translate_dask_errors():
             self._tasks.phase = "training"
             # After an interrupt this is entered again, for the same round.
@@ -330,24 +330,24 @@ class PeersRun:
 
     def _take_messages(self, timeout_s: float) -> None:
         """Take the messages that are there; wait for one or the end of a shard."""
-        assert self._meeting is not None
+        assert self._round_start is not None
         with suppress(queue.Empty):
             message = self._messages.get(timeout=timeout_s)
             while True:
-                self._meeting.note(message)
+                self._round_start.note(message)
                 if isinstance(message, ProgressLine):
                     self._job.log(message.text)
                 message = self._messages.get_nowait()
-        if self._meeting.timed_out():
-            raise self._meeting.error(self._ask(ping))
-        if time.monotonic() > self._look_again_at:
-            self._look()
+        if self._round_start.timed_out():
+            raise self._round_start.error(self._call_workers(ping))
+        if time.monotonic() > self._next_check_at:
+            self._check_round()
 
-    def _look(self) -> None:
+    def _check_round(self) -> None:
         """See whether it makes sense to wait for this round."""
-        assert self._meeting is not None
-        self._look_again_at = time.monotonic() + WORKER_CHECK_S
-        queued = self._meeting.waiting_workers
+        assert self._round_start is not None
+        self._next_check_at = time.monotonic() + WORKER_CHECK_S
+        queued = self._round_start.waiting_workers
         self._tasks.watch.check(queued)
         if queued:
             # Once all tasks run, nobody else can take their workers' threads.
@@ -387,7 +387,7 @@ class PeersRun:
             ]
         )
 
-    def _ask(self, what: Callable[..., None], *args: Any) -> set[str]:
+    def _call_workers(self, what: Callable[..., None], *args: Any) -> set[str]:
         """Call a function on every worker; return the workers that answer in time."""
         answers = run_on_workers(self._client, self._workers, what, *args)
         answered, _ = wait(answers.values(), PING_ANSWER_S)

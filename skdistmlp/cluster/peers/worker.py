@@ -117,7 +117,7 @@ class PeerShard:
         self._rank = rank
         self._listener: socket.socket | None = listener
         self.address: Address = listener.getsockname()[:2]
-        self._mesh: SocketCommunicator | None = None
+        self._communicator: SocketCommunicator | None = None
         self._is_abandoned: Callable[[], bool] = lambda: False
         self._stop_wanted = False
         self._n_rounds = 0
@@ -171,16 +171,16 @@ class PeerShard:
         self._n_rounds += 1
         # Each round is another task, whose cancellation ends the waits of this round.
         self._is_abandoned = is_abandoned
-        if self._mesh is not None:
-            self._mesh.is_cancelled = is_abandoned
+        if self._communicator is not None:
+            self._communicator.is_cancelled = is_abandoned
         try:
             self._sender.running(number)
             if dataset is not None and roster is not None:
                 self._begin(dataset, roster)
-            elif self._mesh is not None:
+            elif self._communicator is not None:
                 # Any time: another shard's task may be queued behind other work, and
                 # the timeout of exchanges must not count that.
-                self._mesh.wait_for_all()
+                self._communicator.wait_for_all()
             self._sender.met(number)
             return self._train_round(round_s, stop)
         except BaseException:
@@ -203,18 +203,18 @@ class PeerShard:
         """
         self._stop_wanted = True
         # Once: `close` may set the attribute to None at any moment.
-        mesh = self._mesh
-        if mesh is not None:
-            mesh.request_stop()
+        communicator = self._communicator
+        if communicator is not None:
+            communicator.request_stop()
 
     def close(self) -> None:
         """Close all connections, and release all memory."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        if self._mesh is not None:
-            self._mesh.close()
-        self._run = self._start = self._mesh = None
+        if self._communicator is not None:
+            self._communicator.close()
+        self._run = self._start = self._communicator = None
 
     def _begin(self, dataset: Dataset, roster: Roster) -> None:
         """Meet the other shards, and make ready the first step."""
@@ -231,7 +231,7 @@ class PeerShard:
         )
         self._listener.close()
         self._listener = None
-        self._mesh = SocketCommunicator(
+        self._communicator = SocketCommunicator(
             self._rank,
             links,
             self._credentials.run,
@@ -240,14 +240,14 @@ class PeerShard:
         )
         # After the communicator is set; see `request_stop`.
         if self._stop_wanted:
-            self._mesh.request_stop()
+            self._communicator.request_stop()
         job = self._job
         network = open_local_network(
             job.network,
             job.split,
             self._start.network,
             dataset,
-            self._mesh,
+            self._communicator,
             job.max_rows(dataset),
         )
         log: Log = quiet
@@ -262,11 +262,11 @@ class PeerShard:
 
     def _train_round(self, round_s: float, stop: bool) -> Report:
         """Train until a round is over; the leader says when."""
-        run, leader, mesh = self._run, self._leader, self._mesh
+        run, leader, communicator = self._run, self._leader, self._communicator
         assert run is not None
         assert leader is not None
-        assert mesh is not None
-        started_at, exchanged_s = time.monotonic(), mesh.exchanging_s
+        assert communicator is not None
+        started_at, exchanged_s = time.monotonic(), communicator.exchanging_s
 
         def is_round_over(_: TrainingState) -> bool:
             return bool(leader.decides(time.monotonic() >= started_at + round_s))
@@ -282,7 +282,7 @@ class PeerShard:
             state.progress,
             state if ended else None,
             time.monotonic() - started_at,
-            mesh.exchanging_s - exchanged_s,
+            communicator.exchanging_s - exchanged_s,
         )
         if ended:
             self.close()

@@ -153,8 +153,8 @@ def cut_links() -> None:
     for shard in _shards():
         if shard._listener is not None:
             shard._listener.shutdown(2)
-        if shard._mesh is not None:
-            for link in shard._mesh._links.values():
+        if shard._communicator is not None:
+            for link in shard._communicator._links.values():
                 link.socket.shutdown(2)
 
 

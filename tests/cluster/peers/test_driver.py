@@ -147,7 +147,7 @@ def steps_taken(client, n_shards=2):
         from skdistmlp.cluster.peers import worker as peers_worker
 
         # Shards that have failed or ended have none.
-        meshes = [shard._mesh for shard in list(peers_worker._RUNS.values())]
+        meshes = [shard._communicator for shard in list(peers_worker._RUNS.values())]
         return [mesh._step for mesh in meshes if mesh is not None]
 
     taken = [n for ns in client.run(n_steps).values() for n in ns]

@@ -60,8 +60,8 @@ def sockets_in_use():
     return [
         isinstance(link.socket, ssl.SSLSocket)
         for shard in list(peers_worker._RUNS.values())
-        if shard._mesh is not None
-        for link in shard._mesh._links.values()
+        if shard._communicator is not None
+        for link in shard._communicator._links.values()
     ]
 
 
@@ -137,7 +137,9 @@ def listening_ports():
     from skdistmlp.cluster.peers import worker as peers_worker
 
     return [
-        s.address[1] for s in list(peers_worker._RUNS.values()) if s._mesh is not None
+        s.address[1]
+        for s in list(peers_worker._RUNS.values())
+        if s._communicator is not None
     ]
 
 
