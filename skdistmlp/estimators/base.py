@@ -5,7 +5,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -298,8 +297,7 @@ class BaseDistributedMLP(
         state = self._optimizer_state
         if state is None or any(m.shape != parameters.shape for m in state.moments):
             return None
-        # Copies: training overwrites them, and may fail.
-        return replace(state, moments=tuple(m.copy() for m in state.moments))
+        return state
 
     def _new_rule(self) -> UpdateRule | None:
         """Return the optimiser that the parameters ask for; None for L-BFGS."""

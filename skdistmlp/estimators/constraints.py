@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from skdistmlp.engines.choice import ENGINES
 from skdistmlp.estimators._sklearn import HasMethods, Interval, Options, StrOptions
+from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.optimizers import UPDATE_RULES
 
 PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
@@ -16,8 +18,8 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
             "array-like",
             Interval(Integral, 1, None, closed="left"),
         ],
-        "activation": [StrOptions({"identity", "logistic", "tanh", "relu"})],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "solver": [StrOptions({"lbfgs", *UPDATE_RULES})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [
             StrOptions({"auto"}),
@@ -52,7 +54,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
         ],
         "n_workers": [None, Interval(Integral, 1, None, closed="left")],
         "parameter_threshold": [None, Interval(Integral, 0, None, closed="left")],
-        "engine": [StrOptions({"auto", "local", "futures", "peers"})],
+        "engine": [StrOptions({"auto", *ENGINES})],
     }
 )
 """In scikit-learn's notation; the first twenty-two parameters are its own."""

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from skdistmlp.exceptions import ClusterError
@@ -60,7 +60,7 @@ class Plan:
     # Pickles of fitted estimators name the public path, whatever room this is in.
     __module__ = "skdistmlp"
 
-    engine: Literal["local", "futures", "peers"]
+    engine: str
     split: NetworkSplit
     workers: tuple[str, ...]
     reason: str
@@ -167,8 +167,8 @@ def plan_training(
     ----------
     layer_units : sequence of int
         Features, neurons of each hidden layer, outputs.
-    engine : {"auto", "futures", "peers"}
-        The engine that the user asked for.
+    engine : str
+        The engine that the user asked for, or "auto".
     workers : sequence of str
         Addresses of the workers that may share the network.
     cost : StepCost
@@ -180,27 +180,27 @@ def plan_training(
     Returns
     -------
     Plan
-        "peers" unless "futures" was asked for.
+        Of the engine that was asked for; "auto" takes "peers".
     """
     split = NetworkSplit.even(layer_units, len(workers))
     used = tuple(workers[: split.n_shards])
     if threads is not None:
         split = NetworkSplit.by_shares(layer_units, threads[: split.n_shards])
-    if engine == "futures":
-        return Plan("futures", split, used, "engine='futures' was asked for")
-    reason = "engine='peers' was asked for"
+    plan = Plan(engine, split, used, f"engine={engine!r} was asked for")
     if engine == "auto":
         reason = (
             f"{split.n_parameters:,} parameters reach the threshold, and there are "
             f"workers"
         )
-    return Plan(
-        "peers",
-        split,
-        used,
-        reason,
-        tuple(bytes_held(split.layout(rank), cost) for rank in range(len(used))),
-        bytes_exchanged(split, cost),
+        plan = replace(plan, engine="peers", reason=reason)
+    if plan.engine != "peers":
+        return plan
+    return replace(
+        plan,
+        bytes_held=tuple(
+            bytes_held(split.layout(rank), cost) for rank in range(len(used))
+        ),
+        bytes_exchanged=bytes_exchanged(split, cost),
     )
 
 

@@ -175,7 +175,8 @@ class TrainingJob:
         How it is trained.
     initial : TrainingState
         Where to start: the state of the whole network, whose `network` is None if
-        its parameters have yet to be drawn. Left as it is, but for its random state.
+        its parameters have yet to be drawn. Its arrays are left as they are. Its
+        random state is advanced, unless training continues between two epochs.
     rule : UpdateRule or None
         The optimiser to start with, where `initial` has none.
     verbose : bool
@@ -211,9 +212,25 @@ class TrainingJob:
         """Return the state that one shard starts from, in arrays to be trained.
 
         Its parameters are drawn if `initial`, which is that shard's, has none.
+
+        Raises
+        ------
+        ValueError
+            If training has ended in `initial`: there is nothing to continue.
         """
         initial = self.initial
+        if initial.outcome is not None:
+            raise ValueError(
+                f"training has ended ({initial.outcome}), expected a state from "
+                f"between two epochs. Continue from a snapshot."
+            )
+        if initial.row_order is not None:
+            # Continued: training overwrites its arrays and draws from its random
+            # state, and the same state may be continued again.
+            initial = initial.copy()
         network = initial.network
+        if network is not None and initial.row_order is None:
+            network = network.copy()
         if network is None:
             layers = self.network.layers
             network = ShardState(

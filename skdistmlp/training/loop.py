@@ -68,7 +68,7 @@ def train_epochs(
     network : OpenNetwork
         Holds what `state.network` says; trained in place.
     options : EpochOptions
-        Batch size, stopping rules and the log.
+        Batch size and stopping rules.
     state : TrainingState
         With progress and row order.
     validation : Validation, optional

@@ -1,5 +1,7 @@
 """Which engine a request leads to, and what it does not do on the way there."""
 
+from types import SimpleNamespace
+
 import pytest
 from distributed import Client
 
@@ -87,6 +89,21 @@ def test_without_a_client_training_is_local_and_warns_once():
 def test_auto_without_a_client_says_nothing():
     assert opened(LARGE).reason == NO_CLIENT
     assert opened(LARGE, StepCost.of_prediction(10**7)).reason == NO_CLIENT
+
+
+def test_an_engine_of_another_table_is_planned_by_its_name(client):
+    made = []
+
+    def make(plan, client_):
+        made.append(plan)
+        return SimpleNamespace(plan=plan, client=client_)
+
+    request = EngineRequest(client, 2, None, "threads")
+    with open_engine(request, SMALL, STEP, {**ENGINES, "threads": make}) as engine:
+        assert engine.client is client
+    (plan,) = made
+    assert (plan.engine, plan.n_shards) == ("threads", 2)
+    assert plan.reason == "engine='threads' was asked for"
 
 
 def test_the_client_is_connected_inside_the_context(cluster):

@@ -72,6 +72,14 @@ def assert_same_training(found, expected, exact):
     assert (mine.validation_scores is None) == (theirs.validation_scores is None)
     if mine.validation_scores is not None:
         compare(mine.validation_scores, theirs.validation_scores)
+    for name in ("loss", "best_loss", "best_validation_score"):
+        one, other = getattr(mine, name), getattr(theirs, name)
+        assert (one is None) == (other is None)
+        if one is not None:
+            compare(one, other)
+    assert (found.network.best is None) == (expected.network.best is None)
+    if found.network.best is not None:
+        compare(found.network.best, expected.network.best)
     compare(found.network.parameters, expected.network.parameters)
     states = found.network.optimizer, expected.network.optimizer
     assert states[0].n_steps == states[1].n_steps
@@ -105,6 +113,31 @@ def test_any_epoch_continues_to_the_bit(case, another_process):
     assert_same_training(elsewhere, undisturbed, exact=True)
 
 
+@pytest.mark.parametrize("engine", ["local", "threads"])
+def test_the_same_state_may_be_continued_again(engine):
+    _, kept = train_and_keep("local", "early stopping")
+    make, n_shards = ENGINES[engine]
+    state = pickle.loads(kept[1])
+    ends = [
+        make(plan_of(engine, (), n_shards), None).train(
+            job_of("early stopping", n_shards, state), dataset_of("early stopping")
+        )
+        for _ in range(2)
+    ]
+    assert_same_training(ends[1], ends[0], exact=True)
+    unchanged = pickle.loads(kept[1])
+    assert_array_equal(state.network.parameters, unchanged.network.parameters)
+    assert_array_equal(state.network.best, unchanged.network.best)
+
+
+def test_a_state_in_which_training_has_ended_is_refused():
+    ended = train("local", "adam")
+    with pytest.raises(
+        ValueError, match=r"training has ended \(Outcome.OUT_OF_EPOCHS\)"
+    ):
+        train("local", "adam", state=pickle.dumps(ended))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_any_epoch_continues_on_another_number_of_shards(case):
     undisturbed, kept = train_and_keep("local", case)
@@ -124,7 +157,7 @@ def test_an_engine_on_workers_continues_to_the_bit_on_the_same_plan(
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_training_moves_from_engine_to_engine(client, case):
+def test_a_pickled_state_continues_on_another_engine(client, case):
     """Each takes over what another has left, on another number of shards."""
     undisturbed, _ = train_and_keep("local", case)
     stops = iter([("peers", 3), ("local", 1), ("futures", 2), ("peers", 2)])

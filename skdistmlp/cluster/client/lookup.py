@@ -159,6 +159,11 @@ def active_client() -> Client | None:
 def _checked(client: Client | None) -> Client | None:
     if client is None:
         return None
+    if isinstance(client, type):
+        raise ClusterError(
+            f"client={client.__name__} is a class, expected a client, a cluster or the "
+            f"address of a scheduler. Pass an instance, such as {client.__name__}()."
+        )
     if client.asynchronous:
         raise ClusterError(
             "the Dask client is asynchronous, but an estimator waits for its results. "

@@ -72,7 +72,7 @@ def open_futures_network(
         ops.place_shards(state, owner)
         state_of_network.place_best(state)
         if not stream_rows:
-            ops.place_rows()
+            ops.rows = dataset.place_on(placement, split.n_shards)
         yield OpenNetwork(
             network=network,
             ops=ops,

@@ -232,9 +232,3 @@ class FuturesOps:
             return
         sizes = [part.parameters.nbytes for part in states]
         self.shards = self._tasks.scatter_cached("shard", shards, sizes, owner)
-
-    def place_rows(self) -> None:
-        """Send all rows to every worker."""
-        sizes = len(self.ranks) * [self._dataset.nbytes]
-        values = len(self.ranks) * [self._dataset]
-        self.rows = self._tasks.scatter_cached("rows", values, sizes)

@@ -63,7 +63,7 @@ def ops_of(problem, **options):
     )
     ops.place_shards(problem.initial)
     if not options:
-        ops.place_rows()
+        ops.rows = problem.dataset.place_on(placement, 2)
     return ops, placement
 
 
