@@ -57,7 +57,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
         "engine": [StrOptions({"auto", *ENGINES})],
     }
 )
-"""In scikit-learn's notation; the first twenty-two parameters are its own."""
+"""In scikit-learn's notation; the first twenty-three parameters are its own."""
 
 
 def solver_has_epochs(estimator: Any) -> bool:
