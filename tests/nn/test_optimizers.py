@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from skdistmlp.nn import optimizers
-from skdistmlp.nn.optimizers import L2, UPDATE_RULES, Adam, Sgd, init, update
+from skdistmlp.nn.optimizers import UPDATE_RULES, Adam, Sgd, init, update
 from tests.strategies import seeds, update_rules
 
 BLOCK = 16
@@ -97,7 +97,7 @@ def test_an_l2_penalty_is_added_to_the_gradient_of_a_rule(name, hyperparameters,
         total[:n_penalised] += dtype(0.1) * parameters[:n_penalised]
         rule.update_block(expected, total, their_moments, 0.01, 1, scratch.copy())
         gradient.flags.writeable = False
-        wrapped = L2(rule, 0.1, n_penalised)
+        wrapped = rule.with_l2(0.1, n_penalised)
         wrapped.update_block(parameters, gradient, moments, 0.01, 1, scratch)
         assert_array_equal(parameters, expected)
         assert_array_equal(moments, their_moments)
