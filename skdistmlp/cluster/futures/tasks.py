@@ -59,8 +59,8 @@ class PlacedShard:
         return self.split.layout(self.rank)
 
     @property
-    def weights(self) -> Parameters:
-        """Views of the layers."""
+    def parameters(self) -> Parameters:
+        """Coefficients and intercepts of each layer, as views of the flat array."""
         return self.layout.views(self.state.parameters)
 
 
@@ -72,7 +72,7 @@ def forward(
     Parameters
     ----------
     shard : PlacedShard
-        Its weights are used.
+        Its parameters are used.
     layer : int
         Number of the layer.
     given : list
@@ -87,7 +87,7 @@ def forward(
         neurons): their activations, or what `_activations` makes them of. Or this
         shard's piece of the logits, shape (n_rows, n_outputs).
     """
-    coefs, intercepts = shard.weights
+    coefs, intercepts = shard.parameters
     z = affine(_inputs(shard, layer, given, rows), coefs[layer], intercepts[layer])
     activation = shard.network.layers[layer].nonlinearity
     if layer == shard.split.output_layer or activation.keeps_input:
@@ -116,7 +116,7 @@ def backward(
     Parameters
     ----------
     shard : PlacedShard
-        Its weights are used.
+        Its parameters are used.
     layer : int
         Number of the layer.
     given : list
@@ -131,7 +131,7 @@ def backward(
         neurons; else this shard's piece of a sum over all of them.
     """
     delta = _delta(shard, layer, given, rows, batch)
-    return propagate(delta, shard.weights.coefs[layer])
+    return propagate(delta, shard.parameters.coefs[layer])
 
 
 def update(
@@ -198,7 +198,7 @@ def add_gradient(
     Parameters
     ----------
     shard : PlacedShard
-        Its weights are used.
+        Its parameters are used.
     inputs, deltas : list of list
         For every layer, what its input and its delta are made of.
     rows, batch : slice or ndarray of int
@@ -225,7 +225,7 @@ def loss_and_gradient(
     Parameters
     ----------
     shard : PlacedShard
-        Its weights are used.
+        Its parameters are used.
     gradient_sum : ndarray of shape (n_parameters,)
         The gradient of the loss without the penalty; left as it is.
     dataset : Dataset

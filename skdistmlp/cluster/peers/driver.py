@@ -1,7 +1,7 @@
 """The "peers" engine: shards that train by themselves, a round a Dask task.
 
 The client places the shards and the rows, starts rounds of some seconds, and
-collects the weights at the end. In between the shards talk to each other
+collects the parameters at the end. In between the shards talk to each other
 directly.
 """
 
@@ -277,9 +277,9 @@ class PeersRun:
 
     def _snapshot(self) -> TrainingState:
         """Return a copy of the state of the whole network, between rounds."""
-        self._tasks.phase = "collecting the weights"
+        self._tasks.phase = "collecting the parameters"
         arguments = [(shard,) for shard in self._shards]
-        futures = self._submit("weights", worker.snapshot_of, arguments)
+        futures = self._submit("parameters", worker.snapshot_of, arguments)
         states: list[TrainingState] = self._tasks.pop_results(*futures)
         return join_training_states(self._job.split, states)
 
