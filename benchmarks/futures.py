@@ -110,7 +110,7 @@ def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
             whole,
             X,
             ROWS_SENT_AT_ONCE,
-            n_bytes=whole.weights.nbytes,
+            n_bytes=whole.parameters.nbytes,
             owner=None,
         )
         with threadpool_limits(1), dask.config.set(WITHOUT_CACHE):

@@ -46,7 +46,7 @@ class Checkpoints:
     def on_fit_task_begin(self, estimator, context):
         """Prepare before the fit and before each epoch; nothing to do here."""
 
-    # Asking for `fitted_estimator` fetches the weights after every epoch.
+    # Asking for `fitted_estimator` fetches the parameters after every epoch.
     def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
         """Save and score after an epoch; return whether to stop."""
         n_epochs = context.task_id + 1

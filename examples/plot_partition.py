@@ -2,9 +2,9 @@
 ================================
 
 ``PartitionDisplay`` plots the neurons and links of a fitted network, in the colours of
-the workers that hold them. A hidden neuron is on one worker, with the weights that lead
-to it; the weights that lead to the outputs are on the workers of the hidden neurons
-where they start.
+the workers that hold them. A hidden neuron is on one worker, with the coefficients that
+lead to it; the coefficients that lead to the outputs are on the workers of the hidden
+neurons where they start.
 
 Of a large layer, only each worker's first and last neurons are drawn: this network has
 64 inputs, 24 and 200 hidden neurons, and 10 outputs.

@@ -76,8 +76,8 @@ SETTINGS = {
             "cache.max-bytes",
             "512MiB",
             "a size, such as 512MiB or 2 GB; 0 turns the cache off",
-            "how many bytes of rows and weights a client may keep on all workers "
-            "together for later calls",
+            "number of bytes of rows and parameters that a client may keep on all "
+            "workers together for later calls",
         ),
         Setting(
             "cache.ttl",

@@ -1,6 +1,6 @@
 """The parts of scikit-learn without a public name that estimators cannot do without.
 
-They check parameters, classes and weights and word the errors, so that what
+They check parameters, classes and sample weights and word the errors, so that what
 scikit-learn refuses is refused here with its message; the optimisers are what
 its networks go on training with; callbacks are set up as its documentation says; the
 mixin says where an estimator is documented. This is the only module that uses them;

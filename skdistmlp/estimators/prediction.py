@@ -44,7 +44,7 @@ class BlockPrediction:
     def __call__(self, X: Any) -> Any:
         """Return the predictions for rows; of none, those of a row cut off."""
         if X.shape[0] == 0:
-            dtype = self.outputs.weights.coefs[0].dtype
+            dtype = self.outputs.parameters.coefs[0].dtype
             return self(np.zeros((1, X.shape[1]), dtype))[:0]
         X = check_array(
             X,
@@ -56,7 +56,7 @@ class BlockPrediction:
 
 
 class PredictionMixin:
-    """Predict with the weights at hand, wherever the rows are."""
+    """Predict with the parameters at hand, wherever the rows are."""
 
     _engines: ClassVar[Mapping[str, EngineFactory]] = ENGINES
     """The table of engines, for a subclass to replace."""
@@ -71,20 +71,20 @@ class PredictionMixin:
         """Compute the outputs for `X`, finished; lazily for a Dask collection."""
         check_is_fitted(self)
         check_is_computed(X=X)
-        network, weights = self._fitted_network(), self._weights()
+        network, parameters = self._fitted_network(), self._weights()
         if is_collection(X):
             from skdistmlp.cluster.data.dask_collections import header_of
             from skdistmlp.cluster.prediction.lazy import map_blocks
 
             validate_data(self, header_of(X), reset=False, skip_check_array=True)
-            outputs = WholeNetwork(network, weights)
+            outputs = WholeNetwork(network, parameters)
             function = BlockPrediction(outputs, finish, type(self).__name__)
             return map_blocks(
-                self.client, X, function, weights.nbytes, weights.coefs[0]
+                self.client, X, function, parameters.nbytes, parameters.coefs[0]
             )
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         request = self._engine_request()
-        return finish(predict(request, network, weights, X, self._engines))
+        return finish(predict(request, network, parameters, X, self._engines))
 
     def plan_predict(self, X: Any) -> Plan:
         """Return the plan by which `predict` would predict `X`; print it to read why.
@@ -102,12 +102,12 @@ class PredictionMixin:
         """
         check_is_fitted(self)
         check_is_computed(X=X)
-        network, weights = self._fitted_network(), self._weights()
+        network, parameters = self._fitted_network(), self._weights()
         if is_collection(X):
             return _plan_of_collection(NetworkSplit.even(network.layer_units, 1))
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         request = self._engine_request()
-        return plan_prediction(request, network, weights, X, self._engines)
+        return plan_prediction(request, network, parameters, X, self._engines)
 
     def _fitted_network(self) -> Network:
         layers = dense_layers(layer_units_of(self._weights().coefs), self.activation)

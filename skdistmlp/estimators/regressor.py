@@ -47,7 +47,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         descent or Adam over mini-batches.
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number of samples in a
-        mini-batch, or by the sum of their weights.
+        mini-batch, or by the sum of their sample weights.
     batch_size : int or "auto", default="auto"
         Number of rows per mini-batch; "auto" is ``min(200, n_samples)``.
     learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
@@ -61,21 +61,21 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     shuffle : bool, default=True
         Whether to shuffle the samples before each epoch.
     random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the held-out rows and the shuffles. An integer
-        gives the same initial weights as in scikit-learn.
+        Draws the initial parameters, the held-out rows and the shuffles. An integer
+        gives the same initial parameters as in scikit-learn.
     tol : float, default=1e-4
         Minimum improvement of the loss, or of the validation score.
     verbose : bool, default=False
         Whether to print one line per epoch.
     warm_start : bool, default=False
-        Whether `fit` continues from the weights of the previous call.
+        Whether `fit` continues from the parameters of the previous call.
     momentum : float, default=0.9
         Momentum; for "sgd" only.
     nesterovs_momentum : bool, default=True
         Whether to use Nesterov's momentum; for "sgd" only.
     early_stopping : bool, default=False
         Whether to hold out some rows, stop when their score no longer improves, and
-        keep the weights that scored best.
+        keep the parameters that scored best.
     validation_fraction : float, default=0.1
         Fraction of the rows to hold out.
     beta_1 : float, default=0.9
@@ -126,7 +126,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     t_ : int
         Total number of samples trained on.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
-        Weights of each layer.
+        Coefficients of each layer.
     intercepts_ : list of ndarray of shape (fan_out,)
         Intercepts of each layer.
     n_features_in_ : int
@@ -254,7 +254,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         ----------
         X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
             Features. float32 trains in float32, everything else in float64; the
-            final weights of "lbfgs" are float64.
+            final parameters of "lbfgs" are float64.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Target values.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -269,7 +269,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         ------
         ValueError
             If scikit-learn would refuse the input too, if targets are negative with
-            the Poisson loss, or if the weights become infinite.
+            the Poisson loss, or if the parameters become infinite.
         TypeError
             If the data are Dask futures or delayed values, or are no table.
         ClusterError

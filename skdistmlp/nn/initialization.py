@@ -1,4 +1,4 @@
-"""The initial weights of a layer."""
+"""The initial parameters of a layer."""
 
 import numpy as np
 
@@ -21,12 +21,12 @@ def glorot_uniform(
     coef_out: FloatArray,
     intercept_out: FloatArray,
 ) -> None:
-    """Draw the weights of one layer from U(-b, b), b = sqrt(f / (fan_in + fan_out)).
+    """Draw the parameters of one layer from U(-b, b), b = sqrt(f / (fan_in + fan_out)).
 
     Parameters
     ----------
     layer : LayerSpec
-        Says how many weights there are, and the factor f.
+        Says the number of parameters, and the factor f.
     random_state : RandomState
         Advanced by ``fan_in * fan_out + fan_out`` draws, whatever is kept.
     rows, columns : slice

@@ -10,7 +10,7 @@ from skdistmlp.nn.losses import OUTPUTS, Output
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One layer of neurons and the weights that lead to it.
+    """One layer of neurons and the coefficients that lead to it.
 
     What else a layer may do to its values (dropout, say) belongs here too.
 
@@ -22,7 +22,7 @@ class LayerSpec:
         Name of the activation; "identity" for the output layer, whose output
         activation belongs to the loss (see `skdistmlp.nn.losses`).
     glorot_factor : float
-        Sets the range of the initial weights; see `glorot_uniform`.
+        Sets the range of the initial parameters; see `glorot_uniform`.
     """
 
     fan_in: int
@@ -84,8 +84,8 @@ def dense_layers(
 
     Notes
     -----
-    As in scikit-learn's ``BaseMultilayerPerceptron._init_coef``, the weights of
-    the output layer are drawn as if it had the activation of the last hidden layer.
+    As in scikit-learn's ``BaseMultilayerPerceptron._init_coef``, the parameters
+    of the output layer are drawn as if it had the activation of the last hidden layer.
     A network without hidden layers is drawn for the activation that was named.
     """
     n_hidden = len(layer_units) - 2

@@ -38,7 +38,7 @@ class Output(NamedTuple):
         (n_samples,) or is None.
     delta : callable
         ``delta(prediction, y, out)`` writes d loss / d logits of every sample to
-        `out`, which may be `prediction` itself; weights are left to the caller.
+        `out`, which may be `prediction` itself; sample weights are left to the caller.
     """
 
     activation: str

@@ -13,7 +13,7 @@ from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
 
 
 class BatchTotals(NamedTuple):
-    """What the mean loss of a mini-batch is divided by, with and without weights.
+    """Divisors of the mean loss of a mini-batch, with and without sample weights.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class BaseDataset(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes of all features, targets and weights in the memory of one process."""
+        """Bytes of features, targets and sample weights in one process's memory."""
 
     @abstractmethod
     def prepared(self, dtype: np.dtype[np.floating]) -> Self:
@@ -106,11 +106,11 @@ class BaseDataset(ABC):
         return self.y.take(rows, axis=0)
 
     def weights(self, rows: Rows) -> FloatArray | None:
-        """Return the weights of `rows`, or None if samples have no weights."""
+        """Return the sample weights of `rows`, or None if there are none."""
         return None if self.sample_weight is None else self.sample_weight[rows]
 
     def batch_totals(self, rows: Rows) -> BatchTotals:
-        """Return the number of `rows` and the sum of their weights."""
+        """Return the number of `rows` and the sum of their sample weights."""
         n_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
         weight = self.weights(rows)
         return BatchTotals(n_rows, float(n_rows if weight is None else weight.sum()))
@@ -147,7 +147,7 @@ class Dataset(BaseDataset):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all features, targets and weights."""
+        """Bytes of all features, targets and sample weights."""
         X: Any = self.X
         sparse = issparse(self.X)
         arrays = [X.data, X.indices, X.indptr] if sparse else [X]

@@ -28,7 +28,7 @@ class NetworkOps(Protocol[Value]):
 
     @property
     def layers(self) -> range:
-        """Numbers of the layers of weights."""
+        """Numbers of the layers of parameters."""
 
     def inputs(self, rows: Rows) -> Value:
         """Return the features of `rows`, for layer 0."""

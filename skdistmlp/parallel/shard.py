@@ -143,7 +143,7 @@ def output_delta(
     prediction : ndarray of shape (n_rows, n_outputs)
         Outputs of the network for `rows`.
     dataset : Dataset
-        Holds their targets and weights.
+        Holds their targets and sample weights.
     rows : slice or ndarray of int
         The rows.
     batch : slice or ndarray of int
@@ -175,7 +175,7 @@ def batch_loss(
     Raises
     ------
     ZeroDivisionError
-        If the weights of `batch` sum to zero.
+        If the sample weights of `batch` sum to zero.
     """
     n_rows, weight_sum = dataset.batch_totals(batch)
     if weight_sum == 0:
@@ -269,7 +269,7 @@ def propagate(
 
 
 def predict_whole(
-    network: Network, weights: Parameters, X: Features, rows_per_block: int
+    network: Network, parameters: Parameters, X: Features, rows_per_block: int
 ) -> FloatArray:
     """Return the outputs of an undivided network, shape (n_samples, n_outputs).
 
@@ -277,7 +277,7 @@ def predict_whole(
     ----------
     network : Network
         The network.
-    weights : Parameters
+    parameters : Parameters
         All its layers.
     X : ndarray or sparse rows of shape (n_samples, n_features)
         Features, of any numeric dtype.
@@ -287,7 +287,7 @@ def predict_whole(
     Returns
     -------
     ndarray of shape (n_samples, n_outputs)
-        Predictions, in the dtype that `X` and the weights combine to.
+        Predictions, in the dtype that `X` and the parameters combine to.
     """
     blocks = []
     # Once for no rows too, so that the result has the right shape.
@@ -295,7 +295,7 @@ def predict_whole(
         value = X
         if X.shape[0] > rows_per_block:
             value = X[start : start + rows_per_block]
-        for layer, coef, intercept in zip(network.layers, *weights, strict=True):
+        for layer, coef, intercept in zip(network.layers, *parameters, strict=True):
             value = affine(value, coef, intercept)
             layer.nonlinearity.forward(value, value)
         network.output_head.forward(value)

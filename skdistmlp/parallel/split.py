@@ -147,12 +147,12 @@ class NetworkSplit:
 
     @property
     def layers(self) -> range:
-        """Numbers of the layers of weights, as ``coefs_`` counts them."""
+        """Numbers of the layers of parameters, as ``coefs_`` counts them."""
         return range(len(self.layer_units) - 1)
 
     @property
     def output_layer(self) -> int:
-        """Number of the last layer of weights."""
+        """Number of the last layer of parameters."""
         return len(self.layer_units) - 2
 
     @property

@@ -25,21 +25,21 @@ class WholeNetwork:
     ----------
     network : Network
         The network.
-    weights : Parameters
+    parameters : Parameters
         All its layers.
     """
 
     network: Network
-    weights: Parameters
+    parameters: Parameters
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        coefs, intercepts = state["weights"]
-        weights = Parameters([aligned(coef) for coef in coefs], intercepts)
-        self.__dict__.update(state, weights=weights)
+        coefs, intercepts = state["parameters"]
+        parameters = Parameters([aligned(coef) for coef in coefs], intercepts)
+        self.__dict__.update(state, parameters=parameters)
 
     def __call__(self, X: Features) -> FloatArray:
         """Return the outputs, shape (n_samples, n_outputs)."""
-        return predict_in_blocks(self.network, self.weights, X)
+        return predict_in_blocks(self.network, self.parameters, X)
 
 
 def predict_in_blocks(

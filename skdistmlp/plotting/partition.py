@@ -64,8 +64,9 @@ class _Neuron:
 class PartitionDisplay:
     """Neurons and links of a network, in the colours of the workers that hold them.
 
-    A hidden neuron and the weights that lead to it are on one worker. The weights
-    that lead to the outputs are on the worker of the hidden neuron where they start.
+    A hidden neuron and the coefficients that lead to it are on one worker. The
+    coefficients that lead to the outputs are on the worker of the hidden neuron where
+    they start.
     Inputs are on every worker; outputs are sums over all workers. After seven workers
     the colours start over, with another shape. Create it with `from_estimator`.
 
@@ -85,7 +86,7 @@ class PartitionDisplay:
     neurons_ : list of matplotlib PathCollection
         Neurons of each shard.
     links_ : matplotlib LineCollection
-        Weights.
+        Coefficients.
     """
 
     def __init__(self, *, split: NetworkSplit, workers: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ Value = TypeVar("Value")
 
 BLOCK_BYTES = 64 * 2**20
 """Bytes of the activations and deltas of the rows that are computed at a time.
-Each block writes the gradient of every weight once: few large ones are best."""
+Each block writes the gradient of every parameter once: few large ones are best."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class LbfgsOptions:
     Attributes
     ----------
     max_iter : int
-        The most iterations.
+        Maximum number of iterations.
     max_fun : int
-        The most evaluations of loss and gradient.
+        Maximum number of evaluations of loss and gradient.
     tol : float
         Ends when no entry of the gradient is larger.
     """

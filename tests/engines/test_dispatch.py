@@ -68,12 +68,12 @@ def test_a_large_prediction_goes_to_the_engine_of_its_plan(client):
     layer_units = (64, 1000, 1000, 10)
     network = Network(dense_layers(layer_units, "relu"), "softmax")
     split = NetworkSplit.even(layer_units, 1)
-    weights = split.unsplit_layout().views(np.zeros(split.n_parameters))
+    parameters = split.unsplit_layout().views(np.zeros(split.n_parameters))
     X = np.zeros((100_000, 64))
     table = dict.fromkeys(("local", "futures", "peers"), Noted)
     request = EngineRequest(client, None, 0, "auto")
-    noted = predict(request, network, weights, X, table)
-    planned = plan_prediction(request, network, weights, X, table)
+    noted = predict(request, network, parameters, X, table)
+    planned = plan_prediction(request, network, parameters, X, table)
     assert noted.rows == 100_000
     assert noted.plan == planned
     assert (planned.engine, planned.split_by) == ("futures", "rows")

@@ -82,7 +82,7 @@ def make_problem(
     sparse: type[csr_array | csr_matrix] | None = None,
     seed: int = 0,
 ) -> Problem:
-    """Draw weights, features, targets and, if wanted, sample weights.
+    """Draw parameters, features, targets and, if wanted, sample weights.
 
     About half of sparse features are zero, and those of row 0 all.
     """
@@ -95,7 +95,7 @@ def make_problem(
     elif output == "logistic":
         y = rng.random((n_rows, n_outputs)) < 0.5
     else:
-        # Smaller weights: such outputs know no bounds, and training could diverge.
+        # Smaller parameters: such outputs know no bounds, and training could diverge.
         parameters *= dtype(0.4)
         y = rng.normal(size=(n_rows, n_outputs))
         if output == "exp":
@@ -374,7 +374,7 @@ def _check_best(open_network: NetworkFactory, problem: Problem) -> list[np.ndarr
 def _check_predicting_only(
     open_network: NetworkFactory, problem: Problem
 ) -> list[np.ndarray]:
-    """Without targets and moments there is still predicting, from untouched weights."""
+    """Without targets and moments it can still predict, and changes no parameters."""
     bare = replace(problem, dataset=Dataset(problem.dataset.X))
     with _opened(open_network, bare, ShardState(problem.start().parameters)) as opened:
         seen = _predictions(opened, problem, PlainNetwork(problem))

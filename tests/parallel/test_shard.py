@@ -250,11 +250,11 @@ def test_an_unsplit_network_predicts_in_blocks(
         split, "tanh", output, Sgd(), n_rows=n_rows, dtype=dtype, sparse=sparse
     )
     X = problem.dataset.X
-    weights = split.unsplit_layout().views(problem.initial.parameters)
+    parameters = split.unsplit_layout().views(problem.initial.parameters)
     stored = [X] if sparse is None else [X.data, X.indices, X.indptr]
-    for array in (*stored, *weights.coefs, *weights.intercepts):
+    for array in (*stored, *parameters.coefs, *parameters.intercepts):
         array.flags.writeable = False
-    outputs = predict_whole(problem.network, weights, X, rows_per_block)
+    outputs = predict_whole(problem.network, parameters, X, rows_per_block)
     assert outputs.dtype == dtype
     expected = PlainNetwork(problem).outputs(slice(None))
     close = 1e-5 if dtype == np.float32 else 1e-12
@@ -266,8 +266,8 @@ def test_an_unsplit_network_predicts_in_blocks(
 def test_prediction_applies_the_activation_of_each_layer(first, second):
     split = NetworkSplit.even((3, 4, 5, 2), 1)
     problem = make_problem(split, [first, second])
-    weights = split.unsplit_layout().views(problem.initial.parameters)
-    outputs = predict_whole(problem.network, weights, problem.dataset.X, 7)
+    parameters = split.unsplit_layout().views(problem.initial.parameters)
+    outputs = predict_whole(problem.network, parameters, problem.dataset.X, 7)
     expected = PlainNetwork(problem).outputs(slice(None))
     assert_allclose(outputs, expected, rtol=1e-12)
 
@@ -276,14 +276,14 @@ def test_prediction_applies_the_activation_of_each_layer(first, second):
 @pytest.mark.parametrize("make_rows", [np.empty, csr_matrix, csr_array])
 def test_a_prediction_for_no_rows_has_the_right_shape(output, make_rows):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), output=output, rule=Adam())
-    weights = problem.split.unsplit_layout().views(problem.initial.parameters)
-    outputs = predict_whole(problem.network, weights, make_rows((0, 3)), 10)
+    parameters = problem.split.unsplit_layout().views(problem.initial.parameters)
+    outputs = predict_whole(problem.network, parameters, make_rows((0, 3)), 10)
     assert outputs.shape == (0, 2)
 
 
 @pytest.mark.parametrize("convert", [np.asarray, csr_matrix, csr_array])
 def test_a_prediction_for_another_dtype_has_the_common_dtype(convert):
     problem = make_problem(NetworkSplit.even((3, 4, 2), 1), dtype=np.float32)
-    weights = problem.split.unsplit_layout().views(problem.initial.parameters)
+    parameters = problem.split.unsplit_layout().views(problem.initial.parameters)
     X = convert(np.ones((2, 3), int))
-    assert predict_whole(problem.network, weights, X, 10).dtype == np.float64
+    assert predict_whole(problem.network, parameters, X, 10).dtype == np.float64

@@ -139,32 +139,32 @@ def test_joining_shards_restores_the_network(split, dtype):
     assert_array_equal(joined, whole)
 
 
-def unchanged(weights):
+def unchanged(parameters):
     pass
 
 
-def replaced(weights):
-    weights.coefs[1] = weights.coefs[1].copy()
+def replaced(parameters):
+    parameters.coefs[1] = parameters.coefs[1].copy()
 
 
-def reordered(weights):
-    weights.coefs[1], weights.coefs[2] = weights.coefs[2], weights.coefs[1]
+def reordered(parameters):
+    parameters.coefs[1], parameters.coefs[2] = parameters.coefs[2], parameters.coefs[1]
 
 
-def transposed(weights):
-    weights.coefs[1] = weights.coefs[1].T
+def transposed(parameters):
+    parameters.coefs[1] = parameters.coefs[1].T
 
 
-def repeated(weights):
-    weights.intercepts[1] = weights.intercepts[0]
+def repeated(parameters):
+    parameters.intercepts[1] = parameters.intercepts[0]
 
 
-def reversed_in_place(weights):
-    weights.intercepts[-1] = weights.intercepts[-1][::-1]
+def reversed_in_place(parameters):
+    parameters.intercepts[-1] = parameters.intercepts[-1][::-1]
 
 
-def one_cast(weights):
-    weights.intercepts[0] = weights.intercepts[0].astype(np.float32)
+def one_cast(parameters):
+    parameters.intercepts[0] = parameters.intercepts[0].astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +180,10 @@ def one_cast(weights):
     ],
 )
 def test_flatten_copies_arrays_that_were_replaced(change):
-    weights, flat = network_of()
-    change(weights)
-    expected = [array.ravel() for array in (*weights.coefs, *weights.intercepts)]
-    result = flatten(weights, np.dtype(np.float64))
+    parameters, flat = network_of()
+    change(parameters)
+    expected = [array.ravel() for array in (*parameters.coefs, *parameters.intercepts)]
+    result = flatten(parameters, np.dtype(np.float64))
     assert not np.shares_memory(result, flat)
     assert result.flags.writeable
     assert result.dtype == np.float64
@@ -191,7 +191,7 @@ def test_flatten_copies_arrays_that_were_replaced(change):
 
 
 def test_flatten_casts_into_a_copy():
-    weights, flat = network_of()
-    result = flatten(weights, np.dtype(np.float32))
+    parameters, flat = network_of()
+    result = flatten(parameters, np.dtype(np.float32))
     assert result.dtype == np.float32
     assert_array_equal(result, flat)

@@ -68,7 +68,7 @@ def test_an_unpickled_network_has_aligned_parameters():
     state = dict(network.__dict__)
     received = WholeNetwork.__new__(WholeNetwork)
     received.__setstate__(state)
-    assert received.weights.coefs[0].flags.aligned
+    assert received.parameters.coefs[0].flags.aligned
     assert_array_equal(received(X), WholeNetwork(NETWORK, PARAMETERS)(X))
 
 

@@ -1,1 +1,1 @@
-"""Dask collections as features, targets and weights."""
+"""Dask collections as features, targets and sample weights."""

@@ -1,8 +1,8 @@
 """Dask collections as features, targets and sample weights of a fit.
 
 On a cluster, features stay on the workers, which describe each block to the client
-(see `RemoteFeatures`). Targets and weights, a few numbers per row, are fetched to
-the client, which needs the classes.
+(see `RemoteFeatures`). Targets and sample weights, a few numbers per row, are fetched
+to the client, which needs the classes.
 """
 
 from collections.abc import Iterator
@@ -187,7 +187,7 @@ def _describe_features(
 
 
 def _concatenate(blocks: list[Any]) -> Any:
-    """Concatenate blocks of rows of targets or weights."""
+    """Concatenate blocks of rows of targets or sample weights."""
     if any(issparse(block) for block in blocks):
         return vstack(blocks, format="csr")
     if hasattr(blocks[0], "iloc"):

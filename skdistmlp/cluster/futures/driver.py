@@ -179,7 +179,7 @@ class FuturesState:
 
     def fetch(self) -> ShardState:
         """Return the state of the whole network."""
-        self._placement.phase = "collecting the weights"
+        self._placement.phase = "collecting the parameters"
         shards: list[tasks.PlacedShard] = self._placement.fetch(*self._ops.shards)
         best = self._placement.fetch(*self._best)
         joined = join_states(self._split, [shard.state for shard in shards])

@@ -1,10 +1,12 @@
 """The tasks of the "futures" engine: what runs on the workers.
 
-A task never writes to its arguments: after a worker's death Dask may run it again
-with the same ones. State is replaced, not changed.
+A task never writes to its arguments. Dask may run it twice, after a worker's death,
+with the same ones; and other tasks of the step read them too, without copies on the
+same worker. So state is replaced, not changed, and a task writes only to arrays that it
+has allocated itself.
 
 What passes between layers is not one array but what its consumer evaluates, the
-list `given`: residuals of all shards to concatenate, or pieces to sum. So a
+list `parts`: residuals of all shards to concatenate, or pieces to sum. So a
 collective needs no task.
 """
 
@@ -59,23 +61,23 @@ class PlacedShard:
         return self.split.layout(self.rank)
 
     @property
-    def weights(self) -> Parameters:
-        """Views of the layers."""
+    def parameters(self) -> Parameters:
+        """Coefficients and intercepts of each layer, as views of the flat array."""
         return self.layout.views(self.state.parameters)
 
 
 def forward(
-    shard: PlacedShard, layer: int, given: list[Any], rows: Rows | None
+    shard: PlacedShard, layer: int, parts: list[Any], rows: Rows | None
 ) -> FloatArray:
     """Compute one layer on one neuron partition.
 
     Parameters
     ----------
     shard : PlacedShard
-        Its weights are used.
+        Its parameters are used.
     layer : int
         Number of the layer.
-    given : list
+    parts : list
         What the layer's input is made of; see `_inputs`.
     rows : slice or ndarray of int, or None
         The rows wanted, for layer 0.
@@ -87,11 +89,12 @@ def forward(
         neurons): their activations, or what `_activations` makes them of. Or this
         shard's piece of the logits, shape (n_rows, n_outputs).
     """
-    coefs, intercepts = shard.weights
-    z = affine(_inputs(shard, layer, given, rows), coefs[layer], intercepts[layer])
+    coefs, intercepts = shard.parameters
+    z = affine(_inputs(shard, layer, parts, rows), coefs[layer], intercepts[layer])
     activation = shard.network.layers[layer].nonlinearity
     if layer == shard.split.output_layer or activation.keeps_input:
         return z
+    # In place: `z` is this task's own.
     return activation.forward(z, z)
 
 
@@ -102,24 +105,24 @@ def predict(shard: PlacedShard, pieces: list[FloatArray]) -> FloatArray:
     return outputs
 
 
-def loss(shard: PlacedShard, given: list[Any], rows: Rows, batch: Rows) -> float:
+def loss(shard: PlacedShard, parts: list[Any], rows: Rows, batch: Rows) -> float:
     """Return the share of `rows` in the mean loss of `batch`, times its rows."""
-    dataset, *pieces = given
+    dataset, *pieces = parts
     return batch_loss(shard.network, predict(shard, pieces), dataset, rows, batch)
 
 
 def backward(
-    shard: PlacedShard, layer: int, given: list[Any], rows: Rows, batch: Rows
+    shard: PlacedShard, layer: int, parts: list[Any], rows: Rows, batch: Rows
 ) -> FloatArray:
     """Carry the delta of one layer to the layer before, on one neuron partition.
 
     Parameters
     ----------
     shard : PlacedShard
-        Its weights are used.
+        Its parameters are used.
     layer : int
         Number of the layer.
-    given : list
+    parts : list
         What the layer's delta is made of; see `_delta`.
     rows, batch : slice or ndarray of int
         Rows gone forward, and the rows that the loss is averaged over.
@@ -130,8 +133,8 @@ def backward(
         From the row-parallel output layer, the product for this shard's own
         neurons; else this shard's piece of a sum over all of them.
     """
-    delta = _delta(shard, layer, given, rows, batch)
-    return propagate(delta, shard.weights.coefs[layer])
+    delta = _delta(shard, layer, parts, rows, batch)
+    return propagate(delta, shard.parameters.coefs[layer])
 
 
 def update(
@@ -166,7 +169,9 @@ def update(
     flat_gradient = _gradient(shard, inputs, deltas, rows, rows)
     dataset: Dataset = inputs[0][0]
     n_rows, weight_sum = dataset.batch_totals(rows)
-    assert state.optimizer is not None, "a shard placed to predict cannot train"
+    assert state.optimizer is not None, "a network opened for prediction cannot train"
+    # Copies, since the optimiser works in place: a second run of this task must start
+    # from the same state, not from one that has taken the step already.
     parameters = state.parameters.copy()
     optimizer, squared_norm = optimizers.update(
         replace(
@@ -198,7 +203,7 @@ def add_gradient(
     Parameters
     ----------
     shard : PlacedShard
-        Its weights are used.
+        Its parameters are used.
     inputs, deltas : list of list
         For every layer, what its input and its delta are made of.
     rows, batch : slice or ndarray of int
@@ -211,6 +216,8 @@ def add_gradient(
     ndarray of shape (n_parameters,)
         The sum with these rows.
     """
+    # Adds to the new array, not to `gradient_sum`: run twice, the task would count its
+    # rows twice.
     total = _gradient(shard, inputs, deltas, rows, batch)
     if gradient_sum is not None:
         total += gradient_sum
@@ -225,14 +232,15 @@ def loss_and_gradient(
     Parameters
     ----------
     shard : PlacedShard
-        Its weights are used.
+        Its parameters are used.
     gradient_sum : ndarray of shape (n_parameters,)
         The gradient of the loss without the penalty; left as it is.
     dataset : Dataset
-        Says how many rows there are, and what they weigh.
+        Says the number of rows, and their sample weights.
     batch : slice or ndarray of int
         The rows that the loss is averaged over.
     """
+    # The penalty is added in place: to a copy, so that a second run adds it only once.
     total = gradient_sum.copy()
     own = add_penalty(
         shard.network,
@@ -275,18 +283,20 @@ def _gradient(
 
 
 def _inputs(
-    shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows | None
+    shard: PlacedShard, layer: int, parts: Sequence[Any], rows: Rows | None
 ) -> Features:
     """Evaluate the input of a layer.
 
-    `given` holds the data set for layer 0; every shard's residuals for a hidden
+    `parts` holds the data set for layer 0; every shard's residuals for a hidden
     layer; this shard's residual for the output layer.
     """
     if layer == 0:
-        dataset: Dataset = given[0]
+        dataset: Dataset = parts[0]
         return dataset.inputs(slice(None) if rows is None else rows)
-    parts = [_activations(shard, layer - 1, residual) for residual in given]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    activations = [_activations(shard, layer - 1, residual) for residual in parts]
+    if len(activations) == 1:
+        return activations[0]
+    return np.concatenate(activations, axis=1)
 
 
 def _activations(shard: PlacedShard, layer: int, residual: FloatArray) -> FloatArray:
@@ -304,24 +314,26 @@ def _activations(shard: PlacedShard, layer: int, residual: FloatArray) -> FloatA
 
 
 def _delta(
-    shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows, batch: Rows
+    shard: PlacedShard, layer: int, parts: Sequence[Any], rows: Rows, batch: Rows
 ) -> FloatArray:
     """Evaluate the delta of a layer, into a new array.
 
-    `given` holds the data set and every shard's piece of the logits for the
+    `parts` holds the data set and every shard's piece of the logits for the
     output layer. For a hidden layer it holds this shard's residual and what
     `backward` returned: every shard's piece of the sum, or below the output
     layer, which is row-parallel, this shard's product.
     """
     network, split = shard.network, shard.split
     last = split.output_layer
-    first, *pieces = given
+    first, *pieces = parts
     if layer == last:
+        # In place: `prediction` is this task's own.
         prediction = predict(shard, pieces)
         return output_delta(network, prediction, first, rows, batch, out=prediction)
     if layer < last - 1:
         columns = split.ranges[layer][shard.rank].columns
         pieces = [piece[:, columns] for piece in pieces]
+    # A new array even of a single piece, since `backward` works in place.
     delta = sum_in_order(pieces)
     network.layers[layer].nonlinearity.backward(first, delta)
     return delta

@@ -43,7 +43,7 @@ class _Entry:
 
 
 class WorkerCache:
-    """Values that one client keeps on workers, by content: rows and weights.
+    """Values that one client keeps on workers, by content: rows and parameters.
 
     It holds at most ``skdistmlp.cache.max-bytes`` on all workers together. Values that
     no call has used for ``skdistmlp.cache.ttl`` are dropped, and all of them when the

@@ -37,7 +37,7 @@ def clients_of(client):
     return client.run_on_scheduler(lambda dask_scheduler: set(dask_scheduler.clients))
 
 
-def assert_same_weights(one, other):
+def assert_same_parameters(one, other):
     for a, b in zip(one.coefs_, other.coefs_, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
@@ -225,7 +225,7 @@ def test_a_fit_in_the_only_thread_of_its_cluster_does_not_deadlock(
     here = classifier(engine="local").fit(X, y)
     assert there.engine_ == "futures"
     assert there.plan_.workers == tuple(one_worker.nthreads())
-    assert_same_weights(there, here)
+    assert_same_parameters(there, here)
     np.testing.assert_array_equal(labels, here.predict(X))
 
 

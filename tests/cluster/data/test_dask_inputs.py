@@ -44,7 +44,7 @@ def data(digits):
     return X[:N_ROWS], y[:N_ROWS]
 
 
-def assert_same_weights(one, other):
+def assert_same_parameters(one, other):
     for mine, theirs in zip(one.coefs_, other.coefs_, strict=True):
         assert mine.dtype == theirs.dtype
         assert_array_equal(mine, theirs)
@@ -56,7 +56,7 @@ def test_features_of_every_kind_train_the_same_network(client, data, convert, dt
     clf = bounded(fit, classifier(client), convert(X), y)
     assert clf.engine_ == "peers"
     known = fit(classifier(client), dense_or_sparse(X, convert), y)
-    assert_same_weights(clf, known)
+    assert_same_parameters(clf, known)
     assert clf.plan_.bytes_held == known.plan_.bytes_held
     assert hasattr(clf, "feature_names_in_") == (convert is as_frame)
 
@@ -83,7 +83,7 @@ def test_targets_and_weights_can_be_collections(
     given = [None if array is None else as_array(array) for array in arrays]
     mine = bounded(fit, make(client, **parameters), *given)
     theirs = fit(make(client, **parameters), *arrays)
-    assert_same_weights(mine, theirs)
+    assert_same_parameters(mine, theirs)
     assert mine.n_iter_ == theirs.n_iter_
 
 
@@ -91,7 +91,7 @@ def test_features_can_be_the_targets_too(client, data):
     X, _ = data
     one = as_array(X)
     mine = bounded(fit, regressor(client), one, one)
-    assert_same_weights(mine, fit(regressor(client), X, X))
+    assert_same_parameters(mine, fit(regressor(client), X, X))
 
 
 @pytest.mark.parametrize("make", [classifier, regressor])
@@ -102,7 +102,7 @@ def test_partial_fit_accepts_collections_as_batches(client, data, make):
     for rows in (slice(0, 150), slice(150, 300)):
         bounded(one.partial_fit, as_array(X[rows]), as_array(y[rows]), **extra)
         other.partial_fit(X[rows], y[rows], **extra)
-    assert_same_weights(one, other)
+    assert_same_parameters(one, other)
 
 
 @pytest.mark.parametrize("columns", ["a", ["a", "b"]], ids=["series", "columns"])
@@ -114,7 +114,7 @@ def test_columns_of_a_data_frame_can_be_targets(client, data, columns):
         bounded(fit, regressor(client), rows[NAMES], rows[columns], rows["b"] + 1)
         for rows in (frame, known)
     )
-    assert_same_weights(one, other)
+    assert_same_parameters(one, other)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_engines_that_hold_the_rows_here_fetch_them(
     clf = bounded(fit, classifier(client, **parameters), convert(X), as_array(y))
     assert clf.engine_ == engine
     known = dense_or_sparse(X, convert)
-    assert_same_weights(clf, fit(classifier(client, **parameters), known, y))
+    assert_same_parameters(clf, fit(classifier(client, **parameters), known, y))
 
 
 def test_a_collection_of_another_client_of_the_cluster_is_accepted(client, data):
@@ -140,7 +140,7 @@ def test_a_collection_of_another_client_of_the_cluster_is_accepted(client, data)
     address = client.scheduler.address
     X_there = client.persist(as_array(X))
     clf = bounded(fit, classifier(address), X_there, as_array(y))
-    assert_same_weights(clf, fit(classifier(client), X, y))
+    assert_same_parameters(clf, fit(classifier(client), X, y))
 
 
 def test_a_task_can_fit_collections_that_it_creates(client, data):
@@ -167,7 +167,7 @@ def test_workers_that_are_threads_can_train_on_collections(data):
             client.compute(clf.predict(given)).result(), known.predict(X)
         )
         del given
-    assert_same_weights(clf, known)
+    assert_same_parameters(clf, known)
 
 
 # Where the rows go.
@@ -221,7 +221,7 @@ def test_features_go_from_worker_to_worker_and_never_to_the_client(client, gathe
     score = bounded(clf.score, X, y)
     assert 0.4 < score <= 1
     assert 0 < max(gathered) <= y.nbytes
-    # Targets twice, predictions once, and the weights.
+    # Targets twice, predictions once, and the parameters.
     assert sent_to(client, "others") - before["others"] < 4 * y.nbytes < X.nbytes
 
 

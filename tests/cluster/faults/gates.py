@@ -272,7 +272,7 @@ class FitOutcome:
 
     @property
     def name(self) -> str:
-        return "weights" if self.error is None else self.error.__name__
+        return "parameters" if self.error is None else self.error.__name__
 
 
 def classifier(client: Any, n_workers: int = 3) -> DistributedMLPClassifier:

@@ -131,13 +131,15 @@ def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str
     if error is not None:
         named = isinstance(error, FAULTS[case.fault].errors)
         return type(error).__name__ if named else f"wrong: {error!r}"
-    if has_weights_of(clf, local(case).fit(*data)):
+    if has_parameters_of(clf, local(case).fit(*data)):
         return "right"
     if not case.fault.startswith("interrupted"):
-        return "wrong weights"
-    if any(has_weights_of(clf, other) for other in interrupted_fits(case, clf, data)):
+        return "wrong parameters"
+    if any(
+        has_parameters_of(clf, other) for other in interrupted_fits(case, clf, data)
+    ):
         return "right until interrupted"
-    return "wrong: weights of no moment of the training"
+    return "wrong: parameters of no moment of the training"
 
 
 def local(case: Case) -> DistributedMLPClassifier:
@@ -157,7 +159,7 @@ def interrupted_fits(case: Case, clf: Any, data: Any) -> Iterator[Any]:
             yield local(case).fit(*data)
 
 
-def has_weights_of(one: Any, other: Any) -> bool:
+def has_parameters_of(one: Any, other: Any) -> bool:
     return all(
         np.allclose(mine, theirs, rtol=1e-6, atol=1e-9)
         for name in ("coefs_", "intercepts_")

@@ -65,7 +65,7 @@ def begun(client, name):
     [
         (1, {}),
         (3, {"solver": "sgd", "learning_rate": "invscaling"}),
-        # The best weights are not the last.
+        # The best parameters are not the last.
         (2, {"early_stopping": True, "learning_rate_init": 2.0}),
     ],
 )
@@ -123,9 +123,9 @@ def test_a_round_lasts_one_epoch_with_callbacks_and_seconds_without(client, data
 
 def test_parameters_are_fetched_only_if_a_callback_asks(client, data, monkeypatch):
     for callback, n_times in ((Told(), 0), (Recorder(), 2)):
-        before = begun(client, "weights")
+        before = begun(client, "parameters")
         bounded(classifier(client, "peers", callback, n_workers=2).fit, *data)
-        assert len(begun(client, "weights") - before) == 2 * n_times
+        assert len(begun(client, "parameters") - before) == 2 * n_times
 
     fetched, fetch = [], FuturesState.fetch
     monkeypatch.setattr(

@@ -185,7 +185,7 @@ INTERRUPTED = {
 }
 
 
-@pytest.mark.parametrize("with_best", [False, True], ids=["", "best weights kept"])
+@pytest.mark.parametrize("with_best", [False, True], ids=["", "best parameters kept"])
 @pytest.mark.parametrize("where", INTERRUPTED)
 def test_an_interrupt_ends_after_whole_steps(client, monkeypatch, where, with_best):
     owner, method, n_calls_before, n_whole_steps = INTERRUPTED[where]

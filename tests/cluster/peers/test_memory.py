@@ -68,7 +68,7 @@ def forget_peaks(client):
             (8192, 7000), 64, False, id="1 GB of parameters", marks=pytest.mark.slow
         ),
         pytest.param((2048, 2048), 64, False, id="90 MB of parameters"),
-        pytest.param((2048, 2048), 64, True, id="and the best weights"),
+        pytest.param((2048, 2048), 64, True, id="and the best parameters"),
         pytest.param((64, 64), 20_000, False, id="60 MB of rows"),
     ],
 )

@@ -201,7 +201,7 @@ def test_a_client_for_one_call_caches_nothing(client, data, monkeypatch):
     bounded(classifier(client.scheduler.address).fit, *data)
 
 
-# Weights.
+# Parameters.
 
 
 @pytest.mark.parametrize("engine", ["auto", "futures"])
@@ -217,7 +217,7 @@ def test_parameters_are_sent_once_and_released_with_the_estimator(
     assert len([name for name in sent if name != "rows"]) == 2
     del clf
     gc.collect()
-    wait_until(lambda: not client.futures, "the weights are let go of")
+    wait_until(lambda: not client.futures, "the parameters are released")
 
 
 @pytest.mark.parametrize("change", ["in place", "anew", "copied", "transposed"])
