@@ -77,10 +77,7 @@ def call_later(
 ) -> None:
     """Have an event loop call a function after `after_s` seconds; from any thread.
 
-    Raises
-    ------
-    RuntimeError
-        If the loop is closed, as that of a client that is closed.
+    A loop that is closed, as that of a closed client, does nothing.
     """
     loop: Any = owner.loop
     loop.add_callback(loop.call_later, after_s, function, *args)

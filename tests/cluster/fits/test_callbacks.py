@@ -174,7 +174,9 @@ def test_a_callback_that_fits_on_the_same_workers_gets_an_error(client, data):
     """It would deadlock: each fit would wait for the other."""
     inner = classifier(client, "peers")
     clf = classifier(client, "peers", Fitting(inner, *data))
-    with pytest.raises(ClusterError, match="called by a callback of a fit that holds"):
+    with pytest.raises(
+        ClusterError, match="called from a callback of a fit that holds"
+    ):
         bounded(clf.fit, *data)
     assert_nothing_left(client)
     bounded(inner.fit, *data)

@@ -10,7 +10,13 @@ from distributed import Client, Future, LocalCluster
 import skdistmlp.training.lbfgs as lbfgs
 import skdistmlp.training.loop as loop
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.futures.driver import FuturesOps
+from skdistmlp.cluster.futures.driver import (
+    FuturesLoss,
+    FuturesObjective,
+    FuturesState,
+)
+from skdistmlp.cluster.futures.ops import FuturesOps
+from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import futures
 from skdistmlp.exceptions import ClusterError, WorkerLostError
@@ -82,19 +88,19 @@ def missed(client, worker):
 
 # When: before a call of this function, after this number of calls.
 DEATHS = {
-    "before placing": (FuturesOps, "__enter__", 0),
+    "before placing": (Placement, "open", 0),
     "while placing": (Scatterer, "scatter", 1),
     "before the first step": (loop, "training_step", 0),
     "in the first epoch": (loop, "training_step", N_STEPS - 1),
     "in the second epoch": (loop, "training_step", N_STEPS + 1),
-    "at the end of an epoch": (FuturesOps, "pop_epoch_loss", 1),
-    "keeping the best": (FuturesOps, "keep_best", 1),
-    "restoring the best": (FuturesOps, "restore_best", 0),
-    "collecting": (FuturesOps, "collect", 0),
-    "lbfgs, sending parameters": (FuturesOps, "set_parameters", 2),
-    "lbfgs, in the first evaluation": (FuturesOps, "accumulate", 1),
-    "lbfgs, in a later evaluation": (FuturesOps, "accumulate", N_STEPS + 2),
-    "lbfgs, fetching the gradient": (FuturesOps, "evaluation", 1),
+    "at the end of an epoch": (FuturesLoss, "pop", 1),
+    "keeping the best": (FuturesState, "keep_best", 1),
+    "fetching the best": (FuturesState, "fetch", 0),
+    "collecting": (FuturesState, "fetch", 0),
+    "lbfgs, sending parameters": (FuturesObjective, "set_parameters", 2),
+    "lbfgs, in the first evaluation": (FuturesObjective, "add_gradient", 1),
+    "lbfgs, in a later evaluation": (FuturesObjective, "add_gradient", N_STEPS + 2),
+    "lbfgs, fetching the gradient": (FuturesObjective, "loss_and_gradient", 1),
 }
 
 
@@ -110,7 +116,7 @@ DEATHS = {
         ("in the second epoch", 0, True),
         ("at the end of an epoch", 1, False),
         ("keeping the best", 0, True),
-        ("restoring the best", 1, False),
+        ("fetching the best", 1, False),
         ("collecting", 0, False),
         ("collecting", 1, True),
         ("lbfgs, sending parameters", 1, False),
