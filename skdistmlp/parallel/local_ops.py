@@ -161,7 +161,9 @@ class LocalOps:
     def update(self, rows: Rows, learning_rate: float) -> None:
         """Take a step with the gradient that `backward` wrote."""
         state, network = self.state, self._network
-        assert state.optimizer is not None, "a group to predict with cannot train"
+        assert state.optimizer is not None, (
+            "a network opened for prediction cannot train"
+        )
         n_rows, weight_sum = self._dataset.batch_totals(rows)
         optimizer, squared_norm = update(
             state.optimizer,

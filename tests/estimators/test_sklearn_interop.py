@@ -48,8 +48,8 @@ NAMES = [
 ]
 """Of configurations: every optimiser, every shape of the targets."""
 
-MADE_ANEW = {"_coef_indptr", "_intercept_indptr"}
-"""What every fit of scikit-learn's with "lbfgs" makes and nobody else reads."""
+RECREATED_BY_FIT = {"_coef_indptr", "_intercept_indptr"}
+"""Attributes that each scikit-learn fit with "lbfgs" creates for itself alone."""
 
 PEERS = {"engine": "peers", "n_workers": 2}
 
@@ -112,7 +112,7 @@ def test_an_exported_network_has_what_a_fit_of_scikit_learn_sets(name, dtype):
     for estimator in (ours, theirs):
         fit(estimator, case.X, case.y, sample_weight=case.sample_weight)
     home = ours.to_sklearn()
-    for leftover in MADE_ANEW & vars(theirs).keys():
+    for leftover in RECREATED_BY_FIT & vars(theirs).keys():
         delattr(theirs, leftover)
     if not theirs.early_stopping or theirs.solver == "lbfgs":
         # The parameters before the first epoch, which only early stopping needs.
@@ -196,7 +196,7 @@ def test_a_warm_start_continues_on_either_side(name):
     assert_same_answers(taken, theirs, case.X, case.y)
 
 
-def test_a_warm_start_that_only_gets_worse_ends_with_the_same_weights():
+def test_a_warm_start_that_only_gets_worse_ends_with_the_same_parameters():
     case, ours, theirs = fitted_pair(
         "defaults", early_stopping=True, max_iter=15, batch_size=20, warm_start=True
     )
@@ -259,7 +259,7 @@ class Unknown(Sgd):
     """An optimiser that scikit-learn does not have."""
 
 
-def test_of_an_optimiser_that_scikit_learn_lacks_only_the_weights_are_exported():
+def test_of_an_optimiser_that_scikit_learn_lacks_only_the_parameters_are_exported():
     case, ours, _ = fitted_pair("inverse scaling, power 0.1")
     ours._optimizer_state = replace(ours._optimizer_state, rule=Unknown())
     home = ours.to_sklearn()

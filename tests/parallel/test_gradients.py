@@ -96,7 +96,7 @@ def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
         assert_allclose(whole_gradient, differences, rtol=1e-6, atol=1e-8)
 
 
-def in_memory(n_shards, shard):
+def in_threads(n_shards, shard):
     if n_shards == 1:
         return [shard(SingleProcess())]
     return run_in_threads(n_shards, shard)
@@ -109,7 +109,7 @@ def in_memory(n_shards, shard):
 def test_gradients_match_finite_differences_of_the_loss(
     activation, output, n_outputs, shares, weighted
 ):
-    check_gradient(activation, output, n_outputs, shares, weighted, in_memory)
+    check_gradient(activation, output, n_outputs, shares, weighted, in_threads)
 
 
 MIXED = [(first, second) for first in NAMES for second in NAMES if first != second]
@@ -121,7 +121,7 @@ MIXED = [(first, second) for first in NAMES for second in NAMES if first != seco
 def test_gradients_match_with_an_activation_per_layer(activations, shares):
     """One of them, SiLU, goes backward from its input instead of its output."""
     with silu_known():
-        check_gradient(activations, "softmax", 3, shares, True, in_memory)
+        check_gradient(activations, "softmax", 3, shares, True, in_threads)
 
 
 @pytest.mark.parametrize("activations", [("silu", "tanh"), ("relu", "silu")], ids=str)

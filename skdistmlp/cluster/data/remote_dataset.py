@@ -26,7 +26,7 @@ from skdistmlp.cluster.data.dask_collections import (
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import BaseDataset, Dataset
+from skdistmlp.parallel.data import BaseDataset, Dataset, RowPlacement
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ class RemoteDataset(BaseDataset):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all features, targets and weights in the memory of one process."""
+        """Bytes of features, targets and sample weights in one process's memory."""
         weight = self.sample_weight
         n_bytes = self.features.nbytes + self.y.nbytes
         return n_bytes + (0 if weight is None else weight.nbytes)
@@ -168,10 +168,10 @@ class RemoteDataset(BaseDataset):
         """Fetch all features to this process."""
         return Dataset(self.features.fetch(), self.y, self.sample_weight)
 
-    def place_on(self, placement: Any, n_shards: int) -> list[Future[Any]]:
+    def place_on(self, placement: RowPlacement, n_shards: int) -> list[Future[Any]]:
         """Have the worker of each shard copy all blocks; return when all have."""
-        tasks: Placement = placement
-        targets = tasks.scatter(
+        assert isinstance(placement, Placement)
+        targets = placement.scatter(
             "targets", [(self.y, self.sample_weight) for _ in range(n_shards)]
         )
         # Held until the last worker has its copy: the tasks below do not depend on
@@ -182,18 +182,20 @@ class RemoteDataset(BaseDataset):
                 self.features.blocks,
                 self.features.dtype,
             )
-            tasks.begin()
-            rows = tasks.submit(
+            placement.begin()
+            rows = placement.submit(
                 [
-                    tasks.add(rank, "rows", assemble_dataset, locations, targets[rank])
+                    placement.add(
+                        rank, "rows", assemble_dataset, locations, targets[rank]
+                    )
                     for rank in range(n_shards)
                 ]
             )
             # The submitted tasks hold them from here.
             release(targets)
-            tasks.wait_for(*rows)
+            placement.wait_for(*rows)
         for future in rows:
-            if (error := tasks.error_of(future)) is not None:
+            if (error := placement.error_of(future)) is not None:
                 raise error
         return rows
 

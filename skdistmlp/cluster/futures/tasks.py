@@ -4,7 +4,7 @@ A task never writes to its arguments: after a worker's death Dask may run it aga
 with the same ones. State is replaced, not changed.
 
 What passes between layers is not one array but what its consumer evaluates, the
-list `given`: residuals of all shards to concatenate, or pieces to sum. So a
+list `parts`: residuals of all shards to concatenate, or pieces to sum. So a
 collective needs no task.
 """
 
@@ -65,7 +65,7 @@ class PlacedShard:
 
 
 def forward(
-    shard: PlacedShard, layer: int, given: list[Any], rows: Rows | None
+    shard: PlacedShard, layer: int, parts: list[Any], rows: Rows | None
 ) -> FloatArray:
     """Compute one layer on one neuron partition.
 
@@ -75,7 +75,7 @@ def forward(
         Its parameters are used.
     layer : int
         Number of the layer.
-    given : list
+    parts : list
         What the layer's input is made of; see `_inputs`.
     rows : slice or ndarray of int, or None
         The rows wanted, for layer 0.
@@ -88,7 +88,7 @@ def forward(
         shard's piece of the logits, shape (n_rows, n_outputs).
     """
     coefs, intercepts = shard.parameters
-    z = affine(_inputs(shard, layer, given, rows), coefs[layer], intercepts[layer])
+    z = affine(_inputs(shard, layer, parts, rows), coefs[layer], intercepts[layer])
     activation = shard.network.layers[layer].nonlinearity
     if layer == shard.split.output_layer or activation.keeps_input:
         return z
@@ -102,14 +102,14 @@ def predict(shard: PlacedShard, pieces: list[FloatArray]) -> FloatArray:
     return outputs
 
 
-def loss(shard: PlacedShard, given: list[Any], rows: Rows, batch: Rows) -> float:
+def loss(shard: PlacedShard, parts: list[Any], rows: Rows, batch: Rows) -> float:
     """Return the share of `rows` in the mean loss of `batch`, times its rows."""
-    dataset, *pieces = given
+    dataset, *pieces = parts
     return batch_loss(shard.network, predict(shard, pieces), dataset, rows, batch)
 
 
 def backward(
-    shard: PlacedShard, layer: int, given: list[Any], rows: Rows, batch: Rows
+    shard: PlacedShard, layer: int, parts: list[Any], rows: Rows, batch: Rows
 ) -> FloatArray:
     """Carry the delta of one layer to the layer before, on one neuron partition.
 
@@ -119,7 +119,7 @@ def backward(
         Its parameters are used.
     layer : int
         Number of the layer.
-    given : list
+    parts : list
         What the layer's delta is made of; see `_delta`.
     rows, batch : slice or ndarray of int
         Rows gone forward, and the rows that the loss is averaged over.
@@ -130,7 +130,7 @@ def backward(
         From the row-parallel output layer, the product for this shard's own
         neurons; else this shard's piece of a sum over all of them.
     """
-    delta = _delta(shard, layer, given, rows, batch)
+    delta = _delta(shard, layer, parts, rows, batch)
     return propagate(delta, shard.parameters.coefs[layer])
 
 
@@ -166,7 +166,7 @@ def update(
     flat_gradient = _gradient(shard, inputs, deltas, rows, rows)
     dataset: Dataset = inputs[0][0]
     n_rows, weight_sum = dataset.batch_totals(rows)
-    assert state.optimizer is not None, "a shard placed to predict cannot train"
+    assert state.optimizer is not None, "a network opened for prediction cannot train"
     parameters = state.parameters.copy()
     optimizer, squared_norm = optimizers.update(
         replace(
@@ -275,18 +275,20 @@ def _gradient(
 
 
 def _inputs(
-    shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows | None
+    shard: PlacedShard, layer: int, parts: Sequence[Any], rows: Rows | None
 ) -> Features:
     """Evaluate the input of a layer.
 
-    `given` holds the data set for layer 0; every shard's residuals for a hidden
+    `parts` holds the data set for layer 0; every shard's residuals for a hidden
     layer; this shard's residual for the output layer.
     """
     if layer == 0:
-        dataset: Dataset = given[0]
+        dataset: Dataset = parts[0]
         return dataset.inputs(slice(None) if rows is None else rows)
-    parts = [_activations(shard, layer - 1, residual) for residual in given]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+    activations = [_activations(shard, layer - 1, residual) for residual in parts]
+    if len(activations) == 1:
+        return activations[0]
+    return np.concatenate(activations, axis=1)
 
 
 def _activations(shard: PlacedShard, layer: int, residual: FloatArray) -> FloatArray:
@@ -304,18 +306,18 @@ def _activations(shard: PlacedShard, layer: int, residual: FloatArray) -> FloatA
 
 
 def _delta(
-    shard: PlacedShard, layer: int, given: Sequence[Any], rows: Rows, batch: Rows
+    shard: PlacedShard, layer: int, parts: Sequence[Any], rows: Rows, batch: Rows
 ) -> FloatArray:
     """Evaluate the delta of a layer, into a new array.
 
-    `given` holds the data set and every shard's piece of the logits for the
+    `parts` holds the data set and every shard's piece of the logits for the
     output layer. For a hidden layer it holds this shard's residual and what
     `backward` returned: every shard's piece of the sum, or below the output
     layer, which is row-parallel, this shard's product.
     """
     network, split = shard.network, shard.split
     last = split.output_layer
-    first, *pieces = given
+    first, *pieces = parts
     if layer == last:
         prediction = predict(shard, pieces)
         return output_delta(network, prediction, first, rows, batch, out=prediction)

@@ -62,17 +62,17 @@ def assert_right(clf, data):
     np.testing.assert_array_equal(clf.predict(data[0]), expected.predict(data[0]))
 
 
-def at_call(monkeypatch, owner, name, number, strike):
-    """Let `strike` happen just before that call (from 0) of a function."""
+def at_call(monkeypatch, owner, name, number, action):
+    """Run `action` just before that call (from 0) of a function."""
     original, calls = getattr(owner, name), []
 
-    def struck(*args, **kwargs):
+    def with_action(*args, **kwargs):
         calls.append(name)
         if len(calls) == number + 1:
-            strike()
+            action()
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(owner, name, struck)
+    monkeypatch.setattr(owner, name, with_action)
 
 
 def missed(client, worker):
@@ -132,13 +132,13 @@ def test_a_fit_whose_worker_dies_names_it_and_can_start_again(
         parameters = {"solver": "lbfgs"}
     clf = classifier(client, **parameters)
 
-    def strike():
+    def kill():
         processes.kill_worker(victim)
         if noticed:
             missed(client, victim)
 
     with monkeypatch.context() as patch:
-        at_call(patch, *DEATHS[when], strike)
+        at_call(patch, *DEATHS[when], kill)
         with pytest.raises(WorkerLostError, match=re.escape(victim)):
             bounded(clf.fit, *data)
     assert not hasattr(clf, "coefs_")
@@ -168,13 +168,13 @@ def test_a_prediction_whose_worker_dies_names_it_and_can_start_again(
     clf = bounded(classifier(client).fit, *data)
     victim = clf.plan_.workers[0]
 
-    def strike():
+    def kill():
         processes.kill_worker(victim)
         if noticed:
             missed(client, victim)
 
     with monkeypatch.context() as patch:
-        at_call(patch, FuturesOps, "inputs", 6, strike)
+        at_call(patch, FuturesOps, "inputs", 6, kill)
         with pytest.raises(WorkerLostError, match=re.escape(victim)):
             bounded(clf.predict, data[0])
     missed(client, victim)
@@ -210,13 +210,13 @@ def test_an_interrupt_that_also_kills_the_workers_is_an_interrupt(
     """Like `Ctrl-C` in a terminal, which also reaches a local cluster's processes."""
     victim = next(iter(client.nthreads()))
 
-    def strike():
+    def kill_and_interrupt():
         processes.kill_worker(victim)
         missed(client, victim)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        at_call(patch, loop, "training_step", 2, strike)
+        at_call(patch, loop, "training_step", 2, kill_and_interrupt)
         with pytest.raises(KeyboardInterrupt):
             bounded(classifier(client, early_stopping=True).fit, *data)
     assert_nothing_left(client)

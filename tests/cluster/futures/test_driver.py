@@ -69,8 +69,8 @@ def test_futures_meet_the_contract_with_the_bits_of_local_shards(
     found = check_network(network_on(client), problem)
     # Workers compute with one thread, which may change the order of sums.
     with threadpool_limits(1):
-        in_memory = among_peers(n_shards, lambda peer: check_network(peer, problem))[0]
-    for mine, theirs in zip(found, in_memory, strict=True):
+        in_threads = among_peers(n_shards, lambda peer: check_network(peer, problem))[0]
+    for mine, theirs in zip(found, in_threads, strict=True):
         assert_array_equal(mine, theirs)
 
 
@@ -112,7 +112,7 @@ def test_tasks_do_not_accumulate_over_steps(client):
 def test_values_and_tasks_do_not_accumulate_over_evaluations(client):
     problem = problem_of((3,), 2)
     blocks = blocks_of_evaluations(problem.dataset.n_rows)[2]
-    in_memory, all_tasks = [], []
+    counts_in_memory, all_tasks = [], []
 
     def states(dask_scheduler):
         return {key: task.state for key, task in dask_scheduler.tasks.items()}
@@ -136,15 +136,15 @@ def test_values_and_tasks_do_not_accumulate_over_evaluations(client):
         def loss_and_gradient(self, batch):
             evaluated = self._objective.loss_and_gradient(batch)
             found, held = wait_until(few_values, "values are released after use")
-            in_memory.append(Counter(key[0] for key in held))
+            counts_in_memory.append(Counter(key[0] for key in held))
             all_tasks.append(len(found))
             return evaluated
 
     with network_of(client, problem) as network:
         watched = replace(network, objective=Watched(network.objective))
         result = run_lbfgs(watched, problem, blocks)
-    assert len(in_memory) == result.nfev > LBFGS.max_iter
-    assert all(counts == in_memory[0] for counts in in_memory)
+    assert len(counts_in_memory) == result.nfev > LBFGS.max_iter
+    assert all(counts == counts_in_memory[0] for counts in counts_in_memory)
     # Tasks of one evaluation depend on each other; none depends on another's.
     assert max(all_tasks) <= len(blocks) * 10
 
@@ -275,7 +275,7 @@ def test_states_stay_on_the_worker_of_their_shard(client):
 
 @pytest.mark.parametrize("options", [{}, {"output": "logistic"}], ids=str)
 def test_placed_arrays_are_aligned_on_their_worker(client, options):
-    """Products would copy unaligned arrays each time: of weights, every block's."""
+    """Products would copy unaligned arrays each time: of parameters, every block's."""
 
     def unaligned(dask_worker):
         values = dask_worker.data.items()

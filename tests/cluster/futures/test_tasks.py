@@ -181,7 +181,7 @@ def test_steps_of_tasks_equal_those_of_local_ops_to_the_bit(
     rates, every = [0.01, 0.02], slice(0, 20)
     blocks = blocks_of_evaluations(20)[1]
 
-    def in_memory(peer):
+    def in_threads(peer):
         with peer(
             problem.network, problem.split, problem.start(), problem.dataset, 20
         ) as network:
@@ -200,7 +200,7 @@ def test_steps_of_tasks_equal_those_of_local_ops_to_the_bit(
 
     shards = Shards(problem)
     with threadpool_limits(1):
-        (loss, state, outputs, evaluation), *_ = among_peers(n_shards, in_memory)
+        (loss, state, outputs, evaluation), *_ = among_peers(n_shards, in_threads)
         losses = [
             shards.step(rows, rate, first_of_epoch=number == 0)
             for number, (rows, rate) in enumerate(zip(ROWS, rates, strict=True))
@@ -276,5 +276,5 @@ def test_a_shard_placed_to_predict_cannot_be_trained():
         )
         for s in shards.shards
     ]
-    with pytest.raises(AssertionError, match="placed to predict"):
+    with pytest.raises(AssertionError, match="opened for prediction"):
         shards.step(ROWS[0], 0.1, first_of_epoch=True)

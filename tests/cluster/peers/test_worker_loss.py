@@ -82,14 +82,14 @@ def test_shards_that_cannot_connect_time_out(processes, data, monkeypatch):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
-        gate = Event("before-meeting", client=client)
+        gate = Event("before-connecting", client=client)
         gate.clear()
-        client.run(hold_before_meeting, workers=[victim])
+        client.run(hold_before_connecting, workers=[victim])
         note = RoundStart.note
 
-        def note_and_stop(meeting, message):
-            note(meeting, message)
-            if not meeting.waiting_workers:
+        def note_and_stop(round_start, message):
+            note(round_start, message)
+            if not round_start.waiting_workers:
                 processes.workers[victim].send_signal(signal.SIGSTOP)
 
         monkeypatch.setattr(RoundStart, "note", note_and_stop)
@@ -108,14 +108,14 @@ def test_shards_that_cannot_connect_time_out(processes, data, monkeypatch):
         assert_nothing_left(client)
 
 
-def hold_before_meeting():
+def hold_before_connecting():
     from skdistmlp.cluster.peers import worker as peers_worker
 
     meet = peers_worker.meet
 
     def hold(*args):
         peers_worker.meet = meet
-        Event("before-meeting").wait(60)
+        Event("before-connecting").wait(60)
         return meet(*args)
 
     peers_worker.meet = hold
@@ -162,9 +162,9 @@ def test_shards_of_a_killed_client_end(processes):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         victim = tuple(client.nthreads())[1]
-        gate = Event("before-meeting", client=client)
+        gate = Event("before-connecting", client=client)
         gate.clear()
-        client.run(hold_before_meeting, workers=[victim])
+        client.run(hold_before_connecting, workers=[victim])
         with processes.endless_client() as process:
             wait_until(lambda: sum(training(client).values()) == 2, "one waits")
             process.kill()

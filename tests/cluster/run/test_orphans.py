@@ -148,7 +148,7 @@ def test_values_of_a_client_killed_while_sending_are_removed(tmp_path, engine):
             sent = wait_until(held, "a worker has what the client sends")
             assert len(runs(client)) == 1
             assert set(sent) - set(client.run_on_scheduler(known))
-        wait_until(lambda: held() == [], "they are let go of")
+        wait_until(lambda: held() == [], "they are released")
         assert_nothing_left(client)
 
 
