@@ -75,7 +75,7 @@ def call_later(
     function: Callable[..., Any],
     *args: Any,
 ) -> None:
-    """Have an event loop call a function after some seconds; from any thread.
+    """Have an event loop call a function after `after_s` seconds; from any thread.
 
     Raises
     ------

@@ -1,7 +1,8 @@
 """Clear errors for habits from other libraries: what to pass instead.
 
 LightGBM's and XGBoost's estimators for Dask, and dask-ml's, take `n_jobs`, have a
-`client_`, or are given futures. Whoever tries the same here is told what works.
+`client_`, or accept futures. Trying the same here raises an error that says what
+to use instead.
 """
 
 from typing import Any, NoReturn, Self

@@ -1,7 +1,7 @@
-"""The "peers" engine: shards that train by themselves, a round a Dask task.
+"""The "peers" engine: shards that train by themselves, one Dask task per round.
 
-The client places the shards and the rows, starts rounds of some seconds, and
-collects the parameters at the end. In between the shards talk to each other
+The client places the shards and the rows, starts rounds of a few seconds each, and
+collects the parameters at the end. During a round, the shards exchange their values
 directly.
 """
 
@@ -60,8 +60,8 @@ fit inside a callback would wait forever for them."""
 class PeersRun:
     """One fit on the workers of a plan.
 
-    A context: on entry shards and rows are on their workers, on exit nothing of
-    them is left on the cluster.
+    A context manager: entering it places shards and rows on their workers, leaving
+    it removes everything from the cluster.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ class PeersRun:
     plan : Plan
         Which worker holds which neurons.
     job : TrainingJob
-        What is to be trained, with the network's split; its random state and
-        progress are advanced.
+        What to train, with the network's split. It is not changed: the caller takes
+        the random state over from what `train` returns.
     dataset : BaseDataset
         All rows.
     on_epoch_end : callable, optional
@@ -233,7 +233,7 @@ class PeersRun:
         )
 
     def _round(self, number: int) -> list[Report]:
-        """Let all shards train for some seconds; after an interrupt, go on waiting."""
+        """Start a round and wait for it; after an interrupt, keep waiting for it."""
         if self._in_flight is None:
             assert self._roster is not None
             self._round_start = RoundStart(self._roster, self._workers, number)
@@ -314,7 +314,7 @@ class PeersRun:
         )
 
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
-        """Wait for a round; print what shard 0 says."""
+        """Wait for a round to end; print the progress lines of shard 0."""
         for future in futures:
             # Wakes the wait below, from the client's event loop.
             future.add_done_callback(lambda _: self._messages.put(TaskEnded()))
@@ -401,14 +401,14 @@ class PeersRun:
         }
 
     def _release(self) -> None:
-        """Let go of everything on the cluster."""
+        """Release everything on the cluster."""
         # Not waited for: a round that is still being submitted finds the run closed,
         # and its futures are released at once.
         self._submitting.shutdown(wait=False)
         try:
             self._context.close()
         finally:
-            # Again, if `__enter__` did not come so far as to put it on the stack.
+            # Again, for an `__enter__` that failed before it put this on the stack.
             self._tasks.close()
 
 

@@ -40,7 +40,7 @@ class Standing(Enum):
     QUEUED = "queued"
     """It waits for them."""
     LOST = "lost"
-    """The queue does not know it, or knows it no more."""
+    """The queue has never seen it, or has dropped it."""
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Report:
     state : TrainingState or None
         The shard's state, once training has ended.
     training_s, exchanging_s : float
-        Seconds of this round, and how many of them were spent in exchanges.
+        Duration of this round in seconds, and the part of it spent in exchanges.
     """
 
     progress: Progress | None
@@ -84,9 +84,9 @@ class Report:
 class PeerShard:
     """One shard of one fit, on its worker from the first round to the last.
 
-    It is the result of a Dask task, and dies with it: when nobody wants it any
-    more, its connections are closed and its memory is free. It stays where it
-    is, since it cannot be pickled.
+    It is the result of a Dask task and lives as long: when Dask drops the result, its
+    connections are closed and its memory is freed. It cannot be pickled, so it never
+    moves to another worker.
 
     Parameters
     ----------
@@ -99,8 +99,8 @@ class PeerShard:
     tls : Tls or None
         How connections are encrypted.
     job : TrainingJob
-        What is to be trained, with the network's split; its start, if it has one,
-        is this shard's.
+        What to train, with the network's split; its start, if it has one, is this
+        shard's.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class PeerShard:
         stop: bool,
         is_abandoned: Callable[[], bool],
     ) -> Report:
-        """Train for some seconds; begin in round 0.
+        """Train for one round; round 0 also connects to the other shards.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class PeerShard:
         stop : bool
             Whether to end training before another step.
         is_abandoned : callable
-            Says whether nobody waits for this round any more: the shard then ends.
+            Says whether Dask has cancelled this round's task: the shard then ends.
         """
         # When a worker is lost, Dask runs its tasks again, on a shard that is opened
         # again and knows nothing of earlier rounds.
@@ -217,7 +217,7 @@ class PeerShard:
         self._run = self._start = self._communicator = None
 
     def _begin(self, dataset: Dataset, roster: Roster) -> None:
-        """Meet the other shards, and make ready the first step."""
+        """Connect to the other shards, and prepare the first step."""
         assert self._listener is not None
         assert self._start is not None
         links = meet(
@@ -290,7 +290,7 @@ class PeerShard:
 
 
 def open_shard(credentials: Credentials, rank: int, job: TrainingJob) -> PeerShard:
-    """Make ready a shard, on the address that this worker has in its cluster."""
+    """Create a shard that listens on the address that its worker has in the cluster."""
     worker = get_worker()
     with _memory_freed_on_failure(worker):
         return _opened(worker, credentials, rank, job)
@@ -345,7 +345,7 @@ def train_round(
     round_s: float,
     stop: bool,
 ) -> Report:
-    """Train one shard for some seconds, with the threads of its worker."""
+    """Train one shard for one round, with the threads of its worker."""
     worker = get_worker()
     arguments = number, dataset, roster, round_s, stop, task_cancellation()
     with _memory_freed_on_failure(worker), own_blas_threads():
@@ -359,7 +359,7 @@ def snapshot_of(shard: PeerShard) -> TrainingState:
 
 @contextmanager
 def _memory_freed_on_failure(worker: Worker) -> Iterator[None]:
-    """Have Python collect garbage some time after an error.
+    """Have Python collect garbage shortly after an error.
 
     The error and Dask's frames in its traceback hold each other, and with them the
     arguments of the task: the shard and all rows. Not at once, since Dask has still to
