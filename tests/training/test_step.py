@@ -1,5 +1,10 @@
 """A step calls the operations of a network in one order, whatever they do."""
 
+import ast
+import inspect
+import textwrap
+from pathlib import Path
+
 import numpy as np
 from numpy.testing import assert_array_equal
 
@@ -84,3 +89,12 @@ def test_blocks_are_predicted_in_their_order_and_as_they_are_asked_for():
     network = OpenNetwork(None, ops, Outputs(), None, None, None, None)
     assert_array_equal(predict_blocks(network, ["a", "b"])[:, 0], [0, 0, 1, 1])
     assert asked == [3, 6]
+
+
+def test_the_page_on_the_architecture_shows_the_step():
+    page = Path(__file__).parents[2] / "docs" / "architecture.md"
+    source = inspect.getsource(backpropagate)
+    (function,) = ast.parse(source).body
+    docstring, *_ = function.body
+    body = "\n".join(source.splitlines()[docstring.end_lineno :])
+    assert f"```python\n{textwrap.dedent(body)}\n```" in page.read_text()
