@@ -122,6 +122,7 @@ class SocketCommunicator:
         self._run = run
         self._timeout_s = timeout_s
         self.is_cancelled = is_cancelled
+        # Always 0: no fit is resumed yet after a lost worker (see `Header`).
         self._generation = 0
         self._step = 0
         self._stop_wanted = False

@@ -88,6 +88,7 @@ class Credentials:
 
     def header(self, rank: int) -> bytes:
         """Return the packet header that a shard begins with."""
+        # Generation 0, as in every packet until recovery uses it; step 0, no array.
         label = Label.HANDSHAKE
         return Header(self.run, 0, 0, Operation.HELLO, label, rank, 0, 0, 0).pack()
 

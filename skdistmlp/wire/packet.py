@@ -46,7 +46,7 @@ class Header(NamedTuple):
     run : bytes
         Sixteen bytes that name the fit.
     generation : int
-        Which attempt at the fit.
+        Which attempt at the fit: always 0, reserved for recovery from lost workers.
     step : int
         Number of the step, or block of rows, since the connections were made.
     operation : Operation
