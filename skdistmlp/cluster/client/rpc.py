@@ -76,6 +76,8 @@ def wait_while(check: Callable[[], None], answers: Iterable[Future[Any]]) -> Non
     """
     answers = list(answers)
     try:
+        # In intervals: once the client is closed or a worker hangs, an answer may never
+        # arrive, and only `check` can notice.
         while wait(answers, WORKER_CHECK_S).not_done:
             check()
     finally:
@@ -112,6 +114,8 @@ def run_on_workers(
     dict of str to Future
         The result of each worker; one that hangs never answers.
     """
+    # One call per worker: a single call for all would answer only when all have, so one
+    # worker that hangs would hide the answers of the others.
     return {
         worker: submit_rpc(client, client.run, function, *args, workers=[worker])
         for worker in workers

@@ -1,7 +1,9 @@
 """The tasks of the "futures" engine: what runs on the workers.
 
-A task never writes to its arguments: after a worker's death Dask may run it again
-with the same ones. State is replaced, not changed.
+A task never writes to its arguments. Dask may run it twice, after a worker's death,
+with the same ones; and other tasks of the step read them too, without copies on the
+same worker. So state is replaced, not changed, and a task writes only to arrays that it
+has allocated itself.
 
 What passes between layers is not one array but what its consumer evaluates, the
 list `parts`: residuals of all shards to concatenate, or pieces to sum. So a
@@ -92,6 +94,7 @@ def forward(
     activation = shard.network.layers[layer].nonlinearity
     if layer == shard.split.output_layer or activation.keeps_input:
         return z
+    # In place: `z` is this task's own.
     return activation.forward(z, z)
 
 
@@ -167,6 +170,8 @@ def update(
     dataset: Dataset = inputs[0][0]
     n_rows, weight_sum = dataset.batch_totals(rows)
     assert state.optimizer is not None, "a network opened for prediction cannot train"
+    # Copies, since the optimiser works in place: a second run of this task must start
+    # from the same state, not from one that has taken the step already.
     parameters = state.parameters.copy()
     optimizer, squared_norm = optimizers.update(
         replace(
@@ -211,6 +216,8 @@ def add_gradient(
     ndarray of shape (n_parameters,)
         The sum with these rows.
     """
+    # Adds to the new array, not to `gradient_sum`: run twice, the task would count its
+    # rows twice.
     total = _gradient(shard, inputs, deltas, rows, batch)
     if gradient_sum is not None:
         total += gradient_sum
@@ -229,10 +236,11 @@ def loss_and_gradient(
     gradient_sum : ndarray of shape (n_parameters,)
         The gradient of the loss without the penalty; left as it is.
     dataset : Dataset
-        Says how many rows there are, and what they weigh.
+        Says the number of rows, and their sample weights.
     batch : slice or ndarray of int
         The rows that the loss is averaged over.
     """
+    # The penalty is added in place: to a copy, so that a second run adds it only once.
     total = gradient_sum.copy()
     own = add_penalty(
         shard.network,
@@ -319,11 +327,13 @@ def _delta(
     last = split.output_layer
     first, *pieces = parts
     if layer == last:
+        # In place: `prediction` is this task's own.
         prediction = predict(shard, pieces)
         return output_delta(network, prediction, first, rows, batch, out=prediction)
     if layer < last - 1:
         columns = split.ranges[layer][shard.rank].columns
         pieces = [piece[:, columns] for piece in pieces]
+    # A new array even of a single piece, since `backward` works in place.
     delta = sum_in_order(pieces)
     network.layers[layer].nonlinearity.backward(first, delta)
     return delta

@@ -13,7 +13,8 @@ class RoundStart:
 
     A shard whose task has not started is queued behind other work on its worker, which
     may take any time. Only once all tasks run do the shards have a deadline, that of an
-    exchange, to find each other.
+    exchange, to find each other. The client keeps it: a shard cannot know whether the
+    others have started, so it waits without a deadline until its task is cancelled.
 
     Parameters
     ----------
@@ -31,6 +32,7 @@ class RoundStart:
         self._number = number
         self._missing = set(range(len(workers)))
         self._queued = set(self._missing)
+        # No deadline while any task is queued; `note` sets it.
         self._deadline = float("inf")
 
     @property
@@ -41,13 +43,17 @@ class RoundStart:
     def note(self, message: Message) -> None:
         """Note what a shard says of itself.
 
-        Messages come over the scheduler, later than what the shards do: those of the
-        last round may arrive in this one.
+        Messages travel through the scheduler and arrive late: those of the last round
+        may arrive in this one, so only this round's count. Those of different workers
+        arrive in any order: a shard may be seen to meet the others before one of them
+        is seen to run.
         """
         match message:
             case ShardRunning(rank, self._number):
                 self._queued.discard(rank)
                 if not self._queued:
+                    # From the arrival of the last message, no earlier than the last
+                    # start. The messages that all have met must arrive in time too.
                     self._deadline = time.monotonic() + self._roster.timeout_s
             case ShardMet(rank, self._number):
                 self._missing.discard(rank)

@@ -13,10 +13,10 @@ from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.settings import exchange_timeout_s
 
 UNRESPONSIVE_TIMEOUTS = 4
-"""How many times ``skdistmlp.exchange-timeout`` a worker or the scheduler may take to
-answer. A busy worker answers at once, unless a task holds Python's lock. Shards that
-train notice a silent one after a single timeout, and say more about it: this comes
-after them."""
+"""Timeouts (``skdistmlp.exchange-timeout``) that a worker or the scheduler may take to
+answer. A busy worker answers at once, unless a task holds the GIL. Shards that train
+notice a silent one after a single timeout, and with a more precise error: this must
+come later."""
 
 
 class LivenessCheck:
@@ -48,6 +48,7 @@ class LivenessCheck:
         WorkerLostError
             If a worker has not answered for `UNRESPONSIVE_TIMEOUTS` timeouts.
         """
+        # An error is an answer too: a worker that has left is for `Watch` to report.
         silent = [w for w, answer in self._answers.items() if not answer.done()]
         waited_s = time.monotonic() - self._asked_at
         if silent and waited_s > self._timeout_s:
@@ -57,7 +58,9 @@ class LivenessCheck:
                 f"skdistmlp.exchange-timeout is {self._timeout_s:g} s). Check "
                 f"what it is doing, and call again."
             )
-        # Never two pings at a time: those to a worker that hangs would pile up.
+        # Never two pings at a time: those to a worker that hangs would pile up. The
+        # next is due `_timeout_s` after the last, so a worker that hangs right after
+        # its answer is noticed after twice that.
         if not silent and waited_s > self._timeout_s:
             self._asked_at = time.monotonic()
             self._answers = run_on_workers(self._client, self._workers, ping)
@@ -102,8 +105,11 @@ class PausedCheck:
                     f"over on the other workers."
                 )
             if status != "paused":
+                # Also a worker that has left: `Watch.check_presence` reports it.
                 self._paused_since.pop(worker, None)
                 continue
+            # Paused is often short: Dask pauses a worker whose memory fills up, and
+            # resumes it once values are spilled or released.
             now = time.monotonic()
             if now > self._paused_since.setdefault(worker, now) + self._timeout_s:
                 raise WorkerLostError(

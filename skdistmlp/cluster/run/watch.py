@@ -62,7 +62,13 @@ class Watch:
         ClusterError
             If this runs in a task that was cancelled, or the scheduler does not answer.
         """
+        # Presence first: the other two may accept a worker that has left, since a ping
+        # that fails counts as answered and the worker has no status. And of the two
+        # questions to the scheduler only this one has a deadline: the one for statuses
+        # would wait forever for a scheduler that hangs.
         self.check_presence()
+        # Before the statuses, which are what each worker last told the scheduler: one
+        # that hangs tells it nothing. Always, since it never waits for an answer.
         self._liveness.check()
         if queued:
             self._paused.check(queued)
@@ -81,6 +87,7 @@ class Watch:
         A process that sends to a worker may see the broken connection first. Without
         this, its error would be reported in place of the loss that has caused it.
         """
+        # Bounded: the error may have another cause, and then no worker is ever missed.
         deadline = time.monotonic() + WORKER_CHECK_S
         while time.monotonic() < deadline:
             self.check_presence()
@@ -105,6 +112,8 @@ class Watch:
                     f"again."
                 )
 
+        # From the scheduler, not from what the client has cached: that stays as it was
+        # while the scheduler hangs.
         answer = submit_rpc(self._client, call_scheduler, self._client, "ncores")
         wait_while(check_deadline, [answer])
         addresses: Iterable[str] = answer.result()
