@@ -276,5 +276,5 @@ def test_a_shard_placed_to_predict_cannot_be_trained():
         )
         for s in shards.shards
     ]
-    with pytest.raises(AssertionError, match="placed to predict"):
+    with pytest.raises(AssertionError, match="opened for prediction"):
         shards.step(ROWS[0], 0.1, first_of_epoch=True)
