@@ -7,7 +7,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -167,9 +167,7 @@ class WorkerCache:
 
         client = self._client()
         if client is not None:
-            # The loop of a closed client raises; its futures are gone already.
-            with suppress(RuntimeError):
-                call_later(client, after_s, call)
+            call_later(client, after_s, call)
 
     def _n_bytes(self) -> int:
         return sum(entry.n_bytes for entry in self._entries.values())
