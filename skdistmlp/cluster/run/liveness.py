@@ -95,6 +95,16 @@ class PausedCheck:
             take. It will hardly go on by itself: the shard that it holds is part of the
             memory that would have to be freed.
         """
+        workers = list(workers)
+        # One on which nothing is queued any more has resumed since; paused in a later
+        # round, it has its full time again.
+        self._paused_since = {
+            worker: since
+            for worker, since in self._paused_since.items()
+            if worker in workers
+        }
+        if not workers:
+            return  # nothing to ask the scheduler
         statuses = worker_statuses(self._client)
         for worker in workers:
             status = statuses.get(worker, "gone")

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from importlib import import_module
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from distributed import Client
 
+from skdistmlp._version import __version__
 from skdistmlp.cluster.client.rpc import run_on_workers, submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.exceptions import ClusterError
@@ -48,13 +50,14 @@ def check_versions(
     if not missing:
         return
 
-    # Nested, so that it is pickled by value: this package may be missing where it runs.
+    # Nested, so that it is pickled by value: this package may be missing where it runs,
+    # or of another version, of which only the public name is certain.
     def loaded_version() -> str | None:
         try:
-            from skdistmlp._version import __version__
+            version: str = import_module("skdistmlp").__version__
         except ImportError:
             return None
-        return __version__
+        return version
 
     answers: dict[str, Future[Any]] = {
         f"worker {worker}": answer
@@ -66,7 +69,7 @@ def check_versions(
         client, client.run_on_scheduler, loaded_version
     )
     wait_while(check, answers.values())
-    own = loaded_version()
+    own = __version__
     for where, answer in answers.items():
         found = answer.result()
         if isinstance(found, dict):

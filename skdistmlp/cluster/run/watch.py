@@ -70,8 +70,7 @@ class Watch:
         # Before the statuses, which are what each worker last told the scheduler: one
         # that hangs tells it nothing. Always, since it never waits for an answer.
         self._liveness.check()
-        if queued:
-            self._paused.check(queued)
+        self._paused.check(queued)
 
     def check_presence(self) -> None:
         """Raise if a worker has left, whether or not the others answer; see `check`."""

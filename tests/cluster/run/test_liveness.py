@@ -123,6 +123,20 @@ def test_a_resumed_worker_gets_its_full_time_again(clock, statuses):
     check.check(WORKERS)
 
 
+@pytest.mark.parametrize("still_queued", [[], WORKERS[1:]])
+def test_a_worker_whose_tasks_started_gets_its_full_time_again(
+    clock, statuses, still_queued
+):
+    check = PausedCheck(None)
+    statuses[WORKERS[0]] = "paused"
+    check.check(WORKERS)
+    clock.now += 0.9
+    # It resumed and started its task between two checks: it is not asked about.
+    check.check(still_queued)
+    clock.now += 0.9
+    check.check(WORKERS)
+
+
 def test_a_retired_worker_is_reported_at_once(clock, statuses):
     statuses[WORKERS[1]] = "closing_gracefully"
     with pytest.raises(WorkerLostError, match="tcp://b is being retired"):

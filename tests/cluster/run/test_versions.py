@@ -92,7 +92,7 @@ def test_another_version_at_a_reused_address_is_reported(processes, client):
     assert victim in client.nthreads()
     with (
         installed(client, victim, "0.0.9"),
-        pytest.raises(ClusterError, match=f"worker {victim} has 0.0.9 skdistmlp"),
+        pytest.raises(ClusterError, match=f"worker {victim} runs skdistmlp 0.0.9"),
     ):
         bounded(fit, client, "peers")
     bounded(fit, client, "peers")
