@@ -392,7 +392,10 @@ def _receive(connection: socket.socket, n_bytes: int) -> Generator[int, None, by
             yield event_to_wait_for(blocked, select.POLLIN)
             continue
         if not more:
-            raise ExchangeError("closed its connection before training")
+            raise ExchangeError(
+                "closed its connection while connecting to the others. Call again to "
+                "start over."
+            )
         data += more
     return data
 

@@ -354,7 +354,7 @@ def somebody_else(listener, data):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "shard 0 closed its connection before training"),
+        (b"", "shard 0 closed its connection while connecting to the others"),
         (b"HTTP/1.1 400 ".ljust(HELLO_BYTES + PROOF_BYTES), "belongs to another fit"),
         (
             hello(THEIRS, 0) + b"p" * PROOF_BYTES,
