@@ -13,6 +13,7 @@ connections.
 
 import errno
 import hmac
+import os
 import secrets
 import select
 import socket
@@ -148,7 +149,9 @@ def _server(host: str, ports: Sequence[int], family: int) -> socket.socket:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise
-                in_use = error
+                # Python adds the address to the words of a failed bind, but not to
+                # those of a failed listen; `listen` names it anyway.
+                in_use = OSError(error.errno, os.strerror(error.errno))
         if time.monotonic() > deadline:
             raise in_use
         time.sleep(PORT_POLL_S)
