@@ -119,7 +119,7 @@ class BaseDistributedMLP(
         incremental: bool,
         classes: ArrayLike | None = None,
     ) -> Self:
-        """Train, from new weights or the current ones; see the public methods."""
+        """Train, from new parameters or the current ones; see the public methods."""
         check_is_computed(X=X, y=y, sample_weight=sample_weight)
         # Before the rollback notes the attributes: a fit that fails restores them, and
         # scikit-learn tears down the callbacks that it finds there.
@@ -202,7 +202,7 @@ class BaseDistributedMLP(
                 hold_out.validate(dataset)
         shards = None
         if not first_pass:
-            parameters = flatten(self._weights(), dtype)
+            parameters = flatten(self._parameters(), dtype)
             shards = ShardState(
                 parameters, self._continued_optimizer(parameters, incremental)
             )
@@ -226,7 +226,7 @@ class BaseDistributedMLP(
         """Return the job of training on all rows at once."""
         shards = None
         if not first_pass:
-            shards = ShardState(flatten(self._weights(), dtype))
+            shards = ShardState(flatten(self._parameters(), dtype))
         options = LbfgsOptions(self.max_iter, self.max_fun, float(self.tol))
         return TrainingJob(
             network,
@@ -389,7 +389,7 @@ class BaseDistributedMLP(
             vars(self).get("_client_stayed_behind", False),
         )
 
-    def _weights(self) -> Parameters:
+    def _parameters(self) -> Parameters:
         return Parameters(list(self.coefs_), list(self.intercepts_))
 
     def __sklearn_tags__(self) -> Any:
@@ -399,5 +399,5 @@ class BaseDistributedMLP(
         return tags
 
     def __sklearn_is_fitted__(self) -> bool:
-        """Say whether there are weights, drawn by a fit that ended well."""
+        """Say whether there are parameters, of a fit that ended well."""
         return hasattr(self, "coefs_")

@@ -65,13 +65,13 @@ class PredictionMixin:
     activation: str
     out_activation_: str
     _engine_request: Callable[[], EngineRequest]
-    _weights: Callable[[], Parameters]
+    _parameters: Callable[[], Parameters]
 
     def _compute_outputs(self, X: Any, finish: Finish) -> Any:
         """Compute the outputs for `X`, finished; lazily for a Dask collection."""
         check_is_fitted(self)
         check_is_computed(X=X)
-        network, parameters = self._fitted_network(), self._weights()
+        network, parameters = self._fitted_network(), self._parameters()
         if is_collection(X):
             from skdistmlp.cluster.data.dask_collections import header_of
             from skdistmlp.cluster.prediction.lazy import map_blocks
@@ -102,7 +102,7 @@ class PredictionMixin:
         """
         check_is_fitted(self)
         check_is_computed(X=X)
-        network, parameters = self._fitted_network(), self._weights()
+        network, parameters = self._fitted_network(), self._parameters()
         if is_collection(X):
             return _plan_of_collection(NetworkSplit.even(network.layer_units, 1))
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
@@ -110,7 +110,7 @@ class PredictionMixin:
         return plan_prediction(request, network, parameters, X, self._engines)
 
     def _fitted_network(self) -> Network:
-        layers = dense_layers(layer_units_of(self._weights().coefs), self.activation)
+        layers = dense_layers(layer_units_of(self._parameters().coefs), self.activation)
         return Network(layers, self.out_activation_)
 
 

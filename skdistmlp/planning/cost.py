@@ -145,7 +145,7 @@ def bytes_exchanged(split: NetworkSplit, cost: StepCost) -> int:
 
 
 def chained_tasks(split: NetworkSplit, cost: StepCost) -> int:
-    """Return how many Dask tasks wait for each other, one by one, in "futures".
+    """Return the number of Dask tasks in "futures" that wait for each other.
 
     Forward through every layer; then the sum of the outputs or, in training,
     backward through all layers but the first, and the update.
@@ -167,13 +167,13 @@ def flop(split: NetworkSplit, cost: StepCost) -> float:
 
 
 def bytes_sent_by_neurons(split: NetworkSplit, cost: StepCost) -> int:
-    """Return the bytes that a prediction sends: weights once, rows to every shard."""
+    """Return the bytes that a prediction sends: parameters once, rows to all."""
     values = _numbers_per_row(split, cost) * split.n_shards
     return (split.n_parameters + cost.n_rows * values) * cost.itemsize
 
 
 def bytes_sent_by_rows(split: NetworkSplit, cost: StepCost, n_workers: int) -> int:
-    """Return the bytes that a prediction sends: weights to every worker, rows once."""
+    """Return the bytes that a prediction sends: parameters to all, rows once."""
     values = _numbers_per_row(split, cost)
     return (split.n_parameters * n_workers + cost.n_rows * values) * cost.itemsize
 

@@ -22,7 +22,7 @@ overtake one thread: 1.1e9 for 784-(4096), 1.7e9 for 784-(2048, 2048)
 
 FLOP_PER_BYTE_SENT = {"rows": 400.0, "neurons": 500.0}
 """Floating point operations that take as long as sending one byte from the client to
-a worker: what a prediction must save to be worth sending weights and rows for. By
+a worker: what a prediction must save to be worth sending parameters and rows. By
 rows, in large blocks, it measured as 200 to 440; by neurons as 440 to 850 for most
 sizes (``python -m benchmarks futures``)."""
 

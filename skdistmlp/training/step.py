@@ -12,7 +12,7 @@ Value = TypeVar("Value")
 
 
 def training_step(ops: NetworkOps[Value], rows: Rows, learning_rate: float) -> None:
-    """Move every weight of the network once, by the gradient of `rows`."""
+    """Move every parameter of the network once, by the gradient of `rows`."""
     backpropagate(ops, rows, rows)
     ops.update(rows, learning_rate)
 

@@ -27,7 +27,7 @@ def clf(data):
 
 @pytest.fixture(scope="module")
 def block_prediction(clf):
-    outputs = WholeNetwork(clf._fitted_network(), clf._weights())
+    outputs = WholeNetwork(clf._fitted_network(), clf._parameters())
     return BlockPrediction(outputs, largest_output, type(clf).__name__)
 
 

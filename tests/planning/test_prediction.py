@@ -52,7 +52,7 @@ def test_bytes_sent_by_a_prediction_are_counted(nnz_per_row, n_numbers, itemsize
 
 
 @pytest.mark.parametrize(
-    ("memory_limit", "split_by", "n_shards", "n_tasks", "copies_of_weights_and_rows"),
+    ("memory_limit", "split_by", "n_shards", "n_tasks", "parameters_and_rows"),
     [
         (None, "rows", 1, TASKS_BY_ROWS, (2, 1)),
         (ROOMY, "rows", 1, TASKS_BY_ROWS, (2, 1)),
@@ -60,12 +60,12 @@ def test_bytes_sent_by_a_prediction_are_counted(nnz_per_row, n_numbers, itemsize
     ],
 )
 def test_auto_distributes_what_saves_more_time_than_it_costs(
-    memory_limit, split_by, n_shards, n_tasks, copies_of_weights_and_rows
+    memory_limit, split_by, n_shards, n_tasks, parameters_and_rows
 ):
     """By rows where the whole network fits a worker, else by neurons."""
-    of_weights, of_rows = copies_of_weights_and_rows
+    of_parameters, of_rows = parameters_and_rows
     cost = n_tasks * FLOP_PER_CHAINED_TASK
-    cost += of_weights * NETWORK_BYTES * FLOP_PER_BYTE_SENT[split_by]
+    cost += of_parameters * NETWORK_BYTES * FLOP_PER_BYTE_SENT[split_by]
     saved_by_a_row = flop_by_hand(1, "prediction") / 2
     saved_by_a_row -= of_rows * 4 * 784 * FLOP_PER_BYTE_SENT[split_by]
     border = int(cost / saved_by_a_row)

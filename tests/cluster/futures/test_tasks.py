@@ -267,7 +267,7 @@ def test_saved_parameters_are_not_changed_by_a_later_step(n_shards, hidden):
     assert_array_equal(shards.outputs(None), expected)
 
 
-def test_a_shard_placed_to_predict_cannot_be_trained():
+def test_a_shard_opened_for_prediction_cannot_be_trained():
     problem = problem_of((5,), 1)
     shards = Shards(problem)
     shards.shards = [
