@@ -50,7 +50,7 @@ def train(
     request : EngineRequest
         What the user asked for.
     job : TrainingJob
-        What is to be trained, not split; its random state is advanced.
+        The training job, not yet split; its random state is advanced.
     dataset : BaseDataset
         All rows.
     on_epoch_end : callable, optional

@@ -1,4 +1,4 @@
-"""What is to be trained, as a value: every engine carries out the same job."""
+"""A training job as a value: every engine carries out the same job."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

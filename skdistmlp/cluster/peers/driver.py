@@ -393,7 +393,7 @@ class PeersRun:
         answered, _ = wait(answers.values(), PING_ANSWER_S)
         for answer in answers.values():
             answer.cancel()
-        # A worker that is gone answers with an error.
+        # A worker that has left answers with an error.
         return {
             worker
             for worker, answer in answers.items()

@@ -67,7 +67,7 @@ class WorkerQueue(SchedulerPlugin):
 
     A fit has its workers when no fit before it wants any of them. So it gets all or
     none, nobody is overtaken, and no two fits can each hold what the other waits for. A
-    client that is gone loses its reservations.
+    client that has gone loses its reservations.
 
     Only the scheduler's event loop calls this, one call at a time: there is no lock.
     """
@@ -121,7 +121,7 @@ class WorkerQueue(SchedulerPlugin):
         self.reservations.pop(name, None)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """Give up the places of a client that is gone; called by Dask."""
+        """Give up the places of a client that has gone; called by Dask."""
         for name, reservation in list(self.reservations.items()):
             if reservation.client == client:
                 del self.reservations[name]

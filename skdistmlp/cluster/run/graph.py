@@ -71,7 +71,7 @@ class PinnedGraph:
         graph = pinned_graph(list(zip(self._tasks, self._workers, strict=True)))
         rank_of = {key: rank for rank, tasks in enumerate(self._tasks) for key in tasks}
         # The arguments of noted tasks hold the futures of the last states, whose memory
-        # on the workers is to be freed as soon as these tasks have used them.
+        # the workers free once these tasks have used them, unless they are kept here.
         self._tasks = self._no_tasks()
         futures: list[Future[Any]] = self._client.get(graph, keys, sync=False)
         self._held.add(

@@ -41,7 +41,7 @@ class LivenessCheck:
         self._answers: dict[str, Future[Any]] = {}
 
     def check(self) -> None:
-        """Ping if it is time to, without waiting; look who has answered.
+        """Note who has answered, and ping again if it is time; do not wait.
 
         Raises
         ------

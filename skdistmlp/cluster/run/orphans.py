@@ -1,4 +1,4 @@
-"""Release what a client that is gone has left on workers.
+"""Release what a client left on workers when it went.
 
 Dask's client sends a value to a worker first and tells the scheduler of it afterwards:
 the scheduler does not know of values whose client dies in between. And values that go
@@ -75,7 +75,7 @@ class OrphanCleanup(SchedulerPlugin):
         self.runs.pop(name, None)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
-        """Release what a client that is gone has sent; called by Dask."""
+        """Release what a client that has gone sent; called by Dask."""
         for name, run in list(self.runs.items()):
             if run.client == client:
                 del self.runs[name]

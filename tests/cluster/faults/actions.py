@@ -97,15 +97,15 @@ def keep_busy(scenario: Scenario) -> None:
 
 def compute_in_other_thread(scenario: Scenario) -> tuple:
     """Let another task compute in the second thread, while the shard is slow."""
-    (folder := scenario.gate.folder / "beside").mkdir()
+    (folder := scenario.gate.folder / "other_task").mkdir()
     gate = Gate(folder)
-    beside = scenario.client.submit(gate.spin, workers=[scenario.victim], pure=False)
+    other = scenario.client.submit(gate.spin, workers=[scenario.victim], pure=False)
     wait_until(gate.is_reached, "the other thread computes")
 
     def end() -> None:
-        assert not beside.done(), "it computed for as long as the fit went on"
+        assert not other.done(), "it computed for as long as the fit went on"
         gate.open()
-        beside.result()
+        other.result()
 
     scenario.add_cleanup(end)
     return slow_down(scenario)
