@@ -32,15 +32,6 @@ def test_remote_rows_are_fetched_once():
     assert_array_equal(found.network.parameters, expected.network.parameters)
 
 
-def test_the_arrays_of_a_state_are_trained_in_place():
-    state = engine().train(job_of("adam"), dataset_of("adam"))
-    parameters, before = state.network.parameters, state.network.parameters.copy()
-    again = job_of("adam", state=state.copy())
-    moved = engine().train(again, dataset_of("adam"))
-    assert moved.outcome is state.outcome
-    assert_array_equal(parameters, before)
-
-
 def test_lbfgs_ends_with_what_scipy_found():
     state = engine().train(lbfgs_job(), dataset_of("adam"))
     assert isinstance(state.outcome, OptimizeResult)

@@ -136,7 +136,7 @@ def test_cancelled_tasks_end_the_fit_with_an_error(client, data):
             )
 
     client.run_on_scheduler(cancel)
-    with pytest.raises(WorkerLostError, match="the work cancelled"):
+    with pytest.raises(WorkerLostError, match="the work was cancelled"):
         bounded(fit.result)
 
 

@@ -1,6 +1,8 @@
 """Shards in real worker processes of a cluster that uses TLS."""
 
+import gc
 import ssl
+import warnings
 from types import SimpleNamespace
 
 import dask
@@ -39,6 +41,12 @@ def encrypted(request, security):
         remember(client)
         yield client
         assert_nothing_left(client)
+    del cluster, client
+    with warnings.catch_warnings():
+        # Dask leaves its WebSockets to the garbage collector, and tornado warns: here,
+        # and not in whatever test comes next.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def classifier(client, **parameters):
