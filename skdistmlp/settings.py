@@ -289,9 +289,13 @@ LEAVE_QUEUE_S = 5.0
 """For the scheduler to confirm that a fit has released its workers. If it does not, it
 releases them when the client disconnects."""
 
-GARBAGE_AFTER_ERROR_S = 1.0
-"""After a task has failed, until its worker collects garbage. By then Dask has sent the
-error, whose traceback keeps the shard and all rows alive."""
+GARBAGE_AFTER_S = 1.0
+"""Between two looks at whether a worker still holds what a failed task was given, or a
+shard that nobody needs; if so, it collects garbage. At the first look, Dask has usually
+sent the error, which holds the shard and all rows until then."""
+
+GARBAGE_AT_MOST_EVERY_S = 60.0
+"""The time between these looks doubles up to this, since each collection takes time."""
 
 CONNECT_S = 5.0
 """For a shard to connect to another. Long enough for a lost packet to be resent, after

@@ -43,6 +43,7 @@ __all__ = [
     "remove_client",
     "remove_replicas",
     "requires_encryption",
+    "result_dropped",
     "scheduler_address",
     "threads_of_worker",
     "tls_contexts",
@@ -193,6 +194,18 @@ def current_task_runs(worker: Worker) -> Callable[[], bool]:
         return task is not None and task.state in ("executing", "long-running")
 
     return runs
+
+
+def result_dropped(worker: Worker) -> Callable[[], bool]:
+    """Return a function that says whether the result of the calling task is not wanted.
+
+    Neither while the task runs, nor as long as the worker has its result.
+    """
+    key = worker.get_current_task()
+    runs = current_task_runs(worker)
+    # Not the worker itself, as above.
+    data = worker.data
+    return lambda: key not in data and not runs()
 
 
 def threads_of_worker(worker: Worker) -> int:

@@ -41,6 +41,7 @@ from skdistmlp.cluster._dask import (
     remove_client,
     remove_replicas,
     requires_encryption,
+    result_dropped,
     scheduler_address,
     threads_of_worker,
     tls_contexts,
@@ -276,6 +277,26 @@ def test_a_task_that_has_seceded_still_runs(client):
         return seceded
 
     assert client.submit(task, pure=False).result(WITHIN_S)
+
+
+def test_a_result_is_dropped_only_after_its_release(client, workers):
+    def task():
+        worker = get_worker()
+        # On the worker, which the result does not hold.
+        worker.dropped_in_a_test = result_dropped(worker)
+        return worker.dropped_in_a_test()
+
+    def ask(dask_worker):
+        return dask_worker.dropped_in_a_test()
+
+    def dropped():
+        return client.run(ask, workers=workers[:1])[workers[0]]
+
+    future = client.submit(task, pure=False, workers=workers[:1])
+    assert not future.result(WITHIN_S)
+    assert not dropped()
+    future.release()
+    wait_until(dropped, "it is dropped")
 
 
 def test_outside_a_task_nothing_is_cancelled(client):

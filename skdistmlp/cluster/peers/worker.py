@@ -1,31 +1,30 @@
 """What runs on the workers in the "peers" engine: a shard, from round to round."""
 
 import copy
-import gc
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, ref
 
 from distributed import Worker, get_worker
 
 from skdistmlp.cluster._dask import (
-    call_later,
     host_of,
     requires_encryption,
+    result_dropped,
     tls_contexts,
 )
 from skdistmlp.cluster.peers.messages import Sender
+from skdistmlp.cluster.run.garbage import collect_until_gone
 from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.ops import Leader
-from skdistmlp.settings import GARBAGE_AFTER_ERROR_S, listen_ports
+from skdistmlp.settings import listen_ports
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.loop import Log, quiet
 from skdistmlp.training.progress import Outcome, Progress
@@ -292,13 +291,6 @@ class PeerShard:
 def open_shard(credentials: Credentials, rank: int, job: TrainingJob) -> PeerShard:
     """Create a shard that listens on the address that its worker has in the cluster."""
     worker = get_worker()
-    with _memory_freed_on_failure(worker):
-        return _opened(worker, credentials, rank, job)
-
-
-def _opened(
-    worker: Worker, credentials: Credentials, rank: int, job: TrainingJob
-) -> PeerShard:
     # Training changes a job, and what Dask holds must not change. Workers that are
     # threads of one process even share it.
     job = copy.deepcopy(job)
@@ -306,7 +298,10 @@ def _opened(
     inside = worker.address.startswith("inproc://")
     host = "127.0.0.1" if inside else host_of(worker.address)
     listener = listen(host, listen_ports())
-    return PeerShard(credentials, rank, listener, _tls(worker), job)
+    shard = PeerShard(credentials, rank, listener, _tls(worker), job)
+    # An error may hold it, also one of Dask that tried to write it to disk.
+    collect_until_gone(worker, ref(shard), result_dropped(worker))
+    return shard
 
 
 def _tls(worker: Worker) -> Tls | None:
@@ -346,30 +341,13 @@ def train_round(
     stop: bool,
 ) -> Report:
     """Train one shard for one round, with the threads of its worker."""
-    worker = get_worker()
-    arguments = number, dataset, roster, round_s, stop, task_cancellation()
-    with _memory_freed_on_failure(worker), own_blas_threads():
-        return shard.train(*arguments)
+    with own_blas_threads():
+        return shard.train(number, dataset, roster, round_s, stop, task_cancellation())
 
 
 def snapshot_of(shard: PeerShard) -> TrainingState:
     """Return a copy of the state of a shard, between rounds."""
     return shard.snapshot()
-
-
-@contextmanager
-def _memory_freed_on_failure(worker: Worker) -> Iterator[None]:
-    """Have Python collect garbage shortly after an error.
-
-    The error and Dask's frames in its traceback hold each other, and with them the
-    arguments of the task: the shard and all rows. Not at once, since Dask has still to
-    send the error.
-    """
-    try:
-        yield
-    except BaseException:
-        call_later(worker, GARBAGE_AFTER_ERROR_S, gc.collect)
-        raise
 
 
 def request_stop(run: bytes) -> None:

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 from distributed import Client, Future
 
 from skdistmlp.cluster._dask import pinned_graph
+from skdistmlp.cluster.run.garbage import run_task
 from skdistmlp.cluster.run.held import HeldFutures
 
 Key: TypeAlias = tuple[str, str, int]
@@ -63,7 +64,7 @@ class PinnedGraph:
     ) -> Key:
         """Note a task on the worker of a shard, to be submitted with the others."""
         key = self.key(rank, operation)
-        self._tasks[rank][key] = (function, *args)
+        self._tasks[rank][key] = (run_task, function, *args)
         return key
 
     def submit(self, keys: list[Key]) -> list[Future[Any]]:
