@@ -54,7 +54,7 @@ def remember(client: Client) -> None:
     _BEFORE[client] = _look(client)
 
 
-def assert_nothing_left(client: Client, within_s: float = 5.0) -> None:
+def assert_nothing_left(client: Client, within_s: float = 20.0) -> None:
     """Wait until nothing is left behind; fail and list what remains.
 
     Looked for are tasks, runs and places of fits on the scheduler; futures of the
