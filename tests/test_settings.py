@@ -108,6 +108,26 @@ def test_defaults_outlive_a_block_in_which_the_package_is_imported():
     assert printed_by(IMPORTED_INSIDE_A_BLOCK) == [[4711], 30, [0], 30]
 
 
+FIT_AT_AN_ADDRESS = """
+import json, warnings, numpy as np
+from skdistmlp import DistributedMLPClassifier
+warnings.simplefilter("ignore")
+X, y = np.eye(8), np.arange(8) % 2
+clf = DistributedMLPClassifier((5,), max_iter=1, client={address!r}, n_workers=2)
+print(json.dumps(clf.fit(X, y).plan_.engine))
+"""
+
+
+@pytest.mark.parametrize(("threshold", "is_local"), [("51", False), ("52", True)])
+def test_the_environment_decides_with_the_address_of_a_cluster(
+    client, threshold, is_local
+):
+    """The network has 51 parameters; Dask is imported only for the fit."""
+    code = FIT_AT_AN_ADDRESS.format(address=client.scheduler.address)
+    engine = printed_by(code, DASK_SKDISTMLP__PARAMETER_THRESHOLD=threshold)
+    assert (engine == "local") is is_local
+
+
 def test_import_of_the_package_leaves_dask_alone():
     code = "import json, sys, skdistmlp, skdistmlp.settings\nprint(json.dumps("
     assert not printed_by(f"{code}'dask' in sys.modules or 'yaml' in sys.modules))")
