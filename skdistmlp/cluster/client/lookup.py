@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from weakref import WeakSet
 
 import dask
@@ -134,18 +134,19 @@ def _lend_thread() -> Iterator[None]:
 
     The estimator waits for other tasks, which may have no other thread to run in.
     """
-    try:
-        get_worker()
-        secede()
-    except (ValueError, KeyError):
-        # ValueError: not in a task. KeyError, from Dask: the task has already seceded,
-        # and whoever made it secede will have it rejoin.
+    with ExitStack() as on_exit:
+        # The body must not run inside an `except`: Python would put this error in front
+        # of every one that is raised there.
+        try:
+            get_worker()
+            secede()
+        except (ValueError, KeyError):
+            # ValueError: not in a task. KeyError, from Dask: the task has already
+            # seceded, and whoever made it secede will have it rejoin.
+            pass
+        else:
+            on_exit.callback(rejoin)
         yield
-        return
-    try:
-        yield
-    finally:
-        rejoin()
 
 
 def active_client() -> Client | None:

@@ -50,6 +50,19 @@ def test_without_a_client_there_is_none():
         assert found is None
 
 
+def test_no_other_error_stands_in_front_of_that_of_a_call():
+    with pytest.raises(OSError, match="planted") as raised, connected(None):
+        raise OSError("planted")
+    assert raised.value.__context__ is None
+
+
+def test_no_other_error_stands_in_front_of_that_of_a_fit(client, digits):
+    clf = classifier(client=client, n_workers=99)
+    with pytest.raises(ClusterError, match="n_workers=99 needs") as raised:
+        clf.fit(*digits)
+    assert raised.value.__context__ is None
+
+
 def test_a_given_client_is_used(client):
     with connected(client) as found:
         assert found is client
