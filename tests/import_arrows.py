@@ -6,6 +6,7 @@ A room is a package or a loose module. Imports inside functions count, imports u
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "skdistmlp"
@@ -38,6 +39,7 @@ def imported_by(tree: ast.AST) -> Iterator[str]:
             yield from imported_by(node)
 
 
+@cache
 def imports() -> set[tuple[str, str]]:
     """Return pairs of modules of the package, of which the first imports the second."""
     files = modules()

@@ -8,6 +8,7 @@ from distributed import Client, KilledWorker
 
 from skdistmlp.cluster._dask import CommClosedError
 from skdistmlp.cluster.client.lookup import scheduler_address
+from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
 
 CONNECTION_ERRORS = (CancelledError, KilledWorker, CommClosedError, OSError)
@@ -54,7 +55,9 @@ def translate_dask_errors(
             # A closed client, and it has been said.
             raise
         try:
-            present = set(client.nthreads())
+            present = set(ask_scheduler(client, "ncores"))
+        except ClusterError:
+            raise  # it hangs
         except Exception:
             raise ClusterError(
                 f"the client was closed or lost its connection to the scheduler at "

@@ -1,16 +1,15 @@
 """Look up the workers of a cluster and their state."""
 
 import socket
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from distributed import Client
 
-from skdistmlp.cluster._dask import call_scheduler, host_and_port_of
+from skdistmlp.cluster._dask import host_and_port_of
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import scheduler_address
-from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
+from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import CONNECT_PROBE_S
 
@@ -74,17 +73,16 @@ def known_workers(client: Client) -> dict[str, dict[str, Any]]:
     received, and every other second the client asks for the totals only, so that answer
     may be without workers.
     """
-    answer = submit_rpc(client, call_scheduler, client, "identity", n_workers=-1)
-    wait_while(partial(check_open, client), [answer])
-    workers: dict[str, dict[str, Any]] = answer.result()["workers"]
+    identity = ask_scheduler(client, "identity", n_workers=-1)
+    workers: dict[str, dict[str, Any]] = identity["workers"]
     return workers
 
 
 def threads_of(client: Client, workers: tuple[str, ...]) -> list[int]:
     """Return the number of threads of each worker; 1 for one that has just left."""
     with translate_dask_errors(client, (), "looking for workers"):
-        n_threads = client.nthreads()
-    return [n_threads.get(worker, 1) for worker in workers]
+        known = known_workers(client)
+    return [known[w]["nthreads"] if w in known else 1 for w in workers]
 
 
 def can_connect(client: Client, worker: str) -> bool:

@@ -10,6 +10,9 @@ from distributed import Client, Future, futures_of
 
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
+from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
+from skdistmlp.cluster.run.watch import WorkersCheck
+from skdistmlp.settings import WORKER_CHECK_S
 
 
 def is_collection(value: Any) -> bool:
@@ -85,7 +88,7 @@ def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
         with translate_dask_errors(connection, (), "computing predictions"):
             computing = _call_by_kind(connection.compute, values)
             try:
-                return tuple(connection.gather(computing))
+                return tuple(gather(connection, computing))
             finally:
                 release([one for one in computing if isinstance(one, Future)])
 
@@ -99,6 +102,33 @@ def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[A
     """Compute collections together; return the futures of their blocks, in order."""
     persisted = _call_by_kind(client.persist, collections)
     return [sorted(futures_of(one), key=_block_position) for one in persisted]
+
+
+def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
+    """Return the results of tasks, as long as the cluster can compute them.
+
+    Raises
+    ------
+    ClusterError
+        See `WorkersCheck`.
+    """
+    gathering = submit_rpc(client, client.gather, list(futures))
+    wait_while(WorkersCheck(client), [gathering])
+    results: list[Any] = gathering.result()
+    return results
+
+
+def wait_for(client: Client, futures: Sequence[Future[Any]]) -> None:
+    """Wait for tasks, as `gather` does; raise the error of the first that failed."""
+    check = WorkersCheck(client)
+    for future in futures:
+        while not future.done():
+            try:
+                future.exception(timeout=WORKER_CHECK_S)
+            except TimeoutError:
+                check()
+        if (error := future.exception()) is not None:
+            raise error
 
 
 def release(futures: list[Future[Any]]) -> None:

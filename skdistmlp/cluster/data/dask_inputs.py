@@ -16,10 +16,11 @@ from scipy.sparse import issparse, vstack
 from skdistmlp.cluster._dask import array_meta
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
-from skdistmlp.cluster.client.workers import memory_limits, workers_of
+from skdistmlp.cluster.client.workers import choose_workers, memory_limits, workers_of
 from skdistmlp.cluster.data.blocks import Block, describe_block
 from skdistmlp.cluster.data.dask_collections import (
     compute_in_process,
+    gather,
     header_of,
     in_whole_rows,
     is_collection,
@@ -29,6 +30,7 @@ from skdistmlp.cluster.data.dask_collections import (
 )
 from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
 from skdistmlp.cluster.run.versions import check_versions
+from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.exceptions import ClusterError
 
 
@@ -80,10 +82,14 @@ def resolve_inputs(
         held: list[Future[Any]] = []
         try:
             with translate_dask_errors(connection, (), "computing the data"):
+                # Without workers Dask would wait for some.
+                workers = choose_workers(connection, None)
                 if "X" in collections:
-                    check_versions(
-                        connection, tuple(connection.nthreads()), lambda: None
-                    )
+                    watch = Watch(connection, workers)
+                    try:
+                        check_versions(connection, workers, watch.check)
+                    finally:
+                        watch.close()
                     _check_size(connection, collections["X"])
                 futures = _persist_all(connection, collections)
                 for name in futures:
@@ -95,7 +101,7 @@ def resolve_inputs(
                 # All stay held until all have been fetched: y may be X, or the
                 # weights be y, and releasing one would drop the other.
                 for name, blocks in futures.items():
-                    inputs[name] = _concatenate(connection.gather(blocks))
+                    inputs[name] = _concatenate(gather(connection, blocks))
             _check_lengths(inputs)
             yield inputs["X"], inputs["y"], inputs["sample_weight"]
         finally:
@@ -163,7 +169,7 @@ def _describe_features(
         key="describe-X",
     )
     try:
-        blocks: list[Block] = client.gather(described)
+        blocks: list[Block] = gather(client, described)
     finally:
         release(described)
     widths = sorted({block.shape[1] for block in blocks})

@@ -7,6 +7,7 @@ workers that hold them. The client, which plans the fit, has only their descript
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ from sklearn.utils import check_X_y
 from sklearn.utils.validation import validate_data
 
 from skdistmlp.cluster.client.errors import translate_dask_errors
+from skdistmlp.cluster.client.rpc import submit_rpc
+from skdistmlp.cluster.client.scheduler import await_scheduler
 from skdistmlp.cluster.data.assembly import BlockLocations, assemble_dataset
 from skdistmlp.cluster.data.blocks import Block, concatenate_blocks, index_dtype
 from skdistmlp.cluster.data.dask_collections import (
+    gather,
     header_of,
     persist_blocks,
     release,
+    wait_for,
 )
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.losses import Targets
@@ -99,7 +104,7 @@ class RemoteFeatures:
             translate_dask_errors(self.client, (), "fetching X"),
         ):
             return concatenate_blocks(
-                futures, self.blocks, self.dtype, self.client.gather
+                futures, self.blocks, self.dtype, partial(gather, self.client)
             )
 
     @contextmanager
@@ -113,7 +118,7 @@ class RemoteFeatures:
         if not self.futures:
             self.futures.extend(*persist_blocks(self.client, [self.collection]))
         try:
-            _raise_first_error(self.futures)
+            wait_for(self.client, self.futures)
             yield self.futures
         finally:
             release(self.futures)
@@ -204,12 +209,6 @@ def block_locations(
     client: Client, futures: Sequence[Future[Any]]
 ) -> dict[Any, Sequence[str]]:
     """Return the addresses of the workers that hold each block, in their order."""
-    addresses = client.who_has(list(futures))
+    asking = submit_rpc(client, client.who_has, list(futures))
+    addresses: dict[Any, Sequence[str]] = await_scheduler(client, asking)
     return {future.key: addresses.get(future.key, ()) for future in futures}
-
-
-def _raise_first_error(futures: list[Future[Any]]) -> None:
-    """Wait for futures, and raise the error of the first that failed."""
-    for future in futures:
-        if (error := future.exception()) is not None:
-            raise error

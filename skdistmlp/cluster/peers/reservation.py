@@ -18,6 +18,7 @@ from skdistmlp.cluster._dask import (
     last_heartbeat,
 )
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
+from skdistmlp.cluster.client.scheduler import await_scheduler
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import (
     LEAVE_QUEUE_S,
@@ -163,7 +164,8 @@ def reserve_workers(
 
     def arrive() -> bool:
         # Each time: the client may have found another scheduler at the same address.
-        client.register_plugin(WorkerQueue())
+        registering = submit_rpc(client, client.register_plugin, WorkerQueue())
+        await_scheduler(client, registering)
         return ask(arrives=True) is Standing.HELD
 
     def ask(arrives: bool) -> Standing:

@@ -10,10 +10,13 @@ from dask.delayed import delayed
 from dask.utils import parse_bytes
 from distributed import Client
 
+from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import active_client, address_of, scheduler_address
-from skdistmlp.cluster.client.workers import can_connect
+from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
+from skdistmlp.cluster.client.workers import can_connect, workers_of
 from skdistmlp.cluster.data.dask_collections import header_of, in_whole_rows, is_frame
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
+from skdistmlp.cluster.run.watch import Watch
 
 LARGE_GRAPH_SETTING = "distributed.admin.large-graph-warning-threshold"
 """Dask's setting of the size from which it warns about values inside a graph."""
@@ -91,12 +94,11 @@ def _scatter_function(
     if address is not None and scheduler_address(live) != address:
         # The prediction will be computed on another cluster.
         return function
-    worker = next(iter(live.nthreads()), None)
-    if worker is None:
+    workers = workers_of(live)
+    if not workers:
         return function
-    send = partial(
-        live.scatter, workers=[worker], direct=can_connect(live, worker), hash=False
-    )
+    worker = workers[0]
+    send = partial(_send, live, worker)
     if not is_cacheable(live, [worker], n_bytes):
         return send(function)
     cache, token = WorkerCache.of(live), content_hash(function)
@@ -105,3 +107,22 @@ def _scatter_function(
         future = send(function)
         cache.keep(token, worker, future, n_bytes, owner)
     return future
+
+
+def _send(client: Client, worker: str, value: Any) -> Any:
+    """Send a value to a worker; return its future."""
+    watch = Watch(client, [worker])
+    sending = submit_rpc(
+        client,
+        client.scatter,
+        value,
+        workers=[worker],
+        direct=can_connect(client, worker),
+        hash=False,
+    )
+    try:
+        with translate_dask_errors(client, (worker,), "sending the network"):
+            wait_while(partial(watch.check, [worker]), [sending])
+            return sending.result()
+    finally:
+        watch.close()

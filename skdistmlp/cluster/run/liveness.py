@@ -8,15 +8,10 @@ from typing import Any
 from distributed import Client
 
 from skdistmlp.cluster.client.rpc import run_on_workers
+from skdistmlp.cluster.client.scheduler import UNRESPONSIVE_TIMEOUTS
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.settings import exchange_timeout_s
-
-UNRESPONSIVE_TIMEOUTS = 4
-"""Timeouts (``skdistmlp.exchange-timeout``) that a worker or the scheduler may take to
-answer. A busy worker answers at once, unless a task holds the GIL. Shards that train
-notice a silent one after a single timeout, and with a more precise error: this must
-come later."""
 
 
 class LivenessCheck:

@@ -14,6 +14,8 @@ from weakref import WeakSet
 from distributed import Client, Future
 
 from skdistmlp.cluster._dask import forget_key
+from skdistmlp.cluster.client.rpc import submit_rpc
+from skdistmlp.cluster.client.scheduler import await_scheduler
 from skdistmlp.cluster.client.workers import can_connect
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
 from skdistmlp.cluster.run.graph import Key
@@ -190,7 +192,14 @@ class Scatterer:
             # a task for the value before it looks up the worker, and keeps that task.
             if error.args != (worker,):
                 raise
-            self._client.run_on_scheduler(forget_key, key, self._client.id)
+            forgetting = submit_rpc(
+                self._client,
+                self._client.run_on_scheduler,
+                forget_key,
+                key,
+                self._client.id,
+            )
+            await_scheduler(self._client, forgetting)
             raise CancelledError from error
         # If the run was closed meanwhile, since another shard's value could not be sent
         # or the user interrupted it, this releases the future at once.

@@ -1,19 +1,15 @@
 """Whether to go on waiting for the workers of a run."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 
 from distributed import Client
 
-from skdistmlp.cluster._dask import call_scheduler
 from skdistmlp.cluster.client.lookup import scheduler_address
-from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
-from skdistmlp.cluster.run.liveness import (
-    UNRESPONSIVE_TIMEOUTS,
-    LivenessCheck,
-    PausedCheck,
-)
+from skdistmlp.cluster.client.rpc import check_open
+from skdistmlp.cluster.client.scheduler import ask_scheduler
+from skdistmlp.cluster.run.liveness import LivenessCheck, PausedCheck
 from skdistmlp.cluster.run.task_context import task_cancellation
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import LOSS_POLL_S, WORKER_CHECK_S, exchange_timeout_s
@@ -63,22 +59,30 @@ class Watch:
             If this runs in a task that was cancelled, or the scheduler does not answer.
         """
         # Presence first: the other two may accept a worker that has left, since a ping
-        # that fails counts as answered and the worker has no status. And of the two
-        # questions to the scheduler only this one has a deadline: the one for statuses
-        # would wait forever for a scheduler that hangs.
+        # that fails counts as answered and the worker has no status.
         self.check_presence()
         # Before the statuses, which are what each worker last told the scheduler: one
         # that hangs tells it nothing. Always, since it never waits for an answer.
         self._liveness.check()
         self._paused.check(queued)
 
-    def check_presence(self) -> None:
-        """Raise if a worker has left, whether or not the others answer; see `check`."""
+    def check_presence(self) -> set[str]:
+        """Raise if a worker has left, whether or not the others answer; see `check`.
+
+        Returns
+        -------
+        set of str
+            Addresses of all workers of the cluster.
+        """
         if self._is_cancelled():
             raise ClusterError("the task that called this was cancelled")
         check_open(self._client)
-        if not set(self._workers) <= set(self._present_workers()):
+        # From the scheduler, not from what the client has cached: that stays as it was
+        # while the scheduler hangs.
+        present = set(ask_scheduler(self._client, "ncores"))
+        if not set(self._workers) <= present:
             raise CancelledError
+        return present
 
     def await_loss(self) -> None:
         """Give the scheduler time to notice a lost worker; raise once it has.
@@ -96,24 +100,37 @@ class Watch:
         """Stop waiting for answers of workers."""
         self._liveness.close()
 
-    def _present_workers(self) -> Iterable[str]:
-        """Return the addresses of all workers, if the scheduler answers in time."""
-        timeout_s = UNRESPONSIVE_TIMEOUTS * exchange_timeout_s()
-        deadline = time.monotonic() + timeout_s
 
-        def check_deadline() -> None:
-            check_open(self._client)
-            if time.monotonic() > deadline:
-                raise ClusterError(
-                    f"the scheduler at {scheduler_address(self._client)} has not "
-                    f"answered for {timeout_s:g} s ({UNRESPONSIVE_TIMEOUTS} times "
-                    f"skdistmlp.exchange-timeout). Check what it is doing, and call "
-                    f"again."
-                )
+class WorkersCheck:
+    """Checks that a cluster has workers that can compute what a user's graph needs.
 
-        # From the scheduler, not from what the client has cached: that stays as it was
-        # while the scheduler hangs.
-        answer = submit_rpc(self._client, call_scheduler, self._client, "ncores")
-        wait_while(check_deadline, [answer])
-        addresses: Iterable[str] = answer.result()
-        return addresses
+    Which ones does not matter: Dask computes again what a lost worker has computed.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._watch = Watch(client, ())
+        self._seen_at = time.monotonic()
+
+    def __call__(self) -> None:
+        """Raise if there is no point in waiting any longer.
+
+        Raises
+        ------
+        ClusterError
+            If the cluster has had no workers for an exchange's timeout, if the
+            scheduler does not answer, or if this runs in a task that was cancelled.
+        """
+        if self._watch.check_presence():
+            self._seen_at = time.monotonic()
+        # Not at once: a nanny may be starting its worker again.
+        elif time.monotonic() > self._seen_at + exchange_timeout_s():
+            raise ClusterError(
+                f"the cluster at {scheduler_address(self._client)} has had no workers "
+                f"for {exchange_timeout_s():g} s. Start workers, and call again."
+            )

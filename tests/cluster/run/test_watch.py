@@ -1,6 +1,5 @@
 """Waits for the workers of a run end when they have become pointless."""
 
-import threading
 import time
 from concurrent.futures import CancelledError
 
@@ -10,7 +9,7 @@ from distributed import Client, Event
 
 from skdistmlp import ClusterError, WorkerLostError
 from skdistmlp.cluster.run import watch as module
-from skdistmlp.cluster.run.watch import Watch
+from skdistmlp.cluster.run.watch import Watch, WorkersCheck
 from tests.cluster.support import WITHIN_S, bounded, wait_until
 
 
@@ -50,24 +49,6 @@ def test_a_closed_client_ends_the_wait(cluster):
         watch = Watch(client, tuple(client.nthreads()))
     with pytest.raises(CancelledError):
         bounded(watch.check)
-
-
-def test_a_silent_scheduler_ends_the_wait(client, watch, monkeypatch):
-    never = threading.Event()
-
-    async def ncores(*_, **__):
-        import asyncio
-
-        while not never.is_set():
-            await asyncio.sleep(0.01)
-
-    monkeypatch.setattr(module, "call_scheduler", ncores)
-    with (
-        dask.config.set({"skdistmlp.exchange-timeout": "50ms"}),
-        pytest.raises(ClusterError, match=r"has not answered for 0\.2 s \(4 times"),
-    ):
-        bounded(watch.check)
-    never.set()
 
 
 def test_a_silent_worker_ends_the_wait(client, workers, monkeypatch):
@@ -135,3 +116,17 @@ def test_a_cancelled_task_ends_its_own_wait(client, workers):
     ended = Event("the task that called this was cancelled", client=client)
     assert ended.wait(WITHIN_S)
     wait_until(lambda: not any(client.processing().values()), "nothing runs any more")
+
+
+def test_a_users_tasks_are_waited_for_while_there_are_workers(client, monkeypatch):
+    present = {"tcp://there": 1}
+    monkeypatch.setattr(module, "ask_scheduler", lambda *_: present)
+    with dask.config.set({"skdistmlp.exchange-timeout": "50ms"}):
+        check = WorkersCheck(client)
+        time.sleep(0.1)
+        check()
+        present.clear()
+        check()
+        time.sleep(0.1)
+        with pytest.raises(ClusterError, match=r"has had no workers for 0\.05 s"):
+            check()
