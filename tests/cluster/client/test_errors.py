@@ -7,6 +7,7 @@ import pytest
 from distributed import KilledWorker
 
 from skdistmlp.cluster._dask import CommClosedError
+from skdistmlp.cluster.client import errors
 from skdistmlp.cluster.client.errors import CONNECTION_ERRORS, translate_dask_errors
 from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
 
@@ -20,10 +21,20 @@ class Client:
         self.status = status
         self.scheduler = SimpleNamespace(address="tcp://scheduler")
 
-    def nthreads(self):
-        if self.status != "running":
-            raise ValueError("closed")
+
+@pytest.fixture(autouse=True)
+def answers(monkeypatch):
+    """Answer in the scheduler's place."""
+
+    def ask_scheduler(client, operation):
+        assert operation == "ncores"
+        if client.status == "hanging":
+            raise ClusterError("no answer")
+        if client.status != "running":
+            raise CancelledError
         return {HERE: 1}
+
+    monkeypatch.setattr(errors, "ask_scheduler", ask_scheduler)
 
 
 def raised(error, workers=(HERE,), client=None, phases=("training",)):
@@ -138,3 +149,8 @@ def test_the_phase_is_that_in_which_the_error_occurs():
 
     with pytest.raises(WorkerLostError, match="while training"):
         fail_while_training()
+
+
+def test_a_scheduler_that_hangs_is_reported_as_such():
+    found = raised(CancelledError(), client=Client("hanging"))
+    assert str(found) == "no answer"
