@@ -128,6 +128,41 @@ def test_the_environment_decides_with_the_address_of_a_cluster(
     assert (engine == "local") is is_local
 
 
+FIT_WITHOUT_A_CLUSTER = """
+import json, sys, warnings, numpy as np
+from skdistmlp import DistributedMLPClassifier
+X, y = np.eye(8), np.arange(8) % 2
+clf = DistributedMLPClassifier((5,), max_iter=1, n_workers={n_workers})
+{stays_behind}
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    clf.fit(X, y)
+print(json.dumps([clf.plan_.reason, [str(w.message) for w in caught]]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("n_workers", "stays_behind"),
+    [(2, ""), (None, "clf._client_stayed_behind = True")],
+    ids=["n_workers", "as in a process of joblib"],
+)
+def test_the_environment_decides_where_a_cluster_is_wanted(n_workers, stays_behind):
+    code = FIT_WITHOUT_A_CLUSTER.format(n_workers=n_workers, stays_behind=stays_behind)
+    variable = "DASK_SKDISTMLP__PARAMETER_THRESHOLD"
+    reason, warned = printed_by(code, **{variable: "51"})
+    assert "threshold" not in reason
+    assert any("cluster" in text for text in warned)
+    reason, warned = printed_by(code, **{variable: "52"})
+    assert reason.endswith("threshold of 52 (setting skdistmlp.parameter-threshold)")
+    assert not any("cluster" in text for text in warned)
+
+
+def test_a_local_fit_names_the_setting_only_if_it_was_read():
+    code = FIT_WITHOUT_A_CLUSTER.format(n_workers=None, stays_behind="")
+    reason, _ = printed_by(code, DASK_SKDISTMLP__PARAMETER_THRESHOLD="60")
+    assert reason.endswith("of 50,000 (default of skdistmlp.parameter-threshold)")
+
+
 def test_import_of_the_package_leaves_dask_alone():
     code = "import json, sys, skdistmlp, skdistmlp.settings\nprint(json.dumps("
     assert not printed_by(f"{code}'dask' in sys.modules or 'yaml' in sys.modules))")

@@ -35,9 +35,11 @@ class EngineRequest:
             layer_units,
             self.engine,
             self.parameter_threshold,
-            # Whoever names a cluster will import Dask anyway: until then, settings in
+            # Whoever wants a cluster will import Dask anyway: until then, settings in
             # files and the environment would go unnoticed.
-            read_settings=self.client is not None,
+            read_settings=self.client is not None
+            or self.client_stayed_behind
+            or (self.n_workers or 1) > 1,
         )
 
 

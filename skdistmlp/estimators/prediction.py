@@ -104,7 +104,8 @@ class PredictionMixin:
         check_is_computed(X=X)
         network, parameters = self._fitted_network(), self._parameters()
         if is_collection(X):
-            return _plan_of_collection(NetworkSplit.even(network.layer_units, 1))
+            split = NetworkSplit.even(network.layer_units, 1)
+            return _plan_of_collection(split, self.client)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         request = self._engine_request()
         return plan_prediction(request, network, parameters, X, self._engines)
@@ -114,18 +115,20 @@ class PredictionMixin:
         return Network(layers, self.out_activation_)
 
 
-def _plan_of_collection(split: NetworkSplit) -> Plan:
+def _plan_of_collection(split: NetworkSplit, client: Any) -> Plan:
     """Return the plan of a prediction that Dask carries out when it is computed."""
-    from skdistmlp.cluster.client.lookup import active_client
+    from skdistmlp.cluster.client.lookup import active_client, address_of
 
-    if active_client() is None:
+    is_live = client is not None and address_of(client) is None
+    if not is_live and active_client() is None:
         reason = (
             "X is a Dask collection and no Dask client is active: when you compute the "
             "prediction, each block of rows meets the whole network on this machine"
         )
         return Plan("local", split, (), reason)
     reason = (
-        "X is a Dask collection: when you compute the prediction, each block of rows "
-        "meets the whole network on the worker that computes it"
+        f"X is a Dask collection: when you compute the prediction"
+        f"{' with the client' if is_live else ''}, each block of rows meets the whole "
+        f"network on the worker that computes it"
     )
     return Plan("futures", split, (), reason, split_by="rows")

@@ -34,7 +34,12 @@ def from_plain(plain: dict[str, Any]) -> dict[str, Any]:
 
 def _plain_optimizer(state: OptimizerState) -> dict[str, Any]:
     rule = state.rule
-    (solver,) = (name for name, cls in UPDATE_RULES.items() if type(rule) is cls)
+    solver = next((s for s, cls in UPDATE_RULES.items() if type(rule) is cls), None)
+    if solver is None:
+        raise TypeError(
+            f"the optimiser {type(rule).__name__} is not in UPDATE_RULES, so an "
+            f"estimator that uses it cannot be saved. Enter it there."
+        )
     return {
         "solver": solver,
         "hyperparameters": dict(vars(rule)),

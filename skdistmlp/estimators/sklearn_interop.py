@@ -262,10 +262,20 @@ def _from_sklearn_optimizer(
 ) -> tuple[OptimizerState, LearningRateSchedule, float]:
     """Return what an estimator keeps of its optimiser: state, schedule and rate."""
     state = next(
-        converter.load(optimizer, dtype)
-        for converter in _CONVERTERS.values()
-        if isinstance(optimizer, converter.sklearn_class)
+        (
+            converter.load(optimizer, dtype)
+            for converter in _CONVERTERS.values()
+            if isinstance(optimizer, converter.sklearn_class)
+        ),
+        None,
     )
+    if state is None:
+        raise ValueError(
+            f"the optimiser of the network is {_described(optimizer)}, expected one of "
+            f"scikit-learn's: "
+            f"{', '.join(c.sklearn_class.__name__ for c in _CONVERTERS.values())}. "
+            f"Delete its attribute _optimizer to begin with a new one."
+        )
     initial = float(optimizer.learning_rate_init)
     if not state.rule.has_schedule:
         return state, LearningRateSchedule("constant", initial), initial

@@ -1,4 +1,4 @@
 """The split of a network by neurons, and what its shards do for one step.
 
-It imports ``nn`` and knows nothing of Dask, epochs or estimators.
+It imports ``nn``, and nothing of Dask, epochs or estimators.
 """

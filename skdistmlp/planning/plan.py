@@ -142,9 +142,9 @@ def reason_to_stay_local(
         if engine != "auto":
             return None
         setting = SETTINGS["parameter-threshold"]
-        threshold, origin = int(setting.default), f"setting {setting.key}"
+        threshold, origin = int(setting.default), f"default of {setting.key}"
         if read_settings or "dask" in sys.modules:
-            threshold = configured_threshold()
+            threshold, origin = configured_threshold(), f"setting {setting.key}"
     n_parameters = count_parameters(layer_units)
     if n_parameters < threshold:
         return (

@@ -89,8 +89,8 @@ def train_epochs(
     The decisions of ``BaseMultilayerPerceptron._fit_stochastic``. All of them
     follow from numbers that the leader decides on.
     """
-    # The one place where training handles an interrupt: in an epoch, between two, or
-    # in a callback, it ends after the last step that was completed.
+    # In an epoch, between two, or in a callback: training ends after the last step that
+    # was completed. Shards on workers get a request to stop instead, from their driver.
     try:
         while state.outcome is None:
             state = run_epoch(network, options, state, log)

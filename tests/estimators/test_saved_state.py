@@ -65,3 +65,13 @@ def test_attributes_themselves_are_not_modified():
     plain = to_plain(attributes)
     from_plain(plain)
     assert isinstance(plain["_schedule"], dict)
+
+
+class Unlisted(Adam):
+    """A rule that the table of optimisers lacks."""
+
+
+def test_an_optimizer_that_could_not_be_rebuilt_is_named():
+    state = OptimizerState(Unlisted(), (np.zeros(3), np.zeros(3)))
+    with pytest.raises(TypeError, match="Unlisted is not in UPDATE_RULES"):
+        to_plain({"_optimizer_state": state})

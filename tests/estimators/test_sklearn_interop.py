@@ -356,3 +356,11 @@ def test_parameters_for_the_cluster_are_given_on_import():
     assert_array_equal(ours.coefs_[0], mlp.coefs_[0])
     with pytest.raises(ValueError, match="Invalid parameter 'workers'"):
         DistributedMLPClassifier.from_sklearn(mlp, workers=3)
+
+
+def test_an_optimizer_that_is_not_scikit_learns_is_named(digits):
+    mlp = fit(MLPClassifier((5,), max_iter=1), *digits)
+    mlp._optimizer = object()
+    expected = "an instance of object, expected .* AdamOptimizer, SGDOptimizer"
+    with pytest.raises(ValueError, match=expected):
+        DistributedMLPClassifier.from_sklearn(mlp)

@@ -253,7 +253,7 @@ class PeersRun:
     def _start_round(self, number: int) -> list[Future[Any]]:
         # Right before the tasks are submitted: on workers that another fit has got
         # meanwhile, the shards of both could wait for each other. The rest of the race,
-        # until the tasks run, `_look` covers.
+        # until the tasks run, `_check_round` covers.
         self._check_held()
         roster = self._roster if number == 0 else None
         round_s = ROUND_S if self._on_epoch_end is None else 0.0

@@ -130,6 +130,7 @@ def messages_of(client: Client, run: str, messages: Messages) -> Iterator[None]:
     try:
         yield
     finally:
+        # No lock: this is atomic, and the dict of a client stays the same.
         del listeners[run]
 
 

@@ -152,7 +152,9 @@ class WorkerCache:
 
     def clear(self) -> None:
         """Drop everything."""
-        self.drop(*list(self._entries))
+        with self._lock:
+            names = list(self._entries)
+        self.drop(*names)
 
     def call_later(self, method: str, *args: Any, after_s: float = 0) -> None:
         """Have the client's event loop call a method, if this cache still exists then.
@@ -180,7 +182,8 @@ class WorkerCache:
 
     def _expire(self) -> None:
         """Drop what has expired."""
-        self._will_expire = False
+        with self._lock:
+            self._will_expire = False
         self.drop()
 
     @contextmanager
@@ -199,7 +202,10 @@ class WorkerCache:
             # One timer at a time, and none for an empty cache.
             if self._entries and not self._will_expire:
                 self._will_expire = True
-                self.call_later("_expire", after_s=cache_ttl_s())
+                # The first is the one whose last use is longest ago.
+                used_at = next(iter(self._entries.values())).used_at
+                left_s = used_at + cache_ttl_s() - time.monotonic()
+                self.call_later("_expire", after_s=max(left_s, 0))
 
 
 def is_cacheable(client: Client, workers: Iterable[str], n_bytes: int) -> bool:

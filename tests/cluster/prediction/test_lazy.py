@@ -263,3 +263,14 @@ def test_a_large_network_is_sent_once_for_all_calls(client, data, monkeypatch):
         assert made.result() == labels.sum()
     del made
     assert scattered == [1]
+
+
+def test_the_plan_is_that_of_the_client_of_the_estimator(client, data, fitted):
+    """Which need not be the active one."""
+    X = as_array(data[0])
+    clf = fitted["classes"]
+    assert clf.set_params(client=None).plan_predict(X).engine == "local"
+    plan = clf.set_params(client=client).plan_predict(X)
+    assert (plan.engine, plan.split_by) == ("futures", "rows")
+    assert "with the client" in plan.reason
+    clf.set_params(client=None)

@@ -270,3 +270,21 @@ def test_many_clients_and_threads_can_use_their_caches(cluster, data):
         client.close()
     clear_caches()
     assert not wrong
+
+
+def test_an_entry_expires_after_its_own_last_use(client, monkeypatch):
+    """Not after the next look, which may be as long again."""
+    later = []
+    monkeypatch.setattr(
+        WorkerCache, "call_later", lambda *_, after_s: later.append(after_s)
+    )
+    cache = WorkerCache(client)
+    worker = next(iter(client.nthreads()))
+    with dask.config.set({"skdistmlp.cache.ttl": "100s"}):
+        cache.keep("a token", worker, client.scatter(1, workers=[worker]), 10)
+        assert later.pop() == pytest.approx(100, abs=5)
+        # It was found 60 s before the look that the first use had led to.
+        cache._entries["a token", worker].used_at -= 60
+        cache._expire()
+        assert later.pop() == pytest.approx(40, abs=5)
+    cache.clear()
