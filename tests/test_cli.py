@@ -121,6 +121,7 @@ def test_options_are_checked_before_anything_is_measured(arguments, message):
     assert re.search(message, " ".join(result.output.split())), result.output
 
 
+@pytest.mark.slow
 def test_a_cluster_with_tls_is_reached_by_its_certificates(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "HIDDEN_WIDTHS", (2,))
     monkeypatch.setattr("skdistmlp.crossover.timing.MIN_DIFFERENCE_S", 1e-9)
@@ -147,6 +148,7 @@ def test_a_cluster_with_tls_is_reached_by_its_certificates(tmp_path, monkeypatch
     assert "no Dask scheduler answers at tls://" in refused.output
 
 
+@pytest.mark.slow
 def test_n_workers_sets_the_number_of_local_workers(monkeypatch):
     monkeypatch.setattr(cli, "HIDDEN_WIDTHS", (2,))
     monkeypatch.setattr("skdistmlp.crossover.timing.MIN_DIFFERENCE_S", 1e-9)

@@ -62,6 +62,7 @@ def test_the_quickstart_of_the_readme_trains_with_each_engine():
         )
 
 
+@pytest.mark.slow
 def test_the_search_over_worker_counts_plots_them(tmp_path):
     picture = tmp_path / "counts.png"
     printed = printed_by_example(
@@ -75,6 +76,7 @@ def test_the_search_over_worker_counts_plots_them(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_pipeline_example_searches():
     printed = printed_by_example("pipeline_search.py")
     line = r"^alpha=(\S+) +n_workers=(\d)  accuracy (\S+)  \d+\.\d\d s per fit$"
@@ -91,6 +93,7 @@ def test_the_pipeline_example_searches():
     )
 
 
+@pytest.mark.slow
 def test_callbacks_show_progress_save_networks_and_stop():
     printed = printed_by_example("callbacks.py")
     line = r"^epoch-(\d+)\.pickle  loss \d+\.\d{4}  accuracy (\S+)$"
@@ -104,6 +107,7 @@ def test_callbacks_show_progress_save_networks_and_stop():
     assert f"last file a MLPClassifier, accuracy {last:.3f}" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "printed"),
     [
@@ -120,6 +124,7 @@ def test_the_examples_of_the_displays_run(name, printed):
     assert re.search(printed, printed_by_example(name, **environment))
 
 
+@pytest.mark.slow
 def test_early_stopping_plots_its_curves(tmp_path):
     picture = tmp_path / "curves.png"
     printed = printed_by_example("early_stopping.py", "--plot", picture)
@@ -128,6 +133,7 @@ def test_early_stopping_plots_its_curves(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_dask_array_is_trained_on_by_its_workers():
     printed = printed_by_example("dask_arrays.py")
     assert printed.startswith("peers: ")
@@ -136,6 +142,7 @@ def test_a_dask_array_is_trained_on_by_its_workers():
     assert float(re.search(r"^accuracy   (\S+)$", printed, re.M)[1]) > 0.85
 
 
+@pytest.mark.slow
 def test_a_network_is_exported_and_imported():
     printed = printed_by_example("export_to_sklearn.py")
     assert "trained    on 2 workers" in printed
@@ -151,6 +158,7 @@ def test_a_running_cluster_shows_which_worker_holds_what(client):
     assert printed.count("shard ") >= 3
 
 
+@pytest.mark.slow
 def test_the_report_is_reproduced_and_plotted(tmp_path):
     picture = tmp_path / "report.png"
     options = ["--max-width", "4", "--machines", "2", "--samples", "3"]

@@ -129,6 +129,7 @@ def test_options_are_checked_before_measuring(
     assert f"error: {message}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_every_process():
     with running(EXAMPLE, "--machines", "2") as command:
         # Two workers, and two children that may not have connected to the root yet.

@@ -7,15 +7,18 @@ and fails if one does something else, and if another module uses one.
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from dask.array.utils import meta_from_array
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-from distributed import Client, Scheduler, Security, Worker, rpc
+from distributed import Client, Future, Scheduler, Security, Worker, rpc
 from distributed.comm.addressing import get_address_host, get_address_host_port
 from distributed.comm.core import CommClosedError
+from distributed.core import send_recv
 from distributed.deploy.cluster import Cluster
+from distributed.protocol.serialize import to_serialize
 from distributed.utils import sync
 from distributed.utils_comm import gather_from_workers
 
@@ -45,6 +48,7 @@ __all__ = [
     "requires_encryption",
     "result_dropped",
     "scheduler_address",
+    "send_value",
     "threads_of_worker",
     "tls_contexts",
 ]
@@ -62,6 +66,95 @@ async def call_scheduler(client: Client, handler: str, /, **arguments: Any) -> A
     """Call a handler of the scheduler by its name; on the client's event loop."""
     # Looked up when it is called: a client that reconnects has another object.
     return await getattr(client.scheduler, handler)(**arguments)
+
+
+async def send_value(
+    client: Client, key: Any, value: Any, worker: str, direct: bool, timeout_s: float
+) -> Future[Any]:
+    """Send a value to a worker; on the client's event loop.
+
+    Dask's `Client.scatter` does the same, but nothing can end it while the receiver
+    hangs: it goes on in a task of its own, which holds the value.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    key : tuple
+        Name of the value.
+    value : object
+        The value.
+    worker : str
+        Address.
+    direct : bool
+        Whether to connect to the worker; else the scheduler passes the value on.
+    timeout_s : float
+        Seconds to wait for the worker to accept values.
+
+    Raises
+    ------
+    TimeoutError
+        If it does not: it is paused or lost.
+    """
+    data = {key: to_serialize(value)}
+    if direct:
+        deadline = time.monotonic() + timeout_s
+        while not await call_scheduler(client, "ncores_running", workers=[worker]):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"worker {worker} does not accept values")
+            await asyncio.sleep(SEND_POLL_S)
+        answer = await _call_or_abort(client, worker, op="update_data", data=data)
+        await call_scheduler(
+            client,
+            "update_data",
+            who_has={key: [worker]},
+            nbytes=answer["nbytes"],
+            client=client.id,
+        )
+    else:
+        await _call_or_abort(
+            client,
+            scheduler_address(client),
+            op="scatter",
+            data=data,
+            workers=[worker],
+            client=client.id,
+            broadcast=False,
+            timeout=timeout_s,
+        )
+    future: Future[Any] = Future(key, client)
+    client.futures[key].finish(type=type(value))
+    return future
+
+
+SEND_POLL_S = 0.1
+"""Between questions whether a worker accepts values, as in Dask."""
+
+
+async def _call_or_abort(client: Client, address: str, /, **message: Any) -> Any:
+    """Call an operation of a server; if this is cancelled, drop what is unsent.
+
+    Dask would first wait until the server has taken it.
+    """
+    comm = await client.rpc.connect(address)
+    call = asyncio.ensure_future(
+        send_recv(
+            comm,
+            serializers=client.rpc.serializers,
+            deserializers=client.rpc.deserializers or client.rpc.serializers,
+            **message,
+        )
+    )
+    try:
+        await asyncio.wait([call])
+    except asyncio.CancelledError:
+        comm.abort()
+        # It fails now; nobody wants to know.
+        call.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        raise
+    finally:
+        client.rpc.reuse(address, comm)
+    return call.result()
 
 
 def asyncio_loop(client: Client) -> asyncio.AbstractEventLoop:

@@ -137,6 +137,7 @@ def test_torch_is_measured_in_every_mode():
     assert all(ms > 0 for ms in steps_ms.values())
 
 
+@pytest.mark.slow
 def test_peers_are_compared_with_every_competitor(monkeypatch):
     tiny = Workload(4, (3, 3), n_steps=2, n_epochs=2, batch_size=4)
     ways = ["one process", "data-parallel", "tensor-parallel"]

@@ -9,20 +9,20 @@ import sys
 
 import numpy as np
 from distributed import Client
-from distributed import client as dask_client
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster import _dask
 
-send = dask_client.scatter_to_workers
+call = _dask._call_or_abort
 
 
-async def send_and_wait(*args, **kwargs):
-    await send(*args, **kwargs)
+async def call_and_wait(*args, **kwargs):
+    await call(*args, **kwargs)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    dask_client.scatter_to_workers = send_and_wait
+    _dask._call_or_abort = call_and_wait
     clf = DistributedMLPClassifier(
         (20, 9), engine=sys.argv[2], n_workers=2, parameter_threshold=0
     )

@@ -176,6 +176,12 @@ class DaskProcesses:
         finally:
             process.send_signal(signal.SIGCONT)
 
+    def resume_all(self) -> None:
+        """Resume whatever is suspended."""
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+
     def kill_scheduler(self) -> None:
         """Kill the scheduler."""
         self._kill(self._processes["scheduler-0"])

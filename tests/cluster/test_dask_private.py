@@ -43,6 +43,7 @@ from skdistmlp.cluster._dask import (
     requires_encryption,
     result_dropped,
     scheduler_address,
+    send_value,
     threads_of_worker,
     tls_contexts,
 )
@@ -67,6 +68,23 @@ def test_a_cluster_has_a_status_and_the_address_of_its_scheduler(cluster):
     assert isinstance(cluster, Cluster)
     assert cluster.status == Status.running
     assert cluster.scheduler_address.startswith("tcp://")
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_value_is_sent_to_a_worker(client, workers, direct):
+    value = np.arange(5.0)
+    future = client.sync(
+        send_value, client, ("a value", 1), value, workers[1], direct, WITHIN_S
+    )
+    assert client.who_has([future]) == {("a value", 1): (workers[1],)}
+    np.testing.assert_array_equal(future.result(WITHIN_S), value)
+    assert client.submit(len, future).result(WITHIN_S) == 5
+
+
+def test_a_value_is_not_sent_to_a_worker_that_does_not_accept_it(client):
+    gone = "tcp://127.0.0.1:1"
+    with pytest.raises(TimeoutError, match=f"{gone} does not accept"):
+        client.sync(send_value, client, ("a value", 2), 1, gone, True, 0.2)
 
 
 def test_a_handler_of_the_scheduler_is_called_by_name(client, workers):

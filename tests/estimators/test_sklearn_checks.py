@@ -8,6 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.engines import local
+from tests.marks import only_quick
 
 PAIRS = [
     pytest.param(DistributedMLPClassifier, MLPClassifier, id="classifier"),
@@ -55,7 +56,7 @@ def test_checks_of_a_regressor_pass_on_workers(client, estimator, check, monkeyp
     test_checks_of_scikit_learn_pass_on_workers(client, estimator, check, monkeypatch)
 
 
-@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("solver", only_quick(0, cases=["adam", "lbfgs"]))
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
 def test_the_same_checks_apply_as_to_scikit_learn(ours, theirs, solver):
     def passed(estimator):

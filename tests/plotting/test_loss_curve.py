@@ -9,6 +9,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.plotting import LossCurveDisplay
 from skdistmlp.plotting.axes import COLOURS
+from tests.marks import only_quick
 from tests.plotting.pictures import assert_hides_nothing, assert_readable, in_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -80,7 +81,7 @@ def test_legend_covers_no_curve(scores, size):
     assert_hides_nothing(ax.get_legend(), *map(in_pixels, lines))
 
 
-@pytest.mark.parametrize("n_fits", [9, 40])
+@pytest.mark.parametrize("n_fits", only_quick(0, cases=[9, 40]))
 @pytest.mark.parametrize("size", [(4, 3), (6.4, 4.8)], ids=str)
 @pytest.mark.parametrize("layout", ["constrained", None])
 def test_legend_of_many_fits_leaves_room_for_the_curves(layout, size, n_fits):

@@ -22,6 +22,7 @@ from skdistmlp.parallel.shard import ShardState
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
 from tests.engines.thread_engine import ThreadEngine
+from tests.marks import only_quick
 from tests.training.jobs import CASES, dataset_of, job_of, plan_of
 
 ENGINES = {
@@ -146,8 +147,13 @@ def test_any_epoch_continues_on_another_number_of_shards(case):
         assert_same_training(continued, undisturbed, exact=False)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("engine", ["futures", "peers"])
+@pytest.mark.parametrize(
+    ("engine", "case"),
+    [
+        *only_quick(0, 6, cases=[("futures", case) for case in CASES]),
+        *(("peers", case) for case in CASES),
+    ],
+)
 def test_an_engine_on_workers_continues_to_the_bit_on_the_same_plan(
     client, engine, case
 ):

@@ -1,5 +1,6 @@
 """Lazy predictions for Dask collections: Dask arrays, computed when asked for."""
 
+import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from dask.delayed import delayed
 from dask.utils import parse_bytes
 from distributed import Client
 
+from skdistmlp.cluster._dask import send_value
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import active_client, address_of, scheduler_address
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
@@ -17,6 +19,7 @@ from skdistmlp.cluster.client.workers import can_connect, workers_of
 from skdistmlp.cluster.data.dask_collections import header_of, in_whole_rows, is_frame
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
 from skdistmlp.cluster.run.watch import Watch
+from skdistmlp.settings import exchange_timeout_s
 
 LARGE_GRAPH_SETTING = "distributed.admin.large-graph-warning-threshold"
 """Dask's setting of the size from which it warns about values inside a graph."""
@@ -114,11 +117,13 @@ def _send(client: Client, worker: str, value: Any) -> Any:
     watch = Watch(client, [worker])
     sending = submit_rpc(
         client,
-        client.scatter,
+        send_value,
+        client,
+        f"network-{uuid.uuid4().hex}",
         value,
-        workers=[worker],
-        direct=can_connect(client, worker),
-        hash=False,
+        worker,
+        can_connect(client, worker),
+        exchange_timeout_s(),
     )
     try:
         with translate_dask_errors(client, (worker,), "sending the network"):

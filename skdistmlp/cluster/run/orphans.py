@@ -59,6 +59,7 @@ class OrphanCleanup(SchedulerPlugin):
         self._scheduler = scheduler
         add_handler(scheduler, "skdistmlp_register_run", self.register_run)
         add_handler(scheduler, "skdistmlp_forget_run", self.forget_run)
+        add_handler(scheduler, "skdistmlp_release_run", self.release_run)
 
     def register_run(self, name: str, client: str, workers: list[str]) -> None:
         """Note a run; its name is the second part of the keys of what it sends."""
@@ -73,6 +74,11 @@ class OrphanCleanup(SchedulerPlugin):
     def forget_run(self, name: str) -> None:
         """Forget a run that has released everything itself."""
         self.runs.pop(name, None)
+
+    def release_run(self, name: str) -> None:
+        """Release what a run has sent, of which its client does not know the end."""
+        if (run := self.runs.pop(name, None)) is not None:
+            self._release_later(name, run)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Release what a client that has gone sent; called by Dask."""
@@ -144,10 +150,11 @@ class RegisteredRun:
         """
         wait([self._registered], ORPHAN_ANSWER_S)
 
-    def close(self, sent: Iterable[Future[Any]]) -> None:
+    def close(self, sent: Iterable[Future[Any]], cut_short: bool = False) -> None:
         """Have the scheduler forget the run as soon as all it has sent has arrived.
 
-        Not earlier: the process may be killed while a value is on its way.
+        Not earlier: the process may be killed while a value is on its way. If one was
+        cut short, nobody knows whether it arrives, and the scheduler releases the run.
         """
         if self._closed:
             return
@@ -155,7 +162,8 @@ class RegisteredRun:
         # The scheduler notices a closed client anyway; and its loop may end right now.
         with suppress(CancelledError, RuntimeError):
             check_open(self._client)
-            submit_rpc(self._client, self._forget, [self._registered, *sent])
+            end = "skdistmlp_release_run" if cut_short else "skdistmlp_forget_run"
+            submit_rpc(self._client, self._end, end, [self._registered, *sent])
 
     async def _register(self, workers: list[str]) -> None:
         # Each time: it is idempotent, and the scheduler may be a new one.
@@ -168,6 +176,6 @@ class RegisteredRun:
             workers=workers,
         )
 
-    async def _forget(self, before: Iterable[Future[Any]]) -> None:
+    async def _end(self, how: str, before: Iterable[Future[Any]]) -> None:
         await gather(*map(wrap_future, before), return_exceptions=True)
-        await call_scheduler(self._client, "skdistmlp_forget_run", name=self._name)
+        await call_scheduler(self._client, how, name=self._name)

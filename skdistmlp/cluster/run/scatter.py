@@ -1,6 +1,7 @@
 """Values sent to the workers that hold the shards of one network."""
 
 import concurrent.futures
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import (
     FIRST_EXCEPTION,
@@ -8,14 +9,14 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
 from distributed import Client, Future
 
-from skdistmlp.cluster._dask import forget_key
-from skdistmlp.cluster.client.rpc import submit_rpc
-from skdistmlp.cluster.client.scheduler import await_scheduler
+from skdistmlp.cluster._dask import forget_key, send_value
+from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
 from skdistmlp.cluster.run.graph import Key
@@ -74,6 +75,11 @@ class Scatterer:
         self._threads = ThreadPoolExecutor(SENT_AT_ONCE, THREAD_NAME)
         # Weak: a finished one would keep its future, and the value on its worker.
         self._sent: WeakSet[concurrent.futures.Future[Future[Any]]] = WeakSet()
+        # One of the threads begins to send while another closes: the lock decides
+        # whether `close` finds it or it does not begin.
+        self._lock = threading.Lock()
+        self._closed = False
+        self._under_way: WeakSet[concurrent.futures.Future[Any]] = WeakSet()
 
     def scatter(
         self, name: str, values: Sequence[Any], ranks: Sequence[int] | None = None
@@ -169,13 +175,18 @@ class Scatterer:
         return [placed[rank] for rank in range(len(values))]
 
     def close(self) -> None:
-        """Send nothing more; the scheduler forgets the run once all has arrived.
+        """Send nothing more, and cut short what is under way.
 
-        Call it after `HeldFutures.close`, so that what arrives later is released.
+        A worker that hangs would never take it, and the thread that sends would keep
+        the value, and this process, alive. Call it after `HeldFutures.close`, so that
+        what has just arrived is released.
         """
         self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            cut_short = [sending for sending in self._under_way if sending.cancel()]
         if self.registered is not None:
-            self.registered.close(self._sent)
+            self.registered.close(self._sent, bool(cut_short))
 
     def _send(self, key: Key, rank: int, value: Any) -> Future[Any]:
         """Send a value to the worker of a shard."""
@@ -192,14 +203,9 @@ class Scatterer:
             # a task for the value before it looks up the worker, and keeps that task.
             if error.args != (worker,):
                 raise
-            forgetting = submit_rpc(
-                self._client,
-                self._client.run_on_scheduler,
-                forget_key,
-                key,
-                self._client.id,
+            self._wait_unless_closed(
+                self._client.run_on_scheduler, forget_key, key, self._client.id
             )
-            await_scheduler(self._client, forgetting)
             raise CancelledError from error
         # If the run was closed meanwhile, since another shard's value could not be sent
         # or the user interrupted it, this releases the future at once.
@@ -211,11 +217,24 @@ class Scatterer:
         direct = can_connect(self._client, worker)
         while True:
             try:
-                return self._client.scatter(
-                    {key: value}, [worker], direct=direct, timeout=WORKER_CHECK_S
-                )[key]
+                sent: Future[Any] = self._wait_unless_closed(
+                    send_value, self._client, key, value, worker, direct, WORKER_CHECK_S
+                )
+                return sent
             except TimeoutError:
                 # It is paused, or lost: `scatter` notices that and closes the run,
                 # which ends this loop. Until then the worker may accept values again.
                 if self._held.is_closed:
                     raise
+
+    def _wait_unless_closed(
+        self, method: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Call a method of the client; `close` ends the wait for its result."""
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            sending = submit_rpc(self._client, method, *args, **kwargs)
+            self._under_way.add(sending)
+        wait_while(partial(check_open, self._client), [sending])
+        return sending.result()

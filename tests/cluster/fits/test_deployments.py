@@ -32,6 +32,7 @@ def started(**options):
     )
 
 
+@pytest.mark.slow
 def test_an_adaptive_cluster_keeps_the_workers_in_use(data):
     """It retires an idle one; a new one joins the next fit."""
     with started(n_workers=3) as cluster, Client(cluster) as client:

@@ -22,6 +22,7 @@ from skdistmlp.engines import futures
 from skdistmlp.exceptions import ClusterError, WorkerLostError
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import DaskProcesses, bounded, wait_until
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -106,26 +107,32 @@ DEATHS = {
 
 @pytest.mark.parametrize(
     ("when", "rank", "noticed"),
-    [
-        ("before placing", 1, False),
-        ("before placing", 0, True),
-        ("while placing", 1, False),
-        ("while placing", 1, True),
-        ("before the first step", 0, False),
-        ("in the first epoch", 1, False),
-        ("in the second epoch", 0, True),
-        ("at the end of an epoch", 1, False),
-        ("keeping the best", 0, True),
-        ("fetching the best", 1, False),
-        ("collecting", 0, False),
-        ("collecting", 1, True),
-        ("lbfgs, sending parameters", 1, False),
-        ("lbfgs, sending parameters", 0, True),
-        ("lbfgs, in the first evaluation", 0, False),
-        ("lbfgs, in a later evaluation", 1, True),
-        ("lbfgs, fetching the gradient", 0, False),
-        ("lbfgs, fetching the gradient", 1, True),
-    ],
+    only_quick(
+        0,
+        5,
+        10,
+        14,
+        cases=[
+            ("before placing", 1, False),
+            ("before placing", 0, True),
+            ("while placing", 1, False),
+            ("while placing", 1, True),
+            ("before the first step", 0, False),
+            ("in the first epoch", 1, False),
+            ("in the second epoch", 0, True),
+            ("at the end of an epoch", 1, False),
+            ("keeping the best", 0, True),
+            ("fetching the best", 1, False),
+            ("collecting", 0, False),
+            ("collecting", 1, True),
+            ("lbfgs, sending parameters", 1, False),
+            ("lbfgs, sending parameters", 0, True),
+            ("lbfgs, in the first evaluation", 0, False),
+            ("lbfgs, in a later evaluation", 1, True),
+            ("lbfgs, fetching the gradient", 0, False),
+            ("lbfgs, fetching the gradient", 1, True),
+        ],
+    ),
 )
 def test_a_fit_whose_worker_dies_names_it_and_can_start_again(
     processes, client, data, monkeypatch, when, rank, noticed
@@ -189,7 +196,7 @@ def test_a_prediction_whose_worker_dies_names_it_and_can_start_again(
     assert_nothing_left(client)
 
 
-@pytest.mark.parametrize("call", ["fit", "predict"])
+@pytest.mark.parametrize("call", only_quick(0, cases=["fit", "predict"]))
 def test_a_retired_worker_is_not_waited_for(processes, client, data, monkeypatch, call):
     monkeypatch.setattr(futures, "PREDICT_BLOCK_ROWS", 30)
     clf = bounded(classifier(client).fit, *data)

@@ -20,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from skdistmlp import DistributedMLPClassifier, FastestWithin
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import bounded
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -118,7 +119,7 @@ def test_joblib_processes_without_a_client_warn(
     assert "address of the scheduler as client=" in message
 
 
-@pytest.mark.parametrize("n_jobs", [-1, 2])
+@pytest.mark.parametrize("n_jobs", only_quick(1, cases=[-1, 2]))
 def test_a_search_in_tasks_of_the_cluster_fits_on_it(searched, data, n_jobs):
     search = searching(classifier(), n_jobs=n_jobs)
     assert_all_tie(bounded_in_tasks(searched, search.fit, *data), data)

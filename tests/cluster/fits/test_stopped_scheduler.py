@@ -10,6 +10,7 @@ from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.prediction.lazy import LARGE_GRAPH_SETTING
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import DaskProcesses, bounded
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -69,7 +70,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize("engine", ["futures", "peers"])
+@pytest.mark.parametrize("engine", only_quick(1, cases=["futures", "peers"]))
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
 def test_a_call_ends_within_the_bound_and_names_the_scheduler(
     processes, data, fitted, call, engine

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures.driver import FuturesObjective
 from skdistmlp.cluster.futures.ops import FuturesOps
+from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.cache import clear_caches
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
@@ -156,15 +157,15 @@ def test_nothing_is_left_after_a_failed_evaluation(client, monkeypatch, where, r
 
 def test_nothing_is_left_after_placing_failed(client, monkeypatch):
     problem = problem_of(HIDDEN, 2)
-    scatter, calls = client.scatter, []
+    send, calls = scatter.send_value, []
 
-    def scatter_twice(*args, **kwargs):
+    async def send_twice(*args):
         calls.append(args)
         if len(calls) > 2:
             raise ZeroDivisionError
-        return scatter(*args, **kwargs)
+        return await send(*args)
 
-    monkeypatch.setattr(client, "scatter", scatter_twice)
+    monkeypatch.setattr(scatter, "send_value", send_twice)
     with (
         leaves_nothing(client),
         pytest.raises(ZeroDivisionError),

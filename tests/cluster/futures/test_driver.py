@@ -36,6 +36,7 @@ from tests.cluster.support import (
     transitions,
     wait_until,
 )
+from tests.marks import only_quick
 from tests.parallel.ops_contract import (
     blocks_of_evaluations,
     check_given_up_evaluation,
@@ -51,15 +52,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @pytest.mark.parametrize(
     ("n_shards", "hidden", "options"),
-    [
-        *((n_shards, HIDDEN, {"weighted": True}) for n_shards in [1, 2, 3]),
-        (2, (3,), {"output": "logistic", "rule": Sgd(), "alpha": 0.0}),
-        (3, (4, 2, 5), {"dtype": np.float32, "activation": "logistic"}),
-        (1, (), {}),
-        (2, HIDDEN, {"output": "exp", "sparse": csr_matrix, "weighted": True}),
-        (3, (4,), {"output": "identity", "n_outputs": 2, "sparse": csr_array}),
-        (1, (), {"output": "identity", "sparse": csr_array, "dtype": np.float32}),
-    ],
+    only_quick(
+        1,
+        4,
+        7,
+        cases=[
+            *((n_shards, HIDDEN, {"weighted": True}) for n_shards in [1, 2, 3]),
+            (2, (3,), {"output": "logistic", "rule": Sgd(), "alpha": 0.0}),
+            (3, (4, 2, 5), {"dtype": np.float32, "activation": "logistic"}),
+            (1, (), {}),
+            (2, HIDDEN, {"output": "exp", "sparse": csr_matrix, "weighted": True}),
+            (3, (4,), {"output": "identity", "n_outputs": 2, "sparse": csr_array}),
+            (1, (), {"output": "identity", "sparse": csr_array, "dtype": np.float32}),
+        ],
+    ),
     ids=str,
 )
 def test_futures_meet_the_contract_with_the_bits_of_local_shards(
@@ -109,6 +115,7 @@ def test_tasks_do_not_accumulate_over_steps(client):
     assert names[5] == names[200]
 
 
+@pytest.mark.slow
 def test_values_and_tasks_do_not_accumulate_over_evaluations(client):
     problem = problem_of((3,), 2)
     blocks = blocks_of_evaluations(problem.dataset.n_rows)[2]

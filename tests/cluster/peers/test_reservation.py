@@ -153,8 +153,9 @@ def test_a_lost_client_loses_its_reservation(client, workers, holds):
 
 @pytest.mark.parametrize(
     "sign",
-    [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)],
+    [signal.SIGKILL, signal.SIGINT],
 )
+@pytest.mark.slow
 def test_dead_processes_block_nobody(tmp_path, sign):
     """One that trains, and two that wait for it."""
     with (

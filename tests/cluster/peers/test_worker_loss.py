@@ -29,6 +29,7 @@ from tests.cluster.support import (
     task_keys,
     wait_until,
 )
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -39,7 +40,7 @@ def data(digits):
     return X[:300], y[:300]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", only_quick(0, cases=[0, 1]))
 def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, rank):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:

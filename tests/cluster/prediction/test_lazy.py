@@ -15,6 +15,7 @@ from dask import delayed
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
+from skdistmlp.cluster.prediction import lazy
 from skdistmlp.cluster.prediction.lazy import LARGE_GRAPH_SETTING
 from tests.cluster.data.inputs import (
     N_ROWS,
@@ -252,11 +253,9 @@ def test_a_large_network_is_sent_once_for_all_calls(client, data, monkeypatch):
     labels = clf.predict(X)
     clf.set_params(client=client)
     scattered = []
-    scatter = client.scatter
+    send = lazy.send_value
     monkeypatch.setattr(
-        client,
-        "scatter",
-        lambda *args, **options: scattered.append(1) or scatter(*args, **options),
+        lazy, "send_value", lambda *args: scattered.append(1) or send(*args)
     )
     for _ in range(2):
         made = client.compute(clf.predict(as_array(X)).sum())

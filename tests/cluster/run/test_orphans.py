@@ -12,6 +12,7 @@ from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.placement import Placement
 from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import WITHIN_S, DaskProcesses, wait_until
+from tests.marks import only_quick
 
 
 @pytest.fixture
@@ -130,7 +131,7 @@ def keys_held(dask_worker):
     return [str(key) for key in dask_worker.data]
 
 
-@pytest.mark.parametrize("engine", ["peers", "futures"])
+@pytest.mark.parametrize("engine", only_quick(1, cases=["peers", "futures"]))
 def test_values_of_a_client_killed_while_sending_are_removed(tmp_path, engine):
     """A worker holds it, but the scheduler does not know."""
     with (

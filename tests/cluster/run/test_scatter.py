@@ -1,15 +1,24 @@
 """Values sent to the workers of the shards, directly or through the scheduler."""
 
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
-from distributed import worker_client
+from distributed import Client, worker_client
 from distributed.worker_state_machine import RemoveReplicasEvent
 from numpy.testing import assert_array_equal
 
 from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import WorkerLostError
-from tests.cluster.support import wait_until
+from tests.cluster import stopped_while_sending
+from tests.cluster.leaks import assert_nothing_left
+from tests.cluster.support import WITHIN_S, DaskProcesses, wait_until
+from tests.marks import only_quick
 
 
 def place_and_look(client):
@@ -103,11 +112,55 @@ def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
 
 
 def test_a_key_error_of_our_own_is_not_hidden(client, monkeypatch):
-    def scatter(*_, **__):
+    async def send_value(*_):
         raise KeyError("a bug")
 
     tasks = Placement(client, tuple(client.nthreads()))
-    monkeypatch.setattr(client, "scatter", scatter)
+    monkeypatch.setattr(scatter, "send_value", send_value)
     with pytest.raises(KeyError, match="a bug"):
         tasks.scatter("rows", [np.ones(10)])
     tasks.close()
+
+
+STOPPED = {
+    "worker": r"WorkerLostError worker tcp://.* has not answered for",
+    "scheduler": r"ClusterError the scheduler at tcp://.* has not answered for 2 s",
+}
+
+
+@pytest.mark.parametrize("engine", only_quick(1, cases=["futures", "peers"]))
+@pytest.mark.parametrize("stopped", STOPPED)
+def test_what_stops_while_it_is_sent_rows_keeps_neither_rows_nor_process(
+    tmp_path, stopped, engine
+):
+    """It is woken up only when the client's process has ended."""
+    script = Path(stopped_while_sending.__file__)
+    with DaskProcesses(tmp_path, n_workers=2) as processes:
+        client = subprocess.Popen(
+            [sys.executable, script, processes.address, engine, stopped],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            said = ""
+            while "freed\n" not in said:
+                line = client.stdout.readline()
+                assert line not in ("", "held\n"), said
+                said += line
+            said_at = time.monotonic()
+            # What Dask does at exit is not ours: it waits for its scheduler.
+            client.wait(WITHIN_S)
+            seconds = time.monotonic() - said_at
+        finally:
+            client.kill()
+            client.communicate()
+            processes.resume_all()
+        assert re.match(STOPPED[stopped], said), said
+        assert seconds < ENDS_WITHIN_S
+        with Client(processes.address, set_as_default=False) as after:
+            assert_nothing_left(after)
+
+
+ENDS_WITHIN_S = 15.0
+"""How long a process may take to end; not a measure of speed."""
