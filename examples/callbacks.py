@@ -68,7 +68,9 @@ def main() -> None:
     """Train on two workers until the score suffices, and load the last file."""
     X, y = load_digits(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
-    clf = DistributedMLPClassifier((64, 64), engine="peers", random_state=0)
+    clf = DistributedMLPClassifier(
+        hidden_layer_sizes=(64, 64), engine="peers", random_state=0
+    )
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(

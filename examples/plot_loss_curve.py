@@ -12,7 +12,9 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.plotting import LossCurveDisplay
 
 X, y = load_digits(return_X_y=True)
-clf = DistributedMLPClassifier((64,), early_stopping=True, random_state=0)
+clf = DistributedMLPClassifier(
+    hidden_layer_sizes=(64,), early_stopping=True, random_state=0
+)
 clf.fit(X / 16, y)
 LossCurveDisplay.from_estimator(clf)
 plt.show()

@@ -21,7 +21,9 @@ from skdistmlp.plotting import PartitionDisplay
 def main() -> None:
     """Distribute a network although it is small, and plot it."""
     X, y = load_digits(return_X_y=True)
-    clf = DistributedMLPClassifier((24, 200), engine="peers", tol=1e-2, random_state=0)
+    clf = DistributedMLPClassifier(
+        hidden_layer_sizes=(24, 200), engine="peers", tol=1e-2, random_state=0
+    )
     with (
         LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"

@@ -244,6 +244,19 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         self.parameter_threshold = parameter_threshold
         self.engine = engine
 
+    def _validate_params(self) -> None:
+        """Check the parameters; scikit-learn calls this when a fit begins."""
+        try:
+            super()._validate_params()
+        except ValueError as error:
+            sizes: Any = self.loss
+            if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+                raise
+            raise type(error)(
+                f"{error} The first parameter of a regressor is its loss, as in "
+                f"scikit-learn. Pass hidden_layer_sizes={sizes!r}."
+            ) from None
+
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None

@@ -29,7 +29,7 @@ class FastestWithin:
     >>> from sklearn.model_selection import GridSearchCV
     >>> from skdistmlp import DistributedMLPClassifier, FastestWithin
     >>> search = GridSearchCV(
-    ...     DistributedMLPClassifier((4096, 4096)),
+    ...     DistributedMLPClassifier(hidden_layer_sizes=(4096, 4096)),
     ...     {"n_workers": [1, 2, 4]},
     ...     refit=FastestWithin(0.01),
     ... )

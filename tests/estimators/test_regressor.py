@@ -353,6 +353,14 @@ def test_sparse_targets_are_refused_clearly():
         DistributedMLPRegressor().fit(X, csr_matrix([[1.0, 0], [0, 1], [1, 1]]))
 
 
+@pytest.mark.parametrize("sizes", [(512, 512), [512]])
+def test_sizes_in_the_place_of_the_loss_are_recognised(sizes):
+    """Whose place is the first, as in scikit-learn, but not as in the classifier."""
+    expected = re.escape(f"Pass hidden_layer_sizes={sizes!r}.")
+    with pytest.raises(ValueError, match=expected):
+        DistributedMLPRegressor(sizes).fit(np.eye(4), np.arange(4.0))
+
+
 def test_the_loss_of_large_targets_does_not_overflow_in_float32():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(50, 3)).astype(np.float32)
