@@ -68,9 +68,8 @@ def translate_dask_errors(
         if lost:
             raise WorkerLostError(
                 f"{_named(lost)} lost while {phase}; "
-                f"{'its shard is' if len(lost) == 1 else 'their shards are'} gone. The "
-                f"cluster has {len(present)} workers left; call again to start over on "
-                f"them."
+                f"{'its shard is' if len(lost) == 1 else 'their shards are'} gone. "
+                f"{_left(len(present))}"
             ) from error
         if isinstance(error, CancelledError):
             there = f", although {_named(workers)} still there" if workers else ""
@@ -103,6 +102,16 @@ def _add_note(error: Exception, phase: str) -> None:
     elif hasattr(error, "__notes__"):
         # A task of ours failed by itself.
         error.add_note(note)
+
+
+def _left(n_workers: int) -> str:
+    if n_workers == 0:
+        return "The cluster has no workers left; start some, and call again."
+    if n_workers == 1:
+        return "The cluster has 1 worker left; call again to start over on it."
+    return (
+        f"The cluster has {n_workers} workers left; call again to start over on them."
+    )
 
 
 def _named(workers: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def test_a_lost_worker_is_named(error):
     assert type(found) is WorkerLostError
     assert str(found) == (
         "worker tcp://gone was lost while training; its shard is gone. The cluster has "
-        "1 workers left; call again to start over on them."
+        "1 worker left; call again to start over on it."
     )
     assert found.__cause__ is error
     assert not hasattr(found, "__notes__")
@@ -149,6 +149,19 @@ def test_the_phase_is_that_in_which_the_error_occurs():
 
     with pytest.raises(WorkerLostError, match="while training"):
         fail_while_training()
+
+
+@pytest.mark.parametrize(
+    ("present", "advice"),
+    [
+        ({}, "The cluster has no workers left; start some, and call again."),
+        ({HERE: 1, GONE_TOO: 1}, "2 workers left; call again to start over on them."),
+    ],
+    ids=["none", "two"],
+)
+def test_the_advice_depends_on_the_workers_left(monkeypatch, present, advice):
+    monkeypatch.setattr(errors, "ask_scheduler", lambda *_: present)
+    assert str(raised(CancelledError(), (GONE,))).endswith(advice)
 
 
 def test_a_scheduler_that_hangs_is_reported_as_such():
