@@ -245,6 +245,14 @@ RECONNECT_POLL_S = 0.05
 """Between checks whether a client has reconnected to its scheduler. Dask itself decides
 when to give up."""
 
+DIAGNOSE_S = 1.0
+"""Until an address that has not answered is looked at: a port may refuse connections,
+belong to a web server, or be on a host that nobody knows. Repeated as often."""
+
+REFUSED_S = 5.0
+"""For a port to refuse connections, since its scheduler may just be starting. Dask
+would try for its whole `distributed.comm.timeouts.connect`."""
+
 LOSS_POLL_S = 0.05
 """Between checks whether the scheduler has noticed a lost worker, for at most
 `WORKER_CHECK_S`. A peer sees the broken connection before the scheduler does."""

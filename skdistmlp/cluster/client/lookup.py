@@ -1,6 +1,7 @@
 """Find the client that an estimator uses, or connect to a scheduler by its address."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,10 +12,15 @@ import dask
 from dask.utils import parse_timedelta
 from distributed import Client, Status, get_client, get_worker, rejoin, secede
 
-from skdistmlp.cluster._dask import Cluster, identity_at
+from skdistmlp.cluster._dask import Cluster, host_and_port_of, identity_at
 from skdistmlp.cluster._dask import scheduler_address as scheduler_address
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.settings import RECONNECT_POLL_S
+from skdistmlp.settings import DIAGNOSE_S, RECONNECT_POLL_S, REFUSED_S
+
+WEB_SERVER = (
+    "that is a web server, perhaps the dashboard; the scheduler prints its own "
+    "address, which begins with tcp:// or tls:// and ends with :8786 by default"
+)
 
 _FOR_ONE_CALL: WeakSet[Client] = WeakSet()
 """Clients that this module has made; weak, since they are closed after the call."""
@@ -116,16 +122,48 @@ async def _greet(address: str) -> None:
     """Exchange a message with a scheduler within Dask's connection timeout.
 
     Dask's own timeout covers the connection only: a client would wait forever for a
-    server that accepts connections and never answers.
+    server that accepts connections and never answers. And Dask tries again for all of
+    that time, whatever the cause.
     """
+    if address.startswith(("http://", "https://")):
+        raise ValueError(WEB_SERVER)
     timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+    begun = time.monotonic()
+    asking = asyncio.ensure_future(identity_at(address))
     try:
-        async with asyncio.timeout(timeout_s):
-            kind = (await identity_at(address))["type"]
-    except TimeoutError:
-        raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+        while not (await asyncio.wait([asking], timeout=min(timeout_s, DIAGNOSE_S)))[0]:
+            waited_s = time.monotonic() - begun
+            if waited_s >= timeout_s:
+                raise TimeoutError(f"no answer within {timeout_s:g} s")
+            cause = await asyncio.to_thread(_cause_of_silence, address)
+            # A scheduler that is just being started refuses connections at first.
+            if isinstance(cause, ConnectionRefusedError) and waited_s < REFUSED_S:
+                continue
+            if cause is not None:
+                raise cause
+        kind = asking.result()["type"]
+    finally:
+        asking.cancel()
     if kind != "Scheduler":
         raise ValueError(f"that is the address of a {kind}, not of a scheduler")
+
+
+def _cause_of_silence(address: str) -> Exception | None:
+    """Return why a server that has not answered never will; None if it may yet."""
+    scheme = address.partition("://")[0]
+    if "://" in address and scheme not in ("tcp", "tls"):
+        return None
+    try:
+        host, port = host_and_port_of(address)
+        with socket.create_connection((host, port), DIAGNOSE_S) as connection:
+            connection.sendall(b"HEAD / HTTP/1.0\r\n\r\n")
+            if connection.recv(5) != b"HTTP/":
+                return None
+    except (ConnectionRefusedError, socket.gaierror) as error:
+        return error
+    except (OSError, ValueError):
+        return None
+    return ValueError(WEB_SERVER)
 
 
 @contextmanager

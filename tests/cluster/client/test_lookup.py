@@ -4,12 +4,14 @@ import asyncio
 import pickle
 import socket
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import dask
 import numpy as np
 import pytest
-from distributed import Client, get_client
+from distributed import Client, Scheduler, get_client
 
+from skdistmlp.cluster.client import lookup
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.client.support import classifier, small
@@ -134,6 +136,59 @@ def test_an_unreachable_address_is_reported(soon, closed_port, digits, use):
 
     with pytest.raises(ClusterError, match=closed_port):
         bounded(call)
+
+
+@pytest.mark.parametrize(
+    ("address", "cause"),
+    [
+        ("", "Connection refused"),
+        ("tcp://no-such-host.invalid:8786", "not known|resolution|No address"),
+        ("http://127.0.0.1:8787/status", "perhaps the dashboard"),
+    ],
+    ids=["refused", "unknown host", "web address"],
+)
+def test_the_cause_is_reported_long_before_the_timeout(
+    monkeypatch, closed_port, address, cause
+):
+    monkeypatch.setattr(lookup, "REFUSED_S", 2.0)
+    with pytest.raises(ClusterError, match=cause):
+        in_thread(connected(address or closed_port).__enter__).result(15)
+
+
+def test_the_dashboard_is_recognised():
+    with ThreadingHTTPServer(("127.0.0.1", 0), SilentHandler) as server:
+        serving = in_thread(server.serve_forever)
+        address = f"tcp://127.0.0.1:{server.server_port}"
+        with pytest.raises(ClusterError, match="perhaps the dashboard"):
+            in_thread(connected(address).__enter__).result(15)
+        server.shutdown()
+        serving.result()
+
+
+class SilentHandler(BaseHTTPRequestHandler):
+    """Refuses all requests, and does not log them."""
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_scheduler_that_is_just_starting_is_waited_for(closed_port):
+    """Its port refuses connections at first."""
+
+    async def start_later():
+        await asyncio.sleep(1.5)
+        port = int(closed_port.rpartition(":")[2])
+        async with Scheduler(host="127.0.0.1", port=port, dashboard=False):
+            await ended.wait()
+
+    ended = asyncio.Event()
+    loop = asyncio.new_event_loop()
+    running = in_thread(loop.run_until_complete, start_later())
+    with connected(closed_port) as found:
+        assert found.scheduler.address == closed_port
+    loop.call_soon_threadsafe(ended.set)
+    running.result()
+    loop.close()
 
 
 def test_a_silent_address_is_reported(soon):
