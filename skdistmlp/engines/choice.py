@@ -74,6 +74,8 @@ def open_engine(
     if reason is None and is_prediction and request.engine != "futures":
         # Asking the scheduler for workers may take longer than a small prediction.
         reason = reason_to_predict_locally(layer_units, cost)
+    elif reason is not None and not is_prediction:
+        _warn_of_unused_cluster(request, reason)
     if reason is not None:
         plan = local_plan(layer_units, reason)
         yield engines[plan.engine](plan, None)
@@ -132,29 +134,54 @@ def _warn_of_missing_client(request: EngineRequest) -> None:
     In joblib's processes, for one, the client that is active elsewhere is not.
     """
     if request.n_workers is not None and request.n_workers > 1:
-        _warn_once(f"n_workers={request.n_workers}")
+        requested = f"n_workers={request.n_workers}"
     elif request.engine != "auto":
-        _warn_once(f"engine={request.engine!r}")
+        requested = f"engine={request.engine!r}"
     elif request.client_stayed_behind:
-        _warn_once("an estimator that had a Dask client in another process")
-
-
-STACKLEVEL = 10
-"""Frames from the warning below to the line that called `fit`."""
-
-_warned = False
-
-
-def _warn_once(requested: str) -> None:
-    # Python's own filters forget what was said whenever somebody changes them. One
-    # flag, since a search would ask for many numbers of workers.
-    global _warned
-    if _warned:
+        requested = "an estimator that had a Dask client in another process"
+    else:
         return
-    _warned = True
-    warnings.warn(
-        f"{requested} needs a cluster, but {NO_CLIENT} in this process: training "
-        f"here. Pass the address of the scheduler as client=, which other processes "
-        f"can use too.",
-        stacklevel=STACKLEVEL,
-    )
+    if _is_first("missing"):
+        warnings.warn(
+            f"{requested} needs a cluster, but {NO_CLIENT} in this process: training "
+            f"here. Pass the address of the scheduler as client=, which other "
+            f"processes can use too.",
+            stacklevel=STACKLEVEL + 1,
+        )
+
+
+def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
+    """Warn, once per process, that a small network does not use the given cluster.
+
+    Not if the user has given the threshold too, or no client and no workers.
+    """
+    if request.engine != "auto" or request.parameter_threshold is not None:
+        return
+    if request.client is not None:
+        given = "client="
+    elif request.n_workers is not None and request.n_workers > 1:
+        given = f"n_workers={request.n_workers}"
+    else:
+        return
+    if _is_first("unused"):
+        warnings.warn(
+            f"{given} was given, but training stays in this process: {reason}. Pass "
+            f"parameter_threshold=0 to train on the cluster all the same, or "
+            f"engine='local' if this is what you want.",
+            stacklevel=STACKLEVEL,
+        )
+
+
+STACKLEVEL = 8
+"""Frames from a function that `open_engine` calls to the line that called `fit`."""
+
+_warned: set[str] = set()
+"""What has been warned of. Python's own filters forget what was said whenever somebody
+changes them; and a search would ask for many numbers of workers."""
+
+
+def _is_first(subject: str) -> bool:
+    """Say whether nothing has been said on a subject yet."""
+    is_first = subject not in _warned
+    _warned.add(subject)
+    return is_first

@@ -31,7 +31,7 @@ def opened(layer_units, cost=STEP, *, client=None, n_workers=None, **parameters)
 
 @pytest.fixture
 def not_yet_warned(monkeypatch):
-    monkeypatch.setattr(choice, "_warned", False)
+    monkeypatch.setattr(choice, "_warned", set())
 
 
 def test_the_table_has_every_engine():
@@ -50,6 +50,7 @@ def test_the_table_has_every_engine():
         (LARGE, "local", 0, "local"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:client= was given")
 def test_training_runs_where_the_parameters_say(
     client, layer_units, engine, threshold, expected
 ):
@@ -89,6 +90,40 @@ def test_without_a_client_training_is_local_and_warns_once():
 def test_auto_without_a_client_says_nothing():
     assert opened(LARGE).reason == NO_CLIENT
     assert opened(LARGE, StepCost.of_prediction(10**7)).reason == NO_CLIENT
+
+
+@pytest.mark.usefixtures("not_yet_warned")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"client": "tcp://192.0.2.1:1"}, "client= was given"),
+        ({"n_workers": 2}, "n_workers=2 was given"),
+    ],
+)
+def test_a_small_network_that_uses_no_cluster_says_so_once(given, said):
+    expected = (
+        rf"{said}, but training stays in this process: 385 parameters .* "
+        r"\(setting skdistmlp\.parameter-threshold\)\. Pass parameter_threshold=0"
+    )
+    with pytest.warns(UserWarning, match=expected):
+        assert opened(SMALL, **given).engine == "local"
+    # Warnings are errors here.
+    assert opened(SMALL, **given).engine == "local"
+
+
+@pytest.mark.usefixtures("not_yet_warned")
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"n_workers": 1},
+        {"n_workers": 2, "parameter_threshold": 1000},
+        {"n_workers": 2, "engine": "local"},
+    ],
+    ids=str,
+)
+def test_whoever_has_decided_or_asked_for_no_cluster_is_not_warned(given):
+    assert opened(SMALL, **given).engine == "local"
 
 
 def test_an_engine_of_another_table_is_planned_by_its_name(client):

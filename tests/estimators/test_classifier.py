@@ -155,7 +155,7 @@ def test_networks_below_the_threshold_train_locally(client, digits):
 )
 def test_networks_train_locally_without_a_cluster(asked, said, digits, monkeypatch):
     """A request for more than that causes one warning."""
-    monkeypatch.setattr(choice, "_warned", False)
+    monkeypatch.setattr(choice, "_warned", set())
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, **asked)
     if said is not None:
         with pytest.warns(UserWarning, match=f"{said}.*training here") as caught:

@@ -23,7 +23,7 @@ def classifier(**parameters):
 
 @pytest.fixture(autouse=True)
 def nothing_was_said(monkeypatch):
-    monkeypatch.setattr(choice, "_warned", False)
+    monkeypatch.setattr(choice, "_warned", set())
 
 
 def said_by(function):
