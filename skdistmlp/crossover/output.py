@@ -73,8 +73,7 @@ def check_plot_file(path: Path) -> None:
     """
     if find_spec("matplotlib") is None:
         raise ValueError(
-            f"cannot draw {path.name} without matplotlib: "
-            f'pip install "skdistmlp[plots]"'
+            f"cannot draw {path.name} without matplotlib: pip install matplotlib"
         )
     from matplotlib.backend_bases import FigureCanvasBase
 

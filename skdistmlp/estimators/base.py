@@ -1,5 +1,6 @@
 """Share between classifier and regressor everything except the targets."""
 
+import math
 import operator
 import warnings
 from abc import ABC, abstractmethod
@@ -356,6 +357,9 @@ class BaseDistributedMLP(
         self.t_ = progress.n_samples_seen
         if progress.loss is not None:
             self.loss_ = progress.loss
+        elif not progress.loss_curve:
+            # An interrupt came before the end of the first epoch.
+            self.loss_ = math.nan
         self.loss_curve_ = list(progress.loss_curve)
         self.best_loss_ = progress.best_loss
         scores = progress.validation_scores

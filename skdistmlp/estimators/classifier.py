@@ -127,7 +127,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Class labels.
     loss_ : float
         Loss of the last epoch, or at the end of "lbfgs", which has no loss curve,
-        best loss or scores.
+        best loss or scores. NaN if an interrupt came before the end of an epoch.
     best_loss_ : float or None
         Lowest loss; None with early stopping.
     loss_curve_ : list of float

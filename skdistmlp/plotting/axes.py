@@ -34,9 +34,7 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
-        raise ImportError(
-            'displays need matplotlib: pip install "skdistmlp[plots]"'
-        ) from error
+        raise ImportError("displays need matplotlib: pip install matplotlib") from error
     _, ax = plt.subplots(layout="constrained")
     return ax
 

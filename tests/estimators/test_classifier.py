@@ -406,6 +406,9 @@ def test_interrupted_training_keeps_the_parameters(
     assert ours.n_iter_ == theirs.n_iter_ == n_steps // 4
     assert ours.t_ == theirs.t_
     assert ours.loss_curve_ == pytest.approx(theirs.loss_curve_)
+    # Where no epoch has ended, scikit-learn has no loss.
+    loss = getattr(theirs, "loss_", np.nan)
+    assert ours.loss_ == pytest.approx(loss, nan_ok=True)
     for our_coef, their_coef in zip(ours.coefs_, theirs.coefs_, strict=True):
         np.testing.assert_allclose(our_coef, their_coef, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(

@@ -308,10 +308,8 @@ class PeersRun:
         self._n_samples_logged = progress.n_samples_seen
         # An interrupt may come before the end of the first epoch.
         loss = "" if progress.loss is None else f" loss {progress.loss:.6f},"
-        return (
-            f"{progress.n_iter} epochs,{loss} "
-            f"{n_samples / max(report.training_s, 1e-9):,.0f} samples/s, "
-        )
+        speed = f" {n_samples / max(report.training_s, 1e-9):,.0f} samples/s,"
+        return f"{progress.n_iter} epochs,{loss}{speed if n_samples else ''} "
 
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
         """Wait for a round to end; print the progress lines of shard 0."""
