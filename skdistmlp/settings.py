@@ -7,10 +7,10 @@ This module imports Dask only when a setting is read, so that ``import skdistmlp
 the wire do without.
 """
 
-import math
 import operator
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -120,6 +120,7 @@ def _parsed(name: str, parse: Callable[[Any], T]) -> T:
     from dask import config
 
     setting = SETTINGS[name]
+    _check_sections(setting.key)
     # When this package is imported inside `dask.config.set(...)` of one of its
     # settings, the end of the block removes all of them: the table still has the
     # defaults.
@@ -129,7 +130,14 @@ def _parsed(name: str, parse: Callable[[Any], T]) -> T:
         if isinstance(value, bool):
             raise TypeError
         return parse(value)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+    ) as error:
+        # All of these are raised by Dask's functions that parse sizes and times.
         raise ValueError(
             f"{setting.key} is {value!r} in Dask's configuration, expected "
             f"{setting.expected}. Correct it there, or in the environment variable "
@@ -137,11 +145,29 @@ def _parsed(name: str, parse: Callable[[Any], T]) -> T:
         ) from error
 
 
+def _check_sections(key: str) -> None:
+    """Refuse a value in the place of the settings below it, as of ``skdistmlp``."""
+    from dask import config
+
+    names = key.split(".")
+    for n_names in range(1, len(names)):
+        section = ".".join(names[:n_names])
+        value = config.get(section, None)
+        if value is not None and not isinstance(value, Mapping):
+            variable = f"DASK_{section.replace('.', '__').upper()}"
+            raise ValueError(
+                f"{section} is {value!r} in Dask's configuration, expected settings, "
+                f"such as {key}. Correct it there, or in the environment variable "
+                f"{variable}."
+            )
+
+
 def _duration(value: Any) -> float:
     from dask.utils import parse_timedelta
 
     seconds = float(parse_timedelta(value))
-    if not 0 <= seconds < math.inf:
+    # Python refuses to wait for longer.
+    if not 0 <= seconds <= threading.TIMEOUT_MAX:
         raise ValueError
     return seconds
 
@@ -155,6 +181,9 @@ def _positive_duration(value: Any) -> float:
 def _size(value: Any) -> int:
     from dask.utils import parse_bytes
 
+    # Dask takes "GB" for 1 GB, and an empty text for 1 byte.
+    if isinstance(value, str) and not any(map(str.isdigit, value)):
+        raise ValueError
     return _count(parse_bytes(value))
 
 

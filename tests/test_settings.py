@@ -238,6 +238,21 @@ def test_values_are_parsed(name, value, parsed):
         ("exchange-timeout", "3 parsecs"),
         ("exchange-timeout", float("inf")),
         ("exchange-timeout", [1]),
+        ("exchange-timeout", []),
+        ("exchange-timeout", {}),
+        ("exchange-timeout", ""),
+        ("exchange-timeout", "1e999 s"),
+        ("exchange-timeout", 10**40),
+        ("exchange-timeout", None),
+        ("listen-port", 10**40),
+        ("listen-port", ""),
+        ("listen-port", ":"),
+        ("listen-port", [9000]),
+        ("cache.max-bytes", ""),
+        ("cache.max-bytes", []),
+        ("cache.max-bytes", float("inf")),
+        ("cache.max-bytes", float("nan")),
+        ("cache.max-bytes", "1e999 GB"),
         ("listen-port", "http"),
         ("listen-port", -1),
         ("listen-port", 65536),
@@ -265,6 +280,23 @@ def test_an_invalid_value_is_refused_by_name(name, value):
     assert message.startswith(f"{setting.key} is {value!r} in Dask's configuration")
     assert f"expected {setting.expected}." in message
     assert setting.variable in message
+
+
+@pytest.mark.parametrize(
+    ("section", "reader"),
+    [("skdistmlp", exchange_timeout_s), ("skdistmlp.cache", cache_ttl_s)],
+)
+@pytest.mark.parametrize("value", [5, "off", [1], False])
+def test_a_value_in_the_place_of_a_section_is_refused(section, reader, value):
+    expected = re.escape(f"{section} is {value!r} in Dask's configuration, expected")
+    with dask.config.set({section: value}), pytest.raises(ValueError, match=expected):
+        reader()
+
+
+@pytest.mark.parametrize("section", ["skdistmlp", "skdistmlp.cache"])
+def test_an_empty_section_has_the_defaults(section):
+    with dask.config.set({section: None}):
+        assert cache_ttl_s() == 300
 
 
 # The page.
