@@ -270,6 +270,10 @@ CONNECT_PROBE_S = 0.5
 """For a client to find out whether it can connect to a worker directly. A firewall that
 drops packets costs this long, once per client and worker."""
 
+CONNECT_PROBE_VALID_S = 60.0
+"""For what was found out to count, if the client can connect. Otherwise it counts until
+the client is closed."""
+
 RECONNECT_POLL_S = 0.05
 """Between checks whether a client has reconnected to its scheduler. Dask itself decides
 when to give up."""

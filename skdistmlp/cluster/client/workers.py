@@ -1,6 +1,8 @@
 """Look up the workers of a cluster and their state."""
 
+import math
 import socket
+import time
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,10 +13,11 @@ from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.settings import CONNECT_PROBE_S
+from skdistmlp.settings import CONNECT_PROBE_S, CONNECT_PROBE_VALID_S
 
-_UNREACHABLE: WeakKeyDictionary[Client, set[str]] = WeakKeyDictionary()
-"""Workers that a client could not connect to, by client."""
+_PROBES: WeakKeyDictionary[Client, dict[str, float]] = WeakKeyDictionary()
+"""Until when a client need not try again whether it can connect to a worker, infinite
+if it could not."""
 
 
 def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
@@ -90,17 +93,20 @@ def can_connect(client: Client, worker: str) -> bool:
 
     Otherwise arrays go through the scheduler, which takes twice as long. A worker that
     did not answer once is not tried again: behind a firewall, each attempt would cost
-    `CONNECT_PROBE_S`.
+    `CONNECT_PROBE_S`. One that did is tried again after `CONNECT_PROBE_VALID_S`: each
+    attempt is a line in its log.
     """
-    unreachable = _UNREACHABLE.setdefault(client, set())
-    if worker in unreachable:
-        return False
+    probes = _PROBES.setdefault(client, {})
+    valid_until = probes.get(worker, 0.0)
+    if time.monotonic() < valid_until:
+        return valid_until < math.inf
     try:
         address = host_and_port_of(worker)
         with socket.create_connection(address, CONNECT_PROBE_S):
+            probes[worker] = time.monotonic() + CONNECT_PROBE_VALID_S
             return True
     except (OSError, ValueError):
-        unreachable.add(worker)
+        probes[worker] = math.inf
         return False
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from distributed import Client
 
+from skdistmlp.cluster.client import workers as module
 from skdistmlp.cluster.client.workers import (
     can_connect,
     choose_workers,
@@ -105,6 +106,24 @@ def test_an_unreachable_worker_is_not_tried_again():
         assert not can_connect(somebody, worker)
         assert can_connect(another, worker)
         assert can_connect(another, worker)
+
+
+def test_a_worker_that_was_reached_is_tried_again_only_after_a_while(monkeypatch):
+    somebody = Somebody()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        worker = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        for _ in range(3):
+            assert can_connect(somebody, worker)
+        server.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            server.accept()
+        monkeypatch.setattr(module, "CONNECT_PROBE_VALID_S", 0.0)
+        somebody = Somebody()
+        for _ in range(2):
+            assert can_connect(somebody, worker)
+        for _ in range(2):
+            server.accept()[0].close()
 
 
 @pytest.mark.parametrize(
