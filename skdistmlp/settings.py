@@ -274,6 +274,9 @@ CONNECT_PROBE_VALID_S = 60.0
 """For what was found out to count, if the client can connect. Otherwise it counts until
 the client is closed."""
 
+SEND_POLL_S = 0.1
+"""Between questions whether a worker accepts values, as in Dask."""
+
 RECONNECT_POLL_S = 0.05
 """Between checks whether a client has reconnected to its scheduler. Dask itself decides
 when to give up."""

@@ -22,6 +22,8 @@ from distributed.protocol.serialize import to_serialize
 from distributed.utils import sync
 from distributed.utils_comm import gather_from_workers
 
+from skdistmlp.settings import SEND_POLL_S
+
 __all__ = [
     "Cluster",
     "CommClosedError",
@@ -125,10 +127,6 @@ async def send_value(
     future: Future[Any] = Future(key, client)
     client.futures[key].finish(type=type(value))
     return future
-
-
-SEND_POLL_S = 0.1
-"""Between questions whether a worker accepts values, as in Dask."""
 
 
 async def _call_or_abort(client: Client, address: str, /, **message: Any) -> Any:
