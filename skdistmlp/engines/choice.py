@@ -3,12 +3,13 @@
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any
 
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, local_plan, plan_training
 from skdistmlp.planning.prediction import (
@@ -87,13 +88,26 @@ def open_engine(
         return
     from skdistmlp.cluster.client.lookup import connected
 
-    with connected(request.client) as client:
-        if client is None:
-            plan = _plan_without_client(request, layer_units, is_prediction)
-        elif is_prediction:
-            plan = _plan_prediction(request, layer_units, cost, client)
-        else:
-            plan = _plan_training(request, layer_units, cost, client)
+    with ExitStack() as context:
+        client = None
+        try:
+            client = context.enter_context(connected(request.client))
+            if client is None:
+                plan = _plan_without_client(request, layer_units, is_prediction)
+            elif is_prediction:
+                plan = _plan_prediction(request, layer_units, cost, client)
+            else:
+                plan = _plan_training(request, layer_units, cost, client)
+        except ClusterError as error:
+            if not is_prediction or request.engine != "auto":
+                raise
+            # Everything that a prediction takes is here.
+            warnings.warn(
+                f"the cluster cannot be used for this prediction: {error} Predicting "
+                f"in this process.",
+                stacklevel=PREDICTION_STACKLEVEL,
+            )
+            plan = local_plan(layer_units, "the cluster cannot be used")
         yield engines[plan.engine](plan, client)
 
 
@@ -171,6 +185,9 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
             stacklevel=STACKLEVEL,
         )
 
+
+PREDICTION_STACKLEVEL = 6
+"""Frames from `open_engine` to the line that called `predict`."""
 
 STACKLEVEL = 8
 """Frames from a function that `open_engine` calls to the line that called `fit`."""

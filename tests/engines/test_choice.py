@@ -2,10 +2,12 @@
 
 from types import SimpleNamespace
 
+import dask
+import numpy as np
 import pytest
 from distributed import Client
 
-from skdistmlp import ClusterError
+from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.engines import choice
 from skdistmlp.engines.choice import ENGINES, NO_CLIENT, open_engine
 from skdistmlp.engines.engine import EngineRequest
@@ -76,6 +78,35 @@ def test_a_prediction_takes_the_workers_there_are(client):
 def test_a_small_prediction_asks_no_cluster():
     plan = opened(LARGE, StepCost.of_prediction(10), client="tcp://192.0.2.1:1")
     assert plan.engine == "local"
+
+
+def test_the_warning_of_a_prediction_names_the_line_of_the_user(monkeypatch):
+    monkeypatch.setattr(choice, "reason_to_predict_locally", lambda *_: None)
+    clf = DistributedMLPClassifier((5,), engine="local", max_iter=200, tol=1)
+    X = np.eye(8)
+    clf.fit(X, np.arange(8) % 2)
+    clf.set_params(engine="auto", client="tcp://127.0.0.1:1", parameter_threshold=0)
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.warns(UserWarning, match="cannot be used") as caught,
+    ):
+        clf.predict(X)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_a_prediction_without_its_cluster_is_made_here():
+    many_rows, address = StepCost.of_prediction(10**7), "tcp://127.0.0.1:1"
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.warns(UserWarning, match=rf"no Dask scheduler answers at .*{address}"),
+    ):
+        plan = opened(LARGE, many_rows, client=address)
+    assert (plan.engine, plan.reason) == ("local", "the cluster cannot be used")
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(ClusterError, match="no Dask scheduler answers"),
+    ):
+        opened(LARGE, many_rows, client=address, engine="futures")
 
 
 @pytest.mark.usefixtures("not_yet_warned")

@@ -1,15 +1,18 @@
 """Prediction by rows: each worker has the whole network, and predicts some rows."""
 
+import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from distributed import Client, Future
 from sklearn.utils import gen_batches
 
+from skdistmlp.cluster.client.workers import workers_of
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.task_context import own_blas_threads
+from skdistmlp.exceptions import ClusterError, WorkerLostError
 from skdistmlp.nn.types import Features, FloatArray
 
 TURNS_AHEAD = 2
@@ -28,7 +31,9 @@ def predict_by_rows(
 ) -> FloatArray:
     """Send the network to every worker once, then one block of rows per worker in turn.
 
-    The network stays on the workers for the next call; see `WorkerCache`.
+    The network stays on the workers for the next call; see `WorkerCache`. If a worker
+    is lost, the others go on with the rows that are not predicted yet, or, if none is
+    left, this process does: each has the whole network.
 
     Parameters
     ----------
@@ -52,14 +57,59 @@ def predict_by_rows(
     ndarray of shape (n_samples, n_outputs)
         Outputs.
     """
+    blocks = list(gen_batches(X.shape[0], rows_per_block))
+    outputs: list[FloatArray] = []
+    while workers:
+        rest = blocks[len(outputs) :]
+        try:
+            for found in _predict_in_turns(
+                client, workers, function, X, rest, n_bytes, owner
+            ):
+                outputs += found
+            return np.concatenate(outputs)
+        except WorkerLostError as error:
+            workers = _workers_left(client, workers)
+            n_rows = sum(block.stop - block.start for block in blocks[len(outputs) :])
+            where = f"on {len(workers)} of the workers" if workers else "here"
+            warnings.warn(
+                f"{error} Predicting the other {n_rows:,} rows {where}.",
+                stacklevel=STACKLEVEL,
+            )
+    outputs += [function(X[block]) for block in blocks[len(outputs) :]]
+    return np.concatenate(outputs)
+
+
+STACKLEVEL = 6
+"""Frames from there to the line that called `predict_proba`."""
+
+
+def _workers_left(client: Client, workers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the workers that can go on after one of them was lost."""
+    try:
+        present = workers_of(client)
+    except ClusterError:
+        return ()
+    left = tuple(worker for worker in workers if worker in present)
+    # One that hangs is still there, and cannot be told from the others.
+    return left if len(left) < len(workers) else ()
+
+
+def _predict_in_turns(
+    client: Client,
+    workers: tuple[str, ...],
+    function: Callable[[Features], FloatArray],
+    X: Features,
+    blocks: Sequence[slice],
+    n_bytes: int,
+    owner: object,
+) -> Iterator[list[FloatArray]]:
+    """Yield the outputs of blocks of rows, in their order, some at a time."""
     with Placement(client, workers) as tasks:
         tasks.phase = "placing the network"
         n = len(workers)
         networks = tasks.scatter_cached("network", n * [function], n * [n_bytes], owner)
         tasks.phase = "predicting"
-        blocks = list(gen_batches(X.shape[0], rows_per_block))
         under_way: deque[list[Future[Any]]] = deque()
-        outputs: list[FloatArray] = []
         for first in range(0, len(blocks), n):
             tasks.begin()
             turn = [X[block] for block in blocks[first : first + n]]
@@ -71,10 +121,9 @@ def predict_by_rows(
             under_way.append(tasks.submit(keys))
             # A bound, so that rows do not pile up on workers slower than this process.
             if len(under_way) > TURNS_AHEAD:
-                outputs += tasks.pop_results(*under_way.popleft())
+                yield tasks.pop_results(*under_way.popleft())
         while under_way:
-            outputs += tasks.pop_results(*under_way.popleft())
-    return np.concatenate(outputs)
+            yield tasks.pop_results(*under_way.popleft())
 
 
 def predict_block(

@@ -5,6 +5,7 @@ from copy import copy
 
 import numpy as np
 import pytest
+from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
@@ -14,8 +15,8 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import futures
 from skdistmlp.planning import prediction
-from tests.cluster.leaks import own_cluster
-from tests.cluster.support import bounded
+from tests.cluster.leaks import assert_nothing_left, own_cluster
+from tests.cluster.support import DaskProcesses, bounded
 from tests.estimators.support import fit
 
 
@@ -151,3 +152,37 @@ def test_an_error_on_a_worker_leaves_nothing_behind(client, monkeypatch):
     X, workers = np.zeros((100, 3)), tuple(client.nthreads())
     with pytest.raises(ArithmeticError, match="no"):
         bounded(by_rows.predict_by_rows, client, workers, spoilt, X, 10, 1, X)
+
+
+@pytest.mark.parametrize("n_killed", [1, 3], ids=["one of them", "all of them"])
+def test_rows_of_lost_workers_are_predicted_elsewhere(
+    tmp_path, data, fitted, sharing_is_free, monkeypatch, n_killed
+):
+    labels = fitted.predict(data[0])
+    with (
+        DaskProcesses(tmp_path, n_workers=3) as processes,
+        Client(processes.address, set_as_default=False) as client,
+    ):
+        turns, submit = [], Placement.submit
+
+        def kill_and_submit(self, keys):
+            turns.append(keys)
+            if len(turns) == 3:
+                for worker in list(processes.workers)[:n_killed]:
+                    processes.kill_worker(worker)
+            return submit(self, keys)
+
+        monkeypatch.setattr(Placement, "submit", kill_and_submit)
+        fitted.set_params(engine="auto", client=client)
+        where = "on 2 of the workers" if n_killed == 1 else "here"
+        expected = rf"lost while predicting; .* Predicting the other \d+ rows {where}\."
+        with pytest.warns(UserWarning, match=expected):
+            found = bounded(fitted.predict, data[0])
+        assert_array_equal(found, labels)
+        assert_nothing_left(client)
+
+
+def test_a_worker_that_hangs_is_not_asked_again(client):
+    workers = tuple(client.nthreads())
+    assert by_rows._workers_left(client, workers) == ()
+    assert by_rows._workers_left(client, (*workers, "tcp://gone:1")) == workers
