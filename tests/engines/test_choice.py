@@ -1,5 +1,6 @@
 """Which engine a request leads to, and what it does not do on the way there."""
 
+import warnings
 from types import SimpleNamespace
 
 import dask
@@ -52,7 +53,6 @@ def test_the_table_has_every_engine():
         (LARGE, "local", 0, "local"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:client= was given")
 def test_training_runs_where_the_parameters_say(
     client, layer_units, engine, threshold, expected
 ):
@@ -138,8 +138,9 @@ def test_a_small_network_that_uses_no_cluster_says_so_once(given, said):
     )
     with pytest.warns(UserWarning, match=expected):
         assert opened(SMALL, **given).engine == "local"
-    # Warnings are errors here.
-    assert opened(SMALL, **given).engine == "local"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(SMALL, **given).engine == "local"
 
 
 @pytest.mark.usefixtures("not_yet_warned")
@@ -154,7 +155,9 @@ def test_a_small_network_that_uses_no_cluster_says_so_once(given, said):
     ids=str,
 )
 def test_whoever_has_decided_or_asked_for_no_cluster_is_not_warned(given):
-    assert opened(SMALL, **given).engine == "local"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert opened(SMALL, **given).engine == "local"
 
 
 def test_an_engine_of_another_table_is_planned_by_its_name(client):
