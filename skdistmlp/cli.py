@@ -157,7 +157,7 @@ def crossover(
 
     \b
       $ export DASK_SKDISTMLP__PARAMETER_THRESHOLD=9800
-      DistributedMLPClassifier(hidden_layer_sizes=(512, 512), parameter_threshold=9800)
+      DistributedMLPClassifier(..., parameter_threshold=9800)
 
     This takes a minute or two; --max-width 256 makes it shorter, --repeats 5 more
     precise. Run it where you would call fit, while nobody else uses the cluster. For a

@@ -30,6 +30,7 @@ __all__ = [
     "add_handler",
     "array_meta",
     "asyncio_loop",
+    "call_or_abort",
     "call_later",
     "call_scheduler",
     "client_tls_arguments",
@@ -105,7 +106,7 @@ async def send_value(
             if time.monotonic() > deadline:
                 raise TimeoutError(f"worker {worker} does not accept values")
             await asyncio.sleep(SEND_POLL_S)
-        answer = await _call_or_abort(client, worker, op="update_data", data=data)
+        answer = await call_or_abort(client, worker, op="update_data", data=data)
         await call_scheduler(
             client,
             "update_data",
@@ -114,7 +115,7 @@ async def send_value(
             client=client.id,
         )
     else:
-        await _call_or_abort(
+        await call_or_abort(
             client,
             scheduler_address(client),
             op="scatter",
@@ -129,7 +130,7 @@ async def send_value(
     return future
 
 
-async def _call_or_abort(client: Client, address: str, /, **message: Any) -> Any:
+async def call_or_abort(client: Client, address: str, /, **message: Any) -> Any:
     """Call an operation of a server; if this is cancelled, drop what is unsent.
 
     Dask would first wait until the server has taken it.

@@ -13,7 +13,7 @@ from distributed import Client
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster import _dask
 
-call = _dask._call_or_abort
+call = _dask.call_or_abort
 
 
 async def call_and_wait(*args, **kwargs):
@@ -22,7 +22,7 @@ async def call_and_wait(*args, **kwargs):
 
 
 if __name__ == "__main__":
-    _dask._call_or_abort = call_and_wait
+    _dask.call_or_abort = call_and_wait
     clf = DistributedMLPClassifier(
         (20, 9), engine=sys.argv[2], n_workers=2, parameter_threshold=0
     )

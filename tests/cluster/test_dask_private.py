@@ -6,6 +6,7 @@ import importlib.util
 import ssl
 import threading
 import time
+from concurrent.futures import wait
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from skdistmlp.cluster._dask import (
     array_meta,
     asyncio_loop,
     call_later,
+    call_or_abort,
     call_scheduler,
     client_tls_arguments,
     current_task_runs,
@@ -47,6 +49,7 @@ from skdistmlp.cluster._dask import (
     threads_of_worker,
     tls_contexts,
 )
+from skdistmlp.cluster.client.rpc import submit_rpc
 from tests.cluster.support import WITHIN_S, wait_until
 
 PACKAGE = Path(importlib.util.find_spec("skdistmlp").origin).parent
@@ -68,6 +71,24 @@ def test_a_cluster_has_a_status_and_the_address_of_its_scheduler(cluster):
     assert isinstance(cluster, Cluster)
     assert cluster.status == Status.running
     assert cluster.scheduler_address.startswith("tcp://")
+
+
+def test_a_call_of_a_server_can_be_ended(client, workers):
+    def add_handler_that_hangs(dask_worker):
+        async def hang():
+            await asyncio.Event().wait()
+
+        dask_worker.handlers["hang"] = hang
+
+    def call(operation):
+        return submit_rpc(client, call_or_abort, client, workers[0], op=operation)
+
+    client.run(add_handler_that_hangs, workers=workers[:1])
+    hanging = call("hang")
+    assert not wait([hanging], 0.2).done
+    hanging.cancel()
+    # Not over the same connection, whose next message would answer the first call.
+    assert call("identity").result(WITHIN_S)["type"] == "Worker"
 
 
 @pytest.mark.parametrize("direct", [True, False])
