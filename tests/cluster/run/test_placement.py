@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from distributed import Client
 
+from skdistmlp.cluster import _dask
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, WorkerLostError
 from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import bounded, wait_until
 
@@ -53,26 +54,40 @@ def test_a_task_without_an_error_has_none(placement):
     assert placement.error_of(done) is None
 
 
-@pytest.mark.parametrize("call", ["submit", "place"])
-def test_values_sent_after_closing_are_released(client, call, monkeypatch):
-    """An interrupt may close a run while another thread sends."""
+def test_tasks_submitted_after_closing_are_released(client, monkeypatch):
+    """An interrupt may close a run while another thread submits."""
     worker = next(iter(client.nthreads()))
     tasks = Placement(client, (worker,))
-    name = "get" if call == "submit" else "scatter"
-    send = getattr(client, name)
+    get = client.get
 
-    def close_and_send(*args, **kwargs):
+    def close_and_get(*args, **kwargs):
         tasks.close()
-        return send(*args, **kwargs)
+        return get(*args, **kwargs)
 
-    monkeypatch.setattr(client, name, close_and_send)
-    if call == "submit":
-        futures = tasks.submit([tasks.add(0, "sum", sum, (1, 2))])
-    else:
-        futures = tasks.scatter("rows", [np.ones(10)])
+    monkeypatch.setattr(client, "get", close_and_get)
+    futures = tasks.submit([tasks.add(0, "sum", sum, (1, 2))])
     # Although this test still holds the future.
     assert_nothing_left(client)
     assert len(futures) == 1
+
+
+@pytest.mark.parametrize("has_arrived", [False, True])
+def test_a_value_cut_short_by_closing_leaves_nothing(client, monkeypatch, has_arrived):
+    """Whether the worker has it already or not."""
+    worker = next(iter(client.nthreads()))
+    tasks = Placement(client, (worker,))
+    call = _dask.call_or_abort
+
+    async def call_and_close(*args, **kwargs):
+        answer = await call(*args, **kwargs) if has_arrived else None
+        tasks.close()
+        return answer or await call(*args, **kwargs)
+
+    monkeypatch.setattr(_dask, "call_or_abort", call_and_close)
+    tasks.open()
+    with pytest.raises(WorkerLostError, match="dropped the data of this call"):
+        tasks.scatter("rows", [np.ones(10)])
+    assert_nothing_left(client)
 
 
 def test_a_run_cannot_start_with_a_closed_client(client):
