@@ -7,7 +7,7 @@ through the scheduler and arrive after their client has gone, Dask would keep fo
 
 from asyncio import gather, wait_for, wrap_future
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -140,15 +140,15 @@ class RegisteredRun:
         self._registered: Future[Any] = submit_rpc(
             client, self._register, list(workers)
         )
-        self._closed = False
+        self._closing: Future[None] = Future()
 
     def wait(self) -> None:
-        """Wait until the scheduler knows of the run, but not for long.
+        """Wait until the scheduler knows of the run or it is closed, but not for long.
 
         A scheduler that does not answer within `ORPHAN_ANSWER_S` is not a reason to
         fail: without the clean-up, only the values of clients that die are left.
         """
-        wait([self._registered], ORPHAN_ANSWER_S)
+        wait([self._registered, self._closing], ORPHAN_ANSWER_S, FIRST_COMPLETED)
 
     def close(self, sent: Iterable[Future[Any]], cut_short: bool = False) -> None:
         """Have the scheduler forget the run as soon as all it has sent has arrived.
@@ -156,9 +156,10 @@ class RegisteredRun:
         Not earlier: the process may be killed while a value is on its way. If one was
         cut short, nobody knows whether it arrives, and the scheduler releases the run.
         """
-        if self._closed:
+        if self._closing.done():
             return
-        self._closed = True
+        # Ends `wait`: who has still to send holds its value until then.
+        self._closing.set_result(None)
         # The scheduler notices a closed client anyway; and its loop may end right now.
         with suppress(CancelledError, RuntimeError):
             check_open(self._client)
@@ -176,6 +177,9 @@ class RegisteredRun:
             workers=workers,
         )
 
-    async def _end(self, how: str, before: Iterable[Future[Any]]) -> None:
+    async def _end(self, how: str, before: list[Future[Any]]) -> None:
         await gather(*map(wrap_future, before), return_exceptions=True)
+        # The scheduler may never answer, and the traceback of what was cut short holds
+        # the value.
+        before.clear()
         await call_scheduler(self._client, how, name=self._name)
