@@ -321,3 +321,16 @@ def test_workers_killed_by_computing_features_are_reported():
         pytest.raises(ClusterError, match="died one after another while computing"),
     ):
         bounded(classifier(client, n_workers=1).fit, X, [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize("as_collection", [True, False], ids=["collection", "array"])
+@pytest.mark.parametrize("engine", ["futures", "peers"])
+def test_a_cluster_without_workers_is_reported(data, as_collection, engine):
+    """At once, and in the same words."""
+    X, y = data
+    with own_cluster(n_workers=0) as client:
+        clf = classifier(client, n_workers=None, engine=engine)
+        given = da.from_array(X, chunks=(100, -1)) if as_collection else X
+        expected = r"needs at least 1 worker, but the cluster at tcp://.* has 0\."
+        with pytest.raises(ClusterError, match=expected):
+            bounded(clf.fit, given, y)
