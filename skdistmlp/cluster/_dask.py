@@ -77,7 +77,7 @@ async def send_value(
     """Send a value to a worker; on the client's event loop.
 
     Dask's `Client.scatter` does the same, but nothing can end it while the receiver
-    hangs: it goes on in a task of its own, which holds the value.
+    hangs: it continues in a separate task, which holds the value.
 
     Parameters
     ----------

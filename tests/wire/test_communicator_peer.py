@@ -165,7 +165,7 @@ def disturbed(draw, packets):
 
 
 class Dribbling(socket.socket):
-    """A socket that gives so many bytes at a time; with 0 it has none yet."""
+    """A socket that delivers a few bytes at a time; 0 means that none are there yet."""
 
     def __init__(self, connection, portions):
         super().__init__(fileno=connection.detach())

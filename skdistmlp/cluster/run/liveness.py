@@ -36,7 +36,7 @@ class LivenessCheck:
         self._answers: dict[str, Future[Any]] = {}
 
     def check(self) -> None:
-        """Note who has answered, and ping again if it is time; do not wait.
+        """Note which workers have answered, and ping again when due, without waiting.
 
         Raises
         ------

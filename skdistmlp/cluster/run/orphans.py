@@ -158,7 +158,7 @@ class RegisteredRun:
         """
         if self._closing.done():
             return
-        # Ends `wait`: who has still to send holds its value until then.
+        # Ends `wait`: a thread that has yet to send holds its value until then.
         self._closing.set_result(None)
         # The scheduler notices a closed client anyway; and its loop may end right now.
         with suppress(CancelledError, RuntimeError):
