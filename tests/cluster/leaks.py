@@ -174,8 +174,11 @@ def _look(client: Client) -> Look:
             "tasks": [
                 f"{task.key!r}, {task.state}"
                 for task in dask_worker.state.tasks.values()
-                # Dask remembers that a shard of a retired worker could not move.
+                # Dask remembers that a shard of a retired worker could not move, and
+                # tries to connect to a lost one for half a minute, for a value that
+                # nobody needs any more.
                 if task.state != "error"
+                and (task.state, task.previous) != ("cancelled", "flight")
             ],
             "shards": [f"{rank} of run {run.hex()}" for run, rank in list(runs)],
         }

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 import weakref
 
 import dask
@@ -27,27 +28,33 @@ SOON_S = 5.0
 
 
 def main():
-    with dask.config.set({"skdistmlp.exchange-timeout": "500ms"}):
-        client = Client(sys.argv[1])
-        stopped = client.run_on_scheduler(os.getpid)
-        if sys.argv[3] == "worker":
-            stopped = list(client.run(os.getpid).values())[1]
+    client = Client(sys.argv[1])
+    clf = DistributedMLPClassifier(
+        (20,),
+        client=client,
+        engine=sys.argv[2],
+        parameter_threshold=0,
+        batch_size=200,
+        max_iter=1,
+    )
+    # The first fit of each process imports a lot, for which the timeout below is too
+    # short on a busy machine.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clf.fit(np.eye(50), np.arange(50) % 3)
+    stopped = client.run_on_scheduler(os.getpid)
+    if sys.argv[3] == "worker":
+        stopped = list(client.run(os.getpid).values())[1]
 
-        def stop_and_send(*args):
-            os.kill(stopped, signal.SIGSTOP)
-            return send(*args)
+    def stop_and_send(*args):
+        os.kill(stopped, signal.SIGSTOP)
+        return send(*args)
 
+    with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
         Scatterer._scattered = stop_and_send
         # More than the buffers of a connection take.
         X = np.random.default_rng(0).random((40_000, 50))
         is_held = weakref.ref(X)
-        clf = DistributedMLPClassifier(
-            (20,),
-            client=client,
-            engine=sys.argv[2],
-            parameter_threshold=0,
-            batch_size=200,
-        )
         try:
             clf.fit(X, np.arange(40_000) % 3)
         except Exception as error:

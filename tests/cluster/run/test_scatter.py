@@ -124,7 +124,7 @@ def test_a_key_error_of_our_own_is_not_hidden(client, monkeypatch):
 
 STOPPED = {
     "worker": r"WorkerLostError worker tcp://.* has not answered for",
-    "scheduler": r"ClusterError the scheduler at tcp://.* has not answered for 2 s",
+    "scheduler": r"ClusterError the scheduler at tcp://.* has not answered for 4 s",
 }
 
 
