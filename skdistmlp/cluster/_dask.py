@@ -15,7 +15,7 @@ from dask.array.utils import meta_from_array
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Future, Scheduler, Security, Worker, rpc
 from distributed.comm.addressing import get_address_host, get_address_host_port
-from distributed.comm.core import CommClosedError
+from distributed.comm.core import CommClosedError, connect
 from distributed.core import send_recv
 from distributed.deploy.cluster import Cluster
 from distributed.protocol.serialize import to_serialize
@@ -30,9 +30,11 @@ __all__ = [
     "add_handler",
     "array_meta",
     "asyncio_loop",
+    "awaited_keys",
     "call_or_abort",
     "call_later",
     "call_scheduler",
+    "can_reach",
     "client_tls_arguments",
     "current_task_runs",
     "fetch_keys",
@@ -298,6 +300,29 @@ def result_dropped(worker: Worker) -> Callable[[], bool]:
     # Not the worker itself, as above.
     data = worker.data
     return lambda: key not in data and not runs()
+
+
+def awaited_keys(worker: Worker) -> list[Any]:
+    """Return the keys of values that a worker has yet to get from other workers."""
+    return [
+        task.key
+        for task in worker.state.tasks.values()
+        if task.state in ("fetch", "flight", "missing")
+    ]
+
+
+async def can_reach(worker: Worker, address: str, timeout_s: float) -> bool:
+    """Say whether a worker can open a connection to another within some seconds."""
+    try:
+        # Dask's own timeout does not cover the greeting, which a process that hangs
+        # never answers.
+        comm = await asyncio.wait_for(
+            connect(address, timeout=timeout_s, **worker.connection_args), timeout_s
+        )
+    except (OSError, TimeoutError):
+        return False
+    await comm.close()
+    return True
 
 
 def threads_of_worker(worker: Worker) -> int:

@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from multiprocessing import forkserver, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -73,8 +74,14 @@ class ForkedProcesses:
 
     def have_workers(self, n_workers: int) -> None:
         """Start workers up to a number, and wait for them."""
-        while len(self.workers) < n_workers:
-            process, address = self._start(_run_worker, self.address, self._n_threads)
+        self.add_workers(["127.0.0.1"] * (n_workers - len(self.workers)))
+
+    def add_workers(self, hosts: Iterable[str]) -> None:
+        """Start a worker on each of these addresses of this machine; wait for them."""
+        for host in hosts:
+            process, address = self._start(
+                _run_worker, self.address, self._n_threads, host
+            )
             self.workers[address] = process
         with Client(self.address, set_as_default=False) as client:
             wait_until(
@@ -85,6 +92,17 @@ class ForkedProcesses:
         """Kill the scheduler."""
         self._scheduler.kill()
         self._scheduler.join()
+
+    @contextmanager
+    def stopped_scheduler(self) -> Iterator[None]:
+        """Suspend it within the context."""
+        pid = self._scheduler.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def replace_scheduler(self) -> None:
         """Kill it, and with it all workers; start another at the same address."""
@@ -136,10 +154,10 @@ async def _run_scheduler(contact: Path, port: int) -> None:
         await scheduler.finished()
 
 
-async def _run_worker(contact: Path, scheduler: str, n_threads: int) -> None:
+async def _run_worker(contact: Path, scheduler: str, n_threads: int, host: str) -> None:
     async with Worker(
         scheduler,
-        host="127.0.0.1",
+        host=host,
         nthreads=n_threads,
         local_directory=contact.parent,
         dashboard=False,

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import importlib.util
+import socket
 import ssl
 import threading
 import time
@@ -24,9 +25,11 @@ from skdistmlp.cluster._dask import (
     add_handler,
     array_meta,
     asyncio_loop,
+    awaited_keys,
     call_later,
     call_or_abort,
     call_scheduler,
+    can_reach,
     client_tls_arguments,
     current_task_runs,
     fetch_keys,
@@ -348,6 +351,54 @@ def test_outside_a_task_nothing_is_cancelled(client):
 def test_a_worker_knows_its_threads(client):
     found = client.run(lambda dask_worker: threads_of_worker(dask_worker))
     assert found == client.nthreads()
+
+
+def test_a_worker_knows_what_it_waits_for(client, workers):
+    """A worker that is slow to hand out its value."""
+
+    def slow_down(dask_worker):
+        get_data = dask_worker.handlers["get_data"]
+
+        async def get_data_later(comm, **arguments):
+            await asyncio.sleep(1)
+            return await get_data(comm, **arguments)
+
+        dask_worker.handlers["get_data"] = get_data_later
+        dask_worker._get_data = get_data
+
+    def restore(dask_worker):
+        dask_worker.handlers["get_data"] = dask_worker._get_data
+        del dask_worker._get_data
+
+    def awaited():
+        found = client.run(lambda dask_worker: awaited_keys(dask_worker))
+        return found[workers[0]], found[workers[1]]
+
+    placed = client.scatter(1, workers=workers[1:2])
+    client.run(slow_down, workers=workers[1:2])
+    try:
+        assert awaited() == ([], [])
+        copied = client.submit(lambda one: one + 1, placed, workers=workers[:1])
+        wait_until(lambda: awaited() == ([placed.key], []), "it waits")
+        assert copied.result(WITHIN_S) == 2
+        assert awaited() == ([], [])
+    finally:
+        client.run(restore, workers=workers[1:2])
+
+
+def test_a_worker_knows_whom_it_can_reach(client, workers):
+    async def reached(others, dask_worker):
+        return [await can_reach(dask_worker, other, 0.5) for other in others]
+
+    # It takes connections and never answers the greeting, as a process that hangs.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        others = [
+            workers[1],
+            f"tcp://127.0.0.1:{silent.getsockname()[1]}",
+            "tcp://127.0.0.1:1",
+        ]
+        answer = client.run(reached, others, workers=workers[:1])
+    assert answer == {workers[0]: [True, False, False]}
 
 
 def test_values_are_fetched_without_being_stored(client, workers):

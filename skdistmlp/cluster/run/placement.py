@@ -54,7 +54,7 @@ class Placement:
         self._workers = workers
         self._run = uuid.uuid4().hex[:8]
         self.phase = "starting"
-        self.watch = Watch(client, workers)
+        self.watch = Watch(client, workers, self._run)
         self._held = HeldFutures()
         self._graph = PinnedGraph(client, workers, self._run, suffix, self._held)
         self._scatterer = Scatterer(

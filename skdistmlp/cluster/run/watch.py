@@ -10,6 +10,7 @@ from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.rpc import check_open
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.cluster.run.liveness import LivenessCheck, PausedCheck
+from skdistmlp.cluster.run.reachability import ReachabilityCheck
 from skdistmlp.cluster.run.task_context import task_cancellation
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import LOSS_POLL_S, WORKER_CHECK_S, exchange_timeout_s
@@ -19,8 +20,8 @@ class Watch:
     """Everything that can make waiting for the workers of one run pointless.
 
     Dask itself waits forever in most of these cases: for a task that is pinned to a
-    worker that was retired, for one that hangs or is paused, or for a scheduler that
-    does not answer.
+    worker that was retired, for one that hangs or is paused, for a value that a worker
+    cannot fetch from another, or for a scheduler that does not answer.
 
     Created in the thread that runs the fit: if that is a Dask task, it is watched for
     its cancellation.
@@ -31,13 +32,20 @@ class Watch:
         A connected client.
     workers : sequence of str
         Addresses.
+    run : str, optional
+        The second part of the run's keys; without one, no values move between workers.
     """
 
-    def __init__(self, client: Client, workers: Sequence[str]) -> None:
+    def __init__(
+        self, client: Client, workers: Sequence[str], run: str | None = None
+    ) -> None:
         self._client = client
         self._workers = workers
         self._is_cancelled = task_cancellation()
         self._liveness = LivenessCheck(client, workers)
+        self._reachability = ReachabilityCheck(
+            client, workers if run else (), run or ""
+        )
         self._paused = PausedCheck(client)
 
     def check(self, queued: Sequence[str] = ()) -> None:
@@ -55,6 +63,8 @@ class Watch:
             If a worker has left the cluster, or the client was closed.
         WorkerLostError
             If a worker does not answer, or does not accept the queued tasks.
+        ExchangeError
+            If a worker waits for a value of one that it cannot connect to.
         ClusterError
             If this runs in a task that was cancelled, or the scheduler does not answer.
         """
@@ -65,6 +75,7 @@ class Watch:
         # that hangs tells it nothing. Always, since it never waits for an answer.
         self._liveness.check()
         self._paused.check(queued)
+        self._reachability.check()
 
     def check_presence(self) -> set[str]:
         """Raise if a worker has left, whether or not the others answer; see `check`.
@@ -99,6 +110,7 @@ class Watch:
     def close(self) -> None:
         """Stop waiting for answers of workers."""
         self._liveness.close()
+        self._reachability.close()
 
 
 class WorkersCheck:

@@ -39,8 +39,27 @@ class Cell:
         return f"{text}<br>{self.remark}" if self.remark else text
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of the page, apart from its cells.
+
+    Attributes
+    ----------
+    title : str
+        Its heading.
+    phases : sequence of str
+        Columns.
+    impossible : mapping
+        By fault and phase, the reason why it cannot occur. Its faults are the rows.
+    """
+
+    title: str
+    phases: Sequence[str]
+    impossible: Mapping[str, Mapping[str, str]]
+
+
 class FaultsPage:
-    """The table whose cells the tests fill in."""
+    """The tables whose cells the tests fill in."""
 
     def __init__(self) -> None:
         self._cells: dict[tuple[str, str], Cell] = {}
@@ -56,44 +75,28 @@ class FaultsPage:
             cell.failure = str(error).partition("\n")[0] or "it failed"
             raise
 
-    def write(
-        self,
-        path: Path,
-        phases: Sequence[str],
-        impossible: Mapping[str, Mapping[str, str]],
-    ) -> None:
+    def write(self, path: Path, tables: Sequence[Table]) -> None:
         """Write the page.
-
-        Parameters
-        ----------
-        path : Path
-            File to write.
-        phases : sequence of str
-            Columns.
-        impossible : mapping
-            By fault and phase, the reason why it cannot occur.
 
         Raises
         ------
         KeyError
             If the test of a cell was not run.
         """
-        lines = [
-            INTRODUCTION.read_text(),
-            "## Faults and phases",
-            "",
-            f"| | {' | '.join(phases)} |",
-            f"| --- |{' --- |' * len(phases)}",
-        ]
-        for fault, reasons in impossible.items():
-            cells = [
-                f"-: {reasons[phase]}"
-                if phase in reasons
-                else str(self._cells[fault, phase])
-                for phase in phases
-            ]
-            lines.append(f"| **{fault}** | {' | '.join(cells)} |")
-        lines += ["", *self.lines, "", "## What the errors say", ""]
+        lines = [INTRODUCTION.read_text()]
+        for table in tables:
+            lines += [f"## {table.title}", "", f"| | {' | '.join(table.phases)} |"]
+            lines.append(f"| --- |{' --- |' * len(table.phases)}")
+            for fault, reasons in table.impossible.items():
+                cells = [
+                    f"-: {reasons[phase]}"
+                    if phase in reasons
+                    else str(self._cells[fault, phase])
+                    for phase in table.phases
+                ]
+                lines.append(f"| **{fault}** | {' | '.join(cells)} |")
+            lines.append("")
+        lines += [*self.lines, "", "## What the errors say", ""]
         lines += ["Each message once, with the first fault and phase that caused it."]
         lines += ["", "```text", *self._messages(), "```", ""]
         path.write_text("\n".join(lines))

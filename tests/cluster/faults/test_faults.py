@@ -36,7 +36,7 @@ from tests.cluster.faults.table import (
     Expected,
     Fault,
 )
-from tests.cluster.forked import ForkedProcesses, start_server
+from tests.cluster.forked import ForkedProcesses
 from tests.conftest import assert_nothing_left
 
 BOUND_S = 30.0
@@ -76,36 +76,10 @@ CELLS = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def server() -> None:
-    start_server(gates.__name__)
-
-
 @pytest.fixture(scope="module")
 def clusters(tmp_path_factory) -> Iterator[Clusters]:
     with Clusters(lambda: tmp_path_factory.mktemp("dask")) as shared:
         yield shared
-
-
-@pytest.fixture(scope="module")
-def faults_page(request) -> Iterator[FaultsPage]:
-    page = FaultsPage()
-    yield page
-    path = request.config.getoption("--faults-page", None)
-    if path is not None:
-        impossible = {
-            fault.name: {
-                p: why for p, why in fault.cells.items() if isinstance(why, str)
-            }
-            for fault in FAULTS
-        }
-        page.write(path, PHASES, impossible)
-
-
-@pytest.fixture(scope="module")
-def data(digits):
-    X, y = digits
-    return X[:300], y[:300]
 
 
 def assert_outcome(outcome: FitOutcome, expected: Expected, scenario: Scenario) -> None:

@@ -1,0 +1,48 @@
+"""What the tests of faults share: the page that they write, data, a server."""
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from tests.cluster.faults import gates
+from tests.cluster.faults.calls import CALL_FAULTS, CALLS
+from tests.cluster.faults.gates import PHASES
+from tests.cluster.faults.page import FaultsPage, Table
+from tests.cluster.faults.table import FAULTS
+from tests.cluster.forked import start_server
+
+
+@pytest.fixture(scope="session")
+def faults_page(request: pytest.FixtureRequest) -> Iterator[FaultsPage]:
+    """The page; written at the end if pytest was asked to."""
+    page = FaultsPage()
+    yield page
+    path = request.config.getoption("--faults-page", None)
+    if path is not None:
+        tables = [
+            Table("Faults and phases", PHASES, _reasons(FAULTS)),
+            Table("Faults around a call", CALLS, _reasons(CALL_FAULTS)),
+        ]
+        page.write(path, tables)
+
+
+def _reasons(faults: list) -> dict[str, Mapping[str, str]]:
+    return {
+        fault.name: {
+            column: why for column, why in fault.cells.items() if isinstance(why, str)
+        }
+        for fault in faults
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server() -> None:
+    """Start what forks processes quickly."""
+    start_server(gates.__name__)
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    """Rows and classes of a small fit."""
+    X, y = digits
+    return X[:300], y[:300]
