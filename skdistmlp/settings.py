@@ -341,10 +341,6 @@ sent the error, which holds the shard and all rows until then."""
 GARBAGE_AT_MOST_EVERY_S = 60.0
 """The time between these looks doubles up to this, since each collection takes time."""
 
-CONNECT_S = 5.0
-"""For a shard to connect to another. Long enough for a lost packet to be resent, after
-1 s and 3 s."""
-
 HANDSHAKE_TIMEOUT_S = 30.0
 """For a connecting process to prove that it belongs to the fit. A worker whose task
 holds the GIL may take long; an intruder occupies one of `MAX_UNVERIFIED` places for

@@ -29,7 +29,6 @@ from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.communicators import Label
 from skdistmlp.settings import (
     CANCEL_POLL_S,
-    CONNECT_S,
     HANDSHAKE_TIMEOUT_S,
     PORT_FREE_S,
     PORT_POLL_S,
@@ -117,9 +116,8 @@ def listen(host: str, ports: Sequence[int] = (0,)) -> socket.socket:
     ExchangeError
         If no port is free or allowed, or the address is another machine's.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = _server(host, ports, family)
+        listener = _server(host, ports, _family(host))
     except OSError as error:
         tried = f"{ports[0]}" if len(ports) == 1 else f"{ports[0]}:{ports[-1]}"
         raise ExchangeError(
@@ -165,6 +163,7 @@ def meet(
     credentials: Credentials,
     is_cancelled: Callable[[], bool],
     tls: Tls | None = None,
+    note_met: Callable[[int], object] = lambda _: None,
 ) -> dict[int, Link]:
     """Connect a shard to all others; return when all are there.
 
@@ -190,6 +189,8 @@ def meet(
         Says whether to stop waiting.
     tls : Tls, optional
         Encrypts the connections; plain ones are then dropped.
+    note_met : callable, optional
+        Called with the rank of each shard that has been found.
 
     Returns
     -------
@@ -206,14 +207,18 @@ def meet(
     # Room for all shards, whatever else connects.
     max_accepted = MAX_UNVERIFIED + len(addresses)
     try:
-        # Blocking, but not for long: all shards listen before the first of them learns
-        # the addresses, and the system completes connections that nobody accepts yet.
+        # All shards listen before the first of them learns the addresses, and the
+        # system completes connections that nobody accepts yet.
         for peer in range(rank):
-            connection = _connected(addresses[peer], names[rank], names[peer], tls)
-            steps = _connect_side(connection, rank, peer, credentials)
+            connection = _connecting_socket(addresses[peer], tls)
+            parties = f"{names[rank]} cannot connect to {names[peer]}"
+            steps = _connect_side(
+                connection, addresses[peer], parties, rank, peer, credentials
+            )
             handshakes.append(_Handshake(connection, steps, names[peer]))
-        # All handshakes advance in turns, none of them blocks: a peer that is silent
-        # or malicious delays no other, and no order of waiting can form a cycle.
+        # All handshakes advance in turns, none of them blocks: a peer that is silent,
+        # malicious or out of reach delays no other, and no order of waiting can form a
+        # cycle.
         while len(links) < len(addresses) - 1:
             ready = _wait(listener, handshakes)
             # Before anything else is read: the task may have been cancelled long ago.
@@ -242,6 +247,7 @@ def meet(
                 # same rank, such as a task that Dask runs twice, is closed.
                 if peer_rank is not None and peer_rank not in links:
                     links[peer_rank] = Link(handshake.connection, names[peer_rank])
+                    note_met(peer_rank)
                 else:
                     handshake.connection.close()
     except BaseException:
@@ -312,6 +318,9 @@ class _Handshake:
                 self.event = next(self._steps)
         except StopIteration as end:
             self.event, self.peer = OVER, end.value
+        except _CannotConnectError:
+            self.event = OVER
+            raise
         except OSError as error:
             self._fail(f"connection to {self._name} failed: {reason(error)}", error)
         except ExchangeError as error:
@@ -333,10 +342,20 @@ class _Handshake:
             raise ExchangeError(message) from error
 
 
+class _CannotConnectError(ExchangeError):
+    """Its message names both shards, as no other error of a handshake does."""
+
+
 def _connect_side(
-    connection: socket.socket, rank: int, peer: int, credentials: Credentials
+    connection: socket.socket,
+    address: Address,
+    parties: str,
+    rank: int,
+    peer: int,
+    credentials: Credentials,
 ) -> Steps:
-    """Shake hands with a shard that this one has connected to."""
+    """Connect to a shard, and shake hands with it."""
+    yield from _connect(connection, address, parties)
     yield from _encrypted(connection)
     own = credentials.hello(rank)
     yield from _send(connection, own)
@@ -403,24 +422,42 @@ def _receive(connection: socket.socket, n_bytes: int) -> Generator[int, None, by
     return data
 
 
-def _connected(
-    address: Address, own_name: str, name: str, tls: Tls | None
-) -> socket.socket:
-    """Return a connection to a shard."""
-    try:
-        connection = socket.create_connection(address, CONNECT_S)
-    except OSError as error:
+def _connect(
+    connection: socket.socket, address: Address, parties: str
+) -> Generator[int, None, None]:
+    """Connect to a shard, for as long as the system tries to."""
+    code = connection.connect_ex(address)
+    if code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+        yield select.POLLOUT
+        code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
         host, port = address
-        raise ExchangeError(
-            f"{own_name} cannot connect to {name} at port {port} of {host}: "
-            f"{reason(error)}. Workers must be able to connect to each other. If there "
-            f"is a firewall, open a port or a range of ports in it, and set "
-            f"skdistmlp.listen-port to that on the workers. If other workers cannot "
-            f"reach {host}, start that worker on an address that they can reach "
-            f"(--host or --contact-address). Or use engine='futures', which needs no "
-            f"such connections."
+        error = OSError(code, os.strerror(code))
+        raise _CannotConnectError(
+            f"{parties} at port {port} of {host}: {reason(error)}. {ADVICE} If other "
+            f"workers cannot reach {host}, start that worker on an address that they "
+            f"can reach (--host or --contact-address)."
         ) from error
+
+
+ADVICE = (
+    "Workers must be able to connect to each other. If there is a firewall, open a "
+    "port or a range of ports in it, and set skdistmlp.listen-port to that on the "
+    "workers. If it is open at the ports of the workers' addresses only, use "
+    "engine='futures'."
+)
+"""What to do about shards that cannot connect to each other."""
+
+
+def _connecting_socket(address: Address, tls: Tls | None) -> socket.socket:
+    """Return a socket with which to connect to a shard."""
+    family = _family(address[0])
+    connection = socket.socket(family, socket.SOCK_STREAM)
     return _prepared(connection, None if tls is None else tls.connecting)
+
+
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 def _accepted(listener: socket.socket, tls: Tls | None) -> Iterator[socket.socket]:

@@ -335,6 +335,41 @@ def test_an_unreachable_shard_is_named_with_advice(listeners):
         assert advice in str(refused.value)
 
 
+def test_a_shard_out_of_reach_is_waited_for_until_the_fit_ends(listeners):
+    """As behind a firewall that drops packets: its queue of connections is full."""
+    with ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        addresses = [full.getsockname(), *(one.getsockname() for one in listeners[1:])]
+        ends_at = time.monotonic() + 0.3
+        met = []
+
+        def meet_others(rank, has_ended):
+            names = ["shard 0", "shard 1", "shard 2"]
+            listener = listeners[rank]
+            return meet(
+                rank, listener, addresses, names, OURS, has_ended, None, met.append
+            )
+
+        with ThreadPoolExecutor(2) as pool:
+            waiting = [
+                pool.submit(
+                    meet_others,
+                    rank,
+                    lambda: len(met) == 2 and time.monotonic() > ends_at,
+                )
+                for rank in (1, 2)
+            ]
+            for one in waiting:
+                with pytest.raises(ExchangeError, match="cancelled while waiting for"):
+                    one.result(30)
+    # The others have found each other meanwhile.
+    assert sorted(met) == [1, 2]
+
+
 def test_an_address_of_another_machine_is_reported():
     """As a worker's contact address may be: 192.0.2.1 is nobody's (RFC 5737)."""
     with pytest.raises(ExchangeError, match=r"192\.0\.2\.1.*'futures'"):

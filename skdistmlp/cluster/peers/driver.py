@@ -30,7 +30,6 @@ from skdistmlp.cluster.peers.messages import (
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Report, Roster
-from skdistmlp.cluster.run.liveness import ping
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import ClusterError, ExchangeError
@@ -337,7 +336,8 @@ class PeersRun:
                     self._job.log(message.text)
                 message = self._messages.get_nowait()
         if self._round_start.timed_out():
-            raise self._round_start.error(self._call_workers(ping))
+            missing = self._call_workers(worker.missing_shards, self._run)
+            raise self._round_start.error(missing)
         if time.monotonic() > self._next_check_at:
             self._check_round()
 
@@ -385,15 +385,15 @@ class PeersRun:
             ]
         )
 
-    def _call_workers(self, what: Callable[..., None], *args: Any) -> set[str]:
-        """Call a function on every worker; return the workers that answer in time."""
+    def _call_workers(self, what: Callable[..., Any], *args: Any) -> dict[str, Any]:
+        """Call a function on every worker; return the results that come in time."""
         answers = run_on_workers(self._client, self._workers, what, *args)
         answered, _ = wait(answers.values(), PING_ANSWER_S)
         for answer in answers.values():
             answer.cancel()
         # A worker that has left answers with an error.
         return {
-            worker
+            worker: answer.result()[worker]
             for worker, answer in answers.items()
             if answer in answered and answer.exception() is None
         }

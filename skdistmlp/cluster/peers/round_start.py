@@ -1,11 +1,13 @@
 """Follow the shards of a round until they have found each other, or explain why not."""
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from skdistmlp.cluster.peers.messages import Message, ShardMet, ShardRunning
 from skdistmlp.cluster.peers.worker import Roster
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.wire.handshake import ADVICE
 
 
 class RoundStart:
@@ -62,21 +64,44 @@ class RoundStart:
         """Say whether some shards did not find the others in time."""
         return bool(self._missing) and time.monotonic() > self._deadline
 
-    def error(self, answering: set[str]) -> ExchangeError:
+    def error(self, missing: Mapping[str, Sequence[int]]) -> ExchangeError:
         """Return an error that names the shards to blame.
 
         Parameters
         ----------
-        answering : set of str
-            Workers that answer the client. The others are to blame; if there are none,
-            all that have not found each other.
+        missing : mapping of str to sequence of int
+            By worker, the shards that its own has yet to find. Workers that do not
+            answer the client are left out: they are to blame. If all answer, it is the
+            connections that are missing.
         """
-        silent = [r for r in sorted(self._missing) if self._workers[r] not in answering]
-        named = ", ".join(
-            self._roster.names[r] for r in silent or sorted(self._missing)
-        )
+        lost = sorted(self._missing)
+        silent = [rank for rank in lost if self._workers[rank] not in missing]
+        pairs = {
+            frozenset((rank, other))
+            for rank in lost
+            for other in missing.get(self._workers[rank], ())
+        }
+        if silent or not pairs:
+            named = f"to {self._named(silent or lost)}"
+        else:
+            named = f"{'; '.join(self._between(pairs))}. {ADVICE}"
         return ExchangeError(
             f"the shards could not connect to each other within "
             f"{self._roster.timeout_s:g} s (skdistmlp.exchange-timeout): no connection "
-            f"to {named}"
+            f"{named}"
         )
+
+    def _between(self, pairs: set[frozenset[int]]) -> Iterator[str]:
+        """Name each pair of shards once; first those that miss the most others."""
+        while pairs:
+            counts = Counter(
+                rank for pair in sorted(map(sorted, pairs)) for rank in pair
+            )
+            (most, _), *_ = counts.most_common(1)
+            others = sorted(rank for pair in pairs if most in pair for rank in pair)
+            others = [rank for rank in others if rank != most]
+            yield f"between {self._named([most])} and {self._named(others)}"
+            pairs = {pair for pair in pairs if most not in pair}
+
+    def _named(self, ranks: Sequence[int]) -> str:
+        return ", ".join(self._roster.names[rank] for rank in ranks)

@@ -119,6 +119,7 @@ class PeerShard:
         self._communicator: SocketCommunicator | None = None
         self._is_abandoned: Callable[[], bool] = lambda: False
         self._stop_wanted = False
+        self._missing: set[int] = set()
         self._n_rounds = 0
         self._job = job
         self._run: TrainingRun | None = None
@@ -206,6 +207,11 @@ class PeerShard:
         if communicator is not None:
             communicator.request_stop()
 
+    def missing(self) -> list[int]:
+        """Return the shards that this one has yet to find; called from any thread."""
+        # A copy first: the thread of the task may find one meanwhile.
+        return sorted(self._missing.copy())
+
     def close(self) -> None:
         """Close all connections, and release all memory."""
         if self._listener is not None:
@@ -219,6 +225,7 @@ class PeerShard:
         """Connect to the other shards, and prepare the first step."""
         assert self._listener is not None
         assert self._start is not None
+        self._missing = set(range(len(roster.addresses))) - {self._rank}
         links = meet(
             self._rank,
             self._listener,
@@ -227,6 +234,7 @@ class PeerShard:
             self._credentials,
             self._is_abandoned,
             self._tls,
+            self._missing.discard,
         )
         self._listener.close()
         self._listener = None
@@ -355,3 +363,13 @@ def request_stop(run: bytes) -> None:
     for (other, _), shard in list(_RUNS.items()):
         if other == run:
             shard.request_stop()
+
+
+def missing_shards(run: bytes) -> list[int]:
+    """Return the shards that the one of a run in this process has yet to find."""
+    return [
+        missing
+        for (other, _), shard in list(_RUNS.items())
+        if other == run
+        for missing in shard.missing()
+    ]

@@ -158,7 +158,11 @@ CALL_FAULTS = [
         keep_workers_apart,
         {
             FIT_PEERS: Expected(
-                ExchangeError, (f"no connection to shard 0 on tcp://{HOSTS[0]}",)
+                ExchangeError,
+                (
+                    rf"no connection between shard 0 on tcp://{HOSTS[0]}:\d+ and "
+                    rf"shard 1 on tcp://{HOSTS[1]}:",
+                ),
             ),
             PREDICT_PEERS: RIGHT,
         }

@@ -13,6 +13,7 @@ from skdistmlp.cluster.peers.messages import (
 )
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Roster
+from skdistmlp.wire.handshake import ADVICE
 
 WORKERS = ["tcp://a", "tcp://b", "tcp://c"]
 NAMES = [f"shard {rank} on {worker}" for rank, worker in enumerate(WORKERS)]
@@ -69,17 +70,36 @@ def test_shards_that_have_met_have_no_deadline(start, clock):
     assert not start.timed_out()
 
 
+A, B, C = WORKERS
+
+
 @pytest.mark.parametrize(
-    ("answering", "blamed"),
+    ("missing", "named"),
     [
-        ({"tcp://a", "tcp://b"}, NAMES[2:]),
-        ({"tcp://a", "tcp://b", "tcp://c"}, NAMES[1:]),
-        (set(), NAMES[1:]),
+        # Two answer, one of which has found all.
+        ({A: [], B: [2]}, f"to {NAMES[2]}"),
+        ({}, f"to {NAMES[1]}, {NAMES[2]}"),
+        # All answer, and have found each other in an earlier round.
+        ({A: [], B: [], C: []}, f"to {NAMES[1]}, {NAMES[2]}"),
+        ({A: [], B: [2], C: [1]}, f"between {NAMES[1]} and {NAMES[2]}. {ADVICE}"),
+        # One direction.
+        ({A: [], B: [2], C: []}, f"between {NAMES[1]} and {NAMES[2]}. {ADVICE}"),
     ],
 )
-def test_the_error_names_the_silent_or_all_missing_shards(start, answering, blamed):
+def test_the_error_names_the_silent_or_who_misses_whom(start, missing, named):
     start.note(ShardMet(0, 5))
-    assert str(start.error(answering)) == (
+    assert str(start.error(missing)) == (
         "the shards could not connect to each other within 2 s "
-        f"(skdistmlp.exchange-timeout): no connection to {', '.join(blamed)}"
+        f"(skdistmlp.exchange-timeout): no connection {named}"
     )
+
+
+def test_the_shard_that_misses_most_is_named_once(start):
+    """And those that miss it are named as such, healthy as they may be."""
+    named = f"between {NAMES[2]} and {NAMES[0]}, {NAMES[1]}. "
+    assert named in str(start.error({A: [2], B: [2], C: [0, 1]}))
+
+
+def test_every_missing_pair_is_named(start):
+    named = f"between {NAMES[0]} and {NAMES[1]}, {NAMES[2]}; between {NAMES[1]} and "
+    assert named in str(start.error({A: [1, 2], B: [0, 2], C: [0, 1]}))
