@@ -16,7 +16,7 @@ from tests.cluster.forked import ForkedProcesses
 
 HOSTS = "127.0.0.2", "127.0.0.3"
 
-connect = socket.socket.connect
+ORIGINALS = {name: getattr(socket.socket, name) for name in ("connect", "connect_ex")}
 
 _SILENT: list[socket.socket] = []
 """A socket whose queue is full, and those that fill it: who connects, waits forever."""
@@ -51,17 +51,21 @@ async def block(other: str, dask_worker: Worker) -> None:
             _SILENT.append(waiting)
     host = host_of(other)
 
-    def connect_or_wait(self: socket.socket, address: Any) -> None:
-        if address[0] == host:
-            address = _SILENT[0].getsockname()
-        connect(self, address)
+    def redirected(original: Any) -> Any:
+        def connect(self: socket.socket, address: Any) -> Any:
+            there = address[0] == host
+            return original(self, _SILENT[0].getsockname() if there else address)
 
-    socket.socket.connect = connect_or_wait  # type: ignore[method-assign]
+        return connect
+
+    for name, original in ORIGINALS.items():
+        setattr(socket.socket, name, redirected(original))
     dask_worker.rpc.remove(other)
 
 
 def unblock() -> None:
     """Undo that."""
-    socket.socket.connect = connect  # type: ignore[method-assign]
+    for name, original in ORIGINALS.items():
+        setattr(socket.socket, name, original)
     while _SILENT:
         _SILENT.pop().close()
