@@ -266,6 +266,9 @@ WORKER_CHECK_S = 2.0
 """Between checks of the cluster during a wait. A check takes one message to the
 scheduler; a lost worker is noticed after this long at the latest."""
 
+BUSY_AFTER_S = 5.0
+"""For a run to wait for workers that do other work, until a line says so."""
+
 CONNECT_PROBE_S = 0.5
 """For a client to find out whether it can connect to a worker directly. A firewall that
 drops packets costs this long, once per client and worker."""

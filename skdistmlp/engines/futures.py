@@ -55,6 +55,7 @@ class FuturesEngine:
             job.split,
             state.network,
             dataset,
+            log=job.log,
         ) as network:
             run = TrainingRun(job, network, dataset, state, job.log)
             return run.train(on_epoch_end)

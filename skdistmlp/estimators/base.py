@@ -235,6 +235,7 @@ class BaseDistributedMLP(
             dtype,
             LbfgsTraining(options),
             TrainingState(shards, check_random_state(self.random_state)),
+            verbose=bool(self.verbose),
         )
 
     def _resolve_inputs(

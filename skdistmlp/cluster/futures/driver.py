@@ -16,6 +16,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
+from skdistmlp.training.loop import Log, quiet
 
 BLOCKS_AHEAD = 4
 """Blocks of rows in flight when predicting or evaluating."""
@@ -32,6 +33,7 @@ def open_futures_network(
     *,
     stream_rows: bool = False,
     owner: object = None,
+    log: Log = quiet,
 ) -> Iterator[OpenNetwork[TaskInputs]]:
     """Place every shard on its worker; afterwards, leave nothing on the cluster.
 
@@ -55,13 +57,15 @@ def open_futures_network(
     owner : object, optional
         Whose network it is: it stays on the workers for the next run of the same
         owner; see `WorkerCache`. Only where it does not change.
+    log : callable
+        Takes a line when workers that do other work are waited for.
 
     Yields
     ------
     OpenNetwork
         The network on its workers.
     """
-    placement = Placement(client, workers)
+    placement = Placement(client, workers, log=log)
     ops = FuturesOps(placement, network, split, dataset, stream_rows)
     state_of_network = FuturesState(ops, placement, split)
     try:

@@ -94,7 +94,8 @@ class PeersRun:
         self._ranks = range(plan.n_shards)
         self._credentials = Credentials.new()
         self._run = self._credentials.run
-        self._tasks = Placement(client, plan.workers, suffix=f"-of-{plan.n_shards}")
+        suffix = f"-of-{plan.n_shards}"
+        self._tasks = Placement(client, plan.workers, suffix, job.log)
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
         self._round_start: RoundStart | None = None
@@ -106,7 +107,7 @@ class PeersRun:
         self._in_flight: concurrent.futures.Future[list[Future[Any]]] | None = None
         self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
         self._interrupted = False
-        self._next_check_at = float("inf")
+        self._started_at = self._next_check_at = float("inf")
         self._state = job.initial
         self._n_samples_logged = 0
         if job.initial.progress is not None:
@@ -127,9 +128,8 @@ class PeersRun:
                 enter(messages_of(self._client, self._run.hex(), self._messages))
                 self._tasks.open()
                 self._tasks.phase = "waiting for workers that other fits hold"
-                check = self._tasks.watch.check
                 self._check_held = enter(
-                    reserve_workers(self._client, self._workers, check)
+                    reserve_workers(self._client, self._workers, self._check_queue)
                 )
                 # On the stack above the reservation: the workers are given back after
                 # everything on them is released, and even if an interrupt arrives in
@@ -205,6 +205,11 @@ class PeersRun:
         whole = join_training_states(self._job.split, states)
         return replace(whole, outcome=outcome).as_if_ended()
 
+    def _check_queue(self) -> None:
+        """See whether it makes sense to wait for other fits."""
+        self._tasks.watch.check()
+        self._tasks.notice.check_reserved(self._workers)
+
     def _place(self) -> None:
         """Open the shards, and send everything that they begin with."""
         jobs: list[Any] = [self._job.for_rank(rank) for rank in self._ranks]
@@ -238,7 +243,8 @@ class PeersRun:
             self._round_start = RoundStart(self._roster, self._workers, number)
             # In another thread, so that an interrupt does not lose the futures.
             self._in_flight = self._submitting.submit(self._start_round, number)
-            self._next_check_at = time.monotonic() + WORKER_CHECK_S
+            self._started_at = time.monotonic()
+            self._next_check_at = self._started_at + WORKER_CHECK_S
         with self._tasks.translate_dask_errors():
             self._tasks.phase = "training"
             # After an interrupt this is entered again, for the same round.
@@ -350,6 +356,7 @@ class PeersRun:
         if queued:
             # Once all tasks run, nobody else can take their workers' threads.
             self._check_held()
+            self._tasks.notice.check(self._tasks.phase, queued, self._started_at)
 
     def _fail(self, futures: Sequence[Future[Any]]) -> None:
         """Raise the cause, not its consequence.

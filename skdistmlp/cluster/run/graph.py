@@ -12,6 +12,17 @@ from skdistmlp.cluster.run.held import HeldFutures
 Key: TypeAlias = tuple[str, str, int]
 """Name of the operation, run and step: Dask's dashboard groups tasks by the first."""
 
+RUN_DIGITS = 8
+"""Length of the name of a run."""
+
+
+def run_of(key: object) -> str | None:
+    """Return the run that a key belongs to; None if it is not one of this package."""
+    match key:
+        case (str(), str(run), int()) if len(run) == RUN_DIGITS:
+            return run
+    return None
+
 
 class PinnedGraph:
     """Tasks of a run: noted one by one with `add`, sent together with `submit`.

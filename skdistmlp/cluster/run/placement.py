@@ -1,5 +1,6 @@
 """What one run of an engine has on the cluster: each value and task on its worker."""
 
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -11,20 +12,23 @@ from distributed import Client, Future
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect
-from skdistmlp.cluster.run.graph import Key, PinnedGraph
+from skdistmlp.cluster.run.graph import RUN_DIGITS, Key, PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.cluster.run.versions import check_versions
+from skdistmlp.cluster.run.waiting import WaitNotice
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.settings import WORKER_CHECK_S
+from skdistmlp.training.loop import Log, quiet
 
 
 class Placement:
     """Values and tasks of one run, each on the worker of its shard.
 
     The parts: `PinnedGraph` builds and submits tasks, `Scatterer` sends values, `Watch`
-    ends waits that have become pointless, `HeldFutures` releases everything at the end.
+    ends waits that have become pointless, `WaitNotice` writes what long ones wait for,
+    `HeldFutures` releases everything at the end.
     Each method that talks to Dask translates Dask's errors; the driver says in `phase`
     what it is doing.
 
@@ -38,6 +42,8 @@ class Placement:
         Address of the worker of each shard.
     suffix : str
         Ends the names that the dashboard shows.
+    log : callable
+        Takes lines for the user, if he wants any.
 
     Attributes
     ----------
@@ -45,16 +51,23 @@ class Placement:
         What is going on, as a gerund, for errors.
     watch : Watch
         Of this run's workers.
+    notice : WaitNotice
+        Of this run.
     """
 
     def __init__(
-        self, client: Client, workers: tuple[str, ...], suffix: str = ""
+        self,
+        client: Client,
+        workers: tuple[str, ...],
+        suffix: str = "",
+        log: Log = quiet,
     ) -> None:
         self._client = client
         self._workers = workers
-        self._run = uuid.uuid4().hex[:8]
+        self._run = uuid.uuid4().hex[:RUN_DIGITS]
         self.phase = "starting"
         self.watch = Watch(client, workers, self._run)
+        self.notice = WaitNotice(client, self._run, log)
         self._held = HeldFutures()
         self._graph = PinnedGraph(client, workers, self._run, suffix, self._held)
         self._scatterer = Scatterer(
@@ -149,6 +162,7 @@ class Placement:
         is retired, Dask moves the shard elsewhere, and tasks that are pinned to the
         worker would wait forever: hence the checks.
         """
+        since = time.monotonic()
         with self.translate_dask_errors():
             for future in futures:
                 while not future.done():
@@ -156,6 +170,7 @@ class Placement:
                         future.exception(timeout=WORKER_CHECK_S)
                     except TimeoutError:
                         self.watch.check(queued=self._workers)
+                        self.notice.check(self.phase, self._workers, since)
                 self.error_of(future)
 
     def error_of(self, future: Future[Any]) -> BaseException | None:

@@ -1,0 +1,138 @@
+"""Say what a run waits for, if it waits long: other work on its workers."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
+from typing import Any
+
+from dask.utils import key_split
+from distributed import Client
+
+from skdistmlp.cluster.client.rpc import submit_rpc
+from skdistmlp.cluster.run.graph import run_of
+from skdistmlp.settings import BUSY_AFTER_S, PING_ANSWER_S
+from skdistmlp.training.loop import Log
+
+LOG = logging.getLogger("skdistmlp")
+
+
+class WaitNotice:
+    """Writes one line for each long wait for workers that do other work.
+
+    It never raises, and never ends a wait: that is for `Watch`.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    run : str
+        The run that waits; its own tasks are not other work.
+    log : callable
+        Takes the line; the package's logger gets it too.
+    """
+
+    def __init__(self, client: Client, run: str, log: Log) -> None:
+        self._client = client
+        self._run = run
+        self._log = log
+        self._queued_since: float | None = None
+        self._written_since: float | None = None
+
+    def check(self, phase: str, workers: Sequence[str], since: float) -> None:
+        """Write a line if workers have long been busy with tasks of others.
+
+        Parameters
+        ----------
+        phase : str
+            What is going on, as a gerund.
+        workers : sequence of str
+            Workers with tasks of this run that have not ended.
+        since : float
+            Beginning of the wait, by `time.monotonic`; also tells waits apart.
+        """
+        if not self._is_due(since):
+            return
+        asked = submit_rpc(
+            self._client, _busy_workers, self._client, workers, self._run
+        )
+        # Bounded, as the question itself is, since the scheduler may hang.
+        wait([asked], 2 * PING_ANSWER_S)
+        if not asked.done() or asked.cancelled() or asked.exception() is not None:
+            # A worker or a task has gone meanwhile: the next check asks again.
+            asked.cancel()
+            return
+        busy: Mapping[str, Sequence[str]] = asked.result()
+        if busy:
+            named = [
+                f"worker {worker}, which is busy with {', '.join(tasks)}"
+                for worker, tasks in busy.items()
+            ]
+            self._write(f"{phase} waits for {', and '.join(named)}", since)
+
+    def check_reserved(self, workers: Sequence[str]) -> None:
+        """Write a line if a fit has long been waiting for other fits.
+
+        It waits for them once, from the first call of this.
+        """
+        since = self._queued_since = self._queued_since or time.monotonic()
+        if self._is_due(since):
+            named = (
+                f"worker {workers[0]}, which another fit has"
+                if len(workers) == 1
+                else f"workers {', '.join(workers)}, some of which another fit has"
+            )
+            self._write(f"the fit waits for {named} reserved", since)
+
+    def _is_due(self, since: float) -> bool:
+        is_written = since == self._written_since
+        return not is_written and time.monotonic() >= since + BUSY_AFTER_S
+
+    def _write(self, line: str, since: float) -> None:
+        self._written_since = since
+        LOG.info("%s", line)
+        self._log(line)
+
+
+async def _busy_workers(
+    client: Client, workers: Sequence[str], run: str
+) -> dict[str, list[str]]:
+    """Return what keeps workers from running a task of a run, on the event loop.
+
+    Returns
+    -------
+    dict of str to list of str
+        Names of tasks, by the worker whose threads all run tasks of others.
+    """
+    processing = await client.processing(list(workers))
+    n_threads = await client.nthreads(list(workers))
+    # Also those that are queued. Where all are the run's own, nobody is in its way.
+    asked = {
+        worker: asyncio.ensure_future(client.call_stack(keys=list(keys)))
+        for worker, keys in processing.items()
+        if any(run_of(key) != run for key in keys)
+    }
+    if not asked:
+        return {}
+    await asyncio.wait(asked.values(), timeout=PING_ANSWER_S)
+    busy = {}
+    for worker, answer in asked.items():
+        if answer.done():
+            running: Sequence[Any] = list(answer.result().get(worker, ()))
+        else:
+            # A task holds the GIL: any of them.
+            answer.cancel()
+            running = processing[worker]
+        others = [key for key in running if run_of(key) != run]
+        # A run's own task may be running on one of them, or wait for another worker.
+        if len(others) == len(running) and len(others) >= n_threads.get(worker, 1):
+            busy[worker] = sorted({_name_of(key) for key in others})
+    return busy
+
+
+def _name_of(key: Any) -> str:
+    """Return what the dashboard calls a group of tasks; say if it is of our kind."""
+    if run_of(key) is None:
+        return str(key_split(key))
+    return f"{key[0]} of another fit or prediction"
