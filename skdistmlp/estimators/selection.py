@@ -1,16 +1,26 @@
 """Choose among the candidates of a search."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
+STACKLEVEL = 6
+"""Frames from a function that `FastestWithin` calls to the line that called `fit`."""
 
 
 class FastestWithin:
     """Choose the fastest of the candidates that score about as well as the best.
 
     Pass it as ``refit=`` to a search over numbers of workers, whose scores tie: only
-    the time depends on how the network is split, the answer does not.
+    the time depends on how the network is split, the answer does not. It warns if the
+    times differ by no more than they vary from fold to fold, as they do if every
+    candidate was trained locally.
+
+    scikit-learn sets no ``best_score_`` if ``refit`` is a function. The score of the
+    chosen candidate is
+    ``search.cv_results_["mean_test_score"][search.best_index_]``.
 
     Parameters
     ----------
@@ -88,4 +98,36 @@ class FastestWithin:
             )
         good = scores >= np.nanmax(scores) - self.tolerance
         fit_s = np.where(good, cv_results["mean_fit_time"], np.inf)
+        _warn_of_noise(cv_results, good)
         return int(np.argmin(fit_s))
+
+
+def _warn_of_noise(cv_results: Mapping[str, Any], good: np.ndarray) -> None:
+    """Warn if the times for numbers of workers differ by no more than noise.
+
+    So they do if every candidate was trained locally, perhaps in other processes, which
+    tell nothing but scores and times.
+    """
+    counts = [
+        {name: value for name, value in params.items() if _is_n_workers(name)}
+        for params, is_good in zip(cv_results.get("params", ()), good, strict=False)
+        if is_good
+    ]
+    if all(count == counts[0] for count in counts):
+        return
+    means = cv_results["mean_fit_time"][good]
+    spread, noise = np.ptp(means), np.max(cv_results["std_fit_time"][good])
+    if spread <= noise:
+        warnings.warn(
+            f"the mean fit times for different n_workers, {means.min():.3g} to "
+            f"{means.max():.3g} s, differ by less than those of one candidate from "
+            f"fold to fold (standard deviation up to {noise:.3g} s), so FastestWithin "
+            f"chooses by chance. Probably all candidates were trained locally: for "
+            f"n_jobs above 1 pass the address of the scheduler as client=, and "
+            f"parameter_threshold=0 for a small network.",
+            stacklevel=STACKLEVEL,
+        )
+
+
+def _is_n_workers(parameter: str) -> bool:
+    return parameter.rpartition("__")[2] == "n_workers"

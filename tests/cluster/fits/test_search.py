@@ -22,7 +22,11 @@ from tests.cluster.leaks import own_cluster
 from tests.cluster.support import bounded
 from tests.marks import only_quick
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning",
+    # Fits of milliseconds.
+    "ignore:the mean fit times for different n_workers:UserWarning",
+)
 
 N_WORKERS = [1, 2, 3]
 
