@@ -1,6 +1,11 @@
 """Errors that this package raises besides scikit-learn's and Dask's own."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, for messages: "1 row", "2,000 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 class SkdistmlpError(Exception):
     """Base class of the errors that only this package raises.
 

@@ -39,3 +39,10 @@ def test_errors_survive_pickling_with_message_and_notes(error):
     assert type(received) is error
     assert str(received) == "what is wrong"
     assert received.__notes__ == ["where"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(0, "0 rows"), (1, "1 row"), (2000, "2,000 rows")]
+)
+def test_a_number_comes_with_its_noun(number, said):
+    assert exceptions.counted(number, "row") == said

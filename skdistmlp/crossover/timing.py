@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 
 from skdistmlp.crossover.workloads import Workload
-from skdistmlp.exceptions import SkdistmlpError
+from skdistmlp.exceptions import SkdistmlpError, counted
 
 EstimatorFactory = Callable[..., BaseEstimator]
 """A function from parameters to an estimator."""
@@ -89,8 +89,8 @@ def time_fit(workload: Workload, make_estimator: EstimatorFactory) -> FitTime:
                 break
     if difference_s <= 0:
         raise SkdistmlpError(
-            f"cannot time {n_epochs} epochs of {workload.name}: they are lost in the "
-            f"noise of this machine or cluster. Measure again when it is idle."
+            f"cannot time {counted(n_epochs, 'epoch')} of {workload.name}: lost in "
+            f"the noise of this machine or cluster. Measure again when it is idle."
         )
     epoch_s = difference_s / n_epochs
     return FitTime(epoch_s / workload.n_steps, short_s - epoch_s)

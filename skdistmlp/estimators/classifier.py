@@ -11,7 +11,6 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target, unique_labels
@@ -26,7 +25,7 @@ from skdistmlp.estimators._sklearn import (
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.habits import check_is_computed
-from skdistmlp.estimators.inputs import InputFeatures, compute_collections
+from skdistmlp.estimators.inputs import InputFeatures, compute_collections, ravel_column
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.training.hold_out import Score
 
@@ -427,8 +426,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     ) -> tuple[InputFeatures, np.ndarray]:
         """Return validated features, and one boolean column per output."""
         X, y = X.validated(self, y, reset)
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        y = ravel_column(y)
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
             self._label_binarizer = LabelBinarizer().fit(y)
             self.classes_ = self._label_binarizer.classes_

@@ -1,5 +1,6 @@
 """X, y and sample_weight, validated as scikit-learn does, Dask collections included."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.validation import validate_data
 
 from skdistmlp.nn.losses import Targets
@@ -91,6 +93,26 @@ class ArrayFeatures:
     def with_targets(self, y: Targets, sample_weight: FloatArray | None) -> Dataset:
         """Return the data set of these features."""
         return Dataset(self.X, y, sample_weight)
+
+
+COLUMN_STACKLEVEL = 6
+"""Frames from `ravel_column` to the line that called `fit`."""
+
+
+def ravel_column(y: np.ndarray) -> np.ndarray:
+    """Return targets in a single column as a vector, with scikit-learn's warning.
+
+    Its `column_or_1d` would have the warning point to a line of this package.
+    """
+    if y.ndim != 2 or y.shape[1] != 1:
+        return y
+    warnings.warn(
+        "A column-vector y was passed when a 1d array was expected. Please change the "
+        "shape of y to (n_samples, ), for example using ravel().",
+        DataConversionWarning,
+        stacklevel=COLUMN_STACKLEVEL,
+    )
+    return y.ravel()
 
 
 def is_collection(value: Any) -> bool:

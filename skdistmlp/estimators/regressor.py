@@ -9,14 +9,14 @@ from scipy.sparse import issparse
 from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.neural_network import MLPRegressor
-from sklearn.utils import column_or_1d
 from sklearn.utils.metaestimators import available_if
 
 from skdistmlp.estimators._sklearn import StrOptions, fit_context
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.habits import check_is_computed
-from skdistmlp.estimators.inputs import InputFeatures, compute_collections
+from skdistmlp.estimators.inputs import InputFeatures, compute_collections, ravel_column
+from skdistmlp.exceptions import counted
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.training.hold_out import Score
 
@@ -383,8 +383,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         X, y = X.validated(self, y, reset, y_numeric=True)
         if issparse(y):
             raise ValueError("the targets y are sparse; pass y.toarray() instead")
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        y = ravel_column(y)
         if not (np.issubdtype(y.dtype, np.number) or y.dtype == np.bool_):
             y = y.astype(np.float64)
         y = y.reshape(len(y), -1)
@@ -395,8 +394,9 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             )
         if not reset and y.shape[1] != self.n_outputs_:
             raise ValueError(
-                f"the network has {self.n_outputs_} outputs, but y has {y.shape[1]}. "
-                f"Pass as many as before, or fit from scratch with warm_start=False."
+                f"the network has {counted(self.n_outputs_, 'output')}, but y has "
+                f"{y.shape[1]}. Pass as many as before, or fit from scratch "
+                f"with warm_start=False."
             )
         return X, y
 

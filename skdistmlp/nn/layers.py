@@ -96,8 +96,9 @@ def dense_layers(
         last = names[-1] if names else "identity"
     if len(names) != n_hidden:
         raise ValueError(
-            f"{len(names)} activations were given for {n_hidden} hidden layers. Pass "
-            f"one name for all of them, or one for each."
+            f"the number of activations, {len(names)}, differs from the number of "
+            f"hidden layers, {n_hidden}. Pass one name for all of them, or one for "
+            f"each."
         )
     return tuple(
         LayerSpec(fan_in, fan_out, name, ACTIVATIONS[drawn_for].glorot_factor)

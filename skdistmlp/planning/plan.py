@@ -3,9 +3,9 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, counted
 from skdistmlp.parallel.split import (
     NetworkSplit,
     NeuronRange,
@@ -80,7 +80,7 @@ class Plan:
         lines = [
             f"{engine}: {self.reason}",
             f"network {layer_units}, {self.split.n_parameters:,} parameters, "
-            f"{self.n_shards} shard{'s' if self.n_shards > 1 else ''}",
+            f"{counted(self.n_shards, 'shard')}",
         ]
         if self.bytes_held:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
@@ -91,6 +91,10 @@ class Plan:
             held = f"{self.bytes_held[rank]:,} bytes, " if self.bytes_held else ""
             lines.append(f"shard {rank} on {worker}: {held}{self._holdings(rank)}")
         return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Show what `print` does at the end of a notebook's cell."""
+        printer.text(str(self))
 
     def _holdings(self, rank: int) -> str:
         """Say which neurons a shard holds, layer by layer."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from skdistmlp.exceptions import counted
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import (
     StepCost,
@@ -85,8 +86,9 @@ def plan_shared_prediction(
         n_tasks * FLOP_PER_CHAINED_TASK + sent * FLOP_PER_BYTE_SENT[plan.split_by]
     )
     reason = (
-        f"sharing a prediction of {cost.n_rows:,} rows among {n_sharing} workers {how} "
-        f"saves {saved / 1e9:.3g} GFLOP; its {n_tasks} chained tasks and "
+        f"sharing a prediction of {counted(cost.n_rows, 'row')} among "
+        f"{counted(n_sharing, 'worker')} {how} saves {saved / 1e9:.3g} GFLOP; "
+        f"its {n_tasks} chained tasks and "
         f"{sent / 1e6:.3g} MB to send cost as much time as {overhead / 1e9:.3g} GFLOP"
     )
     if saved > overhead:
@@ -107,6 +109,7 @@ def reason_to_predict_locally(layer_units: Sequence[int], cost: StepCost) -> str
     if flop(split, cost) > overhead:
         return None
     return (
-        f"a prediction of {cost.n_rows:,} rows takes {flop(split, cost) / 1e9:.3g} "
-        f"GFLOP, less than the time of {overhead / 1e9:.3g} GFLOP that sharing it costs"
+        f"a prediction of {counted(cost.n_rows, 'row')} takes "
+        f"{flop(split, cost) / 1e9:.3g} GFLOP, less than the time of "
+        f"{overhead / 1e9:.3g} GFLOP that sharing it costs"
     )

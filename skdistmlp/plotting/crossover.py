@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from skdistmlp.crossover.rule import crossover_size
+from skdistmlp.exceptions import counted
 from skdistmlp.plotting.axes import (
     COLOURS,
     GREY,
@@ -123,7 +124,7 @@ class CrossoverDisplay:
         if baseline_shape != distributed_shape or baseline_shape[:1] != (n_networks,):
             raise ValueError(
                 f"baseline_times and distributed_times must have an entry for each of "
-                f"{n_networks} networks, got shapes {baseline_shape} and "
+                f"{counted(n_networks, 'network')}, got shapes {baseline_shape} and "
                 f"{distributed_shape}"
             )
         if not times[0].size:

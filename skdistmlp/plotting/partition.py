@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.exceptions import counted
 from skdistmlp.parallel.split import NetworkSplit, NeuronRange
 from skdistmlp.plotting.axes import (
     COLOURS,
@@ -160,8 +161,8 @@ class PartitionDisplay:
 
         if len(self.workers) != self.split.n_shards:
             raise ValueError(
-                f"expected the names of {self.split.n_shards} workers, one per shard, "
-                f"got {len(self.workers)}"
+                f"expected the names of {counted(self.split.n_shards, 'worker')}, one "
+                f"per shard, got {len(self.workers)}"
             )
         if max_neurons < MIN_ABBREVIATED:
             raise ValueError(f"max_neurons={max_neurons} must be at least 3")
@@ -263,7 +264,7 @@ class PartitionDisplay:
             for rank in (*ranks, None)
         ]
         if n_left_out := n_shards - len(ranks):
-            label = f"… {n_left_out} more shards"
+            label = f"… {counted(n_left_out, 'more shard')}"
             handles.insert(-2, Line2D([], [], linestyle="none", label=label))
         return handles
 

@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import (
+    ConvergenceWarning,
+    DataConversionWarning,
+    NotFittedError,
+)
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.utils._param_validation import InvalidParameterError
 
@@ -335,6 +339,19 @@ def test_warnings_point_to_the_line_that_called_fit(X, y):
     with pytest.warns(UserWarning) as caught:  # noqa: PT030 (both of them)
         clf.fit(X, y)
     assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("kind", ESTIMATORS)
+def test_the_warning_of_a_column_points_to_the_line_that_called(X, y, kind, method):
+    clf, _ = pair(PARAMS, kind)
+    classes = {"classes": np.unique(y)} if method == "partial_fit" else {}
+    if kind == "regressor":
+        classes = {}
+    with pytest.warns(Warning) as caught:  # noqa: PT030 (that of convergence too)
+        getattr(clf, method)(X, y[:, None], **classes)
+    (ours,) = [w for w in caught if w.category is DataConversionWarning]
+    assert ours.filename == __file__
 
 
 # Parameters that diverge.

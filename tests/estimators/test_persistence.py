@@ -12,13 +12,16 @@ import cloudpickle
 import joblib
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import skl2onnx
 import skops.io as skops
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from skdistmlp import DistributedMLPClassifier, FastestWithin
 from tests.estimators.configurations import ESTIMATORS, Case, pair
@@ -181,6 +184,25 @@ def test_the_page_lists_the_types_that_skops_has_to_trust(tmp_path, digits):
         needed |= set(skops.get_untrusted_types(file=tmp_path / "saved"))
     (listed,) = re.findall(r"^OURS = (\[.*?^\])", PAGE, re.DOTALL | re.MULTILINE)
     assert needed == set(re.findall(r'"(.+?)"', listed))
+
+
+def test_the_page_names_what_skops_has_to_trust_for_a_data_frame(tmp_path):
+    frame = pd.DataFrame({"number": np.arange(20.0), "kind": ["a", "b"] * 10})
+    clf = DistributedMLPClassifier(hidden_layer_sizes=(4,), max_iter=2)
+    pipeline = make_pipeline(
+        make_column_transformer(
+            (make_pipeline(SimpleImputer(), StandardScaler()), ["number"]),
+            (OneHotEncoder(), ["kind"]),
+        ),
+        clf,
+    )
+    fit(pipeline, frame, np.arange(20) % 2)
+    skops.dump(pipeline, tmp_path / "saved")
+    types = skops.get_untrusted_types(file=tmp_path / "saved")
+    assert "numpy.dtype" in types
+    assert all(f'"{name}"' in PAGE for name in types)
+    loaded = skops.load(tmp_path / "saved", trusted=types)
+    assert_array_equal(loaded.predict(frame), pipeline.predict(frame))
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import dask
 import numpy as np
 import pytest
+from IPython.lib.pretty import pretty
 
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import split_state
@@ -277,3 +278,9 @@ def test_a_step_sends_the_planned_number_of_bytes(units, n_exchanges, n_shards):
     if n_exchanges == 1:
         logits = n_rows * units[-1] * 4
         assert plan.bytes_exchanged == n_shards * (n_shards - 1) * logits
+
+
+def test_a_notebook_shows_a_plan_as_print_does():
+    plan = local_plan(UNITS, "engine='local' was asked for")
+    assert pretty(plan) == str(plan)
+    assert pretty([plan]).strip("[]") == str(plan)

@@ -92,7 +92,9 @@ def test_small_predictions_stay_local_without_counting_workers(n_workers, memory
     for n_rows in np.geomspace(1, 1e7, 30).astype(int):
         reason = reason_to_predict_locally(UNITS, cost_of("prediction", int(n_rows)))
         if reason is not None:
-            assert re.match(r"a prediction of [\d,]+ rows takes .* GFLOP, less", reason)
+            assert re.match(
+                r"a prediction of [\d,]+ rows? takes .* GFLOP, less", reason
+            )
             plan = plan_of(int(n_rows), workers=workers, memory_limit=memory_limit)
             assert plan.engine == "local"
     assert reason is None, "the largest is worth asking for"

@@ -9,7 +9,7 @@ from distributed import Client, KilledWorker
 from skdistmlp.cluster._dask import CommClosedError
 from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.scheduler import ask_scheduler
-from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
+from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError, counted
 
 CONNECTION_ERRORS = (CancelledError, KilledWorker, CommClosedError, OSError)
 """What Dask raises when a worker or the scheduler is lost, among other reasons. It also
@@ -107,10 +107,9 @@ def _add_note(error: Exception, phase: str) -> None:
 def _left(n_workers: int) -> str:
     if n_workers == 0:
         return "The cluster has no workers left; start some, and call again."
-    if n_workers == 1:
-        return "The cluster has 1 worker left; call again to start over on it."
     return (
-        f"The cluster has {n_workers} workers left; call again to start over on them."
+        f"The cluster has {counted(n_workers, 'worker')} left; call again to start "
+        f"over on {'it' if n_workers == 1 else 'them'}."
     )
 
 

@@ -12,7 +12,7 @@ from skdistmlp.cluster._dask import host_and_port_of
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.scheduler import ask_scheduler
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, counted
 from skdistmlp.settings import CONNECT_PROBE_S, CONNECT_PROBE_VALID_S
 
 _PROBES: WeakKeyDictionary[Client, dict[str, float]] = WeakKeyDictionary()
@@ -45,7 +45,7 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
     if len(present) < wanted:
         raise ClusterError(
             f"n_workers={n_workers} needs {'at least ' if n_workers is None else ''}"
-            f"{wanted} worker{'s' if wanted > 1 else ''}, but the cluster at "
+            f"{counted(wanted, 'worker')}, but the cluster at "
             f"{scheduler_address(client)} has {len(present)}. Start more workers"
             f"{', or lower n_workers' if wanted > 1 else ''}."
         )

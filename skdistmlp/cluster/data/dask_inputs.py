@@ -31,7 +31,7 @@ from skdistmlp.cluster.data.dask_collections import (
 from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.watch import Watch
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, counted
 
 
 @contextmanager
@@ -140,9 +140,10 @@ def _check_lengths(inputs: dict[str, Any]) -> None:
     """Compare the numbers of rows as far as they are known."""
     n_rows = {name: _n_rows(value) for name, value in inputs.items()}
     for name in ("y", "sample_weight"):
-        if None not in (n_rows["X"], n_rows[name]) and n_rows["X"] != n_rows[name]:
+        of_x, of_other = n_rows["X"], n_rows[name]
+        if of_x is not None and of_other is not None and of_x != of_other:
             raise ValueError(
-                f"X has {n_rows['X']} rows, but {name} has {n_rows[name]}. Pass one "
+                f"X has {counted(of_x, 'row')}, but {name} has {of_other:,}. Pass one "
                 f"value of {name} for each row of X."
             )
 

@@ -32,7 +32,7 @@ from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Report, Roster
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
-from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.exceptions import ClusterError, ExchangeError, counted
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
@@ -314,7 +314,8 @@ class PeersRun:
         # An interrupt may come before the end of the first epoch.
         loss = "" if progress.loss is None else f" loss {progress.loss:.6f},"
         speed = f" {n_samples / max(report.training_s, 1e-9):,.0f} samples/s,"
-        return f"{progress.n_iter} epochs,{loss}{speed if n_samples else ''} "
+        epochs = counted(progress.n_iter, "epoch")
+        return f"{epochs},{loss}{speed if n_samples else ''} "
 
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
         """Wait for a round to end; print the progress lines of shard 0."""

@@ -121,9 +121,9 @@ async def _busy_workers(
         if answer.done():
             running: Sequence[Any] = list(answer.result().get(worker, ()))
         else:
-            # A task holds the GIL: any of them.
+            # A task holds the GIL: any of the others, since this run's own do not.
             answer.cancel()
-            running = processing[worker]
+            running = [key for key in processing[worker] if run_of(key) != run]
         others = [key for key in running if run_of(key) != run]
         # A run's own task may be running on one of them, or wait for another worker.
         if len(others) == len(running) and len(others) >= n_threads.get(worker, 1):

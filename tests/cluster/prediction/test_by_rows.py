@@ -176,8 +176,9 @@ def test_rows_of_lost_workers_are_predicted_elsewhere(
         fitted.set_params(engine="auto", client=client)
         where = "on 2 of the workers" if n_killed == 1 else "here"
         expected = rf"lost while predicting; .* Predicting the other \d+ rows {where}\."
-        with pytest.warns(UserWarning, match=expected):
-            found = bounded(fitted.predict, data[0])
+        with pytest.warns(UserWarning, match=expected) as caught:
+            found = bounded(lambda: fitted.predict(data[0]))
+        assert {warning.filename for warning in caught} == {__file__}
         assert_array_equal(found, labels)
         assert_nothing_left(client)
 
