@@ -1,11 +1,11 @@
 """Share between classifier and regressor everything except the targets."""
 
 import math
-import operator
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -261,9 +261,14 @@ class BaseDistributedMLP(
     def _checked_hidden_layer_sizes(self) -> list[int]:
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if not all(isinstance(size, Integral) for size in sizes):
+            raise TypeError(
+                f"hidden_layer_sizes has to consist of whole numbers, got {sizes}. "
+                f"Convert them, such as by int()."
+            )
         if np.any(np.array(sizes) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return [operator.index(size) for size in sizes]
+        return [int(size) for size in sizes]
 
     def _reset_history(self) -> None:
         """Drop what trainings before have left that a new one may not set."""

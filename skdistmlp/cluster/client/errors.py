@@ -84,6 +84,11 @@ def translate_dask_errors(
                 f"because they ran out of memory: {error} Use workers with more "
                 f"memory, more workers, or smaller blocks."
             ) from error
+        if isinstance(error, CommClosedError):
+            raise ClusterError(
+                f"the connection to the scheduler at {address}, or to a worker, broke "
+                f"while {phase}; it is there again. Call again to start over."
+            ) from error
         # An OSError that a task raised itself, such as a full disk.
         raise
 

@@ -110,6 +110,11 @@ def can_connect(client: Client, worker: str) -> bool:
         return False
 
 
+def note_unreachable(client: Client, worker: str) -> None:
+    """Have arrays for a worker go through the scheduler from now on."""
+    _PROBES.setdefault(client, {})[worker] = math.inf
+
+
 def memory_limits(client: Client, workers: tuple[str, ...]) -> dict[str, int]:
     """Return the memory limit in bytes of each worker that has one.
 

@@ -17,7 +17,7 @@ from distributed import Client, Future
 
 from skdistmlp.cluster._dask import forget_key, send_value
 from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
-from skdistmlp.cluster.client.workers import can_connect
+from skdistmlp.cluster.client.workers import can_connect, note_unreachable
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
 from skdistmlp.cluster.run.graph import Key
 from skdistmlp.cluster.run.held import HeldFutures
@@ -226,6 +226,14 @@ class Scatterer:
                 # which ends this loop. Until then the worker may accept values again.
                 if self._held.is_closed:
                     raise
+            except OSError:
+                # Of the connection. If the worker is lost, it is so for the scheduler
+                # too, and `scatter` notices that. If it can only not be reached from
+                # here any more, the scheduler passes the value on.
+                if not direct or self._held.is_closed:
+                    raise
+                direct = False
+                note_unreachable(self._client, worker)
 
     def _wait_unless_closed(
         self, method: Callable[..., Any], *args: Any, **kwargs: Any

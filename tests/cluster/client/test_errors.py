@@ -87,6 +87,15 @@ def test_cancelled_work_is_distinguished_from_a_lost_worker():
     assert "worker" not in str(raised(CancelledError(), ())).split(".")[0]
 
 
+def test_a_connection_that_broke_for_a_while_is_reported():
+    found = raised(CommClosedError("closed"))
+    assert type(found) is ClusterError
+    assert str(found) == (
+        "the connection to the scheduler at tcp://scheduler, or to a worker, broke "
+        "while training; it is there again. Call again to start over."
+    )
+
+
 def test_workers_killed_by_a_task_are_reported():
     found = raised(LOST["killed"])
     assert type(found) is ClusterError

@@ -12,12 +12,15 @@ from distributed import Client, worker_client
 from distributed.worker_state_machine import RemoveReplicasEvent
 from numpy.testing import assert_array_equal
 
+from skdistmlp.cluster import _dask
+from skdistmlp.cluster._dask import CommClosedError
+from skdistmlp.cluster.client import workers as workers_module
 from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import WorkerLostError
 from tests.cluster import stopped_while_sending
 from tests.cluster.leaks import assert_nothing_left
-from tests.cluster.support import WITHIN_S, DaskProcesses, wait_until
+from tests.cluster.support import WITHIN_S, DaskProcesses, bounded, wait_until
 from tests.marks import only_quick
 
 
@@ -109,6 +112,31 @@ def test_a_worker_that_leaves_while_it_is_sent_a_value_leaves_no_task(
             RemoveReplicasEvent(keys=list(dask_worker.data), stimulus_id="x")
         )
     )
+
+
+@pytest.mark.parametrize("error", [CommClosedError, OSError])
+def test_a_value_goes_through_the_scheduler_if_the_worker_is_out_of_reach(
+    client, monkeypatch, error
+):
+    """It could be connected to, and cannot any more."""
+    worker = next(iter(client.nthreads()))
+    call, addresses = _dask.call_or_abort, []
+
+    async def fail_directly(client, address, /, **message):
+        addresses.append(address)
+        if address == worker:
+            raise error("the connection broke")
+        return await call(client, address, **message)
+
+    monkeypatch.setattr(scatter, "can_connect", lambda *_: True)
+    monkeypatch.setattr(_dask, "call_or_abort", fail_directly)
+    with Placement(client, (worker,)) as tasks:
+        (rows,) = bounded(tasks.scatter, "rows", [np.ones(10)])
+        assert list(client.who_has([rows])[rows.key]) == [worker]
+        assert addresses == [worker, client.scheduler.address]
+    # Others of this client need not try.
+    assert not workers_module.can_connect(client, worker)
+    del workers_module._PROBES[client]
 
 
 def test_a_key_error_of_our_own_is_not_hidden(client, monkeypatch):
