@@ -9,7 +9,7 @@ import dask
 from distributed import Client
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import time_in_turns
+from benchmarks.timing import time_in_turns, with_progress
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.crossover.local_workers import single_threaded_workers
 from skdistmlp.crossover.output import Row
@@ -54,7 +54,7 @@ PREDICTIONS = [
 
 def measure_overhead(client: Client, repeats: int) -> Iterator[Row]:
     """Time steps with next to no work; yield one row per network."""
-    for workload in TINY:
+    for workload in with_progress("futures overhead", TINY, _name):
         step_s = _step_seconds(workload, client, n_workers=2, repeats=repeats)
         n_tasks = _n_chained_tasks(workload)
         yield {
@@ -69,7 +69,7 @@ def compare_with_one_thread(
     client: Client, workloads: Sequence[Workload], repeats: int
 ) -> Iterator[Row]:
     """Time growing steps on two workers and on one thread; yield one row per size."""
-    for workload in workloads:
+    for workload in with_progress("futures", workloads, _name):
         two_s = _step_seconds(workload, client, n_workers=2, repeats=repeats)
         with threadpool_limits(1):
             one_s = _step_seconds(workload, None, n_workers=None, repeats=repeats)
@@ -91,7 +91,7 @@ def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
     thread. The work that one thread does in the time that they take beyond that, per
     byte sent, is the measurement behind `FLOP_PER_BYTE_SENT`.
     """
-    for workload in PREDICTIONS:
+    for workload in with_progress("futures predict", PREDICTIONS, _name):
         X, y = workload.data()
         fitted = DistributedMLPClassifier(workload.hidden, max_iter=1, engine="local")
         fit_uninterrupted(fitted, X[:200], y[:200])
@@ -173,6 +173,10 @@ def run(repeats: int) -> dict[str, list[Row]]:
         results["futures crossover"] = crossovers
         results["futures predict"] = list(compare_predictions(client, repeats))
     return results
+
+
+def _name(workload: Workload) -> str:
+    return f"{workload.name}, batches of {workload.batch_size:,}"
 
 
 def _n_chained_tasks(workload: Workload) -> int:

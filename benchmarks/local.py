@@ -8,7 +8,7 @@ from typing import Any
 from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import time_in_turns
+from benchmarks.timing import time_in_turns, with_progress
 from benchmarks.workloads import SolverWorkload
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.timing import fit_uninterrupted, median_ratio
@@ -58,7 +58,8 @@ PREDICT_TARGET = 1 / 1.2
 def compare_training(n_threads: int, repeats: int) -> Iterator[Row]:
     """Time whole fits; yield one row per workload."""
     compiled.load()
-    for workload, target in WORKLOADS.items():
+    for workload in with_progress("local", WORKLOADS, _name):
+        target = WORKLOADS[workload]
         X, y = workload.data()
         sklearn = MLPClassifier(**workload.parameters())
         local = DistributedMLPClassifier(**workload.parameters(), engine="local")
@@ -83,7 +84,7 @@ def compare_training(n_threads: int, repeats: int) -> Iterator[Row]:
 
 def compare_predictions(n_threads: int, repeats: int) -> Iterator[Row]:
     """Time predictions without a cluster; yield one row per network and size."""
-    for workload in PREDICTIONS:
+    for workload in with_progress("predict", PREDICTIONS, _name):
         X, _ = workload.data()
         n_rows = X.shape[0]
         candidates: dict[str, Callable[[], Any]] = {}
@@ -105,6 +106,10 @@ def compare_predictions(n_threads: int, repeats: int) -> Iterator[Row]:
             "speedup": median_ratio(seconds["scikit-learn"], seconds["local"]),
             "target": PREDICT_TARGET,
         }
+
+
+def _name(workload: SolverWorkload) -> str:
+    return f"{workload.name}, {workload.variant}"
 
 
 def _n_calls(n_rows: int) -> int:

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import time_in_turns
+from benchmarks.timing import time_in_turns, with_progress
 from skdistmlp.crossover.output import Row
 from skdistmlp.nn import compiled, optimizers
 
@@ -39,8 +39,8 @@ def compare_block_sizes(repeats: int) -> Iterator[Row]:
             )
 
     sizes = [16, 32, 64, 128, 256, 512, 1024]
-    for by, kernel in kernels.items():
-        if by == "numba" and kernel is None:
+    for by in with_progress("optimizer", kernels, str):
+        if by == "numba" and kernels[by] is None:
             continue
         with threadpool_limits(1):
             seconds = time_in_turns(

@@ -15,6 +15,7 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 
 from benchmarks.peak import PeakRates, measure_peak_rates
+from benchmarks.timing import with_progress
 from skdistmlp.crossover.local_workers import QUIET_WORKERS, single_threaded_workers
 from skdistmlp.crossover.measurement import Measurement, measure_growing_networks
 from skdistmlp.crossover.output import Row
@@ -95,7 +96,7 @@ def run(repeats: int, torch: bool) -> dict[str, list[Row]]:
     environment = dict(os.environ)
     times: dict[Workload, dict[str, list[float]]] = {}
     peaks: list[PeakRates] = []
-    for workload in WORKLOADS:
+    for workload in with_progress("peers", WORKLOADS, _name):
         times[workload] = {}
         for _ in range(repeats):
             for name, ms in _time_candidates(workload, environment, torch, peaks):
@@ -109,7 +110,10 @@ def run(repeats: int, torch: bool) -> dict[str, list[Row]]:
         series = [
             list(
                 measure_growing_networks(
-                    _on_workers(client, 1), _on_workers(client, 2), workloads, repeats
+                    _on_workers(client, 1),
+                    _on_workers(client, 2),
+                    with_progress("peers growing", workloads, _name),
+                    repeats,
                 )
             )
             for workloads in GROWING.values()
@@ -142,6 +146,10 @@ def _time_candidates(
             step_s, fixed_s = time_fit(workload, _on_workers(client, n_shards))
             yield f"{n_shards} shards", 1e3 * step_s
         yield "fixed per fit", 1e3 * fixed_s
+
+
+def _name(workload: Workload) -> str:
+    return f"{workload.name}, batches of {workload.batch_size:,}"
 
 
 def _on_workers(client: Client, n_shards: int) -> EstimatorFactory:
@@ -260,7 +268,8 @@ def find_crossover(measurements: Sequence[Measurement]) -> Row:
 
 def compare_worker_settings(repeats: int) -> Iterator[Row]:
     """Time two shards on workers with Dask's default settings, and with quiet ones."""
-    for workload in list(WORKLOADS)[1:3]:
+    chosen = list(WORKLOADS)[1:3]
+    for workload in with_progress("peers worker settings", chosen, _name):
         default_s: list[float] = []
         quiet_s: list[float] = []
         for _ in range(repeats):

@@ -1,7 +1,40 @@
-"""Time candidates against each other."""
+"""Time candidates against each other, and say how far that has come."""
 
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+STARTED_AT = time.monotonic()
+"""When this process imported the benchmarks."""
+
+
+def with_progress(
+    title: str, measured: Collection[T], name: Callable[[T], str]
+) -> Iterator[T]:
+    """Yield what is to be measured; before each, write a line to stderr.
+
+    Tables go to stdout, so the lines are not among them.
+
+    Parameters
+    ----------
+    title : str
+        Of the benchmark.
+    measured : collection
+        Such as workloads.
+    name : callable
+        What to call one of them.
+    """
+    for number, one in enumerate(measured, 1):
+        elapsed_s = time.monotonic() - STARTED_AT
+        print(
+            f"{elapsed_s:5.0f} s  {title}: {name(one)}, {number} of {len(measured)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        yield one
 
 
 def time_in_turns(

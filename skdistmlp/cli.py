@@ -164,7 +164,7 @@ def crossover(
     cluster with TLS, pass the --tls options as to `dask worker`, or set
     distributed.comm.tls in Dask's configuration.
     """  # noqa: D301 (click keeps the lines of a paragraph that begins with this mark)
-    from skdistmlp.crossover.advice import advise
+    from skdistmlp.crossover.advice import advise, impossible
     from skdistmlp.crossover.output import (
         check_plot_file,
         check_writable,
@@ -194,7 +194,7 @@ def crossover(
             _tls(address, tls_ca_file, tls_cert, tls_key),
             _cluster(address, n_workers or 2) as client,
         ):
-            n_used, measurements = _measure(
+            n_used, max_speedup, measurements = _measure(
                 client, n_workers, batch_size, n_features, max_width, repeats
             )
     except SkdistmlpError as error:
@@ -205,13 +205,15 @@ def crossover(
             f"--n-features or --batch-size."
         ) from error
     rows = [asdict(measured) for measured in measurements]
-    threshold = parameter_threshold(
-        [measured.n_parameters for measured in measurements],
-        [measured.speedup for measured in measurements],
-    )
+    threshold = None
+    if not impossible(measurements, max_speedup):
+        threshold = parameter_threshold(
+            [measured.n_parameters for measured in measurements],
+            [measured.speedup for measured in measurements],
+        )
     # The answer is printed before any file is written: the disk may be full.
     click.echo(markdown_table(rows))
-    click.echo(advise(measurements, n_used))
+    click.echo(advise(measurements, n_used, max_speedup))
     if csv_path is not None:
         with _report_failed_write(csv_path), csv_path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
@@ -325,12 +327,15 @@ def _measure(
     n_features: int,
     max_width: int,
     repeats: int,
-) -> "tuple[int, list[Measurement]]":
-    """Return the number of workers used, and a measurement per network."""
+) -> "tuple[int, float, list[Measurement]]":
+    """Return the number of workers, their highest speed-up, and the measurements."""
     from functools import partial
 
-    from skdistmlp.cluster.client.workers import choose_workers, workers_of
-    from skdistmlp.crossover.measurement import measure_growing_networks
+    from skdistmlp.cluster.client.workers import choose_workers, threads_of, workers_of
+    from skdistmlp.crossover.measurement import (
+        SPEEDUP_PER_THREAD,
+        measure_growing_networks,
+    )
     from skdistmlp.crossover.timing import fit_uninterrupted
     from skdistmlp.crossover.workloads import Workload
     from skdistmlp.estimators import DistributedMLPClassifier
@@ -341,7 +346,9 @@ def _measure(
             f"need at least 2 workers, the cluster has {n_present}: start more with "
             f"`dask worker ADDRESS`"
         )
-    n_used = len(choose_workers(client, n_workers))
+    used = choose_workers(client, n_workers)
+    n_used = len(used)
+    max_speedup = SPEEDUP_PER_THREAD * sum(threads_of(client, used))
     baseline = partial(DistributedMLPClassifier, engine="local")
     distributed = partial(
         DistributedMLPClassifier,
@@ -365,12 +372,14 @@ def _measure(
         if width <= max_width
     ]
     with click.progressbar(
-        measure_growing_networks(baseline, distributed, workloads, repeats),
+        measure_growing_networks(
+            baseline, distributed, workloads, repeats, max_speedup
+        ),
         length=len(workloads),
         label="measuring",
         file=sys.stderr,
     ) as measurements:
-        return n_used, list(measurements)
+        return n_used, max_speedup, list(measurements)
 
 
 def _plot(

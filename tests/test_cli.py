@@ -172,7 +172,7 @@ def test_a_cluster_without_workers_is_an_error():
 
 def test_a_full_disk_does_not_suppress_the_advice(monkeypatch):
     measured = measurements([0.5, 2.0])
-    monkeypatch.setattr(cli, "_measure", lambda *_: (2, measured))
+    monkeypatch.setattr(cli, "_measure", lambda *_: (2, 3.0, measured))
     monkeypatch.setattr(cli, "_cluster", lambda *_: nullcontext())
     result = CliRunner().invoke(cli.mlp, ["crossover", "--csv", "/dev/full"])
     assert isinstance(result.exception, SystemExit)

@@ -1,9 +1,10 @@
 """Say what a measured crossover means."""
 
+import math
 from collections.abc import Sequence
 from statistics import median
 
-from skdistmlp.crossover.measurement import Measurement
+from skdistmlp.crossover.measurement import MAX_ATTEMPTS, Measurement
 from skdistmlp.crossover.rule import parameter_threshold
 
 
@@ -28,7 +29,18 @@ def describe_crossover(n_parameters: Sequence[int], speedups: Sequence[float]) -
     return f"from about {threshold:,} parameters up"
 
 
-def advise(measurements: Sequence[Measurement], n_workers: int) -> str:
+def impossible(
+    measurements: Sequence[Measurement], max_speedup: float
+) -> list[Measurement]:
+    """Return the measurements that say nothing: their speed-ups are too high."""
+    return [each for each in measurements if each.speedup > max_speedup]
+
+
+def advise(
+    measurements: Sequence[Measurement],
+    n_workers: int,
+    max_speedup: float = math.inf,
+) -> str:
     """Say what to do after a measurement on a cluster.
 
     Parameters
@@ -37,12 +49,22 @@ def advise(measurements: Sequence[Measurement], n_workers: int) -> str:
         In ascending order of size.
     n_workers : int
         Number of workers that trained the distributed networks.
+    max_speedup : float
+        What they can reach at most.
 
     Returns
     -------
     str
         One or two lines.
     """
+    if wrong := impossible(measurements, max_speedup):
+        named = ", ".join(f"{each.speedup:.1f} for {each.network}" for each in wrong)
+        return (
+            f"Speed-ups above {max_speedup:g} are impossible on these "
+            f"{n_workers} workers, but {named} was measured, {MAX_ATTEMPTS} times in a "
+            f"row: this machine is too busy to measure. No parameter_threshold is "
+            f"recommended; measure again when it is idle."
+        )
     n_parameters = [measured.n_parameters for measured in measurements]
     speedups = [measured.speedup for measured in measurements]
     threshold = parameter_threshold(n_parameters, speedups)

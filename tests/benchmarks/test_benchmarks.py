@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from importlib.util import find_spec
 
@@ -9,7 +10,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import futures, local, optimizer, peak, peers
-from benchmarks.timing import time_in_turns
+from benchmarks.timing import time_in_turns, with_progress
 from benchmarks.workloads import SolverWorkload
 from skdistmlp.crossover import timing
 from skdistmlp.crossover.timing import FitTime
@@ -64,7 +65,9 @@ def test_the_command_prints_tables_and_writes_json_and_plots(
         sys, "argv", ["benchmarks", "local", "predict", "optimizer", *options]
     )
     command.main()
-    printed = capsys.readouterr().out
+    printed, progress = capsys.readouterr()
+    assert "local: 4-(3), lbfgs, float64, 50% of X stored, 2 of 2\n" in progress
+    assert " of 2\n" not in printed
     assert "| 4-(3)   | adam, float32                   |" in printed
     assert "| 4-(3)   | lbfgs, float64, 50% of X stored |" in printed
     results = json.loads(path.read_text())
@@ -168,3 +171,14 @@ def test_peers_are_compared_with_every_competitor(monkeypatch):
     assert len(results["peers growing, batches of 200"]) == 2
     (row,) = results["peers crossover"]
     assert row["batch_size"] == 4
+
+
+def test_progress_goes_to_stderr_before_each_measurement(capsys):
+    said = []
+    for number in with_progress("squares", [2, 3], "{}x".format):
+        out, err = capsys.readouterr()
+        assert not out
+        said.append((number, err))
+    assert [number for number, _ in said] == [2, 3]
+    for (number, line), position in zip(said, "12", strict=True):
+        assert re.fullmatch(rf" *\d+ s  squares: {number}x, {position} of 2\n", line)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skdistmlp.crossover.advice import advise, describe_crossover
+from skdistmlp.crossover.advice import advise, describe_crossover, impossible
 from skdistmlp.crossover.rule import parameter_threshold
 from tests.crossover.measurements import measurements
 
@@ -61,3 +61,15 @@ def test_the_threshold_is_where_every_larger_size_is_faster(speedups, threshold,
             f"A fit on them takes about 88 ms longer, however many steps it has; if "
             f"your fits are that short, use a higher threshold."
         )
+
+
+def test_nothing_is_recommended_from_impossible_speedups():
+    measured = measurements([0.5, 1.5, 15.0])
+    assert impossible(measured, max_speedup=3.0) == measured[2:]
+    advice = advise(measured, 2, max_speedup=3.0)
+    assert advice.startswith(
+        "Speed-ups above 3 are impossible on these 2 workers, but "
+    )
+    assert "15.0 for 64-(2) was measured" in advice
+    assert "=" not in advice
+    assert "use parameter_threshold=" in advise(measured, 20, max_speedup=30.0)
