@@ -17,7 +17,7 @@ from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.cluster.run.versions import check_versions
-from skdistmlp.cluster.run.waiting import WaitNotice
+from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.settings import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet

@@ -14,6 +14,7 @@ from distributed import Client, Worker
 
 from skdistmlp.cluster._dask import awaited_keys, can_reach
 from skdistmlp.cluster.client.rpc import run_on_workers
+from skdistmlp.cluster.run.graph import run_of
 from skdistmlp.cluster.run.liveness import ping
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.settings import exchange_timeout_s
@@ -133,10 +134,7 @@ async def unreachable_workers(
     dask_worker : Worker
         The worker.
     """
-    if not any(
-        isinstance(key, tuple) and key[1:2] == (run,)
-        for key in awaited_keys(dask_worker)
-    ):
+    if not any(run_of(key) == run for key in awaited_keys(dask_worker)):
         return []
     others = [worker for worker in workers if worker != dask_worker.address]
     reached = await asyncio.gather(

@@ -170,8 +170,8 @@ def test_the_end_cancels_what_is_unanswered(check, clock, asked):
 @pytest.mark.parametrize(
     ("awaited", "expected"),
     [
-        ([("forward", "run", 1)], ["tcp://127.0.0.1:1"]),
-        ([("forward", "another", 1)], []),
+        ([("forward", "0123abcd", 1)], ["tcp://127.0.0.1:1"]),
+        ([("forward", "another1", 1)], []),
         (["a key of somebody else's"], []),
         ([], []),
     ],
@@ -184,4 +184,6 @@ def test_a_worker_tries_only_if_it_waits_for_a_value_of_the_run(
     itself, other = sorted(client.nthreads())[:2]
     worker = SimpleNamespace(address=itself, connection_args={})
     workers = [itself, other, "tcp://127.0.0.1:1"]
-    assert asyncio.run(unreachable_workers("run", workers, 0.3, worker)) == expected
+    assert (
+        asyncio.run(unreachable_workers("0123abcd", workers, 0.3, worker)) == expected
+    )

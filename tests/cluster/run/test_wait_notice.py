@@ -10,7 +10,7 @@ from distributed import Event
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
-from skdistmlp.cluster.run import placement, waiting
+from skdistmlp.cluster.run import placement, wait_notice
 from skdistmlp.cluster.run.placement import Placement
 from tests.cluster.support import WITHIN_S, bounded, in_thread, occupied, wait_until
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(waiting, "BUSY_AFTER_S", 0.2)
+    monkeypatch.setattr(wait_notice, "BUSY_AFTER_S", 0.2)
     monkeypatch.setattr(placement, "WORKER_CHECK_S", 0.1)
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_waits_for_its_own_tasks_says_nothing(client, run, lines):
     worker = next(iter(client.nthreads()))
     wait_until(client.call_stack, "it runs")
     behind = client.submit(sum, (1, 2), workers=[worker], pure=False)
-    notice = waiting.WaitNotice(client, mine.key[1], lines.append)
+    notice = wait_notice.WaitNotice(client, mine.key[1], lines.append)
     wait_until(lambda: len(client.processing()[worker]) == 2, "the other is queued")
     notice.check("training", [worker], time.monotonic() - 1)
     assert not lines
@@ -145,7 +145,7 @@ def test_a_run_that_waits_for_its_own_tasks_says_nothing(client, run, lines):
 
 def test_a_short_wait_is_not_worth_a_line(client, run, lines):
     with all_busy(client):
-        notice = waiting.WaitNotice(client, "12345678", lines.append)
+        notice = wait_notice.WaitNotice(client, "12345678", lines.append)
         workers = list(client.nthreads())
         notice.check("training", workers, time.monotonic() + 1)
         assert not lines
