@@ -4,7 +4,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Command:
-    """A running program; its stderr is a terminal, its stdout is not.
+    """A running program; its terminal shows stderr, but not stdout unless asked to.
 
     Parameters
     ----------
@@ -44,8 +43,8 @@ class Command:
         return [" ".join(process.cmdline()) for process in self._running()]
 
     def interrupt(self) -> None:
-        """Press Ctrl-C, which reaches all of its processes."""
-        os.killpg(self._process.pid, signal.SIGINT)
+        """Press Ctrl-C, which the terminal sends to all of its processes."""
+        os.write(self._terminal, b"\x03")
 
     def end(self) -> tuple[int, str]:
         """Wait for its end; return its exit code and its output."""
@@ -75,13 +74,22 @@ class Command:
         return True
 
 
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""Makes stdin the terminal that controls this session, and runs Python."""
+
+
 @contextmanager
-def running(*arguments: Any) -> Iterator[Command]:
+def running(*arguments: Any, shows_stdout: bool = False) -> Iterator[Command]:
     """Run Python in a terminal; on exit, kill what is left of it."""
     terminal, its_side = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)],
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", IN_TERMINAL, *map(str, arguments)],
+        stdin=its_side,
+        stdout=its_side if shows_stdout else subprocess.PIPE,
         stderr=its_side,
         text=True,
         start_new_session=True,

@@ -6,6 +6,7 @@ and fails if one does something else, and if another module uses one.
 """
 
 import asyncio
+import pickle
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,6 +53,7 @@ __all__ = [
     "remove_replicas",
     "requires_encryption",
     "result_dropped",
+    "run_directly",
     "scheduler_address",
     "send_value",
     "threads_of_worker",
@@ -211,6 +213,41 @@ async def identity_at(address: str) -> Mapping[str, Any]:
 def client_tls_arguments() -> Mapping[str, Any]:
     """Return how a client connects by default, with what Dask's configuration says."""
     return Security().get_connection_args("client")
+
+
+def run_directly(
+    addresses: Iterable[str],
+    client: Client,
+    timeout_s: float,
+    function: Callable[..., Any],
+    *args: Any,
+) -> None:
+    """Call a function on workers over new connections; the client may be closed.
+
+    Parameters
+    ----------
+    addresses : iterable of str
+        Of the workers.
+    client : Client
+        Has what is needed to connect.
+    timeout_s : float
+        Seconds for each worker to answer; errors are ignored.
+    function : callable
+        Called on the workers' event loops.
+    *args
+        Its arguments.
+    """
+
+    async def run_on(address: str) -> None:
+        arguments = client.security.get_connection_args("client")
+        async with rpc(address, connection_args=arguments) as server:
+            await server.run(function=pickle.dumps(function), args=pickle.dumps(args))
+
+    async def run_on_all() -> None:
+        calls = (asyncio.wait_for(run_on(one), timeout_s) for one in addresses)
+        await asyncio.gather(*calls, return_exceptions=True)
+
+    asyncio.run(run_on_all())
 
 
 def array_meta(collection: Any) -> Any:

@@ -177,15 +177,25 @@ def judge_epoch(
 
 
 @contextmanager
-def prefer_interrupt(outcome: Any) -> Iterator[None]:
+def prefer_interrupt(was_interrupted: Callable[[], bool]) -> Iterator[None]:
     """Raise KeyboardInterrupt in place of an error that it caused.
 
-    In a terminal, Ctrl-C reaches the workers of a local cluster too: that they are
-    gone is then no news, that the user wants to stop is.
+    In a terminal, Ctrl-C reaches all processes that were started there. Workers that
+    are not shielded from it end, and a caller that tries again after a lost worker
+    would do so although the user wants to stop.
     """
     try:
         yield
     except SkdistmlpError as error:
-        if outcome is Outcome.INTERRUPTED:
-            raise KeyboardInterrupt from error
+        if was_interrupted():
+            raise KeyboardInterrupt(INTERRUPTED_TOO.format(error)) from error
         raise
+
+
+INTERRUPTED_TOO = (
+    "training was interrupted, and its parameters are lost: {} A terminal or notebook "
+    "sends Ctrl-C (SIGINT) to all processes that were started from it, most likely "
+    "also to these workers. Make the cluster by Client() or LocalCluster(), whose "
+    "workers ignore it during a fit, or start `dask worker` in another terminal or by "
+    "`setsid`."
+)

@@ -74,6 +74,6 @@ class TrainingRun:
 
         if self.advance(pause).outcome is None and pause is not None:
             self.stop()
-        with prefer_interrupt(self.state.outcome):
+        with prefer_interrupt(lambda: self.state.outcome is Outcome.INTERRUPTED):
             network = self._network.state.fetch()
         return replace(self.state, network=network).as_if_ended()

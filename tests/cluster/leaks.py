@@ -58,9 +58,9 @@ def assert_nothing_left(client: Client, within_s: float = 20.0) -> None:
     """Wait until nothing is left behind; fail and list what remains.
 
     Looked for are tasks, runs and places of fits on the scheduler; futures of the
-    client; tasks and shards on the workers; and in their processes and this one
-    sockets that are not Dask's, threads of ours and BLAS limits. All workers must be
-    awake. Caches are cleared first.
+    client; tasks, shards and shields from Ctrl-C on the workers; and in their processes
+    and this one sockets that are not Dask's, threads of ours and BLAS limits. All
+    workers must be awake. Caches are cleared first.
     """
     _clear_caches(client)
     deadline = time.monotonic() + within_s
@@ -110,6 +110,7 @@ def _left(client: Client) -> Iterator[str]:
             continue
         yield from (f"{worker}: task {task}" for task in held["tasks"])
         yield from (f"{worker}: shard {shard}" for shard in held["shards"])
+        yield from (f"{worker}: shielded by {name}" for name in held["shields"])
         if held["pid"] != now.here["pid"]:
             found = before.workers.get(worker, {"sockets": [], "blas": {}})
             yield from _left_in(worker, held, found)
@@ -170,6 +171,8 @@ def _look(client: Client) -> Look:
     def on_worker(dask_worker: Any) -> dict[str, Any]:
         peers_worker = sys.modules.get("skdistmlp.cluster.peers.worker")
         runs = {} if peers_worker is None else peers_worker._RUNS
+        interrupts = sys.modules.get("skdistmlp.cluster.run.interrupts")
+        shields = {} if interrupts is None else interrupts._CLIENTS
         return process() | {
             "tasks": [
                 f"{task.key!r}, {task.state}"
@@ -181,6 +184,7 @@ def _look(client: Client) -> Look:
                 and (task.state, task.previous) != ("cancelled", "flight")
             ],
             "shards": [f"{rank} of run {run.hex()}" for run, rank in list(runs)],
+            "shields": list(shields),
         }
 
     def on_scheduler(dask_scheduler: Any) -> tuple[dict[str, list[str]], list[str]]:

@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from concurrent.futures import wait
+from logging import addLevelName, getLevelName
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,6 +48,7 @@ from skdistmlp.cluster._dask import (
     remove_replicas,
     requires_encryption,
     result_dropped,
+    run_directly,
     scheduler_address,
     send_value,
     threads_of_worker,
@@ -92,6 +94,14 @@ def test_a_call_of_a_server_can_be_ended(client, workers):
     hanging.cancel()
     # Not over the same connection, whose next message would answer the first call.
     assert call("identity").result(WITHIN_S)["type"] == "Worker"
+
+
+def test_a_function_runs_on_workers_although_the_client_is_closed(client, workers):
+    with Client(client.scheduler.address, set_as_default=False) as closed:
+        pass
+    gone = "tcp://127.0.0.1:1"
+    run_directly([gone, *workers], closed, 5.0, addLevelName, 77, "called")
+    assert set(client.run(getLevelName, 77).values()) == {"called"}
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -6,7 +6,7 @@ to the client, which needs the classes.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from skdistmlp.cluster.data.dask_collections import (
     release,
 )
 from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
+from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.exceptions import ClusterError, counted
@@ -80,10 +81,12 @@ def resolve_inputs(
             yield inputs["X"], inputs["y"], inputs["sample_weight"]
             return
         held: list[Future[Any]] = []
-        try:
+        with ExitStack() as on_exit:
+            on_exit.callback(release, held)
             with translate_dask_errors(connection, (), "computing the data"):
                 # Without workers Dask would wait for some.
                 workers = choose_workers(connection, None)
+                on_exit.enter_context(shielded_from_interrupts(connection, workers))
                 if "X" in collections:
                     watch = Watch(connection, workers)
                     try:
@@ -104,8 +107,6 @@ def resolve_inputs(
                     inputs[name] = _concatenate(gather(connection, blocks))
             _check_lengths(inputs)
             yield inputs["X"], inputs["y"], inputs["sample_weight"]
-        finally:
-            release(held)
 
 
 def _persist_all(

@@ -45,6 +45,7 @@ from skdistmlp.settings import (
     exchange_timeout_s,
 )
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.loop import prefer_interrupt
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials
@@ -158,6 +159,10 @@ class PeersRun:
         TrainingState
             State of the whole network, with the best parameters if any were kept.
         """
+        with prefer_interrupt(lambda: self._interrupted):
+            return self._train_in_rounds()
+
+    def _train_in_rounds(self) -> TrainingState:
         number = 0
         while True:
             try:

@@ -14,6 +14,7 @@ from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect
 from skdistmlp.cluster.run.graph import RUN_DIGITS, Key, PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
+from skdistmlp.cluster.run.interrupts import InterruptShield
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.cluster.run.versions import check_versions
@@ -28,9 +29,9 @@ class Placement:
 
     The parts: `PinnedGraph` builds and submits tasks, `Scatterer` sends values, `Watch`
     ends waits that have become pointless, `WaitNotice` writes what long ones wait for,
-    `HeldFutures` releases everything at the end.
-    Each method that talks to Dask translates Dask's errors; the driver says in `phase`
-    what it is doing.
+    `InterruptShield` keeps Ctrl-C from workers, and `HeldFutures` releases everything
+    at the end. Each method that talks to Dask translates Dask's errors; the driver says
+    in `phase` what it is doing.
 
     A context: `open` on entry, `close` on exit.
 
@@ -68,6 +69,7 @@ class Placement:
         self.phase = "starting"
         self.watch = Watch(client, workers, self._run)
         self.notice = WaitNotice(client, self._run, log)
+        self._shield = InterruptShield(client, workers)
         self._held = HeldFutures()
         self._graph = PinnedGraph(client, workers, self._run, suffix, self._held)
         self._scatterer = Scatterer(
@@ -91,13 +93,15 @@ class Placement:
         self.close()
 
     def open(self) -> None:
-        """Register the run with the scheduler, and check the workers' versions.
+        """Register the run, check the workers' versions, and shield them from Ctrl-C.
 
         Raises
         ------
         ClusterError
             If a worker has another version of this package.
         """
+        # Before they hold anything.
+        self._shield.open()
         self.phase = "asking the workers for their version"
         with self.translate_dask_errors():
             self._scatterer.registered = RegisteredRun(
@@ -113,10 +117,14 @@ class Placement:
         """Release everything on the cluster, and end this run's threads."""
         # In this order: what is sent after the futures were released is released at
         # once, and only when all has arrived may the scheduler forget the run.
-        self._held.close()
-        self._scatterer.close()
-        self.watch.close()
-        self._graph.begin()
+        try:
+            self._held.close()
+            self._scatterer.close()
+            self.watch.close()
+            self._graph.begin()
+        finally:
+            # Last, and even if an interrupt arrives in the middle of that.
+            self._shield.close()
 
     def begin(self) -> None:
         """Start a step: tasks get new keys; see `PinnedGraph`."""

@@ -193,3 +193,6 @@ CALL_FAULTS = [
         often=(),
     ),
 ]
+
+CTRL_C = "Ctrl-C with a local cluster"
+"""A row with a test of its own: it takes a terminal."""

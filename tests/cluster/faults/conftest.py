@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from tests.cluster.faults import gates
-from tests.cluster.faults.calls import CALL_FAULTS, CALLS
+from tests.cluster.faults.calls import CALL_FAULTS, CALLS, CTRL_C
 from tests.cluster.faults.gates import PHASES
 from tests.cluster.faults.page import FaultsPage, Table
 from tests.cluster.faults.table import FAULTS
@@ -21,7 +21,7 @@ def faults_page(request: pytest.FixtureRequest) -> Iterator[FaultsPage]:
     if path is not None:
         tables = [
             Table("Faults and phases", PHASES, _reasons(FAULTS)),
-            Table("Faults around a call", CALLS, _reasons(CALL_FAULTS)),
+            Table("Faults around a call", CALLS, _reasons(CALL_FAULTS) | {CTRL_C: {}}),
         ]
         page.write(path, tables)
 

@@ -16,6 +16,7 @@ from skdistmlp.cluster.futures.driver import (
     FuturesState,
 )
 from skdistmlp.cluster.futures.ops import FuturesOps
+from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import futures
@@ -217,10 +218,15 @@ def test_a_retired_worker_is_not_waited_for(processes, client, data, monkeypatch
     assert_nothing_left(client)
 
 
+@pytest.mark.parametrize(
+    ("engine", "where"),
+    [("futures", (loop, "training_step", 2)), ("peers", (PeersRun, "_watch", 0))],
+    ids=["futures", "peers"],
+)
 def test_an_interrupt_that_also_kills_the_workers_is_an_interrupt(
-    processes, client, data, monkeypatch
+    processes, client, data, monkeypatch, engine, where
 ):
-    """Like `Ctrl-C` in a terminal, which also reaches a local cluster's processes."""
+    """Like `Ctrl-C` in a terminal in which the workers were started too."""
     victim = next(iter(client.nthreads()))
 
     def kill_and_interrupt():
@@ -228,10 +234,12 @@ def test_an_interrupt_that_also_kills_the_workers_is_an_interrupt(
         missed(client, victim)
         raise KeyboardInterrupt
 
+    clf = classifier(client, early_stopping=True).set_params(engine=engine)
+    said = f"interrupted.*{victim}.*Ctrl-C .SIGINT.*LocalCluster"
     with monkeypatch.context() as patch:
-        at_call(patch, loop, "training_step", 2, kill_and_interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            bounded(classifier(client, early_stopping=True).fit, *data)
+        at_call(patch, *where, kill_and_interrupt)
+        with pytest.raises(KeyboardInterrupt, match=said):
+            bounded(clf.fit, *data)
     assert_nothing_left(client)
 
 
