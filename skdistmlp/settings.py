@@ -305,13 +305,21 @@ ORPHAN_ANSWER_S = 5.0
 """For scheduler and workers to answer requests about orphaned values. Only the clean-up
 itself waits for the answer."""
 
+EXIT_RELEASE_S = 1.0
+"""For the scheduler to release what is cached on workers when the client's process
+ends. If it does not, it notices that the client is gone."""
+
+RELEASE_POLL_S = 0.01
+"""Between questions whether it has."""
+
 ROUND_S = 5.0
 """For one round of `engine="peers"`: the first epoch to end after this long also ends
 the round. A round costs about 15 ms of scheduling, less than 0.5% of this."""
 
 PING_ANSWER_S = 2.0
-"""For workers to answer a ping before an error names those that did not. A busy worker
-answers too, unless its task holds the GIL."""
+"""For workers to answer a ping before an error names those that did not, or to take
+note that they should ignore Ctrl-C. A busy worker answers too, unless its task holds
+the GIL."""
 
 QUEUE_FIRST_POLL_S = 0.01
 """Until a queued fit first asks whether its workers are free. Each further interval is

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import only_quick
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^python3 -m venv .*$", README, flags=re.MULTILINE)
@@ -30,6 +32,34 @@ def printed_by_example(name, *options, **environment):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+SNIPPET = re.search(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)[1]
+"""The first of the README."""
+
+WITHOUT_WITH = SNIPPET.replace("with Client():", "client = Client()\n    if client:")
+"""The same by somebody who leaves it to the process's end to close the client."""
+
+
+@pytest.mark.parametrize(
+    "snippet", only_quick(0, cases=[WITHOUT_WITH, SNIPPET]), ids=["no with", "as it is"]
+)
+def test_the_first_snippet_of_the_readme_ends_quietly(tmp_path, snippet):
+    (tmp_path / "script.py").write_text(snippet)
+    # It may not converge, and somebody else may have the port of the dashboard.
+    ignored = "ignore:Stochastic Optimizer", "ignore:Port"
+    done = subprocess.run(
+        [sys.executable, *(f"-W{one}" for one in ignored), tmp_path / "script.py"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert "peers: " in done.stdout
+    # Dask's, on a machine so busy that its workers take seconds to end.
+    slow = re.compile(r".* - Worker process still alive after .* seconds, killing\n")
+    assert not slow.sub("", done.stderr)
 
 
 def test_the_wheel_has_the_package_and_no_benchmarks():

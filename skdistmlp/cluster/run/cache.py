@@ -1,21 +1,31 @@
 """A cache of values on the workers: from call to call, each is sent once."""
 
+import asyncio
+import atexit
+import concurrent.futures
 import hashlib
+import os
 import pickle
 import threading
 import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from distributed import Client, Future
 
-from skdistmlp.cluster._dask import call_later
+from skdistmlp.cluster._dask import call_later, call_scheduler
 from skdistmlp.cluster.client.lookup import is_for_many_calls
-from skdistmlp.settings import cache_max_bytes, cache_ttl_s
+from skdistmlp.cluster.client.rpc import submit_rpc
+from skdistmlp.settings import (
+    EXIT_RELEASE_S,
+    RELEASE_POLL_S,
+    cache_max_bytes,
+    cache_ttl_s,
+)
 
 _ALL: weakref.WeakSet["WorkerCache"] = weakref.WeakSet()
 
@@ -47,9 +57,9 @@ class WorkerCache:
 
     It holds at most ``skdistmlp.cache.max-bytes`` on all workers together. Values that
     no call has used for ``skdistmlp.cache.ttl`` are dropped, and all of them when the
-    client is closed. A value for which there is no room is not kept, rather than
-    another evicted: a search cycles through its folds, and if each fold evicted the one
-    that was used longest ago, none would ever be found.
+    client is closed or the process ends. A value for which there is no room is not
+    kept, rather than another evicted: a search cycles through its folds, and if each
+    fold evicted the one that was used longest ago, none would ever be found.
 
     Parameters
     ----------
@@ -66,6 +76,7 @@ class WorkerCache:
         # By content and worker; the most recently used is last.
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._will_expire = False
+        self._pid = os.getpid()
         _ALL.add(self)
 
     @classmethod
@@ -156,6 +167,22 @@ class WorkerCache:
             names = list(self._entries)
         self.drop(*names)
 
+    def release(self) -> concurrent.futures.Future[None] | None:
+        """Drop everything, and whoever else in this process holds it; for its end.
+
+        Returns
+        -------
+        Future or None
+            Done when the scheduler has dropped it too; None if it cannot be asked.
+        """
+        client = self._client()
+        # In a forked process the client is a copy, whose event loop does not run.
+        if client is None or client.status != "running" or self._pid != os.getpid():
+            return None
+        with self._lock:
+            futures = [entry.future for entry in self._entries.values()]
+        return submit_rpc(client, _release, client, futures) if futures else None
+
     def call_later(self, method: str, *args: Any, after_s: float = 0) -> None:
         """Have the client's event loop call a method, if this cache still exists then.
 
@@ -222,6 +249,34 @@ def clear_caches() -> None:
     """Drop everything that the clients of this process keep."""
     for cache in list(_ALL):
         cache.clear()
+
+
+@atexit.register
+def _release_at_exit() -> None:
+    """Drop everything before Dask closes its clusters.
+
+    Dask registered its own functions before this one, so they are called later. It
+    would report the rows of each worker that ends as lost.
+    """
+    releases = []
+    for cache in list(_ALL):
+        # A client that is just being closed.
+        with suppress(RuntimeError):
+            releases.append(cache.release())
+    answers = [answer for answer in releases if answer is not None]
+    # Not for long: the cluster may be gone, or hang.
+    concurrent.futures.wait(answers, EXIT_RELEASE_S)
+    for answer in answers:
+        answer.cancel()
+
+
+async def _release(client: Client, futures: list[Future[Any]]) -> None:
+    """Release values on the scheduler, and wait until it has; on the event loop."""
+    keys = [future.key for future in futures]
+    # Not only these futures: a lazy prediction may still hold another of its network.
+    await client.cancel(futures)
+    while any((await call_scheduler(client, "who_has", keys=keys)).values()):
+        await asyncio.sleep(RELEASE_POLL_S)
 
 
 def content_hash(value: Any) -> str:

@@ -14,7 +14,11 @@ from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.run import scatter
-from skdistmlp.cluster.run.cache import WorkerCache, clear_caches
+from skdistmlp.cluster.run.cache import (
+    WorkerCache,
+    _release_at_exit,
+    clear_caches,
+)
 from skdistmlp.cluster.run.scatter import Scatterer
 from tests.cluster.leaks import own_cluster
 from tests.cluster.prediction.test_by_rows import sharing_is_free  # noqa: F401
@@ -288,3 +292,16 @@ def test_an_entry_expires_after_its_own_last_use(client, monkeypatch):
         cache._expire()
         assert later.pop() == pytest.approx(40, abs=5)
     cache.clear()
+
+
+def test_a_scheduler_that_hangs_does_not_keep_a_process_from_ending(processes, data):
+    processes.have_workers(2)
+    with Client(processes.address, set_as_default=False) as client:
+        bounded(fit, client, *data)
+        cache = WorkerCache.of(client)
+        with processes.stopped_scheduler() as stop:
+            stop()
+            bounded(_release_at_exit)
+        assert bounded(cache.release().result) is None
+        assert cache.find("anything", "anywhere") is None
+        assert cache.release() is None
