@@ -1,5 +1,6 @@
 """Lazy predictions for Dask collections: Dask arrays, computed when asked for."""
 
+import math
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -61,11 +62,7 @@ def map_blocks(
         function = _scatter_function(client, function, n_bytes, owner)
     shared = delayed(function, traverse=False)
     if is_frame(collection):
-        lazy = collection.map_partitions(
-            predict_rows, shared, meta=meta, enforce_metadata=False
-        )
-        # Dask assumes that partitions with the meta of any array are NumPy arrays.
-        return Array(lazy.dask, lazy.name, lazy.chunks, meta=meta)
+        return _frame_predictions(collection, shared, meta)
     if meta.ndim == 1:
         return collection.map_blocks(
             predict_rows, shared, drop_axis=1, dtype=meta.dtype, meta=meta
@@ -74,6 +71,26 @@ def map_blocks(
     return collection.map_blocks(
         predict_rows, shared, chunks=chunks, dtype=meta.dtype, meta=meta
     )
+
+
+def _frame_predictions(frame: Any, function: Any, meta: Any) -> Array:
+    """Apply a delayed function to every partition of a frame; return an array.
+
+    As if the function returned frames: with the meta of an array, Dask would optimise
+    the graph at once. It may then read several files in one task, so that the array has
+    fewer blocks than the frame has partitions and cannot become one of its columns; and
+    Dask cannot compute single blocks of what is optimised.
+    """
+    lazy = frame.map_partitions(
+        predict_rows, function, meta=header_of(frame)[:0], enforce_metadata=False
+    )
+    graph, keys = dict(lazy.__dask_graph__()), lazy.__dask_keys__()
+    # The blocks of a matrix have two indices.
+    column = (0,) * (meta.ndim - 1)
+    if column:
+        graph |= {(*key, *column): key for key in keys}
+    chunks = (math.nan,) * len(keys), *((n,) for n in meta.shape[1:])
+    return Array(graph, keys[0][0], chunks, meta=meta)
 
 
 def predict_rows(block: Any, function: Callable[[Any], Any]) -> Any:

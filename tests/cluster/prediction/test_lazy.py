@@ -39,8 +39,14 @@ def data(digits):
     return X[:N_ROWS], y[:N_ROWS]
 
 
+DASK_READS_PARQUET = pytest.mark.filterwarnings("ignore:The inplace keyword")
+"""Of pandas, to Dask: it sets the index of what it reads in a deprecated way."""
+
+
+@DASK_READS_PARQUET
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_the_code_of_the_page_on_data_runs(client, capsys):
+def test_the_code_of_the_page_on_data_runs(client, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
     names = {"client": client}
     for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
@@ -49,7 +55,42 @@ def test_the_code_of_the_page_on_data_runs(client, capsys):
     assert printed.startswith("peers: ")
     assert "dask.array<predict_rows, shape=(20000,), dtype=int64" in printed
     assert names["first"].shape == (1000,)
+    ways = [dd.read_parquet(tmp_path / f"labelled{way}") for way in ("", "-by-parts")]
+    assert_array_equal(*(way["label"].compute() for way in ways))
     assert "local: a prediction of 1 rows takes" in printed
+
+
+@pytest.fixture(params=["parquet", "from_map"])
+def several_files(request, data, tmp_path):
+    """A frame of three of many columns, so that Dask reads several files together."""
+    frame = as_frame(data[0]).compute()
+    wide = pd.concat([frame.add_prefix(f"{n}-") for n in range(4)], axis=1)
+    paths = [tmp_path / "in" / f"{n}.parquet" for n in range(8)]
+    paths[0].parent.mkdir()
+    for n, path in enumerate(paths):
+        wide.iloc[n * len(wide) // 8 : (n + 1) * len(wide) // 8].to_parquet(path)
+    columns = list(wide.columns[20:23])
+    if request.param == "parquet":
+        return dd.read_parquet(tmp_path / "in")[columns]
+    return dd.from_map(pd.read_parquet, paths)[columns]
+
+
+@DASK_READS_PARQUET
+def test_predictions_of_files_can_be_written_beside_them(several_files, data, tmp_path):
+    here = several_files.compute()
+    clf = fit(classifier(engine="local", client=None), here, data[1])
+    expected, proba = clf.predict(here), clf.predict_proba(here)
+    first = len(here) // 8
+    lazily = clf.predict(several_files)
+    assert lazily.numblocks == (several_files.npartitions,)
+    assert_array_equal(lazily.blocks[0].compute(), expected[:first])
+    blocks = clf.predict_proba(several_files).blocks
+    assert_array_equal(blocks[1, 0].compute(), blocks[1].compute())
+    assert_allclose(clf.predict_proba(several_files).compute(), proba, rtol=1e-12)
+    several_files.assign(label=lazily).to_parquet(tmp_path / "out")
+    written = dd.read_parquet(tmp_path / "out").compute()
+    assert_array_equal(written["label"], expected)
+    assert_array_equal(written[here.columns], here)
 
 
 @pytest.fixture(scope="module")
