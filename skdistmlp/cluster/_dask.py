@@ -6,6 +6,7 @@ and fails if one does something else, and if another module uses one.
 """
 
 import asyncio
+import os
 import pickle
 import ssl
 import time
@@ -14,13 +15,27 @@ from typing import Any
 
 from dask.array.utils import meta_from_array
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
-from distributed import Client, Future, Scheduler, Security, Worker, rpc
-from distributed.comm.addressing import get_address_host, get_address_host_port
+from distributed import (
+    Client,
+    Future,
+    Scheduler,
+    Security,
+    Status,
+    Worker,
+    get_worker,
+    rpc,
+)
+from distributed.comm.addressing import (
+    get_address_host,
+    get_address_host_port,
+    resolve_address,
+)
 from distributed.comm.core import CommClosedError, connect
 from distributed.core import send_recv
 from distributed.deploy.cluster import Cluster
 from distributed.protocol.serialize import to_serialize
-from distributed.utils import sync
+from distributed.threadpoolexecutor import thread_state
+from distributed.utils import LoopRunner, sync
 from distributed.utils_comm import gather_from_workers
 
 from skdistmlp.settings import SEND_POLL_S
@@ -35,16 +50,21 @@ __all__ = [
     "call_or_abort",
     "call_later",
     "call_scheduler",
+    "can_lend_thread",
     "can_reach",
     "client_tls_arguments",
     "current_task_runs",
+    "event_loop_runs_here",
     "fetch_keys",
     "forget_key",
     "has_connection",
+    "has_spare_thread",
     "heartbeat_s",
     "host_and_port_of",
     "host_of",
     "identity_at",
+    "is_on_event_loop",
+    "is_own_client",
     "keys_on_worker",
     "last_heartbeat",
     "pinned_graph",
@@ -52,12 +72,15 @@ __all__ = [
     "remove_client",
     "remove_replicas",
     "requires_encryption",
+    "resolve_address",
     "result_dropped",
     "run_directly",
     "scheduler_address",
     "send_value",
     "threads_of_worker",
     "tls_contexts",
+    "worker_runs_here",
+    "workers_of_process",
 ]
 
 
@@ -164,6 +187,31 @@ def asyncio_loop(client: Client) -> asyncio.AbstractEventLoop:
     """Return the event loop that a client runs in its own thread."""
     loop: Any = client.loop
     return loop.asyncio_loop
+
+
+def is_on_event_loop(owner: Client | Worker) -> bool:
+    """Say whether the event loop of a client or a worker calls this."""
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    loop: Any = owner.loop
+    return running is loop.asyncio_loop
+
+
+def event_loop_runs_here(owner: Client | Cluster) -> bool:
+    """Say whether the event loop of a client or a cluster runs in this process.
+
+    A process that was forked inherits the objects but no threads: whatever waits for
+    the loop there waits forever.
+    """
+    loop: Any = owner.loop
+    _, runner = LoopRunner._all_loops.get(loop, (0, None))
+    if runner is not None and runner._loop_thread is not None:
+        return runner._loop_thread._thread.is_alive()
+    # Dask has not started the loop: it may be that of a worker, in its main thread.
+    workers = [worker for worker in list(Worker._instances) if worker.loop is loop]
+    return not workers or any(map(worker_runs_here, workers))
 
 
 def call_later(
@@ -305,6 +353,46 @@ def remove_replicas(
 
 
 # On a worker.
+
+
+def workers_of_process() -> list[Worker]:
+    """Return the workers that run in this process."""
+    return [
+        worker
+        for worker in list(Worker._instances)
+        if worker.status != Status.closed and worker_runs_here(worker)
+    ]
+
+
+def worker_runs_here(worker: Worker) -> bool:
+    """Say whether a worker runs in this process; not if a forked one inherited it."""
+    return bool(worker.monitor.proc.pid == os.getpid())
+
+
+def can_lend_thread() -> bool:
+    """Say whether a task calls this in a thread that its worker can replace.
+
+    Neither a thread that the task has started, nor a coroutine on the event loop, nor a
+    thread of an executor that is not Dask's.
+    """
+    try:
+        return worker_runs_here(get_worker()) and hasattr(thread_state, "executor")
+    except ValueError:
+        return False
+
+
+def is_own_client(client: Client) -> bool:
+    """Say whether a worker has made a client for its tasks."""
+    return client in Worker._initialized_clients
+
+
+def has_spare_thread(worker: Worker) -> bool:
+    """Say whether threads that tasks have started may wait for further tasks.
+
+    Some task has seceded, and may have started them, or not all threads are in use.
+    """
+    state = worker.state
+    return bool(state.long_running) or len(state.executing) < state.nthreads
 
 
 def current_task_runs(worker: Worker) -> Callable[[], bool]:

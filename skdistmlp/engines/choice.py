@@ -1,9 +1,11 @@
 """The table of engines, and the choice of one for a request."""
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -87,7 +89,10 @@ def open_engine(
         yield engines[plan.engine](plan, None)
         return
     from skdistmlp.cluster.client.lookup import connected
+    from skdistmlp.cluster.client.waiting import is_left_behind
 
+    if is_left_behind(request.client):
+        request = replace(request, client_stayed_behind=True)
     with ExitStack() as context:
         client = None
         try:
@@ -192,13 +197,15 @@ PREDICTION_STACKLEVEL = 6
 STACKLEVEL = 8
 """Frames from a function that `open_engine` calls to the line that called `fit`."""
 
-_warned: set[str] = set()
-"""What has been warned of. Python's own filters forget what was said whenever somebody
-changes them; and a search would ask for many numbers of workers."""
+_warned: set[tuple[int, str]] = set()
+"""What each process has warned of. Python's own filters forget what was said whenever
+somebody changes them; and a search would ask for many numbers of workers."""
 
 
 def _is_first(subject: str) -> bool:
     """Say whether nothing has been said on a subject yet."""
-    is_first = subject not in _warned
-    _warned.add(subject)
+    # A process that was forked has inherited the set.
+    said = os.getpid(), subject
+    is_first = said not in _warned
+    _warned.add(said)
     return is_first

@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from logging import addLevelName, getLevelName
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import trustme
-from distributed import Client, Security, Status, get_worker
+from distributed import Client, Security, Status, get_client, get_worker, secede
 from scipy import sparse
 
 from skdistmlp.cluster import _dask
@@ -30,16 +30,21 @@ from skdistmlp.cluster._dask import (
     call_later,
     call_or_abort,
     call_scheduler,
+    can_lend_thread,
     can_reach,
     client_tls_arguments,
     current_task_runs,
+    event_loop_runs_here,
     fetch_keys,
     forget_key,
     has_connection,
+    has_spare_thread,
     heartbeat_s,
     host_and_port_of,
     host_of,
     identity_at,
+    is_on_event_loop,
+    is_own_client,
     keys_on_worker,
     last_heartbeat,
     pinned_graph,
@@ -47,12 +52,15 @@ from skdistmlp.cluster._dask import (
     remove_client,
     remove_replicas,
     requires_encryption,
+    resolve_address,
     result_dropped,
     run_directly,
     scheduler_address,
     send_value,
     threads_of_worker,
     tls_contexts,
+    worker_runs_here,
+    workers_of_process,
 )
 from skdistmlp.cluster.client.rpc import submit_rpc
 from tests.cluster.support import WITHIN_S, wait_until
@@ -153,6 +161,21 @@ def test_the_event_loop_of_a_client_runs_in_its_own_thread(client):
 
     running = asyncio.run_coroutine_threadsafe(thread(), asyncio_loop(client))
     assert running.result(WITHIN_S) != threading.get_ident()
+
+
+def test_a_process_knows_whether_an_event_loop_runs_there(client, cluster, workers):
+    """Not in a process that was forked, as `tests/cluster/client/test_waiting.py`."""
+    assert event_loop_runs_here(client)
+    assert event_loop_runs_here(cluster)
+    assert not is_on_event_loop(client)
+
+    async def on_loop():
+        return is_on_event_loop(client)
+
+    running = asyncio.run_coroutine_threadsafe(on_loop(), asyncio_loop(client))
+    assert running.result(WITHIN_S)
+    runs = client.submit(lambda: event_loop_runs_here(get_client()), pure=False)
+    assert runs.result(WITHIN_S)
 
 
 def test_an_event_loop_calls_later_until_it_is_closed(cluster):
@@ -356,6 +379,50 @@ def test_outside_a_task_nothing_is_cancelled(client):
         return current_task_runs(dask_worker)()
 
     assert set(client.run(ask).values()) == {True}
+
+
+def test_a_process_knows_its_workers_and_their_clients(client, workers):
+    def look():
+        worker = get_worker()
+        own = get_client()
+        return (
+            workers_of_process() == [worker],
+            worker_runs_here(worker),
+            is_own_client(own),
+            resolve_address(worker.scheduler.address) == scheduler_address(own),
+        )
+
+    assert client.submit(look, pure=False).result(WITHIN_S) == (True,) * 4
+    assert not is_own_client(client)
+    assert workers_of_process() == []
+    assert resolve_address("tcp://localhost:1") == "tcp://127.0.0.1:1"
+
+
+def test_only_the_thread_of_a_task_can_be_lent(client, workers):
+    def look():
+        with ThreadPoolExecutor(1) as pool:
+            return can_lend_thread(), pool.submit(can_lend_thread).result()
+
+    async def look_in_coroutine():
+        return can_lend_thread(), is_on_event_loop(get_worker())
+
+    assert client.submit(look, pure=False).result(WITHIN_S) == (True, False)
+    looked = client.submit(look_in_coroutine, pure=False)
+    assert looked.result(WITHIN_S) == (False, True)
+    assert not can_lend_thread()
+
+
+def test_a_worker_has_a_spare_thread_once_its_task_has_seceded(client, workers):
+    def look():
+        before = has_spare_thread(get_worker())
+        secede()
+        # The event loop notes it a moment later.
+        deadline = time.monotonic() + WITHIN_S
+        while not has_spare_thread(get_worker()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return before, has_spare_thread(get_worker())
+
+    assert client.submit(look, pure=False).result(WITHIN_S) == (False, True)
 
 
 def test_a_worker_knows_its_threads(client):

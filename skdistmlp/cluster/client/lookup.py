@@ -5,15 +5,28 @@ import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from weakref import WeakSet
 
 import dask
 from dask.utils import parse_timedelta
-from distributed import Client, Status, get_client, get_worker, rejoin, secede
+from distributed import Client, Status, get_client
 
-from skdistmlp.cluster._dask import Cluster, host_and_port_of, identity_at
+from skdistmlp.cluster._dask import (
+    Cluster,
+    can_lend_thread,
+    event_loop_runs_here,
+    host_and_port_of,
+    identity_at,
+    is_on_event_loop,
+)
 from skdistmlp.cluster._dask import scheduler_address as scheduler_address
+from skdistmlp.cluster.client.waiting import (
+    check_thread,
+    default_client,
+    is_left_behind,
+    lend_thread,
+)
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import DIAGNOSE_S, RECONNECT_POLL_S, REFUSED_S
 
@@ -39,15 +52,20 @@ def connected(client: Client | Cluster | str | None) -> Iterator[Client | None]:
     Yields
     ------
     Client or None
-        None where no client is active.
+        None where no client is active, also in a process that was forked from that of
+        the client: it cannot be used there.
 
     Raises
     ------
     ClusterError
-        If the address does not answer within Dask's connection timeout, or
-        the client is closed or asynchronous.
+        If the address does not answer within Dask's connection timeout, the client is
+        closed or asynchronous, or this thread cannot wait: see `check_thread`.
     """
-    with _lend_thread():
+    if is_left_behind(client):
+        yield None
+        return
+    check_thread(client if isinstance(client, Client) else None, address_of(client))
+    with lend_thread():
         if isinstance(client, str):
             with _connection(client) as connection:
                 yield connection
@@ -86,11 +104,7 @@ def address_of(client: Client | Cluster | str | None) -> str | None:
 
 def has_active_client() -> bool:
     """Say whether a client is active, without making one inside a task."""
-    try:
-        Client.current()
-    except ValueError:
-        return False
-    return True
+    return default_client() is not None
 
 
 @contextmanager
@@ -166,33 +180,22 @@ def _cause_of_silence(address: str) -> Exception | None:
     return ValueError(WEB_SERVER)
 
 
-@contextmanager
-def _lend_thread() -> Iterator[None]:
-    """Inside a task, return its thread to the worker while the context lasts.
-
-    The estimator waits for other tasks, which may have no other thread to run in.
-    """
-    with ExitStack() as on_exit:
-        # The body must not run inside an `except`: Python would put this error in front
-        # of every one that is raised there.
-        try:
-            get_worker()
-            secede()
-        except (ValueError, KeyError):
-            # ValueError: not in a task. KeyError, from Dask: the task has already
-            # seceded, and whoever made it secede will have it rejoin.
-            pass
-        else:
-            on_exit.callback(rejoin)
-        yield
-
-
 def active_client() -> Client | None:
     """Return the active client; inside a task, its worker's own; else None."""
     try:
-        return get_client()
+        # A coroutine would leave its worker an asynchronous client.
+        client = get_client() if can_lend_thread() else Client.current()
     except ValueError:
         return None
+    return client if event_loop_runs_here(client) else None
+
+
+def usable_client(client: Client | Cluster | str | None) -> Client | None:
+    """Return the given or the active client if this thread can use it, else None."""
+    live = client if isinstance(client, Client) else active_client()
+    if live is None or not event_loop_runs_here(live) or is_on_event_loop(live):
+        return None
+    return None if live.asynchronous or live.status != "running" else live
 
 
 def _checked(client: Client | None) -> Client | None:

@@ -1,6 +1,9 @@
 """Dask arrays, data frames and series, without regard to what they are used for."""
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,10 +11,13 @@ from dask.base import compute as compute_here
 from dask.base import is_dask_collection
 from distributed import Client, Future, futures_of
 
+from skdistmlp.cluster._dask import event_loop_runs_here
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
+from skdistmlp.cluster.client.waiting import is_left_behind
 from skdistmlp.cluster.run.watch import WorkersCheck
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import WORKER_CHECK_S
 
 
@@ -94,8 +100,32 @@ def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
 
 
 def compute_in_process(*values: Any) -> tuple[Any, ...]:
-    """Return values, the Dask collections among them computed without a cluster."""
-    return tuple(_call_by_kind(lambda alike: compute_here(*alike), values))
+    """Return values, the Dask collections among them computed without a cluster.
+
+    Raises
+    ------
+    ClusterError
+        If they are on a cluster that only another process can reach.
+    """
+    held = [
+        future
+        for value in values
+        for future in futures_of(value)
+        if not event_loop_runs_here(future.client)
+    ]
+    if held:
+        raise ClusterError(
+            f"{len(held)} blocks of the data are held by the Dask client of another "
+            f"process, from which this one was forked. Create a client in this process "
+            f"and the data with it, or compute the data before the fork."
+        )
+    if not is_left_behind(None):
+        return tuple(_call_by_kind(lambda alike: compute_here(*alike), values))
+    # Dask would take the client, and wait forever; and the threads of its own pool have
+    # stayed in the other process, too.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        compute_by = partial(compute_here, scheduler="threads", pool=pool)
+        return tuple(_call_by_kind(lambda alike: compute_by(*alike), values))
 
 
 def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[Any]]]:

@@ -14,7 +14,7 @@ from distributed import Client
 
 from skdistmlp.cluster._dask import send_value
 from skdistmlp.cluster.client.errors import translate_dask_errors
-from skdistmlp.cluster.client.lookup import active_client, address_of, scheduler_address
+from skdistmlp.cluster.client.lookup import address_of, scheduler_address, usable_client
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect, workers_of
 from skdistmlp.cluster.data.dask_collections import header_of, in_whole_rows, is_frame
@@ -107,8 +107,8 @@ def _scatter_function(
     may learn that the client has dropped the future before it learns that a task of
     the graph needs it, and would delete the function.
     """
-    live = client if isinstance(client, Client) else active_client()
-    if live is None or live.asynchronous or live.status != "running":
+    live = usable_client(client)
+    if live is None:
         return function
     address = address_of(client)
     if address is not None and scheduler_address(live) != address:

@@ -4,7 +4,6 @@ import asyncio
 import atexit
 import concurrent.futures
 import hashlib
-import os
 import pickle
 import threading
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from skdistmlp.cluster._dask import call_later, call_scheduler
+from skdistmlp.cluster._dask import call_later, call_scheduler, event_loop_runs_here
 from skdistmlp.cluster.client.lookup import is_for_many_calls
 from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.settings import (
@@ -76,7 +75,6 @@ class WorkerCache:
         # By content and worker; the most recently used is last.
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         self._will_expire = False
-        self._pid = os.getpid()
         _ALL.add(self)
 
     @classmethod
@@ -162,7 +160,14 @@ class WorkerCache:
                 self._drop(name)
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Drop everything, but not in a process that was forked.
+
+        The values are those of the process that has the client's event loop, where
+        another thread may have held the lock when this process was forked.
+        """
+        client = self._client()
+        if client is not None and not event_loop_runs_here(client):
+            return
         with self._lock:
             names = list(self._entries)
         self.drop(*names)
@@ -176,8 +181,9 @@ class WorkerCache:
             Done when the scheduler has dropped it too; None if it cannot be asked.
         """
         client = self._client()
-        # In a forked process the client is a copy, whose event loop does not run.
-        if client is None or client.status != "running" or self._pid != os.getpid():
+        if client is None or client.status != "running":
+            return None
+        if not event_loop_runs_here(client):
             return None
         with self._lock:
             futures = [entry.future for entry in self._entries.values()]
@@ -195,7 +201,7 @@ class WorkerCache:
                 alive(*args)
 
         client = self._client()
-        if client is not None:
+        if client is not None and event_loop_runs_here(client):
             call_later(client, after_s, call)
 
     def _n_bytes(self) -> int:
