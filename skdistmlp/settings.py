@@ -365,7 +365,8 @@ PORT_POLL_S = 0.05
 """Between attempts to listen on a port that is in use."""
 
 CANCEL_POLL_S = 0.2
-"""Between checks of a waiting shard whether its task was cancelled."""
+"""Between checks of a task that waits, for another shard or for blocks of X, whether it
+was cancelled."""
 
 SPIN_S = 3e-4
 """For which a shard polls its sockets before it sleeps until bytes arrive. Waking up

@@ -6,6 +6,7 @@ and fails if one does something else, and if another module uses one.
 """
 
 import asyncio
+import concurrent.futures
 import os
 import pickle
 import ssl
@@ -35,7 +36,7 @@ from distributed.core import send_recv
 from distributed.deploy.cluster import Cluster
 from distributed.protocol.serialize import to_serialize
 from distributed.threadpoolexecutor import thread_state
-from distributed.utils import LoopRunner, sync
+from distributed.utils import LoopRunner
 from distributed.utils_comm import gather_from_workers
 
 from skdistmlp.settings import SEND_POLL_S
@@ -484,7 +485,7 @@ def host_and_port_of(address: str) -> tuple[str, int]:
 
 def fetch_keys(
     worker: Worker, who_has: Mapping[Any, Sequence[str]]
-) -> tuple[dict[Any, Any], list[Any], list[str]]:
+) -> "concurrent.futures.Future[tuple[dict[Any, Any], list[Any], list[str]]]":
     """Copy values from other workers to a task, without the worker keeping them.
 
     Parameters
@@ -496,12 +497,9 @@ def fetch_keys(
 
     Returns
     -------
-    values : dict
-        What was found, by key.
-    missing : list
-        Keys that were not.
-    lost : list of str
-        Workers that do not answer.
+    Future
+        Of three things, and never done if a worker hangs: what was found, by key; the
+        keys that were not; and the addresses of workers that do not answer.
     """
 
     async def fetch() -> tuple[dict[Any, Any], list[Any], list[str]]:
@@ -513,4 +511,5 @@ def fetch_keys(
         return found | fetched, [*missing, *failed], list(lost)
 
     # A task runs in another thread; connections belong to the worker's loop.
-    return sync(worker.loop, fetch)
+    loop: Any = worker.loop
+    return asyncio.run_coroutine_threadsafe(fetch(), loop.asyncio_loop)

@@ -484,7 +484,7 @@ def test_values_are_fetched_without_being_stored(client, workers):
 
     def fetch(who_has):
         worker = get_worker()
-        found = fetch_keys(worker, who_has)
+        found = fetch_keys(worker, who_has).result(WITHIN_S)
         return found, sorted(map(str, worker.data))
 
     who_has = {

@@ -1,6 +1,7 @@
 """What each worker of a fit runs to get all rows of a Dask collection."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,10 @@ from distributed import get_worker
 
 from skdistmlp.cluster._dask import fetch_keys
 from skdistmlp.cluster.data.blocks import Block, concatenate_blocks
-from skdistmlp.exceptions import WorkerLostError
+from skdistmlp.cluster.run.task_context import task_cancellation
+from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.settings import CANCEL_POLL_S
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,22 @@ def assemble_dataset(
 ) -> Dataset:
     """Return the data set of one shard, its blocks fetched from the other workers."""
     worker = get_worker()
+    is_cancelled = task_cancellation()
 
     def gather(keys: list[Any]) -> list[Any]:
         who_has = {key: locations.who_has[key] for key in keys}
         # The locations were true when the fit asked the scheduler. A worker may have
         # died since, or Dask may have moved a block to another one.
-        values, missing, lost = fetch_keys(worker, who_has)
+        fetching = fetch_keys(worker, who_has)
+        try:
+            # In intervals: a worker that hangs never answers, and Dask may take minutes
+            # to give it up. Once the fit has, others need this thread.
+            while not wait([fetching], CANCEL_POLL_S).done:
+                if is_cancelled():
+                    raise ExchangeError("cancelled because the fit ended")
+        finally:
+            fetching.cancel()
+        values, missing, lost = fetching.result()
         if missing:
             raise WorkerLostError(
                 f"could not fetch {len(missing)} of the blocks of X from "

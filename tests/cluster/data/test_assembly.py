@@ -1,7 +1,11 @@
 """Workers that fetch blocks from each other and concatenate them."""
 
+import sys
+import traceback
+
 import numpy as np
 import pytest
+from distributed import Client
 from numpy.testing import assert_array_equal
 
 from skdistmlp.cluster.data.assembly import BlockLocations, assemble_dataset
@@ -9,7 +13,7 @@ from skdistmlp.cluster.data.blocks import describe_block
 from skdistmlp.cluster.data.dask_collections import release
 from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.parallel.data import Dataset
-from tests.cluster.support import bounded
+from tests.cluster.support import bounded, wait_until
 
 X = np.arange(40.0).reshape(10, 4)
 Y = np.arange(10)[:, np.newaxis] > 4
@@ -82,3 +86,26 @@ def test_a_block_that_has_no_location_any_more_is_an_error(client, blocks):
         bounded(made.result)
     assert "retry: Dask recomputes lost blocks if it can" in str(caught.value)
     made.release()
+
+
+def test_a_worker_is_free_after_a_fit_that_a_hanging_worker_has_ended(processes):
+    """Also while Dask has not given up the one that hangs, for minutes."""
+
+    def waits():
+        stacks = map(traceback.extract_stack, sys._current_frames().values())
+        return any("assemble_dataset" in [f.name for f in stack] for stack in stacks)
+
+    with Client(processes.address, set_as_default=False) as client:
+        free, hanging = client.nthreads()
+        blocks = [client.scatter(part, workers=[hanging], hash=False) for part in PARTS]
+        locations = locations_of(client, blocks)
+        with processes.stopped_worker(hanging):
+            made = client.submit(
+                assemble_dataset, locations, (Y, None), workers=[free], pure=False
+            )
+            wait_until(lambda: client.run(waits, workers=[free])[free], "it waits")
+            # As a fit does when it ends.
+            made.release()
+            other = client.submit(int, workers=[free], pure=False)
+            assert bounded(other.result) == 0
+        release(blocks)
