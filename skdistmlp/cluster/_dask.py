@@ -69,6 +69,7 @@ __all__ = [
     "keys_on_worker",
     "last_heartbeat",
     "pinned_graph",
+    "release_futures",
     "release_keys",
     "remove_client",
     "remove_replicas",
@@ -227,6 +228,30 @@ def call_later(
     """
     loop: Any = owner.loop
     loop.add_callback(loop.call_later, after_s, function, *args)
+
+
+def release_futures(futures: Iterable[Future[Any]]) -> None:
+    """Release futures, also those from before a restart of their cluster.
+
+    A race: what a client sends while the scheduler restarts arrives after the scheduler
+    has forgotten everything, and before the client has heard of it. The client then
+    takes its futures for void, and does not release them; but their tasks are there.
+    """
+
+    def release_void(client: Client, noted: Sequence[tuple[Any, int]]) -> None:
+        void = [key for key, generation in noted if generation != client.generation]
+        if void and client.status == "running":
+            message = {"op": "client-releases-keys", "keys": void, "client": client.id}
+            client._send_to_scheduler(message)
+
+    by_client: dict[Client, list[tuple[Any, int]]] = {}
+    for future in list(futures):
+        future.release()
+        by_client.setdefault(future.client, []).append((future.key, future._generation))
+    # On the event loop, which hears of restarts: after it has released them as usual,
+    # or found that it should not. What it sends now comes after their tasks.
+    for client, noted in by_client.items():
+        call_later(client, 0, release_void, client, noted)
 
 
 def heartbeat_s(client: Client) -> float:

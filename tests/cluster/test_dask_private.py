@@ -48,6 +48,7 @@ from skdistmlp.cluster._dask import (
     keys_on_worker,
     last_heartbeat,
     pinned_graph,
+    release_futures,
     release_keys,
     remove_client,
     remove_replicas,
@@ -207,6 +208,21 @@ def test_a_worker_calls_later(client, workers):
 def test_the_interval_of_heartbeats_is_known(cluster):
     with Client(cluster, set_as_default=False, heartbeat_interval="7s") as client:
         assert heartbeat_s(client) == 7
+
+
+def test_futures_from_before_a_restart_are_released(client):
+    """On what they do while the cluster restarts, see `fits/test_restart.py`."""
+
+    def exists(dask_scheduler):
+        return "an old key" in dask_scheduler.tasks
+
+    future = client.submit(int, key="an old key")
+    future.result(WITHIN_S)
+    client._handle_restart()
+    future.release()
+    wait_until(lambda: client.run_on_scheduler(exists), "Dask does not release it")
+    release_futures([future])
+    wait_until(lambda: not client.run_on_scheduler(exists), "it is released")
 
 
 def test_a_pinned_task_runs_on_its_worker(client, workers):

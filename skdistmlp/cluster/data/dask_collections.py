@@ -11,7 +11,7 @@ from dask.base import compute as compute_here
 from dask.base import is_dask_collection
 from distributed import Client, Future, futures_of
 
-from skdistmlp.cluster._dask import event_loop_runs_here
+from skdistmlp.cluster._dask import event_loop_runs_here, release_futures
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
@@ -163,8 +163,7 @@ def wait_for(client: Client, futures: Sequence[Future[Any]]) -> None:
 
 def release(futures: list[Future[Any]]) -> None:
     """Release futures now, even if the traceback of an error still refers to them."""
-    for future in futures:
-        future.release()
+    release_futures(futures)
     futures.clear()
 
 

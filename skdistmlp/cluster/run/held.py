@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 
 from distributed import Future
 
+from skdistmlp.cluster._dask import release_futures
+
 
 class HeldFutures:
     """All futures of a run that somebody still has, to be released when it ends.
@@ -31,8 +33,7 @@ class HeldFutures:
             self._rank_of.update(futures)
             closed = self._closed
         if closed:
-            for future, _ in futures:
-                future.release()
+            release_futures(future for future, _ in futures)
 
     def rank_of(self, future: Future[Any]) -> int:
         """Return the rank of the shard that a future belongs to."""
@@ -53,5 +54,4 @@ class HeldFutures:
         """Release all futures, and from now on each that is added."""
         with self._lock:
             self._closed = True
-            for future in list(self._rank_of):
-                future.release()
+            release_futures(list(self._rank_of))
