@@ -1,15 +1,17 @@
 """Faults that concern a whole call: a fit or a prediction, by engine."""
 
+import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
 from distributed import Client
-from sklearn.exceptions import ConvergenceWarning
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, ExchangeError
 from tests.cluster.faults.clusters import LONG_TIMEOUT, SETTINGS, Data
@@ -42,8 +44,11 @@ class Call:
     def __str__(self) -> str:
         return f"{self.method}, {self.engine}"
 
-    def outcome(self, client: Client | None, data: Data) -> FitOutcome:
-        """Return how it ends: parameters or predictions, or the error."""
+    def outcome(self, data: Data, **parameters: Any) -> FitOutcome:
+        """Return how it ends: parameters or predictions, or the error.
+
+        Without parameters, such as the client and the engine, it needs no cluster.
+        """
         clf = DistributedMLPClassifier(
             (20, 9),
             batch_size=100,
@@ -52,29 +57,29 @@ class Call:
             parameter_threshold=0,
             engine="local",
         )
-        cluster = {"client": client, "engine": self.engine} if client else {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             try:
                 if self.method == "fit":
-                    fitted = clf.set_params(**cluster).fit(*data)
-                    return FitOutcome(None, "", fitted.coefs_)
-                fitted = clf.fit(*data).set_params(**cluster)
-                return FitOutcome(None, "", [fitted.predict(data[0])])
+                    returned = clf.set_params(**parameters).fit(*data).coefs_
+                else:
+                    clf.fit(*data).set_params(**parameters)
+                    returned = [clf.predict(data[0])]
             except BaseException as error:
                 notes = getattr(error, "__notes__", [])
                 return FitOutcome(type(error), "\n".join([str(error), *notes]))
+        return FitOutcome(None, "\n".join(str(w.message) for w in warned), returned)
 
     def timed_outcome(self, client: Client, data: Data) -> tuple[FitOutcome, float]:
-        """Return how it ends, and after how many seconds; do not wait forever."""
-        begun = time.monotonic()
-        outcome = in_thread(self.outcome, client, data).result(BOUND_S)
-        return outcome, time.monotonic() - begun
+        """Return how it ends on a cluster, and after how many seconds."""
+        return timed(
+            in_thread(self.outcome, data, client=client, engine=self.engine).result
+        )
 
     def assert_right(self, outcome: FitOutcome, data: Data) -> None:
         """Check that it returned what it returns without a cluster."""
         assert outcome.error is None, outcome.text
-        expected = self.outcome(None, data)
+        expected = self.outcome(data)
         for mine, other in zip(outcome.coefs, expected.coefs, strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
 
@@ -84,6 +89,12 @@ class Call:
         with dask.config.set(LONG_TIMEOUT):
             self.assert_right(self.timed_outcome(client, data)[0], data)
         assert_nothing_left(client)
+
+
+def timed(result: Callable[[float], FitOutcome]) -> tuple[FitOutcome, float]:
+    """Wait for an outcome, not forever; return it, and the seconds that it took."""
+    begun = time.monotonic()
+    return result(BOUND_S), time.monotonic() - begun
 
 
 CALLS = {
@@ -150,6 +161,60 @@ def stop_scheduler(call: Call, data: Data, directory: Path) -> tuple[FitOutcome,
     return outcome, seconds
 
 
+def fork_client(call: Call, data: Data, directory: Path) -> tuple[FitOutcome, float]:
+    """Call in a process that was forked from that of the client."""
+    here, there = multiprocessing.Pipe(duplex=False)
+    with (
+        ForkedProcesses(directory, SETTINGS) as cluster,
+        Client(cluster.address, set_as_default=False) as client,
+    ):
+        cluster.have_workers(2)
+        remember(client)
+        call.assert_goes_on(client, data)
+
+        def run() -> None:
+            outcome = call.outcome(data, client=client, engine=call.engine)
+            there.send((outcome.error, outcome.text, outcome.coefs))
+
+        process = multiprocessing.get_context("fork").Process(target=run)
+        with warnings.catch_warnings():
+            # Python's own, of forks in processes with several threads.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+
+        def result(bound_s: float) -> FitOutcome:
+            assert here.poll(bound_s), "the forked process waits forever"
+            return FitOutcome(*here.recv())
+
+        try:
+            outcome, seconds = timed(result)
+        finally:
+            process.kill()
+            process.join()
+        call.assert_goes_on(client, data)
+    return outcome, seconds
+
+
+def start_threads_in_task(
+    call: Call, data: Data, directory: Path
+) -> tuple[FitOutcome, float]:
+    """Call in a thread that a task has started, on the thread's own cluster."""
+
+    def task() -> FitOutcome:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(call.outcome, data, engine=call.engine).result()
+
+    with (
+        ForkedProcesses(directory, SETTINGS) as cluster,
+        Client(cluster.address, set_as_default=False) as client,
+    ):
+        cluster.have_workers(2)
+        remember(client)
+        outcome, seconds = timed(client.submit(task, pure=False).result)
+        call.assert_goes_on(client, data)
+    return outcome, seconds
+
+
 RIGHT = Expected(None)
 
 CALL_FAULTS = [
@@ -186,6 +251,30 @@ CALL_FAULTS = [
         {PREDICT_PEERS: RIGHT}
         | each(
             Expected(ClusterError, ("the scheduler at tcp://.* has not answered",)),
+            FIT_PEERS,
+            FIT_FUTURES,
+            PREDICT_FUTURES,
+        ),
+        often=(),
+    ),
+    CallFault(
+        "client forked",
+        fork_client,
+        {PREDICT_PEERS: RIGHT}
+        | each(
+            Expected(None, ("no Dask client is active",), "local, with a warning"),
+            FIT_PEERS,
+            FIT_FUTURES,
+        )
+        | {PREDICT_FUTURES: Expected(None, (), "local")},
+        often=(),
+    ),
+    CallFault(
+        "threads in a task",
+        start_threads_in_task,
+        {PREDICT_PEERS: RIGHT}
+        | each(
+            Expected(ClusterError, ("cannot wait for a cluster in this thread",)),
             FIT_PEERS,
             FIT_FUTURES,
             PREDICT_FUTURES,
