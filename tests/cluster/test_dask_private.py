@@ -12,6 +12,7 @@ from logging import addLevelName, getLevelName
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -509,9 +510,19 @@ def test_values_are_fetched_without_being_stored(client, workers):
         "nowhere": [workers[1]],
         "lost": ["tcp://127.0.0.1:1"],
     }
-    (values, missing, lost), held = client.submit(
-        fetch, who_has, workers=workers[:1], pure=False
-    ).result(WITHIN_S)
+
+    def set_timeout(setting):
+        # Dask would try to connect for half a minute.
+        dask.config.set({"distributed.comm.timeouts.connect": setting})
+
+    before = dask.config.get("distributed.comm.timeouts.connect")
+    client.run(set_timeout, "1s", workers=workers[:1])
+    try:
+        (values, missing, lost), held = client.submit(
+            fetch, who_has, workers=workers[:1], pure=False
+        ).result(WITHIN_S)
+    finally:
+        client.run(set_timeout, before, workers=workers[:1])
     assert values == {"here": 1, "there": 2}
     assert sorted(missing) == ["lost", "nowhere"]
     assert "tcp://127.0.0.1:1" in lost
