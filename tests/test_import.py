@@ -52,9 +52,12 @@ def loaded_by(code: str) -> set[str]:
 @pytest.mark.parametrize(
     "code",
     [
-        pytest.param("from skdistmlp import *", id="import"),
+        # The others import it too.
+        pytest.param("from skdistmlp import *", id="import", marks=pytest.mark.slow),
         pytest.param(
-            "import skdistmlp" + FIT.replace("**PARAMS", ""), id="fit without a cluster"
+            "import skdistmlp" + FIT.replace("**PARAMS", ""),
+            id="fit without a cluster",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "import skdistmlp"

@@ -14,6 +14,7 @@ from tests.estimators.support import (
     fit,
     result_of,
 )
+from tests.marks import only_quick
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -150,6 +151,10 @@ def test_a_random_state_is_advanced_as_far_as_by_scikit_learn(params):
 
 
 on_a_cluster = pytest.mark.parametrize("engine", ["futures", "peers"])
+quickly_on_a_cluster = pytest.mark.parametrize(
+    "engine", only_quick(1, cases=["futures", "peers"])
+)
+"""Each step of futures takes tens of milliseconds."""
 
 
 def _shared(client, engine, n_workers):
@@ -160,7 +165,7 @@ def _shared(client, engine, n_workers):
     }
 
 
-@pytest.mark.parametrize("n_workers", [1, 2, 3])
+@pytest.mark.parametrize("n_workers", only_quick(2, cases=[1, 2, 3]))
 @pytest.mark.parametrize(
     ("name", "params"),
     [
@@ -199,7 +204,7 @@ def test_shards_match_scikit_learn(client, engine, name, params, n_workers):
         ("sparse, poisson", 2),
     ],
 )
-@on_a_cluster
+@quickly_on_a_cluster
 def test_shards_match_for_other_solvers_targets_and_features(
     client, engine, name, n_workers
 ):
@@ -222,7 +227,7 @@ def test_shards_match_for_other_solvers_targets_and_features(
         ("a hidden layer of one", {"max_iter": 2}),
     ],
 )
-@on_a_cluster
+@quickly_on_a_cluster
 def test_shards_stop_at_the_same_epoch_as_scikit_learn(client, engine, name, params):
     case = Case.of(name, batch_size=240, **params)
     ours = assert_parity(case, **_shared(client, engine, 2))

@@ -14,6 +14,7 @@ from tests.estimators.support import (
     assert_parity,
     fit,
 )
+from tests.marks import only_quick
 
 _COMMON = {
     "hidden_layer_sizes": st.lists(st.integers(1, 7), max_size=3) | st.integers(1, 9),
@@ -133,16 +134,23 @@ def check_on_workers(cluster, case, engine, n_workers):
 
 
 @given(case=cases(), n_workers=st.integers(1, 3))
-@settings(max_examples=12)
+@settings(max_examples=5)
 def test_random_configurations_match_on_futures(cluster, case, n_workers):
     """On real workers; only a few, since each step takes tens of milliseconds."""
     check_on_workers(cluster, case, "futures", n_workers)
 
 
 @given(case=cases(), n_workers=st.integers(1, 3))
-@settings(max_examples=60)
+@settings(max_examples=15)
 def test_random_configurations_match_on_peers(cluster, case, n_workers):
     """On real workers; a fit takes a tenth of a second."""
+    check_on_workers(cluster, case, "peers", n_workers)
+
+
+@pytest.mark.slow
+@given(case=cases(), n_workers=st.integers(1, 3))
+@settings(max_examples=60)
+def test_more_random_configurations_match_on_peers(cluster, case, n_workers):
     check_on_workers(cluster, case, "peers", n_workers)
 
 
@@ -162,7 +170,9 @@ def test_more_shards_than_neurons_match(name):
 # Longer trainings in float32: single parameters drift apart, the loss does not.
 
 
-@pytest.mark.parametrize("shares", [None, [1, 1], [3, 1, 5]], ids=str)
+@pytest.mark.parametrize(
+    "shares", only_quick(2, cases=[None, [1, 1], [3, 1, 5]]), ids=str
+)
 @pytest.mark.parametrize(
     "name",
     [

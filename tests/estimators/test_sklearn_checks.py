@@ -37,9 +37,16 @@ def test_checks_of_scikit_learn_pass(estimator, check):
 PEERS = {"engine": "peers", "n_workers": 2}
 
 
-@parametrize_with_checks(
-    [DistributedMLPClassifier(max_iter=100, **PEERS)], expected_failed_checks=None
-)
+def one_in_four(*estimators):
+    """Return the mark of scikit-learn's checks, of which three in four are slow."""
+    mark = parametrize_with_checks(list(estimators), expected_failed_checks=None)
+    names, cases = mark.args
+    cases = list(cases)
+    quick = only_quick(*range(0, len(cases), 4), cases=cases)
+    return pytest.mark.parametrize(names, quick, **mark.kwargs)
+
+
+@one_in_four(DistributedMLPClassifier(max_iter=100, **PEERS))
 def test_checks_of_scikit_learn_pass_on_workers(client, estimator, check, monkeypatch):
     """With an active client: an estimator that holds a live one is not pickled."""
     # Nothing is trained here.
@@ -56,7 +63,8 @@ def test_checks_of_a_regressor_pass_on_workers(client, estimator, check, monkeyp
     test_checks_of_scikit_learn_pass_on_workers(client, estimator, check, monkeypatch)
 
 
-@pytest.mark.parametrize("solver", only_quick(0, cases=["adam", "lbfgs"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 @pytest.mark.parametrize(("ours", "theirs"), PAIRS)
 def test_the_same_checks_apply_as_to_scikit_learn(ours, theirs, solver):
     def passed(estimator):

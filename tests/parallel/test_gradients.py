@@ -19,6 +19,7 @@ from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 from skdistmlp.training.step import training_step
+from tests.marks import only_quick
 from tests.nn.silu import silu_known
 from tests.parallel.ops_contract import HEADS, make_problem
 from tests.thread_communicator import run_in_threads
@@ -105,7 +106,9 @@ def in_threads(n_shards, shard):
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize(("output", "n_outputs"), HEADS)
 @pytest.mark.parametrize("shares", SHARES, ids=str)
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize(
+    "weighted", only_quick(1, cases=[False, True]), ids=["", "weighted"]
+)
 def test_gradients_match_finite_differences_of_the_loss(
     activation, output, n_outputs, shares, weighted
 ):
