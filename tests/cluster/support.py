@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,6 +128,32 @@ class DaskProcesses:
             if info["name"] in started:
                 self.workers[address] = started[info["name"]]
 
+    @contextmanager
+    def unlike_worker(
+        self, command: Sequence[str]
+    ) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+        """Run a worker by another command than `python -m dask` within the context.
+
+        Yields its address and its process.
+        """
+        name = f"worker-{len(self._processes)}"
+        options = ("--host", "127.0.0.1", "--no-dashboard", "--no-nanny")
+        process = self._start(
+            "worker", "worker", self.address, "--name", name, *options, command=command
+        )
+
+        def address() -> str | None:
+            known = known_workers(client).items()
+            return next((at for at, info in known if info["name"] == name), None)
+
+        try:
+            with Client(self.address, set_as_default=False) as client:
+                yield wait_until(address, f"{name} is there"), process
+        finally:
+            self._kill(process)
+            with Client(self.address, set_as_default=False) as client:
+                wait_until(lambda: address() is None, f"{name} is missed")
+
     def kill_worker(self, address: str) -> None:
         """Kill a worker, which tells nobody."""
         self._kill(self.workers.pop(address))
@@ -200,11 +226,13 @@ class DaskProcesses:
         shared = ("-m", "dask", command, "--host", "127.0.0.1", "--no-dashboard")
         return self._start(command, *shared, *options)
 
-    def _start(self, kind: str, *arguments: Any) -> "subprocess.Popen[bytes]":
+    def _start(
+        self, kind: str, *arguments: Any, command: Sequence[str] = (sys.executable,)
+    ) -> "subprocess.Popen[bytes]":
         name = f"{kind}-{len(self._processes)}"
         with (self._directory / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, *map(str, arguments)],
+                [*command, *map(str, arguments)],
                 cwd=self._directory,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -218,6 +246,13 @@ class DaskProcesses:
 
 ENDLESS_CLIENT = Path(__file__).with_name("endless_client.py")
 SENDING_CLIENT = Path(__file__).with_name("sending_client.py")
+
+WITHOUT_PACKAGE = (
+    sys.executable,
+    "-c",
+    "import sys; sys.modules['skdistmlp'] = None; import dask.__main__ as d; d.main()",
+)
+"""A command of Dask that cannot import this package."""
 
 LOG = "100000"
 """Transitions that a scheduler of these tests remembers."""

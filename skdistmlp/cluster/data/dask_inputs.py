@@ -5,14 +5,17 @@ On a cluster, features stay on the workers, which describe each block to the cli
 to the client, which needs the classes.
 """
 
+import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 from distributed import Client, Future
 from scipy.sparse import issparse, vstack
 
+from skdistmlp._version import __version__
 from skdistmlp.cluster._dask import array_meta
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
@@ -30,6 +33,7 @@ from skdistmlp.cluster.data.dask_collections import (
 )
 from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
 from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
+from skdistmlp.cluster.run.portable import PortableFunction
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.exceptions import ClusterError, counted
@@ -163,10 +167,12 @@ def _describe_features(
     client: Client, collection: Any, futures: list[Future[Any]], estimator_name: str
 ) -> RemoteFeatures:
     """Check all blocks of X on their workers; return the features they make up."""
+    describe = partial(describe_block, estimator_name=estimator_name)
     described = client.map(
-        describe_block,
+        # Dask may choose a worker that has joined after the check of versions.
+        PortableFunction("describe-X", __version__),
         futures,
-        estimator_name=estimator_name,
+        pickled=pickle.dumps(describe),
         pure=False,
         key="describe-X",
     )

@@ -1,6 +1,7 @@
 """Lazy predictions for Dask collections: Dask arrays, computed when asked for."""
 
 import math
+import pickle
 import uuid
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from dask.delayed import delayed
 from dask.utils import parse_bytes
 from distributed import Client
 
+from skdistmlp._version import __version__
 from skdistmlp.cluster._dask import send_value
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import address_of, scheduler_address, usable_client
@@ -19,6 +21,7 @@ from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect, workers_of
 from skdistmlp.cluster.data.dask_collections import header_of, in_whole_rows, is_frame
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
+from skdistmlp.cluster.run.portable import PortableFunction
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.settings import exchange_timeout_s
 
@@ -56,13 +59,17 @@ def map_blocks(
     """
     collection = in_whole_rows("X", collection)
     meta = function(header_of(collection))[:0]
+    future = None
     # A small function travels inside the graph, which anyone can then compute. Dask
     # warns about large values there.
     if n_bytes > parse_bytes(dask.config.get(LARGE_GRAPH_SETTING, "10MB")):
-        function = _scatter_function(client, function, n_bytes, owner)
-    shared = delayed(function, traverse=False)
+        future = _scatter_function(client, function, n_bytes, owner)
+    # As bytes: whoever computes the graph may lack this package.
+    pickled = pickle.dumps(function) if future is None else future
+    shared = delayed(pickled, traverse=False)
+    predict_rows = PortableFunction("predict_rows", __version__)
     if is_frame(collection):
-        return _frame_predictions(collection, shared, meta)
+        return _frame_predictions(collection, predict_rows, shared, meta)
     if meta.ndim == 1:
         return collection.map_blocks(
             predict_rows, shared, drop_axis=1, dtype=meta.dtype, meta=meta
@@ -73,8 +80,10 @@ def map_blocks(
     )
 
 
-def _frame_predictions(frame: Any, function: Any, meta: Any) -> Array:
-    """Apply a delayed function to every partition of a frame; return an array.
+def _frame_predictions(
+    frame: Any, predict_rows: PortableFunction, shared: Any, meta: Any
+) -> Array:
+    """Predict every partition of a frame by a delayed network; return an array.
 
     As if the function returned frames: with the meta of an array, Dask would optimise
     the graph at once. It may then read several files in one task, so that the array has
@@ -82,7 +91,7 @@ def _frame_predictions(frame: Any, function: Any, meta: Any) -> Array:
     Dask cannot compute single blocks of what is optimised.
     """
     lazy = frame.map_partitions(
-        predict_rows, function, meta=header_of(frame)[:0], enforce_metadata=False
+        predict_rows, shared, meta=header_of(frame)[:0], enforce_metadata=False
     )
     graph, keys = dict(lazy.__dask_graph__()), lazy.__dask_keys__()
     # The blocks of a matrix have two indices.
@@ -93,15 +102,10 @@ def _frame_predictions(frame: Any, function: Any, meta: Any) -> Array:
     return Array(graph, keys[0][0], chunks, meta=meta)
 
 
-def predict_rows(block: Any, function: Callable[[Any], Any]) -> Any:
-    """Apply the function to a block; the dashboard shows tasks by this name."""
-    return function(block)
-
-
 def _scatter_function(
     client: Client | str | None, function: Any, n_bytes: int, owner: object
 ) -> Any:
-    """Return a future of the function, or the function itself without a cluster.
+    """Return a future of the pickled function; None without a cluster.
 
     The cache holds a second reference. While a graph is being computed, the scheduler
     may learn that the client has dropped the future before it learns that a task of
@@ -109,22 +113,22 @@ def _scatter_function(
     """
     live = usable_client(client)
     if live is None:
-        return function
+        return None
     address = address_of(client)
     if address is not None and scheduler_address(live) != address:
         # The prediction will be computed on another cluster.
-        return function
+        return None
     workers = workers_of(live)
     if not workers:
-        return function
+        return None
     worker = workers[0]
     send = partial(_send, live, worker)
     if not is_cacheable(live, [worker], n_bytes):
-        return send(function)
+        return send(pickle.dumps(function))
     cache, token = WorkerCache.of(live), content_hash(function)
     future = cache.find(token, worker)
     if future is None:
-        future = send(function)
+        future = send(pickle.dumps(function))
         cache.keep(token, worker, future, n_bytes, owner)
     return future
 

@@ -136,7 +136,7 @@ class RegisteredRun:
     def __init__(self, client: Client, name: str, workers: Sequence[str]) -> None:
         self._client = client
         self._name = name
-        # Not waited for here: the versions of the workers are asked at the same time.
+        # Not waited for here, but by the threads that send the first values.
         self._registered: Future[Any] = submit_rpc(
             client, self._register, list(workers)
         )

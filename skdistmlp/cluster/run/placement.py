@@ -93,25 +93,26 @@ class Placement:
         self.close()
 
     def open(self) -> None:
-        """Register the run, check the workers' versions, and shield them from Ctrl-C.
+        """Check the workers' versions, register the run, and shield it from Ctrl-C.
 
         Raises
         ------
         ClusterError
-            If a worker has another version of this package.
+            If one has another version of Python or of this package.
         """
         # Before they hold anything.
         self._shield.open()
         self.phase = "asking the workers for their version"
         with self.translate_dask_errors():
-            self._scatterer.registered = RegisteredRun(
-                self._client, self._run, self._workers
-            )
             try:
                 check_versions(self._client, self._workers, self.watch.check)
             except OSError:
                 self.watch.await_loss()
                 raise
+            # Only now: the scheduler imports this package for it.
+            self._scatterer.registered = RegisteredRun(
+                self._client, self._run, self._workers
+            )
 
     def close(self) -> None:
         """Release everything on the cluster, and end this run's threads."""

@@ -1,8 +1,8 @@
-"""Check that scheduler and workers run the same version of this package."""
+"""Check that scheduler and workers run the same versions of Python and this package."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from importlib import import_module
+from platform import python_version
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,17 +14,22 @@ from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.exceptions import ClusterError
 
 _CHECKED: WeakKeyDictionary[Client, set[tuple[str, str]]] = WeakKeyDictionary()
-"""Workers known to run the version of this process, by address and directory. A worker
+"""Workers known to run the versions of this process, by address and directory. A worker
 that restarts may get the same address, with another version, but a new directory."""
+
+LOADED_VERSION = "__import__('skdistmlp').__version__"
+"""Python's text for the version that a process has loaded."""
 
 
 def check_versions(
     client: Client, workers: Sequence[str], check: Callable[[], None]
 ) -> None:
-    """Raise unless scheduler and workers run this version of this package.
+    """Raise unless scheduler and workers run this Python and this package.
 
-    A worker with another version may be unable to unpickle what it is sent, and Dask
-    then closes the worker's connection.
+    A worker with another version of this package may be unable to unpickle what it is
+    sent, and Dask then closes the worker's connection. Byte code of another minor
+    version of Python may end the worker's process: both questions are asked by what
+    every Python has itself, and the second one only when the Pythons agree.
 
     Parameters
     ----------
@@ -49,35 +54,57 @@ def check_versions(
     } - checked
     if not missing:
         return
-
-    # Nested, so that it is pickled by value: this package may be missing where it runs,
-    # or of another version, of which only the public name is certain.
-    def loaded_version() -> str | None:
+    addresses = [worker for worker, _ in missing]
+    own = _minor_version(python_version())
+    for where, answer in _ask(client, addresses, check, python_version).items():
+        if (found := _minor_version(_result(answer))) != own:
+            raise ClusterError(
+                f"{where} runs Python {found}, this process Python {own}. Use the same "
+                f"minor version of Python on the scheduler and on all workers."
+            )
+    for where, answer in _ask(client, addresses, check, eval, LOADED_VERSION).items():
         try:
-            version: str = import_module("skdistmlp").__version__
-        except ImportError:
-            return None
-        return version
+            version = _result(answer)
+        except ImportError as error:
+            has_none = error.name == "skdistmlp"
+            cannot = f"cannot import skdistmlp ({error})"
+            runs = "has no skdistmlp" if has_none else cannot
+        else:
+            runs = f"runs skdistmlp {version}"
+            if version == __version__:
+                continue
+        raise ClusterError(
+            f"{where} {runs}, this process {__version__}. Install the same version on "
+            f"the scheduler and on all workers."
+        )
+    checked.update(missing)
 
+
+def _ask(
+    client: Client,
+    workers: Sequence[str],
+    check: Callable[[], None],
+    function: Callable[..., Any],
+    *args: Any,
+) -> dict[str, Future[Any]]:
+    """Call a function on the workers and the scheduler; return their answers."""
     answers: dict[str, Future[Any]] = {
         f"worker {worker}": answer
-        for worker, answer in run_on_workers(
-            client, [worker for worker, _ in missing], loaded_version
-        ).items()
+        for worker, answer in run_on_workers(client, workers, function, *args).items()
     }
     answers["the scheduler"] = submit_rpc(
-        client, client.run_on_scheduler, loaded_version
+        client, client.run_on_scheduler, function, *args
     )
     wait_while(check, answers.values())
-    own = __version__
-    for where, answer in answers.items():
-        found = answer.result()
-        if isinstance(found, dict):
-            (found,) = found.values()
-        if found != own:
-            runs = "has no skdistmlp" if found is None else f"runs skdistmlp {found}"
-            raise ClusterError(
-                f"{where} {runs}, this process {own}. Install the same version on the "
-                f"scheduler and on all workers."
-            )
-    checked.update(missing)
+    return answers
+
+
+def _result(answer: Future[Any]) -> Any:
+    """Return what was answered; a worker's answer comes with its address."""
+    found = answer.result()
+    return next(iter(found.values())) if isinstance(found, dict) else found
+
+
+def _minor_version(version: str) -> str:
+    """Return the parts of a version of Python that byte code depends on."""
+    return ".".join(version.split(".")[:2])

@@ -11,7 +11,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from distributed import Client, wait
+from distributed import Client, futures_of, wait
 from numpy.testing import assert_array_equal
 
 from skdistmlp import (
@@ -19,7 +19,7 @@ from skdistmlp import (
     WorkerLostError,
 )
 from skdistmlp.cluster.client.workers import known_workers
-from skdistmlp.cluster.data import remote_dataset
+from skdistmlp.cluster.data import dask_inputs, remote_dataset
 from tests.cluster.data.inputs import (
     N_ROWS,
     NAMES,
@@ -34,7 +34,7 @@ from tests.cluster.data.inputs import (
     weights_of,
 )
 from tests.cluster.leaks import own_cluster
-from tests.cluster.support import bounded
+from tests.cluster.support import WITHOUT_PACKAGE, bounded
 from tests.estimators.support import fit
 
 
@@ -334,3 +334,24 @@ def test_a_cluster_without_workers_is_reported(data, as_collection, engine):
         expected = r"needs at least 1 worker, but the cluster at tcp://.* has 0\."
         with pytest.raises(ClusterError, match=expected):
             bounded(clf.fit, given, y)
+
+
+def test_a_worker_without_this_package_that_joins_late_lives(
+    processes, data, monkeypatch
+):
+    """After the versions were checked; Dask may send any task there."""
+    monkeypatch.setattr(dask_inputs, "check_versions", lambda *_: None)
+    processes.have_workers(1)
+    X, y = data
+    with (
+        Client(processes.address, set_as_default=False) as client,
+        processes.unlike_worker(WITHOUT_PACKAGE) as (worker, process),
+    ):
+        there = client.persist(as_array(X), workers=[worker])
+        assert not any(future.exception() for future in futures_of(there))
+        expected = f"worker {worker} cannot import skdistmlp: .* on all workers"
+        with pytest.raises(ModuleNotFoundError, match=expected):
+            bounded(classifier(client).fit, there, y)
+        assert worker in client.nthreads()
+        assert process.poll() is None
+        del there

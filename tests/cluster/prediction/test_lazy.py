@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dask import delayed
+from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
@@ -29,7 +30,7 @@ from tests.cluster.data.inputs import (
     weights_of,
 )
 from tests.cluster.leaks import own_cluster
-from tests.cluster.support import bounded
+from tests.cluster.support import WITHOUT_PACKAGE, bounded
 from tests.estimators.support import fit, quiet
 
 
@@ -314,3 +315,32 @@ def test_the_plan_is_that_of_the_client_of_the_estimator(client, data, fitted):
     assert (plan.engine, plan.split_by) == ("futures", "rows")
     assert "with the client" in plan.reason
     clf.set_params(client=None)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_a_worker_without_this_package_fails_the_task_and_lives(
+    processes, data, fitted
+):
+    """Whether the network is in the graph or was sent to another worker before."""
+    processes.have_workers(1)
+    other = next(iter(processes.workers))
+    X = as_array(data[0])
+    with (
+        Client(processes.address, set_as_default=False) as client,
+        processes.unlike_worker(WITHOUT_PACKAGE) as (worker, process),
+    ):
+        estimator = fitted["classes"].set_params(client=client)
+        error = f"worker {worker} cannot import skdistmlp: .* on all workers"
+        for limit in ("10 MiB", "1 kiB"):
+            with dask.config.set({LARGE_GRAPH_SETTING: limit}):
+                labels, shares = estimator.predict(X), estimator.predict_proba(X)
+            future = client.compute(labels, workers=[worker])
+            on_other = client.compute(shares, workers=[other])
+            with pytest.raises(ModuleNotFoundError, match=error):
+                bounded(future.result)
+            assert len(bounded(on_other.result)) == N_ROWS
+            future.release()
+            on_other.release()
+        assert process.poll() is None
+        assert {worker, other} <= set(client.nthreads())
+    estimator.set_params(client=None)

@@ -1,9 +1,14 @@
-"""Another version of the package on a worker is reported before anything is sent."""
+"""Another version of the package or of Python is reported before anything is sent."""
 
+import os
+import subprocess
 import sys
+import sysconfig
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client
@@ -11,8 +16,10 @@ from distributed import Client
 import skdistmlp
 from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
+from skdistmlp.cluster.run import versions
+from skdistmlp.cluster.run.versions import check_versions
 from tests.cluster.leaks import assert_nothing_left, remember
-from tests.cluster.support import bounded, wait_until
+from tests.cluster.support import WITHOUT_PACKAGE, bounded, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -51,6 +58,11 @@ def fit(client, engine):
     return clf.fit(np.eye(20), np.arange(20) % 2)
 
 
+def fit_collection(client):
+    clf = DistributedMLPClassifier((9, 8), max_iter=2, client=client, engine="peers")
+    return clf.fit(da.from_array(np.eye(20), chunks=(10, -1)), np.arange(20) % 2)
+
+
 def predict(client):
     X = np.eye(20)
     workers = tuple(client.nthreads())
@@ -61,6 +73,7 @@ def predict(client):
 CALLS = {
     "peers": partial(fit, engine="peers"),
     "futures": partial(fit, engine="futures"),
+    "collection": fit_collection,
     "predict": predict,
 }
 
@@ -96,3 +109,85 @@ def test_another_version_at_a_reused_address_is_reported(processes, client):
     ):
         bounded(fit, client, "peers")
     bounded(fit, client, "peers")
+
+
+def pretend_python(run, version):
+    """Have a process say that it runs another Python; None ends that."""
+
+    # Nested, so that it is pickled by value: the process may lack this package.
+    def pretend():
+        import platform
+
+        vars(platform).setdefault("real_python_version", platform.python_version)
+        platform.python_version = (
+            platform.real_python_version if version is None else lambda: version
+        )
+
+    run(pretend)
+
+
+def test_pythons_are_compared_before_the_package_is_looked_for(processes, client):
+    """On a worker that has none."""
+    with processes.unlike_worker(WITHOUT_PACKAGE) as (worker, process):
+        run = partial(client.run, workers=[worker])
+        for call in CALLS.values():
+            pretend_python(run, "3.99.1")
+            with pytest.raises(ClusterError, match=f"worker {worker} runs Python 3.99"):
+                bounded(call, client)
+            pretend_python(run, None)
+            with pytest.raises(ClusterError, match=f"worker {worker} has no skdistmlp"):
+                bounded(call, client)
+        assert process.poll() is None
+
+
+def test_another_python_on_the_scheduler_is_reported(client):
+    pretend_python(client.run_on_scheduler, "3.99.1")
+    own = f"{sys.version_info.major}.{sys.version_info.minor}"
+    said = f"the scheduler runs Python 3.99, this process Python {own}. Use the same"
+    with pytest.raises(ClusterError, match=said):
+        bounded(predict, client)
+    pretend_python(client.run_on_scheduler, None)
+    bounded(predict, client)
+
+
+def another_python():
+    """Return a Python of another minor version that this machine has."""
+    beside = Path(sys.base_prefix).parent.glob("3.1[2-9]*/bin/python3")
+    for python in [*beside, *Path("/usr/bin").glob("python3.1[2-9]")]:
+        code = f"import sys; print(sys.version_info[:2] != {sys.version_info[:2]})"
+        said = subprocess.run([python, "-c", code], capture_output=True, check=False)
+        if said.stdout == b"True\n":
+            return str(python)
+    pytest.skip("this machine has no other Python")
+
+
+def test_a_worker_of_another_python_is_named_and_lives(processes, client, monkeypatch):
+    """It runs Dask as it is installed here, of which it can load enough."""
+    command = [another_python(), "-W", "ignore", "-m", "dask"]
+    installed_here = sysconfig.get_path("purelib")
+    path = os.pathsep.join([os.environ.get("PYTHONPATH", ""), installed_here])
+    monkeypatch.setenv("PYTHONPATH", path)
+    with processes.unlike_worker(command) as (worker, process):
+        for call in CALLS.values():
+            with pytest.raises(ClusterError, match=f"worker {worker} runs Python 3"):
+                bounded(call, client)
+        # It answers: a signal may take a moment to end a process.
+        client.run(os.getpid, workers=[worker])
+        assert process.poll() is None
+
+
+def test_a_worker_is_asked_once(client, monkeypatch):
+    workers = tuple(client.nthreads())
+    asked = []
+    ask = versions._ask
+    monkeypatch.setattr(
+        versions,
+        "_ask",
+        lambda client, workers, *args: (
+            asked.extend(workers) or ask(client, workers, *args)
+        ),
+    )
+    check_versions(client, workers[:1], lambda: None)
+    check_versions(client, workers, lambda: None)
+    check_versions(client, workers, lambda: None)
+    assert sorted(asked) == sorted(2 * workers)
