@@ -331,7 +331,13 @@ def _measure(
     """Return the number of workers, their highest speed-up, and the measurements."""
     from functools import partial
 
-    from skdistmlp.cluster.client.workers import choose_workers, threads_of, workers_of
+    from skdistmlp.cluster.client.workers import (
+        PAUSED_ADVICE,
+        choose_workers,
+        describe_paused,
+        threads_of,
+        workers_of,
+    )
     from skdistmlp.crossover.measurement import (
         SPEEDUP_PER_THREAD,
         measure_growing_networks,
@@ -342,6 +348,11 @@ def _measure(
 
     n_present = len(workers_of(client))
     if n_present < 2:
+        if paused := describe_paused(client):
+            raise click.ClickException(
+                f"need at least 2 workers, the cluster has {n_present} that accept "
+                f"tasks: {paused}. {PAUSED_ADVICE}"
+            )
         raise click.ClickException(
             f"need at least 2 workers, the cluster has {n_present}: start more with "
             f"`dask worker ADDRESS`"

@@ -127,12 +127,18 @@ def _plan_without_client(
 def _plan_prediction(
     request: EngineRequest, layer_units: Sequence[int], cost: StepCost, client: Any
 ) -> Plan:
-    from skdistmlp.cluster.client.workers import memory_limits, workers_of
+    from skdistmlp.cluster.client.workers import (
+        describe_paused,
+        memory_limits,
+        workers_of,
+    )
 
     # Everything it takes is here: a cluster that has become smaller will do.
     workers = workers_of(client)[: request.n_workers]
     if not workers:
-        return local_plan(layer_units, "the cluster has no workers")
+        paused = describe_paused(client)
+        suffix = f" that accept tasks: {paused}" if paused else ""
+        return local_plan(layer_units, f"the cluster has no workers{suffix}")
     limit = min(memory_limits(client, workers).values(), default=None)
     return plan_shared_prediction(layer_units, request.engine, workers, cost, limit)
 

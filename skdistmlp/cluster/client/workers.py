@@ -43,25 +43,52 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
     present = workers_of(client)
     wanted = 1 if n_workers is None else n_workers
     if len(present) < wanted:
-        raise ClusterError(
+        needs = (
             f"n_workers={n_workers} needs {'at least ' if n_workers is None else ''}"
             f"{counted(wanted, 'worker')}, but the cluster at "
-            f"{scheduler_address(client)} has {len(present)}. Start more workers"
+            f"{scheduler_address(client)} has {len(present)}"
+        )
+        if paused := describe_paused(client):
+            raise ClusterError(f"{needs} that accept tasks: {paused}. {PAUSED_ADVICE}")
+        raise ClusterError(
+            f"{needs}. Start more workers"
             f"{', or lower n_workers' if wanted > 1 else ''}."
         )
     return present if n_workers is None else present[:n_workers]
 
 
+PAUSED_ADVICE = (
+    "They resume when it is freed: release what they hold, such as persisted "
+    "collections, or use workers with more memory."
+)
+"""What to do about paused workers."""
+
+
+def describe_paused(client: Client) -> str:
+    """Say how many workers of a cluster are paused; nothing if none is."""
+    with translate_dask_errors(client, (), "looking for workers"):
+        n_paused = list(worker_statuses(client).values()).count("paused")
+    if n_paused == 0:
+        return ""
+    is_or_are = "is" if n_paused == 1 else "are"
+    return f"{n_paused} {is_or_are} paused for using too much memory"
+
+
 def workers_of(client: Client) -> tuple[str, ...]:
     """Return the addresses of all workers of a cluster that accept tasks."""
     with translate_dask_errors(client, (), "looking for workers"):
-        # A list of those that are excluded: a worker that has just joined is "init" for
-        # a moment, which is not excluded.
         return tuple(
             worker
             for worker, status in worker_statuses(client).items()
-            if status not in ("paused", "closing_gracefully", "closing", "closed")
+            if accepts_tasks(status)
         )
+
+
+def accepts_tasks(status: str) -> bool:
+    """Say whether a worker with a status that Dask names accepts tasks."""
+    # A list of those that are excluded: a worker that has just joined is "init" for a
+    # moment, which is not excluded.
+    return status not in ("paused", "closing_gracefully", "closing", "closed")
 
 
 def worker_statuses(client: Client) -> dict[str, str]:

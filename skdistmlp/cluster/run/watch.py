@@ -9,6 +9,12 @@ from distributed import Client
 from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.rpc import check_open
 from skdistmlp.cluster.client.scheduler import ask_scheduler
+from skdistmlp.cluster.client.workers import (
+    PAUSED_ADVICE,
+    accepts_tasks,
+    describe_paused,
+    known_workers,
+)
 from skdistmlp.cluster.run.liveness import LivenessCheck, PausedCheck
 from skdistmlp.cluster.run.reachability import ReachabilityCheck
 from skdistmlp.cluster.run.task_context import task_cancellation
@@ -135,14 +141,31 @@ class WorkersCheck:
         Raises
         ------
         ClusterError
-            If the cluster has had no workers for an exchange's timeout, if the
-            scheduler does not answer, or if this runs in a task that was cancelled.
+            If the cluster has had no workers, or paused ones only, for an exchange's
+            timeout, if the scheduler does not answer, or if this runs in a task that
+            was cancelled.
         """
-        if self._watch.check_presence():
+        present = self._watch.check_presence()
+        if present and self._progresses():
             self._seen_at = time.monotonic()
-        # Not at once: a nanny may be starting its worker again.
+        # Not at once: a nanny may be starting its worker again, and a paused worker may
+        # write what it holds to disk.
         elif time.monotonic() > self._seen_at + exchange_timeout_s():
+            address = scheduler_address(self._client)
+            if present and (paused := describe_paused(self._client)):
+                raise ClusterError(
+                    f"no worker of the cluster at {address} has accepted tasks for "
+                    f"{exchange_timeout_s():g} s: {paused}. {PAUSED_ADVICE}"
+                )
             raise ClusterError(
-                f"the cluster at {scheduler_address(self._client)} has had no workers "
+                f"the cluster at {address} has had no workers "
                 f"for {exchange_timeout_s():g} s. Start workers, and call again."
             )
+
+    def _progresses(self) -> bool:
+        """Say whether a worker accepts tasks, or still has one that runs."""
+        return any(
+            accepts_tasks(info["status"])
+            or info["metrics"].get("task_counts", {}).get("executing", 0) > 0
+            for info in known_workers(self._client).values()
+        )

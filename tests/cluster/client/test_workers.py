@@ -3,10 +3,13 @@
 import socket
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client
+from click import ClickException
+from distributed import Client, Status
 
+from skdistmlp import cli
 from skdistmlp.cluster.client import workers as module
 from skdistmlp.cluster.client.workers import (
     can_connect,
@@ -16,9 +19,11 @@ from skdistmlp.cluster.client.workers import (
     worker_statuses,
     workers_of,
 )
+from skdistmlp.cluster.data.dask_collections import compute
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.client.support import classifier, small
-from tests.cluster.support import bounded
+from tests.cluster.leaks import own_cluster
+from tests.cluster.support import bounded, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -131,3 +136,49 @@ def test_a_worker_that_was_reached_is_tried_again_only_after_a_while(monkeypatch
 )
 def test_a_worker_without_a_network_address_is_unreachable(address):
     assert not can_connect(Somebody(), address)
+
+
+@pytest.fixture
+def paused():
+    """Two workers, of which none accepts tasks."""
+
+    def pause(dask_worker):
+        dask_worker.status = Status.paused
+
+    # Without a limit: Dask resumes a worker that is below its limit.
+    with own_cluster(n_workers=2, processes=False, memory_limit=0) as client:
+        client.run(pause)
+        wait_until(
+            lambda: set(worker_statuses(client).values()) == {"paused"},
+            "the scheduler has heard of it",
+        )
+        yield client
+
+
+PAUSED = "that accept tasks: 2 are paused for using too much memory"
+
+
+def test_paused_workers_are_counted(paused, digits):
+    X, y = small(digits)
+    for n_workers, engine in ((None, "peers"), (1, "futures")):
+        clf = classifier(n_workers=n_workers, engine=engine, client=paused)
+        for given in (X, da.from_array(X, chunks=(50, -1))):
+            with pytest.raises(ClusterError, match=rf"has 0 {PAUSED}\. They resume"):
+                bounded(clf.fit, given, y)
+    clf.set_params(client=None, engine="local").fit(X, y)
+    labels = clf.predict(X)
+    clf.set_params(client=paused, engine="futures")
+    assert clf.plan_predict(X).reason == f"the cluster has no workers {PAUSED}"
+    np.testing.assert_array_equal(bounded(clf.predict, X), labels)
+    lazy = clf.predict(da.from_array(X, chunks=(50, -1)))
+    with (
+        dask.config.set({"skdistmlp.exchange-timeout": "100ms"}),
+        pytest.raises(ClusterError, match=r"has accepted tasks for 0\.1 s: 2 are paus"),
+    ):
+        bounded(compute, paused, lazy)
+
+
+def test_the_command_counts_paused_workers(paused):
+    said = f"need at least 2 workers, the cluster has 0 {PAUSED}"
+    with pytest.raises(ClickException, match=said):
+        cli._measure(paused, None, batch_size=1, n_features=1, max_width=1, repeats=1)
