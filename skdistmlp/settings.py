@@ -352,6 +352,13 @@ sent the error, which holds the shard and all rows until then."""
 GARBAGE_AT_MOST_EVERY_S = 60.0
 """The time between these looks doubles up to this, since each collection takes time."""
 
+MEMORY_FREED_S = 5.0
+"""For workers to free what earlier fits held, before a fit that needs the memory is
+refused. What a failed one held is freed when garbage is collected."""
+
+MEMORY_POLL_S = 0.5
+"""Between looks at whether they have."""
+
 HANDSHAKE_TIMEOUT_S = 30.0
 """For a connecting process to prove that it belongs to the fit. A worker whose task
 holds the GIL may take long; an intruder occupies one of `MAX_UNVERIFIED` places for

@@ -81,6 +81,7 @@ __all__ = [
     "send_value",
     "threads_of_worker",
     "tls_contexts",
+    "unmanaged_bytes",
     "worker_runs_here",
     "workers_of_process",
 ]
@@ -480,6 +481,13 @@ def threads_of_worker(worker: Worker) -> int:
     """Return the number of threads that a worker runs tasks in."""
     n_threads: int = worker.state.nthreads
     return n_threads
+
+
+def unmanaged_bytes(worker: Worker) -> int:
+    """Return what a worker's process takes besides values that Dask manages."""
+    spilled_bytes, _ = getattr(worker.data, "spilled_total", (0, 0))
+    managed = worker.state.nbytes - spilled_bytes
+    return max(0, worker.monitor.get_process_memory() - managed)
 
 
 def tls_contexts(

@@ -129,7 +129,7 @@ def _plan_prediction(
 ) -> Plan:
     from skdistmlp.cluster.client.workers import (
         describe_paused,
-        memory_limits,
+        worker_memory,
         workers_of,
     )
 
@@ -139,7 +139,8 @@ def _plan_prediction(
         paused = describe_paused(client)
         suffix = f" that accept tasks: {paused}" if paused else ""
         return local_plan(layer_units, f"the cluster has no workers{suffix}")
-    limit = min(memory_limits(client, workers).values(), default=None)
+    memory = worker_memory(client, workers).values()
+    limit = min((its.free for its in memory), default=None)
     return plan_shared_prediction(layer_units, request.engine, workers, cost, limit)
 
 

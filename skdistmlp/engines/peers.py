@@ -1,15 +1,17 @@
 """The "peers" engine: workers train by themselves and talk to each other directly."""
 
+from dataclasses import replace
 from typing import Any
 
-from skdistmlp.cluster.client.workers import memory_limits
+from skdistmlp.cluster.client.workers import worker_memory
 from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.engines.futures import FuturesEngine
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
-from skdistmlp.planning.plan import Plan, check_memory
+from skdistmlp.planning.plan import Plan, memory_shortage
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 
@@ -42,8 +44,14 @@ class PeersEngine:
         ClusterError
             If a worker would hold more than its memory limit.
         """
-        limits = memory_limits(self._client, self.plan.workers)
-        check_memory(self.plan, limits)
+        # Before it queues for workers. What they hold at present may be another fit's,
+        # and freed by then: it is looked at later.
+        memory = {
+            worker: replace(its, taken=0)
+            for worker, its in worker_memory(self._client, self.plan.workers).items()
+        }
+        if (shortage := memory_shortage(self.plan, memory)) is not None:
+            raise ClusterError(shortage)
         with PeersRun(self._client, self.plan, job, dataset, on_epoch_end) as run:
             return run.train()
 

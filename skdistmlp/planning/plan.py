@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from skdistmlp.exceptions import ClusterError, counted
+from skdistmlp.exceptions import counted
 from skdistmlp.parallel.split import (
     NetworkSplit,
     NeuronRange,
@@ -208,28 +208,84 @@ def plan_training(
     )
 
 
-def check_memory(plan: Plan, limits: Mapping[str, int]) -> None:
-    """Refuse a plan that does not fit.
+@dataclass(frozen=True)
+class WorkerMemory:
+    """The memory of a worker.
+
+    Attributes
+    ----------
+    limit : int
+        Its ``memory_limit`` in bytes.
+    usable : float
+        Fraction of the limit at which its nanny restarts it; 1 without a nanny.
+    taken : int
+        Bytes that its process takes already, besides values that Dask may write to
+        disk.
+    """
+
+    limit: int
+    usable: float = 1.0
+    taken: int = 0
+
+    @property
+    def free(self) -> int:
+        """Bytes that a shard may hold."""
+        return max(0, int(self.usable * self.limit) - self.taken)
+
+
+MEMORY_ADVICE = (
+    "Use workers with more memory, more workers, fewer rows or float32 features."
+)
+"""What to do when a plan needs more memory than there is."""
+
+
+def memory_shortage(plan: Plan, memory: Mapping[str, WorkerMemory]) -> str | None:
+    """Say why a plan does not fit; None if it does.
 
     Parameters
     ----------
     plan : Plan
         Of training.
-    limits : mapping of str to int
-        Bytes that a worker may use, by its address; one that is missing has no
-        limit.
-
-    Raises
-    ------
-    ClusterError
-        If a worker would hold more than it may.
+    memory : mapping of str to WorkerMemory
+        By address; a worker that is missing has no limit.
     """
-    for rank, (worker, held) in enumerate(
-        zip(plan.workers, plan.bytes_held, strict=True)
-    ):
-        if held > limits.get(worker, held):
-            raise ClusterError(
-                f"shard {rank} would hold {held:,} bytes on worker {worker}, whose "
-                f"memory_limit is {limits[worker]:,} bytes. Use workers with more "
-                f"memory, more workers, fewer rows or float32 features."
+    held = zip(plan.workers, plan.bytes_held, strict=True)
+    for rank, (worker, n_bytes) in enumerate(held):
+        if worker not in memory or n_bytes <= memory[worker].free:
+            continue
+        its = memory[worker]
+        restarted = f"; its nanny restarts it at {its.usable:.0%} of that"
+        taken = f"; its process takes {its.taken:,} bytes already"
+        return (
+            f"shard {rank} would hold {n_bytes:,} bytes on worker {worker}, whose "
+            f"memory_limit is {its.limit:,} bytes{restarted if its.usable < 1 else ''}"
+            f"{taken if its.taken else ''}. {MEMORY_ADVICE}"
+        )
+    return None
+
+
+def memory_needs(plan: Plan, memory: Mapping[str, WorkerMemory]) -> dict[str, str]:
+    """Say, by worker, what came near its limit, in case that it is lost.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of training.
+    memory : mapping of str to WorkerMemory
+        By address; a worker that is missing has no limit.
+    """
+    needs = {}
+    for worker, n_bytes in zip(plan.workers, plan.bytes_held, strict=False):
+        its = memory.get(worker)
+        if its is not None and n_bytes + its.taken > NEAR_LIMIT * its.limit:
+            needs[worker] = (
+                f"Worker {worker} probably ran out of memory: its memory_limit was "
+                f"{its.limit:,} bytes, its process took {its.taken:,} before the fit, "
+                f"and its shard needs {n_bytes:,}. {MEMORY_ADVICE}"
             )
+    return needs
+
+
+NEAR_LIMIT = 0.6
+"""Fraction of the memory limit from which a lost worker probably ran out of memory:
+rows exist twice when they arrive, and Dask itself begins to make room at this one."""

@@ -61,6 +61,7 @@ from skdistmlp.cluster._dask import (
     send_value,
     threads_of_worker,
     tls_contexts,
+    unmanaged_bytes,
     worker_runs_here,
     workers_of_process,
 )
@@ -493,6 +494,18 @@ def test_a_worker_knows_whom_it_can_reach(client, workers):
         ]
         answer = client.run(reached, others, workers=workers[:1])
     assert answer == {workers[0]: [True, False, False]}
+
+
+def test_a_worker_knows_what_its_process_takes_besides_values(client, workers):
+    def taken(dask_worker):
+        return unmanaged_bytes(dask_worker)
+
+    before = client.run(taken)[workers[0]]
+    value = client.scatter(np.ones(50_000_000, np.int8), workers=workers[:1])
+    after = client.run(taken)[workers[0]]
+    del value
+    assert 5e7 < before < 2e9
+    assert abs(after - before) < 2.5e7
 
 
 def test_values_are_fetched_without_being_stored(client, workers):

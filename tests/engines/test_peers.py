@@ -7,6 +7,7 @@ import pytest
 from skdistmlp import ClusterError
 from skdistmlp.engines import peers
 from skdistmlp.engines.peers import PeersEngine
+from skdistmlp.planning.plan import WorkerMemory
 from tests.training.jobs import dataset_of, job_of, plan_of
 
 
@@ -14,8 +15,8 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_is_sent(
     client, monkeypatch
 ):
     plan = replace(plan_of("peers", client.nthreads(), 2), bytes_held=(100, 300))
-    limits = dict.fromkeys(plan.workers, 200)
-    monkeypatch.setattr(peers, "memory_limits", lambda *_: limits)
+    memory = dict.fromkeys(plan.workers, WorkerMemory(200))
+    monkeypatch.setattr(peers, "worker_memory", lambda *_: memory)
     monkeypatch.setattr(peers, "PeersRun", lambda *_: pytest.fail("it was sent"))
     with pytest.raises(ClusterError, match="shard 1 would hold 300 bytes"):
         PeersEngine(plan, client).train(job_of("adam", 2), dataset_of("adam"))

@@ -11,7 +11,14 @@ from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, chained_tasks, flop
-from skdistmlp.planning.plan import local_plan, plan_training, reason_to_stay_local
+from skdistmlp.planning.plan import (
+    WorkerMemory,
+    local_plan,
+    memory_needs,
+    memory_shortage,
+    plan_training,
+    reason_to_stay_local,
+)
 from skdistmlp.training.step import training_step
 from skdistmlp.wire.packet import HEADER_BYTES
 from tests.parallel.ops_contract import make_problem
@@ -284,3 +291,38 @@ def test_a_notebook_shows_a_plan_as_print_does():
     plan = local_plan(UNITS, "engine='local' was asked for")
     assert pretty(plan) == str(plan)
     assert pretty([plan]).strip("[]") == str(plan)
+
+
+def plan_holding(*n_bytes):
+    plan = plan_training((7, 9, 4), "peers", WORKERS, StepCost.of_step(20))
+    return replace(plan, bytes_held=n_bytes)
+
+
+def test_a_plan_fits_into_what_workers_have_free():
+    plan = plan_holding(700, 750)
+    assert memory_shortage(plan, {}) is None
+    memory = dict.fromkeys(WORKERS, WorkerMemory(1000, 0.95, taken=200))
+    assert memory_shortage(plan, memory) is None
+    assert memory_shortage(plan_holding(700, 751), memory).startswith(
+        "shard 1 would hold 751 bytes on worker tcp://b:2, whose memory_limit is 1,000 "
+        "bytes; its nanny restarts it at 95% of that; its process takes 200 bytes "
+        "already. Use workers with more memory, more workers, "
+    )
+    of_one = {WORKERS[0]: WorkerMemory(699)}
+    said = "whose memory_limit is 699 bytes. Use workers with"
+    assert said in memory_shortage(plan, of_one)
+
+
+def test_nothing_is_free_on_a_worker_that_has_taken_too_much():
+    assert WorkerMemory(1000, 0.9, taken=950).free == 0
+
+
+def test_a_worker_near_its_limit_has_probably_run_out_of_memory():
+    memory = dict.fromkeys(WORKERS, WorkerMemory(1000, 0.95, taken=200))
+    needs = memory_needs(plan_holding(400, 401), memory)
+    assert list(needs) == WORKERS[1:]
+    assert needs[WORKERS[1]].startswith(
+        "Worker tcp://b:2 probably ran out of memory: its memory_limit was 1,000 "
+        "bytes, its process took 200 before the fit, and its shard needs 401. Use "
+    )
+    assert memory_needs(plan_holding(400, 401), {}) == {}

@@ -18,7 +18,10 @@ raises KeyError, in one place: see `skdistmlp.cluster.run.scatter`."""
 
 @contextmanager
 def translate_dask_errors(
-    client: Client, workers: tuple[str, ...], phase: str | Callable[[], str]
+    client: Client,
+    workers: tuple[str, ...],
+    phase: str | Callable[[], str],
+    cause_of_loss: Callable[[str], str] = lambda _: "",
 ) -> Iterator[None]:
     """Raise errors of this package in place of Dask's while the context lasts.
 
@@ -33,6 +36,9 @@ def translate_dask_errors(
         Workers that hold something that this phase needs.
     phase : str or callable
         What is going on, as a gerund; a function is asked when something goes wrong.
+    cause_of_loss : callable
+        From a worker that was lost to sentences that say why, and what to do; empty
+        if nothing is known.
 
     Raises
     ------
@@ -66,10 +72,11 @@ def translate_dask_errors(
             ) from error
         lost = [worker for worker in workers if worker not in present]
         if lost:
+            causes = list(filter(None, map(cause_of_loss, lost)))
             raise WorkerLostError(
                 f"{_named(lost)} lost while {phase}; "
                 f"{'its shard is' if len(lost) == 1 else 'their shards are'} gone. "
-                f"{_left(len(present))}"
+                f"{causes[0] if causes else _left(len(present))}"
             ) from error
         if isinstance(error, CancelledError):
             there = f", although {_named(workers)} still there" if workers else ""

@@ -3,9 +3,11 @@
 import math
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import dask
 from distributed import Client
 
 from skdistmlp.cluster._dask import host_and_port_of
@@ -13,6 +15,7 @@ from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.exceptions import ClusterError, counted
+from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.settings import CONNECT_PROBE_S, CONNECT_PROBE_VALID_S
 
 _PROBES: WeakKeyDictionary[Client, dict[str, float]] = WeakKeyDictionary()
@@ -158,3 +161,31 @@ def memory_limits(client: Client, workers: tuple[str, ...]) -> dict[str, int]:
         worker: known[worker]["memory_limit"] for worker in workers if worker in known
     }
     return {worker: limit for worker, limit in limits.items() if limit}
+
+
+def worker_memory(client: Client, workers: Sequence[str]) -> dict[str, WorkerMemory]:
+    """Return the memory of each worker that has a limit; see `memory_limits`.
+
+    What their processes take is as of their last heartbeat.
+    """
+    with translate_dask_errors(client, (), "asking for the workers' memory"):
+        known = known_workers(client)
+    restarts_at = dask.config.get("distributed.worker.memory.terminate", False)
+    return {
+        worker: WorkerMemory(
+            info["memory_limit"],
+            usable=restarts_at if restarts_at and info["nanny"] else 1.0,
+            taken=_bytes_taken(worker, info["metrics"]),
+        )
+        for worker in workers
+        if (info := known.get(worker)) and info["memory_limit"]
+    }
+
+
+def _bytes_taken(worker: str, metrics: dict[str, Any]) -> int:
+    """Return what a worker's process takes besides values that Dask manages."""
+    # Workers that are threads of one process share what it takes.
+    if worker.startswith("inproc://") or "memory" not in metrics:
+        return 0
+    managed = metrics["managed_bytes"] - metrics["spilled_bytes"]["memory"]
+    return max(0, metrics["memory"] - managed)

@@ -21,6 +21,7 @@ from distributed import Client, Future
 
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.peers import worker
+from skdistmlp.cluster.peers.free_memory import check_free_memory
 from skdistmlp.cluster.peers.messages import (
     Messages,
     ProgressLine,
@@ -36,7 +37,7 @@ from skdistmlp.exceptions import ClusterError, ExchangeError, counted
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.plan import Plan, memory_needs
 from skdistmlp.settings import (
     LOSS_POLL_S,
     PING_ANSWER_S,
@@ -87,6 +88,7 @@ class PeersRun:
         on_epoch_end: OnEpochEnd | None = None,
     ) -> None:
         self._client = client
+        self._plan = plan
         self._workers = plan.workers
         self._job = job
         self._dataset = dataset
@@ -136,6 +138,11 @@ class PeersRun:
                 # everything on them is released, and even if an interrupt arrives in
                 # the middle of that.
                 self._context.callback(self._tasks.close)
+                self._tasks.phase = "checking the memory of the workers"
+                memory = check_free_memory(
+                    self._client, self._plan, self._tasks.watch.check
+                )
+                self._tasks.memory_needs = memory_needs(self._plan, memory)
                 self._tasks.phase = "placing the network"
                 self._place()
         except BaseException:

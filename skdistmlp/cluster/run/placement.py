@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -54,6 +54,8 @@ class Placement:
         Of this run's workers.
     notice : WaitNotice
         Of this run.
+    memory_needs : mapping of str to str
+        What to say of a worker that is lost, if it came near its memory limit.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Placement:
         self._workers = workers
         self._run = uuid.uuid4().hex[:RUN_DIGITS]
         self.phase = "starting"
+        self.memory_needs: Mapping[str, str] = {}
         self.watch = Watch(client, workers, self._run)
         self.notice = WaitNotice(client, self._run, log)
         self._shield = InterruptShield(client, workers)
@@ -217,4 +220,9 @@ class Placement:
 
     def translate_dask_errors(self) -> AbstractContextManager[None]:
         """Raise errors of this package in place of Dask's; they name the phase."""
-        return translate_dask_errors(self._client, self._workers, lambda: self.phase)
+        return translate_dask_errors(
+            self._client,
+            self._workers,
+            lambda: self.phase,
+            lambda lost: self.memory_needs.get(lost, ""),
+        )

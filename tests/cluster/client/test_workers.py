@@ -16,6 +16,7 @@ from skdistmlp.cluster.client.workers import (
     choose_workers,
     memory_limits,
     threads_of,
+    worker_memory,
     worker_statuses,
     workers_of,
 )
@@ -83,6 +84,11 @@ def test_statuses_threads_and_limits_are_those_of_all_workers(client):
     assert threads_of(client, (*workers, gone)) == [1, 1, 1, 1]
     limits = memory_limits(client, (*workers, gone))
     assert set(limits) == set(workers)
+    memory = worker_memory(client, (*workers, gone))
+    assert {worker: its.limit for worker, its in memory.items()} == limits
+    for its in memory.values():
+        assert its.usable == dask.config.get("distributed.worker.memory.terminate")
+        assert 5e7 < its.taken < 2e9
     assert min(limits.values()) > 0
 
 

@@ -15,6 +15,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import futures
 from skdistmlp.planning import prediction
+from skdistmlp.planning.plan import WorkerMemory
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import DaskProcesses, bounded
 from tests.estimators.support import fit
@@ -106,9 +107,9 @@ def test_the_network_is_sent_once_and_blocks_in_turn(
 def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
     client, data, fitted, sharing_is_free, monkeypatch
 ):
-    limits = dict.fromkeys(client.nthreads(), 1000)
+    memory = dict.fromkeys(client.nthreads(), WorkerMemory(2000, 0.9, taken=800))
     monkeypatch.setattr(
-        "skdistmlp.cluster.client.workers.memory_limits", lambda *_: limits
+        "skdistmlp.cluster.client.workers.worker_memory", lambda *_: memory
     )
     labels = fitted.predict(data[0])
     fitted.set_params(engine="auto", client=client)
