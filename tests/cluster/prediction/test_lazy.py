@@ -58,7 +58,7 @@ def test_the_code_of_the_page_on_data_runs(client, capsys, monkeypatch, tmp_path
     assert names["first"].shape == (1000,)
     ways = [dd.read_parquet(tmp_path / f"labelled{way}") for way in ("", "-by-parts")]
     assert_array_equal(*(way["label"].compute() for way in ways))
-    assert "local: a prediction of 1 rows takes" in printed
+    assert "local: a prediction of 1 row takes" in printed
 
 
 @pytest.fixture(params=["parquet", "from_map"])
