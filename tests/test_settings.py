@@ -23,6 +23,7 @@ from skdistmlp.settings import (
     listen_ports,
     parameter_threshold,
 )
+from tests.marks import only_quick
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "settings.md").read_text("utf-8")
@@ -60,12 +61,17 @@ IMPORTS = {
 }
 
 
-@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+EACH_ORDER = pytest.mark.parametrize(
+    "imports", only_quick(0, 4, cases=IMPORTS.values()), ids=IMPORTS
+)
+
+
+@EACH_ORDER
 def test_settings_are_registered_on_import_in_any_order(imports):
     assert printed_by(f"{imports}\n{SHOW}") == DEFAULTS
 
 
-@pytest.mark.parametrize("imports", IMPORTS.values(), ids=IMPORTS)
+@EACH_ORDER
 def test_a_users_environment_wins_over_the_defaults(imports):
     values = printed_by(
         f"{imports}\n{SHOW}",

@@ -17,6 +17,7 @@ from tests.estimators.support import (
     fit,
     result_of,
 )
+from tests.marks import only_quick
 
 FUTURES = {"engine": "futures", "n_workers": 2}
 BOTH = pytest.mark.parametrize("name", ["lbfgs, strings", "lbfgs, weighted, numbers"])
@@ -202,12 +203,15 @@ def test_reaching_max_iter_causes_a_warning(client, name, engine):
 @BOTH
 @pytest.mark.parametrize(
     ("engine", "fitted", "n_evaluations"),
-    [
-        ("local", False, 0),
-        ("local", True, 2),
-        ("futures", True, 0),
-        ("futures", False, 2),
-    ],
+    only_quick(
+        *(0, 3),
+        cases=[
+            ("local", False, 0),
+            ("local", True, 2),
+            ("futures", True, 0),
+            ("futures", False, 2),
+        ],
+    ),
 )
 def test_an_interrupt_leaves_the_estimator_unchanged(
     monkeypatch, client, name, engine, fitted, n_evaluations

@@ -26,6 +26,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from skdistmlp import DistributedMLPClassifier, FastestWithin
 from tests.estimators.configurations import ESTIMATORS, Case, pair
 from tests.estimators.support import fit, quiet
+from tests.marks import only_quick
 
 PAGE = (Path(__file__).parents[2] / "docs" / "persistence.md").read_text()
 PEERS = {"engine": "peers", "n_workers": 2}
@@ -74,7 +75,7 @@ assert "skops" in sys.modules or "dask" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("how", LOAD)
+@pytest.mark.parametrize("how", only_quick(0, cases=LOAD))
 def test_training_continues_in_a_process_without_a_cluster(
     client, tmp_path, digits, how
 ):

@@ -26,6 +26,7 @@ from tests.estimators.support import (
     quiet,
     result_of,
 )
+from tests.marks import only_quick
 
 FUTURES = {"engine": "futures", "n_workers": 2}
 
@@ -176,7 +177,7 @@ def test_poisson_accepts_targets_that_are_all_zero():
         ("two columns", "a column"),
     ],
 )
-@pytest.mark.parametrize("call", ["partial_fit", "fit"])
+@pytest.mark.parametrize("call", only_quick(0, cases=["partial_fit", "fit"]))
 @pytest.mark.filterwarnings("ignore:A column-vector")
 def test_another_number_of_outputs_is_refused(client, before, after, call, engine):
     case = Case.of(before, warm_start=call == "fit")

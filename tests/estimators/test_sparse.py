@@ -15,6 +15,7 @@ from tests.estimators.support import (
     fit,
     result_of,
 )
+from tests.marks import only_quick
 
 FUTURES = {"engine": "futures", "n_workers": 2}
 SPARSE = [name for name in FORMATS if name != "dense"]
@@ -113,7 +114,9 @@ def test_a_matrix_of_zeros_is_accepted(name):
 
 
 @BOTH
-@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
+@pytest.mark.parametrize(
+    "engine", only_quick(0, 2, cases=["local", "futures", "peers"])
+)
 def test_partial_fit_and_warm_start_accept_sparse_and_dense_batches(
     client, name, engine
 ):

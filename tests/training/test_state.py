@@ -151,7 +151,7 @@ def test_any_epoch_continues_on_another_number_of_shards(case):
     ("engine", "case"),
     [
         *only_quick(0, 6, cases=[("futures", case) for case in CASES]),
-        *(("peers", case) for case in CASES),
+        *only_quick(1, 3, cases=[("peers", case) for case in CASES]),
     ],
 )
 def test_an_engine_on_workers_continues_to_the_bit_on_the_same_plan(
@@ -162,7 +162,7 @@ def test_an_engine_on_workers_continues_to_the_bit_on_the_same_plan(
     assert_same_training(continued, undisturbed, exact=True)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", only_quick(0, 4, cases=CASES))
 def test_a_pickled_state_continues_on_another_engine(client, case):
     """Each takes over what another has left, on another number of shards."""
     undisturbed, _ = train_and_keep("local", case)

@@ -36,6 +36,7 @@ from tests.cluster.data.inputs import (
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import WITHOUT_PACKAGE, bounded
 from tests.estimators.support import fit
+from tests.marks import only_quick
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,9 @@ def assert_same_parameters(one, other):
         assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize(
+    "dtype", only_quick(0, cases=[np.float32, np.float64, np.int64])
+)
 def test_features_of_every_kind_train_the_same_network(client, data, convert, dtype):
     X, y = (16 * data[0]).astype(dtype), data[1]
     clf = bounded(fit, classifier(client), convert(X), y)
@@ -119,11 +122,14 @@ def test_columns_of_a_data_frame_can_be_targets(client, data, columns):
 
 @pytest.mark.parametrize(
     ("parameters", "engine"),
-    [
-        ({"engine": "futures"}, "futures"),
-        ({"engine": "local"}, "local"),
-        ({"parameter_threshold": 10**6}, "local"),
-    ],
+    only_quick(
+        1,
+        cases=[
+            ({"engine": "futures"}, "futures"),
+            ({"engine": "local"}, "local"),
+            ({"parameter_threshold": 10**6}, "local"),
+        ],
+    ),
 )
 def test_engines_that_hold_the_rows_here_fetch_them(
     client, data, convert, parameters, engine

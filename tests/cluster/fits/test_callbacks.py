@@ -21,6 +21,7 @@ from tests.cluster.peers.test_interrupts import strike_at
 from tests.cluster.support import DaskProcesses, bounded, transitions
 from tests.estimators.recorder import At, Fitting, Recorder, Told
 from tests.estimators.test_callbacks import assert_same_fit, hooks_of
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -62,12 +63,15 @@ def begun(client, name):
 @ENGINES
 @pytest.mark.parametrize(
     ("n_workers", "parameters"),
-    [
-        (1, {}),
-        (3, {"solver": "sgd", "learning_rate": "invscaling"}),
-        # The best parameters are not the last.
-        (2, {"early_stopping": True, "learning_rate_init": 2.0}),
-    ],
+    only_quick(
+        2,
+        cases=[
+            (1, {}),
+            (3, {"solver": "sgd", "learning_rate": "invscaling"}),
+            # The best parameters are not the last.
+            (2, {"early_stopping": True, "learning_rate_init": 2.0}),
+        ],
+    ),
 )
 def test_the_estimator_after_an_epoch_equals_a_fit_of_that_many_epochs(
     client, data, engine, n_workers, parameters

@@ -37,6 +37,7 @@ from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import (
     wait_until,
 )
+from tests.marks import only_quick
 from tests.parallel.test_local_ops import among_peers, problem_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -59,7 +60,7 @@ def leaves_nothing(client):
 @pytest.mark.parametrize(
     "phase", ["at once", "steps", "epoch", "best", "predictions", "evaluation", "lbfgs"]
 )
-@pytest.mark.parametrize("fails", [False, True], ids=["", "fails"])
+@pytest.mark.parametrize("fails", only_quick(1, cases=[False, True]), ids=["", "fails"])
 def test_nothing_is_left_at_the_end(client, phase, fails):
     problem = problem_of(HIDDEN, 2)
     expected = pytest.raises(ZeroDivisionError) if fails else nullcontext()
@@ -125,7 +126,9 @@ STRUCK = {
 
 
 @pytest.mark.parametrize("where", STRUCK)
-@pytest.mark.parametrize("raised", [KeyboardInterrupt, ArithmeticError])
+@pytest.mark.parametrize(
+    "raised", only_quick(0, cases=[KeyboardInterrupt, ArithmeticError])
+)
 def test_nothing_is_left_after_a_failed_evaluation(client, monkeypatch, where, raised):
     owner, method, n_calls_before = STRUCK[where]
     problem = problem_of(HIDDEN, 2)
@@ -186,7 +189,9 @@ INTERRUPTED = {
 }
 
 
-@pytest.mark.parametrize("with_best", [False, True], ids=["", "best parameters kept"])
+@pytest.mark.parametrize(
+    "with_best", only_quick(0, cases=[False, True]), ids=["", "best parameters kept"]
+)
 @pytest.mark.parametrize("where", INTERRUPTED)
 def test_an_interrupt_ends_after_whole_steps(client, monkeypatch, where, with_best):
     owner, method, n_calls_before, n_whole_steps = INTERRUPTED[where]

@@ -32,6 +32,7 @@ from tests.cluster.data.inputs import (
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import WITHOUT_PACKAGE, bounded
 from tests.estimators.support import fit, quiet
+from tests.marks import only_quick
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +116,20 @@ def fitted(data):
 
 @pytest.mark.parametrize(
     ("kind", "method"),
-    [
-        ("classes", "predict"),
-        ("classes", "predict_proba"),
-        ("classes", "predict_log_proba"),
-        ("two classes", "predict"),
-        ("two classes", "predict_proba"),
-        ("labels", "predict"),
-        ("sparse labels", "predict"),
-        ("values", "predict"),
-        ("more values", "predict"),
-    ],
+    only_quick(
+        *(1, 3, 5, 8),
+        cases=[
+            ("classes", "predict"),
+            ("classes", "predict_proba"),
+            ("classes", "predict_log_proba"),
+            ("two classes", "predict"),
+            ("two classes", "predict_proba"),
+            ("labels", "predict"),
+            ("sparse labels", "predict"),
+            ("values", "predict"),
+            ("more values", "predict"),
+        ],
+    ),
 )
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 def test_a_collection_is_predicted_lazily(client, data, fitted, convert, kind, method):

@@ -157,7 +157,7 @@ STOPPED = {
 
 
 @pytest.mark.parametrize("engine", only_quick(1, cases=["futures", "peers"]))
-@pytest.mark.parametrize("stopped", STOPPED)
+@pytest.mark.parametrize("stopped", only_quick(0, cases=STOPPED))
 def test_what_stops_while_it_is_sent_rows_keeps_neither_rows_nor_process(
     tmp_path, stopped, engine
 ):
