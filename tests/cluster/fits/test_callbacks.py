@@ -280,7 +280,7 @@ def test_progress_is_reported_while_a_fit_runs(
     if what == "a verbose line":
         assert lines[0] == f"Iteration 1, loss = {clf.loss_curve_[0]:.8f}"
     elif what == "a line in the log":
-        assert lines[0].startswith(f"round 0: 1 epochs, loss {clf.loss_curve_[0]:.6f}")
+        assert lines[0].startswith(f"round 0: 1 epoch, loss {clf.loss_curve_[0]:.6f}")
 
 
 @ENGINES
