@@ -81,7 +81,7 @@ def test_every_round_is_logged_with_its_pace(client, data, rounds_of_an_epoch, c
     assert len(lines) == 3
     for number, line in enumerate(lines):
         match = re.fullmatch(
-            r"round (\d): (\d) epochs, loss ([\d.]+), ([\d,]+) samples/s, [\d.]+ s, "
+            r"round (\d): (\d) epochs?, loss ([\d.]+), ([\d,]+) samples/s, [\d.]+ s, "
             r"(\d+)% of it exchanging, slowest shard ([01]) on (\S+)",
             line,
         )
