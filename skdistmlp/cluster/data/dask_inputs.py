@@ -86,11 +86,13 @@ def resolve_inputs(
             return
         held: list[Future[Any]] = []
         with ExitStack() as on_exit:
-            on_exit.callback(release, held)
             with translate_dask_errors(connection, (), "computing the data"):
                 # Without workers Dask would wait for some.
                 workers = choose_workers(connection, None)
                 on_exit.enter_context(shielded_from_interrupts(connection, workers))
+                # Released first: otherwise a worker that replaces one that has died
+                # would begin what killed it.
+                on_exit.callback(release, held)
                 if "X" in collections:
                     watch = Watch(connection, workers)
                     try:
