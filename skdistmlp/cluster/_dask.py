@@ -293,7 +293,7 @@ def client_tls_arguments() -> Mapping[str, Any]:
 def run_directly(
     addresses: Iterable[str],
     client: Client,
-    timeout_s: float,
+    timeout_s: float | None,
     function: Callable[..., Any],
     *args: Any,
 ) -> None:
@@ -305,8 +305,8 @@ def run_directly(
         Of the workers.
     client : Client
         Has what is needed to connect.
-    timeout_s : float
-        Seconds for each worker to answer; errors are ignored.
+    timeout_s : float or None
+        Seconds for each worker to answer, None for any time; errors are ignored.
     function : callable
         Called on the workers' event loops.
     *args

@@ -54,15 +54,22 @@ class InterruptShield:
     def open(self) -> None:
         """Have the workers ignore SIGINT from now on."""
         self._shielded = own_workers(self._client, self._workers)
-        self._tell(ignore_interrupts, self._name, os.getpid())
+        self._tell(PING_ANSWER_S, ignore_interrupts, self._name, os.getpid())
 
     def close(self) -> None:
         """Have them heed it again, unless another run goes on there."""
-        self._tell(heed_interrupts, self._name)
+        # However late they answer: one that is suspended now would otherwise ignore
+        # Ctrl-C for as long as this process lives. The end of a process on this machine
+        # ends the connection.
+        self._tell(None, heed_interrupts, self._name)
         self._shielded = []
 
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+    def _tell(
+        self, answer_s: float | None, function: Callable[..., None], *args: Any
+    ) -> None:
         """Call a function on the workers; wait for it, but not for long.
+
+        Each has some seconds to answer, or any time: then a thread waits on.
 
         Directly, since the client may be closed and the scheduler hang. In another
         thread, since this one may run an event loop, and so that an interrupt does not
@@ -75,7 +82,7 @@ class InterruptShield:
         def call() -> None:
             # A worker that is gone or hangs is for others to report.
             with suppress(Exception):
-                run_directly(workers, client, PING_ANSWER_S, function, *args)
+                run_directly(workers, client, answer_s, function, *args)
 
         # RuntimeError: at the end of the interpreter no thread starts any more.
         with suppress(RuntimeError):
