@@ -293,10 +293,10 @@ def client_tls_arguments() -> Mapping[str, Any]:
 def run_directly(
     addresses: Iterable[str],
     client: Client,
-    timeout_s: float | None,
+    timeout_s: float,
     function: Callable[..., Any],
     *args: Any,
-) -> None:
+) -> list[str]:
     """Call a function on workers over new connections; the client may be closed.
 
     Parameters
@@ -305,24 +305,30 @@ def run_directly(
         Of the workers.
     client : Client
         Has what is needed to connect.
-    timeout_s : float or None
-        Seconds for each worker to answer, None for any time; errors are ignored.
+    timeout_s : float
+        Seconds for each worker to answer; errors are ignored.
     function : callable
         Called on the workers' event loops.
     *args
         Its arguments.
+
+    Returns
+    -------
+    list of str
+        The workers that have answered.
     """
 
-    async def run_on(address: str) -> None:
+    async def run_on(address: str) -> str:
         arguments = client.security.get_connection_args("client")
         async with rpc(address, connection_args=arguments) as server:
             await server.run(function=pickle.dumps(function), args=pickle.dumps(args))
+        return address
 
-    async def run_on_all() -> None:
+    async def run_on_all() -> list[Any]:
         calls = (asyncio.wait_for(run_on(one), timeout_s) for one in addresses)
-        await asyncio.gather(*calls, return_exceptions=True)
+        return await asyncio.gather(*calls, return_exceptions=True)
 
-    asyncio.run(run_on_all())
+    return [one for one in asyncio.run(run_on_all()) if isinstance(one, str)]
 
 
 def array_meta(collection: Any) -> Any:

@@ -54,41 +54,59 @@ class InterruptShield:
     def open(self) -> None:
         """Have the workers ignore SIGINT from now on."""
         self._shielded = own_workers(self._client, self._workers)
-        self._tell(PING_ANSWER_S, ignore_interrupts, self._name, os.getpid())
+        self._tell(False, ignore_interrupts, self._name, os.getpid())
 
     def close(self) -> None:
         """Have them heed it again, unless another run goes on there."""
         # However late they answer: one that is suspended now would otherwise ignore
-        # Ctrl-C for as long as this process lives. The end of a process on this machine
-        # ends the connection.
-        self._tell(None, heed_interrupts, self._name)
+        # Ctrl-C for as long as this process lives.
+        self._tell(True, heed_interrupts, self._name)
         self._shielded = []
 
-    def _tell(
-        self, answer_s: float | None, function: Callable[..., None], *args: Any
-    ) -> None:
+    def _tell(self, insists: bool, function: Callable[..., None], *args: Any) -> None:
         """Call a function on the workers; wait for it, but not for long.
-
-        Each has some seconds to answer, or any time: then a thread waits on.
 
         Directly, since the client may be closed and the scheduler hang. In another
         thread, since this one may run an event loop, and so that an interrupt does not
-        cut it short; a daemon, since it must not keep this process alive.
+        cut it short; a daemon, since it must not keep this process alive. If it
+        insists, the thread goes on until each worker has answered or ended.
         """
         workers, client = self._shielded, self._client
+        processes = dict(_PROCESSES.get(client, {}))
         if not workers:
             return
 
         def call() -> None:
-            # A worker that is gone or hangs is for others to report.
-            with suppress(Exception):
-                run_directly(workers, client, answer_s, function, *args)
+            silent = workers
+            while silent:
+                # A worker that is gone or hangs is for others to report.
+                answered: Sequence[str] = ()
+                with suppress(Exception):
+                    answered = run_directly(
+                        silent, client, PING_ANSWER_S, function, *args
+                    )
+                silent = [
+                    worker
+                    for worker in silent
+                    if insists
+                    and worker not in answered
+                    and _is_alive(processes.get(worker))
+                ]
 
         # RuntimeError: at the end of the interpreter no thread starts any more.
         with suppress(RuntimeError):
             thread = threading.Thread(target=call, name=THREAD_NAME, daemon=True)
             thread.start()
             thread.join(PING_ANSWER_S)
+
+
+def _is_alive(process: psutil.Process | None) -> bool:
+    """Say whether a process has not ended, nor been killed."""
+    with suppress(psutil.Error):
+        return process is not None and (
+            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        )
+    return False
 
 
 @contextmanager
