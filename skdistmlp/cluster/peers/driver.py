@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -131,8 +132,11 @@ class PeersRun:
                 enter(messages_of(self._client, self._run.hex(), self._messages))
                 self._tasks.open()
                 self._tasks.phase = "waiting for workers that other fits hold"
+                # Not a method: in a cycle with this run, the rows would be held until
+                # Python collects garbage.
+                check = partial(_check_queue, self._tasks, self._workers)
                 self._check_held = enter(
-                    reserve_workers(self._client, self._workers, self._check_queue)
+                    reserve_workers(self._client, self._workers, check)
                 )
                 # On the stack above the reservation: the workers are given back after
                 # everything on them is released, and even if an interrupt arrives in
@@ -216,11 +220,6 @@ class PeersRun:
             outcome = Outcome.INTERRUPTED
         whole = join_training_states(self._job.split, states)
         return replace(whole, outcome=outcome).as_if_ended()
-
-    def _check_queue(self) -> None:
-        """See whether it makes sense to wait for other fits."""
-        self._tasks.watch.check()
-        self._tasks.notice.check_reserved(self._workers)
 
     def _place(self) -> None:
         """Open the shards, and send everything that they begin with."""
@@ -428,6 +427,12 @@ class PeersRun:
         finally:
             # Again, for an `__enter__` that failed before it put this on the stack.
             self._tasks.close()
+
+
+def _check_queue(tasks: Placement, workers: Sequence[str]) -> None:
+    """See whether it makes sense to wait for other fits."""
+    tasks.watch.check()
+    tasks.notice.check_reserved(workers)
 
 
 def join_training_states(

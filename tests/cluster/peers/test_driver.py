@@ -1,7 +1,9 @@
 """The "peers" engine on real worker processes."""
 
+import gc
 import re
 import time
+import weakref
 
 import dask
 import numpy as np
@@ -71,6 +73,21 @@ def test_rounds_continue_where_the_last_one_ended(
     ]
     for rank in (0, 1):
         assert begun.count(f"train-shard{rank}-of-2") == 3
+
+
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+def test_a_fit_holds_no_rows_afterwards(client, data, engine):
+    """Not even until Python collects garbage: blocks of a collection are as large."""
+    clf = classifier(client).set_params(engine=engine)
+    rows = np.array(data[0])
+    is_held = weakref.ref(rows)
+    gc.disable()
+    try:
+        clf.fit(rows, data[1])
+        del rows
+        wait_until(lambda: is_held() is None, "the rows are freed")
+    finally:
+        gc.enable()
 
 
 def test_every_round_is_logged_with_its_pace(client, data, rounds_of_an_epoch, caplog):
