@@ -44,7 +44,7 @@ class Placement:
     suffix : str
         Ends the names that the dashboard shows.
     log : callable
-        Takes lines for the user, if he wants any.
+        Takes lines for the user, if they want any.
 
     Attributes
     ----------
@@ -96,7 +96,7 @@ class Placement:
         self.close()
 
     def open(self) -> None:
-        """Check the workers' versions, register the run, and shield it from Ctrl-C.
+        """Shield the workers from Ctrl-C, check their versions, register the run.
 
         Raises
         ------

@@ -74,7 +74,7 @@ class Watch:
         ClusterError
             If this runs in a task that was cancelled, or the scheduler does not answer.
         """
-        # Presence first: the other two may accept a worker that has left, since a ping
+        # Presence first: the others may accept a worker that has left, since a ping
         # that fails counts as answered and the worker has no status.
         self.check_presence()
         # Before the statuses, which are what each worker last told the scheduler: one
