@@ -14,7 +14,7 @@ STARTED_AT = time.monotonic()
 def with_progress(
     title: str, measured: Collection[T], name: Callable[[T], str]
 ) -> Iterator[T]:
-    """Yield what is to be measured; before each, write a line to stderr.
+    """Yield each thing to measure, after a line on stderr that names it.
 
     Tables go to stdout, so the lines are not among them.
 

@@ -470,7 +470,7 @@ def awaited_keys(worker: Worker) -> list[Any]:
 
 
 async def can_reach(worker: Worker, address: str, timeout_s: float) -> bool:
-    """Say whether a worker can open a connection to another within some seconds."""
+    """Say whether a worker can connect to another within some seconds."""
     try:
         # Dask's own timeout does not cover the greeting, which a process that hangs
         # never answers.

@@ -1,4 +1,4 @@
-"""Fits and predicts on a `LocalCluster` of its own, each until Ctrl-C is pressed.
+"""Fits and predicts on its own `LocalCluster`, each until Ctrl-C is pressed.
 
 Run in a terminal, with the name of an engine. It prints ``ready: CALL`` when it is time
 to press, and ``after CALL: OUTCOME`` then.

@@ -24,7 +24,7 @@ _SILENT: list[socket.socket] = []
 
 @contextmanager
 def cluster_with_hosts(directory: Any, settings: Any) -> Iterator[ForkedProcesses]:
-    """Start a scheduler and two workers, each with an address of its own."""
+    """Start a scheduler and two workers, each at its own address."""
     with ForkedProcesses(directory, settings) as cluster:
         cluster.add_workers(HOSTS)
         yield cluster

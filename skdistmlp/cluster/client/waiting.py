@@ -75,16 +75,18 @@ def check_thread(client: Client | None, address: str | None) -> None:
         )
     # Workers that are threads of the user's process: its other threads are the user's,
     # or a task's, and nothing tells them apart.
-    workers = [w for w in workers_of_process() if not w.address.startswith("inproc:")]
-    if not any(_may_be_blocked(worker, client, address) for worker in workers):
-        return
-    raise ClusterError(
-        f"an estimator cannot wait for a cluster in this thread of worker "
-        f"{workers[0].address}: the task that started the thread keeps the one that "
-        f"the worker may need meanwhile. Call the estimator in the task's own thread, "
-        f"use engine='local', or call distributed.secede() in the task before it "
-        f"starts threads, and pass its client as client=."
-    )
+    for worker in workers_of_process():
+        if worker.address.startswith("inproc:"):
+            continue
+        if _may_be_blocked(worker, client, address):
+            raise ClusterError(
+                f"an estimator cannot wait for a cluster in this thread of worker "
+                f"{worker.address}: the task that started the thread keeps the one "
+                f"that the worker may need meanwhile. Call the estimator in the task's "
+                f"own thread, use engine='local', or call distributed.secede() in the "
+                f"task before it starts threads, and pass "
+                f"client=distributed.get_client()."
+            )
 
 
 def _may_be_blocked(worker: Worker, client: Client | None, address: str | None) -> bool:

@@ -61,8 +61,8 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
 
 
 PAUSED_ADVICE = (
-    "They resume when it is freed: release what they hold, such as persisted "
-    "collections, or use workers with more memory."
+    "A paused worker resumes when memory is freed: release what it holds, such as "
+    "persisted collections, or use workers with more memory."
 )
 """What to do about paused workers."""
 

@@ -121,8 +121,8 @@ def compute_in_process(*values: Any) -> tuple[Any, ...]:
         )
     if not is_left_behind(None):
         return tuple(_call_by_kind(lambda alike: compute_here(*alike), values))
-    # Dask would take the client, and wait forever; and the threads of its own pool have
-    # stayed in the other process, too.
+    # Dask would use that client, and wait forever. A fork copies no threads, so Dask's
+    # own pool has none left either.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         compute_by = partial(compute_here, scheduler="threads", pool=pool)
         return tuple(_call_by_kind(lambda alike: compute_by(*alike), values))

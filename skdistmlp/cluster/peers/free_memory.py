@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from distributed import Client, Worker
 
+import skdistmlp.cluster.peers.worker  # noqa: F401 (a fit loads it: so it counts)
 from skdistmlp.cluster._dask import unmanaged_bytes
 from skdistmlp.cluster.client.rpc import run_on_workers, wait_while
 from skdistmlp.cluster.client.workers import worker_memory
-from skdistmlp.cluster.peers import worker as worker  # loaded before it is measured
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.planning.plan import Plan, WorkerMemory, memory_shortage
 from skdistmlp.settings import MEMORY_FREED_S, MEMORY_POLL_S

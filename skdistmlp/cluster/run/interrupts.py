@@ -79,7 +79,7 @@ class InterruptShield:
         def call() -> None:
             silent = workers
             while silent:
-                # A worker that is gone or hangs is for others to report.
+                # A worker that is gone or hangs is reported elsewhere.
                 answered: Sequence[str] = ()
                 with suppress(Exception):
                     answered = run_directly(

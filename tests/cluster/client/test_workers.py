@@ -169,7 +169,9 @@ def test_paused_workers_are_counted(paused, digits):
     for n_workers, engine in ((None, "peers"), (1, "futures")):
         clf = classifier(n_workers=n_workers, engine=engine, client=paused)
         for given in (X, da.from_array(X, chunks=(50, -1))):
-            with pytest.raises(ClusterError, match=rf"has 0 {PAUSED}\. They resume"):
+            with pytest.raises(
+                ClusterError, match=rf"has 0 {PAUSED}\. A paused worker resumes"
+            ):
                 bounded(clf.fit, given, y)
     clf.set_params(client=None, engine="local").fit(X, y)
     labels = clf.predict(X)

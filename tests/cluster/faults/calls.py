@@ -284,4 +284,4 @@ CALL_FAULTS = [
 ]
 
 CTRL_C = "Ctrl-C with a local cluster"
-"""A row with a test of its own: it takes a terminal."""
+"""A row that is tested separately, since it needs a terminal."""

@@ -1,4 +1,4 @@
-"""Whether workers have room for a fit, beside what their processes take."""
+"""Whether workers have room for a fit, next to what their processes take."""
 
 import os
 import re

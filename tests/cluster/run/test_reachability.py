@@ -52,7 +52,7 @@ def check(clock, asked):
 
 
 def find_unreachable(asked, *, a=(), b=()):
-    """Answer the last question, as Dask does: each worker has an answer of its own."""
+    """Answer the last question as Dask does: one answer per worker."""
     function, answers = asked[-1]
     assert function is unreachable_workers
     answers[A].set_result({A: list(a)})

@@ -152,8 +152,8 @@ def test_another_python_on_the_scheduler_is_reported(client):
 
 def another_python():
     """Return a Python of another minor version that this machine has."""
-    beside = Path(sys.base_prefix).parent.glob("3.1[2-9]*/bin/python3")
-    for python in [*beside, *Path("/usr/bin").glob("python3.1[2-9]")]:
+    siblings = Path(sys.base_prefix).parent.glob("3.1[2-9]*/bin/python3")
+    for python in [*siblings, *Path("/usr/bin").glob("python3.1[2-9]")]:
         code = f"import sys; print(sys.version_info[:2] != {sys.version_info[:2]})"
         said = subprocess.run([python, "-c", code], capture_output=True, check=False)
         if said.stdout == b"True\n":
