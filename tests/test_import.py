@@ -148,6 +148,12 @@ def test_the_cluster_package_imports_dask():
     )
 
 
+def test_a_worker_that_trains_does_not_import_dask_array():
+    loaded = loaded_by("import skdistmlp.cluster.peers.worker")
+    # It takes half a second, which rows of NumPy do not need.
+    assert "dask.array" not in loaded
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_every_module_can_be_imported(name):
     assert importlib.import_module(name).__doc__

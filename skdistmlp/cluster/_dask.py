@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from dask.array.utils import meta_from_array
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import (
     Client,
@@ -333,6 +332,9 @@ def run_directly(
 
 def array_meta(collection: Any) -> Any:
     """Return an empty array of the type that the blocks of a Dask array have."""
+    # Costs half a second, which workers that get NumPy rows need not spend.
+    from dask.array.utils import meta_from_array
+
     return meta_from_array(collection)
 
 

@@ -88,8 +88,8 @@ def open_engine(
         plan = _plan_without_client(request, layer_units, is_prediction)
         yield engines[plan.engine](plan, None)
         return
+    from skdistmlp.cluster.client.calling_thread import is_left_behind
     from skdistmlp.cluster.client.lookup import connected
-    from skdistmlp.cluster.client.waiting import is_left_behind
 
     if is_left_behind(request.client):
         request = replace(request, client_stayed_behind=True)

@@ -167,7 +167,7 @@ def test_the_event_loop_of_a_client_runs_in_its_own_thread(client):
 
 
 def test_a_process_knows_whether_an_event_loop_runs_there(client, cluster, workers):
-    """Not in a process that was forked, as `tests/cluster/client/test_waiting.py`."""
+    """Not in a process that was forked, as `cluster/client/test_calling_thread.py`."""
     assert event_loop_runs_here(client)
     assert event_loop_runs_here(cluster)
     assert not is_on_event_loop(client)

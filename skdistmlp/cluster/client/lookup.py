@@ -21,7 +21,7 @@ from skdistmlp.cluster._dask import (
     is_on_event_loop,
 )
 from skdistmlp.cluster._dask import scheduler_address as scheduler_address
-from skdistmlp.cluster.client.waiting import (
+from skdistmlp.cluster.client.calling_thread import (
     check_thread,
     default_client,
     is_left_behind,

@@ -12,10 +12,10 @@ from dask.base import is_dask_collection
 from distributed import Client, Future, futures_of
 
 from skdistmlp.cluster._dask import event_loop_runs_here, release_futures
+from skdistmlp.cluster.client.calling_thread import is_left_behind
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
-from skdistmlp.cluster.client.waiting import is_left_behind
 from skdistmlp.cluster.run.watch import WorkersCheck
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import WORKER_CHECK_S

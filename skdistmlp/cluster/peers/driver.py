@@ -6,7 +6,6 @@ directly.
 """
 
 import concurrent.futures
-import logging
 import queue
 import threading
 import time
@@ -30,11 +29,12 @@ from skdistmlp.cluster.peers.messages import (
     messages_of,
 )
 from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Report, Roster
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
-from skdistmlp.exceptions import ClusterError, ExchangeError, counted
+from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
@@ -51,8 +51,6 @@ from skdistmlp.training.loop import prefer_interrupt
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials
-
-LOG = logging.getLogger("skdistmlp")
 
 _THREAD = threading.local()
 """In `workers`, while a thread calls the callbacks of a fit, the workers of that fit: a
@@ -113,9 +111,7 @@ class PeersRun:
         self._interrupted = False
         self._started_at = self._next_check_at = float("inf")
         self._state = job.initial
-        self._n_samples_logged = 0
-        if job.initial.progress is not None:
-            self._n_samples_logged = job.initial.progress.n_samples_seen
+        self._log = RoundLog(plan.workers, job.initial.progress)
 
     def __enter__(self) -> Self:
         held = set(getattr(_THREAD, "workers", None) or ()) & set(self._workers)
@@ -263,7 +259,7 @@ class PeersRun:
             self._watch(futures)
             self._tasks.phase = "collecting the results of a round"
             reports: list[Report] = self._tasks.fetch(*futures)
-        self._log(number, reports)
+        self._log.write(number, reports)
         return reports
 
     def _start_round(self, number: int) -> list[Future[Any]]:
@@ -298,35 +294,6 @@ class PeersRun:
         futures = self._submit("parameters", worker.snapshot_of, arguments)
         states: list[TrainingState] = self._tasks.pop_results(*futures)
         return join_training_states(self._job.split, states)
-
-    def _log(self, number: int, reports: Sequence[Report]) -> None:
-        """Log how a round went."""
-        first = reports[0]
-        shares = [r.exchanging_s / max(r.training_s, 1e-9) for r in reports]
-        # The slowest waits least: the others wait for it in their exchanges.
-        slowest = shares.index(min(shares))
-        how = "" if first.progress is None else self._pace(first)
-        LOG.info(
-            "round %d: %s%.2f s, %.0f%% of it exchanging, slowest shard %d on %s",
-            number,
-            how,
-            first.training_s,
-            100 * sum(shares) / len(shares),
-            slowest,
-            self._workers[slowest],
-        )
-
-    def _pace(self, report: Report) -> str:
-        """Say how far training has come; count the samples of the round."""
-        progress = report.progress
-        assert progress is not None
-        n_samples = progress.n_samples_seen - self._n_samples_logged
-        self._n_samples_logged = progress.n_samples_seen
-        # An interrupt may come before the end of the first epoch.
-        loss = "" if progress.loss is None else f" loss {progress.loss:.6f},"
-        speed = f" {n_samples / max(report.training_s, 1e-9):,.0f} samples/s,"
-        epochs = counted(progress.n_iter, "epoch")
-        return f"{epochs},{loss}{speed if n_samples else ''} "
 
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
         """Wait for a round to end; print the progress lines of shard 0."""

@@ -39,7 +39,7 @@ def empty_the_queue(dask_scheduler):
     dask_scheduler.plugins["skdistmlp-worker-queue"].reservations.clear()
 
 
-def test_waiting_fits_queue_again_at_a_restarted_scheduler(client, workers):
+def test_calling_thread_fits_queue_again_at_a_restarted_scheduler(client, workers):
     """Another scheduler at the same address, with the same workers, has no queue."""
 
     def forget(dask_scheduler):

@@ -1,4 +1,4 @@
-"""Whether a process, and a thread, can wait for a cluster.
+"""What the calling process and thread allow: whether they can wait for a cluster.
 
 An estimator waits for tasks. In a process that was forked, no event loop runs that
 could bring their results. And a task that waits, or whose threads do, must leave its

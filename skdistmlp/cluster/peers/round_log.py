@@ -1,0 +1,56 @@
+"""Log lines about how rounds of training went."""
+
+import logging
+from collections.abc import Sequence
+
+from skdistmlp.cluster.peers.worker import Report
+from skdistmlp.exceptions import counted
+from skdistmlp.training.progress import Progress
+
+LOG = logging.getLogger("skdistmlp")
+
+
+class RoundLog:
+    """Writes a line per round to the package's logger.
+
+    Parameters
+    ----------
+    workers : sequence of str
+        Addresses, in order of the shards.
+    resumed : Progress or None
+        How far training had come before the first round.
+    """
+
+    def __init__(self, workers: Sequence[str], resumed: Progress | None) -> None:
+        self._workers = workers
+        self._n_samples_logged = 0 if resumed is None else resumed.n_samples_seen
+
+    def write(self, number: int, reports: Sequence[Report]) -> None:
+        """Say how a round went, from the reports of all shards."""
+        first = reports[0]
+        shares = [r.exchanging_s / max(r.training_s, 1e-9) for r in reports]
+        # The slowest waits least: the others wait for it in their exchanges.
+        slowest = shares.index(min(shares))
+        LOG.info(
+            "round %d: %s%.2f s, %.0f%% of it exchanging, slowest shard %d on %s",
+            number,
+            self._pace(first),
+            first.training_s,
+            100 * sum(shares) / len(shares),
+            slowest,
+            self._workers[slowest],
+        )
+
+    def _pace(self, report: Report) -> str:
+        """Say how far training has come; count the samples of the round."""
+        progress = report.progress
+        if progress is None:
+            # L-BFGS has no epochs.
+            return ""
+        n_samples = progress.n_samples_seen - self._n_samples_logged
+        self._n_samples_logged = progress.n_samples_seen
+        # An interrupt may come before the end of the first epoch.
+        loss = "" if progress.loss is None else f" loss {progress.loss:.6f},"
+        speed = f" {n_samples / max(report.training_s, 1e-9):,.0f} samples/s,"
+        epochs = counted(progress.n_iter, "epoch")
+        return f"{epochs},{loss}{speed if n_samples else ''} "
