@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.data.inputs import INPUTS
-from tests.cluster.support import DaskProcesses
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

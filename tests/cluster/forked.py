@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver, get_context
 from multiprocessing.process import BaseProcess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import dask
+import dask.__main__
 from distributed import Client, Scheduler, Worker
 
 from tests.cluster.support import WITHIN_S, wait_until
@@ -19,17 +21,96 @@ from tests.cluster.support import WITHIN_S, wait_until
 CONTEXT = get_context("forkserver")
 
 
-def start_server(*modules: str) -> None:
-    """Make the server import what all processes need."""
-    CONTEXT.set_forkserver_preload(list(modules))
+IMPORTED = (
+    "distributed.cli.dask_scheduler",
+    "distributed.cli.dask_worker",
+    "distributed.deploy.local",
+    "skdistmlp.cluster.futures.driver",
+    "skdistmlp.cluster.peers.driver",
+    "skdistmlp.estimators.classifier",
+)
+"""Modules that the server has imported; they take seconds."""
+
+
+def start_server() -> None:
+    """Start the server if it does not run, which Dask's nannies can use too."""
+    CONTEXT.set_forkserver_preload(list(IMPORTED))
     forkserver.ensure_running()
 
 
 def fork(function: Callable[..., Any], *args: Any) -> BaseProcess:
     """Call a function in a new process."""
+    start_server()
     process = CONTEXT.Process(target=function, args=args)
     process.start()
     return process
+
+
+class ForkedCommand:
+    """A command of Dask in a new process, with some of what `subprocess.Popen` has.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        As after ``dask``.
+    log : Path
+        Gets the output.
+    environment : mapping
+        Environment variables.
+    """
+
+    def __init__(
+        self, arguments: Sequence[str], log: Path, environment: Mapping[str, str]
+    ) -> None:
+        self._arguments = arguments
+        self._process = fork(_run_command, list(arguments), log, dict(environment))
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def poll(self) -> int | None:
+        """Return how the process ended; None if it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end of the process; return how it ended."""
+        self._process.join(timeout)
+        code = self.poll()
+        if code is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(list(self._arguments), timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask the process to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _run_command(
+    arguments: list[str], log: Path, environment: Mapping[str, str]
+) -> None:
+    """Do what the command line does, in a process like that of a shell."""
+    _write_output_to(log)
+    os.chdir(log.parent)
+    os.environ.clear()
+    os.environ.update(environment)
+    dask.config.refresh()
+    sys.argv = ["dask", *arguments]
+    dask.__main__.main()
+
+
+def _write_output_to(log: Path) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(file, stream.fileno())
 
 
 class ForkedProcesses:
@@ -139,9 +220,7 @@ def _run(
     settings: Mapping[str, Any], contact: Path, function: Callable[..., Any], *args: Any
 ) -> None:
     """Run a server until it ends; write its address to a file."""
-    log = os.open(f"{contact}.log", os.O_WRONLY | os.O_CREAT)
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(log, stream.fileno())
+    _write_output_to(contact.with_suffix(".log"))
     # Ctrl-C in a terminal should reach only the tests.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with dask.config.set(settings):

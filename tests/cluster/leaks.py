@@ -12,8 +12,11 @@ from stat import S_ISSOCK
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import dask
 from distributed import Client, LocalCluster
 from threadpoolctl import threadpool_info
+
+from tests.cluster.forked import start_server
 
 THREADS = "skdistmlp"
 """How the names of the threads begin that the package starts."""
@@ -78,7 +81,9 @@ def assert_nothing_left(client: Client, within_s: float = 20.0) -> None:
 def own_cluster(**options: Any) -> Iterator[Client]:
     """Start a cluster for one test; fail if something is left behind there."""
     options = {"threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"} | options
+    start_server()
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(**options) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

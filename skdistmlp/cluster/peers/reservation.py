@@ -17,7 +17,7 @@ from skdistmlp.cluster._dask import (
     heartbeat_s,
     last_heartbeat,
 )
-from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
+from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
 from skdistmlp.cluster.client.scheduler import await_scheduler
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import (
@@ -157,7 +157,8 @@ def reserve_workers(
     Yields
     ------
     callable
-        Raises `ClusterError` if this fit no longer has its workers.
+        Raises `ClusterError` if this fit no longer has its workers, and
+        `CancelledError` if that is so because the client is closed.
     """
     name = uuid.uuid4().hex
     call = partial(submit_rpc, client, call_scheduler, client)
@@ -185,6 +186,8 @@ def reserve_workers(
 
     def check_held() -> None:
         if ask(arrives=False) is not Standing.HELD:
+            # The scheduler takes the workers away from a client that is being closed.
+            check_open(client)
             raise ClusterError(
                 "this fit has lost its workers: the scheduler was replaced, or did not "
                 "hear from this process for too long. Call again to start over."

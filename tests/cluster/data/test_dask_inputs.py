@@ -20,6 +20,7 @@ from skdistmlp import (
 )
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.data import dask_inputs, remote_dataset
+from tests.cluster.dask_processes import WITHOUT_PACKAGE
 from tests.cluster.data.inputs import (
     N_ROWS,
     NAMES,
@@ -34,7 +35,7 @@ from tests.cluster.data.inputs import (
     weights_of,
 )
 from tests.cluster.leaks import own_cluster
-from tests.cluster.support import WITHOUT_PACKAGE, bounded
+from tests.cluster.support import bounded
 from tests.estimators.support import fit
 from tests.marks import only_quick
 

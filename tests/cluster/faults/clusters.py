@@ -24,7 +24,7 @@ from tests.cluster.faults.gates import (
     classifier,
     outcome_of_fit,
 )
-from tests.cluster.forked import CONTEXT, ForkedProcesses, fork
+from tests.cluster.forked import CONTEXT, ForkedProcesses, fork, start_server
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
 SETTINGS = {
@@ -51,6 +51,7 @@ class NannyCluster:
     """Workers whose nannies restart them, and kill them at a memory limit."""
 
     def __enter__(self) -> "NannyCluster":
+        start_server()
         with dask.config.set(
             {"distributed.worker.multiprocessing-method": "forkserver"}
         ):

@@ -1,15 +1,13 @@
-"""What the tests of faults share: the page that they write, data, a server."""
+"""What the tests of faults share: the page that they write, and data."""
 
 from collections.abc import Iterator, Mapping
 
 import pytest
 
-from tests.cluster.faults import gates
 from tests.cluster.faults.calls import CALL_FAULTS, CALLS, CTRL_C
 from tests.cluster.faults.gates import PHASES
 from tests.cluster.faults.page import FaultsPage, Table
 from tests.cluster.faults.table import FAULTS
-from tests.cluster.forked import start_server
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +31,6 @@ def _reasons(faults: list) -> dict[str, Mapping[str, str]]:
         }
         for fault in faults
     }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def server() -> None:
-    """Start what forks processes quickly."""
-    start_server(gates.__name__)
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,10 @@ from sklearn.model_selection import GridSearchCV
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.futures.driver import FuturesState
 from skdistmlp.cluster.peers import driver as peers
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
 from tests.cluster.peers.test_interrupts import strike_at
-from tests.cluster.support import DaskProcesses, bounded, transitions
+from tests.cluster.support import bounded, transitions
 from tests.estimators.recorder import At, Fitting, Recorder, Told
 from tests.estimators.test_callbacks import assert_same_fit, hooks_of
 from tests.marks import only_quick

@@ -16,8 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.parallel.whole_network import PREDICT_BLOCK_ROWS
+from tests.cluster.dask_processes import DASK, DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, remember
-from tests.cluster.support import DaskProcesses, bounded
+from tests.cluster.support import bounded
 
 HIDDEN = (64, 32)
 N_LAYERS = len(HIDDEN) + 1
@@ -77,7 +78,7 @@ def assert_delegated(plan, n_times, computed, workers, group_names):
 def test_each_layer_of_each_shard_is_a_task_on_its_worker(tmp_path, digits):
     X, y = digits
     X_long = np.tile(X, (2, 1))
-    with DaskProcesses(tmp_path, n_workers=2) as processes:
+    with DaskProcesses(tmp_path, n_workers=2, command=DASK) as processes:
         ours = make_pipeline(
             StandardScaler(),
             DistributedMLPClassifier(

@@ -8,13 +8,14 @@ import pytest
 from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose
 
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.peers.test_driver import (
     assert_as_scikit_learn,
     classifier,
     endless,
     steps_taken,
 )
-from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
+from tests.cluster.support import bounded, in_thread, wait_until
 from tests.conftest import assert_nothing_left
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

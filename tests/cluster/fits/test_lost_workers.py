@@ -21,8 +21,9 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import futures
 from skdistmlp.exceptions import ClusterError, WorkerLostError
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, remember
-from tests.cluster.support import DaskProcesses, bounded, wait_until
+from tests.cluster.support import bounded, wait_until
 from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -13,7 +13,8 @@ from skdistmlp.cluster._dask import asyncio_loop
 from skdistmlp.cluster.data import dask_inputs
 from skdistmlp.cluster.run.graph import PinnedGraph
 from skdistmlp.exceptions import ClusterError
-from tests.cluster.support import WITHIN_S, DaskProcesses, bounded, wait_until
+from tests.cluster.dask_processes import DaskProcesses
+from tests.cluster.support import WITHIN_S, bounded, wait_until
 from tests.marks import only_quick
 
 

@@ -8,8 +8,9 @@ from distributed import Client
 
 from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.prediction.lazy import LARGE_GRAPH_SETTING
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, remember
-from tests.cluster.support import DaskProcesses, bounded
+from tests.cluster.support import bounded
 from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

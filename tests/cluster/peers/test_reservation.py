@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from concurrent.futures import CancelledError
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -12,8 +13,9 @@ from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import reservation
 from skdistmlp.cluster.peers.reservation import Standing, reserve_workers
 from skdistmlp.exceptions import ClusterError
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.peers.test_driver import classifier, steps_taken
-from tests.cluster.support import DaskProcesses, bounded, in_thread, wait_until
+from tests.cluster.support import bounded, in_thread, wait_until
 
 
 def goes_on():
@@ -39,7 +41,7 @@ def empty_the_queue(dask_scheduler):
     dask_scheduler.plugins["skdistmlp-worker-queue"].reservations.clear()
 
 
-def test_calling_thread_fits_queue_again_at_a_restarted_scheduler(client, workers):
+def test_waiting_fits_queue_again_at_a_restarted_scheduler(client, workers):
     """Another scheduler at the same address, with the same workers, has no queue."""
 
     def forget(dask_scheduler):
@@ -57,6 +59,21 @@ def test_calling_thread_fits_queue_again_at_a_restarted_scheduler(client, worker
         assert bounded(waiting.result)
         with pytest.raises(ClusterError, match="this fit has lost its workers"):
             check_held()
+
+
+def test_a_client_that_is_being_closed_is_the_cause(cluster, client, workers):
+    """The scheduler hears of it before a question of the fit is answered."""
+    with (
+        Client(cluster, set_as_default=False) as other,
+        reserve_workers(other, workers, goes_on) as check_held,
+    ):
+        client.run_on_scheduler(empty_the_queue)
+        other.status = "closing"
+        try:
+            with pytest.raises(CancelledError):
+                check_held()
+        finally:
+            other.status = "running"
 
 
 def test_reservations_are_granted_in_order(client, workers):

@@ -16,8 +16,9 @@ from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import futures
 from skdistmlp.planning import prediction
 from skdistmlp.planning.plan import WorkerMemory
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, own_cluster
-from tests.cluster.support import DaskProcesses, bounded
+from tests.cluster.support import bounded
 from tests.estimators.support import fit
 
 

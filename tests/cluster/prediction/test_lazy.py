@@ -18,6 +18,7 @@ from scipy import sparse
 
 from skdistmlp.cluster.prediction import lazy
 from skdistmlp.cluster.prediction.lazy import LARGE_GRAPH_SETTING
+from tests.cluster.dask_processes import WITHOUT_PACKAGE
 from tests.cluster.data.inputs import (
     N_ROWS,
     NAMES,
@@ -30,7 +31,7 @@ from tests.cluster.data.inputs import (
     weights_of,
 )
 from tests.cluster.leaks import own_cluster
-from tests.cluster.support import WITHOUT_PACKAGE, bounded
+from tests.cluster.support import bounded
 from tests.estimators.support import fit, quiet
 from tests.marks import only_quick
 

@@ -144,7 +144,7 @@ def test_the_cache_is_limited_in_bytes(client, digits, sent):
 
 
 def test_unused_entries_expire(client, data):
-    with dask.config.set({"skdistmlp.cache.ttl": "300ms"}):
+    with dask.config.set({"skdistmlp.cache.ttl": "2s"}):
         fit(client, *data)
         assert client.futures
         wait_until(lambda: not client.futures, "nothing is kept")

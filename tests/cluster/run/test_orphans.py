@@ -10,8 +10,9 @@ from distributed.worker_state_machine import RemoveReplicasEvent
 
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.placement import Placement
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left
-from tests.cluster.support import WITHIN_S, DaskProcesses, wait_until
+from tests.cluster.support import WITHIN_S, wait_until
 from tests.marks import only_quick
 
 

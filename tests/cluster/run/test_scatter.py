@@ -19,8 +19,9 @@ from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import WorkerLostError
 from tests.cluster import stopped_while_sending
+from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left
-from tests.cluster.support import WITHIN_S, DaskProcesses, bounded, wait_until
+from tests.cluster.support import WITHIN_S, bounded, wait_until
 from tests.marks import only_quick
 
 

@@ -18,8 +18,9 @@ from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.cluster.run import versions
 from skdistmlp.cluster.run.versions import check_versions
+from tests.cluster.dask_processes import WITHOUT_PACKAGE
 from tests.cluster.leaks import assert_nothing_left, remember
-from tests.cluster.support import WITHOUT_PACKAGE, bounded, wait_until
+from tests.cluster.support import bounded, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
