@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -137,28 +139,49 @@ def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[A
 def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
     """Return the results of tasks, as long as the cluster can compute them.
 
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    futures : sequence of Future
+        Other values among them are returned as they are.
+
     Raises
     ------
     ClusterError
         See `WorkersCheck`.
     """
+    awaited = [one for one in futures if isinstance(one, Future)]
+    # First: if a wait by Dask's `gather` is cancelled, each task in it ends in an error
+    # that nobody looks at, and a message that says so.
+    wait_for(client, awaited)
     gathering = submit_rpc(client, client.gather, list(futures))
-    wait_while(WorkersCheck(client), [gathering])
+    with closing(WorkersCheck(client, awaited)) as check:
+        wait_while(check, [gathering])
     results: list[Any] = gathering.result()
     return results
 
 
 def wait_for(client: Client, futures: Sequence[Future[Any]]) -> None:
     """Wait for tasks, as `gather` does; raise the error of the first that failed."""
-    check = WorkersCheck(client)
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
     for future in futures:
-        while not future.done():
-            try:
-                future.exception(timeout=WORKER_CHECK_S)
-            except TimeoutError:
+        future.add_done_callback(ended.put)
+    with closing(WorkersCheck(client, futures)) as check:
+        for _ in futures:
+            while (done := _next_of(ended)) is None:
                 check()
-        if (error := future.exception()) is not None:
-            raise error
+            if done.status == "error":
+                # It raises it, with the traceback of the worker.
+                done.result()
+
+
+def _next_of(ended: "SimpleQueue[Future[Any]]") -> Future[Any] | None:
+    """Return the next future; None if there is none for `WORKER_CHECK_S`."""
+    try:
+        return ended.get(timeout=WORKER_CHECK_S)
+    except Empty:
+        return None
 
 
 def release(futures: list[Future[Any]]) -> None:
