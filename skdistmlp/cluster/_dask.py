@@ -134,7 +134,7 @@ async def send_value(
         deadline = time.monotonic() + timeout_s
         while not await call_scheduler(client, "ncores_running", workers=[worker]):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"worker {worker} does not accept values")
+                raise TimeoutError(worker)
             await asyncio.sleep(SEND_POLL_S)
         answer = await call_or_abort(client, worker, op="update_data", data=data)
         await call_scheduler(

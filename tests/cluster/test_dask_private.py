@@ -128,7 +128,7 @@ def test_a_value_is_sent_to_a_worker(client, workers, direct):
 
 def test_a_value_is_not_sent_to_a_worker_that_does_not_accept_it(client):
     gone = "tcp://127.0.0.1:1"
-    with pytest.raises(TimeoutError, match=f"{gone} does not accept"):
+    with pytest.raises(TimeoutError, match=gone):
         client.sync(send_value, client, ("a value", 2), 1, gone, True, 0.2)
 
 
