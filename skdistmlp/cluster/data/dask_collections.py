@@ -13,11 +13,13 @@ from dask.base import compute as compute_here
 from dask.base import is_dask_collection
 from distributed import Client, Future, futures_of
 
-from skdistmlp.cluster._dask import event_loop_runs_here, release_futures
+from skdistmlp.cluster._dask import Cluster, event_loop_runs_here, release_futures
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.waiting import is_left_behind
+from skdistmlp.cluster.client.workers import known_workers
+from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
 from skdistmlp.cluster.run.watch import WorkersCheck
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import WORKER_CHECK_S
@@ -88,12 +90,15 @@ def _value_dtype(dtype: Any) -> Any:
     return categories.dtype if known else int
 
 
-def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
+def compute(client: Client | Cluster | str | None, *values: Any) -> tuple[Any, ...]:
     """Return values, the Dask collections among them computed together."""
     with connected(client) as connection:
         if connection is None:
             return compute_in_process(*values)
-        with translate_dask_errors(connection, (), "computing predictions"):
+        with (
+            translate_dask_errors(connection, (), "computing predictions"),
+            shielded_from_interrupts(connection, tuple(known_workers(connection))),
+        ):
             computing = _call_by_kind(connection.compute, values)
             try:
                 return tuple(gather(connection, computing))
