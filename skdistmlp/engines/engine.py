@@ -15,6 +15,8 @@ from skdistmlp.training.state import TrainingState
 if TYPE_CHECKING:
     from distributed import Client
 
+    from skdistmlp.cluster._dask import Cluster
+
 
 @dataclass(frozen=True)
 class EngineRequest:
@@ -23,7 +25,7 @@ class EngineRequest:
     `client_stayed_behind` says that `client` was a live one, in another process.
     """
 
-    client: "Client | str | None"
+    client: "Client | Cluster | str | None"
     n_workers: int | None
     parameter_threshold: int | None
     engine: str

@@ -32,6 +32,8 @@ from skdistmlp.training.hold_out import Score
 if TYPE_CHECKING:
     from distributed import Client
 
+    from skdistmlp.cluster._dask import Cluster
+
 
 class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     """Multilayer perceptron classifier, split by neurons over Dask workers.
@@ -224,7 +226,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         | list[dict[int, float]]
         | Literal["balanced"]
         | None = None,
-        client: "Client | str | None" = None,
+        client: "Client | Cluster | str | None" = None,
         n_workers: int | None = None,
         parameter_threshold: int | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",

@@ -18,6 +18,8 @@ from skdistmlp.parallel.data import BaseDataset, Dataset
 if TYPE_CHECKING:
     from distributed import Client
 
+    from skdistmlp.cluster._dask import Cluster
+
 
 class InputFeatures(Protocol):
     """Features as `fit` gets them: an array-like, or blocks on the workers."""
@@ -126,13 +128,17 @@ def is_collection(value: Any) -> bool:
 
 @contextmanager
 def resolve_inputs(
-    client: "Client | str | None", estimator_name: str, X: Any, y: Any, weight: Any
+    client: "Client | Cluster | str | None",
+    estimator_name: str,
+    X: Any,
+    y: Any,
+    weight: Any,
 ) -> Iterator[tuple[InputFeatures, Any, Any]]:
     """Resolve Dask collections, while the context lasts.
 
     Parameters
     ----------
-    client : Client, str or None
+    client : Client, Cluster, str or None
         The estimator's parameter.
     estimator_name : str
         For messages.
@@ -158,7 +164,9 @@ def resolve_inputs(
         yield features, y, weight
 
 
-def compute_collections(client: "Client | str | None", *values: Any) -> tuple[Any, ...]:
+def compute_collections(
+    client: "Client | Cluster | str | None", *values: Any
+) -> tuple[Any, ...]:
     """Return values, the Dask collections among them computed together."""
     if not any(is_collection(value) for value in values):
         return values

@@ -23,6 +23,8 @@ from skdistmlp.training.hold_out import Score
 if TYPE_CHECKING:
     from distributed import Client
 
+    from skdistmlp.cluster._dask import Cluster
+
 
 class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     """Multilayer perceptron regressor, split by neurons over Dask workers.
@@ -210,7 +212,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         epsilon: float = 1e-8,
         n_iter_no_change: int = 10,
         max_fun: int = 15000,
-        client: "Client | str | None" = None,
+        client: "Client | Cluster | str | None" = None,
         n_workers: int | None = None,
         parameter_threshold: int | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",

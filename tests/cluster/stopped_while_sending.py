@@ -19,9 +19,9 @@ import numpy as np
 from distributed import Client
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.run.scatter import Scatterer
+from skdistmlp.cluster.run import scatter
 
-send = Scatterer._scattered
+send = scatter.send_to_worker
 
 SOON_S = 5.0
 """In which the event loop ends what was cut short; not a measure of speed."""
@@ -51,7 +51,7 @@ def main():
         return send(*args)
 
     with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
-        Scatterer._scattered = stop_and_send
+        scatter.send_to_worker = stop_and_send
         # More than the buffers of a connection take.
         X = np.random.default_rng(0).random((40_000, 50))
         is_held = weakref.ref(X)

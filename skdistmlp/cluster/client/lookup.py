@@ -46,8 +46,9 @@ def connected(client: Client | Cluster | str | None) -> Iterator[Client | None]:
     Parameters
     ----------
     client : Client, Cluster, str or None
-        A client, a cluster, the address of a scheduler, or None for the active
-        client; inside a task, that is its worker's own.
+        A client; a cluster or the address of a scheduler, for which a client is made
+        that lives for this one call; or None for the active client, which inside a
+        task is its worker's own.
 
     Yields
     ------
@@ -127,7 +128,7 @@ def _connection(address: str) -> Iterator[Client]:
 def is_for_many_calls(client: Client) -> bool:
     """Say whether a client is the user's, so that it may outlive this call.
 
-    One that was made from an address is closed when the call ends.
+    One that was made from an address or a cluster is closed when the call ends.
     """
     return client not in _FOR_ONE_CALL
 

@@ -3,7 +3,9 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,13 @@ from dask.base import compute as compute_here
 from dask.base import is_dask_collection
 from distributed import Client, Future, futures_of
 
-from skdistmlp.cluster._dask import event_loop_runs_here, release_futures
+from skdistmlp.cluster._dask import Cluster, event_loop_runs_here, release_futures
 from skdistmlp.cluster.client.calling_thread import is_left_behind
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
+from skdistmlp.cluster.client.workers import known_workers
+from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
 from skdistmlp.cluster.run.watch import WorkersCheck
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import WORKER_CHECK_S
@@ -86,12 +90,15 @@ def _value_dtype(dtype: Any) -> Any:
     return categories.dtype if known else int
 
 
-def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
+def compute(client: Client | Cluster | str | None, *values: Any) -> tuple[Any, ...]:
     """Return values, the Dask collections among them computed together."""
     with connected(client) as connection:
         if connection is None:
             return compute_in_process(*values)
-        with translate_dask_errors(connection, (), "computing predictions"):
+        with (
+            translate_dask_errors(connection, (), "computing predictions"),
+            shielded_from_interrupts(connection, tuple(known_workers(connection))),
+        ):
             computing = _call_by_kind(connection.compute, values)
             try:
                 return tuple(gather(connection, computing))
@@ -137,28 +144,49 @@ def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[A
 def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
     """Return the results of tasks, as long as the cluster can compute them.
 
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    futures : sequence of Future
+        Other values among them are returned as they are.
+
     Raises
     ------
     ClusterError
         See `WorkersCheck`.
     """
+    awaited = [one for one in futures if isinstance(one, Future)]
+    # First: if a wait by Dask's `gather` is cancelled, each task in it ends in an error
+    # that nobody looks at, and a message that says so.
+    wait_for(client, awaited)
     gathering = submit_rpc(client, client.gather, list(futures))
-    wait_while(WorkersCheck(client), [gathering])
+    with closing(WorkersCheck(client, awaited)) as check:
+        wait_while(check, [gathering])
     results: list[Any] = gathering.result()
     return results
 
 
 def wait_for(client: Client, futures: Sequence[Future[Any]]) -> None:
     """Wait for tasks, as `gather` does; raise the error of the first that failed."""
-    check = WorkersCheck(client)
+    ended: SimpleQueue[Future[Any]] = SimpleQueue()
     for future in futures:
-        while not future.done():
-            try:
-                future.exception(timeout=WORKER_CHECK_S)
-            except TimeoutError:
+        future.add_done_callback(ended.put)
+    with closing(WorkersCheck(client, futures)) as check:
+        for _ in futures:
+            while (done := _next_of(ended)) is None:
                 check()
-        if (error := future.exception()) is not None:
-            raise error
+            if done.status == "error":
+                # It raises it, with the traceback of the worker.
+                done.result()
+
+
+def _next_of(ended: "SimpleQueue[Future[Any]]") -> Future[Any] | None:
+    """Return the next future; None if there is none for `WORKER_CHECK_S`."""
+    try:
+        return ended.get(timeout=WORKER_CHECK_S)
+    except Empty:
+        return None
 
 
 def release(futures: list[Future[Any]]) -> None:

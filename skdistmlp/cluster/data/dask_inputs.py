@@ -16,7 +16,7 @@ from distributed import Client, Future
 from scipy.sparse import issparse, vstack
 
 from skdistmlp._version import __version__
-from skdistmlp.cluster._dask import array_meta
+from skdistmlp.cluster._dask import Cluster, array_meta
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.workers import choose_workers, memory_limits, workers_of
@@ -41,13 +41,17 @@ from skdistmlp.exceptions import ClusterError, counted
 
 @contextmanager
 def resolve_inputs(
-    client: Client | str | None, estimator_name: str, X: Any, y: Any, weight: Any
+    client: Client | Cluster | str | None,
+    estimator_name: str,
+    X: Any,
+    y: Any,
+    weight: Any,
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Turn Dask collections into arrays, or X into features on the cluster.
 
     Parameters
     ----------
-    client : Client, str or None
+    client : Client, Cluster, str or None
         The estimator's parameter.
     estimator_name : str
         For messages.

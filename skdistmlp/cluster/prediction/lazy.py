@@ -14,23 +14,23 @@ from dask.utils import parse_bytes
 from distributed import Client
 
 from skdistmlp._version import __version__
-from skdistmlp.cluster._dask import send_value
+from skdistmlp.cluster._dask import Cluster
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import address_of, scheduler_address, usable_client
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
-from skdistmlp.cluster.client.workers import can_connect, workers_of
+from skdistmlp.cluster.client.workers import workers_of
 from skdistmlp.cluster.data.dask_collections import header_of, in_whole_rows, is_frame
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
 from skdistmlp.cluster.run.portable import PortableFunction
+from skdistmlp.cluster.run.scatter import SIGNS_OF_LOSS, send_to_worker
 from skdistmlp.cluster.run.watch import Watch
-from skdistmlp.settings import exchange_timeout_s
 
 LARGE_GRAPH_SETTING = "distributed.admin.large-graph-warning-threshold"
 """Dask's setting of the size from which it warns about values inside a graph."""
 
 
 def map_blocks(
-    client: Client | str | None,
+    client: Client | Cluster | str | None,
     collection: Any,
     function: Callable[[Any], Any],
     n_bytes: int,
@@ -40,7 +40,7 @@ def map_blocks(
 
     Parameters
     ----------
-    client : Client, str or None
+    client : Client, Cluster, str or None
         The estimator's parameter.
     collection : Array or DataFrame
         Features.
@@ -103,7 +103,7 @@ def _frame_predictions(
 
 
 def _scatter_function(
-    client: Client | str | None, function: Any, n_bytes: int, owner: object
+    client: Client | Cluster | str | None, function: Any, n_bytes: int, owner: object
 ) -> Any:
     """Return a future of the pickled function; None without a cluster.
 
@@ -136,19 +136,20 @@ def _scatter_function(
 def _send(client: Client, worker: str, value: Any) -> Any:
     """Send a value to a worker; return its future."""
     watch = Watch(client, [worker])
-    sending = submit_rpc(
-        client,
-        send_value,
-        client,
-        f"network-{uuid.uuid4().hex}",
-        value,
-        worker,
-        can_connect(client, worker),
-        exchange_timeout_s(),
-    )
+    check = partial(watch.check, [worker])
+
+    def wait_for_call(method: Callable[..., Any], *args: Any) -> Any:
+        sending = submit_rpc(client, method, *args)
+        wait_while(check, [sending])
+        return sending.result()
+
+    key = f"network-{uuid.uuid4().hex}"
     try:
         with translate_dask_errors(client, (worker,), "sending the network"):
-            wait_while(partial(watch.check, [worker]), [sending])
-            return sending.result()
+            try:
+                return send_to_worker(client, key, value, worker, wait_for_call, check)
+            except SIGNS_OF_LOSS:
+                watch.await_loss()
+                raise
     finally:
         watch.close()

@@ -44,6 +44,12 @@ class HeldFutures:
         """Whether the run has ended."""
         return self._closed
 
+    def pending(self) -> list[Future[Any]]:
+        """Return those whose tasks have not ended."""
+        with self._lock:
+            futures = list(self._rank_of)
+        return [future for future in futures if not future.done()]
+
     @contextmanager
     def staying_open(self) -> Iterator[bool]:
         """Yield whether the run is open; it cannot be closed within the context."""

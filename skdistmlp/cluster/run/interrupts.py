@@ -141,7 +141,8 @@ def own_workers(client: Client, workers: Sequence[str]) -> list[str]:
 
 def _is_on_this_machine(worker: str) -> bool:
     """Say whether the host of an address is an address of this machine."""
-    # Dask closes its web sockets too late for an event loop as short as ours.
+    # Dask closes its web sockets too late for an event loop as short as ours, which
+    # would leave them open. docs/troubleshooting.md says so.
     if not worker.startswith(("tcp://", "tls://")):
         return False
     try:

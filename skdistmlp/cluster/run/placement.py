@@ -70,10 +70,10 @@ class Placement:
         self._run = uuid.uuid4().hex[:RUN_DIGITS]
         self.phase = "starting"
         self.memory_needs: Mapping[str, str] = {}
-        self.watch = Watch(client, workers, self._run)
         self.notice = WaitNotice(client, self._run, log)
         self._shield = InterruptShield(client, workers)
         self._held = HeldFutures()
+        self.watch = Watch(client, workers, self._held.pending)
         self._graph = PinnedGraph(client, workers, self._run, suffix, self._held)
         self._scatterer = Scatterer(
             client, workers, self._graph.key, self._held, self.watch

@@ -1,4 +1,4 @@
-"""Check whether the workers of a run can connect to each other.
+"""Check whether workers can connect to those whose values they wait for.
 
 Dask tries forever: a task that needs a value from a worker that its own cannot connect
 to neither starts nor fails.
@@ -6,15 +6,14 @@ to neither starts nor fails.
 
 import asyncio
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future as Answer
 from typing import Any, TypeAlias
 
-from distributed import Client, Worker
+from distributed import Client, Future, Worker
 
-from skdistmlp.cluster._dask import awaited_keys, can_reach
-from skdistmlp.cluster.client.rpc import run_on_workers
-from skdistmlp.cluster.run.graph import run_of
+from skdistmlp.cluster._dask import awaited_transfers, can_reach
+from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.run.liveness import ping
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.settings import exchange_timeout_s
@@ -24,37 +23,32 @@ Pair: TypeAlias = tuple[str, str]
 
 
 class ReachabilityCheck:
-    """Has workers that wait for each other's values try to connect to each other.
+    """Has workers try to connect to those whose values awaited tasks need.
 
-    Workers that only compute cost nothing but a question in each
-    ``skdistmlp.exchange-timeout``.
+    Workers that only compute are not asked: a wait costs a question to the scheduler in
+    each ``skdistmlp.exchange-timeout``.
 
     Parameters
     ----------
     client : Client
         A connected client.
-    workers : sequence of str
-        Addresses.
-    run : str
-        The second part of the keys of the values that matter.
+    awaited : callable
+        Returns the futures that the caller waits for; those that are done do not
+        matter.
     """
 
-    def __init__(self, client: Client, workers: Sequence[str], run: str) -> None:
+    def __init__(
+        self, client: Client, awaited: Callable[[], Iterable[Future[Any]]]
+    ) -> None:
         self._client = client
-        self._workers = workers
-        self._run = run
+        self._awaited = awaited
         self._timeout_s = exchange_timeout_s()
         # Not at once: most runs end before they need the question.
         self._due_at = time.monotonic() + self._timeout_s
-        self._answers: dict[str, Future[dict[str, list[str]]]] = {}
-        self._pings: dict[Pair, Future[Any]] = {}
-        self._suspects: set[Pair] = set()
+        self._answer: Answer[list[Pair]] | None = None
 
     def check(self) -> None:
-        """Note what workers have answered, and ask again when due, without waiting.
-
-        A worker whose task holds the GIL takes no connections either. So an error takes
-        two attempts, between which the other has answered this process.
+        """Look at what has been found, and ask again when due, without waiting.
 
         Raises
         ------
@@ -62,86 +56,121 @@ class ReachabilityCheck:
             If a worker could not connect to another that answers, for two timeouts.
         """
         # Never two questions at a time: those to a worker that hangs would pile up. It
-        # is for `LivenessCheck` to report.
-        if not all(answer.done() for answer in self._answers.values()):
+        # is for `LivenessCheck`, or for Dask, to notice that one.
+        if self._answer is None:
+            self._ask_when_due()
             return
-        if not all(answer.done() for answer in self._pings.values()):
+        if not self._answer.done():
             return
-        unreachable = {
-            (worker, other)
-            for worker, answer in self._answers.items()
-            if _has_result(answer)
-            for other in answer.result()[worker]
-        }
-        self._answers = {}
-        for worker, other in sorted(unreachable & self._suspects):
+        answer, self._answer = self._answer, None
+        # An error is no answer: the connection to the scheduler may have been lost.
+        if answer.cancelled() or answer.exception() is not None:
+            return
+        for worker, other in answer.result():
             raise ExchangeError(
                 f"worker {worker} could not connect to worker {other} within "
                 f"{2 * self._timeout_s:g} s (twice skdistmlp.exchange-timeout), though "
                 f"both answer this process. Allow connections between all workers, on "
-                f"the ports of their addresses, or use engine='local'."
+                f"the ports of their addresses, or use engine='local', with arrays in "
+                f"place of Dask collections."
             )
-        if unreachable:
-            self._pings = {
-                (worker, other): run_on_workers(self._client, [other], ping)[other]
-                for worker, other in unreachable
-            }
-            return
-        self._suspects = {
-            pair for pair, answer in self._pings.items() if _has_result(answer)
-        }
-        self._pings = {}
-        if self._suspects or (self._workers[1:] and time.monotonic() > self._due_at):
-            self._ask()
 
     def close(self) -> None:
         """Stop waiting for answers."""
-        for answer in (*self._answers.values(), *self._pings.values()):
-            answer.cancel()
+        if self._answer is not None:
+            self._answer.cancel()
 
-    def _ask(self) -> None:
+    def _ask_when_due(self) -> None:
+        if time.monotonic() < self._due_at:
+            return
         self._due_at = time.monotonic() + self._timeout_s
-        self._answers = run_on_workers(
-            self._client,
-            self._workers,
-            unreachable_workers,
-            self._run,
-            self._workers,
-            self._timeout_s,
-        )
+        keys = [future.key for future in self._awaited() if not future.done()]
+        if keys:
+            self._answer = submit_rpc(
+                self._client, find_unreachable, self._client, keys, self._timeout_s
+            )
 
 
-def _has_result(answer: Future[Any]) -> bool:
-    """Say whether a worker has answered, and not with an error: it may have left."""
-    return answer.done() and not answer.cancelled() and answer.exception() is None
-
-
-async def unreachable_workers(
-    run: str, workers: Sequence[str], timeout_s: float, dask_worker: Worker
-) -> list[str]:
-    """Return the workers that this one cannot connect to.
-
-    It tries only if it waits for a value of a run; runs on its event loop.
+async def find_unreachable(
+    client: Client, keys: Sequence[Any], timeout_s: float
+) -> list[Pair]:
+    """Return the workers that cannot connect to another, which answers; see `check`.
 
     Parameters
     ----------
-    run : str
-        The second part of the keys of the values that matter.
-    workers : sequence of str
-        Addresses, its own among them.
+    client : Client
+        A connected client, on whose event loop this runs.
+    keys : sequence
+        Of the tasks that matter. Other people's may wait for whom they like.
+    timeout_s : float
+        Seconds for each of two attempts to connect.
+    """
+    suspects = await _try_to_connect(client, keys, timeout_s)
+    # A worker whose task holds the GIL takes no connections either. So it takes two
+    # attempts, between which the other has answered this process.
+    others = sorted({other for _, other in suspects})
+    pings = await asyncio.gather(
+        *(client.run(ping, workers=[other]) for other in others), return_exceptions=True
+    )
+    # One that has left does not answer.
+    answering = {
+        other
+        for other, answer in zip(others, pings, strict=True)
+        if not isinstance(answer, BaseException)
+    }
+    suspects = {pair for pair in suspects if pair[1] in answering}
+    if not suspects:
+        return []
+    return sorted(suspects & await _try_to_connect(client, keys, timeout_s))
+
+
+async def _try_to_connect(
+    client: Client, keys: Sequence[Any], timeout_s: float
+) -> set[Pair]:
+    """Have each worker that waits for values try those that hold them, once."""
+    transfers = await client.run_on_scheduler(awaited_transfers, keys)
+    answers = await asyncio.gather(
+        *(
+            client.run(unreachable_holders, holders, timeout_s, workers=[worker])
+            for worker, holders in transfers.items()
+        ),
+        return_exceptions=True,
+    )
+    # An error is no answer: the worker may have left.
+    return {
+        (worker, other)
+        for answer in answers
+        if isinstance(answer, dict)
+        for worker, others in answer.items()
+        for other in others
+    }
+
+
+async def unreachable_holders(
+    holders: Sequence[Sequence[str]], timeout_s: float, dask_worker: Worker
+) -> list[str]:
+    """Return the workers that this one cannot connect to, and cannot do without.
+
+    Runs on the worker's event loop.
+
+    Parameters
+    ----------
+    holders : sequence of sequence of str
+        For each value that it waits for, the workers that have it: one of them is
+        enough.
     timeout_s : float
         Seconds to try for.
     dask_worker : Worker
         The worker.
     """
-    if not any(run_of(key) == run for key in awaited_keys(dask_worker)):
-        return []
-    others = [worker for worker in workers if worker != dask_worker.address]
+    others = sorted({other for of_value in holders for other in of_value})
     reached = await asyncio.gather(
         *(can_reach(dask_worker, other, timeout_s) for other in others)
     )
-    return [
+    unreached = {
         other
         for other, is_reached in zip(others, reached, strict=True)
         if not is_reached
-    ]
+    }
+    lacking = [of_value for of_value in holders if unreached.issuperset(of_value)]
+    return sorted({other for of_value in lacking for other in of_value})

@@ -15,7 +15,7 @@ from weakref import WeakSet
 
 from distributed import Client, Future
 
-from skdistmlp.cluster._dask import forget_key, send_value
+from skdistmlp.cluster._dask import CommClosedError, forget_key, send_value
 from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect, note_unreachable
 from skdistmlp.cluster.run.cache import WorkerCache, content_hash, is_cacheable
@@ -23,10 +23,15 @@ from skdistmlp.cluster.run.graph import Key
 from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.watch import Watch
+from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.settings import WORKER_CHECK_S
 
 SENT_AT_ONCE = 4
 """Values on their way at the same time: more would share the same network."""
+
+SIGNS_OF_LOSS = OSError, WorkerLostError
+"""What `send_to_worker` raises if the worker is lost, perhaps before the scheduler has
+noticed; see `Watch.await_loss`."""
 
 THREAD_NAME = "skdistmlp"
 """How the names of the package's threads in the client begin."""
@@ -105,7 +110,7 @@ class Scatterer:
         while True:
             done, pending = wait(sent, WORKER_CHECK_S, FIRST_EXCEPTION)
             for one in done:
-                if isinstance(one.exception(), OSError):
+                if isinstance(one.exception(), SIGNS_OF_LOSS):
                     self._watch.await_loss()
                 one.result()
             if not pending:
@@ -194,46 +199,23 @@ class Scatterer:
             # First the run, then its values: the scheduler cleans up only what belongs
             # to runs that it knows.
             self.registered.wait()
-        worker = self._workers[rank]
-        try:
-            future = self._scattered(key, value, worker)
-        except KeyError as error:
-            # The only place where Dask raises KeyError for a lost worker: it has taken
-            # the value and left before the scheduler heard of it. The scheduler creates
-            # a task for the value before it looks up the worker, and keeps that task.
-            if error.args != (worker,):
-                raise
-            self._wait_unless_closed(
-                self._client.run_on_scheduler, forget_key, key, self._client.id
-            )
-            raise CancelledError from error
+        future = send_to_worker(
+            self._client,
+            key,
+            value,
+            self._workers[rank],
+            self._wait_unless_closed,
+            self._check_open,
+        )
         # If the run was closed meanwhile, since another shard's value could not be sent
         # or the user interrupted it, this releases the future at once.
         self._held.add([(future, rank)])
         return future
 
-    def _scattered(self, key: Key, value: Any, worker: str) -> Future[Any]:
-        """Send a value to a worker, as soon as the worker accepts one."""
-        direct = can_connect(self._client, worker)
-        while True:
-            try:
-                sent: Future[Any] = self._wait_unless_closed(
-                    send_value, self._client, key, value, worker, direct, WORKER_CHECK_S
-                )
-                return sent
-            except TimeoutError:
-                # It is paused, or lost: `scatter` notices that and closes the run,
-                # which ends this loop. Until then the worker may accept values again.
-                if self._held.is_closed:
-                    raise
-            except OSError:
-                # Of the connection. If the worker is lost, it is so for the scheduler
-                # too, and `scatter` notices that. If it can only not be reached from
-                # here any more, the scheduler passes the value on.
-                if not direct or self._held.is_closed:
-                    raise
-                direct = False
-                note_unreachable(self._client, worker)
+    def _check_open(self) -> None:
+        """Raise if the run has ended: `scatter` notices that a worker is lost."""
+        if self._held.is_closed:
+            raise CancelledError
 
     def _wait_unless_closed(
         self, method: Callable[..., Any], *args: Any, **kwargs: Any
@@ -246,3 +228,78 @@ class Scatterer:
             self._under_way.add(sending)
         wait_while(partial(check_open, self._client), [sending])
         return sending.result()
+
+
+def send_to_worker(
+    client: Client,
+    key: Any,
+    value: Any,
+    worker: str,
+    wait_for_call: Callable[..., Any],
+    check: Callable[[], None],
+) -> Future[Any]:
+    """Send a value to a worker, as soon as the worker accepts one.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    key : tuple or str
+        Name of the value.
+    value : object
+        The value.
+    worker : str
+        Address.
+    wait_for_call : callable
+        Calls a function with arguments on the client's event loop; returns its result,
+        or raises if there is no point in waiting any longer.
+    check : callable
+        Raises if there is no point in another attempt.
+
+    Returns
+    -------
+    Future
+        Of the value.
+
+    Raises
+    ------
+    WorkerLostError
+        If the worker can be reached neither directly nor through the scheduler.
+    CommClosedError
+        If the connection to the scheduler broke.
+    CancelledError
+        If it took the value and left.
+    """
+    direct = can_connect(client, worker)
+    while True:
+        try:
+            sent: Future[Any] = wait_for_call(
+                send_value, client, key, value, worker, direct, WORKER_CHECK_S
+            )
+            return sent
+        except TimeoutError:
+            # It is paused, or lost. Until `check` raises, it may accept values again.
+            check()
+        except OSError as error:
+            check()
+            if direct:
+                # If the worker is lost, it is so for the scheduler too. If it can only
+                # not be reached from here any more, the scheduler passes the value on.
+                direct = False
+                note_unreachable(client, worker)
+                continue
+            if isinstance(error, CommClosedError):
+                raise
+            raise WorkerLostError(
+                f"worker {worker} could not be sent a value, neither from this process "
+                f"nor through the scheduler: {error}. Allow connections from the "
+                f"scheduler to the worker, on the port of its address."
+            ) from error
+        except KeyError as error:
+            # The only place where Dask raises KeyError for a lost worker: it has taken
+            # the value and left before the scheduler heard of it. The scheduler creates
+            # a task for the value before it looks up the worker, and keeps that task.
+            if error.args != (worker,):
+                raise
+            wait_for_call(client.run_on_scheduler, forget_key, key, client.id)
+            raise CancelledError from error

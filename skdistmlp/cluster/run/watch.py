@@ -1,10 +1,11 @@
 """Whether to go on waiting for the workers of a run."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
+from typing import Any
 
-from distributed import Client
+from distributed import Client, Future
 
 from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.rpc import check_open
@@ -38,20 +39,22 @@ class Watch:
         A connected client.
     workers : sequence of str
         Addresses.
-    run : str, optional
-        The second part of the run's keys; without one, no values move between workers.
+    awaited : callable, optional
+        Returns the futures of the run; see `ReachabilityCheck`. Without it, no values
+        move between workers.
     """
 
     def __init__(
-        self, client: Client, workers: Sequence[str], run: str | None = None
+        self,
+        client: Client,
+        workers: Sequence[str],
+        awaited: Callable[[], Iterable[Future[Any]]] = tuple,
     ) -> None:
         self._client = client
         self._workers = workers
         self._is_cancelled = task_cancellation()
         self._liveness = LivenessCheck(client, workers)
-        self._reachability = ReachabilityCheck(
-            client, workers if run else (), run or ""
-        )
+        self._reachability = ReachabilityCheck(client, awaited)
         self._paused = PausedCheck(client)
 
     def check(self, queued: Sequence[str] = ()) -> None:
@@ -128,11 +131,14 @@ class WorkersCheck:
     ----------
     client : Client
         A connected client.
+    futures : sequence of Future
+        What is waited for.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, futures: Sequence[Future[Any]]) -> None:
         self._client = client
         self._watch = Watch(client, ())
+        self._reachability = ReachabilityCheck(client, lambda: futures)
         self._seen_at = time.monotonic()
 
     def __call__(self) -> None:
@@ -144,8 +150,11 @@ class WorkersCheck:
             If the cluster has had no workers, or paused ones only, for an exchange's
             timeout, if the scheduler does not answer, or if this runs in a task that
             was cancelled.
+        ExchangeError
+            If a worker waits for a value of one that it cannot connect to.
         """
         present = self._watch.check_presence()
+        self._reachability.check()
         if present and self._progresses():
             self._seen_at = time.monotonic()
         # Not at once: a nanny may be starting its worker again, and a paused worker may
@@ -161,6 +170,10 @@ class WorkersCheck:
                 f"the cluster at {address} has had no workers "
                 f"for {exchange_timeout_s():g} s. Start workers, and call again."
             )
+
+    def close(self) -> None:
+        """Stop waiting for answers."""
+        self._reachability.close()
 
     def _progresses(self) -> bool:
         """Say whether a worker accepts tasks, or still has one that runs."""

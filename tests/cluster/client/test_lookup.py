@@ -172,8 +172,10 @@ class SilentHandler(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_scheduler_that_is_just_starting_is_waited_for(closed_port):
+def test_a_scheduler_that_is_just_starting_is_waited_for(monkeypatch, closed_port):
     """Its port refuses connections at first."""
+    # Not how long the wait is, but that there is one.
+    monkeypatch.setattr(lookup, "REFUSED_S", WITHIN_S)
 
     async def start_later():
         await asyncio.sleep(1.5)

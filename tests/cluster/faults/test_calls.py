@@ -1,14 +1,27 @@
 """Every fault around every call, on real processes."""
 
+import gc
 import re
 import time
+from contextlib import ExitStack
+from itertools import permutations
 
+import dask
+import dask.array as da
 import pytest
+from distributed import Client
 
+from skdistmlp import ExchangeError
+from skdistmlp.cluster.data.dask_collections import persist_blocks, release, wait_for
+from tests.cluster.data.inputs import classifier
 from tests.cluster.faults.calls import CALL_FAULTS, CALLS, CTRL_C
+from tests.cluster.faults.clusters import SETTINGS
 from tests.cluster.faults.gates import FitOutcome
 from tests.cluster.faults.page import Cell
-from tests.cluster.faults.table import INTERRUPTED, PARAMETERS_KEPT, Expected
+from tests.cluster.faults.table import INTERRUPTED, PARAMETERS_KEPT, SHORT, Expected
+from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.partition import HOSTS, blocked, cluster_with_hosts
+from tests.cluster.support import bounded
 from tests.marks import only_quick
 from tests.terminal import Command, running
 
@@ -41,6 +54,50 @@ def test_a_fault_around_a_call_ends_as_expected_and_in_time(
         for pattern in expected.says:
             assert re.search(pattern, outcome.text), outcome.text
         assert seconds < expected.within_s
+
+
+def persist(clf, X, _):
+    """Compute X again, as a fit does if it has released what it had computed."""
+    (blocks,) = persist_blocks(clf.client, [X])
+    try:
+        wait_for(clf.client, blocks)
+    finally:
+        release(blocks)
+
+
+OF_COLLECTIONS = {
+    "score": lambda clf, X, y: clf.score(X, y),
+    "fit": lambda clf, X, y: clf.fit(X, y),
+    "persist": persist,
+}
+
+
+@pytest.mark.parametrize("call", only_quick(0, cases=OF_COLLECTIONS))
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_workers_that_cannot_reach_each_other_end_a_computation(
+    tmp_path, data, caplog, call
+):
+    """Of a Dask collection: the mean of all rows needs values of both."""
+    with (
+        cluster_with_hosts(tmp_path, SETTINGS) as cluster,
+        Client(cluster.address, set_as_default=False) as client,
+    ):
+        remember(client)
+        clf = classifier(None, engine="local").fit(*data)
+        clf.set_params(client=client, engine="peers")
+        X = da.from_array(data[0], chunks=(50, -1))
+        with ExitStack() as on_exit:
+            for pair in permutations(client.nthreads()):
+                on_exit.enter_context(blocked(client, *pair))
+            on_exit.enter_context(dask.config.set(SHORT))
+            raised = on_exit.enter_context(pytest.raises(ExchangeError))
+            bounded(OF_COLLECTIONS[call], clf, X - X.mean(axis=0), data[1])
+        said = str(raised.value)
+        assert re.match(r"worker .* could not connect to worker .* within 2 s", said)
+        assert set(re.findall(r"worker tcp://(.*?):\d", said)) == set(HOSTS)
+        assert_nothing_left(client)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def press_ctrl_c(

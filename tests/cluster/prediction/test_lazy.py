@@ -12,12 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from dask import delayed
-from distributed import Client
+from distributed import Client, Status
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
+from skdistmlp import WorkerLostError
+from skdistmlp.cluster import _dask
+from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.prediction import lazy
 from skdistmlp.cluster.prediction.lazy import LARGE_GRAPH_SETTING
+from skdistmlp.cluster.run import scatter
 from tests.cluster.dask_processes import WITHOUT_PACKAGE
 from tests.cluster.data.inputs import (
     N_ROWS,
@@ -31,7 +35,7 @@ from tests.cluster.data.inputs import (
     weights_of,
 )
 from tests.cluster.leaks import own_cluster
-from tests.cluster.support import bounded
+from tests.cluster.support import bounded, wait_until
 from tests.estimators.support import fit, quiet
 from tests.marks import only_quick
 
@@ -300,15 +304,83 @@ def test_a_large_network_is_sent_once_for_all_calls(client, data, monkeypatch):
     labels = clf.predict(X)
     clf.set_params(client=client)
     scattered = []
-    send = lazy.send_value
+    send = scatter.send_value
     monkeypatch.setattr(
-        lazy, "send_value", lambda *args: scattered.append(1) or send(*args)
+        scatter, "send_value", lambda *args: scattered.append(1) or send(*args)
     )
     for _ in range(2):
         made = client.compute(clf.predict(as_array(X)).sum())
         assert made.result() == labels.sum()
     del made
     assert scattered == [1]
+
+
+def predict_outside_the_graph(estimator, X):
+    """Predict lazily by a network that is sent to a worker, however small it is."""
+    with dask.config.set({LARGE_GRAPH_SETTING: "1 kiB"}):
+        return bounded(estimator.predict, X)
+
+
+@pytest.mark.parametrize("error", [OSError, _dask.CommClosedError])
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_a_network_goes_through_the_scheduler_if_the_worker_is_out_of_reach(
+    data, fitted, monkeypatch, error
+):
+    call, addresses = _dask.call_or_abort, []
+
+    async def fail_directly(client, address, /, **message):
+        addresses.append(address)
+        if address == worker:
+            raise error("the connection broke")
+        return await call(client, address, **message)
+
+    expected = fitted["values"].set_params(client=None).predict(data[0])
+    with own_cluster(n_workers=1, processes=False) as client:
+        (worker,) = client.nthreads()
+        monkeypatch.setattr(scatter, "can_connect", lambda *_: True)
+        monkeypatch.setattr(_dask, "call_or_abort", fail_directly)
+        estimator = copy(fitted["values"]).set_params(client=client)
+        predicted = predict_outside_the_graph(estimator, as_array(data[0]))
+        assert addresses == [worker, client.scheduler.address]
+        assert_allclose(bounded(client.compute(predicted).result), expected)
+        del predicted, estimator
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_a_worker_that_nobody_can_send_the_network_is_named(data, fitted, monkeypatch):
+    async def fail(*_, **__):
+        raise OSError("no route")
+
+    with own_cluster(n_workers=1, processes=False) as client:
+        monkeypatch.setattr(_dask, "call_or_abort", fail)
+        estimator = copy(fitted["values"]).set_params(client=client)
+        with pytest.raises(WorkerLostError, match=r"neither .* scheduler: no route"):
+            predict_outside_the_graph(estimator, as_array(data[0]))
+
+
+@pytest.mark.parametrize("direct", only_quick(0, cases=[True, False]))
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+def test_a_worker_that_is_paused_when_it_is_sent_the_network_is_named(
+    data, fitted, monkeypatch, direct
+):
+    def pause(dask_worker):
+        dask_worker.status = Status.paused
+
+    # Without a limit: Dask resumes a worker that is below its limit.
+    with own_cluster(n_workers=1, processes=False, memory_limit=0) as client:
+        (worker,) = client.nthreads()
+        client.run(pause)
+        paused = {worker: "paused"}
+        wait_until(lambda: worker_statuses(client) == paused, "it is known")
+        # It was not when it was chosen.
+        monkeypatch.setattr(lazy, "workers_of", lambda _: (worker,))
+        monkeypatch.setattr(scatter, "can_connect", lambda *_: direct)
+        estimator = copy(fitted["values"]).set_params(client=client)
+        with (
+            dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
+            pytest.raises(WorkerLostError, match=f"{worker} has been paused"),
+        ):
+            predict_outside_the_graph(estimator, as_array(data[0]))
 
 
 def test_the_plan_is_that_of_the_client_of_the_estimator(client, data, fitted):

@@ -12,8 +12,12 @@ from skdistmlp.cluster.run.held import HeldFutures
 class Future:
     """Stands for a future; counts its releases."""
 
-    def __init__(self):
+    def __init__(self, is_done=False):
         self.n_released = 0
+        self._is_done = is_done
+
+    def done(self):
+        return self._is_done
 
     def release(self):
         self.n_released += 1
@@ -53,6 +57,12 @@ def test_futures_know_the_rank_of_their_shard():
     assert [held.rank_of(future) for future in futures] == [4, 2]
     with pytest.raises(KeyError):
         held.rank_of(Future())
+
+
+def test_pending_are_those_that_are_not_done():
+    held, futures = HeldFutures(), [Future(), Future(is_done=True)]
+    held.add([(futures[0], 0), (futures[1], 1)])
+    assert held.pending() == futures[:1]
 
 
 def test_a_future_that_nobody_holds_is_not_kept_alive():

@@ -162,15 +162,18 @@ def test_an_interrupt_can_only_be_ignored_in_a_main_thread():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_workers_are_shielded_while_they_compute_the_rows(client):
+@pytest.mark.parametrize("method", ["fit", "score"])
+def test_workers_are_shielded_while_they_compute_the_rows(client, method):
     def checked(block):
         assert threading.current_thread() is not threading.main_thread()
         assert "_on_interrupt" in repr(signal.getsignal(signal.SIGINT))
         return block
 
-    X = da.from_array(np.eye(20), chunks=(10, 20)).map_blocks(checked, meta=np.eye(1))
+    rows, y = np.eye(20), np.arange(20) % 2
+    X = da.from_array(rows, chunks=(10, 20)).map_blocks(checked, meta=np.eye(1))
     clf = DistributedMLPClassifier(
-        hidden_layer_sizes=(4,), max_iter=1, client=client, engine="peers"
+        hidden_layer_sizes=(4,), max_iter=1, parameter_threshold=0, engine="local"
     )
-    bounded(clf.set_params(parameter_threshold=0).fit, X, np.arange(20) % 2)
+    clf.fit(rows, y).set_params(client=client, engine="peers")
+    bounded(getattr(clf, method), X, y)
     assert not is_shielded(client)

@@ -140,6 +140,19 @@ def test_a_value_goes_through_the_scheduler_if_the_worker_is_out_of_reach(
     del workers_module._PROBES[client]
 
 
+def test_a_worker_that_nobody_can_reach_is_named(client, monkeypatch):
+    async def fail(*_, **__):
+        raise OSError("no route")
+
+    worker = next(iter(client.nthreads()))
+    monkeypatch.setattr(_dask, "call_or_abort", fail)
+    error = f"{worker} could not be sent a value, neither .* scheduler: no route"
+    with Placement(client, (worker,)) as tasks, pytest.raises(WorkerLostError) as lost:
+        bounded(tasks.scatter, "rows", [np.ones(10)])
+    assert re.search(error, str(lost.value))
+    del workers_module._PROBES[client]
+
+
 def test_a_key_error_of_our_own_is_not_hidden(client, monkeypatch):
     async def send_value(*_):
         raise KeyError("a bug")

@@ -122,7 +122,7 @@ def test_a_users_tasks_are_waited_for_while_there_are_workers(client, monkeypatc
     present = {"tcp://there": 1}
     monkeypatch.setattr(module, "ask_scheduler", lambda *_: present)
     with dask.config.set({"skdistmlp.exchange-timeout": "50ms"}):
-        check = WorkersCheck(client)
+        check = WorkersCheck(client, [])
         time.sleep(0.1)
         check()
         present.clear()
