@@ -16,7 +16,7 @@ from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.client.support import classifier, small
 from tests.cluster.leaks import assert_nothing_left, remember
-from tests.cluster.support import bounded, in_thread, wait_until
+from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
