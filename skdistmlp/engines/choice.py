@@ -11,7 +11,7 @@ from typing import Any
 
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, what_happened
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, local_plan, plan_training
 from skdistmlp.planning.prediction import (
@@ -107,11 +107,7 @@ def open_engine(
             if not is_prediction or request.engine != "auto":
                 raise
             # Everything that a prediction takes is here.
-            warnings.warn(
-                f"the cluster cannot be used for this prediction: {error} Predicting "
-                f"in this process.",
-                stacklevel=PREDICTION_STACKLEVEL,
-            )
+            warn_of_local_prediction(error, PREDICTION_STACKLEVEL)
             plan = local_plan(layer_units, "the cluster cannot be used")
         yield engines[plan.engine](plan, client)
 
@@ -152,6 +148,23 @@ def _plan_training(
     workers = choose_workers(client, request.n_workers)
     threads = threads_of(client, workers)
     return plan_training(layer_units, request.engine, workers, cost, threads)
+
+
+def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:
+    """Warn that a prediction does without the cluster, and why.
+
+    Parameters
+    ----------
+    error : ClusterError
+        What is wrong with the cluster.
+    stacklevel : int
+        Frames from the caller of this to the line that called `predict`.
+    """
+    warnings.warn(
+        f"the cluster cannot be used for this prediction: {what_happened(error)}. "
+        f"Predicting in this process.",
+        stacklevel=stacklevel + 1,
+    )
 
 
 def _warn_of_missing_client(request: EngineRequest) -> None:
