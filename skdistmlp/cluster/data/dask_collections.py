@@ -1,6 +1,7 @@
 """Dask arrays, data frames and series, without regard to what they are used for."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,9 +17,14 @@ from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.waiting import is_left_behind
+from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import WorkersCheck
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import WORKER_CHECK_S
+from skdistmlp.training.loop import Log, quiet
+
+COMPUTING = "computing the data"
+"""The phase in which the blocks of collections are computed for a fit."""
 
 
 def is_collection(value: Any) -> bool:
@@ -94,7 +100,7 @@ def compute(client: Client | str | None, *values: Any) -> tuple[Any, ...]:
         with translate_dask_errors(connection, (), "computing predictions"):
             computing = _call_by_kind(connection.compute, values)
             try:
-                return tuple(gather(connection, computing))
+                return tuple(gather(connection, computing, "computing predictions"))
             finally:
                 release([one for one in computing if isinstance(one, Future)])
 
@@ -134,8 +140,25 @@ def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[A
     return [sorted(futures_of(one), key=_block_position) for one in persisted]
 
 
-def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
+def gather(
+    client: Client,
+    futures: Sequence[Future[Any]],
+    phase: str = "",
+    log: Log = quiet,
+) -> list[Any]:
     """Return the results of tasks, as long as the cluster can compute them.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    futures : sequence of Future
+        The tasks.
+    phase : str
+        What is going on, as a gerund, if the tasks may still have to be computed: a
+        line then says what a long wait is for. See `WaitNotice`.
+    log : callable
+        Takes the line.
 
     Raises
     ------
@@ -143,14 +166,19 @@ def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
         See `WorkersCheck`.
     """
     gathering = submit_rpc(client, client.gather, list(futures))
-    wait_while(WorkersCheck(client), [gathering])
+    wait_while(_check_of_wait(client, phase, log), [gathering])
     results: list[Any] = gathering.result()
     return results
 
 
-def wait_for(client: Client, futures: Sequence[Future[Any]]) -> None:
+def wait_for(
+    client: Client,
+    futures: Sequence[Future[Any]],
+    phase: str = "",
+    log: Log = quiet,
+) -> None:
     """Wait for tasks, as `gather` does; raise the error of the first that failed."""
-    check = WorkersCheck(client)
+    check = _check_of_wait(client, phase, log)
     for future in futures:
         while not future.done():
             try:
@@ -159,6 +187,19 @@ def wait_for(client: Client, futures: Sequence[Future[Any]]) -> None:
                 check()
         if (error := future.exception()) is not None:
             raise error
+
+
+def _check_of_wait(client: Client, phase: str, log: Log) -> Callable[[], None]:
+    """Return what to call from time to time during a wait that begins now."""
+    check, notice = WorkersCheck(client), WaitNotice(client, "", log)
+    since = time.monotonic()
+
+    def check_and_tell() -> None:
+        check()
+        if phase:
+            notice.check(phase, None, since)
+
+    return check_and_tell
 
 
 def release(futures: list[Future[Any]]) -> None:
