@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
@@ -92,7 +92,10 @@ def open_engine(
     from skdistmlp.cluster.client.waiting import is_left_behind
 
     if is_left_behind(request.client):
-        request = replace(request, client_stayed_behind=True)
+        kind: Literal["given", "active"] = (
+            "active" if request.client is None else "given"
+        )
+        request = replace(request, client_stayed_behind=kind)
     with ExitStack() as context:
         client = None
         try:
@@ -196,8 +199,12 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
     """
     if request.engine != "auto" or request.parameter_threshold is not None:
         return
+    advice = "parameter_threshold=0"
     if request.client is not None:
         given = "client="
+    elif request.client_stayed_behind == "given":
+        given = "client="
+        advice += ", and the address of the scheduler as client=,"
     elif request.n_workers is not None and request.n_workers > 1:
         given = f"n_workers={request.n_workers}"
     else:
@@ -205,7 +212,7 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
     if _is_first("unused"):
         warnings.warn(
             f"{given} was given, but training stays in this process: {reason}. Pass "
-            f"parameter_threshold=0 to train on the cluster all the same, or "
+            f"{advice} to train on the cluster all the same, or "
             f"engine='local' if this is what you want.",
             stacklevel=STACKLEVEL,
         )

@@ -27,7 +27,7 @@ from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
-from skdistmlp.estimators.live_client import LiveClientMixin
+from skdistmlp.estimators.live_client import STAYED_BEHIND, LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
 from skdistmlp.nn.layers import Network, dense_layers
@@ -398,7 +398,7 @@ class BaseDistributedMLP(
             self.n_workers,
             self.parameter_threshold,
             self.engine,
-            vars(self).get("_client_stayed_behind", False),
+            vars(self).get(STAYED_BEHIND),
         )
 
     def _parameters(self) -> Parameters:
