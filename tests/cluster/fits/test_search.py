@@ -99,7 +99,7 @@ def test_joblib_processes_connect_to_the_address(client, data):
             (
                 {"client": ..., "parameter_threshold": None},
                 None,
-                "client= was given, but training stays in this process: 1,589 parameters",
+                "client= was given, but training stays in this process: 1,589",
             ),
         ],
     ),
