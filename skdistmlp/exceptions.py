@@ -1,9 +1,20 @@
 """Errors that this package raises besides scikit-learn's and Dask's own."""
 
+import re
+
 
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, for messages: "1 row", "2,000 rows"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def what_happened(error: Exception) -> str:
+    """Return what an error says is wrong, without what it says should be done.
+
+    For a warning of a call that goes on: advice such as to call again is for one that
+    has ended. Our messages begin with what is wrong.
+    """
+    return re.split(r"[.;] ", str(error))[0].removesuffix(".")
 
 
 class SkdistmlpError(Exception):

@@ -267,7 +267,8 @@ WORKER_CHECK_S = 2.0
 scheduler; a lost worker is noticed after this long at the latest."""
 
 BUSY_AFTER_S = 5.0
-"""For a run to wait for workers that do other work, until a line says so."""
+"""For a run to wait for workers that do other work, or for a collection to be computed,
+until a line says so."""
 
 CONNECT_PROBE_S = 0.5
 """For a client to find out whether it can connect to a worker directly. A firewall that

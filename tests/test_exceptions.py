@@ -46,3 +46,16 @@ def test_errors_survive_pickling_with_message_and_notes(error):
 )
 def test_a_number_comes_with_its_noun(number, said):
     assert exceptions.counted(number, "row") == said
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("worker tcp://127.0.0.1:9 was lost; it is gone. Call again.", "was lost"),
+        ("no answer within 0.5 s: it hangs. Call again.", "within 0.5 s: it hangs"),
+        ("the client is closed.", "the client is closed"),
+        ("cancelled", "cancelled"),
+    ],
+)
+def test_what_happened_is_told_without_advice(message, said):
+    assert exceptions.what_happened(exceptions.ClusterError(message)).endswith(said)

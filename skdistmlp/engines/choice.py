@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, what_happened
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, local_plan, plan_training
 from skdistmlp.planning.prediction import (
@@ -92,7 +92,10 @@ def open_engine(
     from skdistmlp.cluster.client.lookup import connected
 
     if is_left_behind(request.client):
-        request = replace(request, client_stayed_behind=True)
+        kind: Literal["given", "active"] = (
+            "active" if request.client is None else "given"
+        )
+        request = replace(request, client_stayed_behind=kind)
     with ExitStack() as context:
         client = None
         try:
@@ -107,11 +110,7 @@ def open_engine(
             if not is_prediction or request.engine != "auto":
                 raise
             # Everything that a prediction takes is here.
-            warnings.warn(
-                f"the cluster cannot be used for this prediction: {error} Predicting "
-                f"in this process.",
-                stacklevel=PREDICTION_STACKLEVEL,
-            )
+            warn_of_local_prediction(error, PREDICTION_STACKLEVEL)
             plan = local_plan(layer_units, "the cluster cannot be used")
         yield engines[plan.engine](plan, client)
 
@@ -154,6 +153,23 @@ def _plan_training(
     return plan_training(layer_units, request.engine, workers, cost, threads)
 
 
+def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:
+    """Warn that a prediction does without the cluster, and why.
+
+    Parameters
+    ----------
+    error : ClusterError
+        What is wrong with the cluster.
+    stacklevel : int
+        Frames from the caller of this to the line that called `predict`.
+    """
+    warnings.warn(
+        f"the cluster cannot be used for this prediction: {what_happened(error)}. "
+        f"Predicting in this process.",
+        stacklevel=stacklevel + 1,
+    )
+
+
 def _warn_of_missing_client(request: EngineRequest) -> None:
     """Warn, once per process, that what was asked for needs a cluster.
 
@@ -183,8 +199,12 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
     """
     if request.engine != "auto" or request.parameter_threshold is not None:
         return
+    advice = "parameter_threshold=0"
     if request.client is not None:
         given = "client="
+    elif request.client_stayed_behind == "given":
+        given = "client="
+        advice += ", and the address of the scheduler as client=,"
     elif request.n_workers is not None and request.n_workers > 1:
         given = f"n_workers={request.n_workers}"
     else:
@@ -192,7 +212,7 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
     if _is_first("unused"):
         warnings.warn(
             f"{given} was given, but training stays in this process: {reason}. Pass "
-            f"parameter_threshold=0 to train on the cluster all the same, or "
+            f"{advice} to train on the cluster all the same, or "
             f"engine='local' if this is what you want.",
             stacklevel=STACKLEVEL,
         )

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from skdistmlp.engines.choice import ENGINES, open_engine
+from skdistmlp.engines.choice import ENGINES, open_engine, warn_of_local_prediction
 from skdistmlp.engines.engine import EngineFactory, EngineRequest
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset
@@ -93,6 +94,9 @@ def predict(
 ) -> FloatArray:
     """Plan a prediction, and carry it out.
 
+    With ``engine="auto"`` it is carried out in this process if the cluster fails, since
+    everything that it takes is here.
+
     Parameters
     ----------
     request : EngineRequest
@@ -117,7 +121,18 @@ def predict(
         return predict_in_blocks(network, parameters, X)
     cost = cost_of_prediction(parameters, X)
     with open_engine(request, layer_units, cost, engines) as engine:
-        return engine.predict(network, parameters, X)
+        try:
+            return engine.predict(network, parameters, X)
+        except ClusterError as error:
+            if request.engine != "auto":
+                raise
+            warn_of_local_prediction(error, STACKLEVEL)
+    # Outside the context, which may hold a connection that is of no use any more.
+    return predict_in_blocks(network, parameters, X)
+
+
+STACKLEVEL = 4
+"""Frames from `predict` to the line that called the estimator's."""
 
 
 def plan_prediction(

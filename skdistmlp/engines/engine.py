@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 class EngineRequest:
     """What the user asked for; the estimator's parameters of these names.
 
-    `client_stayed_behind` says that `client` was a live one, in another process.
+    `client_stayed_behind` says that this had a live client in another process: one that
+    was given as `client`, or the active one.
     """
 
     client: "Client | Cluster | str | None"
     n_workers: int | None
     parameter_threshold: int | None
     engine: str
-    client_stayed_behind: bool = False
+    client_stayed_behind: Literal["given", "active"] | None = None
 
     def reason_to_stay_local(self, layer_units: Sequence[int]) -> str | None:
         """Return why no cluster needs to be looked for, None if one does."""
@@ -40,7 +41,7 @@ class EngineRequest:
             # Whoever wants a cluster will import Dask anyway: until then, settings in
             # files and the environment would go unnoticed.
             read_settings=self.client is not None
-            or self.client_stayed_behind
+            or self.client_stayed_behind is not None
             or (self.n_workers or 1) > 1,
         )
 

@@ -27,7 +27,7 @@ from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
-from skdistmlp.estimators.live_client import LiveClientMixin
+from skdistmlp.estimators.live_client import STAYED_BEHIND, LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
 from skdistmlp.nn.layers import Network, dense_layers
@@ -45,7 +45,7 @@ from skdistmlp.parallel.split import (
 from skdistmlp.training.hold_out import HoldOut, Score
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.lbfgs import LbfgsOptions
-from skdistmlp.training.loop import EpochOptions
+from skdistmlp.training.loop import EpochOptions, quiet
 from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
 from skdistmlp.training.state import TrainingState
 
@@ -242,7 +242,9 @@ class BaseDistributedMLP(
         self, X: Any, y: Any, sample_weight: Any
     ) -> AbstractContextManager[tuple[InputFeatures, Any, Any]]:
         """Resolve Dask collections; features may stay on a cluster."""
-        return resolve_inputs(self.client, type(self).__name__, X, y, sample_weight)
+        log = print if self.verbose else quiet
+        name = type(self).__name__
+        return resolve_inputs(self.client, name, X, y, sample_weight, log)
 
     @contextmanager
     def _rollback_on_error(self) -> Iterator[None]:
@@ -396,7 +398,7 @@ class BaseDistributedMLP(
             self.n_workers,
             self.parameter_threshold,
             self.engine,
-            vars(self).get("_client_stayed_behind", False),
+            vars(self).get(STAYED_BEHIND),
         )
 
     def _parameters(self) -> Parameters:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import validate_data
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset
+from skdistmlp.training.loop import Log, quiet
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -133,6 +134,7 @@ def resolve_inputs(
     X: Any,
     y: Any,
     weight: Any,
+    log: Log = quiet,
 ) -> Iterator[tuple[InputFeatures, Any, Any]]:
     """Resolve Dask collections, while the context lasts.
 
@@ -144,6 +146,8 @@ def resolve_inputs(
         For messages.
     X, y, weight : array-like, sparse matrix, Dask collection or None
         What the user passed to `fit`.
+    log : callable
+        Takes lines for the user, if they want any.
 
     Yields
     ------
@@ -157,7 +161,9 @@ def resolve_inputs(
         return
     from skdistmlp.cluster.data import dask_inputs, remote_dataset
 
-    with dask_inputs.resolve_inputs(client, estimator_name, X, y, weight) as resolved:
+    with dask_inputs.resolve_inputs(
+        client, estimator_name, X, y, weight, log
+    ) as resolved:
         features, y, weight = resolved
         if not isinstance(features, remote_dataset.RemoteFeatures):
             features = ArrayFeatures(features)

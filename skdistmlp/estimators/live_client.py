@@ -8,7 +8,10 @@ from skdistmlp.estimators.saved_state import from_plain, to_plain
 
 STAYED_BEHIND = "_client_stayed_behind"
 """Attribute of an estimator that was pickled where it had a client, which its copy in
-another process has not."""
+another process has not: "given" as a parameter, or the "active" one."""
+
+CLONED_WITH_CLIENT = "_cloned_with_client"
+"""Attribute of a clone that was made while a client was active, in this process."""
 
 
 class LiveClientMixin:
@@ -25,9 +28,15 @@ class LiveClientMixin:
         bare.__dict__.update(self.__dict__, client=None)
         clone: Self = super(LiveClientMixin, bare).__sklearn_clone__()  # type: ignore[misc]
         clone.client = self.client
+        if CLONED_WITH_CLIENT in vars(self) or (
+            self.client is None and _has_active_client()
+        ):
+            # A search clones in the thread that called it, but joblib pickles in
+            # another, where a client of `Client.as_current` is not active.
+            setattr(clone, CLONED_WITH_CLIENT, True)
         if STAYED_BEHIND in vars(self):
             # In joblib's processes, other estimators clone what they were sent.
-            setattr(clone, STAYED_BEHIND, True)
+            setattr(clone, STAYED_BEHIND, vars(self)[STAYED_BEHIND])
         return clone
 
     def __copy__(self) -> Self:
@@ -44,14 +53,14 @@ class LiveClientMixin:
 
     def __getstate__(self) -> dict[str, Any]:
         state = to_plain(super().__getstate__())  # type: ignore[arg-type]
+        was_active = state.pop(CLONED_WITH_CLIENT, False)
+        # For a warning: what was to be distributed is not any more.
         if self.client is None:
-            stays_behind = _has_active_client()
-        else:
-            stays_behind = not isinstance(self.client, str)
-        if stays_behind:
+            if was_active or _has_active_client():
+                state[STAYED_BEHIND] = "active"
+        elif not isinstance(self.client, str):
             state["client"] = None
-            # For a warning: what was to be distributed is not any more.
-            state[STAYED_BEHIND] = True
+            state[STAYED_BEHIND] = "given"
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

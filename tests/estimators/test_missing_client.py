@@ -10,6 +10,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.engines import choice
+from tests.cluster.support import in_thread
 from tests.estimators.support import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -53,6 +54,28 @@ def test_an_estimator_from_a_process_with_a_client_warns(client):
     (message,) = said_by(lambda: loaded.fit(X, Y))
     assert message.startswith("an estimator that had a Dask client in another process")
     assert loaded.engine_ == "local"
+
+
+def test_a_clone_remembers_a_client_that_is_active_in_one_thread(client):
+    """As a search clones estimators in its thread; joblib pickles them in another."""
+    with client.as_current():
+        twin = clone(clone(classifier(parameter_threshold=0)))
+        sent = in_thread(pickle.dumps, twin).result()
+    loaded = pickle.loads(pickle.dumps(pickle.loads(sent)))
+    (message,) = said_by(lambda: fit(clone(loaded), X, Y))
+    assert message.startswith("an estimator that had a Dask client in another process")
+    # In the process of the client nothing has stayed behind.
+    assert fit(twin, X, Y).engine_ == "local"
+
+
+def test_a_small_estimator_that_lost_its_live_client_warns(client):
+    loaded = pickle.loads(pickle.dumps(classifier(client=client)))
+    expected = (
+        r"client= was given, but training stays .* Pass parameter_threshold=0, "
+        r"and the address of the scheduler as client=, to train on the cluster"
+    )
+    with pytest.warns(UserWarning, match=expected):
+        fit(loaded, X, Y)
 
 
 def test_an_estimator_that_lost_its_live_client_warns(client):

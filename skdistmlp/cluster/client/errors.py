@@ -82,8 +82,9 @@ def translate_dask_errors(
             there = f", although {_named(workers)} still there" if workers else ""
             raise WorkerLostError(
                 f"the cluster dropped the data of this call while {phase}{there}. "
-                f"Probably the cluster was restarted, or the work was cancelled. Call "
-                f"again to start over."
+                f"Probably the cluster was restarted, the connection to its scheduler "
+                f"broke for a moment, or the work was cancelled. Call again to start "
+                f"over."
             ) from error
         if isinstance(error, KilledWorker):
             raise ClusterError(

@@ -65,8 +65,10 @@ def assemble_dataset(
         if missing:
             raise WorkerLostError(
                 f"could not fetch {len(missing)} of the blocks of X from "
-                f"{', '.join(lost) or 'the workers that held them'}; retry: Dask "
-                f"recomputes lost blocks if it can."
+                f"{', '.join(lost) or 'the workers that held them'}: they were lost, "
+                f"or too busy to answer within Dask's timeout for connections "
+                f"(distributed.comm.timeouts.connect). Call again: Dask computes lost "
+                f"blocks once more if it can."
             )
         return [values[key] for key in keys]
 

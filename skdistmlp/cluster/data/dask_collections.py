@@ -1,6 +1,7 @@
 """Dask arrays, data frames and series, without regard to what they are used for."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -20,9 +21,14 @@ from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
+from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import WorkersCheck
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import WORKER_CHECK_S
+from skdistmlp.training.loop import Log, quiet
+
+COMPUTING = "computing the data"
+"""The phase in which the blocks of collections are computed for a fit."""
 
 
 def is_collection(value: Any) -> bool:
@@ -101,7 +107,7 @@ def compute(client: Client | Cluster | str | None, *values: Any) -> tuple[Any, .
         ):
             computing = _call_by_kind(connection.compute, values)
             try:
-                return tuple(gather(connection, computing))
+                return tuple(gather(connection, computing, "computing predictions"))
             finally:
                 release([one for one in computing if isinstance(one, Future)])
 
@@ -141,7 +147,12 @@ def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[A
     return [sorted(futures_of(one), key=_block_position) for one in persisted]
 
 
-def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
+def gather(
+    client: Client,
+    futures: Sequence[Future[Any]],
+    phase: str = "",
+    log: Log = quiet,
+) -> list[Any]:
     """Return the results of tasks, as long as the cluster can compute them.
 
     Parameters
@@ -149,7 +160,12 @@ def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
     client : Client
         A connected client.
     futures : sequence of Future
-        Other values among them are returned as they are.
+        The tasks; other values among them are returned as they are.
+    phase : str
+        What is going on, as a gerund, if the tasks may still have to be computed: a
+        line then says what a long wait is for. See `WaitNotice`.
+    log : callable
+        Takes the line.
 
     Raises
     ------
@@ -159,7 +175,7 @@ def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
     awaited = [one for one in futures if isinstance(one, Future)]
     # First: if a wait by Dask's `gather` is cancelled, each task in it ends in an error
     # that nobody looks at, and a message that says so.
-    wait_for(client, awaited)
+    wait_for(client, awaited, phase, log)
     gathering = submit_rpc(client, client.gather, list(futures))
     with closing(WorkersCheck(client, awaited)) as check:
         wait_while(check, [gathering])
@@ -167,15 +183,23 @@ def gather(client: Client, futures: Sequence[Future[Any]]) -> list[Any]:
     return results
 
 
-def wait_for(client: Client, futures: Sequence[Future[Any]]) -> None:
+def wait_for(
+    client: Client,
+    futures: Sequence[Future[Any]],
+    phase: str = "",
+    log: Log = quiet,
+) -> None:
     """Wait for tasks, as `gather` does; raise the error of the first that failed."""
     ended: SimpleQueue[Future[Any]] = SimpleQueue()
+    notice, since = WaitNotice(client, "", log), time.monotonic()
     for future in futures:
         future.add_done_callback(ended.put)
     with closing(WorkersCheck(client, futures)) as check:
         for _ in futures:
             while (done := _next_of(ended)) is None:
                 check()
+                if phase:
+                    notice.check(phase, None, since)
             if done.status == "error":
                 # It raises it, with the traceback of the worker.
                 done.result()

@@ -22,6 +22,7 @@ from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.workers import choose_workers, memory_limits, workers_of
 from skdistmlp.cluster.data.blocks import Block, describe_block
 from skdistmlp.cluster.data.dask_collections import (
+    COMPUTING,
     compute_in_process,
     gather,
     header_of,
@@ -37,6 +38,7 @@ from skdistmlp.cluster.run.portable import PortableFunction
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.exceptions import ClusterError, counted
+from skdistmlp.training.loop import Log, quiet
 
 
 @contextmanager
@@ -46,6 +48,7 @@ def resolve_inputs(
     X: Any,
     y: Any,
     weight: Any,
+    log: Log = quiet,
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Turn Dask collections into arrays, or X into features on the cluster.
 
@@ -57,6 +60,8 @@ def resolve_inputs(
         For messages.
     X, y, weight : collection, array-like or None
         At least one of them is a Dask collection.
+    log : callable
+        Takes lines for the user, if they want any.
 
     Yields
     ------
@@ -90,7 +95,7 @@ def resolve_inputs(
             return
         held: list[Future[Any]] = []
         with ExitStack() as on_exit:
-            with translate_dask_errors(connection, (), "computing the data"):
+            with translate_dask_errors(connection, (), COMPUTING):
                 # Without workers Dask would wait for some.
                 workers = choose_workers(connection, None)
                 on_exit.enter_context(shielded_from_interrupts(connection, workers))
@@ -109,12 +114,17 @@ def resolve_inputs(
                     held += futures[name]
                 if "X" in futures:
                     inputs["X"] = _describe_features(
-                        connection, collections["X"], futures.pop("X"), estimator_name
+                        connection,
+                        collections["X"],
+                        futures.pop("X"),
+                        estimator_name,
+                        log,
                     )
                 # All stay held until all have been fetched: y may be X, or the
                 # weights be y, and releasing one would drop the other.
                 for name, blocks in futures.items():
-                    inputs[name] = _concatenate(gather(connection, blocks))
+                    fetched = gather(connection, blocks, COMPUTING, log)
+                    inputs[name] = _concatenate(fetched)
             _check_lengths(inputs)
             yield inputs["X"], inputs["y"], inputs["sample_weight"]
 
@@ -170,7 +180,11 @@ def _n_rows(value: Any) -> int | None:
 
 
 def _describe_features(
-    client: Client, collection: Any, futures: list[Future[Any]], estimator_name: str
+    client: Client,
+    collection: Any,
+    futures: list[Future[Any]],
+    estimator_name: str,
+    log: Log,
 ) -> RemoteFeatures:
     """Check all blocks of X on their workers; return the features they make up."""
     describe = partial(describe_block, estimator_name=estimator_name)
@@ -183,7 +197,7 @@ def _describe_features(
         key="describe-X",
     )
     try:
-        blocks: list[Block] = gather(client, described)
+        blocks: list[Block] = gather(client, described, COMPUTING, log)
     finally:
         release(described)
     widths = sorted({block.shape[1] for block in blocks})
@@ -203,7 +217,7 @@ def _describe_features(
             "one kind."
         )
     dtype = np.result_type(*(block.dtype for block in blocks))
-    return RemoteFeatures(client, collection, futures, blocks, dtype)
+    return RemoteFeatures(client, collection, futures, blocks, dtype, log)
 
 
 def _concatenate(blocks: list[Any]) -> Any:

@@ -22,6 +22,7 @@ from skdistmlp.cluster.client.scheduler import await_scheduler
 from skdistmlp.cluster.data.assembly import BlockLocations, assemble_dataset
 from skdistmlp.cluster.data.blocks import Block, concatenate_blocks, index_dtype
 from skdistmlp.cluster.data.dask_collections import (
+    COMPUTING,
     gather,
     header_of,
     persist_blocks,
@@ -32,6 +33,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset, RowPlacement
+from skdistmlp.training.loop import Log, quiet
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class RemoteFeatures:
         Their descriptions.
     dtype : dtype
         float32 or float64: of the array that the blocks are copied into.
+    log : callable
+        Takes lines for the user, if they want any.
     """
 
     client: Client
@@ -57,6 +61,7 @@ class RemoteFeatures:
     futures: list[Future[Any]]
     blocks: Sequence[Block]
     dtype: np.dtype[np.floating]
+    log: Log = quiet
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -118,7 +123,7 @@ class RemoteFeatures:
         if not self.futures:
             self.futures.extend(*persist_blocks(self.client, [self.collection]))
         try:
-            wait_for(self.client, self.futures)
+            wait_for(self.client, self.futures, COMPUTING, self.log)
             yield self.futures
         finally:
             release(self.futures)

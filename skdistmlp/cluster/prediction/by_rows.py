@@ -12,7 +12,7 @@ from sklearn.utils import gen_batches
 from skdistmlp.cluster.client.workers import workers_of
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.task_context import own_blas_threads
-from skdistmlp.exceptions import ClusterError, WorkerLostError, counted
+from skdistmlp.exceptions import ClusterError, WorkerLostError, counted, what_happened
 from skdistmlp.nn.types import Features, FloatArray
 
 TURNS_AHEAD = 2
@@ -72,7 +72,8 @@ def predict_by_rows(
             n_rows = sum(block.stop - block.start for block in blocks[len(outputs) :])
             where = f"on {len(workers)} of the workers" if workers else "here"
             warnings.warn(
-                f"{error} Predicting the other {counted(n_rows, 'row')} {where}.",
+                f"{what_happened(error)}: continuing with the other "
+                f"{counted(n_rows, 'row')} {where}.",
                 stacklevel=STACKLEVEL,
             )
     outputs += [function(X[block]) for block in blocks[len(outputs) :]]

@@ -247,8 +247,12 @@ def is_cacheable(client: Client, workers: Iterable[str], n_bytes: int) -> bool:
     Workers that are threads of this process get the caller's own arrays, which the
     caller may change.
     """
+    # Both settings are read here, in the caller's thread: an error about a bad value
+    # would be lost in the thread that caches what has been sent.
+    if not 0 < n_bytes <= cache_max_bytes() or cache_ttl_s() == 0:
+        return False
     inside = any(worker.startswith("inproc://") for worker in workers)
-    return not inside and is_for_many_calls(client) and 0 < n_bytes <= cache_max_bytes()
+    return not inside and is_for_many_calls(client)
 
 
 def clear_caches() -> None:

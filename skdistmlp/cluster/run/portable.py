@@ -7,13 +7,24 @@ unpickles. And byte code may end a worker with another version of Python, so the
 this module is sent in its place. It must therefore import the standard library only.
 """
 
+import inspect
 import pickle
+import sys
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-# Where this text has been unpickled it has no file, and is among its own names.
-SOURCE: str = globals().get("SOURCE") or Path(__file__).read_text("utf-8")
+
+def _own_text() -> str:
+    """Return the text of this module; empty if it is installed as byte code only."""
+    try:
+        # Asks the loader: a package in a zip file has no file of its own.
+        return inspect.getsource(sys.modules[__name__])
+    except OSError:
+        return ""
+
+
+# Where this text has been unpickled it has no source, and is among its own names.
+SOURCE: str = globals().get("SOURCE") or _own_text()
 
 UNPICKLE = "exec(SOURCE, globals()) or PortableFunction(*state)"
 """Runs this text, and returns a function that it defines. An `exec` returns None."""
@@ -65,6 +76,12 @@ class PortableFunction:
         return pickle.loads(pickled)(argument)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if not SOURCE:
+            raise ImportError(
+                "skdistmlp is installed here without its source files, but the text of "
+                "one of them has to be sent to workers. Install skdistmlp with its .py "
+                "files."
+            )
         names = {
             "__name__": "skdistmlp_portable",
             "SOURCE": SOURCE,

@@ -1,4 +1,4 @@
-"""Say what a run waits for, if it waits long: other work on its workers."""
+"""Say what a call waits for, if it waits long: work on workers."""
 
 import asyncio
 import logging
@@ -12,23 +12,30 @@ from distributed import Client
 
 from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.run.graph import run_of
+from skdistmlp.exceptions import counted
 from skdistmlp.settings import BUSY_AFTER_S, PING_ANSWER_S
 from skdistmlp.training.loop import Log
 
 LOG = logging.getLogger("skdistmlp")
 
+MAX_NAMED = 8
+"""Workers that a line names; the others are counted."""
+
 
 class WaitNotice:
     """Writes one line for each long wait for workers that do other work.
 
-    It never raises, and never ends a wait: that is for `Watch`.
+    It never ends a wait, whatever happens to the client and the workers that it asks:
+    that is for `Watch`.
 
     Parameters
     ----------
     client : Client
         A connected client.
     run : str
-        The run that waits; its own tasks are not other work.
+        The run that waits; its own tasks are not other work. Empty if a graph of the
+        user's is waited for: then all work is named, since nothing tells what belongs
+        to the graph.
     log : callable
         Takes the line; the package's logger gets it too.
     """
@@ -40,23 +47,27 @@ class WaitNotice:
         self._queued_since: float | None = None
         self._written_since: float | None = None
 
-    def check(self, phase: str, workers: Sequence[str], since: float) -> None:
+    def check(self, phase: str, workers: Sequence[str] | None, since: float) -> None:
         """Write a line if workers have long been busy with tasks of others.
 
         Parameters
         ----------
         phase : str
             What is going on, as a gerund.
-        workers : sequence of str
-            Workers with tasks of this run that have not ended.
+        workers : sequence of str or None
+            Workers with tasks of this run that have not ended; None for all.
         since : float
             Beginning of the wait, by `time.monotonic`; also tells waits apart.
         """
         if not self._is_due(since):
             return
-        asked = submit_rpc(
-            self._client, _busy_workers, self._client, workers, self._run
-        )
+        try:
+            asked = submit_rpc(
+                self._client, _busy_workers, self._client, workers, self._run
+            )
+        except RuntimeError:
+            # The client was closed in another thread, and its event loop with it.
+            return
         # Bounded, as the question itself is, since the scheduler may hang.
         wait([asked], 2 * PING_ANSWER_S)
         if not asked.done() or asked.cancelled() or asked.exception() is not None:
@@ -67,8 +78,10 @@ class WaitNotice:
         if busy:
             named = [
                 f"worker {worker}, which is busy with {', '.join(tasks)}"
-                for worker, tasks in busy.items()
+                for worker, tasks in list(busy.items())[:MAX_NAMED]
             ]
+            if len(busy) > MAX_NAMED:
+                named.append(counted(len(busy) - MAX_NAMED, "other worker"))
             self._write(f"{phase} waits for {', and '.join(named)}", since)
 
     def check_reserved(self, workers: Sequence[str]) -> None:
@@ -96,17 +109,18 @@ class WaitNotice:
 
 
 async def _busy_workers(
-    client: Client, workers: Sequence[str], run: str
+    client: Client, workers: Sequence[str] | None, run: str
 ) -> dict[str, list[str]]:
     """Return what keeps workers from running a task of a run, on the event loop.
 
     Returns
     -------
     dict of str to list of str
-        Names of tasks, by the worker whose threads all run tasks of others.
+        Names of tasks, by the worker whose threads all run tasks of others; without a
+        run, by each worker that runs any.
     """
-    processing = await client.processing(list(workers))
-    n_threads = await client.nthreads(list(workers))
+    processing = await client.processing(workers and list(workers))
+    n_threads = await client.nthreads(workers and list(workers))
     # Also those that are queued. Where all are the run's own, nobody is in its way.
     asked = {
         worker: asyncio.ensure_future(client.call_stack(keys=list(keys)))
@@ -119,6 +133,8 @@ async def _busy_workers(
     busy = {}
     for worker, answer in asked.items():
         if answer.done():
+            if answer.cancelled() or answer.exception() is not None:
+                continue  # this worker has left: the others may still be busy
             running: Sequence[Any] = list(answer.result().get(worker, ()))
         else:
             # A task holds the GIL: any of the others, since this run's own do not.
@@ -126,7 +142,8 @@ async def _busy_workers(
             running = [key for key in processing[worker] if run_of(key) != run]
         others = [key for key in running if run_of(key) != run]
         # A run's own task may be running on one of them, or wait for another worker.
-        if len(others) == len(running) and len(others) >= n_threads.get(worker, 1):
+        enough = n_threads.get(worker, 1) if run else 1
+        if len(others) == len(running) and len(others) >= enough:
             busy[worker] = sorted({_name_of(key) for key in others})
     return busy
 

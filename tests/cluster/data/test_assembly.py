@@ -84,7 +84,7 @@ def test_a_block_that_has_no_location_any_more_is_an_error(client, blocks):
     message = "could not fetch 2 of the blocks of X from the workers that held them"
     with pytest.raises(WorkerLostError, match=message) as caught:
         bounded(made.result)
-    assert "retry: Dask recomputes lost blocks if it can" in str(caught.value)
+    assert "Call again: Dask computes lost blocks once more" in str(caught.value)
     made.release()
 
 

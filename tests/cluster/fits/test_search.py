@@ -1,10 +1,12 @@
 """Searches over numbers of workers, on real worker processes."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import joblib
 import numpy as np
 import pytest
+from distributed import Client
 from joblib.externals.loky import get_reusable_executor
 from sklearn.base import clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
@@ -29,6 +31,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 N_WORKERS = [1, 2, 3]
+
+HAD_CLIENT = "an estimator that had a Dask client in another process"
 
 
 @pytest.fixture
@@ -84,25 +88,32 @@ def test_joblib_processes_connect_to_the_address(client, data):
 
 
 @pytest.mark.parametrize(
-    ("engine", "n_workers", "live", "said"),
-    [
-        ("auto", 2, False, "n_workers=2 needs a cluster, but no Dask client"),
-        (
-            "auto",
-            None,
-            True,
-            "an estimator that had a Dask client in another process",
-        ),
-    ],
+    ("parameters", "context", "said"),
+    only_quick(
+        0,
+        2,
+        cases=[
+            ({"n_workers": 2}, None, "n_workers=2 needs a cluster, but no Dask client"),
+            ({"client": ...}, None, HAD_CLIENT),
+            ({}, Client.as_current, HAD_CLIENT),
+            (
+                {"client": ..., "parameter_threshold": None},
+                None,
+                "client= was given, but training stays in this process: 1,589",
+            ),
+        ],
+    ),
+    ids=["n_workers", "live", "active", "small"],
 )
 def test_joblib_processes_without_a_client_warn(
-    client, data, engine, n_workers, live, said
+    client, data, parameters, context, said
 ):
     """No client is active there: fits are local, and warn once per process."""
     # Processes of another test have warned already.
     get_reusable_executor().shutdown(wait=True)
-    clf = classifier(client if live else None, n_workers=n_workers)
-    clf.set_params(engine=engine)
+    clf = classifier().set_params(engine="auto", **parameters)
+    if clf.client is not None:
+        clf.set_params(client=client)
 
     def fit(clf):
         import warnings
@@ -114,9 +125,10 @@ def test_joblib_processes_without_a_client_warn(
         messages = [str(w.message) for w in caught if w.category is UserWarning]
         return clf.engine_, messages
 
-    (engine, messages), _ = joblib.Parallel(n_jobs=2, backend="loky")(
-        joblib.delayed(fit)(clone(clf)) for _ in range(2)
-    )
+    with context(client) if context else nullcontext():
+        (engine, messages), _ = joblib.Parallel(n_jobs=2, backend="loky")(
+            joblib.delayed(fit)(clone(clf)) for _ in range(2)
+        )
     assert engine == "local"
     (message,) = messages
     assert message.startswith(said)

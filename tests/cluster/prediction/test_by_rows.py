@@ -3,13 +3,14 @@
 import re
 from copy import copy
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from skdistmlp import DistributedMLPClassifier
+from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.prediction import by_rows
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
@@ -177,12 +178,44 @@ def test_rows_of_lost_workers_are_predicted_elsewhere(
         monkeypatch.setattr(Placement, "submit", kill_and_submit)
         fitted.set_params(engine="auto", client=client)
         where = "on 2 of the workers" if n_killed == 1 else "here"
-        expected = rf"lost while predicting; .* Predicting the other \d+ rows {where}\."
+        expected = rf"lost while predicting: continuing with the .* rows {where}\.$"
         with pytest.warns(UserWarning, match=expected) as caught:
             found = bounded(lambda: fitted.predict(data[0]))
         assert {warning.filename for warning in caught} == {__file__}
         assert_array_equal(found, labels)
         assert_nothing_left(client)
+
+
+@pytest.mark.parametrize("engine", ["auto", "peers"])
+def test_a_scheduler_lost_in_a_prediction_matters_only_if_an_engine_was_asked_for(
+    processes, data, fitted, sharing_is_free, monkeypatch, engine
+):
+    labels = fitted.predict(data[0])
+    with (
+        Client(processes.address, set_as_default=False) as client,
+        dask.config.set({"skdistmlp.exchange-timeout": "500ms"}),
+        processes.stopped_scheduler() as stop,
+    ):
+        turns, submit = [], Placement.submit
+
+        def stop_and_submit(self, keys):
+            turns.append(keys)
+            if len(turns) == 3:
+                stop()
+            return submit(self, keys)
+
+        monkeypatch.setattr(Placement, "submit", stop_and_submit)
+        fitted.set_params(engine=engine, client=client)
+        if engine == "auto":
+            expected = r"not answered for 2 s .*\)\. Predicting in this process\.$"
+            with pytest.warns(UserWarning, match=expected) as caught:
+                found = bounded(lambda: fitted.predict(data[0]))
+            assert {warning.filename for warning in caught} == {__file__}
+            assert_array_equal(found, labels)
+        else:
+            with pytest.raises(ClusterError, match=r"not answered .* call again"):
+                bounded(fitted.predict, data[0])
+        assert len(turns) == 3
 
 
 def test_a_worker_that_hangs_is_not_asked_again(client):

@@ -305,3 +305,11 @@ def test_a_scheduler_that_hangs_does_not_keep_a_process_from_ending(processes, d
         assert bounded(cache.release().result) is None
         assert cache.find("anything", "anywhere") is None
         assert cache.release() is None
+
+
+def test_a_bad_lifetime_is_reported_by_the_first_fit(client, data):
+    with (
+        dask.config.set({"skdistmlp.cache.ttl": "abc"}),
+        pytest.raises(ValueError, match=r"skdistmlp\.cache\.ttl is 'abc'"),
+    ):
+        bounded(classifier(client).fit, *data)

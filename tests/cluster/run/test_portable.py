@@ -1,10 +1,13 @@
 """Functions that workers without this package can unpickle."""
 
+import compileall
 import os
 import pickle
 import pickletools
+import shutil
 import subprocess
 import sys
+import zipfile
 from functools import partial
 from operator import mul
 from pathlib import Path
@@ -89,3 +92,47 @@ def test_the_module_imports_the_standard_library_only():
     imports = [line for line in lines if line.startswith(("import", "from"))]
     assert imports
     assert {line.split()[1] for line in imports} <= sys.stdlib_module_names
+
+
+INSTALLED = """
+import pickle, sys
+sys.path.insert(0, sys.argv[1])
+from skdistmlp.cluster.run import portable
+assert portable.__file__.startswith(sys.argv[1]), portable.__file__
+sys.stdout.buffer.write(pickle.dumps(portable.PortableFunction("twice", "1")))
+"""
+
+
+def installed(directory):
+    """Pickle a function in another process, with this package from a directory."""
+    return subprocess.run(
+        [sys.executable, "-c", INSTALLED, str(directory)],
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_the_text_is_found_in_a_zip_file(tmp_path):
+    root = Path(skdistmlp.__file__).parents[1]
+    archive = tmp_path / "package.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in root.glob("skdistmlp/**/*.py"):
+            file.write(path, path.relative_to(root))
+    done = installed(archive)
+    assert done.stderr == b""
+    assert pickle.loads(done.stdout).__name__ == "twice"
+
+
+def test_byte_code_without_its_source_is_refused(tmp_path):
+    package = shutil.copytree(
+        Path(skdistmlp.__file__).parent,
+        tmp_path / "skdistmlp",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    compileall.compile_dir(package, quiet=1, legacy=True)
+    for source in package.rglob("*.py"):
+        source.unlink()
+    last = installed(tmp_path).stderr.decode().splitlines()[-1]
+    assert last.startswith(
+        "ImportError: skdistmlp is installed here without its source"
+    )

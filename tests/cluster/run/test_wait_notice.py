@@ -1,13 +1,17 @@
 """A run that waits long for workers says for which, and what they are doing."""
 
+import asyncio
+import re
 import time
 from contextlib import contextmanager
 
+import dask.array as da
 import numpy as np
 import pytest
-from distributed import Event
+from distributed import Client, Event
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.cluster.run import placement, wait_notice
@@ -90,6 +94,62 @@ def test_a_prediction_by_rows_logs_which_workers_are_busy(client, caplog):
         release()
         predicting.result(WITHIN_S)
     assert "predicting waits for worker" in caplog.text
+
+
+def test_a_fit_says_what_keeps_its_collections_from_being_computed(
+    client, digits, capsys, caplog, monkeypatch
+):
+    monkeypatch.setattr(rpc, "WORKER_CHECK_S", 0.1)
+    X, y = digits
+    clf = classifier(client, "peers", verbose=True)
+    with caplog.at_level("INFO", "skdistmlp"), all_busy(client) as release:
+        fitting = in_thread(clf.fit, da.from_array(X[:200], chunks=(100, -1)), y[:200])
+        wait_until(lambda: "waits for" in caplog.text, "it says so", fitting)
+        release()
+        fitting.result(WITHIN_S)
+    line = next(text for text in caplog.messages if "waits for" in text)
+    assert line.startswith("computing the data waits for worker ")
+    for worker in client.nthreads():
+        assert f"worker {worker}, which is busy with lambda" in line
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+
+
+def test_a_line_names_some_of_many_workers(client, lines, monkeypatch):
+    monkeypatch.setattr(wait_notice, "MAX_NAMED", 1)
+    with all_busy(client):
+        notice = wait_notice.WaitNotice(client, "", lines.append)
+        notice.check("computing the data", None, time.monotonic() - 1)
+    assert re.search(r"busy with lambda, and 2 other workers$", lines[0])
+
+
+def test_a_client_that_was_closed_meanwhile_ends_no_wait(client, lines, monkeypatch):
+    loop = asyncio.new_event_loop()
+    loop.close()
+    monkeypatch.setattr(rpc, "asyncio_loop", lambda _client: loop)
+    notice = wait_notice.WaitNotice(client, "", lines.append)
+    notice.check("training", None, time.monotonic() - 1)
+    assert not lines
+
+
+def test_a_worker_that_cannot_be_asked_does_not_hide_the_others(
+    client, lines, monkeypatch
+):
+    lost = next(iter(client.nthreads()))
+    call_stack = Client.call_stack
+
+    async def ask(self, keys):
+        answer = await call_stack(self, keys=keys)
+        if lost in answer:
+            raise OSError("gone")
+        return answer
+
+    with all_busy(client):
+        monkeypatch.setattr(Client, "call_stack", ask)
+        notice = wait_notice.WaitNotice(client, "", lines.append)
+        notice.check("training", None, time.monotonic() - 1)
+        monkeypatch.undo()
+    assert lines[0].count("which is busy with lambda") == 2
+    assert lost not in lines[0]
 
 
 def test_a_fit_that_waits_for_another_fit_says_so(client, digits, capsys):
