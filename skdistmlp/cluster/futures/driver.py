@@ -230,6 +230,8 @@ class FuturesObjective:
         self._dataset = dataset
         self._initial = initial
         self._gradient_sums: list[Any] = []
+        # One list per block in flight: a future for each shard.
+        self._ends: deque[list[Future[Any]]] = deque()
 
     def parameters(self) -> FloatArray:
         """Return the parameters that training starts from."""
@@ -244,6 +246,7 @@ class FuturesObjective:
         dtype = self._initial.parameters.dtype
         self._ops.place_shards(ShardState(parameters.astype(dtype, copy=False)))
         self._gradient_sums = []
+        self._ends.clear()
         self._ops.losses.clear()
         self._ops.loss_sum = 0.0
         return True
@@ -264,11 +267,22 @@ class FuturesObjective:
             )
             for rank in ops.ranks
         ]
+        ends = [
+            ops.add(rank, "block-end", tasks.end_block, added[rank])
+            for rank in ops.ranks
+        ]
         self._placement.phase = "training"
         loss_key = self._placement.key(0, "loss")
-        *sums, loss = self._placement.submit([*added, loss_key])
-        self._gradient_sums = sums
+        *sums, loss = self._placement.submit([*added, *ends, loss_key])
+        self._gradient_sums = sums[: len(added)]
+        self._ends.append(sums[len(added) :])
         ops.await_losses(loss, BLOCKS_AHEAD)
+        # A worker whose gradient waits for the deltas of others begins the next block:
+        # without this, the activations of all blocks could lie on it. Not the sums
+        # themselves: to hold those of each block would take as many gradients.
+        while len(self._ends) > BLOCKS_AHEAD:
+            self._placement.wait_for(*self._ends[0])
+            self._ends.popleft()
 
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Fetch the loss and every shard's gradient; see `Objective`."""
@@ -290,6 +304,7 @@ class FuturesObjective:
             ]
         )
         losses = self._placement.pop_results(*ops.losses)
+        self._ends.clear()
         penalties, gradients = zip(*self._placement.pop_results(*ends), strict=True)
         total = sum(losses, ops.loss_sum) + sum(penalties)
         return float(total) / n_rows, join_shards(self._split, gradients)

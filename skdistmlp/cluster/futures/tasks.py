@@ -224,6 +224,10 @@ def add_gradient(
     return total
 
 
+def end_block(_shard: PlacedShard, _gradient_sum: FloatArray) -> None:
+    """Return nothing, once a shard's gradients of a block are there."""
+
+
 def loss_and_gradient(
     shard: PlacedShard, gradient_sum: FloatArray, dataset: Dataset, batch: Rows
 ) -> tuple[float, FloatArray]:
