@@ -332,10 +332,9 @@ def _measure(
     from functools import partial
 
     from skdistmlp.cluster.client.workers import (
-        PAUSED_ADVICE,
         choose_workers,
-        describe_paused,
         threads_of,
+        why_too_few,
         workers_of,
     )
     from skdistmlp.crossover.measurement import (
@@ -348,10 +347,9 @@ def _measure(
 
     n_present = len(workers_of(client))
     if n_present < 2:
-        if paused := describe_paused(client):
+        if why := why_too_few(client, n_present, 2):
             raise click.ClickException(
-                f"need at least 2 workers, the cluster has {n_present} that accept "
-                f"tasks: {paused}. {PAUSED_ADVICE}"
+                f"need at least 2 workers, the cluster has {n_present} {why}"
             )
         raise click.ClickException(
             f"need at least 2 workers, the cluster has {n_present}: start more with "

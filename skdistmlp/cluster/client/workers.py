@@ -51,8 +51,8 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
             f"{counted(wanted, 'worker')}, but the cluster at "
             f"{scheduler_address(client)} has {len(present)}"
         )
-        if paused := describe_paused(client):
-            raise ClusterError(f"{needs} that accept tasks: {paused}. {PAUSED_ADVICE}")
+        if why := why_too_few(client, len(present), wanted):
+            raise ClusterError(f"{needs} {why}")
         raise ClusterError(
             f"{needs}. Start more workers"
             f"{', or lower n_workers' if wanted > 1 else ''}."
@@ -67,12 +67,42 @@ PAUSED_ADVICE = (
 """What to do about paused workers."""
 
 
-def describe_paused(client: Client) -> str:
-    """Say how many workers of a cluster are paused; nothing if none is."""
-    with translate_dask_errors(client, (), "looking for workers"):
-        n_paused = list(worker_statuses(client).values()).count("paused")
+def why_too_few(client: Client, n_present: int, n_wanted: int) -> str:
+    """Say that workers are paused, and what to do; nothing if none is.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    n_present : int
+        Number of workers that accept tasks, which the text continues.
+    n_wanted : int
+        How many it takes.
+    """
+    n_paused = _count_paused(client)
     if n_paused == 0:
         return ""
+    accept = "accepts" if n_present == 1 else "accept"
+    advice = PAUSED_ADVICE
+    if n_present + n_paused < n_wanted:
+        them = "it" if n_paused == 1 else "them"
+        advice += f" Also start more workers: {n_wanted} are needed, and with {them} "
+        advice += f"there would be {n_present + n_paused}."
+    return f"that {accept} tasks: {_paused(n_paused)}. {advice}"
+
+
+def describe_paused(client: Client) -> str:
+    """Say how many workers of a cluster are paused; nothing if none is."""
+    n_paused = _count_paused(client)
+    return _paused(n_paused) if n_paused else ""
+
+
+def _count_paused(client: Client) -> int:
+    with translate_dask_errors(client, (), "looking for workers"):
+        return list(worker_statuses(client).values()).count("paused")
+
+
+def _paused(n_paused: int) -> str:
     is_or_are = "is" if n_paused == 1 else "are"
     return f"{n_paused} {is_or_are} paused for using too much memory"
 

@@ -186,6 +186,38 @@ def test_paused_workers_are_counted(paused, digits):
         bounded(compute, paused, lazy)
 
 
+@pytest.mark.parametrize(
+    ("statuses", "n_workers", "said"),
+    [
+        (
+            ("running", "paused"),
+            2,
+            r"has 1 that accepts tasks: 1 is paused .*memory\.$",
+        ),
+        (
+            ("running", "paused"),
+            3,
+            r"has 1 that accepts tasks: 1 is paused .* Also start more workers: 3 are "
+            r"needed, and with it there would be 2\.$",
+        ),
+        (
+            ("paused", "running", "running", "paused"),
+            5,
+            r"has 2 that accept tasks: 2 are paused .* with them there would be 4\.$",
+        ),
+    ],
+)
+def test_workers_that_are_missing_beside_paused_ones_are_asked_for(
+    client, monkeypatch, statuses, n_workers, said
+):
+    monkeypatch.setattr(
+        "skdistmlp.cluster.client.workers.worker_statuses",
+        lambda _: {f"tcp://w:{i}": status for i, status in enumerate(statuses)},
+    )
+    with pytest.raises(ClusterError, match=said):
+        choose_workers(client, n_workers)
+
+
 def test_the_command_counts_paused_workers(paused):
     said = f"need at least 2 workers, the cluster has 0 {PAUSED}"
     with pytest.raises(ClickException, match=said):
