@@ -67,6 +67,7 @@ __all__ = [
     "is_own_client",
     "keys_on_worker",
     "last_heartbeat",
+    "memory_use",
     "pinned_graph",
     "release_futures",
     "release_keys",
@@ -80,7 +81,6 @@ __all__ = [
     "send_value",
     "threads_of_worker",
     "tls_contexts",
-    "unmanaged_bytes",
     "worker_runs_here",
     "workers_of_process",
 ]
@@ -522,11 +522,18 @@ def threads_of_worker(worker: Worker) -> int:
     return n_threads
 
 
-def unmanaged_bytes(worker: Worker) -> int:
-    """Return what a worker's process takes besides values that Dask manages."""
+def memory_use(worker: Worker) -> tuple[int, int, int]:
+    """Return the bytes of a worker's process, of its values, and of those on disk.
+
+    As its next heartbeat will report them: "memory", "managed_bytes" and
+    "spilled_bytes".
+    """
     spilled_bytes, _ = getattr(worker.data, "spilled_total", (0, 0))
-    managed = worker.state.nbytes - spilled_bytes
-    return max(0, worker.monitor.get_process_memory() - managed)
+    return (
+        worker.monitor.get_process_memory(),
+        worker.state.nbytes,
+        spilled_bytes,
+    )
 
 
 def tls_contexts(

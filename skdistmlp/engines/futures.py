@@ -45,7 +45,13 @@ class FuturesEngine:
         dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
     ) -> TrainingState:
-        """Carry out a job, its loop in this process; see `Engine`."""
+        """Carry out a job, its loop in this process; see `Engine`.
+
+        Raises
+        ------
+        ClusterError
+            If a worker would hold more than its memory limit.
+        """
         dataset = dataset.to_local()
         state = job.start(self.plan.split.unsplit_layout())
         with open_futures_network(
@@ -55,6 +61,7 @@ class FuturesEngine:
             job.split,
             state.network,
             dataset,
+            plan=self.plan,
             log=job.log,
         ) as network:
             run = TrainingRun(job, network, dataset, state, job.log)

@@ -45,9 +45,10 @@ class PeersEngine:
             If a worker would hold more than its memory limit.
         """
         # Before it queues for workers. What they hold at present may be another fit's,
-        # and freed by then: it is looked at later.
+        # and freed by then; and when their nannies restart them, only they know. Both
+        # are looked at later.
         memory = {
-            worker: replace(its, taken=0)
+            worker: replace(its, usable=1.0, taken=0)
             for worker, its in worker_memory(self._client, self.plan.workers).items()
         }
         if (shortage := memory_shortage(self.plan, memory)) is not None:

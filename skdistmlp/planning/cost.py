@@ -8,6 +8,7 @@ from skdistmlp.parallel.split import (
     NetworkSplit,
     ShardLayout,
 )
+from skdistmlp.training.hold_out import BLOCK_ROWS
 from skdistmlp.training.job import EpochTraining, TrainingJob
 
 WHOLE_ARRAYS = 3
@@ -18,6 +19,14 @@ gradient while it is gathered and after it is joined."""
 SCIPY_VECTORS = 27
 """Vectors of float64 that SciPy's L-BFGS-B keeps: 25 to work in (ten pairs and five),
 the point and its gradient."""
+
+BLOCKS_AHEAD = 4
+"""Blocks of rows in flight in "futures" when it submits another, while it predicts or
+evaluates."""
+
+BLOCKS_HELD = BLOCKS_AHEAD + 2
+"""Blocks of rows whose results a worker then holds, at most: with the one that is
+submitted, and one that has ended but is not released there yet."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,14 @@ class StepCost:
     arrays_of_parameters : int
         Arrays as long as a shard's parameters: themselves, the gradient, the moments
         of the optimiser, and the best parameters with early stopping.
+    arrays_replaced : int
+        Those of them that a step replaces: parameters and moments. An engine whose
+        steps write to new arrays holds them twice.
     buffer_rows : int or None
         Rows that buffers have room for; None for `n_rows`.
+    validation_rows : int
+        Held-out rows that are on their way through the network at the same time, where
+        an engine forwards several blocks at once.
     data_bytes : int
         Bytes of all features, targets and weights.
     goes_backward : bool
@@ -53,7 +68,9 @@ class StepCost:
     itemsize: int = 8
     nnz_per_row: float | None = None
     arrays_of_parameters: int = 4
+    arrays_replaced: int = 3
     buffer_rows: int | None = None
+    validation_rows: int = 0
     data_bytes: int = 0
     goes_backward: bool = True
     moves_parameters: bool = False
@@ -89,10 +106,14 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         "itemsize": job.dtype.itemsize,
         "nnz_per_row": dataset.nnz_per_row,
         "arrays_of_parameters": 2 + n_moments + job.method.n_spare_arrays,
+        "arrays_replaced": 1 + n_moments,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
     }
     if isinstance(job.method, EpochTraining):
+        if (hold_out := job.method.hold_out) is not None:
+            at_once = BLOCKS_HELD * BLOCK_ROWS
+            sizes["validation_rows"] = min(hold_out.n_rows(dataset), at_once)
         return StepCost.of_step(job.method.options.batch_size, **sizes)
     return StepCost.of_evaluation(dataset.n_rows, **sizes)
 
@@ -109,7 +130,7 @@ def bytes_held(layout: ShardLayout, cost: StepCost) -> int:
     # Numbers per row in all buffers together.
     row_length = split.layer_units[0] if cost.nnz_per_row is None else 0
     for layer in split.layers:
-        own = layout.columns(layer).stop - layout.columns(layer).start
+        own = _n_own(layout, layer)
         whole = split.layer_units[layer]
         # Its own activations and deltas; if there are others, what it is sent
         # of them, both ways.
@@ -127,6 +148,49 @@ def bytes_held(layout: ShardLayout, cost: StepCost) -> int:
         if layout.rank == 0:
             n_bytes += SCIPY_VECTORS * split.n_parameters * 8
     return n_bytes
+
+
+def bytes_held_by_tasks(layout: ShardLayout, cost: StepCost) -> int:
+    """Return the most bytes that a shard's worker holds while "futures" trains.
+
+    All the time: parameters, moments, best parameters and the data. In a step also
+    the gradient, the new parameters and moments, and the results of the step's tasks
+    that the update needs: those of its own shard, and those that it was sent. An
+    evaluation of "lbfgs", and early stopping, have several blocks of rows under way.
+    """
+    split = layout.split
+    n_shards = split.n_shards
+    # Numbers per row: of results on their way forward and back, and of what a task
+    # makes of them for itself: the whole input of a layer, and its own deltas.
+    forward, backward, copied = n_shards * split.layer_units[-1], 0, 0
+    for layer in split.layers:
+        fan_in, whole_input = split.layer_units[layer], 0
+        if layer == 0:
+            whole_input = fan_in if cost.nnz_per_row is None else 0
+        elif layer == split.output_layer:
+            forward += _n_own(layout, layer - 1)
+            backward += _n_own(layout, layer - 1)
+        else:
+            forward += fan_in
+            backward += n_shards * fan_in
+            whole_input = fan_in if n_shards > 1 else 0
+        copied = max(copied, whole_input + _n_own(layout, layer))
+    block_rows = n_rows = cost.n_rows
+    if cost.moves_parameters and cost.buffer_rows is not None:
+        block_rows = cost.buffer_rows
+        n_rows = min(n_rows, BLOCKS_HELD * block_rows)
+    # The gradient is there for a step only.
+    lasting = (cost.arrays_of_parameters - 1) * layout.n_parameters
+    training = (1 + cost.arrays_replaced) * layout.n_parameters
+    training += (forward + backward) * n_rows + copied * block_rows
+    validating = forward * cost.validation_rows
+    return (lasting + max(training, validating)) * cost.itemsize + cost.data_bytes
+
+
+def _n_own(layout: ShardLayout, layer: int) -> int:
+    """Return the number of a shard's neurons in a layer; all in the output layer."""
+    columns = layout.columns(layer)
+    return int(columns.stop - columns.start)
 
 
 def bytes_exchanged(split: NetworkSplit, cost: StepCost) -> int:

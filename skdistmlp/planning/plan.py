@@ -11,7 +11,12 @@ from skdistmlp.parallel.split import (
     NeuronRange,
     count_parameters,
 )
-from skdistmlp.planning.cost import StepCost, bytes_exchanged, bytes_held
+from skdistmlp.planning.cost import (
+    StepCost,
+    bytes_exchanged,
+    bytes_held,
+    bytes_held_by_tasks,
+)
 from skdistmlp.settings import SETTINGS
 from skdistmlp.settings import parameter_threshold as configured_threshold
 
@@ -35,7 +40,8 @@ class Plan:
     reason : str
         Why this engine was chosen.
     bytes_held : tuple of int
-        Bytes that each worker holds while "peers" trains; empty otherwise.
+        Bytes that each worker holds while "peers" or "futures" trains, at most; empty
+        otherwise.
     bytes_exchanged : int
         Bytes that the shards send each other in a step of "peers"; 0 otherwise.
     split_by : {"neurons", "rows"}
@@ -82,7 +88,7 @@ class Plan:
             f"network {layer_units}, {self.split.n_parameters:,} parameters, "
             f"{counted(self.n_shards, 'shard')}",
         ]
-        if self.bytes_held:
+        if self.bytes_exchanged:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
         if by_rows:
             lines += [f"the whole network on {worker}" for worker in self.workers]
@@ -197,15 +203,17 @@ def plan_training(
             f"workers"
         )
         plan = replace(plan, engine="peers", reason=reason)
+    if (count := BYTES_HELD.get(plan.engine)) is None:
+        return plan
+    held = tuple(count(split.layout(rank), cost) for rank in range(len(used)))
+    plan = replace(plan, bytes_held=held)
     if plan.engine != "peers":
         return plan
-    return replace(
-        plan,
-        bytes_held=tuple(
-            bytes_held(split.layout(rank), cost) for rank in range(len(used))
-        ),
-        bytes_exchanged=bytes_exchanged(split, cost),
-    )
+    return replace(plan, bytes_exchanged=bytes_exchanged(split, cost))
+
+
+BYTES_HELD = {"peers": bytes_held, "futures": bytes_held_by_tasks}
+"""What a worker holds while an engine trains; one that is missing is not checked."""
 
 
 @dataclass(frozen=True)
@@ -228,9 +236,14 @@ class WorkerMemory:
     taken: int = 0
 
     @property
+    def capacity(self) -> int:
+        """Bytes that its process may take."""
+        return int(self.usable * self.limit)
+
+    @property
     def free(self) -> int:
         """Bytes that a shard may hold."""
-        return max(0, int(self.usable * self.limit) - self.taken)
+        return max(0, self.capacity - self.taken)
 
 
 MEMORY_ADVICE = (

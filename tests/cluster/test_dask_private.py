@@ -48,6 +48,7 @@ from skdistmlp.cluster._dask import (
     is_own_client,
     keys_on_worker,
     last_heartbeat,
+    memory_use,
     pinned_graph,
     release_futures,
     release_keys,
@@ -61,7 +62,6 @@ from skdistmlp.cluster._dask import (
     send_value,
     threads_of_worker,
     tls_contexts,
-    unmanaged_bytes,
     worker_runs_here,
     workers_of_process,
 )
@@ -502,16 +502,18 @@ def test_a_worker_knows_whom_it_can_reach(client, workers):
     assert answer == {workers[0]: [True, False, False]}
 
 
-def test_a_worker_knows_what_its_process_takes_besides_values(client, workers):
-    def taken(dask_worker):
-        return unmanaged_bytes(dask_worker)
+def test_a_worker_knows_what_its_process_and_its_values_take(client, workers):
+    def used(dask_worker):
+        return memory_use(dask_worker)
 
-    before = client.run(taken)[workers[0]]
+    before = client.run(used)[workers[0]]
     value = client.scatter(np.ones(50_000_000, np.int8), workers=workers[:1])
-    after = client.run(taken)[workers[0]]
+    after = client.run(used)[workers[0]]
     del value
-    assert 5e7 < before < 2e9
-    assert abs(after - before) < 2.5e7
+    assert 5e7 < before[0] < 2e9
+    assert abs(after[0] - before[0] - 5e7) < 2.5e7
+    assert abs(after[1] - before[1] - 5e7) < 1000
+    assert before[2] == after[2] == 0
 
 
 def test_values_are_fetched_without_being_stored(client, workers):

@@ -16,6 +16,7 @@ from skdistmlp.planning.cost import (
     StepCost,
     bytes_exchanged,
     bytes_held,
+    bytes_held_by_tasks,
     bytes_sent_by_neurons,
     bytes_sent_by_rows,
     chained_tasks,
@@ -51,17 +52,17 @@ HELD_OUT = EpochTraining(
 
 
 @pytest.mark.parametrize(
-    ("method", "rule", "n_arrays", "buffer_rows"),
+    ("method", "rule", "n_arrays", "n_replaced", "buffer_rows", "validation_rows"),
     [
         # Parameters, gradient, moments, and the best parameters.
-        (EPOCHS, Adam(0.9, 0.999, 1e-8), 2 + 2, 8),
-        (EPOCHS, Sgd(0.9, nesterov=True), 2 + 1, 8),
-        (HELD_OUT, Adam(0.9, 0.999, 1e-8), 2 + 2 + 1, 20),
+        (EPOCHS, Adam(0.9, 0.999, 1e-8), 2 + 2, 3, 8, 0),
+        (EPOCHS, Sgd(0.9, nesterov=True), 2 + 1, 2, 8, 0),
+        (HELD_OUT, Adam(0.9, 0.999, 1e-8), 2 + 2 + 1, 3, 20, 20),
     ],
     ids=["adam", "sgd", "early stopping"],
 )
 def test_the_cost_of_training_in_epochs_is_that_of_a_step(
-    method, rule, n_arrays, buffer_rows
+    method, rule, n_arrays, n_replaced, buffer_rows, validation_rows
 ):
     dataset = Dataset(np.ones((40, 7)), np.ones((40, 3)))
     cost = cost_of_training(job_of(method, rule), dataset)
@@ -69,7 +70,9 @@ def test_the_cost_of_training_in_epochs_is_that_of_a_step(
         8,
         itemsize=8,
         arrays_of_parameters=n_arrays,
+        arrays_replaced=n_replaced,
         buffer_rows=buffer_rows,
+        validation_rows=validation_rows,
         data_bytes=40 * 10 * 8,
     )
 
@@ -106,6 +109,45 @@ def test_a_shard_alone_holds_its_arrays_its_buffers_and_the_data():
     assert bytes_held(layout, roomy) == expected + 4 * row * 2 * N_ROWS
     sparse = replace(cost, nnz_per_row=2.0)
     assert bytes_held(layout, sparse) == expected - 4 * 7 * N_ROWS
+
+
+def test_tasks_hold_what_a_step_replaces_twice_and_all_results_of_a_step():
+    layout = split_over(2).layout(0)
+    n_own = layout.n_parameters
+    cost = StepCost.of_step(N_ROWS, itemsize=4, data_bytes=1000)
+    # All activations of the first layer, its own of the second; its own deltas of the
+    # second, and from each shard a part of those of the first; all logits.
+    results = 6 + 2 + 2 + 2 * 6 + 2 * 3
+    # Features, and its own deltas of the first layer, in the largest task.
+    row = results + 7 + 3
+    expected = 4 * ((4 + 3) * n_own + row * N_ROWS) + 1000
+    assert bytes_held_by_tasks(layout, cost) == expected
+    sparse = replace(cost, nnz_per_row=2.0)
+    # The largest copies are now those of the second layer.
+    row = results + 6 + 2
+    assert bytes_held_by_tasks(layout, sparse) == (
+        4 * ((4 + 3) * n_own + row * N_ROWS) + 1000
+    )
+    # While it is validated, there is no gradient and one set of moments.
+    validated = replace(cost, validation_rows=1000)
+    assert bytes_held_by_tasks(layout, validated) == (
+        4 * (3 * n_own + (6 + 2 + 2 * 3) * 1000) + 1000
+    )
+
+
+@pytest.mark.parametrize(("n_rows", "at_once"), [(30, 30), (1000, 6 * N_ROWS)])
+def test_tasks_hold_the_results_of_several_blocks_in_an_evaluation(n_rows, at_once):
+    layout = split_over(1).layout(0)
+    evaluation = StepCost.of_evaluation(
+        n_rows,
+        itemsize=4,
+        arrays_of_parameters=3,
+        arrays_replaced=1,
+        buffer_rows=N_ROWS,
+    )
+    results = 6 + 4 + 4 + 6 + 3
+    n_numbers = 4 * N_PARAMETERS + results * at_once + (7 + 6) * N_ROWS
+    assert bytes_held_by_tasks(layout, evaluation) == 4 * n_numbers
 
 
 @pytest.mark.parametrize("n_shards", [1, 2])

@@ -194,12 +194,15 @@ def test_a_local_plan_gives_its_reason():
 
 def test_a_plan_lists_the_neurons_of_each_worker():
     plan = plan_training((5, 5, 1, 3), "futures", WORKERS, StepCost.of_step(1))
+    held = plan.bytes_held
     assert str(plan) == (
         "futures: engine='futures' was asked for\n"
         "network 5-5-1-3, 42 parameters, 2 shards\n"
-        "shard 0 on tcp://a:1: layer 0: neurons 0-1, layer 1: no neurons, "
+        f"shard 0 on tcp://a:1: {held[0]:,} bytes, layer 0: neurons 0-1, "
+        "layer 1: no neurons, "
         "layer 2 (output): no inputs\n"
-        "shard 1 on tcp://b:2: layer 0: neurons 2-4, layer 1: neurons 0-0, "
+        f"shard 1 on tcp://b:2: {held[1]:,} bytes, layer 0: neurons 2-4, "
+        "layer 1: neurons 0-0, "
         "layer 2 (output): inputs 0-0"
     )
 
@@ -208,7 +211,7 @@ def test_a_plan_without_hidden_layers_uses_one_worker():
     plan = plan_training((5, 3), "futures", WORKERS, StepCost.of_step(1))
     assert str(plan).splitlines()[1:] == [
         "network 5-3, 18 parameters, 1 shard",
-        "shard 0 on tcp://a:1: the whole network",
+        f"shard 0 on tcp://a:1: {plan.bytes_held[0]:,} bytes, the whole network",
     ]
 
 

@@ -175,28 +175,12 @@ def note_unreachable(client: Client, worker: str) -> None:
     _PROBES.setdefault(client, {})[worker] = math.inf
 
 
-def memory_limits(client: Client, workers: tuple[str, ...]) -> dict[str, int]:
-    """Return the memory limit in bytes of each worker that has one.
-
-    Parameters
-    ----------
-    client : Client
-        A connected client.
-    workers : tuple of str
-        Addresses; a worker that has left has no limit.
-    """
-    with translate_dask_errors(client, (), "asking for the workers' memory"):
-        known = known_workers(client)
-    limits = {
-        worker: known[worker]["memory_limit"] for worker in workers if worker in known
-    }
-    return {worker: limit for worker, limit in limits.items() if limit}
-
-
 def worker_memory(client: Client, workers: Sequence[str]) -> dict[str, WorkerMemory]:
-    """Return the memory of each worker that has a limit; see `memory_limits`.
+    """Return what the scheduler knows of the memory of each worker that has a limit.
 
-    What their processes take is as of their last heartbeat.
+    What their processes take is as of their last heartbeat. At what fraction of the
+    limit a nanny restarts its worker, only that worker knows: here it is as in this
+    process's configuration. `skdistmlp.cluster.run.free_memory` asks the workers.
     """
     with translate_dask_errors(client, (), "asking for the workers' memory"):
         known = known_workers(client)
@@ -205,17 +189,40 @@ def worker_memory(client: Client, workers: Sequence[str]) -> dict[str, WorkerMem
         worker: WorkerMemory(
             info["memory_limit"],
             usable=restarts_at if restarts_at and info["nanny"] else 1.0,
-            taken=_bytes_taken(worker, info["metrics"]),
+            taken=_taken_at_heartbeat(worker, info["metrics"]),
         )
         for worker in workers
         if (info := known.get(worker)) and info["memory_limit"]
     }
 
 
-def _bytes_taken(worker: str, metrics: dict[str, Any]) -> int:
-    """Return what a worker's process takes besides values that Dask manages."""
-    # Workers that are threads of one process share what it takes.
-    if worker.startswith("inproc://") or "memory" not in metrics:
+def _taken_at_heartbeat(worker: str, metrics: dict[str, Any]) -> int:
+    if "memory" not in metrics:
+        # It has just joined.
         return 0
-    managed = metrics["managed_bytes"] - metrics["spilled_bytes"]["memory"]
-    return max(0, metrics["memory"] - managed)
+    return bytes_taken(
+        worker,
+        metrics["memory"],
+        metrics["managed_bytes"],
+        metrics["spilled_bytes"]["memory"],
+    )
+
+
+def bytes_taken(worker: str, n_bytes: int, managed: int, spilled: int) -> int:
+    """Return what a worker's process takes besides values that Dask manages.
+
+    Parameters
+    ----------
+    worker : str
+        Its address.
+    n_bytes : int
+        All that the process takes.
+    managed : int
+        Of values that Dask manages.
+    spilled : int
+        Of those among them that it has written to disk.
+    """
+    # Workers that are threads of one process share what it takes.
+    if worker.startswith("inproc://"):
+        return 0
+    return max(0, n_bytes - (managed - spilled))

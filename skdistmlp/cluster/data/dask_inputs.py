@@ -19,7 +19,7 @@ from skdistmlp._version import __version__
 from skdistmlp.cluster._dask import Cluster, array_meta
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
-from skdistmlp.cluster.client.workers import choose_workers, memory_limits, workers_of
+from skdistmlp.cluster.client.workers import choose_workers
 from skdistmlp.cluster.data.blocks import Block, describe_block
 from skdistmlp.cluster.data.dask_collections import (
     COMPUTING,
@@ -33,6 +33,7 @@ from skdistmlp.cluster.data.dask_collections import (
     release,
 )
 from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
+from skdistmlp.cluster.run.free_memory import measured_memory
 from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
 from skdistmlp.cluster.run.portable import PortableFunction
 from skdistmlp.cluster.run.versions import check_versions
@@ -105,10 +106,11 @@ def resolve_inputs(
                 if "X" in collections:
                     watch = Watch(connection, workers)
                     try:
-                        check_versions(connection, workers, watch.check)
+                        with watch.naming_losses():
+                            check_versions(connection, workers, watch.check)
+                            _check_size(connection, workers, watch, collections["X"])
                     finally:
                         watch.close()
-                    _check_size(connection, collections["X"])
                 futures = _persist_all(connection, collections)
                 for name in futures:
                     held += futures[name]
@@ -137,7 +139,7 @@ def _persist_all(
     return dict(zip(collections, persisted, strict=True))
 
 
-def _check_size(client: Client, X: Any) -> None:
+def _check_size(client: Client, workers: tuple[str, ...], watch: Watch, X: Any) -> None:
     """Refuse a dense X of known size that does not fit all workers' memory together.
 
     Computing it would kill them. Whether the rows fit each worker of the fit is
@@ -145,15 +147,16 @@ def _check_size(client: Client, X: Any) -> None:
     """
     if is_frame(X) or not isinstance(array_meta(X), np.ndarray):
         return
-    workers = workers_of(client)
-    limits = memory_limits(client, workers)
-    limit = sum(limits.values())
+    memory = measured_memory(client, workers, watch.check)
+    # Not what is free: Dask can write to disk, and what was computed for an earlier fit
+    # may be about to be freed.
+    capacity = sum(its.capacity for its in memory.values())
     # Unknown lengths make the size NaN, for which the comparison is false.
-    if 0 < len(limits) == len(workers) and X.nbytes > limit:
+    if 0 < len(memory) == len(workers) and X.nbytes > capacity:
         raise ClusterError(
-            f"X takes {X.nbytes:,} bytes, but the memory limits of all workers add up "
-            f"to {limit:,} bytes. Use workers with more memory, more workers, fewer "
-            f"rows or float32 features."
+            f"X takes {X.nbytes:,} bytes, but the memory that all workers may use adds "
+            f"up to {capacity:,} bytes. Use workers with more memory, more workers, "
+            f"fewer rows or float32 features."
         )
 
 

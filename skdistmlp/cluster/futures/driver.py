@@ -16,10 +16,9 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
+from skdistmlp.planning.cost import BLOCKS_AHEAD
+from skdistmlp.planning.plan import Plan
 from skdistmlp.training.loop import Log, quiet
-
-BLOCKS_AHEAD = 4
-"""Blocks of rows in flight when predicting or evaluating."""
 
 
 @contextmanager
@@ -33,6 +32,7 @@ def open_futures_network(
     *,
     stream_rows: bool = False,
     owner: object = None,
+    plan: Plan | None = None,
     log: Log = quiet,
 ) -> Iterator[OpenNetwork[TaskInputs]]:
     """Place every shard on its worker; afterwards, leave nothing on the cluster.
@@ -57,6 +57,8 @@ def open_futures_network(
     owner : object, optional
         Whose network it is: it stays on the workers for the next run of the same
         owner; see `WorkerCache`. Only where it does not change.
+    plan : Plan, optional
+        Of training: says what each worker must have room for.
     log : callable
         Takes a line when workers that do other work are waited for.
 
@@ -64,12 +66,19 @@ def open_futures_network(
     ------
     OpenNetwork
         The network on its workers.
+
+    Raises
+    ------
+    ClusterError
+        If a worker has too little memory for the plan.
     """
     placement = Placement(client, workers, log=log)
     ops = FuturesOps(placement, network, split, dataset, stream_rows)
     state_of_network = FuturesState(ops, placement, split)
     try:
         placement.open()
+        if plan is not None:
+            placement.check_memory(plan, tasks.__name__)
         placement.phase = "placing the network"
         # Only the client's futures hold the initial states: once the first step
         # has replaced them, the scheduler can forget each step when it is done.

@@ -21,7 +21,6 @@ from distributed import Client, Future
 
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.peers import worker
-from skdistmlp.cluster.peers.free_memory import check_free_memory
 from skdistmlp.cluster.peers.messages import (
     Messages,
     ProgressLine,
@@ -38,7 +37,7 @@ from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.plan import Plan, memory_needs
+from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import (
     LOSS_POLL_S,
     PING_ANSWER_S,
@@ -138,11 +137,8 @@ class PeersRun:
                 # everything on them is released, and even if an interrupt arrives in
                 # the middle of that.
                 self._context.callback(self._tasks.close)
-                self._tasks.phase = "checking the memory of the workers"
-                memory = check_free_memory(
-                    self._client, self._plan, self._tasks.watch.check
-                )
-                self._tasks.memory_needs = memory_needs(self._plan, memory)
+                # What they hold is no other fit's now.
+                self._tasks.check_memory(self._plan, worker.__name__)
                 self._tasks.phase = "placing the network"
                 self._place()
         except BaseException:

@@ -12,6 +12,7 @@ from distributed import Client, Future
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect
+from skdistmlp.cluster.run.free_memory import check_free_memory
 from skdistmlp.cluster.run.graph import RUN_DIGITS, Key, PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.interrupts import InterruptShield
@@ -20,6 +21,7 @@ from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import Watch
+from skdistmlp.planning.plan import Plan, memory_needs
 from skdistmlp.settings import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet
 
@@ -107,15 +109,32 @@ class Placement:
         self._shield.open()
         self.phase = "asking the workers for their version"
         with self.translate_dask_errors():
-            try:
+            with self.watch.naming_losses():
                 check_versions(self._client, self._workers, self.watch.check)
-            except OSError:
-                self.watch.await_loss()
-                raise
             # Only now: the scheduler imports this package for it.
             self._scatterer.registered = RegisteredRun(
                 self._client, self._run, self._workers
             )
+
+    def check_memory(self, plan: Plan, module: str) -> None:
+        """Raise if a worker has too little memory; call it before it holds anything.
+
+        Parameters
+        ----------
+        plan : Plan
+            Of training on the workers of this run.
+        module : str
+            What will be loaded on the workers.
+
+        Raises
+        ------
+        ClusterError
+            If one has too little.
+        """
+        self.phase = "checking the memory of the workers"
+        with self.translate_dask_errors(), self.watch.naming_losses():
+            memory = check_free_memory(self._client, plan, module, self.watch.check)
+        self.memory_needs = memory_needs(plan, memory)
 
     def close(self) -> None:
         """Release everything on the cluster, and end this run's threads."""

@@ -1,8 +1,9 @@
 """Whether to go on waiting for the workers of a run."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from typing import Any
 
 from distributed import Client, Future
@@ -115,6 +116,19 @@ class Watch:
         while time.monotonic() < deadline:
             self.check_presence()
             time.sleep(LOSS_POLL_S)
+
+    @contextmanager
+    def naming_losses(self) -> Iterator[None]:
+        """Have a worker that is lost in the context reported as such; see `await_loss`.
+
+        The scheduler passes calls on to workers, and answers with the error of the
+        connection to one that has just ended.
+        """
+        try:
+            yield
+        except OSError:
+            self.await_loss()
+            raise
 
     def close(self) -> None:
         """Stop waiting for answers of workers."""

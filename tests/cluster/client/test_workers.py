@@ -14,7 +14,6 @@ from skdistmlp.cluster.client import workers as module
 from skdistmlp.cluster.client.workers import (
     can_connect,
     choose_workers,
-    memory_limits,
     threads_of,
     worker_memory,
     worker_statuses,
@@ -82,14 +81,12 @@ def test_statuses_threads_and_limits_are_those_of_all_workers(client):
     assert worker_statuses(client) == dict.fromkeys(workers, "running")
     gone = "tcp://127.0.0.1:1"
     assert threads_of(client, (*workers, gone)) == [1, 1, 1, 1]
-    limits = memory_limits(client, (*workers, gone))
-    assert set(limits) == set(workers)
     memory = worker_memory(client, (*workers, gone))
-    assert {worker: its.limit for worker, its in memory.items()} == limits
+    assert set(memory) == set(workers)
     for its in memory.values():
+        assert its.limit > 0
         assert its.usable == dask.config.get("distributed.worker.memory.terminate")
         assert 5e7 < its.taken < 2e9
-    assert min(limits.values()) > 0
 
 
 @pytest.mark.parametrize("status", ["paused", "closing_gracefully", "closing"])

@@ -12,10 +12,10 @@ from scipy.sparse import csr_array, csr_matrix
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.futures.driver import BLOCKS_AHEAD
 from skdistmlp.cluster.futures.ops import STEPS_AHEAD
 from skdistmlp.nn.optimizers import Sgd
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.planning.cost import BLOCKS_AHEAD
 from skdistmlp.training.step import (
     backpropagate,
     forward_pass,
