@@ -1,5 +1,6 @@
 """Whether workers have room for a fit, next to what their processes take."""
 
+import asyncio
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from skdistmlp.planning import plan as planning
 from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_driver import endless, steps_taken
 from tests.cluster.support import bounded, in_thread, wait_until
+from tests.marks import only_quick
 from tests.training.jobs import plan_of
 
 ENGINES = [("peers", 16), ("futures", 28)]
@@ -171,19 +173,40 @@ def fit_of(client, engine, n_own_parameters):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(("engine", "bytes_per_parameter"), ENGINES)
+@pytest.mark.parametrize(("engine", "n_arrays"), [("peers", 2), ("futures", 3)])
 def test_a_fit_gets_what_an_earlier_one_has_freed(
-    small_cluster, plan, engine, bytes_per_parameter
+    small_cluster, plan, engine, n_arrays
 ):
-    """Two at once would not fit."""
+    """Two at once would not fit. Nearly all are activations and deltas."""
     free = min(its.free for its in looked_at(small_cluster, plan).values())
-    fit = fit_of(small_cluster, engine, int(0.55 * free) // bytes_per_parameter)
+    n_rows = 8000
+    n_own = int(0.55 * free) // (4 * n_arrays * n_rows)
+    clf = DistributedMLPClassifier((2 * n_own,), client=small_cluster, max_iter=1)
+    clf.set_params(engine=engine, batch_size=n_rows)
+    X = np.ones((n_rows, 4), np.float32)
     for _ in range(2):
-        clf = bounded(*fit)
+        bounded(clf.fit, X, np.arange(n_rows) % 2)
         assert 0.5 * free < max(clf.plan_.bytes_held) < 0.6 * free
 
 
-@pytest.mark.parametrize("given", ["peers", "futures", "blocks"])
+def miss_workers_late(dask_scheduler):
+    """Have a scheduler learn of a lost worker after it has tried to ask it."""
+    remove_worker = dask_scheduler.remove_worker
+
+    async def remove_late(*args, **kwargs):
+        await asyncio.sleep(0.5)
+        return await remove_worker(*args, **kwargs)
+
+    dask_scheduler.remove_worker = remove_late
+
+
+def miss_workers_at_once(dask_scheduler):
+    del dask_scheduler.remove_worker
+
+
+@pytest.mark.parametrize(
+    "given", only_quick(0, 2, cases=["peers", "futures", "blocks"])
+)
 def test_a_worker_that_is_lost_when_it_is_asked_is_named(processes, monkeypatch, given):
     """The scheduler cannot pass the question on, and answers with its own error."""
     processes.have_workers(2)
@@ -200,9 +223,11 @@ def test_a_worker_that_is_lost_when_it_is_asked_is_named(processes, monkeypatch,
     if given == "blocks":
         X, engine = da.from_array(X, chunks=20), "peers"
     with Client(processes.address, set_as_default=False) as client:
+        client.run_on_scheduler(miss_workers_late)
         clf = DistributedMLPClassifier((8,), client=client, engine=engine)
         with pytest.raises(WorkerLostError, match=r"lost|dropped"):
             bounded(clf.fit, X, np.arange(40) % 2)
+        client.run_on_scheduler(miss_workers_at_once)
 
 
 def test_a_lost_worker_near_its_limit_is_explained(monkeypatch):

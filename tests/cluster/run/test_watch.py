@@ -8,6 +8,7 @@ import pytest
 from distributed import Client, Event
 
 from skdistmlp import ClusterError, WorkerLostError
+from skdistmlp.cluster._dask import CommClosedError
 from skdistmlp.cluster.run import watch as module
 from skdistmlp.cluster.run.watch import Watch, WorkersCheck
 from tests.cluster.support import WITHIN_S, bounded, wait_until
@@ -42,6 +43,19 @@ def test_a_worker_outside_the_cluster_ends_the_wait(client, workers):
 def test_a_loss_is_awaited_for_one_check_at_most(watch, monkeypatch):
     monkeypatch.setattr(module, "WORKER_CHECK_S", 0.2)
     bounded(watch.await_loss)
+
+
+def test_a_broken_connection_to_a_lost_worker_is_reported_as_its_loss(client, workers):
+    watch = Watch(client, [*workers, "tcp://127.0.0.1:1"])
+    with pytest.raises(CancelledError), watch.naming_losses():
+        raise CommClosedError
+    watch.close()
+
+
+def test_a_broken_connection_to_a_worker_that_is_there_stays_one(watch, monkeypatch):
+    monkeypatch.setattr(module, "WORKER_CHECK_S", 0.2)
+    with pytest.raises(CommClosedError), watch.naming_losses():
+        raise CommClosedError
 
 
 def test_a_closed_client_ends_the_wait(cluster):
