@@ -47,8 +47,10 @@ class LivenessCheck:
         silent = [w for w, answer in self._answers.items() if not answer.done()]
         waited_s = time.monotonic() - self._asked_at
         if silent and waited_s > self._timeout_s:
+            several = len(silent) > 1
+            who = f"worker{'s' if several else ''} {', '.join(silent)}"
             raise WorkerLostError(
-                f"worker {', '.join(silent)} has not answered for "
+                f"{who} {'have' if several else 'has'} not answered for "
                 f"{waited_s:.0f} s ({UNRESPONSIVE_TIMEOUTS} times "
                 f"skdistmlp.exchange-timeout is {self._timeout_s:g} s). Check "
                 f"what it is doing, and call again."

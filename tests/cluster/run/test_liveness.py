@@ -67,6 +67,16 @@ def test_a_silent_worker_is_named_and_not_pinged_again(clock, pings):
     assert len(pings) == 1
 
 
+def test_all_silent_workers_are_named(clock, pings):
+    check = LivenessCheck(None, WORKERS)
+    check.check()
+    clock.now += 4.1
+    with pytest.raises(
+        WorkerLostError, match="workers tcp://a, tcp://b have not answered for 4 s"
+    ):
+        check.check()
+
+
 def test_a_late_answer_is_an_answer(clock, pings):
     check = LivenessCheck(None, WORKERS)
     check.check()
