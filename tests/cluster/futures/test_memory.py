@@ -22,7 +22,7 @@ ALLOWANCE = 10 * 2**20
 @pytest.fixture(scope="module")
 def client():
     """Two workers that have trained before, so that everything is imported."""
-    with own_cluster(n_workers=2, memory_limit=0) as connected:
+    with own_cluster(method="spawn", n_workers=2, memory_limit=0) as connected:
         fit(classifier(connected, (50, 50)), *rows(100))
         yield connected
 

@@ -46,7 +46,9 @@ configured otherwise."""
 def small_cluster():
     with ExitStack() as stack:
         with dask.config.set({TERMINATE: RESTARTED_AT}):
-            client = stack.enter_context(own_cluster(n_workers=2, memory_limit=LIMIT))
+            client = stack.enter_context(
+                own_cluster(method="spawn", n_workers=2, memory_limit=LIMIT)
+            )
         # Loads this module there, which takes memory.
         client.run(resident_bytes)
         yield client

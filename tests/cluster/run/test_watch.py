@@ -97,7 +97,7 @@ def test_only_a_worker_with_queued_tasks_has_to_accept_them(
         "skdistmlp.cluster.run.liveness.worker_statuses",
         lambda _: dict.fromkeys(workers, "running") | {workers[1]: status},
     )
-    with dask.config.set({"skdistmlp.exchange-timeout": "10ms"}):
+    with dask.config.set({"skdistmlp.exchange-timeout": "500ms"}):
         watch = Watch(client, workers)
 
     def check_until_it_ends():
