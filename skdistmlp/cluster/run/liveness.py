@@ -53,7 +53,7 @@ class LivenessCheck:
                 f"{who} {'have' if several else 'has'} not answered for "
                 f"{waited_s:.0f} s ({UNRESPONSIVE_TIMEOUTS} times "
                 f"skdistmlp.exchange-timeout is {self._timeout_s:g} s). Check "
-                f"what it is doing, and call again."
+                f"what {'they are' if several else 'it is'} doing, and call again."
             )
         # Never two pings at a time: those to a worker that hangs would pile up. The
         # next is due `_timeout_s` after the last, so a worker that hangs right after

@@ -77,7 +77,7 @@ def test_a_silent_worker_ends_the_wait(client, workers, monkeypatch):
         watch.check()
         time.sleep(0.2)
         with pytest.raises(
-            WorkerLostError, match=r"has not answered for .* is 0\.08 s"
+            WorkerLostError, match=r"have not answered for .* is 0\.08 s"
         ):
             watch.check()
     watch.close()
