@@ -360,6 +360,13 @@ refused. What a failed one held is freed when garbage is collected."""
 MEMORY_POLL_S = 0.5
 """Between looks at whether they have."""
 
+RESUME_S = 2.0
+"""For paused workers to return memory that they have freed, and to resume, before a
+call goes on without them."""
+
+RESUME_POLL_S = 0.1
+"""Between looks at whether they have. Dask's workers look at their memory as often."""
+
 HANDSHAKE_TIMEOUT_S = 30.0
 """For a connecting process to prove that it belongs to the fit. A worker whose task
 holds the GIL may take long; an intruder occupies one of `MAX_UNVERIFIED` places for

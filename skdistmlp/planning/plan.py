@@ -225,7 +225,7 @@ class WorkerMemory:
     limit : int
         Its ``memory_limit`` in bytes.
     usable : float
-        Fraction of the limit at which its nanny restarts it; 1 without a nanny.
+        Fraction of the limit from which Dask gives it no tasks, or restarts it.
     taken : int
         Bytes that its process takes already, besides values that Dask may write to
         disk.
@@ -237,7 +237,7 @@ class WorkerMemory:
 
     @property
     def capacity(self) -> int:
-        """Bytes that its process may take."""
+        """Bytes that its process may take and still work."""
         return int(self.usable * self.limit)
 
     @property
@@ -267,11 +267,11 @@ def memory_shortage(plan: Plan, memory: Mapping[str, WorkerMemory]) -> str | Non
         if worker not in memory or n_bytes <= memory[worker].free:
             continue
         its = memory[worker]
-        restarted = f"; its nanny restarts it at {its.usable:.0%} of that"
+        stopped = f"; Dask pauses or restarts it at {its.usable:.0%} of that"
         taken = f"; its process takes {its.taken:,} bytes already"
         return (
             f"shard {rank} would hold {n_bytes:,} bytes on worker {worker}, whose "
-            f"memory_limit is {its.limit:,} bytes{restarted if its.usable < 1 else ''}"
+            f"memory_limit is {its.limit:,} bytes{stopped if its.usable < 1 else ''}"
             f"{taken if its.taken else ''}. {MEMORY_ADVICE}"
         )
     return None

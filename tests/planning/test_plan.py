@@ -308,8 +308,8 @@ def test_a_plan_fits_into_what_workers_have_free():
     assert memory_shortage(plan, memory) is None
     assert memory_shortage(plan_holding(700, 751), memory).startswith(
         "shard 1 would hold 751 bytes on worker tcp://b:2, whose memory_limit is 1,000 "
-        "bytes; its nanny restarts it at 95% of that; its process takes 200 bytes "
-        "already. Use workers with more memory, more workers, "
+        "bytes; Dask pauses or restarts it at 95% of that; its process takes 200 "
+        "bytes already. Use workers with more memory, more workers, "
     )
     of_one = {WORKERS[0]: WorkerMemory(699)}
     said = "whose memory_limit is 699 bytes. Use workers with"

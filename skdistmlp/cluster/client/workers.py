@@ -4,6 +4,7 @@ import math
 import socket
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,12 +12,19 @@ import dask
 from distributed import Client
 
 from skdistmlp.cluster._dask import host_and_port_of
+from skdistmlp.cluster.client.allocator import return_freed_memory
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import scheduler_address
+from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.exceptions import ClusterError, counted
 from skdistmlp.planning.plan import WorkerMemory
-from skdistmlp.settings import CONNECT_PROBE_S, CONNECT_PROBE_VALID_S
+from skdistmlp.settings import (
+    CONNECT_PROBE_S,
+    CONNECT_PROBE_VALID_S,
+    RESUME_POLL_S,
+    RESUME_S,
+)
 
 _PROBES: WeakKeyDictionary[Client, dict[str, float]] = WeakKeyDictionary()
 """Until when a client need not try again whether it can connect to a worker, infinite
@@ -43,8 +51,11 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
     ClusterError
         If the cluster has fewer, or none.
     """
-    present = workers_of(client)
     wanted = 1 if n_workers is None else n_workers
+    present = workers_of(client)
+    if n_workers is None or len(present) < wanted:
+        _resume_paused(client)
+        present = workers_of(client)
     if len(present) < wanted:
         needs = (
             f"n_workers={n_workers} needs {'at least ' if n_workers is None else ''}"
@@ -58,6 +69,24 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
             f"{', or lower n_workers' if wanted > 1 else ''}."
         )
     return present if n_workers is None else present[:n_workers]
+
+
+def _resume_paused(client: Client) -> None:
+    """Have paused workers return the memory that they have freed; wait a little.
+
+    An earlier fit may have left them paused.
+    """
+    deadline = time.monotonic() + RESUME_S
+    asked: dict[str, Future[Any]] = {}
+    while paused := _paused_workers(client):
+        if not asked:
+            asked = run_on_workers(client, paused, return_freed_memory)
+        if time.monotonic() > deadline:
+            break
+        time.sleep(RESUME_POLL_S)
+    # Whatever they have answered: the versions of the workers are still unknown.
+    for answer in asked.values():
+        answer.cancel()
 
 
 PAUSED_ADVICE = (
@@ -79,7 +108,7 @@ def why_too_few(client: Client, n_present: int, n_wanted: int) -> str:
     n_wanted : int
         How many it takes.
     """
-    n_paused = _count_paused(client)
+    n_paused = len(_paused_workers(client))
     if n_paused == 0:
         return ""
     accept = "accepts" if n_present == 1 else "accept"
@@ -93,13 +122,14 @@ def why_too_few(client: Client, n_present: int, n_wanted: int) -> str:
 
 def describe_paused(client: Client) -> str:
     """Say how many workers of a cluster are paused; nothing if none is."""
-    n_paused = _count_paused(client)
+    n_paused = len(_paused_workers(client))
     return _paused(n_paused) if n_paused else ""
 
 
-def _count_paused(client: Client) -> int:
+def _paused_workers(client: Client) -> list[str]:
     with translate_dask_errors(client, (), "looking for workers"):
-        return list(worker_statuses(client).values()).count("paused")
+        statuses = worker_statuses(client)
+    return [worker for worker, status in statuses.items() if status == "paused"]
 
 
 def _paused(n_paused: int) -> str:
@@ -178,22 +208,32 @@ def note_unreachable(client: Client, worker: str) -> None:
 def worker_memory(client: Client, workers: Sequence[str]) -> dict[str, WorkerMemory]:
     """Return what the scheduler knows of the memory of each worker that has a limit.
 
-    What their processes take is as of their last heartbeat. At what fraction of the
-    limit a nanny restarts its worker, only that worker knows: here it is as in this
-    process's configuration. `skdistmlp.cluster.run.free_memory` asks the workers.
+    What their processes take is as of their last heartbeat. What fraction of the limit
+    a worker may use, only that worker knows: here it is as in this process's
+    configuration. `skdistmlp.cluster.run.free_memory` asks the workers.
     """
     with translate_dask_errors(client, (), "asking for the workers' memory"):
         known = known_workers(client)
-    restarts_at = dask.config.get("distributed.worker.memory.terminate", False)
     return {
         worker: WorkerMemory(
             info["memory_limit"],
-            usable=restarts_at if restarts_at and info["nanny"] else 1.0,
+            usable=usable_fraction(has_nanny=bool(info["nanny"])),
             taken=_taken_at_heartbeat(worker, info["metrics"]),
         )
         for worker in workers
         if (info := known.get(worker)) and info["memory_limit"]
     }
+
+
+def usable_fraction(has_nanny: bool) -> float:
+    """Return the fraction of its memory limit that a worker can use and still work.
+
+    Above it Dask gives it no more tasks, or its nanny restarts it. As this process is
+    configured.
+    """
+    names = ["pause", "terminate"] if has_nanny else ["pause"]
+    found = [dask.config.get(f"distributed.worker.memory.{name}", 0) for name in names]
+    return min((fraction for fraction in found if fraction), default=1.0)
 
 
 def _taken_at_heartbeat(worker: str, metrics: dict[str, Any]) -> int:

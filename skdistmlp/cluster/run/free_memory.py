@@ -1,18 +1,20 @@
 """Whether the workers of a fit have room for it, asked of the workers themselves."""
 
-import ctypes
 import importlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import dask
 from distributed import Client, Worker
 
 from skdistmlp.cluster._dask import memory_use
+from skdistmlp.cluster.client.allocator import return_freed_memory
 from skdistmlp.cluster.client.rpc import run_on_workers, wait_while
-from skdistmlp.cluster.client.workers import bytes_taken, worker_memory
+from skdistmlp.cluster.client.workers import (
+    bytes_taken,
+    usable_fraction,
+    worker_memory,
+)
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.planning.plan import Plan, WorkerMemory, memory_shortage
 from skdistmlp.settings import MEMORY_FREED_S, MEMORY_POLL_S
@@ -66,7 +68,7 @@ def measured_memory(
 
     Heartbeats come late, and a worker that is new takes some 80 MB more once it has
     imported this package. And only a worker's own configuration, which it has from its
-    nanny, says when the nanny restarts it. The workers must run the same versions.
+    nanny, says when Dask pauses or restarts it. The workers must run the same versions.
 
     Parameters
     ----------
@@ -95,18 +97,5 @@ def look_at_memory(module: str, trim: bool, dask_worker: Worker) -> tuple[float,
     importlib.import_module(module)
     if trim:
         return_freed_memory()
-    restarts_at = dask.config.get("distributed.worker.memory.terminate", False)
-    usable = restarts_at if restarts_at and dask_worker.nanny else 1.0
+    usable = usable_fraction(has_nanny=bool(dask_worker.nanny))
     return usable, bytes_taken(dask_worker.address, *memory_use(dask_worker))
-
-
-def return_freed_memory() -> None:
-    """Return to the system what this process has freed, where the C library can.
-
-    The allocator of glibc keeps much of what was freed for the next allocation, and so
-    it counts as taken, although the next fit would get it.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)

@@ -15,6 +15,7 @@ from skdistmlp.cluster.client.workers import (
     can_connect,
     choose_workers,
     threads_of,
+    usable_fraction,
     worker_memory,
     worker_statuses,
     workers_of,
@@ -23,7 +24,7 @@ from skdistmlp.cluster.data.dask_collections import compute
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.client.support import classifier, small
 from tests.cluster.leaks import own_cluster
-from tests.cluster.support import bounded, wait_until
+from tests.cluster.support import WITHIN_S, bounded, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -85,7 +86,7 @@ def test_statuses_threads_and_limits_are_those_of_all_workers(client):
     assert set(memory) == set(workers)
     for its in memory.values():
         assert its.limit > 0
-        assert its.usable == dask.config.get("distributed.worker.memory.terminate")
+        assert its.usable == dask.config.get("distributed.worker.memory.pause")
         assert 5e7 < its.taken < 2e9
 
 
@@ -142,8 +143,9 @@ def test_a_worker_without_a_network_address_is_unreachable(address):
 
 
 @pytest.fixture
-def paused():
+def paused(monkeypatch):
     """Two workers, of which none accepts tasks."""
+    monkeypatch.setattr(module, "RESUME_S", 0.2)
 
     def pause(dask_worker):
         dask_worker.status = Status.paused
@@ -183,6 +185,51 @@ def test_paused_workers_are_counted(paused, digits):
         bounded(compute, paused, lazy)
 
 
+def test_paused_workers_that_resume_are_chosen(paused, monkeypatch):
+    """They are asked to return memory; whether they then resume, Dask decides."""
+    monkeypatch.setattr(module, "RESUME_S", WITHIN_S)
+
+    def resume(dask_worker):
+        dask_worker.status = Status.running
+
+    monkeypatch.setattr(module, "return_freed_memory", resume)
+    assert set(bounded(choose_workers, paused, None)) == set(paused.nthreads())
+
+
+def test_nobody_waits_for_paused_workers_where_others_are_enough(client, monkeypatch):
+    first, second, third = client.nthreads()
+    monkeypatch.setattr(
+        module,
+        "worker_statuses",
+        lambda _: {first: "paused", second: "running", third: "running"},
+    )
+    asked = []
+    monkeypatch.setattr(module, "RESUME_S", 0.2)
+    monkeypatch.setattr(
+        module, "run_on_workers", lambda _, some, *__: asked.extend(some) or {}
+    )
+    assert choose_workers(client, 2) == (second, third)
+    assert asked == []
+    assert choose_workers(client, None) == (second, third)
+    assert set(asked) == {first}
+
+
+@pytest.mark.parametrize(
+    ("pause", "terminate", "fractions"),
+    [
+        (0.8, 0.95, (0.8, 0.8)),
+        (False, 0.95, (1.0, 0.95)),
+        (0.9, 0.7, (0.9, 0.7)),
+        (False, False, (1.0, 1.0)),
+    ],
+)
+def test_a_worker_can_use_what_dask_lets_it(pause, terminate, fractions):
+    memory = "distributed.worker.memory"
+    with dask.config.set({f"{memory}.pause": pause, f"{memory}.terminate": terminate}):
+        found = tuple(usable_fraction(has_nanny) for has_nanny in (False, True))
+    assert found == fractions
+
+
 @pytest.mark.parametrize(
     ("statuses", "n_workers", "said"),
     [
@@ -211,6 +258,7 @@ def test_workers_that_are_missing_beside_paused_ones_are_asked_for(
         "skdistmlp.cluster.client.workers.worker_statuses",
         lambda _: {f"tcp://w:{i}": status for i, status in enumerate(statuses)},
     )
+    monkeypatch.setattr(module, "RESUME_S", 0.0)
     with pytest.raises(ClusterError, match=said):
         choose_workers(client, n_workers)
 

@@ -37,15 +37,17 @@ LIMIT = 1000 * MB
 
 TERMINATE = "distributed.worker.memory.terminate"
 
+PAUSE = "distributed.worker.memory.pause"
+
 RESTARTED_AT = 0.9
-"""Fraction of the limit at which nannies restart these workers; this process is
-configured otherwise."""
+"""Fraction of the limit at which nannies restart these workers, which are never paused;
+this process is configured otherwise."""
 
 
 @pytest.fixture(scope="module")
 def small_cluster():
     with ExitStack() as stack:
-        with dask.config.set({TERMINATE: RESTARTED_AT}):
+        with dask.config.set({TERMINATE: RESTARTED_AT, PAUSE: False}):
             client = stack.enter_context(
                 own_cluster(method="spawn", n_workers=2, memory_limit=LIMIT)
             )
@@ -92,12 +94,12 @@ def test_what_a_process_takes_and_may_take_is_asked_of_the_worker(
         looked_at(small_cluster, too_much)
 
 
-def test_a_worker_without_a_nanny_may_take_its_limit(processes):
+def test_a_worker_without_a_nanny_is_paused_but_not_restarted(processes):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
         plan = plan_of("peers", client.nthreads(), 2)
         memory = looked_at(client, plan)
-    assert {its.usable for its in memory.values()} == {1.0}
+    assert {its.usable for its in memory.values()} == {dask.config.get(PAUSE)}
 
 
 def test_values_that_dask_can_write_to_disk_are_not_counted(
