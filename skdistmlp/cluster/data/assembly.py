@@ -64,11 +64,13 @@ def assemble_dataset(
         values, missing, lost = fetching.result()
         if missing:
             raise WorkerLostError(
-                f"could not fetch {len(missing)} of the blocks of X from "
-                f"{', '.join(lost) or 'the workers that held them'}: they were lost, "
-                f"or too busy to answer within Dask's timeout for connections "
+                f"worker {worker.address} could not fetch {len(missing)} of the blocks "
+                f"of X from {', '.join(lost) or 'the workers that held them'}: they "
+                f"were lost, or could not be reached, or were too busy to answer, "
+                f"within Dask's timeout for connections "
                 f"(distributed.comm.timeouts.connect). Call again: Dask computes lost "
-                f"blocks once more if it can."
+                f"blocks once more if it can. If the workers are still there, allow "
+                f"connections between all of them, in both directions."
             )
         return [values[key] for key in keys]
 

@@ -312,9 +312,9 @@ def test_a_fit_that_exceeds_a_workers_memory_is_refused(client, rows):
 
 def test_an_array_larger_than_the_cluster_is_not_computed(client):
     X = exploding((4, 10**12), (1, 10**12))
-    # Of which nannies restart their workers at 95%.
+    # Of which Dask pauses workers at 80%.
     limits = [info["memory_limit"] for info in known_workers(client).values()]
-    limit = sum(int(0.95 * limit) for limit in limits)
+    limit = sum(int(0.8 * limit) for limit in limits)
     with pytest.raises(ClusterError, match=f"X takes {X.nbytes:,} by.* to {limit:,} b"):
         bounded(classifier(client).fit, X, [0, 1, 0, 1])
 
