@@ -178,7 +178,7 @@ def _shared(client, engine, n_workers):
         ("sparse, early stopping, numbers", {}),
     ],
 )
-@on_a_cluster
+@quickly_on_a_cluster
 def test_shards_match_scikit_learn(client, engine, name, params, n_workers):
     case = Case.of(name, n_rows=1797, batch_size=600, max_iter=2, **params)
     ours = assert_parity(case, **_shared(client, engine, n_workers))
@@ -239,7 +239,7 @@ def test_shards_stop_at_the_same_epoch_as_scikit_learn(client, engine, name, par
 @pytest.mark.parametrize(
     ("name", "n_workers"), [("defaults", 2), ("defaults", 3), ("numbers", 2)]
 )
-@on_a_cluster
+@quickly_on_a_cluster
 def test_shards_match_in_float32_for_20_epochs(client, engine, name, n_workers):
     case = Case.of(name, max_iter=20, batch_size=240).float32()
     ours = assert_parity(case, **_shared(client, engine, n_workers))

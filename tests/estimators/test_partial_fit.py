@@ -248,7 +248,7 @@ OPTIMISERS = {
     [
         pytest.param(lambda clf: clf, id="at once"),
         pytest.param(_pickled, id="pickled"),
-        pytest.param(deepcopy, id="copied"),
+        pytest.param(deepcopy, id="copied", marks=pytest.mark.slow),
         pytest.param(_handed_over, id="in turns with scikit-learn"),
     ],
 )

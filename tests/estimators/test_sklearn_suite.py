@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.engines import futures, local, peers
 from skdistmlp.parallel import whole_network
+from tests.marks import only_quick
 
 OURS = {
     "MLPClassifier": DistributedMLPClassifier,
@@ -71,10 +72,10 @@ def _loaded():
 
 
 def _on_every_engine(name, test):
-    marks = () if name in FAST else pytest.mark.slow
-    on_cluster = [pytest.param(engine, marks=marks) for engine in ("futures", "peers")]
+    # Each step of futures takes tens of milliseconds.
+    quick = (0, 2) if name in FAST else (0,)
     parametrize = pytest.mark.parametrize(
-        "engine", ["local", *on_cluster], indirect=True
+        "engine", only_quick(*quick, cases=ENGINES), indirect=True
     )
     return pytest.mark.usefixtures("engine")(parametrize(test))
 

@@ -135,7 +135,7 @@ def test_gradients_match_with_an_activation_per_layer_over_sockets(activations):
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
 @pytest.mark.parametrize(("output", "n_outputs"), HEADS)
-@pytest.mark.parametrize("shares", [[1, 1, 1], [5, 2]], ids=str)
+@pytest.mark.parametrize("shares", only_quick(1, cases=[[1, 1, 1], [5, 2]]), ids=str)
 def test_gradients_over_sockets_match_finite_differences(
     activation, output, n_outputs, shares
 ):

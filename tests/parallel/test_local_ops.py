@@ -23,6 +23,7 @@ from skdistmlp.training.step import (
     training_step,
 )
 from tests import strategies
+from tests.marks import only_quick
 from tests.nn.silu import silu_known
 from tests.parallel.ops_contract import (
     HEADS,
@@ -130,7 +131,9 @@ def test_the_contract_holds_for_every_loss_and_optimiser(
 @pytest.mark.parametrize("n_shards", [1, 2, 3])
 @pytest.mark.parametrize("hidden", HIDDEN[1:], ids=str)
 @pytest.mark.parametrize("output", sorted(OUTPUTS))
-@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize(
+    "weighted", only_quick(1, cases=[False, True]), ids=["", "weighted"]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_shards_in_threads_meet_the_contract_with_the_same_bits(
     n_shards, hidden, output, weighted, dtype

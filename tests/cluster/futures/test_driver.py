@@ -53,7 +53,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 @pytest.mark.parametrize(
     ("n_shards", "hidden", "options"),
     only_quick(
-        1,
         4,
         7,
         cases=[
