@@ -3,6 +3,7 @@
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def predict_by_rows(
 
     The network stays on the workers for the next call; see `WorkerCache`. If a worker
     is lost, the others go on with the rows that are not predicted yet, or, if none is
-    left, this process does: each has the whole network.
+    left, this process does: each has the whole network. If none is, but the cluster
+    dropped what was sent, the same workers go on, once.
 
     Parameters
     ----------
@@ -59,6 +61,7 @@ def predict_by_rows(
     """
     blocks = list(gen_batches(X.shape[0], rows_per_block))
     outputs: list[FloatArray] = []
+    may_repeat = True
     while workers:
         rest = blocks[len(outputs) :]
         try:
@@ -68,9 +71,19 @@ def predict_by_rows(
                 outputs += found
             return np.concatenate(outputs)
         except WorkerLostError as error:
-            workers = _workers_left(client, workers)
+            left = _workers_left(client, workers)
+            where = f"on {len(left)} of the workers" if left else "here"
+            if left == workers:
+                # All of them are still there. One that hangs cannot be told from the
+                # others; but if the cluster dropped what was sent, all can go on. Not
+                # again and again: whatever dropped it may do so each time.
+                if may_repeat and isinstance(error.__cause__, CancelledError):
+                    where = "on the same workers"
+                    may_repeat = False
+                else:
+                    left, where = (), "here"
+            workers = left
             n_rows = sum(block.stop - block.start for block in blocks[len(outputs) :])
-            where = f"on {len(workers)} of the workers" if workers else "here"
             warnings.warn(
                 f"{what_happened(error)}: continuing with the other "
                 f"{counted(n_rows, 'row')} {where}.",
@@ -85,14 +98,12 @@ STACKLEVEL = 6
 
 
 def _workers_left(client: Client, workers: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the workers that can go on after one of them was lost."""
+    """Return those of some workers that still accept tasks."""
     try:
         present = workers_of(client)
     except ClusterError:
         return ()
-    left = tuple(worker for worker in workers if worker in present)
-    # One that hangs is still there, and cannot be told from the others.
-    return left if len(left) < len(workers) else ()
+    return tuple(worker for worker in workers if worker in present)
 
 
 def _predict_in_turns(

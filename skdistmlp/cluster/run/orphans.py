@@ -6,7 +6,7 @@ through the scheduler and arrive after their client has gone, Dask would keep fo
 """
 
 from asyncio import gather, wait_for, wrap_future
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,46 +69,55 @@ class OrphanCleanup(SchedulerPlugin):
         else:
             # A race: this call came over another connection than the news that the
             # client is gone, and later. `remove_client` will not be called again.
-            self._release_later(name, run)
+            self._release_later(name, run, partial(is_of_run, name))
 
     def forget_run(self, name: str) -> None:
         """Forget a run that has released everything itself."""
         self.runs.pop(name, None)
 
-    def release_run(self, name: str) -> None:
-        """Release what a run has sent, of which its client does not know the end."""
+    def release_run(self, name: str, keys: Collection[object]) -> None:
+        """Forget a run, and release values of which its client does not know the end.
+
+        Only those: the client still has others, such as those in its cache.
+        """
         if (run := self.runs.pop(name, None)) is not None:
-            self._release_later(name, run)
+            self._release_later(name, run, set(keys).__contains__)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Release what a client that has gone sent; called by Dask."""
         for name, run in list(self.runs.items()):
             if run.client == client:
                 del self.runs[name]
-                self._release_later(name, run)
+                self._release_later(name, run, partial(is_of_run, name))
 
-    def _release_later(self, name: str, run: Run) -> None:
+    def _release_later(
+        self, name: str, run: Run, is_orphan: Callable[[object], bool]
+    ) -> None:
         # Several times: a value may still be on its way when its client is gone.
         for after_s in ORPHAN_LOOKS_S:
-            release = partial(release_run, self._scheduler, name, run)
+            release = partial(release_orphans, self._scheduler, name, run, is_orphan)
             call_later(self._scheduler, after_s, release)
 
 
-async def release_run(scheduler: Any, name: str, run: Run) -> None:
-    """Release everything that a run has sent to its workers."""
+def is_of_run(name: str, key: object) -> bool:
+    """Say whether a key belongs to a run."""
+    return isinstance(key, tuple) and key[1:2] == (name,)
 
-    def is_of_run(key: object) -> bool:
-        return isinstance(key, tuple) and key[1:2] == (name,)
+
+async def release_orphans(
+    scheduler: Any, name: str, run: Run, is_orphan: Callable[[object], bool]
+) -> None:
+    """Release what a run has sent to its workers, and nobody will release."""
 
     async def release_on(worker: str) -> None:
         held = await wait_for(keys_on_worker(scheduler, worker), ORPHAN_ANSWER_S)
         # What the scheduler knows goes its usual way; only what it does not know is
         # dropped here.
-        unknown = [k for k in held if is_of_run(k) and k not in scheduler.tasks]
+        unknown = [k for k in held if is_orphan(k) and k not in scheduler.tasks]
         remove_replicas(scheduler, worker, unknown, reason=name)
 
     if run.client in scheduler.clients:
-        keys = [key for key in scheduler.tasks if is_of_run(key)]
+        keys = [key for key in scheduler.tasks if is_orphan(key)]
         release_keys(scheduler, keys, run.client)
         if not has_connection(scheduler, run.client):
             # A value that arrived after its client had gone made Dask create the client
@@ -150,11 +159,20 @@ class RegisteredRun:
         """
         wait([self._registered, self._closing], ORPHAN_ANSWER_S, FIRST_COMPLETED)
 
-    def close(self, sent: Iterable[Future[Any]], cut_short: bool = False) -> None:
+    def close(
+        self, sent: Iterable[Future[Any]], cut_short: Collection[object] = ()
+    ) -> None:
         """Have the scheduler forget the run as soon as all it has sent has arrived.
 
-        Not earlier: the process may be killed while a value is on its way. If one was
-        cut short, nobody knows whether it arrives, and the scheduler releases the run.
+        Not earlier: the process may be killed while a value is on its way.
+
+        Parameters
+        ----------
+        sent : iterable of Future
+            Done when it has arrived.
+        cut_short : collection of keys
+            Of values of which nobody knows whether they arrive: the scheduler releases
+            them.
         """
         if self._closing.done():
             return
@@ -163,8 +181,12 @@ class RegisteredRun:
         # The scheduler notices a closed client anyway; and its loop may end right now.
         with suppress(CancelledError, RuntimeError):
             check_open(self._client)
-            end = "skdistmlp_release_run" if cut_short else "skdistmlp_forget_run"
-            submit_rpc(self._client, self._end, end, [self._registered, *sent])
+            before = [self._registered, *sent]
+            if cut_short:
+                end, orphans = "skdistmlp_release_run", {"keys": list(cut_short)}
+            else:
+                end, orphans = "skdistmlp_forget_run", {}
+            submit_rpc(self._client, self._end, before, end, **orphans)
 
     async def _register(self, workers: list[str]) -> None:
         # Each time: it is idempotent, and the scheduler may be a new one.
@@ -177,9 +199,9 @@ class RegisteredRun:
             workers=workers,
         )
 
-    async def _end(self, how: str, before: list[Future[Any]]) -> None:
+    async def _end(self, before: list[Future[Any]], how: str, **orphans: Any) -> None:
         await gather(*map(wrap_future, before), return_exceptions=True)
         # The scheduler may never answer, and the traceback of what was cut short holds
         # the value.
         before.clear()
-        await call_scheduler(self._client, how, name=self._name)
+        await call_scheduler(self._client, how, name=self._name, **orphans)

@@ -85,6 +85,8 @@ class Scatterer:
         self._lock = threading.Lock()
         self._closed = False
         self._under_way: WeakSet[concurrent.futures.Future[Any]] = WeakSet()
+        # Keys of values that may have arrived, but have no future yet.
+        self._without_future: set[Key] = set()
 
     def scatter(
         self, name: str, values: Sequence[Any], ranks: Sequence[int] | None = None
@@ -189,9 +191,13 @@ class Scatterer:
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
-            cut_short = [sending for sending in self._under_way if sending.cancel()]
+            for sending in self._under_way:
+                sending.cancel()
+            # Also those that have arrived just now: each is released anyway, since the
+            # run is closed.
+            cut_short = list(self._without_future)
         if self.registered is not None:
-            self.registered.close(self._sent, bool(cut_short))
+            self.registered.close(self._sent, cut_short)
 
     def _send(self, key: Key, rank: int, value: Any) -> Future[Any]:
         """Send a value to the worker of a shard."""
@@ -199,6 +205,8 @@ class Scatterer:
             # First the run, then its values: the scheduler cleans up only what belongs
             # to runs that it knows.
             self.registered.wait()
+        with self._lock:
+            self._without_future.add(key)
         future = send_to_worker(
             self._client,
             key,
@@ -210,6 +218,8 @@ class Scatterer:
         # If the run was closed meanwhile, since another shard's value could not be sent
         # or the user interrupted it, this releases the future at once.
         self._held.add([(future, rank)])
+        with self._lock:
+            self._without_future.discard(key)
         return future
 
     def _check_open(self) -> None:

@@ -1,6 +1,9 @@
 """Predictions split by rows: every worker has the whole network."""
 
+import asyncio
 import re
+import signal
+import time
 from copy import copy
 
 import dask
@@ -11,15 +14,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from skdistmlp import ClusterError, DistributedMLPClassifier
+from skdistmlp.cluster import _dask
 from skdistmlp.cluster.prediction import by_rows
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import futures
 from skdistmlp.planning import prediction
 from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.settings import ORPHAN_LOOKS_S
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, own_cluster
-from tests.cluster.support import bounded
+from tests.cluster.support import WITHIN_S, bounded
 from tests.estimators.support import fit
 
 
@@ -186,11 +191,82 @@ def test_rows_of_lost_workers_are_predicted_elsewhere(
         assert_nothing_left(client)
 
 
+def test_workers_that_are_left_predict_all_the_rest(
+    tmp_path, data, fitted, sharing_is_free, monkeypatch
+):
+    """Also when what was on its way to a lost worker is cleaned up."""
+    labels = fitted.predict(data[0])
+    with (
+        DaskProcesses(tmp_path, n_workers=3) as processes,
+        Client(processes.address, set_as_default=False) as client,
+    ):
+        lost, runs, call = next(iter(processes.workers)), [], _dask.call_or_abort
+        submit = Placement.submit
+
+        async def kill_and_call(client, address, **message):
+            (key,) = message.get("data", [()])
+            if address == lost and key[0].startswith("rows") and key[2] == 2:
+                processes.kill_worker(lost)
+                # As long as Dask tries to connect to a worker.
+                await asyncio.sleep(WITHIN_S)
+            return await call(client, address, **message)
+
+        def note_and_submit(self, keys):
+            if self not in runs:
+                runs.append(self)
+                if len(runs) == 2:
+                    time.sleep(ORPHAN_LOOKS_S[0] + 0.5)
+            return submit(self, keys)
+
+        monkeypatch.setattr(_dask, "call_or_abort", kill_and_call)
+        monkeypatch.setattr(Placement, "submit", note_and_submit)
+        fitted.set_params(engine="auto", client=client)
+        with pytest.warns(UserWarning, match="continuing") as caught:
+            found = bounded(lambda: fitted.predict(data[0]))
+        assert_array_equal(found, labels)
+        (warning,) = caught
+        assert f"{lost} was lost while predicting" in str(warning.message)
+        assert "rows on 2 of the workers." in str(warning.message)
+        assert [len(run._workers) for run in runs] == [3, 2]
+        assert set(runs[1]._workers) == set(processes.workers)
+        assert_nothing_left(client)
+
+
+@pytest.mark.parametrize(
+    "wheres",
+    [["on the same workers"], ["on the same workers", "here"]],
+    ids=["once", "twice"],
+)
+def test_workers_that_dropped_a_block_go_on_once(
+    client, data, fitted, sharing_is_free, monkeypatch, wheres
+):
+    labels = fitted.predict(data[0])
+    runs, submit = [], Placement.submit
+
+    def submit_and_cancel(self, keys):
+        futures = submit(self, keys)
+        if self not in runs:
+            runs.append(self)
+            if len(runs) <= len(wheres):
+                client.cancel(futures, force=True)
+        return futures
+
+    monkeypatch.setattr(Placement, "submit", submit_and_cancel)
+    fitted.set_params(engine="auto", client=client)
+    with pytest.warns(UserWarning, match="dropped the data of this call") as caught:
+        found = bounded(lambda: fitted.predict(data[0]))
+    found_wheres = [str(warning.message).split(" rows ")[1] for warning in caught]
+    assert found_wheres == [f"{where}." for where in wheres]
+    assert_array_equal(found, labels)
+    assert_nothing_left(client)
+
+
 @pytest.mark.parametrize("engine", ["auto", "peers"])
 def test_a_scheduler_lost_in_a_prediction_matters_only_if_an_engine_was_asked_for(
     processes, data, fitted, sharing_is_free, monkeypatch, engine
 ):
     labels = fitted.predict(data[0])
+    processes.have_workers(2)
     with (
         Client(processes.address, set_as_default=False) as client,
         dask.config.set({"skdistmlp.exchange-timeout": "500ms"}),
@@ -218,7 +294,31 @@ def test_a_scheduler_lost_in_a_prediction_matters_only_if_an_engine_was_asked_fo
         assert len(turns) == 3
 
 
-def test_a_worker_that_hangs_is_not_asked_again(client):
-    workers = tuple(client.nthreads())
-    assert by_rows._workers_left(client, workers) == ()
-    assert by_rows._workers_left(client, (*workers, "tcp://gone:1")) == workers
+def test_workers_of_which_one_hangs_are_not_asked_again(
+    processes, data, fitted, sharing_is_free, monkeypatch
+):
+    labels = fitted.predict(data[0])
+    processes.have_workers(2)
+    hung = next(iter(processes.workers))
+    with (
+        Client(processes.address, set_as_default=False) as client,
+        dask.config.set({"skdistmlp.exchange-timeout": "500ms"}),
+    ):
+        turns, submit = [], Placement.submit
+
+        def stop_and_submit(self, keys):
+            turns.append(keys)
+            if len(turns) == 3:
+                processes.workers[hung].send_signal(signal.SIGSTOP)
+            return submit(self, keys)
+
+        monkeypatch.setattr(Placement, "submit", stop_and_submit)
+        fitted.set_params(engine="auto", client=client)
+        expected = rf"{hung} has not answered .* rows here\.$"
+        try:
+            with pytest.warns(UserWarning, match=expected) as caught:
+                found = bounded(lambda: fitted.predict(data[0]))
+        finally:
+            processes.kill_worker(hung)
+        assert len(caught) == 1
+        assert_array_equal(found, labels)

@@ -105,6 +105,27 @@ def test_a_run_stays_registered_while_a_value_is_under_way(client, workers):
     wait_until(lambda: runs(client) == [], "both are")
 
 
+def test_of_a_run_that_was_cut_short_only_values_without_a_future_are_removed(
+    client, workers
+):
+    """The client has others in its cache, and a later call uses them."""
+    cached, cut_short = ("rows", "a run", 1), ("rows", "a run", 2)
+    announced = RegisteredRun(client, "a run", workers)
+    wait_until(lambda: runs(client) == ["a run"], "the run is known")
+    sent = client.scatter(dict.fromkeys((cached, cut_short), b"data"))
+    announced.close([], [cut_short])
+
+    def known(dask_scheduler):
+        return [key for key in (cached, cut_short) if key in dask_scheduler.tasks]
+
+    wait_until(
+        lambda: cut_short not in client.run_on_scheduler(known), "one is removed"
+    )
+    assert client.run_on_scheduler(known) == [cached]
+    assert client.submit(len, sent[cached]).result(WITHIN_S) == 4
+    assert runs(client) == []
+
+
 def test_a_run_of_a_lost_client_is_not_registered(client, workers):
     def begin(dask_scheduler):
         plugin = dask_scheduler.plugins["skdistmlp-orphan-cleanup"]
