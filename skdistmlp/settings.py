@@ -11,6 +11,7 @@ import operator
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -233,10 +234,19 @@ def _positive_duration(value: Any) -> float:
 def _size(value: Any) -> int:
     from dask.utils import parse_bytes
 
-    # Dask takes "GB" for 1 GB, and an empty text for 1 byte.
-    if isinstance(value, str) and not any(map(str.isdigit, value)):
+    # Dask takes "GB" for 1 GB, an empty text for 1 byte, and 1.5 and "1.5" for 1 byte.
+    if isinstance(value, str):
+        if not any(map(str.isdigit, value)):
+            raise ValueError
+        # It may have a unit.
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, float) and not value.is_integer():
         raise ValueError
-    return _count(parse_bytes(value))
+    # No machine has more.
+    if (size := _count(parse_bytes(value))) > sys.maxsize:
+        raise ValueError
+    return size
 
 
 def _count(value: Any) -> int:
