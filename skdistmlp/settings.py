@@ -11,6 +11,7 @@ import operator
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -47,7 +48,11 @@ class Setting(NamedTuple):
     @property
     def variable(self) -> str:
         """The environment variable that Dask reads it from."""
-        return f"DASK_{self.key.upper().replace('.', '__').replace('-', '_')}"
+        return _variable(self.key)
+
+
+def _variable(key: str) -> str:
+    return f"DASK_{key.upper().replace('.', '__').replace('-', '_')}"
 
 
 SETTINGS = {
@@ -120,7 +125,7 @@ def _parsed(name: str, parse: Callable[[Any], T]) -> T:
     from dask import config
 
     setting = SETTINGS[name]
-    _check_sections(setting.key)
+    _check_names(config)
     # When this package is imported inside `dask.config.set(...)` of one of its
     # settings, the end of the block removes all of them: the table still has the
     # defaults.
@@ -145,21 +150,69 @@ def _parsed(name: str, parse: Callable[[Any], T]) -> T:
         ) from error
 
 
-def _check_sections(key: str) -> None:
-    """Refuse a value in the place of the settings below it, as of ``skdistmlp``."""
-    from dask import config
+def _misplaced(config: ModuleType) -> dict[str, Any]:
+    """Return values in the place of the settings below them, as of ``skdistmlp``."""
+    values = {section: config.get(section, None) for section in _sections()}
+    return {
+        section: value
+        for section, value in values.items()
+        if value is not None and not isinstance(value, Mapping)
+    }
 
-    names = key.split(".")
-    for n_names in range(1, len(names)):
-        section = ".".join(names[:n_names])
-        value = config.get(section, None)
-        if value is not None and not isinstance(value, Mapping):
-            variable = f"DASK_{section.replace('.', '__').upper()}"
-            raise ValueError(
-                f"{section} is {value!r} in Dask's configuration, expected settings, "
-                f"such as {key}. Correct it there, or in the environment variable "
-                f"{variable}."
-            )
+
+def _sections() -> dict[str, str]:
+    """Return the keys that have settings below them, each with one of these."""
+    sections: dict[str, str] = {}
+    for setting in SETTINGS.values():
+        names = setting.key.split(".")
+        for n_names in range(1, len(names)):
+            sections.setdefault(".".join(names[:n_names]), setting.key)
+    return sections
+
+
+def _check_names(config: ModuleType) -> None:
+    """Refuse values in the place of settings; warn of names that no setting has."""
+    for section, value in _misplaced(config).items():
+        raise ValueError(
+            f"{section} is {value!r} in Dask's configuration, expected settings, such "
+            f"as {_sections()[section]}. Correct it there, or in the environment "
+            f"variable {_variable(section)}."
+        )
+    present = config.get("skdistmlp", None) or {}
+    unknown = sorted(set(_names(present)) - set(SETTINGS) - _warned_of)
+    if not unknown:
+        return
+    import difflib
+    import warnings
+
+    _warned_of.update(unknown)
+    keys = [
+        f"skdistmlp.{name} (the closest is "
+        f"skdistmlp.{difflib.get_close_matches(name, SETTINGS, 1, cutoff=0)[0]})"
+        for name in unknown
+    ]
+    variables = [_variable(f"skdistmlp.{name}") for name in unknown]
+    warnings.warn(
+        f"Dask's configuration has settings that skdistmlp does not know and ignores: "
+        f"{', '.join(keys)}. Correct them there, or in the environment "
+        f"({', '.join(variables)}).",
+        stacklevel=4,
+    )
+
+
+_warned_of: set[str] = set()
+"""Unknown names that this process, or the one it was forked from, has warned of."""
+
+
+def _names(values: Mapping[Any, Any], above: str = "") -> Iterator[str]:
+    """Yield the names of what is set, spelt with hyphens as those of settings are."""
+    for key, value in list(values.items()):
+        name = above + str(key).replace("_", "-")
+        # A setting that has values below it is refused when it is read.
+        if isinstance(value, Mapping) and value and name not in SETTINGS:
+            yield from _names(value, f"{name}.")
+        elif f"skdistmlp.{name}" not in _sections():
+            yield name
 
 
 def _duration(value: Any) -> float:
@@ -181,10 +234,19 @@ def _positive_duration(value: Any) -> float:
 def _size(value: Any) -> int:
     from dask.utils import parse_bytes
 
-    # Dask takes "GB" for 1 GB, and an empty text for 1 byte.
-    if isinstance(value, str) and not any(map(str.isdigit, value)):
+    # Dask takes "GB" for 1 GB, an empty text for 1 byte, and 1.5 and "1.5" for 1 byte.
+    if isinstance(value, str):
+        if not any(map(str.isdigit, value)):
+            raise ValueError
+        # It may have a unit.
+        with suppress(ValueError):
+            value = float(value)
+    if isinstance(value, float) and not value.is_integer():
         raise ValueError
-    return _count(parse_bytes(value))
+    # No machine has more.
+    if (size := _count(parse_bytes(value))) > sys.maxsize:
+        raise ValueError
+    return size
 
 
 def _count(value: Any) -> int:
@@ -229,7 +291,11 @@ def _register(config: ModuleType) -> None:
             section = section.setdefault(name, {})
         section[last] = setting.default
     # What users have set, in files, the environment or code, wins.
+    misplaced = _misplaced(config)
     config.update_defaults({"skdistmlp": nested})
+    # But not where Dask needs a place for the defaults. Put back, so that whoever reads
+    # a setting is told; to raise here would make the import of Dask fail.
+    config.set(misplaced)
 
 
 class _RegisterWithDask:

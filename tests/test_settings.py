@@ -221,6 +221,9 @@ READERS = {
         ("listen-port", "65535:65535", range(65535, 65536)),
         ("cache.max-bytes", "512MiB", 512 * 2**20),
         ("cache.max-bytes", "2 GB", 2 * 10**9),
+        ("cache.max-bytes", "1.5 kB", 1500),
+        ("cache.max-bytes", "1000", 1000),
+        ("cache.max-bytes", 1e9, 10**9),
         ("cache.max-bytes", 0, 0),
         ("cache.ttl", "5m", 300),
         ("cache.ttl", 0, 0),
@@ -259,6 +262,12 @@ def test_values_are_parsed(name, value, parsed):
         ("cache.max-bytes", float("inf")),
         ("cache.max-bytes", float("nan")),
         ("cache.max-bytes", "1e999 GB"),
+        ("cache.max-bytes", 1.5),
+        ("cache.max-bytes", "1.5"),
+        ("cache.max-bytes", 1e300),
+        ("cache.max-bytes", "1e300"),
+        ("cache.max-bytes", "1e300 GB"),
+        ("cache.max-bytes", 10**40),
         ("listen-port", "http"),
         ("listen-port", -1),
         ("listen-port", 65536),
@@ -297,6 +306,61 @@ def test_a_value_in_the_place_of_a_section_is_refused(section, reader, value):
     expected = re.escape(f"{section} is {value!r} in Dask's configuration, expected")
     with dask.config.set({section: value}), pytest.raises(ValueError, match=expected):
         reader()
+
+
+READ_ALL = f"""
+import json, warnings
+from skdistmlp import settings
+said = []
+for reader in {[reader.__name__ for reader in READERS.values()]} * 2:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            getattr(settings, reader)()
+        except ValueError as error:
+            said.append(str(error))
+    said += [str(warning.message) for warning in caught]
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.parametrize(
+    "imports", ["import skdistmlp, dask", "import dask, skdistmlp"]
+)
+@pytest.mark.parametrize(
+    ("section", "variable"),
+    [("skdistmlp", "DASK_SKDISTMLP"), ("skdistmlp.cache", "DASK_SKDISTMLP__CACHE")],
+)
+def test_a_section_set_in_the_environment_is_refused(imports, section, variable):
+    """The import goes well, and every setting that is read says what is wrong."""
+    said = printed_by(f"{imports}\n{READ_ALL}", **{variable: "5"})
+    assert len(said) == 2 * len(SETTINGS)
+    for message in said:
+        assert message.startswith(f"{section} is 5 in Dask's configuration, expected")
+        assert message.endswith(f" {variable}.")
+
+
+def test_names_that_no_setting_has_are_warned_of_once():
+    said = printed_by(
+        READ_ALL,
+        DASK_SKDISTMLP__EXCHANGE_TIMOUT="9s",
+        DASK_SKDISTMLP__CACH__TTL="1m",
+        DASK_SKDISTMLP__LISTEN_PORT="9000",
+    )
+    assert said == [
+        "Dask's configuration has settings that skdistmlp does not know and ignores: "
+        "skdistmlp.cach.ttl (the closest is skdistmlp.cache.ttl), "
+        "skdistmlp.exchange-timout (the closest is skdistmlp.exchange-timeout). "
+        "Correct them there, or in the environment (DASK_SKDISTMLP__CACH__TTL, "
+        "DASK_SKDISTMLP__EXCHANGE_TIMOUT)."
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_spelt_with_underscores_or_empty_are_known():
+    values = {"exchange_timeout": "9s", "cache": {}, "listen-port": 1}
+    with dask.config.set({"skdistmlp": values}):
+        assert exchange_timeout_s() == 9
 
 
 @pytest.mark.parametrize("section", ["skdistmlp", "skdistmlp.cache"])

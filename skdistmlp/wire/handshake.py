@@ -318,9 +318,8 @@ class _Handshake:
                 self.event = next(self._steps)
         except StopIteration as end:
             self.event, self.peer = OVER, end.value
-        except _CannotConnectError:
-            self.event = OVER
-            raise
+        except _CannotConnectError as error:
+            self._fail(*error.args)
         except OSError as error:
             self._fail(f"connection to {self._name} failed: {reason(error)}", error)
         except ExchangeError as error:
@@ -342,8 +341,8 @@ class _Handshake:
             raise ExchangeError(message) from error
 
 
-class _CannotConnectError(ExchangeError):
-    """Its message names both shards, as no other error of a handshake does."""
+class _CannotConnectError(Exception):
+    """Of a message that names both shards, as no other does here, and a cause."""
 
 
 def _connect_side(
@@ -436,8 +435,9 @@ def _connect(
         raise _CannotConnectError(
             f"{parties} at port {port} of {host}: {reason(error)}. {ADVICE} If other "
             f"workers cannot reach {host}, start that worker on an address that they "
-            f"can reach (--host or --contact-address)."
-        ) from error
+            f"can reach (--host or --contact-address).",
+            error,
+        )
 
 
 ADVICE = (

@@ -327,6 +327,9 @@ def test_an_unreachable_shard_is_named_with_advice(listeners):
     listeners[0].close()
     with pytest.raises(ExchangeError) as refused:
         meet(1, listeners[1], addresses, names, OURS, never)
+    # The class that is documented, not one of its own.
+    assert refused.type is ExchangeError
+    assert isinstance(refused.value.__cause__, ConnectionRefusedError)
     assert str(refused.value).startswith(
         f"{names[1]} cannot connect to {names[0]} at port {addresses[0][1]} of "
         f"127.0.0.1: connection refused. "

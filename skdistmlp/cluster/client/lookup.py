@@ -3,9 +3,10 @@
 import asyncio
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakSet
 
 import dask
@@ -33,6 +34,11 @@ from skdistmlp.settings import DIAGNOSE_S, RECONNECT_POLL_S, REFUSED_S
 WEB_SERVER = (
     "that is a web server, perhaps the dashboard; the scheduler prints its own "
     "address, which begins with tcp:// or tls:// and ends with :8786 by default"
+)
+
+NO_DASK = (
+    "what answers there is no Dask scheduler, but perhaps a mail, database or SSH "
+    "server; the address of a scheduler ends with :8786 by default"
 )
 
 _FOR_ONE_CALL: WeakSet[Client] = WeakSet()
@@ -142,6 +148,7 @@ async def _greet(address: str) -> None:
     """
     if address.startswith(("http://", "https://")):
         raise ValueError(WEB_SERVER)
+    _check_port(address)
     timeout_s = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
     begun = time.monotonic()
     asking = asyncio.ensure_future(identity_at(address))
@@ -156,11 +163,52 @@ async def _greet(address: str) -> None:
                 continue
             if cause is not None:
                 raise cause
-        kind = asking.result()["type"]
+        kind = _kind_of(asking, address)
     finally:
         asking.cancel()
     if kind != "Scheduler":
         raise ValueError(f"that is the address of a {kind}, not of a scheduler")
+
+
+def _check_port(address: str) -> None:
+    """Refuse a port that cannot be, which connecting takes for another or for none."""
+    try:
+        _, port = host_and_port_of(address)
+    except ValueError:
+        if _is_tcp(address):
+            raise
+        # Dask says what is wrong; or it has no port, as inproc:// does not.
+        return
+    if not 0 < port < 65536:
+        raise ValueError(f"there is no port {port}, only ports 1 to 65535")
+
+
+def _is_tcp(address: str) -> bool:
+    return address.startswith("tcp://") or "://" not in address
+
+
+def _kind_of(answer: "asyncio.Future[Mapping[str, Any]]", address: str) -> Any:
+    """Return the kind of server that has answered.
+
+    Raises
+    ------
+    OSError, ValueError or TypeError
+        If there is no connection, or what answers is no server of Dask.
+    """
+    try:
+        return answer.result()["type"]
+    except OSError:
+        raise
+    except RuntimeError as error:
+        # Dask's configuration requires encryption, and this address has none.
+        raise ValueError(*error.args) from error
+    except Exception as error:
+        # No certificate for tls://, or a scheme that Dask does not know.
+        if isinstance(error, ValueError | TypeError) and not _is_tcp(address):
+            raise
+        # Dask takes the first bytes for lengths and then for msgpack, whatever they
+        # are: those of an SSH server make it allocate exabytes (MemoryError).
+        raise ValueError(NO_DASK) from error
 
 
 def _cause_of_silence(address: str) -> Exception | None:

@@ -3,8 +3,10 @@
 import asyncio
 import pickle
 import socket
-from contextlib import closing
+import struct
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseRequestHandler, ThreadingTCPServer
 
 import dask
 import numpy as np
@@ -163,6 +165,71 @@ def test_the_dashboard_is_recognised():
             in_thread(connected(address).__enter__).result(15)
         server.shutdown()
         serving.result()
+
+
+GREETINGS = {
+    "SSH": b"SSH-2.0-OpenSSH_9.2p1\r\n",
+    "SMTP": b"220 mail ESMTP ready\r\n",
+    "MySQL": b"J\0\0\0\n8.0.30\0xxxxxxxxxx",
+    "lengths": struct.pack("<QQ", 16, 2**64 - 1) + b"\xff" * 120,
+    "no message": struct.pack("<QQQ", 17, 1, 1) + b"\xc1",
+    "a number": struct.pack("<QQQ", 17, 1, 1) + b"\x05",
+}
+"""What servers say first that Dask reads as lengths of frames, or as frames."""
+
+
+class GreetingServer(ThreadingTCPServer):
+    """Ends though Dask has left a connection open."""
+
+    daemon_threads = True
+
+
+class GreetingHandler(BaseRequestHandler):
+    """Speaks first, and then waits for the client to go."""
+
+    def handle(self):
+        self.request.sendall(self.server.greeting)
+        with suppress(OSError):
+            while self.request.recv(1024):
+                pass
+
+
+@pytest.mark.parametrize("greeting", GREETINGS.values(), ids=GREETINGS)
+def test_a_server_that_speaks_first_is_no_scheduler(greeting):
+    with GreetingServer(("127.0.0.1", 0), GreetingHandler) as server:
+        server.greeting = greeting
+        serving = in_thread(server.serve_forever)
+        address = f"tcp://127.0.0.1:{server.server_address[1]}"
+        refused = in_thread(connected(address).__enter__).exception(15)
+        server.shutdown()
+        serving.result(15)
+    assert isinstance(refused, ClusterError)
+    assert "what answers there is no Dask scheduler" in str(refused)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "tcp://127.0.0.1:99999",
+        "127.0.0.1:65536",
+        "tcp://[::1]:-1",
+        "tls://127.0.0.1:70000",
+        "tcp://127.0.0.1:0",
+    ],
+)
+def test_a_port_that_cannot_be_is_reported_at_once(monkeypatch, address):
+    # Not one connection is tried.
+    monkeypatch.setattr(lookup, "identity_at", None)
+    with pytest.raises(ClusterError, match=r"there is no port -?\d+, only"):
+        bounded(connected(address).__enter__)
+
+
+def test_an_address_without_the_encryption_that_is_required_is_reported(closed_port):
+    with (
+        dask.config.set({"distributed.comm.require-encryption": True}),
+        pytest.raises(ClusterError, match="encryption required"),
+    ):
+        bounded(connected(closed_port).__enter__)
 
 
 class SilentHandler(BaseHTTPRequestHandler):
