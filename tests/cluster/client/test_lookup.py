@@ -247,7 +247,9 @@ def test_a_scheduler_that_is_just_starting_is_waited_for(monkeypatch, closed_por
     async def start_later():
         await asyncio.sleep(1.5)
         port = int(closed_port.rpartition(":")[2])
-        async with Scheduler(host="127.0.0.1", port=port, dashboard=False):
+        # Any port for its pages: if another cluster has the usual one, Dask warns.
+        pages = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+        async with Scheduler(host="127.0.0.1", port=port, **pages):
             await ended.wait()
 
     ended = asyncio.Event()
