@@ -449,21 +449,25 @@ def test_a_worker_knows_its_threads(client):
 
 
 def test_the_scheduler_knows_which_values_have_to_move(client, workers):
-    """One worker is slow to hand them out."""
+    """Two workers hand out none until they are told to."""
 
-    def slow_down(dask_worker):
+    def hold(dask_worker):
         get_data = dask_worker.handlers["get_data"]
+        dask_worker._opened = asyncio.Event()
 
         async def get_data_later(comm, **arguments):
-            await asyncio.sleep(1)
+            await dask_worker._opened.wait()
             return await get_data(comm, **arguments)
 
         dask_worker.handlers["get_data"] = get_data_later
         dask_worker._get_data = get_data
 
+    async def go_on(dask_worker):
+        dask_worker._opened.set()
+
     def restore(dask_worker):
         dask_worker.handlers["get_data"] = dask_worker._get_data
-        del dask_worker._get_data
+        del dask_worker._get_data, dask_worker._opened
 
     def transfers(*futures):
         keys = [future.key for future in futures]
@@ -472,7 +476,7 @@ def test_the_scheduler_knows_which_values_have_to_move(client, workers):
     first, second, third = sorted(workers)
     placed = client.scatter(1, workers=[second])
     both = client.scatter([2], workers=[second, third], broadcast=True)[0]
-    client.run(slow_down, workers=[second, third])
+    client.run(hold, workers=[second, third])
     try:
         assert transfers(placed, both) == {}
         added = client.submit(sum, [placed, both], workers=[first])
@@ -481,9 +485,11 @@ def test_the_scheduler_knows_which_values_have_to_move(client, workers):
         wait_until(lambda: transfers(last) == expected, "it waits")
         # Nobody waits for the values of another task.
         assert transfers(placed) == {}
+        client.run(go_on, workers=[second, third])
         assert last.result(WITHIN_S) == 4
         assert transfers(last, added) == {}
     finally:
+        client.run(go_on, workers=[second, third])
         client.run(restore, workers=[second, third])
 
 

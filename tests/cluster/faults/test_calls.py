@@ -97,7 +97,8 @@ def test_workers_that_cannot_reach_each_other_end_a_computation(
         assert set(re.findall(r"worker tcp://(.*?):\d", said)) == set(HOSTS)
         assert_nothing_left(client)
     gc.collect()
-    assert "never retrieved" not in caplog.text
+    # Of Dask's own gather, if it were cancelled.
+    assert "Task exception was never retrieved" not in caplog.text
 
 
 def press_ctrl_c(
