@@ -1,6 +1,7 @@
 """Clusters for the tests, and the check after each test."""
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -10,6 +11,15 @@ from sklearn.datasets import load_digits
 
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
+
+HAS_CALLBACKS = find_spec("sklearn.callback") is not None
+"""scikit-learn has them since 1.9."""
+
+collect_ignore = (
+    []
+    if HAS_CALLBACKS
+    else ["cluster/fits/test_callbacks.py", "estimators/test_callbacks.py"]
+)
 
 # The same examples each time; `--hypothesis-profile=searching` looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

@@ -5,6 +5,8 @@ change any of them: ``tests/cluster/test_dask_private.py`` tries each on real pr
 and fails if one does something else, and if another module uses one.
 """
 
+from __future__ import annotations
+
 import asyncio
 import concurrent.futures
 import os
@@ -564,7 +566,7 @@ def host_and_port_of(address: str) -> tuple[str, int]:
 
 def fetch_keys(
     worker: Worker, who_has: Mapping[Any, Sequence[str]]
-) -> "concurrent.futures.Future[tuple[dict[Any, Any], list[Any], list[str]]]":
+) -> concurrent.futures.Future[tuple[dict[Any, Any], list[Any], list[str]]]:
     """Copy values from other workers to a task, without the worker keeping them.
 
     Parameters

@@ -9,8 +9,8 @@ mixin says where an estimator is documented. This is the only module that uses t
 
 from typing import Any
 
+import sklearn
 from sklearn.base import _fit_context as fit_context
-from sklearn.callback import CallbackContext, CallbackSupportMixin
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.multiclass import (
@@ -18,6 +18,38 @@ from sklearn.utils.multiclass import (
 )
 from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
 from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+
+try:
+    from sklearn.callback import CallbackContext, CallbackSupportMixin
+except ImportError:  # scikit-learn before 1.9
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """What an estimator has of callbacks where scikit-learn has none."""
+
+        def set_callbacks(self, *callbacks: Any) -> Any:
+            """Raise ImportError: this version of scikit-learn has no callbacks."""
+            raise ImportError(
+                f"callbacks need scikit-learn 1.9 or newer; {sklearn.__version__} is "
+                f"installed. Upgrade it, or set verbose=True to follow training."
+            )
+
+        def _init_callback_context(self, *_: Any, **__: Any) -> "CallbackContext":
+            return CallbackContext()
+
+    class CallbackContext:  # type: ignore[no-redef]
+        """A task that no callback is told of."""
+
+        def subcontext(self, _: str) -> "CallbackContext":
+            """Return the context of a task within this one."""
+            return CallbackContext()
+
+        def call_on_fit_task_begin(self, **_: Any) -> None:
+            """Tell nobody."""
+
+        def call_on_fit_task_end(self, **_: Any) -> bool:
+            """Tell nobody, who does not want to stop."""
+            return False
+
 
 SITE = "https://skdistmlp.readthedocs.io/en/latest"
 """Where the documentation is published; nothing else says so."""
@@ -32,6 +64,7 @@ class DocumentationLinkMixin:
 
 __all__ = [
     "AdamOptimizer",
+    "CallbackSupportMixin",
     "DocumentationLinkMixin",
     "HasMethods",
     "Interval",

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import OptimizeResult
 from sklearn.base import BaseEstimator
-from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skdistmlp.engines.dispatch import TrainingResult, train
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.estimators._sklearn import (
+    CallbackSupportMixin,
     DocumentationLinkMixin,
     check_optimize_result,
     check_sample_weight,

@@ -1,5 +1,7 @@
 """Waiting with a limit, busy clusters, and what a scheduler has seen."""
 
+from __future__ import annotations
+
 import threading
 import time
 from collections.abc import Callable, Iterator

@@ -137,7 +137,7 @@ def test_a_handler_of_the_scheduler_is_called_by_name(client, workers):
         return client.sync(call_scheduler, client, handler, **arguments)
 
     assert set(call("ncores")) == set(workers)
-    known = call("identity", n_workers=-1)["workers"]
+    known = call("identity")["workers"]
     assert set(known) == set(workers)
     for info in known.values():
         assert info["status"] == "running"

@@ -10,7 +10,6 @@ import pytest
 from scipy.optimize import minimize, rosen, rosen_der
 from sklearn import config_context
 from sklearn.base import BaseEstimator
-from sklearn.callback import CallbackSupportMixin
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
@@ -23,6 +22,7 @@ from skdistmlp.estimators import _sklearn
 from skdistmlp.estimators._sklearn import (
     SITE,
     AdamOptimizer,
+    CallbackSupportMixin,
     DocumentationLinkMixin,
     HasMethods,
     Interval,
@@ -36,6 +36,7 @@ from skdistmlp.estimators._sklearn import (
     fit_context,
     root_context,
 )
+from tests.conftest import HAS_CALLBACKS
 from tests.estimators import recorder
 
 PACKAGE = Path(importlib.util.find_spec("skdistmlp").origin).parent
@@ -258,6 +259,7 @@ class Told(Fitted, CallbackSupportMixin):
         return self
 
 
+@pytest.mark.skipif(not HAS_CALLBACKS, reason="scikit-learn before 1.9")
 def test_callbacks_are_set_up_by_the_root_context_and_torn_down_by_the_fit_context():
     callback = recorder.Told()
     told = Told()

@@ -1,5 +1,7 @@
 """Find the client that an estimator uses, or connect to a scheduler by its address."""
 
+from __future__ import annotations
+
 import asyncio
 import socket
 import time
@@ -187,7 +189,7 @@ def _is_tcp(address: str) -> bool:
     return address.startswith("tcp://") or "://" not in address
 
 
-def _kind_of(answer: "asyncio.Future[Mapping[str, Any]]", address: str) -> Any:
+def _kind_of(answer: asyncio.Future[Mapping[str, Any]], address: str) -> Any:
     """Return the kind of server that has answered.
 
     Raises

@@ -1,5 +1,7 @@
 """Calls to a cluster that can be waited for with checks, and cancelled."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from concurrent.futures import CancelledError, Future, wait

@@ -3,6 +3,8 @@
 Dask itself waits for an answer forever, as of a scheduler that hangs.
 """
 
+from __future__ import annotations
+
 import time
 from concurrent.futures import Future
 from typing import Any

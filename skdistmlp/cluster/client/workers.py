@@ -1,5 +1,7 @@
 """Look up the workers of a cluster and their state."""
 
+from __future__ import annotations
+
 import math
 import socket
 import time
@@ -166,7 +168,7 @@ def known_workers(client: Client) -> dict[str, dict[str, Any]]:
     received, and every other second the client asks for the totals only, so that answer
     may be without workers.
     """
-    identity = ask_scheduler(client, "identity", n_workers=-1)
+    identity = ask_scheduler(client, "identity")
     workers: dict[str, dict[str, Any]] = identity["workers"]
     return workers
 

@@ -1,5 +1,7 @@
 """Dask arrays, data frames and series, without regard to what they are used for."""
 
+from __future__ import annotations
+
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -205,7 +207,7 @@ def wait_for(
                 done.result()
 
 
-def _next_of(ended: "SimpleQueue[Future[Any]]") -> Future[Any] | None:
+def _next_of(ended: SimpleQueue[Future[Any]]) -> Future[Any] | None:
     """Return the next future; None if there is none for `WORKER_CHECK_S`."""
     try:
         return ended.get(timeout=WORKER_CHECK_S)

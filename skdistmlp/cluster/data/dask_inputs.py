@@ -5,6 +5,8 @@ On a cluster, features stay on the workers, which describe each block to the cli
 to the client, which needs the classes.
 """
 
+from __future__ import annotations
+
 import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -4,6 +4,8 @@ Each worker of a fit copies all blocks into its own array, straight from the
 workers that hold them. The client, which plans the fit, has only their descriptions.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -85,7 +87,7 @@ class RemoteFeatures:
 
     def validated(
         self, estimator: BaseEstimator, y: Any, reset: bool, **checks: Any
-    ) -> tuple["RemoteFeatures", np.ndarray]:
+    ) -> tuple[RemoteFeatures, np.ndarray]:
         """Check names and number of the columns, and y; workers checked the values.
 
         See `skdistmlp.estimators.inputs.InputFeatures`.
@@ -98,7 +100,7 @@ class RemoteFeatures:
 
     def with_targets(
         self, y: Targets, sample_weight: FloatArray | None
-    ) -> "RemoteDataset":
+    ) -> RemoteDataset:
         """Return the data set of these features."""
         return RemoteDataset(self, y, sample_weight)
 
@@ -170,7 +172,7 @@ class RemoteDataset(BaseDataset):
         n_bytes = self.features.nbytes + self.y.nbytes
         return n_bytes + (0 if weight is None else weight.nbytes)
 
-    def prepared(self, dtype: np.dtype[np.floating]) -> "RemoteDataset":
+    def prepared(self, dtype: np.dtype[np.floating]) -> RemoteDataset:
         """Return the same data, whose blocks will be copied into arrays of `dtype`."""
         return replace(self, features=replace(self.features, dtype=dtype))
 

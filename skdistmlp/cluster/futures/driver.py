@@ -1,5 +1,7 @@
 """A network on the workers of a cluster, from placing it to cleaning up after it."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

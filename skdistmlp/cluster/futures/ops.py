@@ -7,6 +7,8 @@ client holds a future for each shard's newest state and one for each loss that
 has not arrived yet.
 """
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass

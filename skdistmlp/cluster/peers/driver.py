@@ -5,6 +5,8 @@ collects the parameters at the end. During a round, the shards exchange their va
 directly.
 """
 
+from __future__ import annotations
+
 import concurrent.futures
 import queue
 import threading

@@ -1,5 +1,7 @@
 """Prediction by rows: each worker has the whole network, and predicts some rows."""
 
+from __future__ import annotations
+
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

@@ -1,5 +1,7 @@
 """A cache of values on the workers: from call to call, each is sent once."""
 
+from __future__ import annotations
+
 import asyncio
 import atexit
 import concurrent.futures
@@ -26,7 +28,7 @@ from skdistmlp.settings import (
     cache_ttl_s,
 )
 
-_ALL: weakref.WeakSet["WorkerCache"] = weakref.WeakSet()
+_ALL: weakref.WeakSet[WorkerCache] = weakref.WeakSet()
 
 
 @dataclass
@@ -47,7 +49,7 @@ class _Entry:
 
     future: Future[Any]
     n_bytes: int
-    owner: "weakref.finalize[Any, Any] | None" = None
+    owner: weakref.finalize[Any, Any] | None = None
     used_at: float = field(default_factory=time.monotonic)
 
 
@@ -78,7 +80,7 @@ class WorkerCache:
         _ALL.add(self)
 
     @classmethod
-    def of(cls, client: Client) -> "WorkerCache":
+    def of(cls, client: Client) -> WorkerCache:
         """Return the cache of a client."""
         # An attribute of the client, not a value in a WeakKeyDictionary: the futures
         # there would keep their client, and thereby their own key, alive.
@@ -302,7 +304,7 @@ def content_hash(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _drop_later(cache: "weakref.ref[WorkerCache]", name: tuple[str, str]) -> None:
+def _drop_later(cache: weakref.ref[WorkerCache], name: tuple[str, str]) -> None:
     """Drop a value whose owner is gone, on the client's event loop.
 
     Python may collect an owner at any allocation, also in a thread that holds the lock:

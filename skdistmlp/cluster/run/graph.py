@@ -1,5 +1,7 @@
 """Tasks pinned to the workers that hold the shards of one network."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, TypeAlias
 

@@ -1,5 +1,7 @@
 """The futures of one run, so that none of them outlives it on the cluster."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """Check whether workers answer, and whether they accept tasks."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future

@@ -5,6 +5,8 @@ the scheduler does not know of values whose client dies in between. And values t
 through the scheduler and arrive after their client has gone, Dask would keep forever.
 """
 
+from __future__ import annotations
+
 from asyncio import gather, wait_for, wrap_future
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait

@@ -1,5 +1,7 @@
 """What one run of an engine has on the cluster: each value and task on its worker."""
 
+from __future__ import annotations
+
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence

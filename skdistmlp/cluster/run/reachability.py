@@ -4,6 +4,8 @@ Dask tries forever: a task that needs a value from a worker that its own cannot 
 to neither starts nor fails.
 """
 
+from __future__ import annotations
+
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence

@@ -1,5 +1,7 @@
 """Values sent to the workers that hold the shards of one network."""
 
+from __future__ import annotations
+
 import concurrent.futures
 import threading
 from collections.abc import Callable, Sequence

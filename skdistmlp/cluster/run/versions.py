@@ -1,5 +1,7 @@
 """Check that scheduler and workers run the same versions of Python and this package."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from platform import python_version

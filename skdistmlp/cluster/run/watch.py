@@ -1,5 +1,7 @@
 """Whether to go on waiting for the workers of a run."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError

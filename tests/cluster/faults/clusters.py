@@ -1,5 +1,7 @@
 """Clusters for fault injection, and fits on them that are held at a given point."""
 
+from __future__ import annotations
+
 import os
 import signal
 import time
@@ -50,7 +52,7 @@ Data = tuple[np.ndarray, np.ndarray]
 class NannyCluster:
     """Workers whose nannies restart them, and kill them at a memory limit."""
 
-    def __enter__(self) -> "NannyCluster":
+    def __enter__(self) -> NannyCluster:
         start_server()
         with dask.config.set(
             {"distributed.worker.multiprocessing-method": "forkserver"}
@@ -89,7 +91,7 @@ class Clusters:
         self._make_directory = make_directory
         self._running: dict[str, Any] = {}
 
-    def __enter__(self) -> "Clusters":
+    def __enter__(self) -> Clusters:
         return self
 
     def __exit__(self, *exception: Any) -> None:

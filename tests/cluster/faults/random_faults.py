@@ -1,5 +1,7 @@
 """Random faults for the soak test, drawn from a seed."""
 
+from __future__ import annotations
+
 import os
 import random
 import signal
@@ -110,7 +112,7 @@ class Case:
     parameters: dict[str, Any]
 
     @classmethod
-    def drawn(cls, seed: int) -> "Case":
+    def drawn(cls, seed: int) -> Case:
         """Return the case of a seed."""
         rng = random.Random(seed)
         spared = seed // SPARED % 2 == 1

@@ -6,6 +6,8 @@ first; everything about a fit follows from its seed. To repeat a single one::
     SKDISTMLP_SOAK_SEED=9 SKDISTMLP_SOAK_FITS=1 pytest -m slow -k random_faults
 """
 
+from __future__ import annotations
+
 import gc
 import logging
 import os

@@ -1,0 +1,81 @@
+"""Packages that are older than this one needs are named when it is imported."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from skdistmlp import requirements
+from skdistmlp.requirements import check_installed
+
+
+def import_with(directory, name, version, module):
+    """Import a module in a process where a package says that it has a version."""
+    about = directory / f"{name.replace('-', '_')}-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    )
+    path = os.pathsep.join([str(directory), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", f"import {module}"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "module"),
+    [
+        ("scikit-learn", "1.0.2", "skdistmlp.estimators"),
+        ("scipy", "1.9.3", "skdistmlp.estimators"),
+        ("distributed", "2024.1.0", "skdistmlp.cluster"),
+    ],
+)
+def test_an_older_package_is_named(tmp_path, name, version, module):
+    done = import_with(tmp_path, name, version, module)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"ImportError: skdistmlp needs {name} ")
+    assert f" or newer, but version {version} is installed. Upgrade it" in last
+
+
+def test_a_newer_package_is_accepted(tmp_path):
+    done = import_with(tmp_path, "scikit-learn", "99.0rc1", "skdistmlp.estimators")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("found", "is_old"),
+    [
+        ("1.8.2", True),
+        ("1.9", False),
+        ("1.9.0rc1", False),
+        ("1.9.0.dev0+g1", False),
+        ("1.10", False),
+        ("2", False),
+        ("0.24.2.post1", True),
+    ],
+)
+def test_versions_are_compared_as_numbers(monkeypatch, found, is_old):
+    monkeypatch.setattr(metadata, "requires", lambda _: ["other>=3", "some>=1.9"])
+    monkeypatch.setattr(metadata, "version", lambda _: found)
+    if is_old:
+        with pytest.raises(ImportError, match=rf"needs some 1.9 or newer, .*{found}"):
+            check_installed("some")
+    else:
+        check_installed("some")
+
+
+def test_without_metadata_nothing_is_checked(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    check_installed("scikit-learn")
+    monkeypatch.setattr(requirements.metadata, "requires", missing)
+    check_installed("scikit-learn")
