@@ -112,6 +112,8 @@ def test_halving_search_is_plotted_at_its_last_complete_iteration():
 @pytest.mark.filterwarnings(
     f"ignore::{ConvergenceWarning.__module__}.ConvergenceWarning"
 )
+# Which of two local fits is faster is chance.
+@pytest.mark.filterwarnings("ignore:the mean fit times for different n_workers")
 @pytest.mark.parametrize("refit", [FastestWithin(0.01, metric="accuracy"), False])
 def test_search_with_several_metrics_over_several_grids(data, refit):
     search = GridSearchCV(

@@ -9,6 +9,7 @@ import pytest
 from distributed import futures_of
 from scipy.sparse import csr_array
 
+from skdistmlp.cluster.client.allocator import return_freed_memory
 from skdistmlp.cluster.run.cache import clear_caches
 from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_driver import endless, steps_taken, stop_all
@@ -43,7 +44,11 @@ def rows(n_rows):
 
 
 def resident(client):
-    """Return the resident bytes of each worker, now and at their peak."""
+    """Return the resident bytes of each worker, now and at their peak.
+
+    Without what was freed, which the C library may keep.
+    """
+    client.run(return_freed_memory)
 
     def read():
         with open("/proc/self/status") as file:
