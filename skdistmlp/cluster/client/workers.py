@@ -54,8 +54,10 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
         If the cluster has fewer, or none.
     """
     wanted = 1 if n_workers is None else n_workers
-    present = workers_of(client)
-    if n_workers is None or len(present) < wanted:
+    statuses = _statuses(client)
+    present = _accepting(statuses)
+    is_paused = "paused" in statuses.values()
+    if is_paused and (n_workers is None or len(present) < wanted):
         _resume_paused(client)
         present = workers_of(client)
     if len(present) < wanted:
@@ -129,9 +131,8 @@ def describe_paused(client: Client) -> str:
 
 
 def _paused_workers(client: Client) -> list[str]:
-    with translate_dask_errors(client, (), "looking for workers"):
-        statuses = worker_statuses(client)
-    return [worker for worker, status in statuses.items() if status == "paused"]
+    found = _statuses(client).items()
+    return [worker for worker, status in found if status == "paused"]
 
 
 def _paused(n_paused: int) -> str:
@@ -141,12 +142,16 @@ def _paused(n_paused: int) -> str:
 
 def workers_of(client: Client) -> tuple[str, ...]:
     """Return the addresses of all workers of a cluster that accept tasks."""
+    return _accepting(_statuses(client))
+
+
+def _accepting(statuses: dict[str, str]) -> tuple[str, ...]:
+    return tuple(w for w, status in statuses.items() if accepts_tasks(status))
+
+
+def _statuses(client: Client) -> dict[str, str]:
     with translate_dask_errors(client, (), "looking for workers"):
-        return tuple(
-            worker
-            for worker, status in worker_statuses(client).items()
-            if accepts_tasks(status)
-        )
+        return worker_statuses(client)
 
 
 def accepts_tasks(status: str) -> bool:
