@@ -31,7 +31,7 @@ def check_installed(*names: str) -> None:
             # Importing it says so.
             continue
         floor = _floor(name, requirements)
-        if floor is not None and _release(found) < _release(floor):
+        if floor is not None and release_numbers(found) < release_numbers(floor):
             raise ImportError(
                 f"skdistmlp needs {name} {floor} or newer, but version {found} is "
                 f'installed. Upgrade it, for example by: pip install "{name}>={floor}"'
@@ -47,7 +47,7 @@ def _floor(name: str, requirements: list[str]) -> str | None:
     return None
 
 
-def _release(version: str) -> tuple[int, ...]:
+def release_numbers(version: str) -> tuple[int, ...]:
     """Return the numbers of a version, to be compared; "1.9.0rc1" counts as 1.9.0."""
     numbers = re.match(r"[\d.]+", version)
     return tuple(map(int, re.findall(r"\d+", numbers[0]))) if numbers else ()

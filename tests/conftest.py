@@ -1,7 +1,7 @@
 """Clusters for the tests, and the check after each test."""
 
+import signal
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,15 +11,19 @@ from sklearn.datasets import load_digits
 
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
-
-HAS_CALLBACKS = find_spec("sklearn.callback") is not None
-"""scikit-learn has them since 1.9."""
+from tests.sklearn_versions import BEFORE_1_9, stop_early_with_strings
 
 collect_ignore = (
-    []
-    if HAS_CALLBACKS
-    else ["cluster/fits/test_callbacks.py", "estimators/test_callbacks.py"]
+    ["cluster/fits/test_callbacks.py", "estimators/test_callbacks.py"]
+    if BEFORE_1_9
+    else []
 )
+stop_early_with_strings()
+
+# A shell has what it starts in the background ignore SIGINT, as would all processes
+# of the tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time; `--hypothesis-profile=searching` looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

@@ -56,6 +56,7 @@ __all__ = [
     "can_reach",
     "client_tls_arguments",
     "current_task_runs",
+    "dask_version_at",
     "event_loop_runs_here",
     "fetch_keys",
     "forget_key",
@@ -284,6 +285,12 @@ async def identity_at(address: str) -> Mapping[str, Any]:
     """Return what a scheduler or worker at an address says of itself."""
     async with rpc(address, connection_args=client_tls_arguments()) as server:
         return await server.identity()
+
+
+async def dask_version_at(address: str) -> str:
+    """Return the version of distributed that a scheduler at an address runs."""
+    async with rpc(address, connection_args=client_tls_arguments()) as server:
+        return str((await server.versions())["packages"]["distributed"])
 
 
 def client_tls_arguments() -> Mapping[str, Any]:

@@ -40,7 +40,8 @@ def blas_threads(n_threads: int) -> Iterator[None]:
 def _let_others_set_limits() -> None:
     """Give up this thread's hold on OpenBLAS.
 
-    threadpoolctl lets only the thread that set a limit set the next, and whoever
-    leaves last may be another one.
+    threadpoolctl from 3.8 on lets only the thread that set a limit set the next, and
+    whoever leaves last may be another one.
     """
-    OpenBLASController.clear_controlling_thread()
+    if hasattr(OpenBLASController, "clear_controlling_thread"):
+        OpenBLASController.clear_controlling_thread()

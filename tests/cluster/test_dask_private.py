@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import dask
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 import trustme
@@ -35,6 +36,7 @@ from skdistmlp.cluster._dask import (
     can_reach,
     client_tls_arguments,
     current_task_runs,
+    dask_version_at,
     event_loop_runs_here,
     fetch_keys,
     forget_key,
@@ -242,6 +244,11 @@ def test_a_pinned_task_runs_on_its_worker(client, workers):
 def test_a_server_reports_its_kind(client, workers):
     assert asyncio.run(identity_at(scheduler_address(client)))["type"] == "Scheduler"
     assert asyncio.run(identity_at(workers[0]))["type"] == "Worker"
+
+
+def test_a_scheduler_reports_its_version(client):
+    address = scheduler_address(client)
+    assert asyncio.run(dask_version_at(address)) == distributed.__version__
 
 
 def test_a_client_connects_without_tls_by_default():

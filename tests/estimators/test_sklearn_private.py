@@ -36,8 +36,8 @@ from skdistmlp.estimators._sklearn import (
     fit_context,
     root_context,
 )
-from tests.conftest import HAS_CALLBACKS
 from tests.estimators import recorder
+from tests.sklearn_versions import BEFORE_1_9
 
 PACKAGE = Path(importlib.util.find_spec("skdistmlp").origin).parent
 
@@ -259,7 +259,7 @@ class Told(Fitted, CallbackSupportMixin):
         return self
 
 
-@pytest.mark.skipif(not HAS_CALLBACKS, reason="scikit-learn before 1.9")
+@pytest.mark.skipif(BEFORE_1_9, reason="scikit-learn before 1.9")
 def test_callbacks_are_set_up_by_the_root_context_and_torn_down_by_the_fit_context():
     callback = recorder.Told()
     told = Told()

@@ -1,5 +1,6 @@
 """L-BFGS on shards in memory against scipy's on a plain function."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -138,7 +139,7 @@ def test_weights_that_are_all_zero_are_refused(n_shards):
     [
         (LbfgsOptions(max_iter=3, max_fun=100, tol=1e-9), "ITERATIONS"),
         (LbfgsOptions(max_iter=100, max_fun=4, tol=1e-9), "EVALUATIONS"),
-        (LbfgsOptions(max_iter=100, max_fun=100, tol=0.1), "NORM OF PROJECTED"),
+        (LbfgsOptions(max_iter=100, max_fun=100, tol=0.1), "NORM.OF.PROJECTED"),
     ],
     ids=["max_iter", "max_fun", "tol"],
 )
@@ -148,7 +149,8 @@ def test_training_ends_by_scipys_criteria(options, says):
         train_on_shards(problem, options)[0],
         plain_result(problem, options),
     )
-    assert says in expected.message
+    # SciPy before 1.15 has underscores there.
+    assert re.search(says, expected.message)
     assert_same_result(found, expected)
 
 

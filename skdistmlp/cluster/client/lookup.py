@@ -18,6 +18,7 @@ from distributed import Client, Status, get_client
 from skdistmlp.cluster._dask import (
     Cluster,
     can_lend_thread,
+    dask_version_at,
     event_loop_runs_here,
     host_and_port_of,
     identity_at,
@@ -30,6 +31,7 @@ from skdistmlp.cluster.client.calling_thread import (
     is_left_behind,
     lend_thread,
 )
+from skdistmlp.cluster.client.dask_release import check_dask_release
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import DIAGNOSE_S, RECONNECT_POLL_S, REFUSED_S
 
@@ -170,6 +172,8 @@ async def _greet(address: str) -> None:
         asking.cancel()
     if kind != "Scheduler":
         raise ValueError(f"that is the address of a {kind}, not of a scheduler")
+    version = await asyncio.wait_for(dask_version_at(address), timeout_s)
+    check_dask_release(f"the scheduler at client={address!r}", version)
 
 
 def _check_port(address: str) -> None:

@@ -68,38 +68,32 @@ def map_blocks(
     pickled = pickle.dumps(function) if future is None else future
     shared = delayed(pickled, traverse=False)
     predict_rows = PortableFunction("predict_rows", __version__)
-    if is_frame(collection):
-        return _frame_predictions(collection, predict_rows, shared, meta)
-    if meta.ndim == 1:
-        return collection.map_blocks(
-            predict_rows, shared, drop_axis=1, dtype=meta.dtype, meta=meta
-        )
-    chunks = collection.chunks[0], (meta.shape[1],)
-    return collection.map_blocks(
-        predict_rows, shared, chunks=chunks, dtype=meta.dtype, meta=meta
+    rows: Any = _array_of_partitions(collection) if is_frame(collection) else collection
+    outputs = tuple((n,) for n in meta.shape[1:])
+    features = tuple(range(1, rows.ndim))
+    return rows.map_blocks(
+        predict_rows,
+        shared,
+        drop_axis=features,
+        new_axis=tuple(range(1, meta.ndim)) or None,
+        chunks=(rows.chunks[0], *outputs),
+        dtype=meta.dtype,
+        meta=meta,
     )
 
 
-def _frame_predictions(
-    frame: Any, predict_rows: PortableFunction, shared: Any, meta: Any
-) -> Array:
-    """Predict every partition of a frame by a delayed network; return an array.
+def _array_of_partitions(frame: Any) -> Array:
+    """Return a Dask array with one dimension whose blocks are a frame's partitions.
 
-    As if the function returned frames: with the meta of an array, Dask would optimise
-    the graph at once. It may then read several files in one task, so that the array has
+    `map_partitions` does not do: with the meta of an array, Dask would optimise the
+    graph at once. It may then read several files in one task, so that the array has
     fewer blocks than the frame has partitions and cannot become one of its columns; and
-    Dask cannot compute single blocks of what is optimised.
+    Dask cannot compute single blocks of what is optimised. And before Dask 2025.5 it
+    gives a delayed value to the function as it is.
     """
-    lazy = frame.map_partitions(
-        predict_rows, shared, meta=header_of(frame)[:0], enforce_metadata=False
-    )
-    graph, keys = dict(lazy.__dask_graph__()), lazy.__dask_keys__()
-    # The blocks of a matrix have two indices.
-    column = (0,) * (meta.ndim - 1)
-    if column:
-        graph |= {(*key, *column): key for key in keys}
-    chunks = (math.nan,) * len(keys), *((n,) for n in meta.shape[1:])
-    return Array(graph, keys[0][0], chunks, meta=meta)
+    graph, keys = dict(frame.__dask_graph__()), frame.__dask_keys__()
+    name, *_ = keys[0]
+    return Array(graph, name, ((math.nan,) * len(keys),), dtype=object)
 
 
 def _scatter_function(

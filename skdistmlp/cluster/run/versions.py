@@ -1,4 +1,4 @@
-"""Check that scheduler and workers run the same versions of Python and this package."""
+"""Check that scheduler and workers run versions that go together with those here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 from distributed import Client
 
 from skdistmlp._version import __version__
+from skdistmlp.cluster.client.dask_release import check_dask_release
 from skdistmlp.cluster.client.rpc import run_on_workers, submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.exceptions import ClusterError
@@ -19,14 +20,19 @@ _CHECKED: WeakKeyDictionary[Client, set[tuple[str, str]]] = WeakKeyDictionary()
 """Workers known to run the versions of this process, by address and directory. A worker
 that restarts may get the same address, with another version, but a new directory."""
 
-LOADED_VERSION = "__import__('skdistmlp').__version__"
-"""Python's text for the version that a process has loaded."""
+PYTHON_AND_DASK = (
+    "__import__('platform').python_version(), __import__('distributed').__version__"
+)
+"""An expression for the versions of Python and Dask that a process has loaded."""
+
+PACKAGE = "(__import__('skdistmlp'), __import__('skdistmlp.cluster'))[0].__version__"
+"""An expression for that of this package; an ImportError where Dask is too old."""
 
 
 def check_versions(
     client: Client, workers: Sequence[str], check: Callable[[], None]
 ) -> None:
-    """Raise unless scheduler and workers run this Python and this package.
+    """Raise unless scheduler and workers run this Python, this package and such a Dask.
 
     A worker with another version of this package may be unable to unpickle what it is
     sent, and Dask then closes the worker's connection. Byte code of another minor
@@ -58,13 +64,15 @@ def check_versions(
         return
     addresses = [worker for worker, _ in missing]
     own = _minor_version(python_version())
-    for where, answer in _ask(client, addresses, check, python_version).items():
-        if (found := _minor_version(_result(answer))) != own:
+    for where, answer in _ask(client, addresses, check, PYTHON_AND_DASK).items():
+        python, dask = _result(answer)
+        if (found := _minor_version(python)) != own:
             raise ClusterError(
                 f"{where} runs Python {found}, this process Python {own}. Use the same "
                 f"minor version of Python on the scheduler and on all workers."
             )
-    for where, answer in _ask(client, addresses, check, eval, LOADED_VERSION).items():
+        check_dask_release(where, dask)
+    for where, answer in _ask(client, addresses, check, PACKAGE).items():
         try:
             version = _result(answer)
         except ImportError as error:
@@ -86,16 +94,15 @@ def _ask(
     client: Client,
     workers: Sequence[str],
     check: Callable[[], None],
-    function: Callable[..., Any],
-    *args: Any,
+    question: str,
 ) -> dict[str, Future[Any]]:
-    """Call a function on the workers and the scheduler; return their answers."""
+    """Have workers and scheduler evaluate an expression; return their answers."""
     answers: dict[str, Future[Any]] = {
         f"worker {worker}": answer
-        for worker, answer in run_on_workers(client, workers, function, *args).items()
+        for worker, answer in run_on_workers(client, workers, eval, question).items()
     }
     answers["the scheduler"] = submit_rpc(
-        client, client.run_on_scheduler, function, *args
+        client, client.run_on_scheduler, eval, question
     )
     wait_while(check, answers.values())
     return answers

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import dask.array as da
+import distributed
 import numpy as np
 import pytest
 from distributed import Client
@@ -149,6 +150,62 @@ def test_another_python_on_the_scheduler_is_reported(client):
         bounded(predict, client)
     pretend_python(client.run_on_scheduler, None)
     bounded(predict, client)
+
+
+def pretend_dask(run, version):
+    """Have a process say that it runs another Dask."""
+
+    # Nested, as above.
+    def pretend():
+        import distributed
+
+        distributed.__version__ = version
+
+    run(pretend)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_dask_with_other_messages_is_reported(client, call):
+    own = distributed.__version__
+    other = "2025.3.1" if own >= "2025.4" else "2026.8.0"
+    victim = tuple(client.nthreads())[1]
+    runs = {
+        f"worker {victim}": partial(client.run, workers=[victim]),
+        "the scheduler": client.run_on_scheduler,
+    }
+    for where, run in runs.items():
+        pretend_dask(run, other)
+        said = f"{where} runs Dask {other}, this process Dask {own}, and Dask from "
+        with pytest.raises(ClusterError, match=said):
+            bounded(call, client)
+        pretend_dask(run, own)
+    bounded(call, client)
+
+
+def test_a_worker_whose_packages_are_too_old_is_named(processes, client, tmp_path):
+    with processes.unlike_worker(with_old_dask(tmp_path)) as (worker, process):
+        for call in CALLS.values():
+            said = (
+                rf"worker {worker} cannot import skdistmlp \(skdistmlp needs dask "
+                r"\S+ or newer, but version 2024\.1\.0 is installed"
+            )
+            with pytest.raises(ClusterError, match=said):
+                bounded(call, client)
+        assert process.poll() is None
+
+
+def with_old_dask(directory):
+    """Return a command of Dask whose metadata say that it is an old version."""
+    about = directory / "dask-2024.1.0.dist-info"
+    about.mkdir()
+    about.joinpath("METADATA").write_text(
+        "Metadata-Version: 2.1\nName: dask\nVersion: 2024.1.0\n"
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(directory)!r}); "
+        "from dask.__main__ import main; main()"
+    )
+    return [sys.executable, "-c", code]
 
 
 def another_python():
