@@ -3,4 +3,4 @@
 from skdistmlp.requirements import check_installed
 
 # Before the modules that need them are imported, whose errors would not say why.
-check_installed("numpy", "dask", "distributed")
+check_installed()

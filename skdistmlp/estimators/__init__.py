@@ -3,7 +3,7 @@
 from skdistmlp.requirements import check_installed
 
 # Before the modules that need them are imported, whose errors would not say why.
-check_installed("numpy", "scipy", "scikit-learn")
+check_installed()
 
 from skdistmlp.estimators.classifier import DistributedMLPClassifier
 from skdistmlp.estimators.regressor import DistributedMLPRegressor

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from inspect import signature
 from typing import Any, Self
 
 from skdistmlp.estimators.saved_state import from_plain, to_plain
@@ -64,7 +65,9 @@ class LiveClientMixin:
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(from_plain(state))  # type: ignore[misc]
+        parameters = signature(type(self)).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        super().__setstate__(from_plain(state, defaults))  # type: ignore[misc]
 
 
 def _has_active_client() -> bool:

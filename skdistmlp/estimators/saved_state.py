@@ -6,15 +6,20 @@ replaced by tuples, dicts and arrays when an estimator is pickled, and rebuilt e
 when it is loaded. This module alone knows which attributes that concerns.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from skdistmlp._version import __version__
 from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState
 from skdistmlp.training.progress import LearningRateSchedule
+
+VERSION = "_skdistmlp_version"
+"""Where the plain data say which version of this package has saved them."""
 
 
 def to_plain(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return attributes of an estimator with plain data in place of inner values."""
-    plain = dict(attributes)
+    plain = attributes | {VERSION: __version__}
     if plain.get("_optimizer_state") is not None:
         plain["_optimizer_state"] = _plain_optimizer(plain["_optimizer_state"])
     if plain.get("_schedule") is not None:
@@ -22,13 +27,36 @@ def to_plain(attributes: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def from_plain(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return the attributes that `to_plain` was given."""
-    attributes = dict(plain)
-    if attributes.get("_optimizer_state") is not None:
-        attributes["_optimizer_state"] = _optimizer(**attributes["_optimizer_state"])
-    if attributes.get("_schedule") is not None:
-        attributes["_schedule"] = LearningRateSchedule(**attributes["_schedule"])
+def from_plain(plain: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that `to_plain` was given.
+
+    Parameters
+    ----------
+    plain : dict
+        Plain data of this version or another.
+    defaults : mapping
+        Values of the parameters that an older version may not have had.
+
+    Raises
+    ------
+    ValueError
+        If another version has saved what this one does not know.
+    """
+    attributes = {**defaults, **plain}
+    version = attributes.pop(VERSION, "before 0.1")
+    try:
+        if attributes.get("_optimizer_state") is not None:
+            attributes["_optimizer_state"] = _optimizer(
+                **attributes["_optimizer_state"]
+            )
+        if attributes.get("_schedule") is not None:
+            attributes["_schedule"] = LearningRateSchedule(**attributes["_schedule"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"this estimator was saved by skdistmlp {version}, and {__version__}, "
+            f"which is installed, cannot continue its training ({error!r}). Install "
+            f"that version, or load it there and export it by to_sklearn()."
+        ) from error
     return attributes
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from skdistmlp.estimators.saved_state import from_plain, to_plain
+import skdistmlp
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.estimators.saved_state import VERSION, from_plain, to_plain
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
 from skdistmlp.training.progress import LearningRateSchedule
 
@@ -32,8 +34,8 @@ def test_the_optimizer_is_rebuilt_from_plain_data(rule, moments):
     attributes = {"t_": 7, "_optimizer_state": OptimizerState(rule, moments, 12)}
     plain = to_plain(attributes)
     assert is_plain(plain)
-    assert b"skdistmlp" not in pickle.dumps(plain)
-    found = from_plain(pickle.loads(pickle.dumps(plain)))
+    assert b"skdistmlp." not in pickle.dumps(plain)
+    found = from_plain(pickle.loads(pickle.dumps(plain)), {})
     assert found["t_"] == 7
     state = found["_optimizer_state"]
     assert state.rule == rule
@@ -45,7 +47,7 @@ def test_the_optimizer_is_rebuilt_from_plain_data(rule, moments):
 def test_the_schedule_is_rebuilt_from_plain_data():
     plain = to_plain({"_schedule": SCHEDULE})
     assert is_plain(plain)
-    assert from_plain(plain) == {"_schedule": SCHEDULE}
+    assert from_plain(plain, {}) == {"_schedule": SCHEDULE}
 
 
 @pytest.mark.parametrize(
@@ -54,8 +56,8 @@ def test_the_schedule_is_rebuilt_from_plain_data():
     ids=str,
 )
 def test_other_attributes_are_unchanged(attributes):
-    assert to_plain(attributes) == attributes
-    assert from_plain(attributes) == attributes
+    assert to_plain(attributes) == attributes | {VERSION: skdistmlp.__version__}
+    assert from_plain(attributes, {}) == attributes
 
 
 def test_attributes_themselves_are_not_modified():
@@ -63,7 +65,7 @@ def test_attributes_themselves_are_not_modified():
     to_plain(attributes)
     assert attributes == {"_schedule": SCHEDULE}
     plain = to_plain(attributes)
-    from_plain(plain)
+    from_plain(plain, {})
     assert isinstance(plain["_schedule"], dict)
 
 
@@ -75,3 +77,28 @@ def test_an_optimizer_that_could_not_be_rebuilt_is_named():
     state = OptimizerState(Unlisted(), (np.zeros(3), np.zeros(3)))
     with pytest.raises(TypeError, match="Unlisted is not in UPDATE_RULES"):
         to_plain({"_optimizer_state": state})
+
+
+def test_parameters_that_an_older_version_had_not_have_their_defaults():
+    clf = DistributedMLPClassifier(alpha=0.1)
+    state = clf.__getstate__()
+    del state["beta_1"]
+    older = DistributedMLPClassifier.__new__(DistributedMLPClassifier)
+    older.__setstate__(state)
+    assert older.get_params() == clf.get_params()
+    assert VERSION not in vars(older)
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        {"_optimizer_state": {"solver": "lion", "hyperparameters": {}}},
+        {"_schedule": {"name": "cosine", "warm_up": 3}},
+    ],
+    ids=["optimiser", "schedule"],
+)
+def test_what_a_newer_version_has_saved_is_refused_by_name(newer):
+    plain = {VERSION: "9.1.0", **newer}
+    said = rf"was saved by skdistmlp 9\.1\.0, and {skdistmlp.__version__}, which is "
+    with pytest.raises(ValueError, match=said):
+        from_plain(plain, {})
