@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.sparse import random_array
+from scipy.sparse import csr_array
 
 from skdistmlp.crossover.workloads import N_CLASSES, Workload
 
@@ -40,13 +40,12 @@ class SolverWorkload(Workload):
             return X.astype(self.dtype, copy=False), y
         random = np.random.default_rng(0)
         n_rows = self.n_steps * self.batch_size
-        X = random_array(
-            (n_rows, self.n_features),
-            density=self.density,
-            format="csr",
-            dtype=self.dtype,
-            rng=random,
-        )
+        # Not `scipy.sparse.random_array`, whose `rng` came with SciPy 1.15.
+        n_places = n_rows * self.n_features
+        stored = random.permutation(n_places)[: round(self.density * n_places)]
+        values = random.random(len(stored)).astype(self.dtype)
+        places = np.divmod(stored, self.n_features)
+        X = csr_array((values, places), (n_rows, self.n_features))
         return X, random.integers(0, N_CLASSES, n_rows)
 
     def parameters(self, n_epochs: int | None = None) -> dict[str, Any]:

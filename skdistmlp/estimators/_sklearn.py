@@ -27,7 +27,18 @@ except ImportError:  # scikit-learn before 1.9
         """What an estimator has of callbacks where scikit-learn has none."""
 
         def set_callbacks(self, *callbacks: Any) -> Any:
-            """Raise ImportError: this version of scikit-learn has no callbacks."""
+            """Raise an error: this version of scikit-learn has no callbacks.
+
+            Parameters
+            ----------
+            *callbacks : object
+                Ignored.
+
+            Raises
+            ------
+            ImportError
+                Always.
+            """
             raise ImportError(
                 f"callbacks need scikit-learn 1.9 or newer; {sklearn.__version__} is "
                 f"installed. Upgrade it, or set verbose=True to follow training."

@@ -25,7 +25,7 @@ def blas_threads(n_threads: int) -> Iterator[None]:
             # Looking for the libraries takes a millisecond or more: once a process.
             _controller = _controller or ThreadpoolController()
             _limits = _controller.limit(limits=n_threads, user_api="blas")
-            _let_others_set_limits()
+            let_others_set_limits()
         _users += 1
     try:
         yield
@@ -34,10 +34,10 @@ def blas_threads(n_threads: int) -> Iterator[None]:
             _users -= 1
             if _users == 0:
                 _limits.restore_original_limits()
-                _let_others_set_limits()
+                let_others_set_limits()
 
 
-def _let_others_set_limits() -> None:
+def let_others_set_limits() -> None:
     """Give up this thread's hold on OpenBLAS.
 
     threadpoolctl from 3.8 on lets only the thread that set a limit set the next, and

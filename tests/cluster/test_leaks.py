@@ -8,13 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from distributed import Client, Event
-from threadpoolctl import OpenBLASController, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from skdistmlp.cluster.peers import worker as peers_worker
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.parallel.blas import let_others_set_limits
 from tests.cluster import leaks
 from tests.cluster.leaks import THREADS, assert_nothing_left, remember
 from tests.cluster.peers.test_driver import (
@@ -199,12 +200,11 @@ class BlasLimit:
 
     def __init__(self):
         self._limits = threadpool_limits(3, user_api="blas")
-        # Otherwise no other thread could set limits afterwards.
-        OpenBLASController.clear_controlling_thread()
+        let_others_set_limits()
 
     def close(self):
         self._limits.restore_original_limits()
-        OpenBLASController.clear_controlling_thread()
+        let_others_set_limits()
 
 
 THINGS = {

@@ -112,7 +112,8 @@ def test_sizes_are_labelled_readably(sizes, ticks, size):
     assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
     written = {label.get_text() for label in ax.get_xticklabels()}
     if ticks is None:
-        assert "$\\mathdefault{10^{2}}$" in written
+        # matplotlib chooses every power or, in older versions, every other one.
+        assert written & {rf"$\mathdefault{{10^{{{power}}}}}$" for power in (2, 3)}
     else:
         assert f"{sizes[0]:,}" in written
         assert written <= set(ticks)

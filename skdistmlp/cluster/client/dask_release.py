@@ -1,22 +1,23 @@
-"""Which releases of Dask understand each other's messages."""
+"""Which releases of Dask the processes of a cluster may run."""
 
 import distributed
 
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.requirements import release_numbers
 
-NEW_MESSAGES = "2025.4.0"
-"""Since this release a client asks a scheduler in words that older ones refuse
-(`identity` with `n_workers`), and a scheduler tells clients and workers to change the
-interval of their heartbeats, at which older ones end the connection."""
+OLDEST = "2025.5.0"
+"""As in the metadata of this package.
+
+Schedulers before 2025.4 refuse what later clients ask them, and end on what later
+schedulers tell them. In those before 2025.5, a worker that is restarted or lost at the
+wrong moment may break an assertion, after which calls wait for ever."""
 
 
 def check_dask_release(where: str, found: str) -> None:
-    """Raise unless another process runs a Dask whose messages this one understands.
+    """Raise if another process runs a Dask that is too old.
 
     Of other differences Dask itself warns when a client connects
-    (`VersionMismatchWarning`), and most are harmless: tried were 2025.9 with 2025.12,
-    and 2025.12 to 2026.7 with 2026.8, in both directions.
+    (`VersionMismatchWarning`); docs/install.md says which were tried.
 
     Parameters
     ----------
@@ -30,14 +31,10 @@ def check_dask_release(where: str, found: str) -> None:
     ClusterError
         It names both versions.
     """
-    own = distributed.__version__  # type: ignore[attr-defined]
-    if _has_new_messages(found) != _has_new_messages(own):
+    if release_numbers(found) < release_numbers(OLDEST):
+        own = distributed.__version__  # type: ignore[attr-defined]
         raise ClusterError(
-            f"{where} runs Dask {found}, this process Dask {own}, and Dask from "
-            f"{NEW_MESSAGES} on does not work together with older versions. Install "
-            f"the same version here, on the scheduler and on all workers."
+            f"{where} runs Dask {found}, this process Dask {own}, and skdistmlp needs "
+            f"{OLDEST} or newer everywhere. Install the same version of dask and "
+            f"distributed here, on the scheduler and on all workers."
         )
-
-
-def _has_new_messages(version: str) -> bool:
-    return release_numbers(version) >= release_numbers(NEW_MESSAGES)

@@ -290,11 +290,12 @@ def blas_limits(client):
 
 def set_blas_limits(client, n_threads):
     def set_limits():
-        from threadpoolctl import OpenBLASController, threadpool_limits
+        from threadpoolctl import threadpool_limits
+
+        from skdistmlp.parallel.blas import let_others_set_limits
 
         threadpool_limits(n_threads, user_api="blas")
-        # Otherwise no other thread could set limits afterwards.
-        OpenBLASController.clear_controlling_thread()
+        let_others_set_limits()
 
     client.run(set_limits)
 
