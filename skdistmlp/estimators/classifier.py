@@ -27,6 +27,7 @@ from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, compute_collections, ravel_column
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.public import public
 from skdistmlp.training.hold_out import Score
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from skdistmlp.cluster._dask import Cluster
 
 
+@public
 class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     """Multilayer perceptron classifier, split by neurons over Dask workers.
 
@@ -186,9 +188,6 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     >>> clf.engine_
     'local'
     """
-
-    # Pickles name the public path, whatever room this is in.
-    __module__ = "skdistmlp"
 
     _sklearn_class = MLPClassifier
     _parameter_constraints: ClassVar[dict[str, Any]] = {

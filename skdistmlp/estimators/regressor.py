@@ -18,6 +18,7 @@ from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, compute_collections, ravel_column
 from skdistmlp.exceptions import counted
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.public import public
 from skdistmlp.training.hold_out import Score
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from skdistmlp.cluster._dask import Cluster
 
 
+@public
 class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     """Multilayer perceptron regressor, split by neurons over Dask workers.
 
@@ -175,9 +177,6 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     >>> mlp.predict(X).shape
     (100,)
     """
-
-    # Pickles name the public path, whatever room this is in.
-    __module__ = "skdistmlp"
 
     _sklearn_class = MLPRegressor
     _parameter_constraints: ClassVar[dict[str, Any]] = {

@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from skdistmlp.public import public
+
 STACKLEVEL = 6
 """Frames from a function that `FastestWithin` calls to the line that called `fit`."""
 
 
+@public
 class FastestWithin:
     """Choose the fastest of the candidates that score about as well as the best.
 
@@ -44,9 +47,6 @@ class FastestWithin:
     ...     refit=FastestWithin(0.01),
     ... )
     """
-
-    # Pickles name the public path, whatever room this is in.
-    __module__ = "skdistmlp"
 
     def __init__(self, tolerance: float = 0.0, metric: str = "score") -> None:
         if not tolerance >= 0:

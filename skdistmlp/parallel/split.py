@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.public import public
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +60,7 @@ def layer_units_of(coefs: Sequence[FloatArray]) -> tuple[int, ...]:
     return (coefs[0].shape[0], *(coef.shape[1] for coef in coefs))
 
 
+@public
 @dataclass(frozen=True)
 class NetworkSplit:
     """A network's layers, and which of its neurons each shard holds.
@@ -89,9 +91,6 @@ class NetworkSplit:
     >>> split.ranges[0][1]
     NeuronRange(start=50, stop=100)
     """
-
-    # Pickles of fitted estimators name the public path, whatever room this is in.
-    __module__ = "skdistmlp"
 
     layer_units: tuple[int, ...]
     ranges: tuple[tuple[NeuronRange, ...], ...]

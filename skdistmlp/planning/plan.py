@@ -17,10 +17,12 @@ from skdistmlp.planning.cost import (
     bytes_held,
     bytes_held_by_tasks,
 )
+from skdistmlp.public import public
 from skdistmlp.settings import SETTINGS
 from skdistmlp.settings import parameter_threshold as configured_threshold
 
 
+@public
 @dataclass(frozen=True)
 class Plan:
     """How a network is trained or used to predict: by which engine, where, and why.
@@ -62,9 +64,6 @@ class Plan:
     local: engine='local' was asked for
     network 64-100-10, 7,510 parameters, 1 shard
     """
-
-    # Pickles of fitted estimators name the public path, whatever room this is in.
-    __module__ = "skdistmlp"
 
     engine: str
     split: NetworkSplit

@@ -72,7 +72,7 @@ def test_methods_have_the_signatures_of_scikit_learn(method):
 
 def test_every_parameter_is_documented_and_validated():
     names = DistributedMLPClassifier().get_params()
-    described = re.findall(r"^    (\w+) : ", DistributedMLPClassifier.__doc__, re.M)
+    described = re.findall(r"^(\w+) : ", inspect.getdoc(DistributedMLPClassifier), re.M)
     assert described[: len(names)] == list(
         inspect.signature(DistributedMLPClassifier).parameters
     )
@@ -107,7 +107,9 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name, column
         value = getattr(ours, attribute)
         assert isinstance(value, float if issubclass(kind, float) else kind), attribute
     assert_same_network(ours, theirs)
-    described = re.findall(r"^    (\w+_) : ", DistributedMLPClassifier.__doc__, re.M)
+    described = re.findall(
+        r"^(\w+_) : ", inspect.getdoc(DistributedMLPClassifier), re.M
+    )
     assert public | {"engine_", "n_workers_", "plan_"} <= set(described)
 
 

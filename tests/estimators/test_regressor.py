@@ -60,7 +60,7 @@ def test_methods_have_the_signatures_of_scikit_learn(method):
 
 def test_every_parameter_is_documented_and_validated():
     names = DistributedMLPRegressor().get_params()
-    described = re.findall(r"^    (\w+) : ", DistributedMLPRegressor.__doc__, re.M)
+    described = re.findall(r"^(\w+) : ", inspect.getdoc(DistributedMLPRegressor), re.M)
     assert described[: len(names)] == list(
         inspect.signature(DistributedMLPRegressor).parameters
     )
@@ -95,7 +95,7 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name):
         kind = type(getattr(theirs, attribute))
         value = getattr(ours, attribute)
         assert isinstance(value, float if issubclass(kind, float) else kind), attribute
-    described = re.findall(r"^    (\w+_) : ", DistributedMLPRegressor.__doc__, re.M)
+    described = re.findall(r"^(\w+_) : ", inspect.getdoc(DistributedMLPRegressor), re.M)
     assert found <= set(described)
 
 

@@ -168,6 +168,11 @@ async def _greet(address: str) -> None:
             if cause is not None:
                 raise cause
         kind = _kind_of(asking, address)
+    except ValueError as error:
+        # A web server may also answer, that it does not understand.
+        is_dask = str(error) != NO_DASK
+        cause = None if is_dask else await asyncio.to_thread(_cause_of_silence, address)
+        raise (cause if isinstance(cause, ValueError) else error) from error.__cause__
     finally:
         asking.cancel()
     if kind != "Scheduler":

@@ -10,7 +10,7 @@ from typing import Any, Self
 from distributed import Client, Future
 
 from skdistmlp.cluster.futures import tasks
-from skdistmlp.cluster.futures.ops import FuturesOps, TaskInputs
+from skdistmlp.cluster.futures.ops import FuturesOps, TaskInputs, add_in_order
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
@@ -162,7 +162,7 @@ class FuturesLoss:
         losses = placement.pop_results(*ops.losses)
         penalties = placement.pop_results(*sums)
         # In the order in which shards among peers add them.
-        total = sum(losses, ops.loss_sum) + sum(penalties)
+        total = add_in_order(losses, ops.loss_sum) + add_in_order(penalties)
         ops.losses.clear()
         ops.loss_sum = 0.0
         ops.is_epoch_start = True
@@ -317,5 +317,5 @@ class FuturesObjective:
         losses = self._placement.pop_results(*ops.losses)
         self._ends.clear()
         penalties, gradients = zip(*self._placement.pop_results(*ends), strict=True)
-        total = sum(losses, ops.loss_sum) + sum(penalties)
+        total = add_in_order(losses, ops.loss_sum) + add_in_order(penalties)
         return float(total) / n_rows, join_shards(self._split, gradients)

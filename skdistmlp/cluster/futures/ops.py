@@ -10,8 +10,10 @@ has not arrived yet.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any
 
 from distributed import Future
@@ -215,7 +217,8 @@ class FuturesOps:
         self.losses.append(newest)
         while len(self.losses) > n_ahead:
             # Removed only once it is added: an interrupt in between loses no loss.
-            self.loss_sum += sum(self._tasks.pop_results(self.losses[0]))
+            newly_done = self._tasks.pop_results(self.losses[0])
+            self.loss_sum = add_in_order(newly_done, self.loss_sum)
             self.losses.popleft()
 
     def place_shards(self, state: ShardState, owner: object = None) -> None:
@@ -234,3 +237,11 @@ class FuturesOps:
             return
         sizes = [part.parameters.nbytes for part in states]
         self.shards = self._tasks.scatter_cached("shard", shards, sizes, owner)
+
+
+def add_in_order(values: Iterable[float], start: float = 0.0) -> float:
+    """Add numbers one by one, as shards among peers do.
+
+    From Python 3.12 on, `sum` of floats is more exact than that: its last bits differ.
+    """
+    return reduce(add, values, start)

@@ -7,7 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from skdistmlp.cluster.futures.ops import STEPS_AHEAD, FuturesOps, TaskInputs
+from skdistmlp.cluster.futures.ops import (
+    STEPS_AHEAD,
+    FuturesOps,
+    TaskInputs,
+    add_in_order,
+)
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.step import forward_pass, training_step
 from tests.parallel.ops_contract import make_problem
@@ -135,3 +140,10 @@ def test_the_best_parameters_are_not_part_of_a_placed_shard(problem):
         for shards in placement.scattered["shard"]
         for shard in shards
     )
+
+
+def test_numbers_are_added_one_by_one_with_every_python():
+    """`sum` gives 1 from Python 3.12 on."""
+    assert add_in_order([1.0, 1e100, -1e100]) == 0.0
+    assert add_in_order([1e100, -1e100], start=1.0) == 0.0
+    assert add_in_order([]) == 0.0

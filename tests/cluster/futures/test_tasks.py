@@ -9,6 +9,7 @@ from scipy.sparse import csr_array, csr_matrix, issparse
 from threadpoolctl import threadpool_limits
 
 from skdistmlp.cluster.futures import tasks
+from skdistmlp.cluster.futures.ops import add_in_order
 from skdistmlp.nn.optimizers import Adam, Sgd
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import join_shards
@@ -148,7 +149,7 @@ class Shards:
             ),
             strict=True,
         )
-        total = sum(losses) + sum(penalties)
+        total = add_in_order(losses) + add_in_order(penalties)
         return total / self.dataset.n_rows, join_shards(self.split, gradients)
 
     def outputs(self, rows):
@@ -210,7 +211,7 @@ def test_steps_of_tasks_equal_those_of_local_ops_to_the_bit(
         assert_array_equal(shards.outputs(None), outputs)
         assert_same(shards.loss_and_gradient(blocks, every), evaluation)
 
-    assert sum(losses) + sum(penalties) == loss
+    assert add_in_order(losses) + add_in_order(penalties) == loss
     mine = join_states(shards.split, [shard.state for shard in shards.shards])
     assert_array_equal(mine.parameters, state.parameters)
     assert mine.optimizer.n_steps == state.optimizer.n_steps == 2
