@@ -37,16 +37,16 @@ def test_checks_of_scikit_learn_pass(estimator, check):
 PEERS = {"engine": "peers", "n_workers": 2}
 
 
-def one_in_four(*estimators):
-    """Return the mark of scikit-learn's checks, of which three in four are slow."""
+def one_in_eight(*estimators):
+    """Return the mark of scikit-learn's checks, of which seven in eight are slow."""
     mark = parametrize_with_checks(list(estimators), expected_failed_checks=None)
     names, cases = mark.args
     cases = list(cases)
-    quick = only_quick(*range(0, len(cases), 4), cases=cases)
+    quick = only_quick(*range(0, len(cases), 8), cases=cases)
     return pytest.mark.parametrize(names, quick, **mark.kwargs)
 
 
-@one_in_four(DistributedMLPClassifier(max_iter=100, **PEERS))
+@one_in_eight(DistributedMLPClassifier(max_iter=100, **PEERS))
 def test_checks_of_scikit_learn_pass_on_workers(client, estimator, check, monkeypatch):
     """With an active client: an estimator that holds a live one is not pickled."""
     # Nothing is trained here.

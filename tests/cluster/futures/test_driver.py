@@ -53,7 +53,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 @pytest.mark.parametrize(
     ("n_shards", "hidden", "options"),
     only_quick(
-        4,
         7,
         cases=[
             *((n_shards, HIDDEN, {"weighted": True}) for n_shards in [1, 2, 3]),

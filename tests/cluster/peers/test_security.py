@@ -17,6 +17,7 @@ from skdistmlp.exceptions import ExchangeError
 from tests.certificates import write_certificates
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, in_thread, wait_until
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -26,7 +27,7 @@ def security(tmp_path_factory):
     return write_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-@pytest.fixture(scope="module", params=["tls://", "wss://"])
+@pytest.fixture(scope="module", params=only_quick(0, cases=["tls://", "wss://"]))
 def encrypted(request, security):
     with (
         LocalCluster(

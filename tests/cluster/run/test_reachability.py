@@ -151,6 +151,7 @@ def test_it_takes_two_attempts(client, found):
     assert found([]) == []
 
 
+@pytest.mark.slow  # Dask tries to connect for 30 s.
 def test_one_that_has_left_is_not_named(client, found):
     first = min(client.nthreads())
     assert found([(first, "tcp://127.0.0.1:1")]) == []
