@@ -29,6 +29,10 @@ def check_installed() -> None:
         except metadata.PackageNotFoundError:
             # Importing it says so.
             continue
+        # None: its metadata is damaged. A build that does not know its own version is
+        # called "0+unknown".
+        if not found or found.startswith("0+"):
+            continue
         if release_numbers(found) < release_numbers(floor):
             raise ImportError(
                 f"skdistmlp needs {name} {floor} or newer, but version {found} is "

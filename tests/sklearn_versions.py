@@ -1,4 +1,4 @@
-"""What versions of scikit-learn lack with which the tests run too."""
+"""Differences of the older versions of scikit-learn that the tests run with."""
 
 from typing import Any
 

@@ -7,6 +7,7 @@ mixin says where an estimator is documented. This is the only module that uses t
 ``tests/estimators/test_sklearn_private.py`` fails when one of them changes.
 """
 
+from inspect import signature
 from typing import Any
 
 import sklearn
@@ -17,7 +18,7 @@ from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
 )
 from sklearn.utils.optimize import _check_optimize_result as check_optimize_result
-from sklearn.utils.validation import _check_sample_weight as check_sample_weight
+from sklearn.utils.validation import _check_sample_weight
 
 try:
     from sklearn.callback import CallbackContext, CallbackSupportMixin
@@ -58,9 +59,22 @@ except ImportError:  # scikit-learn before 1.9
             """Tell nobody."""
 
         def call_on_fit_task_end(self, **_: Any) -> bool:
-            """Tell nobody, who does not want to stop."""
+            """Tell nobody; say that nobody wants to stop the fit."""
             return False
 
+
+def check_sample_weight(sample_weight: Any, X: Any) -> Any:
+    """Return weights as an array; raise ValueError unless they are right for X."""
+    weights = _check_sample_weight(sample_weight, X)
+    # scikit-learn before 1.9 accepts them, and training ends in a division by zero.
+    if not REFUSES_ZERO_WEIGHTS and not weights.any():
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return weights
+
+
+REFUSES_ZERO_WEIGHTS = "allow_all_zero_weights" in (
+    signature(_check_sample_weight).parameters
+)
 
 SITE = "https://skdistmlp.readthedocs.io/en/latest"
 """Where the documentation is published; nothing else says so."""

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from skdistmlp._version import __version__
+from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState
+from skdistmlp.requirements import release_numbers
 from skdistmlp.training.progress import LearningRateSchedule
 
 VERSION = "_skdistmlp_version"
@@ -40,10 +42,13 @@ def from_plain(plain: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     Raises
     ------
     ValueError
-        If another version has saved what this one does not know.
+        If a newer version has saved what this one does not know.
     """
     attributes = {**defaults, **plain}
     version = attributes.pop(VERSION, "before 0.1")
+    is_newer = release_numbers(version) > release_numbers(__version__)
+    if is_newer and (unknown := _unknown_parameters(attributes, defaults)):
+        raise _unreadable(version, f"its parameters {', '.join(unknown)}")
     try:
         if attributes.get("_optimizer_state") is not None:
             attributes["_optimizer_state"] = _optimizer(
@@ -51,13 +56,30 @@ def from_plain(plain: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
             )
         if attributes.get("_schedule") is not None:
             attributes["_schedule"] = LearningRateSchedule(**attributes["_schedule"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"this estimator was saved by skdistmlp {version}, and {__version__}, "
-            f"which is installed, cannot continue its training ({error!r}). Install "
-            f"that version, or load it there and export it by to_sklearn()."
-        ) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(version, "the state of its optimiser") from error
     return attributes
+
+
+def _unknown_parameters(
+    attributes: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> list[str]:
+    """Return the parameters, with their values, that this version does not know."""
+    known = {"solver": [*UPDATE_RULES, "lbfgs"], "activation": [*ACTIVATIONS]}
+    return [
+        f"{name}={value!r}"
+        for name, value in attributes.items()
+        if not (name.startswith("_") or name.endswith("_"))
+        and (name not in parameters or value not in known.get(name, [value]))
+    ]
+
+
+def _unreadable(version: str, what: str) -> ValueError:
+    return ValueError(
+        f"this estimator was saved by skdistmlp {version}, and {__version__}, which is "
+        f"installed, does not know {what}. Install version {version}, or export the "
+        f"estimator by to_sklearn() where that is installed."
+    )
 
 
 def _plain_optimizer(state: OptimizerState) -> dict[str, Any]:

@@ -89,16 +89,44 @@ def test_parameters_that_an_older_version_had_not_have_their_defaults():
     assert VERSION not in vars(older)
 
 
+PARAMETERS = {"activation": "relu", "solver": "adam", "alpha": 0.1}
+
+
 @pytest.mark.parametrize(
-    "newer",
+    ("newer", "what"),
     [
-        {"_optimizer_state": {"solver": "lion", "hyperparameters": {}}},
-        {"_schedule": {"name": "cosine", "warm_up": 3}},
+        (
+            {"_optimizer_state": {"solver": "lion", "hyperparameters": {}}},
+            "the state of its optimiser",
+        ),
+        (
+            {
+                "_optimizer_state": {
+                    "solver": "adam",
+                    "hyperparameters": {"beta_3": 0.1},
+                    "moments": (),
+                    "n_steps": 1,
+                }
+            },
+            "the state of its optimiser",
+        ),
+        ({"_schedule": {"warm_up": 3}}, "the state of its optimiser"),
+        ({"activation": "swish"}, "its parameters activation='swish'"),
+        ({"solver": "lion"}, "its parameters solver='lion'"),
+        ({"dropout_": 1, "_some": 2, "mixup": 0.1}, "its parameters mixup=0.1"),
     ],
-    ids=["optimiser", "schedule"],
+    ids=lambda value: str(value)[:40],
 )
-def test_what_a_newer_version_has_saved_is_refused_by_name(newer):
-    plain = {VERSION: "9.1.0", **newer}
-    said = rf"was saved by skdistmlp 9\.1\.0, and {skdistmlp.__version__}, which is "
+def test_what_a_newer_version_has_saved_is_refused_by_name(newer, what):
+    plain = {VERSION: "9.1.0", **PARAMETERS, **newer}
+    said = (
+        rf"was saved by skdistmlp 9\.1\.0, and {skdistmlp.__version__}, which is "
+        rf"installed, does not know {what}\. Install version 9\.1\.0, or export"
+    )
     with pytest.raises(ValueError, match=said):
-        from_plain(plain, {})
+        from_plain(plain, PARAMETERS)
+
+
+def test_what_a_newer_version_has_saved_is_read_if_nothing_is_unknown():
+    plain = {VERSION: "9.1.0", **PARAMETERS, "_some": 2, "coefs_": []}
+    assert from_plain(plain, PARAMETERS) == {**PARAMETERS, "_some": 2, "coefs_": []}

@@ -64,7 +64,7 @@ def test_files_of_the_oldest_and_the_newest_are_there():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_any_version_has_saved_is_read_and_trained_on(name):
+def test_files_of_other_versions_are_read_and_training_continues(name):
     saved = load(name)
     assert saved.keys() == estimators().keys()
     X = features()
@@ -107,3 +107,9 @@ def test_training_equals_that_of_the_installed_scikit_learn(name):
         warnings.simplefilter("ignore", ConvergenceWarning)
         theirs.fit(features(), targets(name))
     assert_same_parameters(ours, theirs)
+
+
+def test_weights_that_are_all_zero_are_refused():
+    X, y = features(), targets("classes")
+    with pytest.raises(ValueError, match="at least one non-zero number"):
+        estimators()["classes"].fit(X, y, np.zeros(len(y)))

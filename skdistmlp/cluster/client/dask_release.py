@@ -8,9 +8,10 @@ from skdistmlp.requirements import release_numbers
 OLDEST = "2025.5.0"
 """As in the metadata of this package.
 
-Schedulers before 2025.4 refuse what later clients ask them, and end on what later
-schedulers tell them. In those before 2025.5, a worker that is restarted or lost at the
-wrong moment may break an assertion, after which calls wait for ever."""
+Schedulers before 2025.4 refuse a question that later clients ask, and clients and
+workers before 2025.4 close the connection at a message of later schedulers. Before
+2025.5, a worker that is restarted or lost at the wrong moment may break an assertion
+of the scheduler, after which calls wait for ever."""
 
 
 def check_dask_release(where: str, found: str) -> None:

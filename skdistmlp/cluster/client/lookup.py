@@ -177,7 +177,10 @@ async def _greet(address: str) -> None:
         asking.cancel()
     if kind != "Scheduler":
         raise ValueError(f"that is the address of a {kind}, not of a scheduler")
-    version = await asyncio.wait_for(dask_version_at(address), timeout_s)
+    try:
+        version = await asyncio.wait_for(dask_version_at(address), timeout_s)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {timeout_s:g} s") from None
     check_dask_release(f"the scheduler at client={address!r}", version)
 
 

@@ -1,4 +1,4 @@
-"""Check that scheduler and workers run versions that go together with those here."""
+"""Check that scheduler and workers run versions compatible with those here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ PACKAGE = "(__import__('skdistmlp'), __import__('skdistmlp.cluster'))[0].__versi
 def check_versions(
     client: Client, workers: Sequence[str], check: Callable[[], None]
 ) -> None:
-    """Raise unless scheduler and workers run this Python, this package and such a Dask.
+    """Raise unless scheduler and workers run compatible versions.
+
+    The same minor version of Python, the same version of this package, and a Dask that
+    is new enough.
 
     A worker with another version of this package may be unable to unpickle what it is
     sent, and Dask then closes the worker's connection. Byte code of another minor
