@@ -149,7 +149,7 @@ print(json.dumps([clf.plan_.reason, [str(w.message) for w in caught]]))
 
 @pytest.mark.parametrize(
     ("n_workers", "stays_behind"),
-    [(2, ""), (None, "clf._client_stayed_behind = True")],
+    only_quick(1, cases=[(2, ""), (None, "clf._client_stayed_behind = True")]),
     ids=["n_workers", "as in a process of joblib"],
 )
 def test_the_environment_decides_where_a_cluster_is_wanted(n_workers, stays_behind):

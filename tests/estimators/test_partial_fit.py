@@ -247,7 +247,7 @@ OPTIMISERS = {
     "between",
     [
         pytest.param(lambda clf: clf, id="at once"),
-        pytest.param(_pickled, id="pickled"),
+        pytest.param(_pickled, id="pickled", marks=pytest.mark.slow),
         pytest.param(deepcopy, id="copied", marks=pytest.mark.slow),
         pytest.param(_handed_over, id="in turns with scikit-learn"),
     ],

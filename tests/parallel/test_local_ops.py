@@ -128,7 +128,7 @@ def test_the_contract_holds_for_every_loss_and_optimiser(
     check_network(one_shard, problem)
 
 
-@pytest.mark.parametrize("n_shards", [1, 2, 3])
+@pytest.mark.parametrize("n_shards", only_quick(1, 2, cases=[1, 2, 3]))
 @pytest.mark.parametrize("hidden", HIDDEN[1:], ids=str)
 @pytest.mark.parametrize("output", sorted(OUTPUTS))
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.cluster.peers.test_driver import (
 )
 from tests.cluster.support import bounded, in_thread, wait_until
 from tests.conftest import assert_nothing_left
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -87,7 +88,7 @@ def test_a_cluster_is_found_by_its_scheduler_file(client, data, tmp_path):
         assert_as_scikit_learn(bounded(classifier(other).fit, *data), data)
 
 
-@pytest.mark.parametrize("engine", ["peers", "futures"])
+@pytest.mark.parametrize("engine", only_quick(0, cases=["peers", "futures"]))
 def test_workers_with_several_threads_share_a_network(data, engine):
     """Two workers with two threads each give two shards with two threads each."""
     with (

@@ -175,7 +175,9 @@ def test_a_worker_can_die_between_fit_and_predict(processes, client, data):
     assert_nothing_left(client)
 
 
-@pytest.mark.parametrize("noticed", [False, True], ids=["", "noticed"])
+@pytest.mark.parametrize(
+    "noticed", only_quick(0, cases=[False, True]), ids=["", "noticed"]
+)
 def test_a_prediction_whose_worker_dies_names_it_and_can_start_again(
     processes, client, data, monkeypatch, noticed
 ):

@@ -56,7 +56,7 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
         assert_nothing_left(client)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", only_quick(1, cases=[0, 1]))
 def test_a_suspended_worker_is_named_after_the_timeout(processes, data, rank):
     """It still exists, so the exchange times out; once resumed, it can train again."""
     processes.have_workers(2)
@@ -276,7 +276,7 @@ def pause(client):
     wait_until(lambda: [*worker_statuses(client).values()] == running, "it is known")
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
+@pytest.mark.parametrize("n_workers", only_quick(1, cases=[1, 2]))
 def test_a_paused_worker_ends_the_fit(client, data, short_rounds, pause, n_workers):
     victim = next(iter(client.nthreads()))
     fit = in_thread(endless(client, n_workers=n_workers).fit, *data)

@@ -26,6 +26,7 @@ from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import WITHIN_S, bounded
 from tests.estimators.support import fit
+from tests.marks import only_quick
 
 
 @pytest.fixture
@@ -162,7 +163,9 @@ def test_an_error_on_a_worker_leaves_nothing_behind(client, monkeypatch):
         bounded(by_rows.predict_by_rows, client, workers, spoilt, X, 10, 1, X)
 
 
-@pytest.mark.parametrize("n_killed", [1, 3], ids=["one of them", "all of them"])
+@pytest.mark.parametrize(
+    "n_killed", only_quick(0, cases=[1, 3]), ids=["one of them", "all of them"]
+)
 def test_rows_of_lost_workers_are_predicted_elsewhere(
     tmp_path, data, fitted, sharing_is_free, monkeypatch, n_killed
 ):

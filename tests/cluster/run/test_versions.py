@@ -22,6 +22,7 @@ from skdistmlp.cluster.run.versions import check_versions
 from tests.cluster.dask_processes import WITHOUT_PACKAGE
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, wait_until
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -83,10 +84,13 @@ CALLS = {
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize(
     ("version", "said"),
-    [
-        ("0.0.9", r"runs skdistmlp 0\.0\.9, this process"),
-        (None, "has no skdistmlp, this process"),
-    ],
+    only_quick(
+        0,
+        cases=[
+            ("0.0.9", r"runs skdistmlp 0\.0\.9, this process"),
+            (None, "has no skdistmlp, this process"),
+        ],
+    ),
 )
 def test_another_version_on_a_worker_is_reported(client, call, version, said):
     victim = tuple(client.nthreads())[1]
@@ -164,7 +168,7 @@ def pretend_dask(run, version):
     run(pretend)
 
 
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("call", only_quick(*(0, 2), cases=CALLS.values()), ids=CALLS)
 def test_a_dask_that_is_too_old_is_reported(client, call):
     own = distributed.__version__
     victim = tuple(client.nthreads())[1]
