@@ -63,18 +63,20 @@ except ImportError:  # scikit-learn before 1.9
             return False
 
 
+REFUSES_ZERO_WEIGHTS = "allow_all_zero_weights" in (
+    signature(_check_sample_weight).parameters
+)
+"""Whether scikit-learn refuses weights that are all zero by itself: from 1.9 on."""
+
+
 def check_sample_weight(sample_weight: Any, X: Any) -> Any:
     """Return weights as an array; raise ValueError unless they are right for X."""
     weights = _check_sample_weight(sample_weight, X)
-    # scikit-learn before 1.9 accepts them, and training ends in a division by zero.
+    # Otherwise training ends in a division by zero.
     if not REFUSES_ZERO_WEIGHTS and not weights.any():
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return weights
 
-
-REFUSES_ZERO_WEIGHTS = "allow_all_zero_weights" in (
-    signature(_check_sample_weight).parameters
-)
 
 SITE = "https://skdistmlp.readthedocs.io/en/latest"
 """Where the documentation is published; nothing else says so."""

@@ -327,7 +327,7 @@ def test_an_unreachable_shard_is_named_with_advice(listeners):
     listeners[0].close()
     with pytest.raises(ExchangeError) as refused:
         meet(1, listeners[1], addresses, names, OURS, never)
-    # The class that is documented, not one of its own.
+    # The documented class, not an internal one.
     assert refused.type is ExchangeError
     assert isinstance(refused.value.__cause__, ConnectionRefusedError)
     assert str(refused.value).startswith(

@@ -11,13 +11,13 @@ OLDEST = "2025.5.0"
 Schedulers before 2025.4 refuse a question that later clients ask, and clients and
 workers before 2025.4 close the connection at a message of later schedulers. Before
 2025.5, a worker that is restarted or lost at the wrong moment may break an assertion
-of the scheduler, after which calls wait for ever."""
+of the scheduler, after which calls wait forever."""
 
 
 def check_dask_release(where: str, found: str) -> None:
     """Raise if another process runs a Dask that is too old.
 
-    Of other differences Dask itself warns when a client connects
+    Dask itself warns about other differences when a client connects
     (`VersionMismatchWarning`); docs/install.md says which were tried.
 
     Parameters

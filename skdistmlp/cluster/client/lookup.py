@@ -169,16 +169,19 @@ async def _greet(address: str) -> None:
                 raise cause
         kind = _kind_of(asking, address)
     except ValueError as error:
-        # A web server may also answer, that it does not understand.
-        is_dask = str(error) != NO_DASK
-        cause = None if is_dask else await asyncio.to_thread(_cause_of_silence, address)
-        raise (cause if isinstance(cause, ValueError) else error) from error.__cause__
+        if str(error) == NO_DASK:
+            # Some web servers answer that they do not understand.
+            cause = await asyncio.to_thread(_cause_of_silence, address)
+            if isinstance(cause, ValueError):
+                raise cause from error.__cause__
+        raise
     finally:
         asking.cancel()
     if kind != "Scheduler":
         raise ValueError(f"that is the address of a {kind}, not of a scheduler")
     try:
-        version = await asyncio.wait_for(dask_version_at(address), timeout_s)
+        left_s = begun + timeout_s - time.monotonic()
+        version = await asyncio.wait_for(dask_version_at(address), left_s)
     except TimeoutError:
         raise TimeoutError(f"no answer within {timeout_s:g} s") from None
     check_dask_release(f"the scheduler at client={address!r}", version)

@@ -100,7 +100,7 @@ STACKLEVEL = 6
 
 
 def _workers_left(client: Client, workers: tuple[str, ...]) -> tuple[str, ...]:
-    """Return those of some workers that still accept tasks."""
+    """Return the given workers that still accept tasks."""
     try:
         present = workers_of(client)
     except ClusterError:

@@ -85,11 +85,10 @@ def map_blocks(
 def _array_of_partitions(frame: Any) -> Array:
     """Return a Dask array with one dimension whose blocks are a frame's partitions.
 
-    `map_partitions` does not do: with the meta of an array, Dask would optimise the
-    graph at once. It may then read several files in one task, so that the array has
+    Not with `map_partitions`: with the meta of an array, Dask would optimise the graph
+    at once. It may then read several files in one task, so that the array has
     fewer blocks than the frame has partitions and cannot become one of its columns; and
-    Dask cannot compute single blocks of what is optimised. And before Dask 2025.5 it
-    gives a delayed value to the function as it is.
+    Dask cannot compute single blocks of what is optimised.
     """
     graph, keys = dict(frame.__dask_graph__()), frame.__dask_keys__()
     name, *_ = keys[0]
