@@ -68,6 +68,7 @@ __all__ = [
     "identity_at",
     "is_on_event_loop",
     "is_own_client",
+    "is_reconnecting",
     "keys_on_worker",
     "last_heartbeat",
     "memory_use",
@@ -95,6 +96,15 @@ __all__ = [
 def scheduler_address(client: Client) -> str:
     """Return the address of a client's scheduler."""
     return str(client.scheduler.address if client.scheduler is not None else "unknown")
+
+
+def is_reconnecting(client: Client) -> bool:
+    """Say whether a client that has lost its scheduler still tries to connect.
+
+    One whose attempt failed in a way that Dask did not expect stays as it is forever.
+    """
+    task = client._handle_report_task
+    return client.status == "connecting" and (task is None or not task.done())
 
 
 async def call_scheduler(client: Client, handler: str, /, **arguments: Any) -> Any:
@@ -372,14 +382,21 @@ def remove_client(scheduler: Scheduler, client: str) -> None:
 
 
 def release_keys(scheduler: Scheduler, keys: Iterable[Any], client: str) -> None:
-    """Have a client no longer want some keys."""
-    scheduler.client_releases_keys(keys=list(keys), client=client)
+    """Have a client no longer want some keys, and forget those that nobody wants.
+
+    The client need not be known, nor have wanted them.
+    """
+    known = [key for key in keys if key in scheduler.tasks]
+    if known:
+        # Dask releases only what a client's latest connection has asked for, and keeps
+        # what an earlier one had whose end it did not notice first.
+        scheduler.client_desires_keys(keys=known, client=client)
+        scheduler.client_releases_keys(keys=known, client=client)
 
 
 def forget_key(key: Any, client: str, dask_scheduler: Scheduler) -> None:
     """Forget a task that no client wants, as if one had wanted it until now."""
-    if key in dask_scheduler.tasks and client in dask_scheduler.clients:
-        dask_scheduler.client_desires_keys(keys=[key], client=client)
+    if client in dask_scheduler.clients:
         release_keys(dask_scheduler, [key], client)
 
 

@@ -29,14 +29,16 @@ class Link:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
         self._is_cut = False
+        self._is_heard = True
         self._lock = threading.Lock()
-        self._ends: list[socket.socket] = []
+        self._ends: list[tuple[socket.socket, socket.socket]] = []
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._is_heard = True
         self.cut()
         # Closing it would not end a thread that accepts.
         self._server.shutdown(socket.SHUT_RDWR)
@@ -46,9 +48,20 @@ class Link:
         """End all connections, and new ones at once."""
         with self._lock:
             self._is_cut = True
-            for end in self._ends:
-                _close(end)
-            self._ends.clear()
+            for here, there in self._ends:
+                _close(here)
+                if self._is_heard:
+                    _close(there)
+            if self._is_heard:
+                self._ends.clear()
+
+    def cut_unheard(self) -> None:
+        """End all connections for the client only, until the link is closed.
+
+        As where a machine on the way forgets a connection.
+        """
+        self._is_heard = False
+        self.cut()
 
     def mend(self) -> None:
         """Pass on new connections again."""
@@ -65,18 +78,17 @@ class Link:
                     _close(here)
                     continue
                 there = socket.create_connection(self._scheduler)
-                self._ends += here, there
-            for source, sink in ((here, there), (there, here)):
-                args = source, sink
-                threading.Thread(target=_pass_on, args=args, daemon=True).start()
+                self._ends.append((here, there))
+            for ends in ((here, there), (there, here)):
+                threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
 
-
-def _pass_on(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(2**16):
-            sink.sendall(data)
-    _close(source)
-    _close(sink)
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(2**16):
+                sink.sendall(data)
+        if self._is_heard:
+            _close(source)
+            _close(sink)
 
 
 def _close(end: socket.socket) -> None:

@@ -48,6 +48,7 @@ from skdistmlp.cluster._dask import (
     identity_at,
     is_on_event_loop,
     is_own_client,
+    is_reconnecting,
     keys_on_worker,
     last_heartbeat,
     memory_use,
@@ -68,6 +69,7 @@ from skdistmlp.cluster._dask import (
     workers_of_process,
 )
 from skdistmlp.cluster.client.rpc import submit_rpc
+from tests.cluster.link import Link
 from tests.cluster.support import WITHIN_S, wait_until
 
 PACKAGE = Path(importlib.util.find_spec("skdistmlp").origin).parent
@@ -306,6 +308,24 @@ def test_a_client_without_a_connection_is_removed(client, workers):
     assert seen == ((True, True), False, (False, False))
 
 
+def test_a_client_that_has_given_up_is_told_from_one_that_connects_again(client):
+    with (
+        Link(client.scheduler.address) as link,
+        Client(link.address, set_as_default=False) as other,
+    ):
+        assert not is_reconnecting(other)
+        link.cut()
+        wait_until(lambda: is_reconnecting(other), "it has noticed")
+        link.mend()
+        wait_until(lambda: other.status == "running", "it is connected again")
+        assert not is_reconnecting(other)
+        link.cut()
+        wait_until(lambda: is_reconnecting(other), "it has noticed")
+        asyncio_loop(other).call_soon_threadsafe(other._handle_report_task.cancel)
+        wait_until(lambda: not is_reconnecting(other), "it has given up")
+        assert other.status == "connecting"
+
+
 def test_keys_are_released_and_forgotten_on_the_scheduler(client):
     name = client.id
     future = client.submit(lambda: 1, key="wanted", pure=False)
@@ -321,7 +341,16 @@ def test_keys_are_released_and_forgotten_on_the_scheduler(client):
         forget_key("orphan", name, dask_scheduler)
         return there, "orphan" in dask_scheduler.tasks
 
+    def release_what_an_earlier_connection_wanted(dask_scheduler):
+        dask_scheduler.client_desires_keys(keys=["earlier"], client=name)
+        dask_scheduler.clients[name] = type(dask_scheduler.clients[name])(name)
+        release_keys(dask_scheduler, ["earlier"], name)
+        return "earlier" in dask_scheduler.tasks
+
     assert not client.run_on_scheduler(release)
+    earlier = client.submit(lambda: 1, key="earlier", pure=False)
+    earlier.result()
+    assert not client.run_on_scheduler(release_what_an_earlier_connection_wanted)
     assert client.run_on_scheduler(orphan) == (True, False)
     client.run_on_scheduler(forget_key, "never there", name)
 

@@ -23,6 +23,7 @@ from skdistmlp.cluster._dask import (
     host_and_port_of,
     identity_at,
     is_on_event_loop,
+    is_reconnecting,
 )
 from skdistmlp.cluster._dask import scheduler_address as scheduler_address
 from skdistmlp.cluster.client.calling_thread import (
@@ -280,8 +281,13 @@ def _checked(client: Client | None) -> Client | None:
     # While a client reconnects, a new scheduler does not know it yet: values sent now
     # would belong to nobody and be dropped. The wait is bounded by Dask, which closes a
     # client that does not get through.
-    while client.status == "connecting":
+    while is_reconnecting(client):
         time.sleep(RECONNECT_POLL_S)
+    if client.status == "connecting":
+        raise ClusterError(
+            "the Dask client has lost its scheduler and failed to connect to it again. "
+            "Make a new one, or pass the address of the scheduler as client=."
+        )
     if client.status in ("closing", "closed"):
         raise ClusterError(
             f"the Dask client is {client.status}. Make a new one, or pass the address "

@@ -85,6 +85,15 @@ class OrphanCleanup(SchedulerPlugin):
         if (run := self.runs.pop(name, None)) is not None:
             self._release_later(name, run, set(keys).__contains__)
 
+    def add_client(self, scheduler: Any, client: str) -> None:
+        """Release what a client sent over an earlier connection; called by Dask.
+
+        It connects anew under the same name, and has given up its futures. A scheduler
+        that has not noticed the end of the earlier connection forgets here what the
+        client had, without releasing it.
+        """
+        self.remove_client(scheduler, client)
+
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Release what a client that has gone sent; called by Dask."""
         for name, run in list(self.runs.items()):
@@ -118,13 +127,12 @@ async def release_orphans(
         unknown = [k for k in held if is_orphan(k) and k not in scheduler.tasks]
         remove_replicas(scheduler, worker, unknown, reason=name)
 
-    if run.client in scheduler.clients:
-        keys = [key for key in scheduler.tasks if is_orphan(key)]
-        release_keys(scheduler, keys, run.client)
-        if not has_connection(scheduler, run.client):
-            # A value that arrived after its client had gone made Dask create the client
-            # again, without a connection whose end would remove it.
-            remove_client(scheduler, run.client)
+    keys = [key for key in scheduler.tasks if is_orphan(key)]
+    release_keys(scheduler, keys, run.client)
+    if run.client in scheduler.clients and not has_connection(scheduler, run.client):
+        # This, or a value that arrived after its client had gone, made Dask create the
+        # client again, without a connection whose end would remove it.
+        remove_client(scheduler, run.client)
     # A worker that hangs, or leaves meanwhile, does not block the others: each has its
     # own timeout, and errors are ignored.
     present = set(run.workers) & set(scheduler.workers)

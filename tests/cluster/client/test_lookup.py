@@ -319,6 +319,16 @@ def test_a_closed_client_is_refused(cluster, digits):
         classifier(client=closed).fit(*small(digits))
 
 
+def test_a_client_that_will_not_connect_again_is_refused(cluster, digits, monkeypatch):
+    """Dask leaves it so when the scheduler confuses its old and its new connection."""
+    monkeypatch.setattr(lookup, "is_reconnecting", lambda _: False)
+    with Client(cluster, set_as_default=False) as lost:
+        monkeypatch.setattr(lost, "status", "connecting")
+        with pytest.raises(ClusterError, match="failed to connect to it again"):
+            bounded(classifier(client=lost).fit, *small(digits))
+        monkeypatch.undo()
+
+
 def test_an_asynchronous_client_is_refused(cluster):
     async def use():
         async with Client(

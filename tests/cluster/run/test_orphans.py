@@ -12,7 +12,8 @@ from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.placement import Placement
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left
-from tests.cluster.support import WITHIN_S, wait_until
+from tests.cluster.link import Link
+from tests.cluster.support import WITHIN_S, task_keys, wait_until
 from tests.marks import only_quick
 
 
@@ -56,6 +57,24 @@ def test_values_of_a_lost_client_are_removed(client, workers):
         dask_worker.handle_stimulus(RemoveReplicasEvent(keys=keys, stimulus_id="x"))
 
     client.run(forget)
+
+
+def test_values_of_a_client_that_connects_again_unnoticed_are_removed(client, workers):
+    """The scheduler takes the new connection for that of a client without values."""
+    key = ("rows", "a run", 1)
+    with (
+        Link(client.scheduler.address) as link,
+        Client(link.address, set_as_default=False) as other,
+    ):
+        RegisteredRun(other, "a run", workers[:1])
+        wait_until(lambda: runs(client) == ["a run"], "the run is known")
+        kept = other.scatter({key: b"data"}, workers=workers[:1])
+        link.cut_unheard()
+        assert key in task_keys(client)
+        link.mend()
+        wait_until(lambda: key not in task_keys(client), "the scheduler lets go")
+        assert kept[key].status == "cancelled"
+    assert runs(client) == []
 
 
 def test_values_that_arrive_after_their_client_is_lost_are_removed(client, workers):
