@@ -16,6 +16,7 @@ from skdistmlp.exceptions import (
 from skdistmlp.settings import register_defaults as _register_defaults
 
 __all__ = [
+    "Activation",
     "ClusterError",
     "DistributedMLPClassifier",
     "DistributedMLPRegressor",
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
         DistributedMLPRegressor,
         FastestWithin,
     )
+    from skdistmlp.nn.activations import Activation
     from skdistmlp.parallel.split import NetworkSplit
     from skdistmlp.planning.plan import Plan
 else:
     # Dask imports this package at each of its commands, to add `dask mlp`: the
     # estimators, and scikit-learn with them, are imported when they are used.
     _LAZY = {
+        "Activation": "skdistmlp.nn.activations",
         "DistributedMLPClassifier": "skdistmlp.estimators",
         "DistributedMLPRegressor": "skdistmlp.estimators",
         "FastestWithin": "skdistmlp.estimators",

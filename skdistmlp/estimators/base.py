@@ -5,7 +5,6 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,6 +21,11 @@ from skdistmlp.estimators._sklearn import (
     DocumentationLinkMixin,
     check_optimize_result,
     check_sample_weight,
+)
+from skdistmlp.estimators.architecture import (
+    checked_activation,
+    checked_dropout,
+    checked_hidden_layer_sizes,
 )
 from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
@@ -131,7 +135,9 @@ class BaseDistributedMLP(
         ):
             if incremental:
                 self._register_classes(y, classes)
-            hidden_layer_sizes = self._checked_hidden_layer_sizes()
+            hidden_layer_sizes = checked_hidden_layer_sizes(self.hidden_layer_sizes)
+            activation = checked_activation(self.activation)
+            dropout = checked_dropout(self.dropout)
             first_pass = not hasattr(self, "coefs_") or (
                 not self.warm_start and not incremental
             )
@@ -155,7 +161,7 @@ class BaseDistributedMLP(
                         f"back, or fit from scratch with warm_start=False."
                     )
             network = Network(
-                dense_layers(layer_units, self.activation),
+                dense_layers(layer_units, activation, dropout),
                 self._output(),
                 float(self.alpha),
             )
@@ -259,18 +265,6 @@ class BaseDistributedMLP(
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
-
-    def _checked_hidden_layer_sizes(self) -> list[int]:
-        sizes = self.hidden_layer_sizes
-        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if not all(isinstance(size, Integral) for size in sizes):
-            raise TypeError(
-                f"hidden_layer_sizes has to consist of whole numbers, got {sizes}. "
-                f"Convert them, such as by int()."
-            )
-        if np.any(np.array(sizes) <= 0):
-            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return [int(size) for size in sizes]
 
     def _reset_history(self) -> None:
         """Drop what trainings before have left that a new one may not set."""

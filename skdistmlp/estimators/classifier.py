@@ -26,6 +26,7 @@ from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, compute_collections, ravel_column
+from skdistmlp.nn.activations import Activation
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.public import public
 from skdistmlp.training.hold_out import Score
@@ -50,8 +51,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     ----------
     hidden_layer_sizes : array-like of shape (n_layers - 2,), default=(100,)
         Numbers of neurons of the hidden layers.
-    activation : {"identity", "logistic", "tanh", "relu"}, default="relu"
-        Activation of the hidden layers.
+    activation : str, Activation or sequence of these, default="relu"
+        Activation of the hidden layers, or of each of them: "identity", "logistic",
+        "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish",
+        "softplus", or an `Activation` of your own.
     solver : {"lbfgs", "sgd", "adam"}, default="adam"
         The optimiser: SciPy's L-BFGS over all rows at once, or stochastic gradient
         descent or Adam over mini-batches.
@@ -98,6 +101,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Number of epochs without an improvement of `tol` after which training ends.
     max_fun : int, default=15000
         Maximum number of evaluations of the loss; for "lbfgs" only.
+    dropout : float or sequence of float, default=0.0
+        Share of the values that are dropped in each step of training, and the others
+        divided by the share that is kept: of every hidden layer, or, as a sequence,
+        of the inputs and of each hidden layer. Rounded to a multiple of 2^-16.
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weights of the classes, by label. They multiply ``sample_weight``. "balanced"
         weights a class by ``n_samples / (n_classes * n_samples_of_class)``. For
@@ -198,7 +205,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     def __init__(
         self,
         hidden_layer_sizes: Sequence[int] | int = (100,),
-        activation: Literal["identity", "logistic", "tanh", "relu"] = "relu",
+        activation: str | Activation | Sequence[str | Activation] = "relu",
         *,
         solver: Literal["lbfgs", "sgd", "adam"] = "adam",
         alpha: float = 0.0001,
@@ -221,6 +228,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         epsilon: float = 1e-8,
         n_iter_no_change: int = 10,
         max_fun: int = 15000,
+        dropout: float | Sequence[float] = 0.0,
         class_weight: dict[Any, float]
         | list[dict[int, float]]
         | Literal["balanced"]
@@ -253,6 +261,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self.epsilon = epsilon
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
+        self.dropout = dropout
         self.class_weight = class_weight
         self.client = client
         self.n_workers = n_workers

@@ -9,7 +9,7 @@ import numpy as np
 
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.estimators._sklearn import HasMethods, Interval, Options, StrOptions
-from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.nn.activations import ACTIVATIONS, Activation
 from skdistmlp.nn.optimizers import UPDATE_RULES
 
 PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
@@ -18,7 +18,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
             "array-like",
             Interval(Integral, 1, None, closed="left"),
         ],
-        "activation": [StrOptions(set(ACTIVATIONS))],
+        "activation": [StrOptions(set(ACTIVATIONS)), "array-like", Activation],
         "solver": [StrOptions({"lbfgs", *UPDATE_RULES})],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [
@@ -46,6 +46,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
             Options(Real, {np.inf}),
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
         "client": [
             None,
             str,

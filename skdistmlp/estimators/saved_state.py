@@ -70,8 +70,17 @@ def _unknown_parameters(
         f"{name}={value!r}"
         for name, value in attributes.items()
         if not (name.startswith("_") or name.endswith("_"))
-        and (name not in parameters or value not in known.get(name, [value]))
+        and (
+            name not in parameters
+            or not _names(value) <= set(known.get(name, _names(value)))
+        )
     ]
+
+
+def _names(value: Any) -> set[str]:
+    """Return the names in a parameter, which may be one or a sequence of values."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return {name for name in values if isinstance(name, str)}
 
 
 def _unreadable(version: str, what: str) -> ValueError:

@@ -21,12 +21,12 @@ def glorot_uniform(
     coef_out: FloatArray,
     intercept_out: FloatArray,
 ) -> None:
-    """Draw the parameters of one layer from U(-b, b), b = sqrt(f / (fan_in + fan_out)).
+    """Draw a layer's parameters from U(-b, b), b = g sqrt(6 / (fan_in + fan_out)).
 
     Parameters
     ----------
     layer : LayerSpec
-        Says the number of parameters, and the factor f.
+        Says the number of parameters, and the gain g.
     random_state : RandomState
         Advanced by ``fan_in * fan_out + fan_out`` draws, whatever is kept.
     rows, columns : slice
@@ -44,7 +44,7 @@ def glorot_uniform(
     scikit-learn's ``BaseMultilayerPerceptron._init_coef``.
     """
     fan_in, fan_out = layer.fan_in, layer.fan_out
-    bound = np.sqrt(layer.glorot_factor / (fan_in + fan_out))
+    bound = np.sqrt(6 * layer.gain**2 / (fan_in + fan_out))
     block = max(1, BLOCK_DRAWS // fan_out)
     for start in range(0, fan_in, block):
         stop = min(start + block, fan_in)

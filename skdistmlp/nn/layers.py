@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 
 from skdistmlp.nn.activations import ACTIVATIONS, Activation
 from skdistmlp.nn.losses import OUTPUTS, Output
@@ -12,28 +13,29 @@ from skdistmlp.nn.losses import OUTPUTS, Output
 class LayerSpec:
     """One layer of neurons and the coefficients that lead to it.
 
-    What else a layer may do to its values (dropout, say) belongs here too.
-
     Attributes
     ----------
     fan_in, fan_out : int
         Number of inputs, number of neurons.
-    activation : str
-        Name of the activation; "identity" for the output layer, whose output
-        activation belongs to the loss (see `skdistmlp.nn.losses`).
-    glorot_factor : float
+    activation : str or Activation
+        The activation, by name if it has one; "identity" for the output layer, whose
+        output activation belongs to the loss (see `skdistmlp.nn.losses`).
+    gain : float
         Sets the range of the initial parameters; see `glorot_uniform`.
+    dropout : float
+        Share of the layer's inputs that are dropped in a step of training.
     """
 
     fan_in: int
     fan_out: int
-    activation: str
-    glorot_factor: float
+    activation: str | Activation
+    gain: float
+    dropout: float = 0.0
 
     @property
     def nonlinearity(self) -> Activation:
         """The activation itself."""
-        return ACTIVATIONS[self.activation]
+        return activation_of(self.activation)
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,15 @@ class Network:
         return OUTPUTS[self.output]
 
 
+def activation_of(activation: str | Activation) -> Activation:
+    """Return an activation that may be given by its name."""
+    return ACTIVATIONS[activation] if isinstance(activation, str) else activation
+
+
 def dense_layers(
-    layer_units: Sequence[int], activation: str | Sequence[str]
+    layer_units: Sequence[int],
+    activation: str | Activation | Sequence[str | Activation],
+    dropout: float | Sequence[float] = 0.0,
 ) -> tuple[LayerSpec, ...]:
     """Return fully connected layers.
 
@@ -74,13 +83,15 @@ def dense_layers(
     ----------
     layer_units : sequence of int
         Features, neurons of each hidden layer, outputs.
-    activation : str or sequence of str
-        Name of the activation of all hidden layers, or of each of them.
+    activation : str, Activation or sequence of these
+        The activation of all hidden layers, or of each of them.
+    dropout : float or sequence of float
+        The dropout of all hidden layers, or of the inputs and each hidden layer.
 
     Raises
     ------
     ValueError
-        If there are more or fewer names than hidden layers.
+        If there are more or fewer activations or rates than expected.
 
     Notes
     -----
@@ -89,20 +100,34 @@ def dense_layers(
     A network without hidden layers is drawn for the activation that was named.
     """
     n_hidden = len(layer_units) - 2
-    if isinstance(activation, str):
-        names, last = (activation,) * n_hidden, activation
+    activations: tuple[str | Activation, ...]
+    if isinstance(activation, str | Activation):
+        activations, last = (activation,) * n_hidden, activation
     else:
-        names = tuple(activation)
-        last = names[-1] if names else "identity"
-    if len(names) != n_hidden:
+        activations = tuple(activation)
+        last = activations[-1] if activations else "identity"
+    if len(activations) != n_hidden:
         raise ValueError(
-            f"the number of activations, {len(names)}, differs from the number of "
-            f"hidden layers, {n_hidden}. Pass one name for all of them, or one for "
-            f"each."
+            f"the number of activations, {len(activations)}, differs from the number "
+            f"of hidden layers, {n_hidden}. Pass one for all of them, or one for each."
+        )
+    if isinstance(dropout, Real):
+        rates = (0.0, *(float(dropout),) * n_hidden)
+    else:
+        rates = tuple(float(rate) for rate in dropout)
+    if len(rates) != n_hidden + 1:
+        raise ValueError(
+            f"the number of dropout rates, {len(rates)}, differs from the number of "
+            f"hidden layers, {n_hidden}, plus one for the inputs. Pass one rate for "
+            f"all hidden layers, or one for the inputs and one for each hidden layer."
         )
     return tuple(
-        LayerSpec(fan_in, fan_out, name, ACTIVATIONS[drawn_for].glorot_factor)
-        for (fan_in, fan_out), name, drawn_for in zip(
-            pairwise(layer_units), (*names, "identity"), (*names, last), strict=True
+        LayerSpec(fan_in, fan_out, its_own, activation_of(drawn_for).gain, rate)
+        for (fan_in, fan_out), its_own, drawn_for, rate in zip(
+            pairwise(layer_units),
+            (*activations, "identity"),
+            (*activations, last),
+            rates,
+            strict=True,
         )
     )

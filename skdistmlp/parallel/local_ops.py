@@ -110,15 +110,16 @@ class LocalOps:
             return self._communicator.all_reduce(piece, layer, logits)
         inputs = self._gather(layer, value)
         activation = self._activations[layer]
+        z = self._buffer("residuals", layer, *shape) if activation.keeps_input else out
+        affine(inputs, coef, intercept, z)
         if not training:
-            z = affine(inputs, coef, intercept, out)
             activation.forward(z, out)
             return out
-        z = out
-        if activation.keeps_input:
-            z = self._buffer("pre-activations", layer, *shape)
-        affine(inputs, coef, intercept, z)
-        self._residuals[layer] = activation.forward(z, out)
+        if activation.with_slope is not None:
+            activation.with_slope(z, out)
+        else:
+            activation.forward(z, out)
+        self._residuals[layer] = z
         self._inputs[layer] = inputs
         return out
 
@@ -155,7 +156,11 @@ class LocalOps:
                 layer,
                 self._buffer("deltas", layer, *value.shape),
             )
-        self._activations[layer - 1].backward(self._residuals[layer - 1], below)
+        activation, residual = self._activations[layer - 1], self._residuals[layer - 1]
+        if activation.with_slope is not None:
+            below *= residual
+        else:
+            activation.backward(residual, below)
         return below
 
     def update(self, rows: Rows, learning_rate: float) -> None:

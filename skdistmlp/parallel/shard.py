@@ -296,8 +296,7 @@ def predict_whole(
         if X.shape[0] > rows_per_block:
             value = X[start : start + rows_per_block]
         for layer, coef, intercept in zip(network.layers, *parameters, strict=True):
-            value = affine(value, coef, intercept)
-            layer.nonlinearity.forward(value, value)
+            value = layer.nonlinearity(affine(value, coef, intercept))
         network.output_head.forward(value)
         blocks.append(value)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network._base import DERIVATIVES as SKLEARN_DERIVATIVES
 
 from skdistmlp.nn import initialization
 from skdistmlp.nn.activations import ACTIVATIONS
@@ -9,7 +10,7 @@ from skdistmlp.nn.initialization import glorot_uniform
 from skdistmlp.nn.layers import LayerSpec
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(SKLEARN_DERIVATIVES))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("block_draws", [1, 17, 2**17])
 def test_parts_of_parameters_equal_scikit_learns_draw_to_the_bit(
@@ -27,11 +28,10 @@ def test_parts_of_parameters_equal_scikit_learns_draw_to_the_bit(
         (3, 2, slice(0, 3), slice(2, 2)),
     ]:
         coef, intercept = reference._init_coef(fan_in, fan_out, dtype)
-        factor = ACTIVATIONS[activation].glorot_factor
         expected = coef[rows, columns], intercept[columns]
         drawn = [np.full_like(part, np.nan) for part in expected]
         glorot_uniform(
-            LayerSpec(fan_in, fan_out, activation, factor),
+            LayerSpec(fan_in, fan_out, activation, ACTIVATIONS[activation].gain),
             random_state,
             rows=rows,
             columns=columns,

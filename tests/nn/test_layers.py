@@ -1,36 +1,36 @@
 import pickle
 
-import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.layers import LayerSpec, Network, dense_layers
 from skdistmlp.nn.losses import OUTPUTS
-from tests.nn.silu import SILU, silu_known
+from tests.nn.softsign import SOFTSIGN
+
+LOGISTIC = (1 / 3) ** 0.5
 
 
 def test_all_hidden_layers_have_the_activation_and_the_output_layer_has_none():
     assert dense_layers((3, 4, 5, 2), "logistic") == (
-        LayerSpec(3, 4, "logistic", 2.0),
-        LayerSpec(4, 5, "logistic", 2.0),
-        LayerSpec(5, 2, "identity", 2.0),
+        LayerSpec(3, 4, "logistic", LOGISTIC),
+        LayerSpec(4, 5, "logistic", LOGISTIC),
+        LayerSpec(5, 2, "identity", LOGISTIC),
     )
 
 
 def test_each_hidden_layer_may_have_its_own_activation():
     assert dense_layers((3, 4, 5, 2), ["logistic", "tanh"]) == (
-        LayerSpec(3, 4, "logistic", 2.0),
-        LayerSpec(4, 5, "tanh", 6.0),
-        LayerSpec(5, 2, "identity", 6.0),
+        LayerSpec(3, 4, "logistic", LOGISTIC),
+        LayerSpec(4, 5, "tanh", 1.0),
+        LayerSpec(5, 2, "identity", 1.0),
     )
 
 
 @pytest.mark.parametrize(
-    ("activation", "factor"), [("logistic", 2.0), ("tanh", 6.0), ([], 6.0)]
+    ("activation", "gain"), [("logistic", LOGISTIC), ("tanh", 1.0), ([], 1.0)]
 )
-def test_without_hidden_layers_the_activation_only_says_how_to_draw(activation, factor):
-    assert dense_layers((3, 2), activation) == (LayerSpec(3, 2, "identity", factor),)
+def test_without_hidden_layers_the_activation_only_says_how_to_draw(activation, gain):
+    assert dense_layers((3, 2), activation) == (LayerSpec(3, 2, "identity", gain),)
 
 
 @pytest.mark.parametrize("names", [[], ["relu"], ["relu"] * 3], ids=len)
@@ -52,26 +52,26 @@ def test_a_network_is_a_value():
     assert output.nonlinearity is ACTIVATIONS["identity"]
 
 
-def test_an_activation_that_keeps_its_input_does_not_modify_it():
-    """That of the tests too does what the engines rely on."""
-    z = np.random.default_rng(0).normal(size=(300, 65))
-    before, out = z.copy(), np.full_like(z, np.nan)
-    assert SILU.forward(z, out) is z
-    assert_array_equal(z, before)
-    delta = np.ones_like(z)
-    SILU.backward(z, delta)
-    step = 1e-6
-    above, below = np.empty_like(z), np.empty_like(z)
-    SILU.forward(z + step, above)
-    SILU.forward(z - step, below)
-    assert_allclose(delta, (above - below) / (2 * step), atol=1e-8)
-    # Where nothing goes backward, it may be overwritten.
-    SILU.forward(z, z)
-    assert_array_equal(z, out)
+def test_an_activation_may_be_given_by_itself_and_per_layer():
+    first, second, output = dense_layers((3, 4, 5, 2), ["gelu", SOFTSIGN])
+    assert first.nonlinearity is ACTIVATIONS["gelu"]
+    assert second.nonlinearity is SOFTSIGN
+    assert (first.gain, second.gain, output.gain) == (
+        ACTIVATIONS["gelu"].gain,
+        SOFTSIGN.gain,
+        SOFTSIGN.gain,
+    )
+    assert dense_layers((3, 4, 2), SOFTSIGN)[0].nonlinearity is SOFTSIGN
 
 
-def test_an_activation_added_by_a_test_is_removed_afterwards():
-    with silu_known():
-        assert dense_layers((1, 2, 1), "silu")[0].nonlinearity is SILU
-    with pytest.raises(KeyError):
-        dense_layers((1, 2, 1), "silu")
+@pytest.mark.parametrize(
+    ("dropout", "rates"), [(0.5, [0, 0.5, 0.5]), ([0.1, 0, 0.3], [0.1, 0, 0.3])]
+)
+def test_dropout_is_that_of_the_inputs_of_a_layer(dropout, rates):
+    layers = dense_layers((3, 4, 5, 2), "relu", dropout)
+    assert [layer.dropout for layer in layers] == rates
+
+
+def test_as_many_rates_are_needed_as_there_are_layers():
+    with pytest.raises(ValueError, match="number of dropout rates, 2, "):
+        dense_layers((3, 4, 5, 2), "relu", [0.1, 0.2])

@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array, csr_matrix
-from sklearn.neural_network._base import LOSS_FUNCTIONS
+from sklearn.neural_network._base import DERIVATIVES, LOSS_FUNCTIONS
 
-from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.losses import OUTPUTS
 from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
@@ -261,8 +260,8 @@ def test_an_unsplit_network_predicts_in_blocks(
     assert_allclose(outputs, expected, rtol=close, atol=close)
 
 
-@pytest.mark.parametrize("first", sorted(ACTIVATIONS))
-@pytest.mark.parametrize("second", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("first", sorted(DERIVATIVES))
+@pytest.mark.parametrize("second", sorted(DERIVATIVES))
 def test_prediction_applies_the_activation_of_each_layer(first, second):
     split = NetworkSplit.even((3, 4, 5, 2), 1)
     problem = make_problem(split, [first, second])

@@ -94,8 +94,8 @@ def forward(
     activation = shard.network.layers[layer].nonlinearity
     if layer == shard.split.output_layer or activation.keeps_input:
         return z
-    # In place: `z` is this task's own.
-    return activation.forward(z, z)
+    # `z` is this task's own.
+    return activation(z)
 
 
 def predict(shard: PlacedShard, pieces: list[FloatArray]) -> FloatArray:

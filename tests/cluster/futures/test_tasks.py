@@ -14,17 +14,11 @@ from skdistmlp.nn.optimizers import Adam, Sgd
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import join_shards
 from skdistmlp.training.step import backpropagate, predict_blocks, training_step
-from tests.nn.silu import silu_known
+from tests.nn.softsign import SOFTSIGN
 from tests.parallel.ops_contract import blocks_of_evaluations
 from tests.parallel.test_local_ops import among_peers, problem_of
 
 ROWS = [np.array([7, 2, 2, 19, 0]), slice(3, 11)]
-
-
-@pytest.fixture
-def silu():
-    with silu_known():
-        yield
 
 
 SHAPES = [(1, ()), *((n, h) for n in [1, 2, 3] for h in [(5,), (6, 4), (4, 3, 5)])]
@@ -168,13 +162,12 @@ class Shards:
         {"output": "exp", "n_outputs": 3, "sparse": csr_array, "weighted": True},
         {"output": "identity", "n_outputs": 2, "sparse": csr_matrix},
         {"activation": ["silu", "logistic", "relu"]},
-        {"activation": ["tanh", "silu", "silu"], "dtype": np.float32},
+        {"activation": ["gelu", "silu", "mish"], "dtype": np.float32},
+        {"activation": ["elu", SOFTSIGN, "gelu"], "weighted": True},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
-def test_steps_of_tasks_equal_those_of_local_ops_to_the_bit(
-    n_shards, hidden, options, silu
-):
+def test_steps_of_tasks_equal_those_of_local_ops_to_the_bit(n_shards, hidden, options):
     if isinstance(options.get("activation"), list):
         # One for each hidden layer, of which there are up to three.
         options = options | {"activation": options["activation"][: len(hidden)]}
