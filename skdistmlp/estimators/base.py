@@ -64,6 +64,7 @@ _HISTORY = (
     "best_validation_score_",
     "_no_improvement_count",
     "_optimizer_state",
+    "_dropout_seed",
 )
 """Attributes that training in epochs sets, and "lbfgs" does not."""
 
@@ -210,9 +211,9 @@ class BaseDistributedMLP(
         shards = None
         if not first_pass:
             parameters = flatten(self._parameters(), dtype)
-            shards = ShardState(
-                parameters, self._continued_optimizer(parameters, incremental)
-            )
+            optimizer = self._continued_optimizer(parameters, incremental)
+            seed = None if optimizer is None else vars(self).get("_dropout_seed")
+            shards = ShardState(parameters, optimizer, dropout_seed=seed)
         return TrainingJob(
             network,
             NetworkSplit.even(network.layer_units, 1),
@@ -344,6 +345,7 @@ class BaseDistributedMLP(
         else:
             self._set_progress_attributes(state.progress)
             self._optimizer_state = state.network.optimizer
+            self._dropout_seed = state.network.dropout_seed
         parameters = state.network.parameters
         self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)

@@ -62,6 +62,11 @@ class Network:
         return (self.layers[0].fan_in, *(layer.fan_out for layer in self.layers))
 
     @property
+    def has_dropout(self) -> bool:
+        """Whether training drops values anywhere."""
+        return any(layer.dropout for layer in self.layers)
+
+    @property
     def output_head(self) -> Output:
         """The output activation and its loss."""
         return OUTPUTS[self.output]

@@ -86,6 +86,7 @@ class LocalOps:
         # each layer, all shards' gathered, and the residuals of the hidden ones.
         self._inputs: dict[int, Features] = {}
         self._residuals: dict[int, FloatArray] = {}
+        self._masks: dict[int, FloatArray] = {}
         self.loss_sum = 0.0
 
     def inputs(self, rows: Rows) -> Features:
@@ -101,6 +102,8 @@ class LocalOps:
         """Return this shard's activations, or the logits of the whole network."""
         coef, intercept = self._coefs[layer], self._intercepts[layer]
         shape = value.shape[0], coef.shape[1]
+        if training:
+            value = self._dropped(layer, value)
         out = self._buffer("activations", layer, *shape)
         if layer == self._split.output_layer:
             piece = affine(value, coef, intercept, out)
@@ -156,6 +159,8 @@ class LocalOps:
                 layer,
                 self._buffer("deltas", layer, *value.shape),
             )
+        if layer in self._masks:
+            below *= self._masks[layer]
         activation, residual = self._activations[layer - 1], self._residuals[layer - 1]
         if activation.with_slope is not None:
             below *= residual
@@ -188,6 +193,24 @@ class LocalOps:
         """Let `backward` write gradients into `flat`, shape (n_parameters,)."""
         self.gradient = flat
         self._coef_gradients, self._intercept_gradients = self._layout.views(flat)
+
+    def _dropped(self, layer: int, value: Features) -> Features:
+        """Return this shard's part of a layer's input without what is dropped."""
+        dropout = self.state.dropout(self._network, layer)
+        if dropout is None:
+            return value
+        if issparse(value):
+            return dropout.drop_stored(value)
+        columns = slice(0, value.shape[1])
+        if layer > 0:
+            columns = self._split.ranges[layer - 1][self._communicator.rank].columns
+        mask = dropout.mask(columns, self._buffer("masks", layer, *value.shape))
+        if layer > 0:
+            self._masks[layer] = mask
+        # Not in place: the activation may go backward from `value`, which may also be
+        # the user's rows.
+        dropped = self._buffer("dropped", layer, *value.shape)
+        return np.multiply(value, mask, out=dropped)
 
     def _gather(self, layer: int, part: Features) -> Features:
         if layer == 0:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
+from skdistmlp.nn.dropout import Dropout
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import OptimizerState, block_size
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
@@ -38,12 +39,24 @@ class ShardState:
     penalty_sum : float
         The L2 penalties of the steps since the last end of an epoch, each
         times the number of its rows.
+    dropout_seed : int or None
+        Which values are dropped; None without dropout.
     """
 
     parameters: FloatArray = field(repr=False)
     optimizer: OptimizerState | None = None
     best: FloatArray | None = field(default=None, repr=False)
     penalty_sum: float = 0.0
+    dropout_seed: int | None = None
+
+    def dropout(self, network: Network, layer: int) -> Dropout | None:
+        """Return what the next step drops of the inputs of a layer, if anything."""
+        rate = network.layers[layer].dropout
+        if not rate:
+            return None
+        assert self.dropout_seed is not None
+        assert self.optimizer is not None
+        return Dropout(self.dropout_seed, self.optimizer.n_steps, layer, rate)
 
     def copy(self) -> "ShardState":
         """Return the same state in arrays that nobody else writes to."""
@@ -52,7 +65,9 @@ class ShardState:
             moments = tuple(moment.copy() for moment in optimizer.moments)
             optimizer = replace(optimizer, moments=moments)
         best = None if self.best is None else self.best.copy()
-        return ShardState(self.parameters.copy(), optimizer, best, self.penalty_sum)
+        return replace(
+            self, parameters=self.parameters.copy(), optimizer=optimizer, best=best
+        )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, parameters=aligned(state["parameters"]))
@@ -69,7 +84,15 @@ def split_state(split: NetworkSplit, whole: ShardState) -> list[ShardState]:
         if best is not None:
             best = take_shard(split, rank, best)
         parameters = take_shard(split, rank, whole.parameters)
-        parts.append(ShardState(parameters, optimizer, best))
+        parts.append(
+            replace(
+                whole,
+                parameters=parameters,
+                optimizer=optimizer,
+                best=best,
+                penalty_sum=0.0,
+            )
+        )
     return parts
 
 
@@ -85,7 +108,13 @@ def join_states(split: NetworkSplit, parts: Sequence[ShardState]) -> ShardState:
     best_of = [part.best for part in parts if part.best is not None]
     best = join_shards(split, best_of) if best_of else None
     parameters = join_shards(split, [part.parameters for part in parts])
-    return ShardState(parameters, optimizer, best)
+    return replace(
+        parts[0],
+        parameters=parameters,
+        optimizer=optimizer,
+        best=best,
+        penalty_sum=0.0,
+    )
 
 
 def affine(

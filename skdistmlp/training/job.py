@@ -238,6 +238,9 @@ class TrainingJob:
             )
         if network.optimizer is None and self.rule is not None:
             network = replace(network, optimizer=init(self.rule, network.parameters))
+        if self.network.has_dropout and network.dropout_seed is None:
+            seed = int(initial.random_state.randint(2**63 - 1, dtype=np.int64))
+            network = replace(network, dropout_seed=seed)
         return replace(initial, network=network)
 
 

@@ -30,8 +30,8 @@ class TrainingState:
         shard while that shard trains. None where the parameters have yet to be drawn;
         while "futures" trains, what fetches it.
     random_state : RandomState
-        Draws the initial parameters, then the held-out rows, then the shuffles, as in
-        scikit-learn.
+        Draws the initial parameters, then the seed of dropout if there is any, then
+        the held-out rows, then the shuffles; but for dropout as in scikit-learn.
     progress : Progress or None
         How far training in epochs has come; None for "lbfgs".
     row_order : ndarray of int, shape (n_training_rows,), or None

@@ -80,6 +80,7 @@ def make_problem(
     dtype: type = np.float64,
     n_rows: int = 20,
     sparse: type[csr_array | csr_matrix] | None = None,
+    dropout: float | Sequence[float] = 0.0,
     seed: int = 0,
 ) -> Problem:
     """Draw parameters, features, targets and, if wanted, sample weights.
@@ -106,8 +107,9 @@ def make_problem(
         X[0] = 0
         X = sparse(X)
     weight = rng.uniform(0.1, 3, n_rows).astype(dtype) if weighted else None
-    state = ShardState(parameters, init(rule, parameters))
-    network = Network(dense_layers(split.layer_units, activation), output, alpha)
+    state = ShardState(parameters, init(rule, parameters), dropout_seed=seed)
+    layers = dense_layers(split.layer_units, activation, dropout)
+    network = Network(layers, output, alpha)
     return Problem(network, split, state, Dataset(X, y, weight))
 
 

@@ -8,6 +8,7 @@ The loss of "identity" is the mean over outputs of half the squared errors, but
 as in scikit-learn the gradient is that of their sum.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -58,9 +59,14 @@ def gradients(problem, communicator):
     )
     whole = problem.initial.parameters
 
+    def first_step(learning_rate):
+        # Always the first: dropout drops the same values.
+        shard.ops.state = replace(shard.ops.state, optimizer=state.optimizer)
+        training_step(shard.ops, ROWS, learning_rate)
+
     def loss(parameters):
         state.parameters[:] = take_shard(split, rank, parameters)
-        training_step(shard.ops, ROWS, learning_rate=0.0)
+        first_step(learning_rate=0.0)
         mean = shard.loss.pop() / len(ROWS)
         penalty = penalty_at(problem, parameters)
         return n_averaged(problem.network) * (mean - penalty) + penalty
@@ -73,7 +79,7 @@ def gradients(problem, communicator):
     )
     before = take_shard(split, rank, whole)
     state.parameters[:] = before
-    training_step(shard.ops, ROWS, learning_rate=1.0)
+    first_step(learning_rate=1.0)
     return before - state.parameters, differences
 
 
@@ -81,7 +87,9 @@ def over_sockets(n_shards, shard):
     return run(connected(n_shards), shard)
 
 
-def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
+def check_gradient(
+    activation, output, n_outputs, shares, weighted, run_shards, dropout=0.0
+):
     problem = make_problem(
         NetworkSplit.by_shares((2, 3, 2, n_outputs), shares),
         activation,
@@ -90,6 +98,7 @@ def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
         alpha=0.4,
         weighted=weighted,
         n_rows=6,
+        dropout=dropout,
     )
     results = run_shards(len(shares), lambda peer: gradients(problem, peer))
     parts = [own for own, _ in results]
@@ -125,6 +134,15 @@ MIXED = [*pairwise([*NAMES, NAMES[0]])]
 @pytest.mark.parametrize("shares", [[1], [1, 1], [1, 1, 1]], ids=str)
 def test_gradients_match_with_an_activation_per_layer(activations, shares):
     check_gradient(activations, "softmax", 3, shares, True, in_threads)
+
+
+@pytest.mark.parametrize("activation", NAMES)
+@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
+@pytest.mark.parametrize("shares", only_quick(0, 3, cases=SHARES), ids=str)
+def test_gradients_match_with_dropout(activation, output, n_outputs, shares):
+    """Each evaluation of the loss is the same step, which drops the same values."""
+    rates = [0.3, 0.3, 0.2]
+    check_gradient(activation, output, n_outputs, shares, True, in_threads, rates)
 
 
 @pytest.mark.parametrize("shares", [[1], [1, 1, 1]], ids=str)

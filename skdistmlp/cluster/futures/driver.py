@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Self
 
 from distributed import Client, Future
@@ -200,9 +201,7 @@ class FuturesState:
         joined = join_states(self._split, [shard.state for shard in shards])
         if not best:
             return joined
-        return ShardState(
-            joined.parameters, joined.optimizer, join_shards(self._split, best)
-        )
+        return replace(joined, best=join_shards(self._split, best))
 
     def keep_best(self) -> None:
         """Keep a reference to the parameters where they are."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -128,6 +128,7 @@ class FuturesOps:
                 layer,
                 value.args_by_shard[rank],
                 value.rows,
+                training,
             )
             for rank in self.ranks
         ]
@@ -226,8 +227,7 @@ class FuturesOps:
 
         With an `owner` it stays on the workers for the next run; see `WorkerCache`.
         """
-        bare = ShardState(state.parameters, state.optimizer)
-        states = split_state(self._split, bare)
+        states = split_state(self._split, replace(state, best=None))
         shards = [
             tasks.PlacedShard(self._network, self._split, rank, part)
             for rank, part in enumerate(states)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 
 from skdistmlp.nn import optimizers
 from skdistmlp.nn.layers import Network
@@ -67,7 +68,11 @@ class PlacedShard:
 
 
 def forward(
-    shard: PlacedShard, layer: int, parts: list[Any], rows: Rows | None
+    shard: PlacedShard,
+    layer: int,
+    parts: list[Any],
+    rows: Rows | None,
+    training: bool,
 ) -> FloatArray:
     """Compute one layer on one neuron partition.
 
@@ -81,6 +86,8 @@ def forward(
         What the layer's input is made of; see `_inputs`.
     rows : slice or ndarray of int, or None
         The rows wanted, for layer 0.
+    training : bool
+        Whether some of the input may be dropped.
 
     Returns
     -------
@@ -90,7 +97,8 @@ def forward(
         shard's piece of the logits, shape (n_rows, n_outputs).
     """
     coefs, intercepts = shard.parameters
-    z = affine(_inputs(shard, layer, parts, rows), coefs[layer], intercepts[layer])
+    inputs = _inputs(shard, layer, parts, rows, training)
+    z = affine(inputs, coefs[layer], intercepts[layer])
     activation = shard.network.layers[layer].nonlinearity
     if layer == shard.split.output_layer or activation.keeps_input:
         return z
@@ -186,7 +194,13 @@ def update(
     penalty_sum = 0.0 if first_of_epoch else state.penalty_sum
     penalty_sum += batch_penalty(network, squared_norm, n_rows, weight_sum)
     return replace(
-        shard, state=ShardState(parameters, optimizer, penalty_sum=penalty_sum)
+        shard,
+        state=replace(
+            state,
+            parameters=parameters,
+            optimizer=optimizer,
+            penalty_sum=penalty_sum,
+        ),
     )
 
 
@@ -278,7 +292,7 @@ def _gradient(
     views = shard.layout.views(flat)
     for layer in shard.split.layers:
         gradient(
-            _inputs(shard, layer, inputs[layer], rows),
+            _inputs(shard, layer, inputs[layer], rows, training=True),
             _delta(shard, layer, deltas[layer], rows, batch),
             views.coefs[layer],
             views.intercepts[layer],
@@ -287,7 +301,11 @@ def _gradient(
 
 
 def _inputs(
-    shard: PlacedShard, layer: int, parts: Sequence[Any], rows: Rows | None
+    shard: PlacedShard,
+    layer: int,
+    parts: Sequence[Any],
+    rows: Rows | None,
+    training: bool,
 ) -> Features:
     """Evaluate the input of a layer.
 
@@ -296,11 +314,34 @@ def _inputs(
     """
     if layer == 0:
         dataset: Dataset = parts[0]
-        return dataset.inputs(slice(None) if rows is None else rows)
-    activations = [_activations(shard, layer - 1, residual) for residual in parts]
+        whole = dataset.inputs(slice(None) if rows is None else rows)
+        columns = slice(0, whole.shape[1])
+        return _dropped(shard, layer, whole, columns) if training else whole
+    ranges = shard.split.ranges[layer - 1]
+    if layer == shard.split.output_layer:
+        ranges = ranges[shard.rank : shard.rank + 1]
+    activations = []
+    for residual, part in zip(parts, ranges, strict=True):
+        value: Features = _activations(shard, layer - 1, residual)
+        if training:
+            value = _dropped(shard, layer, value, part.columns)
+        activations.append(value)
     if len(activations) == 1:
         return activations[0]
     return np.concatenate(activations, axis=1)
+
+
+def _dropped(
+    shard: PlacedShard, layer: int, value: Features, columns: slice
+) -> Features:
+    """Return some columns of a layer's input without what the step drops."""
+    dropout = shard.state.dropout(shard.network, layer)
+    if dropout is None:
+        return value
+    if issparse(value):
+        return dropout.drop_stored(value)
+    mask = dropout.mask(columns, np.empty_like(value))
+    return np.multiply(value, mask, out=mask)
 
 
 def _activations(shard: PlacedShard, layer: int, residual: FloatArray) -> FloatArray:
@@ -339,5 +380,8 @@ def _delta(
         pieces = [piece[:, columns] for piece in pieces]
     # A new array even of a single piece, since `backward` works in place.
     delta = sum_in_order(pieces)
+    if (dropout := shard.state.dropout(network, layer + 1)) is not None:
+        columns = split.ranges[layer][shard.rank].columns
+        delta *= dropout.mask(columns, np.empty_like(delta))
     network.layers[layer].nonlinearity.backward(first, delta)
     return delta

@@ -79,12 +79,19 @@ class Shards:
         ]
         self.last = self.split.output_layer
 
-    def forward(self, rows):
+    def forward(self, rows, training=False):
         """Return the inputs of every layer, by layer and shard, and the logits."""
         given = [[[self.dataset] for _ in self.shards]]
         for layer in self.split.layers:
             outputs = [
-                call(tasks.forward, shard, layer, given[layer][shard.rank], rows)
+                call(
+                    tasks.forward,
+                    shard,
+                    layer,
+                    given[layer][shard.rank],
+                    rows,
+                    training,
+                )
                 for shard in self.shards
             ]
             alone = layer + 1 == self.last
@@ -93,7 +100,7 @@ class Shards:
 
     def backpropagate(self, rows, batch):
         """Return the loss, and every shard's arguments for its gradients."""
-        given = self.forward(rows)
+        given = self.forward(rows, training=True)
         delta = [[self.dataset, *pieces] for pieces in given.pop()]
         loss = call(tasks.loss, self.shards[0], delta[0], rows, batch)
         deltas = {self.last: delta}
@@ -164,13 +171,17 @@ class Shards:
         {"activation": ["silu", "logistic", "relu"]},
         {"activation": ["gelu", "silu", "mish"], "dtype": np.float32},
         {"activation": ["elu", SOFTSIGN, "gelu"], "weighted": True},
+        {"activation": ["gelu", "tanh", "relu"], "dropout": [0.2, 0.5, 0.4, 0.3]},
+        {"sparse": csr_array, "dropout": [0.5, 0, 0.3, 0.1]},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )
 def test_steps_of_tasks_equal_those_of_local_ops_to_the_bit(n_shards, hidden, options):
+    # One for each hidden layer, of which there are up to three, and for the inputs.
     if isinstance(options.get("activation"), list):
-        # One for each hidden layer, of which there are up to three.
         options = options | {"activation": options["activation"][: len(hidden)]}
+    if "dropout" in options:
+        options = options | {"dropout": options["dropout"][: len(hidden) + 1]}
     problem = problem_of(hidden, n_shards, **options)
     rates, every = [0.01, 0.02], slice(0, 20)
     blocks = blocks_of_evaluations(20)[1]

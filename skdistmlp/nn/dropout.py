@@ -1,0 +1,114 @@
+"""Dropout: which values are dropped in a step is a function, not a stream of draws.
+
+Srivastava et al. (2014), scaled in training ("inverted"). The generator is NumPy's
+Philox, which is counter-based (Salmon et al., 2011): its counter is set from the step,
+the layer, a block of columns and the row's position in the mini-batch. So whoever holds
+some of the columns, or of the rows, draws the same mask as whoever holds all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Philox
+from numpy.typing import NDArray
+from scipy.sparse import csr_array, csr_matrix
+
+from skdistmlp.nn.row_blocks import row_blocks
+from skdistmlp.nn.types import FloatArray
+
+BLOCK_COLUMNS = 256
+"""Columns that are drawn together. A shard whose neurons begin or end within a block
+draws the rest of it in vain."""
+
+LEVELS = 2**16
+"""A drawn number is one of these; a rate is rounded to a multiple of one over them."""
+
+_COUNTS_PER_ROW = BLOCK_COLUMNS // 16
+"""Philox makes four numbers of 64 bits, 16 of ours, of each value of its counter."""
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """What is dropped of the inputs of one layer in one step of training.
+
+    Attributes
+    ----------
+    seed : int
+        Of the whole training.
+    step : int
+        Steps of the optimiser before this one.
+    layer : int
+        Number of the layer.
+    rate : float
+        Share of the values to drop, in [0, 1).
+    """
+
+    seed: int
+    step: int
+    layer: int
+    rate: float
+
+    @property
+    def threshold(self) -> int:
+        """Number of the levels that are dropped."""
+        return min(round(self.rate * LEVELS), LEVELS - 1)
+
+    @property
+    def scale(self) -> float:
+        """What the others are multiplied by."""
+        return LEVELS / (LEVELS - self.threshold)
+
+    def mask(self, columns: slice, out: FloatArray) -> FloatArray:
+        """Write zero where values are dropped, and `scale` elsewhere.
+
+        Parameters
+        ----------
+        columns : slice
+            Columns of the layer's whole input.
+        out : ndarray of shape (n_rows, n_columns)
+            Overwritten; row i is that of row i of the mini-batch.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_columns)
+            `out`.
+        """
+        first = columns.start // BLOCK_COLUMNS
+        for block in range(first, -(-columns.stop // BLOCK_COLUMNS)):
+            origin = block * BLOCK_COLUMNS
+            start = max(columns.start, origin)
+            stop = min(columns.stop, origin + BLOCK_COLUMNS)
+            for rows in row_blocks(np.empty((len(out), BLOCK_COLUMNS), np.uint16)):
+                part = out[rows, start - columns.start : stop - columns.start]
+                drawn = self._draw(block, rows.start, len(part))
+                is_kept = drawn[:, start - origin : stop - origin] >= self.threshold
+                np.multiply(is_kept, out.dtype.type(self.scale), out=part)
+                del drawn, is_kept
+        return out
+
+    def drop_stored(self, X: csr_array | csr_matrix) -> csr_array | csr_matrix:
+        """Return a copy of sparse rows, all their columns, with values dropped."""
+        factors = np.empty_like(X.data)
+        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+        blocks = X.indices // BLOCK_COLUMNS
+        order = np.argsort(blocks, kind="stable")
+        # Where each block begins among the values in that order.
+        found, begins = np.unique(blocks[order], return_index=True)
+        bounds = [*begins, len(order)]
+        for block, start, stop in zip(found, bounds[:-1], bounds[1:], strict=True):
+            these = order[start:stop]
+            drawn = self._draw(int(block), 0, X.shape[0])
+            columns = X.indices[these] - block * BLOCK_COLUMNS
+            is_kept = drawn[rows[these], columns] >= self.threshold
+            factors[these] = is_kept * X.dtype.type(self.scale)
+        dropped = X.copy()
+        dropped.data *= factors
+        return dropped
+
+    def _draw(self, block: int, first_row: int, n_rows: int) -> NDArray[np.uint16]:
+        """Return numbers below `LEVELS`, shape (n_rows, BLOCK_COLUMNS)."""
+        counter = [first_row * _COUNTS_PER_ROW, block, self.layer, self.step]
+        generator = Philox(key=self.seed, counter=counter)
+        words = generator.random_raw(n_rows * BLOCK_COLUMNS // 4)
+        # Little-endian, whatever the machine.
+        return words.astype("<u8", copy=False).view("<u2").reshape(n_rows, -1)
