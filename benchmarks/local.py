@@ -57,7 +57,7 @@ PREDICT_TARGET = 1 / 1.2
 
 def compare_training(n_threads: int, repeats: int) -> Iterator[Row]:
     """Time whole fits; yield one row per workload."""
-    compiled.load()
+    compiled.load(compiled.adam)
     for workload in with_progress("local", WORKLOADS, _name):
         target = WORKLOADS[workload]
         X, y = workload.data()

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.timing import time_in_turns, with_progress
 from skdistmlp.crossover.output import Row
 from skdistmlp.nn import compiled, optimizers
+from skdistmlp.nn.update_rules import Adam
 
 N_PARAMETERS = 5_800_000
 
@@ -20,21 +21,21 @@ def compare_block_sizes(repeats: int) -> Iterator[Row]:
     random = np.random.default_rng(0)
     parameters = random.standard_normal(N_PARAMETERS, dtype=np.float32)
     gradient = random.standard_normal(N_PARAMETERS, dtype=np.float32)
-    state = optimizers.init(optimizers.Adam(), parameters)
-    compiled.load()
-    kernels = {"NumPy": None, "numba": compiled.adam_kernel(0)}
+    state = optimizers.init(Adam(), parameters)
+    compiled.load(compiled.adam)
+    kernels = {"NumPy": None, "numba": compiled.compiled(compiled.adam, 0)}
 
     def step(by: str, block_bytes: int) -> None:
         with (
             patch.object(optimizers, "BLOCK_BYTES", block_bytes),
-            patch.object(optimizers, "adam_kernel", lambda _: kernels[by]),
+            patch.object(compiled, "compiled", lambda *_: kernels[by]),
         ):
             optimizers.update(
                 state,
                 parameters,
                 gradient,
                 1e-3,
-                n_penalised=N_PARAMETERS,
+                n_coefs=N_PARAMETERS,
                 penalty=1e-6,
             )
 

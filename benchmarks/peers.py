@@ -163,7 +163,7 @@ def _on_workers(client: Client, n_shards: int) -> EstimatorFactory:
 
 def _warm_up(client: Client) -> None:
     """Let workers import and compile what they need."""
-    client.run(compiled.load)
+    client.run(compiled.load, compiled.adam)
     tiny = Workload(4, (4, 4), n_steps=2, n_epochs=1)
     estimator = _on_workers(client, N_WORKERS)(**tiny.parameters())
     fit_uninterrupted(estimator, *tiny.data())

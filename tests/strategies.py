@@ -5,7 +5,7 @@ from scipy.sparse import csr_array, csr_matrix
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.losses import OUTPUTS
-from skdistmlp.nn.optimizers import Adam, Sgd
+from skdistmlp.nn.update_rules import Adam, AdamW, NAdam, RMSprop, Sgd
 from skdistmlp.parallel.split import NetworkSplit
 
 seeds = st.integers(0, 2**32 - 1)
@@ -27,6 +27,9 @@ update_rules = st.one_of(
         beta_2=st.floats(0.9, 0.9999),
         epsilon=st.floats(1e-4, 1e-2),
     ),
+    st.builds(AdamW, epsilon=st.just(1e-3), weight_decay=st.floats(0, 1)),
+    st.builds(RMSprop, rho=st.floats(0.5, 0.999), epsilon=st.just(1e-3)),
+    st.builds(NAdam, epsilon=st.just(1e-3)),
 )
 
 shares = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5)

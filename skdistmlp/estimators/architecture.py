@@ -116,7 +116,7 @@ def _check_sendable(activation: Activation) -> None:
         return
     except Exception:
         # Dask's way also takes functions without a name that can be imported.
-        import cloudpickle
+        import cloudpickle  # type: ignore[import-untyped]
     try:
         cloudpickle.dumps(activation)
     except Exception as error:
@@ -150,6 +150,6 @@ def checked_dropout(dropout: Any) -> float | tuple[float, ...]:
                 f"dropout has {rate!r}, expected a number in [0, 1), or a sequence "
                 f"with one for the inputs and one for each hidden layer."
             )
-        if not 0 <= rate < 1:
+        if not 0 <= float(rate) < 1:
             raise ValueError(f"dropout rates must be in the range [0, 1), got {rate}.")
     return tuple(map(float, rates)) if several else float(rates[0])

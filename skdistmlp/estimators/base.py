@@ -5,6 +5,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -28,6 +29,7 @@ from skdistmlp.estimators.architecture import (
     checked_hidden_layer_sizes,
 )
 from skdistmlp.estimators.callbacks import CallbackContext
+from skdistmlp.estimators.combinations import check_combination
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
@@ -36,8 +38,9 @@ from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.losses import OUTPUTS
-from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState, UpdateRule
+from skdistmlp.nn.optimizers import OptimizerState
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.nn.update_rules import UPDATE_RULES, UpdateRule
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import (
@@ -50,7 +53,8 @@ from skdistmlp.training.hold_out import HoldOut, Score
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import EpochOptions, quiet
-from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.progress import Outcome, Progress
+from skdistmlp.training.schedules import EPOCH_SCHEDULES, LearningRateSchedule
 from skdistmlp.training.state import TrainingState
 
 STACKLEVEL = 5
@@ -65,6 +69,7 @@ _HISTORY = (
     "_no_improvement_count",
     "_optimizer_state",
     "_dropout_seed",
+    "_raw_parameters",
 )
 """Attributes that training in epochs sets, and "lbfgs" does not."""
 
@@ -137,6 +142,7 @@ class BaseDistributedMLP(
             if incremental:
                 self._register_classes(y, classes)
             hidden_layer_sizes = checked_hidden_layer_sizes(self.hidden_layer_sizes)
+            check_combination(self, incremental)
             activation = checked_activation(self.activation)
             dropout = checked_dropout(self.dropout)
             first_pass = not hasattr(self, "coefs_") or (
@@ -165,6 +171,7 @@ class BaseDistributedMLP(
                 dense_layers(layer_units, activation, dropout),
                 self._output(),
                 float(self.alpha),
+                self.max_grad_norm,
             )
             rule = self._new_rule()
             if rule is None:
@@ -211,20 +218,21 @@ class BaseDistributedMLP(
         shards = None
         if not first_pass:
             parameters = flatten(self._parameters(), dtype)
-            optimizer = self._continued_optimizer(parameters, incremental)
-            seed = None if optimizer is None else vars(self).get("_dropout_seed")
-            shards = ShardState(parameters, optimizer, dropout_seed=seed)
+            shards = self._continued_state(parameters, incremental)
+        options = self._epoch_options(n_rows, incremental)
+        n_steps = options.max_epochs * math.ceil(n_rows / options.batch_size)
         return TrainingJob(
             network,
             NetworkSplit.even(network.layer_units, 1),
             dtype,
-            EpochTraining(self._epoch_options(n_rows, incremental), hold_out),
+            EpochTraining(options, hold_out),
             TrainingState(
                 shards,
                 check_random_state(self.random_state),
-                self._starting_progress(incremental),
+                self._starting_progress(shards, n_steps, incremental),
             ),
             rule,
+            ema_decay=self.ema_decay,
             verbose=bool(self.verbose),
         )
 
@@ -292,16 +300,24 @@ class BaseDistributedMLP(
             n_iter_no_change=self.n_iter_no_change,
         )
 
-    def _continued_optimizer(
-        self, parameters: FloatArray, incremental: bool
-    ) -> OptimizerState | None:
-        """Return the optimiser's state of the last call, if it continues."""
+    def _continued_state(self, parameters: FloatArray, incremental: bool) -> ShardState:
+        """Return the state to continue from; the optimiser may not continue."""
         if not incremental or not self._continues():
-            return None
-        state = self._optimizer_state
-        if state is None or any(m.shape != parameters.shape for m in state.moments):
-            return None
-        return state
+            return ShardState(parameters)
+        optimizer: OptimizerState | None = self._optimizer_state
+        if optimizer is None or any(
+            array.shape != parameters.shape for array in optimizer.arrays
+        ):
+            return ShardState(parameters)
+        if (average := optimizer.average) is not None:
+            raw = vars(self).get("_raw_parameters")
+            if raw is not None and np.array_equal(parameters, average):
+                parameters = raw
+            else:
+                # They were edited, or the best were restored: the average begins anew.
+                optimizer = replace(optimizer, average=parameters.copy())
+        seed = vars(self).get("_dropout_seed")
+        return ShardState(parameters, optimizer, dropout_seed=seed)
 
     def _new_rule(self) -> UpdateRule | None:
         """Return the optimiser that the parameters ask for; None for L-BFGS."""
@@ -315,25 +331,40 @@ class BaseDistributedMLP(
         """
         return hasattr(self, "_optimizer_state")
 
-    def _starting_progress(self, incremental: bool) -> Progress:
+    def _starting_progress(
+        self, state: ShardState | None, n_steps: int, incremental: bool
+    ) -> Progress:
         """Return where training stands, from the fitted attributes."""
         if incremental and self._continues():
             schedule, rate = self._schedule, self._learning_rate
         else:
-            has_schedule = UPDATE_RULES[self.solver].has_schedule
-            name = self.learning_rate if has_schedule else "constant"
             rate = float(self.learning_rate_init)
-            schedule = LearningRateSchedule(name, rate, float(self.power_t))
+            schedule = self._new_schedule(rate, n_steps)
+        steps_done = 0
+        if state is not None and state.optimizer is not None:
+            steps_done = state.optimizer.n_steps
         scores = getattr(self, "validation_scores_", None)
         return Progress(
             schedule,
             rate,
             n_samples_seen=self.t_,
+            n_steps=steps_done,
             loss_curve=tuple(getattr(self, "loss_curve_", ())),
             best_loss=getattr(self, "best_loss_", None),
             validation_scores=None if scores is None else tuple(scores),
             best_validation_score=getattr(self, "best_validation_score_", None),
             no_improvement_count=getattr(self, "_no_improvement_count", 0),
+        )
+
+    def _new_schedule(self, rate: float, n_steps: int) -> LearningRateSchedule:
+        """Return the schedule that the parameters ask for."""
+        name, factor = self.learning_rate, None
+        if callable(name):
+            name, factor = "callable", self.learning_rate
+        elif name in EPOCH_SCHEDULES and not UPDATE_RULES[self.solver].has_schedule:
+            name = "constant"
+        return LearningRateSchedule(
+            name, rate, float(self.power_t), n_steps, int(self.warmup_steps), factor
         )
 
     def _set_fitted_attributes(self, result: TrainingResult) -> None:
@@ -346,7 +377,7 @@ class BaseDistributedMLP(
             self._set_progress_attributes(state.progress)
             self._optimizer_state = state.network.optimizer
             self._dropout_seed = state.network.dropout_seed
-        parameters = state.network.parameters
+        parameters = self._shown_parameters(state.network)
         self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
@@ -354,6 +385,15 @@ class BaseDistributedMLP(
         self.plan_ = plan
         self.engine_ = plan.engine
         self.n_workers_ = plan.n_shards
+
+    def _shown_parameters(self, network: ShardState) -> FloatArray:
+        """Return the parameters to predict with; keep the others, if there are any."""
+        self.__dict__.pop("_raw_parameters", None)
+        optimizer = network.optimizer
+        if network.best is not None or optimizer is None or optimizer.average is None:
+            return network.parameters
+        self._raw_parameters = network.parameters
+        return optimizer.average.copy()
 
     def _set_progress_attributes(self, progress: Progress) -> None:
         """Set the fitted attributes of training in epochs."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from skdistmlp.engines.dispatch import OnResult, TrainingResult
 from skdistmlp.estimators._sklearn import callbacks_of, root_context
-from skdistmlp.nn.optimizers import UPDATE_RULES
+from skdistmlp.nn.update_rules import UPDATE_RULES
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
 

@@ -1,6 +1,6 @@
 """The distributed counterpart of scikit-learn's ``MLPClassifier``."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -55,18 +55,21 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Activation of the hidden layers, or of each of them: "identity", "logistic",
         "tanh", "relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish",
         "softplus", or an `Activation` of your own.
-    solver : {"lbfgs", "sgd", "adam"}, default="adam"
-        The optimiser: SciPy's L-BFGS over all rows at once, or stochastic gradient
-        descent or Adam over mini-batches.
+    solver : {"lbfgs", "sgd", "adam", "adamw", "rmsprop", "nadam"}, default="adam"
+        The optimiser: SciPy's L-BFGS over all rows at once, or one that takes steps
+        over mini-batches. "adamw" is Adam with decoupled `weight_decay`.
     alpha : float, default=0.0001
         Strength of the L2 penalty, which is divided by the number of samples in a
         mini-batch, or by the sum of their sample weights.
     batch_size : int or "auto", default="auto"
         Number of rows per mini-batch; "auto" is ``min(200, n_samples)``.
-    learning_rate : {"constant", "invscaling", "adaptive"}, default="constant"
-        Schedule of the learning rate; for "sgd" only.
+    learning_rate : str or callable, default="constant"
+        Schedule of the learning rate: "constant"; for "sgd", "invscaling" or
+        "adaptive"; or, from step to step, "cosine" or "one_cycle". A callable is given
+        the fraction of training that is done, from 0 to almost 1 at `max_iter` epochs,
+        and returns a factor on `learning_rate_init`.
     learning_rate_init : float, default=0.001
-        Initial learning rate.
+        Initial learning rate; the highest of "one_cycle".
     power_t : float, default=0.5
         Exponent of "invscaling"; for "sgd" only.
     max_iter : int, default=200
@@ -92,11 +95,11 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     validation_fraction : float, default=0.1
         Fraction of the rows to hold out.
     beta_1 : float, default=0.9
-        Decay of the first moment; for "adam" only.
+        Decay of the first moment; for "adam", "adamw" and "nadam" only.
     beta_2 : float, default=0.999
-        Decay of the second moment; for "adam" only.
+        Decay of the second moment; for "adam", "adamw" and "nadam" only.
     epsilon : float, default=1e-8
-        Keeps denominators from being zero; for "adam" only.
+        Keeps denominators from being zero; not for "sgd" and "lbfgs".
     n_iter_no_change : int, default=10
         Number of epochs without an improvement of `tol` after which training ends.
     max_fun : int, default=15000
@@ -105,6 +108,23 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Share of the values that are dropped in each step of training, and the others
         divided by the share that is kept: of every hidden layer, or, as a sequence,
         of the inputs and of each hidden layer. Rounded to a multiple of 2^-16.
+    weight_decay : float, default=0.01
+        Coefficients, but not intercepts, shrink by ``weight_decay`` times the learning
+        rate in each step; for "adamw" only. `alpha` acts beside it, as part of the
+        loss.
+    rho : float, default=0.99
+        Decay of the second moment; for "rmsprop" only.
+    max_grad_norm : float or None, default=None
+        Largest norm of the gradient of all parameters, with that of the penalty; a
+        longer one is scaled down.
+    warmup_steps : int, default=0
+        Number of mini-batches over which the learning rate rises linearly to what the
+        schedule says.
+    ema_decay : float or None, default=None
+        With it, `coefs_` and `intercepts_` are an exponential moving average of the
+        parameters over the steps: ``ema_decay`` times the average before plus
+        ``1 - ema_decay`` times the new ones. `partial_fit` continues from the
+        parameters themselves, unless you have edited `coefs_` or `intercepts_`.
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weights of the classes, by label. They multiply ``sample_weight``. "balanced"
         weights a class by ``n_samples / (n_classes * n_samples_of_class)``. For
@@ -207,10 +227,13 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         hidden_layer_sizes: Sequence[int] | int = (100,),
         activation: str | Activation | Sequence[str | Activation] = "relu",
         *,
-        solver: Literal["lbfgs", "sgd", "adam"] = "adam",
+        solver: Literal["lbfgs", "sgd", "adam", "adamw", "rmsprop", "nadam"] = "adam",
         alpha: float = 0.0001,
         batch_size: int | Literal["auto"] = "auto",
-        learning_rate: Literal["constant", "invscaling", "adaptive"] = "constant",
+        learning_rate: Literal[
+            "constant", "invscaling", "adaptive", "cosine", "one_cycle"
+        ]
+        | Callable[[float], float] = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -229,6 +252,11 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         n_iter_no_change: int = 10,
         max_fun: int = 15000,
         dropout: float | Sequence[float] = 0.0,
+        weight_decay: float = 0.01,
+        rho: float = 0.99,
+        max_grad_norm: float | None = None,
+        warmup_steps: int = 0,
+        ema_decay: float | None = None,
         class_weight: dict[Any, float]
         | list[dict[int, float]]
         | Literal["balanced"]
@@ -262,6 +290,11 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self.n_iter_no_change = n_iter_no_change
         self.max_fun = max_fun
         self.dropout = dropout
+        self.weight_decay = weight_decay
+        self.rho = rho
+        self.max_grad_norm = max_grad_norm
+        self.warmup_steps = warmup_steps
+        self.ema_decay = ema_decay
         self.class_weight = class_weight
         self.client = client
         self.n_workers = n_workers

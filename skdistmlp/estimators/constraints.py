@@ -10,7 +10,8 @@ import numpy as np
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.estimators._sklearn import HasMethods, Interval, Options, StrOptions
 from skdistmlp.nn.activations import ACTIVATIONS, Activation
-from skdistmlp.nn.optimizers import UPDATE_RULES
+from skdistmlp.nn.update_rules import UPDATE_RULES
+from skdistmlp.training.schedules import EPOCH_SCHEDULES, STEP_SCHEDULES
 
 PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
     {
@@ -25,7 +26,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
             StrOptions({"auto"}),
             Interval(Integral, 1, None, closed="left"),
         ],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate": [StrOptions({*EPOCH_SCHEDULES, *STEP_SCHEDULES}), callable],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "power_t": [Interval(Real, 0, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -47,6 +48,11 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
         ],
         "max_fun": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "rho": [Interval(Real, 0, 1, closed="left")],
+        "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
+        "warmup_steps": [Interval(Integral, 0, None, closed="left")],
+        "ema_decay": [None, Interval(Real, 0, 1, closed="left")],
         "client": [
             None,
             str,

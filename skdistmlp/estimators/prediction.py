@@ -62,7 +62,7 @@ class PredictionMixin:
     """The table of engines, for a subclass to replace."""
 
     client: Any
-    activation: str
+    activation: Any
     out_activation_: str
     _engine_request: Callable[[], EngineRequest]
     _parameters: Callable[[], Parameters]

@@ -11,9 +11,10 @@ from typing import Any
 
 from skdistmlp._version import __version__
 from skdistmlp.nn.activations import ACTIVATIONS
-from skdistmlp.nn.optimizers import UPDATE_RULES, OptimizerState
+from skdistmlp.nn.optimizers import OptimizerState
+from skdistmlp.nn.update_rules import UPDATE_RULES
 from skdistmlp.requirements import release_numbers
-from skdistmlp.training.progress import LearningRateSchedule
+from skdistmlp.training.schedules import LearningRateSchedule
 
 VERSION = "_skdistmlp_version"
 """Where the plain data say which version of this package has saved them."""
@@ -104,11 +105,19 @@ def _plain_optimizer(state: OptimizerState) -> dict[str, Any]:
         "hyperparameters": dict(vars(rule)),
         "moments": tuple(state.moments),
         "n_steps": state.n_steps,
+        "ema_decay": state.ema_decay,
+        "average": state.average,
     }
 
 
 def _optimizer(
-    solver: str, hyperparameters: dict[str, Any], moments: Any, n_steps: int
+    solver: str,
+    hyperparameters: dict[str, Any],
+    moments: Any,
+    n_steps: int,
+    # Not there in files of version 0.1.
+    ema_decay: float | None = None,
+    average: Any = None,
 ) -> OptimizerState:
     rule = UPDATE_RULES[solver](**hyperparameters)
-    return OptimizerState(rule, tuple(moments), n_steps)
+    return OptimizerState(rule, tuple(moments), n_steps, ema_decay, average)

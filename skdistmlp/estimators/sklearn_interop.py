@@ -14,11 +14,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.estimators._sklearn import AdamOptimizer, SGDOptimizer
-from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd, UpdateRule
+from skdistmlp.nn.optimizers import OptimizerState
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.nn.update_rules import Adam, Sgd, UpdateRule
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout, layer_units_of
 from skdistmlp.planning.plan import Plan, local_plan
-from skdistmlp.training.progress import LearningRateSchedule
+from skdistmlp.training.schedules import LearningRateSchedule
 
 SHARED_ATTRIBUTES = (
     "n_features_in_",

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 
 from skdistmlp.nn.activations import ACTIVATIONS, Activation
 from skdistmlp.nn.losses import OUTPUTS, Output
@@ -50,11 +49,14 @@ class Network:
         Name in `OUTPUTS`: the output activation and the loss.
     alpha : float
         Strength of the L2 penalty.
+    max_grad_norm : float or None
+        Largest norm that the gradient of all parameters keeps in a step.
     """
 
     layers: tuple[LayerSpec, ...]
     output: str
     alpha: float = 0.0
+    max_grad_norm: float | None = None
 
     @property
     def layer_units(self) -> tuple[int, ...]:
@@ -116,10 +118,10 @@ def dense_layers(
             f"the number of activations, {len(activations)}, differs from the number "
             f"of hidden layers, {n_hidden}. Pass one for all of them, or one for each."
         )
-    if isinstance(dropout, Real):
-        rates = (0.0, *(float(dropout),) * n_hidden)
+    if isinstance(dropout, Sequence):
+        rates = tuple(dropout)
     else:
-        rates = tuple(float(rate) for rate in dropout)
+        rates = (0.0, *(dropout,) * n_hidden)
     if len(rates) != n_hidden + 1:
         raise ValueError(
             f"the number of dropout rates, {len(rates)}, differs from the number of "

@@ -29,6 +29,7 @@ class Label(IntEnum):
     PARAMETERS = 2**16 - 4
     LOSS = 2**16 - 5
     GRADIENT = 2**16 - 6
+    GRADIENT_NORM = 2**16 - 7
 
 
 class StopRequested(Exception):  # noqa: N818 (a signal between shards, not an error)

@@ -119,10 +119,10 @@ class LocalState:
         """Copy the parameters, into the same array each time."""
         state = self._ops.state
         if state.best is None:
-            best = state.parameters.copy()
+            best = state.shown.copy()
             self._ops.state = replace(state, best=best)
         else:
-            np.copyto(state.best, state.parameters)
+            np.copyto(state.best, state.shown)
 
 
 class LocalObjective:

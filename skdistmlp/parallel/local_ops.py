@@ -6,9 +6,14 @@ import numpy as np
 from scipy.sparse import issparse
 
 from skdistmlp.nn.layers import Network
-from skdistmlp.nn.optimizers import block_size, update
+from skdistmlp.nn.optimizers import (
+    clipping_scale,
+    new_scratch,
+    squared_gradient_norm,
+    update,
+)
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
-from skdistmlp.parallel.communicators import Communicator
+from skdistmlp.parallel.communicators import Communicator, Label
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
     ShardState,
@@ -78,9 +83,10 @@ class LocalOps:
         self._dataset = dataset
         self._max_rows = max_rows
         self._layout = split.layout(communicator.rank)
-        self._coefs, self._intercepts = self._layout.views(state.parameters)
+        self._trained = self._layout.views(state.parameters)
+        self._shown = self._layout.views(state.shown)
         self.write_gradients_to(np.empty_like(state.parameters))
-        self._scratch = np.empty(block_size(state.parameters), state.parameters.dtype)
+        self._scratch = new_scratch(state.parameters)
         self._buffers: dict[tuple[str, int], FloatArray] = {}
         # What `backward` needs of the last forward pass of training: the inputs of
         # each layer, all shards' gathered, and the residuals of the hidden ones.
@@ -100,7 +106,8 @@ class LocalOps:
 
     def forward(self, layer: int, value: Features, *, training: bool) -> FloatArray:
         """Return this shard's activations, or the logits of the whole network."""
-        coef, intercept = self._coefs[layer], self._intercepts[layer]
+        coefs, intercepts = self._trained if training else self._shown
+        coef, intercept = coefs[layer], intercepts[layer]
         shape = value.shape[0], coef.shape[1]
         if training:
             value = self._dropped(layer, value)
@@ -140,7 +147,7 @@ class LocalOps:
 
     def backward(self, layer: int, value: Features, delta: FloatArray) -> FloatArray:
         """Write the layer's gradient; return this shard's delta below."""
-        coef = self._coefs[layer]
+        coef = self._trained.coefs[layer]
         gradient(
             self._inputs[layer],
             delta,
@@ -175,19 +182,38 @@ class LocalOps:
             "a network opened for prediction cannot train"
         )
         n_rows, weight_sum = self._dataset.batch_totals(rows)
+        penalty = network.alpha / weight_sum
         optimizer, squared_norm = update(
             state.optimizer,
             state.parameters,
             self.gradient,
             learning_rate,
-            n_penalised=self._layout.n_coefs,
-            penalty=network.alpha / weight_sum,
+            n_coefs=self._layout.n_coefs,
+            penalty=penalty,
+            scale=self._clipping_scale(penalty),
             scratch=self._scratch,
         )
         penalty = batch_penalty(network, squared_norm, n_rows, weight_sum)
         self.state = replace(
             state, optimizer=optimizer, penalty_sum=state.penalty_sum + penalty
         )
+
+    def _clipping_scale(self, penalty: float) -> float:
+        """Return what the gradient is multiplied by, from the norm over all shards."""
+        max_norm = self._network.max_grad_norm
+        if max_norm is None:
+            return 1.0
+        own = squared_gradient_norm(
+            self.state.parameters,
+            self.gradient,
+            self._layout.n_coefs,
+            penalty,
+            self._scratch,
+        )
+        total = self._communicator.all_reduce(
+            np.array([own]), Label.GRADIENT_NORM, np.empty(1)
+        )
+        return clipping_scale(float(total[0]), max_norm)
 
     def write_gradients_to(self, flat: FloatArray) -> None:
         """Let `backward` write gradients into `flat`, shape (n_parameters,)."""

@@ -58,12 +58,18 @@ class ShardState:
         assert self.optimizer is not None
         return Dropout(self.dropout_seed, self.optimizer.n_steps, layer, rate)
 
+    @property
+    def shown(self) -> FloatArray:
+        """The parameters to predict with: their moving average, if one is kept."""
+        if self.optimizer is None or self.optimizer.average is None:
+            return self.parameters
+        return self.optimizer.average
+
     def copy(self) -> "ShardState":
         """Return the same state in arrays that nobody else writes to."""
         optimizer = self.optimizer
         if optimizer is not None:
-            moments = tuple(moment.copy() for moment in optimizer.moments)
-            optimizer = replace(optimizer, moments=moments)
+            optimizer = optimizer.with_arrays([a.copy() for a in optimizer.arrays])
         best = None if self.best is None else self.best.copy()
         return replace(
             self, parameters=self.parameters.copy(), optimizer=optimizer, best=best
@@ -79,8 +85,9 @@ def split_state(split: NetworkSplit, whole: ShardState) -> list[ShardState]:
     for rank in range(split.n_shards):
         optimizer, best = whole.optimizer, whole.best
         if optimizer is not None:
-            moments = tuple(take_shard(split, rank, m) for m in optimizer.moments)
-            optimizer = replace(optimizer, moments=moments)
+            optimizer = optimizer.with_arrays(
+                [take_shard(split, rank, array) for array in optimizer.arrays]
+            )
         if best is not None:
             best = take_shard(split, rank, best)
         parameters = take_shard(split, rank, whole.parameters)
@@ -100,11 +107,10 @@ def join_states(split: NetworkSplit, parts: Sequence[ShardState]) -> ShardState:
     """Return the state of the whole network; the inverse of `split_state`."""
     optimizer = parts[0].optimizer
     if optimizer is not None:
-        moments_of = [part.optimizer.moments for part in parts if part.optimizer]
-        moments = tuple(
-            join_shards(split, moment) for moment in zip(*moments_of, strict=True)
+        arrays_of = [part.optimizer.arrays for part in parts if part.optimizer]
+        optimizer = optimizer.with_arrays(
+            [join_shards(split, arrays) for arrays in zip(*arrays_of, strict=True)]
         )
-        optimizer = replace(optimizer, moments=moments)
     best_of = [part.best for part in parts if part.best is not None]
     best = join_shards(split, best_of) if best_of else None
     parameters = join_shards(split, [part.parameters for part in parts])

@@ -101,7 +101,7 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
     dataset : BaseDataset
         All rows, prepared.
     """
-    n_moments = 0 if job.rule is None else job.rule.n_moments
+    n_moments = job.n_moments
     sizes = {
         "itemsize": job.dtype.itemsize,
         "nnz_per_row": dataset.nnz_per_row,

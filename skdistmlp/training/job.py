@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from skdistmlp.nn.layers import Network
-from skdistmlp.nn.optimizers import UpdateRule, init
+from skdistmlp.nn.optimizers import init
+from skdistmlp.nn.update_rules import UpdateRule
 from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.ops import OpenNetwork
@@ -179,6 +180,8 @@ class TrainingJob:
         random state is advanced, unless training continues between two epochs.
     rule : UpdateRule or None
         The optimiser to start with, where `initial` has none.
+    ema_decay : float or None
+        That of the moving average of the parameters, if the optimiser keeps one.
     verbose : bool
         Whether to log scikit-learn's verbose lines.
     """
@@ -189,7 +192,15 @@ class TrainingJob:
     method: Method
     initial: TrainingState
     rule: UpdateRule | None = None
+    ema_decay: float | None = None
     verbose: bool = False
+
+    @property
+    def n_moments(self) -> int:
+        """Number of arrays, each like the parameters, that the optimiser keeps."""
+        if self.rule is None:
+            return 0
+        return self.rule.n_moments + (self.ema_decay is not None)
 
     @property
     def log(self) -> Log:
@@ -237,7 +248,9 @@ class TrainingJob:
                 draw_parameters(layout, layers, initial.random_state, self.dtype)
             )
         if network.optimizer is None and self.rule is not None:
-            network = replace(network, optimizer=init(self.rule, network.parameters))
+            network = replace(
+                network, optimizer=init(self.rule, network.parameters, self.ema_decay)
+            )
         if self.network.has_dropout and network.dropout_seed is None:
             seed = int(initial.random_state.randint(2**63 - 1, dtype=np.int64))
             network = replace(network, dropout_seed=seed)

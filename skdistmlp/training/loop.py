@@ -117,10 +117,13 @@ def run_epoch(
         rows = shuffle(state.row_order, random_state=state.random_state)
     else:
         rows = state.row_order
-    for batch in gen_batches(len(rows), options.batch_size):
-        training_step(network.ops, rows[batch], state.progress.learning_rate)
+    progress = state.progress
+    batches = list(gen_batches(len(rows), options.batch_size))
+    for number, batch in enumerate(batches, start=progress.n_steps):
+        rate = progress.schedule.at_step(progress.learning_rate, number)
+        training_step(network.ops, rows[batch], rate)
     loss = network.loss.pop() / len(rows)
-    progress = state.progress.with_loss(loss, len(rows))
+    progress = progress.with_loss(loss, len(rows), len(batches))
     log(f"Iteration {progress.n_iter}, loss = {loss:.8f}")
     return replace(
         state, network=network.state.current, progress=progress, row_order=rows

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from skdistmlp.training.schedules import LearningRateSchedule
+
 
 class Outcome(Enum):
     """Why training in epochs ended."""
@@ -11,37 +13,6 @@ class Outcome(Enum):
     OUT_OF_EPOCHS = auto()
     INTERRUPTED = auto()
     STOPPED = auto()
-
-
-@dataclass(frozen=True)
-class LearningRateSchedule:
-    """How the learning rate changes between epochs.
-
-    Attributes
-    ----------
-    name : {"constant", "invscaling", "adaptive"}
-        scikit-learn's names.
-    initial : float
-        Rate of the first epoch.
-    power_t : float
-        Exponent of "invscaling".
-    """
-
-    name: str
-    initial: float
-    power_t: float = 0.5
-
-    def after_epoch(self, rate: float, n_samples_seen: int) -> float:
-        """Return the rate of the next epoch."""
-        if self.name == "invscaling":
-            return self.initial / (n_samples_seen + 1) ** self.power_t
-        return rate
-
-    def after_stall(self, rate: float) -> float | None:
-        """Return the rate to continue with when nothing improves, None to stop."""
-        if self.name == "adaptive" and rate > 1e-6:
-            return rate / 5.0
-        return None
 
 
 @dataclass(frozen=True)
@@ -55,11 +26,13 @@ class Progress:
     schedule : LearningRateSchedule
         The schedule that training was started with.
     learning_rate : float
-        Rate of the next step.
+        Rate of the next epoch, before what the schedule does from step to step.
     n_iter : int
         Epochs of this call.
     n_samples_seen : int
         Samples trained on in all calls, scikit-learn's ``t_``.
+    n_steps : int
+        Steps of the optimiser, for as long as it continues.
     loss : float or None
         Loss of the last epoch.
     loss_curve : tuple of float
@@ -78,6 +51,7 @@ class Progress:
     learning_rate: float
     n_iter: int = 0
     n_samples_seen: int = 0
+    n_steps: int = 0
     loss: float | None = None
     loss_curve: tuple[float, ...] = ()
     best_loss: float | None = None
@@ -100,12 +74,13 @@ class Progress:
             )
         return progress
 
-    def with_loss(self, loss: float, n_samples: int) -> "Progress":
+    def with_loss(self, loss: float, n_samples: int, n_steps: int) -> "Progress":
         """Return the progress after one more epoch with a mean loss of `loss`."""
         return replace(
             self,
             n_iter=self.n_iter + 1,
             n_samples_seen=self.n_samples_seen + n_samples,
+            n_steps=self.n_steps + n_steps,
             loss=loss,
             loss_curve=(*self.loss_curve, loss),
         )

@@ -9,8 +9,9 @@ from numpy.testing import assert_array_equal
 import skdistmlp
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.estimators.saved_state import VERSION, from_plain, to_plain
-from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
-from skdistmlp.training.progress import LearningRateSchedule
+from skdistmlp.nn.optimizers import OptimizerState
+from skdistmlp.nn.update_rules import Adam, Sgd
+from skdistmlp.training.schedules import LearningRateSchedule
 
 MOMENTS = (np.arange(3.0), np.arange(3.0, 6.0))
 SCHEDULE = LearningRateSchedule("invscaling", 0.1, 0.5)

@@ -17,7 +17,7 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.nn.optimizers import Sgd
+from skdistmlp.nn.update_rules import Sgd
 from tests.estimators.configurations import ESTIMATORS, Case, pair
 from tests.estimators.support import (
     assert_same_answers,

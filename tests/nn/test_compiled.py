@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skdistmlp.nn import compiled
-from skdistmlp.nn.optimizers import Adam, init, update
+from skdistmlp.nn.optimizers import init, update
+from skdistmlp.nn.update_rules import Adam, AdamW, NAdam, RMSprop
 from tests.strategies import seeds
 
 
@@ -18,11 +19,19 @@ def as_in_a_new_process(monkeypatch):
 
 
 def forget(monkeypatch):
-    for name, value in {"_updates": 0, "_kernel": None, "_looked": False}.items():
+    for name, value in {"_updates": 0, "_compiled": {}}.items():
         monkeypatch.setattr(compiled, name, value)
 
 
-def trained(parameters, gradients, rule, n_penalised, penalty):
+KERNELS = [compiled.adam, compiled.rmsprop, compiled.nadam]
+
+
+def load_all():
+    for kernel in KERNELS:
+        compiled.load(kernel)
+
+
+def trained(parameters, gradients, rule, n_coefs, penalty, scale=1.0):
     parameters = parameters.copy()
     state, norms = init(rule, parameters), []
     for step, gradient in enumerate(gradients, start=1):
@@ -31,8 +40,9 @@ def trained(parameters, gradients, rule, n_penalised, penalty):
             parameters,
             gradient,
             0.01 / step,
-            n_penalised=n_penalised,
+            n_coefs=n_coefs,
             penalty=penalty,
+            scale=scale,
         )
         norms.append(norm)
     return [parameters, *state.moments, norms]
@@ -43,21 +53,35 @@ def trained(parameters, gradients, rule, n_penalised, penalty):
     size=st.integers(1, 70),
     share=st.floats(0, 1),
     penalty=st.sampled_from([0.0, 1e-7, 0.3]),
-    rule=st.sampled_from([Adam(), Adam(0.0, 0.0, 1e-3), Adam(0.5, 0.9, 1e-8)]),
+    clipping=st.sampled_from([1.0, 0.25, 1e-3]),
+    rule=st.sampled_from(
+        [
+            Adam(),
+            Adam(0.0, 0.0, 1e-3),
+            Adam(0.5, 0.9, 1e-8),
+            AdamW(weight_decay=0.3),
+            RMSprop(),
+            RMSprop(0.0, 1e-3),
+            NAdam(),
+            NAdam(0.5, 0.9, 1e-4),
+        ]
+    ),
     seed=seeds,
 )
-def test_numpy_and_numba_give_the_same_bits(dtype, size, share, penalty, rule, seed):
+def test_numpy_and_numba_give_the_same_bits(
+    dtype, size, share, penalty, clipping, rule, seed
+):
     rng = np.random.default_rng(seed)
     scale = 10.0 ** rng.integers(-6, 6, size=(4, size))
     parameters = rng.normal(size=size).astype(dtype)
     gradients = (rng.normal(size=(4, size)) * scale).astype(dtype)
-    arguments = parameters, gradients, rule, round(share * size), penalty
+    arguments = parameters, gradients, rule, round(share * size), penalty, clipping
     with pytest.MonkeyPatch.context() as patched:
         forget(patched)
         by_numpy = trained(*arguments)
-        assert compiled._kernel is None
-        compiled.load()
-        assert compiled._kernel is not None
+        assert compiled._compiled == {}
+        load_all()
+        assert None not in compiled._compiled.values()
         for one, other in zip(by_numpy, trained(*arguments), strict=True):
             assert_array_equal(one, other)
 
@@ -66,9 +90,9 @@ def test_numpy_and_numba_give_the_same_bits(dtype, size, share, penalty, rule, s
 class Decaying(Adam):
     """An optimiser that does more than the compiled code of the one it is made of."""
 
-    def update_block(self, parameters, *args):
-        parameters *= 0.5
-        super().update_block(parameters, *args)
+    def update_block(self, block, *args):
+        block.parameters[...] *= 0.5
+        super().update_block(block, *args)
 
 
 @pytest.mark.parametrize("penalty", [0.0, 0.3])
@@ -79,7 +103,7 @@ def test_a_subclass_of_a_rule_updates_by_itself_even_with_a_penalty(
     parameters, gradients = rng.normal(size=70), rng.normal(size=(3, 70))
     arguments = parameters, gradients, Decaying(), 50, penalty
     by_numpy = trained(*arguments)
-    compiled.load()
+    load_all()
     for one, other in zip(by_numpy, trained(*arguments), strict=True):
         assert_array_equal(one, other)
     assert not np.allclose(
@@ -94,22 +118,28 @@ def test_with_a_penalty_every_parameter_is_counted_once(monkeypatch):
 
 def test_numba_is_loaded_after_enough_work_without_it(monkeypatch):
     monkeypatch.setattr(compiled, "UPDATES_BEFORE_LOADING", 100)
-    assert [compiled.adam_kernel(40) is None for _ in range(4)] == [True, True, 0, 0]
+    assert [compiled.compiled(compiled.adam, 40) is None for _ in range(4)] == [
+        True,
+        True,
+        0,
+        0,
+    ]
 
 
 def test_without_numba_numpy_is_used_from_then_on():
     with pytest.MonkeyPatch.context() as patched:
         patched.setitem(sys.modules, "numba", None)
-        compiled.load()
-    assert compiled.adam_kernel(10 * compiled.UPDATES_BEFORE_LOADING) is None
+        load_all()
+    n_updates = 10 * compiled.UPDATES_BEFORE_LOADING
+    assert [compiled.compiled(kernel, n_updates) for kernel in KERNELS] == [None] * 3
 
 
 def test_no_cache_folder_is_needed_for_compiled_code(monkeypatch):
     from numba.core import caching
 
     monkeypatch.setattr(caching.FunctionCache, "_impl_class", _NoPlace)
-    compiled.load()
-    assert compiled._kernel is not None
+    compiled.load(compiled.adam)
+    assert compiled._compiled[compiled.adam] is not None
 
 
 class _NoPlace:

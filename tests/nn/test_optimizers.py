@@ -9,7 +9,21 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from skdistmlp.nn import optimizers
-from skdistmlp.nn.optimizers import UPDATE_RULES, Adam, Sgd, init, update
+from skdistmlp.nn.optimizers import (
+    clipping_scale,
+    init,
+    squared_gradient_norm,
+    update,
+)
+from skdistmlp.nn.update_rules import (
+    UPDATE_RULES,
+    Adam,
+    AdamW,
+    Block,
+    NAdam,
+    RMSprop,
+    Sgd,
+)
 from tests.strategies import seeds, update_rules
 
 BLOCK = 16
@@ -23,12 +37,13 @@ HYPERPARAMETERS = {
     ],
     "adam": [{}, {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 1e-3}, {"beta_2": 0.9}],
 }
+"""Of the rules that scikit-learn has."""
 SKLEARN_OPTIMIZERS = {"sgd": SGDOptimizer, "adam": AdamOptimizer}
 
 dtypes = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 rules = pytest.mark.parametrize(
     ("name", "hyperparameters"),
-    [(name, values) for name in UPDATE_RULES for values in HYPERPARAMETERS[name]],
+    [(name, values) for name in HYPERPARAMETERS for values in HYPERPARAMETERS[name]],
     ids=str,
 )
 
@@ -53,7 +68,7 @@ def set_rate(optimizer, learning_rate):
 def test_many_steps_match_scikit_learn(name, hyperparameters, dtype, size):
     """With the border of the L2 penalty before, inside and behind a block."""
     rng = np.random.default_rng(size)
-    for n_penalised in {0, size // 2, max(0, size - 1), size}:
+    for n_coefs in {0, size // 2, max(0, size - 1), size}:
         parameters = rng.normal(size=size).astype(dtype)
         expected = parameters.copy()
         theirs = SKLEARN_OPTIMIZERS[name]([expected], **hyperparameters)
@@ -62,9 +77,9 @@ def test_many_steps_match_scikit_learn(name, hyperparameters, dtype, size):
         for step in range(40):
             gradient = rng.normal(size=size).astype(dtype)
             gradient.flags.writeable = False
-            norm = np.sum(np.square(expected[:n_penalised], dtype=np.float64))
+            norm = np.sum(np.square(expected[:n_coefs], dtype=np.float64))
             whole = gradient.copy()
-            whole[:n_penalised] += dtype(penalty) * expected[:n_penalised]
+            whole[:n_coefs] += dtype(penalty) * expected[:n_coefs]
             rate = 0.01 / (1 + step)
             set_rate(theirs, rate)
             theirs.update_params([expected], [whole])
@@ -74,7 +89,7 @@ def test_many_steps_match_scikit_learn(name, hyperparameters, dtype, size):
                     parameters,
                     gradient,
                     rate,
-                    n_penalised=n_penalised,
+                    n_coefs=n_coefs,
                     penalty=penalty,
                 )
             tolerance = 2e-5 if dtype == np.float32 else 1e-12
@@ -86,19 +101,24 @@ def test_many_steps_match_scikit_learn(name, hyperparameters, dtype, size):
 
 @rules
 @dtypes
-def test_an_l2_penalty_is_added_to_the_gradient_of_a_rule(name, hyperparameters, dtype):
+def test_an_l2_penalty_is_added_and_the_gradient_scaled(name, hyperparameters, dtype):
     rng = np.random.default_rng(0)
-    rule, scratch = UPDATE_RULES[name](**hyperparameters), np.empty(BLOCK, dtype)
-    for n_penalised in [0, 5, BLOCK]:
+    rule = UPDATE_RULES[name](**hyperparameters)
+    scratch = np.full((2, BLOCK), np.nan, dtype)
+    for n_coefs in [0, 5, BLOCK]:
         parameters, gradient = rng.normal(size=(2, BLOCK)).astype(dtype)
         moments = tuple(np.zeros(BLOCK, dtype) for _ in range(rule.n_moments))
         expected, their_moments = parameters.copy(), [m.copy() for m in moments]
         total = gradient.copy()
-        total[:n_penalised] += dtype(0.1) * parameters[:n_penalised]
-        rule.update_block(expected, total, their_moments, 0.01, 1, scratch.copy())
+        total[:n_coefs] += dtype(0.1) * parameters[:n_coefs]
+        scaled = total * dtype(0.25)
+        plain = Block(expected, scaled, tuple(their_moments), tuple(scratch.copy()))
+        rule.update_block(plain, 0.01, 1)
         gradient.flags.writeable = False
-        wrapped = rule.with_l2(0.1, n_penalised)
-        wrapped.update_block(parameters, gradient, moments, 0.01, 1, scratch)
+        block = Block(
+            parameters, gradient, moments, tuple(scratch), n_coefs, 0.1, scale=0.25
+        )
+        rule.update_block(block, 0.01, 1)
         assert_array_equal(parameters, expected)
         assert_array_equal(moments, their_moments)
 
@@ -110,11 +130,20 @@ def test_rules_are_built_from_the_parameters_of_an_estimator():
         "beta_1": 0,
         "beta_2": np.float32(0.5),
         "epsilon": 1,
+        "weight_decay": 2,
+        "rho": 0.25,
         "alpha": 3.0,
     }
     sgd, adam = (UPDATE_RULES[name].from_params(params) for name in ("sgd", "adam"))
     assert sgd == Sgd(1.0, False)
     assert adam == Adam(0.0, 0.5, 1.0)
+    adamw, rmsprop, nadam = (
+        UPDATE_RULES[name].from_params(params) for name in ("adamw", "rmsprop", "nadam")
+    )
+    assert adamw == AdamW(0.0, 0.5, 1.0, 2.0)
+    assert rmsprop == RMSprop(0.25, 1.0)
+    assert nadam == NAdam(0.0, 0.5, 1.0)
+    assert not any(rule.has_schedule for rule in (adamw, rmsprop, nadam))
     assert [type(v) for v in vars(sgd).values()] == [float, bool]
     assert [type(v) for v in vars(adam).values()] == [float] * 3
     assert (sgd.has_schedule, adam.has_schedule) == (True, False)
@@ -127,7 +156,7 @@ def test_without_a_penalty_no_norm_is_computed(name):
     with blocks_of(BLOCK, float):
         _, norm = update(state, parameters, np.ones_like(parameters), 0.1)
         _, unused = update(
-            state, parameters, np.ones_like(parameters), 0.1, n_penalised=BLOCK
+            state, parameters, np.ones_like(parameters), 0.1, n_coefs=BLOCK
         )
     assert norm == unused == 0.0
 
@@ -154,7 +183,7 @@ def test_moments_start_at_zero_and_are_updated_in_place(name, dtype):
 def test_an_update_allocates_nothing_beyond_its_scratch(name):
     """A larger one does no harm, and what is in it does not matter."""
     results = []
-    for scratch in [None, np.full(BLOCK, np.nan), np.full(5 * BLOCK, np.nan)]:
+    for scratch in [None, np.full((2, BLOCK), np.nan), np.full((2, 5 * BLOCK), np.nan)]:
         parameters = np.linspace(-1, 1, 3 * BLOCK + 2)
         with blocks_of(BLOCK, float):
             update(
@@ -162,7 +191,7 @@ def test_an_update_allocates_nothing_beyond_its_scratch(name):
                 parameters,
                 np.linspace(2, 1, parameters.size),
                 0.1,
-                n_penalised=BLOCK + 5,
+                n_coefs=BLOCK + 5,
                 penalty=0.2,
                 scratch=scratch,
             )
@@ -191,7 +220,7 @@ def test_slicing_commutes_with_updating(rule, sizes, block, penalised_share, see
     size = sum(sizes)
     bounds = np.cumsum([0, *sizes])
     rng = np.random.default_rng(seed)
-    n_penalised = round(penalised_share * size)
+    n_coefs = round(penalised_share * size)
     whole = rng.normal(size=size)
     slices = [slice(*pair) for pair in pairwise(bounds)]
     parts = [whole[part].copy() for part in slices]
@@ -200,7 +229,7 @@ def test_slicing_commutes_with_updating(rule, sizes, block, penalised_share, see
     for _ in range(3):
         gradient = rng.normal(size=size)
         whole_state, whole_norm = update(
-            whole_state, whole, gradient, 0.1, n_penalised=n_penalised, penalty=0.3
+            whole_state, whole, gradient, 0.1, n_coefs=n_coefs, penalty=0.3
         )
         norms = 0.0
         for i, where in enumerate(slices):
@@ -210,7 +239,7 @@ def test_slicing_commutes_with_updating(rule, sizes, block, penalised_share, see
                     parts[i],
                     gradient[where],
                     0.1,
-                    n_penalised=min(max(0, n_penalised - where.start), sizes[i]),
+                    n_coefs=min(max(0, n_coefs - where.start), sizes[i]),
                     penalty=0.3,
                 )
             norms += norm
@@ -219,3 +248,48 @@ def test_slicing_commutes_with_updating(rule, sizes, block, penalised_share, see
     for i, moment in enumerate(whole_state.moments):
         pieces = [state.moments[i] for state in part_states]
         assert_array_equal(np.concatenate(pieces), moment)
+
+
+def test_the_first_step_is_the_average_and_later_ones_are_mixed_in():
+    parameters = np.linspace(-1, 1, 3 * BLOCK + 2)
+    state = init(Sgd(), parameters, ema_decay=0.75)
+    assert_array_equal(state.average, parameters)
+    assert state.average is not parameters
+    seen = []
+    for _ in range(4):
+        with blocks_of(BLOCK, float):
+            state, _ = update(state, parameters, np.ones_like(parameters), 0.1)
+        seen.append(parameters.copy())
+    expected = seen[0]
+    for after in seen[1:]:
+        expected = 0.75 * expected + 0.25 * after
+    assert_allclose(state.average, expected, rtol=1e-14, atol=1e-15)
+    assert state.arrays == (*state.moments, state.average)
+    copied = state.with_arrays([array + 1 for array in state.arrays])
+    assert_array_equal(copied.average, state.average + 1)
+    assert_array_equal(copied.moments[0], state.moments[0] + 1)
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_the_norm_of_a_gradient_counts_the_penalty_of_coefficients(penalty):
+    rng = np.random.default_rng(0)
+    parameters, gradient = rng.normal(size=(2, 3 * BLOCK + 2))
+    for n_coefs in (0, 5, BLOCK, parameters.size):
+        whole = gradient.copy()
+        whole[:n_coefs] += penalty * parameters[:n_coefs]
+        with blocks_of(BLOCK, float):
+            norm = squared_gradient_norm(parameters, gradient, n_coefs, penalty)
+        assert_allclose(norm, np.sum(whole**2), rtol=1e-13)
+
+
+@pytest.mark.parametrize(("norm", "expected"), [(1.0, 1.0), (2.0, 1.0), (8.0, 0.25)])
+def test_a_gradient_is_scaled_only_if_it_is_too_long(norm, expected):
+    assert_allclose(clipping_scale(norm**2, 2.0), expected, rtol=1e-6)
+
+
+def test_the_product_of_many_momenta_is_cut_off_where_it_no_longer_matters():
+    rule = NAdam()
+    momenta = [rule._momentum(step) for step in range(1, 200)]
+    assert_allclose(1 - rule._product(30), 1 - np.prod(momenta[:30]), rtol=1e-15)
+    assert rule._product(10**9) == 0
+    assert 1 - np.prod(momenta) == 1

@@ -20,7 +20,8 @@ from sklearn.neural_network._base import ACTIVATIONS, DERIVATIVES, LOSS_FUNCTION
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
 from skdistmlp.nn.layers import Network, dense_layers
-from skdistmlp.nn.optimizers import Adam, Sgd, init
+from skdistmlp.nn.optimizers import init
+from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState

@@ -11,7 +11,7 @@ from scipy.sparse import csr_array, csr_matrix
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.losses import OUTPUTS
-from skdistmlp.nn.optimizers import Adam, Sgd
+from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import join_states, split_state

@@ -9,7 +9,8 @@ from sklearn.neural_network._base import DERIVATIVES, LOSS_FUNCTIONS
 
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.losses import OUTPUTS
-from skdistmlp.nn.optimizers import Adam, OptimizerState, Sgd
+from skdistmlp.nn.optimizers import OptimizerState
+from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.shard import (
     ShardState,

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
-from skdistmlp.nn.optimizers import Adam
+from skdistmlp.nn.update_rules import Adam
 from skdistmlp.parallel.blas import blas_threads
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_network import open_local_network

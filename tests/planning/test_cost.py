@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from skdistmlp.nn.layers import Network, dense_layers
-from skdistmlp.nn.optimizers import Adam, Sgd
+from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import (

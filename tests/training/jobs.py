@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import accuracy_score
 
 from skdistmlp.nn.layers import Network, dense_layers
-from skdistmlp.nn.optimizers import Adam, Sgd
+from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.plan import Plan
@@ -16,7 +16,8 @@ from skdistmlp.training.hold_out import HoldOut
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import EpochOptions
-from skdistmlp.training.progress import LearningRateSchedule, Progress
+from skdistmlp.training.progress import Progress
+from skdistmlp.training.schedules import LearningRateSchedule
 from skdistmlp.training.state import TrainingState
 
 LAYER_UNITS = (64, 9, 8, 10)

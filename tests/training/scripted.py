@@ -11,8 +11,9 @@ from sklearn.neural_network import MLPRegressor
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.training.hold_out import Validation
 from skdistmlp.training.loop import EpochOptions, quiet, train_epochs
-from skdistmlp.training.progress import LearningRateSchedule, Progress
+from skdistmlp.training.progress import Progress
 from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.schedules import LearningRateSchedule
 from skdistmlp.training.state import TrainingState
 
 

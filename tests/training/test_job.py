@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from skdistmlp.nn.optimizers import Adam, init
+from skdistmlp.nn.optimizers import init
+from skdistmlp.nn.update_rules import Adam
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.training.loop import quiet
 from skdistmlp.training.progress import Progress

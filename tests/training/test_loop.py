@@ -15,7 +15,8 @@ from sklearn.utils import shuffle
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.training.hold_out import Validation
 from skdistmlp.training.loop import EpochOptions, prefer_interrupt, train_epochs
-from skdistmlp.training.progress import LearningRateSchedule, Outcome
+from skdistmlp.training.progress import Outcome
+from skdistmlp.training.schedules import LearningRateSchedule
 from tests import strategies
 from tests.training.scripted import (
     N_SAMPLES,

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.neural_network._stochastic_optimizers import SGDOptimizer
 
-from skdistmlp.training.progress import LearningRateSchedule, Progress
+from skdistmlp.training.progress import Progress
+from skdistmlp.training.schedules import LearningRateSchedule
 
 NAMES = ["constant", "invscaling", "adaptive"]
 
@@ -63,7 +64,7 @@ def test_inverse_scaling_depends_on_the_samples_seen():
 
 def test_an_epoch_increases_epochs_and_samples():
     before = progress(n_samples_seen=7, loss_curve=(3.0,))
-    seen = before.with_loss(2.0, 10).with_loss(1.0, 10)
+    seen = before.with_loss(2.0, 10, 3).with_loss(1.0, 10, 3)
     assert (seen.n_iter, seen.n_samples_seen, seen.loss) == (2, 27, 1.0)
     assert seen.loss_curve == (3.0, 2.0, 1.0)
     assert before == progress(n_samples_seen=7, loss_curve=(3.0,))
@@ -90,7 +91,7 @@ def test_training_starts_from_the_worst_loss_or_score():
 )
 def test_a_loss_improves_by_more_than_tol(loss, count, best):
     seen = progress(best_loss=1.0, no_improvement_count=3)
-    seen = seen.with_loss(loss, 1).judged_by_loss(tol=0.25)
+    seen = seen.with_loss(loss, 1, 1).judged_by_loss(tol=0.25)
     assert (seen.no_improvement_count, seen.best_loss) == (count, best)
 
 

@@ -17,7 +17,8 @@ from scipy.optimize import OptimizeResult
 from skdistmlp.engines.futures import FuturesEngine
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.engines.peers import PeersEngine
-from skdistmlp.nn.optimizers import Adam, init
+from skdistmlp.nn.optimizers import init
+from skdistmlp.nn.update_rules import Adam
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState

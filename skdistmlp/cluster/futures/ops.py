@@ -175,7 +175,19 @@ class FuturesOps:
 
     def update(self, rows: Rows, learning_rate: float) -> None:
         """Add one task per shard for gradients and optimiser, and submit the step."""
-        updated = [
+        clips = self._network.max_grad_norm is not None
+        add_updates = self._add_clipped_updates if clips else self._add_updates
+        updated = add_updates(rows, learning_rate)
+        self._tasks.phase = "training"
+        *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
+        # One assignment of all shards: an interrupt leaves all of them at one step, the
+        # last or this one.
+        self.shards = shards
+        self.is_epoch_start = False
+        self.await_losses(loss, STEPS_AHEAD)
+
+    def _add_updates(self, rows: Rows, learning_rate: float) -> list[Key]:
+        return [
             self.add(
                 rank,
                 "update",
@@ -187,13 +199,39 @@ class FuturesOps:
             )
             for rank in self.ranks
         ]
-        self._tasks.phase = "training"
-        *shards, loss = self._tasks.submit([*updated, self._tasks.key(0, "loss")])
-        # One assignment of all shards: an interrupt leaves all of them at one step, the
-        # last or this one.
-        self.shards = shards
-        self.is_epoch_start = False
-        self.await_losses(loss, STEPS_AHEAD)
+
+    def _add_clipped_updates(self, rows: Rows, learning_rate: float) -> list[Key]:
+        """Add tasks for gradients and norms first: each update needs all norms."""
+        gradients = [
+            self.add(
+                rank,
+                "step-gradient",
+                tasks.step_gradient,
+                *self.gradient_arguments(rank),
+                rows,
+            )
+            for rank in self.ranks
+        ]
+        norms = [
+            self.add(
+                rank, "norm", tasks.squared_norm, gradients[rank], self.rows[rank], rows
+            )
+            for rank in self.ranks
+        ]
+        return [
+            self.add(
+                rank,
+                "update",
+                tasks.clipped_update,
+                gradients[rank],
+                norms,
+                self.rows[rank],
+                rows,
+                learning_rate,
+                self.is_epoch_start,
+            )
+            for rank in self.ranks
+        ]
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any

@@ -66,6 +66,11 @@ class PlacedShard:
         """Coefficients and intercepts of each layer, as views of the flat array."""
         return self.layout.views(self.state.parameters)
 
+    @property
+    def shown(self) -> Parameters:
+        """Those to predict with; see `ShardState`."""
+        return self.layout.views(self.state.shown)
+
 
 def forward(
     shard: PlacedShard,
@@ -79,7 +84,7 @@ def forward(
     Parameters
     ----------
     shard : PlacedShard
-        Its parameters are used.
+        Its parameters are used, or without `training` those to predict with.
     layer : int
         Number of the layer.
     parts : list
@@ -87,7 +92,7 @@ def forward(
     rows : slice or ndarray of int, or None
         The rows wanted, for layer 0.
     training : bool
-        Whether some of the input may be dropped.
+        Whether this is part of a step, in which some of the input may be dropped.
 
     Returns
     -------
@@ -96,7 +101,7 @@ def forward(
         neurons): their activations, or what `_activations` makes them of. Or this
         shard's piece of the logits, shape (n_rows, n_outputs).
     """
-    coefs, intercepts = shard.parameters
+    coefs, intercepts = shard.parameters if training else shard.shown
     inputs = _inputs(shard, layer, parts, rows, training)
     z = affine(inputs, coefs[layer], intercepts[layer])
     activation = shard.network.layers[layer].nonlinearity
@@ -173,35 +178,98 @@ def update(
     PlacedShard
         The shard after the step, in new arrays.
     """
-    layout, network, state = shard.layout, shard.network, shard.state
     flat_gradient = _gradient(shard, inputs, deltas, rows, rows)
-    dataset: Dataset = inputs[0][0]
+    return _after_step(
+        shard, flat_gradient, inputs[0][0], rows, learning_rate, first_of_epoch
+    )
+
+
+def step_gradient(
+    shard: PlacedShard, inputs: list[list[Any]], deltas: list[list[Any]], rows: Rows
+) -> FloatArray:
+    """Return all gradients of one shard, for `clipped_update`; see `update`."""
+    return _gradient(shard, inputs, deltas, rows, rows)
+
+
+def squared_norm(
+    shard: PlacedShard, flat_gradient: FloatArray, dataset: Dataset, rows: Rows
+) -> float:
+    """Return the sum of squares of a shard's gradient, with that of the penalty."""
+    _, weight_sum = dataset.batch_totals(rows)
+    return optimizers.squared_gradient_norm(
+        shard.state.parameters,
+        flat_gradient,
+        shard.layout.n_coefs,
+        shard.network.alpha / weight_sum,
+    )
+
+
+def clipped_update(
+    shard: PlacedShard,
+    flat_gradient: FloatArray,
+    squared_norms: list[float],
+    dataset: Dataset,
+    rows: Rows,
+    learning_rate: float,
+    first_of_epoch: bool,
+) -> PlacedShard:
+    """Let the optimiser of one shard take a step by a gradient that is clipped.
+
+    Parameters
+    ----------
+    shard : PlacedShard
+        Left as it is.
+    flat_gradient : ndarray of shape (n_parameters,)
+        From `step_gradient`.
+    squared_norms : list of float
+        From `squared_norm`, of every shard.
+    dataset : Dataset
+        All rows.
+    rows, learning_rate, first_of_epoch
+        See `update`.
+    """
+    max_norm = shard.network.max_grad_norm
+    assert max_norm is not None
+    # Summed as shards among peers sum them.
+    total = sum_in_order([np.array([norm]) for norm in squared_norms])
+    scale = optimizers.clipping_scale(float(total[0]), max_norm)
+    return _after_step(
+        shard, flat_gradient, dataset, rows, learning_rate, first_of_epoch, scale
+    )
+
+
+def _after_step(
+    shard: PlacedShard,
+    flat_gradient: FloatArray,
+    dataset: Dataset,
+    rows: Rows,
+    learning_rate: float,
+    first_of_epoch: bool,
+    scale: float = 1.0,
+) -> PlacedShard:
+    """Return a shard after a step of its optimiser, in new arrays."""
+    layout, network, state = shard.layout, shard.network, shard.state
     n_rows, weight_sum = dataset.batch_totals(rows)
-    assert state.optimizer is not None, "a network opened for prediction cannot train"
+    optimizer = state.optimizer
+    assert optimizer is not None, "a network opened for prediction cannot train"
     # Copies, since the optimiser works in place: a second run of this task must start
     # from the same state, not from one that has taken the step already.
     parameters = state.parameters.copy()
-    optimizer, squared_norm = optimizers.update(
-        replace(
-            state.optimizer, moments=tuple(m.copy() for m in state.optimizer.moments)
-        ),
+    optimizer, squared_coefs = optimizers.update(
+        optimizer.with_arrays([array.copy() for array in optimizer.arrays]),
         parameters,
         flat_gradient,
         learning_rate,
-        n_penalised=layout.n_coefs,
+        n_coefs=layout.n_coefs,
         penalty=network.alpha / weight_sum,
+        scale=scale,
     )
     penalty_sum = 0.0 if first_of_epoch else state.penalty_sum
-    penalty_sum += batch_penalty(network, squared_norm, n_rows, weight_sum)
-    return replace(
-        shard,
-        state=replace(
-            state,
-            parameters=parameters,
-            optimizer=optimizer,
-            penalty_sum=penalty_sum,
-        ),
+    penalty_sum += batch_penalty(network, squared_coefs, n_rows, weight_sum)
+    stepped = replace(
+        state, parameters=parameters, optimizer=optimizer, penalty_sum=penalty_sum
     )
+    return replace(shard, state=stepped)
 
 
 def add_gradient(
@@ -276,8 +344,8 @@ def penalty(shard: PlacedShard) -> float:
 
 
 def parameters_of(shard: PlacedShard) -> FloatArray:
-    """Return the shard's parameters, which no later step will write to."""
-    return shard.state.parameters
+    """Return the parameters to predict with, which no later step will write to."""
+    return shard.state.shown
 
 
 def _gradient(

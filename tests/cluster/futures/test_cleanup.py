@@ -18,7 +18,8 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.training.loop import EpochOptions, train_epochs
-from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.progress import Outcome, Progress
+from skdistmlp.training.schedules import LearningRateSchedule
 from skdistmlp.training.state import TrainingState
 from skdistmlp.training.step import (
     backpropagate,

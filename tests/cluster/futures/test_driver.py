@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.futures.ops import STEPS_AHEAD
-from skdistmlp.nn.optimizers import Sgd
+from skdistmlp.nn.update_rules import Sgd
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.cost import BLOCKS_AHEAD
 from skdistmlp.training.step import (

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from skdistmlp.cluster.futures import tasks
 from skdistmlp.cluster.futures.ops import add_in_order
-from skdistmlp.nn.optimizers import Adam, Sgd
+from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import join_shards
 from skdistmlp.training.step import backpropagate, predict_blocks, training_step

@@ -7,7 +7,8 @@ import pytest
 
 from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.worker import Report
-from skdistmlp.training.progress import LearningRateSchedule, Progress
+from skdistmlp.training.progress import Progress
+from skdistmlp.training.schedules import LearningRateSchedule
 
 WORKERS = ("tcp://a:1", "tcp://b:2")
 NOTHING = Progress(LearningRateSchedule("constant", 0.1), 0.1)

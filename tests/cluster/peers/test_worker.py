@@ -16,7 +16,7 @@ from skdistmlp.cluster.peers.messages import Sender
 from skdistmlp.cluster.peers.worker import PeerShard, Roster, request_stop
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn.layers import Network, dense_layers
-from skdistmlp.nn.optimizers import Sgd
+from skdistmlp.nn.update_rules import Sgd
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_network import open_local_network
@@ -24,8 +24,9 @@ from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.job import EpochTraining, TrainingJob
 from skdistmlp.training.loop import EpochOptions
-from skdistmlp.training.progress import LearningRateSchedule, Outcome, Progress
+from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.schedules import LearningRateSchedule
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials, listen
 
