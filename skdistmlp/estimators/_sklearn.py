@@ -10,8 +10,10 @@ mixin says where an estimator is documented. This is the only module that uses t
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import sklearn
 from sklearn.base import _fit_context as fit_context
+from sklearn.neural_network._base import squared_loss
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.multiclass import (
@@ -78,6 +80,11 @@ def check_sample_weight(sample_weight: Any, X: Any) -> Any:
     return weights
 
 
+SUMS_OUTPUTS = bool(squared_loss(np.zeros((1, 2)), np.ones((1, 2))) > 0.75)
+"""Whether scikit-learn's squared error of several outputs is their sum, not their mean.
+It is the mean up to 1.9; pull request 34830 makes it the sum."""
+
+
 SITE = "https://skdistmlp.readthedocs.io/en/latest"
 """Where the documentation is published; nothing else says so."""
 
@@ -97,6 +104,7 @@ __all__ = [
     "Interval",
     "Options",
     "SGDOptimizer",
+    "SUMS_OUTPUTS",
     "StrOptions",
     "callbacks_of",
     "check_optimize_result",

@@ -37,7 +37,7 @@ from skdistmlp.estimators.live_client import STAYED_BEHIND, LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
 from skdistmlp.nn.layers import Network, dense_layers
-from skdistmlp.nn.losses import OUTPUTS
+from skdistmlp.nn.losses import Output, output_of
 from skdistmlp.nn.optimizers import OptimizerState
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.nn.update_rules import UPDATE_RULES, UpdateRule
@@ -109,8 +109,12 @@ class BaseDistributedMLP(
         return None if sample_weight is None else check_sample_weight(sample_weight, y)
 
     @abstractmethod
-    def _output(self) -> str:
-        """Return the name of output activation and loss in `OUTPUTS`."""
+    def _output(self) -> str | Output:
+        """Return output activation and loss, by their name in `OUTPUTS` if any."""
+
+    def _n_outputs(self, y: np.ndarray) -> int:
+        """Return the number of outputs for validated targets."""
+        return int(y.shape[1])
 
     @abstractmethod
     def _use_stratified_split(self, n_outputs: int) -> bool:
@@ -155,7 +159,7 @@ class BaseDistributedMLP(
 
             if first_pass:
                 self._reset_history()
-                layer_units = (X.shape[1], *hidden_layer_sizes, y.shape[1])
+                layer_units = (X.shape[1], *hidden_layer_sizes, self._n_outputs(y))
                 dtype = X.dtype
             else:
                 layer_units = layer_units_of(self.coefs_)
@@ -381,7 +385,7 @@ class BaseDistributedMLP(
         self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
         self.n_layers_ = len(plan.split.layer_units)
         self.n_outputs_ = plan.split.layer_units[-1]
-        self.out_activation_ = OUTPUTS[self._output()].activation
+        self.out_activation_ = output_of(self._output()).activation
         self.plan_ = plan
         self.engine_ = plan.engine
         self.n_workers_ = plan.n_shards

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.estimators._sklearn import (
+    Interval,
     StrOptions,
     check_partial_fit_first_call,
     check_sample_weight,
@@ -27,6 +29,8 @@ from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, compute_collections, ravel_column
 from skdistmlp.nn.activations import Activation
+from skdistmlp.nn.losses import Output
+from skdistmlp.nn.parametric_losses import SmoothedLabels
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.public import public
 from skdistmlp.training.hold_out import Score
@@ -125,6 +129,9 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         parameters over the steps: ``ema_decay`` times the average before plus
         ``1 - ema_decay`` times the new ones. `partial_fit` continues from the
         parameters themselves, unless you have edited `coefs_` or `intercepts_`.
+    label_smoothing : float, default=0.0
+        Share of each target that all classes share evenly; for binary and multilabel
+        targets, yes and no do.
     class_weight : dict, list of dict, "balanced" or None, default=None
         Weights of the classes, by label. They multiply ``sample_weight``. "balanced"
         weights a class by ``n_samples / (n_classes * n_samples_of_class)``. For
@@ -220,6 +227,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseDistributedMLP._parameter_constraints,
         "class_weight": [None, dict, list, StrOptions({"balanced"})],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
     }
 
     def __init__(
@@ -257,6 +265,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         max_grad_norm: float | None = None,
         warmup_steps: int = 0,
         ema_decay: float | None = None,
+        label_smoothing: float = 0.0,
         class_weight: dict[Any, float]
         | list[dict[int, float]]
         | Literal["balanced"]
@@ -295,6 +304,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self.max_grad_norm = max_grad_norm
         self.warmup_steps = warmup_steps
         self.ema_decay = ema_decay
+        self.label_smoothing = label_smoothing
         self.class_weight = class_weight
         self.client = client
         self.n_workers = n_workers
@@ -521,9 +531,12 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             factor = by_class[columns]
         return check_sample_weight(factor if weight is None else weight * factor, y)
 
-    def _output(self) -> str:
+    def _output(self) -> str | Output:
         multiclass = self._label_binarizer.y_type_ == "multiclass"
-        return "softmax" if multiclass else "logistic"
+        name = "softmax" if multiclass else "logistic"
+        if self.label_smoothing:
+            return SmoothedLabels(name, float(self.label_smoothing))
+        return name
 
     def _use_stratified_split(self, n_outputs: int) -> bool:
         return n_outputs == 1

@@ -1,23 +1,32 @@
 """The distributed counterpart of scikit-learn's ``MLPRegressor``."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import issparse
 from sklearn.base import RegressorMixin
-from sklearn.metrics import r2_score
+from sklearn.metrics import d2_pinball_score, r2_score
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils.metaestimators import available_if
 
-from skdistmlp.estimators._sklearn import StrOptions, fit_context
+from skdistmlp.estimators._sklearn import (
+    SUMS_OUTPUTS,
+    Interval,
+    StrOptions,
+    fit_context,
+)
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, compute_collections, ravel_column
 from skdistmlp.exceptions import counted
 from skdistmlp.nn.activations import Activation
+from skdistmlp.nn.losses import SUMMED_SQUARED_ERROR, Output
+from skdistmlp.nn.parametric_losses import AbsoluteError, Huber, Pinball
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.public import public
 from skdistmlp.training.hold_out import Score
@@ -33,16 +42,19 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     """Multilayer perceptron regressor, split by neurons over Dask workers.
 
     A drop-in replacement for scikit-learn's ``MLPRegressor``, with the same results up
-    to rounding: it minimises the squared error or the Poisson deviance. The workers of
+    to rounding: it minimises the squared error, or another loss. The workers of
     a Dask cluster share a large network, each holding some of the neurons of every
     layer. A network with fewer parameters than `parameter_threshold`, or any network
     without a cluster, trains and predicts in this process.
 
     Parameters
     ----------
-    loss : {"squared_error", "poisson"}, default="squared_error"
-        Half the squared error; or half the Poisson deviance, for non-negative
-        targets, whose logarithm the network then learns.
+    loss : str, default="squared_error"
+        "squared_error": half the squared error. "poisson": half the Poisson deviance,
+        for non-negative targets, whose logarithm the network then learns.
+        "absolute_error", for medians. "huber": half the squared error of small
+        residuals and the absolute error of large ones, see `huber_delta`. "quantile":
+        the pinball loss, see `quantile`. All but the first are summed over outputs.
     hidden_layer_sizes : array-like of shape (n_layers - 2,), default=(100,)
         Numbers of neurons of the hidden layers.
     activation : str, Activation or sequence of these, default="relu"
@@ -119,6 +131,12 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         parameters over the steps: ``ema_decay`` times the average before plus
         ``1 - ema_decay`` times the new ones. `partial_fit` continues from the
         parameters themselves, unless you have edited `coefs_` or `intercepts_`.
+    huber_delta : float, default=1.0
+        Size of the residuals beyond which "huber" counts absolute errors.
+    quantile : float or sequence of float, default=0.5
+        Levels of the quantiles to predict, between 0 and 1, rising; for "quantile"
+        only. Several, of a single target, never cross: `predict` returns a column for
+        each.
     client : Client, Cluster, str or None, default=None
         A Dask client, a cluster such as ``LocalCluster``, the address of a
         scheduler, or None for the active client; inside a Dask task, that is the
@@ -208,12 +226,20 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     _sklearn_class = MLPRegressor
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **BaseDistributedMLP._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson"})],
+        "loss": [
+            StrOptions(
+                {"squared_error", "poisson", "absolute_error", "huber", "quantile"}
+            )
+        ],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither"), "array-like"],
     }
 
     def __init__(
         self,
-        loss: Literal["squared_error", "poisson"] = "squared_error",
+        loss: Literal[
+            "squared_error", "poisson", "absolute_error", "huber", "quantile"
+        ] = "squared_error",
         hidden_layer_sizes: Sequence[int] | int = (100,),
         activation: str | Activation | Sequence[str | Activation] = "relu",
         *,
@@ -247,6 +273,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         max_grad_norm: float | None = None,
         warmup_steps: int = 0,
         ema_decay: float | None = None,
+        huber_delta: float = 1.0,
+        quantile: float | Sequence[float] = 0.5,
         client: "Client | Cluster | str | None" = None,
         n_workers: int | None = None,
         parameter_threshold: int | None = None,
@@ -282,6 +310,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         self.max_grad_norm = max_grad_norm
         self.warmup_steps = warmup_steps
         self.ema_decay = ema_decay
+        self.huber_delta = huber_delta
+        self.quantile = quantile
         self.client = client
         self.n_workers = n_workers
         self.parameter_threshold = parameter_threshold
@@ -397,7 +427,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     def score(
         self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
     ) -> float:
-        """Return R squared of the predictions.
+        """Return R squared of the predictions; for quantiles, D squared.
 
         Parameters
         ----------
@@ -411,12 +441,16 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         Returns
         -------
         float
-            R squared, averaged over the outputs.
+            R squared, averaged over the outputs; with ``loss="quantile"``
+            `sklearn.metrics.d2_pinball_score`, averaged over the quantiles.
         """
         check_is_computed(y=y, sample_weight=sample_weight)
         truth, values, weight = compute_collections(
             self.client, y, self.predict(X), sample_weight
         )
+        if self.loss == "quantile":
+            truth, values = (np.reshape(a, (len(a), -1)) for a in (truth, values))
+            return PinballScore(self._levels())(truth, values, weight)
         return float(r2_score(truth, values, sample_weight=weight))
 
     def _validate_targets(
@@ -430,27 +464,91 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         if not (np.issubdtype(y.dtype, np.number) or y.dtype == np.bool_):
             y = y.astype(np.float64)
         y = y.reshape(len(y), -1)
+        if self.loss == "quantile" and len(self._levels()) > 1 < y.shape[1]:
+            raise ValueError(
+                f"several quantiles are those of a single target, but y has "
+                f"{y.shape[1]} columns. Pass one level as quantile=, or train a "
+                f"regressor for each target."
+            )
         if self.loss == "poisson" and y.min() < 0:
             raise ValueError(
                 f"loss='poisson' requires non-negative targets, but min(y) is "
                 f"{y.min()}. Shift y, or use loss='squared_error'."
             )
-        if not reset and y.shape[1] != self.n_outputs_:
+        if not reset and self._n_outputs(y) != self.n_outputs_:
             raise ValueError(
                 f"the network has {counted(self.n_outputs_, 'output')}, but y has "
-                f"{y.shape[1]}. Pass as many as before, or fit from scratch "
+                f"{self._n_outputs(y)}. Pass as many as before, or fit from scratch "
                 f"with warm_start=False."
             )
         return X, y
 
-    def _output(self) -> str:
-        return {"squared_error": "identity", "poisson": "exp"}[self.loss]
+    def _output(self) -> str | Output:
+        if self.loss == "absolute_error":
+            return AbsoluteError()
+        if self.loss == "huber":
+            return Huber(float(self.huber_delta))
+        if self.loss == "quantile":
+            return Pinball(self._levels())
+        if self.loss == "poisson":
+            return "exp"
+        return SUMMED_SQUARED_ERROR if SUMS_OUTPUTS else "identity"
+
+    def _n_outputs(self, y: np.ndarray) -> int:
+        return y.shape[1] * (len(self._levels()) if self.loss == "quantile" else 1)
+
+    def _levels(self) -> tuple[float, ...]:
+        """Return the levels of the quantiles to predict."""
+        levels = np.atleast_1d(np.asarray(self.quantile, dtype=float))
+        inside = np.all((levels > 0) & (levels < 1))
+        if levels.ndim != 1 or not levels.size or not inside:
+            raise ValueError(
+                f"quantile={self.quantile!r}, expected a number between 0 and 1, or a "
+                f"sequence of them."
+            )
+        if np.any(np.diff(levels) <= 0):
+            raise ValueError(
+                f"quantile={self.quantile!r} does not rise. Sort the levels, and leave "
+                f"out those that are there twice."
+            )
+        return tuple(map(float, levels))
 
     def _use_stratified_split(self, n_outputs: int) -> bool:
         return False
 
     def _score_function(self) -> Score:
+        if self.loss == "quantile":
+            return PinballScore(self._levels())
         return r_squared
+
+
+@dataclass(frozen=True)
+class PinballScore:
+    """The share of the pinball loss that is explained, averaged over quantiles.
+
+    Attributes
+    ----------
+    levels : tuple of float
+        Of the quantiles.
+    """
+
+    levels: tuple[float, ...]
+
+    def __call__(
+        self, y: np.ndarray, outputs: FloatArray, sample_weight: FloatArray | None
+    ) -> float:
+        """Return the score; one column a quantile in `outputs`, or one a target."""
+        if not np.isfinite(outputs).all():
+            return float("nan")
+        if len(self.levels) == 1:
+            columns = [(y, outputs)]
+        else:
+            columns = [(y, outputs[:, [k]]) for k in range(len(self.levels))]
+        scores = [
+            d2_pinball_score(truth, values, alpha=level, sample_weight=sample_weight)
+            for level, (truth, values) in zip(self.levels, columns, strict=True)
+        ]
+        return float(np.mean(scores))
 
 
 def r_squared(

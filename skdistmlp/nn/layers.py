@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from skdistmlp.nn.activations import ACTIVATIONS, Activation
-from skdistmlp.nn.losses import OUTPUTS, Output
+from skdistmlp.nn.losses import OUTPUT_ACTIVATIONS, Output, output_of
+from skdistmlp.nn.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Network:
     ----------
     layers : tuple of LayerSpec
         The hidden layers, then the output layer.
-    output : str
-        Name in `OUTPUTS`: the output activation and the loss.
+    output : str or Output
+        The output activation and the loss, by their name in `OUTPUTS` if they have one.
     alpha : float
         Strength of the L2 penalty.
     max_grad_norm : float or None
@@ -54,7 +55,7 @@ class Network:
     """
 
     layers: tuple[LayerSpec, ...]
-    output: str
+    output: str | Output
     alpha: float = 0.0
     max_grad_norm: float | None = None
 
@@ -68,10 +69,15 @@ class Network:
         """Whether training drops values anywhere."""
         return any(layer.dropout for layer in self.layers)
 
+    def activate_output(self, z: FloatArray) -> None:
+        """Overwrite logits with predictions."""
+        name = self.output if isinstance(self.output, str) else self.output.activation
+        OUTPUT_ACTIVATIONS[name](z)
+
     @property
     def output_head(self) -> Output:
-        """The output activation and its loss."""
-        return OUTPUTS[self.output]
+        """The loss."""
+        return output_of(self.output)
 
 
 def activation_of(activation: str | Activation) -> Activation:

@@ -1,18 +1,18 @@
-"""Losses, each with the output activation that it belongs to.
+"""scikit-learn's losses, each with the output activation that it belongs to.
 
-To add one, write its functions and enter them in `OUTPUTS`: nothing else knows
-what a loss or its derivative is.
+To add one, write an `Output`: nothing else knows what a loss or its derivative is.
+Those that have parameters are in `skdistmlp.nn.parametric_losses`.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, xlogy
 
-from skdistmlp.nn.activations import softmax
+from skdistmlp.nn.activations import ACTIVATIONS, softmax
 from skdistmlp.nn.types import FloatArray
 
 Targets = NDArray[np.bool_] | FloatArray
@@ -21,28 +21,41 @@ Targets = NDArray[np.bool_] | FloatArray
 Weights = FloatArray | None
 
 
-class Output(NamedTuple):
-    """What follows the output layer.
+class Output(Protocol):
+    """A loss, and the output activation that it belongs to; a value that can be sent.
 
     Attributes
     ----------
     activation : str
-        scikit-learn's name of the output activation, its ``out_activation_``.
-    forward : callable
-        ``forward(z)`` overwrites the logits `z` of shape (n_samples, n_outputs)
-        with predictions.
+        Name of the output activation, the estimators' ``out_activation_``: one of
+        `OUTPUT_ACTIVATIONS`.
     loss : callable
         ``loss(y, prediction, sample_weight)`` is the sum of the losses of the
         samples, each times its weight, a float. `y` is shaped like
-        `prediction`, boolean for classes; `sample_weight` has shape
-        (n_samples,) or is None.
+        `prediction`, or has one column for all; it is boolean for classes.
+        `sample_weight` has shape (n_samples,) or is None.
     delta : callable
         ``delta(prediction, y, out)`` writes d loss / d logits of every sample to
         `out`, which may be `prediction` itself; sample weights are left to the caller.
     """
 
+    @property
+    def activation(self) -> str:
+        """See above, as for the others."""
+
+    @property
+    def loss(self) -> Callable[[Targets, FloatArray, Weights], float]:
+        """The loss."""
+
+    @property
+    def delta(self) -> Callable[[FloatArray, Targets, FloatArray], None]:
+        """Its derivative."""
+
+
+class OutputFunctions(NamedTuple):
+    """An `Output` of plain functions."""
+
     activation: str
-    forward: Callable[[FloatArray], None]
     loss: Callable[[Targets, FloatArray, Weights], float]
     delta: Callable[[FloatArray, Targets, FloatArray], None]
 
@@ -65,13 +78,14 @@ def canonical_delta(prediction: FloatArray, y: Targets, out: FloatArray) -> None
     np.subtract(prediction, y, out=out)
 
 
-def _clipped(probability: FloatArray) -> FloatArray:
+def clipped(probability: FloatArray) -> FloatArray:
     """Clip probabilities away from 0 and 1 as far as scikit-learn does."""
     eps = np.finfo(probability.dtype).eps
     return np.clip(probability, eps, 1 - eps)
 
 
-def _weighted_sum(loss_by_row: FloatArray, sample_weight: Weights) -> float:
+def weighted_sum(loss_by_row: FloatArray, sample_weight: Weights) -> float:
+    """Return the sum of the losses of samples, each times its weight if it has one."""
     if sample_weight is not None:
         loss_by_row = loss_by_row * sample_weight
     return float(loss_by_row.sum())
@@ -99,7 +113,7 @@ def log_loss(y: Targets, probability: FloatArray, sample_weight: Weights) -> flo
     ``log_loss`` in ``sklearn.neural_network._base``, which returns the mean.
     Only the probabilities of the true classes matter.
     """
-    return _weighted_sum(-np.log(_clipped(probability[y])), sample_weight)
+    return weighted_sum(-np.log(clipped(probability[y])), sample_weight)
 
 
 def binary_log_loss(
@@ -126,9 +140,9 @@ def binary_log_loss(
     ``binary_log_loss`` in ``sklearn.neural_network._base``, which returns the
     mean.
     """
-    p = _clipped(probability)
+    p = clipped(probability)
     loss_by_output = -(xlogy(y, p) + xlogy(np.logical_not(y), 1 - p))
-    return _weighted_sum(loss_by_output.sum(axis=1), sample_weight)
+    return weighted_sum(loss_by_output.sum(axis=1), sample_weight)
 
 
 def squared_error(y: Targets, prediction: FloatArray, sample_weight: Weights) -> float:
@@ -155,7 +169,40 @@ def squared_error(y: Targets, prediction: FloatArray, sample_weight: Weights) ->
     descends along the gradient of their sum: ``z - y`` for each.
     """
     loss_by_row = 0.5 * np.square(y - prediction).mean(axis=1)
-    return _weighted_sum(loss_by_row, sample_weight)
+    return weighted_sum(loss_by_row, sample_weight)
+
+
+def summed_squared_error(
+    y: Targets, prediction: FloatArray, sample_weight: Weights
+) -> float:
+    """Return ``sum_i w_i sum_k (y_ik - z_ik)^2 / 2``, whose gradient is ``z - y``.
+
+    Parameters
+    ----------
+    y, prediction, sample_weight
+        See `squared_error`.
+
+    Returns
+    -------
+    float
+        The summed loss.
+
+    Notes
+    -----
+    What scikit-learn's pull request 34830 makes of its ``squared_loss``.
+    """
+    loss_by_row = 0.5 * np.square(y - prediction).sum(axis=1)
+    return weighted_sum(loss_by_row, sample_weight)
+
+
+def quantiles(z: FloatArray) -> None:
+    """Overwrite `z` with numbers that rise from column to column.
+
+    ``q_1 = z_1``, ``q_k = q_k-1 + log(1 + e^z_k)``.
+    """
+    steps = z[:, 1:]
+    ACTIVATIONS["softplus"].forward(steps, steps)
+    np.cumsum(z, axis=1, out=z)
 
 
 def poisson(y: Targets, prediction: FloatArray, sample_weight: Weights) -> float:
@@ -183,16 +230,37 @@ def poisson(y: Targets, prediction: FloatArray, sample_weight: Weights) -> float
     mean.
     """
     loss_by_output = xlogy(y, y / prediction) - y + prediction
-    return _weighted_sum(loss_by_output.sum(axis=1), sample_weight)
+    return weighted_sum(loss_by_output.sum(axis=1), sample_weight)
 
 
 OUTPUTS: Mapping[str, Output] = MappingProxyType(
     {
-        "softmax": Output("softmax", softmax, log_loss, canonical_delta),
-        "logistic": Output("logistic", _logistic, binary_log_loss, canonical_delta),
-        "identity": Output("identity", _identity, squared_error, canonical_delta),
-        "exp": Output("exp", _exp, poisson, canonical_delta),
+        "softmax": OutputFunctions("softmax", log_loss, canonical_delta),
+        "logistic": OutputFunctions("logistic", binary_log_loss, canonical_delta),
+        "identity": OutputFunctions("identity", squared_error, canonical_delta),
+        "exp": OutputFunctions("exp", poisson, canonical_delta),
     }
 )
-"""Outputs by name. Every `Output.activation` is such a name too: whoever only predicts
-knows no more than scikit-learn's ``out_activation_``."""
+"""scikit-learn's outputs by its names of their activations."""
+
+SUMMED_SQUARED_ERROR = OutputFunctions(
+    "identity", summed_squared_error, canonical_delta
+)
+
+
+def output_of(output: str | Output) -> Output:
+    """Return an output that may be given by its name in `OUTPUTS`."""
+    return OUTPUTS[output] if isinstance(output, str) else output
+
+
+OUTPUT_ACTIVATIONS: Mapping[str, Callable[[FloatArray], None]] = MappingProxyType(
+    {
+        "softmax": softmax,
+        "logistic": _logistic,
+        "identity": _identity,
+        "exp": _exp,
+        "quantiles": quantiles,
+    }
+)
+"""By name: each overwrites logits, shape (n_samples, n_outputs), with predictions.
+Whoever only predicts knows no more than ``out_activation_``."""

@@ -72,7 +72,7 @@ class LocalOutputs:
         """Yield the outputs of each block in a new array; see `Outputs`."""
         for block in logits:
             outputs = block.copy()
-            self._network.output_head.forward(outputs)
+            self._network.activate_output(outputs)
             yield outputs
 
 

@@ -136,7 +136,7 @@ class LocalOps:
     def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
         """Overwrite `logits` with their delta; see `NetworkOps`."""
         network = self._network
-        network.output_head.forward(logits)
+        network.activate_output(logits)
         block = max(1, OUTPUT_BLOCK_NUMBERS // logits.shape[1])
         for start in range(0, len(logits), block):
             part = slice(start, min(start + block, len(logits)))

@@ -332,6 +332,6 @@ def predict_whole(
             value = X[start : start + rows_per_block]
         for layer, coef, intercept in zip(network.layers, *parameters, strict=True):
             value = layer.nonlinearity(affine(value, coef, intercept))
-        network.output_head.forward(value)
+        network.activate_output(value)
         blocks.append(value)
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

@@ -3,7 +3,11 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network._base import ACTIVATIONS, LOSS_FUNCTIONS
 
-from skdistmlp.nn.losses import OUTPUTS
+from skdistmlp.nn.losses import (
+    OUTPUT_ACTIVATIONS,
+    OUTPUTS,
+    SUMMED_SQUARED_ERROR,
+)
 
 SKLEARN_LOSSES = {
     "softmax": "log_loss",
@@ -55,7 +59,7 @@ def test_output_activations_match_scikit_learn(name, n_rows, n_outputs, dtype):
     z, _ = logits_and_targets(name, n_rows, n_outputs, dtype)
     expected = z.copy()
     ACTIVATIONS[name](expected)
-    OUTPUTS[name].forward(z)
+    OUTPUT_ACTIVATIONS[name](z)
     assert z.dtype == dtype
     assert_array_equal(z, expected)
 
@@ -71,7 +75,7 @@ def test_delta_is_the_derivative_of_the_loss_by_the_logits(name, in_place, y_dty
 
     def losses(logits):
         predictions = logits.copy()
-        OUTPUTS[name].forward(predictions)
+        OUTPUT_ACTIVATIONS[name](predictions)
         return np.array(
             [
                 averaged * OUTPUTS[name].loss(y[[i]], predictions[[i]], None)
@@ -87,7 +91,7 @@ def test_delta_is_the_derivative_of_the_loss_by_the_logits(name, in_place, y_dty
         ]
     )
     prediction = z.astype(np.float32)
-    OUTPUTS[name].forward(prediction)
+    OUTPUT_ACTIVATIONS[name](prediction)
     out = prediction if in_place else np.full_like(prediction, np.nan)
     y = y if y_dtype is None else y.astype(y_dtype)
     OUTPUTS[name].delta(prediction, y, out)
@@ -95,9 +99,8 @@ def test_delta_is_the_derivative_of_the_loss_by_the_logits(name, in_place, y_dty
 
 
 @pytest.mark.parametrize("name", sorted(OUTPUTS))
-def test_every_output_activation_names_an_entry_with_it(name):
-    output = OUTPUTS[name]
-    assert OUTPUTS[output.activation].forward is output.forward
+def test_an_output_is_named_like_its_activation(name):
+    assert OUTPUTS[name].activation == name in OUTPUT_ACTIVATIONS
 
 
 @cases
@@ -107,7 +110,7 @@ def test_losses_are_scikit_learns_mean_times_the_weight_sum(
     name, n_rows, n_outputs, dtype, weighted
 ):
     z, y = logits_and_targets(name, n_rows, n_outputs, dtype)
-    OUTPUTS[name].forward(z)
+    OUTPUT_ACTIVATIONS[name](z)
     weight = None
     if weighted:
         weight = np.random.default_rng(1).random(n_rows).astype(dtype)
@@ -122,7 +125,7 @@ def test_losses_are_scikit_learns_mean_times_the_weight_sum(
 @pytest.mark.parametrize("name", sorted(OUTPUTS))
 def test_losses_of_blocks_add_up_even_with_zero_weights(name):
     z, y = logits_and_targets(name, 30, 3, np.float64)
-    OUTPUTS[name].forward(z)
+    OUTPUT_ACTIVATIONS[name](z)
     weight = np.random.default_rng(1).random(30)
     weight[10:20] = 0
     parts = [
@@ -142,3 +145,11 @@ def test_loss_of_certain_predictions_is_finite(name, dtype):
     assert np.isfinite(loss)
     expected = 3 * LOSS_FUNCTIONS[SKLEARN_LOSSES[name]](y, probability)
     assert_allclose(loss, expected, rtol=1e-6)
+
+
+def test_the_summed_squared_error_is_the_mean_times_the_outputs():
+    z, y = logits_and_targets("identity", 30, 3, np.float64)
+    weight = np.random.default_rng(1).random(30)
+    summed = SUMMED_SQUARED_ERROR.loss(y, z, weight)
+    assert_allclose(summed, 3 * OUTPUTS["identity"].loss(y, z, weight), rtol=1e-12)
+    assert SUMMED_SQUARED_ERROR.delta is OUTPUTS["identity"].delta

@@ -114,7 +114,7 @@ def forward(
 def predict(shard: PlacedShard, pieces: list[FloatArray]) -> FloatArray:
     """Return the outputs, shape (n_rows, n_outputs), from pieces of the logits."""
     outputs = sum_in_order(pieces)
-    shard.network.output_head.forward(outputs)
+    shard.network.activate_output(outputs)
     return outputs
 
 
