@@ -4,7 +4,7 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -32,10 +32,22 @@ from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.combinations import check_combination
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
-from skdistmlp.estimators.inputs import InputFeatures, resolve_inputs
+from skdistmlp.estimators.inputs import (
+    ArrayFeatures,
+    InputFeatures,
+    compute_collections,
+    is_collection,
+    resolve_inputs,
+)
 from skdistmlp.estimators.live_client import STAYED_BEHIND, LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
+from skdistmlp.estimators.scoring import score_of
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
+from skdistmlp.estimators.validation_data import (
+    ValidationData,
+    check_joined_lengths,
+)
+from skdistmlp.exceptions import counted
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.losses import Output, output_of
 from skdistmlp.nn.optimizers import OptimizerState
@@ -49,7 +61,7 @@ from skdistmlp.parallel.split import (
     flatten,
     layer_units_of,
 )
-from skdistmlp.training.hold_out import HoldOut, Score
+from skdistmlp.training.hold_out import HoldOut, LastRows, Score, ValidationRows
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import EpochOptions, quiet
@@ -65,7 +77,9 @@ _HISTORY = (
     "loss_curve_",
     "best_loss_",
     "validation_scores_",
+    "validation_loss_curve_",
     "best_validation_score_",
+    "best_iter_",
     "_no_improvement_count",
     "_optimizer_state",
     "_dropout_seed",
@@ -117,6 +131,10 @@ class BaseDistributedMLP(
         return int(y.shape[1])
 
     @abstractmethod
+    def _validation_targets(self, y: np.ndarray) -> np.ndarray:
+        """Return targets of rows for validation, with one column per output."""
+
+    @abstractmethod
     def _use_stratified_split(self, n_outputs: int) -> bool:
         """Return whether held-out rows keep the proportions of the classes."""
 
@@ -133,15 +151,26 @@ class BaseDistributedMLP(
         sample_weight: ArrayLike | None,
         incremental: bool,
         classes: ArrayLike | None = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> Self:
         """Train, from new parameters or the current ones; see the public methods."""
         check_is_computed(X=X, y=y, sample_weight=sample_weight)
+        check_is_computed(X_val=X_val, y_val=y_val, sample_weight_val=sample_weight_val)
+        validation = ValidationData.given(X_val, y_val, sample_weight_val)
         # Before the rollback notes the attributes: a fit that fails restores them, and
         # scikit-learn tears down the callbacks that it finds there.
         tasks = CallbackContext(self, incremental, X, y, sample_weight)
         with (
             self._rollback_on_error(),
-            self._resolve_inputs(X, y, sample_weight) as (X, y, sample_weight),
+            self._resolve_inputs(X, y, sample_weight, validation) as (
+                X,
+                y,
+                sample_weight,
+                validation,
+            ),
         ):
             if incremental:
                 self._register_classes(y, classes)
@@ -153,7 +182,10 @@ class BaseDistributedMLP(
                 not self.warm_start and not incremental
             )
             X, y = self._validate_targets(X, y, incremental, reset=first_pass)
-            dataset = X.with_targets(y, self._validate_weights(y, sample_weight))
+            weight = self._validate_weights(y, sample_weight)
+            if validation is not None:
+                X, y, weight = self._joined(validation, X, y, weight)
+            dataset = X.with_targets(y, weight)
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
 
@@ -179,10 +211,21 @@ class BaseDistributedMLP(
             )
             rule = self._new_rule()
             if rule is None:
+                if validation is not None:
+                    raise ValueError(
+                        f"X_val has no meaning with solver={self.solver!r}, which does "
+                        f"not train in epochs. Use another solver, or leave X_val out."
+                    )
                 job = self._lbfgs_job(network, dtype, first_pass)
             else:
                 job = self._epochs_job(
-                    network, dtype, dataset, rule, first_pass, incremental
+                    network,
+                    dtype,
+                    dataset,
+                    rule,
+                    first_pass,
+                    incremental,
+                    0 if validation is None else validation.n_rows,
                 )
             on_epoch_end = tasks.begin(has_epochs=job.initial.progress is not None)
             request = self._engine_request()
@@ -205,20 +248,32 @@ class BaseDistributedMLP(
         rule: UpdateRule,
         first_pass: bool,
         incremental: bool,
+        n_validation_rows: int,
     ) -> TrainingJob:
-        """Return the job of training in epochs."""
-        n_rows, hold_out = dataset.n_rows, None
-        if self.early_stopping:
+        """Return the job of training in epochs.
+
+        The last `n_validation_rows` of the data set are for validation.
+        """
+        hold_out: ValidationRows | None = None
+        score = score_of(self, network.output_head, self._score_function())
+        if n_validation_rows:
+            hold_out = LastRows(
+                n_validation_rows, score, self.early_stopping, first_pass
+            )
+        elif self.early_stopping:
             hold_out = HoldOut(
                 self.validation_fraction,
                 stratify=self._use_stratified_split(network.layer_units[-1]),
-                score=self._score_function(),
+                score=score,
                 include_initial=first_pass,
             )
+        n_rows = dataset.n_rows
+        if hold_out is not None:
             n_rows -= hold_out.n_rows(dataset)
-            if self.batch_size != "auto" and self.batch_size > n_rows:
-                # Few rows: an error comes before a warning of the batch size.
-                hold_out.validate(dataset)
+        clips = self.batch_size != "auto" and self.batch_size > n_rows
+        if clips and isinstance(hold_out, HoldOut):
+            # Few rows: an error comes before a warning of the batch size.
+            hold_out.validate(dataset)
         shards = None
         if not first_pass:
             parameters = flatten(self._parameters(), dtype)
@@ -257,13 +312,55 @@ class BaseDistributedMLP(
             verbose=bool(self.verbose),
         )
 
+    @contextmanager
     def _resolve_inputs(
-        self, X: Any, y: Any, sample_weight: Any
-    ) -> AbstractContextManager[tuple[InputFeatures, Any, Any]]:
+        self, X: Any, y: Any, sample_weight: Any, validation: ValidationData | None
+    ) -> Iterator[tuple[InputFeatures, Any, Any, ValidationData | None]]:
         """Resolve Dask collections; features may stay on a cluster."""
         log = print if self.verbose else quiet
         name = type(self).__name__
-        return resolve_inputs(self.client, name, X, y, sample_weight, log)
+        joins = validation is not None and is_collection(X)
+        if validation is not None:
+            validation = validation.resolved(self.client)
+            if joins:
+                # Their features are resolved together, and have other lengths then.
+                X = validation.joined_collection(X)
+                y, sample_weight = compute_collections(self.client, y, sample_weight)
+        given_y, given_weight = (None, None) if joins else (y, sample_weight)
+        with resolve_inputs(
+            self.client, name, X, given_y, given_weight, log
+        ) as resolved:
+            if not joins:
+                yield *resolved, validation
+                return
+            features = resolved[0]
+            check_joined_lengths(validation, features, y, sample_weight)
+            if isinstance(features, ArrayFeatures):
+                # There is no cluster.
+                assert validation is not None
+                n_rows = features.shape[0] - validation.n_rows
+                X_val = features.X[n_rows:]
+                features = ArrayFeatures(features.X[:n_rows])
+                validation = replace(validation, X=X_val)
+            yield features, y, sample_weight, validation
+
+    def _joined(
+        self,
+        validation: ValidationData,
+        X: InputFeatures,
+        y: np.ndarray,
+        weight: FloatArray | None,
+    ) -> tuple[InputFeatures, np.ndarray, FloatArray | None]:
+        """Return all rows, those for validation last."""
+        y_val = self._validation_targets(validation.checked_targets())
+        if y_val.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"y_val has {counted(y_val.shape[1], 'column')}, but y has "
+                f"{y.shape[1]}. Pass targets of the same kind."
+            )
+        X = validation.joined_features(self, X, self.client)
+        weight = validation.weights_after(weight, y, y_val)
+        return X, np.concatenate([y, y_val]), weight
 
     @contextmanager
     def _rollback_on_error(self) -> Iterator[None]:
@@ -348,6 +445,7 @@ class BaseDistributedMLP(
         if state is not None and state.optimizer is not None:
             steps_done = state.optimizer.n_steps
         scores = getattr(self, "validation_scores_", None)
+        losses = getattr(self, "validation_loss_curve_", None)
         return Progress(
             schedule,
             rate,
@@ -356,6 +454,8 @@ class BaseDistributedMLP(
             loss_curve=tuple(getattr(self, "loss_curve_", ())),
             best_loss=getattr(self, "best_loss_", None),
             validation_scores=None if scores is None else tuple(scores),
+            validation_losses=None if losses is None else tuple(losses),
+            best_iter=getattr(self, "best_iter_", None),
             best_validation_score=getattr(self, "best_validation_score_", None),
             no_improvement_count=getattr(self, "_no_improvement_count", 0),
         )
@@ -412,7 +512,10 @@ class BaseDistributedMLP(
         self.best_loss_ = progress.best_loss
         scores = progress.validation_scores
         self.validation_scores_ = None if scores is None else list(scores)
+        losses = progress.validation_losses
+        self.validation_loss_curve_ = None if losses is None else list(losses)
         self.best_validation_score_ = progress.best_validation_score
+        self.best_iter_ = progress.best_iter
         self._no_improvement_count = progress.no_improvement_count
         self._schedule = progress.schedule
         self._learning_rate = progress.learning_rate

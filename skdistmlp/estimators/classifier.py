@@ -94,10 +94,11 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     nesterovs_momentum : bool, default=True
         Whether to use Nesterov's momentum; for "sgd" only.
     early_stopping : bool, default=False
-        Whether to hold out some rows, stop when their score no longer improves, and
-        keep the parameters that scored best.
+        Whether to stop when the score of the rows for validation no longer improves,
+        and keep the parameters that scored best.
     validation_fraction : float, default=0.1
-        Fraction of the rows to hold out.
+        Fraction of the rows to hold out for early stopping, unless `fit` is given
+        others as ``X_val``.
     beta_1 : float, default=0.9
         Decay of the first moment; for "adam", "adamw" and "nadam" only.
     beta_2 : float, default=0.999
@@ -129,6 +130,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         parameters over the steps: ``ema_decay`` times the average before plus
         ``1 - ema_decay`` times the new ones. `partial_fit` continues from the
         parameters themselves, unless you have edited `coefs_` or `intercepts_`.
+    scoring : str, callable or None, default=None
+        Score of the rows for validation: a name of scikit-learn's, a callable
+        ``scoring(estimator, X, y)``, or "loss" for minus their mean loss without the
+        penalty. None is what `score` returns.
     label_smoothing : float, default=0.0
         Share of each target that all classes share evenly; for binary and multilabel
         targets, yes and no do.
@@ -170,9 +175,14 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     loss_curve_ : list of float
         Loss of each epoch.
     validation_scores_ : list of float or None
-        Accuracy on the held-out rows after each epoch, with early stopping.
+        Score of the rows for validation after each epoch, if there are any; see
+        `scoring`.
+    validation_loss_curve_ : list of float or None
+        Their mean loss after each epoch, without the penalty.
     best_validation_score_ : float or None
         Highest of the validation scores.
+    best_iter_ : int or None
+        Epoch of the highest validation score, from 1, as `loss_curve_` counts them.
     t_ : int
         Total number of samples trained on.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -265,6 +275,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         max_grad_norm: float | None = None,
         warmup_steps: int = 0,
         ema_decay: float | None = None,
+        scoring: str | Callable[..., float] | None = None,
         label_smoothing: float = 0.0,
         class_weight: dict[Any, float]
         | list[dict[int, float]]
@@ -304,6 +315,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self.max_grad_norm = max_grad_norm
         self.warmup_steps = warmup_steps
         self.ema_decay = ema_decay
+        self.scoring = scoring
         self.label_smoothing = label_smoothing
         self.class_weight = class_weight
         self.client = client
@@ -313,7 +325,14 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
     ) -> Self:
         """Train on all samples, for as many epochs as needed.
 
@@ -326,6 +345,13 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             Class labels, or a binary indicator matrix.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
+        X_val : array-like, sparse matrix or Dask collection, default=None
+            Features of rows for validation: they are not trained on, and take the
+            place of `validation_fraction`.
+        y_val : array-like, default=None
+            Their targets, in the form of `y`.
+        sample_weight_val : array-like of shape (n_validation_samples,), default=None
+            Their weights. `class_weight` does not apply to them.
 
         Returns
         -------
@@ -347,7 +373,15 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         ExchangeError
             If the shards cannot exchange what a step needs in time; call again.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        return self._fit(
+            X,
+            y,
+            sample_weight,
+            incremental=False,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight_val=sample_weight_val,
+        )
 
     @available_if(solver_has_epochs)
     @fit_context(prefer_skip_nested_validation=True)
@@ -357,6 +391,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         y: ArrayLike,
         sample_weight: ArrayLike | None = None,
         classes: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
     ) -> Self:
         """Train for one more epoch.
 
@@ -373,6 +411,13 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             Weights of the samples.
         classes : array-like of shape (n_classes,), default=None
             All classes that will occur; required in the first call.
+        X_val : array-like, sparse matrix or Dask collection, default=None
+            Features of rows for validation: they are not trained on, and take the
+            place of `validation_fraction`.
+        y_val : array-like, default=None
+            Their targets, in the form of `y`.
+        sample_weight_val : array-like of shape (n_validation_samples,), default=None
+            Their weights. `class_weight` does not apply to them.
 
         Returns
         -------
@@ -400,7 +445,16 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
                 "not see all samples. Pass the weights as a dict, from "
                 "sklearn.utils.class_weight.compute_class_weight."
             )
-        return self._fit(X, y, sample_weight, incremental=True, classes=classes)
+        return self._fit(
+            X,
+            y,
+            sample_weight,
+            incremental=True,
+            classes=classes,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight_val=sample_weight_val,
+        )
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """Predict classes.
@@ -543,6 +597,21 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
     def _score_function(self) -> Score:
         return Accuracy(self._label_binarizer)
+
+    def _validation_targets(self, y: np.ndarray) -> np.ndarray:
+        """Return one boolean column per output; classes that are missing are fine."""
+        unknown = np.setdiff1d(unique_labels(y), self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y_val has classes that y does not have: {unknown}. The network has "
+                f"no output for them. Leave these rows out, or train on some of them."
+            )
+        indicator = self._label_binarizer.transform(y).astype(bool)
+        return indicator.reshape(len(indicator), -1)
+
+    def _targets_as_given(self, y: np.ndarray) -> np.ndarray:
+        """Return labels from the columns that they were turned into."""
+        return self._label_binarizer.inverse_transform(y)
 
     def __sklearn_tags__(self) -> Any:
         """Say that multilabel targets are understood."""

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import get_scorer_names
 
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.estimators._sklearn import HasMethods, Interval, Options, StrOptions
@@ -53,6 +54,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
         "max_grad_norm": [None, Interval(Real, 0, None, closed="neither")],
         "warmup_steps": [Interval(Integral, 0, None, closed="left")],
         "ema_decay": [None, Interval(Real, 0, 1, closed="left")],
+        "scoring": [None, StrOptions({"loss", *get_scorer_names()}), callable],
         "client": [
             None,
             str,

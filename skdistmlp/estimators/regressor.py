@@ -96,10 +96,11 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     nesterovs_momentum : bool, default=True
         Whether to use Nesterov's momentum; for "sgd" only.
     early_stopping : bool, default=False
-        Whether to hold out some rows, stop when their score no longer improves, and
-        keep the parameters that scored best.
+        Whether to stop when the score of the rows for validation no longer improves,
+        and keep the parameters that scored best.
     validation_fraction : float, default=0.1
-        Fraction of the rows to hold out.
+        Fraction of the rows to hold out for early stopping, unless `fit` is given
+        others as ``X_val``.
     beta_1 : float, default=0.9
         Decay of the first moment; for "adam", "adamw" and "nadam" only.
     beta_2 : float, default=0.999
@@ -131,6 +132,10 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         parameters over the steps: ``ema_decay`` times the average before plus
         ``1 - ema_decay`` times the new ones. `partial_fit` continues from the
         parameters themselves, unless you have edited `coefs_` or `intercepts_`.
+    scoring : str, callable or None, default=None
+        Score of the rows for validation: a name of scikit-learn's, a callable
+        ``scoring(estimator, X, y)``, or "loss" for minus their mean loss without the
+        penalty. None is what `score` returns.
     huber_delta : float, default=1.0
         Size of the residuals beyond which "huber" counts absolute errors.
     quantile : float or sequence of float, default=0.5
@@ -169,9 +174,14 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     loss_curve_ : list of float
         Loss of each epoch.
     validation_scores_ : list of float or None
-        R squared on the held-out rows after each epoch, with early stopping.
+        Score of the rows for validation after each epoch, if there are any; see
+        `scoring`.
+    validation_loss_curve_ : list of float or None
+        Their mean loss after each epoch, without the penalty.
     best_validation_score_ : float or None
         Highest of the validation scores.
+    best_iter_ : int or None
+        Epoch of the highest validation score, from 1, as `loss_curve_` counts them.
     t_ : int
         Total number of samples trained on.
     coefs_ : list of ndarray of shape (fan_in, fan_out)
@@ -273,6 +283,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         max_grad_norm: float | None = None,
         warmup_steps: int = 0,
         ema_decay: float | None = None,
+        scoring: str | Callable[..., float] | None = None,
         huber_delta: float = 1.0,
         quantile: float | Sequence[float] = 0.5,
         client: "Client | Cluster | str | None" = None,
@@ -310,6 +321,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         self.max_grad_norm = max_grad_norm
         self.warmup_steps = warmup_steps
         self.ema_decay = ema_decay
+        self.scoring = scoring
         self.huber_delta = huber_delta
         self.quantile = quantile
         self.client = client
@@ -332,7 +344,14 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
     ) -> Self:
         """Train on all samples, for as many epochs as needed.
 
@@ -345,6 +364,13 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             Target values.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
+        X_val : array-like, sparse matrix or Dask collection, default=None
+            Features of rows for validation: they are not trained on, and take the
+            place of `validation_fraction`.
+        y_val : array-like, default=None
+            Their targets, in the form of `y`.
+        sample_weight_val : array-like of shape (n_validation_samples,), default=None
+            Their weights.
 
         Returns
         -------
@@ -366,12 +392,27 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         ExchangeError
             If the shards cannot exchange what a step needs in time; call again.
         """
-        return self._fit(X, y, sample_weight, incremental=False)
+        return self._fit(
+            X,
+            y,
+            sample_weight,
+            incremental=False,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight_val=sample_weight_val,
+        )
 
     @available_if(solver_has_epochs)
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
-        self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None
+        self,
+        X: ArrayLike,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        X_val: ArrayLike | None = None,
+        y_val: ArrayLike | None = None,
+        sample_weight_val: ArrayLike | None = None,
     ) -> Self:
         """Train for one more epoch.
 
@@ -386,6 +427,13 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             Target values.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the samples.
+        X_val : array-like, sparse matrix or Dask collection, default=None
+            Features of rows for validation: they are not trained on, and take the
+            place of `validation_fraction`.
+        y_val : array-like, default=None
+            Their targets, in the form of `y`.
+        sample_weight_val : array-like of shape (n_validation_samples,), default=None
+            Their weights.
 
         Returns
         -------
@@ -407,7 +455,15 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         ExchangeError
             If the shards cannot exchange what a step needs in time.
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(
+            X,
+            y,
+            sample_weight,
+            incremental=True,
+            X_val=X_val,
+            y_val=y_val,
+            sample_weight_val=sample_weight_val,
+        )
 
     def predict(self, X: ArrayLike) -> FloatArray:
         """Predict target values.
@@ -515,6 +571,23 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
     def _use_stratified_split(self, n_outputs: int) -> bool:
         return False
+
+    def _validation_targets(self, y: np.ndarray) -> np.ndarray:
+        """Return validated targets with one column per output."""
+        y = np.asarray(y)
+        if not (np.issubdtype(y.dtype, np.number) or y.dtype == np.bool_):
+            y = y.astype(np.float64)
+        y = y.reshape(len(y), -1)
+        if self.loss == "poisson" and y.min() < 0:
+            raise ValueError(
+                f"loss='poisson' requires non-negative targets, but min(y_val) is "
+                f"{y.min()}. Shift y and y_val, or use loss='squared_error'."
+            )
+        return y
+
+    def _targets_as_given(self, y: np.ndarray) -> np.ndarray:
+        """Return targets from columns."""
+        return _ravelled(y)
 
     def _score_function(self) -> Score:
         if self.loss == "quantile":

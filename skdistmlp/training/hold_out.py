@@ -1,22 +1,39 @@
-"""Rows held out for early stopping: which they are, and how they are scored."""
+"""Rows that are not trained on: which they are, and how they are scored."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.utils import gen_batches
 
-from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.nn.losses import Output
+from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.parallel.data import BaseDataset, Dataset
 
 BLOCK_ROWS = 1000
 """Held-out rows forwarded at a time."""
 
 Score = Callable[[np.ndarray, FloatArray, FloatArray | None], float]
 """From targets, outputs and weights to a number; higher is better."""
+
+
+class ScoreOfRows(ABC):
+    """A score that is given the features too."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        y: np.ndarray,
+        outputs: FloatArray,
+        sample_weight: FloatArray | None,
+        X: Features,
+    ) -> float:
+        """Return the score; higher is better."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +46,88 @@ class Validation:
         Indices of the rows, cut into blocks that are forwarded one after the other.
     score : callable
         From the outputs of all rows to a number; higher is better.
+    loss : callable or None
+        From the loss of the network and the outputs of all rows to their mean loss.
+    stops : bool
+        Whether training stops, and the best parameters are kept, by the score; if not
+        it is recorded only.
     """
 
     blocks: Sequence[NDArray[np.intp]]
     score: Callable[[FloatArray], float]
+    loss: Callable[[Output, FloatArray], float] | None = None
+    stops: bool = True
+
+
+class ValidationRows(Protocol):
+    """Which rows are held out of training, and how they are scored.
+
+    Attributes
+    ----------
+    stops : bool
+        See `Validation`.
+    include_initial : bool
+        Whether the parameters before the first epoch are a candidate for the best.
+    """
+
+    @property
+    def stops(self) -> bool:
+        """See above, as for the other."""
+
+    @property
+    def include_initial(self) -> bool:
+        """Whether the first parameters may be the best."""
+
+    def n_rows(self, dataset: BaseDataset) -> int:
+        """Return the number of rows held out."""
+
+    def draw(
+        self, dataset: BaseDataset, random_state: np.random.RandomState
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the indices of the rows to train on, and of those held out."""
+
+    def validation(self, dataset: Dataset, held_out: NDArray[np.intp]) -> Validation:
+        """Return the rows of these indices, ready for scoring."""
+
+
+@dataclass(frozen=True)
+class LastRows:
+    """The last rows of the data set are for validation: those that the user gave.
+
+    Attributes
+    ----------
+    number : int
+        How many.
+    score : callable
+        See `Score`.
+    stops, include_initial : bool
+        See `ValidationRows`.
+    """
+
+    number: int
+    score: Score | ScoreOfRows
+    stops: bool
+    include_initial: bool
+
+    def n_rows(self, dataset: BaseDataset) -> int:
+        """Return the number of rows held out."""
+        return self.number
+
+    def draw(
+        self, dataset: BaseDataset, random_state: np.random.RandomState
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the indices of the first rows, and of the last; draw nothing."""
+        n_training = dataset.n_rows - self.number
+        return np.arange(n_training), np.arange(n_training, dataset.n_rows)
+
+    def validation(self, dataset: Dataset, held_out: NDArray[np.intp]) -> Validation:
+        """Return the rows of these indices, ready for scoring."""
+        return _validation(dataset, held_out, self.score, self.stops)
 
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Which rows to hold out for early stopping, and how to score them.
+    """A random share of the rows, held out for early stopping.
 
     Attributes
     ----------
@@ -48,13 +138,14 @@ class HoldOut:
     score : callable
         See `Score`.
     include_initial : bool
-        Whether the parameters before the first epoch are a candidate for the best.
+        See `ValidationRows`.
     """
 
     fraction: float
     stratify: bool
-    score: Score
+    score: Score | ScoreOfRows
     include_initial: bool
+    stops: ClassVar[bool] = True
 
     def n_rows(self, dataset: BaseDataset) -> int:
         """Return the number of rows held out."""
@@ -88,11 +179,29 @@ class HoldOut:
             )
         return rows, held_out
 
-    def validation(
-        self, dataset: BaseDataset, held_out: NDArray[np.intp]
-    ) -> Validation:
+    def validation(self, dataset: Dataset, held_out: NDArray[np.intp]) -> Validation:
         """Return the rows of these indices, ready for scoring."""
-        assert dataset.y is not None
-        y, weight = dataset.y[held_out], dataset.weights(held_out)
-        blocks = [held_out[block] for block in gen_batches(len(held_out), BLOCK_ROWS)]
-        return Validation(blocks, lambda outputs: self.score(y, outputs, weight))
+        return _validation(dataset, held_out, self.score, self.stops)
+
+
+def _validation(
+    dataset: Dataset,
+    held_out: NDArray[np.intp],
+    score: Score | ScoreOfRows,
+    stops: bool,
+) -> Validation:
+    y, weight = dataset.targets(held_out), dataset.weights(held_out)
+    n_rows, weight_sum = dataset.batch_totals(held_out)
+    blocks = [held_out[block] for block in gen_batches(n_rows, BLOCK_ROWS)]
+
+    def score_of(outputs: FloatArray) -> float:
+        if isinstance(score, ScoreOfRows):
+            return score(y, outputs, weight, dataset.inputs(held_out))
+        return score(y, outputs, weight)
+
+    def mean_loss(output: Output, outputs: FloatArray) -> float:
+        # Numbers that are huge or not finite are the caller's to see.
+        with np.errstate(all="ignore"):
+            return output.loss(y, outputs, weight) / weight_sum
+
+    return Validation(blocks, score_of, mean_loss, stops)

@@ -14,7 +14,7 @@ from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState, split_state
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout
-from skdistmlp.training.hold_out import BLOCK_ROWS, HoldOut
+from skdistmlp.training.hold_out import BLOCK_ROWS, ValidationRows
 from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
 from skdistmlp.training.loop import EpochOptions, Log, Pause, quiet, train_epochs
 from skdistmlp.training.progress import Outcome
@@ -55,17 +55,17 @@ class EpochTraining:
     ----------
     options : EpochOptions
         Batch size and stopping rules.
-    hold_out : HoldOut or None
-        With it, training stops early.
+    hold_out : ValidationRows or None
+        Rows that are not trained on.
     """
 
     options: EpochOptions
-    hold_out: HoldOut | None = None
+    hold_out: ValidationRows | None = None
 
     @property
     def n_spare_arrays(self) -> int:
         """With early stopping, one: the best parameters."""
-        return 0 if self.hold_out is None else 1
+        return 0 if self.hold_out is None else int(self.hold_out.stops)
 
     def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a mini-batch, or of a block of held-out rows."""
@@ -83,13 +83,14 @@ class EpochTraining:
         rows, held_out = np.arange(dataset.n_rows), None
         if self.hold_out is not None:
             rows, held_out = self.hold_out.draw(dataset, state.random_state)
-            if self.hold_out.include_initial:
+            if self.hold_out.stops and self.hold_out.include_initial:
                 network.state.keep_best()
         assert state.progress is not None
+        stops = self.hold_out is not None and self.hold_out.stops
         return replace(
             state,
             network=network.state.current,
-            progress=state.progress.started(validating=self.hold_out is not None),
+            progress=state.progress.started(held_out is not None, stops),
             row_order=rows,
             held_out=held_out,
         )

@@ -140,18 +140,24 @@ def judge_epoch(
     """Score the epoch, set the next learning rate, and decide whether to stop."""
     progress = state.progress
     assert progress is not None
-    if validation is None:
+    score: float | None = None
+    if validation is not None:
+        score, loss = _validate(network, validation)
+        log(f"Validation score: {score:f}")
+        progress = progress.with_validation_loss(loss)
+    if validation is None or not validation.stops:
         progress = progress.judged_by_loss(options.tol)
         measure = "Training loss"
     else:
-        outputs = predict_blocks(network, validation.blocks)
-        score = network.leader.decides(validation.score(outputs))
-        log(f"Validation score: {score:f}")
-        best_before = progress.best_validation_score
+        assert score is not None
         progress = progress.judged_by_score(score, options.tol)
-        if progress.best_validation_score != best_before:
-            network.state.keep_best()
         measure = "Validation score"
+    if validation is not None:
+        assert score is not None
+        best_before = progress.best_validation_score
+        progress = progress.with_score(score)
+        if validation.stops and progress.best_validation_score != best_before:
+            network.state.keep_best()
     rate = progress.schedule.after_epoch(
         progress.learning_rate, progress.n_samples_seen
     )
@@ -177,6 +183,20 @@ def judge_epoch(
     return replace(
         state, network=network.state.current, progress=progress, outcome=outcome
     )
+
+
+def _validate(
+    network: OpenNetwork[Any], validation: Validation
+) -> tuple[float, float | None]:
+    """Return score and mean loss of the held-out rows."""
+    outputs = predict_blocks(network, validation.blocks)
+    leads = network.leader.is_here
+    # A score of the user's own is asked for once, not on every shard.
+    score = network.leader.decides(validation.score(outputs) if leads else 0.0)
+    if validation.loss is None:
+        return score, None
+    loss = validation.loss(network.network.output_head, outputs) if leads else 0.0
+    return score, network.leader.decides(loss)
 
 
 @contextmanager

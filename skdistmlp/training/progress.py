@@ -40,9 +40,13 @@ class Progress:
     best_loss : float or None
         The lowest of them; None with early stopping.
     validation_scores : tuple of float or None
-        Score of every epoch; None without early stopping.
+        Score of every epoch; None without validation.
+    validation_losses : tuple of float or None
+        Mean loss of the rows for validation, likewise.
     best_validation_score : float or None
-        The highest of them; None without early stopping.
+        The highest score; None without validation.
+    best_iter : int or None
+        Its epoch, as `loss_curve` counts them, from 1.
     no_improvement_count : int
         Epochs since the loss or the score last improved by ``tol``.
     """
@@ -56,23 +60,34 @@ class Progress:
     loss_curve: tuple[float, ...] = ()
     best_loss: float | None = None
     validation_scores: tuple[float, ...] | None = None
+    validation_losses: tuple[float, ...] | None = None
     best_validation_score: float | None = None
+    best_iter: int | None = None
     no_improvement_count: int = 0
 
-    def started(self, validating: bool) -> "Progress":
+    def started(self, validating: bool, stops: bool = True) -> "Progress":
         """Return the progress with a best loss, or a best score, to improve on.
 
-        Training that had none so far starts from the worst.
+        Training that had none so far starts from the worst. `stops` says that scores,
+        not losses, decide when it stops.
         """
         progress = self
-        if not validating and self.best_loss is None:
+        if not (validating and stops) and self.best_loss is None:
             progress = replace(progress, best_loss=float("inf"))
         if validating and self.best_validation_score is None:
             worst = float("-inf")
             progress = replace(
                 progress, validation_scores=(), best_validation_score=worst
             )
+        if validating and self.validation_losses is None:
+            progress = replace(progress, validation_losses=())
         return progress
+
+    def with_validation_loss(self, loss: float | None) -> "Progress":
+        """Return the progress with the loss of the rows for validation, if known."""
+        if loss is None:
+            return self
+        return replace(self, validation_losses=(*(self.validation_losses or ()), loss))
 
     def with_loss(self, loss: float, n_samples: int, n_steps: int) -> "Progress":
         """Return the progress after one more epoch with a mean loss of `loss`."""
@@ -98,14 +113,22 @@ class Progress:
         )
 
     def judged_by_score(self, score: float, tol: float) -> "Progress":
-        """Return the progress that counts whether `score` improved by `tol`."""
+        """Return the progress that counts whether `score` improves by `tol`.
+
+        To be followed by `with_score`.
+        """
+        assert self.best_validation_score is not None
+        stalled = score < self.best_validation_score + tol
+        return replace(
+            self, no_improvement_count=self.no_improvement_count + 1 if stalled else 0
+        )
+
+    def with_score(self, score: float) -> "Progress":
+        """Return the progress with the score of the last epoch, perhaps the best."""
         assert self.validation_scores is not None
         assert self.best_validation_score is not None
-        best = self.best_validation_score
-        stalled = score < best + tol
-        return replace(
-            self,
-            validation_scores=(*self.validation_scores, score),
-            no_improvement_count=self.no_improvement_count + 1 if stalled else 0,
-            best_validation_score=score if score > best else best,
-        )
+        progress = replace(self, validation_scores=(*self.validation_scores, score))
+        if not score > self.best_validation_score:
+            return progress
+        n_epochs = len(self.loss_curve)
+        return replace(progress, best_validation_score=score, best_iter=n_epochs)

@@ -89,6 +89,52 @@ def header_of(collection: Any) -> Any:
     return np.zeros((1, *collection.shape[1:]), collection.dtype)
 
 
+def concatenate_rows(collection: Any, following: Any) -> Any:
+    """Return a collection of the rows of one and, after them, those of another.
+
+    Parameters
+    ----------
+    collection : collection
+        An Array or DataFrame.
+    following : collection or array-like
+        Of the same kind, with the same columns.
+
+    Raises
+    ------
+    ValueError
+        If the columns differ, or one is a frame and the other is none.
+    """
+    frames = is_frame(collection), hasattr(following, "columns")
+    if frames[0] != frames[1]:
+        kinds = ["a data frame" if frame else "an array" for frame in frames]
+        raise ValueError(
+            f"X is {kinds[0]} and X_val is {kinds[1]}. Pass both in the same form."
+        )
+    if frames[0]:
+        import dask.dataframe as dd
+
+        names = list(collection.columns), list(following.columns)
+        if names[0] != names[1]:
+            raise ValueError(
+                f"X_val has the columns {names[1]}, but X has {names[0]}. Pass the "
+                f"same columns in the same order."
+            )
+        if not is_dask_collection(following):
+            following = dd.from_pandas(following, npartitions=1)
+        return dd.concat([collection, following], interleave_partitions=False)
+    import dask.array as da
+
+    if not is_dask_collection(following):
+        following = da.from_array(np.asarray(following), chunks=-1)
+    first, second = in_whole_rows("X", collection), in_whole_rows("X_val", following)
+    if first.ndim != second.ndim or first.shape[1:] != second.shape[1:]:
+        raise ValueError(
+            f"X_val has the shape {second.shape}, but X has {first.shape}. Pass the "
+            f"same columns."
+        )
+    return da.concatenate([first, second], allow_unknown_chunksizes=True)
+
+
 def _value_dtype(dtype: Any) -> Any:
     """Return the dtype of a column's values: 0 may not be one of its categories."""
     categories = getattr(dtype, "categories", None)

@@ -94,7 +94,10 @@ class RemoteFeatures:
         """
         header = header_of(self.collection)
         validate_data(estimator, header, reset=reset, skip_check_array=True)
-        rows = np.zeros((self.shape[0], 1))
+        # As many rows as targets: rows for validation may follow, and the number has
+        # been checked.
+        n_rows = y.shape[0] if hasattr(y, "shape") else len(y)
+        rows = np.zeros((n_rows, 1))
         _, y = check_X_y(rows, y, multi_output=True, estimator=estimator, **checks)
         return self, y
 

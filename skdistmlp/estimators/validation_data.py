@@ -1,0 +1,156 @@
+"""Rows for validation that the user gives: checked, and joined to those of training.
+
+They become the last rows of the data set. So they go wherever the others go, and every
+engine forwards them as it does rows that it has held out itself.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from scipy.sparse import csr_array, issparse, vstack
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_array, check_consistent_length, validate_data
+
+from skdistmlp.estimators._sklearn import check_sample_weight
+from skdistmlp.estimators.inputs import (
+    ArrayFeatures,
+    InputFeatures,
+    compute_collections,
+)
+from skdistmlp.exceptions import counted
+from skdistmlp.nn.types import Features, FloatArray
+
+
+@dataclass(frozen=True)
+class ValidationData:
+    """What ``fit`` was given as ``X_val``, ``y_val`` and ``sample_weight_val``.
+
+    Attributes
+    ----------
+    X, y : array-like, sparse matrix or Dask collection
+        Features and targets; `y` in this process after `resolved`.
+    sample_weight : array-like, Dask collection or None
+        Weights; likewise.
+    """
+
+    X: Any
+    y: Any
+    sample_weight: Any = None
+
+    @classmethod
+    def given(cls, X: Any, y: Any, sample_weight: Any) -> Self | None:
+        """Return the data, or None if there are none.
+
+        Raises
+        ------
+        ValueError
+            If some, but not all, of what belongs together was passed.
+        """
+        if X is None and y is None and sample_weight is None:
+            return None
+        for name, value in {"X_val": X, "y_val": y}.items():
+            if value is None:
+                others = "X_val" if name == "y_val" else "y_val or sample_weight_val"
+                raise ValueError(
+                    f"{others} was passed without {name}. Pass both X_val and y_val, "
+                    f"features and targets of the rows for validation."
+                )
+        return cls(X, y, sample_weight)
+
+    def resolved(self, client: Any) -> Self:
+        """Return the same with targets and weights in this process."""
+        y, weight = compute_collections(client, self.y, self.sample_weight)
+        n_rows = _length(y, "y_val")
+        if n_rows == 0:
+            raise ValueError(
+                "X_val and y_val have no rows. Pass some, or leave both out."
+            )
+        return type(self)(self.X, y, weight)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, once resolved."""
+        return _length(self.y, "y_val")
+
+    def joined_collection(self, X: Any) -> Any:
+        """Return a Dask collection of the rows `X` and, after them, these."""
+        from skdistmlp.cluster.data.dask_collections import concatenate_rows
+
+        return concatenate_rows(X, self.X)
+
+    def joined_features(
+        self, estimator: BaseEstimator, features: InputFeatures, client: Any
+    ) -> InputFeatures:
+        """Return validated features followed by these.
+
+        Those of a Dask collection have been joined before; see `joined_collection`.
+        """
+        if not isinstance(features, ArrayFeatures):
+            return features
+        (X_val,) = compute_collections(client, self.X)
+        try:
+            X_val = validate_data(
+                estimator,
+                X_val,
+                accept_sparse="csr",
+                dtype=features.dtype,
+                reset=False,
+            )
+            check_consistent_length(X_val, self.y)
+        except ValueError as error:
+            raise ValueError(f"X_val does not fit X and y_val: {error}") from error
+        return ArrayFeatures(_stacked(features.X, X_val))
+
+    def checked_targets(self) -> np.ndarray:
+        """Return targets as an array, if they are valid by themselves."""
+        y = check_array(
+            self.y, ensure_2d=False, dtype=None, accept_sparse=True, input_name="y_val"
+        )
+        column = not issparse(y) and y.ndim == 2 and y.shape[1] == 1
+        return y.ravel() if column else y
+
+    def weights_after(
+        self, weight: FloatArray | None, y: np.ndarray, y_val: np.ndarray
+    ) -> FloatArray | None:
+        """Return the weights of all rows; None if no row has one."""
+        if weight is None and self.sample_weight is None:
+            return None
+        weight = np.ones(len(y)) if weight is None else weight
+        of_these = np.ones(len(y_val), weight.dtype)
+        if self.sample_weight is not None:
+            of_these = check_sample_weight(self.sample_weight, y_val)
+        return np.concatenate([weight, of_these]).astype(weight.dtype, copy=False)
+
+
+def _stacked(X: Features, X_val: Features) -> Features:
+    """Return the rows of both in the format of the first."""
+    if issparse(X):
+        return vstack([X, csr_array(X_val)], format="csr", dtype=X.dtype)
+    dense: Any = X_val
+    return np.concatenate([X, dense.toarray() if issparse(dense) else dense])
+
+
+def _length(values: Any, name: str) -> int:
+    try:
+        return int(values.shape[0] if hasattr(values, "shape") else len(values))
+    except (TypeError, IndexError) as error:
+        raise ValueError(
+            f"{name} is {values!r}, expected one value for each row of X_val."
+        ) from error
+
+
+def check_joined_lengths(
+    validation: ValidationData | None, features: InputFeatures, y: Any, weight: Any
+) -> None:
+    """Raise ValueError unless a joined collection has as many rows as all targets."""
+    if validation is None or isinstance(features, ArrayFeatures):
+        return
+    n_rows = features.shape[0] - validation.n_rows
+    for name, values in {"y": y, "sample_weight": weight}.items():
+        if values is not None and _length(values, name) != n_rows:
+            raise ValueError(
+                f"X and X_val have {counted(features.shape[0], 'row')} together, but "
+                f"{name} has {_length(values, name):,} and y_val has "
+                f"{validation.n_rows:,}. Pass one value for each row."
+            )
