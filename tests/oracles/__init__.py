@@ -1,0 +1,1 @@
+"""Training compared with torch, and gradients with finite differences."""
