@@ -6,7 +6,6 @@ plans agree with each other too, dropout masks included. In a fixed step the mas
 constants, and the loss of training is a function of the parameters like any other.
 """
 
-from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -14,7 +13,6 @@ import pytest
 from numpy.testing import assert_allclose
 
 from skdistmlp.nn.activations import ACTIVATIONS
-from skdistmlp.nn.layers import dense_layers
 from skdistmlp.nn.optimizers import Sgd
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_network import open_local_network
@@ -72,11 +70,16 @@ class Shard:
 def problem_of(activation, output, n_outputs, dropout, shares):
     split = NetworkSplit.by_shares((2, *HIDDEN, n_outputs), shares)
     rule = Sgd(momentum=0.0, nesterov=False)
-    problem = make_problem(
-        split, "relu", output, rule, alpha=0.4, weighted=True, n_rows=8
+    return make_problem(
+        split,
+        activation,
+        output,
+        rule,
+        alpha=0.4,
+        weighted=True,
+        n_rows=8,
+        dropout=dropout,
     )
-    layers = dense_layers(split.layer_units, activation, dropout)
-    return replace(problem, network=replace(problem.network, layers=layers))
 
 
 @cache
