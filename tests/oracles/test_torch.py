@@ -8,10 +8,12 @@ errors of several outputs, whose factor depends on scikit-learn's version.
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 from sklearn.exceptions import ConvergenceWarning
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.nn.optimizers import UPDATE_RULES
 from tests.oracles import make_torch_reference
 from tests.oracles.cases import (
     CASES,
@@ -73,9 +75,15 @@ def test_the_reference_has_the_data_and_initial_parameters_of_the_cases(referenc
     expected = {f"data/{name}": array for name, array in data.items()}
     expected |= {f"initial/{k}": make_initial(k) for k in (1, 2, 3)}
     for name, array in expected.items():
-        assert_array_equal(reference[name], array, err_msg=name)
+        assert_allclose(reference[name], array, rtol=1e-12, err_msg=name)
     named = {name.partition("/")[2] for name in reference if "losses/" in name}
     assert named == set(CASES)
+
+
+def test_every_activation_and_solver_is_compared():
+    values = [{**DEFAULTS, **case.params} for case in CASES.values()]
+    assert {v["activation"] for v in values} >= set(ACTIVATIONS)
+    assert {v["solver"] for v in values} == set(UPDATE_RULES)
 
 
 def test_no_two_cases_end_alike(reference):
