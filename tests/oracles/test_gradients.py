@@ -13,7 +13,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from skdistmlp.nn.activations import ACTIVATIONS
-from skdistmlp.nn.optimizers import Sgd
+from skdistmlp.nn.update_rules import Sgd
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import split_state

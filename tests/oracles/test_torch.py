@@ -13,7 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.nn.activations import ACTIVATIONS
-from skdistmlp.nn.optimizers import UPDATE_RULES
+from skdistmlp.nn.update_rules import UPDATE_RULES
+from tests.engines.thread_engine import in_threads
 from tests.oracles import make_torch_reference
 from tests.oracles.cases import (
     CASES,
@@ -38,9 +39,11 @@ def reference():
         return dict(file)
 
 
-def train(case, reference):
+def train(case, reference, shares=(1,)):
     """Return an estimator that took `N_STEPS` steps, and the losses before them."""
     make = DistributedMLPClassifier if case.classifies else DistributedMLPRegressor
+    if len(shares) > 1:
+        make = in_threads(make, shares)
     X, y = reference["data/X"], reference[f"data/{case.target}"]
     weight = reference["data/sample_weight"] if case.weighted else None
     k = count_outputs(case, y)
@@ -97,10 +100,10 @@ def test_no_two_cases_end_alike(reference):
                 assert difference > 1e-3, (name, other, difference)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_twenty_steps_agree_with_torch(reference, name):
+def check(reference, name, shares=(1,)):
     case = CASES[name]
-    estimator, losses = train(case, reference)
+    estimator, losses = train(case, reference, shares)
+    assert estimator.n_workers_ == len(shares)
     assert_allclose(losses, reference[f"losses/{name}"], rtol=RTOL)
     trained = [*estimator.coefs_, *estimator.intercepts_]
     k = count_outputs(case, reference[f"data/{case.target}"])
@@ -108,6 +111,31 @@ def test_twenty_steps_agree_with_torch(reference, name):
     for ours, theirs in zip(trained, [*coefs, *intercepts], strict=True):
         assert ours.dtype == np.float64
         assert_allclose(ours, theirs, rtol=RTOL, atol=ATOL)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_twenty_steps_agree_with_torch(reference, name):
+    check(reference, name)
+
+
+SHARDED = [
+    "activation gelu",
+    "always clipped sgd",
+    "sometimes clipped adam",
+    "always clipped alpha",
+    "average nadam",
+    "one_cycle rmsprop",
+    "cosine warmup adamw",
+    "weighted loss huber",
+    "loss poisson",
+    "everything",
+]
+
+
+@pytest.mark.parametrize("name", SHARDED)
+@pytest.mark.parametrize("shares", [(1, 1), (3, 1, 2)], ids=str)
+def test_twenty_steps_of_several_shards_agree_with_torch(reference, name, shares):
+    check(reference, name, shares)
 
 
 REPEATED = [
