@@ -6,6 +6,7 @@ plans agree with each other too, dropout masks included. In a fixed step the mas
 constants, and the loss of training is a function of the parameters like any other.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,13 @@ import pytest
 from numpy.testing import assert_allclose
 
 from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.nn.losses import SUMMED_SQUARED_ERROR, output_of
+from skdistmlp.nn.parametric_losses import (
+    AbsoluteError,
+    Huber,
+    Pinball,
+    SmoothedLabels,
+)
 from skdistmlp.nn.update_rules import Sgd
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_network import open_local_network
@@ -30,6 +38,30 @@ HIDDEN = (3, 2)
 
 PLANS = {"1 shard": [1], "2 shards": [5, 2], "3 shards": [1, 3, 1]}
 """Uneven ranges. Two of three shards own no neuron of the second layer."""
+
+LOSSES = [
+    *HEADS,
+    (SmoothedLabels("softmax", 0.1), 3),
+    (SmoothedLabels("logistic", 0.1), 1),
+    (SmoothedLabels("logistic", 0.1), 3),
+    (SUMMED_SQUARED_ERROR, 3),
+    (AbsoluteError(), 2),
+    (Huber(0.7), 2),
+    (Pinball((0.3,)), 2),
+    (Pinball((0.1, 0.5, 0.9)), 3),
+]
+"""Outputs with their losses, and the numbers of outputs."""
+
+
+def _name(output):
+    """Return the name of a table, or the loss with its parameters."""
+    return "summed" if output is SUMMED_SQUARED_ERROR else str(output)
+
+
+losses = pytest.mark.parametrize(
+    ("output", "n_outputs"),
+    [pytest.param(output, n, id=f"{_name(output)}-{n}") for output, n in LOSSES],
+)
 
 DROPOUT = {"": 0.0, "dropout": (0.3, 0.3, 0.3)}
 """None; and one rate for the inputs and each hidden layer."""
@@ -68,18 +100,36 @@ class Shard:
 
 
 def problem_of(activation, output, n_outputs, dropout, shares):
-    split = NetworkSplit.by_shares((2, *HIDDEN, n_outputs), shares)
-    rule = Sgd(momentum=0.0, nesterov=False)
-    return make_problem(
-        split,
+    kind = output_of(output).activation
+    problem = make_problem(
+        NetworkSplit.by_shares((2, *HIDDEN, n_outputs), shares),
         activation,
-        output,
-        rule,
+        "identity" if kind == "quantiles" else kind,
+        Sgd(momentum=0.0, nesterov=False),
         alpha=0.4,
         weighted=True,
         n_rows=8,
         dropout=dropout,
     )
+    network, data = replace(problem.network, output=output), problem.dataset
+    if kind == "quantiles":
+        data = replace(data, y=data.y[:, :1])
+    return replace(problem, network=network, dataset=data)
+
+
+def gradient(problem):
+    """Return the loss as each shard has it, and the gradient of the whole network."""
+    whole = problem.initial.parameters
+
+    def of_shard(communicator):
+        return Shard(problem, communicator).gradient(whole)
+
+    if problem.split.n_shards == 1:
+        results = [of_shard(SingleProcess())]
+    else:
+        results = run_in_threads(problem.split.n_shards, of_shard)
+    losses, parts = zip(*results, strict=True)
+    return losses, join_shards(problem.split, parts)
 
 
 @cache
@@ -101,32 +151,23 @@ def differences(activation, output, n_outputs, dropout):
     return shard.step(whole, learning_rate=0.0), np.array(slopes)
 
 
-@pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("dropout", DROPOUT)
-@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
+@losses
 @pytest.mark.parametrize("activation", [*ACTIVATIONS, SOFTSIGN], ids=str)
 def test_gradients_of_every_plan_are_those_of_the_loss(
-    activation, output, n_outputs, dropout, plan
+    activation, output, n_outputs, dropout
 ):
     case = activation, output, n_outputs, DROPOUT[dropout]
-    problem = problem_of(*case, PLANS[plan])
-    whole = problem.initial.parameters
-
-    def gradient(communicator):
-        return Shard(problem, communicator).gradient(whole)
-
-    if problem.split.n_shards == 1:
-        results = [gradient(SingleProcess())]
-    else:
-        results = run_in_threads(problem.split.n_shards, gradient)
     expected_loss, expected = differences(*case)
-    found = join_shards(problem.split, [part for _, part in results])
-    assert np.count_nonzero(found) > found.size / 2
-    assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
-    assert_allclose([loss for loss, _ in results], expected_loss, rtol=1e-12)
+    for plan, shares in PLANS.items():
+        problem = problem_of(*case, shares)
+        loss, found = gradient(problem)
+        assert np.count_nonzero(found) > found.size / 2, plan
+        assert_allclose(found, expected, rtol=1e-6, atol=1e-8, err_msg=plan)
+        assert_allclose(loss, expected_loss, rtol=1e-12, err_msg=plan)
 
 
-@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
+@losses
 def test_dropout_changes_loss_and_gradient(output, n_outputs):
     """So that the masks are those of a training step, and not of a prediction."""
     without, with_dropout = (
