@@ -173,7 +173,7 @@ LOSSES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "smoothed logistic": ("labels", {"label_smoothing": 0.1}),
     "one logistic": ("two classes", {}),
     "smoothed one logistic": ("two classes", {"label_smoothing": 0.1}),
-    # Of several outputs, scikit-learn's versions differ in the gradient's factor.
+    # Of several outputs, scikit-learn's versions differ in the loss that they report.
     "squared_error": ("number", {"loss": "squared_error"}),
     "absolute_error": ("numbers", {"loss": "absolute_error"}),
     "huber": ("numbers", {"loss": "huber", "huber_delta": 0.7}),

@@ -3,7 +3,7 @@
 The reference is committed, so torch is not needed here. Where it is installed, a test
 trains some cases once more with it. What the two leave out: momentum with a changing
 rate (`FOLLOWS_SCHEDULES` in `cases`), quantile losses, which torch lacks, and squared
-errors of several outputs, whose factor depends on scikit-learn's version.
+errors of several outputs, whose reported loss depends on scikit-learn's version.
 """
 
 import numpy as np
