@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCORE_LABEL = "validation score"
+VALIDATION_LOSS_LABEL = "validation loss"
 
 
 class LossCurveDisplay:
-    """Loss and validation score by epoch.
+    """Loss, validation loss and validation score by epoch.
 
     Create it with `from_estimator`.
 
@@ -31,7 +32,9 @@ class LossCurveDisplay:
     loss_curve : sequence of float
         Loss of each epoch.
     validation_scores : sequence of float, optional
-        Validation score of each epoch, if trained with ``early_stopping=True``.
+        Validation score of each epoch, if there were rows for validation.
+    validation_loss_curve : sequence of float, optional
+        Their loss at each epoch.
     name : str, optional
         Name of the curve in the legend.
 
@@ -43,6 +46,8 @@ class LossCurveDisplay:
         Figure of these axes.
     line_ : matplotlib Line2D
         The loss.
+    validation_loss_line_ : matplotlib Line2D or None
+        The loss of the rows for validation, on the same axes.
     validation_ax_ : matplotlib Axes or None
         Axes with the scores, over the same epochs.
     validation_line_ : matplotlib Line2D or None
@@ -54,10 +59,12 @@ class LossCurveDisplay:
         *,
         loss_curve: Sequence[float],
         validation_scores: Sequence[float] | None = None,
+        validation_loss_curve: Sequence[float] | None = None,
         name: str | None = None,
     ) -> None:
         self.loss_curve = loss_curve
         self.validation_scores = validation_scores
+        self.validation_loss_curve = validation_loss_curve
         self.name = name
 
     @classmethod
@@ -74,10 +81,10 @@ class LossCurveDisplay:
         Parameters
         ----------
         estimator : DistributedMLPClassifier or DistributedMLPRegressor
-            A network fitted with ``solver="adam"`` or ``"sgd"``, ours or
-            scikit-learn's, a pipeline that ends in one, or a search over one of these.
-            Scores are plotted if every epoch has one. If `early_stopping` changed
-            between fits, it is unknown which epochs they belong to.
+            A network fitted with any solver but "lbfgs", ours or scikit-learn's, a
+            pipeline that ends in one, or a search over one of these.
+            Scores and losses for validation are plotted if every epoch has one. If only
+            some fits had such rows, it is unknown which epochs they belong to.
         ax : matplotlib Axes, optional
             Axes to plot on; by default, those of a new figure.
         name : str, optional
@@ -110,14 +117,19 @@ class LossCurveDisplay:
         if not hasattr(network, "loss_curve_"):
             raise ValueError(
                 f"solver={network.solver!r} keeps no loss curve; "
-                f"solver='adam' and solver='sgd' do"
+                f"the others do, such as solver='adam'"
             )
-        scores = getattr(network, "validation_scores_", None)
-        if scores is not None and len(scores) != len(network.loss_curve_):
-            scores = None
+        curves = {
+            "validation_scores": getattr(network, "validation_scores_", None),
+            "validation_loss_curve": getattr(network, "validation_loss_curve_", None),
+        }
+        n_epochs = len(network.loss_curve_)
         display = cls(
             loss_curve=network.loss_curve_,
-            validation_scores=scores,
+            **{
+                name: None if curve is None or len(curve) != n_epochs else curve
+                for name, curve in curves.items()
+            },
             name=name,
         )
         return display.plot(ax=ax, curve_kwargs=curve_kwargs)
@@ -149,10 +161,12 @@ class LossCurveDisplay:
         Raises
         ------
         ValueError
-            If there are no losses, or not as many scores as losses.
+            If there are no losses, or not as many of the others.
         """
         check_lengths(
-            loss_curve=self.loss_curve, validation_scores=self.validation_scores
+            loss_curve=self.loss_curve,
+            validation_scores=self.validation_scores,
+            validation_loss_curve=self.validation_loss_curve,
         )
         ax = axes_or_new(ax)
         from matplotlib.ticker import MaxNLocator
@@ -162,7 +176,7 @@ class LossCurveDisplay:
         has_one_epoch = len(self.loss_curve) == 1
         kwargs = merge_line_kwargs(
             curve_kwargs,
-            color=COLOURS[len(ax.lines) % len(COLOURS)],
+            color=COLOURS[_n_fits(ax) % len(COLOURS)],
             marker="o" if has_one_epoch else None,
             label="loss" if name is None else f"{name}, loss",
         )
@@ -171,6 +185,19 @@ class LossCurveDisplay:
         ax.set(xlabel="epoch", ylabel="loss")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.ax_, self.figure_ = ax, ax.figure
+        self.validation_loss_line_ = None
+        if self.validation_loss_curve is not None:
+            (self.validation_loss_line_,) = ax.plot(
+                epochs,
+                self.validation_loss_curve,
+                ":",
+                color=self.line_.get_color(),
+                marker="+" if has_one_epoch else None,
+                gid=VALIDATION_LOSS_LABEL,
+                label=VALIDATION_LOSS_LABEL
+                if name is None
+                else f"{name}, {VALIDATION_LOSS_LABEL}",
+            )
         self.validation_ax_ = self.validation_line_ = None
         if self.validation_scores is not None:
             self.validation_ax_ = _find_twin(ax) or ax.twinx()
@@ -189,6 +216,11 @@ class LossCurveDisplay:
             proxy = _score_proxy() if score_lines else None
             draw_legend_above(ax, list(ax.lines), score_lines, proxy)
         return self
+
+
+def _n_fits(ax: "Axes") -> int:
+    """Return the number of fits whose losses are on the axes."""
+    return sum(line.get_gid() != VALIDATION_LOSS_LABEL for line in ax.lines)
 
 
 def _score_proxy() -> Any:

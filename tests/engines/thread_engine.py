@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import cloudpickle
+
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
@@ -37,7 +39,7 @@ class ThreadEngine:
 
         def train_shard(communicator: Communicator) -> TrainingState:
             rank = communicator.rank
-            own = pickle.loads(pickle.dumps(job.for_rank(rank)))
+            own = pickle.loads(cloudpickle.dumps(job.for_rank(rank)))
             state = own.start(own.split.layout(rank))
             network = open_local_network(
                 own.network,

@@ -39,7 +39,16 @@ def test_validation_scores_have_their_own_axes(data):
         display.validation_line_.get_ydata(), clf.validation_scores_
     )
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert texts == ["digits, loss", "digits, validation score"]
+    assert texts == [
+        "digits, loss",
+        "digits, validation loss",
+        "digits, validation score",
+    ]
+    np.testing.assert_array_equal(
+        display.validation_loss_line_.get_ydata(), clf.validation_loss_curve_
+    )
+    assert display.validation_loss_line_.axes is ax
+    assert display.validation_loss_line_.get_color() == display.line_.get_color()
     assert_readable(display.figure_)
 
 

@@ -1,0 +1,171 @@
+"""Random combinations of old and new parameters give one answer on every plan.
+
+What scikit-learn lacks is compared with one shard in this process, which
+``tests/oracles`` holds to torch.
+"""
+
+import numpy as np
+import pytest
+from distributed import Client
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from tests import strategies
+from tests.cluster.leaks import assert_nothing_left, remember
+from tests.engines.thread_engine import in_threads
+from tests.nn.softsign import SOFTSIGN
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    # Of the score of a constant prediction, and of batches larger than the data.
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.UndefinedMetricWarning"),
+]
+
+# Those with a kink are left out: rounding may decide on which side of it a value is.
+SMOOTH = ("identity", "logistic", "tanh", "elu", "gelu", "silu", "mish", "softplus")
+
+
+def half(fraction):
+    return 0.5 + fraction / 2
+
+
+activations = st.sampled_from([*SMOOTH, SOFTSIGN])
+rates = st.sampled_from([0.0, 0.1, 0.4])
+
+
+@st.composite
+def networks(draw):
+    n_hidden = draw(st.integers(1, 3))
+    several = draw(st.booleans())
+    return {
+        "hidden_layer_sizes": [draw(st.integers(2, 9)) for _ in range(n_hidden)],
+        "activation": [draw(activations) for _ in range(n_hidden)]
+        if several
+        else draw(activations),
+        "dropout": [draw(rates) for _ in range(n_hidden + 1)]
+        if several
+        else draw(rates),
+    }
+
+
+trainings = st.fixed_dictionaries(
+    {
+        "solver": st.sampled_from(["sgd", "adam", "adamw", "rmsprop", "nadam"]),
+        "weight_decay": st.sampled_from([0.0, 0.1]),
+        # A smaller one would turn rounding errors into steps of any length.
+        "epsilon": st.just(1e-3),
+        "rho": st.sampled_from([0.5, 0.99]),
+        "alpha": st.sampled_from([0.0, 1e-4, 1.0]),
+        "learning_rate": st.sampled_from(
+            ["constant", "invscaling", "adaptive", "cosine", "one_cycle", half]
+        ),
+        "learning_rate_init": st.sampled_from([1e-3, 1e-2]),
+        "warmup_steps": st.sampled_from([0, 1, 5, 1000]),
+        "max_grad_norm": st.sampled_from([None, 1e-2, 1.0, 100.0]),
+        "ema_decay": st.sampled_from([None, 0.0, 0.9]),
+        "batch_size": st.integers(8, 40),
+        "max_iter": st.integers(1, 6),
+        "shuffle": st.booleans(),
+        "early_stopping": st.booleans(),
+        "scoring": st.sampled_from([None, "loss"]),
+        "random_state": st.integers(0, 100),
+    }
+)
+classifiers = st.fixed_dictionaries({"label_smoothing": st.sampled_from([0.0, 0.2])})
+regressors = st.fixed_dictionaries(
+    {
+        "loss": st.sampled_from(["squared_error", "huber", "poisson"]),
+        "huber_delta": st.sampled_from([0.1, 2.0]),
+    }
+)
+
+
+@st.composite
+def cases(draw):
+    """Return a class, its parameters and what its `fit` is given."""
+    rng = np.random.default_rng(draw(strategies.seeds))
+    X = rng.uniform(-1, 1, (40, draw(st.integers(1, 5))))
+    X_val = rng.uniform(-1, 1, (7, X.shape[1]))
+    if draw(st.booleans()):
+        X, X_val = sparse.csr_matrix(X), sparse.csr_array(X_val)
+    is_classifier = draw(st.booleans())
+    parameters = draw(networks()) | draw(trainings)
+    if is_classifier:
+        y, y_val = rng.integers(0, 3, 40), rng.integers(0, 3, 7)
+        y[:3] = 0, 1, 2
+        parameters |= draw(classifiers)
+    else:
+        y, y_val = rng.poisson(2.0, 40), rng.poisson(2.0, 7)
+        parameters |= draw(regressors)
+    given = {"X": X, "y": y}
+    if draw(st.booleans()):
+        given["sample_weight"] = rng.uniform(0.1, 2, 40)
+    if draw(st.booleans()):
+        given |= {"X_val": X_val, "y_val": y_val}
+    cls = DistributedMLPClassifier if is_classifier else DistributedMLPRegressor
+    return cls, parameters, given
+
+
+def check(ours, case):
+    cls, parameters, given = case
+    alone = cls(**parameters, engine="local").fit(**given)
+    ours.fit(**given)
+    for name in ("coefs_", "intercepts_"):
+        for a, b in zip(getattr(ours, name), getattr(alone, name), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(ours.loss_curve_, alone.loss_curve_, rtol=1e-6)
+    if "X_val" in given:
+        np.testing.assert_allclose(
+            ours.validation_loss_curve_, alone.validation_loss_curve_, rtol=1e-6
+        )
+
+
+@given(case=cases(), shares=strategies.shares)
+@settings(max_examples=100)
+def test_any_split_gives_the_answer_of_one_shard(case, shares):
+    cls, parameters, _ = case
+    check(in_threads(cls, shares)(**parameters), case)
+
+
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+@given(case=cases(), n_workers=st.integers(1, 3))
+@settings(max_examples=8)
+def test_workers_give_the_answer_of_one_shard(cluster, engine, case, n_workers):
+    cls, parameters, _ = case
+    with Client(cluster, set_as_default=False) as client:
+        remember(client)
+        ours = cls(
+            **parameters,
+            client=client,
+            engine=engine,
+            n_workers=n_workers,
+            parameter_threshold=0,
+        )
+        check(ours, case)
+        assert_nothing_left(client)
+
+
+@given(case=cases())
+@settings(max_examples=30)
+def test_epochs_by_partial_fit_are_those_of_a_fit_in_order(case):
+    """With dropout and averages, whose steps are counted across the calls."""
+    cls, parameters, given = case
+    schedule = parameters["learning_rate"]
+    parameters |= {
+        "shuffle": False,
+        "early_stopping": False,
+        "tol": 0.0,
+        "n_iter_no_change": 100,
+        "learning_rate": "constant" if schedule != "invscaling" else schedule,
+    }
+    whole = cls(**parameters).fit(**given)
+    parts = cls(**parameters)
+    classes = {} if cls is DistributedMLPRegressor else {"classes": [0, 1, 2]}
+    for _ in range(parameters["max_iter"]):
+        parts.partial_fit(**given, **classes)
+    for a, b in zip(parts.coefs_, whole.coefs_, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert parts.loss_curve_ == whole.loss_curve_
