@@ -14,10 +14,11 @@ from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.crossover.local_workers import single_threaded_workers
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.rule import crossover_size
-from skdistmlp.crossover.timing import WITHOUT_CACHE, fit_uninterrupted, time_fit
+from skdistmlp.crossover.timing import WITHOUT_CACHE, time_fit
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.engines.futures import ROWS_SENT_AT_ONCE
 from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.split import NetworkSplit, Parameters
 from skdistmlp.parallel.whole_network import WholeNetwork

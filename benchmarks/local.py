@@ -11,8 +11,9 @@ from threadpoolctl import threadpool_limits
 from benchmarks.timing import time_in_turns, with_progress
 from benchmarks.workloads import SolverWorkload
 from skdistmlp.crossover.output import Row
-from skdistmlp.crossover.timing import fit_uninterrupted, median_ratio
+from skdistmlp.crossover.timing import median_ratio
 from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 from skdistmlp.nn import compiled
 
 WORKLOADS = {

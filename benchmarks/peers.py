@@ -22,12 +22,12 @@ from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.rule import crossover_size
 from skdistmlp.crossover.timing import (
     EstimatorFactory,
-    fit_uninterrupted,
     median_ratio,
     time_fit,
 )
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 from skdistmlp.nn import compiled
 from skdistmlp.parallel.split import count_parameters
 

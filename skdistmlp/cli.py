@@ -341,9 +341,9 @@ def _measure(
         SPEEDUP_PER_THREAD,
         measure_growing_networks,
     )
-    from skdistmlp.crossover.timing import fit_uninterrupted
     from skdistmlp.crossover.workloads import Workload
     from skdistmlp.estimators import DistributedMLPClassifier
+    from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 
     n_present = len(workers_of(client))
     if n_present < 2:

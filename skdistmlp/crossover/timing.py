@@ -2,17 +2,15 @@
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import dask
-import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
 
 from skdistmlp.crossover.workloads import Workload
+from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 from skdistmlp.exceptions import SkdistmlpError, counted
 
 EstimatorFactory = Callable[..., BaseEstimator]
@@ -20,9 +18,6 @@ EstimatorFactory = Callable[..., BaseEstimator]
 
 WITHOUT_CACHE = {"skdistmlp.cache.max-bytes": 0}
 """Dask setting with which every call sends its rows again."""
-
-INTERRUPTED = "Training interrupted by user"
-"""Start of the warning with which scikit-learn and skdistmlp end an interrupted fit."""
 
 MIN_DIFFERENCE_S = 0.2
 """Seconds by which two fits have to differ, so that noise counts little."""
@@ -94,26 +89,6 @@ def time_fit(workload: Workload, make_estimator: EstimatorFactory) -> FitTime:
         )
     epoch_s = difference_s / n_epochs
     return FitTime(epoch_s / workload.n_steps, short_s - epoch_s)
-
-
-def fit_uninterrupted(estimator: BaseEstimator, X: Any, y: np.ndarray) -> None:
-    """Fit, without the warning that a fit of so few epochs has not converged.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        Where an estimator would warn that it was interrupted and keep what it has:
-        the time of such a fit is no measurement.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("error", INTERRUPTED, UserWarning)
-        try:
-            estimator.fit(X, y)
-        except UserWarning as warning:
-            if str(warning).startswith(INTERRUPTED):
-                raise KeyboardInterrupt from warning
-            raise
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:

@@ -3,11 +3,9 @@
 from types import SimpleNamespace
 
 import pytest
-from sklearn.neural_network import MLPClassifier
 
-from skdistmlp import DistributedMLPClassifier
 from skdistmlp.crossover import timing
-from skdistmlp.crossover.timing import fit_uninterrupted, median_ratio, time_fit
+from skdistmlp.crossover.timing import median_ratio, time_fit
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.exceptions import SkdistmlpError
 
@@ -16,18 +14,6 @@ TINY = Workload(4, (3,), n_steps=10, n_epochs=2, batch_size=5)
 
 def test_ratios_pair_measurements_that_followed_each_other():
     assert median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3.0
-
-
-@pytest.mark.parametrize("estimator", [DistributedMLPClassifier, MLPClassifier])
-def test_interrupted_fits_are_not_counted(estimator, monkeypatch):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
-
-    # In the first step of either.
-    monkeypatch.setattr(MLPClassifier, "_backprop", interrupt)
-    monkeypatch.setattr("skdistmlp.training.loop.run_epoch", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        fit_uninterrupted(estimator(**TINY.parameters()), *TINY.data())
 
 
 @pytest.fixture

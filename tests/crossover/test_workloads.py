@@ -5,8 +5,8 @@ import pytest
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.crossover.timing import fit_uninterrupted
 from skdistmlp.crossover.workloads import N_CLASSES, Workload
+from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 
 WORKLOAD = Workload(4, (3, 5), n_steps=8, n_epochs=2, batch_size=25)
 
