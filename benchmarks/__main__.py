@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from benchmarks import futures, local, optimizer, peers
+from benchmarks import futures, local, optimizer, parity, peers
 from benchmarks.charts import plot_results
 from skdistmlp.crossover.output import (
     Row,
@@ -13,7 +13,7 @@ from skdistmlp.crossover.output import (
     write_json,
 )
 
-BENCHMARKS = ["local", "predict", "optimizer", "peers", "futures"]
+BENCHMARKS = ["local", "predict", "optimizer", "parity", "peers", "futures"]
 
 
 def main() -> None:
@@ -80,7 +80,11 @@ def main() -> None:
         results["predict"] = rows
     if "optimizer" in selected:
         results["optimizer"] = list(optimizer.compare_block_sizes(arguments.repeats))
+    if "parity" in selected:
+        results["parity by BLAS threads"] = list(parity.compare_blas_threads())
     # These come last: a LocalCluster changes the environment of this process.
+    if "parity" in selected:
+        results["parity by plan"] = list(parity.compare_plans())
     if "peers" in selected:
         results |= peers.run(arguments.repeats, torch=not arguments.without_torch)
     if "futures" in selected:

@@ -23,9 +23,12 @@ __all__ = [
     "ExchangeError",
     "FastestWithin",
     "NetworkSplit",
+    "ParityReport",
+    "ParityRow",
     "Plan",
     "SkdistmlpError",
     "WorkerLostError",
+    "check_parity",
 ]
 
 _register_defaults()
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     )
     from skdistmlp.nn.activations import Activation
     from skdistmlp.parallel.split import NetworkSplit
+    from skdistmlp.parity.check import check_parity
+    from skdistmlp.parity.report import ParityReport, ParityRow
     from skdistmlp.planning.plan import Plan
 else:
     # Dask imports this package at each of its commands, to add `dask mlp`: the
@@ -48,7 +53,10 @@ else:
         "DistributedMLPRegressor": "skdistmlp.estimators",
         "FastestWithin": "skdistmlp.estimators",
         "NetworkSplit": "skdistmlp.parallel.split",
+        "ParityReport": "skdistmlp.parity.report",
+        "ParityRow": "skdistmlp.parity.report",
         "Plan": "skdistmlp.planning.plan",
+        "check_parity": "skdistmlp.parity.check",
     }
 
     def __getattr__(name):

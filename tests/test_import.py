@@ -160,8 +160,8 @@ def test_every_module_can_be_imported(name):
 
 
 def test_every_room_is_among_the_modules():
-    rooms = "cli plotting crossover estimators engines cluster planning training wire"
-    rooms += " parallel nn settings exceptions"
+    rooms = "cli plotting crossover parity estimators engines cluster planning"
+    rooms += " training wire parallel nn settings exceptions"
     assert {f"skdistmlp.{room}" for room in rooms.split()} <= set(MODULES)
 
 
@@ -173,9 +173,12 @@ def test_public_names():
         "ExchangeError",
         "FastestWithin",
         "NetworkSplit",
+        "ParityReport",
+        "ParityRow",
         "Plan",
         "SkdistmlpError",
         "WorkerLostError",
+        "check_parity",
     }
     assert all(getattr(skdistmlp, name).__doc__ for name in skdistmlp.__all__)
 

@@ -14,6 +14,7 @@ ROOMS = (
     "estimators",
     "nn",
     "parallel",
+    "parity",
     "planning",
     "plotting",
     "training",

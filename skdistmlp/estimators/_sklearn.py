@@ -7,6 +7,7 @@ mixin says where an estimator is documented. This is the only module that uses t
 ``tests/estimators/test_sklearn_private.py`` fails when one of them changes.
 """
 
+from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
@@ -15,7 +16,13 @@ import sklearn
 from sklearn.base import _fit_context as fit_context
 from sklearn.neural_network._base import squared_loss
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    Options,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call as check_partial_fit_first_call,
 )
@@ -111,8 +118,23 @@ __all__ = [
     "check_partial_fit_first_call",
     "check_sample_weight",
     "fit_context",
+    "refused_parameters",
     "root_context",
 ]
+
+
+def refused_parameters(cls: type, params: Mapping[str, Any]) -> list[str]:
+    """Return the names of parameters whose values a class of scikit-learn refuses."""
+    constraints: Mapping[str, Any] = cls._parameter_constraints  # type: ignore[attr-defined]
+    refused = []
+    for name, value in params.items():
+        try:
+            validate_parameter_constraints(
+                {name: constraints[name]}, {name: value}, caller_name=cls.__name__
+            )
+        except ValueError:
+            refused.append(name)
+    return refused
 
 
 def callbacks_of(estimator: CallbackSupportMixin) -> list[Any]:

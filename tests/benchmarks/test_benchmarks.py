@@ -1,17 +1,26 @@
 """The benchmarks, on tiny networks: tables, charts and the command."""
 
 import json
+import math
 import os
 import re
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import futures, local, optimizer, peak, peers
+from benchmarks import futures, local, optimizer, parity, peak, peers
 from benchmarks.timing import time_in_turns, with_progress
 from benchmarks.workloads import SolverWorkload
+from skdistmlp import (
+    DistributedMLPClassifier,
+    DistributedMLPRegressor,
+    ParityReport,
+    ParityRow,
+)
 from skdistmlp.crossover import timing
 from skdistmlp.crossover.timing import FitTime
 from skdistmlp.crossover.workloads import Workload
@@ -40,6 +49,71 @@ def test_the_crossover_of_futures_is_in_work_per_step(speedups, crossover, saved
         "crossover, GFLOP/step": crossover,
         "saved GFLOP per chained task": saved,
     }
+
+
+@pytest.fixture
+def tiny_trainings(monkeypatch):
+    def trainings():
+        clf = DistributedMLPClassifier((4,), random_state=0)
+        X = np.random.default_rng(0).standard_normal((30, 5))
+        return [parity.Training("tiny", clf, X, np.arange(30) % 3, (1, 2))]
+
+    monkeypatch.setattr(parity, "trainings", trainings)
+
+
+COLUMNS = {"training", "network", "dtype", "epochs", *parity.COLUMNS}
+
+
+def test_blas_threads_are_compared_per_dtype_and_epochs(tiny_trainings, monkeypatch):
+    limits = []
+    monkeypatch.setattr(
+        parity,
+        "threadpool_limits",
+        lambda limit, **_: nullcontext(limits.append(limit)),
+    )
+    rows = list(parity.compare_blas_threads())
+    assert limits == [1, 2] * 4
+    assert all(set(row) == COLUMNS for row in rows)
+    assert [(row["dtype"], row["epochs"]) for row in rows] == [
+        ("float64", 1),
+        ("float64", 2),
+        ("float32", 1),
+        ("float32", 2),
+    ]
+
+
+def test_all_plans_are_compared_for_the_fewest_epochs(tiny_trainings, monkeypatch):
+    calls = []
+
+    def check(estimator, X, y, **options):
+        calls.append((X.dtype, options))
+        rows = [
+            ParityRow("local", 1, "scikit-learn", 1.0, 5.0, 2.0, math.inf),
+            ParityRow("peers", 1, "scikit-learn", 4.0, 3.0, 1.0, math.inf),
+        ]
+        return ParityReport(tuple(rows), str(X.dtype), options["n_epochs"], 0)
+
+    monkeypatch.setattr(parity, "single_threaded_workers", lambda _: nullcontext("c"))
+    monkeypatch.setattr(parity, "check_parity", check)
+    rows = list(parity.compare_plans())
+    assert [(str(dtype), options["engines"]) for dtype, options in calls] == [
+        ("float64", None),
+        ("float64", ["local", "peers"]),
+        ("float32", None),
+        ("float32", ["local", "peers"]),
+    ]
+    assert {options["client"] for _, options in calls} == {"c"}
+    assert all(set(row) == COLUMNS | {"plans"} for row in rows)
+    # The largest of each column.
+    assert [rows[0][name] for name in ("plans", *parity.COLUMNS)] == [2, 4, 5, 2]
+
+
+def test_the_trainings_to_compare_are_of_both_kinds():
+    assert {type(case.estimator) for case in parity.trainings()} == {
+        DistributedMLPClassifier,
+        DistributedMLPRegressor,
+    }
+    assert parity.trainings()[0].shape == "64-(100,)"
 
 
 def test_the_command_prints_tables_and_writes_json_and_plots(

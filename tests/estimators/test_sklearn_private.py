@@ -34,6 +34,7 @@ from skdistmlp.estimators._sklearn import (
     check_partial_fit_first_call,
     check_sample_weight,
     fit_context,
+    refused_parameters,
     root_context,
 )
 from tests.estimators import recorder
@@ -245,6 +246,16 @@ def test_scikit_learns_networks_have_exactly_these_private_attributes(
             assert fitted._best_coefs is fitted.coefs_
             assert fitted._best_intercepts is fitted.intercepts_
     assert {name for name in vars(fitted) if name.startswith("_")} == expected
+
+
+def test_parameters_are_refused_one_by_one():
+    params = {"activation": "gelu", "solver": "sgd", "alpha": -1, "shuffle": "no"}
+    refused = ["activation", "alpha", "shuffle"]
+    assert refused_parameters(MLPClassifier, params) == refused
+    valid = MLPClassifier().get_params()
+    assert refused_parameters(MLPClassifier, valid) == []
+    with pytest.raises(InvalidParameterError):
+        MLPClassifier(activation="gelu").fit([[0], [1]], [0, 1])
 
 
 class Told(Fitted, CallbackSupportMixin):

@@ -1,0 +1,201 @@
+"""Fits of the same network with scikit-learn and on each plan, to be compared."""
+
+import inspect
+import math
+import reprlib
+from collections.abc import Mapping
+from copy import deepcopy
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from sklearn.base import is_classifier
+from sklearn.utils import check_array
+
+from skdistmlp.estimators._sklearn import refused_parameters
+from skdistmlp.estimators.base import BaseDistributedMLP
+from skdistmlp.estimators.uninterrupted import fit_uninterrupted
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+ENGINE_PARAMETERS = frozenset({"client", "n_workers", "parameter_threshold", "engine"})
+"""Parameters that scikit-learn lacks and that do not change the answer."""
+
+DEFAULT_SEED = 0
+"""Taken where the estimator has no random state, so that all fits draw the same."""
+
+
+class FitData(NamedTuple):
+    """What a fit is given."""
+
+    X: Any
+    y: Any
+    fit_params: Mapping[str, Any]
+
+
+class Answer(NamedTuple):
+    """What a fit has come to, as far as it is compared."""
+
+    n_workers: int
+    layers: list[np.ndarray]
+    losses: dict[str, np.ndarray]
+    predictions: np.ndarray
+
+
+class Fits:
+    """Fits of an estimator's copies, with scikit-learn and on each plan.
+
+    Parameters
+    ----------
+    estimator : DistributedMLPClassifier or DistributedMLPRegressor
+        The estimator to copy.
+    n_epochs : int
+        Number of epochs.
+    here, given : FitData
+        The data in this process, and as the user passed them.
+    client : Client or None
+        The connected client.
+    """
+
+    def __init__(
+        self,
+        estimator: BaseDistributedMLP,
+        n_epochs: int,
+        here: FitData,
+        given: FitData,
+        client: "Client | None",
+    ) -> None:
+        self.estimator, self.n_epochs = estimator, n_epochs
+        self.here, self.given, self.client = here, given, client
+        self.seed = _seed(estimator.random_state)
+        params = estimator.get_params(deep=False)
+        self._params = {
+            **{k: v for k, v in params.items() if k not in ENGINE_PARAMETERS},
+            "max_iter": n_epochs,
+            "random_state": self.seed,
+            "verbose": False,
+        }
+
+    @property
+    def dtype(self) -> str:
+        """The dtype of training: that of the features, as `fit` converts them."""
+        X = check_array(
+            self.here.X,
+            accept_sparse=True,
+            dtype=(np.float64, np.float32),
+            ensure_all_finite=False,
+        )
+        return str(X.dtype)
+
+    def without_counterpart(self) -> tuple[str, ...]:
+        """Return what scikit-learn lacks, or refuses, and is not at its default."""
+        theirs = self.estimator._sklearn_class
+        signature = inspect.signature(type(self.estimator)).parameters
+        shared = inspect.signature(theirs).parameters
+        lacking = {
+            name: value
+            for name, value in self._params.items()
+            if name not in shared and not _is_same(value, signature[name].default)
+        }
+        given = {k: v for k, v in self._params.items() if k in shared}
+        refused = {k: given[k] for k in refused_parameters(theirs, given)}
+        fit_names = inspect.signature(theirs.fit).parameters
+        return (
+            *(f"{k}={reprlib.repr(v)}" for k, v in {**refused, **lacking}.items()),
+            *(name for name in self.here.fit_params if name not in fit_names),
+        )
+
+    def of_scikit_learn(self) -> Answer:
+        """Train with scikit-learn."""
+        theirs = self.estimator._sklearn_class
+        names = inspect.signature(theirs).parameters
+        params = {k: deepcopy(v) for k, v in self._params.items() if k in names}
+        return self._answer(theirs(**params), self.here)
+
+    def of(self, engine: str, n_workers: int = 1) -> Answer:
+        """Train with an engine, on so many workers."""
+        is_local = engine == "local"
+        ours = type(self.estimator)(
+            **deepcopy(self._params),
+            engine=engine,
+            client=None if is_local else self.client,
+            n_workers=None if is_local else n_workers,
+        )
+        answer = self._answer(ours, self.here if is_local else self.given)
+        if ours.engine_ != engine:
+            # What was not trained as asked for has not been checked.
+            raise RuntimeError(
+                f"engine={engine!r} was asked for, but {ours.engine_} trained: "
+                f"{ours.plan_.reason}. Check that the client stays connected."
+            )
+        return answer
+
+    def _answer(self, fitted: Any, data: FitData) -> Answer:
+        fit_uninterrupted(fitted, data.X, data.y, **data.fit_params)
+        predict = fitted.predict_proba if is_classifier(fitted) else fitted.predict
+        # lbfgs has no curve.
+        losses = {
+            name: np.atleast_1d(np.asarray(getattr(fitted, name), float))
+            for name in ("loss_", "loss_curve_", "validation_loss_curve_")
+            if getattr(fitted, name, None) is not None
+        }
+        return Answer(
+            getattr(fitted, "n_workers_", 1),
+            [
+                np.concatenate([coef.ravel(), intercept])
+                for coef, intercept in zip(
+                    fitted.coefs_, fitted.intercepts_, strict=True
+                )
+            ],
+            losses,
+            np.asarray(predict(self.here.X)),
+        )
+
+
+def _seed(random_state: Any) -> int:
+    if random_state is None:
+        return DEFAULT_SEED
+    if isinstance(random_state, Integral):
+        return int(random_state)
+    # From a copy: a check does not change the estimator.
+    return int(deepcopy(random_state).randint(2**31 - 1))
+
+
+def _is_same(value: Any, default: Any) -> bool:
+    try:
+        return bool(value == default)
+    except ValueError:  # an array
+        return False
+
+
+def differences(
+    answer: Answer, expected: Answer, are_probabilities: bool
+) -> tuple[float, float, float]:
+    """Return the largest difference of parameters, of losses and of predictions."""
+    layers = zip(answer.layers, expected.layers, strict=True)
+    losses = answer.losses.keys() & expected.losses.keys()
+    return (
+        max(_difference(ours, theirs) for ours, theirs in layers),
+        max(_difference(answer.losses[k], expected.losses[k]) for k in losses),
+        _difference(
+            answer.predictions,
+            expected.predictions,
+            scale=1.0 if are_probabilities else None,
+        ),
+    )
+
+
+def _difference(
+    ours: np.ndarray, theirs: np.ndarray, scale: float | None = None
+) -> float:
+    """Return the largest difference, by default relative to the largest of a column."""
+    if ours.shape != theirs.shape:
+        # Of loss curves: they have ended after different epochs.
+        return math.inf
+    theirs = theirs.astype(float)
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(ours - theirs)
+    largest = np.abs(theirs).max(axis=0) if scale is None else np.asarray(scale)
+    relative = (difference / np.where(largest > 0, largest, 1.0)).max()
+    return math.inf if np.isnan(relative) else float(relative)
