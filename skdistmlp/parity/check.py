@@ -106,11 +106,15 @@ def check_parity(
     Notes
     -----
     Differences are relative, so that they can be compared with the precision of a dtype
-    whatever the units of the data: of parameters to the largest of their layer, of
-    losses to the largest of the curve, of a regressor's predictions to the largest of
-    that output. Probabilities are compared as they are. Relative to each number alone,
-    the difference of those near zero would say nothing, since rounding errors of a sum
-    are relative to its terms.
+    whatever the units of the data: of losses to the largest of the curve, of a
+    regressor's predictions to the largest of that output. Probabilities are compared as
+    they are. Parameters are compared layer by layer: the norm of the difference divided
+    by the norm of the layer, intercepts included. Relative to each number alone, the
+    difference of those near zero would say nothing, since rounding errors of a sum are
+    relative to its terms.
+
+    With float32 features, a regressor's targets are converted to float32 to compare it
+    with scikit-learn, which would compute gradients in float64 otherwise.
 
     Without a `random_state`, or with a ``RandomState``, the fits take an integer that
     the report names.
@@ -175,6 +179,8 @@ def _compare(
         )
     reference, expected = "local", None
     if not missing:
+        if fits.match_targets():
+            notes.append("y was converted to float32, as X is")
         try:
             reference, expected = SCIKIT_LEARN, fits.of_scikit_learn()
         except Exception as error:

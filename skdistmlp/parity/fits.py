@@ -88,6 +88,20 @@ class Fits:
         )
         return str(X.dtype)
 
+    def match_targets(self) -> bool:
+        """Convert the targets of a regressor to float32 features; say if it had to.
+
+        scikit-learn computes gradients in the dtype of the targets, this package in
+        that of the features: docs/differences.md.
+        """
+        if self.dtype != "float32" or is_classifier(self.estimator):
+            return False
+        if getattr(self.here.y, "dtype", None) == np.float32:
+            return False
+        self.here = self.here._replace(y=_as_float32(self.here.y))
+        self.given = self.given._replace(y=_as_float32(self.given.y))
+        return True
+
     def without_counterpart(self) -> tuple[str, ...]:
         """Return what scikit-learn lacks, or refuses, and is not at its default."""
         theirs = self.estimator._sklearn_class
@@ -153,6 +167,11 @@ class Fits:
         )
 
 
+def _as_float32(y: Any) -> Any:
+    # A frame or a Dask collection remains one.
+    return y.astype("float32") if hasattr(y, "astype") else np.asarray(y, np.float32)
+
+
 def _seed(random_state: Any) -> int:
     if random_state is None:
         return DEFAULT_SEED
@@ -172,11 +191,16 @@ def _is_same(value: Any, default: Any) -> bool:
 def differences(
     answer: Answer, expected: Answer, are_probabilities: bool
 ) -> tuple[float, float, float]:
-    """Return the largest difference of parameters, of losses and of predictions."""
+    """Return how far parameters, losses and predictions are apart, each relative.
+
+    Parameters are compared by the norm of each layer: Adam divides a gradient by its
+    size, so where that is next to nothing, a rounding error moves this one parameter
+    by up to the learning rate. The larger the network, the larger the largest of these.
+    """
     layers = zip(answer.layers, expected.layers, strict=True)
     losses = answer.losses.keys() & expected.losses.keys()
     return (
-        max(_difference(ours, theirs) for ours, theirs in layers),
+        max(_distance(ours, theirs) for ours, theirs in layers),
         max(_difference(answer.losses[k], expected.losses[k]) for k in losses),
         _difference(
             answer.predictions,
@@ -184,6 +208,15 @@ def differences(
             scale=1.0 if are_probabilities else None,
         ),
     )
+
+
+def _distance(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the norm of the difference, relative to that of the reference."""
+    theirs = theirs.astype(float)
+    with np.errstate(invalid="ignore"):
+        distance = float(np.linalg.norm(ours - theirs))
+    relative = distance / (float(np.linalg.norm(theirs)) or 1.0)
+    return math.inf if math.isnan(relative) else relative
 
 
 def _difference(

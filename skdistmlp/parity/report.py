@@ -21,8 +21,8 @@ class ParityRow:
     reference : str
         What the plan was compared with: "scikit-learn" or "local".
     parameters : float
-        Largest difference of a parameter, divided by the largest parameter of its
-        layer.
+        Largest difference of a layer's parameters: the norm of the difference, divided
+        by the norm of the layer.
     loss_curve : float
         Largest difference of a loss, divided by the largest loss of the curve.
     predictions : float

@@ -129,11 +129,11 @@ def test_what_scikit_learn_lacks_is_compared_with_local(workers):
 
 
 def perturbed(relative):
-    """Add to one parameter, relative to the largest of its layer."""
+    """Add to one parameter, relative to the norm of its layer."""
 
     def change(answer):
         layers = [layer.copy() for layer in answer.layers]
-        layers[1][3] += relative * np.abs(layers[1]).max()
+        layers[1][3] += relative * np.linalg.norm(layers[1])
         return answer._replace(layers=layers)
 
     return change
@@ -235,6 +235,12 @@ def test_where_scikit_learn_alone_fails_local_is_the_reference(workers, monkeypa
         "Compared with local, since scikit-learn raised TypeError: not here",
     )
     assert report.passed
+
+
+def test_converted_targets_are_noted():
+    report = check_parity(REGRESSOR, X.astype(np.float32), da.from_array(Y * 1.1))
+    assert report.passed
+    assert "y was converted to float32, as X is" in report.notes
 
 
 def test_the_seed_is_named_if_the_estimator_has_none():

@@ -17,6 +17,10 @@ def fits(estimator, X=X, n_epochs=2, **fit_params):
     return Fits(estimator, n_epochs, data, data, None)
 
 
+def as_series(values):
+    return pytest.importorskip("pandas").Series(values)
+
+
 def answer(**changes):
     fields = {
         "n_workers": 1,
@@ -154,11 +158,49 @@ def test_equal_answers_do_not_differ():
     assert differences(answer(), answer(), False) == (0, 0, 0)
 
 
-def test_differences_of_parameters_are_relative_to_the_largest_of_their_layer():
-    changed = answer(layers=[np.array([0.5, -2.0]), np.array([1e-3, 2e-9])])
-    assert differences(changed, answer(), False) == (pytest.approx(1e-6), 0, 0)
-    changed = answer(layers=[np.array([0.6, -2.0]), np.array([1e-3, 1e-9])])
-    assert differences(changed, answer(), False) == (pytest.approx(0.05), 0, 0)
+def test_parameters_are_compared_by_the_norm_of_their_layer():
+    before = answer(layers=[np.array([3.0, -4.0]), np.array([3e-3, 4e-3])])
+    after = answer(layers=[np.array([3.0, -4.0]), np.array([3e-3, 4.5e-3])])
+    assert differences(after, before, False) == (pytest.approx(0.1), 0, 0)
+    after = answer(layers=[np.array([3.3, -4.4]), np.array([3e-3, 4e-3])])
+    assert differences(after, before, False) == (pytest.approx(0.1), 0, 0)
+
+
+def test_a_parameter_without_a_gradient_does_not_stand_out():
+    """Adam moves it by the learning rate, whichever way rounding goes."""
+    before = answer(layers=[np.full(10**6, 0.1)])
+    layer = before.layers[0].copy()
+    layer[0] += 1e-3
+    found, _, _ = differences(answer(layers=[layer]), before, False)
+    assert found == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize(
+    "convert", [np.asarray, list, as_series], ids=["array", "list", "series"]
+)
+def test_targets_of_a_regressor_are_converted_to_float32(convert):
+    X32, y = X.astype(np.float32), convert(Y * 1.1)
+    data = FitData(X32, y, {})
+    fit = Fits(DistributedMLPRegressor(hidden_layer_sizes=(9,)), 9, data, data, None)
+    assert fit.match_targets()
+    assert type(fit.given.y) is (np.ndarray if convert is list else type(y))
+    assert {np.asarray(d.y).dtype for d in (fit.here, fit.given)} == {np.dtype("f4")}
+    assert not fit.match_targets()
+    found = differences(fit.of("local"), fit.of_scikit_learn(), False)
+    assert found == pytest.approx((0,) * 3, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fit",
+    [
+        fits(DistributedMLPRegressor()),
+        fits(DistributedMLPClassifier(), X.astype(np.float32)),
+    ],
+    ids=["float64", "classes"],
+)
+def test_other_targets_stay(fit):
+    assert not fit.match_targets()
+    assert fit.here.y is Y
 
 
 def test_differences_of_losses_are_relative_to_the_largest():
@@ -193,7 +235,7 @@ def test_curves_of_other_lengths_or_without_a_number_differ_infinitely(curve):
 def test_zeros_are_compared_as_they_are():
     zeros = answer(layers=[np.zeros(2), np.zeros(2)])
     assert differences(zeros, zeros, False)[0] == 0
-    changed = answer(layers=[np.zeros(2), np.array([0, 1e-3])])
+    changed = answer(layers=[np.zeros(2), np.array([0.0, 1e-3])])
     assert differences(changed, zeros, False)[0] == 1e-3
 
 
