@@ -82,7 +82,7 @@ def test_blas_threads_are_compared_per_dtype_and_epochs(tiny_trainings, monkeypa
     ]
 
 
-def test_all_plans_are_compared_for_the_fewest_epochs(tiny_trainings, monkeypatch):
+def test_plans_are_compared_per_dtype_and_epochs(tiny_trainings, monkeypatch):
     calls = []
 
     def check(estimator, X, y, **options):
@@ -96,12 +96,13 @@ def test_all_plans_are_compared_for_the_fewest_epochs(tiny_trainings, monkeypatc
     monkeypatch.setattr(parity, "single_threaded_workers", lambda _: nullcontext("c"))
     monkeypatch.setattr(parity, "check_parity", check)
     rows = list(parity.compare_plans())
-    assert [(str(dtype), options["engines"]) for dtype, options in calls] == [
-        ("float64", None),
-        ("float64", ["local", "peers"]),
-        ("float32", None),
-        ("float32", ["local", "peers"]),
+    assert [(str(dtype), options["n_epochs"]) for dtype, options in calls] == [
+        ("float64", 1),
+        ("float64", 2),
+        ("float32", 1),
+        ("float32", 2),
     ]
+    assert all(options["engines"] == ["local", "peers"] for _, options in calls)
     assert {options["client"] for _, options in calls} == {"c"}
     assert all(set(row) == COLUMNS | {"plans"} for row in rows)
     # The largest of each column.

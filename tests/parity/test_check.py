@@ -128,6 +128,28 @@ def test_what_scikit_learn_lacks_is_compared_with_local(workers):
     assert report.passed
 
 
+def test_validation_data_and_new_parameters_are_compared_with_local(workers):
+    clf = DistributedMLPClassifier(
+        (7, 5), activation=["gelu", "mish"], dropout=0.3, solver="adamw", random_state=0
+    )
+    held_out = {"X_val": da.from_array(X[:20]), "y_val": Y[:20]}
+    report = check_parity(clf, X, Y, engines=["peers"], **held_out)
+    assert report.passed
+    assert report.without_counterpart == (
+        "activation=['gelu', 'mish']",
+        "solver='adamw'",
+        "dropout=0.3",
+        "X_val",
+        "y_val",
+    )
+    workers["peers", 3] = lambda answer: answer._replace(
+        losses={**answer.losses, "validation_loss_curve_": np.zeros(3)}
+    )
+    report = check_parity(clf, X, Y, engines=["peers"], **held_out)
+    assert [row.passed for row in report.rows] == [True, True, False]
+    assert report.rows[2].loss_curve == 1
+
+
 def perturbed(relative):
     """Add to one parameter, relative to the norm of its layer."""
 
