@@ -31,6 +31,7 @@ from skdistmlp.estimators.architecture import (
 from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.combinations import check_combination
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
+from skdistmlp.estimators.exports.mixin import ExportMixin
 from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
 from skdistmlp.estimators.inputs import (
     ArrayFeatures,
@@ -93,6 +94,7 @@ class BaseDistributedMLP(
     CallbackSupportMixin,
     PredictionMixin,
     SklearnInteropMixin,
+    ExportMixin,
     LiveClientMixin,
     HabitsMixin,
     BaseEstimator,

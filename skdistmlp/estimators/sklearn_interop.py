@@ -14,6 +14,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.estimators._sklearn import AdamOptimizer, SGDOptimizer
+from skdistmlp.estimators.exports.sklearn_limits import (
+    is_sklearns,
+    replacements,
+    reset_watch,
+    watches_something_else,
+)
 from skdistmlp.nn.optimizers import OptimizerState
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.nn.update_rules import Adam, Sgd, UpdateRule
@@ -64,6 +70,14 @@ class SklearnInteropMixin:
         or its `fit` with ``warm_start=True``, continues where this estimator stopped.
         Tools that support scikit-learn support it.
 
+        A network that was trained in a way that scikit-learn lacks is exported too if
+        scikit-learn can predict with it. Its training there continues from the same
+        parameters in scikit-learn's way: without what it lacks, such as dropout,
+        clipping or label smoothing, and with its default for a value that it lacks:
+        Adam for "adamw", a constant rate for "cosine", the squared error for "huber".
+        An optimiser that it lacks, or one of parameters before averaging, is not
+        exported: a new one begins there.
+
         Returns
         -------
         MLPClassifier or MLPRegressor
@@ -74,11 +88,17 @@ class SklearnInteropMixin:
         ------
         NotFittedError
             If this estimator is not fitted.
+        ValueError
+            If scikit-learn lacks what a prediction needs: an activation such as
+            "gelu", different activations in different layers, or several quantiles.
         """
         check_is_fitted(self)
         mlp = self._sklearn_class()
-        _copy_parameters(mlp.get_params(), self, mlp, {})
+        replaced = replacements(self, mlp)
+        _copy_parameters(mlp.get_params(), self, mlp, replaced)
         _copy_attributes(self, mlp)
+        if watches_something_else(self, replaced):
+            reset_watch(mlp)
         mlp.coefs_ = [np.array(coef, order="C") for coef in self.coefs_]
         mlp.intercepts_ = [np.array(intercept) for intercept in self.intercepts_]
         # What it restores if a warm start with early stopping finds nothing better.
@@ -90,6 +110,8 @@ class SklearnInteropMixin:
         if (
             state
             and type(state.rule) in _CONVERTERS
+            # Its moments are those of other parameters than the average.
+            and getattr(self, "ema_decay", None) is None
             and all(m.size == layout.n_parameters for m in state.moments)
         ):
             mlp._optimizer = _to_sklearn_optimizer(
@@ -220,7 +242,7 @@ def _export_sgd(
     sgd = SGDOptimizer(
         [],
         schedule.initial,
-        schedule.name,
+        schedule.name if is_sklearns(schedule) else "constant",
         rule.momentum,
         rule.nesterov,
         schedule.power_t,
@@ -253,7 +275,9 @@ def _to_sklearn_optimizer(
     """Return scikit-learn's optimiser, its moments one array per layer."""
     converter = _CONVERTERS[type(state.rule)]
     optimizer = converter.export(state.rule, state, schedule, layout)
-    if state.rule.has_schedule:
+    # A rate that has decayed to its end would stay there: scikit-learn begins with the
+    # initial one instead.
+    if state.rule.has_schedule and is_sklearns(schedule):
         optimizer.learning_rate = learning_rate
     return optimizer
 
