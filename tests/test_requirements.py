@@ -108,7 +108,7 @@ def oldest():
 def test_the_oldest_versions_that_are_allowed_are_those_that_are_tried():
     extras = PROJECT["optional-dependencies"]
     allowed = [*PROJECT["dependencies"]]
-    for extra in ("tests", "fast", "plots"):
+    for extra in ("tests", "fast", "onnx", "plots"):
         allowed += extras[extra]
     floors = versions(allowed, ">=")
     assert {"numpy", "scipy", "scikit-learn", "dask", "numba"} <= floors.keys()
