@@ -8,7 +8,9 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.nn.activations import Activation
+from skdistmlp.nn.layers import dense_layers
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.split import layer_units_of
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,16 @@ class ExportedNetwork:
             If the estimator is not fitted.
         """
         check_is_fitted(estimator)
-        hidden = estimator._fitted_network().layers[:-1]
+        layers = dense_layers(
+            layer_units_of(estimator.coefs_), estimator.activation, estimator.dropout
+        )
         binarizer = getattr(estimator, "_label_binarizer", None)
         return cls(
             estimator.coefs_,
             estimator.intercepts_,
-            tuple(layer.activation for layer in hidden),
+            tuple(layer.activation for layer in layers[:-1]),
             estimator.out_activation_,
-            dropout_rates(getattr(estimator, "dropout", 0.0), len(hidden)),
+            tuple(layer.dropout for layer in layers),
             getattr(estimator, "classes_", None),
             binarizer is not None and binarizer.y_type_.startswith("multilabel"),
         )
@@ -82,26 +86,3 @@ class ExportedNetwork:
     def is_binary(self) -> bool:
         """Whether the only output is the probability of the second of two classes."""
         return self.classes is not None and self.n_outputs == 1
-
-
-def dropout_rates(dropout: float | Sequence[float], n_hidden: int) -> tuple[float, ...]:
-    """Return the rates of the inputs and of each hidden layer.
-
-    Parameters
-    ----------
-    dropout : float or sequence of float
-        One rate for all hidden layers, or the rates of the inputs and each of them.
-    n_hidden : int
-        Number of hidden layers.
-    """
-    if np.ndim(dropout) == 0:
-        return (0.0, *[float(dropout)] * n_hidden)  # type: ignore[arg-type]
-    return tuple(float(rate) for rate in dropout)  # type: ignore[union-attr]
-
-
-def name_of_activation(activation: str | Activation) -> str:
-    """Return how a message names an activation: its own name, or what it is made of."""
-    if isinstance(activation, str):
-        return repr(activation)
-    function = getattr(activation.forward, "__qualname__", repr(activation.forward))
-    return f"the custom Activation of {function}"

@@ -13,7 +13,8 @@ from numpy.polynomial import Chebyshev, Polynomial
 from scipy.special import erfcx
 
 from skdistmlp._version import __version__
-from skdistmlp.estimators.exports.network import ExportedNetwork, name_of_activation
+from skdistmlp.estimators.exports.network import ExportedNetwork
+from skdistmlp.nn.activations import LEAK, SELU_ALPHA, SELU_SCALE
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -23,9 +24,6 @@ OPSET = 17
 
 IR_VERSION = 8
 """Version of the file format that belongs to the opset."""
-
-SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
-LEAKY_RELU_SLOPE = 0.01
 
 
 class _Graph:
@@ -91,7 +89,7 @@ def _softplus(graph: _Graph, z: str) -> str:
 
 def _leaky_relu(graph: _Graph, z: str) -> str:
     # The attribute of the operator LeakyRelu is a float32, in float64 networks too.
-    return graph.add("Max", z, graph.add("Mul", z, LEAKY_RELU_SLOPE))
+    return graph.add("Max", z, graph.add("Mul", z, LEAK))
 
 
 def _elu(graph: _Graph, z: str) -> str:
@@ -273,7 +271,7 @@ def _writer(writers: Mapping[str, _Writer], name: Any, kind: str) -> _Writer:
     if isinstance(name, str) and name in writers:
         return writers[name]
     raise ValueError(
-        f"{name_of_activation(name)} cannot be written as ONNX, expected as {kind} one "
+        f"{name!r} cannot be written as ONNX, expected as {kind} one "
         f"of {', '.join(writers)}. Use one of them, or export by to_torch()."
     )
 

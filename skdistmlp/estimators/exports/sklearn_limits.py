@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from skdistmlp.estimators.exports.network import name_of_activation
 from skdistmlp.training.progress import LearningRateSchedule
 
 SKLEARN_CHOICES: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -43,14 +42,14 @@ def replacements(estimator: Any, mlp: Any) -> dict[str, Any]:
     for activation in used:
         if not is_among(activation, known):
             raise ValueError(
-                f"scikit-learn lacks the activation {name_of_activation(activation)}, "
+                f"scikit-learn lacks the activation {activation!r}, "
                 f"expected one of {', '.join(sorted(known))}. Export the network by "
                 f"to_onnx() or to_torch()."
             )
-    if len(set(used)) > 1:
+    if any(activation != used[0] for activation in used):
         raise ValueError(
             f"scikit-learn lacks different activations per layer, expected the same "
-            f"one in all, but activation is {estimator.activation!r}. Export the "
+            f"one in all, but they are {', '.join(map(repr, used))}. Export the "
             f"network by to_onnx() or to_torch()."
         )
     if estimator.out_activation_ not in SKLEARN_OUTPUTS:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from skdistmlp.estimators.exports.network import ExportedNetwork, name_of_activation
+from skdistmlp.estimators.exports.network import ExportedNetwork
 from skdistmlp.nn.activations import Activation
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def torch_module(
         zip(network.coefs, network.intercepts, strict=True)
     ):
         # Where the rate is 0 there is no module: a network without dropout has none.
-        if number < len(network.dropout) and network.dropout[number] > 0:
+        if network.dropout[number] > 0:
             layers.append(nn.Dropout(network.dropout[number]))
         layers.append(_linear(coef, intercept))
         if number < len(network.activations):
@@ -99,7 +99,7 @@ def _activation(
     if not isinstance(activation, str) and activation in custom:
         return deepcopy(custom[activation])
     raise ValueError(
-        f"{name_of_activation(activation)} is not known to torch, expected one of "
+        f"{activation!r} is not known to torch, expected one of "
         f"{', '.join(modules)}. Pass the module that computes the same, as in "
         f"to_torch(activations={{activation: torch.nn.SiLU()}})."
     )

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.testing import assert_allclose
 
 from skdistmlp.estimators.exports.network import ExportedNetwork
-from tests.estimators.configurations import Case
+from tests.estimators.configurations import ESTIMATORS, Case
 from tests.estimators.support import fit
 
 CLASSES = [
@@ -33,7 +33,7 @@ def fitted(name: str, dtype: str = "float64", **params: Any) -> tuple[Any, np.nd
     case = Case.of(name, n_rows=100, **params)
     if dtype == "float32":
         case = case.float32()
-    ours, _ = case.pair(engine="local")
+    ours = ESTIMATORS[case.kind][0](**case.params, random_state=0, engine="local")
     # Larger features have pre-activations on both bends of every activation.
     return fit(ours, case.X, case.y), np.vstack([case.X, -5 * case.X, 20 * case.X])
 
@@ -66,16 +66,3 @@ def noncrossing(z: np.ndarray) -> np.ndarray:
     """Return quantiles of logits: q_1 = z_1, q_k = q_(k-1) + log(1 + exp(z_k))."""
     steps = np.logaddexp(z[:, 1:], 0)
     return np.cumsum(np.hstack([z[:, :1], steps]), axis=1)
-
-
-class Custom:
-    """Functions of an activation that no export knows."""
-
-    @staticmethod
-    def forward(z: np.ndarray, out: np.ndarray) -> np.ndarray:
-        np.divide(z, 1 + np.abs(z), out=out)
-        return out
-
-    @staticmethod
-    def backward(z: np.ndarray, delta: np.ndarray) -> None:
-        delta /= (1 + np.abs(z)) ** 2

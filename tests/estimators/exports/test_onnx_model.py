@@ -23,6 +23,7 @@ from tests.estimators.exports.networks import (
     single_neurons,
 )
 from tests.marks import only_quick
+from tests.nn.softsign import SOFTSIGN
 
 
 def predicted(model, X):
@@ -150,6 +151,12 @@ def test_what_onnx_lacks_is_named(what):
     )
     with pytest.raises(ValueError, match=r"'sine' cannot be written as ONNX.*tanh|exp"):
         onnx_model(network)
+
+
+def test_a_custom_activation_is_named():
+    clf, _ = fitted("ten classes", activation=("tanh", SOFTSIGN))
+    with pytest.raises(ValueError, match=r"Activation\(softsign, .* cannot be written"):
+        clf.to_onnx()
 
 
 def test_classes_of_several_types_are_refused():

@@ -26,6 +26,7 @@ from tests.estimators.exports.networks import (
     noncrossing,
     single_neurons,
 )
+from tests.nn.softsign import SOFTSIGN
 
 needs_torch = pytest.mark.skipif(
     not find_spec("torch"), reason="torch is not installed"
@@ -191,6 +192,36 @@ def test_what_torch_lacks_is_named():
         torch_module(replace(network, activations=("sine",)), None)
     with pytest.raises(ValueError, match=r"output activation 'sine' is not known.*exp"):
         torch_module(replace(network, output="sine"), None)
+
+
+@needs_torch
+def test_a_custom_activation_needs_a_module_that_computes_the_same():
+    from torch import nn
+
+    clf, X = fitted("ten classes", activation=("tanh", SOFTSIGN))
+    with pytest.raises(ValueError, match=r"Activation\(softsign, .* is not known to"):
+        clf.to_torch()
+    softsign = nn.Softsign()
+    found = clf.to_torch(activations={SOFTSIGN: softsign})
+    assert_equal_to_rounding(predicted(found, X), clf.predict_proba(X))
+    assert softsign not in list(found.modules())
+
+
+@needs_torch
+def test_dropout_is_where_the_estimator_has_it():
+    from torch import nn
+
+    def rates(dropout):
+        clf, _ = fitted("ten classes", dropout=dropout)
+        return {
+            number: module.p
+            for number, module in enumerate(clf.to_torch().network)
+            if isinstance(module, nn.Dropout)
+        }
+
+    assert rates(0.0) == {}
+    assert rates(0.25) == {2: 0.25, 5: 0.25}
+    assert rates([0.5, 0.0, 0.25]) == {0: 0.5, 5: 0.25}
 
 
 def test_without_torch_the_error_says_what_to_install(monkeypatch):

@@ -1,0 +1,124 @@
+"""Networks that were trained as scikit-learn cannot, exported to it all the same."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.estimators.exports.sklearn_limits import SKLEARN_CHOICES
+from skdistmlp.nn.optimizers import UPDATE_RULES
+from tests.estimators.configurations import ESTIMATORS
+from tests.estimators.exports.networks import fitted
+from tests.estimators.support import fit, quiet
+from tests.nn.softsign import SOFTSIGN
+
+DEFAULTS = {**MLPClassifier().get_params(), "loss": "squared_error"}
+
+TRAININGS = {
+    "one name per layer": {"activation": ["tanh", "tanh"]},
+    "dropout": {"dropout": 0.25},
+}
+"""Parameters that scikit-learn lacks, of networks that it can predict with."""
+
+NEW_PARAMETERS = {
+    "adamw": {"solver": "adamw", "weight_decay": 0.1},
+    "rmsprop": {"solver": "rmsprop"},
+    "nadam": {"solver": "nadam"},
+    "clipping": {"max_grad_norm": 0.1},
+    "cosine": {"learning_rate": "cosine"},
+    "cosine, sgd": {"learning_rate": "cosine", "solver": "sgd"},
+    "one cycle, sgd": {"learning_rate": "one_cycle", "solver": "sgd"},
+    "a function, sgd": {"learning_rate": np.cos, "solver": "sgd"},
+    "warm-up": {"warmup_steps": 3},
+    "average": {"ema_decay": 0.9},
+    "label smoothing": {"label_smoothing": 0.1},
+    "absolute error": {"loss": "absolute_error"},
+    "huber": {"loss": "huber", "huber_delta": 0.5},
+    "one quantile": {"loss": "quantile", "quantile": 0.9},
+}
+
+
+def has(kind, params):
+    try:
+        ESTIMATORS[kind][0](**params)._validate_params()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+CASES = [
+    (kind, params)
+    for kind in ESTIMATORS
+    for params in (TRAININGS | NEW_PARAMETERS).values()
+    if has(kind, params)
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "params"), CASES, ids=[f"{kind}, {params}" for kind, params in CASES]
+)
+def test_scikit_learn_predicts_the_same_and_can_train_further(kind, params):
+    name = {"classifier": "ten classes", "regressor": "numbers"}[kind]
+    ours, X = fitted(name, **params)
+    mlp = ours.to_sklearn()
+    assert type(mlp) is {"classifier": MLPClassifier, "regressor": MLPRegressor}[kind]
+    assert_array_equal(mlp.predict(X), ours.predict(X))
+    if kind == "classifier":
+        assert_array_equal(mlp.predict_proba(X), ours.predict_proba(X))
+    for parameter, value in mlp.get_params().items():
+        its = getattr(ours, parameter)
+        known = SKLEARN_CHOICES.get(parameter, [])
+        if parameter == "activation":
+            assert value == (its if isinstance(its, str) else its[0])
+        elif parameter in SKLEARN_CHOICES and its not in known:
+            assert value == DEFAULTS[parameter]
+        else:
+            assert value == its
+    before = [coef.copy() for coef in ours.coefs_]
+    y = np.resize(getattr(ours, "classes_", np.arange(7.0)), len(X))
+    quiet(mlp.partial_fit, X, y)
+    fit(mlp.set_params(warm_start=True), X, y)
+    assert len(mlp.loss_curve_) > len(ours.loss_curve_) + 1
+    assert (mlp.coefs_[0] != ours.coefs_[0]).any()
+    assert_array_equal(ours.coefs_[0], before[0])
+
+
+@pytest.mark.parametrize("solver", UPDATE_RULES)
+def test_only_an_optimizer_that_scikit_learn_has_is_exported(solver):
+    ours, _ = fitted("ten classes", solver=solver)
+    assert hasattr(ours.to_sklearn(), "_optimizer") == (solver in ("adam", "sgd"))
+
+
+def test_an_activation_that_scikit_learn_lacks_is_named():
+    for activation, named in (
+        ("gelu", "'gelu'"),
+        (["relu", "mish"], "'mish'"),
+        (SOFTSIGN, r"Activation\(softsign"),
+    ):
+        clf, _ = fitted("ten classes", activation=activation)
+        with pytest.raises(
+            ValueError,
+            match=rf"lacks the activation {named}.*identity, .*to_onnx\(\) or to_torch",
+        ):
+            clf.to_sklearn()
+
+
+def test_different_activations_are_named():
+    clf, _ = fitted("ten classes", activation=("relu", "tanh"))
+    with pytest.raises(ValueError, match=r"different .*they are 'relu', 'tanh'"):
+        clf.to_sklearn()
+
+
+def test_without_hidden_layers_any_activation_is_exported():
+    clf, X = fitted("no hidden layer, two classes", activation="gelu")
+    mlp = clf.to_sklearn()
+    assert mlp.activation == "relu"
+    assert_array_equal(mlp.predict_proba(X), clf.predict_proba(X))
+
+
+def test_a_round_trip_keeps_what_scikit_learn_has():
+    clf, X = fitted("ten classes", activation=["tanh", "tanh"], dropout=0.5)
+    back = DistributedMLPClassifier.from_sklearn(clf.to_sklearn())
+    assert (back.activation, back.dropout) == ("tanh", 0.0)
+    assert_allclose(back.predict_proba(X), clf.predict_proba(X), rtol=1e-12)
