@@ -71,7 +71,11 @@ def _operator(name: str, **attributes: Any) -> _Writer:
 
 
 def _silu(graph: _Graph, z: str) -> str:
-    return graph.add("Mul", z, graph.add("Sigmoid", z))
+    if graph.dtype == np.float32:
+        return graph.add("Mul", z, graph.add("Sigmoid", z))
+    # onnxruntime 1.20 fuses these two to a QuickGelu, which it has for float32 only.
+    power = graph.add("Exp", graph.add("Neg", z))
+    return graph.add("Div", z, graph.add("Add", power, 1))
 
 
 def _mish(graph: _Graph, z: str) -> str:
