@@ -27,6 +27,7 @@ from skdistmlp import DistributedMLPClassifier, FastestWithin
 from tests.estimators.configurations import ESTIMATORS, Case, pair
 from tests.estimators.support import fit, quiet
 from tests.marks import only_quick
+from tests.nn.softsign import SOFTSIGN
 from tests.sklearn_versions import BEFORE_1_9
 
 PAGE = (Path(__file__).parents[2] / "docs" / "persistence.md").read_text()
@@ -129,15 +130,24 @@ FITS = {
     "lbfgs": {"solver": "lbfgs"},
     "early stopping": {"early_stopping": True},
     "partial_fit": {},
+    "activations and dropout": {
+        "activation": ["gelu", "selu"],
+        "dropout": [0.1, 0.2, 0.3],
+    },
 }
+
+
+def one_of(how, kind="classifier"):
+    """Return one of our estimators, with parameters that scikit-learn may lack."""
+    parameters = {"max_iter": 2, "random_state": 0, "engine": "local", **FITS[how]}
+    return ESTIMATORS[kind][0](hidden_layer_sizes=(12, 7), **parameters)
 
 
 @pytest.mark.parametrize("how", FITS)
 @pytest.mark.parametrize("kind", ESTIMATORS)
 def test_a_pickle_names_public_paths_and_plain_data_only(kind, how, digits):
     X, y = digits[0][:100], digits[1][:100]
-    estimator, _ = pair({"max_iter": 2, **FITS[how]}, kind, engine="local")
-    fit(estimator, X, y)
+    estimator = fit(one_of(how, kind), X, y)
     if how == "partial_fit":
         estimator.partial_fit(X, y)
     names = set()
@@ -159,9 +169,7 @@ def test_a_pickle_names_public_paths_and_plain_data_only(kind, how, digits):
 @pytest.mark.parametrize("save", ["pickle", "joblib", "skops"])
 def test_training_continues_to_the_bit(how, save, tmp_path, digits):
     X, y = digits[0][:100], digits[1][:100]
-    parameters = {"max_iter": 2, "random_state": 0, **FITS[how]}
-    estimator, _ = pair(parameters, engine="local")
-    fit(estimator, X, y).set_params(early_stopping=False)
+    estimator = fit(one_of(how), X, y).set_params(early_stopping=False)
     path = tmp_path / "saved"
     DUMP[save](estimator, path)
     if save == "skops":
@@ -186,6 +194,32 @@ def test_the_page_lists_the_types_that_skops_has_to_trust(tmp_path, digits):
         needed |= set(skops.get_untrusted_types(file=tmp_path / "saved"))
     (listed,) = re.findall(r"^OURS = (\[.*?^\])", PAGE, re.DOTALL | re.MULTILINE)
     assert needed == set(re.findall(r'"(.+?)"', listed))
+
+
+@pytest.mark.parametrize("save", ["pickle", "joblib", "skops"])
+def test_a_custom_activation_is_saved_with_its_functions(save, tmp_path, digits):
+    X, y = digits[0][:100], digits[1][:100]
+    clf = DistributedMLPClassifier(
+        (8, 5), activation=("tanh", SOFTSIGN), max_iter=2, random_state=0
+    )
+    fit(clf, X, y)
+    path = tmp_path / "saved"
+    DUMP[save](clf, path)
+    if save == "skops":
+        types = skops.get_untrusted_types(file=path)
+        functions = {name for name in types if name.startswith("tests.nn.softsign.")}
+        assert functions == {
+            f"tests.nn.softsign.{name}" for name in ("softsign", "softsign_backward")
+        }
+        assert "skdistmlp.Activation" in types
+        assert all(f'"{name}"' in PAGE for name in set(types) - functions)
+        loaded = skops.load(path, trusted=types)
+    else:
+        loaded = joblib.load(path)  # which reads pickles too
+    assert loaded.activation == ("tanh", SOFTSIGN)
+    for either in (clf, loaded):
+        either.partial_fit(X, y)
+    assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
 
 
 def test_the_page_names_what_skops_has_to_trust_for_a_data_frame(tmp_path):
@@ -232,18 +266,18 @@ def test_the_page_lists_the_types_that_skops_has_to_trust_for_a_search(
 def test_only_the_optimizer_of_an_exported_network_needs_trust_in_skops(
     tmp_path, digits
 ):
-    ours, _ = pair({"max_iter": 2}, engine="local")
+    clf, _ = pair({"max_iter": 2}, engine="local")
     X, y = digits[0][:100], digits[1][:100]
-    home = fit(ours, X, y).to_sklearn()
+    home = fit(clf, X, y).to_sklearn()
     skops.dump(home, tmp_path / "saved")
     types = skops.get_untrusted_types(file=tmp_path / "saved")
     assert types == ["sklearn.neural_network._stochastic_optimizers.AdamOptimizer"]
     assert types[0] in PAGE
     loaded = skops.load(tmp_path / "saved", trusted=types)
-    assert_array_equal(loaded.predict_proba(X), ours.predict_proba(X))
-    for estimator in (loaded, ours):
+    assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
+    for estimator in (loaded, clf):
         estimator.partial_fit(X, y)
-    assert_allclose(loaded.coefs_[0], ours.coefs_[0], rtol=1e-6)
+    assert_allclose(loaded.coefs_[0], clf.coefs_[0], rtol=1e-6)
 
 
 def outputs_of_onnx(estimator, X):
@@ -265,20 +299,20 @@ def _plain(estimator):
 )
 def test_classifiers_convert_to_onnx(name, activation):
     case = Case.of(name, activation=activation).float32()
-    ours, _ = case.pair(engine="local")
-    fit(ours, case.X, case.y)
-    labels, probability = outputs_of_onnx(ours.to_sklearn(), case.X)
-    assert_array_equal(labels, ours.predict(case.X))
-    assert_allclose(probability, ours.predict_proba(case.X), atol=1e-5)
+    estimator, _ = case.pair(engine="local")
+    fit(estimator, case.X, case.y)
+    labels, probability = outputs_of_onnx(estimator.to_sklearn(), case.X)
+    assert_array_equal(labels, estimator.predict(case.X))
+    assert_allclose(probability, estimator.predict_proba(case.X), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["numbers", "numbers in float32", "two columns"])
 def test_regressors_convert_to_onnx(name):
     case = Case.of(name).float32()
-    ours, _ = case.pair(engine="local")
-    fit(ours, case.X, case.y)
-    (numbers,) = outputs_of_onnx(ours.to_sklearn(), case.X)
-    expected = ours.predict(case.X)
+    estimator, _ = case.pair(engine="local")
+    fit(estimator, case.X, case.y)
+    (numbers,) = outputs_of_onnx(estimator.to_sklearn(), case.X)
+    expected = estimator.predict(case.X)
     assert_allclose(numbers.reshape(expected.shape), expected, atol=1e-4)
 
 
@@ -294,5 +328,7 @@ def test_the_code_of_the_page_runs(client, tmp_path, monkeypatch, digits):
     assert page["clf"].engine_ == "peers"
     assert isinstance(page["again"][-1], DistributedMLPClassifier)
     assert not isinstance(page["home"][-1], DistributedMLPClassifier)
-    assert_array_equal(page["home"].predict(X), page["pipeline"].predict(X))
-    assert_array_equal(page["labels"], page["home"].predict(page["X"]))
+    assert_array_equal(page["labels"], page["pipeline"].predict(page["X"]))
+    assert_allclose(
+        page["probabilities"], page["pipeline"].predict_proba(page["X"]), rtol=1e-9
+    )
