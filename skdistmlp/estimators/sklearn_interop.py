@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skdistmlp.estimators._sklearn import AdamOptimizer, SGDOptimizer
 from skdistmlp.estimators.exports.sklearn_limits import (
-    is_sklearns,
     replacements,
     reset_watch,
     watches_something_else,
@@ -25,7 +24,7 @@ from skdistmlp.nn.types import FloatArray
 from skdistmlp.nn.update_rules import Adam, Sgd, UpdateRule
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout, layer_units_of
 from skdistmlp.planning.plan import Plan, local_plan
-from skdistmlp.training.schedules import LearningRateSchedule
+from skdistmlp.training.schedules import EPOCH_SCHEDULES, LearningRateSchedule
 
 SHARED_ATTRIBUTES = (
     "n_features_in_",
@@ -111,7 +110,7 @@ class SklearnInteropMixin:
             state
             and type(state.rule) in _CONVERTERS
             # Its moments are those of other parameters than the average.
-            and getattr(self, "ema_decay", None) is None
+            and state.average is None
             and all(m.size == layout.n_parameters for m in state.moments)
         ):
             mlp._optimizer = _to_sklearn_optimizer(
@@ -242,7 +241,7 @@ def _export_sgd(
     sgd = SGDOptimizer(
         [],
         schedule.initial,
-        schedule.name if is_sklearns(schedule) else "constant",
+        schedule.name if schedule.name in EPOCH_SCHEDULES else "constant",
         rule.momentum,
         rule.nesterov,
         schedule.power_t,
@@ -275,9 +274,7 @@ def _to_sklearn_optimizer(
     """Return scikit-learn's optimiser, its moments one array per layer."""
     converter = _CONVERTERS[type(state.rule)]
     optimizer = converter.export(state.rule, state, schedule, layout)
-    # A rate that has decayed to its end would stay there: scikit-learn begins with the
-    # initial one instead.
-    if state.rule.has_schedule and is_sklearns(schedule):
+    if state.rule.has_schedule:
         optimizer.learning_rate = learning_rate
     return optimizer
 

@@ -124,6 +124,11 @@ def test_pickles_contain_nothing_from_dask(client, tmp_path, digits, how):
     assert clf.client is client
 
 
+def half(fraction):
+    """Return a factor on the learning rate."""
+    return 1 - fraction / 2
+
+
 FITS = {
     "adam": {},
     "sgd": {"solver": "sgd", "learning_rate": "adaptive"},
@@ -134,12 +139,23 @@ FITS = {
         "activation": ["gelu", "selu"],
         "dropout": [0.1, 0.2, 0.3],
     },
+    "adamw, averaged": {"solver": "adamw", "weight_decay": 0.1, "ema_decay": 0.9},
+    "rmsprop, clipped": {"solver": "rmsprop", "max_grad_norm": 0.1},
+    "nadam, warm-up": {"solver": "nadam", "warmup_steps": 20},
 }
+
+SCHEDULES = {
+    "cosine": {"learning_rate": "cosine"},
+    "one cycle": {"learning_rate": "one_cycle", "warmup_steps": 2},
+    "a function": {"learning_rate": half},
+}
+"""With these, training continues by `fit` with `warm_start` only."""
 
 
 def one_of(how, kind="classifier"):
     """Return one of our estimators, with parameters that scikit-learn may lack."""
-    parameters = {"max_iter": 2, "random_state": 0, "engine": "local", **FITS[how]}
+    parameters = {"max_iter": 2, "random_state": 0, "engine": "local"}
+    parameters |= (FITS | SCHEDULES)[how]
     return ESTIMATORS[kind][0](hidden_layer_sizes=(12, 7), **parameters)
 
 
@@ -194,6 +210,29 @@ def test_the_page_lists_the_types_that_skops_has_to_trust(tmp_path, digits):
         needed |= set(skops.get_untrusted_types(file=tmp_path / "saved"))
     (listed,) = re.findall(r"^OURS = (\[.*?^\])", PAGE, re.DOTALL | re.MULTILINE)
     assert needed == set(re.findall(r'"(.+?)"', listed))
+
+
+@pytest.mark.parametrize("how", SCHEDULES)
+@pytest.mark.parametrize("save", ["pickle", "skops"])
+def test_a_warm_start_of_a_loaded_estimator_has_its_schedule(
+    how, save, tmp_path, digits
+):
+    X, y = digits[0][:100], digits[1][:100]
+    estimator = fit(one_of(how).set_params(warm_start=True), X, y)
+    path = tmp_path / "saved"
+    DUMP[save](estimator, path)
+    if save == "skops":
+        types = set(skops.get_untrusted_types(file=path))
+        own = {f"{__name__}.half"} if how == "a function" else set()
+        assert types == own | {name for name in types if f'"{name}"' in PAGE}
+        loaded = skops.load(path, trusted=sorted(types))
+    else:
+        loaded = joblib.load(path)  # which reads pickles too
+    assert loaded.learning_rate == estimator.learning_rate
+    assert loaded._schedule == estimator._schedule
+    for either in (estimator, loaded):
+        fit(either, X, y)
+    assert_array_equal(loaded.predict_proba(X), estimator.predict_proba(X))
 
 
 @pytest.mark.parametrize("save", ["pickle", "joblib", "skops"])

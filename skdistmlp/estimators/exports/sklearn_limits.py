@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from skdistmlp.training.progress import LearningRateSchedule
+from skdistmlp.training.schedules import EPOCH_SCHEDULES
 
 SKLEARN_CHOICES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "activation": frozenset({"identity", "logistic", "tanh", "relu"}),
         "solver": frozenset({"lbfgs", "sgd", "adam"}),
-        "learning_rate": frozenset({"constant", "invscaling", "adaptive"}),
+        "learning_rate": frozenset(EPOCH_SCHEDULES),
         "loss": frozenset({"squared_error", "poisson"}),
     }
 )
@@ -88,8 +88,3 @@ def reset_watch(mlp: Any) -> None:
         mlp.best_loss_ = np.inf
     if getattr(mlp, "best_validation_score_", None) is not None:
         mlp.best_validation_score_ = -np.inf
-
-
-def is_sklearns(schedule: LearningRateSchedule) -> bool:
-    """Return whether scikit-learn has the schedule."""
-    return is_among(schedule.name, SKLEARN_CHOICES["learning_rate"])

@@ -7,13 +7,18 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.estimators.exports.sklearn_limits import SKLEARN_CHOICES
-from skdistmlp.nn.optimizers import UPDATE_RULES
+from skdistmlp.nn.update_rules import UPDATE_RULES
 from tests.estimators.configurations import ESTIMATORS
 from tests.estimators.exports.networks import fitted
 from tests.estimators.support import fit, quiet
 from tests.nn.softsign import SOFTSIGN
 
 DEFAULTS = {**MLPClassifier().get_params(), "loss": "squared_error"}
+
+
+def half(fraction):
+    return 1 - fraction / 2
+
 
 TRAININGS = {
     "one name per layer": {"activation": ["tanh", "tanh"]},
@@ -29,7 +34,7 @@ NEW_PARAMETERS = {
     "cosine": {"learning_rate": "cosine"},
     "cosine, sgd": {"learning_rate": "cosine", "solver": "sgd"},
     "one cycle, sgd": {"learning_rate": "one_cycle", "solver": "sgd"},
-    "a function, sgd": {"learning_rate": np.cos, "solver": "sgd"},
+    "a function, sgd": {"learning_rate": half, "solver": "sgd"},
     "warm-up": {"warmup_steps": 3},
     "average": {"ema_decay": 0.9},
     "label smoothing": {"label_smoothing": 0.1},
@@ -88,6 +93,27 @@ def test_scikit_learn_predicts_the_same_and_can_train_further(kind, params):
 def test_only_an_optimizer_that_scikit_learn_has_is_exported(solver):
     ours, _ = fitted("ten classes", solver=solver)
     assert hasattr(ours.to_sklearn(), "_optimizer") == (solver in ("adam", "sgd"))
+
+
+def test_the_optimizer_of_averaged_parameters_is_not_exported():
+    ours, X = fitted("ten classes", ema_decay=0.9)
+    mlp = ours.to_sklearn()
+    assert not hasattr(mlp, "_optimizer")
+    assert_array_equal(mlp.predict_proba(X), ours.predict_proba(X))
+    assert (ours._raw_parameters[: mlp.coefs_[0].size] != mlp.coefs_[0].ravel()).any()
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", half])
+def test_a_schedule_that_scikit_learn_lacks_becomes_a_constant_rate(schedule):
+    ours, _ = fitted(
+        "ten classes", solver="sgd", learning_rate=schedule, learning_rate_init=0.01
+    )
+    mlp = ours.to_sklearn()
+    optimizer = mlp._optimizer
+    assert (mlp.learning_rate, optimizer.lr_schedule) == ("constant", "constant")
+    assert (optimizer.learning_rate, optimizer.learning_rate_init) == (0.01, 0.01)
+    momenta = ours._optimizer_state.moments[0]
+    assert_array_equal(optimizer.velocities[0].ravel(), momenta[: mlp.coefs_[0].size])
 
 
 def test_an_activation_that_scikit_learn_lacks_is_named():
