@@ -60,6 +60,7 @@ class SklearnInteropMixin:
     _optimizer_state: OptimizerState | None
     _schedule: LearningRateSchedule
     _learning_rate: float
+    _dropout_seed: int | None
 
     def to_sklearn(self) -> Any:
         """Export the network to scikit-learn's estimator, fitted.
@@ -181,6 +182,7 @@ class SklearnInteropMixin:
                 estimator._schedule,
                 estimator._learning_rate,
             ) = _from_sklearn_optimizer(mlp._optimizer, dtype)
+            estimator._dropout_seed = None  # the first dropout draws it
         return estimator
 
 

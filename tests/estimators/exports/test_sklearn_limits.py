@@ -148,3 +148,16 @@ def test_a_round_trip_keeps_what_scikit_learn_has():
     back = DistributedMLPClassifier.from_sklearn(clf.to_sklearn())
     assert (back.activation, back.dropout) == ("tanh", 0.0)
     assert_allclose(back.predict_proba(X), clf.predict_proba(X), rtol=1e-12)
+
+
+def test_training_continues_with_dropout_after_an_import():
+    mlp = fit(MLPClassifier((8,), max_iter=2, random_state=0), np.eye(6), np.arange(6))
+    plain, dropped = (
+        DistributedMLPClassifier.from_sklearn(mlp, dropout=dropout).partial_fit(
+            np.eye(6), np.arange(6)
+        )
+        for dropout in (0.0, 0.5)
+    )
+    quiet(mlp.partial_fit, np.eye(6), np.arange(6))
+    assert_allclose(plain.coefs_[0], mlp.coefs_[0], rtol=1e-9)
+    assert not np.allclose(dropped.coefs_[0], mlp.coefs_[0], rtol=1e-9)
