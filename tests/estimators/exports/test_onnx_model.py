@@ -7,10 +7,16 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import erfcx
 
 from skdistmlp.estimators.exports.network import ExportedNetwork
-from skdistmlp.estimators.exports.onnx_model import IR_VERSION, OPSET, onnx_model
+from skdistmlp.estimators.exports.onnx_model import (
+    IR_VERSION,
+    OPSET,
+    _erfcx_polynomial,
+    onnx_model,
+)
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.losses import OUTPUTS
 from tests.estimators.exports.networks import (
@@ -78,6 +84,12 @@ def test_activations_agree_on_both_sides_of_zero(activation, dtype):
     expected = np.empty_like(z)
     ACTIVATIONS[activation].forward(z.copy(), expected)
     assert_equal_to_rounding(found["variable"], expected.ravel())
+
+
+def test_the_polynomial_for_erfcx_is_exact_to_rounding():
+    x = np.concatenate([np.linspace(0, 30, 3001), [1e3, 1e9]])
+    found = _erfcx_polynomial()(4 / (2 + x) - 1)
+    assert_allclose(found, erfcx(x), rtol=0, atol=2e-15)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
