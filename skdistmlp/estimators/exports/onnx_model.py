@@ -124,8 +124,11 @@ def _gelu(graph: _Graph, z: str) -> str:
     return graph.add("Mul", z, _normal_distribution(graph, z))
 
 
-ERFCX_DEGREE = 28
+ERFCX_DEGREE = 24
 """The error of the polynomial for `erfcx` is then that of float64."""
+
+ERFCX_POINTS = 100
+"""Points to interpolate at: more than coefficients, to average rounding errors out."""
 
 
 def _erfcx_polynomial() -> Polynomial:
@@ -141,7 +144,8 @@ def _erfcx_polynomial() -> Polynomial:
         with np.errstate(divide="ignore"):
             return erfcx(4 / (s + 1) - 2)
 
-    return Chebyshev.interpolate(of_s, ERFCX_DEGREE).convert(kind=Polynomial)
+    series = Chebyshev.interpolate(of_s, ERFCX_POINTS).truncate(ERFCX_DEGREE + 1)
+    return series.convert(kind=Polynomial)
 
 
 def _normal_distribution(graph: _Graph, z: str) -> str:

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose
 from skdistmlp.estimators.exports.network import ExportedNetwork
 from skdistmlp.estimators.exports.torch_module import torch_module
 from skdistmlp.nn.activations import ACTIVATIONS
-from skdistmlp.nn.losses import OUTPUTS
+from skdistmlp.nn.losses import OUTPUT_ACTIVATIONS
 from tests.estimators.exports.networks import (
     CLASSES,
     DTYPES,
@@ -91,7 +91,7 @@ def test_quantiles_do_not_cross(dtype):
 
 
 @needs_torch
-@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("output", OUTPUT_ACTIVATIONS)
 def test_torch_has_every_output(output):
     module = torch_module(single_neurons("relu", "float64", output, 2), None)
     assert predicted(module, np.ones((3, 1))).shape == (3, 2)
