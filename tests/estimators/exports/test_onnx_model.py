@@ -102,6 +102,14 @@ def test_each_layer_has_its_own_activation(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("quantile", [0.9, [0.1, 0.5, 0.9]])
+def test_quantiles_are_those_of_the_regressor(quantile, dtype):
+    regressor, X = fitted("numbers", dtype, loss="quantile", quantile=quantile)
+    found = predicted(regressor.to_onnx(), X)["variable"]
+    assert_equal_to_rounding(found, regressor.predict(X))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_quantiles_do_not_cross(dtype):
     network = replace(
         single_neurons("identity", dtype, "quantiles", 3),

@@ -45,11 +45,7 @@ NEW_PARAMETERS = {
 
 
 def has(kind, params):
-    try:
-        ESTIMATORS[kind][0](**params)._validate_params()
-    except (TypeError, ValueError):
-        return False
-    return True
+    return params.keys() <= ESTIMATORS[kind][0]().get_params().keys()
 
 
 CASES = [
@@ -134,6 +130,37 @@ def test_different_activations_are_named():
     clf, _ = fitted("ten classes", activation=("relu", "tanh"))
     with pytest.raises(ValueError, match=r"different .*they are 'relu', 'tanh'"):
         clf.to_sklearn()
+
+
+def test_several_quantiles_are_named():
+    regressor, _ = fitted("numbers", loss="quantile", quantile=[0.1, 0.9])
+    with pytest.raises(
+        ValueError, match=r"lacks the output activation 'quantiles'.*exp, ident.*to_onn"
+    ):
+        regressor.to_sklearn()
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "is_reset"),
+    [
+        ("classifier", {}, False),
+        ("classifier", {"label_smoothing": 0.1}, True),
+        ("classifier", {"label_smoothing": 0.1, "early_stopping": True}, True),
+        ("regressor", {"loss": "huber"}, True),
+        ("regressor", {"loss": "poisson"}, False),
+    ],
+)
+def test_a_best_value_is_exported_if_it_means_the_same(kind, params, is_reset):
+    name = {"classifier": "ten classes", "regressor": "counts"}[kind]
+    ours, X = fitted(name, warm_start=True, **params)
+    mlp = ours.to_sklearn()
+    assert mlp.loss_curve_ == ours.loss_curve_
+    if params.get("early_stopping"):
+        assert (mlp.best_loss_, mlp.best_validation_score_) == (None, -np.inf)
+    else:
+        assert mlp.best_loss_ == (np.inf if is_reset else ours.best_loss_)
+    fit(mlp, X, np.resize(getattr(ours, "classes_", np.arange(7)), len(X)))
+    assert len(mlp.loss_curve_) == 2 * ours.max_iter
 
 
 def test_without_hidden_layers_any_activation_is_exported():

@@ -80,6 +80,15 @@ def test_activations_agree_on_both_sides_of_zero(activation, dtype):
 
 @needs_torch
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("quantile", [0.9, [0.1, 0.5, 0.9]])
+def test_quantiles_are_those_of_the_regressor(quantile, dtype):
+    regressor, X = fitted("numbers", dtype, loss="quantile", quantile=quantile)
+    found = predicted(regressor.to_torch(), X)
+    assert_equal_to_rounding(found, regressor.predict(X))
+
+
+@needs_torch
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_quantiles_do_not_cross(dtype):
     network = replace(
         single_neurons("identity", dtype, "quantiles", 3),
