@@ -142,6 +142,7 @@ FITS = {
     "adamw, averaged": {"solver": "adamw", "weight_decay": 0.1, "ema_decay": 0.9},
     "rmsprop, clipped": {"solver": "rmsprop", "max_grad_norm": 0.1},
     "nadam, warm-up": {"solver": "nadam", "warmup_steps": 20},
+    "a score": {"early_stopping": True, "scoring": "f1_macro"},
     "smoothed labels": {"label_smoothing": 0.1},
     "huber": {"loss": "huber", "huber_delta": 0.5},
     "quantiles": {"loss": "quantile", "quantile": [0.1, 0.9]},
@@ -151,7 +152,8 @@ KINDS = [
     (kind, how)
     for kind in ESTIMATORS
     for how in FITS
-    if how not in (REGRESSIONS if kind == "classifier" else {"smoothed labels"})
+    if how
+    not in (REGRESSIONS if kind == "classifier" else {"smoothed labels", "a score"})
 ]
 """Estimators, and what they can be fitted with."""
 

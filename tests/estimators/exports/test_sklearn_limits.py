@@ -146,6 +146,7 @@ def test_several_quantiles_are_named():
         ("classifier", {}, False),
         ("classifier", {"label_smoothing": 0.1}, True),
         ("classifier", {"label_smoothing": 0.1, "early_stopping": True}, True),
+        ("classifier", {"scoring": "f1_macro", "early_stopping": True}, True),
         ("regressor", {"loss": "huber"}, True),
         ("regressor", {"loss": "poisson"}, False),
     ],
