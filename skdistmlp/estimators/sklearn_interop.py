@@ -61,6 +61,8 @@ class SklearnInteropMixin:
     _schedule: LearningRateSchedule
     _learning_rate: float
     _dropout_seed: int | None
+    validation_loss_curve_: list[float] | None
+    best_iter_: int | None
 
     def to_sklearn(self) -> Any:
         """Export the network to scikit-learn's estimator, fitted.
@@ -183,6 +185,8 @@ class SklearnInteropMixin:
                 estimator._learning_rate,
             ) = _from_sklearn_optimizer(mlp._optimizer, dtype)
             estimator._dropout_seed = None  # the first dropout draws it
+            # scikit-learn does not record them.
+            estimator.validation_loss_curve_ = estimator.best_iter_ = None
         return estimator
 
 

@@ -149,6 +149,9 @@ def test_a_round_trip_changes_nothing(name):
         # scikit-learn does not count the steps of a whole training either.
         n_steps = ours._schedule.n_steps
         back._schedule = replace(back._schedule, n_steps=n_steps)
+        for attribute in ("validation_loss_curve_", "best_iter_"):
+            assert getattr(back, attribute) is None
+            setattr(back, attribute, getattr(ours, attribute))
     if ours.solver == "sgd":
         assert back._optimizer_state.n_steps == 0  # scikit-learn does not count it
         back._optimizer_state = replace(
