@@ -64,10 +64,10 @@ from skdistmlp.parallel.split import (
 )
 from skdistmlp.training.hold_out import HoldOut, LastRows, Score, ValidationRows
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
-from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import EpochOptions, quiet
-from skdistmlp.training.progress import Outcome, Progress
+from skdistmlp.training.progress import LbfgsProgress, Outcome, Progress
 from skdistmlp.training.schedules import EPOCH_SCHEDULES, LearningRateSchedule
+from skdistmlp.training.scipy_lbfgs import LbfgsOptions
 from skdistmlp.training.state import TrainingState
 
 STACKLEVEL = 5
@@ -229,7 +229,7 @@ class BaseDistributedMLP(
                     incremental,
                     0 if validation is None else validation.n_rows,
                 )
-            on_epoch_end = tasks.begin(has_epochs=job.initial.progress is not None)
+            on_epoch_end = tasks.begin()
             request = self._engine_request()
             result = train(request, job, dataset, on_epoch_end, self._engines)
             self._set_fitted_attributes(result)
@@ -476,11 +476,8 @@ class BaseDistributedMLP(
     def _set_fitted_attributes(self, result: TrainingResult) -> None:
         """Set the fitted attributes."""
         plan, state = result.plan, result.state
-        if state.progress is None:
-            self.n_iter_ = min(state.outcome.nit, self.max_iter)
-            self.loss_ = float(state.outcome.fun)
-        else:
-            self._set_progress_attributes(state.progress)
+        self._set_progress_attributes(state.progress)
+        if isinstance(state.progress, Progress):
             self._optimizer_state = state.network.optimizer
             self._dropout_seed = state.network.dropout_seed
         parameters = self._shown_parameters(state.network)
@@ -501,8 +498,12 @@ class BaseDistributedMLP(
         self._raw_parameters = network.parameters
         return optimizer.average.copy()
 
-    def _set_progress_attributes(self, progress: Progress) -> None:
-        """Set the fitted attributes of training in epochs."""
+    def _set_progress_attributes(self, progress: Progress | LbfgsProgress) -> None:
+        """Set the fitted attributes that say how far training has come."""
+        if isinstance(progress, LbfgsProgress):
+            self.n_iter_ = progress.n_iter
+            self.loss_ = progress.loss
+            return
         self.n_iter_ = progress.n_iter
         self.t_ = progress.n_samples_seen
         if progress.loss is not None:

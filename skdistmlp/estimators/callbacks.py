@@ -1,4 +1,4 @@
-"""A fit and its epochs, as the tasks that scikit-learn's callbacks are told of."""
+"""A fit and its epochs or iterations, as the tasks that callbacks are told of."""
 
 from collections.abc import Callable
 from copy import copy
@@ -13,6 +13,9 @@ from skdistmlp.training.state import TrainingState
 
 class CallbackContext:
     """One call of `fit` or `partial_fit`: a task, and one within for every epoch.
+
+    With "lbfgs" there is one within for every iteration, of the name that it has in
+    scikit-learn's `LogisticRegression`. What is said of epochs here holds for both.
 
     Callbacks are called in this process, in the thread that fits. To begin is to
     set them up; scikit-learn's decorator of `fit` tears them down.
@@ -41,21 +44,14 @@ class CallbackContext:
         if incremental:
             self._fit = root_context(estimator, "partial_fit", 1)
         else:
-            # SciPy's L-BFGS makes no pause; with "peers" it runs on a worker.
-            has_epochs = estimator.solver in UPDATE_RULES
-            n_epochs = estimator.max_iter if has_epochs else 0
-            self._fit = root_context(estimator, "fit", n_epochs)
+            self._fit = root_context(estimator, "fit", estimator.max_iter)
+        self._name = "epoch" if estimator.solver in UPDATE_RULES else "lbfgs-iter"
         self._epoch: Any = None
         self._n_epochs_ended = 0
         self._outcome: Outcome | None = None
 
-    def begin(self, has_epochs: bool) -> OnResult | None:
-        """Begin the fit, and the first epoch if there are any.
-
-        Parameters
-        ----------
-        has_epochs : bool
-            Whether training goes in epochs.
+    def begin(self) -> OnResult | None:
+        """Begin the fit, and the first epoch if there is anybody to be told of it.
 
         Returns
         -------
@@ -64,7 +60,7 @@ class CallbackContext:
             is set.
         """
         self._fit.call_on_fit_task_begin(**self._given)
-        if not has_epochs or not callbacks_of(self._estimator):
+        if not callbacks_of(self._estimator):
             return None
         self._begin_epoch()
         return self._on_epoch_end
@@ -93,7 +89,8 @@ class CallbackContext:
             The same, unless a callback had a part in it.
         """
         if self._epoch is not None:
-            # An interrupted epoch counts for nothing.
+            # An interrupted epoch counts for nothing; nor does an iteration of L-BFGS
+            # that finds no better place.
             whole = self._estimator.n_iter_ > self._n_epochs_ended
             if self._end_epoch({} if whole else None):
                 self._outcome = Outcome.STOPPED
@@ -101,7 +98,7 @@ class CallbackContext:
         return self._outcome or outcome
 
     def _begin_epoch(self) -> None:
-        self._epoch = self._fit.subcontext("epoch")
+        self._epoch = self._fit.subcontext(self._name)
         self._epoch.call_on_fit_task_begin(**self._given)
 
     def _end_epoch(self, attributes: Any) -> bool:

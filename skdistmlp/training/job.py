@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
+from scipy.optimize import OptimizeResult
 
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import init
@@ -15,9 +16,10 @@ from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState, split_state
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout
 from skdistmlp.training.hold_out import BLOCK_ROWS, ValidationRows
-from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
+from skdistmlp.training.lbfgs import IterativeMinimisation, blocks_of, minimise
 from skdistmlp.training.loop import EpochOptions, Log, Pause, quiet, train_epochs
-from skdistmlp.training.progress import Outcome
+from skdistmlp.training.progress import LbfgsProgress, Outcome
+from skdistmlp.training.scipy_lbfgs import LbfgsOptions
 from skdistmlp.training.state import TrainingState
 
 
@@ -28,8 +30,19 @@ class Method(Protocol):
     def n_spare_arrays(self) -> int:
         """Number of arrays of a shard's parameters beyond those of every training."""
 
+    @property
+    def pauses_cost_little(self) -> bool:
+        """Whether to pause now and then even if no callback waits for it."""
+
     def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the maximum number of rows of a step or block."""
+
+    def for_run(self) -> "MethodRun":
+        """Return what carries it out, once."""
+
+
+class MethodRun(Protocol):
+    """A method while one run carries it out, which may keep things between pauses."""
 
     def begin(
         self, network: OpenNetwork[Any], dataset: Dataset, state: TrainingState
@@ -45,6 +58,9 @@ class Method(Protocol):
         log: Log,
     ) -> TrainingState:
         """Train to the end or to a pause, where the method has any."""
+
+    def close(self) -> None:
+        """Give up what it keeps between pauses; there may be nothing."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +83,24 @@ class EpochTraining:
         """With early stopping, one: the best parameters."""
         return 0 if self.hold_out is None else int(self.hold_out.stops)
 
+    @property
+    def pauses_cost_little(self) -> bool:
+        """Yes: between two epochs there is nothing but the state."""
+        return True
+
     def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a mini-batch, or of a block of held-out rows."""
         if self.hold_out is None:
             return self.options.batch_size
         block = min(BLOCK_ROWS, self.hold_out.n_rows(dataset))
         return max(self.options.batch_size, block)
+
+    def for_run(self) -> Self:
+        """Return itself: the state is all that there is between two epochs."""
+        return self
+
+    def close(self) -> None:
+        """Do nothing; see `for_run`."""
 
     def begin(
         self, network: OpenNetwork[Any], dataset: Dataset, state: TrainingState
@@ -132,11 +160,40 @@ class LbfgsTraining:
         """Return the rows of a block."""
         return int(self.blocks(dataset, network, itemsize)[0].stop)
 
+    @property
+    def pauses_cost_little(self) -> bool:
+        """No: SciPy has to run in another thread, which each evaluation waits for."""
+        return False
+
+    def for_run(self) -> "LbfgsRun":
+        """Return what holds SciPy's L-BFGS between pauses."""
+        return LbfgsRun(self)
+
+    def blocks(
+        self, dataset: BaseDataset, network: Network, itemsize: int
+    ) -> list[slice]:
+        """Return the blocks of rows that are computed one after the other."""
+        return blocks_of(dataset.n_rows, network.layer_units, itemsize)
+
+
+class LbfgsRun:
+    """L-BFGS in one run: what SciPy knows cannot be part of the training state.
+
+    Parameters
+    ----------
+    method : LbfgsTraining
+        When to end.
+    """
+
+    def __init__(self, method: LbfgsTraining) -> None:
+        self._method = method
+        self._minimisation: IterativeMinimisation[Any] | None = None
+
     def begin(
         self, network: OpenNetwork[Any], dataset: Dataset, state: TrainingState
     ) -> TrainingState:
-        """Return `state`: there are no rows to draw."""
-        return state
+        """Return a state without iterations: L-BFGS begins at its parameters."""
+        return replace(state, progress=None, iterate=None)
 
     def advance(
         self,
@@ -146,19 +203,52 @@ class LbfgsTraining:
         pause: Pause | None,
         log: Log,
     ) -> TrainingState:
-        """Train to the end: SciPy can neither pause nor log."""
-        itemsize = dataset.X.dtype.itemsize
-        blocks = self.blocks(dataset, network.network, itemsize)
-        found = minimise(network, self.options, blocks)
-        # Shards that do not lead know no result, but that training has ended.
-        outcome = Outcome.CONVERGED if found is None else found
-        return replace(state, network=network.state.current, outcome=outcome)
+        """Train to the end, or to a pause after an iteration; SciPy logs nothing."""
+        if self._minimisation is None:
+            blocks = self._method.blocks(
+                dataset, network.network, dataset.X.dtype.itemsize
+            )
+            if pause is None:
+                found = minimise(network, self._method.options, blocks)
+                return self._ended(network, state, found)
+            self._minimisation = IterativeMinimisation(
+                network, self._method.options, blocks
+            )
+        minimisation = self._minimisation
+        while minimisation.advance():
+            iterate, progress = minimisation.iterate, None
+            # Shards that do not lead know neither.
+            if iterate is not None:
+                progress = LbfgsProgress(iterate.n_iter, iterate.loss)
+            state = replace(
+                state,
+                network=network.state.current,
+                progress=progress,
+                iterate=None if iterate is None else iterate.parameters,
+            )
+            if pause is not None and pause(state):
+                return state
+        return self._ended(network, state, minimisation.result)
 
-    def blocks(
-        self, dataset: BaseDataset, network: Network, itemsize: int
-    ) -> list[slice]:
-        """Return the blocks of rows that are computed one after the other."""
-        return blocks_of(dataset.n_rows, network.layer_units, itemsize)
+    def close(self) -> None:
+        """End SciPy's thread, if there is one."""
+        if self._minimisation is not None:
+            self._minimisation.close()
+
+    def _ended(
+        self,
+        network: OpenNetwork[Any],
+        state: TrainingState,
+        found: OptimizeResult | None,
+    ) -> TrainingState:
+        """Return the state at the end."""
+        state = replace(state, network=network.state.current, iterate=None)
+        if found is None:
+            # Shards that do not lead know no result, but that training has ended.
+            return replace(state, outcome=Outcome.CONVERGED)
+        n_iter = min(found.nit, self._method.options.max_iter)
+        progress = LbfgsProgress(n_iter, float(found.fun))
+        return replace(state, progress=progress, outcome=found)
 
 
 @dataclass(frozen=True)
@@ -259,5 +349,6 @@ class TrainingJob:
 
 
 OnEpochEnd = Callable[[TrainingState, Callable[[], TrainingState]], bool]
-"""Called after every epoch but the last, with the state, whose arrays training goes on
-changing, and a function that returns a copy; says whether to stop training there."""
+"""Called after every epoch or iteration but the last, with the state, whose arrays
+training goes on changing, and a function that returns a copy; says whether to stop
+training there."""

@@ -132,3 +132,19 @@ class Progress:
             return progress
         n_epochs = len(self.loss_curve)
         return replace(progress, best_validation_score=score, best_iter=n_epochs)
+
+
+@dataclass(frozen=True)
+class LbfgsProgress:
+    """How far L-BFGS has come: scikit-learn's fitted attributes of these names.
+
+    Attributes
+    ----------
+    n_iter : int
+        Iterations of this call.
+    loss : float
+        Loss after the last of them.
+    """
+
+    n_iter: int
+    loss: float

@@ -41,15 +41,15 @@ class TrainingRun:
         state: TrainingState,
         log: Log = quiet,
     ) -> None:
-        self._job = job
         self._network = network
         self._dataset = dataset
         self._log = log
-        self.state = job.method.begin(network, dataset, state)
+        self._method = job.method.for_run()
+        self.state = self._method.begin(network, dataset, state)
 
     def advance(self, pause: Pause | None = None) -> TrainingState:
         """Train to the next pause or to the end; return the state there."""
-        self.state = self._job.method.advance(
+        self.state = self._method.advance(
             self._network, self._dataset, self.state, pause, self._log
         )
         return self.state
@@ -58,6 +58,10 @@ class TrainingRun:
         """End training at a pause."""
         self.state = replace(self.state, outcome=Outcome.STOPPED)
         return self.state
+
+    def close(self) -> None:
+        """Give up what the method keeps between pauses; the run cannot go on then."""
+        self._method.close()
 
     def snapshot(self, state: TrainingState | None = None) -> TrainingState:
         """Return a copy of a state, by default the last, with its arrays here."""
@@ -72,8 +76,11 @@ class TrainingRun:
             def pause(state: TrainingState) -> bool:
                 return on_epoch_end(state, lambda: self.snapshot(state))
 
-        if self.advance(pause).outcome is None and pause is not None:
-            self.stop()
+        try:
+            if self.advance(pause).outcome is None and pause is not None:
+                self.stop()
+        finally:
+            self.close()
         with prefer_interrupt(lambda: self.state.outcome is Outcome.INTERRUPTED):
             network = self._network.state.fetch()
         return replace(self.state, network=network).as_if_ended()

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeResult
 
+from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.shard import ShardState
-from skdistmlp.training.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ class TrainingState:
     random_state : RandomState
         Draws the initial parameters, then the seed of dropout if there is any, then
         the held-out rows, then the shuffles; but for dropout as in scikit-learn.
-    progress : Progress or None
-        How far training in epochs has come; None for "lbfgs".
+    progress : Progress, LbfgsProgress or None
+        How far training has come; None for "lbfgs" before the end of an iteration, and
+        on shards that do not lead.
     row_order : ndarray of int, shape (n_training_rows,), or None
         Indices of the rows to train on, in the order of the last epoch: shuffles
         accumulate. None before the first epoch, and for "lbfgs".
@@ -42,14 +43,19 @@ class TrainingState:
     outcome : Outcome, OptimizeResult or None
         Why training ended, or what SciPy's L-BFGS found on the leader; None while
         training continues.
+    iterate : ndarray of float64, shape (n_parameters,), or None
+        At a pause of "lbfgs", the parameters of the whole network, on the leader: in
+        SciPy's precision, which may be more than that of `network`. What SciPy knows
+        besides cannot be taken out of it, so training from here begins L-BFGS again.
     """
 
     network: Any
     random_state: np.random.RandomState = field(repr=False)
-    progress: Progress | None = None
+    progress: Any = None
     row_order: NDArray[np.intp] | None = field(default=None, repr=False)
     held_out: NDArray[np.intp] | None = field(default=None, repr=False)
     outcome: Any = None
+    iterate: FloatArray | None = field(default=None, repr=False)
 
     def copy(self) -> "TrainingState":
         """Return the same state in arrays that training does not write to.
@@ -60,12 +66,15 @@ class TrainingState:
             self,
             network=self.network.copy(),
             random_state=deepcopy(self.random_state),
+            iterate=None if self.iterate is None else self.iterate.copy(),
         )
 
     def as_if_ended(self) -> "TrainingState":
         """Return what training ends with: the best parameters, or what L-BFGS found."""
         if isinstance(self.outcome, OptimizeResult):
             return replace(self, network=ShardState(self.outcome.x))
+        if self.iterate is not None:
+            return replace(self, network=ShardState(self.iterate), iterate=None)
         best = self.network.best
         if best is None:
             return self

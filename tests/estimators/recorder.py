@@ -20,7 +20,7 @@ class Told:
         self._note("begin", estimator, context)
 
     def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
-        if context.task_name == "epoch":
+        if context.task_name in ("epoch", "lbfgs-iter"):
             self.losses.append(getattr(estimator, "loss_", None))
         return self._note("end", estimator, context)
 

@@ -44,15 +44,15 @@ def fit(mlp, *data, **kwargs):
         return mlp.fit(*data, **kwargs)
 
 
-def epoch_hooks(numbers):
-    return [(hook, "epoch", n) for n in numbers for hook in ("begin", "end")]
+def epoch_hooks(numbers, name):
+    return [(hook, name, n) for n in numbers for hook in ("begin", "end")]
 
 
-def hooks_of(name, n_epochs):
+def hooks_of(name, n_epochs, subtask="epoch"):
     return [
         ("setup", name, 0),
         ("begin", name, 0),
-        *epoch_hooks(range(n_epochs)),
+        *epoch_hooks(range(n_epochs), subtask),
         ("end", name, 0),
         ("teardown", name, 0),
     ]
@@ -62,7 +62,8 @@ def assert_same_fit(mine, theirs, X):
     """Return predictions and the history of the training, to the last bit."""
     assert_array_equal(mine.predict(X), theirs.predict(X))
     names = {name for name in vars(theirs) if name.endswith("_")} - {"plan_"}
-    names |= {"_optimizer_state", "_no_improvement_count", "_learning_rate"}
+    if theirs.solver != "lbfgs":
+        names |= {"_optimizer_state", "_no_improvement_count", "_learning_rate"}
     assert {name for name in vars(mine) if name.endswith("_")} - {"plan_"} <= names
     for name in names:
         if name == "_optimizer_state":
@@ -86,13 +87,84 @@ def test_partial_fit_is_a_task_with_one_epoch(data):
     assert told.hooks == 2 * hooks_of("partial_fit", 1)
 
 
-def test_an_lbfgs_fit_is_a_task_without_subtasks(data):
-    told, recorder = Told(), Recorder()
-    clf = classifier(told, recorder, solver="lbfgs", max_iter=300, max_fun=20)
-    fit(clf, *data)
-    assert told.hooks == hooks_of("fit", 0)
-    (fitted,) = recorder.fitted("fit")
-    assert_array_equal(fitted.predict_proba(data[0]), clf.predict_proba(data[0]))
+def lbfgs_hooks(n_iterations):
+    return hooks_of("fit", n_iterations, "lbfgs-iter")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "estimator"),
+    [
+        (np.float64, DistributedMLPClassifier),
+        (np.float32, DistributedMLPRegressor),
+    ],
+)
+def test_the_estimator_after_an_iteration_equals_a_fit_of_that_many(
+    data, dtype, estimator
+):
+    recorder, X = Recorder(), data[0].astype(dtype)
+    parameters = {"hidden_layer_sizes": (6,), "random_state": 0, "solver": "lbfgs"}
+    mlp = fit(estimator(**parameters, max_iter=5).set_callbacks(recorder), X, data[1])
+    assert recorder.hooks == lbfgs_hooks(5)
+    assert recorder.callers == {(os.getpid(), threading.get_ident())}
+    assert len(recorder.fitted()) == 0
+    for number, fitted in enumerate(recorder.fitted("lbfgs-iter"), 1):
+        alone = fit(estimator(**parameters, max_iter=number), X, data[1])
+        assert_same_fit(fitted, alone, X)
+        assert fitted.coefs_[0].dtype == np.float64
+        assert recorder.losses[number - 1] == alone.loss_
+        assert not hasattr(fitted, "loss_curve_")
+    # It continues as if no callback had run.
+    assert_same_fit(mlp, alone, X)
+    (ended,) = recorder.fitted("fit")
+    assert_same_fit(mlp, ended, X)
+
+
+def test_the_iteration_that_lbfgs_gives_up_ends_without_an_estimator(data):
+    """There is no lower loss than at the start, where it ends at once."""
+    recorder = Recorder()
+    clf = classifier(recorder, solver="lbfgs", max_iter=300, tol=1e9).fit(*data)
+    assert clf.n_iter_ == 0
+    assert recorder.hooks == lbfgs_hooks(1)
+    assert recorder.fitted("lbfgs-iter") == [None]
+
+
+@pytest.mark.parametrize("last", [0, 2, 4])
+def test_a_callback_stops_lbfgs_after_an_iteration(data, last):
+    stop = At("end", "lbfgs-iter", last)
+    clf = classifier(stop, solver="lbfgs", max_iter=5).fit(*data)
+    assert stop.hooks == lbfgs_hooks(last + 1)
+    alone = fit(classifier(solver="lbfgs", max_iter=last + 1), *data)
+    assert_same_fit(clf, alone, data[0])
+    assert not scipys_threads()
+
+
+def scipys_threads():
+    return [t for t in threading.enumerate() if t.name == "skdistmlp-lbfgs"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+@pytest.mark.parametrize("hook", ["begin", "end"])
+def test_an_error_or_ctrl_c_in_a_callback_of_lbfgs_is_raised(data, hook, error):
+    """L-BFGS has no parameters to keep in the middle, as in scikit-learn."""
+    failing = At(hook, "lbfgs-iter", 2, error())
+    clf = classifier(failing, solver="lbfgs")
+    before = dict(vars(clf))
+    with pytest.raises(error):
+        clf.fit(*data)
+    assert failing.hooks[-2:] == [(hook, "lbfgs-iter", 2), ("teardown", "fit", 0)]
+    assert vars(clf) == before
+    assert not scipys_threads()
+
+
+def test_a_progress_bar_and_scores_follow_lbfgs(data, capsys):
+    monitor = ScoringMonitor(scoring="accuracy")
+    clf = fit(
+        classifier(ProgressBar(), monitor, solver="lbfgs", max_iter=10, alpha=1), *data
+    )
+    assert re.search(r"DistributedMLPClassifier - fit .* 100%", capsys.readouterr().out)
+    found = scores(monitor, "lbfgs-iter")
+    assert len(found) == 10
+    assert found[0] < found[-1] == clf.score(*data)
 
 
 def test_callbacks_get_the_users_data_in_the_fitting_thread(data):

@@ -25,8 +25,8 @@ from skdistmlp.planning.cost import (
 )
 from skdistmlp.training.hold_out import HoldOut
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
-from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import EpochOptions
+from skdistmlp.training.scipy_lbfgs import LbfgsOptions
 
 UNITS = (7, 6, 4, 3)
 N_PARAMETERS = 7 * 6 + 6 + 6 * 4 + 4 + 4 * 3 + 3

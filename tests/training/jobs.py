@@ -14,10 +14,10 @@ from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.plan import Plan
 from skdistmlp.training.hold_out import HoldOut
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
-from skdistmlp.training.lbfgs import LbfgsOptions
 from skdistmlp.training.loop import EpochOptions
 from skdistmlp.training.progress import Progress
 from skdistmlp.training.schedules import LearningRateSchedule
+from skdistmlp.training.scipy_lbfgs import LbfgsOptions
 from skdistmlp.training.state import TrainingState
 
 LAYER_UNITS = (64, 9, 8, 10)

@@ -1,6 +1,7 @@
 """L-BFGS on shards in memory against scipy's on a plain function."""
 
 import re
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,8 @@ from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training import lbfgs
-from skdistmlp.training.lbfgs import LbfgsOptions, blocks_of, minimise
+from skdistmlp.training.lbfgs import IterativeMinimisation, blocks_of, minimise
+from skdistmlp.training.scipy_lbfgs import LbfgsOptions
 from tests.parallel.ops_contract import (
     HEADS,
     PlainNetwork,
@@ -206,6 +208,72 @@ def test_a_failure_of_one_shard_in_an_evaluation_ends_all(n_shards, raised, fail
         run_in_threads(n_shards, work)
     others = {rank: ExchangeError for rank in range(n_shards) if rank != failing}
     assert ended == others | {failing: raised}
+
+
+def minimise_step_by_step(problem, options=FEW, blocks=UNEVEN, n_iter=None):
+    """Return every shard's iterates and result; give up after `n_iter` iterations."""
+
+    def work(peer):
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, N_ROWS
+        ) as network:
+            minimisation, iterates = IterativeMinimisation(network, options, blocks), []
+            while len(iterates) != n_iter and minimisation.advance():
+                iterates.append(minimisation.iterate)
+            minimisation.close()
+            return iterates, minimisation.result
+
+    return among_peers(problem.split.n_shards, work)
+
+
+@every_number_of_shards
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_pauses_change_no_bit_of_the_result(n_shards, dtype):
+    problem = problem_for(n_shards, dtype=dtype, weighted=True)
+    (iterates, found), *others = minimise_step_by_step(problem)
+    expected = train_on_shards(problem)[0]
+    assert_array_equal(found.x, expected.x)
+    assert (found.fun, found.nit, found.nfev) == (
+        expected.fun,
+        expected.nit,
+        expected.nfev,
+    )
+    assert found.message == expected.message
+    assert [iterate.n_iter for iterate in iterates] == list(range(1, found.nit))
+    assert others == [([None] * len(iterates), None)] * (n_shards - 1)
+    for iterate in iterates[::4]:
+        alone = train_on_shards(problem, replace(FEW, max_iter=iterate.n_iter))[0]
+        assert_array_equal(iterate.parameters, alone.x)
+        assert iterate.loss == alone.fun
+
+
+@every_number_of_shards
+def test_shards_have_the_parameters_of_an_iteration_at_its_pause(n_shards):
+    problem, seen = problem_for(n_shards), {}
+
+    def work(peer):
+        with peer(
+            problem.network, problem.split, problem.start(), problem.dataset, N_ROWS
+        ) as network:
+            minimisation = IterativeMinimisation(network, FEW, UNEVEN)
+            for _ in range(3):
+                assert minimisation.advance()
+            if minimisation.iterate is not None:
+                seen["whole"] = minimisation.iterate.parameters
+            minimisation.close()
+            return network.objective.parameters()
+
+    for parameters in among_peers(n_shards, work):
+        assert_array_equal(parameters, seen["whole"])
+
+
+@every_number_of_shards
+def test_no_thread_is_left_of_a_minimisation_that_is_given_up(n_shards):
+    problem = problem_for(n_shards)
+    for iterates, result in minimise_step_by_step(problem, n_iter=2):
+        assert len(iterates) == 2
+        assert result is None
+    assert "skdistmlp-lbfgs" not in [t.name for t in threading.enumerate()]
 
 
 @every_number_of_shards

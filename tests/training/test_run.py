@@ -1,5 +1,7 @@
 """A run carries a job from its start to its end, with pauses and snapshots."""
 
+import pickle
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -83,11 +85,87 @@ def test_lines_are_logged():
     ]
 
 
-def test_lbfgs_makes_no_pause():
+def searching():
+    """Return the threads in which SciPy waits."""
+    return [t for t in threading.enumerate() if t.name == "skdistmlp-lbfgs"]
+
+
+def lbfgs_alone(n_iter):
+    """Return the end of a run of a number of iterations, without pauses."""
+    job = lbfgs_job()
+    options = replace(job.method.options, max_iter=n_iter)
+    run, _ = run_of(replace(job, method=replace(job.method, options=options)))
+    return run.train()
+
+
+def test_lbfgs_pauses_after_each_iteration_and_changes_no_bit():
     run, _ = run_of(lbfgs_job())
-    ended = run.train(on_epoch_end=lambda *_: pytest.fail("a pause"))
+    for n_iter in range(1, 5):
+        assert run.advance(lambda _: True).outcome is None
+        alone, snapshot = lbfgs_alone(n_iter), run.snapshot().as_if_ended()
+        assert run.state.progress == alone.progress
+        assert alone.progress.n_iter == n_iter
+        assert_array_equal(snapshot.network.parameters, alone.network.parameters)
+        # The user's own from here on.
+        snapshot.network.parameters[:] = np.nan
+    ended, alone = run.advance().as_if_ended(), lbfgs_alone(5)
     assert isinstance(ended.outcome, OptimizeResult)
+    assert ended.progress == alone.progress
+    assert_array_equal(ended.network.parameters, alone.network.parameters)
     assert_array_equal(ended.network.parameters, ended.outcome.x)
+    assert not searching()
+
+
+def test_lbfgs_without_pauses_runs_in_this_thread(monkeypatch):
+    monkeypatch.setattr(
+        "skdistmlp.training.lbfgs.search_in_thread", lambda *_: pytest.fail("a thread")
+    )
+    run, _ = run_of(lbfgs_job())
+    assert run.train().outcome.nit == 5
+    run, _ = run_of(lbfgs_job())
+    with pytest.raises(pytest.fail.Exception, match="a thread"):
+        run.train(on_epoch_end=lambda *_: False)
+
+
+def test_lbfgs_that_is_stopped_ends_with_its_last_iteration():
+    run, _ = run_of(lbfgs_job())
+    ended = run.train(on_epoch_end=lambda state, _: state.progress.n_iter == 3)
+    assert ended.outcome is Outcome.STOPPED
+    alone = lbfgs_alone(3)
+    assert ended.progress == alone.progress
+    assert_array_equal(ended.network.parameters, alone.network.parameters)
+    assert not searching()
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, ZeroDivisionError])
+def test_no_thread_is_left_of_lbfgs_that_fails(raised):
+    def fail(*_):
+        assert searching()
+        raise raised
+
+    run, _ = run_of(lbfgs_job())
+    with pytest.raises(raised):
+        run.train(on_epoch_end=fail)
+    assert not searching()
+
+
+def test_a_run_that_is_closed_at_a_pause_leaves_no_thread():
+    run, _ = run_of(lbfgs_job())
+    run.advance(lambda _: True)
+    assert searching()
+    run.close()
+    assert not searching()
+
+
+def test_lbfgs_begins_again_from_a_snapshot():
+    """SciPy's memory of earlier iterations cannot be taken along."""
+    run, _ = run_of(lbfgs_job())
+    run.advance(lambda state: state.progress.n_iter == 3)
+    snapshot = pickle.loads(pickle.dumps(run.snapshot()))
+    run.close()
+    further = run_of(replace(lbfgs_job(), initial=snapshot))[0].train()
+    assert further.progress.n_iter == 5
+    assert further.progress.loss < snapshot.progress.loss
 
 
 def test_an_error_at_the_end_of_an_interrupted_run_is_an_interrupt():

@@ -219,6 +219,13 @@ def test_training_ends_with_the_best_parameters():
     assert without.as_if_ended() is without
 
 
+def test_a_copy_has_another_array_of_the_iterate():
+    state = replace(state_with(), iterate=np.ones(5))
+    copy = state.copy()
+    state.iterate[:] = 2
+    assert_array_equal(copy.as_if_ended().network.parameters, np.ones(5))
+
+
 def test_training_ends_with_what_lbfgs_found():
     found = OptimizeResult(x=np.arange(5.0))
     ended = replace(state_with(best=np.ones(5)), outcome=found).as_if_ended()

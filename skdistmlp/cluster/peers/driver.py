@@ -8,6 +8,7 @@ directly.
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import queue
 import threading
 import time
@@ -49,7 +50,7 @@ from skdistmlp.settings import (
 )
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.loop import prefer_interrupt
-from skdistmlp.training.progress import Outcome
+from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials
 
@@ -76,7 +77,7 @@ class PeersRun:
     dataset : BaseDataset
         All rows.
     on_epoch_end : callable, optional
-        Called in this process; a round is one epoch then.
+        Called in this process; a round is one epoch or iteration then.
     """
 
     def __init__(
@@ -206,10 +207,10 @@ class PeersRun:
         """Return the state of the whole network at the end."""
         first = states[0]
         outcome = first.outcome
-        if isinstance(outcome, Outcome) and first.progress is None:
-            # L-BFGS that was cut short has found nothing.
-            raise KeyboardInterrupt
         if self._interrupted and isinstance(outcome, Outcome):
+            if not isinstance(first.progress, Progress):
+                # L-BFGS: as scikit-learn's, it does not end in the middle.
+                raise KeyboardInterrupt
             # It may have come too late to make a difference.
             outcome = Outcome.INTERRUPTED
         whole = join_training_states(self._job.split, states)
@@ -266,7 +267,10 @@ class PeersRun:
         # until the tasks run, `_check_round` covers.
         self._check_held()
         roster = self._roster if number == 0 else None
-        round_s = ROUND_S if self._on_epoch_end is None else 0.0
+        if self._on_epoch_end is not None:
+            round_s = 0.0
+        else:
+            round_s = ROUND_S if self._job.method.pauses_cost_little else math.inf
         arguments = [
             (self._shards[rank], number, self._rows[rank], roster, round_s, self._stop)
             for rank in self._ranks

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from skdistmlp.cluster.peers.worker import Report
 from skdistmlp.exceptions import counted
-from skdistmlp.training.progress import Progress
+from skdistmlp.training.progress import LbfgsProgress, Progress
 
 LOG = logging.getLogger("skdistmlp")
 
@@ -45,8 +45,11 @@ class RoundLog:
         """Say how far training has come; count the samples of the round."""
         progress = report.progress
         if progress is None:
-            # L-BFGS has no epochs.
+            # L-BFGS, before the end of an iteration.
             return ""
+        if isinstance(progress, LbfgsProgress):
+            iterations = counted(progress.n_iter, "iteration")
+            return f"{iterations}, loss {progress.loss:.6f}, "
         n_samples = progress.n_samples_seen - self._n_samples_logged
         self._n_samples_logged = progress.n_samples_seen
         # An interrupt may come before the end of the first epoch.

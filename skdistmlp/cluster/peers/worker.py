@@ -1,6 +1,7 @@
 """What runs on the workers in the "peers" engine: a shard, from round to round."""
 
 import copy
+import math
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ from skdistmlp.parallel.ops import Leader
 from skdistmlp.settings import listen_ports
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.loop import Log, quiet
-from skdistmlp.training.progress import Outcome, Progress
+from skdistmlp.training.progress import LbfgsProgress, Outcome, Progress
 from skdistmlp.training.run import TrainingRun
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.communicator import SocketCommunicator
@@ -66,15 +67,15 @@ class Report:
 
     Attributes
     ----------
-    progress : Progress or None
-        How far training in epochs has come.
+    progress : Progress, LbfgsProgress or None
+        How far training has come, as in `TrainingState`.
     state : TrainingState or None
         The shard's state, once training has ended.
     training_s, exchanging_s : float
         Duration of this round in seconds, and the part of it spent in exchanges.
     """
 
-    progress: Progress | None
+    progress: Progress | LbfgsProgress | None
     state: TrainingState | None
     training_s: float
     exchanging_s: float
@@ -155,7 +156,8 @@ class PeerShard:
         roster : Roster or None
             Who takes part; for round 0.
         round_s : float
-            Seconds after which to report, at the end of an epoch; 0 for each epoch.
+            Seconds after which to report, at the end of an epoch or iteration: 0 for
+            each of them, infinite for the end of training only.
         stop : bool
             Whether to end training before another step.
         is_abandoned : callable
@@ -219,6 +221,8 @@ class PeerShard:
             self._listener = None
         if self._communicator is not None:
             self._communicator.close()
+        if self._run is not None:
+            self._run.close()
         self._run = self._start = self._communicator = None
 
     def _begin(self, dataset: Dataset, roster: Roster) -> None:
@@ -278,8 +282,9 @@ class PeerShard:
         def is_round_over(_: TrainingState) -> bool:
             return bool(leader.decides(time.monotonic() >= started_at + round_s))
 
+        pause = None if round_s == math.inf else is_round_over
         try:
-            state = run.stop() if stop else run.advance(is_round_over)
+            state = run.stop() if stop else run.advance(pause)
         except StopRequested:
             # L-BFGS cannot be cut short. Not raised: an interrupt that left a task
             # would end its worker.

@@ -19,7 +19,7 @@ from skdistmlp.cluster.peers import driver as peers
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
 from tests.cluster.peers.test_interrupts import strike_at
-from tests.cluster.support import bounded, transitions
+from tests.cluster.support import bounded, transitions, wait_until
 from tests.estimators.recorder import At, Fitting, Recorder, Told
 from tests.estimators.test_callbacks import assert_same_fit, hooks_of
 from tests.marks import only_quick
@@ -89,6 +89,93 @@ def test_the_estimator_after_an_epoch_equals_a_fit_of_that_many_epochs(
         assert np.argmax(clf.validation_scores_) < 2
     (ended,) = recorder.fitted("fit")
     assert_same_fit(clf, ended, data[0])
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    ("n_workers", "dtype"), only_quick(0, cases=[(2, "f4"), (1, "f8"), (3, "f8")])
+)
+def test_the_estimator_after_an_iteration_equals_a_fit_of_that_many(
+    client, data, engine, n_workers, dtype
+):
+    """Without callbacks, SciPy runs in the thread of the shard."""
+    recorder, data = Recorder(), (data[0].astype(dtype), data[1])
+    clf = classifier(client, engine, recorder, n_workers=n_workers, solver="lbfgs")
+    bounded(clf.fit, *data)
+    assert recorder.hooks == hooks_of("fit", 3, "lbfgs-iter")
+    assert {pid for pid, _ in recorder.callers} == {os.getpid()}
+    for number, fitted in enumerate(recorder.fitted("lbfgs-iter"), 1):
+        shorter = alone(clf, data, number)
+        assert_same_fit(fitted, shorter, data[0])
+        assert recorder.losses[number - 1] == shorter.loss_
+    assert clf.n_workers_ == n_workers
+
+
+def scipys_threads(client):
+    """Return how many threads of SciPy wait, in this process and on the workers."""
+
+    def count():
+        return [t.name for t in threading.enumerate()].count("skdistmlp-lbfgs")
+
+    return count() + sum(client.run(count).values())
+
+
+@ENGINES
+def test_all_shards_stop_lbfgs_at_the_iteration_that_a_callback_chooses(
+    client, data, engine, recwarn
+):
+    stop, waiting = At("end", "lbfgs-iter", 1), []
+    clf = classifier(client, engine, stop, solver="lbfgs", n_workers=2, max_iter=99)
+    clf.set_callbacks(stop, Calling(lambda: waiting.append(scipys_threads(client))))
+    bounded(clf.fit, *data)
+    assert not recwarn.list
+    assert stop.hooks == hooks_of("fit", 2, "lbfgs-iter")
+    assert_same_fit(clf, alone(clf, data, 2), data[0])
+    # The leader's alone, once it has begun.
+    assert waiting == [0, 1, 1]
+    assert scipys_threads(client) == 0
+
+
+class Calling(Told):
+    """Calls a function at the begin of the first, and the end of every iteration."""
+
+    def __init__(self, function):
+        super().__init__()
+        self._function = function
+
+    def _note(self, hook, estimator, context):
+        super()._note(hook, estimator, context)
+        if context.task_name == "lbfgs-iter" and self.hooks[-1][::2] != ("begin", 1):
+            self._function()
+        return False
+
+
+@ENGINES
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_error_or_ctrl_c_in_a_callback_of_lbfgs_is_raised(
+    client, data, engine, error
+):
+    clf = classifier(
+        client, engine, At("end", "lbfgs-iter", 1, error()), solver="lbfgs"
+    )
+    clf.set_params(max_iter=99)
+    before = dict(vars(clf))
+    with pytest.raises(error):
+        bounded(clf.fit, *data)
+    assert vars(clf) == before
+    wait_until(lambda: scipys_threads(client) == 0, "SciPy's thread has ended")
+    assert_nothing_left(client)
+    bounded(clf.set_callbacks().set_params(max_iter=1).fit, *data)
+
+
+def test_a_round_of_lbfgs_lasts_one_iteration_only_with_callbacks(client, data):
+    n_rounds = []
+    for callbacks in ([], [Told()]):
+        before = begun(client, "train")
+        clf = classifier(client, "peers", *callbacks, solver="lbfgs", n_workers=2)
+        bounded(clf.fit, *data)
+        n_rounds.append(len(begun(client, "train") - before) / 2)
+    assert n_rounds == [1, 3]
 
 
 @ENGINES

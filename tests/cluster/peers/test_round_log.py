@@ -7,7 +7,7 @@ import pytest
 
 from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.worker import Report
-from skdistmlp.training.progress import Progress
+from skdistmlp.training.progress import LbfgsProgress, Progress
 from skdistmlp.training.schedules import LearningRateSchedule
 
 WORKERS = ("tcp://a:1", "tcp://b:2")
@@ -48,5 +48,11 @@ def test_a_round_without_an_epoch_has_no_loss_and_no_speed(caplog):
 
 
 def test_lbfgs_has_no_epochs(caplog):
-    (line,) = lines_of(caplog, None, [Report(None, None, 1.5, 0.3)] * 2)
-    assert line.startswith("round 0: 1.50 s, 20% of it exchanging")
+    ended = Report(LbfgsProgress(7, 0.5), None, 1.5, 0.3)
+    before, after = lines_of(
+        caplog, None, [Report(None, None, 1.5, 0.3)] * 2, [ended] * 2
+    )
+    assert before.startswith("round 0: 1.50 s, 20% of it exchanging")
+    assert after.startswith(
+        "round 1: 7 iterations, loss 0.500000, 1.50 s, 20% of it exchanging"
+    )
