@@ -14,7 +14,11 @@ from tests.cluster.support import load
 from tests.sklearn_versions import BEFORE_1_9, stop_early_with_strings
 
 collect_ignore = (
-    ["cluster/fits/test_callbacks.py", "estimators/test_callbacks.py"]
+    [
+        "cluster/fits/test_callbacks.py",
+        "estimators/test_callbacks.py",
+        "test_optuna_example.py",
+    ]
     if BEFORE_1_9
     else []
 )

@@ -124,6 +124,23 @@ def test_the_pipeline_example_searches():
 
 
 @pytest.mark.slow
+def test_successive_halving_continues_the_better_third():
+    printed = printed_by_example("successive_halving.py")
+    rungs = re.findall(r"^rung of (\d), (\d+) epochs, (\w+)$", printed, re.M)
+    assert rungs == [("9", "2", "local"), ("3", "6", "peers"), ("1", "18", "peers")]
+    ranked = re.findall(r"^  (\d)  accuracy (\S+)  (rate=.*)$", printed, re.M)
+    assert [int(place) for place, *_ in ranked] == [*range(1, 10), 1, 2, 3, 1]
+    scores = [float(score) for _, score, _ in ranked]
+    assert scores[:9] == sorted(scores[:9], reverse=True)
+    names = [candidate for *_, candidate in ranked]
+    assert len(set(names[:9])) == 9
+    assert set(names[9:12]) == set(names[:3])
+    assert names[12] == names[9]
+    assert min(scores[9], scores[12]) > scores[0]
+    assert float(re.search(r"^accuracy  (\S+) on", printed, re.M)[1]) > 0.93
+
+
+@pytest.mark.slow
 def test_callbacks_show_progress_save_networks_and_stop():
     printed = printed_by_example("callbacks.py")
     line = r"^epoch-(\d+)\.pickle  loss \d+\.\d{4}  accuracy (\S+)$"

@@ -17,16 +17,19 @@ from sklearn.ensemble import (
     StackingRegressor,
     VotingClassifier,
 )
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.feature_selection import SequentialFeatureSelector
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.model_selection import cross_validate
+from sklearn.model_selection import HalvingGridSearchCV, cross_validate
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import MultiOutputClassifier
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from skdistmlp import DistributedMLPClassifier
 from tests.cluster.support import WITHIN_S
 from tests.estimators.configurations import pair
 from tests.estimators.support import fit
@@ -233,6 +236,47 @@ def test_permutation_importance_matches_scikit_learn(engine, digits):
     ]
     assert_array_equal(found[0].importances, found[1].importances)
     assert found[1].importances.any()
+
+
+HALVING = {
+    "adam": {"learning_rate_init": [1e-4, 1e-3, 1e-2], "alpha": [1e-4, 0.1, 10.0]},
+    "lbfgs": {"alpha": [1e-4, 1e-2, 1.0, 10.0], "hidden_layer_sizes": [(6,), (12,)]},
+}
+"""Candidates of searches whose resource is the number of epochs or iterations."""
+
+
+def halving(mlp, solver):
+    """Return a search that trains the better third three times as long."""
+    return HalvingGridSearchCV(
+        mlp.set_params(solver=solver, random_state=0, batch_size=75),
+        HALVING[solver],
+        resource="max_iter",
+        factor=3,
+        min_resources=2,
+        max_resources=18,
+        cv=2,
+        random_state=0,
+    )
+
+
+@pytest.mark.parametrize("solver", HALVING)
+def test_halving_over_max_iter_keeps_the_candidates_that_scikit_learn_keeps(
+    digits, solver
+):
+    X, y = (array[:300] for array in digits)
+    mine = halving(DistributedMLPClassifier(), solver).fit(X, y)
+    theirs = halving(MLPClassifier(), solver).fit(X, y)
+    assert mine.n_resources_ == theirs.n_resources_
+    assert mine.n_resources_[:2] == [2, 6]
+    assert mine.n_candidates_ == theirs.n_candidates_
+    assert mine.n_candidates_[1] == 3
+    assert mine.cv_results_["params"] == theirs.cv_results_["params"]
+    assert_allclose(
+        mine.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"]
+    )
+    assert mine.best_params_ == theirs.best_params_
+    assert mine.best_estimator_.n_iter_ == mine.n_resources_[-1]
+    assert_array_equal(mine.predict(X), theirs.predict(X))
 
 
 def test_features_can_be_selected_by_cross_validation(digits):

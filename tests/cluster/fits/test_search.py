@@ -189,6 +189,37 @@ def test_the_search_of_dask_ml_works(searched, data):
     assert search.best_estimator_.engine_ == "peers"
 
 
+@pytest.mark.parametrize(
+    ("engine", "solver"),
+    only_quick(0, cases=[("peers", "adam"), ("peers", "lbfgs"), ("futures", "adam")]),
+)
+def test_halving_over_max_iter_works_on_the_cluster(client, data, engine, solver):
+    def search(clf):
+        return HalvingGridSearchCV(
+            clf.set_params(solver=solver),
+            {"learning_rate_init": [1e-4, 1e-3, 1e-2], "alpha": [1e-4, 1.0, 100.0]},
+            resource="max_iter",
+            factor=3,
+            min_resources=1,
+            max_resources=9,
+            cv=2,
+            random_state=0,
+        )
+
+    there = search(classifier(client).set_params(engine=engine, n_workers=2))
+    bounded(there.fit, *data)
+    here = search(classifier().set_params(engine="local")).fit(*data)
+    assert there.n_resources_ == [1, 3, 9]
+    assert there.n_candidates_ == [9, 3, 1]
+    assert there.cv_results_["params"] == here.cv_results_["params"]
+    np.testing.assert_allclose(
+        there.cv_results_["mean_test_score"], here.cv_results_["mean_test_score"]
+    )
+    assert there.best_params_ == here.best_params_
+    best = there.best_estimator_
+    assert (best.engine_, best.n_workers_, best.n_iter_) == (engine, 2, 9)
+
+
 @pytest.mark.parametrize("backend", ["loky", "dask"])
 def test_other_searches_and_pipelines_work(searched, data, backend):
     clf = classifier(searched.scheduler.address).set_params(batch_size=50)
