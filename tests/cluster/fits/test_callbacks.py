@@ -98,7 +98,6 @@ def test_the_estimator_after_an_epoch_equals_a_fit_of_that_many_epochs(
 def test_the_estimator_after_an_iteration_equals_a_fit_of_that_many(
     client, data, engine, n_workers, dtype
 ):
-    """Without callbacks, SciPy runs in the thread of the shard."""
     recorder, data = Recorder(), (data[0].astype(dtype), data[1])
     clf = classifier(client, engine, recorder, n_workers=n_workers, solver="lbfgs")
     bounded(clf.fit, *data)
@@ -168,7 +167,11 @@ def test_an_error_or_ctrl_c_in_a_callback_of_lbfgs_is_raised(
     bounded(clf.set_callbacks().set_params(max_iter=1).fit, *data)
 
 
-def test_a_round_of_lbfgs_lasts_one_iteration_only_with_callbacks(client, data):
+def test_a_round_of_lbfgs_lasts_one_iteration_only_with_callbacks(
+    client, data, monkeypatch
+):
+    """Without, it is the whole training, in the thread of the shard."""
+    monkeypatch.setattr(peers, "ROUND_S", 0.0)
     n_rounds = []
     for callbacks in ([], [Told()]):
         before = begun(client, "train")
