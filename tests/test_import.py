@@ -167,6 +167,7 @@ def test_every_room_is_among_the_modules():
 
 def test_public_names():
     assert set(skdistmlp.__all__) == {
+        "Activation",
         "ClusterError",
         "DistributedMLPClassifier",
         "DistributedMLPRegressor",

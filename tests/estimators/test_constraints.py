@@ -13,8 +13,15 @@ from skdistmlp.estimators.constraints import (
     PARAMETER_CONSTRAINTS,
     solver_has_epochs,
 )
+from skdistmlp.nn.update_rules import UPDATE_RULES
 
-OURS = {"client", "n_workers", "parameter_threshold", "engine"}
+OURS = {
+    *("client", "n_workers", "parameter_threshold", "engine"),
+    *("dropout", "weight_decay", "rho", "max_grad_norm", "warmup_steps"),
+    *("ema_decay", "scoring"),
+}
+WIDER = {"solver", "activation", "learning_rate"}
+"""Those of scikit-learn's that take more here."""
 
 
 def check(**parameters):
@@ -33,7 +40,7 @@ def test_shared_parameters_have_the_constraints_of_scikit_learn():
     theirs = BaseMultilayerPerceptron._parameter_constraints
     assert set(PARAMETER_CONSTRAINTS) == set(theirs) | OURS
     for name, constraints in theirs.items():
-        if name != "solver":
+        if name not in WIDER:
             ours = PARAMETER_CONSTRAINTS[name]
             assert [*map(as_value, ours)] == [*map(as_value, constraints)]
 
@@ -50,6 +57,23 @@ def test_shared_parameters_have_the_constraints_of_scikit_learn():
         {"parameter_threshold": np.int64(7)},
         {"engine": "auto"},
         {"engine": "peers"},
+        {"dropout": 0.5},
+        {"dropout": [0.1, 0.2]},
+        {"weight_decay": 0},
+        {"rho": 0.0},
+        {"max_grad_norm": None},
+        {"max_grad_norm": 1},
+        {"warmup_steps": 10},
+        {"ema_decay": 0.999},
+        {"scoring": "loss"},
+        {"scoring": "neg_log_loss"},
+        {"scoring": max},
+        {"learning_rate": "cosine"},
+        {"learning_rate": "one_cycle"},
+        {"learning_rate": max},
+        {"activation": "gelu"},
+        {"activation": ["gelu", "tanh"]},
+        {"solver": "adamw"},
     ],
     ids=str,
 )
@@ -67,6 +91,18 @@ def test_valid_values_of_our_parameters_pass(parameters):
         {"parameter_threshold": 0.5},
         {"engine": "rows"},
         {"engine": None},
+        {"dropout": 1.0},
+        {"dropout": -0.1},
+        {"dropout": None},
+        {"weight_decay": -1},
+        {"rho": 1.0},
+        {"max_grad_norm": 0},
+        {"warmup_steps": 0.5},
+        {"ema_decay": 1.0},
+        {"scoring": "lose"},
+        {"learning_rate": "cos"},
+        {"activation": "gellu"},
+        {"solver": "adagrad"},
     ],
     ids=str,
 )
@@ -76,7 +112,7 @@ def test_invalid_values_of_our_parameters_are_refused(parameters):
         check(**parameters)
 
 
-@pytest.mark.parametrize("solver", ["adam", "sgd"])
+@pytest.mark.parametrize("solver", sorted(UPDATE_RULES))
 def test_stochastic_solvers_have_epochs(solver):
     assert solver_has_epochs(DistributedMLPClassifier(solver=solver))
 

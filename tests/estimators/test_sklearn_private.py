@@ -21,6 +21,7 @@ from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.estimators import _sklearn
 from skdistmlp.estimators._sklearn import (
     SITE,
+    SUMS_OUTPUTS,
     AdamOptimizer,
     CallbackSupportMixin,
     DocumentationLinkMixin,
@@ -333,6 +334,17 @@ def test_the_html_representation_links_to_the_site(cls):
     page = f'href="{SITE}/api/skdistmlp.{cls.__name__}.html"'
     for shown in (cls(), make_pipeline(StandardScaler(), cls())):
         assert page in shown._repr_html_()
+
+
+def test_the_loss_of_several_outputs_is_known_to_be_their_mean_or_their_sum():
+    """Of a network that predicts zero: its loss is that of its intercepts."""
+    X, y = np.zeros((4, 1)), np.full((4, 2), 3.0)
+    mlp = MLPRegressor(hidden_layer_sizes=(), max_iter=1, solver="sgd", random_state=0)
+    mlp.partial_fit(X, y)
+    start = np.random.RandomState(0).uniform(-(2**0.5), 2**0.5, 4)[2:]
+    by_output = 0.5 * (start - 3) ** 2
+    expected = by_output.sum() if SUMS_OUTPUTS else by_output.mean()
+    assert mlp.loss_ == pytest.approx(expected, rel=1e-3)
 
 
 def test_estimators_of_other_packages_have_no_such_link():
