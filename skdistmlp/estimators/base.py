@@ -3,9 +3,6 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -15,7 +12,7 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from skdistmlp.engines.dispatch import TrainingResult, train
+from skdistmlp.engines.dispatch import train
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.estimators._sklearn import (
     CallbackSupportMixin,
@@ -32,13 +29,10 @@ from skdistmlp.estimators.callbacks import CallbackContext
 from skdistmlp.estimators.combinations import check_combination
 from skdistmlp.estimators.constraints import PARAMETER_CONSTRAINTS
 from skdistmlp.estimators.exports.mixin import ExportMixin
+from skdistmlp.estimators.fitted_state import FittedStateMixin
 from skdistmlp.estimators.habits import HabitsMixin, check_is_computed
 from skdistmlp.estimators.inputs import (
-    ArrayFeatures,
     InputFeatures,
-    compute_collections,
-    is_collection,
-    resolve_inputs,
 )
 from skdistmlp.estimators.live_client import STAYED_BEHIND, LiveClientMixin
 from skdistmlp.estimators.prediction import PredictionMixin
@@ -46,12 +40,11 @@ from skdistmlp.estimators.scoring import score_of
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
 from skdistmlp.estimators.validation_data import (
     ValidationData,
-    check_joined_lengths,
+    resolve_with_validation,
 )
 from skdistmlp.exceptions import counted
 from skdistmlp.nn.layers import Network, dense_layers
-from skdistmlp.nn.losses import Output, output_of
-from skdistmlp.nn.optimizers import OptimizerState
+from skdistmlp.nn.losses import Output
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.nn.update_rules import UPDATE_RULES, UpdateRule
 from skdistmlp.parallel.data import BaseDataset
@@ -65,8 +58,7 @@ from skdistmlp.parallel.split import (
 from skdistmlp.training.hold_out import HoldOut, LastRows, Score, ValidationRows
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.loop import EpochOptions, quiet
-from skdistmlp.training.progress import LbfgsProgress, Outcome, Progress
-from skdistmlp.training.schedules import EPOCH_SCHEDULES, LearningRateSchedule
+from skdistmlp.training.progress import Outcome
 from skdistmlp.training.scipy_lbfgs import LbfgsOptions
 from skdistmlp.training.state import TrainingState
 
@@ -74,24 +66,10 @@ STACKLEVEL = 5
 """Frames from a warning to the line that called `fit`."""
 
 
-_HISTORY = (
-    "loss_curve_",
-    "best_loss_",
-    "validation_scores_",
-    "validation_loss_curve_",
-    "best_validation_score_",
-    "best_iter_",
-    "_no_improvement_count",
-    "_optimizer_state",
-    "_dropout_seed",
-    "_raw_parameters",
-)
-"""Attributes that training in epochs sets, and "lbfgs" does not."""
-
-
 class BaseDistributedMLP(
     DocumentationLinkMixin,
     CallbackSupportMixin,
+    FittedStateMixin,
     PredictionMixin,
     SklearnInteropMixin,
     ExportMixin,
@@ -167,12 +145,9 @@ class BaseDistributedMLP(
         tasks = CallbackContext(self, incremental, X, y, sample_weight)
         with (
             self._rollback_on_error(),
-            self._resolve_inputs(X, y, sample_weight, validation) as (
-                X,
-                y,
-                sample_weight,
-                validation,
-            ),
+            resolve_with_validation(
+                self, X, y, sample_weight, validation, print if self.verbose else quiet
+            ) as (X, y, sample_weight, validation),
         ):
             if incremental:
                 self._register_classes(y, classes)
@@ -314,38 +289,6 @@ class BaseDistributedMLP(
             verbose=bool(self.verbose),
         )
 
-    @contextmanager
-    def _resolve_inputs(
-        self, X: Any, y: Any, sample_weight: Any, validation: ValidationData | None
-    ) -> Iterator[tuple[InputFeatures, Any, Any, ValidationData | None]]:
-        """Resolve Dask collections; features may stay on a cluster."""
-        log = print if self.verbose else quiet
-        name = type(self).__name__
-        joins = validation is not None and is_collection(X)
-        if validation is not None:
-            validation = validation.resolved(self.client)
-            if joins:
-                # Their features are resolved together, and have other lengths then.
-                X = validation.joined_collection(X)
-                y, sample_weight = compute_collections(self.client, y, sample_weight)
-        given_y, given_weight = (None, None) if joins else (y, sample_weight)
-        with resolve_inputs(
-            self.client, name, X, given_y, given_weight, log
-        ) as resolved:
-            if not joins:
-                yield *resolved, validation
-                return
-            features = resolved[0]
-            check_joined_lengths(validation, features, y, sample_weight)
-            if isinstance(features, ArrayFeatures):
-                # There is no cluster.
-                assert validation is not None
-                n_rows = features.shape[0] - validation.n_rows
-                X_val = features.X[n_rows:]
-                features = ArrayFeatures(features.X[:n_rows])
-                validation = replace(validation, X=X_val)
-            yield features, y, sample_weight, validation
-
     def _joined(
         self,
         validation: ValidationData,
@@ -363,26 +306,6 @@ class BaseDistributedMLP(
         X = validation.joined_features(self, X, self.client)
         weight = validation.weights_after(weight, y, y_val)
         return X, np.concatenate([y, y_val]), weight
-
-    @contextmanager
-    def _rollback_on_error(self) -> Iterator[None]:
-        """Leave an estimator whose training failed with the attributes it had.
-
-        Validation sets some of them before the cluster is reached.
-        """
-        before = dict(self.__dict__)
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-
-    def _reset_history(self) -> None:
-        """Drop what trainings before have left that a new one may not set."""
-        for name in _HISTORY:
-            self.__dict__.pop(name, None)
-        self.t_ = 0
 
     def _epoch_options(self, n_rows: int, incremental: bool) -> EpochOptions:
         if self.batch_size == "auto":
@@ -403,125 +326,10 @@ class BaseDistributedMLP(
             n_iter_no_change=self.n_iter_no_change,
         )
 
-    def _continued_state(self, parameters: FloatArray, incremental: bool) -> ShardState:
-        """Return the state to continue from; the optimiser may not continue."""
-        if not incremental or not self._continues():
-            return ShardState(parameters)
-        optimizer: OptimizerState | None = self._optimizer_state
-        if optimizer is None or any(
-            array.shape != parameters.shape for array in optimizer.arrays
-        ):
-            return ShardState(parameters)
-        if (average := optimizer.average) is not None:
-            raw = vars(self).get("_raw_parameters")
-            if raw is not None and np.array_equal(parameters, average):
-                parameters = raw
-            else:
-                # They were edited, or the best were restored: the average begins anew.
-                optimizer = replace(optimizer, average=parameters.copy())
-        seed = vars(self).get("_dropout_seed")
-        return ShardState(parameters, optimizer, dropout_seed=seed)
-
     def _new_rule(self) -> UpdateRule | None:
         """Return the optimiser that the parameters ask for; None for L-BFGS."""
         rule = UPDATE_RULES.get(self.solver)
         return None if rule is None else rule.from_params(vars(self))
-
-    def _continues(self) -> bool:
-        """Return whether partial_fit continues with the optimiser of earlier calls.
-
-        As in scikit-learn, it then keeps the hyperparameters it started with.
-        """
-        return hasattr(self, "_optimizer_state")
-
-    def _starting_progress(
-        self, state: ShardState | None, n_steps: int, incremental: bool
-    ) -> Progress:
-        """Return where training stands, from the fitted attributes."""
-        if incremental and self._continues():
-            schedule, rate = self._schedule, self._learning_rate
-        else:
-            rate = float(self.learning_rate_init)
-            schedule = self._new_schedule(rate, n_steps)
-        steps_done = 0
-        if state is not None and state.optimizer is not None:
-            steps_done = state.optimizer.n_steps
-        scores = getattr(self, "validation_scores_", None)
-        losses = getattr(self, "validation_loss_curve_", None)
-        return Progress(
-            schedule,
-            rate,
-            n_samples_seen=self.t_,
-            n_steps=steps_done,
-            loss_curve=tuple(getattr(self, "loss_curve_", ())),
-            best_loss=getattr(self, "best_loss_", None),
-            validation_scores=None if scores is None else tuple(scores),
-            validation_losses=None if losses is None else tuple(losses),
-            best_iter=getattr(self, "best_iter_", None),
-            best_validation_score=getattr(self, "best_validation_score_", None),
-            no_improvement_count=getattr(self, "_no_improvement_count", 0),
-        )
-
-    def _new_schedule(self, rate: float, n_steps: int) -> LearningRateSchedule:
-        """Return the schedule that the parameters ask for."""
-        name, factor = self.learning_rate, None
-        if callable(name):
-            name, factor = "callable", self.learning_rate
-        elif name in EPOCH_SCHEDULES and not UPDATE_RULES[self.solver].has_schedule:
-            name = "constant"
-        return LearningRateSchedule(
-            name, rate, float(self.power_t), n_steps, int(self.warmup_steps), factor
-        )
-
-    def _set_fitted_attributes(self, result: TrainingResult) -> None:
-        """Set the fitted attributes."""
-        plan, state = result.plan, result.state
-        self._set_progress_attributes(state.progress)
-        if isinstance(state.progress, Progress):
-            self._optimizer_state = state.network.optimizer
-            self._dropout_seed = state.network.dropout_seed
-        parameters = self._shown_parameters(state.network)
-        self.coefs_, self.intercepts_ = plan.split.unsplit_layout().views(parameters)
-        self.n_layers_ = len(plan.split.layer_units)
-        self.n_outputs_ = plan.split.layer_units[-1]
-        self.out_activation_ = output_of(self._output()).activation
-        self.plan_ = plan
-        self.engine_ = plan.engine
-        self.n_workers_ = plan.n_shards
-
-    def _shown_parameters(self, network: ShardState) -> FloatArray:
-        """Return the parameters to predict with; keep the others, if there are any."""
-        self.__dict__.pop("_raw_parameters", None)
-        optimizer = network.optimizer
-        if network.best is not None or optimizer is None or optimizer.average is None:
-            return network.parameters
-        self._raw_parameters = network.parameters
-        return optimizer.average.copy()
-
-    def _set_progress_attributes(self, progress: Progress | LbfgsProgress) -> None:
-        """Set the fitted attributes that say how far training has come."""
-        if isinstance(progress, LbfgsProgress):
-            self.n_iter_ = progress.n_iter
-            self.loss_ = progress.loss
-            return
-        self.n_iter_ = progress.n_iter
-        self.t_ = progress.n_samples_seen
-        if progress.loss is not None:
-            self.loss_ = progress.loss
-        elif not progress.loss_curve:
-            # An interrupt came before the end of the first epoch.
-            self.loss_ = math.nan
-        self.loss_curve_ = list(progress.loss_curve)
-        self.best_loss_ = progress.best_loss
-        scores = progress.validation_scores
-        self.validation_scores_ = None if scores is None else list(scores)
-        losses = progress.validation_losses
-        self.validation_loss_curve_ = None if losses is None else list(losses)
-        self.best_validation_score_ = progress.best_validation_score
-        self.best_iter_ = progress.best_iter
-        self._no_improvement_count = progress.no_improvement_count
-        self._schedule = progress.schedule
-        self._learning_rate = progress.learning_rate
 
     def _warn(self, outcome: Outcome | OptimizeResult, incremental: bool) -> None:
         if isinstance(outcome, OptimizeResult):

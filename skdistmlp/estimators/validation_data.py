@@ -4,7 +4,9 @@ They become the last rows of the data set. So they go wherever the others go, an
 engine forwards them as it does rows that it has held out itself.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,9 +19,12 @@ from skdistmlp.estimators.inputs import (
     ArrayFeatures,
     InputFeatures,
     compute_collections,
+    is_collection,
+    resolve_inputs,
 )
 from skdistmlp.exceptions import counted
 from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.training.loop import Log
 
 
 @dataclass(frozen=True)
@@ -141,11 +146,9 @@ def _length(values: Any, name: str) -> int:
 
 
 def check_joined_lengths(
-    validation: ValidationData | None, features: InputFeatures, y: Any, weight: Any
+    validation: ValidationData, features: InputFeatures, y: Any, weight: Any
 ) -> None:
     """Raise ValueError unless a joined collection has as many rows as all targets."""
-    if validation is None or isinstance(features, ArrayFeatures):
-        return
     n_rows = features.shape[0] - validation.n_rows
     for name, values in {"y": y, "sample_weight": weight}.items():
         if values is not None and _length(values, name) != n_rows:
@@ -154,3 +157,56 @@ def check_joined_lengths(
                 f"{name} has {_length(values, name):,} and y_val has "
                 f"{validation.n_rows:,}. Pass one value for each row."
             )
+
+
+@contextmanager
+def resolve_with_validation(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    weight: Any,
+    validation: ValidationData | None,
+    log: Log,
+) -> Iterator[tuple[InputFeatures, Any, Any, ValidationData | None]]:
+    """Resolve Dask collections, those for validation too, while the context lasts.
+
+    Parameters
+    ----------
+    estimator : BaseDistributedMLP
+        Says which client is used.
+    X, y, weight : array-like, sparse matrix, Dask collection or None
+        What the user passed to `fit`.
+    validation : ValidationData or None
+        Likewise.
+    log : callable
+        Takes lines for the user, if they want any.
+
+    Yields
+    ------
+    X : InputFeatures
+        Features, on the cluster if they are a collection and there is a cluster; those
+        for validation then follow.
+    y, weight : array-like or None
+        Targets and sample weights, in this process.
+    validation : ValidationData or None
+        Its targets and weights in this process.
+    """
+    client, name = estimator.client, type(estimator).__name__
+    if validation is None or not is_collection(X):
+        if validation is not None:
+            validation = validation.resolved(client)
+        with resolve_inputs(client, name, X, y, weight, log) as resolved:
+            yield *resolved, validation
+        return
+    validation = validation.resolved(client)
+    # The features of both are resolved together, and have other lengths than targets.
+    joined = validation.joined_collection(X)
+    y, weight = compute_collections(client, y, weight)
+    with resolve_inputs(client, name, joined, None, None, log) as (features, _, _):
+        check_joined_lengths(validation, features, y, weight)
+        if isinstance(features, ArrayFeatures):
+            # There is no cluster.
+            n_rows = features.shape[0] - validation.n_rows
+            validation = replace(validation, X=features.X[n_rows:])
+            features = ArrayFeatures(features.X[:n_rows])
+        yield features, y, weight, validation
