@@ -48,17 +48,15 @@ def has(kind, params):
     return params.keys() <= ESTIMATORS[kind][0]().get_params().keys()
 
 
-CASES = [
-    (kind, params)
+CASES = {
+    f"{kind}, {name}": (kind, params)
     for kind in ESTIMATORS
-    for params in (TRAININGS | NEW_PARAMETERS).values()
+    for name, params in (TRAININGS | NEW_PARAMETERS).items()
     if has(kind, params)
-]
+}
 
 
-@pytest.mark.parametrize(
-    ("kind", "params"), CASES, ids=[f"{kind}, {params}" for kind, params in CASES]
-)
+@pytest.mark.parametrize(("kind", "params"), CASES.values(), ids=CASES)
 def test_scikit_learn_predicts_the_same_and_can_train_further(kind, params):
     name = {"classifier": "ten classes", "regressor": "numbers"}[kind]
     ours, X = fitted(name, **params)
