@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import (
     NetworkSplit,
@@ -62,6 +63,10 @@ class StepCost:
         Whether all parameters are sent and the whole gradient is gathered each
         time: in "lbfgs", whose optimiser runs in one place. Otherwise parameters
         stay on their shards for many steps.
+    layers_kept : frozenset of int
+        Layers whose pre-activations are kept beside their activations.
+    layers_dropped : frozenset of int
+        Layers that some of the input is dropped of, which takes a mask and a copy.
     """
 
     n_rows: int
@@ -74,6 +79,8 @@ class StepCost:
     data_bytes: int = 0
     goes_backward: bool = True
     moves_parameters: bool = False
+    layers_kept: frozenset[int] = frozenset()
+    layers_dropped: frozenset[int] = frozenset()
 
     @classmethod
     def of_step(cls, n_rows: int, **sizes: Any) -> Self:
@@ -109,6 +116,7 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         "arrays_replaced": 1 + n_moments,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
+        **_extra_buffers(job.network),
     }
     if isinstance(job.method, EpochTraining):
         if (hold_out := job.method.hold_out) is not None:
@@ -116,6 +124,17 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
             sizes["validation_rows"] = min(hold_out.n_rows(dataset), at_once)
         return StepCost.of_step(job.method.options.batch_size, **sizes)
     return StepCost.of_evaluation(dataset.n_rows, **sizes)
+
+
+def _extra_buffers(network: Network) -> dict[str, frozenset[int]]:
+    """Return what activations and dropout need more than others."""
+    layers = list(enumerate(network.layers))
+    return {
+        "layers_kept": frozenset(
+            i for i, its in layers if its.nonlinearity.keeps_input
+        ),
+        "layers_dropped": frozenset(i for i, its in layers if its.dropout),
+    }
 
 
 def bytes_held(layout: ShardLayout, cost: StepCost) -> int:
@@ -135,6 +154,8 @@ def bytes_held(layout: ShardLayout, cost: StepCost) -> int:
         # Its own activations and deltas; if there are others, what it is sent
         # of them, both ways.
         row_length += 2 * own
+        row_length += own if layer in cost.layers_kept else 0
+        row_length += 2 * _n_dropped(layout, layer, cost)
         if n_shards > 1 and layer == split.output_layer:
             row_length += n_shards * own
         elif n_shards > 1 and layer > 0:
@@ -174,6 +195,9 @@ def bytes_held_by_tasks(layout: ShardLayout, cost: StepCost) -> int:
             forward += fan_in
             backward += n_shards * fan_in
             whole_input = fan_in if n_shards > 1 else 0
+        if layer in cost.layers_dropped:
+            # What is not dropped is a copy, of all parts of the input.
+            whole_input += _n_input(layout, layer) if layer else whole_input
         copied = max(copied, whole_input + _n_own(layout, layer))
     block_rows = n_rows = cost.n_rows
     if cost.moves_parameters and cost.buffer_rows is not None:
@@ -185,6 +209,23 @@ def bytes_held_by_tasks(layout: ShardLayout, cost: StepCost) -> int:
     training += (forward + backward) * n_rows + copied * block_rows
     validating = forward * cost.validation_rows
     return (lasting + max(training, validating)) * cost.itemsize + cost.data_bytes
+
+
+def _n_dropped(layout: ShardLayout, layer: int, cost: StepCost) -> int:
+    """Return the number of columns that a shard has masks of, for a layer's input."""
+    if layer not in cost.layers_dropped:
+        return 0
+    if layer == 0:
+        # Of sparse features no mask is made.
+        return layout.split.layer_units[0] if cost.nnz_per_row is None else 0
+    return _n_own(layout, layer - 1)
+
+
+def _n_input(layout: ShardLayout, layer: int) -> int:
+    """Return the number of columns that a task is given as a layer's input."""
+    if layer == layout.split.output_layer:
+        return _n_own(layout, layer - 1)
+    return layout.split.layer_units[layer]
 
 
 def _n_own(layout: ShardLayout, layer: int) -> int:

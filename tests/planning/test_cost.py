@@ -135,6 +135,32 @@ def test_tasks_hold_what_a_step_replaces_twice_and_all_results_of_a_step():
     )
 
 
+def test_dropout_and_some_activations_take_more_buffers():
+    """As many as a shard allocates, beyond those that it has anyway."""
+    cost = StepCost.of_step(N_ROWS, itemsize=4)
+    kept = replace(cost, layers_kept=frozenset({0, 1}))
+    dropped = replace(cost, layers_dropped=frozenset({0, 1, 2}))
+    for n_shards in (1, 2):
+        layout = split_over(n_shards).layout(0)
+        plain = bytes_held(layout, cost)
+        own = (6 + 4) // n_shards
+        assert bytes_held(layout, kept) - plain == 4 * N_ROWS * own
+        assert bytes_held(layout, dropped) - plain == 4 * N_ROWS * 2 * (7 + own)
+        of_tasks = bytes_held_by_tasks(layout, dropped)
+        # The largest task copies the features.
+        assert of_tasks - bytes_held_by_tasks(layout, cost) == 4 * N_ROWS * 7
+
+
+def test_the_cost_of_training_knows_activations_and_dropout():
+    layers = dense_layers(UNITS, ["gelu", "relu"], [0.1, 0.0, 0.5])
+    job = job_of(EPOCHS, Adam())
+    job = replace(job, network=Network(layers, "identity"), ema_decay=0.9)
+    cost = cost_of_training(job, Dataset(np.ones((40, 7)), np.ones((40, 3))))
+    assert cost.layers_kept == {0}
+    assert cost.layers_dropped == {0, 2}
+    assert (cost.arrays_of_parameters, cost.arrays_replaced) == (2 + 3, 1 + 3)
+
+
 @pytest.mark.parametrize(("n_rows", "at_once"), [(30, 30), (1000, 6 * N_ROWS)])
 def test_tasks_hold_the_results_of_several_blocks_in_an_evaluation(n_rows, at_once):
     layout = split_over(1).layout(0)
