@@ -128,13 +128,13 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
 
 def _extra_buffers(network: Network) -> dict[str, frozenset[int]]:
     """Return what activations and dropout need more than others."""
-    layers = list(enumerate(network.layers))
-    return {
-        "layers_kept": frozenset(
-            i for i, its in layers if its.nonlinearity.keeps_input
-        ),
-        "layers_dropped": frozenset(i for i, its in layers if its.dropout),
-    }
+    kept, dropped = set(), set()
+    for number, layer in enumerate(network.layers):
+        if layer.nonlinearity.keeps_input:
+            kept.add(number)
+        if layer.dropout:
+            dropped.add(number)
+    return {"layers_kept": frozenset(kept), "layers_dropped": frozenset(dropped)}
 
 
 def bytes_held(layout: ShardLayout, cost: StepCost) -> int:
