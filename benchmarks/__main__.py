@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from benchmarks import futures, local, optimizer, parity, peers
+from benchmarks import features, futures, local, optimizer, parity, peers
 from benchmarks.charts import plot_results
 from skdistmlp.crossover.output import (
     Row,
@@ -13,7 +13,15 @@ from skdistmlp.crossover.output import (
     write_json,
 )
 
-BENCHMARKS = ["local", "predict", "optimizer", "parity", "peers", "futures"]
+BENCHMARKS = [
+    "local",
+    "predict",
+    "optimizer",
+    "features",
+    "parity",
+    "peers",
+    "futures",
+]
 
 
 def main() -> None:
@@ -37,7 +45,10 @@ def main() -> None:
         "--threads",
         type=int,
         default=2,
-        help="BLAS threads of the local and predict benchmarks (default: %(default)s)",
+        help=(
+            "BLAS threads of the local, predict and features benchmarks "
+            "(default: %(default)s)"
+        ),
     )
     parser.add_argument(
         "--json",
@@ -80,11 +91,16 @@ def main() -> None:
         results["predict"] = rows
     if "optimizer" in selected:
         results["optimizer"] = list(optimizer.compare_block_sizes(arguments.repeats))
+    if "features" in selected:
+        rows = list(features.compare_locally(arguments.threads, arguments.repeats))
+        results["features, local"] = rows
     if "parity" in selected:
         results["parity by BLAS threads"] = list(parity.compare_blas_threads())
     # These come last: a LocalCluster changes the environment of this process.
     if "parity" in selected:
         results["parity by plan"] = list(parity.compare_plans())
+    if "features" in selected:
+        results["features, peers"] = list(features.compare_on_peers(arguments.repeats))
     if "peers" in selected:
         results |= peers.run(arguments.repeats, torch=not arguments.without_torch)
     if "futures" in selected:
