@@ -16,7 +16,7 @@ from skdistmlp.crossover.workloads import Workload
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.nn import compiled
 
-WORKLOAD = Workload(784, (1024, 1024), n_steps=20, n_epochs=3)
+WORKLOAD = Workload(784, (1024, 1024), n_steps=20, n_epochs=2)
 
 N_SHARDS = 2
 """Shards with `peers`, on as many single-threaded workers."""
@@ -93,7 +93,7 @@ def _compare(title: str, factory: EstimatorFactory, repeats: int) -> Iterator[Ro
 
 
 def _load_kernels() -> None:
-    for kernel in (compiled.adam, compiled.rmsprop, compiled.nadam):
+    for kernel in compiled.KERNELS:
         compiled.load(kernel)
 
 

@@ -1,4 +1,4 @@
-"""Update rules in one pass over memory, compiled by numba where that is installed.
+"""Loops in one pass over memory, compiled by numba where that is installed.
 
 NumPy needs ten passes for Adam, and its square root is slow: on 0.93 million float32
 parameters 1.4 ms against 0.23, on 5.8 million 8.5 against 3.0 (one thread;
@@ -30,10 +30,10 @@ def compiled(kernel: Kernel, n_parameters: int) -> Kernel | None:
     Parameters
     ----------
     kernel : callable
-        `adam`, `rmsprop` or `nadam`.
+        A function of this module, such as `adam`.
     n_parameters : int
-        Number of parameters that NumPy updates otherwise; counted for the whole
-        process.
+        Number of parameters that NumPy updates otherwise, or of other numbers that it
+        goes through; counted for the whole process.
     """
     global _updates
     if kernel not in _compiled:
@@ -62,14 +62,13 @@ def _compile(kernel: Kernel) -> Kernel | None:
     except RuntimeError:
         # No folder is writable in which to cache the compiled code.
         fast = njit(**options)(kernel)
-    n_arrays, n_numbers = _SIGNATURES[kernel]
-    for dtype in (np.float32, np.float64):
-        arrays = [np.ones(1, dtype) for _ in range(n_arrays)]
-        fast(*arrays, 0, *np.ones(n_numbers, dtype))
+    for dtype in _DTYPES.get(kernel, (np.float32, np.float64)):
+        fast(*_EXAMPLES[kernel](dtype))
     return fast
 
 
-# The first arrays of each are the parameters and the gradient, then come the moments.
+# The first arrays of an update rule are the parameters and the gradient, then come the
+# moments.
 # The first `n_coefs` parameters are coefficients, which carry the penalty and decay;
 # numbers have the dtype of the arrays.
 
@@ -141,9 +140,125 @@ def nadam(
         w[i] -= direction / (np.sqrt(second[i]) + epsilon)
 
 
-_SIGNATURES: dict[Kernel, tuple[int, int]] = {
-    adam: (4, 7),
-    rmsprop: (3, 5),
-    nadam: (4, 7),
+def squares(w: Any, gradient: Any, n_coefs: int, penalty: Any, lanes: Any) -> None:
+    """Sum squares of the gradient and the penalty's; those of i in lane i % n_lanes."""
+    lanes[:] = 0
+    for start in range(0, w.size, lanes.size):
+        # Slices, because compilers do not vectorise loops over indices that they cannot
+        # tell from negative ones.
+        w_here, g_here = w[start : start + lanes.size], gradient[start:]
+        n_here = max(0, min(n_coefs - start, w_here.size))
+        for i in range(n_here):
+            g = g_here[i] + penalty * w_here[i]
+            lanes[i] += g * g
+        for i in range(n_here, w_here.size):
+            lanes[i] += g_here[i] * g_here[i]
+
+
+def dropout_mask(
+    drawn: Any,
+    threshold: int,
+    scale: Any,
+    out: Any,
+    row: int,
+    column: int,
+    start: int,
+    stop: int,
+) -> None:
+    """Write, from `row` and `column` of `out`, the mask of drawn columns."""
+    dropped = scale - scale
+    for i in range(drawn.shape[0]):
+        drawn_here = drawn[i, start:stop]
+        out_here = out[row + i, column:]
+        for j in range(drawn_here.size):
+            out_here[j] = scale if drawn_here[j] >= threshold else dropped
+
+
+CHUNK = 512
+"""Numbers that `gelu` takes through all of its loops at a time."""
+
+
+def gelu(z: Any, out: Any, slope: Any, numbers: Any) -> None:
+    """Do what ``gelu.py`` does in float32 with NumPy, in the same order."""
+    zero, half, one, limit, of_square, magic, of_t, density = numbers[:8]
+    c1, c2, c3, c4, c5, c6 = numbers[8:14]
+    q1, q2, q3, q4, q5, q6, q7, q8, q9 = numbers[14:23]
+    xs, fs = np.empty(CHUNK, z.dtype), np.empty(CHUNK, z.dtype)
+    powers = np.empty(CHUNK, z.dtype)
+    rounded = np.empty(CHUNK, z.dtype)
+    power_bits, rounded_bits = powers.view(np.int32), rounded.view(np.int32)
+    # Short loops: a processor works on several rounds of them at a time, and none reads
+    # the bits of what it has just written, which would not be vectorised.
+    for start in range(0, z.size, CHUNK):
+        z_here, out_here = z[start : start + CHUNK], out[start:]
+        slope_here = slope[start:]
+        n = z_here.size
+        for i in range(n):
+            x = abs(z_here[i])
+            x = limit if x > limit else x
+            exponent = x * x * of_square
+            m = exponent + magic
+            xs[i] = x
+            rounded[i] = m
+            fs[i] = exponent - (m - magic)
+        for i in range(n):
+            f = fs[i]
+            p = ((((c6 * f + c5) * f + c4) * f + c3) * f + c2) * f + c1
+            powers[i] = p * f + one
+        for i in range(n):
+            power_bits[i] += rounded_bits[i] << 23
+        for i in range(n):
+            fs[i] = one / (xs[i] * of_t + one)
+        for i in range(n):
+            t = fs[i]
+            q = (((q9 * t + q8) * t + q7) * t + q6) * t + q5
+            rounded[i] = ((((q * t + q4) * t + q3) * t + q2) * t + q1) * t
+        for i in range(n):
+            tail = rounded[i] * powers[i]
+            below = tail - xs[i] * powers[i] * density
+            v = z_here[i]
+            positive = v if v > zero else zero
+            out_here[i] = positive - xs[i] * tail
+            # Not into `slope`, which may be `z`: a loop that may read what it
+            # overwrites is not vectorised either.
+            above = half - below
+            fs[i] = half - above if v < zero else half + above
+        slope_here[:n] = fs[:n]
+
+
+def _examples_of_update(n_arrays: int, n_numbers: int) -> Callable[[Any], Any]:
+    def examples(dtype: Any) -> Any:
+        arrays = [np.ones(1, dtype) for _ in range(n_arrays)]
+        return *arrays, 0, *np.ones(n_numbers, dtype)
+
+    return examples
+
+
+def _examples_of_squares(dtype: Any) -> Any:
+    return np.ones(1, dtype), np.ones(1, dtype), 0, dtype(1), np.ones(1, dtype)
+
+
+def _examples_of_mask(dtype: Any) -> Any:
+    drawn, out = np.ones((1, 1), np.uint16), np.ones((1, 1), dtype)
+    return drawn, 0, dtype(1), out, 0, 0, 0, 1
+
+
+def _examples_of_gelu(dtype: Any) -> Any:
+    return *(np.ones(1, dtype) for _ in range(3)), np.ones(23, dtype)
+
+
+_EXAMPLES: dict[Kernel, Callable[[Any], Any]] = {
+    adam: _examples_of_update(4, 7),
+    rmsprop: _examples_of_update(3, 5),
+    nadam: _examples_of_update(4, 7),
+    squares: _examples_of_squares,
+    dropout_mask: _examples_of_mask,
+    gelu: _examples_of_gelu,
 }
-"""Number of the arrays and of the numbers that a kernel takes."""
+"""Arguments, by dtype, that a kernel is compiled for."""
+
+_DTYPES: dict[Kernel, tuple[Any, ...]] = {gelu: (np.float32,)}
+"""Dtypes that a kernel is compiled for, if not for both."""
+
+KERNELS = tuple(_EXAMPLES)
+"""All kernels."""

@@ -13,7 +13,8 @@ from numpy.random import Philox
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix
 
-from skdistmlp.nn.row_blocks import row_blocks
+from skdistmlp.nn import compiled
+from skdistmlp.nn.row_blocks import BLOCK_BYTES
 from skdistmlp.nn.types import FloatArray
 
 BLOCK_COLUMNS = 256
@@ -22,9 +23,6 @@ draws the rest of it in vain."""
 
 LEVELS = 2**16
 """A drawn number is one of these; a rate is rounded to a multiple of one over them."""
-
-_COUNTS_PER_ROW = BLOCK_COLUMNS // 16
-"""Philox makes four numbers of 64 bits, 16 of ours, of each value of its counter."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +71,27 @@ class Dropout:
         ndarray of shape (n_rows, n_columns)
             `out`.
         """
+        kernel = compiled.compiled(compiled.dropout_mask, out.size)
+        scale = out.dtype.type(self.scale)
         first = columns.start // BLOCK_COLUMNS
+        n_rows = BLOCK_BYTES // (2 * BLOCK_COLUMNS)
         for block in range(first, -(-columns.stop // BLOCK_COLUMNS)):
             origin = block * BLOCK_COLUMNS
             start = max(columns.start, origin)
             stop = min(columns.stop, origin + BLOCK_COLUMNS)
-            for rows in row_blocks(np.empty((len(out), BLOCK_COLUMNS), np.uint16)):
-                part = out[rows, start - columns.start : stop - columns.start]
-                drawn = self._draw(block, rows.start, len(part))
-                is_kept = drawn[:, start - origin : stop - origin] >= self.threshold
-                np.multiply(is_kept, out.dtype.type(self.scale), out=part)
-                del drawn, is_kept
+            these = start - origin, stop - origin
+            generator = self._generator(block)
+            for row in range(0, len(out), n_rows):
+                part = out[row : row + n_rows, start - columns.start :]
+                drawn = _next_rows(generator, len(part))
+                if kernel is not None:
+                    at = row, start - columns.start
+                    kernel(drawn, self.threshold, scale, out, *at, *these)
+                else:
+                    is_kept = drawn[:, slice(*these)] >= self.threshold
+                    np.multiply(is_kept, scale, out=part[:, : stop - start])
+                    del is_kept
+                del drawn
         return out
 
     def drop_stored(self, X: csr_array | csr_matrix) -> csr_array | csr_matrix:
@@ -97,7 +105,7 @@ class Dropout:
         bounds = [*begins, len(order)]
         for block, start, stop in zip(found, bounds[:-1], bounds[1:], strict=True):
             these = order[start:stop]
-            drawn = self._draw(int(block), 0, X.shape[0])
+            drawn = _next_rows(self._generator(int(block)), X.shape[0])
             columns = X.indices[these] - block * BLOCK_COLUMNS
             is_kept = drawn[rows[these], columns] >= self.threshold
             factors[these] = is_kept * X.dtype.type(self.scale)
@@ -105,10 +113,13 @@ class Dropout:
         dropped.data *= factors
         return dropped
 
-    def _draw(self, block: int, first_row: int, n_rows: int) -> NDArray[np.uint16]:
-        """Return numbers below `LEVELS`, shape (n_rows, BLOCK_COLUMNS)."""
-        counter = [first_row * _COUNTS_PER_ROW, block, self.layer, self.step]
-        generator = Philox(key=self.seed, counter=counter)
-        words = generator.random_raw(n_rows * BLOCK_COLUMNS // 4)
-        # Little-endian, whatever the machine.
-        return words.astype("<u8", copy=False).view("<u2").reshape(n_rows, -1)
+    def _generator(self, block: int) -> Philox:
+        """Return the generator of a block of columns, before its first row."""
+        return Philox(key=self.seed, counter=[0, block, self.layer, self.step])
+
+
+def _next_rows(generator: Philox, n_rows: int) -> NDArray[np.uint16]:
+    """Return numbers below `LEVELS`, shape (n_rows, BLOCK_COLUMNS)."""
+    words = generator.random_raw(n_rows * BLOCK_COLUMNS // 4)
+    # Little-endian, whatever the machine.
+    return words.astype("<u8", copy=False).view("<u2").reshape(n_rows, -1)

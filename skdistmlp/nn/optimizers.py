@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from skdistmlp.nn import compiled
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.nn.update_rules import Block, UpdateRule
 
@@ -18,6 +19,10 @@ BLOCK_BYTES = 256 * 1024
 """Bytes of each array that an update works on at a time. Of 16, 32, 64, 128,
 256 and 512 KiB, 256 was the fastest with one thread on 5.8 M parameters: 8.4 ms,
 against 16.6 at 16 KiB (``python -m benchmarks optimizer``)."""
+
+LANES = 256
+"""Partial sums of a squared norm: many, so that processors can add several at a time in
+an order that NumPy and compiled code share, and so that each has few terms."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +170,30 @@ def squared_gradient_norm(
     if scratch is None:
         scratch = new_scratch(parameters)
     total = 0.0
+    kernel = compiled.compiled(compiled.squares, parameters.size)
+    lanes = np.empty(LANES, parameters.dtype)
     for part in _blocks(parameters):
         w = parameters[part]
         n_here = max(0, min(part.stop, n_coefs) - part.start)
         rooms = scratch[0, : w.size], scratch[1, : w.size]
         block = Block(w, gradient[part], (), rooms, n_here, penalty)
-        values = block.total_gradient()
-        total += float(np.dot(values, values))
+        if kernel is not None:
+            n_penalized = n_here if penalty else 0
+            kernel(w, block.gradient, n_penalized, w.dtype.type(penalty), lanes)
+        else:
+            values = block.total_gradient()
+            _sum_by_lane(np.multiply(values, values, out=rooms[1]), lanes)
+        total += float(lanes.sum(dtype=np.float64))
     return total
+
+
+def _sum_by_lane(values: FloatArray, lanes: FloatArray) -> None:
+    """Write to lane i the sum of ``values[i], values[i + LANES], ...``, in order."""
+    n_rows = values.size // LANES
+    # Along the first axis NumPy adds row after row, and not pairwise.
+    np.add.reduce(values[: n_rows * LANES].reshape(n_rows, LANES), axis=0, out=lanes)
+    rest = values[n_rows * LANES :]
+    lanes[: rest.size] += rest
 
 
 def clipping_scale(squared_norm: float, max_norm: float) -> float:

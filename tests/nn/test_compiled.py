@@ -23,11 +23,8 @@ def forget(monkeypatch):
         monkeypatch.setattr(compiled, name, value)
 
 
-KERNELS = [compiled.adam, compiled.rmsprop, compiled.nadam]
-
-
 def load_all():
-    for kernel in KERNELS:
+    for kernel in compiled.KERNELS:
         compiled.load(kernel)
 
 
@@ -131,7 +128,9 @@ def test_without_numba_numpy_is_used_from_then_on():
         patched.setitem(sys.modules, "numba", None)
         load_all()
     n_updates = 10 * compiled.UPDATES_BEFORE_LOADING
-    assert [compiled.compiled(kernel, n_updates) for kernel in KERNELS] == [None] * 3
+    assert [compiled.compiled(kernel, n_updates) for kernel in compiled.KERNELS] == [
+        None
+    ] * len(compiled.KERNELS)
 
 
 def test_no_cache_folder_is_needed_for_compiled_code(monkeypatch):

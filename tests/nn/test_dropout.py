@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array, random_array
 
+from skdistmlp.nn import compiled
 from skdistmlp.nn.dropout import BLOCK_COLUMNS, Dropout
 
 DROPOUT = Dropout(seed=2**62 + 3, step=7, layer=1, rate=0.3)
@@ -81,3 +82,16 @@ def test_sparse_rows_drop_what_dense_rows_drop(density, dtype):
     assert dropped.dtype == dtype
     assert_allclose(dropped.toarray(), X.toarray() * mask(DROPOUT, 50, 600, dtype))
     assert_array_equal(X.data, before.data)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("columns", [slice(0, 700), slice(130, 300)], ids=str)
+def test_numpy_and_numba_draw_the_same_mask(columns, dtype, monkeypatch):
+    monkeypatch.setattr(compiled, "_compiled", {})
+    masks = []
+    for _ in range(2):
+        out = np.full((500, columns.stop - columns.start), np.nan, dtype)
+        masks.append(DROPOUT.mask(columns, out))
+        compiled.load(compiled.dropout_mask)
+    assert compiled._compiled[compiled.dropout_mask] is not None
+    assert_array_equal(*masks)

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
-from skdistmlp.nn import optimizers
+from skdistmlp.nn import compiled, optimizers
 from skdistmlp.nn.optimizers import (
+    LANES,
     clipping_scale,
     init,
     squared_gradient_norm,
@@ -280,6 +281,25 @@ def test_the_norm_of_a_gradient_counts_the_penalty_of_coefficients(penalty):
         with blocks_of(BLOCK, float):
             norm = squared_gradient_norm(parameters, gradient, n_coefs, penalty)
         assert_allclose(norm, np.sum(whole**2), rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("penalty", [0.0, 0.3])
+def test_numpy_and_numba_give_the_same_norm(dtype, penalty, monkeypatch):
+    monkeypatch.setattr(compiled, "_compiled", {})
+    rng = np.random.default_rng(0)
+    norms = []
+    for _ in range(2):
+        for size in (1, LANES - 1, 7 * LANES + 3, 100_000):
+            parameters, gradient = rng.normal(size=(2, size)).astype(dtype)
+            for n_coefs in (0, size // 3, size):
+                norms.append(
+                    squared_gradient_norm(parameters, gradient, n_coefs, penalty)
+                )
+        rng = np.random.default_rng(0)
+        compiled.load(compiled.squares)
+    assert compiled._compiled[compiled.squares] is not None
+    assert norms[: len(norms) // 2] == norms[len(norms) // 2 :]
 
 
 @pytest.mark.parametrize(("norm", "expected"), [(1.0, 1.0), (2.0, 1.0), (8.0, 0.25)])
