@@ -1,22 +1,44 @@
 """What a step of training costs with the parameters that scikit-learn lacks."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
 
+import numpy as np
 from distributed import Client
 from threadpoolctl import threadpool_limits
 
-from benchmarks.timing import with_progress
+from benchmarks.timing import time_in_turns, with_progress
 from skdistmlp.crossover.local_workers import single_threaded_workers
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.timing import EstimatorFactory, median_ratio, time_fit
-from skdistmlp.crossover.workloads import Workload
+from skdistmlp.crossover.workloads import N_CLASSES, Workload
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.nn import compiled
+from skdistmlp.nn.layers import Network, dense_layers
+from skdistmlp.nn.optimizers import init
+from skdistmlp.nn.parametric_losses import SmoothedLabels
+from skdistmlp.nn.update_rules import UPDATE_RULES
+from skdistmlp.parallel.communicators import SingleProcess
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.initial import draw_parameters
+from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.shard import ShardState
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.training.step import training_step
 
 WORKLOAD = Workload(784, (1024, 1024), n_steps=20, n_epochs=2)
+
+SEED = 0
+"""Of dropout."""
+
+STEPS_PER_TURN = 10
+"""Steps of one network before it is the next one's turn."""
+
+TURNS_PER_REPEAT = 4
+
+DEFAULTS = "defaults"
 
 N_SHARDS = 2
 """Shards with `peers`, on as many single-threaded workers."""
@@ -57,39 +79,75 @@ FEATURES: dict[str, tuple[Mapping[str, Any], float | None]] = {
 
 
 def compare_locally(n_threads: int, repeats: int) -> Iterator[Row]:
-    """Time steps of the `local` engine; yield one row per feature."""
+    """Time steps of one shard in this process; yield one row per feature."""
     _load_kernels()
-    factory = partial(DistributedMLPClassifier, engine="local")
+    X, labels = WORKLOAD.data()
+    dataset = Dataset(X, np.eye(N_CLASSES, dtype=bool)[labels], None)
+    candidates = {DEFAULTS: partial(_train, _open({}, dataset))}
+    for name in with_progress("features, local", FEATURES, str):
+        parameters, _ = FEATURES[name]
+        candidates[name] = partial(_train, _open(parameters, dataset))
     with threadpool_limits(n_threads):
-        yield from _compare("features, local", factory, repeats)
+        seconds = time_in_turns(candidates, TURNS_PER_REPEAT * repeats)
+    steps_ms = {
+        name: [1e3 * turn_s / STEPS_PER_TURN for turn_s in turns]
+        for name, turns in seconds.items()
+    }
+    yield from _rows(steps_ms)
 
 
 def compare_on_peers(repeats: int) -> Iterator[Row]:
     """Time steps of two shards with `peers`; yield one row per feature."""
+    steps_ms: dict[str, list[float]] = {}
+    everything = {DEFAULTS: {}} | {name: each[0] for name, each in FEATURES.items()}
+    turns = [name for _ in range(repeats) for name in everything]
     with single_threaded_workers(N_SHARDS) as client:
         client.run(_load_kernels)
         factory = _on_workers(client)
-        yield from _compare("features, peers", factory, repeats)
+        # The first fit also connects and fills caches.
+        time_fit(WORKLOAD, factory)
+        for name in with_progress("features, peers", turns, str):
+            step_s, _ = time_fit(WORKLOAD, partial(factory, **everything[name]))
+            steps_ms.setdefault(name, []).append(1e3 * step_s)
+    yield from _rows(steps_ms)
 
 
-def _compare(title: str, factory: EstimatorFactory, repeats: int) -> Iterator[Row]:
-    # The first fits also import, connect and fill caches.
-    time_fit(WORKLOAD, factory)
-    for name in with_progress(title, FEATURES, str):
-        parameters, limit = FEATURES[name]
-        steps_s: dict[str, list[float]] = {"default": [], "feature": []}
-        for _ in range(repeats):
-            # Neighbours in time, so that whatever else the machine does affects both.
-            steps_s["default"].append(time_fit(WORKLOAD, factory).step_s)
-            changed = partial(factory, **parameters)
-            steps_s["feature"].append(time_fit(WORKLOAD, changed).step_s)
+def _rows(steps_ms: Mapping[str, Sequence[float]]) -> Iterator[Row]:
+    for name, (_, limit) in {DEFAULTS: ({}, None), **FEATURES}.items():
         yield {
             "feature": name,
-            "defaults, ms": 1e3 * median(steps_s["default"]),
-            "with it, ms": 1e3 * median(steps_s["feature"]),
-            "ratio": median_ratio(steps_s["feature"], steps_s["default"]),
+            "ms/step": median(steps_ms[name]),
+            "times the defaults": median_ratio(steps_ms[name], steps_ms[DEFAULTS]),
             "limit": "" if limit is None else limit,
         }
+
+
+def _open(parameters: Mapping[str, Any], dataset: Dataset) -> LocalOps:
+    """Return a network on one shard, as an estimator with these parameters has it."""
+    params = DistributedMLPClassifier(**parameters).get_params()
+    layers = dense_layers(WORKLOAD.layer_units, params["activation"], params["dropout"])
+    smoothing = params["label_smoothing"]
+    output = SmoothedLabels("softmax", smoothing) if smoothing else "softmax"
+    network = Network(layers, output, params["alpha"], params["max_grad_norm"])
+    split = NetworkSplit.even(WORKLOAD.layer_units, 1)
+    flat = draw_parameters(
+        split.unsplit_layout(),
+        layers,
+        np.random.RandomState(0),
+        np.dtype(np.float32),
+    )
+    rule = UPDATE_RULES[params["solver"]].from_params(params)
+    state = ShardState(flat, init(rule, flat, params["ema_decay"]), dropout_seed=SEED)
+    batch_size = WORKLOAD.batch_size
+    return LocalOps(network, split, state, dataset, SingleProcess(), batch_size)
+
+
+def _train(ops: LocalOps) -> None:
+    size = WORKLOAD.batch_size
+    for step in range(STEPS_PER_TURN):
+        start = step % WORKLOAD.n_steps * size
+        rows = np.arange(start, start + size)
+        training_step(ops, rows, 1e-3)
 
 
 def _load_kernels() -> None:

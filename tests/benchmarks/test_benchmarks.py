@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import futures, local, optimizer, parity, peak, peers
+from benchmarks import features, futures, local, optimizer, parity, peak, peers
 from benchmarks.timing import time_in_turns, with_progress
 from benchmarks.workloads import SolverWorkload
 from skdistmlp import (
@@ -24,6 +24,7 @@ from skdistmlp import (
 from skdistmlp.crossover import timing
 from skdistmlp.crossover.timing import FitTime
 from skdistmlp.crossover.workloads import Workload
+from skdistmlp.nn.update_rules import AdamW
 
 
 def test_candidates_alternate_and_the_first_turn_is_discarded():
@@ -246,6 +247,44 @@ def test_peers_are_compared_with_every_competitor(monkeypatch):
     assert len(results["peers growing, batches of 200"]) == 2
     (row,) = results["peers crossover"]
     assert row["batch_size"] == 4
+
+
+def test_every_feature_is_compared_with_the_defaults(monkeypatch):
+    tiny = Workload(4, (3, 3), n_steps=2, n_epochs=1, batch_size=5)
+    monkeypatch.setattr(features, "WORKLOAD", tiny)
+    trained = []
+    train = features._train
+    monkeypatch.setattr(
+        features, "_train", lambda ops: trained.append(ops) or train(ops)
+    )
+    rows = list(features.compare_locally(n_threads=1, repeats=1))
+    assert [row["feature"] for row in rows] == ["defaults", *features.FEATURES]
+    assert [row["limit"] for row in rows][:4] == ["", 1.15, 1.3, ""]
+    assert rows[0]["times the defaults"] == 1
+    assert all(row["ms/step"] > 0 for row in rows)
+    # In turns, after one that does not count.
+    assert trained[len(rows) :][: len(rows)] == trained[: len(rows)]
+    everything = trained[len(rows) - 1]
+    optimizer = everything.state.optimizer
+    assert type(optimizer.rule) is AdamW
+    assert optimizer.average is not None
+    assert optimizer.n_steps == 5 * features.STEPS_PER_TURN
+    assert everything._network.max_grad_norm == 0.01
+    assert everything._network.has_dropout
+
+
+@pytest.mark.slow
+def test_features_are_compared_on_peers(monkeypatch):
+    tiny = Workload(4, (3, 3), n_steps=2, n_epochs=1, batch_size=5)
+    monkeypatch.setattr(features, "WORKLOAD", tiny)
+    monkeypatch.setattr(timing, "MIN_DIFFERENCE_S", 1e-9)
+    time_fit = features.time_fit
+    monkeypatch.setattr(
+        features, "time_fit", lambda *args: time_fit(*args) and FitTime(0.002, 0.05)
+    )
+    rows = list(features.compare_on_peers(repeats=1))
+    assert [row["feature"] for row in rows] == ["defaults", *features.FEATURES]
+    assert all(row["times the defaults"] == 1 for row in rows)
 
 
 def test_progress_goes_to_stderr_before_each_measurement(capsys):
