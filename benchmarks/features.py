@@ -99,7 +99,8 @@ def compare_locally(n_threads: int, repeats: int) -> Iterator[Row]:
 def compare_on_peers(repeats: int) -> Iterator[Row]:
     """Time steps of two shards with `peers`; yield one row per feature."""
     steps_ms: dict[str, list[float]] = {}
-    everything = {DEFAULTS: {}} | {name: each[0] for name, each in FEATURES.items()}
+    everything: dict[str, Mapping[str, Any]] = {DEFAULTS: {}}
+    everything |= {name: parameters for name, (parameters, _) in FEATURES.items()}
     turns = [name for _ in range(repeats) for name in everything]
     with single_threaded_workers(N_SHARDS) as client:
         client.run(_load_kernels)
