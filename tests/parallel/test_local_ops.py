@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array, csr_matrix
+from sklearn.neural_network._base import DERIVATIVES
 
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.losses import OUTPUTS
@@ -96,7 +97,7 @@ def problem_of(hidden, n_shards, output="softmax", **kwargs):
     return make_problem(split, output=output, **kwargs)
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(DERIVATIVES))
 @pytest.mark.parametrize("hidden", HIDDEN, ids=str)
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -242,8 +243,7 @@ def test_nothing_is_kept_of_a_forward_pass_without_training(n_shards):
             kept = []
             for forward in (forward_pass, training_pass):
                 forward(shard, slice(0, 8))
-                buffers = [layer for use, layer in shard._buffers if use == "residuals"]
-                kept.append([sorted(shard._inputs), sorted(shard._residuals), buffers])
+                kept.append([sorted(shard._inputs), sorted(shard._residuals)])
             return kept
 
     def training_pass(shard, rows):
