@@ -60,6 +60,7 @@ sphinx_gallery_conf = {
             "dask_arrays.py",
             "export_to_sklearn.py",
             "plot_loss_curve.py",
+            "plot_beyond.py",
             "plot_partition.py",
             "plot_worker_counts.py",
             "plot_crossover.py",

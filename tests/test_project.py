@@ -172,6 +172,20 @@ def test_the_examples_of_the_displays_run(name, printed):
 
 
 @pytest.mark.slow
+def test_the_comparison_with_the_defaults_prints_the_figures_of_its_text():
+    environment = {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
+    printed = printed_by_example("plot_beyond.py", **environment)
+    text = (ROOT / "examples" / "plot_beyond.py").read_text()
+    assert re.search(r"after (33 of 123) epochs$", printed, re.M)[1] in text
+    means = re.findall(r"^(\w.*?) +(0\.\d+) \+- .* +(0\.\d+) \+- ", printed, re.M)
+    assert len(means) == 8
+    _, _, came_out = text.partition("# What came out")
+    assert all(f"{loss}" in came_out for _, loss, _ in means)
+    accuracies = [float(accuracy) for *_, accuracy in means]
+    assert max(accuracies) - min(accuracies) == pytest.approx(0.006)
+
+
+@pytest.mark.slow
 def test_early_stopping_plots_its_curves(tmp_path):
     picture = tmp_path / "curves.png"
     printed = printed_by_example("early_stopping.py", "--plot", picture)
