@@ -76,7 +76,7 @@ def trained(seed, *, on_all_rows=False, **parameters):
 #
 # Without early stopping, rows for validation are scored and change nothing. With the
 # first seed, their loss is lowest after 33 of 123 epochs and then rises, while that of
-# the rows for training goes on falling. The accuracy hardly changes: the same classes are
+# the rows for training goes on falling. The accuracy hardly changes: the same rows are
 # right or wrong, but their probabilities become too extreme.
 
 X_train, y_train, X_val, y_val, *_ = split(0)
