@@ -34,13 +34,21 @@ FUTURES = {"engine": "futures"}
 # Parameters and attributes.
 
 
-def test_parameters_are_those_of_scikit_learn_and_five_more():
+def test_parameters_are_those_of_scikit_learn_and_ours():
     ours = list(inspect.signature(DistributedMLPClassifier).parameters.values())
     theirs = list(inspect.signature(MLPClassifier).parameters.values())
     assert [
         (parameter.name, parameter.kind, parameter.default) for parameter in ours
     ] == [
         *((parameter.name, parameter.kind, parameter.default) for parameter in theirs),
+        ("dropout", inspect.Parameter.KEYWORD_ONLY, 0.0),
+        ("weight_decay", inspect.Parameter.KEYWORD_ONLY, 0.01),
+        ("rho", inspect.Parameter.KEYWORD_ONLY, 0.99),
+        ("max_grad_norm", inspect.Parameter.KEYWORD_ONLY, None),
+        ("warmup_steps", inspect.Parameter.KEYWORD_ONLY, 0),
+        ("ema_decay", inspect.Parameter.KEYWORD_ONLY, None),
+        ("scoring", inspect.Parameter.KEYWORD_ONLY, None),
+        ("label_smoothing", inspect.Parameter.KEYWORD_ONLY, 0.0),
         ("class_weight", inspect.Parameter.KEYWORD_ONLY, None),
         ("client", inspect.Parameter.KEYWORD_ONLY, None),
         ("n_workers", inspect.Parameter.KEYWORD_ONLY, None),
@@ -67,7 +75,11 @@ def test_methods_have_the_signatures_of_scikit_learn(method):
         parameters = inspect.signature(getattr(cls, method)).parameters.values()
         return [(p.name, p.kind, p.default) for p in parameters]
 
-    assert arguments(DistributedMLPClassifier) == arguments(MLPClassifier)
+    expected = arguments(MLPClassifier)
+    if method in ("fit", "partial_fit"):
+        names = "X_val", "y_val", "sample_weight_val"
+        expected += [(name, inspect.Parameter.KEYWORD_ONLY, None) for name in names]
+    assert arguments(DistributedMLPClassifier) == expected
 
 
 def test_every_parameter_is_documented_and_validated():
@@ -89,7 +101,7 @@ def test_every_parameter_is_documented_and_validated():
         ("lbfgs, strings", str),
     ],
 )
-def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name, columns):
+def test_fitted_attributes_are_those_of_scikit_learn_and_ours(name, columns):
     case = Case.of(name)
     X = pd.DataFrame(case.X).rename(columns=columns) if columns else case.X
     ours, theirs = case.pair()
@@ -98,10 +110,13 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name, column
     public = {
         name for name in vars(theirs) if name.endswith("_") and not name.startswith("_")
     }
+    ours_only = {"engine_", "n_workers_", "plan_"}
+    if ours.solver != "lbfgs":
+        ours_only |= {"validation_loss_curve_", "best_iter_"}
     assert len(public) >= 11
     assert {
         name for name in vars(ours) if name.endswith("_") and not name.startswith("_")
-    } == public | {"engine_", "n_workers_", "plan_"}
+    } == public | ours_only
     for attribute in public:
         kind = type(getattr(theirs, attribute))
         value = getattr(ours, attribute)
@@ -110,7 +125,7 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_three_more(name, column
     described = re.findall(
         r"^(\w+_) : ", inspect.getdoc(DistributedMLPClassifier), re.M
     )
-    assert public | {"engine_", "n_workers_", "plan_"} <= set(described)
+    assert public | ours_only <= set(described)
 
 
 def test_the_estimator_is_a_classifier_with_scikit_learns_tags():
