@@ -124,16 +124,13 @@ def check(ours, case):
 
 
 @given(case=cases(), shares=strategies.shares)
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_any_split_gives_the_answer_of_one_shard(case, shares):
     cls, parameters, _ = case
     check(in_threads(cls, shares)(**parameters), case)
 
 
-@pytest.mark.parametrize("engine", ["peers", "futures"])
-@given(case=cases(), n_workers=st.integers(1, 3))
-@settings(max_examples=8)
-def test_workers_give_the_answer_of_one_shard(cluster, engine, case, n_workers):
+def check_on_workers(cluster, engine, case, n_workers):
     cls, parameters, _ = case
     with Client(cluster, set_as_default=False) as client:
         remember(client)
@@ -148,8 +145,23 @@ def test_workers_give_the_answer_of_one_shard(cluster, engine, case, n_workers):
         assert_nothing_left(client)
 
 
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+@given(case=cases(), n_workers=st.integers(1, 3))
+@settings(max_examples=4)
+def test_workers_give_the_answer_of_one_shard(cluster, engine, case, n_workers):
+    check_on_workers(cluster, engine, case, n_workers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+@given(case=cases(), n_workers=st.integers(1, 3))
+@settings(max_examples=40)
+def test_more_cases_on_workers(cluster, engine, case, n_workers):
+    check_on_workers(cluster, engine, case, n_workers)
+
+
 @given(case=cases())
-@settings(max_examples=30)
+@settings(max_examples=20)
 def test_epochs_by_partial_fit_are_those_of_a_fit_in_order(case):
     """With dropout and averages, whose steps are counted across the calls."""
     cls, parameters, given = case

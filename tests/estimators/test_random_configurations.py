@@ -104,14 +104,14 @@ def cases(draw):
 
 
 @given(case=cases())
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_random_configurations_match_scikit_learn_locally(case):
     """Errors and warnings have to match too."""
     assert_parity(case, engine="local")
 
 
 @given(case=cases(), shares=strategies.shares)
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_random_configurations_match_on_uneven_shards(case, shares):
     ours = assert_parity(case, shares=shares)
     if hasattr(ours, "plan_"):
@@ -134,14 +134,14 @@ def check_on_workers(cluster, case, engine, n_workers):
 
 
 @given(case=cases(), n_workers=st.integers(1, 3))
-@settings(max_examples=5)
+@settings(max_examples=4)
 def test_random_configurations_match_on_futures(cluster, case, n_workers):
     """On real workers; only a few, since each step takes tens of milliseconds."""
     check_on_workers(cluster, case, "futures", n_workers)
 
 
 @given(case=cases(), n_workers=st.integers(1, 3))
-@settings(max_examples=15)
+@settings(max_examples=10)
 def test_random_configurations_match_on_peers(cluster, case, n_workers):
     """On real workers; a fit takes a tenth of a second."""
     check_on_workers(cluster, case, "peers", n_workers)
