@@ -1,7 +1,9 @@
 """Check what the parameters say of the network: its layers, activations and dropout."""
 
 import pickle
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -39,9 +41,11 @@ def checked_activation(activation: Any) -> Any:
     TypeError
         If it is something else.
     """
-    if isinstance(activation, str | Activation) or not isinstance(activation, Iterable):
-        return _checked_one(activation)
-    return tuple(map(_checked_one, activation))
+    if isinstance(activation, np.ndarray):
+        activation = activation.tolist()
+    if isinstance(activation, Sequence) and not isinstance(activation, str):
+        return tuple(map(_checked_one, activation))
+    return _checked_one(activation)
 
 
 def _checked_one(activation: Any) -> str | Activation:
@@ -63,6 +67,17 @@ def _checked_one(activation: Any) -> str | Activation:
 
 def _check_own(activation: Activation) -> None:
     """Try a user's activation on a few numbers, and try to send it."""
+    for name in ("forward", "backward"):
+        if not callable(getattr(activation, name)):
+            raise TypeError(
+                f"{name} of an Activation is {getattr(activation, name)!r}, expected a "
+                f"function of two arrays."
+            )
+    gain = activation.gain
+    if isinstance(gain, bool) or not isinstance(gain, Real) or not 0 < gain < np.inf:
+        raise ValueError(
+            f"the gain of {activation!r} must be a positive number, got {gain!r}."
+        )
     # In no order, and on no kink that an activation may have.
     z = 2.3 * np.cos(2 * np.arange(12.0)).reshape(3, 4)
     whole = _applied(activation, z)
@@ -71,35 +86,61 @@ def _check_own(activation: Activation) -> None:
             f"forward of {activation!r} left numbers of `out` unwritten, or wrote NaN, "
             f"for ordinary numbers. Expected: forward(z, out) writes all of `out`."
         )
-    # The workers share the columns of a layer.
-    parts = [_applied(activation, z[:, half]) for half in (slice(0, 1), slice(1, 4))]
-    if not np.allclose(np.hstack(parts), whole):
-        raise ValueError(
-            f"{activation!r} is not elementwise: it gives other values for some "
-            f"neurons of a layer than for all. Workers share the neurons, so each "
-            f"activation may depend on its own pre-activation only."
-        )
-    residual = z if activation.keeps_input else whole
-    before, delta = residual.copy(), np.ones_like(z)
-    activation.backward(residual, delta)
+    # The workers share the columns of a layer, and a batch has any number of rows.
+    by_columns = [_applied(activation, z[:, part]) for part in _PARTS]
+    by_rows = [_applied(activation, z[part]) for part in _PARTS]
+    for parts in (np.hstack(by_columns), np.vstack(by_rows)):
+        if not np.allclose(parts, whole):
+            raise ValueError(
+                f"{activation!r} is not elementwise: it gives other values for some "
+                f"numbers of a layer than for all. Workers share the neurons, so each "
+                f"activation may depend on its own pre-activation only."
+            )
+    _check_backward(activation, z, whole)
+    check_sendable(activation, repr(activation))
+
+
+_PARTS = slice(0, 1), slice(1, None)
+
+
+def _check_backward(activation: Activation, z: np.ndarray, a: np.ndarray) -> None:
+    residual = z if activation.keeps_input else a
+    before, slope = residual.copy(), np.ones_like(z)
+    with _naming("backward", activation):
+        returned = activation.backward(residual, slope)
     if not np.array_equal(residual, before):
         raise ValueError(
             f"backward of {activation!r} writes to its first argument. Expected: "
             f"backward(z, delta) multiplies only `delta`, in place."
         )
-    if not np.isfinite(activation.gain) or activation.gain <= 0:
+    if returned is not None and returned is not slope:
         raise ValueError(
-            f"the gain of {activation!r} must be a positive number, got "
-            f"{activation.gain!r}."
+            f"backward of {activation!r} returns a value, which is not used. Expected: "
+            f"backward(z, delta) multiplies `delta` in place, such as by delta *= ..."
         )
-    _check_sendable(activation)
+    step = 1e-6
+    rise = _applied(activation, z + step) - _applied(activation, z - step)
+    if not np.allclose(slope, rise / (2 * step), rtol=1e-3, atol=1e-4):
+        # Not refused: a gradient may differ on purpose.
+        warnings.warn(
+            f"backward of {activation!r} is not the derivative of forward: at "
+            f"z={z[0, 0]:.3f} it multiplies by {slope[0, 0]:.5f}, and finite "
+            f"differences give {rise[0, 0] / (2 * step):.5f}. Training goes on with "
+            f"what backward says.",
+            stacklevel=STACKLEVEL,
+        )
+
+
+STACKLEVEL = 9
+"""Frames from a warning here to the line that called `fit`."""
 
 
 def _applied(activation: Activation, z: np.ndarray) -> np.ndarray:
     out = np.full_like(z, np.nan)
     if activation.keeps_input:
         given = z.copy()
-        activation.forward(given, out)
+        with _naming("forward", activation):
+            activation.forward(given, out)
         if not np.array_equal(given, z):
             raise ValueError(
                 f"forward of {activation!r} writes to its first argument. Expected: "
@@ -107,22 +148,37 @@ def _applied(activation: Activation, z: np.ndarray) -> np.ndarray:
             )
         return out
     np.copyto(out, z)
-    activation.forward(out, out)
+    with _naming("forward", activation):
+        activation.forward(out, out)
     return out
 
 
-def _check_sendable(activation: Activation) -> None:
+@contextmanager
+def _naming(function: str, activation: Activation) -> Iterator[None]:
+    """Say whose error it is that a user's function raises."""
     try:
-        pickle.dumps(activation)
+        yield
+    except Exception as error:
+        error.add_note(
+            f"This is {function} of {activation!r}, tried before training on arrays of "
+            f"a few numbers."
+        )
+        raise
+
+
+def check_sendable(value: Any, name: str) -> None:
+    """Raise ValueError if a value of the user's can be neither sent nor saved."""
+    try:
+        pickle.dumps(value)
         return
     except Exception:
         # Dask's way also takes functions without a name that can be imported.
         import cloudpickle  # type: ignore[import-untyped]
     try:
-        cloudpickle.dumps(activation)
+        cloudpickle.dumps(value)
     except Exception as error:
         raise ValueError(
-            f"{activation!r} cannot be sent to workers or saved: {error}. Define its "
+            f"{name} cannot be sent to workers or saved: {error}. Define its "
             f"functions in a module, or without references to open files, locks or "
             f"connections."
         ) from error
@@ -143,7 +199,9 @@ def checked_dropout(dropout: Any) -> float | tuple[float, ...]:
     TypeError
         If a rate is no number.
     """
-    several = isinstance(dropout, Sequence | np.ndarray)
+    if isinstance(dropout, np.ndarray):
+        dropout = dropout.tolist()
+    several = isinstance(dropout, Sequence) and not isinstance(dropout, str)
     rates = tuple(dropout) if several else (dropout,)
     for rate in rates:
         if isinstance(rate, bool) or not isinstance(rate, Real):

@@ -202,7 +202,7 @@ class BaseDistributedMLP(
                     rule,
                     first_pass,
                     incremental,
-                    0 if validation is None else validation.n_rows,
+                    validation,
                 )
             on_epoch_end = tasks.begin()
             request = self._engine_request()
@@ -210,6 +210,8 @@ class BaseDistributedMLP(
             self._set_fitted_attributes(result)
             outcome = tasks.end(result.state.outcome)
         self._warn(outcome, incremental)
+        if validation is not None or self.scoring is not None:
+            self._warn_of_scores()
         if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
@@ -225,17 +227,23 @@ class BaseDistributedMLP(
         rule: UpdateRule,
         first_pass: bool,
         incremental: bool,
-        n_validation_rows: int,
+        validation: ValidationData | None,
     ) -> TrainingJob:
         """Return the job of training in epochs.
 
-        The last `n_validation_rows` of the data set are for validation.
+        The last rows of the data set are those for validation.
         """
         hold_out: ValidationRows | None = None
         score = score_of(self, network.output_head, self._score_function())
-        if n_validation_rows:
+        if validation is not None:
+            n_validation_rows = validation.n_rows
+            weighted = validation.sample_weight is not None
             hold_out = LastRows(
-                n_validation_rows, score, self.early_stopping, first_pass
+                n_validation_rows,
+                score,
+                self.early_stopping,
+                first_pass,
+                weighted,
             )
         elif self.early_stopping:
             hold_out = HoldOut(
@@ -341,6 +349,17 @@ class BaseDistributedMLP(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) "
                 "reached and the optimization hasn't converged yet.",
                 ConvergenceWarning,
+                stacklevel=STACKLEVEL,
+            )
+
+    def _warn_of_scores(self) -> None:
+        """Warn where early stopping had no score to go by."""
+        scores = getattr(self, "validation_scores_", None)
+        if self.early_stopping and scores and self.best_iter_ is None:
+            warnings.warn(
+                f"no validation score was a number (scoring={self.scoring!r}), so "
+                f"early stopping has kept the parameters that training began with. "
+                f"Check the rows for validation, or use scoring='loss'.",
                 stacklevel=STACKLEVEL,
             )
 

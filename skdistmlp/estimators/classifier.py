@@ -128,12 +128,15 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     ema_decay : float or None, default=None
         With it, `coefs_` and `intercepts_` are an exponential moving average of the
         parameters over the steps: ``ema_decay`` times the average before plus
-        ``1 - ema_decay`` times the new ones. `partial_fit` continues from the
-        parameters themselves, unless you have edited `coefs_` or `intercepts_`.
+        ``1 - ema_decay`` times the new ones. `partial_fit` and warm starts continue
+        from the parameters themselves, unless you have edited `coefs_` or
+        `intercepts_`, or early stopping has restored the best.
     scoring : str, callable or None, default=None
-        Score of the rows for validation: a name of scikit-learn's, a callable
-        ``scoring(estimator, X, y)``, or "loss" for minus their mean loss without the
-        penalty. None is what `score` returns.
+        Score of the rows for validation, after each epoch: a name of scikit-learn's, a
+        callable ``scoring(estimator, X, y)``, or "loss" for minus their mean loss
+        without the penalty. None is what `score` returns. A callable is given weights
+        as ``sample_weight=`` if there are any and it takes them; its `estimator` can
+        predict for this `X` only, and has no `coefs_`.
     label_smoothing : float, default=0.0
         Share of each target that all classes share evenly; for binary and multilabel
         targets, yes and no do.
@@ -399,7 +402,10 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         """Train for one more epoch.
 
         All state lives in the estimator, so you can pickle it, edit `coefs_`, and
-        continue on another engine or on other workers.
+        continue on another engine or on other workers. As in scikit-learn, the
+        optimiser of the first call continues: `solver`, its parameters, the learning
+        rate, `warmup_steps` and `ema_decay` stay as they were then. Others, such as
+        `dropout` and `max_grad_norm`, are those of the call.
 
         Parameters
         ----------
@@ -600,6 +606,17 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
 
     def _validation_targets(self, y: np.ndarray) -> np.ndarray:
         """Return one boolean column per output; classes that are missing are fine."""
+        kind, expected = type_of_target(y), self._label_binarizer.y_type_
+        several = expected.startswith("multilabel")
+        # Of a few classes there may be two only, and of one value that is binary too.
+        fits = kind in ("binary", "multiclass") and y.ndim == 1
+        if several:
+            fits = kind.startswith("multilabel") and y.shape[1] == len(self.classes_)
+        if not fits:
+            raise ValueError(
+                f"y_val is {kind} and has the shape {y.shape}, but y is {expected}, "
+                f"with {len(self.classes_)} classes. Pass targets of the same kind."
+            )
         unknown = np.setdiff1d(unique_labels(y), self.classes_)
         if len(unknown):
             raise ValueError(

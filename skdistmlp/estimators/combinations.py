@@ -1,8 +1,8 @@
-"""Refuse combinations of parameters of which one would be ignored."""
+"""Refuse parameters that would be ignored, or that cannot be sent."""
 
 from typing import Any
 
-from skdistmlp.estimators.architecture import checked_dropout
+from skdistmlp.estimators.architecture import check_sendable, checked_dropout
 from skdistmlp.nn.update_rules import UPDATE_RULES
 from skdistmlp.training.schedules import EPOCH_SCHEDULES
 
@@ -21,6 +21,10 @@ def check_combination(estimator: Any, incremental: bool) -> None:
     incremental : bool
         Whether it trains by `partial_fit`.
     """
+    for name in ("learning_rate", "scoring"):
+        value = getattr(estimator, name)
+        if callable(value):
+            check_sendable(value, f"{name}={value!r}")
     by_steps = estimator.learning_rate not in EPOCH_SCHEDULES
     if estimator.solver not in UPDATE_RULES:
         rates = checked_dropout(estimator.dropout)
@@ -30,6 +34,7 @@ def check_combination(estimator: Any, incremental: bool) -> None:
             "ema_decay": estimator.ema_decay is not None,
             "learning_rate": by_steps,
             "warmup_steps": estimator.warmup_steps > 0,
+            "scoring": estimator.scoring is not None,
         }
         for name, is_set in unsupported.items():
             if is_set:

@@ -78,9 +78,7 @@ class FittedStateMixin:
 
     def _continued_state(self, parameters: FloatArray, incremental: bool) -> ShardState:
         """Return the state to continue from; the optimiser may not continue."""
-        if not incremental or not self._continues():
-            return ShardState(parameters)
-        optimizer: OptimizerState | None = self._optimizer_state
+        optimizer: OptimizerState | None = vars(self).get("_optimizer_state")
         if optimizer is None or any(
             array.shape != parameters.shape for array in optimizer.arrays
         ):
@@ -92,6 +90,8 @@ class FittedStateMixin:
             else:
                 # They were edited, or the best were restored: the average begins anew.
                 optimizer = replace(optimizer, average=parameters.copy())
+        if not incremental:
+            return ShardState(parameters)
         seed = vars(self).get("_dropout_seed")
         return ShardState(parameters, optimizer, dropout_seed=seed)
 

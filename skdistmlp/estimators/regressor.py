@@ -130,12 +130,15 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     ema_decay : float or None, default=None
         With it, `coefs_` and `intercepts_` are an exponential moving average of the
         parameters over the steps: ``ema_decay`` times the average before plus
-        ``1 - ema_decay`` times the new ones. `partial_fit` continues from the
-        parameters themselves, unless you have edited `coefs_` or `intercepts_`.
+        ``1 - ema_decay`` times the new ones. `partial_fit` and warm starts continue
+        from the parameters themselves, unless you have edited `coefs_` or
+        `intercepts_`, or early stopping has restored the best.
     scoring : str, callable or None, default=None
-        Score of the rows for validation: a name of scikit-learn's, a callable
-        ``scoring(estimator, X, y)``, or "loss" for minus their mean loss without the
-        penalty. None is what `score` returns.
+        Score of the rows for validation, after each epoch: a name of scikit-learn's, a
+        callable ``scoring(estimator, X, y)``, or "loss" for minus their mean loss
+        without the penalty. None is what `score` returns. A callable is given weights
+        as ``sample_weight=`` if there are any and it takes them; its `estimator` can
+        predict for this `X` only, and has no `coefs_`.
     huber_delta : float, default=1.0
         Size of the residuals beyond which "huber" counts absolute errors.
     quantile : float or sequence of float, default=0.5
@@ -417,7 +420,10 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         """Train for one more epoch.
 
         All state lives in the estimator, so you can pickle it, edit `coefs_`, and
-        continue on another engine or on other workers.
+        continue on another engine or on other workers. As in scikit-learn, the
+        optimiser of the first call continues: `solver`, its parameters, the learning
+        rate, `warmup_steps` and `ema_decay` stay as they were then. Others, such as
+        `dropout` and `max_grad_norm`, are those of the call.
 
         Parameters
         ----------
@@ -505,6 +511,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
             self.client, y, self.predict(X), sample_weight
         )
         if self.loss == "quantile":
+            self._check_levels()
             truth, values = (np.reshape(a, (len(a), -1)) for a in (truth, values))
             return PinballScore(self._levels())(truth, values, weight)
         return float(r2_score(truth, values, sample_weight=weight))
@@ -531,6 +538,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
                 f"loss='poisson' requires non-negative targets, but min(y) is "
                 f"{y.min()}. Shift y, or use loss='squared_error'."
             )
+        if not reset and self.loss == "quantile":
+            self._check_levels()
         if not reset and self._n_outputs(y) != self.n_outputs_:
             raise ValueError(
                 f"the network has {counted(self.n_outputs_, 'output')}, but y has "
@@ -552,6 +561,18 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
 
     def _n_outputs(self, y: np.ndarray) -> int:
         return y.shape[1] * (len(self._levels()) if self.loss == "quantile" else 1)
+
+    def _check_levels(self) -> None:
+        """Raise ValueError unless a fitted network has an output for each quantile."""
+        n_levels = len(self._levels())
+        if (n_levels > 1 and n_levels != self.n_outputs_) or (
+            n_levels == 1 and self.out_activation_ == "quantiles"
+        ):
+            raise ValueError(
+                f"quantile={self.quantile!r} has {counted(n_levels, 'level')}, but the "
+                f"network was trained for {counted(self.n_outputs_, 'output')}. Set it "
+                f"back, or fit from scratch with warm_start=False."
+            )
 
     def _levels(self) -> tuple[float, ...]:
         """Return the levels of the quantiles to predict."""
@@ -576,7 +597,12 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         """Return validated targets with one column per output."""
         y = np.asarray(y)
         if not (np.issubdtype(y.dtype, np.number) or y.dtype == np.bool_):
-            y = y.astype(np.float64)
+            try:
+                y = y.astype(np.float64)
+            except (TypeError, ValueError) as error:
+                raise ValueError(
+                    f"y_val has values that are no numbers: {error}. Convert them."
+                ) from error
         y = y.reshape(len(y), -1)
         if self.loss == "poisson" and y.min() < 0:
             raise ValueError(

@@ -2,6 +2,8 @@
 
 from copy import copy
 from dataclasses import dataclass
+from inspect import signature
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -63,7 +65,7 @@ class ScorerScore(ScoreOfRows):
         From `_as_known_outputs`.
     scoring : str or callable
         A name of scikit-learn's, or ``scoring(estimator, X, y)``, with
-        ``sample_weight=`` where the rows have weights.
+        ``sample_weight=`` where the rows have weights and it takes them.
     """
 
     estimator: Any
@@ -80,13 +82,63 @@ class ScorerScore(ScoreOfRows):
         if not np.isfinite(outputs).all():
             return float("nan")
         estimator = copy(self.estimator)
-        estimator._known_outputs = outputs
+        estimator._known_outputs = KnownOutputs(X, outputs)
         scorer = self.scoring
         if isinstance(scorer, str):
             scorer = get_scorer(scorer)
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        weights = {}
+        if sample_weight is not None and _takes_weights(scorer):
+            weights["sample_weight"] = sample_weight
         truth = estimator._targets_as_given(y)
-        return float(scorer(estimator, X, truth, **weights))
+        try:
+            score = scorer(estimator, X, truth, **weights)
+        except Exception as error:
+            error.add_note(f"This is scoring={self.scoring!r} of rows for validation.")
+            raise
+        if isinstance(score, bool) or not isinstance(score, Real):
+            raise TypeError(
+                f"scoring={self.scoring!r} returned {score!r}, expected a number."
+            )
+        return float(score)
+
+
+@dataclass(frozen=True)
+class KnownOutputs:
+    """The outputs of a network for some rows, and no others.
+
+    Attributes
+    ----------
+    X : ndarray or sparse rows of shape (n_samples, n_features)
+        The rows.
+    outputs : ndarray of shape (n_samples, n_outputs)
+        Of these rows.
+    """
+
+    X: Features
+    outputs: FloatArray
+
+    def for_rows(self, X: Any) -> FloatArray:
+        """Return a copy of the outputs, if these are the rows."""
+        if X is not self.X:
+            raise ValueError(
+                "a score in training can predict only for the X that it is given, "
+                "unchanged, since the network is on its way elsewhere. Leave the "
+                "score of other rows to a callback, or compute it after the fit."
+            )
+        return self.outputs.copy()
+
+
+def _takes_weights(scorer: Any) -> bool:
+    """Say whether a scorer can be given ``sample_weight``."""
+    metric = getattr(scorer, "_score_func", scorer)
+    try:
+        parameters = signature(metric).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters)
+
+
+_NOT_SENT = "_skl_callbacks", "_optimizer_state", "_raw_parameters", "intercepts_"
 
 
 def _as_known_outputs(estimator: Any) -> Any:
@@ -96,7 +148,14 @@ def _as_known_outputs(estimator: Any) -> Any:
     """
     told = copy(estimator)
     told.client = told.scoring = None
-    told.__dict__.pop("_skl_callbacks", None)
+    for name in (
+        "_skl_callbacks",
+        "_optimizer_state",
+        "_raw_parameters",
+        "intercepts_",
+    ):
+        told.__dict__.pop(name, None)
+    # It counts as fitted.
     told.coefs_ = []
     # scikit-learn refuses a scoring that is none here, not in the middle of training.
     check_scoring(told, scoring=estimator.scoring)

@@ -145,17 +145,40 @@ def _length(values: Any, name: str) -> int:
         ) from error
 
 
-def check_joined_lengths(
-    validation: ValidationData, features: InputFeatures, y: Any, weight: Any
+def _check_lengths(
+    validation: ValidationData, X: Any, features: InputFeatures, y: Any, weight: Any
 ) -> None:
-    """Raise ValueError unless a joined collection has as many rows as all targets."""
-    n_rows = features.shape[0] - validation.n_rows
-    for name, values in {"y": y, "sample_weight": weight}.items():
-        if values is not None and _length(values, name) != n_rows:
+    """Raise ValueError unless both collections have as many rows as their targets.
+
+    Parameters
+    ----------
+    validation : ValidationData
+        Resolved.
+    X : Dask collection
+        The features for training, whose rows come first in `features`.
+    features : InputFeatures
+        Those of both.
+    y, weight : array-like or None
+        Targets and weights for training.
+    """
+    from skdistmlp.cluster.data.dask_collections import count_rows, n_blocks
+
+    blocks = getattr(features, "blocks", None)
+    if blocks is None:
+        n_rows = count_rows(X)
+    else:
+        n_rows = sum(block.shape[0] for block in blocks[: n_blocks(X)])
+    n_val = features.shape[0] - n_rows
+    for name, values, of, expected in (
+        ("y", y, "X", n_rows),
+        ("sample_weight", weight, "X", n_rows),
+        ("y_val", validation.y, "X_val", n_val),
+    ):
+        if values is not None and _length(values, name) != expected:
             raise ValueError(
-                f"X and X_val have {counted(features.shape[0], 'row')} together, but "
-                f"{name} has {_length(values, name):,} and y_val has "
-                f"{validation.n_rows:,}. Pass one value for each row."
+                f"{of} has {counted(expected, 'row')}, but {name} has "
+                f"{_length(values, name):,}. Pass one value of {name} for each row of "
+                f"{of}."
             )
 
 
@@ -203,7 +226,7 @@ def resolve_with_validation(
     joined = validation.joined_collection(X)
     y, weight = compute_collections(client, y, weight)
     with resolve_inputs(client, name, joined, None, None, log) as (features, _, _):
-        check_joined_lengths(validation, features, y, weight)
+        _check_lengths(validation, X, features, y, weight)
         if isinstance(features, ArrayFeatures):
             # There is no cluster.
             n_rows = features.shape[0] - validation.n_rows

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -102,12 +102,15 @@ class LastRows:
         See `Score`.
     stops, include_initial : bool
         See `ValidationRows`.
+    weighted : bool
+        Whether they have weights; without, those in the data set mean nothing.
     """
 
     number: int
     score: Score | ScoreOfRows
     stops: bool
     include_initial: bool
+    weighted: bool = True
 
     def n_rows(self, dataset: BaseDataset) -> int:
         """Return the number of rows held out."""
@@ -122,6 +125,8 @@ class LastRows:
 
     def validation(self, dataset: Dataset, held_out: NDArray[np.intp]) -> Validation:
         """Return the rows of these indices, ready for scoring."""
+        if not self.weighted:
+            dataset = replace(dataset, sample_weight=None)
         return _validation(dataset, held_out, self.score, self.stops)
 
 

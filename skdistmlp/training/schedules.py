@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
 
 Factor = Callable[[float], float]
@@ -96,11 +97,11 @@ class LearningRateSchedule:
             return rate
         assert self.n_steps is not None
         if self.factor is not None:
-            factor = float(self.factor(step / self.n_steps))
-            if not 0 <= factor < math.inf:
+            factor = self.factor(step / self.n_steps)
+            if not isinstance(factor, Real) or not 0 <= float(factor) < math.inf:
                 raise ValueError(
-                    f"learning_rate({step / self.n_steps:.4f}) returned {factor}, "
+                    f"learning_rate({step / self.n_steps:.4f}) returned {factor!r}, "
                     f"expected a factor on learning_rate_init that is not negative."
                 )
-            return rate * factor
+            return rate * float(factor)
         return rate * STEP_SCHEDULES[self.name](step, self.n_steps)

@@ -76,6 +76,10 @@ def sort(z, out):
     out[...] = np.sort(z, axis=1)
 
 
+def center(z, out):
+    out[...] = z - z.mean(axis=0)
+
+
 def overwrite(z, delta):
     z[...] = 0
 
@@ -109,13 +113,21 @@ def locked(z, out, lock):
         (Activation(overwrite_z, leave), ValueError, "forward of .* writes to its fi"),
         (Activation(softsign, leave, gain=0), ValueError, "gain of .* must be a pos"),
         (Activation(softsign, leave, gain=np.nan), ValueError, "gain of .* must be"),
+        (Activation(softsign, leave, gain="a"), ValueError, "gain of .* got 'a'"),
+        (Activation(softsign, None), TypeError, "backward of an Activation is None"),
+        (Activation(center, softsign_backward), ValueError, "is not elementwise"),
         (
-            Activation(partial(locked, lock=LOCK), leave),
+            Activation(softsign, lambda z, delta: delta * 2 * z),
+            ValueError,
+            "returns a value, which is not used",
+        ),
+        (
+            Activation(partial(locked, lock=LOCK), softsign_backward),
             ValueError,
             "cannot be sent to workers or saved: cannot pickle '_thread.lock'",
         ),
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_activations_that_cannot_be_used_are_refused_by_name(
     activation, error, message, small
@@ -126,14 +138,28 @@ def test_activations_that_cannot_be_used_are_refused_by_name(
     assert not hasattr(clf, "coefs_")
 
 
+def test_a_gradient_that_is_no_derivative_is_warned_of_and_used(small):
+    straight_through = Activation(lambda z, out: np.sign(z, out=out), leave)
+    with pytest.warns(UserWarning, match="is not the derivative of forward"):
+        clf = classifier(activation=straight_through).fit(*small)
+    assert clf.loss_curve_[-1] < clf.loss_curve_[0]
+
+
+def test_an_error_of_a_users_function_names_the_activation(small):
+    broken = Activation(lambda *_: 1 / 0, softsign_backward)
+    with pytest.raises(ZeroDivisionError) as raised:
+        classifier(activation=broken).fit(*small)
+    assert "This is forward of Activation(" in raised.value.__notes__[0]
+
+
 def test_what_keeps_activations_may_work_in_place():
-    def square_root(a, out):
-        np.sqrt(np.abs(a), out=out)
+    def double(a, out):
+        np.multiply(a, 2, out=out)
 
     def backward(a, delta):
-        delta *= 0.5
+        delta *= 2
 
-    own = Activation(square_root, backward, keeps_input=False)
+    own = Activation(double, backward, keeps_input=False)
     assert checked_activation(own) is own
 
 

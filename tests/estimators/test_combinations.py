@@ -1,5 +1,7 @@
 """Combinations of parameters that mean nothing, and those that scikit-learn has."""
 
+import threading
+
 import pytest
 from sklearn.datasets import load_digits
 
@@ -25,6 +27,7 @@ def small():
         {"learning_rate": "one_cycle"},
         {"learning_rate": abs},
         {"warmup_steps": 1},
+        {"scoring": "accuracy"},
     ],
     ids=str,
 )
@@ -32,6 +35,14 @@ def test_lbfgs_refuses_what_belongs_to_steps(parameters, small):
     (name,) = parameters
     clf = DistributedMLPClassifier(solver="lbfgs", **parameters)
     with pytest.raises(ValueError, match=f"^{name}=.* has no meaning with solver='lb"):
+        clf.fit(*small)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "scoring"])
+def test_functions_that_cannot_be_sent_are_refused(name, small):
+    lock = threading.Lock()
+    clf = DistributedMLPClassifier(**{name: lambda *_: lock})
+    with pytest.raises(ValueError, match=f"^{name}=.* cannot be sent to work"):
         clf.fit(*small)
 
 

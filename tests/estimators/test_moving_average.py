@@ -98,6 +98,14 @@ def test_early_stopping_restores_the_best_average(digits):
     assert np.isfinite(best.loss_)
 
 
+def test_a_warm_start_continues_from_the_parameters_themselves(digits):
+    X, y = digits
+    first = classifier(ema_decay=0.99, max_iter=3, warm_start=True).fit(X, y)
+    raw = first._raw_parameters.copy()
+    first.set_params(learning_rate_init=1e-300, solver="sgd", max_iter=1).fit(X, y)
+    assert_array_equal(first._raw_parameters, raw)
+
+
 def test_callbacks_and_predictions_see_the_average(digits):
     X, y = digits
     clf = classifier(ema_decay=0.99, max_iter=3).fit(X, y)

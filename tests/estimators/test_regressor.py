@@ -402,3 +402,17 @@ def test_another_number_of_hidden_layers_is_refused(digits):
     clf.set_params(hidden_layer_sizes=(4, 4))
     with pytest.raises(ValueError, match=r"has hidden layers of \(4,\), but hidden_la"):
         clf.fit(X, y)
+
+
+def test_other_quantiles_than_those_of_the_network_are_refused():
+    case = Case.of("numbers")
+    ours = DistributedMLPRegressor("quantile", (9,), max_iter=2, warm_start=True)
+    ours.set_params(quantile=[0.1, 0.9])
+    fit(ours, case.X, case.y)
+    for levels in ([0.1, 0.5, 0.9], 0.5):
+        ours.set_params(quantile=levels)
+        for call in (ours.fit, ours.partial_fit, ours.score):
+            with pytest.raises(
+                ValueError, match="the network was trained for 2 outputs"
+            ):
+                call(case.X, case.y)

@@ -52,6 +52,7 @@ def test_a_scorer_sees_what_is_told(fitted, scoring, weighted):
     weight = np.linspace(0, 1, 50) if weighted else None
     expected = get_scorer(scoring)(clf, X[:50], y[:50], sample_weight=weight)
     found = score(targets, outputs, weight, X[:50])
+    assert len(cloudpickle.dumps(score)) < 5_000
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert np.isnan(score(targets, outputs * np.nan, weight, X[:50]))
 

@@ -142,7 +142,10 @@ def test_a_score_may_look_at_the_features(data):
     def scoring(estimator, X, y):
         np.testing.assert_array_equal(X, X_val)
         np.testing.assert_array_equal(y, y_val)
-        assert estimator.predict_proba(X[:0]).shape == (100, 10)
+        assert estimator.predict_proba(X).shape == (100, 10)
+        for others in (X[:5], X.copy(), np.zeros_like(X)):
+            with pytest.raises(ValueError, match="only for the X that it is given"):
+                estimator.predict(others)
         return 3.5
 
     ours = classifier(scoring=scoring).fit(X, y, X_val=X_val, y_val=y_val)
@@ -332,6 +335,8 @@ X5, Y5 = np.zeros((5, 64)), np.arange(5)
         ({"X_val": X5[:, :3], "y_val": Y5}, "X_val does not fit .*3 features"),
         ({"X_val": X5, "y_val": Y5[:4]}, r"X_val does not fit .*\[5, 4\]"),
         ({"X_val": X5 * np.nan, "y_val": Y5}, "X_val does not fit .*NaN"),
+        ({"X_val": X5, "y_val": np.eye(5, 10, dtype=int)}, "y_val is multilabel-indi"),
+        ({"X_val": X5, "y_val": Y5 + 0.5}, "y_val is continuous and has the shape"),
         ({"X_val": X5, "y_val": Y5 + 20}, r"y_val has classes .*\[20 21 22 23 24\]"),
         ({"X_val": X5, "y_val": 3}, "y_val is 3, expected one value"),
         (
@@ -354,7 +359,7 @@ def test_what_does_not_fit_is_refused_before_training(given, message, data):
     [
         (da.zeros((5, 3), chunks=5), Y5, "X_val has the shape"),
         (pd.DataFrame(X5), Y5, "X is an array and X_val is a data frame"),
-        (da.zeros((5, 64), chunks=5), Y5[:4], "X and X_val have 305 rows together"),
+        (da.zeros((5, 64), chunks=5), Y5[:4], "X_val has 5 rows, but y_val has 4"),
     ],
     ids=range(3),
 )
@@ -367,6 +372,74 @@ def test_what_does_not_fit_a_dask_collection_is_refused(
     with pytest.raises(ValueError, match=message):
         ours.fit(collection, y, X_val=X_val, y_val=y_val)
     assert_nothing_left(client)
+
+
+@pytest.mark.parametrize("has_client", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+def test_rows_of_x_and_of_x_val_are_counted_apart(client, data, has_client, known):
+    """One target less for the one, and one more for the other."""
+    X, y, X_val, y_val = data
+    collections = da.from_array(X, chunks=(100, 64)), da.from_array(X_val, chunks=50)
+    if not known:
+        collections = [one[one[:, 0] > -1] for one in collections]
+    ours = classifier(client=client if has_client else None, engine="peers")
+    with pytest.raises(ValueError, match="X has 300 rows, but y has 299"):
+        ours.fit(collections[0], y[:-1], X_val=collections[1], y_val=np.r_[1, y_val])
+
+
+def test_rows_for_validation_do_not_decide_the_dtype(data):
+    X, y, X_val, y_val = data
+    single = da.from_array(X.astype(np.float32), chunks=(100, 64))
+    ours = classifier().fit(single, y, X_val=da.from_array(X_val), y_val=y_val)
+    assert ours.coefs_[0].dtype == np.float32
+    frame = dd.from_pandas(pd.DataFrame(X.astype(np.float32)), npartitions=2)
+    ours = classifier().fit(frame, y, X_val=pd.DataFrame(X_val), y_val=y_val)
+    assert ours.coefs_[0].dtype == np.float32
+
+
+def test_weights_of_training_are_not_those_of_validation(data):
+    """A score that takes none is called without."""
+    X, y, X_val, y_val = data
+    ours = classifier(
+        scoring=lambda clf, X, y: clf.score(X, y), class_weight="balanced"
+    ).fit(X, y, np.linspace(0.5, 1, len(y)), X_val=X_val, y_val=y_val)
+    assert ours.validation_scores_[-1] == ours.score(X_val, y_val)
+
+
+def test_scores_that_are_no_numbers_are_warned_of(data):
+    X, y, X_val, y_val = data
+    ours = classifier(early_stopping=True, scoring=lambda *_: float("nan"))
+    with pytest.warns(UserWarning, match="no validation score was a number"):
+        ours.fit(X, y, X_val=X_val, y_val=y_val)
+    assert ours.best_iter_ is None
+
+
+@pytest.mark.parametrize("score", [None, "high", [1.0], True])
+def test_a_score_is_a_number(score, data):
+    X, y, X_val, y_val = data
+    with pytest.raises(TypeError, match=r"scoring=.* returned .*, expected a number"):
+        classifier(scoring=lambda *_: score).fit(X, y, X_val=X_val, y_val=y_val)
+
+
+def test_an_error_of_a_scorer_names_it(data):
+    X, y, X_val, y_val = data
+    with pytest.raises(ValueError, match="multiclass") as raised:
+        classifier(scoring="f1").fit(X, y, X_val=X_val, y_val=y_val)
+    assert "scoring='f1'" in raised.value.__notes__[0]
+
+
+def test_several_labels_are_not_one(data):
+    X, y, X_val, y_val = data
+    labels = np.column_stack([y % 2, y > 4])
+    for wrong in (y_val, labels[:100, [0, 1, 1]]):
+        with pytest.raises(ValueError, match="but y is multilabel-indicator, with 2"):
+            classifier().fit(X, labels, X_val=X_val, y_val=wrong)
+
+
+def test_words_are_no_targets_of_a_regressor(data):
+    X, y, X_val, _ = data
+    with pytest.raises(ValueError, match="y_val has values that are no numbers"):
+        regressor().fit(X, y / 9, X_val=X_val, y_val=np.full(100, "a"))
 
 
 def test_lbfgs_refuses_them(data):

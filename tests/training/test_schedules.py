@@ -60,7 +60,7 @@ def test_a_callable_is_given_the_fraction_that_is_done():
     assert seen == [0, 0.25, 0.5, 0.75]
 
 
-@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf])
+@pytest.mark.parametrize("value", [-0.1, math.nan, math.inf, None, "a", [1.0]])
 def test_a_callable_that_returns_no_factor_is_refused(value):
     with pytest.raises(ValueError, match="expected a factor on learning_rate_init"):
         rates("callable", 1, factor=lambda _: value)

@@ -121,6 +121,9 @@ def concatenate_rows(collection: Any, following: Any) -> Any:
             )
         if not is_dask_collection(following):
             following = dd.from_pandas(following, npartitions=1)
+        if set(collection.dtypes) == {np.dtype(np.float32)}:
+            # Otherwise the rows for validation would decide how training computes.
+            following = following.astype(np.float32)
         return dd.concat([collection, following], interleave_partitions=False)
     import dask.array as da
 
@@ -132,7 +135,25 @@ def concatenate_rows(collection: Any, following: Any) -> Any:
             f"X_val has the shape {second.shape}, but X has {first.shape}. Pass the "
             f"same columns."
         )
+    if first.dtype == np.float32:
+        second = second.astype(np.float32)
     return da.concatenate([first, second], allow_unknown_chunksizes=True)
+
+
+def n_blocks(collection: Any) -> int:
+    """Return the number of blocks of rows."""
+    return int(
+        collection.npartitions if is_frame(collection) else collection.numblocks[0]
+    )
+
+
+def count_rows(collection: Any) -> int:
+    """Return the number of rows, which may have to be computed in this process."""
+    if is_frame(collection):
+        return len(collection)
+    if np.isnan(collection.shape[0]):
+        collection = collection.compute_chunk_sizes()
+    return int(collection.shape[0])
 
 
 def _value_dtype(dtype: Any) -> Any:
