@@ -148,12 +148,7 @@ def _as_known_outputs(estimator: Any) -> Any:
     """
     told = copy(estimator)
     told.client = told.scoring = None
-    for name in (
-        "_skl_callbacks",
-        "_optimizer_state",
-        "_raw_parameters",
-        "intercepts_",
-    ):
+    for name in _NOT_SENT:
         told.__dict__.pop(name, None)
     # It counts as fitted.
     told.coefs_ = []
