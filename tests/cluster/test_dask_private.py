@@ -643,6 +643,7 @@ def test_dask_raises_key_error_for_a_worker_that_has_left(client):
 
 DOCUMENTED = {
     *("dask", "dask.config", "dask.array", "dask.base", "dask.delayed"),
+    "dask.dataframe",
     *("dask.sizeof", "dask.utils", "distributed"),
 }
 """Modules of Dask whose names are documented, as far as they are used."""

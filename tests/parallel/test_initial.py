@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given
 from numpy.testing import assert_array_equal
 from sklearn.neural_network import MLPClassifier
+from sklearn.neural_network._base import DERIVATIVES
 
-from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.layers import dense_layers
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.split import NetworkSplit, take_shard
 from tests import strategies
 
 
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("activation", sorted(DERIVATIVES))
 @pytest.mark.parametrize("layer_units", [(3, 2), (3, 4, 1, 5, 2)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_initial_parameters_match_scikit_learn(activation, layer_units, dtype):

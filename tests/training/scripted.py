@@ -49,6 +49,7 @@ class ScriptedNetwork:
     """
 
     layers = range(0)
+    is_here = True
 
     def __init__(self, script):
         self.script = script
@@ -125,6 +126,12 @@ class ScriptedTraining:
     options: EpochOptions
     scores: list[float] | None = None
     include_initial: bool = True
+
+    def for_run(self):
+        return self
+
+    def close(self):
+        """Hold nothing."""
 
     def begin(self, network, n_samples, state):
         rows, held_out = np.arange(n_samples), None
