@@ -310,12 +310,12 @@ def test_n_workers_can_be_searched_over(client, digits):
     ("name", "method", "engine"),
     [
         ("defaults", "predict", "local"),
-        ("defaults", "predict_proba", "futures"),
         ("defaults", "partial_fit", "local"),
-        ("numbers", "predict", "futures"),
-        ("numbers", "partial_fit", "local"),
-        ("strings", "predict", "local"),
         ("lbfgs, strings", "predict_proba", "local"),
+        pytest.param("defaults", "predict_proba", "futures", marks=pytest.mark.slow),
+        pytest.param("numbers", "predict", "futures", marks=pytest.mark.slow),
+        pytest.param("numbers", "partial_fit", "local", marks=pytest.mark.slow),
+        pytest.param("strings", "predict", "local", marks=pytest.mark.slow),
     ],
 )
 def test_feature_names_are_set_and_checked(client, name, method, engine, frame):
@@ -387,6 +387,9 @@ def test_nothing_is_printed_without_verbose(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+SLOW = pytest.mark.slow
+
+
 def _interrupt_both(monkeypatch, theirs, n_steps):
     for owner, name in [(loop, "training_step"), (theirs, "_backprop")]:
         function = InterruptAfter(getattr(owner, name), n_steps)
@@ -401,9 +404,9 @@ def _interrupt_both(monkeypatch, theirs, n_steps):
         pytest.param(2, "defaults", {}, id="in the first epoch"),
         pytest.param(8, "defaults", {}, id="between two epochs"),
         pytest.param(7, "defaults", {"early_stopping": True}, id="early stopping"),
-        pytest.param(5, "defaults", {"solver": "sgd"}, id="sgd"),
-        pytest.param(5, "two columns", {}, id="regressor"),
-        pytest.param(7, "sparse, early stopping, numbers", {}, id="sparse"),
+        pytest.param(5, "defaults", {"solver": "sgd"}, id="sgd", marks=SLOW),
+        pytest.param(5, "two columns", {}, id="regressor", marks=SLOW),
+        pytest.param(7, "sparse, early stopping, numbers", {}, id="sparse", marks=SLOW),
     ],
 )
 def test_interrupted_training_keeps_the_parameters(

@@ -187,7 +187,7 @@ def test_poisson_accepts_targets_that_are_all_zero():
     assert (ours.predict(case.X) > 0).all()
 
 
-@pytest.mark.parametrize("engine", ["local", "futures", "peers"])
+@pytest.mark.parametrize("engine", only_quick(0, cases=["local", "futures", "peers"]))
 @pytest.mark.parametrize(
     ("before", "after"),
     [

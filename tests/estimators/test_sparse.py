@@ -158,7 +158,7 @@ def _with_a(value):
         pytest.param(lambda X: X.astype(complex), None, id="complex"),
     ],
 )
-@pytest.mark.parametrize("features", ["csr_matrix", "csc_array"])
+@pytest.mark.parametrize("features", only_quick(0, cases=["csr_matrix", "csc_array"]))
 def test_unsuitable_matrices_are_refused_as_by_scikit_learn(
     name, method, spoil, accepted, features
 ):

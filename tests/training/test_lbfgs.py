@@ -18,6 +18,7 @@ from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training import lbfgs
 from skdistmlp.training.lbfgs import IterativeMinimisation, blocks_of, minimise
 from skdistmlp.training.scipy_lbfgs import LbfgsOptions
+from tests.marks import only_quick
 from tests.parallel.ops_contract import (
     HEADS,
     PlainNetwork,
@@ -90,7 +91,7 @@ def assert_same_result(found, expected):
 @every_number_of_shards
 @pytest.mark.parametrize(("output", "n_outputs"), HEADS)
 @pytest.mark.parametrize(
-    "options", [{"weighted": True}, {"sparse": csr_array}], ids=str
+    "options", only_quick(0, cases=[{"weighted": True}, {"sparse": csr_array}]), ids=str
 )
 def test_the_first_shard_returns_the_result_of_scipy(
     n_shards, output, n_outputs, options
