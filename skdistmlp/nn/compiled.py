@@ -6,6 +6,7 @@ parameters 1.4 ms against 0.23, on 5.8 million 8.5 against 3.0 (one thread;
 """
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,15 +57,29 @@ def _compile(kernel: Kernel) -> Kernel | None:
     except ImportError:
         # Not installed, or not for this NumPy.
         return None
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        fast: Kernel = njit(cache=True, **options)(kernel)
-    except RuntimeError:
-        # No folder is writable in which to cache the compiled code.
-        fast = njit(**options)(kernel)
-    for dtype in _DTYPES.get(kernel, (np.float32, np.float64)):
-        fast(*_EXAMPLES[kernel](dtype))
-    return fast
+    except Exception as error:
+        _say_that_it_failed(error)
+        return None
+    # The cache fails where no folder is writable, or the disk is full.
+    for cache in (True, False):
+        try:
+            fast: Kernel = njit(cache=cache, nogil=True, error_model="numpy")(kernel)
+            for dtype in _DTYPES.get(kernel, (np.float32, np.float64)):
+                fast(*_EXAMPLES[kernel](dtype))
+        except Exception as error:
+            failure = error
+        else:
+            return fast
+    _say_that_it_failed(failure)
+    return None
+
+
+def _say_that_it_failed(error: Exception) -> None:
+    warnings.warn(
+        f"numba cannot compile here: {error!r}. NumPy computes the same, more slowly. "
+        f"Repair numba, or uninstall it.",
+        stacklevel=2,
+    )
 
 
 # The first arrays of an update rule are the parameters and the gradient, then come the

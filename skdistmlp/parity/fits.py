@@ -151,7 +151,10 @@ class Fits:
         # lbfgs has no curve.
         losses = {
             name: np.atleast_1d(np.asarray(getattr(fitted, name), float))
-            for name in ("loss_", "loss_curve_", "validation_loss_curve_")
+            for name in (
+                *("loss_", "loss_curve_"),
+                *("validation_loss_curve_", "validation_scores_"),
+            )
             if getattr(fitted, name, None) is not None
         }
         return Answer(

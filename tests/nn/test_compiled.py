@@ -1,4 +1,5 @@
 import sys
+import types
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,6 +140,34 @@ def test_no_cache_folder_is_needed_for_compiled_code(monkeypatch):
     monkeypatch.setattr(caching.FunctionCache, "_impl_class", _NoPlace)
     compiled.load(compiled.adam)
     assert compiled._compiled[compiled.adam] is not None
+
+
+@pytest.mark.parametrize("when", ["imported", "compiled"])
+def test_a_numba_that_is_broken_ends_no_training(when, monkeypatch):
+    def fail(*args, **options):
+        raise SystemError("of another version")
+
+    broken = types.ModuleType("numba")
+    if when == "compiled":
+        broken.njit = fail
+    else:
+        broken.__getattr__ = fail
+    monkeypatch.setitem(sys.modules, "numba", broken)
+    with pytest.warns(UserWarning, match="numba cannot compile here.*another version"):
+        compiled.load(compiled.adam)
+    assert compiled.compiled(compiled.adam, 0) is None
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch):
+    from numba.core import caching
+
+    def full(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(caching.FunctionCache, "save_overload", full)
+    monkeypatch.setattr(caching.FunctionCache, "load_overload", lambda *_: None)
+    compiled.load(compiled.adam)
+    assert compiled.compiled(compiled.adam, 0) is not None
 
 
 class _NoPlace:
