@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.sparse import csr_array, random_array
+from scipy.sparse import csr_array, random
 
 from skdistmlp.nn import compiled
 from skdistmlp.nn.dropout import BLOCK_COLUMNS, Dropout
@@ -76,7 +76,7 @@ def test_a_mask_is_the_same_forever():
 @pytest.mark.parametrize("density", [0.0, 0.05, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sparse_rows_drop_what_dense_rows_drop(density, dtype):
-    X = csr_array(random_array((50, 600), density=density, rng=0, dtype=dtype))
+    X = csr_array(random(50, 600, density, random_state=0, dtype=dtype))
     before = X.copy()
     dropped = DROPOUT.drop_stored(X)
     assert dropped.dtype == dtype
