@@ -112,8 +112,18 @@ def test_a_score_improves_by_more_than_tol(score, count, is_best):
         best_validation_score=0.5,
         no_improvement_count=3,
     )
-    seen = seen.judged_by_score(score, tol=0.25)
+    seen = seen.judged_by_score(score, tol=0.25).with_score(score)
     assert seen.no_improvement_count == count
     np.testing.assert_equal(seen.validation_scores, (0.5, score))
     assert seen.best_validation_score == (score if is_best else 0.5)
     assert seen.best_loss is None
+
+
+def test_losses_and_the_epoch_of_the_best_score_are_noted():
+    seen = progress(loss_curve=(2.0, 1.0)).started(validating=True, stops=False)
+    assert seen.best_loss == np.inf
+    assert seen.with_validation_loss(None) is seen
+    seen = seen.with_validation_loss(0.5).with_score(0.25)
+    assert (seen.validation_losses, seen.validation_scores) == ((0.5,), (0.25,))
+    assert (seen.best_validation_score, seen.best_iter) == (0.25, 2)
+    assert seen.with_score(0.25).best_iter == 2
