@@ -9,6 +9,7 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.plotting import PartitionDisplay
 from skdistmlp.plotting.axes import COLOURS
+from tests.marks import only_quick
 from tests.plotting.pictures import assert_hides_nothing, assert_readable
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -75,7 +76,7 @@ def test_each_shard_needs_a_worker(workers):
         display.plot()
 
 
-@pytest.mark.parametrize("layout", ["constrained", None])
+@pytest.mark.parametrize("layout", only_quick(0, cases=["constrained", None]))
 @pytest.mark.parametrize("n_hidden", [2, 6, 20])
 @pytest.mark.parametrize("size", [(3, 2), (4, 3), (6.4, 4.8)], ids=str)
 def test_labels_of_many_layers_do_not_overlap(size, n_hidden, layout):
