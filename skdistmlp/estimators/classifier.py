@@ -115,8 +115,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         of the inputs and of each hidden layer. Rounded to a multiple of 2^-16.
     weight_decay : float, default=0.01
         Coefficients, but not intercepts, shrink by ``weight_decay`` times the learning
-        rate in each step; for "adamw" only. `alpha` acts beside it, as part of the
-        loss.
+        rate in each step; for "adamw" only. `alpha` still applies, as part of
+        the loss.
     rho : float, default=0.99
         Decay of the second moment; for "rmsprop" only.
     max_grad_norm : float or None, default=None

@@ -12,7 +12,7 @@ NAMED_SCHEDULES = ", ".join(map(repr, EPOCH_SCHEDULES))
 def check_combination(estimator: Any, incremental: bool) -> None:
     """Raise ValueError if a parameter has no meaning with the solver or the method.
 
-    scikit-learn ignores some of its own parameters with some solvers; that is kept.
+    Where scikit-learn ignores one of its own parameters, it is ignored here too.
 
     Parameters
     ----------

@@ -88,7 +88,7 @@ class FittedStateMixin:
             if raw is not None and np.array_equal(parameters, average):
                 parameters = raw
             else:
-                # They were edited, or the best were restored: the average begins anew.
+                # They were edited, or the best were restored: a new average begins.
                 optimizer = replace(optimizer, average=parameters.copy())
         if not incremental:
             return ShardState(parameters)

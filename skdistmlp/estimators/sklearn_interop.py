@@ -136,7 +136,8 @@ class SklearnInteropMixin:
             to become a regressor. It is not changed.
         **params
             Parameters of the new estimator, such as `client`, `n_workers` or
-            `engine`. They take precedence over those of `mlp`.
+            `engine`. They take precedence over those of `mlp`. With another `solver`,
+            `ema_decay` or `warmup_steps`, training begins with a new optimiser.
 
         Returns
         -------
@@ -179,15 +180,20 @@ class SklearnInteropMixin:
         estimator.engine_ = plan.engine
         estimator.n_workers_ = plan.n_shards
         if hasattr(mlp, "_optimizer"):
-            (
-                estimator._optimizer_state,
-                estimator._schedule,
-                estimator._learning_rate,
-            ) = _from_sklearn_optimizer(mlp._optimizer, dtype)
+            state, schedule, rate = _from_sklearn_optimizer(mlp._optimizer, dtype)
+            if _asks_for(estimator, state):
+                estimator._optimizer_state = state
+                estimator._schedule, estimator._learning_rate = schedule, rate
             estimator._dropout_seed = None  # the first dropout draws it
             # scikit-learn does not record them.
             estimator.validation_loss_curve_ = estimator.best_iter_ = None
         return estimator
+
+
+def _asks_for(estimator: Any, state: OptimizerState) -> bool:
+    """Say whether scikit-learn's optimiser is the one that an estimator would begin."""
+    same_rule = type(estimator._new_rule()) is type(state.rule)
+    return same_rule and estimator.ema_decay is None and not estimator.warmup_steps
 
 
 def _copy_parameters(

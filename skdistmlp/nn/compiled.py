@@ -15,9 +15,10 @@ import numpy as np
 Kernel = Callable[..., None]
 
 UPDATES_BEFORE_LOADING = 250_000_000
-"""Parameters updated by NumPy before numba is loaded. Loading costs 0.33 s, about what
-this many updates could have saved: a small fit never waits for numba, and a large one
-loses at most as much again as loading costs anyway."""
+"""Parameters updated by NumPy before numba is loaded. With compiled code in its cache
+that costs 0.33 s, about what this many updates could have saved: a process that only
+trains small networks never waits for numba. To compile a kernel for the first time
+takes seconds."""
 
 _LOCK = threading.Lock()
 _updates = 0

@@ -143,7 +143,8 @@ def _polynomial(x: FloatArray, coefficients: FloatArray, out: FloatArray) -> Non
 
 def _gelu_by_scipy(z: FloatArray, out: FloatArray, slope: FloatArray) -> None:
     tail = np.abs(z)
-    x = tail.copy()
+    # Beyond that the tail is zero, and infinity times zero would be no number.
+    x = np.minimum(tail, 40.0)
     np.negative(tail, out=tail)
     ndtr(tail, out=tail)
     # The square of a huge number is infinite, which is right: its density is zero.

@@ -258,7 +258,7 @@ MOMENTUM_DECAY = 0.004
 
 
 @dataclass(frozen=True)
-class NAdam:
+class NAdam(Adam):
     """Adam with Nesterov's momentum (Dozat, 2016), which rises with the steps.
 
     ``mu_t = beta_1 (1 - 0.96^(0.004 t) / 2)`` and, with m and v as in Adam,
@@ -270,17 +270,6 @@ class NAdam:
     -----
     torch's ``NAdam`` with its default ``momentum_decay``.
     """
-
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-8
-    n_moments: ClassVar[int] = 2
-    has_schedule: ClassVar[bool] = False
-
-    @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> Self:
-        """Build the rule from ``beta_1``, ``beta_2`` and ``epsilon``."""
-        return cls(*(float(params[name]) for name in ("beta_1", "beta_2", "epsilon")))
 
     def update_block(self, block: Block, learning_rate: float, n_steps: int) -> None:
         """Take one step in place; see `UpdateRule`."""

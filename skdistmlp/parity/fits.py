@@ -128,7 +128,7 @@ class Fits:
         return self._answer(theirs(**params), self.here)
 
     def of(self, engine: str, n_workers: int = 1) -> Answer:
-        """Train with an engine, on so many workers."""
+        """Train with an engine, on a number of workers."""
         is_local = engine == "local"
         ours = type(self.estimator)(
             **deepcopy(self._params),

@@ -64,7 +64,7 @@ class StepCost:
         time: in "lbfgs", whose optimiser runs in one place. Otherwise parameters
         stay on their shards for many steps.
     layers_kept : frozenset of int
-        Layers whose pre-activations are kept beside their activations.
+        Layers that keep their pre-activations as well as their activations.
     layers_dropped : frozenset of int
         Layers that some of the input is dropped of, which takes a mask and a copy.
     """

@@ -140,20 +140,18 @@ def judge_epoch(
     """Score the epoch, set the next learning rate, and decide whether to stop."""
     progress = state.progress
     assert progress is not None
-    score: float | None = None
-    if validation is not None:
+    measure = "Training loss"
+    if validation is None:
+        progress = progress.judged_by_loss(options.tol)
+    else:
         score, loss = _validate(network, validation)
         log(f"Validation score: {score:f}")
         progress = progress.with_validation_loss(loss)
-    if validation is None or not validation.stops:
-        progress = progress.judged_by_loss(options.tol)
-        measure = "Training loss"
-    else:
-        assert score is not None
-        progress = progress.judged_by_score(score, options.tol)
-        measure = "Validation score"
-    if validation is not None:
-        assert score is not None
+        if validation.stops:
+            measure = "Validation score"
+            progress = progress.judged_by_score(score, options.tol)
+        else:
+            progress = progress.judged_by_loss(options.tol)
         best_before = progress.best_validation_score
         progress = progress.with_score(score)
         if validation.stops and progress.best_validation_score != best_before:

@@ -371,3 +371,22 @@ def test_an_optimizer_that_is_not_scikit_learns_is_named(digits):
     expected = "an instance of object, expected .* AdamOptimizer, SGDOptimizer"
     with pytest.raises(ValueError, match=expected):
         DistributedMLPClassifier.from_sklearn(mlp)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"solver": "adamw"}, {"solver": "sgd"}, {"ema_decay": 0.9}, {"warmup_steps": 9}],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_another_optimiser_that_is_asked_for_begins_anew(params):
+    """As in an estimator with the same parameters and no memory."""
+    case = Case.of("defaults")
+    mlp = MLPClassifier((9,), max_iter=2, random_state=0).fit(case.X, case.y)
+    ours = DistributedMLPClassifier.from_sklearn(mlp, **params)
+    assert not hasattr(ours, "_optimizer_state")
+    ours.partial_fit(case.X, case.y)
+    assert ours._optimizer_state.n_steps == 2
+    assert ours._optimizer_state.ema_decay == params.get("ema_decay")
+    kept = DistributedMLPClassifier.from_sklearn(mlp, dropout=0.5, max_grad_norm=1.0)
+    assert kept._optimizer_state.n_steps == 4

@@ -50,3 +50,11 @@ def test_the_float32_derivative_is_accurate():
     exact = z.astype(float)
     exact = ndtr(exact) + exact * np.exp(-(exact**2) / 2) / (2 * np.pi) ** 0.5
     assert_allclose(slope, exact, atol=2.5e-7, rtol=0)
+
+
+def test_infinities_have_values_and_slopes_in_float64_too():
+    z = np.array([[np.inf, -np.inf, 1e300, -1e300, 45.0, -45.0]])
+    slope, out = z.copy(), np.empty_like(z)
+    gelu_with_slope(slope, out)
+    assert_array_equal(out, np.maximum(z, 0))
+    assert_array_equal(slope, z > 0)

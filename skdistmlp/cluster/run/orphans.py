@@ -88,9 +88,9 @@ class OrphanCleanup(SchedulerPlugin):
     def add_client(self, scheduler: Any, client: str) -> None:
         """Release what a client sent over an earlier connection; called by Dask.
 
-        It connects anew under the same name, and has given up its futures. A scheduler
-        that has not noticed the end of the earlier connection forgets here what the
-        client had, without releasing it.
+        It has reconnected under the same name, and has given up its futures. A
+        scheduler that has not noticed the end of the earlier connection forgets here
+        what the client had, without releasing it.
         """
         self.remove_client(scheduler, client)
 

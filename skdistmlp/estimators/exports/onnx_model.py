@@ -180,7 +180,7 @@ _ACTIVATIONS: Mapping[str, _Writer] = MappingProxyType(
 
 
 def _quantiles(graph: _Graph, z: str) -> str:
-    """Add quantiles: each is the one before plus the softplus of its own logit."""
+    """Turn logits into quantiles: each adds its softplus to the one before."""
 
     def columns(start: int, stop: int) -> str:
         bounds = (np.array([number]) for number in (start, stop, 1))

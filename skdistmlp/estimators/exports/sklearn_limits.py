@@ -81,7 +81,7 @@ def watches_something_else(estimator: Any, replaced: Mapping[str, Any]) -> bool:
 
 
 def reset_watch(mlp: Any) -> None:
-    """Have a warm start compare with nothing: the best value is not one of its own."""
+    """Forget the best value so far, which a warm start could not compare with."""
     if hasattr(mlp, "_no_improvement_count"):
         mlp._no_improvement_count = 0
     if getattr(mlp, "best_loss_", None) is not None:
