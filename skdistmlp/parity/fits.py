@@ -110,7 +110,9 @@ class Fits:
         lacking = {
             name: value
             for name, value in self._params.items()
-            if name not in shared and not _is_same(value, signature[name].default)
+            if name not in shared
+            and not _is_same(value, signature[name].default)
+            and _has_effect(name, value, self._params)
         }
         given = {k: v for k, v in self._params.items() if k in shared}
         refused = {k: given[k] for k in refused_parameters(theirs, given)}
@@ -235,3 +237,22 @@ def _difference(
     largest = np.abs(theirs).max(axis=0) if scale is None else np.asarray(scale)
     relative = (difference / np.where(largest > 0, largest, 1.0)).max()
     return math.inf if np.isnan(relative) else float(relative)
+
+
+_USED_WITH = {
+    "weight_decay": ("solver", "adamw"),
+    "rho": ("solver", "rmsprop"),
+    "huber_delta": ("loss", "huber"),
+    "quantile": ("loss", "quantile"),
+}
+"""Parameters that only one value of another one uses."""
+
+
+def _has_effect(name: str, value: Any, params: Mapping[str, Any]) -> bool:
+    """Say whether a parameter changes what is trained, given the others."""
+    if name == "dropout":
+        return bool(np.any(np.asarray(value, dtype=float)))
+    if name in _USED_WITH:
+        other, user = _USED_WITH[name]
+        return bool(params.get(other) == user)
+    return True

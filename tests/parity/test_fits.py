@@ -244,3 +244,26 @@ def test_lbfgs_has_a_loss_without_a_curve():
     theirs, ours = fit.of_scikit_learn(), fit.of("local")
     assert ours.losses.keys() == theirs.losses.keys() == {"loss_"}
     assert differences(ours, theirs, True) == pytest.approx((0,) * 3, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"weight_decay": 0.2}, {"rho": 0.5}, {"dropout": [0, 0.0]}, {"dropout": 0}],
+    ids=str,
+)
+def test_a_parameter_without_effect_needs_no_counterpart(params):
+    assert fits(DistributedMLPClassifier(**params)).without_counterpart() == ()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"solver": "adamw", "weight_decay": 0.2},
+        {"solver": "rmsprop", "rho": 0.5},
+        {"dropout": [0, 0.5]},
+    ],
+    ids=str,
+)
+def test_one_that_has_an_effect_is_named(params):
+    named = fits(DistributedMLPClassifier(**params)).without_counterpart()
+    assert named == tuple(f"{name}={value!r}" for name, value in params.items())
