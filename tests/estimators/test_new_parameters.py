@@ -38,7 +38,7 @@ rates = st.sampled_from([0.0, 0.1, 0.4])
 
 @st.composite
 def networks(draw):
-    n_hidden = draw(st.integers(1, 3))
+    n_hidden = draw(st.integers(0, 3))
     several = draw(st.booleans())
     return {
         "hidden_layer_sizes": [draw(st.integers(2, 9)) for _ in range(n_hidden)],
@@ -74,10 +74,18 @@ trainings = st.fixed_dictionaries(
         "random_state": st.integers(0, 100),
     }
 )
-classifiers = st.fixed_dictionaries({"label_smoothing": st.sampled_from([0.0, 0.2])})
+classifiers = st.fixed_dictionaries(
+    {
+        "label_smoothing": st.sampled_from([0.0, 0.2]),
+        "class_weight": st.sampled_from([None, {0: 0.5, 2: 3.0}]),
+    }
+)
 regressors = st.fixed_dictionaries(
     {
-        "loss": st.sampled_from(["squared_error", "huber", "poisson"]),
+        "loss": st.sampled_from(
+            ["squared_error", "huber", "poisson", "absolute_error", "quantile"]
+        ),
+        "quantile": st.sampled_from([0.3, [0.1, 0.5, 0.9]]),
         "huber_delta": st.sampled_from([0.1, 2.0]),
     }
 )
@@ -117,10 +125,11 @@ def check(ours, case):
         for a, b in zip(getattr(ours, name), getattr(alone, name), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
     np.testing.assert_allclose(ours.loss_curve_, alone.loss_curve_, rtol=1e-6)
-    if "X_val" in given:
-        np.testing.assert_allclose(
-            ours.validation_loss_curve_, alone.validation_loss_curve_, rtol=1e-6
-        )
+    if "X_val" in given or parameters["early_stopping"]:
+        for name in ("validation_loss_curve_", "validation_scores_"):
+            mine, theirs = getattr(ours, name), getattr(alone, name)
+            np.testing.assert_allclose(mine, theirs, rtol=1e-6, atol=1e-9)
+        assert ours.best_iter_ == alone.best_iter_
 
 
 @given(case=cases(), shares=strategies.shares)
