@@ -181,7 +181,7 @@ class SklearnInteropMixin:
         estimator.n_workers_ = plan.n_shards
         if hasattr(mlp, "_optimizer"):
             state, schedule, rate = _from_sklearn_optimizer(mlp._optimizer, dtype)
-            if _asks_for(estimator, state):
+            if not _asks_for_another_optimizer(estimator, mlp):
                 estimator._optimizer_state = state
                 estimator._schedule, estimator._learning_rate = schedule, rate
             estimator._dropout_seed = None  # the first dropout draws it
@@ -190,10 +190,16 @@ class SklearnInteropMixin:
         return estimator
 
 
-def _asks_for(estimator: Any, state: OptimizerState) -> bool:
-    """Say whether scikit-learn's optimiser is the one that an estimator would begin."""
-    same_rule = type(estimator._new_rule()) is type(state.rule)
-    return same_rule and estimator.ema_decay is None and not estimator.warmup_steps
+def _asks_for_another_optimizer(estimator: Any, mlp: Any) -> bool:
+    """Say whether parameters given to `from_sklearn` rule out scikit-learn's optimiser.
+
+    A solver changed by ``mlp.set_params`` does not: `partial_fit` ignores it.
+    """
+    return bool(
+        estimator.solver != mlp.solver
+        or estimator.ema_decay is not None
+        or estimator.warmup_steps
+    )
 
 
 def _copy_parameters(
