@@ -208,6 +208,8 @@ class BaseDistributedMLP(
             request = self._engine_request()
             result = train(request, job, dataset, on_epoch_end, self._engines)
             self._set_fitted_attributes(result)
+            if validation is not None or (self.early_stopping and rule is not None):
+                self._watched = validation is not None, self.scoring
             outcome = tasks.end(result.state.outcome)
         self._warn(outcome, incremental)
         if validation is not None or self.scoring is not None:
@@ -273,7 +275,12 @@ class BaseDistributedMLP(
             TrainingState(
                 shards,
                 check_random_state(self.random_state),
-                self._starting_progress(shards, n_steps, incremental),
+                self._starting_progress(
+                    shards,
+                    n_steps,
+                    incremental,
+                    (validation is not None, self.scoring) if hold_out else None,
+                ),
             ),
             rule,
             ema_decay=self.ema_decay,

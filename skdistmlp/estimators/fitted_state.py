@@ -28,12 +28,25 @@ _HISTORY = (
     "validation_loss_curve_",
     "best_validation_score_",
     "best_iter_",
+    "_watched",
     "_no_improvement_count",
     "_optimizer_state",
     "_dropout_seed",
     "_raw_parameters",
 )
 """Attributes that training in epochs sets, and "lbfgs" does not."""
+
+
+def watched_by(estimator: Any) -> tuple[bool, Any]:
+    """Return of what an estimator has the best score: rows of `X_val`, and `scoring`.
+
+    Without either it is that of rows held out, as in scikit-learn.
+    """
+    return getattr(estimator, "_watched", HELD_OUT)
+
+
+HELD_OUT: tuple[bool, Any] = (False, None)
+"""What scikit-learn's best score is one of: of rows held out, by accuracy or R²."""
 
 
 class FittedStateMixin:
@@ -44,6 +57,7 @@ class FittedStateMixin:
     learning_rate_init: float
     power_t: float
     warmup_steps: int
+    early_stopping: bool
     _optimizer_state: OptimizerState | None
     _schedule: LearningRateSchedule
     _learning_rate: float
@@ -96,9 +110,17 @@ class FittedStateMixin:
         return ShardState(parameters, optimizer, dropout_seed=seed)
 
     def _starting_progress(
-        self, state: ShardState | None, n_steps: int, incremental: bool
+        self,
+        state: ShardState | None,
+        n_steps: int,
+        incremental: bool,
+        watched: tuple[bool, Any] | None,
     ) -> Progress:
-        """Return where training stands, from the fitted attributes."""
+        """Return where training stands, from the fitted attributes.
+
+        If there are scores to come, `watched` says of what. A best score of other rows,
+        or by another scoring, is forgotten, since they do not compare with it.
+        """
         continues = incremental and self._continues()
         if continues and self._schedule.name in EPOCH_SCHEDULES:
             schedule, rate = self._schedule, self._learning_rate
@@ -111,6 +133,11 @@ class FittedStateMixin:
             steps_done = state.optimizer.n_steps
         scores = getattr(self, "validation_scores_", None)
         losses = getattr(self, "validation_loss_curve_", None)
+        best_score = getattr(self, "best_validation_score_", None)
+        n_stalled = getattr(self, "_no_improvement_count", 0)
+        if best_score is not None and watched not in (None, watched_by(self)):
+            best_score = -math.inf
+            n_stalled = 0 if self.early_stopping else n_stalled
         return Progress(
             schedule,
             rate,
@@ -121,8 +148,8 @@ class FittedStateMixin:
             validation_scores=None if scores is None else tuple(scores),
             validation_losses=None if losses is None else tuple(losses),
             best_iter=getattr(self, "best_iter_", None),
-            best_validation_score=getattr(self, "best_validation_score_", None),
-            no_improvement_count=getattr(self, "_no_improvement_count", 0),
+            best_validation_score=best_score,
+            no_improvement_count=n_stalled,
         )
 
     def _new_schedule(self, rate: float, n_steps: int) -> LearningRateSchedule:

@@ -19,6 +19,7 @@ from skdistmlp.estimators.exports.sklearn_limits import (
     reset_watch,
     watches_something_else,
 )
+from skdistmlp.estimators.fitted_state import HELD_OUT
 from skdistmlp.nn.optimizers import OptimizerState
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.nn.update_rules import Adam, Sgd, UpdateRule
@@ -61,6 +62,8 @@ class SklearnInteropMixin:
     _schedule: LearningRateSchedule
     _learning_rate: float
     _dropout_seed: int | None
+    _watched: tuple[bool, Any]
+    validation_scores_: list[float] | None
     validation_loss_curve_: list[float] | None
     best_iter_: int | None
 
@@ -185,6 +188,8 @@ class SklearnInteropMixin:
                 estimator._optimizer_state = state
                 estimator._schedule, estimator._learning_rate = schedule, rate
             estimator._dropout_seed = None  # the first dropout draws it
+            if estimator.validation_scores_ is not None:
+                estimator._watched = HELD_OUT
             # scikit-learn does not record them.
             estimator.validation_loss_curve_ = estimator.best_iter_ = None
         return estimator

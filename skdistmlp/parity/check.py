@@ -4,12 +4,13 @@ import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 from sklearn.base import is_classifier
+from sklearn.utils import check_scalar
 
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.inputs import compute_collections
@@ -41,7 +42,7 @@ def check_parity(
     n_epochs: int = 3,
     client: "Client | Cluster | str | None" = None,
     max_workers: int | None = None,
-    engines: Collection[str] | None = None,
+    engines: str | Collection[str] | None = None,
     tolerance: float | None = None,
     **fit_params: Any,
 ) -> ParityReport:
@@ -74,10 +75,11 @@ def check_parity(
         it has none, for the active one; without any, only "local" is compared.
     max_workers : int, default=None
         Largest number of workers; None for all of the cluster.
-    engines : collection of str, default=None
-        Engines to compare, such as ``["peers"]``; None for all.
+    engines : str or collection of str, default=None
+        Engines to compare, such as ``"peers"``; None for all.
     tolerance : float, default=None
-        Largest difference that passes; None for 1e-6 in float64 and 1e-4 in float32.
+        Largest difference that passes, 0 or more; None for 1e-6 in float64 and 1e-4 in
+        float32.
     **fit_params
         Passed on to `fit`. Those that scikit-learn's `fit` lacks are named like
         parameters.
@@ -90,7 +92,8 @@ def check_parity(
     Raises
     ------
     TypeError
-        If `estimator` is something else, such as a pipeline.
+        If `estimator` is something else, such as a pipeline, or a number or a name is
+        of another type.
     ValueError
         If the data or a parameter is invalid, or there is nothing to compare.
     ClusterError
@@ -134,11 +137,14 @@ def check_parity(
             f"DistributedMLPRegressor, but was given {type(estimator).__name__}. Of a "
             f"pipeline, pass the last step, and X as the steps before transform it."
         )
-    for name, number in (("n_epochs", n_epochs), ("max_workers", max_workers)):
-        if number is not None and number < 1:
-            raise ValueError(f"parity takes a {name} of 1 or more, got {number!r}.")
+    check_scalar(n_epochs, "n_epochs", Integral, min_val=1)
+    if max_workers is not None:
+        check_scalar(max_workers, "max_workers", Integral, min_val=1)
+    if tolerance is not None:
+        check_scalar(tolerance, "tolerance", Real, min_val=0)
     known = tuple(estimator._engines)
-    if unknown := sorted(set(engines or ()) - set(known)):
+    engines = (engines,) if isinstance(engines, str) else engines
+    if unknown := [engine for engine in engines or () if engine not in known]:
         raise ValueError(f"there are no engines {unknown}: pass some of {list(known)}.")
     fit_params = {"sample_weight": sample_weight, **fit_params}
     fit_params = {k: value for k, value in fit_params.items() if value is not None}

@@ -114,20 +114,30 @@ class Fits:
             and not _is_same(value, signature[name].default)
             and _has_effect(name, value, self._params)
         }
-        given = {k: v for k, v in self._params.items() if k in shared}
+        given = self._their_params()
         refused = {k: given[k] for k in refused_parameters(theirs, given)}
         fit_names = inspect.signature(theirs.fit).parameters
         return (
-            *(f"{k}={reprlib.repr(v)}" for k, v in {**refused, **lacking}.items()),
+            *(f"{k}={reprlib.repr(self._params[k])}" for k in (*refused, *lacking)),
             *(name for name in self.here.fit_params if name not in fit_names),
         )
 
     def of_scikit_learn(self) -> Answer:
         """Train with scikit-learn."""
         theirs = self.estimator._sklearn_class
-        names = inspect.signature(theirs).parameters
-        params = {k: deepcopy(v) for k, v in self._params.items() if k in names}
-        return self._answer(theirs(**params), self.here)
+        return self._answer(theirs(**deepcopy(self._their_params())), self.here)
+
+    def _their_params(self) -> dict[str, Any]:
+        """Return the parameters of scikit-learn's estimator."""
+        names = inspect.signature(self.estimator._sklearn_class).parameters
+        params = {k: v for k, v in self._params.items() if k in names}
+        activation = params.get("activation")
+        if isinstance(activation, list | tuple) and activation:
+            first = activation[0]
+            # The same one in each hidden layer is what scikit-learn has.
+            if all(other == first for other in activation):
+                params["activation"] = first
+        return params
 
     def of(self, engine: str, n_workers: int = 1) -> Answer:
         """Train with an engine, on a number of workers."""

@@ -59,6 +59,36 @@ def test_what_a_new_training_does_not_set_is_dropped(digits):
     assert not hasattr(clf, "best_iter_")
 
 
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [("held out", "X_val"), ("X_val", "held out"), ("X_val", "scoring")],
+)
+def test_a_best_score_of_something_else_is_forgotten(digits, first, then):
+    """Else no score to come could beat it, and training would stop for nothing."""
+    X, y = digits
+    rows = {"X_val": X[:40], "y_val": y[:40]}
+    clf = classifier(early_stopping=True, warm_start=True, n_iter_no_change=3)
+    clf.fit(X, y, **rows if first == "X_val" else {})
+    clf.best_validation_score_, clf._no_improvement_count = 2.0, 2
+    clf.set_params(scoring="neg_log_loss" if then == "scoring" else None)
+    clf.fit(X, y, **{} if then == "held out" else rows)
+    assert clf.best_validation_score_ == max(clf.validation_scores_[3:])
+    assert clf.best_iter_ == 4 + int(np.argmax(clf.validation_scores_[3:]))
+    assert len(clf.loss_curve_) == 6
+
+
+def test_a_best_score_of_the_same_kind_is_kept(digits):
+    X, y = digits
+    clf = classifier(early_stopping=True, warm_start=True)
+    clf.fit(X, y, X_val=X, y_val=y)
+    clf.best_validation_score_ = 2.0
+    clf.fit(X, y, X_val=X, y_val=y)
+    assert clf.best_validation_score_ == 2.0
+    # Calls without rows for validation compare nothing.
+    clf.set_params(early_stopping=False).partial_fit(X, y)
+    assert clf.best_validation_score_ == 2.0
+
+
 def test_a_failed_fit_leaves_everything_as_it_was(digits):
     X, y = digits
     clf = classifier(ema_decay=0.9).fit(X, y, X_val=X, y_val=y)

@@ -288,14 +288,30 @@ def test_other_estimators_are_refused(estimator):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"n_epochs": 0}, "n_epochs of 1 or more, got 0"),
-        ({"max_workers": 0}, "max_workers of 1 or more, got 0"),
+        ({"n_epochs": 0}, "n_epochs == 0, must be >= 1"),
+        ({"max_workers": 0}, "max_workers == 0, must be >= 1"),
+        ({"tolerance": -1e-6}, "tolerance == -1e-06, must be >= 0"),
         ({"engines": ["peer"]}, r"no engines \['peer'\]: pass some of \['local', 'fut"),
     ],
 )
 def test_invalid_limits_are_refused(params, message):
     with pytest.raises(ValueError, match=message):
         check_parity(CLF, X, Y, **params)
+
+
+@pytest.mark.parametrize("name", ["n_epochs", "max_workers", "tolerance"])
+def test_limits_of_another_type_are_refused(name):
+    with pytest.raises(TypeError, match=f"{name} must be an instance of"):
+        check_parity(CLF, X, Y, **{name: "many"})
+
+
+def test_one_engine_and_one_activation_in_a_list_are_understood():
+    clf = DistributedMLPClassifier((7, 5), ["relu", "relu"], random_state=0)
+    report = check_parity(clf, X, Y, engines="local")
+    assert [(row.engine, row.reference) for row in report.rows] == [
+        ("local", "scikit-learn")
+    ]
+    assert report.passed
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,11 @@ def answer(**changes):
         ),
         (DistributedMLPClassifier(activation="gelu"), ("activation='gelu'",)),
         (
-            DistributedMLPClassifier(solver="adamw", activation=["relu"]),
-            ("activation=['relu']", "solver='adamw'"),
+            DistributedMLPClassifier((5, 5), ["relu", "tanh"], solver="adamw"),
+            ("activation=['relu', 'tanh']", "solver='adamw'"),
         ),
+        (DistributedMLPClassifier((5, 5), activation=["relu", "relu"]), ()),
+        (DistributedMLPClassifier(activation=["gelu"]), ("activation=['gelu']",)),
         (DistributedMLPRegressor("huber"), ("loss='huber'",)),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skdistmlp.estimators.fitted_state import HELD_OUT, watched_by
 from skdistmlp.training.schedules import EPOCH_SCHEDULES
 
 SKLEARN_CHOICES: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -75,7 +76,7 @@ def watches_something_else(estimator: Any, replaced: Mapping[str, Any]) -> bool:
     """Return whether losses or scores have another meaning than in scikit-learn."""
     return (
         "loss" in replaced
-        or getattr(estimator, "scoring", None) is not None
+        or watched_by(estimator) != HELD_OUT
         or getattr(estimator, "label_smoothing", 0) != 0
     )
 

@@ -1,5 +1,7 @@
 """Networks that were trained as scikit-learn cannot, exported to it all the same."""
 
+import pickle
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -160,6 +162,17 @@ def test_a_best_value_is_exported_if_it_means_the_same(kind, params, is_reset):
         assert mlp.best_loss_ == (np.inf if is_reset else ours.best_loss_)
     fit(mlp, X, np.resize(getattr(ours, "classes_", np.arange(7)), len(X)))
     assert len(mlp.loss_curve_) == 2 * ours.max_iter
+
+
+def test_a_best_score_of_rows_of_its_own_is_not_exported():
+    """scikit-learn holds out others, whose scores do not compare with it."""
+    ours, X = fitted("ten classes", warm_start=True, early_stopping=True)
+    kept = ours.to_sklearn()
+    assert kept.best_validation_score_ == ours.best_validation_score_
+    y = np.resize(ours.classes_, len(X))
+    fit(ours, X, y, X_val=X, y_val=y)
+    assert ours.to_sklearn().best_validation_score_ == -np.inf
+    assert pickle.loads(pickle.dumps(ours)).to_sklearn().best_validation_score_ < 0
 
 
 def test_without_hidden_layers_any_activation_is_exported():
