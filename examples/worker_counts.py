@@ -29,8 +29,8 @@ def search(client: Client, width: int, n_workers: list[int]) -> GridSearchCV:
         (width, width),
         client=client,
         engine="peers",
-        n_iter_no_change=10,
-        tol=1e9,  # no improvement counts, so every fit stops after ten epochs or so
+        n_iter_no_change=5,
+        tol=1e9,  # no improvement counts, so every fit stops after five epochs or so
         random_state=0,
     )
     X = X.astype("float32")

@@ -21,6 +21,7 @@ ELSEWHERE = {"class_weight", "client", "n_workers", "parameter_threshold", "engi
 """Parameters that other pages explain."""
 
 
+@pytest.mark.slow
 def test_the_code_on_the_page_runs_and_does_what_the_text_says(capsys):
     page = {}
     for block in BLOCKS:

@@ -228,6 +228,7 @@ def test_help_fits_in_a_terminal_and_explains_every_option():
     assert all(re.match(r"[A-Z].{25,}[.\]]$", option.help) for option in options)
 
 
+@pytest.mark.slow
 def test_a_progress_bar_advances_and_ctrl_c_ends_every_process():
     with running("-m", "dask", "mlp", "crossover", "--repeats", "1") as command:
         command.wait_until_it_shows(r"measuring  \[#+-+\] +11%")

@@ -72,6 +72,7 @@ def test_the_wheel_has_the_package_and_no_benchmarks():
         assert not importing.search(file.read_text()), file
 
 
+@pytest.mark.slow
 def test_the_quickstart_of_the_readme_trains_with_each_engine():
     assert any(command.endswith(" examples/quickstart.py") for command in COMMANDS)
     printed = printed_by_example("quickstart.py")
@@ -212,6 +213,7 @@ def test_a_network_is_exported_and_imported():
     assert float(re.search(r"^imported   accuracy (\S+)$", printed, re.M)[1]) > 0.9
 
 
+@pytest.mark.slow
 def test_a_running_cluster_shows_which_worker_holds_what(client):
     address = client.scheduler.address
     printed = printed_by_example("cluster_by_hand.py", address, "--width", "256")

@@ -50,6 +50,7 @@ def test_measurements_take_turns_and_medians_count(example):
     assert medians == {"a": 2, "b": 20}
 
 
+@pytest.mark.slow
 def test_one_machine_is_a_root_without_children(example, monkeypatch):
     monkeypatch.setattr(example, "our_sample_s", lambda _, n_workers, *__: n_workers)
     monkeypatch.setattr(

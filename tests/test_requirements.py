@@ -53,6 +53,7 @@ def test_an_older_package_is_named(tmp_path, name, version, module):
     assert f" or newer, but version {version} is installed. Upgrade it" in last
 
 
+@pytest.mark.slow
 def test_a_newer_package_is_accepted(tmp_path):
     done = import_with(tmp_path, "scikit-learn", "99.0rc1", "skdistmlp.estimators")
     assert (done.returncode, done.stderr) == (0, "")

@@ -125,6 +125,7 @@ print(json.dumps(clf.fit(X, y).plan_.engine))
 
 
 @pytest.mark.parametrize(("threshold", "is_local"), [("51", False), ("52", True)])
+@pytest.mark.slow
 def test_the_environment_decides_with_the_address_of_a_cluster(
     client, threshold, is_local
 ):
@@ -152,6 +153,7 @@ print(json.dumps([clf.plan_.reason, [str(w.message) for w in caught]]))
     only_quick(1, cases=[(2, ""), (None, "clf._client_stayed_behind = True")]),
     ids=["n_workers", "as in a process of joblib"],
 )
+@pytest.mark.slow
 def test_the_environment_decides_where_a_cluster_is_wanted(n_workers, stays_behind):
     code = FIT_WITHOUT_A_CLUSTER.format(n_workers=n_workers, stays_behind=stays_behind)
     variable = "DASK_SKDISTMLP__PARAMETER_THRESHOLD"

@@ -249,6 +249,7 @@ def test_peers_are_compared_with_every_competitor(monkeypatch):
     assert row["batch_size"] == 4
 
 
+@pytest.mark.slow
 def test_every_feature_is_compared_with_the_defaults(monkeypatch):
     tiny = Workload(4, (3, 3), n_steps=2, n_epochs=1, batch_size=5)
     monkeypatch.setattr(features, "WORKLOAD", tiny)

@@ -78,6 +78,7 @@ assert "skops" in sys.modules or "dask" not in sys.modules
 
 
 @pytest.mark.parametrize("how", only_quick(0, cases=LOAD))
+@pytest.mark.slow
 def test_training_continues_in_a_process_without_a_cluster(
     client, tmp_path, digits, how
 ):

@@ -243,7 +243,7 @@ def allocating_at_most(n_bytes):
         tracemalloc.stop()
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     conversation=conversations(),
     closes=st.booleans(),

@@ -59,6 +59,7 @@ def test_failed_and_cancelled_calls_raise(client):
 
 
 @pytest.mark.parametrize("repeat", range(5))
+@pytest.mark.slow
 def test_closing_a_client_during_a_call_causes_no_warning(cluster, repeat):
     def asks():
         while True:

@@ -345,6 +345,7 @@ def test_a_cluster_without_workers_is_reported(data, as_collection, engine):
             bounded(clf.fit, given, y)
 
 
+@pytest.mark.slow
 def test_a_worker_without_this_package_that_joins_late_lives(
     processes, data, monkeypatch
 ):

@@ -39,6 +39,7 @@ CELLS = [
 
 
 @pytest.mark.parametrize(("fault", "name"), CELLS)
+@pytest.mark.slow
 def test_a_fault_around_a_call_ends_as_expected_and_in_time(
     tmp_path, faults_page, data, fault, name
 ):
@@ -74,6 +75,7 @@ OF_COLLECTIONS = {
 
 @pytest.mark.parametrize("call", only_quick(0, cases=OF_COLLECTIONS))
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.slow
 def test_workers_that_cannot_reach_each_other_end_a_computation(
     tmp_path, data, caplog, call
 ):
@@ -116,6 +118,7 @@ def press_ctrl_c(
 
 
 @pytest.mark.parametrize("engine", only_quick(0, cases=["peers", "futures"]))
+@pytest.mark.slow
 def test_ctrl_c_with_a_local_cluster_ends_as_expected_and_in_time(faults_page, engine):
     """In a terminal, whose signal reaches the workers too, at three moments."""
     cells = [

@@ -26,7 +26,10 @@ from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-ENGINES = pytest.mark.parametrize("engine", ["futures", "peers"])
+BOTH_ENGINES = pytest.mark.parametrize("engine", ["futures", "peers"])
+
+# A step of "futures" takes several times as long.
+ENGINES = pytest.mark.parametrize("engine", only_quick(1, cases=["futures", "peers"]))
 
 
 def classifier(client, engine, *callbacks, **parameters):
@@ -192,7 +195,7 @@ def test_workers_in_one_process_do_not_change_the_snapshots(data, engine):
             assert_same_fit(first, alone(clf, data, 1), data[0])
 
 
-@ENGINES
+@BOTH_ENGINES
 def test_callbacks_run_in_the_client(client, data, engine):
     recorder = Recorder()
     weight = np.linspace(1, 2, 300)
@@ -232,7 +235,7 @@ def test_parameters_are_fetched_only_if_a_callback_asks(client, data, monkeypatc
         assert len(fetched) == n_times + 1
 
 
-@ENGINES
+@BOTH_ENGINES
 @pytest.mark.parametrize("early_stopping", [False, True])
 def test_all_shards_stop_at_the_epoch_that_a_callback_chooses(
     client, data, engine, early_stopping, recwarn
@@ -415,6 +418,7 @@ def test_callbacks_of_a_local_search_see_every_fit(client, data):
     ]
 
 
+@pytest.mark.slow
 def test_a_worker_lost_during_a_callback_is_named(tmp_path, data):
     class Murderer(Recorder):
         def on_fit_task_begin(self, estimator, context):

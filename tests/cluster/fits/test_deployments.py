@@ -67,6 +67,7 @@ def test_an_adaptive_cluster_keeps_the_workers_in_use(data):
         assert_nothing_left(client)
 
 
+@pytest.mark.slow
 def test_resources_and_annotations_do_not_interfere(data):
     with (
         started(n_workers=2, resources={"memory": 1}) as cluster,
@@ -89,6 +90,7 @@ def test_a_cluster_is_found_by_its_scheduler_file(client, data, tmp_path):
 
 
 @pytest.mark.parametrize("engine", only_quick(0, cases=["peers", "futures"]))
+@pytest.mark.slow
 def test_workers_with_several_threads_share_a_network(data, engine):
     """Two workers with two threads each give two shards with two threads each."""
     with (

@@ -201,6 +201,7 @@ def test_a_prediction_whose_worker_dies_names_it_and_can_start_again(
 
 
 @pytest.mark.parametrize("call", only_quick(0, cases=["fit", "predict"]))
+@pytest.mark.slow
 def test_a_retired_worker_is_not_waited_for(processes, client, data, monkeypatch, call):
     monkeypatch.setattr(futures, "PREDICT_BLOCK_ROWS", 30)
     clf = bounded(classifier(client).fit, *data)
@@ -284,6 +285,7 @@ def test_a_fit_whose_scheduler_dies_names_its_address(
             bounded(clf.fit, *data)
 
 
+@pytest.mark.slow
 def test_a_fit_whose_scheduler_hangs_names_its_address(tmp_path, data, monkeypatch):
     with (
         DaskProcesses(tmp_path, n_workers=2) as processes,
@@ -322,6 +324,7 @@ def test_a_fit_whose_tasks_are_cancelled_says_so(client, data, monkeypatch):
     assert_says_so_and_can_start_again(client, data, monkeypatch, cancel_losses)
 
 
+@pytest.mark.slow
 def test_a_fit_whose_cluster_is_restarted_says_so(data, monkeypatch):
     with (
         LocalCluster(

@@ -56,6 +56,7 @@ def restart_at_first_call(monkeypatch, client, owner, name):
         ],
     ),
 )
+@pytest.mark.slow
 def test_what_is_sent_during_a_restart_is_released(
     tmp_path, monkeypatch, digits, engine, as_array, owner, name
 ):

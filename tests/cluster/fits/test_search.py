@@ -80,6 +80,7 @@ def test_a_search_in_the_client_fits_on_the_cluster(client, data):
     assert N_WORKERS[int(np.argmin(fit_s))] == best
 
 
+@pytest.mark.slow
 def test_joblib_processes_connect_to_the_address(client, data):
     """Two fits at a time, each in a process that opens its own connection."""
     clf = classifier(client.scheduler.address)
@@ -91,7 +92,6 @@ def test_joblib_processes_connect_to_the_address(client, data):
     ("parameters", "context", "said"),
     only_quick(
         0,
-        2,
         cases=[
             ({"n_workers": 2}, None, "n_workers=2 needs a cluster, but no Dask client"),
             ({"client": ...}, None, HAD_CLIENT),
@@ -173,6 +173,7 @@ def test_a_search_in_tasks_of_one_thread_ends(data):
         del search
 
 
+@pytest.mark.slow
 def test_the_search_of_dask_ml_works(searched, data):
     """It keeps the folds on the cluster, and each fit is one of its tasks."""
     from dask_ml.model_selection import GridSearchCV as DaskSearch
@@ -193,6 +194,7 @@ def test_the_search_of_dask_ml_works(searched, data):
     ("engine", "solver"),
     only_quick(0, cases=[("peers", "adam"), ("peers", "lbfgs"), ("futures", "adam")]),
 )
+@pytest.mark.slow
 def test_halving_over_max_iter_works_on_the_cluster(client, data, engine, solver):
     def search(clf):
         return HalvingGridSearchCV(
@@ -220,7 +222,7 @@ def test_halving_over_max_iter_works_on_the_cluster(client, data, engine, solver
     assert (best.engine_, best.n_workers_, best.n_iter_) == (engine, 2, 9)
 
 
-@pytest.mark.parametrize("backend", ["loky", "dask"])
+@pytest.mark.parametrize("backend", only_quick(1, cases=["loky", "dask"]))
 def test_other_searches_and_pipelines_work(searched, data, backend):
     clf = classifier(searched.scheduler.address).set_params(batch_size=50)
     pipeline = make_pipeline(StandardScaler(), clf)

@@ -99,6 +99,7 @@ def test_a_call_ends_within_the_bound_and_names_the_scheduler(
 
 
 @pytest.mark.parametrize("engine", ["futures", "peers"])
+@pytest.mark.slow
 def test_a_fit_after_it_has_woken_up_is_right(processes, data, fitted, engine):
     with Client(processes.address, set_as_default=False) as client:
         clf = classifier(client=client, engine=engine).fit(*data)

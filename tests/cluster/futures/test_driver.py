@@ -66,6 +66,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
     ),
     ids=str,
 )
+@pytest.mark.slow
 def test_futures_meet_the_contract_with_the_bits_of_local_shards(
     client, n_shards, hidden, options
 ):
@@ -101,7 +102,7 @@ def test_tasks_do_not_accumulate_over_steps(client):
     problem = problem_of((3,), 2)
     left = {}
     with network_of(client, problem) as network:
-        for n_steps in [5, 200]:
+        for n_steps in [5, 60]:
             take_steps(network, n_steps)
             network.loss.pop()
             # The newest state and the rows of each shard; everything else is released.
@@ -110,7 +111,7 @@ def test_tasks_do_not_accumulate_over_steps(client):
                 "only states and rows are left",
             )
     names = {n_steps: Counter(key[0] for key in keys) for n_steps, keys in left.items()}
-    assert names[5] == names[200]
+    assert names[5] == names[60]
 
 
 @pytest.mark.slow

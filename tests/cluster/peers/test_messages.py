@@ -53,6 +53,7 @@ def test_a_client_hears_of_its_own_runs_only(client):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.slow
 def test_messages_arrive_from_a_new_scheduler_too(tmp_path, digits, capsys):
     """Dask's new scheduler knows only that the client exists.
 

@@ -182,6 +182,7 @@ def test_the_port_of_a_worker_can_be_chosen(client, ports, digits):
             stop(client, fit)
 
 
+@pytest.mark.slow
 def test_a_port_in_use_ends_the_fit_with_an_error(client, ports, digits):
     X, y = digits[0][:300], digits[1][:300]
     port = next(iter(ports.values()))

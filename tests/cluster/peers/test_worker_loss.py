@@ -57,6 +57,7 @@ def test_a_worker_that_dies_is_named_and_the_next_fit_works(processes, data, ran
 
 
 @pytest.mark.parametrize("rank", only_quick(1, cases=[0, 1]))
+@pytest.mark.slow
 def test_a_suspended_worker_is_named_after_the_timeout(processes, data, rank):
     """It still exists, so the exchange times out; once resumed, it can train again."""
     processes.have_workers(2)
@@ -122,6 +123,7 @@ def hold_before_connecting():
     peers_worker.meet = hold
 
 
+@pytest.mark.slow
 def test_a_worker_suspended_before_the_fit_is_named(processes, data):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:
@@ -158,6 +160,7 @@ def test_an_error_names_its_worker(client, data):
     ]
 
 
+@pytest.mark.slow
 def test_shards_of_a_killed_client_end(processes):
     """Even one that waits for another shard that has no deadline."""
     processes.have_workers(2)
@@ -223,6 +226,7 @@ def test_a_retired_worker_ends_the_fit(processes, data, short_rounds, n_workers)
         wait_until(lambda: not task_keys(client), "nothing is left")
 
 
+@pytest.mark.slow
 def test_a_shard_suspended_at_the_very_end_is_named(processes, data):
     """After the others have ended, and no longer wait for it."""
     processes.have_workers(2)
@@ -277,6 +281,7 @@ def pause(client):
 
 
 @pytest.mark.parametrize("n_workers", only_quick(1, cases=[1, 2]))
+@pytest.mark.slow
 def test_a_paused_worker_ends_the_fit(client, data, short_rounds, pause, n_workers):
     victim = next(iter(client.nthreads()))
     fit = in_thread(endless(client, n_workers=n_workers).fit, *data)
@@ -313,6 +318,7 @@ def test_a_fit_inside_a_cancelled_task_ends(client, data, short_rounds):
     wait_until(lambda: not any(executing(client).values()), "the shards have ended")
 
 
+@pytest.mark.slow
 def test_a_client_closed_during_a_fit_is_an_error(client, data, short_rounds):
     with Client(client.scheduler.address, set_as_default=False) as other:
         fit = in_thread(endless(other).fit, *data)

@@ -194,6 +194,7 @@ def test_rows_of_lost_workers_are_predicted_elsewhere(
         assert_nothing_left(client)
 
 
+@pytest.mark.slow
 def test_workers_that_are_left_predict_all_the_rest(
     tmp_path, data, fitted, sharing_is_free, monkeypatch
 ):
@@ -264,7 +265,7 @@ def test_workers_that_dropped_a_block_go_on_once(
     assert_nothing_left(client)
 
 
-@pytest.mark.parametrize("engine", ["auto", "peers"])
+@pytest.mark.parametrize("engine", only_quick(0, cases=["auto", "peers"]))
 def test_a_scheduler_lost_in_a_prediction_matters_only_if_an_engine_was_asked_for(
     processes, data, fitted, sharing_is_free, monkeypatch, engine
 ):
@@ -297,6 +298,7 @@ def test_a_scheduler_lost_in_a_prediction_matters_only_if_an_engine_was_asked_fo
         assert len(turns) == 3
 
 
+@pytest.mark.slow
 def test_workers_of_which_one_hangs_are_not_asked_again(
     processes, data, fitted, sharing_is_free, monkeypatch
 ):

@@ -52,6 +52,7 @@ DASK_READS_PARQUET = pytest.mark.filterwarnings("ignore:The inplace keyword")
 
 @DASK_READS_PARQUET
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.slow
 def test_the_code_of_the_page_on_data_runs(client, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
@@ -229,6 +230,7 @@ def test_categorical_columns_are_predicted():
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.slow
 def test_nothing_is_sent_to_the_active_client_of_another_cluster(client, data, fitted):
     """The prediction will be computed at the address passed as `client=`."""
     expected = fitted["values"].set_params(client=None).predict(data[0])
@@ -360,6 +362,7 @@ def test_a_worker_that_nobody_can_send_the_network_is_named(data, fitted, monkey
 
 @pytest.mark.parametrize("direct", only_quick(0, cases=[True, False]))
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.slow
 def test_a_worker_that_is_paused_when_it_is_sent_the_network_is_named(
     data, fitted, monkeypatch, direct
 ):
@@ -395,6 +398,7 @@ def test_the_plan_is_that_of_the_client_of_the_estimator(client, data, fitted):
 
 
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.slow
 def test_a_worker_without_this_package_fails_the_task_and_lives(
     processes, data, fitted
 ):

@@ -246,6 +246,7 @@ def test_changed_parameters_are_sent_again(client, data, sent, change):
     np.testing.assert_allclose(seen, here)
 
 
+@pytest.mark.slow
 def test_many_clients_and_threads_can_use_their_caches(cluster, data):
     """No client gets another's rows, whichever entries are evicted."""
     clients = [Client(cluster, set_as_default=False) for _ in range(2)]

@@ -173,6 +173,7 @@ def keys_held(dask_worker):
 
 
 @pytest.mark.parametrize("engine", only_quick(1, cases=["peers", "futures"]))
+@pytest.mark.slow
 def test_values_of_a_client_killed_while_sending_are_removed(tmp_path, engine):
     """A worker holds it, but the scheduler does not know."""
     with (

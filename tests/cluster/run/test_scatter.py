@@ -172,6 +172,7 @@ STOPPED = {
 
 @pytest.mark.parametrize("engine", only_quick(1, cases=["futures", "peers"]))
 @pytest.mark.parametrize("stopped", only_quick(0, cases=STOPPED))
+@pytest.mark.slow
 def test_what_stops_while_it_is_sent_rows_keeps_neither_rows_nor_process(
     tmp_path, stopped, engine
 ):

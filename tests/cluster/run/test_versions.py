@@ -132,6 +132,7 @@ def pretend_python(run, version):
     run(pretend)
 
 
+@pytest.mark.slow
 def test_pythons_are_compared_before_the_package_is_looked_for(processes, client):
     """On a worker that has none."""
     with processes.unlike_worker(WITHOUT_PACKAGE) as (worker, process):
@@ -185,6 +186,7 @@ def test_a_dask_that_is_too_old_is_reported(client, call):
     bounded(call, client)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_packages_are_too_old_is_named(processes, client, tmp_path):
     with processes.unlike_worker(with_old_dask(tmp_path)) as (worker, process):
         for call in CALLS.values():
@@ -222,6 +224,7 @@ def another_python():
     pytest.skip("this machine has no other Python")
 
 
+@pytest.mark.slow
 def test_a_worker_of_another_python_is_named_and_lives(processes, client, monkeypatch):
     """It runs Dask as it is installed here, of which it can load enough."""
     command = [another_python(), "-W", "ignore", "-m", "dask"]
