@@ -3,34 +3,35 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.communicators import Communicator, sum_in_order
+from skdistmlp.parallel.grid import Axis, Grid
 from skdistmlp.parallel.split import NeuronRange
 
 Result = TypeVar("Result")
 
 
-class ThreadCommunicator:
-    """A communicator between threads of one process.
+class Table:
+    """Where some threads lay what the others may read, and wait until all have."""
 
-    Every shard lays what it has on a table that all can see, and waits until
-    all have. Used where many shards are wanted and processes are not, above
-    all in tests.
-    """
+    def __init__(self, n_ranks: int, timeout_s: float) -> None:
+        self.values: list[Any] = [None] * n_ranks
+        self.barrier = threading.Barrier(n_ranks)
+        self.timeout_s = timeout_s
 
-    def __init__(
-        self, rank: int, table: list[Any], barrier: threading.Barrier, timeout_s: float
-    ) -> None:
+
+class ThreadCollectives:
+    """Exchanges among threads of one process, over a table that all can see."""
+
+    def __init__(self, rank: int, table: Table) -> None:
         self.rank = rank
-        self.n_shards = len(table)
+        self.n_ranks = len(table.values)
         self._table = table
-        self._barrier = barrier
-        self._timeout_s = timeout_s
 
     def all_gather(
         self,
@@ -40,7 +41,17 @@ class ThreadCommunicator:
         out: FloatArray | None,
     ) -> FloatArray:
         """Concatenate the shards' columns; see `Communicator`."""
-        return self._exchange(part, lambda parts: np.concatenate(parts, 1, out=out))
+
+        def joined(parts: list[FloatArray]) -> FloatArray:
+            # First, since a part may be a view of `out`.
+            whole = np.concatenate(parts, 1)
+            self._wait()
+            if out is None:
+                return whole
+            np.copyto(out, whole)
+            return out
+
+        return self._exchange(part, joined)
 
     def reduce_scatter(
         self,
@@ -71,47 +82,62 @@ class ThreadCommunicator:
 
         return self._exchange(array, copied)
 
-    def begin_step(self) -> None:
-        """Do nothing: the caller of the threads stops them."""
-
     def _exchange(self, mine: Any, combine: Callable[[list[Any]], Result]) -> Result:
-        self._table[self.rank] = mine
+        self._table.values[self.rank] = mine
         self._wait()
-        result = combine(self._table)
+        result = combine(self._table.values)
         # No shard may overwrite what others still read.
         self._wait()
         return result
 
     def _wait(self) -> None:
         try:
-            self._barrier.wait(self._timeout_s)
+            self._table.barrier.wait(self._table.timeout_s)
         except threading.BrokenBarrierError:
             raise ExchangeError(
-                f"shard {self.rank} of {self.n_shards} waited for a shard that has "
-                f"failed, or that did not answer within {self._timeout_s:g} s"
+                f"shard {self.rank} of {self.n_ranks} waited for a shard that has "
+                f"failed, or that did not answer within {self._table.timeout_s:g} s"
             ) from None
 
 
+class ThreadCommunicator(ThreadCollectives):
+    """A communicator between threads of one process.
+
+    Used where many shards are wanted and processes are not, above all in tests.
+    """
+
+    def __init__(self, rank: int, table: Table, axes: dict[Axis, ThreadCollectives]):
+        super().__init__(rank, table)
+        self._axes = axes
+
+    def along(self, axis: Axis) -> ThreadCollectives:
+        """Return the exchange along one axis; see `Communicator`."""
+        return self._axes[axis]
+
+    def begin_step(self) -> None:
+        """Do nothing: the caller of the threads stops them."""
+
+
 def run_in_threads(
-    n_shards: int,
+    grid: Grid | int,
     shard: Callable[[Communicator], Result],
     timeout_s: float = 30.0,
 ) -> list[Result]:
-    """Run `shard` once per shard, each in its own thread, and return the results.
+    """Run `shard` once per rank, each in its own thread, and return the results.
 
     Parameters
     ----------
-    n_shards : int
-        Number of threads.
+    grid : Grid or int
+        The threads, or the number of shards of one replica.
     shard : callable
-        Called with the shard's communicator.
+        Called with the communicator of each.
     timeout_s : float
-        How long an exchange waits for the slowest shard.
+        How long an exchange waits for the slowest.
 
     Returns
     -------
     list
-        Results in shard order.
+        Results in the order of ranks.
 
     Raises
     ------
@@ -119,20 +145,35 @@ def run_in_threads(
         What the first shard to fail raised. The others end with
         `ExchangeError` instead of waiting for it.
     """
-    table: list[Any] = [None] * n_shards
-    barrier = threading.Barrier(n_shards)
+    if isinstance(grid, int):
+        grid = Grid(grid)
+    ranks = range(grid.n_ranks)
+    # By the ranks that share them: all, those of each replica, those of each shard.
+    tables: dict[range, Table] = {
+        members: Table(len(members), timeout_s)
+        for rank in ranks
+        for members in (ranks, *(grid.along(axis, rank) for axis in get_args(Axis)))
+    }
     failures: list[BaseException] = []
+
+    def communicator(rank: int) -> ThreadCommunicator:
+        axes = {}
+        for axis in get_args(Axis):
+            members = grid.along(axis, rank)
+            axes[axis] = ThreadCollectives(members.index(rank), tables[members])
+        return ThreadCommunicator(rank, tables[ranks], axes)
 
     def guarded(rank: int) -> Result:
         try:
-            return shard(ThreadCommunicator(rank, table, barrier, timeout_s))
+            return shard(communicator(rank))
         except BaseException as failure:
             failures.append(failure)
-            barrier.abort()
+            for table in tables.values():
+                table.barrier.abort()
             raise
 
-    with ThreadPoolExecutor(n_shards) as pool:
-        results = [pool.submit(guarded, rank) for rank in range(n_shards)]
+    with ThreadPoolExecutor(grid.n_ranks) as pool:
+        results = [pool.submit(guarded, rank) for rank in ranks]
     if failures:
         raise failures[0]
     return [result.result() for result in results]

@@ -13,11 +13,17 @@ from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, what_happened
 from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.plan import Plan, local_plan, plan_training
+from skdistmlp.planning.plan import (
+    Plan,
+    local_plan,
+    memory_shortage,
+    plan_training,
+)
 from skdistmlp.planning.prediction import (
     plan_shared_prediction,
     reason_to_predict_locally,
 )
+from skdistmlp.planning.replicas import preferred_replicas
 
 NO_CLIENT = "no Dask client is active and none was given"
 
@@ -74,6 +80,8 @@ def open_engine(
     """
     reason = request.reason_to_stay_local(layer_units)
     is_prediction = not cost.goes_backward
+    if not is_prediction:
+        request.check_replicas(cost.n_rows)
     if reason is None and is_prediction and request.engine != "futures":
         # Asking the scheduler for workers may take longer than a small prediction.
         reason = reason_to_predict_locally(layer_units, cost)
@@ -146,11 +154,30 @@ def _plan_prediction(
 def _plan_training(
     request: EngineRequest, layer_units: Sequence[int], cost: StepCost, client: Any
 ) -> Plan:
-    from skdistmlp.cluster.client.workers import choose_workers, threads_of
+    from skdistmlp.cluster.client.workers import (
+        choose_workers,
+        threads_of,
+        worker_memory,
+    )
 
-    workers = choose_workers(client, request.n_workers)
+    workers = choose_workers(client, request.n_workers, request.n_replicas)
     threads = threads_of(client, workers)
-    return plan_training(layer_units, request.engine, workers, cost, threads)
+
+    def plan_with(n_replicas: int) -> Plan:
+        engine = request.engine
+        return plan_training(layer_units, engine, workers, cost, threads, n_replicas)
+
+    if request.engine == "futures":
+        return plan_with(1)
+    if request.n_replicas is not None:
+        return plan_with(request.n_replicas)
+    for n_replicas in preferred_replicas(layer_units, len(workers), cost):
+        plan = plan_with(n_replicas)
+        if n_replicas == 1:
+            break
+        if memory_shortage(plan, worker_memory(client, workers)) is None:
+            break
+    return plan
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:
@@ -177,6 +204,8 @@ def _warn_of_missing_client(request: EngineRequest) -> None:
     """
     if request.n_workers is not None and request.n_workers > 1:
         requested = f"n_workers={request.n_workers}"
+    elif request.n_replicas is not None and request.n_replicas > 1:
+        requested = f"n_replicas={request.n_replicas}"
     elif request.engine != "auto":
         requested = f"engine={request.engine!r}"
     elif request.client_stayed_behind:
@@ -207,6 +236,8 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
         advice += ", and the address of the scheduler as client=,"
     elif request.n_workers is not None and request.n_workers > 1:
         given = f"n_workers={request.n_workers}"
+    elif request.n_replicas is not None and request.n_replicas > 1:
+        given = f"n_replicas={request.n_replicas}"
     else:
         return
     if _is_first("unused"):

@@ -66,7 +66,7 @@ def train(
     cost = cost_of_training(job, dataset)
     with open_engine(request, job.network.layer_units, cost, engines) as engine:
         plan = engine.plan
-        job = replace(job, split=plan.split)
+        job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
         report: OnEpochEnd | None = None
         if on_epoch_end is not None:
 

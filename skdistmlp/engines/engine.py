@@ -30,6 +30,7 @@ class EngineRequest:
     n_workers: int | None
     parameter_threshold: int | None
     engine: str
+    n_replicas: int | None = None
     client_stayed_behind: Literal["given", "active"] | None = None
 
     def reason_to_stay_local(self, layer_units: Sequence[int]) -> str | None:
@@ -42,8 +43,39 @@ class EngineRequest:
             # files and the environment would go unnoticed.
             read_settings=self.client is not None
             or self.client_stayed_behind is not None
-            or (self.n_workers or 1) > 1,
+            or (self.n_workers or 1) > 1
+            or (self.n_replicas or 1) > 1,
         )
+
+    def check_replicas(self, n_rows: int) -> None:
+        """Raise ValueError if the number of replicas does not fit what else was asked.
+
+        Parameters
+        ----------
+        n_rows : int
+            Rows of a mini-batch, or all rows for "lbfgs".
+        """
+        n_replicas = self.n_replicas
+        if n_replicas is None or n_replicas == 1:
+            return
+        if self.engine == "futures":
+            raise ValueError(
+                f"n_replicas={n_replicas} has no meaning with engine='futures', whose "
+                f"tasks share a network by its neurons only. Use engine='peers', or "
+                f"leave n_replicas out."
+            )
+        if self.n_workers is not None and self.n_workers % n_replicas:
+            raise ValueError(
+                f"n_replicas={n_replicas} does not divide n_workers={self.n_workers}, "
+                f"but each replica has as many workers as the others. Change one of "
+                f"them, or leave n_workers out: as many workers are used as fit."
+            )
+        if n_replicas > n_rows:
+            raise ValueError(
+                f"n_replicas={n_replicas} is more than the {n_rows:,} rows of a "
+                f"mini-batch, some of which each replica computes. Lower n_replicas, "
+                f"or raise batch_size."
+            )
 
 
 class Engine(Protocol):

@@ -378,6 +378,7 @@ class BaseDistributedMLP(
             self.n_workers,
             self.parameter_threshold,
             self.engine,
+            self.n_replicas,
             vars(self).get(STAYED_BEHIND),
         )
 

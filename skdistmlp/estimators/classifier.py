@@ -152,7 +152,12 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         it out; an address is kept.
     n_workers : int or None, default=None
         Number of workers that share the network; None for all workers of the
-        cluster.
+        cluster, or as many of them as `n_replicas` divides.
+    n_replicas : int or None, default=None
+        Number of groups of workers that each have a copy of the network and compute
+        some rows of every mini-batch; in each group, `n_workers` / `n_replicas` workers
+        share the neurons. None for 1, unless mini-batches are so large that replicas
+        exchange far less. The result does not depend on it, beyond rounding.
     parameter_threshold : int or None, default=None
         Networks with fewer parameters are trained and used locally, whatever the
         engine. None reads the setting ``skdistmlp.parameter-threshold`` (50,000
@@ -209,6 +214,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     n_workers_ : int
         Number of workers that trained, each with one shard of the network; 1 if
         training was local.
+    n_replicas_ : int
+        Number of copies of the network that were trained together.
     plan_ : Plan
         Which worker held which neurons, and why this engine was chosen. Print it to
         read it.
@@ -286,6 +293,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         | None = None,
         client: "Client | Cluster | str | None" = None,
         n_workers: int | None = None,
+        n_replicas: int | None = None,
         parameter_threshold: int | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
     ) -> None:
@@ -323,6 +331,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self.class_weight = class_weight
         self.client = client
         self.n_workers = n_workers
+        self.n_replicas = n_replicas
         self.parameter_threshold = parameter_threshold
         self.engine = engine
 

@@ -62,6 +62,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
             HasMethods(["get_client", "scale"]),  # a cluster
         ],
         "n_workers": [None, Interval(Integral, 1, None, closed="left")],
+        "n_replicas": [None, Interval(Integral, 1, None, closed="left")],
         "parameter_threshold": [None, Interval(Integral, 0, None, closed="left")],
         "engine": [StrOptions({"auto", *ENGINES})],
     }

@@ -177,7 +177,8 @@ class FittedStateMixin:
         self.out_activation_ = output_of(self._output()).activation
         self.plan_ = plan
         self.engine_ = plan.engine
-        self.n_workers_ = plan.n_shards
+        self.n_workers_ = plan.n_workers
+        self.n_replicas_ = plan.n_replicas
 
     def _shown_parameters(self, network: ShardState) -> FloatArray:
         """Return the parameters to predict with; keep the others, if there are any."""

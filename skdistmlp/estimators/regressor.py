@@ -153,7 +153,12 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         it out; an address is kept.
     n_workers : int or None, default=None
         Number of workers that share the network; None for all workers of the
-        cluster.
+        cluster, or as many of them as `n_replicas` divides.
+    n_replicas : int or None, default=None
+        Number of groups of workers that each have a copy of the network and compute
+        some rows of every mini-batch; in each group, `n_workers` / `n_replicas` workers
+        share the neurons. None for 1, unless mini-batches are so large that replicas
+        exchange far less. The result does not depend on it, beyond rounding.
     parameter_threshold : int or None, default=None
         Networks with fewer parameters are trained and used locally, whatever the
         engine. None reads the setting ``skdistmlp.parameter-threshold`` (50,000
@@ -208,6 +213,8 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
     n_workers_ : int
         Number of workers that trained, each with one shard of the network; 1 if
         training was local.
+    n_replicas_ : int
+        Number of copies of the network that were trained together.
     plan_ : Plan
         Which worker held which neurons, and why this engine was chosen. Print it to
         read it.
@@ -291,6 +298,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         quantile: float | Sequence[float] = 0.5,
         client: "Client | Cluster | str | None" = None,
         n_workers: int | None = None,
+        n_replicas: int | None = None,
         parameter_threshold: int | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
     ) -> None:
@@ -329,6 +337,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         self.quantile = quantile
         self.client = client
         self.n_workers = n_workers
+        self.n_replicas = n_replicas
         self.parameter_threshold = parameter_threshold
         self.engine = engine
 

@@ -58,6 +58,7 @@ class SklearnInteropMixin:
     plan_: Plan
     engine_: str
     n_workers_: int
+    n_replicas_: int
     _optimizer_state: OptimizerState | None
     _schedule: LearningRateSchedule
     _learning_rate: float
@@ -181,7 +182,8 @@ class SklearnInteropMixin:
         )
         estimator.plan_ = plan
         estimator.engine_ = plan.engine
-        estimator.n_workers_ = plan.n_shards
+        estimator.n_workers_ = plan.n_workers
+        estimator.n_replicas_ = plan.n_replicas
         if hasattr(mlp, "_optimizer"):
             state, schedule, rate = _from_sklearn_optimizer(mlp._optimizer, dtype)
             if not _asks_for_another_optimizer(estimator, mlp):

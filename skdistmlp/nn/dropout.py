@@ -6,6 +6,7 @@ the layer, a block of columns and the row's position in the mini-batch. So whoev
 some of the columns, or of the rows, draws the same mask as whoever holds all.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,12 @@ class Dropout:
         """What the others are multiplied by."""
         return LEVELS / (LEVELS - self.threshold)
 
-    def mask(self, columns: slice, out: FloatArray) -> FloatArray:
+    def mask(
+        self,
+        columns: slice,
+        out: FloatArray,
+        positions: NDArray[np.intp] | None = None,
+    ) -> FloatArray:
         """Write zero where values are dropped, and `scale` elsewhere.
 
         Parameters
@@ -64,7 +70,9 @@ class Dropout:
         columns : slice
             Columns of the layer's whole input.
         out : ndarray of shape (n_rows, n_columns)
-            Overwritten; row i is that of row i of the mini-batch.
+            Overwritten; row i is that of row ``positions[i]`` of the mini-batch.
+        positions : ndarray of int, shape (n_rows,), optional
+            Increasing. By default row i is that of row i.
 
         Returns
         -------
@@ -81,9 +89,8 @@ class Dropout:
             stop = min(columns.stop, origin + BLOCK_COLUMNS)
             these = start - origin, stop - origin
             generator = self._generator(block)
-            for row in range(0, len(out), n_rows):
-                part = out[row : row + n_rows, start - columns.start :]
-                drawn = _next_rows(generator, len(part))
+            for row, drawn in _drawn_rows(generator, len(out), positions, n_rows):
+                part = out[row : row + len(drawn), start - columns.start :]
                 if kernel is not None:
                     at = row, start - columns.start
                     kernel(drawn, self.threshold, scale, out, *at, *these)
@@ -94,10 +101,20 @@ class Dropout:
                 del drawn
         return out
 
-    def drop_stored(self, X: csr_array | csr_matrix) -> csr_array | csr_matrix:
-        """Return a copy of sparse rows, all their columns, with values dropped."""
+    def drop_stored(
+        self,
+        X: csr_array | csr_matrix,
+        positions: NDArray[np.intp] | None = None,
+    ) -> csr_array | csr_matrix:
+        """Return a copy of sparse rows, all their columns, with values dropped.
+
+        `positions` are those of the rows in the mini-batch; see `mask`.
+        """
         factors = np.empty_like(X.data)
-        rows = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
+        if positions is None:
+            positions = np.arange(X.shape[0])
+        n_drawn = int(positions[-1]) + 1 if len(positions) else 0
+        rows = np.repeat(positions, np.diff(X.indptr))
         blocks = X.indices // BLOCK_COLUMNS
         order = np.argsort(blocks, kind="stable")
         # Where each block begins among the values in that order.
@@ -105,7 +122,7 @@ class Dropout:
         bounds = [*begins, len(order)]
         for block, start, stop in zip(found, bounds[:-1], bounds[1:], strict=True):
             these = order[start:stop]
-            drawn = _next_rows(self._generator(int(block)), X.shape[0])
+            drawn = _next_rows(self._generator(int(block)), n_drawn)
             columns = X.indices[these] - block * BLOCK_COLUMNS
             is_kept = drawn[rows[these], columns] >= self.threshold
             factors[these] = is_kept * X.dtype.type(self.scale)
@@ -116,6 +133,23 @@ class Dropout:
     def _generator(self, block: int) -> Philox:
         """Return the generator of a block of columns, before its first row."""
         return Philox(key=self.seed, counter=[0, block, self.layer, self.step])
+
+
+def _drawn_rows(
+    generator: Philox, n_rows: int, positions: NDArray[np.intp] | None, at_once: int
+) -> Iterator[tuple[int, NDArray[np.uint16]]]:
+    """Yield what is drawn for some rows, and the number of the first, in turn."""
+    if positions is None:
+        for row in range(0, n_rows, at_once):
+            yield row, _next_rows(generator, min(at_once, n_rows - row))
+        return
+    row = 0
+    for first in range(0, int(positions[-1]) + 1 if n_rows else 0, at_once):
+        # Those of other replicas are drawn in vain: to skip them takes longer.
+        drawn = _next_rows(generator, at_once)
+        stop = int(np.searchsorted(positions, first + at_once))
+        yield row, drawn[positions[row:stop] - first]
+        row = stop
 
 
 def _next_rows(generator: Philox, n_rows: int) -> NDArray[np.uint16]:

@@ -28,5 +28,7 @@ def aligned(array: FloatArray) -> FloatArray:
 def rows_at(rows: Rows, part: slice) -> Rows:
     """Return some of `rows`; `part` has a start and a stop."""
     if isinstance(rows, slice):
-        return slice(rows.start + part.start, rows.start + part.stop)
+        step = rows.step or 1
+        start, stop = (rows.start + step * bound for bound in (part.start, part.stop))
+        return slice(start, stop, rows.step)
     return rows[part]

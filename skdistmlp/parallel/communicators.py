@@ -1,8 +1,8 @@
-"""How the shards of one network exchange arrays.
+"""How the processes of a run exchange arrays.
 
-A communicator is one shard's end of the collectives. All shards call the same
-collectives in the same order. Sums run in shard order, so that every shard
-holds the same bits whoever computed first.
+A communicator is one process's end of the collectives. All processes call the same
+collectives in the same order. Sums run in the order of ranks, so that everyone holds
+the same bits whoever computed first.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.grid import Axis
 from skdistmlp.parallel.split import NeuronRange
 
 
@@ -30,6 +31,9 @@ class Label(IntEnum):
     LOSS = 2**16 - 5
     GRADIENT = 2**16 - 6
     GRADIENT_NORM = 2**16 - 7
+    ROW_LOSS = 2**16 - 8
+    OUTPUTS = 2**16 - 9
+    AVERAGE = 2**16 - 10
 
 
 class StopRequested(Exception):  # noqa: N818 (a signal between shards, not an error)
@@ -40,8 +44,8 @@ class StopRequested(Exception):  # noqa: N818 (a signal between shards, not an e
     """
 
 
-class Communicator(Protocol):
-    """What a shard needs of its peers.
+class Collectives(Protocol):
+    """Exchanges among some processes, all of which take part in each.
 
     Each collective may return one of its arguments, or `out`: the result is
     valid until the arguments are next written to. Each takes a label, the number of
@@ -50,11 +54,11 @@ class Communicator(Protocol):
 
     @property
     def rank(self) -> int:
-        """Number of this shard, from 0."""
+        """Number of this process among them, from 0."""
 
     @property
-    def n_shards(self) -> int:
-        """Number of shards."""
+    def n_ranks(self) -> int:
+        """Number of processes."""
 
     def all_gather(
         self,
@@ -63,7 +67,7 @@ class Communicator(Protocol):
         label: int,
         out: FloatArray | None,
     ) -> FloatArray:
-        """Concatenate the shards' columns.
+        """Concatenate the columns of all.
 
         The conjugate of `reduce_scatter`: gathering activations forward is
         scattering the sum of their deltas backward.
@@ -71,18 +75,19 @@ class Communicator(Protocol):
         Parameters
         ----------
         part : ndarray of shape (n_rows, len(ranges[rank]))
-            This shard's columns.
+            The columns of this process.
         ranges : sequence of NeuronRange
-            Columns of each shard; they tile the result.
+            Columns of each; they tile the result.
         label : int
             What is gathered.
         out : ndarray of shape (n_rows, n_columns), optional
-            Overwritten with the result, where one is needed.
+            Overwritten with the result, where one is needed. `part` may be a view of
+            its own columns.
 
         Returns
         -------
         ndarray of shape (n_rows, n_columns)
-            The same on every shard.
+            The same everywhere.
         """
 
     def reduce_scatter(
@@ -92,14 +97,14 @@ class Communicator(Protocol):
         label: int,
         out: FloatArray | None,
     ) -> FloatArray:
-        """Sum the shards' pieces and keep this shard's columns of the sum.
+        """Sum the pieces of all and keep this process's columns of the sum.
 
         Parameters
         ----------
         piece : ndarray of shape (n_rows, n_columns)
-            This shard's contribution.
+            What this process adds.
         ranges : sequence of NeuronRange
-            Columns that each shard keeps.
+            Columns that each keeps.
         label : int
             What is summed.
         out : ndarray of shape (n_rows, len(ranges[rank])), optional
@@ -108,18 +113,18 @@ class Communicator(Protocol):
         Returns
         -------
         ndarray of shape (n_rows, len(ranges[rank]))
-            This shard's columns.
+            The columns of this process.
         """
 
     def all_reduce(
         self, piece: FloatArray, label: int, out: FloatArray | None
     ) -> FloatArray:
-        """Sum the shards' pieces.
+        """Sum the pieces of all.
 
         Parameters
         ----------
         piece : ndarray of one or two dimensions
-            This shard's contribution.
+            What this process adds.
         label : int
             What is summed.
         out : ndarray shaped like `piece`, optional
@@ -128,11 +133,23 @@ class Communicator(Protocol):
         Returns
         -------
         ndarray shaped like `piece`
-            The same bits on every shard.
+            The same bits everywhere.
         """
 
     def broadcast(self, array: FloatArray, label: int) -> FloatArray:
-        """Overwrite `array` with shard 0's: this is how all shards decide alike."""
+        """Overwrite `array` with that of rank 0: this is how all decide alike."""
+
+
+class Communicator(Collectives, Protocol):
+    """What a process needs of the others in its run: collectives of all, or of some."""
+
+    def along(self, axis: Axis) -> Collectives:
+        """Return the exchange with those in the same row or column of the grid.
+
+        Along "neurons" these are the other shards of the same replica, along
+        "replicas" the same shard of the others. In a step, the last exchange along the
+        replicas comes after one along the neurons, so that all learn of a stop.
+        """
 
     def begin_step(self) -> None:
         """Note that the next exchanges belong to a new step, or block of rows.
@@ -149,7 +166,7 @@ class SingleProcess:
     """The communicator of an undivided network: nothing is copied."""
 
     rank = 0
-    n_shards = 1
+    n_ranks = 1
 
     def all_gather(
         self,
@@ -180,6 +197,10 @@ class SingleProcess:
     def broadcast(self, array: FloatArray, label: int) -> FloatArray:
         """Return `array`."""
         return array
+
+    def along(self, axis: Axis) -> "SingleProcess":
+        """Return itself."""
+        return self
 
     def begin_step(self) -> None:
         """Do nothing: an interrupt reaches this process by itself."""

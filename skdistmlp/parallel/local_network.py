@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import accumulate
 
 import numpy as np
 
@@ -10,10 +9,16 @@ from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.communicators import Communicator, Label
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.grid import optimizer_parts
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState, add_penalty
-from skdistmlp.parallel.split import NetworkSplit, NeuronRange, join_shards, take_shard
+from skdistmlp.parallel.split import (
+    NetworkSplit,
+    consecutive_ranges,
+    join_shards,
+    take_shard,
+)
 
 
 def open_local_network(
@@ -24,7 +29,7 @@ def open_local_network(
     communicator: Communicator,
     max_rows: int,
 ) -> OpenNetwork[FloatArray]:
-    """Return one shard, ready for training or prediction; see `LocalOps`."""
+    """Return one process's part, ready to train or predict; see `LocalOps`."""
     ops = LocalOps(network, split, state, dataset, communicator, max_rows)
     leader = CommunicatorLeader(communicator)
     loss = LocalLoss(ops, communicator)
@@ -77,7 +82,7 @@ class LocalOutputs:
 
 
 class LocalLoss:
-    """The loss of an epoch, summed over rows here and over penalties of all shards."""
+    """The loss of an epoch: of the rows of all replicas, and of all parameters."""
 
     def __init__(self, ops: LocalOps, communicator: Communicator) -> None:
         self._ops = ops
@@ -91,11 +96,14 @@ class LocalLoss:
         return total
 
     def pop_with_penalty(self, penalty: float) -> float:
-        """Return the losses summed so far plus the penalties of all shards."""
+        """Return the losses summed so far plus the penalties of all parts."""
+        losses = self._communicator.along("replicas").all_reduce(
+            np.array([self._ops.loss_sum]), Label.ROW_LOSS, np.empty(1)
+        )
         penalties = self._communicator.all_reduce(
             np.array([penalty]), Label.LOSS, np.empty(1)
         )
-        total = self._ops.loss_sum + float(penalties[0])
+        total = float(losses[0]) + float(penalties[0])
         self._ops.loss_sum = 0.0
         return CommunicatorLeader(self._communicator).decides(total)
 
@@ -117,12 +125,11 @@ class LocalState:
 
     def keep_best(self) -> None:
         """Copy the parameters, into the same array each time."""
-        state = self._ops.state
+        state, shown = self._ops.state, self._ops.shown()
         if state.best is None:
-            best = state.shown.copy()
-            self._ops.state = replace(state, best=best)
+            self._ops.state = replace(state, best=shown.copy())
         else:
-            np.copyto(state.best, state.shown)
+            np.copyto(state.best, shown)
 
 
 class LocalObjective:
@@ -142,6 +149,8 @@ class LocalObjective:
         self._split = split
         self._dataset = dataset
         self._communicator = communicator
+        self._shards = communicator.along("neurons")
+        self._replicas = communicator.along("replicas")
         self._loss = loss
         self._leader = CommunicatorLeader(communicator)
         # The sum over earlier blocks, once there are any.
@@ -161,7 +170,7 @@ class LocalObjective:
             parameters = np.empty(self._split.n_parameters, own.dtype)
         parameters = parameters.astype(own.dtype, copy=False)
         whole = self._communicator.broadcast(parameters, Label.PARAMETERS)
-        take_shard(self._split, self._communicator.rank, whole, out=own)
+        take_shard(self._split, self._shards.rank, whole, out=own)
         self._gradient_sum = None
         self._ops.loss_sum = 0.0
         return True
@@ -182,28 +191,41 @@ class LocalObjective:
     def loss_and_gradient(self, batch: Rows) -> tuple[float, FloatArray]:
         """Return loss and gradient of the whole network, in a new array."""
         assert self._gradient_sum is not None, "no block was computed"
+        self._add_replicas(self._gradient_sum)
         n_rows, weight_sum = self._dataset.batch_totals(batch)
         penalty = add_penalty(
             self._network,
-            self._split.layout(self._communicator.rank).n_coefs,
+            self._split.layout(self._shards.rank).n_coefs,
             self._ops.state.parameters,
             self._gradient_sum,
             n_rows,
             weight_sum,
         )
+        # Every replica has the same parameters, whose penalty counts once.
+        if self._replicas.rank != 0:
+            penalty = 0.0
         loss = self._loss.pop_with_penalty(penalty) / n_rows
         return loss, self._join(self._gradient_sum, Label.GRADIENT)
+
+    def _add_replicas(self, gradient: FloatArray) -> None:
+        """Overwrite a gradient of this replica's rows with that of all rows."""
+        if self._replicas.n_ranks == 1:
+            return
+        parts = optimizer_parts(gradient.size, self._replicas.n_ranks)
+        whole, label = gradient[np.newaxis], Label.GRADIENT
+        own = self._replicas.reduce_scatter(whole, parts, label, None)
+        self._replicas.all_gather(own, parts, label, whole)
 
     def _join(self, own: FloatArray, label: Label) -> FloatArray:
         """Return the flat array of the whole network from every shard's part."""
         split = self._split
-        sizes = [split.layout(rank).n_parameters for rank in range(split.n_shards)]
-        stops = list(accumulate(sizes))
-        ranges = [NeuronRange(b - n, b) for b, n in zip(stops, sizes, strict=True)]
-        parts = self._communicator.all_gather(
+        ranges = consecutive_ranges(
+            [split.layout(rank).n_parameters for rank in range(split.n_shards)]
+        )
+        parts = self._shards.all_gather(
             own[np.newaxis],
             ranges,
             label,
-            np.empty((1, stops[-1]), own.dtype),
+            np.empty((1, ranges[-1].stop), own.dtype),
         )
         return join_shards(split, [parts[0, part.columns] for part in ranges])

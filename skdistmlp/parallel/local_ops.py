@@ -1,4 +1,4 @@
-"""One shard that computes in place, in buffers that it allocates once."""
+"""One process that computes in place, in buffers that it allocates once."""
 
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ from skdistmlp.nn.optimizers import (
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
 from skdistmlp.parallel.communicators import Communicator, Label
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.grid import RowShare, optimizer_parts
 from skdistmlp.parallel.shard import (
     ShardState,
     affine,
@@ -24,9 +25,7 @@ from skdistmlp.parallel.shard import (
     output_delta,
     propagate,
 )
-from skdistmlp.parallel.split import (
-    NetworkSplit,
-)
+from skdistmlp.parallel.split import NetworkSplit, consecutive_ranges
 
 OUTPUT_BLOCK_NUMBERS = 8192
 """Number of outputs whose loss is computed at a time: temporaries of 64 KiB in float64.
@@ -35,10 +34,11 @@ step: with 200 rows of 400 outputs, logistic took 1.9 ms in blocks and 2.8 witho
 
 
 class LocalOps:
-    """One shard among its peers: a `NetworkOps` whose values are arrays.
+    """One shard of one replica: a `NetworkOps` whose values are arrays.
 
     With `SingleProcess` as its communicator, it is the whole network. A hidden value
-    is this shard's part; its consumer gathers the others.
+    is this shard's part, of this replica's rows; its consumer gathers the others.
+    The replicas meet in `update`, and where outputs are predicted.
 
     Parameters
     ----------
@@ -47,11 +47,12 @@ class LocalOps:
     split : NetworkSplit
         Which shard has which of its neurons.
     state : ShardState
-        This shard's part. Its arrays are trained in place.
+        This shard's parameters, and the part of its optimiser that belongs to this
+        replica (see `optimizer_parts`). Its arrays are trained in place.
     dataset : Dataset
         All rows, with all features; `X` in the dtype of the parameters.
     communicator : Communicator
-        This shard's end of the collectives; its rank is the number of the shard.
+        This process's end of the collectives.
     max_rows : int
         The largest number of rows of any step or block.
 
@@ -60,9 +61,9 @@ class LocalOps:
     state : ShardState
         The state after the last step.
     gradient : ndarray of shape (n_parameters,)
-        What `backward` wrote last, without the penalty.
+        What `backward` wrote last, without the penalty: of this replica's rows.
     loss_sum : float
-        Losses of the rows since it was last set to 0, without the penalty.
+        Losses of this replica's rows since it was last set to 0, without the penalty.
     """
 
     def __init__(
@@ -80,11 +81,28 @@ class LocalOps:
         self._split = split
         self._activations = [layer.nonlinearity for layer in network.layers]
         self._communicator = communicator
+        self._shards = communicator.along("neurons")
+        self._replicas = communicator.along("replicas")
         self._dataset = dataset
         self._max_rows = max_rows
-        self._layout = split.layout(communicator.rank)
+        self._layout = split.layout(self._shards.rank)
         self._trained = self._layout.views(state.parameters)
-        self._shown = self._layout.views(state.shown)
+        n_replicas, n_parameters = self._replicas.n_ranks, self._layout.n_parameters
+        self._parts = optimizer_parts(n_parameters, n_replicas)
+        self._part = self._parts[self._replicas.rank]
+        self._part_gradient = np.empty(
+            (1, len(self._part) if n_replicas > 1 else 0), state.parameters.dtype
+        )
+        # The average of all parameters, where each replica keeps a part of it only.
+        self._average: FloatArray | None = None
+        if state.shown is not state.parameters and n_replicas > 1:
+            self._average = np.empty_like(state.parameters)
+        self._average_is_stale = True
+        shown = state.shown if self._average is None else self._average
+        self._shown = self._layout.views(shown)
+        # Which rows of a batch are this replica's, and those of the current one.
+        self._share = RowShare(self._replicas.rank, n_replicas)
+        self._rows: Rows = slice(0, 0)
         self.write_gradients_to(np.empty_like(state.parameters))
         self._scratch = new_scratch(state.parameters)
         self._buffers: dict[tuple[str, int], FloatArray] = {}
@@ -98,14 +116,20 @@ class LocalOps:
     def inputs(self, rows: Rows) -> Features:
         """Return the features of `rows`; see `NetworkOps`."""
         self._communicator.begin_step()
+        self._rows, own = rows, self._share.own(rows)
         if issparse(self._dataset.X):
-            return self._dataset.inputs(rows)
+            return self._dataset.inputs(own)
         return self._dataset.inputs(
-            rows, self._buffer("inputs", 0, self._max_rows, self._dataset.X.shape[1])
+            own, self._buffer("inputs", 0, self._max_rows, self._dataset.X.shape[1])
         )
 
     def forward(self, layer: int, value: Features, *, training: bool) -> FloatArray:
-        """Return this shard's activations, or the logits of the whole network."""
+        """Return this shard's activations, or the logits of the whole network.
+
+        Without `training`, the logits are those of all replicas' rows.
+        """
+        if layer == 0 and not training:
+            self.shown()
         coefs, intercepts = self._trained if training else self._shown
         coef, intercept = coefs[layer], intercepts[layer]
         shape = value.shape[0], coef.shape[1]
@@ -117,7 +141,8 @@ class LocalOps:
             logits = self._buffer("logits", layer, *shape)
             if training:
                 self._inputs[layer] = value
-            return self._communicator.all_reduce(piece, layer, logits)
+            logits = self._shards.all_reduce(piece, layer, logits)
+            return logits if training else self._of_all_replicas(logits)
         inputs = self._gather(layer, value)
         activation = self._activations[layer]
         z = self._buffer("residuals", layer, *shape) if activation.keeps_input else out
@@ -136,11 +161,12 @@ class LocalOps:
     def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
         """Overwrite `logits` with their delta; see `NetworkOps`."""
         network = self._network
+        own = self._share.own(rows)
         network.activate_output(logits)
         block = max(1, OUTPUT_BLOCK_NUMBERS // logits.shape[1])
         for start in range(0, len(logits), block):
             part = slice(start, min(start + block, len(logits)))
-            outputs, at = logits[part], rows_at(rows, part)
+            outputs, at = logits[part], rows_at(own, part)
             self.loss_sum += batch_loss(network, outputs, self._dataset, at, batch)
             output_delta(network, outputs, self._dataset, at, batch, out=outputs)
         return logits
@@ -160,7 +186,7 @@ class LocalOps:
             delta, coef, self._buffer("propagated", layer, len(delta), coef.shape[0])
         )
         if layer != self._split.output_layer:
-            below = self._communicator.reduce_scatter(
+            below = self._shards.reduce_scatter(
                 below,
                 self._split.ranges[layer - 1],
                 layer,
@@ -183,37 +209,54 @@ class LocalOps:
         )
         n_rows, weight_sum = self._dataset.batch_totals(rows)
         penalty = network.alpha / weight_sum
+        parameters = state.parameters[self._part.columns]
+        gradient = self._sum_of_replicas()
+        n_coefs = max(0, min(self._layout.n_coefs, self._part.stop) - self._part.start)
         optimizer, squared_norm = update(
             state.optimizer,
-            state.parameters,
-            self.gradient,
+            parameters,
+            gradient,
             learning_rate,
-            n_coefs=self._layout.n_coefs,
+            n_coefs=n_coefs,
             penalty=penalty,
-            scale=self._clipping_scale(penalty),
+            scale=self._clipping_scale(parameters, gradient, n_coefs, penalty),
             scratch=self._scratch,
         )
+        self._gather_parts(parameters, Label.PARAMETERS, state.parameters)
+        self._average_is_stale = True
         penalty = batch_penalty(network, squared_norm, n_rows, weight_sum)
         self.state = replace(
             state, optimizer=optimizer, penalty_sum=state.penalty_sum + penalty
         )
 
-    def _clipping_scale(self, penalty: float) -> float:
-        """Return what the gradient is multiplied by, from the norm over all shards."""
+    def _clipping_scale(
+        self,
+        parameters: FloatArray,
+        gradient: FloatArray,
+        n_coefs: int,
+        penalty: float,
+    ) -> float:
+        """Return what the gradient is multiplied by, from the norm of all its parts."""
         max_norm = self._network.max_grad_norm
         if max_norm is None:
             return 1.0
         own = squared_gradient_norm(
-            self.state.parameters,
-            self.gradient,
-            self._layout.n_coefs,
-            penalty,
-            self._scratch,
+            parameters, gradient, n_coefs, penalty, self._scratch
         )
         total = self._communicator.all_reduce(
             np.array([own]), Label.GRADIENT_NORM, np.empty(1)
         )
         return clipping_scale(float(total[0]), max_norm)
+
+    def shown(self) -> FloatArray:
+        """Return the parameters to predict with; all replicas call it."""
+        if self._average is None:
+            return self.state.shown
+        if self._average_is_stale:
+            own = self.state.shown
+            self._gather_parts(own, Label.AVERAGE, self._average)
+            self._average_is_stale = False
+        return self._average
 
     def write_gradients_to(self, flat: FloatArray) -> None:
         """Let `backward` write gradients into `flat`, shape (n_parameters,)."""
@@ -225,12 +268,17 @@ class LocalOps:
         dropout = self.state.dropout(self._network, layer)
         if dropout is None:
             return value
+        positions = None
+        if self._replicas.n_ranks > 1:
+            positions = self._share.positions(self._rows)
         if issparse(value):
-            return dropout.drop_stored(value)
+            return dropout.drop_stored(value, positions)
         columns = slice(0, value.shape[1])
         if layer > 0:
-            columns = self._split.ranges[layer - 1][self._communicator.rank].columns
-        mask = dropout.mask(columns, self._buffer("masks", layer, *value.shape))
+            columns = self._split.ranges[layer - 1][self._shards.rank].columns
+        mask = dropout.mask(
+            columns, self._buffer("masks", layer, *value.shape), positions
+        )
         if layer > 0:
             self._masks[layer] = mask
         # Not in place: the activation may go backward from `value`, which may also be
@@ -243,7 +291,41 @@ class LocalOps:
             return part
         split = self._split
         out = self._buffer("gathered", layer, len(part), split.layer_units[layer])
-        return self._communicator.all_gather(part, split.ranges[layer - 1], layer, out)
+        return self._shards.all_gather(part, split.ranges[layer - 1], layer, out)
+
+    def _of_all_replicas(self, logits: FloatArray) -> FloatArray:
+        """Return the logits of all rows of the batch, in its order."""
+        n_replicas = self._replicas.n_ranks
+        if n_replicas == 1:
+            return logits
+        shares = [RowShare(replica, n_replicas) for replica in range(n_replicas)]
+        positions = [share.positions(self._rows) for share in shares]
+        shape = sum(map(len, positions)), logits.shape[1]
+        gathered = self._buffer("gathered", self._split.output_layer, *shape)
+        self._replicas.all_gather(
+            logits.reshape(1, -1),
+            consecutive_ranges([shape[1] * len(own) for own in positions]),
+            Label.OUTPUTS,
+            gathered.reshape(1, -1),
+        )
+        out = self._buffer("outputs", self._split.output_layer, *shape)
+        out[np.concatenate(positions)] = gathered
+        return out
+
+    def _sum_of_replicas(self) -> FloatArray:
+        """Return this replica's part of the gradient of all rows of the batch."""
+        if self._replicas.n_ranks == 1:
+            return self.gradient
+        return self._replicas.reduce_scatter(
+            self.gradient[np.newaxis], self._parts, Label.GRADIENT, self._part_gradient
+        )[0]
+
+    def _gather_parts(self, own: FloatArray, label: Label, out: FloatArray) -> None:
+        """Write to `out` the parts of all replicas; `own` may be a view of it."""
+        if self._replicas.n_ranks > 1:
+            self._replicas.all_gather(
+                own[np.newaxis], self._parts, label, out[np.newaxis]
+            )
 
     def _buffer(self, use: str, layer: int, n_rows: int, width: int) -> FloatArray:
         """Return rows of the buffer for one use, which is allocated at the first."""

@@ -16,6 +16,7 @@ from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import OptimizerState, block_size
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.grid import Grid, optimizer_parts
 from skdistmlp.parallel.split import (
     NetworkSplit,
     Parameters,
@@ -79,38 +80,59 @@ class ShardState:
         self.__dict__.update(state, parameters=aligned(state["parameters"]))
 
 
-def split_state(split: NetworkSplit, whole: ShardState) -> list[ShardState]:
-    """Return each shard's part of the state of a whole network, as copies."""
-    parts = []
-    for rank in range(split.n_shards):
-        optimizer, best = whole.optimizer, whole.best
-        if optimizer is not None:
-            optimizer = optimizer.with_arrays(
-                [take_shard(split, rank, array) for array in optimizer.arrays]
-            )
-        if best is not None:
-            best = take_shard(split, rank, best)
-        parameters = take_shard(split, rank, whole.parameters)
-        parts.append(
-            replace(
-                whole,
-                parameters=parameters,
-                optimizer=optimizer,
-                best=best,
-                penalty_sum=0.0,
-            )
+def take_state(
+    split: NetworkSplit, whole: ShardState, rank: int, n_replicas: int = 1
+) -> ShardState:
+    """Return what one process of a grid has of the state of a network, as copies.
+
+    That is a shard's parameters, and a replica's part of that shard's optimiser.
+    """
+    grid = Grid(split.n_shards, n_replicas)
+    shard, replica = grid.shard(rank), grid.replica(rank)
+    optimizer, best = whole.optimizer, whole.best
+    if optimizer is not None:
+        n_parameters = split.layout(shard).n_parameters
+        part = optimizer_parts(n_parameters, n_replicas)[replica].columns
+        optimizer = optimizer.with_arrays(
+            [take_shard(split, shard, array)[part].copy() for array in optimizer.arrays]
         )
-    return parts
+    if best is not None:
+        best = take_shard(split, shard, best)
+    return replace(
+        whole,
+        parameters=take_shard(split, shard, whole.parameters),
+        optimizer=optimizer,
+        best=best,
+        penalty_sum=0.0,
+    )
+
+
+def split_state(
+    split: NetworkSplit, whole: ShardState, n_replicas: int = 1
+) -> list[ShardState]:
+    """Return what each process of a grid has of the state of a whole network."""
+    n_ranks = Grid(split.n_shards, n_replicas).n_ranks
+    return [take_state(split, whole, rank, n_replicas) for rank in range(n_ranks)]
 
 
 def join_states(split: NetworkSplit, parts: Sequence[ShardState]) -> ShardState:
     """Return the state of the whole network; the inverse of `split_state`."""
-    optimizer = parts[0].optimizer
+    n_shards, optimizer = split.n_shards, parts[0].optimizer
     if optimizer is not None:
         arrays_of = [part.optimizer.arrays for part in parts if part.optimizer]
+        by_array = zip(*arrays_of, strict=True)
         optimizer = optimizer.with_arrays(
-            [join_shards(split, arrays) for arrays in zip(*arrays_of, strict=True)]
+            [
+                join_shards(
+                    split,
+                    # A shard's parts, from the first replica to the last.
+                    [np.concatenate(arrays[n::n_shards]) for n in range(n_shards)],
+                )
+                for arrays in by_array
+            ]
         )
+    # Every replica has the same.
+    parts = parts[:n_shards]
     best_of = [part.best for part in parts if part.best is not None]
     best = join_shards(split, best_of) if best_of else None
     parameters = join_shards(split, [part.parameters for part in parts])

@@ -50,6 +50,14 @@ def split_neurons(n_neurons: int, shares: Sequence[float]) -> tuple[NeuronRange,
     return tuple(NeuronRange(start, stop) for start, stop in pairwise(bounds))
 
 
+def consecutive_ranges(sizes: Sequence[int]) -> tuple[NeuronRange, ...]:
+    """Return ranges of these sizes, each of which begins where the last one ended."""
+    stops = list(accumulate(sizes))
+    return tuple(
+        NeuronRange(stop - size, stop) for stop, size in zip(stops, sizes, strict=True)
+    )
+
+
 def count_parameters(layer_units: Sequence[int]) -> int:
     """Return the number of coefficients and intercepts between these layers."""
     return sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(layer_units))

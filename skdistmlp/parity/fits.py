@@ -19,7 +19,9 @@ from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 if TYPE_CHECKING:
     from distributed import Client
 
-ENGINE_PARAMETERS = frozenset({"client", "n_workers", "parameter_threshold", "engine"})
+ENGINE_PARAMETERS = frozenset(
+    {"client", "n_workers", "n_replicas", "parameter_threshold", "engine"}
+)
 """Parameters that scikit-learn lacks and that do not change the answer."""
 
 DEFAULT_SEED = 0

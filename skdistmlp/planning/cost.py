@@ -1,5 +1,6 @@
 """Count what a step, an evaluation or a prediction costs: arithmetic, bytes, tasks."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -47,6 +48,8 @@ class StepCost:
     arrays_of_parameters : int
         Arrays as long as a shard's parameters: themselves, the gradient, the moments
         of the optimiser, and the best parameters with early stopping.
+    arrays_divided : int
+        Those of them that replicas divide among each other: the optimiser's.
     arrays_replaced : int
         Those of them that a step replaces: parameters and moments. An engine whose
         steps write to new arrays holds them twice.
@@ -73,6 +76,7 @@ class StepCost:
     itemsize: int = 8
     nnz_per_row: float | None = None
     arrays_of_parameters: int = 4
+    arrays_divided: int = 2
     arrays_replaced: int = 3
     buffer_rows: int | None = None
     validation_rows: int = 0
@@ -113,6 +117,7 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         "itemsize": job.dtype.itemsize,
         "nnz_per_row": dataset.nnz_per_row,
         "arrays_of_parameters": 2 + n_moments + job.method.n_spare_arrays,
+        "arrays_divided": n_moments,
         "arrays_replaced": 1 + n_moments,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
@@ -137,12 +142,15 @@ def _extra_buffers(network: Network) -> dict[str, frozenset[int]]:
     return {"layers_kept": frozenset(kept), "layers_dropped": frozenset(dropped)}
 
 
-def bytes_held(layout: ShardLayout, cost: StepCost) -> int:
-    """Return the bytes that a shard among peers holds while it trains.
+def bytes_held(
+    layout: ShardLayout, cost: StepCost, n_replicas: int = 1, replica: int = 0
+) -> int:
+    """Return the bytes that one process among peers holds while it trains.
 
     Parameters, gradient and moments; the data; and for each layer the
     activations and deltas of a step, with what they are gathered from. "lbfgs" has
-    arrays of the whole network too.
+    arrays of the whole network too. Replicas have a share of the rows and of the
+    moments each, and room for the gradients of the others.
     """
     split = layout.split
     n_shards = split.n_shards
@@ -161,12 +169,21 @@ def bytes_held(layout: ShardLayout, cost: StepCost) -> int:
         elif n_shards > 1 and layer > 0:
             row_length += 4 * whole
     n_rows = cost.n_rows if cost.buffer_rows is None else cost.buffer_rows
-    n_numbers = cost.arrays_of_parameters * layout.n_parameters + row_length * n_rows
+    n_rows = math.ceil(n_rows / n_replicas)
+    n_arrays = cost.arrays_of_parameters
+    if n_replicas > 1:
+        n_arrays -= cost.arrays_divided
+        # A part each of what the others send, of its sum, and of the moments.
+        in_parts = n_replicas + cost.arrays_divided
+        n_numbers = in_parts * math.ceil(layout.n_parameters / n_replicas)
+    else:
+        n_numbers = 0
+    n_numbers += n_arrays * layout.n_parameters + row_length * n_rows
     n_bytes = n_numbers * cost.itemsize + cost.data_bytes
     if cost.moves_parameters:
         if n_shards > 1:
             n_bytes += WHOLE_ARRAYS * split.n_parameters * cost.itemsize
-        if layout.rank == 0:
+        if layout.rank == 0 and replica == 0:
             n_bytes += SCIPY_VECTORS * split.n_parameters * 8
     return n_bytes
 
@@ -234,16 +251,19 @@ def _n_own(layout: ShardLayout, layer: int) -> int:
     return int(columns.stop - columns.start)
 
 
-def bytes_exchanged(split: NetworkSplit, cost: StepCost) -> int:
-    """Return the bytes that all shards together send in a step, or an evaluation.
+def bytes_exchanged(split: NetworkSplit, cost: StepCost, n_replicas: int = 1) -> int:
+    """Return the bytes that all processes together send in a step, or an evaluation.
 
-    Each hidden layer but the first gathers activations and scatters deltas: for
-    every neuron, one copy to each other shard. The output layer sums logits.
+    Each hidden layer but the last gathers activations and scatters deltas: for
+    every neuron, one copy to each other shard. The output layer sums logits. Each
+    replica does so for its rows; along the replicas, each gradient and each updated
+    parameter is sent to all but one.
     """
     others = split.n_shards - 1
     hidden = 2 * sum(split.layer_units[1:-2])
     logits = split.n_shards * split.layer_units[-1]
     n_numbers = (hidden + logits) * cost.n_rows * others
+    n_numbers += 2 * split.n_parameters * (n_replicas - 1)
     if cost.moves_parameters:
         n_numbers += 2 * split.n_parameters * others
     return n_numbers * cost.itemsize

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from skdistmlp.exceptions import counted
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import (
     NetworkSplit,
     NeuronRange,
@@ -37,8 +38,9 @@ class Plan:
     split : NetworkSplit
         The layers, and the neurons that each shard holds.
     workers : tuple of str
-        Address of the worker that holds shard 0, shard 1, and so on. Empty if the
-        network stays in this process, or if Dask chooses the workers later.
+        Address of the worker that holds shard 0, shard 1, and so on, of the first
+        replica, then of the others. Empty if the network stays in this process, or if
+        Dask chooses the workers later.
     reason : str
         Why this engine was chosen.
     bytes_held : tuple of int
@@ -49,6 +51,9 @@ class Plan:
     split_by : {"neurons", "rows"}
         What the workers share. By rows, which only predictions are, each worker has
         the whole network and gets some of the rows.
+    n_replicas : int
+        Number of replicas of the network in training, each of which computes some rows
+        of every mini-batch.
 
     See Also
     --------
@@ -72,20 +77,34 @@ class Plan:
     bytes_held: tuple[int, ...] = ()
     bytes_exchanged: int = 0
     split_by: Literal["neurons", "rows"] = "neurons"
+    n_replicas: int = 1
 
     @property
     def n_shards(self) -> int:
-        """Number of shards; 1 if the network is whole."""
+        """Number of shards of each replica; 1 if the network is whole."""
         return self.split.n_shards
+
+    @property
+    def n_workers(self) -> int:
+        """Number of processes that train: shards times replicas."""
+        return self.grid.n_ranks
+
+    @property
+    def grid(self) -> Grid:
+        """The processes that train, as a grid."""
+        return Grid(self.split.n_shards, self.n_replicas)
 
     def __str__(self) -> str:
         by_rows = self.split_by == "rows"
         engine = f"{self.engine}, split by rows" if by_rows else self.engine
         layer_units = "-".join(str(units) for units in self.split.layer_units)
+        replicas = ""
+        if self.n_replicas > 1:
+            replicas = f" in each of {self.n_replicas} replicas"
         lines = [
             f"{engine}: {self.reason}",
             f"network {layer_units}, {self.split.n_parameters:,} parameters, "
-            f"{counted(self.n_shards, 'shard')}",
+            f"{counted(self.n_shards, 'shard')}{replicas}",
         ]
         if self.bytes_exchanged:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
@@ -94,7 +113,8 @@ class Plan:
             return "\n".join(lines)
         for rank, worker in enumerate(self.workers):
             held = f"{self.bytes_held[rank]:,} bytes, " if self.bytes_held else ""
-            lines.append(f"shard {rank} on {worker}: {held}{self._holdings(rank)}")
+            holdings = self._holdings(self.grid.shard(rank))
+            lines.append(f"{self.grid.title(rank)} on {worker}: {held}{holdings}")
         return "\n".join(lines)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -169,6 +189,7 @@ def plan_training(
     workers: Sequence[str],
     cost: StepCost,
     threads: Sequence[int] | None = None,
+    n_replicas: int = 1,
 ) -> Plan:
     """Choose the engine to train a network that a cluster may share.
 
@@ -185,34 +206,47 @@ def plan_training(
     threads : sequence of int, optional
         Number of threads of each worker, which holds neurons in proportion. By
         default all are taken to have the same number.
+    n_replicas : int
+        Number of replicas, which divides that of the workers.
 
     Returns
     -------
     Plan
         Of the engine that was asked for; "auto" takes "peers".
     """
-    split = NetworkSplit.even(layer_units, len(workers))
-    used = tuple(workers[: split.n_shards])
+    split = NetworkSplit.even(layer_units, len(workers) // n_replicas)
+    grid = Grid(split.n_shards, n_replicas)
+    used = tuple(workers[: grid.n_ranks])
     if threads is not None:
-        split = NetworkSplit.by_shares(layer_units, threads[: split.n_shards])
-    plan = Plan(engine, split, used, f"engine={engine!r} was asked for")
+        # A shard is computed as fast as in the replica where it has the fewest.
+        shares = [
+            min(threads[rank] for rank in grid.along("replicas", shard))
+            for shard in range(split.n_shards)
+        ]
+        split = NetworkSplit.by_shares(layer_units, shares)
+    reason = f"engine={engine!r} was asked for"
+    plan = Plan(engine, split, used, reason, n_replicas=n_replicas)
     if engine == "auto":
         reason = (
             f"{split.n_parameters:,} parameters reach the threshold, and there are "
             f"workers"
         )
         plan = replace(plan, engine="peers", reason=reason)
-    if (count := BYTES_HELD.get(plan.engine)) is None:
-        return plan
-    held = tuple(count(split.layout(rank), cost) for rank in range(len(used)))
-    plan = replace(plan, bytes_held=held)
+    layouts = [split.layout(shard) for shard in range(split.n_shards)]
+    if plan.engine == "futures":
+        held = tuple(bytes_held_by_tasks(layout, cost) for layout in layouts)
+        return replace(plan, bytes_held=held)
     if plan.engine != "peers":
         return plan
-    return replace(plan, bytes_exchanged=bytes_exchanged(split, cost))
-
-
-BYTES_HELD = {"peers": bytes_held, "futures": bytes_held_by_tasks}
-"""What a worker holds while an engine trains; one that is missing is not checked."""
+    return replace(
+        plan,
+        bytes_held=tuple(
+            bytes_held(layout, cost, n_replicas, replica)
+            for replica in range(n_replicas)
+            for layout in layouts
+        ),
+        bytes_exchanged=bytes_exchanged(split, cost, n_replicas),
+    )
 
 
 @dataclass(frozen=True)
@@ -269,8 +303,9 @@ def memory_shortage(plan: Plan, memory: Mapping[str, WorkerMemory]) -> str | Non
         stopped = f"; Dask pauses or restarts it at {its.usable:.0%} of that"
         taken = f"; its process takes {its.taken:,} bytes already"
         return (
-            f"shard {rank} would hold {n_bytes:,} bytes on worker {worker}, whose "
-            f"memory_limit is {its.limit:,} bytes{stopped if its.usable < 1 else ''}"
+            f"{plan.grid.title(rank)} would hold {n_bytes:,} bytes on worker "
+            f"{worker}, whose memory_limit is {its.limit:,} bytes"
+            f"{stopped if its.usable < 1 else ''}"
             f"{taken if its.taken else ''}. {MEMORY_ADVICE}"
         )
     return None

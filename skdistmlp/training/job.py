@@ -11,9 +11,10 @@ from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import init
 from skdistmlp.nn.update_rules import UpdateRule
 from skdistmlp.parallel.data import BaseDataset, Dataset
+from skdistmlp.parallel.grid import Grid, optimizer_parts
 from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.ops import OpenNetwork
-from skdistmlp.parallel.shard import ShardState, split_state
+from skdistmlp.parallel.shard import ShardState, take_state
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout
 from skdistmlp.training.hold_out import BLOCK_ROWS, ValidationRows
 from skdistmlp.training.lbfgs import IterativeMinimisation, blocks_of, minimise
@@ -261,6 +262,8 @@ class TrainingJob:
         The whole network.
     split : NetworkSplit
         Which shard has which of its neurons.
+    n_replicas : int
+        Number of replicas of all shards.
     dtype : dtype
         float32 or float64: of the parameters, and of all arithmetic.
     method : Method
@@ -285,6 +288,12 @@ class TrainingJob:
     rule: UpdateRule | None = None
     ema_decay: float | None = None
     verbose: bool = False
+    n_replicas: int = 1
+
+    @property
+    def grid(self) -> Grid:
+        """The processes that train, as a grid."""
+        return Grid(self.split.n_shards, self.n_replicas)
 
     @property
     def n_moments(self) -> int:
@@ -303,17 +312,17 @@ class TrainingJob:
         return self.method.max_rows(dataset, self.network, self.dtype.itemsize)
 
     def for_rank(self, rank: int) -> "TrainingJob":
-        """Return the job of one shard, which starts from its part of the state."""
+        """Return the job of one process, which starts from its part of the state."""
         whole = self.initial.network
         if whole is None:
             return self
-        own = split_state(self.split, whole)[rank]
+        own = take_state(self.split, whole, rank, self.n_replicas)
         return replace(self, initial=replace(self.initial, network=own))
 
-    def start(self, layout: ShardLayout) -> TrainingState:
-        """Return the state that one shard starts from, in arrays to be trained.
+    def start(self, layout: ShardLayout, replica: int = 0) -> TrainingState:
+        """Return the state that one process starts from, in arrays to be trained.
 
-        Its parameters are drawn if `initial`, which is that shard's, has none.
+        Its parameters are drawn if `initial`, which is its own, has none.
 
         Raises
         ------
@@ -339,9 +348,10 @@ class TrainingJob:
                 draw_parameters(layout, layers, initial.random_state, self.dtype)
             )
         if network.optimizer is None and self.rule is not None:
-            network = replace(
-                network, optimizer=init(self.rule, network.parameters, self.ema_decay)
-            )
+            parts = optimizer_parts(layout.n_parameters, self.n_replicas)
+            own = network.parameters[parts[replica].columns]
+            optimizer = init(self.rule, own, self.ema_decay)
+            network = replace(network, optimizer=optimizer)
         if self.network.has_dropout and network.dropout_seed is None:
             seed = int(initial.random_state.randint(2**63 - 1, dtype=np.int64))
             network = replace(network, dropout_seed=seed)

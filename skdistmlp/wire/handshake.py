@@ -33,8 +33,8 @@ from skdistmlp.settings import (
     PORT_FREE_S,
     PORT_POLL_S,
 )
-from skdistmlp.wire.communicator import WOULD_BLOCK, Link, event_to_wait_for, reason
 from skdistmlp.wire.packet import HEADER_BYTES, Header, Operation
+from skdistmlp.wire.transfers import WOULD_BLOCK, Link, event_to_wait_for, reason
 
 Address = tuple[str, int]
 """Host and port."""

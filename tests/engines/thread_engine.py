@@ -28,19 +28,23 @@ class ThreadEngine:
     worker does.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, n_replicas: int = 1) -> None:
         self.plan = plan
+        self.n_replicas = n_replicas
 
     def train(
         self, job: TrainingJob, dataset: Dataset, on_epoch_end: Any = None
     ) -> TrainingState:
         assert on_epoch_end is None, "no test needs callbacks here"
         dataset = dataset.to_local()
+        job = replace(job, n_replicas=self.n_replicas)
 
         def train_shard(communicator: Communicator) -> TrainingState:
             rank = communicator.rank
             own = pickle.loads(cloudpickle.dumps(job.for_rank(rank)))
-            state = own.start(own.split.layout(rank))
+            grid = own.grid
+            layout = own.split.layout(grid.shard(rank))
+            state = own.start(layout, grid.replica(rank))
             network = open_local_network(
                 own.network,
                 own.split,
@@ -54,7 +58,7 @@ class ThreadEngine:
             state = run.advance()
             return replace(state, network=network.state.fetch())
 
-        states = run_in_threads(job.split.n_shards, train_shard)
+        states = run_in_threads(job.grid, train_shard)
         whole = join_states(job.split, [state.network for state in states])
         return replace(states[0], network=whole).as_if_ended()
 
@@ -62,12 +66,15 @@ class ThreadEngine:
         return predict_in_blocks(network, parameters, X)
 
 
-def in_threads(estimator_class: type, shares: Sequence[float]) -> type:
+def in_threads(
+    estimator_class: type, shares: Sequence[float], n_replicas: int = 1
+) -> type:
     """Return the class of estimators whose networks are split among threads."""
 
     def make(plan: Plan, _client: Any) -> ThreadEngine:
         split = NetworkSplit.by_shares(plan.split.layer_units, shares)
-        return ThreadEngine(Plan("threads", split, (), "a test asked for it"))
+        plan = Plan("threads", split, (), "a test asked for it")
+        return ThreadEngine(plan, n_replicas)
 
     return type(
         estimator_class.__name__,

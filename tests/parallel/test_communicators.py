@@ -9,9 +9,10 @@ from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.communicators import SingleProcess, sum_in_order
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import split_neurons
 from tests.strategies import seeds, shares
-from tests.thread_communicator import ThreadCommunicator, run_in_threads
+from tests.thread_communicator import Table, ThreadCollectives, run_in_threads
 
 LONG_S = 30
 """Far longer than anything here takes: reaching it is a failure."""
@@ -30,7 +31,7 @@ def check_communicator(communicator, ranges, n_rows, dtype=np.float64, seed=0):
     Pieces differ in size by many orders of magnitude, so that the order of a
     sum shows in its bits.
     """
-    rank, n_shards = communicator.rank, communicator.n_shards
+    rank, n_shards = communicator.rank, communicator.n_ranks
     n_columns = ranges[-1].stop
     rng = np.random.default_rng(seed)
     parts = [rng.normal(size=(n_rows, len(r))).astype(dtype) for r in ranges]
@@ -75,12 +76,54 @@ COMMUNICATORS = {
 @pytest.mark.parametrize("n_rows", [0, 1, 40], ids="{} rows".format)
 def test_communicators_meet_their_contract(run, dtype, n_neurons, n_rows):
     def shard(communicator):
-        ranges = split_neurons(n_neurons, [1.0] * communicator.n_shards)
+        ranges = split_neurons(n_neurons, [1.0] * communicator.n_ranks)
         check_communicator(communicator, ranges, n_rows, dtype)
-        return communicator.rank, communicator.n_shards
+        return communicator.rank, communicator.n_ranks
 
     ranks = run(shard)
     assert ranks == [(rank, len(ranks)) for rank in range(len(ranks))]
+
+
+GRIDS = [Grid(1, 2), Grid(2, 1), Grid(2, 2), Grid(3, 2), Grid(2, 3)]
+
+
+def check_axes(communicator, grid):
+    """Assert the contract along each axis; all processes of a grid must run this."""
+    world = communicator.rank
+    for axis, n_ranks in [("neurons", grid.n_shards), ("replicas", grid.n_replicas)]:
+        along, members = communicator.along(axis), grid.along(axis, world)
+        assert (along.rank, along.n_ranks) == (members.index(world), n_ranks)
+        check_communicator(along, split_neurons(7, [1.0] * n_ranks), 3)
+        # Ranks in the run: whoever takes part is of the same row or column.
+        total = along.all_reduce(np.array([float(world)]), 0, None)
+        assert_array_equal(total, [sum(members)])
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_axes_of_a_grid_meet_the_contract(grid):
+    run_in_threads(grid, lambda communicator: check_axes(communicator, grid))
+
+
+@pytest.mark.parametrize("give_part_of_out", [False, True])
+def test_a_part_may_be_a_view_of_the_whole(give_part_of_out):
+    check_parts = part_of_out_in_place(give_part_of_out)
+    run_in_threads(3, check_parts)
+
+
+def part_of_out_in_place(is_view):
+    """Return what gathers one row, each process's part of which is in place or not."""
+    ranges = split_neurons(10, [1.0] * 3)
+
+    def check_parts(communicator):
+        columns = ranges[communicator.rank].columns
+        out, part = np.zeros((1, 10)), np.arange(10.0)[np.newaxis, columns]
+        if is_view:
+            out[:, columns] = part
+            part = out[:, columns]
+        assert communicator.all_gather(part, ranges, 0, out) is out
+        assert_array_equal(out, [np.arange(10.0)])
+
+    return check_parts
 
 
 @settings(max_examples=50)
@@ -229,9 +272,8 @@ def test_a_silent_shard_is_waited_for_until_the_timeout():
 
 
 def test_a_shard_that_comes_too_late_gets_an_error():
-    barrier = threading.Barrier(2)
-    table = [None, None]
-    early, late = (ThreadCommunicator(rank, table, barrier, 0.01) for rank in range(2))
+    table = Table(2, timeout_s=0.01)
+    early, late = (ThreadCollectives(rank, table) for rank in range(2))
     with pytest.raises(ExchangeError):
         early.broadcast(np.zeros(1), 0)
     with pytest.raises(ExchangeError):

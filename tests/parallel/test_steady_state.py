@@ -65,7 +65,7 @@ def faults_of_a_step(communicators, activation, output, n_outputs):
     """Return the page faults that a step of all shards causes."""
 
     def shard(communicator):
-        split = NetworkSplit.even((784, *HIDDEN, n_outputs), communicator.n_shards)
+        split = NetworkSplit.even((784, *HIDDEN, n_outputs), communicator.n_ranks)
         problem = make_problem(
             split,
             activation,

@@ -2,6 +2,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,9 +12,16 @@ from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.communicators import Label, StopRequested
+from skdistmlp.parallel.grid import Axis, Grid
 from skdistmlp.parallel.split import split_neurons
-from skdistmlp.wire.communicator import Link, SocketCommunicator
-from tests.parallel.test_communicators import check_communicator
+from skdistmlp.wire.communicator import SocketCommunicator
+from skdistmlp.wire.transfers import Link
+from tests.parallel.test_communicators import (
+    GRIDS,
+    check_axes,
+    check_communicator,
+    part_of_out_in_place,
+)
 from tests.strategies import seeds, shares
 
 RUN = b"a fit of a test."
@@ -22,18 +30,20 @@ LONG_S = 30
 """Far longer than anything here takes: reaching it is a failure."""
 
 
-def connected(n_shards, timeout_s=LONG_S, is_cancelled=lambda: False):
+def connected(grid, timeout_s=LONG_S, is_cancelled=lambda: False):
     """Return communicators that are connected with each other, over real sockets."""
-    links = [{} for _ in range(n_shards)]
+    if isinstance(grid, int):
+        grid = Grid(grid)
+    links = [{} for _ in range(grid.n_ranks)]
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        for rank in range(n_shards):
+        for rank in range(grid.n_ranks):
             for peer in range(rank):
                 mine = socket.create_connection(listener.getsockname())
                 theirs, _ = listener.accept()
                 links[rank][peer] = Link(mine, f"shard {peer}")
                 links[peer][rank] = Link(theirs, f"shard {rank}")
     return [
-        SocketCommunicator(rank, own, RUN, timeout_s, is_cancelled)
+        SocketCommunicator(rank, own, RUN, timeout_s, is_cancelled, grid)
         for rank, own in enumerate(links)
     ]
 
@@ -59,6 +69,44 @@ def test_the_socket_communicator_meets_the_contract(shares, n_rows, n_columns, s
         check_communicator(communicator, ranges, n_rows, np.float32, seed)
 
     run(connected(len(shares)), shard)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_axes_of_a_grid_meet_the_contract(grid):
+    def process(communicator):
+        communicator.begin_step()
+        check_axes(communicator, grid)
+
+    run(connected(grid), process)
+
+
+@pytest.mark.parametrize("is_view", [False, True])
+def test_parts_of_one_row_are_received_in_place(is_view):
+    run(connected(3), part_of_out_in_place(is_view))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("when", ["while training", "while predicting"])
+def test_all_processes_of_a_grid_stop_at_the_same_step(grid, when):
+    """Whoever asks, and whether gradients or outputs are exchanged."""
+
+    def process(communicator):
+        neurons, replicas = (communicator.along(a) for a in get_args(Axis))
+        for step in range(1000):
+            if step == 5 and communicator.rank == grid.n_ranks - 1:
+                communicator.request_stop()
+            try:
+                communicator.begin_step()
+            except StopRequested:
+                return step
+            if when == "while predicting":
+                # Of averaged parameters, before any exchange of shards.
+                replicas.all_reduce(np.ones(1), Label.AVERAGE, None)
+            neurons.all_reduce(np.ones(1), 0, None)
+            replicas.all_reduce(np.ones(1), Label.GRADIENT, None)
+        return None
+
+    assert run(connected(grid), process) == [6] * grid.n_ranks
 
 
 @pytest.mark.parametrize("n_shards", [2, 3])
@@ -166,7 +214,7 @@ def test_a_silent_shard_is_named_after_the_timeout():
         ),
         (
             lambda communicator: communicator.broadcast(np.ones(1), Label.PARAMETERS),
-            "the parameters from shard 0",
+            "the exchange of parameters",
         ),
         (lambda communicator: communicator.wait_for_all(), "the wait for all shards"),
     ],
@@ -210,7 +258,7 @@ def test_a_packet_of_another_exchange_is_refused(late):
         if wrong and late == "step":
             communicator.begin_step()
         if wrong and late == "run":
-            communicator._run = b"another fit....."
+            communicator._connections._run = b"another fit....."
         array = np.ones((2, 2 if wrong and late == "shape" else 3))
         if wrong and late == "dtype":
             array = array.astype(np.float32)

@@ -19,9 +19,10 @@ from numpy.testing import assert_array_equal
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.split import split_neurons
-from skdistmlp.wire import communicator as communicator_module
-from skdistmlp.wire.communicator import Link, SocketCommunicator
+from skdistmlp.wire import transfers
+from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.packet import DTYPES, HEADER_BYTES, STOP, Header, Operation
+from skdistmlp.wire.transfers import Link
 from tests.strategies import seeds
 
 RUN = b"a fit of a test."
@@ -256,9 +257,9 @@ def test_any_bytes_from_a_peer_give_the_right_array_or_an_error(
     rank, plan, steps, (expected, stream) = conversation
     n_bytes = sum(8 * e.n_rows * e.n_columns for e in plan)
     with (
-        patch.object(communicator_module, "CANCEL_POLL_S", 0.002),
-        patch.object(communicator_module, "time", clock := PolledTime()),
-        patch.object(communicator_module, "select", clock),
+        patch.object(transfers, "CANCEL_POLL_S", 0.002),
+        patch.object(transfers, "time", clock := PolledTime()),
+        patch.object(transfers, "select", clock),
         communicator_and_peer(rank, portions) as (communicator, peer),
         np.errstate(all="ignore"),
         allocating_at_most(NOISE_BYTES + 6 * n_bytes),

@@ -33,7 +33,9 @@ _PROBES: WeakKeyDictionary[Client, dict[str, float]] = WeakKeyDictionary()
 if it could not."""
 
 
-def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
+def choose_workers(
+    client: Client, n_workers: int | None, n_replicas: int | None = None
+) -> tuple[str, ...]:
     """Return the addresses of the workers that will share a network.
 
     Parameters
@@ -42,6 +44,8 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
         A connected client.
     n_workers : int or None
         The number of workers; None for all.
+    n_replicas : int or None
+        With it, a multiple of this number, if `n_workers` is None.
 
     Returns
     -------
@@ -53,7 +57,8 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
     ClusterError
         If the cluster has fewer, or none.
     """
-    wanted = 1 if n_workers is None else n_workers
+    n_replicas = n_replicas or 1
+    wanted = n_replicas if n_workers is None else n_workers
     statuses = _statuses(client)
     present = _accepting(statuses)
     is_paused = "paused" in statuses.values()
@@ -61,18 +66,24 @@ def choose_workers(client: Client, n_workers: int | None) -> tuple[str, ...]:
         _resume_paused(client)
         present = workers_of(client)
     if len(present) < wanted:
+        asked_for, at_least = f"n_workers={n_workers}", ""
+        if n_workers is None:
+            at_least = "at least "
+            if n_replicas > 1:
+                asked_for = f"n_replicas={n_replicas}"
         needs = (
-            f"n_workers={n_workers} needs {'at least ' if n_workers is None else ''}"
-            f"{counted(wanted, 'worker')}, but the cluster at "
-            f"{scheduler_address(client)} has {len(present)}"
+            f"{asked_for} needs {at_least}{counted(wanted, 'worker')}, but the cluster "
+            f"at {scheduler_address(client)} has {len(present)}"
         )
         if why := why_too_few(client, len(present), wanted):
             raise ClusterError(f"{needs} {why}")
+        lowered = asked_for.partition("=")[0]
         raise ClusterError(
             f"{needs}. Start more workers"
-            f"{', or lower n_workers' if wanted > 1 else ''}."
+            f"{f', or lower {lowered}' if wanted > 1 else ''}."
         )
-    return present if n_workers is None else present[:n_workers]
+    n_used = len(present) // n_replicas * n_replicas
+    return present[: n_used if n_workers is None else n_workers]
 
 
 def _resume_paused(client: Client) -> None:

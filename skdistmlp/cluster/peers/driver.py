@@ -95,10 +95,10 @@ class PeersRun:
         self._dataset = dataset
         self._on_epoch_end = on_epoch_end
         self._stop = False
-        self._ranks = range(plan.n_shards)
+        self._ranks = range(plan.n_workers)
         self._credentials = Credentials.new()
         self._run = self._credentials.run
-        suffix = f"-of-{plan.n_shards}"
+        suffix = f"-of-{plan.n_workers}"
         self._tasks = Placement(client, plan.workers, suffix, job.log)
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
@@ -238,7 +238,10 @@ class PeersRun:
         self._rows = self._dataset.place_on(self._tasks, len(self._ranks))
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
-            [f"shard {rank} on {worker}" for rank, worker in enumerate(self._workers)],
+            [
+                f"{self._plan.grid.title(rank)} on {worker}"
+                for rank, worker in enumerate(self._workers)
+            ],
             exchange_timeout_s(),
         )
 

@@ -126,8 +126,9 @@ class PeerShard:
         self._run: TrainingRun | None = None
         self._leader: Leader | None = None
         # Parameters are drawn here, while the rows are on their way.
-        layout = job.split.layout(rank)
-        self._start: TrainingState | None = job.start(layout)
+        grid = job.grid
+        layout = job.split.layout(grid.shard(rank))
+        self._start: TrainingState | None = job.start(layout, grid.replica(rank))
         _RUNS[credentials.run, rank] = self
 
     def __reduce__(self) -> NoReturn:
@@ -174,7 +175,7 @@ class PeerShard:
         # Each round is another task, whose cancellation ends the waits of this round.
         self._is_abandoned = is_abandoned
         if self._communicator is not None:
-            self._communicator.is_cancelled = is_abandoned
+            self._communicator.cancel_if(is_abandoned)
         try:
             self._sender.running(number)
             if dataset is not None and roster is not None:
@@ -248,6 +249,7 @@ class PeerShard:
             self._credentials.run,
             roster.timeout_s,
             self._is_abandoned,
+            self._job.grid,
         )
         # After the communicator is set; see `request_stop`.
         if self._stop_wanted:

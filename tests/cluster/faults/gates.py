@@ -24,14 +24,15 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import worker
 from skdistmlp.wire import packet
-from skdistmlp.wire.communicator import Link, SocketCommunicator
+from skdistmlp.wire.communicator import SocketCollectives, SocketCommunicator
+from skdistmlp.wire.transfers import Link
 from tests.cluster.support import wait_until
 
 HOLD_POINTS: dict[str, tuple[Any, str]] = {
     "placing": (worker, "listen"),
     "connecting": (worker, "meet"),
-    "forward exchange": (SocketCommunicator, "all_gather"),
-    "backward exchange": (SocketCommunicator, "reduce_scatter"),
+    "forward exchange": (SocketCollectives, "all_gather"),
+    "backward exchange": (SocketCollectives, "reduce_scatter"),
     "between rounds": (SocketCommunicator, "wait_for_all"),
     "collecting": (worker.PeerShard, "close"),
 }
@@ -154,7 +155,7 @@ def cut_links() -> None:
         if shard._listener is not None:
             shard._listener.shutdown(2)
         if shard._communicator is not None:
-            for link in shard._communicator._links.values():
+            for link in shard._communicator._connections.links.values():
                 link.socket.shutdown(2)
 
 

@@ -24,6 +24,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.wire.communicator import SocketCommunicator
+from skdistmlp.wire.connections import Connections
 from tests.cluster.support import WITHIN_S, wait_until
 
 SPARED = 50
@@ -38,7 +39,7 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "opening": (worker, "listen", 1),
     "connecting": (worker, "meet", 1),
     "step": (SocketCommunicator, "begin_step", 20),
-    "exchange": (SocketCommunicator, "_exchange", 40),
+    "exchange": (Connections, "exchange", 40),
     "round": (worker.PeerShard, "train", 3),
     "collecting": (worker.PeerShard, "close", 1),
 }

@@ -70,7 +70,7 @@ def sockets_in_use():
         isinstance(link.socket, ssl.SSLSocket)
         for shard in list(peers_worker._RUNS.values())
         if shard._communicator is not None
-        for link in shard._communicator._links.values()
+        for link in shard._communicator._connections.links.values()
     ]
 
 
