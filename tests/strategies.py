@@ -35,6 +35,9 @@ update_rules = st.one_of(
 shares = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5)
 """Uneven, one a shard."""
 
+few_shares = st.lists(st.floats(0.1, 10), min_size=1, max_size=3)
+"""The same, where each shard is trained in several replicas."""
+
 layer_units = st.builds(
     lambda n_features, hidden, n_outputs: (n_features, *hidden, n_outputs),
     st.integers(1, 6),

@@ -43,12 +43,12 @@ class ThreadCollectives:
         """Concatenate the shards' columns; see `Communicator`."""
 
         def joined(parts: list[FloatArray]) -> FloatArray:
-            # First, since a part may be a view of `out`.
-            whole = np.concatenate(parts, 1)
-            self._wait()
             if out is None:
-                return whole
-            np.copyto(out, whole)
+                return np.concatenate(parts, 1)
+            for other, columns in zip(parts, ranges, strict=True):
+                # A part may be a view of its own columns, which others still read.
+                if not np.may_share_memory(other, out):
+                    out[:, columns.columns] = other
             return out
 
         return self._exchange(part, joined)

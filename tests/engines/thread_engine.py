@@ -28,16 +28,14 @@ class ThreadEngine:
     worker does.
     """
 
-    def __init__(self, plan: Plan, n_replicas: int = 1) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.n_replicas = n_replicas
 
     def train(
         self, job: TrainingJob, dataset: Dataset, on_epoch_end: Any = None
     ) -> TrainingState:
         assert on_epoch_end is None, "no test needs callbacks here"
         dataset = dataset.to_local()
-        job = replace(job, n_replicas=self.n_replicas)
 
         def train_shard(communicator: Communicator) -> TrainingState:
             rank = communicator.rank
@@ -73,8 +71,8 @@ def in_threads(
 
     def make(plan: Plan, _client: Any) -> ThreadEngine:
         split = NetworkSplit.by_shares(plan.split.layer_units, shares)
-        plan = Plan("threads", split, (), "a test asked for it")
-        return ThreadEngine(plan, n_replicas)
+        why = "a test asked for it"
+        return ThreadEngine(Plan("threads", split, (), why, n_replicas=n_replicas))
 
     return type(
         estimator_class.__name__,

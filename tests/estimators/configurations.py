@@ -354,14 +354,18 @@ def pair(
     params: dict[str, Any],
     kind: str = "classifier",
     shares: Sequence[float] | None = None,
+    n_replicas: int = 1,
     **engine_params: Any,
 ) -> tuple[Any, Any]:
     """Return our estimator and scikit-learn's; a random state is not shared.
 
-    With `shares`, ours trains on a shard for each of them, in threads.
+    With `shares`, ours trains on a shard for each of them, in threads, and on so many
+    replicas of them. Without, `n_replicas` is the estimator's parameter.
     """
     params = {"random_state": 0} | params
     ours, theirs = ESTIMATORS[kind]
     if shares is not None:
-        ours = in_threads(ours, shares)
+        ours = in_threads(ours, shares, n_replicas)
+    elif n_replicas > 1:
+        engine_params["n_replicas"] = n_replicas
     return ours(**deepcopy(params), **engine_params), theirs(**deepcopy(params))

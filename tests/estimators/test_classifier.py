@@ -52,6 +52,7 @@ def test_parameters_are_those_of_scikit_learn_and_ours():
         ("class_weight", inspect.Parameter.KEYWORD_ONLY, None),
         ("client", inspect.Parameter.KEYWORD_ONLY, None),
         ("n_workers", inspect.Parameter.KEYWORD_ONLY, None),
+        ("n_replicas", inspect.Parameter.KEYWORD_ONLY, None),
         ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, None),
         ("engine", inspect.Parameter.KEYWORD_ONLY, "auto"),
     ]
@@ -110,7 +111,7 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_ours(name, columns):
     public = {
         name for name in vars(theirs) if name.endswith("_") and not name.startswith("_")
     }
-    ours_only = {"engine_", "n_workers_", "plan_"}
+    ours_only = {"engine_", "n_workers_", "n_replicas_", "plan_"}
     if ours.solver != "lbfgs":
         ours_only |= {"validation_loss_curve_", "best_iter_"}
     assert len(public) >= 11

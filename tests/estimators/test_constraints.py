@@ -16,7 +16,7 @@ from skdistmlp.estimators.constraints import (
 from skdistmlp.nn.update_rules import UPDATE_RULES
 
 OURS = {
-    *("client", "n_workers", "parameter_threshold", "engine"),
+    *("client", "n_workers", "n_replicas", "parameter_threshold", "engine"),
     *("dropout", "weight_decay", "rho", "max_grad_norm", "warmup_steps"),
     *("ema_decay", "scoring"),
 }

@@ -167,11 +167,13 @@ def check(ours, case, to_worker=lambda values: values):
             assert ours.best_iter_ == alone.best_iter_
 
 
-@given(case=cases(), shares=strategies.shares)
-@settings(max_examples=60)
-def test_any_split_gives_the_answer_of_one_shard(case, shares):
+@given(
+    case=cases(), shares=strategies.few_shares, n_replicas=st.sampled_from([1, 1, 2, 3])
+)
+@settings(max_examples=80)
+def test_any_grid_gives_the_answer_of_one_shard(case, shares, n_replicas):
     cls, parameters, _ = case
-    check(in_threads(cls, shares)(**parameters), case)
+    check(in_threads(cls, shares, n_replicas)(**parameters), case)
 
 
 def as_dask(values):

@@ -111,12 +111,21 @@ def test_random_configurations_match_scikit_learn_locally(case):
 
 
 @given(case=cases(), shares=strategies.shares)
-@settings(max_examples=100)
+@settings(max_examples=80)
 def test_random_configurations_match_on_uneven_shards(case, shares):
     ours = assert_parity(case, shares=shares)
     if hasattr(ours, "plan_"):
         hidden = ours.plan_.split.ranges
         assert ours.n_workers_ == (len(shares) if hidden else 1)
+
+
+@given(case=cases(), shares=strategies.few_shares, n_replicas=st.integers(2, 4))
+@settings(max_examples=60)
+def test_random_configurations_match_on_grids(case, shares, n_replicas):
+    """Some replicas have no row of a mini-batch, or of any."""
+    ours = assert_parity(case, shares=shares, n_replicas=n_replicas)
+    if hasattr(ours, "plan_"):
+        assert ours.n_replicas_ == n_replicas
 
 
 def check_on_workers(cluster, case, engine, n_workers):

@@ -54,6 +54,7 @@ def test_parameters_are_those_of_scikit_learn_and_ours():
         ("quantile", inspect.Parameter.KEYWORD_ONLY, 0.5),
         ("client", inspect.Parameter.KEYWORD_ONLY, None),
         ("n_workers", inspect.Parameter.KEYWORD_ONLY, None),
+        ("n_replicas", inspect.Parameter.KEYWORD_ONLY, None),
         ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, None),
         ("engine", inspect.Parameter.KEYWORD_ONLY, "auto"),
     ]
@@ -101,7 +102,7 @@ def test_fitted_attributes_are_those_of_scikit_learn_and_ours(name):
         {a for a in vars(e) if a.endswith("_") and not a.startswith("_")}
         for e in (theirs, ours)
     )
-    ours_only = {"engine_", "n_workers_", "plan_"}
+    ours_only = {"engine_", "n_workers_", "n_replicas_", "plan_"}
     if ours.solver != "lbfgs":
         ours_only |= {"validation_loss_curve_", "best_iter_"}
     assert len(public) >= 10

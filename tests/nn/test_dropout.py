@@ -95,3 +95,26 @@ def test_numpy_and_numba_draw_the_same_mask(columns, dtype, monkeypatch):
         compiled.load(compiled.dropout_mask)
     assert compiled._compiled[compiled.dropout_mask] is not None
     assert_array_equal(*masks)
+
+
+positions = st.lists(st.integers(0, 499), unique=True, max_size=60).map(
+    lambda numbers: np.array(sorted(numbers), dtype=int)
+)
+
+
+@given(positions=positions, compile_it=st.booleans())
+def test_any_rows_of_a_batch_draw_their_part_of_the_mask(positions, compile_it):
+    whole = mask(DROPOUT, 500, 300)
+    out = np.full((len(positions), 200), np.nan)
+    kernel = compiled.compiled(compiled.dropout_mask, 10**9) if compile_it else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled, "compiled", lambda *_: kernel)
+        assert DROPOUT.mask(slice(70, 270), out, positions) is out
+    assert_array_equal(out, whole[positions, 70:270])
+
+
+@given(positions=positions)
+def test_sparse_rows_of_a_batch_lose_what_dense_ones_lose(positions):
+    X = random(500, 300, 0.2, format="csr", rng=np.random.default_rng(0))
+    dropped = DROPOUT.drop_stored(X[positions], positions)
+    assert_array_equal(dropped.toarray(), DROPOUT.drop_stored(X)[positions].toarray())

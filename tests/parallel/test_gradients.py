@@ -17,8 +17,9 @@ from numpy.testing import assert_allclose
 from skdistmlp.nn.activations import ACTIVATIONS
 from skdistmlp.nn.update_rules import Sgd
 from skdistmlp.parallel.communicators import SingleProcess
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.local_network import open_local_network
-from skdistmlp.parallel.shard import split_state
+from skdistmlp.parallel.shard import take_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 from skdistmlp.training.step import training_step
 from tests.marks import only_quick
@@ -51,8 +52,9 @@ def penalty_at(problem, parameters):
 
 def gradients(problem, communicator):
     """Return one shard's gradient, and the whole one from differences of the loss."""
-    split, rank = problem.split, communicator.rank
-    state = split_state(split, problem.start())[rank]
+    split, shards = problem.split, communicator.along("neurons")
+    n_replicas, rank = communicator.along("replicas").n_ranks, shards.rank
+    state = take_state(split, problem.start(), communicator.rank, n_replicas)
     shard = open_local_network(
         problem.network, problem.split, state, problem.dataset, communicator, len(ROWS)
     )
@@ -77,11 +79,13 @@ def gradients(problem, communicator):
     return before - state.parameters, differences
 
 
-def over_sockets(n_shards, shard):
-    return run(connected(n_shards), shard)
+def over_sockets(grid, shard):
+    return run(connected(grid), shard)
 
 
-def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
+def check_gradient(
+    activation, output, n_outputs, shares, weighted, run_shards, n_replicas=1
+):
     problem = make_problem(
         NetworkSplit.by_shares((2, 3, 2, n_outputs), shares),
         activation,
@@ -91,18 +95,20 @@ def check_gradient(activation, output, n_outputs, shares, weighted, run_shards):
         weighted=weighted,
         n_rows=6,
     )
-    results = run_shards(len(shares), lambda peer: gradients(problem, peer))
-    parts = [own for own, _ in results]
+    grid = Grid(len(shares), n_replicas)
+    results = run_shards(grid, lambda peer: gradients(problem, peer))
+    # Of the last replica: all have the same.
+    parts = [own for own, _ in results[-len(shares) :]]
     whole_gradient = join_shards(problem.split, parts)
     assert np.count_nonzero(whole_gradient) > whole_gradient.size / 2
     for _, differences in results:
         assert_allclose(whole_gradient, differences, rtol=1e-6, atol=1e-8)
 
 
-def in_threads(n_shards, shard):
-    if n_shards == 1:
+def in_threads(grid, shard):
+    if grid.n_ranks == 1:
         return [shard(SingleProcess())]
-    return run_in_threads(n_shards, shard)
+    return run_in_threads(grid, shard)
 
 
 # All of them, with dropout too, are in `tests/oracles/test_gradients.py`, along a few
@@ -119,6 +125,20 @@ def test_gradients_match_finite_differences_of_the_loss(
     activation, output, n_outputs, shares, weighted
 ):
     check_gradient(activation, output, n_outputs, shares, weighted, in_threads)
+
+
+@pytest.mark.parametrize(("output", "n_outputs"), HEADS)
+@pytest.mark.parametrize("run_shards", [in_threads, over_sockets])
+@pytest.mark.parametrize(
+    ("shares", "n_replicas"),
+    only_quick(1, 2, cases=[([1], 3), ([1, 1], 2), ([5, 2], 3), ([1, 1, 1], 2)]),
+    ids=str,
+)
+def test_gradients_on_a_grid_match_finite_differences(
+    output, n_outputs, run_shards, shares, n_replicas
+):
+    """Of five rows, whose numbers leave one replica of three with a single one."""
+    check_gradient("tanh", output, n_outputs, shares, True, run_shards, n_replicas)
 
 
 MIXED = [*pairwise([*NAMES, NAMES[0]])]

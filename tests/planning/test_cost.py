@@ -70,6 +70,7 @@ def test_the_cost_of_training_in_epochs_is_that_of_a_step(
         8,
         itemsize=8,
         arrays_of_parameters=n_arrays,
+        arrays_divided=n_replaced - 1,
         arrays_replaced=n_replaced,
         buffer_rows=buffer_rows,
         validation_rows=validation_rows,
@@ -168,6 +169,7 @@ def test_tasks_hold_the_results_of_several_blocks_in_an_evaluation(n_rows, at_on
         n_rows,
         itemsize=4,
         arrays_of_parameters=3,
+        arrays_divided=0,
         arrays_replaced=1,
         buffer_rows=N_ROWS,
     )

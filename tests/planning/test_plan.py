@@ -249,24 +249,28 @@ class CountingSocket:
         return n_bytes
 
 
-@pytest.mark.parametrize("n_shards", [2, 3])
+@pytest.mark.parametrize(
+    ("n_shards", "n_replicas"), [(2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (3, 2)]
+)
 @pytest.mark.parametrize(
     ("units", "n_exchanges"),
     [((7, 9, 4), 1), ((7, 9, 5, 4), 3), ((7, 2, 5, 6, 1), 5)],
     ids=str,
 )
-def test_a_step_sends_the_planned_number_of_bytes(units, n_exchanges, n_shards):
-    """With one hidden layer only the logits are exchanged."""
+def test_a_step_sends_the_planned_number_of_bytes(
+    units, n_exchanges, n_shards, n_replicas
+):
+    """With one hidden layer shards exchange only the logits."""
     n_rows = 20
     cost = StepCost.of_step(n_rows, itemsize=4)
-    workers = [f"tcp://w:{i}" for i in range(n_shards)]
-    plan = plan_training(units, "peers", workers, cost)
+    workers = [f"tcp://w:{i}" for i in range(n_shards * n_replicas)]
+    plan = plan_training(units, "peers", workers, cost, n_replicas=n_replicas)
     problem = make_problem(plan.split, dtype=np.float32, n_rows=n_rows)
-    starts = split_state(plan.split, problem.start())
-    communicators = connected(n_shards)
+    starts = split_state(plan.split, problem.start(), n_replicas)
+    communicators = connected(plan.grid)
     sockets = []
     for communicator in communicators:
-        for link in communicator._links.values():
+        for link in communicator._connections.links.values():
             link.socket = CountingSocket(link.socket)
             link.send = link.socket.sendmsg
             sockets.append(link.socket)
@@ -283,9 +287,11 @@ def test_a_step_sends_the_planned_number_of_bytes(units, n_exchanges, n_shards):
         training_step(shard, np.arange(n_rows), 0.01)
 
     run(communicators, step)
-    headers = n_exchanges * n_shards * (n_shards - 1) * HEADER_BYTES
-    assert sum(s.n_bytes for s in sockets) - headers == plan.bytes_exchanged > 0
-    if n_exchanges == 1:
+    n_packets = n_exchanges * n_shards * (n_shards - 1) * n_replicas
+    n_packets += 2 * n_replicas * (n_replicas - 1) * n_shards
+    sent = sum(s.n_bytes for s in sockets)
+    assert sent - n_packets * HEADER_BYTES == plan.bytes_exchanged > 0
+    if n_exchanges == n_replicas == 1:
         logits = n_rows * units[-1] * 4
         assert plan.bytes_exchanged == n_shards * (n_shards - 1) * logits
 
