@@ -69,14 +69,17 @@ class PartitionDisplay:
     coefficients that lead to the outputs are on the worker of the hidden neuron where
     they start.
     Inputs are on every worker; outputs are sums over all workers. After seven workers
-    the colours start over, with another shape. Create it with `from_estimator`.
+    the colours start over, with another shape. All replicas hold the same: the legend
+    names the workers of the first. Create it with `from_estimator`.
 
     Parameters
     ----------
     split : NetworkSplit
         Layers of the network, and the neurons of each shard.
     workers : sequence of str
-        Name of each shard's worker in the legend.
+        Name of each shard's worker in the legend, in the first replica.
+    n_replicas : int, default=1
+        Number of replicas, which the legend says if there are several.
 
     Attributes
     ----------
@@ -90,9 +93,12 @@ class PartitionDisplay:
         Coefficients.
     """
 
-    def __init__(self, *, split: NetworkSplit, workers: Sequence[str]) -> None:
+    def __init__(
+        self, *, split: NetworkSplit, workers: Sequence[str], n_replicas: int = 1
+    ) -> None:
         self.split = split
         self.workers = workers
+        self.n_replicas = n_replicas
 
     @classmethod
     def from_estimator(
@@ -134,7 +140,8 @@ class PartitionDisplay:
             estimator, (DistributedMLPClassifier, DistributedMLPRegressor)
         )
         plan = network.plan_
-        display = cls(split=plan.split, workers=plan.workers or ["this process"])
+        workers = plan.workers[: plan.n_shards] or ["this process"]
+        display = cls(split=plan.split, workers=workers, n_replicas=plan.n_replicas)
         return display.plot(ax=ax, max_neurons=max_neurons)
 
     def plot(self, ax: "Axes | None" = None, *, max_neurons: int = 12) -> Self:
@@ -277,7 +284,10 @@ class PartitionDisplay:
             end = n_characters // 2
             name = f"{name[: n_characters - end - 1]}…{name[-end:]}"
         # matplotlib would set what is between two dollars as a formula.
-        return f"shard {rank}: {name}".replace("$", r"\$")
+        others = ""
+        if self.n_replicas > 1:
+            others = f" and in {counted(self.n_replicas - 1, 'other replica')}"
+        return f"shard {rank}{others}: {name}".replace("$", r"\$")
 
     def _scatter(
         self,

@@ -5,7 +5,7 @@ from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
 from sklearn.exceptions import NotFittedError
 
-from skdistmlp import DistributedMLPClassifier
+from skdistmlp import DistributedMLPClassifier, Plan
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.plotting import PartitionDisplay
 from skdistmlp.plotting.axes import COLOURS
@@ -65,6 +65,21 @@ def test_network_of_a_fitted_estimator(data):
         PartitionDisplay.from_estimator(DistributedMLPClassifier())
     with pytest.raises(ValueError, match="max_neurons=2 must be at least 3"):
         display.plot(max_neurons=2)
+
+
+def test_replicas_are_counted_in_the_legend(data):
+    clf = DistributedMLPClassifier((9, 5), max_iter=1).fit(*data)
+    names = tuple(f"tcp://10.0.0.{number}:40001" for number in range(6))
+    split = NetworkSplit.even(clf.plan_.split.layer_units, 2)
+    clf.plan_ = Plan("peers", split, names, "a test", n_replicas=3)
+    display = PartitionDisplay.from_estimator(clf)
+    legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert legend[:2] == [
+        f"shard {number} and in 2 other replicas: {names[number]}"
+        for number in range(2)
+    ]
+    assert len(display.neurons_) == 2
+    assert_readable(display.figure_)
 
 
 @pytest.mark.parametrize("workers", [["a"], ["a", "b", "c"]], ids=str)
