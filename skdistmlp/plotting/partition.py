@@ -284,10 +284,10 @@ class PartitionDisplay:
             end = n_characters // 2
             name = f"{name[: n_characters - end - 1]}…{name[-end:]}"
         # matplotlib would set what is between two dollars as a formula.
-        others = ""
+        replicas = ""
         if self.n_replicas > 1:
-            others = f" and in {counted(self.n_replicas - 1, 'other replica')}"
-        return f"shard {rank}{others}: {name}".replace("$", r"\$")
+            replicas = f" in {self.n_replicas} replicas"
+        return f"shard {rank}{replicas}: {name}".replace("$", r"\$")
 
     def _scatter(
         self,
