@@ -99,16 +99,16 @@ class Clusters:
             self.end(kind)
 
     @contextmanager
-    def borrowed(self, kind: str) -> Iterator[Any]:
+    def borrowed(self, kind: str, n_workers: int = 3) -> Iterator[Any]:
         """Lend a cluster with all its workers; end it if the test fails."""
         if kind not in self._running:
             cluster: Any = NannyCluster()
-            if kind != "nannies":
-                n_threads = 2 if kind == "two threads" else 1
+            if not kind.startswith("nannies"):
+                n_threads = 2 if kind.startswith("two threads") else 1
                 cluster = ForkedProcesses(self._make_directory(), SETTINGS, n_threads)
             self._running[kind] = cluster.__enter__()
         try:
-            self._running[kind].have_workers(3)
+            self._running[kind].have_workers(n_workers)
             yield self._running[kind]
         except BaseException:
             self._running[kind].print_output()
@@ -131,8 +131,10 @@ def assert_right(outcome: FitOutcome, data: Data) -> None:
 class FitInThread:
     """A fit in this process."""
 
-    def __init__(self, client: Client, data: Data, n_workers: int = 3) -> None:
-        clf = classifier(client, n_workers)
+    def __init__(
+        self, client: Client, data: Data, n_workers: int = 3, n_replicas: int = 1
+    ) -> None:
+        clf = classifier(client, n_workers, n_replicas)
         self._future: Future[FitOutcome] = in_thread(outcome_of_fit, clf, *data)
 
     def has_ended(self) -> bool:
@@ -211,6 +213,8 @@ class Scenario:
         The fit.
     victim_is_held : bool
         Whether the victim is held, rather than the client.
+    grid : (int, int)
+        Number of workers, and of replicas.
     """
 
     cluster: Any
@@ -222,6 +226,7 @@ class Scenario:
     gate: Gate
     fit: Any = None
     victim_is_held: bool = False
+    grid: tuple[int, int] = (3, 1)
     _cleanups: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -257,10 +262,10 @@ class Scenario:
                 settings |= {"skdistmlp": dask.config.get("skdistmlp")}
                 address = self.cluster.address
                 self.fit = FitInProcess(
-                    address, settings, self.data, client_is_held, *where
+                    address, settings, self.data, client_is_held, *where, self.grid
                 )
             else:
-                self.fit = FitInThread(self.client, self.data)
+                self.fit = FitInThread(self.client, self.data, *self.grid)
             stage.callback(self.fit.close)
             self.wait_until_held()
             yield

@@ -100,7 +100,9 @@ def install(phase: str, gate: Gate) -> None:
 
     def held_call(*args: Any, **kwargs: Any) -> Any:
         nonlocal command, n_left
-        if command is None and (phase not in EXCHANGES or args[0]._step == STEP):
+        if command is None and (
+            phase not in EXCHANGES or args[0]._connections._step == STEP
+        ):
             command = gate.hold()
             n_left = N_SLOW if command[:1] == ["slow_down"] else 1
         if command and n_left:
@@ -276,8 +278,10 @@ class FitOutcome:
         return "parameters" if self.error is None else self.error.__name__
 
 
-def classifier(client: Any, n_workers: int = 3) -> DistributedMLPClassifier:
-    """Return a network of two hidden layers, with one shard per worker."""
+def classifier(
+    client: Any, n_workers: int = 3, n_replicas: int = 1
+) -> DistributedMLPClassifier:
+    """Return a network of two hidden layers, on a grid of workers."""
     return DistributedMLPClassifier(
         (20, 9),
         batch_size=100,
@@ -287,6 +291,7 @@ def classifier(client: Any, n_workers: int = 3) -> DistributedMLPClassifier:
         engine="local" if client is None else "peers",
         parameter_threshold=0,
         n_workers=None if client is None else n_workers,
+        n_replicas=None if client is None else n_replicas,
     )
 
 
@@ -314,6 +319,7 @@ def fit_and_report(
     phase: str,
     gate: Gate,
     n_times: int,
+    grid: Sequence[int],
 ) -> None:
     """Fit, send the outcome, and stay connected until told to end."""
     with ExitStack() as held:
@@ -323,5 +329,5 @@ def fit_and_report(
         if client_is_held:
             held.enter_context(hold_client(phase, gate, n_times))
         client = held.enter_context(Client(address, set_as_default=False))
-        connection.send(outcome_of_fit(classifier(client), *data))
+        connection.send(outcome_of_fit(classifier(client, *grid), *data))
         connection.recv()

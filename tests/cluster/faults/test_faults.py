@@ -117,17 +117,37 @@ def test_a_fault_ends_as_expected_and_in_time(
     expected = fault.cells[phase]
     assert isinstance(expected, Expected)
     cell = Cell(fault.name, phase, str(expected), expected.within_s)
+    with faults_page.cell(cell):
+        check_fault(clusters, cell, tmp_path, data, fault, phase, expected)
+
+
+def check_fault(
+    clusters: Clusters,
+    cell: Cell,
+    folder: Path,
+    data,
+    fault: Fault,
+    phase: str,
+    expected: Expected,
+    grid: tuple[int, int] = (3, 1),
+) -> None:
+    """Inject a fault into a fit, and assert how it ends and how the next one does.
+
+    The fit runs on a grid: so many workers, in so many replicas.
+    """
+    # Of two clusters, so that workers that one grid does not need do not stand by.
+    kind = f"{fault.kind}, {grid[0]}" if grid[0] > 3 else fault.kind
+    rank = min(fault.rank, grid[0] - 1)
     with (
-        faults_page.cell(cell),
         dask.config.set(SETTINGS | LONG_TIMEOUT | fault.settings),
-        clusters.borrowed(fault.kind) as cluster,
+        clusters.borrowed(kind, max(3, grid[0])) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
         worker_ttl_s = LEAST_TTL_S if phase in fault.lost_soon_in else 300.0
         client.run_on_scheduler(gates.set_worker_ttl, worker_ttl_s)
-        victim = tuple(client.nthreads())[fault.rank]
+        victim = tuple(client.nthreads())[rank]
         scenario = Scenario(
-            cluster, client, data, phase, fault.rank, victim, Gate(tmp_path)
+            cluster, client, data, phase, rank, victim, Gate(folder), grid=grid
         )
         with scenario.started(fault.in_process, fault.held, fault.n_times):
             began = time.monotonic()
@@ -159,7 +179,7 @@ def test_a_fault_ends_as_expected_and_in_time(
         seconds = time.monotonic() - began
         cell.remark = f"workers' processes ended: {seconds:.1f} s"
         assert seconds < WORKERS_END_WITHIN_S
-    clusters.end(fault.kind)
+    clusters.end(kind)
 
 
 @pytest.mark.slow

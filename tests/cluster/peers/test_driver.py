@@ -165,7 +165,7 @@ def steps_taken(client, n_shards=2):
 
         # Shards that have failed or ended have none.
         meshes = [shard._communicator for shard in list(peers_worker._RUNS.values())]
-        return [mesh._step for mesh in meshes if mesh is not None]
+        return [mesh._connections._step for mesh in meshes if mesh is not None]
 
     taken = [n for ns in client.run(n_steps).values() for n in ns]
     return min(taken) if len(taken) == n_shards else 0
@@ -188,7 +188,10 @@ def stop_all(client, fit):
     return bounded(fit.result)
 
 
-def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatch):
+@pytest.mark.parametrize("n_replicas", [1, 2])
+def test_an_interrupt_stops_all_shards_at_the_same_step(
+    client, data, monkeypatch, n_replicas
+):
     """Check that the parameters equal scikit-learn's after as many steps."""
     interrupted = []
 
@@ -201,7 +204,7 @@ def test_an_interrupt_stops_all_shards_at_the_same_step(client, data, monkeypatc
 
     original = peers.PeersRun._take_messages
     monkeypatch.setattr(peers.PeersRun, "_take_messages", interrupt_once)
-    clf = endless(client)
+    clf = endless(client).set_params(n_replicas=n_replicas)
     with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
         bounded(clf.fit, *data)
     assert 0 < clf.n_iter_ < clf.max_iter
