@@ -345,12 +345,12 @@ def test_a_step_makes_no_temporary_above_mallocs_trim_threshold(activation):
     ) as shard:
         training_step(shard.ops, rows, 0.01)
         peaks = []
-        for _ in range(10):
+        # Other threads of the test run are traced too, but do not strike every time.
+        while len(peaks) < 100 and min(peaks, default=np.inf) > 128 * 1024:
             tracemalloc.start()
             try:
                 training_step(shard.ops, rows, 0.01)
                 peaks.append(tracemalloc.get_traced_memory()[1])
             finally:
                 tracemalloc.stop()
-    # Other threads of the test run are traced too, but do not strike every time.
     assert min(peaks) <= 128 * 1024
