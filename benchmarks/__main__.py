@@ -1,10 +1,12 @@
 """Run the benchmarks from the command line."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from benchmarks import features, futures, local, optimizer, parity, peers
 from benchmarks.charts import plot_results
+from benchmarks.network import command as network
 from skdistmlp.crossover.output import (
     Row,
     check_plot_file,
@@ -33,7 +35,10 @@ def main() -> None:
         "names",
         nargs="*",
         metavar="name",
-        help=f"benchmark to run: {', '.join(BENCHMARKS)} (default: all)",
+        help=(
+            f"benchmark to run: {', '.join(BENCHMARKS)} (default: all of these), or "
+            f"network"
+        ),
     )
     parser.add_argument(
         "--repeats",
@@ -64,17 +69,19 @@ def main() -> None:
     parser.add_argument(
         "--without-torch",
         action="store_true",
-        help="leave torch out of the peers benchmark",
+        help="leave torch out of the peers and network benchmarks",
     )
+    network.add_options(parser)
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(BENCHMARKS):
+    if unknown := set(arguments.names) - {*BENCHMARKS, "network"}:
         parser.error(
             f"unknown benchmark {', '.join(sorted(unknown))}; choose from "
-            f"{', '.join(BENCHMARKS)}"
+            f"{', '.join(BENCHMARKS)}, network"
         )
     if min(arguments.repeats, arguments.threads) < 1:
         parser.error("--repeats and --threads must be at least 1")
     try:
+        network.check_options(arguments)
         check_writable(arguments.json)
         if arguments.plot is not None:
             check_plot_file(arguments.plot)
@@ -83,6 +90,13 @@ def main() -> None:
     selected = arguments.names or BENCHMARKS
 
     results: dict[str, list[Row]] = {}
+    code = 0
+    if "network" in selected:
+        results, code = network.run(arguments)
+        if not results:
+            sys.exit(code)
+        if code:
+            selected = []
     if "local" in selected:
         rows = list(local.compare_training(arguments.threads, arguments.repeats))
         results["local"] = rows
@@ -112,6 +126,7 @@ def main() -> None:
     if arguments.plot is not None:
         plot_results(arguments.plot, results)
         print(f"plot written to {arguments.plot}")
+    sys.exit(code)
 
 
 if __name__ == "__main__":

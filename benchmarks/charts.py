@@ -9,9 +9,12 @@ from skdistmlp.plotting.axes import COLOURS, GREY
 
 BLUE, ORANGE, GREEN, *_ = COLOURS
 
+SPEEDUP = ", speedup"
+"""End of the columns that have the speed-up of one candidate among several."""
+
 
 def plot_results(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
-    """Plot `local` against scikit-learn, and from where on `futures` pays.
+    """Plot `local` against scikit-learn, when `futures` pays, and plans over links.
 
     Parameters
     ----------
@@ -28,6 +31,13 @@ def plot_results(path: Path, results: Mapping[str, Sequence[Row]]) -> None:
     growing = [rows for name, rows in results.items() if name.startswith("futures 784")]
     if growing:
         panels.append((_plot_crossovers, growing))
+    panels += [
+        (_plot_over_links, (name.removesuffix(SPEEDUP), rows))
+        for title, rows in results.items()
+        if title.startswith("network, ")
+        for name in rows[0]
+        if name.endswith(SPEEDUP)
+    ]
     figure = Figure(figsize=(5 * max(1, len(panels)), 4), layout="constrained")
     for position, (plot_panel, rows) in enumerate(panels, start=1):
         plot_panel(figure.add_subplot(1, len(panels), position), rows)
@@ -67,3 +77,31 @@ def _plot_crossovers(axes: Any, series: Sequence[Sequence[Row]]) -> None:
         ylabel="speed-up over one thread",
     )
     axes.legend()
+
+
+def _plot_over_links(axes: Any, measured: tuple[str, Sequence[Row]]) -> None:
+    """Draw one candidate: a line per network, over the links from left to right."""
+    candidate, rows = measured
+    networks = dict.fromkeys((row["network"], row["batch_size"]) for row in rows)
+    for number, (network, batch_size) in enumerate(networks):
+        of_network = [
+            row
+            for row in rows
+            if (row["network"], row["batch_size"]) == (network, batch_size)
+        ]
+        axes.semilogy(
+            [row["link"] for row in of_network],
+            [row[f"{candidate}{SPEEDUP}"] for row in of_network],
+            marker="osD^v"[number // len(COLOURS) % 5],
+            color=COLOURS[number % len(COLOURS)],
+            label=f"{network}, batches of {batch_size:,}",
+        )
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
+    # The same in all panels, so that they can be compared.
+    speedups = [row[name] for row in rows for name in row if name.endswith(SPEEDUP)]
+    limits = (0.8 * min(speedups), 1.25 * max(1, *speedups))
+    axes.set(title=candidate, ylabel="speed-up over one thread", ylim=limits)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.08), "ncols": 2}
+    axes.legend(fontsize="x-small", **below)

@@ -1,7 +1,8 @@
 """The same training with torch, as its users run it; a separate program.
 
 ``python -m benchmarks.torch_mlp`` reads a workload as JSON from stdin and prints the
-milliseconds per step as JSON: in one process, data-parallel and tensor-parallel.
+milliseconds per step as JSON: in one process, data-parallel and tensor-parallel. With a
+rank, it is one process of one of these modes, and finds the others at a store.
 """
 
 import json
@@ -24,6 +25,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.multiprocessing import spawn
 
+MODES = ("one process", "data-parallel", "tensor-parallel")
 N_PROCESSES = 2
 LEARNING_RATE = 1e-3
 
@@ -32,37 +34,52 @@ def main() -> None:
     """Time the workload on stdin in each way."""
     workload = json.load(sys.stdin)
     torch.set_num_threads(workload["threads"])
-    steps_ms = {
-        "one process": _step_ms(_model(workload["layer_units"]), workload, 0, 1)
-    }
-    for name in ("data-parallel", "tensor-parallel"):
+    if "rank" in workload:
+        rank, (host, port) = workload["rank"], workload["store"]
+        n_processes, mode = workload["n_processes"], workload["mode"]
+        store = dist.TCPStore(host, port, is_master=rank == 0, wait_for_workers=False)
+        step_ms = _run_process(rank, mode, workload, store, n_processes)
+        print(json.dumps({mode: step_ms}))
+        return
+    steps_ms = {"one process": _step_ms(_model(workload["layer_units"]), workload)}
+    for mode in MODES[1:]:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         store = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
-        spawn(_run_process, (name, workload, port), nprocs=N_PROCESSES)
-        steps_ms[name] = json.loads(store.get("result"))
+        spawn(_run_spawned, (mode, workload, port), nprocs=N_PROCESSES)
+        steps_ms[mode] = json.loads(store.get("result"))
     print(json.dumps(steps_ms))
 
 
-def _run_process(rank: int, name: str, workload: dict[str, Any], port: int) -> None:
-    """Run one of two single-threaded processes that train together."""
+def _run_spawned(rank: int, mode: str, workload: dict[str, Any], port: int) -> None:
+    """Run one of the processes on this machine."""
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    step_ms = _run_process(rank, mode, workload, store, N_PROCESSES)
+    if rank == 0:
+        store.set("result", json.dumps(step_ms))
+
+
+def _run_process(
+    rank: int, mode: str, workload: dict[str, Any], store: dist.Store, n_processes: int
+) -> float:
+    """Run one of several single-threaded processes that train together."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    store = dist.TCPStore("127.0.0.1", port, is_master=False)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=N_PROCESSES)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=n_processes)
     model: nn.Module = _model(workload["layer_units"])
-    if name == "data-parallel":
+    if mode == "data-parallel":
         model = nn.parallel.DistributedDataParallel(model)
-        milliseconds = _step_ms(model, workload, rank, N_PROCESSES)
-    else:
-        mesh = init_device_mesh("cpu", (N_PROCESSES,))
+        step_ms = _step_ms(model, workload, rank, n_processes)
+    elif mode == "tensor-parallel":
+        mesh = init_device_mesh("cpu", (n_processes,))
         model = parallelize_module(model, mesh, _parallel_styles(model))
-        milliseconds = _step_ms(model, workload, 0, 1)
-    if rank == 0:
-        store.set("result", json.dumps(milliseconds))
+        step_ms = _step_ms(model, workload)
+    else:
+        step_ms = _step_ms(model, workload)
     # A process that leaves early would break the other's last collective.
     dist.barrier()
     dist.destroy_process_group()
+    return step_ms
 
 
 def _model(layer_units: list[int]) -> nn.Sequential:
@@ -97,7 +114,7 @@ def _parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def _step_ms(
-    model: nn.Module, workload: dict[str, Any], rank: int, n_replicas: int
+    model: nn.Module, workload: dict[str, Any], rank: int = 0, n_replicas: int = 1
 ) -> float:
     """Train, and return the milliseconds per step after the first epoch."""
     n_steps, batch_size = workload["n_steps"], workload["batch_size"]
@@ -115,12 +132,26 @@ def _step_ms(
             row_indices = order[start : start + n_own_rows]
             _step(model, optimizer, loss_function, X[row_indices], y[row_indices])
 
-    epoch()
     start_s = time.perf_counter()
-    for _ in range(workload["n_epochs"]):
+    epoch()
+    n_epochs = _affordable_epochs(workload, time.perf_counter() - start_s)
+    start_s = time.perf_counter()
+    for _ in range(n_epochs):
         epoch()
     elapsed_s = time.perf_counter() - start_s
-    return 1e3 * elapsed_s / (workload["n_epochs"] * n_steps)
+    return 1e3 * elapsed_s / (n_epochs * n_steps)
+
+
+def _affordable_epochs(workload: dict[str, Any], epoch_s: float) -> int:
+    """Return how many epochs fit into the time, the same in all processes."""
+    n_epochs: int = workload["n_epochs"]
+    if "max_s" in workload:
+        n_epochs = min(n_epochs, max(1, int(workload["max_s"] / epoch_s)))
+    if dist.is_initialized():
+        agreed = torch.tensor(n_epochs)
+        dist.broadcast(agreed, 0)
+        n_epochs = int(agreed)
+    return n_epochs
 
 
 def _step(

@@ -1,0 +1,56 @@
+"""Networks to train in the lab, and for how long."""
+
+import math
+import re
+
+from skdistmlp.crossover.workloads import Workload
+from skdistmlp.parallel.split import count_parameters
+
+NETWORKS = [
+    "64-256-256",
+    "64-256-256@2000",
+    "784-256",
+    "784-4096",
+    "784-1024-1024",
+    "784-2048-2048",
+    "784-1024-1024-1024",
+    "784-2048-2048@1000",
+    "784-1024-1024@8000",
+]
+"""Networks that are measured by default, as `parse_network` reads them."""
+
+BATCH_SIZE = 200
+"""Rows per mini-batch of a network that does not say."""
+
+ROWS_BYTES = 16e6
+"""Size of the rows: each fit sends them, in a second and a half at 100 Mbit/s."""
+
+MAX_STEPS = 100
+"""Mini-batches per epoch, so that an epoch of the smallest networks is short too."""
+
+TRAINED_FLOP = 2e10
+"""Work of the epochs that are timed: half a second at 40 GFLOP/s."""
+
+
+def parse_network(text: str) -> Workload:
+    """Read a network such as "784-1024-1024@8000": layers, and rows per mini-batch.
+
+    Raises
+    ------
+    ValueError
+        If there is no hidden layer, or something is no positive number.
+    """
+    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+(@[1-9]\d*)?", text):
+        raise ValueError(
+            f"the network is {text!r}; expected the number of features and the widths "
+            f"of hidden layers, and maybe a batch size, such as 784-1024-1024@8000"
+        )
+    layers, _, batch = text.partition("@")
+    n_features, *hidden = map(int, layers.split("-"))
+    batch_size = int(batch or BATCH_SIZE)
+    n_steps = round(ROWS_BYTES / (4 * n_features * batch_size))
+    n_steps = min(max(2, n_steps), MAX_STEPS)
+    workload = Workload(n_features, tuple(hidden), n_steps, 1, batch_size)
+    step_flop = 6 * batch_size * count_parameters(workload.layer_units)
+    n_epochs = min(max(1, math.ceil(TRAINED_FLOP / (n_steps * step_flop))), 4)
+    return Workload(n_features, tuple(hidden), n_steps, n_epochs, batch_size)
