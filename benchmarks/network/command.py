@@ -18,7 +18,7 @@ from benchmarks.network.namespaces import (
     open_lab,
 )
 from benchmarks.network.plans import DEFAULT, ONE_THREAD, PLANS
-from benchmarks.network.processes import warn_of_few_cores
+from benchmarks.network.processes import Driver, warn_of_few_cores
 from benchmarks.network.workloads import NETWORKS, parse_network
 from skdistmlp.crossover.output import Row
 
@@ -106,8 +106,9 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, list[Row]], int]:
                 _say(f"removed {leftover}, whose process had been killed")
             warn_of_few_cores(arguments.workers)
             with open_lab(arguments.workers) as lab:
+                driver = Driver(lab, [*arguments.plans, ONE_THREAD])
                 options = arguments.networks, candidates, arguments.repeats
-                measure(lab, links, *options, results)
+                measure(lab, driver, links, *options, results)
     except Interrupted as interrupted:
         _say(f"interrupted by {interrupted.signal.name}; the lab is removed")
         code = int(interrupted.code or 1)

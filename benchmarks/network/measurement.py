@@ -83,6 +83,7 @@ class Results:
 
 def measure(
     lab: Lab,
+    driver: Driver,
     links: Sequence[Link],
     workloads: Sequence[Workload],
     candidates: Sequence[str],
@@ -95,6 +96,8 @@ def measure(
     ----------
     lab : Lab
         Where to measure.
+    driver : Driver
+        Of this lab, for the plans.
     links : sequence of Link
         Links, one after the other.
     workloads : sequence of Workload
@@ -106,7 +109,6 @@ def measure(
     results : Results
         What is measured is added to it.
     """
-    driver = Driver(lab, [name for name in candidates if name not in TORCH])
     cells = [Cell(link, workload) for link in links for workload in workloads]
     turns = [
         Turn(cell, candidate, repeat)

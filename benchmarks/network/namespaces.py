@@ -23,6 +23,9 @@ TOOLS = {
 }
 """Commands that a lab needs, and the packages that have them."""
 
+IF_NOT_ORPHANED = 'test $PPID -eq "$0" && exec "$@"'
+"""Start a command, unless its parent died before it had asked to die with it."""
+
 DRIVER = "driver"
 MAX_WORKERS = 200
 """Addresses that one byte can number, apart from the driver's."""
@@ -110,14 +113,15 @@ class Lab:
             The process, which ends with the lab at the latest.
         """
         pinned = [] if core is None else ["taskset", "--cpu-list", str(core)]
-        # `ip`, `setpriv` and `taskset` become what they start, so there is one process.
-        # It is not in this process's group: Ctrl-C is for this one, which ends all.
+        # All of these become what they start, so there is one process. It has a session
+        # to itself: Ctrl-C is for this process, which ends all.
         with held(), (self.folder / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
                 [
                     *("ip", "netns", "exec", self.namespace(machine)),
-                    *("setpriv", "--pdeathsig", "KILL", *pinned),
-                    *(sys.executable, *arguments),
+                    *("setpriv", "--pdeathsig", "KILL"),
+                    *("sh", "-c", IF_NOT_ORPHANED, str(os.getpid())),
+                    *(*pinned, sys.executable, *arguments),
                 ],
                 stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else log,

@@ -116,6 +116,8 @@ class Driver:
             lab.check_processes()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
+            # It may be the consequence of this.
+            lab.check_processes()
             raise LabError(f"the driver of the lab failed:\n{answer['error']}")
         return answer
 

@@ -1,0 +1,239 @@
+"""The network benchmark, without a lab: links, networks, tables, the command."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks.network import command as network
+from benchmarks.network import leftovers
+from benchmarks.network.interruptions import Interrupted, held, interruptible
+from benchmarks.network.links import MIN_BURST, RATES, Link, parse_rate
+from benchmarks.network.measurement import TORCH, Cell, Results, compare
+from benchmarks.network.namespaces import LabUnavailableError, check_available
+from benchmarks.network.plans import DEFAULT, ONE_THREAD, PLANS
+from benchmarks.network.workloads import NETWORKS, parse_network
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.crossover.workloads import Workload
+
+
+def test_rates_are_read_and_named():
+    assert [Link(parse_rate(rate)).name for rate in RATES] == [
+        "100 Mbit/s",
+        "1 Gbit/s",
+        "10 Gbit/s",
+        "unshaped",
+    ]
+    assert Link(1000, 0.5).name == "1 Gbit/s, 0.5 ms"
+
+
+@pytest.mark.parametrize("text", ["", "10", "0G", "1.5G", "1g", "10000M", "fast"])
+def test_other_rates_are_refused(text):
+    with pytest.raises(ValueError, match=f"the rate of a link is '{text}'; expected"):
+        parse_rate(text)
+
+
+def test_links_are_shaped_in_both_directions():
+    link = Link(1000)
+    assert link.uplink == link.downlink
+    assert link.downlink == [
+        *("tbf", "rate", "1000mbit", "burst", "12500", "latency", "400ms")
+    ]
+    assert Link(None).uplink == Link(None).downlink == []
+    # Of the slowest, a burst is two packets.
+    assert str(MIN_BURST) in Link(1).downlink
+
+
+def test_delays_are_made_by_netem_on_the_way_to_the_switch():
+    link = Link(100, 1.5)
+    assert link.uplink == [
+        *("netem", "delay", "1.5ms", "limit", "100000", "rate", "100mbit")
+    ]
+    assert link.downlink == Link(100).downlink
+    assert Link(None, 1.5).uplink == ["netem", "delay", "1.5ms", "limit", "100000"]
+    assert not Link(None, 1.5).downlink
+
+
+def test_networks_are_read():
+    workload = parse_network("784-1024-1024@8000")
+    assert (workload.name, workload.batch_size) == ("784-(1024, 1024)", 8000)
+    assert parse_network("64-8").batch_size == 200
+    for text in NETWORKS:
+        workload = parse_network(text)
+        assert 2 <= workload.n_steps <= 100
+        # Each fit sends the rows.
+        assert workload.n_steps <= 2 or workload.data()[0].nbytes < 20e6
+
+
+@pytest.mark.parametrize("text", ["", "784", "784-", "784-0", "784-5@", "a-b"])
+def test_other_networks_are_refused(text):
+    with pytest.raises(ValueError, match=f"the network is '{text}'; expected"):
+        parse_network(text)
+
+
+def test_every_plan_is_valid_for_an_estimator():
+    for plan in PLANS.values():
+        DistributedMLPClassifier(**plan(3))
+    assert ONE_THREAD not in DEFAULT
+    assert "peers" in DEFAULT
+
+
+CELL = Cell(Link(1000), Workload(4, (3,), n_steps=1, n_epochs=1))
+
+
+def test_candidates_are_compared_with_one_thread_and_with_torch():
+    steps_ms = {
+        ONE_THREAD: [8.0, 10.0, 30.0],
+        "peers": [4.0, 10.0, 10.0],
+        **{name: [1.0] * 3 for name in TORCH},
+        "torch, data-parallel": [16.0, 20.0, 10.0],
+        "torch, tensor-parallel": [5.0, 15.0, 50.0],
+    }
+    row = compare(CELL, steps_ms)
+    assert (row["link"], row["network"], row["batch_size"]) == (
+        "1 Gbit/s",
+        "4-(3)",
+        200,
+    )
+    assert (row["peers, ms"], row["peers, speedup"]) == (10, 2)
+    assert row["torch, data-parallel, speedup"] == 0.5
+    # The better of torch's two on two processes, not its single one.
+    assert row["best plan over torch"] == 1.5
+    assert "one thread, speedup" not in row
+
+
+def test_only_complete_cells_are_in_the_tables():
+    results = Results(steps_ms={CELL: {ONE_THREAD: [1.0, 2.0], "peers": [1.0]}})
+    assert results.tables(2, repeats=2) == {}
+    results.steps_ms[CELL]["peers"].append(2.0)
+    results.rates.append({"link": "1 Gbit/s"})
+    tables = results.tables(3, repeats=2)
+    assert list(tables) == ["network links", "network, 3 workers"]
+
+
+@pytest.fixture
+def run_command(monkeypatch, tmp_path):
+    def run(*options, names=("network",)):
+        path = str(tmp_path / "n.json")
+        monkeypatch.setattr(
+            sys, "argv", ["benchmarks", *names, "--json", path, *options]
+        )
+        with pytest.raises(SystemExit) as ended:
+            command.main()
+        return ended.value.code
+
+    return run
+
+
+def test_the_command_writes_what_an_interrupted_run_has(
+    run_command, monkeypatch, tmp_path, capsys
+):
+    def run(arguments):
+        assert [link.batch_size for link in arguments.networks] == [7, 200]
+        steps_ms = {ONE_THREAD: [4.0], "peers": [2.0]}
+        return Results(steps_ms={CELL: steps_ms}).tables(2, 1), 143
+
+    monkeypatch.setattr(network, "run", run)
+    # After an interruption, the other benchmarks are not run.
+    monkeypatch.setattr(command.futures, "run", pytest.fail)
+    plot = tmp_path / "n.png"
+    options = ["--networks", "4-3@7", "4-3", "--plot", str(plot)]
+    assert run_command(*options, names=["network", "futures"]) == 143
+    assert "| 1 Gbit/s | 4-(3)   | 200 " in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "n.json").read_text())["network, 2 workers"]
+    assert row["peers, speedup"] == 2
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--workers 1", "--workers is 1, and must be from 2 to 200"),
+        ("--delay-ms -1", "--delay-ms is -1, and must be from 0 to 10000"),
+        ("--links fast", "the rate of a link is 'fast'; expected"),
+        ("--networks 784", "the network is '784'; expected"),
+        ("--plans walrus", "invalid choice: 'walrus'"),
+    ],
+)
+def test_invalid_options_are_refused(options, message, run_command, capsys):
+    assert run_command(*options.split()) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def like_root(monkeypatch):
+    """Let this process seem to be root on Linux with all tools."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda tool: f"/sbin/{tool}")
+
+
+def test_other_systems_have_no_lab(like_root, monkeypatch, run_command, capsys):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert run_command() == network.UNAVAILABLE
+    assert capsys.readouterr().err == (
+        "cannot run the network benchmark: this is darwin, and network namespaces are "
+        "Linux's: run it there\n"
+    )
+
+
+def test_other_users_than_root_have_no_lab(
+    like_root, monkeypatch, run_command, capsys, tmp_path
+):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert run_command() == network.UNAVAILABLE
+    assert "only root may make network namespaces" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_tools_are_named(like_root, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda tool: None if tool == "tc" else tool)
+    with pytest.raises(LabUnavailableError, match=r"command tc .*: install iproute2"):
+        check_available([])
+
+
+@pytest.mark.parametrize(
+    ("refused", "message"),
+    [
+        ("netns add", r"are not permitted here \(.*: No permission\): run it outside"),
+        ("qdisc add", r"cannot make a link of 1 Gbit/s, 2 ms \(.*: No permission\)"),
+    ],
+)
+def test_what_the_kernel_refuses_is_said(
+    like_root, monkeypatch, tmp_path, refused, message
+):
+    def output(arguments):
+        failed = refused in " ".join(arguments)
+        return subprocess.CompletedProcess(arguments, int(failed), "", "No permission")
+
+    monkeypatch.setattr(leftovers, "output", output)
+    monkeypatch.setattr(leftovers, "new_lab_name", lambda: "skdistmlp-lab-1-1-1")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with pytest.raises(LabUnavailableError, match=message):
+        check_available([Link(1000, 2.0)])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_raise_once_nothing_is_half_done(number):
+    before = signal.getsignal(number)
+    done = []
+
+    def be_interrupted():
+        with held():
+            with held():
+                os.kill(os.getpid(), number)
+                done.append("inner")
+            done.append("outer")
+        done.append("after")
+
+    with pytest.raises(Interrupted) as ended, interruptible():
+        be_interrupted()
+    assert done == ["inner", "outer"]
+    assert ended.value.code == 128 + number
+    assert signal.getsignal(number) is before
