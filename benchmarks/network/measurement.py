@@ -9,6 +9,7 @@ from typing import NamedTuple
 from benchmarks.network.links import Link
 from benchmarks.network.namespaces import Lab
 from benchmarks.network.plans import ONE_THREAD
+from benchmarks.network.probe import LinkRates
 from benchmarks.network.processes import N_TORCH_PROCESSES, Driver, torch_step_ms
 from benchmarks.timing import with_progress
 from skdistmlp.crossover.output import Row
@@ -122,8 +123,7 @@ def measure(
         if cell.link != link:
             link = cell.link
             lab.shape(link)
-            if len(lab.workers) > 1:
-                results.rates.append({"link": link.name, **driver.probe()})
+            results.rates.append({"link": link.name, **_columns(driver.probe())})
         if cell not in results.steps_ms:
             results.steps_ms[cell] = {name: [] for name in candidates}
         if candidate in TORCH:
@@ -132,6 +132,14 @@ def measure(
         else:
             step_ms = driver.step_ms(candidate, cell.workload)
         results.steps_ms[cell][candidate].append(step_ms)
+
+
+def _columns(rates: LinkRates) -> Row:
+    return {
+        "Mbit/s": rates.mbit_per_s,
+        "round trip, us": rates.round_trip_us,
+        "TCP": rates.congestion_control,
+    }
 
 
 def compare(cell: Cell, steps_ms: Mapping[str, Sequence[float]]) -> Row:

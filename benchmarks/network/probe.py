@@ -2,11 +2,13 @@
 
 import socket
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from distributed import Client
 
 PORT = 9000
+CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
 MESSAGE_BYTES = 1_000_000
 N_ROUND_TRIPS = 50
 SENT_S = 0.5
@@ -22,10 +24,13 @@ class LinkRates(NamedTuple):
         Microseconds of one byte and the answer.
     mbit_per_s : float
         Megabits per second of messages of a megabyte, each answered by a byte.
+    congestion_control : str
+        TCP's; the kernel's choice.
     """
 
     round_trip_us: float
     mbit_per_s: float
+    congestion_control: str
 
 
 def probe(client: Client) -> LinkRates:
@@ -53,7 +58,7 @@ def _answer() -> None:
             connection.sendall(b"a")
 
 
-def _send(host: str) -> tuple[float, float]:
+def _send(host: str) -> tuple[float, float, str]:
     with _connect(host) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         message = b"m" + bytes(MESSAGE_BYTES - 1)
@@ -65,7 +70,7 @@ def _send(host: str) -> tuple[float, float]:
             sent_s.append(_seconds(connection, message))
     median_s = round_trip_s[N_ROUND_TRIPS // 2]
     mbit_per_s = 8e-6 * MESSAGE_BYTES * len(sent_s) / sum(sent_s)
-    return 1e6 * median_s, mbit_per_s
+    return 1e6 * median_s, mbit_per_s, CONGESTION_CONTROL.read_text().strip()
 
 
 def _connect(host: str) -> socket.socket:

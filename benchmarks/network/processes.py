@@ -13,6 +13,7 @@ from typing import Any
 import dask
 
 from benchmarks.network.namespaces import DRIVER, Lab, LabError
+from benchmarks.network.probe import LinkRates
 from skdistmlp.crossover.local_workers import QUIET_WORKERS
 from skdistmlp.crossover.workloads import Workload
 
@@ -94,9 +95,9 @@ class Driver:
         answer = self._ask({"plan": plan, "workload": asdict(workload)})
         return float(answer["step_ms"])
 
-    def probe(self) -> dict[str, float]:
-        """Return what a link does now, as `probe.LinkRates` has it."""
-        return self._ask({"probe": True})
+    def probe(self) -> LinkRates:
+        """Return what a link does now."""
+        return LinkRates(**self._ask({"probe": True}))
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         process, lab = self._process, self._lab

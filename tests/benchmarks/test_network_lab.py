@@ -74,7 +74,7 @@ def test_a_fit_runs_over_a_shaped_link_until_a_worker_is_lost():
     assert row["peers, ms"] > 0
     (rates,) = results.rates
     # It cannot be faster; how much slower depends on what else this machine does.
-    assert 0 < rates["mbit_per_s"] < 100
+    assert 0 < rates["Mbit/s"] < 100
 
 
 def test_an_exception_leaves_nothing():
