@@ -211,6 +211,8 @@ def open_lab(n_workers: int) -> Iterator[Lab]:
         with held():
             leftovers.remove(lab.name)
             for process in lab.processes.values():
+                # One that was about to enter its namespace has not been killed.
+                process.kill()
                 _reap(process)
 
 

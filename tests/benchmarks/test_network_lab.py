@@ -150,6 +150,19 @@ def test_two_labs_do_not_collide():
     assert not left(first.name) + left(second.name)
 
 
+def test_the_owner_of_a_lab_is_told_by_when_it_started():
+    own = leftovers.new_lab_name()
+    prefix, pid, _, number = own.rsplit("-", 3)
+    earlier = f"{prefix}-{pid}-1-{number}"
+    for name in (own, earlier):
+        leftovers.folder(name).mkdir()
+    assert earlier in leftovers.remove_leftovers()
+    assert not left(earlier)
+    assert left(own)
+    leftovers.remove(own)
+    assert not left(own)
+
+
 MAIN = """
 import os, sys, time
 from benchmarks.network.namespaces import open_lab
