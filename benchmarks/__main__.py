@@ -126,7 +126,8 @@ def main() -> None:
     if arguments.plot is not None:
         plot_results(arguments.plot, results)
         print(f"plot written to {arguments.plot}")
-    sys.exit(code)
+    if code:
+        sys.exit(code)
 
 
 if __name__ == "__main__":
