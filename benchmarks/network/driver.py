@@ -53,7 +53,8 @@ def _warm_up(plans: list[str], client: Client, n_workers: int) -> None:
     """Let all processes import and compile what they need."""
     compiled.load(compiled.adam)
     client.run(compiled.load, compiled.adam)
-    tiny = Workload(4, (2 * n_workers,), n_steps=2, n_epochs=1, batch_size=10)
+    units = 2 * n_workers
+    tiny = Workload(4, (units,), n_steps=2, n_epochs=1, batch_size=5 * units)
     for plan in plans:
         fit_uninterrupted(
             _estimator(plan, client, n_workers, **tiny.parameters()), *tiny.data()

@@ -80,7 +80,7 @@ def test_every_plan_is_valid_for_an_estimator():
     for plan in PLANS.values():
         DistributedMLPClassifier(**plan(3))
     assert ONE_THREAD not in DEFAULT
-    assert "peers" in DEFAULT
+    assert set(DEFAULT) <= set(PLANS)
 
 
 CELL = Cell(Link(1000), Workload(4, (3,), n_steps=1, n_epochs=1))
@@ -89,7 +89,7 @@ CELL = Cell(Link(1000), Workload(4, (3,), n_steps=1, n_epochs=1))
 def test_candidates_are_compared_with_one_thread_and_with_torch():
     steps_ms = {
         ONE_THREAD: [8.0, 10.0, 30.0],
-        "peers": [4.0, 10.0, 10.0],
+        "neurons": [4.0, 10.0, 10.0],
         **{name: [1.0] * 3 for name in TORCH},
         "torch, data-parallel": [16.0, 20.0, 10.0],
         "torch, tensor-parallel": [5.0, 15.0, 50.0],
@@ -100,7 +100,7 @@ def test_candidates_are_compared_with_one_thread_and_with_torch():
         "4-(3)",
         200,
     )
-    assert (row["peers, ms"], row["peers, speedup"]) == (10, 2)
+    assert (row["neurons, ms"], row["neurons, speedup"]) == (10, 2)
     assert row["torch, data-parallel, speedup"] == 0.5
     # The better of torch's two on two processes, not its single one.
     assert row["best plan over torch"] == 1.5
@@ -108,9 +108,9 @@ def test_candidates_are_compared_with_one_thread_and_with_torch():
 
 
 def test_only_complete_cells_are_in_the_tables():
-    results = Results(steps_ms={CELL: {ONE_THREAD: [1.0, 2.0], "peers": [1.0]}})
+    results = Results(steps_ms={CELL: {ONE_THREAD: [1.0, 2.0], "neurons": [1.0]}})
     assert results.tables(2, repeats=2) == {}
-    results.steps_ms[CELL]["peers"].append(2.0)
+    results.steps_ms[CELL]["neurons"].append(2.0)
     results.rates.append({"link": "1 Gbit/s"})
     tables = results.tables(3, repeats=2)
     assert list(tables) == ["network links", "network, 3 workers"]
@@ -135,7 +135,7 @@ def test_the_command_writes_what_an_interrupted_run_has(
 ):
     def run(arguments):
         assert [link.batch_size for link in arguments.networks] == [7, 200]
-        steps_ms = {ONE_THREAD: [4.0], "peers": [2.0]}
+        steps_ms = {ONE_THREAD: [4.0], "neurons": [2.0]}
         return Results(steps_ms={CELL: steps_ms}).tables(2, 1), 143
 
     monkeypatch.setattr(network, "run", run)
@@ -146,7 +146,7 @@ def test_the_command_writes_what_an_interrupted_run_has(
     assert run_command(*options, names=["network", "futures"]) == 143
     assert "| 1 Gbit/s | 4-(3)   | 200 " in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "n.json").read_text())["network, 2 workers"]
-    assert row["peers, speedup"] == 2
+    assert row["neurons, speedup"] == 2
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
