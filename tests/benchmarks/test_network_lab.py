@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import pytest
@@ -23,7 +24,6 @@ from benchmarks.network.namespaces import (
 from benchmarks.network.plans import ONE_THREAD
 from benchmarks.network.processes import Driver, torch_step_ms
 from skdistmlp.crossover.workloads import Workload
-from tests.marks import only_quick
 
 TINY = Workload(4, (6, 6), n_steps=2, n_epochs=2, batch_size=8)
 
@@ -57,16 +57,9 @@ def test_a_fit_runs_over_a_shaped_link_until_a_worker_is_lost():
     before = devices()
     results = Results()
     with open_lab(2) as lab:
-        driver = Driver(lab, ["neurons", "replicas"])
-        measure(
-            lab,
-            driver,
-            [Link(100)],
-            [TINY],
-            [ONE_THREAD, "neurons", "replicas"],
-            1,
-            results,
-        )
+        plans = [ONE_THREAD, "neurons", "replicas"]
+        driver = Driver(lab, plans)
+        measure(lab, driver, [Link(100)], [TINY], plans, 1, results)
         pids = [process.pid for process in lab.processes.values()]
         assert set(lab.processes) == {"scheduler", "worker0", "worker1", "driver"}
         cores = [os.sched_getaffinity(lab.processes[name].pid) for name in lab.workers]
@@ -172,9 +165,10 @@ def test_the_owner_of_a_lab_is_told_by_when_it_started():
 
 
 MAIN = """
-import os, sys, time
+import os, time
+from benchmarks.network.interruptions import interruptible
 from benchmarks.network.namespaces import open_lab
-with open_lab(1) as lab:
+with interruptible(), open_lab(1) as lab:
     sleep = ["-c", "import time; time.sleep(600)"]
     process = lab.start("worker0", sleep, name="sleep", environment=dict(os.environ))
     print(lab.name, process.pid, flush=True)
@@ -182,24 +176,41 @@ with open_lab(1) as lab:
 """
 
 
-def test_what_a_killed_run_leaves_is_removed_by_the_next():
+@contextmanager
+def lab_of_another_process():
+    """Yield a process, the name of its lab, and what it runs there."""
     with subprocess.Popen(
         [sys.executable, "-c", MAIN], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as killed:
-        name, pid = killed.stdout.readline().split()
+    ) as process:
+        name, pid = process.stdout.readline().split()
+        yield process, name, int(pid)
+
+
+def test_what_a_killed_run_leaves_is_removed_by_the_next():
+    with lab_of_another_process() as (killed, name, pid):
         killed.kill()
-    # Its processes die with it.
+    # What it runs dies with it.
     deadline = time.monotonic() + 30
-    while is_running(int(pid)):
+    while is_running(pid):
         assert time.monotonic() < deadline
     assert left(name)
     assert name in leftovers.remove_leftovers()
     assert not left(name)
 
 
-@pytest.mark.parametrize(
-    "number", only_quick(0, cases=[signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_leaves_nothing(number):
+    with lab_of_another_process() as (process, name, pid):
+        assert left(name)
+        assert is_running(pid)
+        process.send_signal(number)
+    assert process.returncode == 128 + number
+    assert not left(name)
+    assert not is_running(pid)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_command_and_its_lab(number, tmp_path):
     options = ["--networks", "4-6@5", "--links", "100M", "--without-torch"]
     file = ["--json", str(tmp_path / "n.json")]
