@@ -28,7 +28,7 @@ CONNECT_S = 60
 def main() -> None:
     """Answer until stdin ends."""
     address, n_workers = sys.argv[1], int(sys.argv[2])
-    with Client(address, set_as_default=False) as client:
+    with Client(address, timeout=CONNECT_S, set_as_default=False) as client:
         client.wait_for_workers(n_workers, timeout=CONNECT_S)
         for line in sys.stdin:
             try:
