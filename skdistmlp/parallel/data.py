@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.sparse import issparse
 
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
+from skdistmlp.parallel.grid import ALL_ROWS, Grid, RowShare
 
 
 class BatchTotals(NamedTuple):
@@ -69,8 +71,14 @@ class BaseDataset(ABC):
 
     @property
     @abstractmethod
+    def features_nbytes(self) -> int:
+        """Bytes of all features in one process's memory."""
+
+    @property
     def nbytes(self) -> int:
         """Bytes of features, targets and sample weights in one process's memory."""
+        arrays = [a for a in (self.y, self.sample_weight) if a is not None]
+        return self.features_nbytes + sum(array.nbytes for array in arrays)
 
     @abstractmethod
     def prepared(self, dtype: np.dtype[np.floating]) -> Self:
@@ -81,20 +89,25 @@ class BaseDataset(ABC):
         """Return the same data with its features in this process."""
 
     @abstractmethod
-    def place_on(self, placement: RowPlacement, n_shards: int) -> list[Any]:
-        """Put all rows on the worker of each shard.
+    def place_on(
+        self, placement: RowPlacement, grid: Grid, divide: bool = True
+    ) -> list[Any]:
+        """Put the rows on the workers of a grid.
 
         Parameters
         ----------
         placement : Placement
             Of the run that needs the rows.
-        n_shards : int
-            Number of shards.
+        grid : Grid
+            The workers.
+        divide : bool
+            Whether a worker gets only the features of rows that its replica computes,
+            rather than all. Targets and weights it gets in any case.
 
         Returns
         -------
         list of Future
-            A `Dataset` on the worker of shard 0, shard 1, and so on.
+            A `Dataset` on the worker of each rank.
         """
 
     def targets(self, rows: Rows) -> Targets:
@@ -128,31 +141,36 @@ class Dataset(BaseDataset):
         Targets, boolean for classes; None for rows that are only predicted.
     sample_weight : ndarray of shape (n_samples,), or None
         Weights of the samples.
+    share : RowShare
+        Which of the rows `X` has: by default all. `y` and `sample_weight` have all.
     """
 
     X: Features
     y: Targets | None = None
     sample_weight: FloatArray | None = None
+    share: RowShare = ALL_ROWS
 
     @property
     def n_rows(self) -> int:
-        """Number of rows."""
-        return int(self.X.shape[0])
+        """Number of rows, whichever of them are here."""
+        return int(self.X.shape[0] if self.y is None else self.y.shape[0])
 
     @property
     def nnz_per_row(self) -> float | None:
         """Mean number of stored values per row of sparse features; None for dense."""
         nnz: int | None = getattr(self.X, "nnz", None)
-        return None if nnz is None else nnz / max(1, self.n_rows)
+        return None if nnz is None else nnz / max(1, self.X.shape[0])
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of all features, targets and sample weights."""
+    def features_nbytes(self) -> int:
+        """Bytes of the features that are here."""
         X: Any = self.X
-        sparse = issparse(self.X)
-        arrays = [X.data, X.indices, X.indptr] if sparse else [X]
-        arrays += [a for a in (self.y, self.sample_weight) if a is not None]
+        arrays = [X.data, X.indices, X.indptr] if issparse(X) else [X]
         return sum(array.nbytes for array in arrays)
+
+    def part(self, share: RowShare) -> "Dataset":
+        """Return the same data with only some of the features."""
+        return replace(self, X=self.X[share.replica :: share.n_replicas], share=share)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -174,18 +192,32 @@ class Dataset(BaseDataset):
         """Return this data set: it is in this process already."""
         return self
 
-    def place_on(self, placement: RowPlacement, n_shards: int) -> list[Any]:
-        """Send all rows to the worker of each shard that does not have them yet."""
-        return placement.scatter_cached(
-            "rows", n_shards * [self], n_shards * [self.nbytes]
-        )
+    def place_on(
+        self, placement: RowPlacement, grid: Grid, divide: bool = True
+    ) -> list[Any]:
+        """Send rows to each worker that does not have them yet; see `BaseDataset`."""
+        parts = [self] * grid.n_replicas
+        if divide and grid.n_replicas > 1:
+            shares = map(
+                partial(RowShare, n_replicas=grid.n_replicas), range(len(parts))
+            )
+            parts = [self.part(share) for share in shares]
+        of_ranks = [parts[grid.replica(rank)] for rank in range(grid.n_ranks)]
+        sizes = [part.nbytes for part in of_ranks]
+        return placement.scatter_cached("rows", of_ranks, sizes)
 
     def inputs(self, rows: Rows, out: FloatArray | None = None) -> Features:
         """Return rows of `X`: a view for a slice, else a copy, in `out` if given.
 
-        Rows of a sparse `X` are sparse, and always a copy.
+        Rows of a sparse `X` are sparse, and always a copy. If only some rows are here,
+        `rows` are among them.
         """
-        if isinstance(rows, slice) and rows.indices(self.n_rows) == (0, self.n_rows, 1):
+        rows = self.share.places(rows)
+        if isinstance(rows, slice) and rows.indices(self.X.shape[0]) == (
+            0,
+            self.X.shape[0],
+            1,
+        ):
             return self.X
         if isinstance(rows, slice) or out is None or issparse(self.X):
             return self.X[rows]

@@ -100,3 +100,20 @@ class RowShare:
             first = rows.start + (self.replica - rows.start) % self.n_replicas
             return slice(min(first, rows.stop), rows.stop, self.n_replicas)
         return rows[self.positions(rows)]
+
+    def places(self, own: Rows) -> Rows:
+        """Return where some of this replica's rows stand among all that it has."""
+        if self.n_replicas == 1:
+            return own
+        if isinstance(own, slice):
+            first = own.start // self.n_replicas
+            return slice(first, first + len(range(own.start, own.stop, own.step)))
+        return own // self.n_replicas
+
+    def count(self, n_rows: int) -> int:
+        """Return how many of the rows of a data set are this replica's."""
+        return len(range(self.replica, n_rows, self.n_replicas))
+
+
+ALL_ROWS = RowShare()
+"""The share of a single replica."""

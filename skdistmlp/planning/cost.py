@@ -60,6 +60,8 @@ class StepCost:
         an engine forwards several blocks at once.
     data_bytes : int
         Bytes of all features, targets and weights.
+    divided_bytes : int
+        Those of them that replicas divide among each other: of features.
     goes_backward : bool
         Whether deltas flow back too: in training.
     moves_parameters : bool
@@ -81,6 +83,7 @@ class StepCost:
     buffer_rows: int | None = None
     validation_rows: int = 0
     data_bytes: int = 0
+    divided_bytes: int = 0
     goes_backward: bool = True
     moves_parameters: bool = False
     layers_kept: frozenset[int] = frozenset()
@@ -121,6 +124,9 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         "arrays_replaced": 1 + n_moments,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
+        "divided_bytes": (
+            0 if job.method.needs_all_features else dataset.features_nbytes
+        ),
         **_extra_buffers(job.network),
     }
     if isinstance(job.method, EpochTraining):
@@ -180,6 +186,8 @@ def bytes_held(
         n_numbers = 0
     n_numbers += n_arrays * layout.n_parameters + row_length * n_rows
     n_bytes = n_numbers * cost.itemsize + cost.data_bytes
+    # The features of the rows of other replicas are not here.
+    n_bytes -= cost.divided_bytes - math.ceil(cost.divided_bytes / n_replicas)
     if cost.moves_parameters:
         if n_shards > 1:
             n_bytes += WHOLE_ARRAYS * split.n_parameters * cost.itemsize

@@ -78,6 +78,10 @@ class ValidationRows(Protocol):
     def include_initial(self) -> bool:
         """Whether the first parameters may be the best."""
 
+    @property
+    def score(self) -> Score | ScoreOfRows:
+        """How they are scored."""
+
     def n_rows(self, dataset: BaseDataset) -> int:
         """Return the number of rows held out."""
 

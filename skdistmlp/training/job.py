@@ -16,7 +16,7 @@ from skdistmlp.parallel.initial import draw_parameters
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState, take_state
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout
-from skdistmlp.training.hold_out import BLOCK_ROWS, ValidationRows
+from skdistmlp.training.hold_out import BLOCK_ROWS, ScoreOfRows, ValidationRows
 from skdistmlp.training.lbfgs import IterativeMinimisation, blocks_of, minimise
 from skdistmlp.training.loop import EpochOptions, Log, Pause, quiet, train_epochs
 from skdistmlp.training.progress import LbfgsProgress, Outcome
@@ -34,6 +34,10 @@ class Method(Protocol):
     @property
     def pauses_cost_little(self) -> bool:
         """Whether to pause now and then even if no callback waits for it."""
+
+    @property
+    def needs_all_features(self) -> bool:
+        """Whether each process needs the features of rows that others compute."""
 
     def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the maximum number of rows of a step or block."""
@@ -83,6 +87,12 @@ class EpochTraining:
     def n_spare_arrays(self) -> int:
         """With early stopping, one: the best parameters."""
         return 0 if self.hold_out is None else int(self.hold_out.stops)
+
+    @property
+    def needs_all_features(self) -> bool:
+        """Only for a score that is computed from them."""
+        hold_out = self.hold_out
+        return hold_out is not None and isinstance(hold_out.score, ScoreOfRows)
 
     @property
     def pauses_cost_little(self) -> bool:
@@ -160,6 +170,11 @@ class LbfgsTraining:
     def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a block."""
         return int(self.blocks(dataset, network, itemsize)[0].stop)
+
+    @property
+    def needs_all_features(self) -> bool:
+        """No."""
+        return False
 
     @property
     def pauses_cost_little(self) -> bool:

@@ -10,6 +10,7 @@ import cloudpickle
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.grid import RowShare
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
@@ -43,16 +44,20 @@ class ThreadEngine:
             grid = own.grid
             layout = own.split.layout(grid.shard(rank))
             state = own.start(layout, grid.replica(rank))
+            own_rows = dataset
+            if not own.method.needs_all_features:
+                share = RowShare(grid.replica(rank), grid.n_replicas)
+                own_rows = dataset.part(share)
             network = open_local_network(
                 own.network,
                 own.split,
                 state.network,
-                dataset,
+                own_rows,
                 communicator,
                 own.max_rows(dataset),
             )
             log = {"log": own.log} if rank == 0 else {}
-            run = TrainingRun(own, network, dataset, state, **log)
+            run = TrainingRun(own, network, own_rows, state, **log)
             state = run.advance()
             return replace(state, network=network.state.fetch())
 

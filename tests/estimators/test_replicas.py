@@ -1,12 +1,15 @@
 """Replicas compute rows of each mini-batch, and the answer is scikit-learn's."""
 
+import dask.array as da
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
 from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import ClusterError, DistributedMLPClassifier
+from skdistmlp.parallel.grid import RowShare
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
 from tests.engines.thread_engine import in_threads
@@ -186,6 +189,77 @@ def test_a_search_over_replicas_works(client):
     quiet(search.fit, case.X, case.y)
     first, second = search.cv_results_["mean_test_score"]
     assert first == second
+
+
+def scored_by_features(estimator, X, y):
+    """Return a score that needs the features of all rows for validation."""
+    return float(np.mean((estimator.predict(X) == y) * X[:, 10]))
+
+
+def test_a_score_may_need_all_rows(client):
+    case = Case.of("defaults")
+    rows = {"X_val": case.X[:50], "y_val": case.y[:50]}
+    fitted = []
+    for params in ({"engine": "local"}, {"engine": "peers", "n_replicas": 2}):
+        clf = DistributedMLPClassifier(
+            **case.params, random_state=0, scoring=scored_by_features, client=client
+        )
+        fitted.append(clf.set_params(**params).fit(case.X, case.y, **rows))
+    alone, ours = fitted
+    assert_allclose(ours.validation_scores_, alone.validation_scores_, rtol=1e-9)
+    assert ours.plan_.bytes_held[1] > case.X.nbytes
+
+
+def features_held():
+    """Return the rows, and their numbers, that the shards in this process have."""
+    from skdistmlp.cluster.peers import worker as peers_worker
+
+    return [
+        (shard._run._dataset.X.shape[0], shard._run._dataset.share)
+        for shard in list(peers_worker._RUNS.values())
+        if shard._run is not None
+    ]
+
+
+@pytest.mark.parametrize("form", ["arrays", "sparse rows", "Dask arrays", "Dask frame"])
+def test_each_replica_holds_the_features_of_its_rows_only(client, form):
+    case = Case.of("in order, early stopping")
+    X, y = case.X, case.y
+    if form == "sparse rows":
+        X = sparse.csr_matrix(X)
+    elif form == "Dask arrays":
+        X, y = da.from_array(X, (37, -1)), da.from_array(y, 37)
+    elif form == "Dask frame":
+        pd, dd = pytest.importorskip("pandas"), pytest.importorskip("dask.dataframe")
+        X = dd.from_pandas(pd.DataFrame(X), npartitions=3)
+    held = []
+    ours, theirs = on_workers(client, case, n_workers=4, n_replicas=2)
+    ours._engines = {**ours._engines, "peers": looking(held, client, ours._engines)}
+    quiet(ours.fit, X, y)
+    quiet(theirs.fit, case.X, case.y)
+    assert_same_network(ours, theirs)
+    half = len(case.X) // 2
+    assert sorted(held, key=str) == sorted(
+        [[(half, RowShare(replica, 2))] for replica in (0, 0, 1, 1)], key=str
+    )
+
+
+def looking(held, client, engines):
+    """Return an engine that looks, after each epoch, at what the shards hold."""
+
+    def make(plan, _):
+        engine = engines["peers"](plan, client)
+        train = engine.train
+
+        def look(*_):
+            if not held:
+                held.extend(client.run(features_held).values())
+            return False
+
+        engine.train = lambda job, dataset, _=None: train(job, dataset, look)
+        return engine
+
+    return make
 
 
 def test_large_mini_batches_are_shared_by_replicas(client):

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse import csr_array, csr_matrix, issparse
 
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.grid import RowShare
 
 X = np.arange(12.0).reshape(6, 2)
 Y = np.arange(6)[:, np.newaxis] % 2 == [0, 1]
@@ -134,3 +135,23 @@ def test_targets_keep_their_own_dtype(dtype):
     """In float32 their squares may overflow; the loss is taken in float64."""
     y = 1e25 * np.arange(6.0)[:, np.newaxis]
     assert Dataset(X, y).prepared(np.dtype(dtype)).y is y
+
+
+@pytest.mark.parametrize("make", [np.asarray, csr_matrix, csr_array])
+@pytest.mark.parametrize("n_replicas", [1, 2, 3, 9])
+def test_a_part_has_the_features_of_its_rows(make, n_replicas):
+    X = np.arange(14.0).reshape(7, 2)
+    y = np.arange(7.0)[:, np.newaxis]
+    whole = Dataset(make(X), y, np.ones(7))
+    for replica in range(n_replicas):
+        share = RowShare(replica, n_replicas)
+        part = whole.part(share)
+        assert part.n_rows == 7
+        assert part.X.shape[0] == share.count(7)
+        assert part.nbytes <= whole.nbytes
+        for rows in (np.array([5, 0, 3, 6]), slice(2, 6), slice(0, 7), slice(3, 3)):
+            own = share.own(rows)
+            found = part.inputs(own)
+            found = found.toarray() if issparse(found) else found
+            assert_array_equal(found, X[own])
+            assert_array_equal(part.targets(rows), y[rows])

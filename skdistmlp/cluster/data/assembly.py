@@ -13,6 +13,7 @@ from skdistmlp.cluster.data.blocks import Block, concatenate_blocks
 from skdistmlp.cluster.run.task_context import task_cancellation
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.grid import RowShare
 from skdistmlp.settings import CANCEL_POLL_S
 
 
@@ -42,7 +43,9 @@ class BlockLocations:
 
 
 def assemble_dataset(
-    locations: BlockLocations, targets: tuple[np.ndarray, np.ndarray | None]
+    locations: BlockLocations,
+    targets: tuple[np.ndarray, np.ndarray | None],
+    share: RowShare,
 ) -> Dataset:
     """Return the data set of one shard, its blocks fetched from the other workers."""
     worker = get_worker()
@@ -75,6 +78,6 @@ def assemble_dataset(
         return [values[key] for key in keys]
 
     X = concatenate_blocks(
-        list(locations.who_has), locations.blocks, locations.dtype, gather
+        list(locations.who_has), locations.blocks, locations.dtype, gather, share
     )
-    return Dataset(X, *targets)
+    return Dataset(X, *targets, share)

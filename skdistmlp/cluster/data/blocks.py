@@ -10,6 +10,7 @@ from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
 
 from skdistmlp.nn.types import Features
+from skdistmlp.parallel.grid import ALL_ROWS, RowShare
 
 BATCH_BYTES = 32 * 2**20
 """Bytes of blocks that are fetched together. They take memory in addition to the
@@ -69,6 +70,7 @@ def concatenate_blocks(
     blocks: Sequence[Block],
     dtype: np.dtype[np.floating],
     gather: Callable[[list[Any]], list[Any]],
+    share: RowShare = ALL_ROWS,
 ) -> Features:
     """Copy blocks into one array, a few at a time, to hold the rows only once.
 
@@ -82,24 +84,32 @@ def concatenate_blocks(
         Of the array.
     gather : callable
         Returns a list of the blocks with the given names. The list is emptied.
+    share : RowShare
+        Which rows to copy; by default all.
 
     Returns
     -------
-    ndarray or csr_array of shape (n_samples, n_features)
-        All rows.
+    ndarray or csr_array of shape (n_rows, n_features)
+        Those rows.
     """
     n_rows, n_features = sum(b.shape[0] for b in blocks), blocks[0].shape[1]
+    shape = share.count(n_rows), n_features
     sink: _DenseRows | _SparseRows
     if blocks[0].nnz is None:
-        sink = _DenseRows((n_rows, n_features), dtype)
+        sink = _DenseRows(shape, dtype)
     else:
         nnz = sum(block.nnz or 0 for block in blocks)
-        sink = _SparseRows((n_rows, n_features), nnz, dtype)
+        sink = _SparseRows(shape, nnz, dtype)
+    n_before = 0
     for batch in _batches(names, blocks):
         fetched = gather(batch)
         while fetched:
             # Popped, so that each block is freed as soon as it has been copied.
-            sink.append(_as_features(fetched.pop(0), ensure_all_finite=False))
+            block = _as_features(fetched.pop(0), ensure_all_finite=False)
+            rows = slice(n_before, n_before + block.shape[0])
+            own = share.positions(rows)
+            n_before = rows.stop
+            sink.append(block if share.n_replicas == 1 else block[own])
     return sink.rows
 
 
@@ -140,6 +150,13 @@ class _SparseRows:
 
     @property
     def rows(self) -> csr_array:
+        stored = slice(self._n_stored)
+        if self._n_stored < len(self._data):
+            # Of some rows only: how many numbers they have was not known.
+            self._data, self._indices = (
+                self._data[stored].copy(),
+                self._indices[stored].copy(),
+            )
         return csr_array((self._data, self._indices, self._indptr), self._shape)
 
 

@@ -35,6 +35,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset, RowPlacement
+from skdistmlp.parallel.grid import Grid, RowShare
 from skdistmlp.training.loop import Log, quiet
 
 
@@ -169,11 +170,9 @@ class RemoteDataset(BaseDataset):
         return None if nnz is None else nnz / max(1, self.n_rows)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of features, targets and sample weights in one process's memory."""
-        weight = self.sample_weight
-        n_bytes = self.features.nbytes + self.y.nbytes
-        return n_bytes + (0 if weight is None else weight.nbytes)
+    def features_nbytes(self) -> int:
+        """Bytes of all features in one process's memory."""
+        return self.features.nbytes
 
     def prepared(self, dtype: np.dtype[np.floating]) -> RemoteDataset:
         """Return the same data, whose blocks will be copied into arrays of `dtype`."""
@@ -183,12 +182,15 @@ class RemoteDataset(BaseDataset):
         """Fetch all features to this process."""
         return Dataset(self.features.fetch(), self.y, self.sample_weight)
 
-    def place_on(self, placement: RowPlacement, n_shards: int) -> list[Future[Any]]:
-        """Have the worker of each shard copy all blocks; return when all have."""
+    def place_on(
+        self, placement: RowPlacement, grid: Grid, divide: bool = True
+    ) -> list[Future[Any]]:
+        """Have each worker copy rows of all blocks; return when all have."""
         assert isinstance(placement, Placement)
         targets = placement.scatter(
-            "targets", [(self.y, self.sample_weight) for _ in range(n_shards)]
+            "targets", [(self.y, self.sample_weight) for _ in range(grid.n_ranks)]
         )
+        n_replicas = grid.n_replicas if divide else 1
         # Held until the last worker has its copy: the tasks below do not depend on
         # the blocks, so nothing else would keep Dask from dropping them.
         with self.features.held() as futures:
@@ -201,9 +203,14 @@ class RemoteDataset(BaseDataset):
             rows = placement.submit(
                 [
                     placement.add(
-                        rank, "rows", assemble_dataset, locations, targets[rank]
+                        rank,
+                        "rows",
+                        assemble_dataset,
+                        locations,
+                        targets[rank],
+                        RowShare(grid.replica(rank) % n_replicas, n_replicas),
                     )
-                    for rank in range(n_shards)
+                    for rank in range(grid.n_ranks)
                 ]
             )
             # The submitted tasks hold them from here.

@@ -16,6 +16,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
@@ -88,7 +89,7 @@ def open_futures_network(
         ops.place_shards(state, owner)
         state_of_network.place_best(state)
         if not stream_rows:
-            ops.rows = dataset.place_on(placement, split.n_shards)
+            ops.rows = dataset.place_on(placement, Grid(split.n_shards))
         yield OpenNetwork(
             network=network,
             ops=ops,

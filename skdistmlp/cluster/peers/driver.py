@@ -235,7 +235,8 @@ class PeersRun:
         submitted = self._submitting.submit(self._tasks.submit, opened + listening)
         futures = submitted.result()
         self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
-        self._rows = self._dataset.place_on(self._tasks, len(self._ranks))
+        divide = not self._job.method.needs_all_features
+        self._rows = self._dataset.place_on(self._tasks, self._plan.grid, divide)
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
             [

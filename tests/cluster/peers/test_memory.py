@@ -102,6 +102,34 @@ def test_a_worker_holds_its_share_and_the_rows_once(
     assert_back_at(client, idle)
 
 
+@pytest.mark.parametrize(
+    ("hidden_layer_sizes", "n_rows"),
+    [
+        pytest.param((2048, 2048), 64, id="90 MB of parameters"),
+        pytest.param((64, 64), 20_000, id="60 MB of rows", marks=pytest.mark.slow),
+    ],
+)
+def test_a_replica_holds_half_of_the_rows_and_of_the_moments(
+    client, hidden_layer_sizes, n_rows
+):
+    X, y = rows(n_rows)
+    idle = {worker: now for worker, (now, _) in resident(client).items()}
+    clf = classifier(client, hidden_layer_sizes, n_replicas=2)
+    training = in_thread(clf.fit, X, y)
+    wait_until(lambda: steps_taken(client) > 2, "every buffer is in use")
+    during = resident(client)
+    with pytest.warns(UserWarning, match="interrupted"):
+        stop_all(client, training)
+    plan = clf.plan_
+    # Parameters and gradient; half of two moments, of the sum of gradients, and of
+    # what the other sends.
+    arrays = (2 + 4 / 2) * 4 * plan.split.n_parameters
+    for worker, held in zip(plan.workers, plan.bytes_held, strict=True):
+        assert arrays + X.nbytes / 2 < held < arrays + X.nbytes / 2 + ALLOWANCE
+        assert abs(during[worker][0] - idle[worker] - held) < ALLOWANCE
+    assert_back_at(client, idle)
+
+
 BLOCK_BYTES = 1000 * 784 * 4
 
 
