@@ -171,13 +171,13 @@ def _plan_training(
         return plan_with(1)
     if request.n_replicas is not None:
         return plan_with(request.n_replicas)
-    for n_replicas in preferred_replicas(layer_units, len(workers), cost):
-        plan = plan_with(n_replicas)
-        if n_replicas == 1:
-            break
-        if memory_shortage(plan, worker_memory(client, workers)) is None:
-            break
-    return plan
+    first, *others = map(plan_with, preferred_replicas(layer_units, len(workers), cost))
+    if not others or max(first.bytes_held, default=0) < MEMORY_ASKED_FROM_BYTES:
+        return first
+    memory = worker_memory(client, workers)
+    fitting = (p for p in (first, *others) if memory_shortage(p, memory) is None)
+    # If none fits, an error will say what is missing.
+    return next(fitting, first)
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:
@@ -248,6 +248,10 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
             stacklevel=STACKLEVEL,
         )
 
+
+MEMORY_ASKED_FROM_BYTES = 64 * 2**20
+"""What a worker has to hold before it is asked how much memory it has: that takes about
+as long as a small fit."""
 
 PREDICTION_STACKLEVEL = 6
 """Frames from `open_engine` to the line that called `predict`."""

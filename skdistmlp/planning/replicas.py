@@ -18,12 +18,12 @@ parameters than a shard of as many workers, and has more of them in memory."""
 def preferred_replicas(
     layer_units: Sequence[int], n_workers: int, cost: StepCost
 ) -> list[int]:
-    """Return numbers of replicas to take, the best first; the last is 1.
+    """Return numbers of replicas, the best first; take the first that fits into memory.
 
     Along the neurons, workers exchange activations, whose number grows with the rows of
     a mini-batch; along the replicas, gradients and parameters, whose number does not.
-    Those numbers of replicas are listed that divide the workers, give each replica a
-    row, and send a good deal less than shards alone.
+    First come those numbers of replicas that send a good deal less than shards alone,
+    then 1, then the others, in which each worker has fewer rows of the data set.
 
     Parameters
     ----------
@@ -33,6 +33,11 @@ def preferred_replicas(
         Number of workers.
     cost : StepCost
         What a step costs.
+
+    Returns
+    -------
+    list of int
+        Numbers that divide the workers and give each replica a row of a mini-batch.
     """
     sent = {
         n_replicas: bytes_exchanged(
@@ -41,7 +46,8 @@ def preferred_replicas(
         for n_replicas in range(1, min(n_workers, cost.n_rows) + 1)
         if n_workers % n_replicas == 0
     }
-    if sent[1] / n_workers < REPLICAS_FROM_BYTES:
-        return [1]
-    better = [n for n in sent if REPLICAS_SAVE * sent[n] <= sent[1]]
-    return [*sorted(better, key=sent.__getitem__), 1]
+    better = []
+    if sent[1] / n_workers >= REPLICAS_FROM_BYTES:
+        better = [n for n in sent if REPLICAS_SAVE * sent[n] <= sent[1]]
+    by_bytes = sorted(sent, key=sent.__getitem__)
+    return sorted(by_bytes, key=lambda n: 0 if n in better else 1 if n == 1 else 2)

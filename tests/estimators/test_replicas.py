@@ -9,7 +9,9 @@ from scipy import sparse
 from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import ClusterError, DistributedMLPClassifier
+from skdistmlp.cluster.client import workers
 from skdistmlp.parallel.grid import RowShare
+from skdistmlp.planning.plan import WorkerMemory
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
 from tests.engines.thread_engine import in_threads
@@ -275,6 +277,22 @@ def test_large_mini_batches_are_shared_by_replicas(client):
     ).fit(X, y)
     assert alone.n_replicas_ == 1
     assert_same_network(clf, alone, {"rtol": 1e-6, "atol": 1e-9})
+
+
+def test_replicas_are_taken_where_shards_have_no_room_for_all_rows(client, monkeypatch):
+    """Rows of 100 MB for workers that may take 90."""
+    n_rows = 25_000
+    X = np.zeros((n_rows, 1000), np.float32)
+    memory = WorkerMemory(90 * 10**6)
+    monkeypatch.setattr(
+        workers, "worker_memory", lambda _, names: dict.fromkeys(names, memory)
+    )
+    clf = DistributedMLPClassifier(
+        (8, 8), engine="peers", max_iter=1, client=client, n_workers=2
+    )
+    clf.fit(X, np.arange(n_rows) % 2)
+    assert (clf.n_replicas_, clf.n_workers_) == (2, 2)
+    assert max(clf.plan_.bytes_held) < memory.free
 
 
 @pytest.mark.parametrize(

@@ -35,17 +35,20 @@ def test_replicas_are_taken_where_they_exchange_far_less(
     assert preferred(layer_units, n_workers, n_rows)[0] == best
 
 
-def test_each_is_possible_and_the_better_ones_come_first():
+@pytest.mark.parametrize("n_rows", [20, 20_000])
+def test_each_is_possible_and_the_better_ones_come_first(n_rows):
+    """The others are taken where memory is too small for these."""
     layer_units = (64, 512, 512, 10)
-    found = preferred(layer_units, 12, 20_000)
-    assert found[-1] == 1
-    assert len(found) > 2
-    cost = StepCost.of_step(20_000, itemsize=4)
+    found = preferred(layer_units, 12, n_rows)
+    assert sorted(found) == [1, 2, 3, 4, 6, 12]
+    cost = StepCost.of_step(n_rows, itemsize=4)
     sent = [
         bytes_exchanged(NetworkSplit.even(layer_units, 12 // n), cost, n) for n in found
     ]
-    assert all(12 % n == 0 for n in found)
-    assert all(a <= b for a, b in pairwise(sent))
+    one = found.index(1)
+    assert (one > 2) == (n_rows > 20)
+    for part in (sent[: one + 1], sent[one + 1 :]):
+        assert all(a <= b for a, b in pairwise(part))
 
 
 def test_every_replica_has_rows():
