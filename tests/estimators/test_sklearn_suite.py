@@ -26,6 +26,7 @@ ENGINES = {
     "local": {"engine": "local"},
     "futures": {"engine": "futures", "n_workers": 2},
     "peers": {"engine": "peers", "n_workers": 2},
+    "replicas": {"engine": "peers", "n_workers": 2, "n_replicas": 2},
 }
 
 LEFT_OUT = {
@@ -60,6 +61,16 @@ NEVER_TRAIN = {"test_partial_fit_errors"}
 ONE_NEURON = {"test_shuffle", "test_mlp_vs_poisson_glm_equivalent"}
 """Tests of networks that cannot be shared by two workers."""
 
+FEW_ROWS = {
+    "test_fit",
+    "test_minimum_input_sample_size",
+    "test_mlp_loading_from_joblib_partial_fit",
+    "test_partial_fit_classes_error",
+    "test_partial_fit_unseen_classes",
+    "test_shuffle",
+}
+"""Tests with mini-batches of one row, of which no replica but one would have any."""
+
 SPEC = find_spec("sklearn.neural_network.tests.test_mlp")
 
 
@@ -71,12 +82,16 @@ def _loaded():
     return module
 
 
+def engines_of(name):
+    """Return the engines that run a test."""
+    return [e for e in ENGINES if e != "replicas" or name not in FEW_ROWS]
+
+
 def _on_every_engine(name, test):
     # Each step of futures takes tens of milliseconds.
     quick = (0, 2) if name in FAST else (0,)
-    parametrize = pytest.mark.parametrize(
-        "engine", only_quick(*quick, cases=ENGINES), indirect=True
-    )
+    cases = only_quick(*quick, cases=engines_of(name))
+    parametrize = pytest.mark.parametrize("engine", cases, indirect=True)
     return pytest.mark.usefixtures("engine")(parametrize(test))
 
 
@@ -114,8 +129,9 @@ def engine(request, monkeypatch):
     else:
         with request.getfixturevalue("client").as_current():
             yield
-        expected = 1 if name in ONE_NEURON else 2
-    if request.param == "peers":
+        is_whole = name in ONE_NEURON and request.param != "replicas"
+        expected = 1 if is_whole else 2
+    if request.param in ("peers", "replicas"):
         # They are about training, so these few predictions run locally.
         n_workers.discard(0)
     assert n_workers == (set() if name in NEVER_TRAIN else {expected})
@@ -135,7 +151,7 @@ def _spied_engines(monkeypatch):
         monkeypatch.setattr(module, name, call)
 
     spy(futures, "open_futures_network", lambda _client, workers, *_: len(workers))
-    spy(peers, "PeersRun", lambda _client, plan, *_: plan.n_shards)
+    spy(peers, "PeersRun", lambda _client, plan, *_: plan.n_workers)
     spy(local, "SingleProcess", lambda *_: 0)
     spy(whole_network, "predict_whole", lambda *_: 0)
     return n_workers
@@ -149,7 +165,7 @@ def test_all_tests_are_collected_except_the_excluded_ones(request):
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test")
     }
     assert len(originals) > 40
-    assert originals >= {*LEFT_OUT, *FAST, *NEVER_TRAIN, *ONE_NEURON}
+    assert originals >= {*LEFT_OUT, *FAST, *NEVER_TRAIN, *ONE_NEURON, *FEW_ROWS}
     collected = {
         (item.originalname, item.callspec.params["engine"]): item
         for item in request.node.getparent(pytest.Module).collect()
@@ -157,11 +173,11 @@ def test_all_tests_are_collected_except_the_excluded_ones(request):
     }
     remaining = originals - set(LEFT_OUT)
     assert set(collected) == {
-        (name, engine) for name in remaining for engine in ENGINES
+        (name, engine) for name in remaining for engine in engines_of(name)
     }
     slow = {key for key, item in collected.items() if item.get_closest_marker("slow")}
     assert slow == {
-        *((name, "futures") for name in remaining),
+        *(key for key in collected if key[1] in ("futures", "replicas")),
         *((name, "peers") for name in remaining - FAST),
     }
 
