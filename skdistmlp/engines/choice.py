@@ -80,13 +80,14 @@ def open_engine(
     """
     reason = request.reason_to_stay_local(layer_units)
     is_prediction = not cost.goes_backward
-    if not is_prediction:
-        request.check_replicas(cost.n_rows)
     if reason is None and is_prediction and request.engine != "futures":
         # Asking the scheduler for workers may take longer than a small prediction.
         reason = reason_to_predict_locally(layer_units, cost)
-    elif reason is not None and not is_prediction:
-        _warn_of_unused_cluster(request, reason)
+    elif not is_prediction:
+        if reason is None:
+            request.check_replicas(cost)
+        else:
+            _warn_of_unused_cluster(request, reason)
     if reason is not None:
         plan = local_plan(layer_units, reason)
         yield engines[plan.engine](plan, None)

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from skdistmlp.exceptions import counted
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
+from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, reason_to_stay_local
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
@@ -47,13 +49,13 @@ class EngineRequest:
             or (self.n_replicas or 1) > 1,
         )
 
-    def check_replicas(self, n_rows: int) -> None:
+    def check_replicas(self, cost: StepCost) -> None:
         """Raise ValueError if the number of replicas does not fit what else was asked.
 
         Parameters
         ----------
-        n_rows : int
-            Rows of a mini-batch, or all rows for "lbfgs".
+        cost : StepCost
+            Of a step of the training.
         """
         n_replicas = self.n_replicas
         if n_replicas is None or n_replicas == 1:
@@ -70,11 +72,14 @@ class EngineRequest:
                 f"but each replica has as many workers as the others. Change one of "
                 f"them, or leave n_workers out: as many workers are used as fit."
             )
-        if n_replicas > n_rows:
+        if n_replicas > cost.n_rows:
+            rows = counted(cost.n_rows, "row")
+            batch, advice = "a mini-batch", ", or raise batch_size"
+            if cost.moves_parameters:
+                batch, advice = "X", ""
             raise ValueError(
-                f"n_replicas={n_replicas} is more than the {n_rows:,} rows of a "
-                f"mini-batch, some of which each replica computes. Lower n_replicas, "
-                f"or raise batch_size."
+                f"n_replicas={n_replicas} is more than the {rows} of {batch}, which "
+                f"the replicas divide among each other. Lower n_replicas{advice}."
             )
 
 

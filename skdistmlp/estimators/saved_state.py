@@ -46,6 +46,9 @@ def from_plain(plain: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
         If a newer version has saved what this one does not know.
     """
     attributes = {**defaults, **plain}
+    if "n_workers_" in attributes:
+        # Versions without replicas had one.
+        attributes.setdefault("n_replicas_", 1)
     version = attributes.pop(VERSION, "before 0.1")
     is_newer = release_numbers(version) > release_numbers(__version__)
     if is_newer and (unknown := _unknown_parameters(attributes, defaults)):

@@ -170,7 +170,11 @@ class Dataset(BaseDataset):
 
     def part(self, share: RowShare) -> "Dataset":
         """Return the same data with only some of the features."""
-        return replace(self, X=self.X[share.replica :: share.n_replicas], share=share)
+        X = self.X[share.replica :: share.n_replicas]
+        if not issparse(X):
+            # A view with gaps would be pickled as a copy within a copy.
+            X = np.ascontiguousarray(X)
+        return replace(self, X=X, share=share)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -22,6 +22,7 @@ from skdistmlp.parallel.shard import (
     batch_loss,
     batch_penalty,
     gradient,
+    nonzero_totals,
     output_delta,
     propagate,
 )
@@ -50,7 +51,8 @@ class LocalOps:
         This shard's parameters, and the part of its optimiser that belongs to this
         replica (see `optimizer_parts`). Its arrays are trained in place.
     dataset : Dataset
-        All rows, with all features; `X` in the dtype of the parameters.
+        All rows, or the features of this replica's only; `X` in the dtype of the
+        parameters.
     communicator : Communicator
         This process's end of the collectives.
     max_rows : int
@@ -162,6 +164,8 @@ class LocalOps:
         """Overwrite `logits` with their delta; see `NetworkOps`."""
         network = self._network
         own = self._share.own(rows)
+        # Here too: this replica may have none of the rows, and no loss to divide.
+        nonzero_totals(self._dataset, batch)
         network.activate_output(logits)
         block = max(1, OUTPUT_BLOCK_NUMBERS // logits.shape[1])
         for start in range(0, len(logits), block):

@@ -15,7 +15,7 @@ from skdistmlp.nn.dropout import Dropout
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.optimizers import OptimizerState, block_size
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
-from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.data import BatchTotals, Dataset
 from skdistmlp.parallel.grid import Grid, optimizer_parts
 from skdistmlp.parallel.split import (
     NetworkSplit,
@@ -218,6 +218,20 @@ def output_delta(
     return delta
 
 
+def nonzero_totals(dataset: Dataset, batch: Rows) -> BatchTotals:
+    """Return the divisors of the mean loss of a mini-batch.
+
+    Raises
+    ------
+    ZeroDivisionError
+        If its sample weights sum to zero.
+    """
+    totals = dataset.batch_totals(batch)
+    if totals.weight_sum == 0:
+        raise ZeroDivisionError("Weights sum to zero, can't be normalized")
+    return totals
+
+
 def batch_loss(
     network: Network,
     prediction: FloatArray,
@@ -234,9 +248,7 @@ def batch_loss(
     ZeroDivisionError
         If the sample weights of `batch` sum to zero.
     """
-    n_rows, weight_sum = dataset.batch_totals(batch)
-    if weight_sum == 0:
-        raise ZeroDivisionError("Weights sum to zero, can't be normalized")
+    n_rows, weight_sum = nonzero_totals(dataset, batch)
     loss = network.output_head.loss(
         dataset.targets(rows), prediction, dataset.weights(rows)
     )

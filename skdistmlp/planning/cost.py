@@ -50,6 +50,8 @@ class StepCost:
         of the optimiser, and the best parameters with early stopping.
     arrays_divided : int
         Those of them that replicas divide among each other: the optimiser's.
+    keeps_average : bool
+        Whether one of them is a moving average of the parameters.
     arrays_replaced : int
         Those of them that a step replaces: parameters and moments. An engine whose
         steps write to new arrays holds them twice.
@@ -79,6 +81,7 @@ class StepCost:
     nnz_per_row: float | None = None
     arrays_of_parameters: int = 4
     arrays_divided: int = 2
+    keeps_average: bool = False
     arrays_replaced: int = 3
     buffer_rows: int | None = None
     validation_rows: int = 0
@@ -121,6 +124,7 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         "nnz_per_row": dataset.nnz_per_row,
         "arrays_of_parameters": 2 + n_moments + job.method.n_spare_arrays,
         "arrays_divided": n_moments,
+        "keeps_average": job.ema_decay is not None,
         "arrays_replaced": 1 + n_moments,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
@@ -179,9 +183,13 @@ def bytes_held(
     n_arrays = cost.arrays_of_parameters
     if n_replicas > 1:
         n_arrays -= cost.arrays_divided
-        # A part each of what the others send, of its sum, and of the moments.
+        # A part each of what the others send, of its sum, and of the moments; all of an
+        # average, to predict with; outputs of all rows, before and after they are put
+        # in order.
         in_parts = n_replicas + cost.arrays_divided
         n_numbers = in_parts * math.ceil(layout.n_parameters / n_replicas)
+        n_numbers += cost.keeps_average * layout.n_parameters
+        n_numbers += 2 * split.layer_units[-1] * (cost.buffer_rows or cost.n_rows)
     else:
         n_numbers = 0
     n_numbers += n_arrays * layout.n_parameters + row_length * n_rows
@@ -191,6 +199,9 @@ def bytes_held(
     if cost.moves_parameters:
         if n_shards > 1:
             n_bytes += WHOLE_ARRAYS * split.n_parameters * cost.itemsize
+        elif n_replicas > 1:
+            # The parameters that they are sent.
+            n_bytes += split.n_parameters * cost.itemsize
         if layout.rank == 0 and replica == 0:
             n_bytes += SCIPY_VECTORS * split.n_parameters * 8
     return n_bytes
@@ -273,7 +284,9 @@ def bytes_exchanged(split: NetworkSplit, cost: StepCost, n_replicas: int = 1) ->
     n_numbers = (hidden + logits) * cost.n_rows * others
     n_numbers += 2 * split.n_parameters * (n_replicas - 1)
     if cost.moves_parameters:
-        n_numbers += 2 * split.n_parameters * others
+        # All parameters to everyone; the gradient to all shards of each replica.
+        n_others = split.n_shards * n_replicas - 1
+        n_numbers += split.n_parameters * (n_others + others * n_replicas)
     return n_numbers * cost.itemsize
 
 

@@ -286,7 +286,7 @@ class PartitionDisplay:
         # matplotlib would set what is between two dollars as a formula.
         replicas = ""
         if self.n_replicas > 1:
-            replicas = f" in {self.n_replicas} replicas"
+            replicas = f", first of {self.n_replicas} replicas"
         return f"shard {rank}{replicas}: {name}".replace("$", r"\$")
 
     def _scatter(

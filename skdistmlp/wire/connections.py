@@ -94,14 +94,16 @@ class Connections:
 
     def begin_step(self) -> None:
         """Count a step; end the training here if anyone asked for it."""
-        agreed = self._flags_agreed if self._relays_stops else self._flags_seen
-        if agreed & STOP:
+        if not self.links:
+            self._flags_agreed = self._flags_seen
+        if self._flags_agreed & STOP:
             raise StopRequested
         if self.is_cancelled():
             raise ExchangeError("cancelled because the fit ended")
         self._step += 1
         # All packets of a step carry the same flags, so that everyone has seen the same
-        # when it ends.
+        # after its exchanges. Only what they have carried counts: a step may have none,
+        # and the next one then carries the flag.
         self._flags = self._flags_seen = STOP if self._stop_wanted else 0
 
     def exchange(
@@ -141,7 +143,7 @@ class Connections:
         self.exchanging_s += time.monotonic() - begun
         for receive in receives:
             self._flags_seen |= receive.flags
-        if relay:
+        if relay or not self._relays_stops:
             self._flags_agreed = self._flags_seen
 
     def wait_for_all(self) -> None:

@@ -138,6 +138,27 @@ def client(four_workers):
         assert_nothing_left(connected)
 
 
+@pytest.mark.parametrize("n_replicas", [1, 2, 3])
+def test_weights_of_a_mini_batch_that_sum_to_zero_are_named(n_replicas):
+    """Whichever replica has its rows."""
+    case = Case.of("in order", batch_size=len(Case.of("in order").y) - 1)
+    clf = in_threads(DistributedMLPClassifier, [1], n_replicas)(**case.params)
+    weight = np.ones(len(case.y))
+    weight[-1] = 0
+    with pytest.raises(ZeroDivisionError, match="Weights sum to zero"):
+        clf.fit(case.X, case.y, sample_weight=weight)
+
+
+def test_an_estimator_of_a_version_without_replicas_had_one():
+    case = Case.of("defaults", max_iter=1)
+    clf = DistributedMLPClassifier(**case.params).fit(case.X, case.y)
+    state = clf.__getstate__()
+    del state["n_replicas"], state["n_replicas_"]
+    old = DistributedMLPClassifier.__new__(DistributedMLPClassifier)
+    old.__setstate__(state)
+    assert (old.n_replicas, old.n_replicas_) == (None, 1)
+
+
 def on_workers(client, case, **params):
     ours, theirs = case.pair(client=client, engine="peers", **params)
     return ours, theirs
@@ -309,6 +330,10 @@ def test_replicas_are_taken_where_shards_have_no_room_for_all_rows(client, monke
         (
             {"n_replicas": 4, "batch_size": 3},
             "n_replicas=4 is more than the 3 rows of a mini-batch.*raise batch_size",
+        ),
+        (
+            {"n_replicas": 500, "solver": "lbfgs"},
+            r"n_replicas=500 is more than the 240 rows of X.* Lower n_replicas\.$",
         ),
         ({"n_replicas": 0}, "'n_replicas' parameter of .* an int in the range"),
     ],

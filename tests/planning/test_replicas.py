@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.cost import StepCost, bytes_exchanged
+from skdistmlp.planning.cost import StepCost, bytes_exchanged, bytes_held
 from skdistmlp.planning.replicas import preferred_replicas
 
 
@@ -66,3 +66,37 @@ def test_bytes_are_those_of_every_process_together(n_replicas):
     parameters = 2 * split.n_parameters * (n_replicas - 1)
     expected = 8 * (hidden + logits + parameters)
     assert bytes_exchanged(split, cost, n_replicas) == expected
+
+
+@pytest.mark.parametrize("n_replicas", [1, 2, 3])
+def test_an_evaluation_sends_parameters_to_all_and_gradients_along_both_axes(
+    n_replicas,
+):
+    split = NetworkSplit.even((5, 8, 6, 3), 2)
+    n_rows, n_ranks = 10, 2 * n_replicas
+    step = bytes_exchanged(split, StepCost.of_step(n_rows, itemsize=4), n_replicas)
+    evaluation = StepCost.of_evaluation(n_rows, itemsize=4)
+    # Each shard of a replica sends its part of the gradient to the other.
+    joined = split.n_parameters * n_replicas
+    more = 4 * (split.n_parameters * (n_ranks - 1) + joined)
+    assert bytes_exchanged(split, evaluation, n_replicas) == step + more
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_replicas_hold_parts_of_the_moments_and_all_of_an_average(average):
+    layout = NetworkSplit.even((100, 400, 10), 1).layout(0)
+    n, n_rows = layout.n_parameters, 8
+    cost = StepCost.of_step(
+        n_rows,
+        itemsize=4,
+        arrays_of_parameters=4 + average,
+        arrays_divided=2 + average,
+        keeps_average=average,
+        data_bytes=1000,
+        divided_bytes=800,
+    )
+    held = bytes_held(layout, cost, 2, 1)
+    # Parameters and gradient; half of what the optimiser keeps, of the sum and of what
+    # is received; the average to predict with.
+    numbers = 2 * n + (2 + average + 2) * n / 2 + average * n
+    assert 0 < held - 4 * numbers - 600 < 4 * n_rows * 4 * 510

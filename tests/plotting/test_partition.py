@@ -75,7 +75,7 @@ def test_replicas_are_counted_in_the_legend(data):
     display = PartitionDisplay.from_estimator(clf)
     legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert legend[:2] == [
-        f"shard {number} in 3 replicas: {names[number]}" for number in range(2)
+        f"shard {number}, first of 3 replicas: {names[number]}" for number in range(2)
     ]
     assert len(display.neurons_) == 2
     assert_readable(display.figure_)

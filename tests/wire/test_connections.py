@@ -39,6 +39,29 @@ def test_all_processes_of_a_grid_stop_at_the_same_step(grid, when):
     assert run(connected(grid), process) == [6] * grid.n_ranks
 
 
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_a_stop_waits_for_a_step_with_an_exchange(grid):
+    """L-BFGS evaluates several blocks of rows before replicas of one shard meet."""
+
+    def process(communicator):
+        replicas = communicator.along("replicas")
+        for step in range(100):
+            if step == 5 and communicator.rank == grid.n_ranks - 1:
+                communicator.request_stop()
+            try:
+                communicator.begin_step()
+            except StopRequested:
+                return step
+            communicator.along("neurons").all_reduce(np.ones(1), 0, None)
+            if step % 4 == 3:
+                replicas.all_reduce(np.ones(1), Label.GRADIENT, None)
+        return None
+
+    # Without replicas every step has an exchange.
+    expected = 6 if grid.n_replicas == 1 else 8
+    assert run(connected(grid), process) == [expected] * grid.n_ranks
+
+
 def test_all_shards_stop_at_the_same_step():
     def shard(communicator):
         for step in range(1000):

@@ -150,13 +150,11 @@ class _SparseRows:
 
     @property
     def rows(self) -> csr_array:
-        stored = slice(self._n_stored)
         if self._n_stored < len(self._data):
-            # Of some rows only: how many numbers they have was not known.
-            self._data, self._indices = (
-                self._data[stored].copy(),
-                self._indices[stored].copy(),
-            )
+            # Of some rows only: how many numbers they have was not known. In place:
+            # there may be no room for a copy.
+            for array in (self._data, self._indices):
+                array.resize(self._n_stored, refcheck=False)
         return csr_array((self._data, self._indices, self._indptr), self._shape)
 
 

@@ -1,6 +1,6 @@
 """Features that stay on the workers of a cluster until a fit needs them.
 
-Each worker of a fit copies all blocks into its own array, straight from the
+Each worker of a fit copies the rows that it needs into its own array, straight from the
 workers that hold them. The client, which plans the fit, has only their descriptions.
 """
 

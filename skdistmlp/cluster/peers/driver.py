@@ -113,7 +113,11 @@ class PeersRun:
         self._interrupted = False
         self._started_at = self._next_check_at = float("inf")
         self._state = job.initial
-        self._log = RoundLog(plan.workers, job.initial.progress)
+        self._names = [
+            f"{plan.grid.title(rank)} on {worker}"
+            for rank, worker in enumerate(plan.workers)
+        ]
+        self._log = RoundLog(self._names, job.initial.progress)
 
     def __enter__(self) -> Self:
         held = set(getattr(_THREAD, "workers", None) or ()) & set(self._workers)
@@ -239,10 +243,7 @@ class PeersRun:
         self._rows = self._dataset.place_on(self._tasks, self._plan.grid, divide)
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
-            [
-                f"{self._plan.grid.title(rank)} on {worker}"
-                for rank, worker in enumerate(self._workers)
-            ],
+            self._names,
             exchange_timeout_s(),
         )
 

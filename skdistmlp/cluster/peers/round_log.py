@@ -15,14 +15,14 @@ class RoundLog:
 
     Parameters
     ----------
-    workers : sequence of str
-        Addresses, in order of the shards.
+    names : sequence of str
+        What to call each shard, by rank.
     resumed : Progress or None
         How far training had come before the first round.
     """
 
-    def __init__(self, workers: Sequence[str], resumed: Progress | None) -> None:
-        self._workers = workers
+    def __init__(self, names: Sequence[str], resumed: Progress | None) -> None:
+        self._names = names
         self._n_samples_logged = 0 if resumed is None else resumed.n_samples_seen
 
     def write(self, number: int, reports: Sequence[Report]) -> None:
@@ -32,13 +32,12 @@ class RoundLog:
         # The slowest waits least: the others wait for it in their exchanges.
         slowest = shares.index(min(shares))
         LOG.info(
-            "round %d: %s%.2f s, %.0f%% of it exchanging, slowest shard %d on %s",
+            "round %d: %s%.2f s, %.0f%% of it exchanging, slowest %s",
             number,
             self._pace(first),
             first.training_s,
             100 * sum(shares) / len(shares),
-            slowest,
-            self._workers[slowest],
+            self._names[slowest],
         )
 
     def _pace(self, report: Report) -> str:

@@ -153,7 +153,7 @@ class PeerShard:
         number : int
             Number of the round. A round cannot be repeated.
         dataset : Dataset or None
-            All rows; for round 0.
+            The rows that it needs; for round 0.
         roster : Roster or None
             Who takes part; for round 0.
         round_s : float
@@ -168,8 +168,8 @@ class PeerShard:
         # again and knows nothing of earlier rounds.
         if number != self._n_rounds:
             raise ExchangeError(
-                f"shard {self._rank} is asked for round {number}, but has done "
-                f"{self._n_rounds}: its worker was lost or the fit has ended"
+                f"{self._job.grid.title(self._rank)} is asked for round {number}, but "
+                f"has done {self._n_rounds}: its worker was lost or the fit has ended"
             )
         self._n_rounds += 1
         # Each round is another task, whose cancellation ends the waits of this round.

@@ -10,14 +10,14 @@ from skdistmlp.cluster.peers.worker import Report
 from skdistmlp.training.progress import LbfgsProgress, Progress
 from skdistmlp.training.schedules import LearningRateSchedule
 
-WORKERS = ("tcp://a:1", "tcp://b:2")
+NAMES = ("shard 0 on tcp://a:1", "shard 1 on tcp://b:2")
 NOTHING = Progress(LearningRateSchedule("constant", 0.1), 0.1)
 
 
 def lines_of(
     caplog: pytest.LogCaptureFixture, resumed: Progress | None, *rounds: list[Report]
 ) -> list[str]:
-    log = RoundLog(WORKERS, resumed)
+    log = RoundLog(NAMES, resumed)
     with caplog.at_level(logging.INFO, "skdistmlp"):
         for number, reports in enumerate(rounds):
             log.write(number, reports)
