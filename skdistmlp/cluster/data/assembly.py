@@ -13,7 +13,7 @@ from skdistmlp.cluster.data.blocks import Block, concatenate_blocks
 from skdistmlp.cluster.run.task_context import task_cancellation
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.grid import RowShare
+from skdistmlp.parallel.grid import ALL_ROWS, RowShare
 from skdistmlp.settings import CANCEL_POLL_S
 
 
@@ -45,7 +45,7 @@ class BlockLocations:
 def assemble_dataset(
     locations: BlockLocations,
     targets: tuple[np.ndarray, np.ndarray | None],
-    share: RowShare,
+    share: RowShare = ALL_ROWS,
 ) -> Dataset:
     """Return the data set of one shard, its blocks fetched from the other workers."""
     worker = get_worker()
