@@ -17,7 +17,14 @@ from tests.estimators.support import quiet
 PAGE = (Path(__file__).parents[1] / "docs" / "beyond_scikit_learn.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
-ELSEWHERE = {"class_weight", "client", "n_workers", "parameter_threshold", "engine"}
+ELSEWHERE = {
+    "class_weight",
+    "client",
+    "n_workers",
+    "n_replicas",
+    "parameter_threshold",
+    "engine",
+}
 """Parameters that other pages explain."""
 
 
