@@ -18,6 +18,7 @@ from skdistmlp import cli
 from tests.certificates import write_certificates
 from tests.cluster.support import wait_until
 from tests.crossover.measurements import measurements
+from tests.marks import only_quick
 from tests.terminal import ROOT, running
 
 
@@ -73,19 +74,22 @@ def test_results_are_printed_and_written(client, tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
-    [
-        (
-            ["tcp://127.0.0.1:1"],
-            1,
-            r"no Dask scheduler answers at tcp://127\.0\.0\.1:1: ",
-        ),
-        (
-            ["--plot", "plot.txt"],
-            2,
-            r"cannot draw plot\.txt: its extension must be one of .*png",
-        ),
-        (["--csv", "/proc/rows.csv"], 2, r"cannot write /proc/rows\.csv"),
-    ],
+    only_quick(
+        0,
+        cases=[
+            (
+                ["tcp://127.0.0.1:1"],
+                1,
+                r"no Dask scheduler answers at tcp://127\.0\.0\.1:1: ",
+            ),
+            (
+                ["--plot", "plot.txt"],
+                2,
+                r"cannot draw plot\.txt: its extension must be one of .*png",
+            ),
+            (["--csv", "/proc/rows.csv"], 2, r"cannot write /proc/rows\.csv"),
+        ],
+    ),
 )
 def test_mistakes_are_reported_without_a_traceback(arguments, code, message):
     done = dask_mlp("crossover", *arguments)

@@ -44,6 +44,7 @@ WITHOUT_WITH = SNIPPET.replace("with Client():", "client = Client()\n    if clie
 @pytest.mark.parametrize(
     "snippet", only_quick(0, cases=[WITHOUT_WITH, SNIPPET]), ids=["no with", "as it is"]
 )
+@pytest.mark.slow
 def test_the_first_snippet_of_the_readme_ends_quietly(tmp_path, snippet):
     (tmp_path / "script.py").write_text(snippet)
     # It may not converge, and somebody else may have the port of the dashboard.

@@ -49,7 +49,7 @@ NAMED = (
 )
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", only_quick(1, 2, cases=GRIDS))
 @pytest.mark.parametrize("name", NAMED)
 def test_named_configurations_match_on_grids(name, grid):
     n_replicas, n_shards = GRIDS[grid]

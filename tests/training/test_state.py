@@ -151,7 +151,7 @@ def test_any_epoch_continues_on_another_number_of_shards(case):
 @pytest.mark.parametrize(
     ("engine", "case"),
     [
-        *only_quick(6, cases=[("futures", case) for case in CASES]),
+        *only_quick(cases=[("futures", case) for case in CASES]),
         *only_quick(1, cases=[("peers", case) for case in CASES]),
     ],
 )

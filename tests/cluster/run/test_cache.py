@@ -308,6 +308,7 @@ def test_a_scheduler_that_hangs_does_not_keep_a_process_from_ending(processes, d
         assert cache.release() is None
 
 
+@pytest.mark.slow
 def test_a_bad_lifetime_is_reported_by_the_first_fit(client, data):
     with (
         dask.config.set({"skdistmlp.cache.ttl": "abc"}),
