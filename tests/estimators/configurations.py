@@ -359,8 +359,8 @@ def pair(
 ) -> tuple[Any, Any]:
     """Return our estimator and scikit-learn's; a random state is not shared.
 
-    With `shares`, ours trains on a shard for each of them, in threads, and on so many
-    replicas of them. Without, `n_replicas` is the estimator's parameter.
+    With `shares`, ours trains in threads: one for each share in each of `n_replicas`.
+    Without, `n_replicas` is the estimator's parameter.
     """
     params = {"random_state": 0} | params
     ours, theirs = ESTIMATORS[kind]

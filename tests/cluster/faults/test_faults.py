@@ -133,7 +133,7 @@ def check_fault(
 ) -> None:
     """Inject a fault into a fit, and assert how it ends and how the next one does.
 
-    The fit runs on a grid: so many workers, in so many replicas.
+    `grid` is the number of workers and of replicas of the fit.
     """
     # Of two clusters, so that workers that one grid does not need do not stand by.
     kind = f"{fault.kind}, {grid[0]}" if grid[0] > 3 else fault.kind
