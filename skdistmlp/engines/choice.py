@@ -251,8 +251,8 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
 
 
 MEMORY_ASKED_FROM_BYTES = 64 * 2**20
-"""What a worker has to hold before it is asked how much memory it has: that takes about
-as long as a small fit."""
+"""What a worker has to hold before it is asked how much memory it has, which takes a
+round trip to each. Smaller networks and data fit anywhere."""
 
 PREDICTION_STACKLEVEL = 6
 """Frames from `open_engine` to the line that called `predict`."""

@@ -8,11 +8,12 @@ from skdistmlp.planning.cost import StepCost, bytes_exchanged
 REPLICAS_FROM_BYTES = 2**20
 """Bytes that a worker sends in a step from which replicas are considered. Fewer take so
 little time that what counts is the number of exchanges, of which shards of a network
-without a second hidden layer have one, and replicas two."""
+without a second hidden layer have one, and replicas two. Not measured."""
 
 REPLICAS_SAVE = 2
 """How many times fewer bytes replicas must send to be taken. Each of them updates more
-parameters than a shard of as many workers, and has more of them in memory."""
+parameters than a shard of as many workers, and has more of them in memory. Not
+measured."""
 
 
 def preferred_replicas(

@@ -17,7 +17,7 @@ def preferred(layer_units, n_workers, n_rows):
 @pytest.mark.parametrize(
     ("layer_units", "n_workers", "n_rows", "best"),
     [
-        # The cells of the design, of which those with large batches gain by replicas.
+        # Replicas for mini-batches that are large for the network.
         ((64, 256, 256, 10), 2, 200, 1),
         ((64, 256, 256, 10), 2, 2000, 2),
         ((784, 1024, 1024, 10), 2, 200, 1),

@@ -106,10 +106,11 @@ def concatenate_blocks(
         while fetched:
             # Popped, so that each block is freed as soon as it has been copied.
             block = _as_features(fetched.pop(0), ensure_all_finite=False)
-            rows = slice(n_before, n_before + block.shape[0])
-            own = share.positions(rows)
-            n_before = rows.stop
-            sink.append(block if share.n_replicas == 1 else block[own])
+            if share.n_replicas > 1:
+                rows = slice(n_before, n_before + block.shape[0])
+                n_before = rows.stop
+                block = block[share.positions(rows)]
+            sink.append(block)
     return sink.rows
 
 
