@@ -9,6 +9,7 @@ from distributed import Client, LocalCluster
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
+from skdistmlp.engines import choice
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
 from tests.sklearn_versions import BEFORE_1_9, stop_early_with_strings
@@ -33,6 +34,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("searching", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def not_yet_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what is said once per process be said, whichever tests ran before."""
+    monkeypatch.setattr(choice, "_warned", set())
 
 
 @pytest.fixture(scope="session")

@@ -32,11 +32,6 @@ def opened(layer_units, cost=STEP, *, client=None, n_workers=None, **parameters)
         return engine.plan
 
 
-@pytest.fixture
-def not_yet_warned(monkeypatch):
-    monkeypatch.setattr(choice, "_warned", set())
-
-
 def test_the_table_has_every_engine():
     assert set(ENGINES) == set(CLASSES)
 

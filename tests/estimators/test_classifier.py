@@ -15,7 +15,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.engines import choice
 from skdistmlp.training import loop
 from tests.estimators.configurations import Case
 from tests.estimators.support import (
@@ -171,9 +170,9 @@ def test_networks_below_the_threshold_train_locally(client, digits):
         ({"engine": "futures"}, "engine='futures' needs a cluster"),
     ],
 )
-def test_networks_train_locally_without_a_cluster(asked, said, digits, monkeypatch):
+@pytest.mark.usefixtures("not_yet_warned")
+def test_networks_train_locally_without_a_cluster(asked, said, digits):
     """A request for more than that causes one warning."""
-    monkeypatch.setattr(choice, "_warned", set())
     clf = DistributedMLPClassifier(**SMALL, parameter_threshold=0, **asked)
     if said is not None:
         with pytest.warns(UserWarning, match=f"{said}.*training here") as caught:

@@ -9,22 +9,19 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.engines import choice
 from tests.cluster.support import in_thread
 from tests.estimators.support import fit
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.usefixtures("not_yet_warned"),
+]
 
 X, Y = np.arange(60.0).reshape(20, 3) / 60, np.arange(20) % 2
 
 
 def classifier(**parameters):
     return DistributedMLPClassifier((4,), max_iter=2, random_state=0, **parameters)
-
-
-@pytest.fixture(autouse=True)
-def nothing_was_said(monkeypatch):
-    monkeypatch.setattr(choice, "_warned", set())
 
 
 def said_by(function):

@@ -352,6 +352,7 @@ def test_more_replicas_than_workers_are_refused(client):
         clf.fit(case.X, case.y)
 
 
+@pytest.mark.usefixtures("not_yet_warned")
 def test_without_a_client_replicas_are_missed():
     case = Case.of("defaults", max_iter=1)
     clf = DistributedMLPClassifier(**case.params, engine="peers", n_replicas=2)

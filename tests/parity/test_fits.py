@@ -145,6 +145,7 @@ def test_the_dtype_is_that_of_training(X, dtype):
     assert fit.of("local").layers[0].dtype == dtype
 
 
+@pytest.mark.usefixtures("not_yet_warned")
 def test_the_engine_has_to_be_the_one_that_was_asked_for():
     with (
         pytest.warns(UserWarning, match="needs a cluster"),
