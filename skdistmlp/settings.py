@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     ----------
     name : str
         Its key below ``skdistmlp``.
-    default : int or str
+    default : int, float or str
         Its value if nobody sets it.
     expected : str
         What values it takes, for the page of settings and for errors.
@@ -36,7 +36,7 @@ class Setting(NamedTuple):
     """
 
     name: str
-    default: int | str
+    default: float | str
     expected: str
     meaning: str
 
@@ -85,6 +85,13 @@ SETTINGS = {
             "workers together for later calls",
         ),
         Setting(
+            "rows.memory-share",
+            0.5,
+            "a share between 0 and 1, such as 0.5",
+            "share of a worker's memory limit that rows for training may take; more "
+            "are held once, and then in a file in the worker's local directory",
+        ),
+        Setting(
             "cache.ttl",
             "5m",
             "a duration, such as 5m or 90s",
@@ -113,6 +120,11 @@ def parameter_threshold() -> int:
 def cache_max_bytes() -> int:
     """Return ``skdistmlp.cache.max-bytes`` in bytes."""
     return _parsed("cache.max-bytes", _size)
+
+
+def rows_memory_share() -> float:
+    """Return ``skdistmlp.rows.memory-share``."""
+    return _parsed("rows.memory-share", _share)
 
 
 def cache_ttl_s() -> float:
@@ -247,6 +259,12 @@ def _size(value: Any) -> int:
     if (size := _count(parse_bytes(value))) > sys.maxsize:
         raise ValueError
     return size
+
+
+def _share(value: Any) -> float:
+    if not 0 <= (share := float(value)) <= 1:
+        raise ValueError
+    return share
 
 
 def _count(value: Any) -> int:

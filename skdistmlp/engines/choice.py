@@ -12,18 +12,19 @@ from typing import Any, Literal
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, what_happened
+from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import (
     Plan,
     local_plan,
-    memory_shortage,
     plan_training,
 )
 from skdistmlp.planning.prediction import (
     plan_shared_prediction,
     reason_to_predict_locally,
 )
-from skdistmlp.planning.replicas import preferred_replicas
+from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
+from skdistmlp.settings import rows_memory_share
 
 NO_CLIENT = "no Dask client is active and none was given"
 
@@ -164,21 +165,21 @@ def _plan_training(
     workers = choose_workers(client, request.n_workers, request.n_replicas)
     threads = threads_of(client, workers)
 
-    def plan_with(n_replicas: int) -> Plan:
-        engine = request.engine
-        return plan_training(layer_units, engine, workers, cost, threads, n_replicas)
+    def plan_with(n_replicas: int, *rows: RowHolding) -> Plan:
+        return plan_training(
+            layer_units, request.engine, workers, cost, threads, n_replicas, *rows
+        )
 
     if request.engine == "futures":
         return plan_with(1)
+    numbers = preferred_replicas(layer_units, len(workers), cost)
     if request.n_replicas is not None:
-        return plan_with(request.n_replicas)
-    first, *others = map(plan_with, preferred_replicas(layer_units, len(workers), cost))
-    if not others or max(first.bytes_held, default=0) < MEMORY_ASKED_FROM_BYTES:
+        numbers = [request.n_replicas]
+    first = plan_with(numbers[0])
+    if max(first.bytes_held, default=0) < MEMORY_ASKED_FROM_BYTES:
         return first
     memory = worker_memory(client, workers)
-    fitting = (p for p in (first, *others) if memory_shortage(p, memory) is None)
-    # If none fits, an error will say what is missing.
-    return next(fitting, first)
+    return plan_that_fits(numbers, plan_with, memory, rows_memory_share())
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:

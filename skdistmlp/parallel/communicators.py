@@ -34,6 +34,9 @@ class Label(IntEnum):
     ROW_LOSS = 2**16 - 8
     OUTPUTS = 2**16 - 9
     AVERAGE = 2**16 - 10
+    FEATURES = 2**16 - 11
+    FEATURE_COUNTS = 2**16 - 12
+    FEATURE_COLUMNS = 2**16 - 13
 
 
 class StopRequested(Exception):  # noqa: N818 (a signal between shards, not an error)

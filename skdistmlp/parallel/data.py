@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -11,7 +10,14 @@ from scipy.sparse import issparse
 
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
-from skdistmlp.parallel.grid import ALL_ROWS, Grid, RowShare
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import (
+    ALL_ROWS,
+    DealtRows,
+    RowDistribution,
+    RowForm,
+    RowHolding,
+)
 
 
 class BatchTotals(NamedTuple):
@@ -36,6 +42,31 @@ class RowPlacement(Protocol):
         self, name: str, values: Sequence[Any], sizes: Sequence[int]
     ) -> list[Any]:
         """Send each shard its own value, unless its worker has it already."""
+
+
+class RowStore(ABC):
+    """Features in this process that are no single array in memory.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    dtype : dtype
+        float32 or float64.
+    nnz : int or None
+        Number of stored values of sparse features; None for dense ones.
+    nbytes : int
+        Bytes in memory.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[np.floating]
+    nnz: int | None
+    nbytes: int
+
+    @abstractmethod
+    def take(self, places: Rows, out: FloatArray | None = None) -> Features:
+        """Return some rows, in the order of `places`; dense ones in `out` if given."""
 
 
 class BaseDataset(ABC):
@@ -90,7 +121,7 @@ class BaseDataset(ABC):
 
     @abstractmethod
     def place_on(
-        self, placement: RowPlacement, grid: Grid, divide: bool = True
+        self, placement: RowPlacement, grid: Grid, holding: RowHolding
     ) -> list[Any]:
         """Put the rows on the workers of a grid.
 
@@ -100,9 +131,8 @@ class BaseDataset(ABC):
             Of the run that needs the rows.
         grid : Grid
             The workers.
-        divide : bool
-            Whether a worker gets only the features of rows that its replica computes,
-            rather than all. Targets and weights it gets in any case.
+        holding : RowHolding
+            Which features a worker gets. Targets and weights it gets in any case.
 
         Returns
         -------
@@ -135,20 +165,24 @@ class Dataset(BaseDataset):
 
     Attributes
     ----------
-    X : ndarray, csr_array or csr_matrix of shape (n_samples, n_features)
-        Features.
+    X : ndarray, csr_array, csr_matrix or RowStore of shape (n_samples, n_features)
+        Features of the rows that are here.
     y : ndarray of shape (n_samples, n_outputs), or None
         Targets, boolean for classes; None for rows that are only predicted.
     sample_weight : ndarray of shape (n_samples,), or None
         Weights of the samples.
-    share : RowShare
-        Which of the rows `X` has: by default all. `y` and `sample_weight` have all.
+    distribution : RowDistribution
+        Who computes which rows, and who has their features.
+    is_whole : bool
+        Whether `X` has all rows, whatever the distribution says. `y` and
+        `sample_weight` always do.
     """
 
-    X: Features
+    X: Features | RowStore
     y: Targets | None = None
     sample_weight: FloatArray | None = None
-    share: RowShare = ALL_ROWS
+    distribution: RowDistribution = ALL_ROWS
+    is_whole: bool = True
 
     @property
     def n_rows(self) -> int:
@@ -168,28 +202,39 @@ class Dataset(BaseDataset):
         arrays = [X.data, X.indices, X.indptr] if issparse(X) else [X]
         return sum(array.nbytes for array in arrays)
 
-    def part(self, share: RowShare) -> "Dataset":
-        """Return the same data with only some of the features."""
-        X = self.X[share.replica :: share.n_replicas]
+    def part(
+        self, distribution: RowDistribution, replica: int, shard: int = 0
+    ) -> "Dataset":
+        """Return the same data with the features that one process has of them."""
+        if distribution == ALL_ROWS:
+            return self
+        X = self._array[distribution.held(replica, shard, self.n_rows)]
         if not issparse(X):
             # A view with gaps would be pickled as a copy within a copy.
             X = np.ascontiguousarray(X)
-        return replace(self, X=X, share=share)
+        return replace(self, X=X, distribution=distribution, is_whole=False)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        if not issparse(self.X):
+        if isinstance(self.X, np.ndarray):
             self.__dict__["X"] = aligned(self.X)
+
+    @property
+    def _array(self) -> Features:
+        """The features, where they are one array: in every process but a worker."""
+        assert not isinstance(self.X, RowStore)
+        return self.X
 
     def prepared(self, dtype: np.dtype[np.floating]) -> "Dataset":
         """Return the same data, X in `dtype` and in rows that are fast to take.
 
         ``np.take`` copies a whole array that is not C-contiguous at every call.
         """
-        if issparse(self.X):
-            X = self.X.astype(dtype, copy=False)
+        X = self._array
+        if issparse(X):
+            X = X.astype(dtype, copy=False)
         else:
-            X = aligned(np.ascontiguousarray(self.X, dtype))
+            X = aligned(np.ascontiguousarray(X, dtype))
         return replace(self, X=X)
 
     def to_local(self) -> "Dataset":
@@ -197,18 +242,33 @@ class Dataset(BaseDataset):
         return self
 
     def place_on(
-        self, placement: RowPlacement, grid: Grid, divide: bool = True
+        self, placement: RowPlacement, grid: Grid, holding: RowHolding
     ) -> list[Any]:
-        """Send rows to each worker that does not have them yet; see `BaseDataset`."""
-        parts = [self] * grid.n_replicas
-        if divide and grid.n_replicas > 1:
-            shares = map(
-                partial(RowShare, n_replicas=grid.n_replicas), range(len(parts))
-            )
-            parts = [self.part(share) for share in shares]
-        of_ranks = [parts[grid.replica(rank)] for rank in range(grid.n_ranks)]
+        """Send rows to each worker that does not have them yet; see `BaseDataset`.
+
+        Rows that are to be in files are sent in pieces, by
+        `skdistmlp.cluster.data.streaming`.
+        """
+        assert not holding.on_disk
+        of_ranks = self.parts(grid, holding.form)
         sizes = [part.nbytes for part in of_ranks]
         return placement.scatter_cached("rows", of_ranks, sizes)
+
+    def parts(self, grid: Grid, form: RowForm) -> list["Dataset"]:
+        """Return what each process of a grid gets of the data."""
+        distribution = DealtRows(grid.n_replicas, grid.n_shards)
+        ranks = range(grid.n_ranks)
+        if form == "once":
+            return [
+                self.part(distribution, grid.replica(rank), grid.shard(rank))
+                for rank in ranks
+            ]
+        distribution = DealtRows(grid.n_replicas)
+        if form == "all":
+            # One object for all, which is then hashed once.
+            return [replace(self, distribution=distribution)] * grid.n_ranks
+        of_replicas = [self.part(distribution, n) for n in range(grid.n_replicas)]
+        return [of_replicas[grid.replica(rank)] for rank in ranks]
 
     def inputs(self, rows: Rows, out: FloatArray | None = None) -> Features:
         """Return rows of `X`: a view for a slice, else a copy, in `out` if given.
@@ -216,14 +276,14 @@ class Dataset(BaseDataset):
         Rows of a sparse `X` are sparse, and always a copy. If only some rows are here,
         `rows` are among them.
         """
-        rows = self.share.places(rows)
-        if isinstance(rows, slice) and rows.indices(self.X.shape[0]) == (
-            0,
-            self.X.shape[0],
-            1,
-        ):
-            return self.X
-        if isinstance(rows, slice) or out is None or issparse(self.X):
-            return self.X[rows]
+        if not self.is_whole:
+            rows = self.distribution.places(rows)
+        X, n_rows = self.X, self.X.shape[0]
+        if isinstance(X, RowStore):
+            return X.take(rows, out)
+        if isinstance(rows, slice) and rows.indices(n_rows) == (0, n_rows, 1):
+            return X
+        if isinstance(rows, slice) or out is None or issparse(X):
+            return X[rows]
         # mode="clip" writes straight into `out`; "raise" goes through a buffer.
-        return np.take(self.X, rows, axis=0, out=out[: len(rows)], mode="clip")
+        return np.take(X, rows, axis=0, out=out[: len(rows)], mode="clip")

@@ -1,4 +1,4 @@
-"""Replicas x shards: who takes part in a run, and who computes which rows.
+"""Replicas x shards: who takes part in a run.
 
 Along the neurons, a network is cut into shards, and each mini-batch is exchanged as
 activations. Along the replicas, the rows of each mini-batch are divided, and gradients
@@ -8,10 +8,6 @@ are exchanged. Gholami et al. (2018, arXiv 1712.04432) have the costs of both.
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from skdistmlp.nn.types import Rows
 from skdistmlp.parallel.split import NeuronRange, split_neurons
 
 Axis = Literal["neurons", "replicas"]
@@ -67,53 +63,3 @@ def optimizer_parts(n_parameters: int, n_replicas: int) -> tuple[NeuronRange, ..
     stage of ZeRO (Rajbhandari et al., 2020, arXiv 1910.02054).
     """
     return split_neurons(n_parameters, [1.0] * n_replicas)
-
-
-@dataclass(frozen=True)
-class RowShare:
-    """The rows of a mini-batch that one replica computes.
-
-    They are dealt out in turn, by their numbers in the data set: a batch of neighbours
-    is shared evenly, and a batch of shuffled rows as evenly as chance has it.
-
-    Attributes
-    ----------
-    replica, n_replicas : int
-        Which of how many.
-    """
-
-    replica: int = 0
-    n_replicas: int = 1
-
-    def positions(self, rows: Rows) -> NDArray[np.intp]:
-        """Return where this replica's rows stand among those of a batch."""
-        if isinstance(rows, slice):
-            first = (self.replica - rows.start) % self.n_replicas
-            return np.arange(first, rows.stop - rows.start, self.n_replicas)
-        return np.flatnonzero(rows % self.n_replicas == self.replica)
-
-    def own(self, rows: Rows) -> Rows:
-        """Return this replica's rows of a batch."""
-        if self.n_replicas == 1:
-            return rows
-        if isinstance(rows, slice):
-            first = rows.start + (self.replica - rows.start) % self.n_replicas
-            return slice(min(first, rows.stop), rows.stop, self.n_replicas)
-        return rows[self.positions(rows)]
-
-    def places(self, own: Rows) -> Rows:
-        """Return where some of this replica's rows stand among all that it has."""
-        if self.n_replicas == 1:
-            return own
-        if isinstance(own, slice):
-            first = own.start // self.n_replicas
-            return slice(first, first + len(range(own.start, own.stop, own.step)))
-        return own // self.n_replicas
-
-    def count(self, n_rows: int) -> int:
-        """Return how many of the rows of a data set are this replica's."""
-        return len(range(self.replica, n_rows, self.n_replicas))
-
-
-ALL_ROWS = RowShare()
-"""The share of a single replica."""

@@ -15,7 +15,8 @@ from skdistmlp.nn.optimizers import (
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
 from skdistmlp.parallel.communicators import Communicator, Label
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.grid import RowShare, optimizer_parts
+from skdistmlp.parallel.gathered_inputs import GatheredInputs
+from skdistmlp.parallel.grid import optimizer_parts
 from skdistmlp.parallel.shard import (
     ShardState,
     affine,
@@ -51,8 +52,8 @@ class LocalOps:
         This shard's parameters, and the part of its optimiser that belongs to this
         replica (see `optimizer_parts`). Its arrays are trained in place.
     dataset : Dataset
-        All rows, or the features of this replica's only; `X` in the dtype of the
-        parameters.
+        All rows, or the features of those only that its distribution gives to this
+        process; `X` in the dtype of the parameters.
     communicator : Communicator
         This process's end of the collectives.
     max_rows : int
@@ -102,9 +103,12 @@ class LocalOps:
         self._average_is_stale = True
         shown = state.shown if self._average is None else self._average
         self._shown = self._layout.views(shown)
-        # Which rows of a batch are this replica's, and those of the current one.
-        self._share = RowShare(self._replicas.rank, n_replicas)
+        # Says which rows of a batch are this replica's; and those of the current one.
+        self._distribution = dataset.distribution
         self._rows: Rows = slice(0, 0)
+        self._features: Dataset | GatheredInputs = dataset
+        if self._distribution.n_shards > 1:
+            self._features = GatheredInputs(dataset, self._shards, max_rows)
         self.write_gradients_to(np.empty_like(state.parameters))
         self._scratch = new_scratch(state.parameters)
         self._buffers: dict[tuple[str, int], FloatArray] = {}
@@ -118,11 +122,12 @@ class LocalOps:
     def inputs(self, rows: Rows) -> Features:
         """Return the features of `rows`; see `NetworkOps`."""
         self._communicator.begin_step()
-        self._rows, own = rows, self._share.own(rows)
-        if issparse(self._dataset.X):
-            return self._dataset.inputs(own)
-        return self._dataset.inputs(
-            own, self._buffer("inputs", 0, self._max_rows, self._dataset.X.shape[1])
+        self._rows, own = rows, self._own(rows)
+        if self._dataset.nnz_per_row is not None:
+            return self._features.inputs(own)
+        width = self._dataset.X.shape[1]
+        return self._features.inputs(
+            own, self._buffer("inputs", 0, self._max_rows, width)
         )
 
     def forward(self, layer: int, value: Features, *, training: bool) -> FloatArray:
@@ -163,7 +168,7 @@ class LocalOps:
     def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
         """Overwrite `logits` with their delta; see `NetworkOps`."""
         network = self._network
-        own = self._share.own(rows)
+        own = self._own(rows)
         # Here too: this replica may have none of the rows, and no loss to divide.
         nonzero_totals(self._dataset, batch)
         network.activate_output(logits)
@@ -274,7 +279,7 @@ class LocalOps:
             return value
         positions = None
         if self._replicas.n_ranks > 1:
-            positions = self._share.positions(self._rows)
+            positions = self._distribution.positions(self._replicas.rank, self._rows)
         if issparse(value):
             return dropout.drop_stored(value, positions)
         columns = slice(0, value.shape[1])
@@ -290,6 +295,10 @@ class LocalOps:
         dropped = self._buffer("dropped", layer, *value.shape)
         return np.multiply(value, mask, out=dropped)
 
+    def _own(self, rows: Rows) -> Rows:
+        """Return the rows of a batch that this replica computes."""
+        return self._distribution.own(self._replicas.rank, rows)
+
     def _gather(self, layer: int, part: Features) -> Features:
         if layer == 0:
             return part
@@ -302,8 +311,10 @@ class LocalOps:
         n_replicas = self._replicas.n_ranks
         if n_replicas == 1:
             return logits
-        shares = [RowShare(replica, n_replicas) for replica in range(n_replicas)]
-        positions = [share.positions(self._rows) for share in shares]
+        positions = [
+            self._distribution.positions(replica, self._rows)
+            for replica in range(n_replicas)
+        ]
         shape = sum(map(len, positions)), logits.shape[1]
         gathered = self._buffer("gathered", self._split.output_layer, *shape)
         self._replicas.all_gather(

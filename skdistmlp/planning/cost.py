@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding
 from skdistmlp.parallel.split import (
     NetworkSplit,
     ShardLayout,
@@ -62,8 +63,10 @@ class StepCost:
         an engine forwards several blocks at once.
     data_bytes : int
         Bytes of all features, targets and weights.
-    divided_bytes : int
-        Those of them that replicas divide among each other: of features.
+    feature_bytes : int
+        Those of them that are features, which workers may divide among each other.
+    needs_all_features : bool
+        Whether each worker needs all of them nevertheless.
     goes_backward : bool
         Whether deltas flow back too: in training.
     moves_parameters : bool
@@ -86,7 +89,8 @@ class StepCost:
     buffer_rows: int | None = None
     validation_rows: int = 0
     data_bytes: int = 0
-    divided_bytes: int = 0
+    feature_bytes: int = 0
+    needs_all_features: bool = False
     goes_backward: bool = True
     moves_parameters: bool = False
     layers_kept: frozenset[int] = frozenset()
@@ -128,9 +132,8 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         "arrays_replaced": 1 + n_moments,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
-        "divided_bytes": (
-            0 if job.method.needs_all_features else dataset.features_nbytes
-        ),
+        "feature_bytes": dataset.features_nbytes,
+        "needs_all_features": job.method.needs_all_features,
         **_extra_buffers(job.network),
     }
     if isinstance(job.method, EpochTraining):
@@ -152,20 +155,44 @@ def _extra_buffers(network: Network) -> dict[str, frozenset[int]]:
     return {"layers_kept": frozenset(kept), "layers_dropped": frozenset(dropped)}
 
 
+def features_held(cost: StepCost, n_shards: int, n_replicas: int, form: RowForm) -> int:
+    """Return the bytes of the features that each process of a grid has at most."""
+    n_parts = {"all": 1, "copies": n_replicas, "once": n_replicas * n_shards}
+    return math.ceil(cost.feature_bytes / n_parts[form])
+
+
 def bytes_held(
-    layout: ShardLayout, cost: StepCost, n_replicas: int = 1, replica: int = 0
+    layout: ShardLayout,
+    cost: StepCost,
+    n_replicas: int = 1,
+    replica: int = 0,
+    rows: RowHolding = COPIES,
 ) -> int:
-    """Return the bytes that one process among peers holds while it trains.
+    """Return the bytes that one process among peers holds in memory while it trains.
 
     Parameters, gradient and moments; the data; and for each layer the
     activations and deltas of a step, with what they are gathered from. "lbfgs" has
     arrays of the whole network too. Replicas have a share of the rows and of the
     moments each, and room for the gradients of the others.
+
+    Parameters
+    ----------
+    layout : ShardLayout
+        The shard.
+    cost : StepCost
+        What a step costs.
+    n_replicas, replica : int
+        Number of replicas, and which of them.
+    rows : RowHolding
+        Which features it has.
     """
     split = layout.split
     n_shards = split.n_shards
     # Numbers per row in all buffers together.
     row_length = split.layer_units[0] if cost.nnz_per_row is None else 0
+    if rows.form == "once" and n_shards > 1:
+        # What is gathered, before it is put in order.
+        row_length += numbers_per_row(split, cost)
     for layer in split.layers:
         own = _n_own(layout, layer)
         whole = split.layer_units[layer]
@@ -193,9 +220,9 @@ def bytes_held(
     else:
         n_numbers = 0
     n_numbers += n_arrays * layout.n_parameters + row_length * n_rows
-    n_bytes = n_numbers * cost.itemsize + cost.data_bytes
-    # The features of the rows of other replicas are not here.
-    n_bytes -= cost.divided_bytes - math.ceil(cost.divided_bytes / n_replicas)
+    n_bytes = n_numbers * cost.itemsize + cost.data_bytes - cost.feature_bytes
+    if not rows.on_disk:
+        n_bytes += features_held(cost, n_shards, n_replicas, rows.form)
     if cost.moves_parameters:
         if n_shards > 1:
             n_bytes += WHOLE_ARRAYS * split.n_parameters * cost.itemsize
@@ -270,13 +297,24 @@ def _n_own(layout: ShardLayout, layer: int) -> int:
     return int(columns.stop - columns.start)
 
 
-def bytes_exchanged(split: NetworkSplit, cost: StepCost, n_replicas: int = 1) -> int:
+def bytes_gathered(split: NetworkSplit, cost: StepCost) -> int:
+    """Return the bytes of features that all processes send where rows are held once.
+
+    Each row of a mini-batch goes to all other shards of its replica.
+    """
+    n_numbers = numbers_per_row(split, cost) * cost.n_rows * (split.n_shards - 1)
+    return n_numbers * cost.itemsize
+
+
+def bytes_exchanged(
+    split: NetworkSplit, cost: StepCost, n_replicas: int = 1, form: RowForm = "copies"
+) -> int:
     """Return the bytes that all processes together send in a step, or an evaluation.
 
     Each hidden layer but the last gathers activations and scatters deltas: for
     every neuron, one copy to each other shard. The output layer sums logits. Each
     replica does so for its rows; along the replicas, each gradient and each updated
-    parameter is sent to all but one.
+    parameter is sent to all but one. Rows that are held once are gathered too.
     """
     others = split.n_shards - 1
     hidden = 2 * sum(split.layer_units[1:-2])
@@ -287,7 +325,8 @@ def bytes_exchanged(split: NetworkSplit, cost: StepCost, n_replicas: int = 1) ->
         # All parameters to everyone; the gradient to all shards of each replica.
         n_others = split.n_shards * n_replicas - 1
         n_numbers += split.n_parameters * (n_others + others * n_replicas)
-    return n_numbers * cost.itemsize
+    n_bytes = n_numbers * cost.itemsize
+    return n_bytes + bytes_gathered(split, cost) if form == "once" else n_bytes
 
 
 def chained_tasks(split: NetworkSplit, cost: StepCost) -> int:
@@ -314,17 +353,17 @@ def flop(split: NetworkSplit, cost: StepCost) -> float:
 
 def bytes_sent_by_neurons(split: NetworkSplit, cost: StepCost) -> int:
     """Return the bytes that a prediction sends: parameters once, rows to all."""
-    values = _numbers_per_row(split, cost) * split.n_shards
+    values = numbers_per_row(split, cost) * split.n_shards
     return (split.n_parameters + cost.n_rows * values) * cost.itemsize
 
 
 def bytes_sent_by_rows(split: NetworkSplit, cost: StepCost, n_workers: int) -> int:
     """Return the bytes that a prediction sends: parameters to all, rows once."""
-    values = _numbers_per_row(split, cost)
+    values = numbers_per_row(split, cost)
     return (split.n_parameters * n_workers + cost.n_rows * values) * cost.itemsize
 
 
-def _numbers_per_row(split: NetworkSplit, cost: StepCost) -> int:
+def numbers_per_row(split: NetworkSplit, cost: StepCost) -> int:
     """Return the numbers that a row is sent as; a stored one comes with its column."""
     if cost.nnz_per_row is None:
         return split.layer_units[0]

@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding
 from skdistmlp.parallel.split import (
     NetworkSplit,
     NeuronRange,
@@ -15,12 +16,42 @@ from skdistmlp.parallel.split import (
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_exchanged,
+    bytes_gathered,
     bytes_held,
     bytes_held_by_tasks,
+    features_held,
 )
 from skdistmlp.public import public
 from skdistmlp.settings import SETTINGS
 from skdistmlp.settings import parameter_threshold as configured_threshold
+
+
+class RowCost(NamedTuple):
+    """What it costs to hold rows in one form.
+
+    Attributes
+    ----------
+    bytes_held : int
+        Bytes of features that each worker has, at most.
+    bytes_gathered : int
+        Bytes of features that all workers together send in a step.
+    """
+
+    bytes_held: int
+    bytes_gathered: int
+
+
+class RowCosts(NamedTuple):
+    """What it costs to hold rows in either form.
+
+    Attributes
+    ----------
+    copies, once : RowCost
+        A copy per shard, and each row on one worker.
+    """
+
+    copies: RowCost
+    once: RowCost
 
 
 @public
@@ -54,6 +85,15 @@ class Plan:
     n_replicas : int
         Number of replicas of the network in training, each of which computes some rows
         of every mini-batch.
+    rows : RowHolding
+        Which features each worker has while "peers" trains, and whether in a file: a
+        copy of those of its replica's rows ("copies"); some of these, each on one of
+        the replica's workers ("once"); or those of all rows, where a score needs them
+        ("all").
+    features_held : int
+        Bytes of features that each worker of "peers" has, at most.
+    row_costs : RowCosts or None
+        What the first two forms cost, where they differ.
 
     See Also
     --------
@@ -78,6 +118,9 @@ class Plan:
     bytes_exchanged: int = 0
     split_by: Literal["neurons", "rows"] = "neurons"
     n_replicas: int = 1
+    rows: RowHolding = COPIES
+    features_held: int = 0
+    row_costs: RowCosts | None = None
 
     @property
     def n_shards(self) -> int:
@@ -94,6 +137,11 @@ class Plan:
         """The processes that train, as a grid."""
         return Grid(self.split.n_shards, self.n_replicas)
 
+    @property
+    def features_in_memory(self) -> int:
+        """Bytes of features that each worker has in memory, at most."""
+        return 0 if self.rows.on_disk else self.features_held
+
     def __str__(self) -> str:
         by_rows = self.split_by == "rows"
         engine = f"{self.engine}, split by rows" if by_rows else self.engine
@@ -108,6 +156,8 @@ class Plan:
         ]
         if self.bytes_exchanged:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
+        if rows := self._rows_held():
+            lines.append(rows)
         if by_rows:
             lines += [f"the whole network on {worker}" for worker in self.workers]
             return "\n".join(lines)
@@ -120,6 +170,24 @@ class Plan:
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show what `print` does at the end of a notebook's cell."""
         printer.text(str(self))
+
+    def _rows_held(self) -> str | None:
+        """Say who has which features, and what the other form would cost."""
+        if self.row_costs is None:
+            return None
+        copies, once = self.row_costs
+        of_copies = f"{copies.bytes_held:,} bytes of features per worker"
+        of_once = (
+            f"{once.bytes_held:,} bytes of features per worker"
+            f", {once.bytes_gathered:,} more exchanged in a step"
+        )
+        where = " in a file" if self.rows.on_disk else ""
+        if self.rows.form == "once":
+            return (
+                f"each row on one worker{where}: {of_once} (a copy per shard: "
+                f"{of_copies})"
+            )
+        return f"a copy of the rows per shard: {of_copies} (each row once: {of_once})"
 
     def _holdings(self, rank: int) -> str:
         """Say which neurons a shard holds, layer by layer."""
@@ -190,6 +258,7 @@ def plan_training(
     cost: StepCost,
     threads: Sequence[int] | None = None,
     n_replicas: int = 1,
+    rows: RowHolding = COPIES,
 ) -> Plan:
     """Choose the engine to train a network that a cluster may share.
 
@@ -208,6 +277,8 @@ def plan_training(
         default all are taken to have the same number.
     n_replicas : int
         Number of replicas, which divides that of the workers.
+    rows : RowHolding
+        Which features each worker of "peers" is to have, unless it needs all.
 
     Returns
     -------
@@ -238,14 +309,27 @@ def plan_training(
         return replace(plan, bytes_held=held)
     if plan.engine != "peers":
         return plan
+    if cost.needs_all_features:
+        rows = replace(rows, form="all")
+    row_costs = None
+    if split.n_shards > 1 and not cost.needs_all_features:
+        of_copies, of_once = (
+            features_held(cost, split.n_shards, n_replicas, form) for form in ROW_FORMS
+        )
+        row_costs = RowCosts(
+            RowCost(of_copies, 0), RowCost(of_once, bytes_gathered(split, cost))
+        )
     return replace(
         plan,
         bytes_held=tuple(
-            bytes_held(layout, cost, n_replicas, replica)
+            bytes_held(layout, cost, n_replicas, replica, rows)
             for replica in range(n_replicas)
             for layout in layouts
         ),
-        bytes_exchanged=bytes_exchanged(split, cost, n_replicas),
+        bytes_exchanged=bytes_exchanged(split, cost, n_replicas, rows.form),
+        rows=rows,
+        features_held=features_held(cost, split.n_shards, n_replicas, rows.form),
+        row_costs=row_costs,
     )
 
 
@@ -278,6 +362,9 @@ class WorkerMemory:
         """Bytes that a shard may hold."""
         return max(0, self.capacity - self.taken)
 
+
+ROW_FORMS: tuple[RowForm, RowForm] = ("copies", "once")
+"""The forms to choose from, where no score needs all features."""
 
 MEMORY_ADVICE = (
     "Use workers with more memory, more workers, fewer rows or float32 features."

@@ -1,9 +1,11 @@
-"""How many replicas: the rows' axis of the grid that trains a network."""
+"""How many replicas, and which features each worker has: the plans to choose from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, bytes_exchanged
+from skdistmlp.planning.plan import Plan, WorkerMemory, memory_shortage
 
 REPLICAS_FROM_BYTES = 2**20
 """Bytes that a worker sends in a step from which replicas are considered. Fewer take so
@@ -52,3 +54,61 @@ def preferred_replicas(
         better = [n for n in sent if REPLICAS_SAVE * sent[n] <= sent[1]]
     by_bytes = sorted(sent, key=sent.__getitem__)
     return sorted(by_bytes, key=lambda n: 0 if n in better else 1 if n == 1 else 2)
+
+
+ROW_HOLDINGS = (
+    COPIES,
+    RowHolding("once"),
+    RowHolding("once", on_disk=True),
+)
+"""Which features each worker has, and whether in a file: what saves most time first. A
+copy needs no exchange of features, whatever the link."""
+
+
+def plan_that_fits(
+    numbers_of_replicas: Sequence[int],
+    plan_with: Callable[[int, RowHolding], Plan],
+    memory: Mapping[str, WorkerMemory],
+    share: float,
+) -> Plan:
+    """Return the first plan for which the workers have room.
+
+    Copies of the rows come first, for any number of replicas; then each row on one
+    worker, in memory, and last in a file.
+
+    Parameters
+    ----------
+    numbers_of_replicas : sequence of int
+        The best first.
+    plan_with : callable
+        From a number of replicas and what each worker has of the rows to the plan.
+    memory : mapping of str to WorkerMemory
+        By address; a worker that is missing has no limit.
+    share : float
+        Share of a worker's limit that features in memory may take.
+
+    Returns
+    -------
+    Plan
+        If none fits, the one that needs the least memory: an error will say what is
+        missing.
+    """
+
+    def plans() -> Iterator[Plan]:
+        for holding in ROW_HOLDINGS:
+            for n_replicas in numbers_of_replicas:
+                yield plan_with(n_replicas, holding)
+
+    tried = []
+    for plan in plans():
+        if _has_room(plan, memory, share):
+            return plan
+        tried.append(plan)
+    return min(tried, key=lambda plan: max(plan.bytes_held))
+
+
+def _has_room(plan: Plan, memory: Mapping[str, WorkerMemory], share: float) -> bool:
+    if memory_shortage(plan, memory) is not None:
+        return False
+    limits = (memory[worker].limit for worker in plan.workers if worker in memory)
+    return plan.features_in_memory <= share * min(limits, default=float("inf"))

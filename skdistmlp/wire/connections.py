@@ -30,6 +30,9 @@ OTHER_EXCHANGES: dict[int, str] = {
     Label.GRADIENT_NORM: "the sum of the gradient's norm",
     Label.OUTPUTS: "the exchange of outputs",
     Label.AVERAGE: "the exchange of averaged parameters",
+    Label.FEATURES: "the exchange of features",
+    Label.FEATURE_COUNTS: "the exchange of features",
+    Label.FEATURE_COLUMNS: "the exchange of features",
 }
 """What messages call the others, by their label."""
 

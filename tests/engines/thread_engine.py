@@ -10,8 +10,8 @@ import cloudpickle
 from skdistmlp.engines.choice import ENGINES
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.grid import RowShare
 from skdistmlp.parallel.local_network import open_local_network
+from skdistmlp.parallel.rows import RowForm
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.parallel.whole_network import predict_in_blocks
@@ -29,8 +29,9 @@ class ThreadEngine:
     worker does.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, form: RowForm = "copies") -> None:
         self.plan = plan
+        self._form = form
 
     def train(
         self, job: TrainingJob, dataset: Dataset, on_epoch_end: Any = None
@@ -44,10 +45,8 @@ class ThreadEngine:
             grid = own.grid
             layout = own.split.layout(grid.shard(rank))
             state = own.start(layout, grid.replica(rank))
-            own_rows = dataset
-            if not own.method.needs_all_features:
-                share = RowShare(grid.replica(rank), grid.n_replicas)
-                own_rows = dataset.part(share)
+            form = "all" if own.method.needs_all_features else self._form
+            own_rows = dataset.parts(grid, form)[rank]
             network = open_local_network(
                 own.network,
                 own.split,
@@ -70,14 +69,18 @@ class ThreadEngine:
 
 
 def in_threads(
-    estimator_class: type, shares: Sequence[float], n_replicas: int = 1
+    estimator_class: type,
+    shares: Sequence[float],
+    n_replicas: int = 1,
+    form: RowForm = "copies",
 ) -> type:
     """Return the class of estimators whose networks are split among threads."""
 
     def make(plan: Plan, _client: Any) -> ThreadEngine:
         split = NetworkSplit.by_shares(plan.split.layer_units, shares)
         why = "a test asked for it"
-        return ThreadEngine(Plan("threads", split, (), why, n_replicas=n_replicas))
+        plan = Plan("threads", split, (), why, n_replicas=n_replicas)
+        return ThreadEngine(plan, form)
 
     return type(
         estimator_class.__name__,

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.parallel.rows import RowForm
 from tests.engines.thread_engine import in_threads
 
 N_ROWS = 240
@@ -355,17 +356,19 @@ def pair(
     kind: str = "classifier",
     shares: Sequence[float] | None = None,
     n_replicas: int = 1,
+    form: RowForm = "copies",
     **engine_params: Any,
 ) -> tuple[Any, Any]:
     """Return our estimator and scikit-learn's; a random state is not shared.
 
-    With `shares`, ours trains in threads: one for each share in each of `n_replicas`.
+    With `shares`, ours trains in threads: one for each share in each of `n_replicas`,
+    which hold the rows in `form`.
     Without, `n_replicas` is the estimator's parameter.
     """
     params = {"random_state": 0} | params
     ours, theirs = ESTIMATORS[kind]
     if shares is not None:
-        ours = in_threads(ours, shares, n_replicas)
+        ours = in_threads(ours, shares, n_replicas, form)
     elif n_replicas > 1:
         engine_params["n_replicas"] = n_replicas
     return ours(**deepcopy(params), **engine_params), theirs(**deepcopy(params))

@@ -10,7 +10,6 @@ from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.client import workers
-from skdistmlp.parallel.grid import RowShare
 from skdistmlp.planning.plan import WorkerMemory
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
@@ -234,11 +233,11 @@ def test_a_score_may_need_all_rows(client):
 
 
 def features_held():
-    """Return the rows, and their numbers, that the shards in this process have."""
+    """Return how many rows the shards here have, and on how many replicas all are."""
     from skdistmlp.cluster.peers import worker as peers_worker
 
     return [
-        (shard._run._dataset.X.shape[0], shard._run._dataset.share)
+        (shard._run._dataset.X.shape[0], shard._run._dataset.distribution.n_replicas)
         for shard in list(peers_worker._RUNS.values())
         if shard._run is not None
     ]
@@ -261,10 +260,7 @@ def test_each_replica_holds_the_features_of_its_rows_only(client, form):
     quiet(ours.fit, X, y)
     quiet(theirs.fit, case.X, case.y)
     assert_same_network(ours, theirs)
-    half = len(case.X) // 2
-    assert sorted(held, key=str) == sorted(
-        [[(half, RowShare(replica, 2))] for replica in (0, 0, 1, 1)], key=str
-    )
+    assert held == 4 * [[(len(case.X) // 2, 2)]]
 
 
 def looking(held, client, engines):
@@ -301,10 +297,10 @@ def test_large_mini_batches_are_shared_by_replicas(client):
 
 
 def test_replicas_are_taken_where_shards_have_no_room_for_all_rows(client, monkeypatch):
-    """Rows of 100 MB for workers that may take 90."""
+    """Rows of 100 MB for workers that may take 110, half of it for rows."""
     n_rows = 25_000
     X = np.zeros((n_rows, 1000), np.float32)
-    memory = WorkerMemory(90 * 10**6)
+    memory = WorkerMemory(110 * 10**6)
     monkeypatch.setattr(
         workers, "worker_memory", lambda _, names: dict.fromkeys(names, memory)
     )

@@ -4,7 +4,8 @@ from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array, csr_matrix, issparse
 
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.grid import RowShare
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import DealtRows, RowRange, RowsInRanges, numbers_of
 
 X = np.arange(12.0).reshape(6, 2)
 Y = np.arange(6)[:, np.newaxis] % 2 == [0, 1]
@@ -137,21 +138,56 @@ def test_targets_keep_their_own_dtype(dtype):
     assert Dataset(X, y).prepared(np.dtype(dtype)).y is y
 
 
+DISTRIBUTIONS = [
+    DealtRows(1),
+    DealtRows(2),
+    DealtRows(9),
+    DealtRows(1, 3),
+    DealtRows(2, 2),
+    RowsInRanges((RowRange(0, 7),)),
+    RowsInRanges((RowRange(0, 4, 1), RowRange(4, 4), RowRange(4, 7)), 2),
+    RowsInRanges(
+        (RowRange(0, 1, 0, 1), RowRange(1, 3, 1, 0), RowRange(3, 7, 0, 1)), 2, 2
+    ),
+]
+
+
 @pytest.mark.parametrize("make", [np.asarray, csr_matrix, csr_array])
-@pytest.mark.parametrize("n_replicas", [1, 2, 3, 9])
-def test_a_part_has_the_features_of_its_rows(make, n_replicas):
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS, ids=str)
+def test_a_part_has_the_features_of_its_rows(make, distribution):
     X = np.arange(14.0).reshape(7, 2)
     y = np.arange(7.0)[:, np.newaxis]
     whole = Dataset(make(X), y, np.ones(7))
-    for replica in range(n_replicas):
-        share = RowShare(replica, n_replicas)
-        part = whole.part(share)
-        assert part.n_rows == 7
-        assert part.X.shape[0] == share.count(7)
-        assert part.nbytes <= whole.nbytes
-        for rows in (np.array([5, 0, 3, 6]), slice(2, 6), slice(0, 7), slice(3, 3)):
-            own = share.own(rows)
-            found = part.inputs(own)
-            found = found.toarray() if issparse(found) else found
-            assert_array_equal(found, X[own])
-            assert_array_equal(part.targets(rows), y[rows])
+    n_held = 0
+    for replica in range(distribution.n_replicas):
+        for shard in range(distribution.n_shards):
+            part = whole.part(distribution, replica, shard)
+            assert part.n_rows == 7
+            assert part.nbytes <= whole.nbytes
+            n_held += part.X.shape[0]
+            for rows in (np.array([5, 0, 3, 6]), slice(2, 6), slice(0, 7), slice(3, 3)):
+                own = distribution.own(replica, rows)
+                if distribution.n_shards > 1:
+                    own = numbers_of(own)[distribution.shards(own) == shard]
+                found = part.inputs(own)
+                found = found.toarray() if issparse(found) else found
+                assert_array_equal(found, X[own])
+                assert_array_equal(part.targets(rows), y[rows])
+    assert n_held == 7
+
+
+def test_the_parts_of_a_grid_are_all_rows_a_copy_per_shard_or_each_row_once():
+    X = np.arange(24.0).reshape(12, 2)
+    dataset, grid = Dataset(X, X[:, :1]), Grid(n_shards=3, n_replicas=2)
+    sizes = {
+        form: [part.X.shape[0] for part in dataset.parts(grid, form)]
+        for form in ("all", "copies", "once")
+    }
+    assert sizes == {"all": 6 * [12], "copies": 6 * [6], "once": 6 * [2]}
+    # Who computes a row is the same in all forms.
+    rows = np.array([3, 0, 11, 4])
+    for form in sizes:
+        for rank, part in enumerate(dataset.parts(grid, form)):
+            replica = grid.replica(rank)
+            own = part.distribution.own(replica, rows)
+            assert_array_equal(own, rows[rows % 2 == replica])

@@ -75,7 +75,7 @@ def test_the_cost_of_training_in_epochs_is_that_of_a_step(
         buffer_rows=buffer_rows,
         validation_rows=validation_rows,
         data_bytes=40 * 10 * 8,
-        divided_bytes=40 * 7 * 8,
+        feature_bytes=40 * 7 * 8,
     )
 
 

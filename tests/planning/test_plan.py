@@ -8,6 +8,7 @@ import pytest
 from IPython.lib.pretty import pretty
 
 from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, chained_tasks, flop
@@ -257,16 +258,20 @@ class CountingSocket:
     [((7, 9, 4), 1), ((7, 9, 5, 4), 3), ((7, 2, 5, 6, 1), 5)],
     ids=str,
 )
+@pytest.mark.parametrize("form", ["copies", "once"])
 def test_a_step_sends_the_planned_number_of_bytes(
-    units, n_exchanges, n_shards, n_replicas
+    units, n_exchanges, n_shards, n_replicas, form
 ):
-    """With one hidden layer shards exchange only the logits."""
+    """With one hidden layer shards exchange only the logits, and rows held once."""
     n_rows = 20
     cost = StepCost.of_step(n_rows, itemsize=4)
     workers = [f"tcp://w:{i}" for i in range(n_shards * n_replicas)]
-    plan = plan_training(units, "peers", workers, cost, n_replicas=n_replicas)
+    plan = plan_training(
+        units, "peers", workers, cost, n_replicas=n_replicas, rows=RowHolding(form)
+    )
     problem = make_problem(plan.split, dtype=np.float32, n_rows=n_rows)
     starts = split_state(plan.split, problem.start(), n_replicas)
+    datasets = problem.dataset.parts(plan.grid, form)
     communicators = connected(plan.grid)
     sockets = []
     for communicator in communicators:
@@ -280,13 +285,14 @@ def test_a_step_sends_the_planned_number_of_bytes(
             problem.network,
             problem.split,
             starts[communicator.rank],
-            problem.dataset,
+            datasets[communicator.rank],
             communicator,
             n_rows,
         )
         training_step(shard, np.arange(n_rows), 0.01)
 
     run(communicators, step)
+    n_exchanges += form == "once"
     n_packets = n_exchanges * n_shards * (n_shards - 1) * n_replicas
     n_packets += 2 * n_replicas * (n_replicas - 1) * n_shards
     sent = sum(s.n_bytes for s in sockets)

@@ -93,7 +93,7 @@ def test_replicas_hold_parts_of_the_moments_and_all_of_an_average(average):
         arrays_divided=2 + average,
         keeps_average=average,
         data_bytes=1000,
-        divided_bytes=800,
+        feature_bytes=800,
     )
     held = bytes_held(layout, cost, 2, 1)
     # Parameters and gradient; half of what the optimiser keeps, of the sum and of what

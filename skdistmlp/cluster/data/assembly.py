@@ -1,4 +1,4 @@
-"""What each worker of a fit runs to get all rows of a Dask collection."""
+"""What each worker of a fit runs to get its rows of a Dask collection."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import wait
@@ -9,11 +9,28 @@ import numpy as np
 from distributed import get_worker
 
 from skdistmlp.cluster._dask import fetch_keys
-from skdistmlp.cluster.data.blocks import Block, concatenate_blocks
+from skdistmlp.cluster.data.block_rows import BlockRows
+from skdistmlp.cluster.data.blocks import (
+    Block,
+    Extent,
+    Piece,
+    RowSink,
+    array_sink,
+    copy_pieces,
+    pieces_in,
+    whole_blocks,
+)
+from skdistmlp.cluster.data.row_files import file_sink
 from skdistmlp.cluster.run.task_context import task_cancellation
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.grid import ALL_ROWS, RowShare
+from skdistmlp.parallel.rows import (
+    ALL_ROWS,
+    COPIES,
+    RowDistribution,
+    RowHolding,
+    RowsInRanges,
+)
 from skdistmlp.settings import CANCEL_POLL_S
 
 
@@ -42,12 +59,55 @@ class BlockLocations:
     dtype: np.dtype[np.floating]
 
 
+@dataclass(frozen=True)
+class RowsOfProcess:
+    """Which rows one process of a grid gets, and where to.
+
+    Attributes
+    ----------
+    replica, shard : int
+        Which process.
+    distribution : RowDistribution
+        Who has which rows. Pieces of blocks are `RowsInRanges`, each within one block.
+    holding : RowHolding
+        In memory or in a file.
+    is_whole : bool
+        Whether it gets all rows, whatever the distribution says.
+    """
+
+    replica: int = 0
+    shard: int = 0
+    distribution: RowDistribution = ALL_ROWS
+    holding: RowHolding = COPIES
+    is_whole: bool = True
+
+    def pieces(self, names: Sequence[Any], blocks: Sequence[Block]) -> list[Piece]:
+        """Return the pieces of blocks that its rows are."""
+        if self.is_whole:
+            return whole_blocks(names, blocks)
+        assert isinstance(self.distribution, RowsInRanges)
+        process = self.replica, self.shard
+        ranges = self.distribution.ranges
+        own = (rows for rows in ranges if (rows.replica, rows.shard) == process)
+        return pieces_in(own, names, blocks)
+
+    def sink(self, extent: Extent, directory: str) -> RowSink:
+        """Return what takes its rows."""
+        if self.holding.on_disk:
+            return file_sink(directory, extent)
+        if self.holding.form == "once":
+            # No copy: there may be no room for one, and the user may keep the blocks.
+            return BlockRows(extent.shape[1], extent.dtype, extent.nnz is not None)
+        return array_sink(extent)
+
+
 def assemble_dataset(
     locations: BlockLocations,
     targets: tuple[np.ndarray, np.ndarray | None],
-    share: RowShare = ALL_ROWS,
+    own: RowsOfProcess | None = None,
 ) -> Dataset:
     """Return the data set of one shard, its blocks fetched from the other workers."""
+    own = RowsOfProcess() if own is None else own
     worker = get_worker()
     is_cancelled = task_cancellation()
 
@@ -77,7 +137,7 @@ def assemble_dataset(
             )
         return [values[key] for key in keys]
 
-    X = concatenate_blocks(
-        list(locations.who_has), locations.blocks, locations.dtype, gather, share
-    )
-    return Dataset(X, *targets, share)
+    pieces = own.pieces(list(locations.who_has), locations.blocks)
+    extent = Extent.of(pieces, locations.blocks, locations.dtype)
+    X = copy_pieces(pieces, gather, own.sink(extent, worker.local_directory))
+    return Dataset(X, *targets, own.distribution, own.is_whole)

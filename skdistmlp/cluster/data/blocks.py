@@ -1,8 +1,9 @@
-"""Blocks of rows: checked on their workers, concatenated where they are needed."""
+"""Blocks of rows: checked on their workers, copied to where they are needed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from dask.sizeof import sizeof
@@ -10,7 +11,8 @@ from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
 
 from skdistmlp.nn.types import Features
-from skdistmlp.parallel.grid import ALL_ROWS, RowShare
+from skdistmlp.parallel.data import RowStore
+from skdistmlp.parallel.rows import RowRange
 
 BATCH_BYTES = 32 * 2**20
 """Bytes of blocks that are fetched together. They take memory in addition to the
@@ -41,7 +43,7 @@ class Block:
 
 def describe_block(block: Any, estimator_name: str) -> Block:
     """Check a block as scikit-learn does, on the worker that holds it."""
-    rows = _as_features(block, estimator_name, ensure_all_finite=True)
+    rows = as_features(block, estimator_name, ensure_all_finite=True)
     nnz = int(rows.nnz) if issparse(rows) else None
     return Block(rows.shape, rows.dtype, nnz, sizeof(block))
 
@@ -52,7 +54,7 @@ def index_dtype(shape: tuple[int, int], nnz: int) -> np.dtype[np.signedinteger]:
     return np.dtype(np.int64 if wide else np.int32)
 
 
-def _as_features(block: Any, estimator_name: str | None = None, **checks: Any) -> Any:
+def as_features(block: Any, estimator_name: str | None = None, **checks: Any) -> Any:
     """Return a block, which may be empty, as an array or as compressed rows."""
     return check_array(
         block,
@@ -65,52 +67,129 @@ def _as_features(block: Any, estimator_name: str | None = None, **checks: Any) -
     )
 
 
-def concatenate_blocks(
-    names: Sequence[Any],
-    blocks: Sequence[Block],
-    dtype: np.dtype[np.floating],
+class Piece(NamedTuple):
+    """Neighbouring rows of one block.
+
+    Attributes
+    ----------
+    name : object
+        What identifies the block.
+    block : Block
+        Its description.
+    start, stop : int
+        Which of its rows, the last excluded.
+    """
+
+    name: Any
+    block: Block
+    start: int
+    stop: int
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
+
+def whole_blocks(names: Iterable[Any], blocks: Sequence[Block]) -> list[Piece]:
+    """Return all rows of all blocks."""
+    return [
+        Piece(name, block, 0, block.shape[0])
+        for name, block in zip(names, blocks, strict=True)
+    ]
+
+
+def pieces_in(
+    ranges: Iterable[RowRange], names: Sequence[Any], blocks: Sequence[Block]
+) -> list[Piece]:
+    """Return the pieces of blocks that ranges of rows are, each within one block."""
+    stops = np.array(list(accumulate(block.shape[0] for block in blocks)), np.intp)
+    pieces = []
+    for rows in ranges:
+        number = int(np.searchsorted(stops, rows.start, "right"))
+        first = int(stops[number]) - blocks[number].shape[0]
+        pieces.append(
+            Piece(names[number], blocks[number], rows.start - first, rows.stop - first)
+        )
+    return pieces
+
+
+class RowSink(Protocol):
+    """Takes rows from the first to the last."""
+
+    def append(self, rows: Any) -> None:
+        """Take some rows of features: an array, or compressed rows."""
+
+    @property
+    def rows(self) -> Features | RowStore:
+        """All rows that were appended."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a sink is to take.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    nnz : int or None
+        The most values that sparse rows store; None for dense ones.
+    dtype : dtype
+        float32 or float64: of the features.
+    """
+
+    shape: tuple[int, int]
+    nnz: int | None
+    dtype: np.dtype[np.floating]
+
+    @classmethod
+    def of(
+        cls,
+        pieces: Sequence[Piece],
+        blocks: Sequence[Block],
+        dtype: np.dtype[np.floating],
+    ) -> "Extent":
+        """Return that of some pieces of all blocks."""
+        shape = sum(piece.n_rows for piece in pieces), blocks[0].shape[1]
+        if blocks[0].nnz is None:
+            return cls(shape, None, dtype)
+        # Of a part of a block it is not known.
+        return cls(shape, sum(piece.block.nnz or 0 for piece in pieces), dtype)
+
+
+def array_sink(extent: Extent) -> RowSink:
+    """Return what makes one array of rows, or compressed rows if they are sparse."""
+    if extent.nnz is None:
+        return _DenseRows(extent.shape, extent.dtype)
+    return _SparseRows(extent.shape, extent.nnz, extent.dtype)
+
+
+def copy_pieces(
+    pieces: Sequence[Piece],
     gather: Callable[[list[Any]], list[Any]],
-    share: RowShare = ALL_ROWS,
-) -> Features:
-    """Copy blocks into one array, a few at a time, to hold the rows only once.
+    sink: RowSink,
+) -> Features | RowStore:
+    """Copy pieces of blocks, a few blocks at a time, to hold the rows only once.
 
     Parameters
     ----------
-    names : sequence
-        What `gather` identifies the blocks by, in the order of their rows.
-    blocks : sequence of Block
-        Their descriptions.
-    dtype : dtype
-        Of the array.
+    pieces : sequence of Piece
+        In the order of their rows.
     gather : callable
         Returns a list of the blocks with the given names. The list is emptied.
-    share : RowShare
-        Which rows to copy; by default all.
-
-    Returns
-    -------
-    ndarray or csr_array of shape (n_rows, n_features)
-        Those rows.
+    sink : RowSink
+        Takes the rows.
     """
-    n_rows, n_features = sum(b.shape[0] for b in blocks), blocks[0].shape[1]
-    shape = share.count(n_rows), n_features
-    sink: _DenseRows | _SparseRows
-    if blocks[0].nnz is None:
-        sink = _DenseRows(shape, dtype)
-    else:
-        nnz = sum(block.nnz or 0 for block in blocks)
-        sink = _SparseRows(shape, nnz, dtype)
-    n_before = 0
-    for batch in _batches(names, blocks):
-        fetched = gather(batch)
-        while fetched:
+    for batch in _batches(pieces):
+        fetched = gather([piece.name for piece in batch])
+        for piece in batch:
             # Popped, so that each block is freed as soon as it has been copied.
-            block = _as_features(fetched.pop(0), ensure_all_finite=False)
-            if share.n_replicas > 1:
-                rows = slice(n_before, n_before + block.shape[0])
-                n_before = rows.stop
-                block = block[share.positions(rows)]
+            block = as_features(fetched.pop(0), ensure_all_finite=False)
+            if piece.n_rows < block.shape[0]:
+                block = block[piece.start : piece.stop]
             sink.append(block)
+            del block
     return sink.rows
 
 
@@ -159,15 +238,15 @@ class _SparseRows:
         return csr_array((self._data, self._indices, self._indptr), self._shape)
 
 
-def _batches(names: Sequence[Any], blocks: Sequence[Block]) -> Iterator[list[Any]]:
-    """Yield the names of consecutive blocks that are fetched together."""
-    batch: list[Any] = []
+def _batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Yield consecutive pieces whose blocks are fetched together."""
+    batch: list[Piece] = []
     n_bytes = 0
-    for name, block in zip(names, blocks, strict=True):
-        if batch and n_bytes + block.nbytes > BATCH_BYTES:
+    for piece in pieces:
+        if batch and n_bytes + piece.block.nbytes > BATCH_BYTES:
             yield batch
             batch, n_bytes = [], 0
-        batch.append(name)
-        n_bytes += block.nbytes
+        batch.append(piece)
+        n_bytes += piece.block.nbytes
     if batch:
         yield batch

@@ -147,6 +147,11 @@ def n_blocks(collection: Any) -> int:
     )
 
 
+def blocks_of(collection: Any) -> list[Any]:
+    """Return the blocks of rows, each to be computed by itself."""
+    return list(np.ravel(collection.to_delayed()))
+
+
 def count_rows(collection: Any) -> int:
     """Return the number of rows, which may have to be computed in this process."""
     if is_frame(collection):

@@ -7,6 +7,7 @@ to the client, which needs the classes.
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from distributed import Client, Future
+from distributed import Client, Future, futures_of
 from scipy.sparse import issparse, vstack
 
 from skdistmlp._version import __version__
@@ -40,7 +41,8 @@ from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
 from skdistmlp.cluster.run.portable import PortableFunction
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.watch import Watch
-from skdistmlp.exceptions import ClusterError, counted
+from skdistmlp.exceptions import counted
+from skdistmlp.settings import rows_memory_share
 from skdistmlp.training.loop import Log, quiet
 
 
@@ -80,8 +82,8 @@ def resolve_inputs(
     TypeError
         If a collection is neither an array nor a data frame.
     ClusterError
-        If a worker runs another version of this package, if X is larger than the
-        memory of all workers together, or if workers died while computing it.
+        If a worker runs another version of this package, or if workers died while
+        computing X.
     """
     inputs = {"X": X, "y": y, "sample_weight": weight}
     collections = {
@@ -110,9 +112,20 @@ def resolve_inputs(
                     try:
                         with watch.naming_losses():
                             check_versions(connection, workers, watch.check)
-                            _check_size(connection, workers, watch, collections["X"])
+                            room = _room_for_blocks(connection, workers, watch)
                     finally:
                         watch.close()
+                    if blocks := _blocks_to_stream(collections["X"], room):
+                        inputs["X"] = RemoteFeatures(
+                            connection,
+                            collections.pop("X"),
+                            [],
+                            blocks,
+                            blocks[0].dtype,
+                            log,
+                            is_streamed=True,
+                            estimator_name=estimator_name,
+                        )
                 futures = _persist_all(connection, collections)
                 for name in futures:
                     held += futures[name]
@@ -126,8 +139,8 @@ def resolve_inputs(
                     )
                 # All stay held until all have been fetched: y may be X, or the
                 # weights be y, and releasing one would drop the other.
-                for name, blocks in futures.items():
-                    fetched = gather(connection, blocks, COMPUTING, log)
+                for name, tasks in futures.items():
+                    fetched = gather(connection, tasks, COMPUTING, log)
                     inputs[name] = _concatenate(fetched)
             _check_lengths(inputs)
             yield inputs["X"], inputs["y"], inputs["sample_weight"]
@@ -141,25 +154,37 @@ def _persist_all(
     return dict(zip(collections, persisted, strict=True))
 
 
-def _check_size(client: Client, workers: tuple[str, ...], watch: Watch, X: Any) -> None:
-    """Refuse a dense X of known size that does not fit all workers' memory together.
+def _room_for_blocks(client: Client, workers: tuple[str, ...], watch: Watch) -> float:
+    """Return the bytes of features that all workers may hold together.
 
-    Computing it would kill them. Whether the rows fit each worker of the fit is
-    checked later, with the plan.
+    Not what is free: Dask can write to disk, and what was computed for an earlier fit
+    may be about to be freed.
     """
-    if is_frame(X) or not isinstance(array_meta(X), np.ndarray):
-        return
     memory = measured_memory(client, workers, watch.check)
-    # Not what is free: Dask can write to disk, and what was computed for an earlier fit
-    # may be about to be freed.
-    capacity = sum(its.capacity for its in memory.values())
+    if len(memory) < len(workers):
+        return math.inf
+    return rows_memory_share() * sum(its.limit for its in memory.values())
+
+
+def _blocks_to_stream(X: Any, room: float) -> list[Block]:
+    """Return what a collection says of its blocks, if they are to be streamed.
+
+    That is if all together take more than `room`; persisted ones are there already. So
+    far only of dense arrays of known size can it be told before they are computed.
+    """
+    meta: Any = None if is_frame(X) else array_meta(X)
+    if not isinstance(meta, np.ndarray) or X.ndim != 2:
+        return []
     # Unknown lengths make the size NaN, for which the comparison is false.
-    if 0 < len(memory) == len(workers) and X.nbytes > capacity:
-        raise ClusterError(
-            f"X takes {X.nbytes:,} bytes, but the memory that all workers may use adds "
-            f"up to {capacity:,} bytes. Use workers with more memory, more workers, "
-            f"fewer rows or float32 features."
-        )
+    if not X.nbytes > room or futures_of(X):
+        return []
+    is_single = meta.dtype == np.float32
+    dtype = np.dtype(np.float32) if is_single else np.dtype(np.float64)
+    n_columns = int(X.shape[1])
+    return [
+        Block((int(n), n_columns), dtype, None, int(n) * n_columns * meta.itemsize)
+        for n in X.chunks[0]
+    ]
 
 
 def _check_lengths(inputs: dict[str, Any]) -> None:

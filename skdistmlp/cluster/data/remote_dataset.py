@@ -6,13 +6,14 @@ workers that hold them. The client, which plans the fit, has only their descript
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 from distributed import Client, Future
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_X_y
@@ -21,21 +22,42 @@ from sklearn.utils.validation import validate_data
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.client.scheduler import await_scheduler
-from skdistmlp.cluster.data.assembly import BlockLocations, assemble_dataset
-from skdistmlp.cluster.data.blocks import Block, concatenate_blocks, index_dtype
+from skdistmlp.cluster.data.assembly import (
+    BlockLocations,
+    RowsOfProcess,
+    assemble_dataset,
+)
+from skdistmlp.cluster.data.blocks import (
+    Block,
+    Extent,
+    array_sink,
+    copy_pieces,
+    index_dtype,
+    whole_blocks,
+)
 from skdistmlp.cluster.data.dask_collections import (
     COMPUTING,
+    blocks_of,
     gather,
     header_of,
     persist_blocks,
     release,
     wait_for,
 )
+from skdistmlp.cluster.data.streaming import checked_rows, computed_waves, fill_sinks
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import BaseDataset, Dataset, RowPlacement
-from skdistmlp.parallel.grid import Grid, RowShare
+from skdistmlp.parallel.data import BaseDataset, Dataset, RowPlacement, RowStore
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import (
+    DealtRows,
+    RowHolding,
+    RowRange,
+    RowsInRanges,
+    even_ranges,
+)
 from skdistmlp.training.loop import Log, quiet
 
 
@@ -57,6 +79,11 @@ class RemoteFeatures:
         float32 or float64: of the array that the blocks are copied into.
     log : callable
         Takes lines for the user, if they want any.
+    is_streamed : bool
+        Whether blocks are computed a few at a time, since the memory of all workers
+        does not hold them together. Their values are not checked yet then.
+    estimator_name : str
+        For messages.
     """
 
     client: Client
@@ -65,6 +92,8 @@ class RemoteFeatures:
     blocks: Sequence[Block]
     dtype: np.dtype[np.floating]
     log: Log = quiet
+    is_streamed: bool = False
+    estimator_name: str = ""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -108,14 +137,62 @@ class RemoteFeatures:
         """Return the data set of these features."""
         return RemoteDataset(self, y, sample_weight)
 
+    @property
+    def as_rows(self) -> Callable[[Any, Block], Any]:
+        """What turns a block that has not been checked yet into features."""
+        return partial(checked_rows, estimator_name=self.estimator_name)
+
     def fetch(self) -> Features:
-        """Return all features as an array or as compressed rows, in this process."""
+        """Return all features as an array or as compressed rows, in this process.
+
+        Raises
+        ------
+        ClusterError
+            If they do not fit into its memory.
+        """
+        self._check_room()
+        if self.is_streamed:
+            return self._fetch_streamed()
         with (
             self.held() as futures,
             translate_dask_errors(self.client, (), "fetching X"),
         ):
-            return concatenate_blocks(
-                futures, self.blocks, self.dtype, partial(gather, self.client)
+            pieces = whole_blocks(futures, self.blocks)
+            sink = array_sink(Extent.of(pieces, self.blocks, self.dtype))
+            fetched = copy_pieces(pieces, partial(gather, self.client), sink)
+        assert not isinstance(fetched, RowStore)
+        return fetched
+
+    def _fetch_streamed(self) -> Features:
+        """Compute blocks and fetch them, a few at a time."""
+        computable, as_rows = blocks_of(self.collection), self.as_rows
+
+        def compute(numbers: list[int]) -> list[Any]:
+            futures = [self.client.compute(computable[number]) for number in numbers]
+            try:
+                values = gather(self.client, futures, COMPUTING, self.log)
+            finally:
+                release(futures)
+            return [
+                as_rows(value, self.blocks[number])
+                for value, number in zip(values, numbers, strict=True)
+            ]
+
+        pieces = whole_blocks(range(len(self.blocks)), self.blocks)
+        sink = array_sink(Extent.of(pieces, self.blocks, self.dtype))
+        with translate_dask_errors(self.client, (), COMPUTING):
+            fetched = copy_pieces(pieces, compute, sink)
+        assert not isinstance(fetched, RowStore)
+        return fetched
+
+    def _check_room(self) -> None:
+        """Raise if the features do not fit into this process's memory."""
+        available = available_memory()
+        if self.nbytes > available:
+            raise ClusterError(
+                f"X takes {self.nbytes:,} bytes, and this process, which is to train "
+                f"on it, has {available:,} bytes of memory available. Train on the "
+                f"workers, with engine='peers'."
             )
 
     @contextmanager
@@ -183,34 +260,56 @@ class RemoteDataset(BaseDataset):
         return Dataset(self.features.fetch(), self.y, self.sample_weight)
 
     def place_on(
-        self, placement: RowPlacement, grid: Grid, divide: bool = True
+        self, placement: RowPlacement, grid: Grid, holding: RowHolding
     ) -> list[Future[Any]]:
-        """Have each worker copy rows of all blocks; return when all have."""
+        """Have each worker get its rows of the blocks; return when all have."""
         assert isinstance(placement, Placement)
+        features, ranks = self.features, range(grid.n_ranks)
         targets = placement.scatter(
-            "targets", [(self.y, self.sample_weight) for _ in range(grid.n_ranks)]
+            "targets", [(self.y, self.sample_weight) for _ in ranks]
         )
-        n_replicas = grid.n_replicas if divide else 1
+        if features.is_streamed:
+            where: list[Sequence[str]] = [() for _ in features.blocks]
+            owns = divide_blocks(
+                features.blocks, where, placement.workers, grid, holding
+            )
+            blocks, names = features.blocks, range(len(features.blocks))
+            pieces = [own.pieces(names, blocks) for own in owns]
+            rows = fill_sinks(
+                placement,
+                targets,
+                owns,
+                [Extent.of(each, blocks, features.dtype) for each in pieces],
+                computed_waves(
+                    self.client, features.collection, pieces, placement.workers
+                ),
+                features.as_rows,
+            )
+            release(targets)
+            return rows
         # Held until the last worker has its copy: the tasks below do not depend on
         # the blocks, so nothing else would keep Dask from dropping them.
-        with self.features.held() as futures:
+        with features.held() as futures:
             locations = BlockLocations(
-                block_locations(self.client, futures),
-                self.features.blocks,
-                self.features.dtype,
+                block_locations(self.client, futures), features.blocks, features.dtype
             )
+            where = [locations.who_has[future.key] for future in futures]
+            owns = divide_blocks(
+                features.blocks, where, placement.workers, grid, holding
+            )
+            add = placement.add
             placement.begin()
             rows = placement.submit(
                 [
-                    placement.add(
+                    add(
                         rank,
                         "rows",
                         assemble_dataset,
                         locations,
                         targets[rank],
-                        RowShare(grid.replica(rank) % n_replicas, n_replicas),
+                        owns[rank],
                     )
-                    for rank in range(grid.n_ranks)
+                    for rank in ranks
                 ]
             )
             # The submitted tasks hold them from here.
@@ -220,6 +319,60 @@ class RemoteDataset(BaseDataset):
             if (error := placement.error_of(future)) is not None:
                 raise error
         return rows
+
+
+def available_memory() -> int:
+    """Return how many bytes this process may still allocate, roughly."""
+    return int(psutil.virtual_memory().available)
+
+
+def divide_blocks(
+    blocks: Sequence[Block],
+    where: Sequence[Sequence[str]],
+    workers: Sequence[str],
+    grid: Grid,
+    holding: RowHolding,
+) -> list[RowsOfProcess]:
+    """Return which rows each rank gets, so that as few as possible of them move.
+
+    Parameters
+    ----------
+    blocks : sequence of Block
+        Descriptions of all blocks.
+    where : sequence of sequence of str
+        Addresses of the workers that have each of them.
+    workers : sequence of str
+        Address of the worker of each rank.
+    grid : Grid
+        The workers.
+    holding : RowHolding
+        Which features each of them gets.
+    """
+    n_shards = grid.n_shards if holding.form == "once" else 1
+    n_parts = grid.n_replicas * n_shards
+    processes = [
+        (grid.replica(rank), grid.shard(rank) % n_shards)
+        for rank in range(grid.n_ranks)
+    ]
+    if holding.form == "all" or n_parts == 1:
+        everything = DealtRows(grid.n_replicas)
+        return [RowsOfProcess(*one, everything, holding) for one in processes]
+    parts_of: dict[str, list[int]] = {}
+    for worker, (replica, shard) in zip(workers, processes, strict=True):
+        parts_of.setdefault(worker, []).append(replica * n_shards + shard)
+    at = [
+        sorted({part for worker in held for part in parts_of.get(worker, ())})
+        for held in where
+    ]
+    sizes = [block.shape[0] for block in blocks]
+    ranges = [
+        RowRange(start, stop, *divmod(part, n_shards))
+        for start, stop, part in even_ranges(list(zip(sizes, at, strict=True)), n_parts)
+    ]
+    distribution = RowsInRanges(tuple(ranges), grid.n_replicas, n_shards)
+    return [
+        RowsOfProcess(*one, distribution, holding, is_whole=False) for one in processes
+    ]
 
 
 def block_locations(

@@ -18,6 +18,7 @@ from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.ops import OpenNetwork
+from skdistmlp.parallel.rows import COPIES
 from skdistmlp.parallel.shard import ShardState, join_states
 from skdistmlp.parallel.split import NetworkSplit, join_shards, take_shard
 from skdistmlp.planning.cost import BLOCKS_AHEAD
@@ -89,7 +90,7 @@ def open_futures_network(
         ops.place_shards(state, owner)
         state_of_network.place_best(state)
         if not stream_rows:
-            ops.rows = dataset.place_on(placement, Grid(split.n_shards))
+            ops.rows = dataset.place_on(placement, Grid(split.n_shards), COPIES)
         yield OpenNetwork(
             network=network,
             ops=ops,

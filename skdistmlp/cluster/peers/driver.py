@@ -23,6 +23,7 @@ from typing import Any, Self
 from distributed import Client, Future
 
 from skdistmlp.cluster.client.rpc import run_on_workers
+from skdistmlp.cluster.data.streaming import place_rows
 from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.messages import (
     Messages,
@@ -239,8 +240,9 @@ class PeersRun:
         submitted = self._submitting.submit(self._tasks.submit, opened + listening)
         futures = submitted.result()
         self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
-        divide = not self._job.method.needs_all_features
-        self._rows = self._dataset.place_on(self._tasks, self._plan.grid, divide)
+        self._rows = place_rows(
+            self._dataset, self._tasks, self._plan.grid, self._plan.rows
+        )
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
             self._names,

@@ -52,6 +52,8 @@ class Placement:
 
     Attributes
     ----------
+    workers : tuple of str
+        As above.
     phase : str
         What is going on, as a gerund, for errors.
     watch : Watch
@@ -70,7 +72,7 @@ class Placement:
         log: Log = quiet,
     ) -> None:
         self._client = client
-        self._workers = workers
+        self.workers = workers
         self._run = uuid.uuid4().hex[:RUN_DIGITS]
         self.phase = "starting"
         self.memory_needs: Mapping[str, str] = {}
@@ -112,10 +114,10 @@ class Placement:
         self.phase = "asking the workers for their version"
         with self.translate_dask_errors():
             with self.watch.naming_losses():
-                check_versions(self._client, self._workers, self.watch.check)
+                check_versions(self._client, self.workers, self.watch.check)
             # Only now: the scheduler imports this package for it.
             self._scatterer.registered = RegisteredRun(
-                self._client, self._run, self._workers
+                self._client, self._run, self.workers
             )
 
     def check_memory(self, plan: Plan, module: str) -> None:
@@ -202,8 +204,8 @@ class Placement:
                     try:
                         future.exception(timeout=WORKER_CHECK_S)
                     except TimeoutError:
-                        self.watch.check(queued=self._workers)
-                        self.notice.check(self.phase, self._workers, since)
+                        self.watch.check(queued=self.workers)
+                        self.notice.check(self.phase, self.workers, since)
                 self.error_of(future)
 
     def error_of(self, future: Future[Any]) -> BaseException | None:
@@ -212,7 +214,7 @@ class Placement:
             return None
         error: BaseException = future.exception()
         key: Any = future.key
-        worker = self._workers[self._held.rank_of(future)]
+        worker = self.workers[self._held.rank_of(future)]
         note = f"This happened in task {key[0]!r} on worker {worker}."
         # Dask returns the same error each time.
         if note not in getattr(error, "__notes__", ()):
@@ -223,7 +225,7 @@ class Placement:
         """Wait for tasks, and return their results."""
         with self.translate_dask_errors():
             self.wait_for(*futures)
-            direct = all(can_connect(self._client, worker) for worker in self._workers)
+            direct = all(can_connect(self._client, worker) for worker in self.workers)
             arriving = submit_rpc(
                 self._client, self._client.gather, list(futures), direct=direct
             )
@@ -243,7 +245,7 @@ class Placement:
         """Raise errors of this package in place of Dask's; they name the phase."""
         return translate_dask_errors(
             self._client,
-            self._workers,
+            self.workers,
             lambda: self.phase,
             lambda lost: self.memory_needs.get(lost, ""),
         )

@@ -9,10 +9,15 @@ from scipy import sparse
 from skdistmlp.cluster.data import blocks
 from skdistmlp.cluster.data.blocks import (
     Block,
-    concatenate_blocks,
+    Extent,
+    array_sink,
+    copy_pieces,
     describe_block,
     index_dtype,
+    pieces_in,
+    whole_blocks,
 )
+from skdistmlp.parallel.rows import RowRange
 
 ROWS = np.arange(12.0).reshape(4, 3)
 
@@ -47,6 +52,12 @@ def test_a_block_with_values_that_are_not_finite_is_refused(value):
     assert np.isinf(value) or "MyEstimator" in str(caught.value)
 
 
+def concatenate(names, described, dtype, gather):
+    pieces = whole_blocks(names, described)
+    sink = array_sink(Extent.of(pieces, described, np.dtype(dtype)))
+    return copy_pieces(pieces, gather, sink)
+
+
 def gather_from(given, requests):
     """Return a `gather` that records what it was asked for."""
 
@@ -62,9 +73,7 @@ def test_blocks_are_concatenated_a_few_at_a_time(monkeypatch):
     given = [Block((n, 4), np.dtype(float), None, 32 * n) for n in (5, 6, 30, 1)]
     monkeypatch.setattr(blocks, "BATCH_BYTES", 32 * 12)
     values, requests = [np.full(block.shape, n) for n, block in enumerate(given)], []
-    rows = concatenate_blocks(
-        range(4), given, np.dtype(np.float32), gather_from(values, requests)
-    )
+    rows = concatenate(range(4), given, np.float32, gather_from(values, requests))
     assert requests == [[0, 1], [2], [3]]
     assert rows.dtype == np.float32
     assert_array_equal(rows[:, 0], np.repeat(range(4), [5, 6, 30, 1]))
@@ -75,9 +84,7 @@ def test_blocks_are_concatenated_a_few_at_a_time(monkeypatch):
 def test_blocks_of_every_kind_are_concatenated(convert, dtype):
     parts = [convert(part) for part in (ROWS[:1], ROWS[1:1], ROWS[1:])]
     described = [describe_block(part, "Estimator") for part in parts]
-    rows = concatenate_blocks(
-        range(3), described, np.dtype(dtype), gather_from(parts, [])
-    )
+    rows = concatenate(range(3), described, dtype, gather_from(parts, []))
     assert sparse.issparse(rows) == (convert is not np.asarray)
     assert rows.dtype == dtype
     assert_array_equal(rows.toarray() if sparse.issparse(rows) else rows, ROWS)
@@ -92,7 +99,7 @@ def test_fetched_blocks_are_released_as_they_are_copied():
         return lists[-1]
 
     described = [describe_block(block, "Estimator") for block in given]
-    concatenate_blocks(range(2), described, np.dtype(float), gather)
+    concatenate(range(2), described, float, gather)
     assert lists == [[]]
 
 
@@ -113,3 +120,17 @@ def test_index_dtype_is_the_smallest_that_is_sufficient(shape, nnz, dtype):
 def test_index_dtype_is_the_one_that_scipy_chooses():
     rows = sparse.csr_array(ROWS)
     assert index_dtype(rows.shape, rows.nnz) == rows.indices.dtype
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+def test_ranges_of_rows_are_copied_from_the_blocks_that_have_them(convert):
+    parts = [convert(part) for part in (ROWS[:1], ROWS[1:1], ROWS[1:])]
+    described = [describe_block(part, "Estimator") for part in parts]
+    ranges = [RowRange(0, 1), RowRange(2, 4)]
+    pieces = pieces_in(ranges, "abc", described)
+    assert [(p.name, p.start, p.stop) for p in pieces] == [("a", 0, 1), ("c", 1, 3)]
+    extent = Extent.of(pieces, described, np.dtype(float))
+    gather = gather_from(dict(zip("abc", parts, strict=True)), [])
+    rows = copy_pieces(pieces, gather, array_sink(extent))
+    rows = rows.toarray() if sparse.issparse(rows) else rows
+    assert_array_equal(rows, ROWS[[0, 2, 3]])

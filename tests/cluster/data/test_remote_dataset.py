@@ -19,6 +19,7 @@ from skdistmlp.cluster.data.remote_dataset import (
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import COPIES
 from tests.cluster.support import bounded
 
 X = np.arange(60.0).reshape(15, 4) % 7
@@ -113,7 +114,7 @@ def test_every_worker_of_a_run_gets_all_rows(client):
     dataset = features_of(client, dtype=np.float32).with_targets(Y, WEIGHT)
     try:
         tasks.open()
-        rows = bounded(dataset.place_on, tasks, Grid(2))
+        rows = bounded(dataset.place_on, tasks, Grid(2), COPIES)
         held = client.who_has(rows)
         assert [held[future.key] for future in rows] == [(w,) for w in workers]
         for placed in client.gather(rows):

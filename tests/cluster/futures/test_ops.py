@@ -14,6 +14,7 @@ from skdistmlp.cluster.futures.ops import (
     add_in_order,
 )
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import COPIES
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.step import forward_pass, training_step
 from tests.parallel.ops_contract import make_problem
@@ -69,7 +70,7 @@ def ops_of(problem, **options):
     )
     ops.place_shards(problem.initial)
     if not options:
-        ops.rows = problem.dataset.place_on(placement, Grid(2))
+        ops.rows = problem.dataset.place_on(placement, Grid(2), COPIES)
     return ops, placement
 
 

@@ -1,0 +1,132 @@
+"""Who computes which rows, and who has their features."""
+
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from skdistmlp.parallel.rows import (
+    DealtRows,
+    RowRange,
+    RowsInRanges,
+    even_ranges,
+    numbers_of,
+)
+
+N_ROWS = 50
+
+batches = st.one_of(
+    st.lists(st.integers(0, N_ROWS - 1), unique=True).map(
+        lambda rows: np.array(rows, int)
+    ),
+    st.builds(lambda start, n: slice(start, start + n), *2 * [st.integers(0, 9)]),
+)
+
+
+@st.composite
+def ranges_of_rows(draw):
+    """Return ranges of rows that tile them, some empty, with any owners."""
+    n_replicas, n_shards = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    inner = sorted(draw(st.lists(st.integers(0, N_ROWS), max_size=6)))
+    owners = st.tuples(st.integers(0, n_replicas - 1), st.integers(0, n_shards - 1))
+    bounds = zip([0, *inner], [*inner, N_ROWS], strict=True)
+    ranges = [RowRange(start, stop, *draw(owners)) for start, stop in bounds]
+    return RowsInRanges(tuple(ranges), n_replicas, n_shards)
+
+
+distributions = st.one_of(
+    st.builds(DealtRows, st.integers(1, 4), st.integers(1, 4)), ranges_of_rows()
+)
+
+
+@given(batches, distributions)
+def test_every_row_of_a_batch_has_one_replica_and_one_place(rows, distribution):
+    whole = np.arange(N_ROWS)[rows]
+    dealt = np.full(len(whole), -1)
+    for replica in range(distribution.n_replicas):
+        positions = distribution.positions(replica, rows)
+        own = distribution.own(replica, rows)
+        assert_array_equal(numbers_of(own), whole[positions])
+        assert_array_equal(dealt[positions], -1)
+        dealt[positions] = replica
+        shards = distribution.shards(own)
+        for shard in range(distribution.n_shards):
+            there = numbers_of(distribution.held(replica, shard, N_ROWS))
+            asked = numbers_of(own)[shards == shard]
+            assert_array_equal(there[numbers_of(distribution.places(asked))], asked)
+    assert (dealt >= 0).all()
+
+
+@given(distributions)
+def test_every_row_is_held_once(distribution):
+    held = [
+        numbers_of(distribution.held(replica, shard, N_ROWS))
+        for replica in range(distribution.n_replicas)
+        for shard in range(distribution.n_shards)
+    ]
+    assert_array_equal(np.sort(np.concatenate(held)), np.arange(N_ROWS))
+
+
+@given(distributions)
+def test_a_distribution_survives_pickling(distribution):
+    rows = np.arange(N_ROWS)
+    distribution.places(rows)
+    again = pickle.loads(pickle.dumps(distribution))
+    assert again == distribution
+    assert_array_equal(again.places(rows), distribution.places(rows))
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_neighbours_go_to_different_replicas(start):
+    """So batches in the order of the data set are shared evenly."""
+    rows = np.arange(start, start + 9)
+    assert [len(DealtRows(3).own(r, rows)) for r in range(3)] == [3, 3, 3]
+
+
+@given(batches, st.integers(1, 4), st.integers(1, 4))
+def test_who_computes_a_row_does_not_depend_on_who_has_it(rows, n_replicas, n_shards):
+    for replica in range(n_replicas):
+        assert_array_equal(
+            numbers_of(DealtRows(n_replicas, n_shards).own(replica, rows)),
+            numbers_of(DealtRows(n_replicas).own(replica, rows)),
+        )
+
+
+blocks = st.lists(
+    st.tuples(st.integers(0, 20), st.lists(st.integers(0, 3), max_size=2)), max_size=8
+)
+
+
+@given(blocks, st.integers(4, 6))
+def test_blocks_are_divided_evenly(blocks, n_parts):
+    n_rows = sum(size for size, _ in blocks)
+    ranges = even_ranges(blocks, n_parts)
+    covered = [row for start, stop, _ in ranges for row in range(start, stop)]
+    assert covered == list(range(n_rows))
+    sizes = [
+        sum(stop - start for start, stop, part in ranges if part == one)
+        for one in range(n_parts)
+    ]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_blocks_stay_where_they_are_if_that_is_even():
+    blocks = [(5, [1]), (5, [0]), (3, [0]), (3, [1])]
+    assert even_ranges(blocks, 2) == [(0, 5, 1), (5, 10, 0), (10, 13, 0), (13, 16, 1)]
+
+
+def test_only_what_evens_out_the_load_is_moved():
+    """Of sixteen rows on one of two parts, eight move; of a block with two, none."""
+    assert even_ranges([(10, [0]), (6, [0])], 2) == [(0, 8, 0), (8, 10, 1), (10, 16, 1)]
+    assert even_ranges([(8, [0, 1]), (8, [0])], 2) == [(0, 8, 1), (8, 16, 0)]
+
+
+def test_blocks_that_nobody_has_go_to_those_with_most_room():
+    assert even_ranges([(4, []), (2, []), (2, [])], 2) == [
+        (0, 4, 0),
+        (4, 6, 1),
+        (6, 8, 1),
+    ]
