@@ -24,7 +24,7 @@ from skdistmlp.planning.prediction import (
     reason_to_predict_locally,
 )
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
-from skdistmlp.settings import rows_memory_share
+from skdistmlp.settings import SETTINGS, rows_memory_share
 
 NO_CLIENT = "no Dask client is active and none was given"
 
@@ -116,6 +116,9 @@ def open_engine(
                 plan = _plan_prediction(request, layer_units, cost, client)
             else:
                 plan = _plan_training(request, layer_units, cost, client)
+                if request.must_share and request.engine == "auto":
+                    why = "X does not fit this process, and there are workers"
+                    plan = replace(plan, reason=why)
         except ClusterError as error:
             if not is_prediction or request.engine != "auto":
                 raise
@@ -176,10 +179,12 @@ def _plan_training(
     if request.n_replicas is not None:
         numbers = [request.n_replicas]
     first = plan_with(numbers[0])
-    if max(first.bytes_held, default=0) < MEMORY_ASKED_FROM_BYTES:
+    share = rows_memory_share()
+    is_small = max(first.bytes_held, default=0) < MEMORY_ASKED_FROM_BYTES
+    if is_small and share >= float(SETTINGS["rows.memory-share"].default):
         return first
     memory = worker_memory(client, workers)
-    return plan_that_fits(numbers, plan_with, memory, rows_memory_share())
+    return plan_that_fits(numbers, plan_with, memory, share)
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:
@@ -253,7 +258,8 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
 
 MEMORY_ASKED_FROM_BYTES = 64 * 2**20
 """What a worker has to hold before it is asked how much memory it has, which takes a
-round trip to each. Smaller networks and data fit anywhere."""
+round trip to each. Smaller networks and data fit anywhere, unless the user has set a
+lower share of the memory for rows."""
 
 PREDICTION_STACKLEVEL = 6
 """Frames from `open_engine` to the line that called `predict`."""

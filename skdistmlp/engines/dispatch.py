@@ -62,7 +62,9 @@ def train(
     dataset = dataset.prepared(job.dtype)
     if dataset.client is not None:
         # Features on a cluster train on that cluster.
-        request = replace(request, client=dataset.client)
+        request = replace(
+            request, client=dataset.client, must_share=not dataset.fits_here
+        )
     cost = cost_of_training(job, dataset)
     with open_engine(request, job.network.layer_units, cost, engines) as engine:
         plan = engine.plan
@@ -74,10 +76,12 @@ def train(
                 state: TrainingState, snapshot: Callable[[], TrainingState]
             ) -> bool:
                 return on_epoch_end(
-                    state, lambda: TrainingResult(plan, snapshot().as_if_ended())
+                    state,
+                    lambda: TrainingResult(engine.plan, snapshot().as_if_ended()),
                 )
 
         state = engine.train(job, dataset, report)
+        plan = engine.plan
     random_state = job.initial.random_state
     if state.random_state is not random_state:
         # Another process has drawn from a copy of the user's.

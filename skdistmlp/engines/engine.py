@@ -25,7 +25,8 @@ class EngineRequest:
     """What the user asked for; the estimator's parameters of these names.
 
     `client_stayed_behind` says that this had a live client in another process: one that
-    was given as `client`, or the active one.
+    was given as `client`, or the active one. `must_share` says that X is on the cluster
+    and does not fit this process.
     """
 
     client: "Client | Cluster | str | None"
@@ -34,9 +35,12 @@ class EngineRequest:
     engine: str
     n_replicas: int | None = None
     client_stayed_behind: Literal["given", "active"] | None = None
+    must_share: bool = False
 
     def reason_to_stay_local(self, layer_units: Sequence[int]) -> str | None:
         """Return why no cluster needs to be looked for, None if one does."""
+        if self.must_share and self.engine == "auto":
+            return None
         return reason_to_stay_local(
             layer_units,
             self.engine,

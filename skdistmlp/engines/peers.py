@@ -54,6 +54,7 @@ class PeersEngine:
         if (shortage := memory_shortage(self.plan, memory)) is not None:
             raise ClusterError(shortage)
         with PeersRun(self._client, self.plan, job, dataset, on_epoch_end) as run:
+            self.plan = replace(self.plan, row_ranges=run.row_ranges)
             return run.train()
 
     def predict(

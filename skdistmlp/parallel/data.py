@@ -35,6 +35,25 @@ class BatchTotals(NamedTuple):
     weight_sum: float
 
 
+PIECE_BYTES = 32 * 2**20
+"""Bytes of features that reach a worker together, where they come in pieces."""
+
+
+class PlacedRows(NamedTuple):
+    """Rows on the workers of a grid.
+
+    Attributes
+    ----------
+    futures : list of Future
+        A `Dataset` on the worker of each rank.
+    distribution : RowDistribution
+        Who computes and has which rows.
+    """
+
+    futures: list[Any]
+    distribution: RowDistribution
+
+
 class RowPlacement(Protocol):
     """What a data set needs in order to put its rows on the workers of a run."""
 
@@ -91,6 +110,21 @@ class BaseDataset(ABC):
         return None
 
     @property
+    def is_in_blocks(self) -> bool:
+        """Whether rows stay together in blocks, each of which one worker may have."""
+        return False
+
+    @property
+    def fits_here(self) -> bool:
+        """Whether this process has, or has memory for, all features."""
+        return True
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes of the largest piece in which features reach a file on a worker."""
+        return min(self.features_nbytes, PIECE_BYTES)
+
+    @property
     @abstractmethod
     def n_rows(self) -> int:
         """Number of rows."""
@@ -122,7 +156,7 @@ class BaseDataset(ABC):
     @abstractmethod
     def place_on(
         self, placement: RowPlacement, grid: Grid, holding: RowHolding
-    ) -> list[Any]:
+    ) -> PlacedRows:
         """Put the rows on the workers of a grid.
 
         Parameters
@@ -136,8 +170,8 @@ class BaseDataset(ABC):
 
         Returns
         -------
-        list of Future
-            A `Dataset` on the worker of each rank.
+        PlacedRows
+            As futures.
         """
 
     def targets(self, rows: Rows) -> Targets:
@@ -243,7 +277,7 @@ class Dataset(BaseDataset):
 
     def place_on(
         self, placement: RowPlacement, grid: Grid, holding: RowHolding
-    ) -> list[Any]:
+    ) -> PlacedRows:
         """Send rows to each worker that does not have them yet; see `BaseDataset`.
 
         Rows that are to be in files are sent in pieces, by
@@ -252,7 +286,8 @@ class Dataset(BaseDataset):
         assert not holding.on_disk
         of_ranks = self.parts(grid, holding.form)
         sizes = [part.nbytes for part in of_ranks]
-        return placement.scatter_cached("rows", of_ranks, sizes)
+        futures = placement.scatter_cached("rows", of_ranks, sizes)
+        return PlacedRows(futures, of_ranks[0].distribution)
 
     def parts(self, grid: Grid, form: RowForm) -> list["Dataset"]:
         """Return what each process of a grid gets of the data."""

@@ -65,6 +65,11 @@ class StepCost:
         Bytes of all features, targets and weights.
     feature_bytes : int
         Those of them that are features, which workers may divide among each other.
+    piece_bytes : int
+        Bytes of the largest piece in which features reach a file.
+    in_ordered_blocks : bool
+        Whether rows that stay together in blocks are in the same mini-batches, so that
+        one replica would compute such a batch alone.
     needs_all_features : bool
         Whether each worker needs all of them nevertheless.
     goes_backward : bool
@@ -90,6 +95,8 @@ class StepCost:
     validation_rows: int = 0
     data_bytes: int = 0
     feature_bytes: int = 0
+    piece_bytes: int = 0
+    in_ordered_blocks: bool = False
     needs_all_features: bool = False
     goes_backward: bool = True
     moves_parameters: bool = False
@@ -133,6 +140,8 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
         "feature_bytes": dataset.features_nbytes,
+        "piece_bytes": dataset.piece_bytes,
+        "in_ordered_blocks": dataset.is_in_blocks and not job.method.mixes_rows,
         "needs_all_features": job.method.needs_all_features,
         **_extra_buffers(job.network),
     }
@@ -221,7 +230,10 @@ def bytes_held(
         n_numbers = 0
     n_numbers += n_arrays * layout.n_parameters + row_length * n_rows
     n_bytes = n_numbers * cost.itemsize + cost.data_bytes - cost.feature_bytes
-    if not rows.on_disk:
+    if rows.on_disk:
+        # As it comes, and as it is converted.
+        n_bytes += 2 * cost.piece_bytes
+    else:
         n_bytes += features_held(cost, n_shards, n_replicas, rows.form)
     if cost.moves_parameters:
         if n_shards > 1:

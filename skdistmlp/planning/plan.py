@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding
+from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding, RowRange
 from skdistmlp.parallel.split import (
     NetworkSplit,
     NeuronRange,
@@ -92,6 +92,10 @@ class Plan:
         ("all").
     features_held : int
         Bytes of features that each worker of "peers" has, at most.
+    row_ranges : tuple of RowRange
+        Which rows each worker of "peers" has, where they stayed together in blocks. By
+        default they are dealt out to the replicas in turn. Which replica computes a row
+        decides in which order gradients are added up, and so the last bits.
     row_costs : RowCosts or None
         What the first two forms cost, where they differ.
 
@@ -120,6 +124,7 @@ class Plan:
     n_replicas: int = 1
     rows: RowHolding = COPIES
     features_held: int = 0
+    row_ranges: tuple[RowRange, ...] = ()
     row_costs: RowCosts | None = None
 
     @property

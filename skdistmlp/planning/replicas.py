@@ -1,6 +1,6 @@
 """How many replicas, and which features each worker has: the plans to choose from."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit
@@ -26,7 +26,8 @@ def preferred_replicas(
     Along the neurons, workers exchange activations, whose number grows with the rows of
     a mini-batch; along the replicas, gradients and parameters, whose number does not.
     First come those numbers of replicas that send a good deal less than shards alone,
-    then 1, then the others, in which each worker has fewer rows of the data set.
+    then 1, then the others, in which each worker has fewer rows of the data set. Of
+    blocks in order, one replica would compute whole mini-batches alone: 1 comes first.
 
     Parameters
     ----------
@@ -50,19 +51,10 @@ def preferred_replicas(
         if n_workers % n_replicas == 0
     }
     better = []
-    if sent[1] / n_workers >= REPLICAS_FROM_BYTES:
+    if sent[1] / n_workers >= REPLICAS_FROM_BYTES and not cost.in_ordered_blocks:
         better = [n for n in sent if REPLICAS_SAVE * sent[n] <= sent[1]]
     by_bytes = sorted(sent, key=sent.__getitem__)
     return sorted(by_bytes, key=lambda n: 0 if n in better else 1 if n == 1 else 2)
-
-
-ROW_HOLDINGS = (
-    COPIES,
-    RowHolding("once"),
-    RowHolding("once", on_disk=True),
-)
-"""Which features each worker has, and whether in a file: what saves most time first. A
-copy needs no exchange of features, whatever the link."""
 
 
 def plan_that_fits(
@@ -71,10 +63,12 @@ def plan_that_fits(
     memory: Mapping[str, WorkerMemory],
     share: float,
 ) -> Plan:
-    """Return the first plan for which the workers have room.
+    """Return the best plan for which the workers have room.
 
-    Copies of the rows come first, for any number of replicas; then each row on one
-    worker, in memory, and last in a file.
+    That is the first number of replicas with a copy of the rows per shard, which needs
+    no exchange of features, whatever the link. If it has no room, of all others in
+    memory, with copies or each row on one worker, the one that exchanges the fewest
+    bytes in a step; and if none of these has, of those with each row in a file.
 
     Parameters
     ----------
@@ -94,17 +88,17 @@ def plan_that_fits(
         missing.
     """
 
-    def plans() -> Iterator[Plan]:
-        for holding in ROW_HOLDINGS:
-            for n_replicas in numbers_of_replicas:
-                yield plan_with(n_replicas, holding)
+    def plans_with(*holdings: RowHolding) -> list[Plan]:
+        made = [plan_with(n, each) for each in holdings for n in numbers_of_replicas]
+        return sorted(made, key=lambda plan: plan.bytes_exchanged)
 
-    tried = []
-    for plan in plans():
-        if _has_room(plan, memory, share):
-            return plan
-        tried.append(plan)
-    return min(tried, key=lambda plan: max(plan.bytes_held))
+    plans = [
+        plan_with(numbers_of_replicas[0], COPIES),
+        *plans_with(COPIES, RowHolding("once")),
+        *plans_with(RowHolding("once", on_disk=True)),
+    ]
+    fitting = (plan for plan in plans if _has_room(plan, memory, share))
+    return next(fitting, min(plans, key=lambda plan: max(plan.bytes_held)))
 
 
 def _has_room(plan: Plan, memory: Mapping[str, WorkerMemory], share: float) -> bool:

@@ -39,6 +39,10 @@ class Method(Protocol):
     def needs_all_features(self) -> bool:
         """Whether each process needs the features of rows that others compute."""
 
+    @property
+    def mixes_rows(self) -> bool:
+        """Whether the rows of a mini-batch come from all over the data set."""
+
     def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the maximum number of rows of a step or block."""
 
@@ -87,6 +91,11 @@ class EpochTraining:
     def n_spare_arrays(self) -> int:
         """With early stopping, one: the best parameters."""
         return 0 if self.hold_out is None else int(self.hold_out.stops)
+
+    @property
+    def mixes_rows(self) -> bool:
+        """If they are shuffled."""
+        return self.options.shuffle
 
     @property
     def needs_all_features(self) -> bool:
@@ -170,6 +179,11 @@ class LbfgsTraining:
     def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a block."""
         return int(self.blocks(dataset, network, itemsize)[0].stop)
+
+    @property
+    def mixes_rows(self) -> bool:
+        """No: blocks of neighbours are computed one after the other."""
+        return False
 
     @property
     def needs_all_features(self) -> bool:

@@ -11,10 +11,10 @@ from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
 
 from skdistmlp.nn.types import Features
-from skdistmlp.parallel.data import RowStore
+from skdistmlp.parallel.data import PIECE_BYTES, RowStore
 from skdistmlp.parallel.rows import RowRange
 
-BATCH_BYTES = 32 * 2**20
+BATCH_BYTES = PIECE_BYTES
 """Bytes of blocks that are fetched together. They take memory in addition to the
 array that they are copied into; a larger block is fetched by itself."""
 

@@ -49,7 +49,13 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
-from skdistmlp.parallel.data import BaseDataset, Dataset, RowPlacement, RowStore
+from skdistmlp.parallel.data import (
+    BaseDataset,
+    Dataset,
+    PlacedRows,
+    RowPlacement,
+    RowStore,
+)
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import (
     DealtRows,
@@ -251,6 +257,21 @@ class RemoteDataset(BaseDataset):
         """Bytes of all features in one process's memory."""
         return self.features.nbytes
 
+    @property
+    def is_in_blocks(self) -> bool:
+        """Yes."""
+        return True
+
+    @property
+    def fits_here(self) -> bool:
+        """Whether this process has memory for all features."""
+        return self.features_nbytes <= available_memory()
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes of the largest block."""
+        return max(block.nbytes for block in self.features.blocks)
+
     def prepared(self, dtype: np.dtype[np.floating]) -> RemoteDataset:
         """Return the same data, whose blocks will be copied into arrays of `dtype`."""
         return replace(self, features=replace(self.features, dtype=dtype))
@@ -261,7 +282,7 @@ class RemoteDataset(BaseDataset):
 
     def place_on(
         self, placement: RowPlacement, grid: Grid, holding: RowHolding
-    ) -> list[Future[Any]]:
+    ) -> PlacedRows:
         """Have each worker get its rows of the blocks; return when all have."""
         assert isinstance(placement, Placement)
         features, ranks = self.features, range(grid.n_ranks)
@@ -286,7 +307,7 @@ class RemoteDataset(BaseDataset):
                 features.as_rows,
             )
             release(targets)
-            return rows
+            return PlacedRows(rows, owns[0].distribution)
         # Held until the last worker has its copy: the tasks below do not depend on
         # the blocks, so nothing else would keep Dask from dropping them.
         with features.held() as futures:
@@ -318,7 +339,7 @@ class RemoteDataset(BaseDataset):
         for future in rows:
             if (error := placement.error_of(future)) is not None:
                 raise error
-        return rows
+        return PlacedRows(rows, owns[0].distribution)
 
 
 def available_memory() -> int:

@@ -27,7 +27,7 @@ from skdistmlp.cluster.data.dask_collections import blocks_of, release
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.data import BaseDataset, Dataset
+from skdistmlp.parallel.data import BaseDataset, Dataset, PlacedRows
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import DealtRows, RowHolding, numbers_of
 
@@ -90,7 +90,7 @@ def computed_waves(
 
 def stream_arrays(
     placement: Placement, dataset: Dataset, grid: Grid, holding: RowHolding
-) -> list[Future[Any]]:
+) -> PlacedRows:
     """Send each worker its rows of arrays in this process, to write them to a file.
 
     Parameters
@@ -106,8 +106,8 @@ def stream_arrays(
 
     Returns
     -------
-    list of Future
-        A `Dataset` on the worker of each rank.
+    PlacedRows
+        As futures.
     """
     n_shards = grid.n_shards if holding.form == "once" else 1
     distribution = DealtRows(grid.n_replicas, n_shards)
@@ -151,7 +151,9 @@ def stream_arrays(
             finally:
                 release(sent)
 
-    return fill_sinks(placement, targets, owns, extents, waves(), _as_they_are)
+    rows = fill_sinks(placement, targets, owns, extents, waves(), _as_they_are)
+    release(targets)
+    return PlacedRows(rows, distribution)
 
 
 def _all_of(rows: Any) -> Piece:
@@ -161,7 +163,7 @@ def _all_of(rows: Any) -> Piece:
 
 def place_rows(
     dataset: BaseDataset, placement: Placement, grid: Grid, holding: RowHolding
-) -> list[Future[Any]]:
+) -> PlacedRows:
     """Put the rows on the workers of a grid; see `BaseDataset.place_on`."""
     if holding.on_disk and isinstance(dataset, Dataset):
         return stream_arrays(placement, dataset, grid, holding)

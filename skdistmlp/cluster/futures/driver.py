@@ -90,7 +90,8 @@ def open_futures_network(
         ops.place_shards(state, owner)
         state_of_network.place_best(state)
         if not stream_rows:
-            ops.rows = dataset.place_on(placement, Grid(split.n_shards), COPIES)
+            grid = Grid(split.n_shards)
+            ops.rows = dataset.place_on(placement, grid, COPIES).futures
         yield OpenNetwork(
             network=network,
             ops=ops,

@@ -39,6 +39,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.rows import RowRange, RowsInRanges
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.plan import Plan
@@ -79,6 +80,11 @@ class PeersRun:
         All rows.
     on_epoch_end : callable, optional
         Called in this process; a round is one epoch or iteration then.
+
+    Attributes
+    ----------
+    row_ranges : tuple of RowRange
+        Which rows each worker has, where they were not dealt out in turn.
     """
 
     def __init__(
@@ -107,6 +113,7 @@ class PeersRun:
         self._shards: list[Future[Any]] = []
         self._addresses: list[Future[Any]] = []
         self._rows: list[Any] = []
+        self.row_ranges: tuple[RowRange, ...] = ()
         self._roster: Roster | None = None
         self._check_held: Callable[[], None] = lambda: None
         self._in_flight: concurrent.futures.Future[list[Future[Any]]] | None = None
@@ -240,9 +247,11 @@ class PeersRun:
         submitted = self._submitting.submit(self._tasks.submit, opened + listening)
         futures = submitted.result()
         self._shards, self._addresses = futures[: len(opened)], futures[len(opened) :]
-        self._rows = place_rows(
+        self._rows, distribution = place_rows(
             self._dataset, self._tasks, self._plan.grid, self._plan.rows
         )
+        if isinstance(distribution, RowsInRanges):
+            self.row_ranges = distribution.ranges
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
             self._names,

@@ -114,7 +114,7 @@ def test_every_worker_of_a_run_gets_all_rows(client):
     dataset = features_of(client, dtype=np.float32).with_targets(Y, WEIGHT)
     try:
         tasks.open()
-        rows = bounded(dataset.place_on, tasks, Grid(2), COPIES)
+        rows = bounded(dataset.place_on, tasks, Grid(2), COPIES).futures
         held = client.who_has(rows)
         assert [held[future.key] for future in rows] == [(w,) for w in workers]
         for placed in client.gather(rows):

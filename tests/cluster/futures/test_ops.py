@@ -70,7 +70,7 @@ def ops_of(problem, **options):
     )
     ops.place_shards(problem.initial)
     if not options:
-        ops.rows = problem.dataset.place_on(placement, Grid(2), COPIES)
+        ops.rows = problem.dataset.place_on(placement, Grid(2), COPIES).futures
     return ops, placement
 
 

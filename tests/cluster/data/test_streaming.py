@@ -1,0 +1,127 @@
+"""Rows that reach workers piece by piece."""
+
+import dask.array as da
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from scipy import sparse
+
+from skdistmlp.cluster.data import streaming
+from skdistmlp.cluster.data.blocks import Block
+from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
+from skdistmlp.cluster.data.streaming import place_rows
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import RowHolding
+from tests.cluster.support import bounded
+
+X = np.random.default_rng(0).normal(size=(30, 4)) * (np.arange(4) % 3 > 0)
+Y = np.arange(30.0)[:, np.newaxis]
+WEIGHT = np.arange(30.0)
+ON_DISK = RowHolding("once", on_disk=True)
+
+
+def rows_there(dataset):
+    """Return what a worker has: the kind of its store, its rows, and their numbers."""
+    store = dataset.X
+    taken = store.take(slice(0, store.shape[0]))
+    taken = taken.toarray() if sparse.issparse(taken) else taken
+    return type(store).__name__, taken, dataset.y, dataset.sample_weight
+
+
+@pytest.fixture
+def placement(client):
+    with Placement(client, tuple(client.nthreads())[:2]) as tasks:
+        yield tasks
+
+
+def placed(client, placement, dataset, grid=None):
+    """Place rows in files; return what each worker then has."""
+    futures, distribution = bounded(
+        place_rows, dataset, placement, grid or Grid(2), ON_DISK
+    )
+    there = [client.submit(rows_there, future) for future in futures]
+    return client.gather(there), distribution
+
+
+@pytest.mark.parametrize("grid", [Grid(2), Grid(1, 2)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("convert", "kind"),
+    [(np.asarray, "DenseFileRows"), (sparse.csr_array, "SparseFileRows")],
+)
+def test_arrays_are_sent_in_pieces_to_files(
+    client, placement, convert, kind, dtype, grid, monkeypatch
+):
+    """Each worker gets its own rows only."""
+    monkeypatch.setattr(streaming, "BATCH_BYTES", 7 * 4 * 8)
+    dataset = Dataset(convert(X), Y, WEIGHT).prepared(np.dtype(dtype))
+    there, _ = placed(client, placement, dataset, grid)
+    for rank, (found, rows, y, weight) in enumerate(there):
+        assert found == kind
+        assert rows.dtype == dtype
+        assert_array_equal(rows, X.astype(dtype)[rank::2])
+        assert_array_equal(y, Y)
+        assert_array_equal(weight, WEIGHT)
+
+
+def streamed(client, collection, dtype=np.float64):
+    blocks = [
+        Block((n, 4), np.dtype(float), None, 32 * n) for n in collection.chunks[0]
+    ]
+    features = RemoteFeatures(
+        client,
+        collection,
+        [],
+        blocks,
+        np.dtype(dtype),
+        is_streamed=True,
+        estimator_name="MyEstimator",
+    )
+    return features.with_targets(Y, WEIGHT)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_are_computed_one_by_one_and_written(client, placement, dtype):
+    dataset = streamed(client, da.from_array(X, chunks=((4, 11, 15), 4)), dtype)
+    there, distribution = placed(client, placement, dataset)
+    for shard, (kind, rows, *_) in enumerate(there):
+        assert kind == "DenseFileRows"
+        assert len(rows) == 15
+        own = distribution.held(0, shard, 30)
+        assert_array_equal(rows, X.astype(dtype)[own])
+
+
+def test_all_blocks_can_be_fetched_a_few_at_a_time(client):
+    dataset = streamed(client, da.from_array(X, chunks=(7, 4)), np.float32)
+    assert_array_equal(bounded(dataset.to_local).X, X.astype(np.float32))
+
+
+def test_values_are_checked_as_they_are_written(client, placement):
+    spoilt = X.copy()
+    spoilt[20, 1] = np.nan
+    dataset = streamed(client, da.from_array(spoilt, chunks=(7, 4)))
+    with pytest.raises(ValueError, match=r"Input X contains NaN") as caught:
+        placed(client, placement, dataset)
+    assert "MyEstimator" in str(caught.value)
+
+
+def test_blocks_of_another_size_than_declared_are_refused(client, placement):
+    collection = da.from_array(X, chunks=(10, 4)).map_blocks(
+        lambda block: block[:5], dtype=float, chunks=(10, 4)
+    )
+    message = r"X declares a block of the shape \(10, 4\), but it has \(5, 4\)"
+    with pytest.raises(ValueError, match=message):
+        placed(client, placement, streamed(client, collection))
+
+
+def test_an_error_of_a_block_is_raised(client, placement):
+    def explode(block):
+        raise ZeroDivisionError("computed")
+
+    collection = da.from_array(X, chunks=(10, 4)).map_blocks(
+        explode, dtype=float, meta=np.empty((0, 0))
+    )
+    with pytest.raises(ZeroDivisionError, match="computed"):
+        placed(client, placement, streamed(client, collection))

@@ -1,0 +1,233 @@
+"""Each row is on one worker, in memory or in a file, and the answer is the same."""
+
+import dask
+import dask.array as da
+import numpy as np
+import psutil
+import pytest
+from dask.distributed import Client, LocalCluster
+from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.neural_network import MLPClassifier
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.client.workers import known_workers
+from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.support import load
+from tests.engines.thread_engine import in_threads
+from tests.estimators.configurations import CONFIGURATIONS, Case
+from tests.estimators.support import assert_parity, assert_same_network, quiet
+from tests.estimators.test_replicas import GRIDS, NAMED
+from tests.marks import only_quick
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@pytest.mark.parametrize("grid", only_quick(0, cases=["1 x 2", "2 x 2"]))
+@pytest.mark.parametrize("name", NAMED)
+def test_named_configurations_match(name, grid):
+    n_replicas, n_shards = GRIDS[grid]
+    assert_parity(
+        Case.of(name), shares=n_shards * [1], n_replicas=n_replicas, form="once"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(CONFIGURATIONS) - set(NAMED)))
+def test_every_configuration_matches(name):
+    assert_parity(Case.of(name), shares=[1, 1, 1], form="once")
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+def test_both_forms_have_the_same_bits(grid, convert):
+    n_replicas, n_shards = GRIDS[grid]
+    case = Case.of("early stopping, which stops")
+    fitted = []
+    for form in ("copies", "once"):
+        cls = in_threads(DistributedMLPClassifier, n_shards * [1], n_replicas, form)
+        clf = cls(**case.params | {"dropout": [0.1, 0.2, 0.3]}, random_state=0)
+        fitted.append(clf.fit(convert(case.X), case.y))
+    for one, other in zip(fitted[0].coefs_, fitted[1].coefs_, strict=True):
+        assert_array_equal(one, other)
+    assert fitted[0].validation_scores_ == fitted[1].validation_scores_
+
+
+@pytest.fixture(scope="module")
+def four_workers():
+    with LocalCluster(
+        n_workers=4, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+    ) as running:
+        with Client(running, set_as_default=False) as client:
+            client.run(load)
+        yield running
+
+
+@pytest.fixture
+def client(four_workers):
+    """A client of four workers; on exit, check for leftovers."""
+    with Client(four_workers, set_as_default=False) as connected:
+        remember(connected)
+        yield connected
+        assert_nothing_left(connected)
+
+
+def share_of_memory(client, n_bytes):
+    """Return the setting by which workers hold so many bytes of features, no more."""
+    limit = min(info["memory_limit"] for info in known_workers(client).values())
+    return dask.config.set({"skdistmlp.rows.memory-share": n_bytes / limit})
+
+
+def n_bytes_of(X):
+    return (
+        sum(a.nbytes for a in (X.data, X.indices, X.indptr))
+        if (sparse.issparse(X))
+        else X.nbytes
+    )
+
+
+INPUTS = {
+    "arrays": (np.asarray, np.asarray),
+    "sparse rows": (sparse.csr_array, np.asarray),
+    "Dask arrays": (
+        lambda X: da.from_array(X, (37, -1)),
+        lambda y: da.from_array(y, 50),
+    ),
+    "sparse Dask arrays": (
+        lambda X: da.from_array(X, (37, -1)).map_blocks(sparse.csr_array),
+        np.asarray,
+    ),
+}
+
+
+@pytest.mark.parametrize("where", ["in memory", "in a file"])
+@pytest.mark.parametrize("grid", only_quick(0, cases=["1 x 2", "2 x 2"]))
+@pytest.mark.parametrize("given", INPUTS)
+def test_real_workers_match_scikit_learn(client, given, grid, where):
+    case, (n_replicas, n_shards) = Case.of("early stopping, which stops"), GRIDS[grid]
+    as_X, as_y = INPUTS[given]
+    ours, theirs = case.pair(client=client, engine="peers")
+    ours.set_params(n_replicas=n_replicas, n_workers=n_replicas * n_shards)
+    n_bytes = case.X.nbytes / n_replicas / n_shards * 1.6
+    if where == "in a file":
+        n_bytes = 100
+    elif "sparse" in given:
+        n_bytes = n_bytes_of(sparse.csr_array(case.X)) / n_replicas / n_shards * 1.6
+    with share_of_memory(client, n_bytes):
+        quiet(ours.fit, as_X(case.X), as_y(case.y))
+    quiet(theirs.fit, case.X, case.y)
+    assert_same_network(ours, theirs)
+    plan = ours.plan_
+    assert (plan.rows.form, plan.rows.on_disk) == ("once", where == "in a file")
+    assert f"each row on one worker{' in a file' * plan.rows.on_disk}: " in str(plan)
+    assert plan.features_held == pytest.approx(
+        plan.row_costs.copies.bytes_held / n_shards, abs=1
+    )
+    stayed = bool(plan.row_ranges)
+    assert stayed == ("Dask" in given)
+
+
+@pytest.mark.parametrize("params", [{"shuffle": False}, {"solver": "lbfgs"}])
+def test_blocks_in_order_are_right_too(client, params):
+    """Though one replica may compute a whole mini-batch, and another nothing."""
+    case = Case.of("defaults", **params)
+    ours, theirs = case.pair(client=client, engine="peers", n_replicas=2, n_workers=4)
+    with share_of_memory(client, case.X.nbytes / 4 * 1.1):
+        quiet(ours.fit, da.from_array(case.X, (30, -1)), case.y)
+    quiet(theirs.fit, case.X, case.y)
+    assert_same_network(ours, theirs)
+    assert {part.replica for part in ours.plan_.row_ranges} == {0, 1}
+
+
+def test_persisted_blocks_stay_on_their_workers(client):
+    """And are not copied; nothing moves where all have as many."""
+    case = Case.of("defaults")
+    n_rows, names = 240, list(client.nthreads())
+    parts = [
+        client.persist(
+            da.from_array(case.X[start : start + 60], (60, -1)), workers=[name]
+        )
+        for start, name in zip(range(0, n_rows, 60), names[::-1], strict=True)
+    ]
+    X = da.concatenate(parts)
+    clf = DistributedMLPClassifier(
+        **case.params, engine="peers", client=client, n_replicas=1
+    )
+    with share_of_memory(client, case.X.nbytes / 4 * 1.1):
+        quiet(clf.fit, X, case.y[:n_rows])
+    assert [rows.start for rows in clf.plan_.row_ranges] == [0, 60, 120, 180]
+    found = [clf.plan_.workers[rows.shard] for rows in clf.plan_.row_ranges]
+    assert found == names[::-1]
+    del X, parts
+
+
+def test_a_score_that_needs_all_rows_gets_them(client):
+    case = Case.of("defaults")
+    rows = {"X_val": case.X[:50], "y_val": case.y[:50]}
+    clf = DistributedMLPClassifier(
+        **case.params, engine="peers", client=client, scoring=scored_by_features
+    )
+    with share_of_memory(client, case.X.nbytes):
+        quiet(clf.fit, case.X, case.y, **rows)
+    assert clf.plan_.rows.form == "all"
+
+
+def scored_by_features(estimator, X, y):
+    return float(np.mean((estimator.predict(X) == y) * X[:, 10]))
+
+
+N_ROWS, N_FEATURES = 240_000, 784
+
+
+def made_up(block_info=None):
+    """Return a block of rows that are the same each time."""
+    (start, stop), _ = block_info[None]["array-location"]
+    return np.random.default_rng(start).random((stop - start, N_FEATURES))
+
+
+def peak_memory(reset=False):
+    """Return the most bytes that this process has held, as Linux counts them."""
+    if reset:
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        return psutil.Process().memory_info().rss
+    with open("/proc/self/status") as file:
+        (peak,) = (line.split()[1] for line in file if line.startswith("VmHWM"))
+    return int(peak) * 1024
+
+
+@pytest.mark.slow
+def test_an_array_larger_than_all_workers_trains():
+    """1.5 GB on two workers of 600 MB, and what they hold is what the plan says."""
+    X = da.map_blocks(
+        made_up,
+        chunks=(48 * (N_ROWS // 48,), (N_FEATURES,)),
+        dtype=float,
+        meta=np.empty((0, 0)),
+    )
+    y = np.arange(N_ROWS) % 10
+    params = {"hidden_layer_sizes": (64,), "max_iter": 1, "random_state": 0}
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            memory_limit="600MB",
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.run(load)
+        before = client.run(peak_memory, reset=True)
+        clf = DistributedMLPClassifier(**params, engine="peers", client=client)
+        quiet(clf.fit, X, y)
+        peak = client.run(peak_memory)
+        restarted = set(client.nthreads()) != set(before)
+    assert not restarted
+    plan = clf.plan_
+    assert (plan.rows.form, plan.rows.on_disk) == ("once", True)
+    assert plan.features_held == X.nbytes / 2
+    for worker, planned in zip(plan.workers, plan.bytes_held, strict=True):
+        assert peak[worker] == pytest.approx(before[worker] + planned, rel=0.1)
+    theirs = MLPClassifier(**params)
+    quiet(theirs.fit, X.compute(scheduler="threads"), y)
+    assert_same_network(clf, theirs)
