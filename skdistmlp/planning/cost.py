@@ -23,6 +23,12 @@ SCIPY_VECTORS = 27
 """Vectors of float64 that SciPy's L-BFGS-B keeps: 25 to work in (ten pairs and five),
 the point and its gradient."""
 
+SCALAR_BYTES = 8
+"""Of what is decided or summed for all: a number of float64."""
+
+INTEGER_BYTES = 4
+"""Of the length of a row of sparse features, and of the column of a stored number."""
+
 BLOCKS_AHEAD = 4
 """Blocks of rows in flight in "futures" when it submits another, while it predicts or
 evaluates."""
@@ -53,6 +59,8 @@ class StepCost:
         Those of them that replicas divide among each other: the optimiser's.
     keeps_average : bool
         Whether one of them is a moving average of the parameters.
+    clips_gradient : bool
+        Whether a step needs the norm of the whole gradient.
     arrays_replaced : int
         Those of them that a step replaces: parameters and moments. An engine whose
         steps write to new arrays holds them twice.
@@ -90,6 +98,7 @@ class StepCost:
     arrays_of_parameters: int = 4
     arrays_divided: int = 2
     keeps_average: bool = False
+    clips_gradient: bool = False
     arrays_replaced: int = 3
     buffer_rows: int | None = None
     validation_rows: int = 0
@@ -136,6 +145,7 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         "arrays_of_parameters": 2 + n_moments + job.method.n_spare_arrays,
         "arrays_divided": n_moments,
         "keeps_average": job.ema_decay is not None,
+        "clips_gradient": job.network.max_grad_norm is not None,
         "arrays_replaced": 1 + n_moments,
         "buffer_rows": job.max_rows(dataset),
         "data_bytes": dataset.nbytes,
@@ -314,8 +324,18 @@ def bytes_gathered(split: NetworkSplit, cost: StepCost) -> int:
 
     Each row of a mini-batch goes to all other shards of its replica.
     """
-    n_numbers = numbers_per_row(split, cost) * cost.n_rows * (split.n_shards - 1)
-    return n_numbers * cost.itemsize
+    return features_sent(split, cost, cost.n_rows) * (split.n_shards - 1)
+
+
+def features_sent(split: NetworkSplit, cost: StepCost, n_rows: int) -> int:
+    """Return the bytes in which the features of some rows go to another process.
+
+    Sparse ones are sent as the lengths of rows, columns and numbers.
+    """
+    if cost.nnz_per_row is None:
+        return n_rows * split.layer_units[0] * cost.itemsize
+    stored_bytes = cost.nnz_per_row * (cost.itemsize + INTEGER_BYTES)
+    return round(n_rows * (stored_bytes + INTEGER_BYTES))
 
 
 def bytes_exchanged(
@@ -327,17 +347,20 @@ def bytes_exchanged(
     every neuron, one copy to each other shard. The output layer sums logits. Each
     replica does so for its rows; along the replicas, each gradient and each updated
     parameter is sent to all but one. Rows that are held once are gathered too.
+    `traffic.exchanges` has the part of one process.
     """
-    others = split.n_shards - 1
+    others, n_ranks = split.n_shards - 1, split.n_shards * n_replicas
     hidden = 2 * sum(split.layer_units[1:-2])
     logits = split.n_shards * split.layer_units[-1]
     n_numbers = (hidden + logits) * cost.n_rows * others
     n_numbers += 2 * split.n_parameters * (n_replicas - 1)
+    # Numbers of float64: of the norm, of losses, and of two decisions.
+    n_scalars = cost.clips_gradient * n_ranks * (n_ranks - 1)
     if cost.moves_parameters:
         # All parameters to everyone; the gradient to all shards of each replica.
-        n_others = split.n_shards * n_replicas - 1
-        n_numbers += split.n_parameters * (n_others + others * n_replicas)
-    n_bytes = n_numbers * cost.itemsize
+        n_numbers += split.n_parameters * (n_ranks - 1 + others * n_replicas)
+        n_scalars += n_ranks * (n_replicas - 1) + (n_ranks + 2) * (n_ranks - 1)
+    n_bytes = n_numbers * cost.itemsize + n_scalars * SCALAR_BYTES
     return n_bytes + bytes_gathered(split, cost) if form == "once" else n_bytes
 
 

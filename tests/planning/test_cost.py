@@ -198,7 +198,10 @@ def test_shards_exchange_hidden_layers_after_the_first_and_logits(n_shards):
     expected = (2 * 6 + n_shards * 3) * N_ROWS * (n_shards - 1) * 8
     assert bytes_exchanged(split, StepCost.of_step(N_ROWS)) == expected
     evaluated = bytes_exchanged(split, StepCost.of_evaluation(N_ROWS))
-    assert evaluated == expected + 2 * N_PARAMETERS * (n_shards - 1) * 8
+    # The loss, which all sum up, and two decisions of the first.
+    n_scalars = (n_shards + 2) * (n_shards - 1)
+    parameters = 2 * N_PARAMETERS * (n_shards - 1)
+    assert evaluated == expected + (parameters + n_scalars) * 8
 
 
 def test_training_chains_twice_as_many_tasks_as_there_are_layers():

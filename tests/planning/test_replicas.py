@@ -79,6 +79,8 @@ def test_an_evaluation_sends_parameters_to_all_and_gradients_along_both_axes(
     # Each shard of a replica sends its part of the gradient to the other.
     joined = split.n_parameters * n_replicas
     more = 4 * (split.n_parameters * (n_ranks - 1) + joined)
+    # Losses, of the rows and of all, and two decisions of the first process.
+    more += 8 * (n_ranks * (n_replicas - 1) + (n_ranks + 2) * (n_ranks - 1))
     assert bytes_exchanged(split, evaluation, n_replicas) == step + more
 
 

@@ -1,0 +1,233 @@
+"""What each process sends in a step: bytes and messages, exchange by exchange.
+
+``docs/scaling.md`` has the formulas, and what follows from them. Tests hold them to
+what goes over the wire.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from skdistmlp.parallel.grid import Axis, Grid, optimizer_parts
+from skdistmlp.parallel.rows import RowForm
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.planning.cost import SCALAR_BYTES, StepCost, features_sent
+
+Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "broadcast"]
+
+
+class Traffic(NamedTuple):
+    """What one process sends, or receives.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Bytes of arrays.
+    n_messages : int
+        Number of packets, each of which has a header too.
+    """
+
+    n_bytes: int
+    n_messages: int
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A collective that a step, or an evaluation, calls: one process's view of it.
+
+    Attributes
+    ----------
+    what : str
+        What travels, such as "activations".
+    collective : {"all_gather", "reduce_scatter", "all_reduce", "broadcast"}
+        How.
+    axis : {"neurons", "replicas", "all"}
+        Along which axis of the grid, or among all processes.
+    n_others : int
+        Number of the other processes that take part.
+    place : int
+        Of this process among them.
+    whole : int
+        Bytes of what is gathered, summed or sent to all.
+    own : int
+        Bytes of this process's part of it.
+    times : int
+        How often it is called. `whole` and `own` are those of all calls together.
+    """
+
+    what: str
+    collective: Collective
+    axis: Axis | Literal["all"]
+    n_others: int
+    place: int
+    whole: int
+    own: int = 0
+    times: int = 1
+
+    @property
+    def sent(self) -> Traffic:
+        """What this process sends: directly to each of the others."""
+        n_messages = self.n_others * self.times
+        match self.collective:
+            case "all_gather":
+                return Traffic(self.own * self.n_others, n_messages)
+            case "reduce_scatter":
+                return Traffic(self.whole - self.own, n_messages)
+            case "all_reduce":
+                return Traffic(self.whole * self.n_others, n_messages)
+            case "broadcast":
+                is_first = self.place == 0
+                return Traffic(
+                    is_first * self.whole * self.n_others, is_first * n_messages
+                )
+
+    @property
+    def received(self) -> Traffic:
+        """What this process receives."""
+        n_messages = self.n_others * self.times
+        match self.collective:
+            case "all_gather":
+                return Traffic(self.whole - self.own, n_messages)
+            case "reduce_scatter":
+                return Traffic(self.own * self.n_others, n_messages)
+            case "all_reduce":
+                return Traffic(self.whole * self.n_others, n_messages)
+            case "broadcast":
+                is_told = self.place > 0
+                return Traffic(is_told * self.whole, is_told * self.times)
+
+
+def exchanges(
+    split: NetworkSplit,
+    cost: StepCost,
+    n_replicas: int = 1,
+    rank: int = 0,
+    form: RowForm = "copies",
+) -> list[Exchange]:
+    """Return what one process of "peers" exchanges in a step, or an evaluation.
+
+    Parameters
+    ----------
+    split : NetworkSplit
+        The layers, and the neurons of each shard.
+    cost : StepCost
+        What a step costs. The rows of its mini-batch are taken to be dealt out evenly
+        among the replicas; those of a shuffled one are, up to chance.
+    n_replicas : int
+        Number of replicas.
+    rank : int
+        Of the process, replica by replica.
+    form : RowForm
+        Which features each process has.
+
+    Returns
+    -------
+    list of Exchange
+        In the order of a step. Those with nobody to exchange with are left out.
+    """
+    grid = Grid(split.n_shards, n_replicas)
+    found = [
+        *_along_neurons(split, cost, grid, rank, form),
+        *_along_replicas(split, cost, grid, rank),
+        *_among_all(split, cost, grid, rank),
+    ]
+    return [exchange for exchange in found if exchange.n_others]
+
+
+def traffic(
+    split: NetworkSplit,
+    cost: StepCost,
+    n_replicas: int = 1,
+    rank: int = 0,
+    form: RowForm = "copies",
+) -> Traffic:
+    """Return what one process sends in a step, or an evaluation; see `exchanges`."""
+    sent = [each.sent for each in exchanges(split, cost, n_replicas, rank, form)]
+    return Traffic(sum(s.n_bytes for s in sent), sum(s.n_messages for s in sent))
+
+
+def _along_neurons(
+    split: NetworkSplit, cost: StepCost, grid: Grid, rank: int, form: RowForm
+) -> Iterator[Exchange]:
+    """Yield what the shards of a replica exchange: values of its rows."""
+    shard, replica = grid.shard(rank), grid.replica(rank)
+    n_rows = _dealt(cost.n_rows, replica, grid.n_replicas)
+    n_blocks = _n_blocks(cost)
+
+    def along(
+        what: str, collective: Collective, whole: int, own: int = 0, times: int = 1
+    ) -> Exchange:
+        others = grid.n_shards - 1
+        return Exchange(what, collective, "neurons", others, shard, whole, own, times)
+
+    if form == "once":
+        n_own = _dealt(n_rows, shard, grid.n_shards)
+        whole, own = (features_sent(split, cost, n) for n in (n_rows, n_own))
+        # Of sparse features: lengths of rows, columns and numbers.
+        n_arrays = 1 if cost.nnz_per_row is None else 3
+        yield along("features", "all_gather", whole, own, n_arrays * n_blocks)
+    row_bytes = n_rows * cost.itemsize
+    for layer in split.layers[1:-1]:
+        whole = split.layer_units[layer] * row_bytes
+        own = len(split.ranges[layer - 1][shard]) * row_bytes
+        yield along("activations", "all_gather", whole, own, n_blocks)
+        yield along("deltas", "reduce_scatter", whole, own, n_blocks)
+    logits = split.layer_units[-1] * row_bytes
+    yield along("logits", "all_reduce", logits, times=n_blocks)
+    if cost.moves_parameters:
+        whole = split.n_parameters * cost.itemsize
+        own = split.layout(shard).n_parameters * cost.itemsize
+        yield along("gradient", "all_gather", whole, own)
+
+
+def _along_replicas(
+    split: NetworkSplit, cost: StepCost, grid: Grid, rank: int
+) -> Iterator[Exchange]:
+    """Yield what the same shard of all replicas exchanges: values of parameters."""
+    replica = grid.replica(rank)
+    n_parameters = split.layout(grid.shard(rank)).n_parameters
+    whole = n_parameters * cost.itemsize
+    own = _parts(n_parameters, grid.n_replicas)[replica] * cost.itemsize
+    along = Exchange("", "all_gather", "replicas", grid.n_replicas - 1, replica, 0)
+    along = replace(along, whole=whole, own=own)
+    yield replace(along, what="gradient", collective="reduce_scatter")
+    # In an evaluation, these are gradients too.
+    yield replace(along, what="gradient" if cost.moves_parameters else "parameters")
+    if cost.moves_parameters:
+        yield replace(along, what="loss", collective="all_reduce", whole=SCALAR_BYTES)
+
+
+def _among_all(
+    split: NetworkSplit, cost: StepCost, grid: Grid, rank: int
+) -> Iterator[Exchange]:
+    """Yield what all processes exchange."""
+    scalar = Exchange("", "all_reduce", "all", grid.n_ranks - 1, rank, SCALAR_BYTES)
+    if cost.clips_gradient:
+        yield replace(scalar, what="norm of the gradient")
+    if cost.moves_parameters:
+        yield replace(scalar, what="loss")
+        # Whether to go on, and the loss.
+        decided = replace(scalar, collective="broadcast", times=2)
+        yield replace(decided, what="decisions", whole=2 * SCALAR_BYTES)
+        whole = split.n_parameters * cost.itemsize
+        yield replace(decided, what="parameters", whole=whole, times=1)
+
+
+def _dealt(n_rows: int, part: int, n_parts: int) -> int:
+    """Return how many of some rows one part gets, if they are dealt out in turn."""
+    return len(range(part, n_rows, n_parts))
+
+
+def _n_blocks(cost: StepCost) -> int:
+    """Return in how many blocks the rows of an evaluation are computed."""
+    if not cost.moves_parameters or cost.buffer_rows is None:
+        return 1
+    return math.ceil(cost.n_rows / cost.buffer_rows)
+
+
+@lru_cache(maxsize=64)
+def _parts(n_parameters: int, n_replicas: int) -> tuple[int, ...]:
+    """Return how many parameters the optimiser of each replica updates."""
+    return tuple(len(part) for part in optimizer_parts(n_parameters, n_replicas))
