@@ -8,11 +8,7 @@ from typing import Any, Literal, NamedTuple
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding, RowRange
-from skdistmlp.parallel.split import (
-    NetworkSplit,
-    NeuronRange,
-    count_parameters,
-)
+from skdistmlp.parallel.split import NetworkSplit, count_parameters
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_exchanged,
@@ -21,6 +17,7 @@ from skdistmlp.planning.cost import (
     bytes_held_by_tasks,
     features_held,
 )
+from skdistmlp.planning.worker_lines import worker_lines
 from skdistmlp.public import public
 from skdistmlp.settings import SETTINGS
 from skdistmlp.settings import parameter_threshold as configured_threshold
@@ -163,14 +160,7 @@ class Plan:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
         if rows := self._rows_held():
             lines.append(rows)
-        if by_rows:
-            lines += [f"the whole network on {worker}" for worker in self.workers]
-            return "\n".join(lines)
-        for rank, worker in enumerate(self.workers):
-            held = f"{self.bytes_held[rank]:,} bytes, " if self.bytes_held else ""
-            holdings = self._holdings(self.grid.shard(rank))
-            lines.append(f"{self.grid.title(rank)} on {worker}: {held}{holdings}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *worker_lines(self)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show what `print` does at the end of a notebook's cell."""
@@ -193,22 +183,6 @@ class Plan:
                 f"{of_copies})"
             )
         return f"a copy of the rows per shard: {of_copies} (each row once: {of_once})"
-
-    def _holdings(self, rank: int) -> str:
-        """Say which neurons a shard holds, layer by layer."""
-        if not self.split.ranges:
-            return "the whole network"
-        parts = [
-            f"layer {layer}: {_numbers('neurons', ranges[rank])}"
-            for layer, ranges in enumerate(self.split.ranges)
-        ]
-        inputs = _numbers("inputs", self.split.ranges[-1][rank])
-        parts.append(f"layer {self.split.output_layer} (output): {inputs}")
-        return ", ".join(parts)
-
-
-def _numbers(what: str, numbers: NeuronRange) -> str:
-    return f"{what} {numbers.start}-{numbers.stop - 1}" if numbers else f"no {what}"
 
 
 def local_plan(layer_units: Sequence[int], reason: str) -> Plan:
