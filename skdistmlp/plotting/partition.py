@@ -1,7 +1,6 @@
 """Which worker holds which neurons."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
@@ -9,36 +8,41 @@ from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegress
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.split import NetworkSplit, NeuronRange
 from skdistmlp.plotting.axes import (
-    COLOURS,
-    GREY,
     MAX_LEGEND_HEIGHT,
     MAX_LEGEND_WIDTH,
     MIN_LISTED,
     axes_or_new,
     draw_legend_in_columns,
 )
+from skdistmlp.plotting.neurons import (
+    MIN_ABBREVIATED,
+    Neuron,
+    colour,
+    marker,
+    pale,
+    place_neurons,
+)
 from skdistmlp.plotting.validation import fitted_network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MIN_ABBREVIATED = 3
-"""Places that an abbreviated range takes: the first neuron, dots and the last."""
-
-MANY_SHARDS = 8
-"""With more shards than this, a single neuron stands for an abbreviated range."""
-
 MAX_LISTED = 16
 """Most shards that the legend lists; of more, the first ones and the last."""
-
-MARKERS = "os^DvPX*"
-"""Shapes of neurons: the next one is used when the colours start over."""
 
 MIN_NEURON_WIDTH, MAX_NEURON_WIDTH = 2.5, 8.4
 """Limits of the width of a neuron, in points."""
 
 LAYER_LABEL_HEIGHT = 32
 """Height of the labels below the layers, in points."""
+
+MAX_BEHIND = 3
+"""Most replicas that are drawn behind the first one."""
+
+SHIFT_X, SHIFT_Y = 0.06, 0.4
+"""How far each of them is to the right of the one before it, in distances between
+layers, and how far above it, in distances between neurons."""
+
 
 MIN_NAME_LENGTH = 11
 """Characters of a worker's name that the legend always shows."""
@@ -49,18 +53,6 @@ LABEL_STYLES = (
 )
 """Lines, font size and angle of the labels below layers, from widest to narrowest."""
 
-GAP = 0.9
-"""Gap between the neurons of two workers, in distances between neurons."""
-
-
-@dataclass(frozen=True)
-class _Neuron:
-    """A neuron in the plot; `number` is None for the dots between neurons."""
-
-    shard: int | None
-    number: int | None
-    y: float
-
 
 class PartitionDisplay:
     """Neurons and links of a network, in the colours of the workers that hold them.
@@ -69,17 +61,19 @@ class PartitionDisplay:
     coefficients that lead to the outputs are on the worker of the hidden neuron where
     they start.
     Inputs are on every worker; outputs are sums over all workers. After seven workers
-    the colours start over, with another shape. All replicas hold the same: the legend
-    names the workers of the first. Create it with `from_estimator`.
+    the colours start over, with another shape. Replicas of the network stand behind the
+    first, pale: each of their shards holds the same on another worker, which the legend
+    names too. Of many, the first ones are drawn. Create it with `from_estimator`.
 
     Parameters
     ----------
     split : NetworkSplit
         Layers of the network, and the neurons of each shard.
     workers : sequence of str
-        Name of each shard's worker in the legend, in the first replica.
+        Name of each worker in the legend: those of the shards of the first replica,
+        then of the others.
     n_replicas : int, default=1
-        Number of replicas, which the legend says if there are several.
+        Number of replicas.
 
     Attributes
     ----------
@@ -88,7 +82,9 @@ class PartitionDisplay:
     figure_ : matplotlib Figure
         Figure of these axes.
     neurons_ : list of matplotlib PathCollection
-        Neurons of each shard.
+        Neurons of each shard, in the first replica.
+    replicas_ : list of list of matplotlib PathCollection
+        The same, in each of the replicas that are drawn behind it.
     links_ : matplotlib LineCollection
         Coefficients.
     """
@@ -140,7 +136,7 @@ class PartitionDisplay:
             estimator, (DistributedMLPClassifier, DistributedMLPRegressor)
         )
         plan = network.plan_
-        workers = plan.workers[: plan.n_shards] or ["this process"]
+        workers = plan.workers or ["this process"]
         display = cls(split=plan.split, workers=workers, n_replicas=plan.n_replicas)
         return display.plot(ax=ax, max_neurons=max_neurons)
 
@@ -162,14 +158,17 @@ class PartitionDisplay:
         Raises
         ------
         ValueError
-            If `max_neurons` is less than 3, or there is not one worker per shard.
+            If `max_neurons` is less than 3, or there is not one worker per shard and
+            replica.
         """
         from matplotlib.collections import LineCollection
 
-        if len(self.workers) != self.split.n_shards:
+        n_workers = self.split.n_shards * self.n_replicas
+        if len(self.workers) != n_workers:
+            per = "shard" if self.n_replicas == 1 else "shard and replica"
             raise ValueError(
-                f"expected the names of {counted(self.split.n_shards, 'worker')}, one "
-                f"per shard, got {len(self.workers)}"
+                f"expected the names of {counted(n_workers, 'worker')}, one per {per}, "
+                f"got {len(self.workers)}"
             )
         if max_neurons < MIN_ABBREVIATED:
             raise ValueError(f"max_neurons={max_neurons} must be at least 3")
@@ -185,7 +184,7 @@ class PartitionDisplay:
                         continue
                     shard = stop.shard if stop.shard is not None else start.shard
                     lines.append([(x, start.y), (x + 1, stop.y)])
-                    colours.append(_colour(0 if shard is None else shard))
+                    colours.append(colour(shard or 0))
         fine = 12 / max(1, len(lines)) ** 0.5
         self.links_ = ax.add_collection(
             LineCollection(
@@ -197,23 +196,29 @@ class PartitionDisplay:
             )
         )
         size = max(MIN_NEURON_WIDTH, min(MAX_NEURON_WIDTH, 0.8 * distance))
-        self.neurons_ = [
-            self._scatter(ax, layers, rank, size) for rank in range(self.split.n_shards)
-        ]
-        self._scatter(ax, layers, None, size)
+        self.replicas_ = [
+            self._scatter_all(ax, layers, size, behind)
+            for behind in range(self._n_behind, 0, -1)
+        ][::-1]
+        self.neurons_ = self._scatter_all(ax, layers, size)
         self._label_layers(ax, layers, distance)
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
-    def _neurons_by_layer(self, max_neurons: int) -> Iterator[list[_Neuron]]:
+    @property
+    def _n_behind(self) -> int:
+        """Number of replicas to draw behind the first."""
+        return min(self.n_replicas - 1, MAX_BEHIND)
+
+    def _neurons_by_layer(self, max_neurons: int) -> Iterator[list[Neuron]]:
         """Yield the neurons to draw of each layer, from inputs to outputs."""
         units = self.split.layer_units
-        yield _place_neurons([(None, NeuronRange(0, units[0]))], max_neurons)
+        yield place_neurons([(None, NeuronRange(0, units[0]))], max_neurons)
         for ranges in self.split.ranges:
-            yield _place_neurons(list(enumerate(ranges)), max_neurons)
-        yield _place_neurons([(None, NeuronRange(0, units[-1]))], max_neurons)
+            yield place_neurons(list(enumerate(ranges)), max_neurons)
+        yield place_neurons([(None, NeuronRange(0, units[-1]))], max_neurons)
 
-    def _make_room(self, ax: "Axes", layers: Sequence[Sequence[_Neuron]]) -> float:
+    def _make_room(self, ax: "Axes", layers: Sequence[Sequence[Neuron]]) -> float:
         """Set the limits so that the legend fits above the network and labels below.
 
         Return the distance between two neurons in points.
@@ -222,10 +227,10 @@ class PartitionDisplay:
         height = points * ax.get_window_extent().height
         legend_height = points * self._draw_legend(ax).get_window_extent().height
         ys = [neuron.y for neurons in layers for neuron in neurons]
-        lowest, highest = min(ys) - 0.7, max(ys) + 0.7
+        lowest, highest = min(ys) - 0.7, max(ys) + 0.7 + self._n_behind * SHIFT_Y
         free = max(height - legend_height - LAYER_LABEL_HEIGHT, height / 4)
         distance = free / (highest - lowest)
-        ax.set_xlim(-0.5, len(layers) - 0.5)
+        ax.set_xlim(-0.5, len(layers) - 0.5 + self._n_behind * SHIFT_X)
         lowest -= LAYER_LABEL_HEIGHT / distance
         ax.set_ylim(lowest, highest + legend_height / distance)
         return distance
@@ -264,8 +269,8 @@ class PartitionDisplay:
             Line2D(
                 *([], []),
                 linestyle="none",
-                marker=_marker(rank),
-                color=GREY if rank is None else _colour(rank),
+                marker=marker(rank),
+                color=colour(rank),
                 label=self._label(rank, n_characters),
             )
             for rank in (*ranks, None)
@@ -273,32 +278,61 @@ class PartitionDisplay:
         if n_left_out := n_shards - len(ranks):
             label = f"… {counted(n_left_out, 'more shard')}"
             handles.insert(-2, Line2D([], [], linestyle="none", label=label))
+        if self.n_replicas > 1:
+            handles.append(
+                Line2D(
+                    *([], []),
+                    linestyle="none",
+                    marker=marker(None),
+                    color=pale(None),
+                    label=f"behind: {self._behind()}, the same for other rows",
+                )
+            )
         return handles
+
+    def _behind(self) -> str:
+        """Name the replicas that stand behind the first."""
+        last = self.n_replicas - 1
+        if last == 1:
+            return "replica 1"
+        drawn = f" ({self._n_behind} drawn)" if last > self._n_behind else ""
+        return f"replicas 1-{last}{drawn}"
 
     def _label(self, rank: int | None, n_characters: int | None = None) -> str:
         if rank is None:
             return "inputs: all workers; outputs: sums"
-        name = self.workers[rank]
-        if n_characters is not None and len(name) > n_characters:
-            # The end is the port, which may be the only difference between names.
-            end = n_characters // 2
-            name = f"{name[: n_characters - end - 1]}…{name[-end:]}"
+        names = list(self.workers[rank :: self.split.n_shards])
+        if len(names) > 2:
+            # Of the first replica and the last.
+            names[1:-1] = ["…"]
+        if n_characters is not None:
+            names = [_shortened(name, n_characters) for name in names]
         # matplotlib would set what is between two dollars as a formula.
-        replicas = ""
-        if self.n_replicas > 1:
-            replicas = f", first of {self.n_replicas} replicas"
-        return f"shard {rank}{replicas}: {name}".replace("$", r"\$")
+        return f"shard {rank}: {', '.join(names)}".replace("$", r"\$")
+
+    def _scatter_all(
+        self,
+        ax: "Axes",
+        layers: Sequence[Sequence[Neuron]],
+        size: float,
+        behind: int = 0,
+    ) -> list[Any]:
+        """Draw the neurons of a replica; return those of its shards."""
+        self._scatter(ax, layers, None, size, behind)
+        shards = range(self.split.n_shards)
+        return [self._scatter(ax, layers, shard, size, behind) for shard in shards]
 
     def _scatter(
         self,
         ax: "Axes",
-        layers: Sequence[Sequence[_Neuron]],
+        layers: Sequence[Sequence[Neuron]],
         rank: int | None,
         size: float,
+        behind: int,
     ) -> Any:
         """Draw the neurons of a shard; with None, the inputs and outputs."""
         places = [
-            (x, neuron.y)
+            (x + behind * SHIFT_X, neuron.y + behind * SHIFT_Y)
             for x, neurons in enumerate(layers)
             for neuron in neurons
             if neuron.number is not None and neuron.shard == rank
@@ -307,16 +341,17 @@ class PartitionDisplay:
             [x for x, _ in places],
             [y for _, y in places],
             s=size**2,
-            color=GREY if rank is None else _colour(rank),
-            marker=_marker(rank),
+            color=pale(rank) if behind else colour(rank),
+            marker=marker(rank),
             edgecolors="white",
             linewidths=0.1 * size,
-            label=self._label(rank),
-            zorder=2,
+            label=None if behind else self._label(rank),
+            # All in front of the links, which would hide them.
+            zorder=2 - behind / (1 + MAX_BEHIND),
         )
 
     def _label_layers(
-        self, ax: "Axes", layers: Sequence[Sequence[_Neuron]], distance: float
+        self, ax: "Axes", layers: Sequence[Sequence[Neuron]], distance: float
     ) -> None:
         """Label the layers with their sizes, and draw dots for neurons left out."""
         bottom = min(neuron.y for neurons in layers for neuron in neurons) - 0.9
@@ -332,6 +367,14 @@ class PartitionDisplay:
         _shrink_labels(ax, labels)
 
 
+def _shortened(name: str, n_characters: int) -> str:
+    if len(name) <= n_characters:
+        return name
+    # The end is the port, which may be the only difference between names.
+    end = n_characters // 2
+    return f"{name[: n_characters - end - 1]}…{name[-end:]}"
+
+
 def _shrink_labels(ax: "Axes", labels: Sequence[Any]) -> None:
     """Make the labels narrower until they fit: smaller, without names, or upright."""
     max_width = ax.get_window_extent().width / len(labels)
@@ -341,41 +384,3 @@ def _shrink_labels(ax: "Axes", labels: Sequence[Any]) -> None:
             label.set(fontsize=fontsize, rotation=rotation)
         if max(label.get_window_extent().width for label in labels) <= max_width:
             break
-
-
-def _colour(rank: int) -> str:
-    return COLOURS[rank % len(COLOURS)]
-
-
-def _marker(rank: int | None) -> str:
-    return MARKERS[0 if rank is None else rank // len(COLOURS) % len(MARKERS)]
-
-
-def _place_neurons(
-    parts: Sequence[tuple[int | None, NeuronRange]], max_neurons: int
-) -> list[_Neuron]:
-    """Return the neurons to draw of a layer, given its ranges by shard, centred."""
-    n_neurons = sum(len(part) for _, part in parts)
-    has_many_shards = len(parts) > MANY_SHARDS
-    neurons: list[_Neuron] = []
-    y = 0.0
-    for shard, part in parts:
-        if not len(part):
-            continue
-        share = round(max_neurons * len(part) / n_neurons)
-        n_places = max(share, 1 if has_many_shards else MIN_ABBREVIATED)
-        for number in _abbreviate(part, n_places):
-            neurons.append(_Neuron(shard, number, -y))
-            y += 1
-        y += GAP / 3 if has_many_shards else GAP
-    middle = (neurons[0].y + neurons[-1].y) / 2
-    return [_Neuron(n.shard, n.number, n.y - middle) for n in neurons]
-
-
-def _abbreviate(part: NeuronRange, n_places: int) -> list[int | None]:
-    """Return the neurons to draw: all, or the first ones, dots and the last."""
-    if len(part) <= n_places:
-        return list(range(part.start, part.stop))
-    if n_places < MIN_ABBREVIATED:
-        return [part.start]
-    return [*range(part.start, part.start + n_places - 2), None, part.stop - 1]

@@ -1,14 +1,17 @@
 """Neurons, links and labels of `PartitionDisplay`."""
 
+import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_hex
+from numpy.testing import assert_allclose
 from sklearn.exceptions import NotFittedError
 
 from skdistmlp import DistributedMLPClassifier, Plan
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.plotting import PartitionDisplay
 from skdistmlp.plotting.axes import COLOURS
+from skdistmlp.plotting.partition import SHIFT_X, SHIFT_Y
 from tests.marks import only_quick
 from tests.plotting.pictures import assert_hides_nothing, assert_readable
 
@@ -67,18 +70,70 @@ def test_network_of_a_fitted_estimator(data):
         display.plot(max_neurons=2)
 
 
-def test_replicas_are_counted_in_the_legend(data):
+def test_replicas_stand_behind_the_first(data):
     clf = DistributedMLPClassifier((9, 5), max_iter=1).fit(*data)
     names = tuple(f"tcp://10.0.0.{number}:40001" for number in range(6))
     split = NetworkSplit.even(clf.plan_.split.layer_units, 2)
     clf.plan_ = Plan("peers", split, names, "a test", n_replicas=3)
     display = PartitionDisplay.from_estimator(clf)
     legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
-    assert legend[:2] == [
-        f"shard {number}, first of 3 replicas: {names[number]}" for number in range(2)
+    assert legend == [
+        f"shard 0: {names[0]}, …, {names[4]}",
+        f"shard 1: {names[1]}, …, {names[5]}",
+        "inputs: all workers; outputs: sums",
+        "behind: replicas 1-2, the same for other rows",
     ]
     assert len(display.neurons_) == 2
+    assert len(display.replicas_) == 2
+    for behind, shards in enumerate(display.replicas_, start=1):
+        for front, back in zip(display.neurons_, shards, strict=True):
+            # The farther behind, the farther to the right and above.
+            shift = (back.get_offsets() - front.get_offsets()).data
+            assert_allclose(
+                shift, np.tile([SHIFT_X, SHIFT_Y], (len(shift), 1)) * behind
+            )
+            assert back.get_zorder() < front.get_zorder()
+            assert to_hex(back.get_facecolor()[0]) != to_hex(front.get_facecolor()[0])
     assert_readable(display.figure_)
+
+
+@pytest.mark.parametrize("size", only_quick(0, cases=["4x3", "6.4x4.8", "11x8"]))
+@pytest.mark.parametrize(
+    ("n_replicas", "n_shards"), [(1, 2), (2, 2), (4, 16), (8, 1), (64, 1)]
+)
+def test_grids_are_readable(n_replicas, n_shards, size):
+    split = NetworkSplit.even((64, 100, 4096, 10), n_shards)
+    workers = [f"tcp://10.0.0.{i}:40001" for i in range(n_replicas * n_shards)]
+    inches = [float(length) for length in size.split("x")]
+    _, ax = plt.subplots(figsize=inches, layout="constrained")
+    display = PartitionDisplay(split=split, workers=workers, n_replicas=n_replicas)
+    display.plot(ax)
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    behind = [label for label in legend if label.startswith("behind: ")]
+    assert (
+        behind
+        == {
+            1: [],
+            2: ["behind: replica 1, the same for other rows"],
+            4: ["behind: replicas 1-3, the same for other rows"],
+            8: ["behind: replicas 1-7 (3 drawn), the same for other rows"],
+            64: ["behind: replicas 1-63 (3 drawn), the same for other rows"],
+        }[n_replicas]
+    )
+    assert len(display.replicas_) == min(3, n_replicas - 1)
+    assert_readable(display.figure_)
+    drawn = [*display.neurons_, *(n for back in display.replicas_ for n in back)]
+    points = [ax.transData.transform(n.get_offsets()) for n in drawn]
+    assert_hides_nothing(ax.get_legend(), *points)
+
+
+def test_each_shard_of_each_replica_needs_a_worker():
+    split = NetworkSplit.even((3, 4, 2), 2)
+    display = PartitionDisplay(split=split, workers=["a", "b"], n_replicas=3)
+    with pytest.raises(
+        ValueError, match="names of 6 workers, one per shard and replica, got 2"
+    ):
+        display.plot()
 
 
 @pytest.mark.parametrize("workers", [["a"], ["a", "b", "c"]], ids=str)
