@@ -4,6 +4,7 @@ import math
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral, Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from sklearn.utils import check_scalar
 
 from skdistmlp.estimators.base import BaseDistributedMLP
 from skdistmlp.estimators.inputs import compute_collections
+from skdistmlp.exceptions import counted
 from skdistmlp.parity.fits import FitData, Fits, differences
 from skdistmlp.parity.report import ParityReport, ParityRow
 
@@ -50,10 +52,11 @@ def check_parity(
 
     Copies of the estimator train for a few epochs with scikit-learn, with "local" and,
     where there is a Dask client, with "futures" and "peers" on 1, 2 and more workers,
-    all from the same seed. Their parameters, loss curves and predictions for `X` are
-    compared with scikit-learn's. If the estimator has a parameter that scikit-learn has
-    no counterpart for, they are compared with those of "local", and the report names
-    it. The estimator itself is neither trained nor changed.
+    all from the same seed; "peers" also in as many replicas as the estimator asks for.
+    Their parameters, loss curves and predictions for `X` are compared with
+    scikit-learn's. If the estimator has a parameter that scikit-learn has no
+    counterpart for, they are compared with those of "local", and the report names it.
+    The estimator itself is neither trained nor changed.
 
     Parameters
     ----------
@@ -140,6 +143,8 @@ def check_parity(
     check_scalar(n_epochs, "n_epochs", Integral, min_val=1)
     if max_workers is not None:
         check_scalar(max_workers, "max_workers", Integral, min_val=1)
+    if estimator.n_replicas is not None:
+        check_scalar(estimator.n_replicas, "n_replicas", Integral, min_val=1)
     if tolerance is not None:
         check_scalar(tolerance, "tolerance", Real, min_val=0)
     known = tuple(estimator._engines)
@@ -199,16 +204,16 @@ def _compare(
     if expected is None:
         expected = fits.of("local")
 
-    def row(engine: str, n_workers: int) -> ParityRow:
+    def row(engine: str, n_workers: int, n_replicas: int | None = None) -> ParityRow:
         try:
-            answer = fits.of(engine, n_workers)
+            answer = fits.of(engine, n_workers, n_replicas)
         except Exception as error:
             nothing = (math.inf,) * 3
-            return ParityRow(
-                engine, n_workers, reference, *nothing, limit, _said(error)
-            )
+            failed = ParityRow(engine, n_workers, reference, *nothing, limit)
+            return replace(failed, error=_said(error), n_replicas=n_replicas or 1)
         found = differences(answer, expected, is_classifier(fits.estimator))
-        return ParityRow(engine, answer.n_workers, reference, *found, limit)
+        compared = ParityRow(engine, answer.n_workers, reference, *found, limit)
+        return replace(compared, n_replicas=answer.n_replicas)
 
     rows = []
     if reference == SCIKIT_LEARN and "local" in engines:
@@ -219,13 +224,23 @@ def _compare(
         where = "no Dask client" if fits.client is None else "no worker"
         notes.append(f"Not compared: {' and '.join(distributed)}, as there is {where}")
     most = n_present if max_workers is None else min(max_workers, n_present)
+    wanted = fits.estimator.n_replicas
+    if distributed and "peers" in distributed and (wanted or 1) > most > 0:
+        notes.append(
+            f"Not compared: n_replicas={wanted}, as there "
+            f"{'is' if most == 1 else 'are'} {counted(most, 'worker')}"
+        )
     for engine in distributed:
-        for n_workers in range(1, most + 1):
-            compared = row(engine, n_workers)
-            if compared.n_workers < n_workers:
-                # The network has no more neurons to share.
-                break
-            rows.append(compared)
+        # Without a wish, the rule chooses; "futures" has no replicas.
+        of_engine = [wanted] if wanted is None else [1, wanted]
+        for n_replicas in dict.fromkeys(of_engine if engine == "peers" else [None]):
+            step = n_replicas or 1
+            for n_workers in range(step, most + 1, step):
+                compared = row(engine, n_workers, n_replicas)
+                if compared.n_workers < n_workers:
+                    # The network has no more neurons to share.
+                    break
+                rows.append(compared)
     if not rows:
         lacking = f"scikit-learn has no {' and no '.join(missing)}; " if missing else ""
         raise ValueError(

@@ -40,6 +40,7 @@ class Answer(NamedTuple):
     """What a fit has come to, as far as it is compared."""
 
     n_workers: int
+    n_replicas: int
     layers: list[np.ndarray]
     losses: dict[str, np.ndarray]
     predictions: np.ndarray
@@ -141,14 +142,17 @@ class Fits:
                 params["activation"] = first
         return params
 
-    def of(self, engine: str, n_workers: int = 1) -> Answer:
-        """Train with an engine, on a number of workers."""
+    def of(
+        self, engine: str, n_workers: int = 1, n_replicas: int | None = None
+    ) -> Answer:
+        """Train with an engine, on a number of workers, in replicas."""
         is_local = engine == "local"
         ours = type(self.estimator)(
             **deepcopy(self._params),
             engine=engine,
             client=None if is_local else self.client,
             n_workers=None if is_local else n_workers,
+            n_replicas=n_replicas,
         )
         answer = self._answer(ours, self.here if is_local else self.given)
         if ours.engine_ != engine:
@@ -173,6 +177,7 @@ class Fits:
         }
         return Answer(
             getattr(fitted, "n_workers_", 1),
+            getattr(fitted, "n_replicas_", 1),
             [
                 np.concatenate([coef.ravel(), intercept])
                 for coef, intercept in zip(

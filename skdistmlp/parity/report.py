@@ -33,6 +33,8 @@ class ParityRow:
     error : str or None
         What went wrong, if this plan could not be compared; its differences are then
         infinite.
+    n_replicas : int
+        Number of replicas of the network among these workers.
     """
 
     engine: str
@@ -43,6 +45,7 @@ class ParityRow:
     predictions: float
     tolerance: float
     error: str | None = None
+    n_replicas: int = 1
 
     @property
     def passed(self) -> bool:
@@ -52,11 +55,17 @@ class ParityRow:
         return self.error is None and all(d <= self.tolerance for d in differences)
 
 
+def _grid(row: ParityRow) -> str:
+    workers = counted(row.n_workers, "worker")
+    return f"{workers} in {row.n_replicas} replicas" if row.n_replicas > 1 else workers
+
+
 def _cells(row: ParityRow) -> tuple[str, ...]:
     differences = (row.parameters, row.loss_curve, row.predictions)
     return (
         row.engine,
         str(row.n_workers),
+        str(row.n_replicas),
         row.reference,
         *("-" if row.error else f"{d:.1e}" for d in differences),
         f"{row.tolerance:.0e}",
@@ -67,6 +76,7 @@ def _cells(row: ParityRow) -> tuple[str, ...]:
 _HEADER = (
     "engine",
     "workers",
+    "replicas",
     "compared with",
     "parameters",
     "loss curve",
@@ -79,7 +89,7 @@ _HEADER = (
 @public
 @dataclass(frozen=True)
 class ParityReport:
-    """What `check_parity` has found: one row per engine and number of workers.
+    """What `check_parity` has found: one row per engine and grid of workers.
 
     Print it to read the table. It is true if every plan passed, so that
     ``assert report`` does what it says, and the message is the table.
@@ -140,15 +150,18 @@ class ParityReport:
 
     def __str__(self) -> str:
         table = [_HEADER, *(_cells(row) for row in self.rows)]
+        if all(row.n_replicas == 1 for row in self.rows):
+            at = _HEADER.index("replicas")
+            table = [(*cells[:at], *cells[at + 1 :]) for cells in table]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        numbers = _HEADER.index("workers"), *range(3, 7)
+        texts = [table[0].index(name) for name in ("engine", "compared with", "passed")]
         lines = [
             f"{counted(self.n_epochs, 'epoch')} in {self.dtype}, "
             f"random_state={self.random_state}"
         ]
         for cells in table:
             padded = (
-                cell.rjust(width) if i in numbers else cell.ljust(width)
+                cell.ljust(width) if i in texts else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
             )
             lines.append("  ".join(padded).rstrip())
@@ -159,7 +172,7 @@ class ParityReport:
             )
         lines += self.notes
         lines += [
-            f"{row.engine} on {counted(row.n_workers, 'worker')}: {row.error}"
+            f"{row.engine} on {_grid(row)}: {row.error}"
             for row in self.rows
             if row.error
         ]

@@ -35,9 +35,10 @@ def workers(monkeypatch):
     """
     fit, trained, instead = Fits.of, [], {}
 
-    def of(self, engine, n_workers=1):
-        trained.append((engine, n_workers))
+    def of(self, engine, n_workers=1, n_replicas=None):
+        trained.append((engine, n_workers, n_replicas or 1))
         answer = fit(self, "local")._replace(n_workers=n_workers)
+        answer = answer._replace(n_replicas=n_replicas or 1)
         return instead.get((engine, n_workers), lambda answer: answer)(answer)
 
     monkeypatch.setattr(Fits, "of", of)
@@ -47,7 +48,12 @@ def workers(monkeypatch):
 
 
 def plans(report):
+    assert all(row.n_replicas == 1 for row in report.rows)
     return [(row.engine, row.n_workers) for row in report.rows]
+
+
+def grids(report):
+    return [(row.engine, row.n_workers, row.n_replicas) for row in report.rows]
 
 
 def test_without_a_cluster_local_is_compared_with_scikit_learn():
@@ -97,13 +103,50 @@ def test_classes_and_labels_are_compared(targets):
 
 def test_every_engine_and_number_of_workers_is_compared(workers):
     report = check_parity(CLF, X, Y)
-    assert plans(report) == workers["trained"]
+    assert grids(report) == workers["trained"]
     assert plans(report) == [
         ("local", 1),
         *(("futures", n) for n in (1, 2, 3)),
         *(("peers", n) for n in (1, 2, 3)),
     ]
     assert report.passed
+
+
+def test_replicas_that_the_estimator_asks_for_are_compared_too(workers, monkeypatch):
+    monkeypatch.setattr(check, "_n_workers", lambda _: 5)
+    clf = DistributedMLPClassifier((7, 5), n_replicas=2, random_state=0)
+    report = check_parity(clf, X, Y)
+    assert grids(report) == workers["trained"]
+    assert grids(report) == [
+        ("local", 1, 1),
+        *(("futures", n, 1) for n in (1, 2, 3, 4, 5)),
+        *(("peers", n, 1) for n in (1, 2, 3, 4, 5)),
+        *(("peers", n, 2) for n in (2, 4)),
+    ]
+    assert report.passed
+    few = check_parity(clf, X, Y, engines="peers", max_workers=1)
+    assert grids(few) == [("peers", 1, 1)]
+    assert few.notes == ("Not compared: n_replicas=2, as there is 1 worker",)
+
+
+def test_one_replica_is_compared_once(workers):
+    clf = DistributedMLPClassifier((7, 5), n_replicas=1, random_state=0)
+    report = check_parity(clf, X, Y, engines=["peers"])
+    assert plans(report) == [("peers", n) for n in (1, 2, 3)]
+
+
+def test_an_error_of_replicas_names_the_grid(workers):
+    def lose(answer):
+        raise WorkerLostError("worker tcp://w was lost while training")
+
+    workers["peers", 3] = lose
+    clf = DistributedMLPClassifier((7, 5), n_replicas=3, random_state=0)
+    report = check_parity(clf, X, Y, engines=["peers"])
+    assert [row.passed for row in report.rows] == [True, True, False, False]
+    assert str(report).splitlines()[-1] == (
+        "peers on 3 workers in 3 replicas: WorkerLostError: worker tcp://w was lost "
+        "while training"
+    )
 
 
 def test_engines_and_workers_can_be_limited(workers):
@@ -223,7 +266,7 @@ def test_an_interrupt_ends_the_check(workers):
     workers["futures", 2] = interrupt
     with pytest.raises(KeyboardInterrupt):
         check_parity(CLF, X, Y)
-    assert workers["trained"][-1] == ("futures", 2)
+    assert workers["trained"][-1] == ("futures", 2, 1)
 
 
 @pytest.mark.parametrize("name", ["_backprop", "skdistmlp.training.loop.run_epoch"])
@@ -299,6 +342,12 @@ def test_invalid_limits_are_refused(params, message):
         check_parity(CLF, X, Y, **params)
 
 
+def test_an_invalid_number_of_replicas_is_refused():
+    clf = DistributedMLPClassifier((7,), n_replicas=0)
+    with pytest.raises(ValueError, match="n_replicas == 0, must be >= 1"):
+        check_parity(clf, X, Y)
+
+
 @pytest.mark.parametrize("name", ["n_epochs", "max_workers", "tolerance"])
 def test_limits_of_another_type_are_refused(name):
     with pytest.raises(TypeError, match=f"{name} must be an instance of"):
@@ -365,6 +414,13 @@ def test_the_client_is_found_wherever_it_is(client, given):
         report = check_parity(clf, X, Y, **options)
     report.raise_if_failed()
     assert plans(report) == [("peers", 1), ("peers", 2)]
+
+
+def test_replicas_on_real_workers_agree_with_scikit_learn(client):
+    clf = DistributedMLPClassifier((7, 5), n_replicas=2, random_state=0)
+    report = check_parity(clf, X, Y, engines=["peers"], client=client, max_workers=2)
+    report.raise_if_failed()
+    assert grids(report) == [("peers", 1, 1), ("peers", 2, 1), ("peers", 2, 2)]
 
 
 def test_one_layer_is_not_shared(client):

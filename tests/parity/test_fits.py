@@ -24,6 +24,7 @@ def as_series(values):
 def answer(**changes):
     fields = {
         "n_workers": 1,
+        "n_replicas": 1,
         "layers": [np.array([0.5, -2.0]), np.array([1e-3, 1e-9])],
         "losses": {"loss_curve_": np.array([4.0, 1.0])},
         "predictions": np.array([[0.25, 100.0], [0.75, -400.0]]),

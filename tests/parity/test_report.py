@@ -74,6 +74,13 @@ def test_it_prints_as_a_table():
     ]
 
 
+def test_the_table_has_replicas_where_there_are_some():
+    lines = str(report(GOOD, replace(BAD, n_workers=4, n_replicas=2))).splitlines()
+    assert lines[1].startswith("engine  workers  replicas  compared with  param")
+    assert lines[2].startswith("local         1         1  scikit-learn   ")
+    assert lines[3].startswith("peers         4         2  scikit-learn   ")
+
+
 def test_it_names_what_scikit_learn_lacks_and_says_notes():
     lines = str(
         report(
