@@ -48,6 +48,14 @@ class Grid:
             return title
         return f"{title} of replica {self.replica(rank)}"
 
+    def task_name(self, rank: int) -> str:
+        """Return what names of tasks call a process, such as "shard0-of-replica1".
+
+        Without replicas, they have the number of shards instead: "shard0-of-2".
+        """
+        group = f"replica{self.replica(rank)}" if self.n_replicas > 1 else self.n_shards
+        return f"shard{self.shard(rank)}-of-{group}"
+
     def along(self, axis: Axis, rank: int) -> range:
         """Return the ranks that one exchanges with along an axis, its own included."""
         if axis == "neurons":

@@ -27,6 +27,12 @@ def test_processes_have_titles():
     assert Grid(3, 2).title(4) == "shard 1 of replica 1"
 
 
+def test_tasks_are_named_by_shard_and_replica():
+    assert Grid(3).task_name(2) == "shard2-of-3"
+    assert Grid(3, 2).task_name(4) == "shard1-of-replica1"
+    assert Grid(1, 2).task_name(1) == "shard0-of-replica1"
+
+
 @given(st.integers(0, 30), st.integers(1, 9))
 def test_the_optimisers_parts_tile_the_parameters(n_parameters, n_replicas):
     parts = optimizer_parts(n_parameters, n_replicas)

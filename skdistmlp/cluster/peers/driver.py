@@ -105,8 +105,7 @@ class PeersRun:
         self._ranks = range(plan.n_workers)
         self._credentials = Credentials.new()
         self._run = self._credentials.run
-        suffix = f"-of-{plan.n_workers}"
-        self._tasks = Placement(client, plan.workers, suffix, job.log)
+        self._tasks = Placement(client, plan.workers, plan.grid.task_name, job.log)
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
         self._round_start: RoundStart | None = None

@@ -14,6 +14,9 @@ from skdistmlp.cluster.run.held import HeldFutures
 Key: TypeAlias = tuple[str, str, int]
 """Name of the operation, run and step: Dask's dashboard groups tasks by the first."""
 
+SHARD = "shard{}".format
+"""What names of tasks call a shard, where there is no more to say of it."""
+
 RUN_DIGITS = 8
 """Length of the name of a run."""
 
@@ -37,10 +40,10 @@ class PinnedGraph:
         Address of the worker of each shard.
     run : str
         The second part of every key, and of no other run's.
-    suffix : str
-        Ends the names that the dashboard shows.
     held : HeldFutures
         Takes all futures.
+    name : callable
+        From a rank to the end of the names that the dashboard shows.
     """
 
     def __init__(
@@ -48,14 +51,14 @@ class PinnedGraph:
         client: Client,
         workers: tuple[str, ...],
         run: str,
-        suffix: str,
         held: HeldFutures,
+        name: Callable[[int], str] = SHARD,
     ) -> None:
         self._client = client
         self._workers = workers
         self._run = run
-        self._suffix = suffix
         self._held = held
+        self._name = name
         self._step = 0
         self._tasks = self._no_tasks()
 
@@ -70,7 +73,7 @@ class PinnedGraph:
 
     def key(self, rank: int, operation: str) -> Key:
         """Return the key of a task of this step."""
-        return f"{operation}-shard{rank}{self._suffix}", self._run, self._step
+        return f"{operation}-{self._name(rank)}", self._run, self._step
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any

@@ -15,7 +15,7 @@ from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect
 from skdistmlp.cluster.run.free_memory import check_free_memory
-from skdistmlp.cluster.run.graph import RUN_DIGITS, Key, PinnedGraph
+from skdistmlp.cluster.run.graph import RUN_DIGITS, SHARD, Key, PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.interrupts import InterruptShield
 from skdistmlp.cluster.run.orphans import RegisteredRun
@@ -45,8 +45,8 @@ class Placement:
         A connected client.
     workers : tuple of str
         Address of the worker of each shard.
-    suffix : str
-        Ends the names that the dashboard shows.
+    name : callable
+        From a rank to the end of the names that the dashboard shows.
     log : callable
         Takes lines for the user, if they want any.
 
@@ -68,7 +68,7 @@ class Placement:
         self,
         client: Client,
         workers: tuple[str, ...],
-        suffix: str = "",
+        name: Callable[[int], str] = SHARD,
         log: Log = quiet,
     ) -> None:
         self._client = client
@@ -80,7 +80,7 @@ class Placement:
         self._shield = InterruptShield(client, workers)
         self._held = HeldFutures()
         self.watch = Watch(client, workers, self._held.pending)
-        self._graph = PinnedGraph(client, workers, self._run, suffix, self._held)
+        self._graph = PinnedGraph(client, workers, self._run, self._held, name)
         self._scatterer = Scatterer(
             client, workers, self._graph.key, self._held, self.watch
         )

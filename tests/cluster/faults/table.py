@@ -111,9 +111,7 @@ def missed(*phases: str) -> Cells:
 
 
 def raised(error: type[BaseException], *phases: str) -> Cells:
-    tasks = dict.fromkeys(PHASES, "train-shard{rank}") | {
-        PLACING: "(open|address)-shard{rank}"
-    }
+    tasks = dict.fromkeys(PHASES, "train-{task}") | {PLACING: "(open|address)-{task}"}
     return {
         phase: Expected(error, ("injected", "{worker}", tasks[phase]))
         for phase in phases

@@ -16,6 +16,7 @@ import pytest
 from distributed import Client
 
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
+from skdistmlp.parallel.grid import Grid
 from tests.cluster.faults import gates
 from tests.cluster.faults.clusters import (
     LONG_TIMEOUT,
@@ -87,10 +88,12 @@ def assert_outcome(outcome: FitOutcome, expected: Expected, scenario: Scenario) 
         assert outcome.error is None, outcome.text
     else:
         assert issubclass(outcome.error or int, expected.error), outcome
+    n_workers, n_replicas = scenario.grid
+    grid = Grid(n_workers // n_replicas, n_replicas)
     names = {
         "worker": re.escape(scenario.victim),
         "scheduler": re.escape(scenario.cluster.address),
-        "rank": scenario.rank,
+        "task": grid.task_name(scenario.rank),
     }
     for pattern in expected.says:
         assert re.search(pattern.format(**names), outcome.text), outcome.text

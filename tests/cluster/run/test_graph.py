@@ -4,6 +4,7 @@ import pytest
 
 from skdistmlp.cluster.run.graph import PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
+from skdistmlp.parallel.grid import Grid
 from tests.cluster.support import bounded
 
 
@@ -21,7 +22,9 @@ def double(value):
 def graph(client):
     """A graph over all workers; afterwards its futures are released."""
     held = HeldFutures()
-    yield PinnedGraph(client, tuple(client.nthreads()), "a-run", "-of-3", held)
+    yield PinnedGraph(
+        client, tuple(client.nthreads()), "a-run", held, Grid(3).task_name
+    )
     held.close()
 
 
@@ -47,6 +50,14 @@ def test_keys_name_operation_shard_run_and_step(graph):
     assert graph.key(1, "forward") == ("forward-shard1-of-3", "a-run", 2)
 
 
+def test_keys_name_shard_and_replica(client):
+    held, name = HeldFutures(), Grid(2, 3).task_name
+    graph = PinnedGraph(client, tuple(client.nthreads()), "run", held, name)
+    assert graph.key(4, "train") == ("train-shard0-of-replica2", "run", 0)
+    plain = PinnedGraph(client, tuple(client.nthreads()), "run", held)
+    assert plain.key(1, "train") == ("train-shard1", "run", 0)
+
+
 def test_tasks_of_an_interrupted_step_are_forgotten(client, graph):
     graph.begin()
     graph.add(0, "interrupted", double, "never submitted")
@@ -59,7 +70,7 @@ def test_tasks_of_an_interrupted_step_are_forgotten(client, graph):
 
 def test_submitted_futures_are_held_with_their_ranks(client):
     held = HeldFutures()
-    graph = PinnedGraph(client, tuple(client.nthreads()), "run", "", held)
+    graph = PinnedGraph(client, tuple(client.nthreads()), "run", held)
     graph.begin()
     futures = graph.submit([graph.add(rank, "double", double, rank) for rank in (1, 2)])
     assert [held.rank_of(future) for future in futures] == [1, 2]

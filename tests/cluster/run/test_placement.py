@@ -7,6 +7,7 @@ from distributed import Client
 from skdistmlp.cluster import _dask
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError, WorkerLostError
+from skdistmlp.parallel.grid import Grid
 from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import bounded, wait_until
 
@@ -14,7 +15,7 @@ from tests.cluster.support import bounded, wait_until
 @pytest.fixture
 def placement(client):
     """A run on all workers."""
-    with Placement(client, tuple(client.nthreads()), suffix="-of-3") as run:
+    with Placement(client, tuple(client.nthreads()), Grid(3).task_name) as run:
         run.begin()
         yield run
 

@@ -16,6 +16,7 @@ from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.cluster.run import placement, wait_notice
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.parallel.grid import Grid
 from tests.cluster.support import WITHIN_S, bounded, in_thread, occupied, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -175,7 +176,7 @@ def test_a_fit_that_waits_for_another_fit_says_so(client, digits, capsys):
 
 def test_the_tasks_of_another_run_are_named(client, run, lines):
     event = Event("other-run", client=client)
-    with Placement(client, tuple(client.nthreads())[:1], "-of-1") as other:
+    with Placement(client, tuple(client.nthreads())[:1], Grid(1).task_name) as other:
         other.begin()
         blocking = other.submit([other.add(0, "block", wait_in_task, event.name)])
         wait_until(client.call_stack, "it runs")
