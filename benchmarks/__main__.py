@@ -7,6 +7,7 @@ from pathlib import Path
 from benchmarks import features, futures, local, optimizer, parity, peers
 from benchmarks.charts import plot_results
 from benchmarks.network import command as network
+from benchmarks.scaling import command as scaling
 from skdistmlp.crossover.output import (
     Row,
     check_plot_file,
@@ -25,6 +26,8 @@ BENCHMARKS = [
     "futures",
 ]
 
+ONLY_IF_NAMED = ["network", "scaling"]
+
 
 def main() -> None:
     """Measure, print tables, and write them as JSON."""
@@ -36,8 +39,8 @@ def main() -> None:
         nargs="*",
         metavar="name",
         help=(
-            f"benchmark to run: {', '.join(BENCHMARKS)} (default: all of these), or "
-            f"network"
+            f"benchmark to run: {', '.join(BENCHMARKS)} (default: all of these), "
+            f"{' or '.join(ONLY_IF_NAMED)}"
         ),
     )
     parser.add_argument(
@@ -72,16 +75,18 @@ def main() -> None:
         help="leave torch out of the peers and network benchmarks",
     )
     network.add_options(parser)
+    scaling.add_options(parser)
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - {*BENCHMARKS, "network"}:
+    if unknown := set(arguments.names) - {*BENCHMARKS, *ONLY_IF_NAMED}:
         parser.error(
             f"unknown benchmark {', '.join(sorted(unknown))}; choose from "
-            f"{', '.join(BENCHMARKS)}, network"
+            f"{', '.join([*BENCHMARKS, *ONLY_IF_NAMED])}"
         )
     if min(arguments.repeats, arguments.threads) < 1:
         parser.error("--repeats and --threads must be at least 1")
     try:
         network.check_options(arguments)
+        scaling.check_options(arguments)
         check_writable(arguments.json)
         if arguments.plot is not None:
             check_plot_file(arguments.plot)
@@ -97,6 +102,8 @@ def main() -> None:
             sys.exit(code)
         if code:
             selected = []
+    if "scaling" in selected:
+        results |= scaling.run(arguments)
     if "local" in selected:
         rows = list(local.compare_training(arguments.threads, arguments.repeats))
         results["local"] = rows

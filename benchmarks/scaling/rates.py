@@ -1,0 +1,247 @@
+"""What one core does, on one thread: the rates that a step is computed from."""
+
+import json
+import math
+import os
+import socket
+import time
+from bisect import bisect_left
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from benchmarks.peak import BYTES_PER_PARAMETER
+from skdistmlp.nn import compiled, optimizers
+from skdistmlp.nn.layers import Network, dense_layers
+from skdistmlp.nn.update_rules import Adam
+from skdistmlp.parallel.communicators import SingleProcess
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.parallel.local_ops import LocalOps
+from skdistmlp.parallel.shard import ShardState
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.training.step import training_step
+from skdistmlp.wire.communicator import SocketCommunicator
+from skdistmlp.wire.packet import DTYPES, Header, Operation
+from skdistmlp.wire.transfers import Link
+
+FILE = Path(__file__).with_name("rates.json")
+"""What was measured when the page was last written."""
+
+WIDTHS = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
+"""Least dimensions of the products whose rate is measured: the others are `LARGE`."""
+
+LARGE = 1024
+
+N_PARAMETERS = 4_000_000
+"""Of the optimiser's step: they and their moments fit in no cache."""
+
+N_PEERS = 8
+"""Number of those with whom messages are exchanged."""
+
+N_MESSAGES = 200
+"""Messages of each; all of them fit into the kernel's buffers."""
+
+MIN_S = 0.1
+"""Seconds for which each operation is repeated."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one core does on one thread, and what reaching another process costs.
+
+    Attributes
+    ----------
+    flop_per_s : dict of int to float
+        Operations of float32 products, by the least of their three dimensions.
+    optimizer_bytes_per_s : float
+        Memory traffic of a step of Adam, at 28 bytes per parameter.
+    layer_s : float
+        Seconds of a step that are spent per layer, whatever its size.
+    message_s : float
+        Seconds of the processor to send one message and to receive one.
+    round_trip_s : float
+        Seconds of a byte to another process of this machine and of the answer.
+    """
+
+    flop_per_s: dict[int, float]
+    optimizer_bytes_per_s: float
+    layer_s: float
+    message_s: float
+    round_trip_s: float
+
+    def product_s(self, *shape: int) -> float:
+        """Return the seconds of a product with these three dimensions."""
+        if not all(shape):
+            return 0.0
+        widths, rates = list(self.flop_per_s), list(self.flop_per_s.values())
+        least = min(shape)
+        at = bisect_left(widths, least)
+        if at == len(widths):
+            rate = rates[-1]
+        elif widths[at] == least:
+            rate = rates[at]
+        else:
+            # Between two of them, along a line in logarithms.
+            part = math.log(least / widths[at - 1]) / math.log(
+                widths[at] / widths[at - 1]
+            )
+            rate = rates[at - 1] ** (1 - part) * rates[at] ** part
+        return 2.0 * math.prod(shape) / rate
+
+    def update_s(self, n_parameters: float) -> float:
+        """Return the seconds of a step of Adam."""
+        return BYTES_PER_PARAMETER * n_parameters / self.optimizer_bytes_per_s
+
+
+def read() -> Rates:
+    """Return the rates of the last measurement."""
+    found = json.loads(FILE.read_text())
+    found["flop_per_s"] = {int(k): rate for k, rate in found["flop_per_s"].items()}
+    return Rates(**found)
+
+
+def write(rates: Rates) -> None:
+    """Keep rates, so that the page can be written again without measuring."""
+    FILE.write_text(json.dumps(asdict(rates), indent=2) + "\n")
+
+
+def measure() -> Rates:
+    """Measure all rates on one thread of this process."""
+    with threadpool_limits(1):
+        return Rates(
+            {width: _product_rate(width) for width in WIDTHS},
+            _optimizer_rate(),
+            _layer_s(),
+            message_s(),
+            round_trip_s(),
+        )
+
+
+def _product_rate(width: int) -> float:
+    """Return operations per second of the three products of a layer of this width."""
+    random = np.random.default_rng(0)
+    inputs, coef, delta = (
+        random.random(shape, dtype=np.float32)
+        for shape in ((LARGE, LARGE), (LARGE, width), (LARGE, width))
+    )
+    outputs = [np.empty(s, np.float32) for s in (coef.shape, coef.shape, inputs.shape)]
+
+    def products() -> None:
+        np.matmul(inputs, coef, out=outputs[0])
+        np.matmul(inputs.T, delta, out=outputs[1])
+        np.matmul(delta, coef.T, out=outputs[2])
+
+    return 3 * 2 * LARGE * LARGE * width / _seconds(products)
+
+
+def _optimizer_rate() -> float:
+    random = np.random.default_rng(0)
+    parameters = random.standard_normal(N_PARAMETERS, dtype=np.float32)
+    gradient = random.standard_normal(N_PARAMETERS, dtype=np.float32)
+    # As a process does that trains for long.
+    compiled.load(compiled.adam)
+    state = optimizers.init(Adam(), parameters)
+
+    def step() -> None:
+        optimizers.update(
+            state, parameters, gradient, 1e-3, n_coefs=N_PARAMETERS, penalty=1e-6
+        )
+
+    return BYTES_PER_PARAMETER * N_PARAMETERS / _seconds(step)
+
+
+def _layer_s() -> float:
+    """Return what a layer adds to a step that computes next to nothing."""
+    few, many = (_step_s((4, *n_hidden * (4,), 2)) for n_hidden in (1, 5))
+    return (many - few) / 4
+
+
+def _step_s(units: tuple[int, ...]) -> float:
+    split = NetworkSplit.even(units, 1)
+    random = np.random.default_rng(0)
+    parameters = random.standard_normal(split.n_parameters, dtype=np.float32)
+    state = ShardState(parameters, optimizers.init(Adam(), parameters))
+    X = random.standard_normal((8, units[0]), dtype=np.float32)
+    network = Network(dense_layers(units, "relu"), "identity")
+    data = Dataset(X, np.zeros((8, units[-1]), np.float32))
+    ops = LocalOps(network, split, state, data, SingleProcess(), 8)
+    return _seconds(lambda: training_step(ops, np.arange(8), 1e-3))
+
+
+def message_s() -> float:
+    """Return the seconds to send a message to a peer and to receive one.
+
+    What the peers send lies ready, so nothing is waited for.
+    """
+    run, links, peers = b"a fit of a bench", {}, []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        for rank in range(1, 1 + N_PEERS):
+            mine = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+            links[rank] = Link(mine, f"shard {rank}")
+            peers.append(theirs)
+    array = np.zeros((1, 1), np.float32)
+    for rank, peer in enumerate(peers, start=1):
+        for step in range(1, 1 + N_MESSAGES):
+            fields = (Operation.ALL_REDUCE, 0, rank, DTYPES.index(array.dtype), 1, 1)
+            peer.sendall(Header(run, 0, step, *fields).pack() + array.tobytes())
+    communicator = SocketCommunicator(0, links, run, 10.0, lambda: False)
+    out, each_s = np.empty_like(array), []
+    try:
+        for _ in range(N_MESSAGES):
+            communicator.begin_step()
+            begun = time.perf_counter()
+            communicator.all_reduce(array, 0, out)
+            each_s.append(time.perf_counter() - begun)
+    finally:
+        communicator.close()
+        for peer in peers:
+            peer.close()
+    return median(each_s) / N_PEERS
+
+
+def round_trip_s() -> float:
+    """Return the seconds of a byte to another process and of the answer."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        child = os.fork()
+        if child == 0:
+            _answer(listener.getsockname())
+        connection, _ = listener.accept()
+    with connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+        def there_and_back() -> None:
+            connection.sendall(b"b")
+            connection.recv(1)
+
+        seconds = _seconds(there_and_back)
+    os.waitpid(child, 0)
+    return seconds
+
+
+def _answer(address: tuple[str, int]) -> None:
+    """Answer each byte, in the child process, which ends here."""
+    code = 1
+    try:
+        with socket.create_connection(address, 10) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while connection.recv(1):
+                connection.sendall(b"b")
+            code = 0
+    finally:
+        os._exit(code)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    """Return the median of repeated calls, the first of which does not count."""
+    call()
+    each_s: list[float] = []
+    while sum(each_s) < MIN_S or len(each_s) < 3:
+        begun = time.perf_counter()
+        call()
+        each_s.append(time.perf_counter() - begun)
+    return median(each_s)
