@@ -85,17 +85,18 @@ SETTINGS = {
             "workers together for later calls",
         ),
         Setting(
-            "rows.memory-share",
-            0.5,
-            "a share between 0 and 1, such as 0.5",
-            "share of a worker's memory limit that rows for training may take; more "
-            "are held once, and then in a file in the worker's local directory",
-        ),
-        Setting(
             "cache.ttl",
             "5m",
             "a duration, such as 5m or 90s",
             "how long the cache keeps what no call uses",
+        ),
+        Setting(
+            "rows.memory-share",
+            0.5,
+            "a share between 0 and 1, such as 0.5",
+            "share of a worker's memory limit that rows for training may take: where a "
+            "copy per shard is more, each row is on one worker, and where that is more "
+            "too, in a file there",
         ),
     )
 }

@@ -22,6 +22,7 @@ from skdistmlp.settings import (
     fixed_timeouts,
     listen_ports,
     parameter_threshold,
+    rows_memory_share,
 )
 from tests.marks import only_quick
 
@@ -205,6 +206,7 @@ READERS = {
     "listen-port": listen_ports,
     "cache.max-bytes": cache_max_bytes,
     "cache.ttl": cache_ttl_s,
+    "rows.memory-share": rows_memory_share,
 }
 
 
@@ -284,6 +286,12 @@ def test_values_are_parsed(name, value, parsed):
         ("cache.ttl", "ever"),
         ("cache.ttl", False),
         ("cache.ttl", float("nan")),
+        ("rows.memory-share", -0.1),
+        ("rows.memory-share", 1.1),
+        ("rows.memory-share", float("nan")),
+        ("rows.memory-share", "half"),
+        ("rows.memory-share", True),
+        ("rows.memory-share", None),
     ],
 )
 def test_an_invalid_value_is_refused_by_name(name, value):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from skdistmlp.exceptions import counted
@@ -119,7 +119,7 @@ class Plan:
     bytes_exchanged: int = 0
     split_by: Literal["neurons", "rows"] = "neurons"
     n_replicas: int = 1
-    rows: RowHolding = COPIES
+    rows: RowHolding = field(default_factory=RowHolding)
     features_held: int = 0
     row_ranges: tuple[RowRange, ...] = ()
     row_costs: RowCosts | None = None
