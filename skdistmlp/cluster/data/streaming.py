@@ -7,7 +7,8 @@ together have no memory for: each is computed, written and released before the n
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ def computed_waves(
     collection: Any,
     pieces: Sequence[Sequence[Piece]],
     workers: Sequence[str],
-) -> Iterator[Wave]:
+) -> Generator[Wave]:
     """Have each worker compute its pieces of a collection, one after the other.
 
     Parameters
@@ -74,18 +75,18 @@ def computed_waves(
         Address of the worker of each rank.
     """
     blocks = blocks_of(collection)
+    computing: list[Future[Any]] = []
     for at_once in zip_longest(*pieces):
-        wave = {
-            rank: Written(
-                client.compute(blocks[piece.name], workers=[workers[rank]]), piece
-            )
-            for rank, piece in enumerate(at_once)
-            if piece is not None
-        }
+        wave = {}
         try:
+            for rank, piece in enumerate(at_once):
+                if piece is not None:
+                    block = blocks[piece.name]
+                    computing.append(client.compute(block, workers=[workers[rank]]))
+                    wave[rank] = Written(computing[-1], piece)
             yield wave
         finally:
-            release([written.future for written in wave.values()])
+            release(computing)
 
 
 def stream_arrays(
@@ -135,7 +136,7 @@ def stream_arrays(
         shape = len(own_rows[rank]), X.shape[1]
         extents.append(Extent(shape, nnz, X.dtype))
 
-    def waves() -> Iterator[Wave]:
+    def waves() -> Generator[Wave]:
         for start in range(0, max(map(len, own_rows)), n_at_once):
             parts = {
                 rank: X[rows[start : start + n_at_once]]
@@ -175,7 +176,7 @@ def fill_sinks(
     targets: Sequence[Future[Any]],
     owns: Sequence[RowsOfProcess],
     extents: Sequence[Extent],
-    waves: Iterator[Wave],
+    waves: Generator[Wave],
     as_rows: Callable[[Any, Block], Any],
 ) -> list[Future[Any]]:
     """Have each worker keep its rows, wave after wave.
@@ -190,7 +191,7 @@ def fill_sinks(
         What each rank gets.
     extents : sequence of Extent
         How much that is.
-    waves : iterator of Wave
+    waves : generator of Wave
         All pieces; the next wave is asked for when the last one is written.
     as_rows : callable
         From a block and its description to features; called on the worker.
@@ -208,16 +209,18 @@ def fill_sinks(
         [add(rank, "rows", open_sink, owns[rank], extents[rank]) for rank in ranks]
     )
     _wait_for(placement, sinks)
-    for wave in waves:
-        placement.begin()
-        written = placement.submit(
-            [
-                add(rank, "write", write_rows, sinks[rank], future, piece, check)
-                for rank, (future, piece) in wave.items()
-            ]
-        )
-        _wait_for(placement, written)
-        release(written)
+    # Closed: otherwise the traceback of an error would keep what it has computed.
+    with closing(waves):
+        for wave in waves:
+            placement.begin()
+            written = placement.submit(
+                [
+                    add(rank, "write", write_rows, sinks[rank], future, piece, check)
+                    for rank, (future, piece) in wave.items()
+                ]
+            )
+            _wait_for(placement, written)
+            release(written)
     placement.begin()
     rows = placement.submit(
         [

@@ -1,5 +1,11 @@
 """Rows that reach workers piece by piece."""
 
+import _thread
+import os
+import signal
+import threading
+import time
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -11,9 +17,11 @@ from skdistmlp.cluster.data.blocks import Block
 from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
 from skdistmlp.cluster.data.streaming import place_rows
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.exceptions import ClusterError, WorkerLostError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import RowHolding
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import bounded
 
 X = np.random.default_rng(0).normal(size=(30, 4)) * (np.arange(4) % 3 > 0)
@@ -125,3 +133,35 @@ def test_an_error_of_a_block_is_raised(client, placement):
     )
     with pytest.raises(ZeroDivisionError, match="computed"):
         placed(client, placement, streamed(client, collection))
+
+
+def sleeping(block):
+    time.sleep(0.3)
+    return block
+
+
+def test_an_interrupt_leaves_nothing(client, placement):
+    """Neither blocks nor sinks; the fixture of the client looks."""
+    collection = da.from_array(X, chunks=(1, 4)).map_blocks(sleeping, dtype=float)
+    timer = threading.Timer(1, _thread.interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        place_rows(streamed(client, collection), placement, Grid(2), ON_DISK)
+    timer.join()
+
+
+def test_a_worker_that_dies_while_rows_are_written_is_named():
+    def die(block, block_info=None):
+        if block_info[0]["chunk-location"] == (2, 0):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return block
+
+    collection = da.from_array(X, chunks=(6, 4)).map_blocks(die, dtype=float)
+    with own_cluster(n_workers=2) as client:
+        workers = tuple(client.nthreads())
+        with Placement(client, workers) as tasks:
+            with pytest.raises(ClusterError, match=f"{workers[0]}.* lost|died") as lost:
+                bounded(
+                    place_rows, streamed(client, collection), tasks, Grid(2), ON_DISK
+                )
+            assert isinstance(lost.value, WorkerLostError)
