@@ -20,9 +20,23 @@ class Table:
     """Where some threads lay what the others may read, and wait until all have."""
 
     def __init__(self, n_ranks: int, timeout_s: float) -> None:
-        self.values: list[Any] = [None] * n_ranks
+        self.n_ranks = n_ranks
+        # By the number of the exchange: several may have been begun.
+        self.values: dict[int, list[Any]] = {}
+        self.n_begun = [0] * n_ranks
+        self.lock = threading.Lock()
         self.barrier = threading.Barrier(n_ranks)
         self.timeout_s = timeout_s
+
+
+class ThreadExchange:
+    """An `Exchange` among threads: all of it happens when all finish it."""
+
+    def __init__(self, finish: Callable[[], FloatArray]) -> None:
+        self.finish = finish
+
+    def advance(self) -> None:
+        """Do nothing."""
 
 
 class ThreadCollectives:
@@ -30,17 +44,17 @@ class ThreadCollectives:
 
     def __init__(self, rank: int, table: Table) -> None:
         self.rank = rank
-        self.n_ranks = len(table.values)
+        self.n_ranks = table.n_ranks
         self._table = table
 
-    def all_gather(
+    def begin_all_gather(
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
         label: int,
         out: FloatArray | None,
-    ) -> FloatArray:
-        """Concatenate the shards' columns; see `Communicator`."""
+    ) -> ThreadExchange:
+        """Begin to concatenate the shards' columns; see `Collectives`."""
 
         def joined(parts: list[FloatArray]) -> FloatArray:
             if out is None:
@@ -51,7 +65,30 @@ class ThreadCollectives:
                     out[:, columns.columns] = other
             return out
 
-        return self._exchange(part, joined)
+        return self._begin(part, joined)
+
+    def begin_reduce_scatter(
+        self,
+        piece: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> ThreadExchange:
+        """Begin to sum and keep this shard's columns; see `Collectives`."""
+        columns = ranges[self.rank].columns
+        return self._begin(
+            piece, lambda pieces: sum_in_order([p[:, columns] for p in pieces], out)
+        )
+
+    def all_gather(
+        self,
+        part: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> FloatArray:
+        """Concatenate the shards' columns; see `Collectives`."""
+        return self.begin_all_gather(part, ranges, label, out).finish()
 
     def reduce_scatter(
         self,
@@ -60,17 +97,14 @@ class ThreadCollectives:
         label: int,
         out: FloatArray | None,
     ) -> FloatArray:
-        """Sum and keep this shard's columns; see `Communicator`."""
-        columns = ranges[self.rank].columns
-        return self._exchange(
-            piece, lambda pieces: sum_in_order([p[:, columns] for p in pieces], out)
-        )
+        """Sum and keep this shard's columns; see `Collectives`."""
+        return self.begin_reduce_scatter(piece, ranges, label, out).finish()
 
     def all_reduce(
         self, piece: FloatArray, label: int, out: FloatArray | None
     ) -> FloatArray:
         """Sum the shards' pieces; see `Communicator`."""
-        return self._exchange(piece, lambda pieces: sum_in_order(pieces, out))
+        return self._begin(piece, lambda pieces: sum_in_order(pieces, out)).finish()
 
     def broadcast(self, array: FloatArray, label: int) -> FloatArray:
         """Overwrite `array` with shard 0's; see `Communicator`."""
@@ -80,15 +114,28 @@ class ThreadCollectives:
                 np.copyto(array, arrays[0])
             return array
 
-        return self._exchange(array, copied)
+        return self._begin(array, copied).finish()
 
-    def _exchange(self, mine: Any, combine: Callable[[list[Any]], Result]) -> Result:
-        self._table.values[self.rank] = mine
-        self._wait()
-        result = combine(self._table.values)
-        # No shard may overwrite what others still read.
-        self._wait()
-        return result
+    def _begin(
+        self, mine: FloatArray, combine: Callable[[list[FloatArray]], FloatArray]
+    ) -> ThreadExchange:
+        table, number = self._table, self._table.n_begun[self.rank]
+        table.n_begun[self.rank] += 1
+        with table.lock:
+            values = table.values.setdefault(number, [None] * self.n_ranks)
+        values[self.rank] = mine
+
+        def finish() -> FloatArray:
+            # Whoever is here has begun this exchange, and all exchanges before it.
+            self._wait()
+            result = combine(values)
+            # No shard may overwrite what others still read.
+            self._wait()
+            with table.lock:
+                table.values.pop(number, None)
+            return result
+
+        return ThreadExchange(finish)
 
     def _wait(self) -> None:
         try:

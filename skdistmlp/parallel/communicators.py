@@ -47,6 +47,40 @@ class StopRequested(Exception):  # noqa: N818 (a signal between shards, not an e
     """
 
 
+class Exchange(Protocol):
+    """A collective that has begun, and travels while this process computes.
+
+    Until it is finished, nobody may write to the arrays that it was given, nor read
+    what it writes to. All processes begin their exchanges in the same order, and finish
+    them in the same order.
+    """
+
+    def advance(self) -> None:
+        """Send and receive what can be without waiting.
+
+        Between two exchanges nobody else does: a socket takes no more than fits into
+        its buffers until someone reads at the other end. It is called every millisecond
+        or so while this process computes.
+        """
+
+    def finish(self) -> FloatArray:
+        """Wait for the rest, and return the result."""
+
+
+class Finished:
+    """An `Exchange` that had nothing to wait for."""
+
+    def __init__(self, result: FloatArray) -> None:
+        self._result = result
+
+    def advance(self) -> None:
+        """Do nothing."""
+
+    def finish(self) -> FloatArray:
+        """Return the result."""
+        return self._result
+
+
 class Collectives(Protocol):
     """Exchanges among some processes, all of which take part in each.
 
@@ -63,16 +97,16 @@ class Collectives(Protocol):
     def n_ranks(self) -> int:
         """Number of processes."""
 
-    def all_gather(
+    def begin_all_gather(
         self,
         part: FloatArray,
         ranges: Sequence[NeuronRange],
         label: int,
         out: FloatArray | None,
-    ) -> FloatArray:
-        """Concatenate the columns of all.
+    ) -> Exchange:
+        """Begin to concatenate the columns of all.
 
-        The conjugate of `reduce_scatter`: gathering activations forward is
+        The conjugate of `begin_reduce_scatter`: gathering activations forward is
         scattering the sum of their deltas backward.
 
         Parameters
@@ -89,18 +123,18 @@ class Collectives(Protocol):
 
         Returns
         -------
-        ndarray of shape (n_rows, n_columns)
-            The same everywhere.
+        Exchange
+            Its result, an ndarray of shape (n_rows, n_columns), is the same everywhere.
         """
 
-    def reduce_scatter(
+    def begin_reduce_scatter(
         self,
         piece: FloatArray,
         ranges: Sequence[NeuronRange],
         label: int,
         out: FloatArray | None,
-    ) -> FloatArray:
-        """Sum the pieces of all and keep this process's columns of the sum.
+    ) -> Exchange:
+        """Begin to sum the pieces of all, and to keep this process's columns of it.
 
         Parameters
         ----------
@@ -115,9 +149,28 @@ class Collectives(Protocol):
 
         Returns
         -------
-        ndarray of shape (n_rows, len(ranges[rank]))
-            The columns of this process.
+        Exchange
+            Its result, an ndarray of shape (n_rows, len(ranges[rank])), has the columns
+            of this process.
         """
+
+    def all_gather(
+        self,
+        part: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> FloatArray:
+        """Begin and finish `begin_all_gather`."""
+
+    def reduce_scatter(
+        self,
+        piece: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> FloatArray:
+        """Begin and finish `begin_reduce_scatter`."""
 
     def all_reduce(
         self, piece: FloatArray, label: int, out: FloatArray | None
@@ -170,6 +223,26 @@ class SingleProcess:
 
     rank = 0
     n_ranks = 1
+
+    def begin_all_gather(
+        self,
+        part: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> Exchange:
+        """Give back `part`."""
+        return Finished(part)
+
+    def begin_reduce_scatter(
+        self,
+        piece: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> Exchange:
+        """Give back `piece`."""
+        return Finished(piece)
 
     def all_gather(
         self,

@@ -13,16 +13,25 @@ from skdistmlp.nn.optimizers import (
     update,
 )
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
-from skdistmlp.parallel.communicators import Communicator, Label
+from skdistmlp.parallel.communicators import (
+    Communicator,
+    Exchange,
+    Finished,
+    Label,
+)
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.gathered_inputs import GatheredInputs
 from skdistmlp.parallel.grid import optimizer_parts
+from skdistmlp.parallel.overlap import (
+    GatherInParts,
+    gradient_meanwhile,
+    parts_of_rows,
+)
 from skdistmlp.parallel.shard import (
     ShardState,
     affine,
     batch_loss,
     batch_penalty,
-    gradient,
     nonzero_totals,
     output_delta,
     propagate,
@@ -117,6 +126,8 @@ class LocalOps:
         self._inputs: dict[int, Features] = {}
         self._residuals: dict[int, FloatArray] = {}
         self._masks: dict[int, FloatArray] = {}
+        # Inputs of layers that are on their way to this shard.
+        self._gathers: dict[int, GatherInParts] = {}
         self.loss_sum = 0.0
 
     def inputs(self, rows: Rows) -> Features:
@@ -139,9 +150,11 @@ class LocalOps:
             self.shown()
         coefs, intercepts = self._trained if training else self._shown
         coef, intercept = coefs[layer], intercepts[layer]
+        # The layer before has begun to gather the input, if others have some of it.
+        gather = self._gathers.pop(layer, None)
+        if training and gather is None:
+            value = self._dropped(layer, value, slice(0, value.shape[0]))
         shape = value.shape[0], coef.shape[1]
-        if training:
-            value = self._dropped(layer, value)
         out = self._buffer("activations", layer, *shape)
         if layer == self._split.output_layer:
             piece = affine(value, coef, intercept, out)
@@ -150,19 +163,30 @@ class LocalOps:
                 self._inputs[layer] = value
             logits = self._shards.all_reduce(piece, layer, logits)
             return logits if training else self._of_all_replicas(logits)
-        inputs = self._gather(layer, value)
         activation = self._activations[layer]
         z = self._buffer("residuals", layer, *shape) if activation.keeps_input else out
-        affine(inputs, coef, intercept, z)
-        if not training:
-            activation.forward(z, out)
-            return out
-        if activation.with_slope is not None:
-            activation.with_slope(z, out)
-        else:
-            activation.forward(z, out)
-        self._residuals[layer] = z
-        self._inputs[layer] = inputs
+        apply = activation.forward
+        if training and activation.with_slope is not None:
+            apply = activation.with_slope
+        following = self._following_gather(layer, len(out), training=training)
+        parts = [slice(0, len(out))]
+        if gather is not None or following is not None:
+            parts = parts_of_rows(self._split, len(out), out.itemsize)
+        for rows in parts:
+            if gather is not None:
+                affine(gather.finish(), coef, intercept, z[rows])
+            else:
+                some = value if len(parts) == 1 else value[rows]
+                affine(some, coef, intercept, z[rows])
+            apply(z[rows], out[rows])
+            if following is not None:
+                if training:
+                    following.begin(self._dropped(layer + 1, out, rows), rows)
+                else:
+                    following.begin(out[rows], rows)
+        if training:
+            self._residuals[layer] = z
+            self._inputs[layer] = value if gather is None else gather.whole
         return out
 
     def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
@@ -182,25 +206,17 @@ class LocalOps:
 
     def backward(self, layer: int, value: Features, delta: FloatArray) -> FloatArray:
         """Write the layer's gradient; return this shard's delta below."""
-        coef = self._trained.coefs[layer]
-        gradient(
+        exchange = self._begin_propagating(layer, value, delta)
+        gradient_meanwhile(
+            exchange,
             self._inputs[layer],
             delta,
             self._coef_gradients[layer],
             self._intercept_gradients[layer],
         )
+        below = exchange.finish()
         if layer == 0:
-            return delta
-        below = propagate(
-            delta, coef, self._buffer("propagated", layer, len(delta), coef.shape[0])
-        )
-        if layer != self._split.output_layer:
-            below = self._shards.reduce_scatter(
-                below,
-                self._split.ranges[layer - 1],
-                layer,
-                self._buffer("deltas", layer, *value.shape),
-            )
+            return below
         if layer in self._masks:
             below *= self._masks[layer]
         activation, residual = self._activations[layer - 1], self._residuals[layer - 1]
@@ -272,39 +288,60 @@ class LocalOps:
         self.gradient = flat
         self._coef_gradients, self._intercept_gradients = self._layout.views(flat)
 
-    def _dropped(self, layer: int, value: Features) -> Features:
-        """Return this shard's part of a layer's input without what is dropped."""
+    def _dropped(self, layer: int, value: Features, rows: slice) -> Features:
+        """Return some rows of a layer's input, this shard's part, thinned by dropout.
+
+        The first call in a step is for the first rows; `value` always has all.
+        """
         dropout = self.state.dropout(self._network, layer)
         if dropout is None:
-            return value
+            return value[rows] if rows != slice(0, value.shape[0]) else value
         positions = None
         if self._replicas.n_ranks > 1:
             positions = self._distribution.positions(self._replicas.rank, self._rows)
         if issparse(value):
             return dropout.drop_stored(value, positions)
-        columns = slice(0, value.shape[1])
-        if layer > 0:
-            columns = self._split.ranges[layer - 1][self._shards.rank].columns
-        mask = dropout.mask(
-            columns, self._buffer("masks", layer, *value.shape), positions
-        )
-        if layer > 0:
-            self._masks[layer] = mask
+        if rows.start == 0:
+            columns = slice(0, value.shape[1])
+            if layer > 0:
+                columns = self._split.ranges[layer - 1][self._shards.rank].columns
+            room = self._buffer("masks", layer, *value.shape)
+            self._masks[layer] = dropout.mask(columns, room, positions)
         # Not in place: the activation may go backward from `value`, which may also be
         # the user's rows.
         dropped = self._buffer("dropped", layer, *value.shape)
-        return np.multiply(value, mask, out=dropped)
+        return np.multiply(value[rows], self._masks[layer][rows], out=dropped[rows])
 
     def _own(self, rows: Rows) -> Rows:
         """Return the rows of a batch that this replica computes."""
         return self._distribution.own(self._replicas.rank, rows)
 
-    def _gather(self, layer: int, part: Features) -> Features:
+    def _begin_propagating(
+        self, layer: int, value: Features, delta: FloatArray
+    ) -> Exchange:
+        """Compute the delta below, and begin to sum it: it travels meanwhile."""
         if layer == 0:
-            return part
-        split = self._split
-        out = self._buffer("gathered", layer, len(part), split.layer_units[layer])
-        return self._shards.all_gather(part, split.ranges[layer - 1], layer, out)
+            return Finished(delta)
+        coef, split = self._trained.coefs[layer], self._split
+        out = self._buffer("propagated", layer, len(delta), coef.shape[0])
+        below = propagate(delta, coef, out)
+        if layer == split.output_layer:
+            return Finished(below)
+        out = self._buffer("deltas", layer, *value.shape)
+        ranges = split.ranges[layer - 1]
+        return self._shards.begin_reduce_scatter(below, ranges, layer, out)
+
+    def _following_gather(
+        self, layer: int, n_rows: int, *, training: bool
+    ) -> GatherInParts | None:
+        """Return how the output of a layer is to be gathered, unless it is the last."""
+        following, split = layer + 1, self._split
+        if following >= split.output_layer:
+            return None
+        out = self._buffer("gathered", following, n_rows, split.layer_units[following])
+        gather = GatherInParts(self._shards, split.ranges[layer], following, out)
+        self._gathers[following] = gather
+        return gather
 
     def _of_all_replicas(self, logits: FloatArray) -> FloatArray:
         """Return the logits of all rows of the batch, in its order."""

@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 
 from skdistmlp.nn.types import FloatArray
-from skdistmlp.parallel.communicators import Collectives, SingleProcess, sum_in_order
+from skdistmlp.parallel.communicators import (
+    Collectives,
+    Exchange,
+    Finished,
+    SingleProcess,
+    sum_in_order,
+)
 from skdistmlp.parallel.grid import Axis, Grid
 from skdistmlp.parallel.split import NeuronRange
-from skdistmlp.wire.connections import Connections
+from skdistmlp.wire.connections import Connections, PendingExchange
 from skdistmlp.wire.packet import Operation
 from skdistmlp.wire.transfers import Link
 
@@ -45,7 +51,27 @@ class SocketCollectives:
         self._places = {
             peer: place for place, peer in enumerate(ranks) if place != self.rank
         }
-        self._buffers: dict[tuple[Any, ...], FloatArray] = {}
+        self._free: dict[tuple[Any, ...], list[FloatArray]] = {}
+
+    def begin_all_gather(
+        self,
+        part: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> Exchange:
+        """Begin to put the columns of all side by side; see `Collectives`."""
+        return self._begin_gather(Operation.ALL_GATHER, part, ranges, label, out)
+
+    def begin_reduce_scatter(
+        self,
+        piece: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> Exchange:
+        """Begin to sum and keep this process's columns; see `Collectives`."""
+        return self._begin_scatter(Operation.REDUCE_SCATTER, piece, ranges, label, out)
 
     def all_gather(
         self,
@@ -55,30 +81,7 @@ class SocketCollectives:
         out: FloatArray | None,
     ) -> FloatArray:
         """Put the columns of all side by side; see `Collectives`."""
-        if not self._places:
-            return part
-        operation, n_rows = Operation.ALL_GATHER, len(part)
-        if out is None:
-            out = np.empty((n_rows, ranges[-1].stop), part.dtype)
-        columns = {peer: ranges[place].columns for peer, place in self._places.items()}
-        # Of one row, the columns of each are contiguous: they are received in place.
-        in_place = n_rows == 1 and out.flags.c_contiguous
-        received = {
-            peer: out[:, where]
-            if in_place
-            else self._room("in", operation, label, peer, part.dtype)(
-                n_rows, where.stop - where.start
-            )
-            for peer, where in columns.items()
-        }
-        self._exchange(operation, label, self._to_all(part), received)
-        if not in_place:
-            for peer, where in columns.items():
-                out[:, where] = received[peer]
-        own = out[:, ranges[self.rank].columns]
-        if not np.may_share_memory(own, part):
-            own[...] = part
-        return out
+        return self.begin_all_gather(part, ranges, label, out).finish()
 
     def reduce_scatter(
         self,
@@ -88,24 +91,7 @@ class SocketCollectives:
         out: FloatArray | None,
     ) -> FloatArray:
         """Sum and keep this process's columns; see `Collectives`."""
-        if not self._places:
-            return piece
-        operation, n_rows, own = Operation.REDUCE_SCATTER, len(piece), ranges[self.rank]
-        in_place = n_rows == 1 and piece.flags.c_contiguous
-        sent, received = {}, {}
-        for peer, place in self._places.items():
-            columns = piece[:, ranges[place].columns]
-            if in_place:
-                sent[peer] = columns
-            else:
-                room = self._room("out", operation, label, peer, piece.dtype)
-                sent[peer] = room(*columns.shape)
-                np.copyto(sent[peer], columns)
-            room = self._room("in", operation, label, peer, piece.dtype)
-            received[peer] = room(n_rows, len(own))
-        self._exchange(operation, label, sent, received)
-        pieces = self._in_order(received, piece[:, own.columns])
-        return sum_in_order(pieces, out)
+        return self.begin_reduce_scatter(piece, ranges, label, out).finish()
 
     def all_reduce(
         self, piece: FloatArray, label: int, out: FloatArray | None
@@ -115,22 +101,90 @@ class SocketCollectives:
             return piece
         operation = Operation.ALL_REDUCE
         shape = (1, piece.size) if piece.ndim == 1 else piece.shape
-        received = {
-            peer: self._room("in", operation, label, peer, piece.dtype)(*shape)
-            for peer in self._places
-        }
-        self._exchange(operation, label, self._to_all(piece), received)
+        rooms = self._rooms("in", operation, label, piece.dtype)
+        received = {peer: rooms.take(peer, *shape) for peer in self._places}
+        self._begin(operation, label, self._to_all(piece), received).finish()
         pieces = {p: array.reshape(piece.shape) for p, array in received.items()}
-        return sum_in_order(self._in_order(pieces, piece), out)
+        total = sum_in_order(self._in_order(pieces, piece), out)
+        rooms.give_back()
+        return total
 
     def broadcast(self, array: FloatArray, label: int) -> FloatArray:
         """Overwrite `array` with that of the first; see `Collectives`."""
         if self.rank == 0:
-            self._exchange(Operation.BROADCAST, label, self._to_all(array), {})
+            self._begin(Operation.BROADCAST, label, self._to_all(array), {}).finish()
         else:
             first = min(self._places, key=self._places.__getitem__)
-            self._exchange(Operation.BROADCAST, label, {}, {first: array})
+            self._begin(Operation.BROADCAST, label, {}, {first: array}).finish()
         return array
+
+    def _begin_gather(
+        self,
+        operation: Operation,
+        part: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> Exchange:
+        if not self._places:
+            return Finished(part)
+        n_rows = len(part)
+        whole = np.empty((n_rows, ranges[-1].stop), part.dtype) if out is None else out
+        columns = {peer: ranges[place].columns for peer, place in self._places.items()}
+        # Of one row, the columns of each are contiguous: they are received in place.
+        in_place = n_rows == 1 and whole.flags.c_contiguous
+        rooms = self._rooms("in", operation, label, part.dtype)
+        received = {
+            peer: whole[:, where]
+            if in_place
+            else rooms.take(peer, n_rows, where.stop - where.start)
+            for peer, where in columns.items()
+        }
+        pending = self._begin(operation, label, self._to_all(part), received)
+
+        def result() -> FloatArray:
+            if not in_place:
+                for peer, where in columns.items():
+                    whole[:, where] = received[peer]
+            rooms.give_back()
+            own = whole[:, ranges[self.rank].columns]
+            if not np.may_share_memory(own, part):
+                own[...] = part
+            return whole
+
+        return SocketExchange(pending, result)
+
+    def _begin_scatter(
+        self,
+        operation: Operation,
+        piece: FloatArray,
+        ranges: Sequence[NeuronRange],
+        label: int,
+        out: FloatArray | None,
+    ) -> Exchange:
+        if not self._places:
+            return Finished(piece)
+        n_rows, own = len(piece), ranges[self.rank]
+        in_place = n_rows == 1 and piece.flags.c_contiguous
+        outgoing = self._rooms("out", operation, label, piece.dtype)
+        incoming = self._rooms("in", operation, label, piece.dtype)
+        sent, received = {}, {}
+        for peer, place in self._places.items():
+            sent[peer] = columns = piece[:, ranges[place].columns]
+            if not in_place:
+                sent[peer] = outgoing.take(peer, *columns.shape)
+                np.copyto(sent[peer], columns)
+            received[peer] = incoming.take(peer, n_rows, len(own))
+        pending = self._begin(operation, label, sent, received)
+
+        def result() -> FloatArray:
+            pieces = self._in_order(received, piece[:, own.columns])
+            total = sum_in_order(pieces, out)
+            outgoing.give_back()
+            incoming.give_back()
+            return total
+
+        return SocketExchange(pending, result)
 
     def _to_all(self, array: FloatArray) -> dict[int, FloatArray]:
         return dict.fromkeys(self._places, np.ascontiguousarray(array))
@@ -143,36 +197,77 @@ class SocketCollectives:
         pieces[self.rank] = own
         return [pieces[place] for place in range(self.n_ranks)]
 
-    def _exchange(
+    def _begin(
         self,
         operation: Operation,
         label: int,
         sent: Mapping[int, FloatArray],
         received: Mapping[int, FloatArray],
-    ) -> None:
-        self._connections.exchange(
+    ) -> PendingExchange:
+        return self._connections.begin(
             operation, label, sent, received, relay=self._relays_stops
         )
 
-    def _room(
+    def _rooms(
         self,
         use: str,
         operation: Operation,
         label: int,
-        peer: int,
         dtype: np.dtype[np.floating],
-    ) -> Callable[[int, int], FloatArray]:
-        """Return a function that gives contiguous room, allocated at its first use."""
-        key = use, operation, label, peer, dtype
+    ) -> "Rooms":
+        return Rooms(self._free, (use, operation, label, dtype))
 
-        def room(n_rows: int, n_columns: int) -> FloatArray:
-            size = n_rows * n_columns
-            flat = self._buffers.get(key)
-            if flat is None or flat.size < size:
-                flat = self._buffers[key] = np.empty(size, dtype)
-            return flat[:size].reshape(n_rows, n_columns)
 
-        return room
+class SocketExchange:
+    """An `Exchange` over sockets."""
+
+    def __init__(
+        self, pending: PendingExchange, result: Callable[[], FloatArray]
+    ) -> None:
+        self._pending = pending
+        self._result = result
+
+    def advance(self) -> None:
+        """Send and receive what can be without waiting."""
+        self._pending.advance()
+
+    def finish(self) -> FloatArray:
+        """Wait for the rest, and return the result."""
+        self._pending.finish()
+        return self._result()
+
+
+class Rooms:
+    """Contiguous memory that one exchange borrows: others may be under way.
+
+    Parameters
+    ----------
+    free : dict
+        Memory that nobody uses; shared by all exchanges, and allocated at the first.
+    use : tuple
+        For what: memory of the same use has the same size at every step.
+    """
+
+    def __init__(
+        self, free: dict[tuple[Any, ...], list[FloatArray]], use: tuple[Any, ...]
+    ) -> None:
+        self._free = free
+        self._use = use
+        self._taken: list[tuple[int, FloatArray]] = []
+
+    def take(self, peer: int, n_rows: int, n_columns: int) -> FloatArray:
+        """Return an array for what is sent to a peer, or received from it."""
+        size, free = n_rows * n_columns, self._free.get((peer, self._use))
+        flat = free.pop() if free else None
+        if flat is None or flat.size < size:
+            flat = np.empty(size, self._use[-1])
+        self._taken.append((peer, flat))
+        return flat[:size].reshape(n_rows, n_columns)
+
+    def give_back(self) -> None:
+        """Let others use what was taken."""
+        for peer, flat in self._taken:
+            self._free.setdefault((peer, self._use), []).append(flat)
 
 
 class SocketCommunicator(SocketCollectives):

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,7 +11,14 @@ from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.communicators import Label, StopRequested
 from skdistmlp.wire.packet import DTYPES, STOP, Header, Operation
-from skdistmlp.wire.transfers import Link, Receive, Send, carry_out
+from skdistmlp.wire.transfers import (
+    Link,
+    Receive,
+    Send,
+    advance,
+    advance_sending,
+    carry_out,
+)
 
 EXCHANGES_OF_LAYERS = {
     Operation.ALL_GATHER: "the forward exchange",
@@ -86,6 +94,8 @@ class Connections:
         self._flags = 0
         self._flags_seen = 0
         self._flags_agreed = 0
+        # The message of the error that ended the use of these connections.
+        self._failure: str | None = None
 
     def request_stop(self) -> None:
         """Ask everyone to stop after the step that begins next; from any thread.
@@ -109,7 +119,7 @@ class Connections:
         # and the next one then carries the flag.
         self._flags = self._flags_seen = STOP if self._stop_wanted else 0
 
-    def exchange(
+    def begin(
         self,
         operation: Operation,
         label: int,
@@ -117,36 +127,79 @@ class Connections:
         received: Mapping[int, FloatArray],
         *,
         relay: bool = False,
-        timeout_s: float | None = None,
-    ) -> None:
-        """Send and receive one array per peer, all at once.
+    ) -> "PendingExchange":
+        """Begin to send and receive one array per peer, all at once.
+
+        The arrays belong to the exchange until it is finished. Others may be begun
+        before that, by all processes in the same order.
 
         With `relay`, the packets carry all stops seen in this step. Those
         of all shards of a replica have seen the same by then, so afterwards everyone
         has: whoever wanted a stop told its replica, which told all others.
         """
         flags = self._flags_seen if relay else self._flags
+        name = OTHER_EXCHANGES.get(label)
+        name = name or f"{EXCHANGES_OF_LAYERS[operation]} of layer {label}"
         sends, receives = [], []
         for peer, array in sent.items():
             header = self._header(operation, label, self.rank, array, flags)
             views = [memoryview(header.pack()), *_bytes_of(array)]
-            sends.append(Send(self.links[peer], views))
+            sends.append(Send(self.links[peer], views, name))
         for peer, array in received.items():
             expected = self._header(operation, label, peer, array, flags)
-            receives.append(Receive(self.links[peer], expected, _bytes_of(array)))
+            link = self.links[peer]
+            receives.append(Receive(link, expected, _bytes_of(array), name))
+        for send in sends:
+            send.link.sending.append(send)
+        for receive in receives:
+            receive.link.receiving.append(receive)
+        exchange = PendingExchange(self, name, self._step, relay, sends, receives)
+        # Receiving waits for `advance`: seldom has a peer been quicker.
+        self.drive(lambda: advance_sending([send.link for send in sends]))
+        return exchange
+
+    def advance(self) -> None:
+        """Send and receive what can be without waiting, of all exchanges."""
+        self.drive(lambda: advance(self.links.values()))
+
+    def drive(self, work: Callable[[], object]) -> None:
+        """Do some work on the connections; after an error, none can be used again.
+
+        A packet that was cut off would be taken for the beginning of the next.
+        """
+        if self._failure is not None:
+            raise ExchangeError(self._failure)
         begun = time.monotonic()
         try:
-            carry_out(
-                [*sends, *receives], timeout_s or self._timeout_s, self.is_cancelled
-            )
+            work()
         except ExchangeError as error:
-            exchange = OTHER_EXCHANGES.get(label)
-            exchange = exchange or f"{EXCHANGES_OF_LAYERS[operation]} of layer {label}"
-            raise ExchangeError(f"{error} in {exchange}") from error.__cause__
-        self.exchanging_s += time.monotonic() - begun
-        for receive in receives:
+            self._failure = str(error)
+            for link in self.links.values():
+                link.drop_all()
+            raise
+        finally:
+            self.exchanging_s += time.monotonic() - begun
+
+    def finish(self, exchange: "PendingExchange", timeout_s: float | None) -> None:
+        """Wait until all of an exchange has been sent and received."""
+        self.drive(
+            lambda: carry_out(
+                [*exchange.sends, *exchange.receives],
+                self.links.values(),
+                timeout_s or self._timeout_s,
+                self.is_cancelled,
+                exchange.name,
+            )
+        )
+        if exchange.step != self._step:
+            # Begun in an earlier step, whose flags everyone has left behind. Whoever
+            # wanted a stop says so in the packets of this step too.
+            return
+        # Now, not when they arrived: all processes finish the same exchanges before
+        # they begin another, so all have seen the same.
+        for receive in exchange.receives:
             self._flags_seen |= receive.flags
-        if relay or not self._relays_stops:
+        if exchange.relay or not self._relays_stops:
             self._flags_agreed = self._flags_seen
 
     def wait_for_all(self) -> None:
@@ -156,12 +209,13 @@ class Connections:
         """
         sent = dict.fromkeys(self.links, np.zeros(1))
         received = {peer: np.empty(1) for peer in self.links}
-        self.exchange(Operation.READY, Label.ROUND, sent, received, timeout_s=math.inf)
+        self.begin(Operation.READY, Label.ROUND, sent, received).finish(math.inf)
 
     def close(self) -> None:
         """Close the connections; whoever waits for this process learns it at once."""
         for link in self.links.values():
             link.socket.close()
+            link.drop_all()
 
     def _header(
         self,
@@ -182,6 +236,52 @@ class Connections:
             *_two_dimensions(array),
             flags,
         )
+
+
+@dataclass(frozen=True)
+class PendingExchange:
+    """An exchange that has begun, whose packets are in the queues of their links.
+
+    Attributes
+    ----------
+    connections : Connections
+        Those that it uses.
+    name : str
+        What messages call it.
+    step : int
+        In which it was begun.
+    relay : bool
+        Whether its packets carry the stops that others have asked for.
+    sends, receives : list of Send, list of Receive
+        Its packets.
+    """
+
+    connections: Connections
+    name: str
+    step: int
+    relay: bool
+    sends: list[Send]
+    receives: list[Receive]
+
+    def advance(self) -> None:
+        """Send and receive what can be without waiting."""
+        self.connections.advance()
+
+    def finish(self, timeout_s: float | None = None) -> None:
+        """Wait until all has been sent and received.
+
+        Parameters
+        ----------
+        timeout_s : float, optional
+            How long to wait for the slowest process; by default, as the connections.
+
+        Raises
+        ------
+        ExchangeError
+            If a process is gone, silent, or sends something else; or if this process
+            was told to stop waiting.
+        """
+        self.connections.finish(self, timeout_s)
 
 
 def _two_dimensions(array: FloatArray) -> tuple[int, int]:

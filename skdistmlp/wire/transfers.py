@@ -1,12 +1,20 @@
-"""Arrays on their way over a connection to another process, and all of them at once."""
+"""Arrays on their way over connections to other processes, and all of them at once.
+
+Each connection has a queue of packets to send and one of packets to receive. Several
+exchanges may be under way at once: their packets travel in the order in which the
+exchanges were begun, which is the same on all processes.
+"""
 
 import os
 import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.settings import CANCEL_POLL_S, SPIN_S
@@ -21,7 +29,7 @@ WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 @dataclass
 class Link:
-    """The connection to one other shard.
+    """The connection to one other shard, and the packets that travel over it.
 
     Attributes
     ----------
@@ -29,6 +37,10 @@ class Link:
         Connected and non-blocking.
     name : str
         The other shard, for messages: its rank and its worker.
+    sending, receiving : deque of Send, deque of Receive
+        What has not been sent or received yet, in the order in which it was begun.
+        Only the first of each moves. With TLS this order is vital too: a send that
+        would block must be repeated with the same bytes.
     """
 
     socket: socket.socket
@@ -40,63 +52,116 @@ class Link:
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             self.socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
         self.header = memoryview(bytearray(HEADER_BYTES))
+        self.sending: deque[Send] = deque()
+        self.receiving: deque[Receive] = deque()
         encrypted = isinstance(self.socket, ssl.SSLSocket)
         self.send = self._send_first if encrypted else self.socket.sendmsg
+
+    @property
+    def events(self) -> int:
+        """What to poll for; 0 if there is nothing to send or receive."""
+        heads = [queue[0].event for queue in (self.sending, self.receiving) if queue]
+        return reduce(or_, heads, 0)
+
+    def drop_all(self) -> None:
+        """Forget all packets, and with them the arrays that they were to fill."""
+        self.sending.clear()
+        self.receiving.clear()
 
     def _send_first(self, views: Sequence[memoryview]) -> int:
         """Send of the first array what goes: TLS has no `sendmsg`."""
         return self.socket.send(views[0])
 
 
+def advance(links: Iterable[Link]) -> None:
+    """Send and receive what can be over some connections without waiting."""
+    for link in links:
+        if link.sending:
+            _advance(link.sending)
+        if link.receiving:
+            _advance(link.receiving)
+
+
+def advance_sending(links: Iterable[Link]) -> None:
+    """Send what can be over some connections without waiting."""
+    for link in links:
+        _advance(link.sending)
+
+
+def _advance(queue: "deque[Send] | deque[Receive]") -> None:
+    """Advance the first packet, and the next whenever one is done."""
+    while queue:
+        try:
+            if not queue[0].advance():
+                return
+        except ExchangeError as error:
+            message = f"{error} in {queue[0].exchange}"
+            raise ExchangeError(message) from error.__cause__
+        queue.popleft()
+
+
 def carry_out(
     transfers: Sequence["Send | Receive"],
+    links: Collection[Link],
     timeout_s: float,
     is_cancelled: Callable[[], bool],
+    exchange: str,
 ) -> None:
-    """Advance all transfers until each is done.
+    """Advance all links until each of some transfers is done.
 
     Sends and receives advance together: if every shard sent everything first, two
     with arrays larger than the kernel's buffers would wait for each other to read.
+    So do the packets of other exchanges, before and after these: a peer may wait for
+    one of them before it reads these.
+
+    Parameters
+    ----------
+    transfers : sequence of Send or Receive
+        Those of one exchange.
+    links : collection of Link
+        All connections, whether or not they carry one of them.
+    timeout_s : float
+        For how long nothing may arrive or leave.
+    is_cancelled : callable
+        Says whether to stop waiting at once.
+    exchange : str
+        What messages call it.
     """
     # Most transfers of small layers end here, without a system call to wait.
-    pending = [transfer for transfer in transfers if not transfer.advance()]
+    advance(links)
+    pending = [transfer for transfer in transfers if not transfer.done]
+    if not pending:
+        return
     spin_until = time.monotonic() + SPIN_S
     while pending and time.monotonic() < spin_until:
         # The peer may need this core in order to send what is waited for.
         os.sched_yield()
-        pending = [transfer for transfer in pending if not transfer.advance()]
-    if not pending:
-        return
+        advance(links)
+        pending = [transfer for transfer in pending if not transfer.done]
     deadline = time.monotonic() + timeout_s
     while pending:
         # A new one each time: with TLS the event of a transfer changes as it
         # advances. With one poll for reads and writes of a link, whose send and
         # receive share a socket, their events are combined.
         poll = select.poll()
-        wanted: dict[int, int] = {}
-        for transfer in pending:
-            fileno = transfer.link.socket.fileno()
-            wanted[fileno] = wanted.get(fileno, 0) | transfer.event
-        for fileno, events in wanted.items():
-            poll.register(fileno, events)
-        ready = {fileno for fileno, _ in poll.poll(1000 * CANCEL_POLL_S)}
+        busy = {link.socket.fileno(): link for link in links if link.events}
+        for fileno, link in busy.items():
+            poll.register(fileno, link.events)
+        ready = [fileno for fileno, _ in poll.poll(1000 * CANCEL_POLL_S)]
         if is_cancelled():
-            raise ExchangeError("cancelled because the fit ended")
+            raise ExchangeError(f"cancelled because the fit ended in {exchange}")
         # The timeout is for silence: a large array over a slow network may take
         # longer, as long as some bytes arrive.
         if ready:
             deadline = time.monotonic() + timeout_s
         # A closed or broken socket is ready too, and `advance` raises its error.
-        pending = [
-            transfer
-            for transfer in pending
-            if transfer.link.socket.fileno() not in ready or not transfer.advance()
-        ]
+        advance(busy[fileno] for fileno in ready)
+        pending = [transfer for transfer in pending if not transfer.done]
         if pending and time.monotonic() > deadline:
             names = ", ".join(sorted({t.link.name for t in pending}))
             raise ExchangeError(
                 f"waited more than {timeout_s:g} s "
-                f"(skdistmlp.exchange-timeout) for {names}"
+                f"(skdistmlp.exchange-timeout) for {names} in {exchange}"
             )
 
 
@@ -116,11 +181,25 @@ def event_to_wait_for(blocked: OSError, otherwise: int) -> int:
 
 
 class Send:
-    """An array that is being sent to a peer."""
+    """An array that is being sent to a peer.
 
-    def __init__(self, link: Link, views: list[memoryview]) -> None:
+    Attributes
+    ----------
+    link : Link
+        The connection.
+    exchange : str
+        What messages call the exchange that it belongs to.
+    event : int
+        What to poll for.
+    done : bool
+        Whether all has been sent. Until then, the array must not be written to.
+    """
+
+    def __init__(self, link: Link, views: list[memoryview], exchange: str) -> None:
         self.link = link
+        self.exchange = exchange
         self.event = select.POLLOUT
+        self.done = False
         self._views = views
 
     def advance(self) -> bool:
@@ -138,6 +217,7 @@ class Send:
                 n_bytes -= views.pop(0).nbytes
             if n_bytes:
                 views[0] = views[0][n_bytes:]
+        self.done = True
         return True
 
 
@@ -145,11 +225,16 @@ class Receive:
     """A packet that is being received: its header is verified before the rest is read.
 
     So a packet that the plan does not expect never reaches an array of the training.
+    The attributes are those of `Send`, and `flags`: those of the packet.
     """
 
-    def __init__(self, link: Link, expected: Header, views: list[memoryview]) -> None:
+    def __init__(
+        self, link: Link, expected: Header, views: list[memoryview], exchange: str
+    ) -> None:
         self.link = link
+        self.exchange = exchange
         self.event = select.POLLIN
+        self.done = False
         self.flags = 0
         self._expected: Header | None = expected
         self._views = [link.header, *views]
@@ -174,6 +259,7 @@ class Receive:
             if self._expected is not None:
                 self.flags = verify_header(self.link.header, self._expected)
                 self._expected = None
+        self.done = True
         return True
 
 

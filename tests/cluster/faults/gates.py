@@ -31,8 +31,8 @@ from tests.cluster.support import wait_until
 HOLD_POINTS: dict[str, tuple[Any, str]] = {
     "placing": (worker, "listen"),
     "connecting": (worker, "meet"),
-    "forward exchange": (SocketCollectives, "all_gather"),
-    "backward exchange": (SocketCollectives, "reduce_scatter"),
+    "forward exchange": (SocketCollectives, "begin_all_gather"),
+    "backward exchange": (SocketCollectives, "begin_reduce_scatter"),
     "between rounds": (SocketCommunicator, "wait_for_all"),
     "collecting": (worker.PeerShard, "close"),
 }
