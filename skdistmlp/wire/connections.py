@@ -144,53 +144,53 @@ class Connections:
         for peer, array in sent.items():
             header = self._header(operation, label, self.rank, array, flags)
             views = [memoryview(header.pack()), *_bytes_of(array)]
-            sends.append(Send(self.links[peer], views, name))
+            send = Send(self.links[peer], views, name)
+            send.link.sending.append(send)
+            sends.append(send)
         for peer, array in received.items():
             expected = self._header(operation, label, peer, array, flags)
-            link = self.links[peer]
-            receives.append(Receive(link, expected, _bytes_of(array), name))
-        for send in sends:
-            send.link.sending.append(send)
-        for receive in receives:
+            receive = Receive(self.links[peer], expected, _bytes_of(array), name)
             receive.link.receiving.append(receive)
+            receives.append(receive)
         exchange = PendingExchange(self, name, self._step, relay, sends, receives)
-        # Receiving waits for `advance`: seldom has a peer been quicker.
-        self.drive(lambda: advance_sending([send.link for send in sends]))
+        self._raise_again()
+        begun = time.monotonic()
+        try:
+            # Receiving waits for `advance`: seldom has a peer been quicker.
+            advance_sending([send.link for send in sends])
+        except ExchangeError as error:
+            self._fail(error)
+            raise
+        self.exchanging_s += time.monotonic() - begun
         return exchange
 
     def advance(self) -> None:
         """Send and receive what can be without waiting, of all exchanges."""
-        self.drive(lambda: advance(self.links.values()))
-
-    def drive(self, work: Callable[[], object]) -> None:
-        """Do some work on the connections; after an error, none can be used again.
-
-        A packet that was cut off would be taken for the beginning of the next.
-        """
-        if self._failure is not None:
-            raise ExchangeError(self._failure)
+        self._raise_again()
         begun = time.monotonic()
         try:
-            work()
+            advance(self.links.values())
         except ExchangeError as error:
-            self._failure = str(error)
-            for link in self.links.values():
-                link.drop_all()
+            self._fail(error)
             raise
-        finally:
-            self.exchanging_s += time.monotonic() - begun
+        self.exchanging_s += time.monotonic() - begun
 
     def finish(self, exchange: "PendingExchange", timeout_s: float | None) -> None:
         """Wait until all of an exchange has been sent and received."""
-        self.drive(
-            lambda: carry_out(
+        self._raise_again()
+        begun = time.monotonic()
+        try:
+            carry_out(
                 [*exchange.sends, *exchange.receives],
                 self.links.values(),
                 timeout_s or self._timeout_s,
                 self.is_cancelled,
                 exchange.name,
             )
-        )
+        except ExchangeError as error:
+            self._fail(error)
+            raise
+        self.exchanging_s += time.monotonic() - begun
         if exchange.step != self._step:
             # Begun in an earlier step, whose flags everyone has left behind. Whoever
             # wanted a stop says so in the packets of this step too.
@@ -201,6 +201,20 @@ class Connections:
             self._flags_seen |= receive.flags
         if exchange.relay or not self._relays_stops:
             self._flags_agreed = self._flags_seen
+
+    def _raise_again(self) -> None:
+        """Raise the error after which the connections cannot be used any more.
+
+        A packet that was cut off would be taken for the beginning of the next.
+        """
+        if self._failure is not None:
+            raise ExchangeError(self._failure)
+
+    def _fail(self, error: ExchangeError) -> None:
+        """Remember an error, and let go of the arrays of all exchanges."""
+        self._failure = str(error)
+        for link in self.links.values():
+            link.drop_all()
 
     def wait_for_all(self) -> None:
         """Wait until all are here, however long that takes.
@@ -238,7 +252,7 @@ class Connections:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class PendingExchange:
     """An exchange that has begun, whose packets are in the queues of their links.
 

@@ -24,7 +24,8 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import worker
 from skdistmlp.wire import packet
-from skdistmlp.wire.communicator import SocketCollectives, SocketCommunicator
+from skdistmlp.wire.collectives import SocketCollectives
+from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.transfers import Link
 from tests.cluster.support import wait_until
 
