@@ -60,13 +60,11 @@ def gradient_meanwhile(
     exchange : Exchange
         That of the delta below.
     """
-    if isinstance(exchange, Finished):
+    fan_in, fan_out = coef_out.shape
+    n_blocks = min(fan_in, round(2 * len(delta) * fan_in * fan_out / BLOCK_FLOP))
+    if n_blocks <= 1 or isinstance(exchange, Finished):
         gradient(inputs, delta, coef_out, intercept_out)
         return
-    fan_in, fan_out = coef_out.shape
-    n_blocks = max(
-        1, min(fan_in, round(2 * len(delta) * fan_in * fan_out / BLOCK_FLOP))
-    )
     for block in split_neurons(fan_in, [1.0] * n_blocks):
         some, rows = inputs[:, block.columns], block.columns
         # The intercept's gradient needs no inputs, and is computed with the first.

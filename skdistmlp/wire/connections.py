@@ -137,6 +137,7 @@ class Connections:
         of all shards of a replica have seen the same by then, so afterwards everyone
         has: whoever wanted a stop told its replica, which told all others.
         """
+        self._raise_again()
         flags = self._flags_seen if relay else self._flags
         name = OTHER_EXCHANGES.get(label)
         name = name or f"{EXCHANGES_OF_LAYERS[operation]} of layer {label}"
@@ -153,7 +154,6 @@ class Connections:
             receive.link.receiving.append(receive)
             receives.append(receive)
         exchange = PendingExchange(self, name, self._step, relay, sends, receives)
-        self._raise_again()
         begun = time.monotonic()
         try:
             # Receiving waits for `advance`: seldom has a peer been quicker.

@@ -8,7 +8,11 @@ from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.parallel.communicators import SingleProcess, sum_in_order
+from skdistmlp.parallel.communicators import (
+    SingleProcess,
+    sum_in_order,
+    sums_in_parts,
+)
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import split_neurons
 from tests.strategies import seeds, shares
@@ -54,6 +58,19 @@ def check_communicator(communicator, ranges, n_rows, dtype=np.float64, seed=0):
         ]:
             assert result.dtype == dtype
             assert_array_equal(result, expected)
+        under_way = [
+            communicator.begin_all_gather(part, ranges, 0, room(gathered)),
+            communicator.begin_reduce_scatter(piece, ranges, 0, room(own)),
+            communicator.begin_all_gather(-part, ranges, 0, room(gathered)),
+            communicator.begin_reduce_scatter(-piece, ranges, 0, room(own)),
+        ]
+        for exchange in under_way:
+            exchange.advance()
+        for exchange, expected in zip(
+            under_way, [gathered, own, -gathered, -own], strict=True
+        ):
+            assert_array_equal(exchange.finish(), expected)
+            exchange.advance()
         assert_array_equal(part, parts[rank])
         assert_array_equal(piece, pieces[rank])
     scalar = communicator.all_reduce(np.array([float(rank)]), 0, np.empty(1))
@@ -144,6 +161,21 @@ def test_a_single_process_copies_nothing():
     assert alone.all_gather(array, ranges, 0, np.empty((2, 3))) is array
     assert alone.reduce_scatter(array, ranges, 0, np.empty((2, 3))) is array
     assert alone.all_reduce(array, 0, np.empty((2, 3))) is array
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "n_bytes", "in_parts"),
+    [
+        (1, 10**9, False),
+        (2, 10**9, False),
+        (3, 95_999, False),
+        (3, 96_000, True),
+        (64, 1_000, False),
+        (64, 1_100, True),
+    ],
+)
+def test_large_sums_of_many_are_cut_in_parts(n_ranks, n_bytes, in_parts):
+    assert sums_in_parts(n_ranks, n_bytes) == in_parts
 
 
 def test_results_are_written_to_out():

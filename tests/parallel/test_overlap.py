@@ -1,0 +1,139 @@
+"""What is computed in pieces while exchanges travel, and that nothing else changes."""
+
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
+
+from skdistmlp.parallel import overlap
+from skdistmlp.parallel.communicators import Finished
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.local_network import open_local_network
+from skdistmlp.parallel.overlap import gradient_meanwhile, parts_of_rows
+from skdistmlp.parallel.shard import gradient, take_state
+from skdistmlp.parallel.split import NetworkSplit, join_shards
+from skdistmlp.training.step import predict_blocks, training_step
+from tests.parallel.ops_contract import make_problem
+from tests.thread_communicator import run_in_threads
+from tests.wire.test_communicator import connected, run
+
+HALF = slice(0, 100), slice(100, 200)
+
+
+def test_rows_are_halved_where_a_gathered_layer_is_large_enough():
+    n_neurons = overlap.HALVED_BYTES // (200 * 4)
+    for extra, parts in [(-1, [slice(0, 200)]), (1, list(HALF))]:
+        split = NetworkSplit.even((8, 3, n_neurons + extra, 5, 2), 2)
+        assert parts_of_rows(split, 200, 4) == parts
+    # The last hidden layer is not gathered, and one shard gathers nothing.
+    for split in [
+        NetworkSplit.even((8, 3, 10**6, 2), 2),
+        NetworkSplit.even((8, 10**6, 10**6, 2), 1),
+        NetworkSplit.even((8, 2), 1),
+    ]:
+        assert parts_of_rows(split, 200, 4) == [slice(0, 200)]
+
+
+class Counted:
+    """An exchange that counts how often it was advanced."""
+
+    def __init__(self):
+        self.n_advanced = 0
+
+    def advance(self):
+        self.n_advanced += 1
+
+
+@pytest.mark.parametrize("n_blocks", [1, 2, 3, 7])
+@pytest.mark.parametrize("n_intercepts", [0, 4])
+def test_an_exchange_advances_between_blocks_of_the_gradient(n_blocks, n_intercepts):
+    rng = np.random.default_rng(0)
+    inputs, delta = rng.normal(size=(9, 7)), rng.normal(size=(9, 4))
+    found = np.full((7, 4), np.nan), np.full(n_intercepts, np.nan)
+    expected = np.empty((7, 4)), np.empty(n_intercepts)
+    gradient(inputs, delta, *expected)
+    exchange = Counted()
+    with patch.object(overlap, "BLOCK_FLOP", 2 * 9 * 7 * 4 / n_blocks):
+        gradient_meanwhile(exchange, inputs, delta, *found)
+        gradient_meanwhile(Finished(delta), inputs, delta, *found)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert_allclose(mine, theirs, rtol=1e-13)
+    assert exchange.n_advanced == (n_blocks if n_blocks > 1 else 0)
+
+
+def trained(grid, problem, run_all):
+    """Return losses, outputs and parameters of each replica of a grid."""
+    split = NetworkSplit.even(problem.split.layer_units, grid.n_shards)
+    parts, whole = problem.dataset.parts(grid, "copies"), problem.start()
+
+    def process(communicator):
+        rank = communicator.rank
+        state = take_state(split, whole, rank, grid.n_replicas)
+        opened = open_local_network(
+            problem.network, split, state, parts[rank], communicator, 12
+        )
+        order = np.random.default_rng(0)
+        for _ in range(6):
+            training_step(opened.ops, order.permutation(20)[:12], 0.05)
+        training_step(opened.ops, np.arange(5), 0.05)
+        outputs = predict_blocks(opened, [np.arange(12), slice(12, 20)])
+        return opened.loss.pop(), outputs, opened.state.fetch().parameters
+
+    results = run_all(process)
+    shards = [parameters for _, _, parameters in results]
+    return [
+        (
+            *results[first][:2],
+            join_shards(split, shards[first : first + grid.n_shards]),
+        )
+        for first in range(0, grid.n_ranks, grid.n_shards)
+    ]
+
+
+GRIDS = [Grid(2), Grid(3), Grid(2, 2)]
+
+HIDDEN = [(6, 4), (5, 7, 4), (3, 5, 4, 6)]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("hidden", HIDDEN, ids=str)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+def test_pieces_change_nothing_but_rounding(grid, hidden, dropout, activation):
+    """All in one, and all in pieces, which each repeat bit for bit."""
+    split = NetworkSplit.even((4, *hidden, 3), 1)
+    dropped = [dropout * (layer > 0) for layer in range(len(hidden) + 1)]
+    problem = make_problem(split, activation, n_rows=20, dropout=dropped)
+    ((*expected,),) = trained(Grid(1), problem, lambda work: run_in_threads(1, work))
+
+    for n_bytes, n_flop in [(np.inf, np.inf), (0, 50)]:
+        with (
+            patch.object(overlap, "HALVED_BYTES", n_bytes),
+            patch.object(overlap, "BLOCK_FLOP", n_flop),
+        ):
+            in_threads = trained(grid, problem, lambda work: run_in_threads(grid, work))
+            over_sockets = trained(
+                grid, problem, lambda work: run(connected(grid), work)
+            )
+        for replica in in_threads + over_sockets:
+            for mine, first, alone in zip(
+                replica, in_threads[0], expected, strict=True
+            ):
+                assert_array_equal(mine, first)
+                assert_allclose(mine, alone, rtol=1e-9, atol=1e-11)
+
+
+def test_halves_of_sparse_features_are_computed_too():
+    split = NetworkSplit.even((4, 6, 4, 3), 1)
+    dense = make_problem(split, "relu", n_rows=20)
+    sparse = replace(
+        dense, dataset=replace(dense.dataset, X=csr_array(dense.dataset.X))
+    )
+    ((*expected,),) = trained(Grid(1), dense, lambda work: run_in_threads(1, work))
+    with patch.object(overlap, "HALVED_BYTES", 0):
+        for replica in trained(Grid(2), sparse, lambda w: run_in_threads(2, w)):
+            for mine, alone in zip(replica, expected, strict=True):
+                assert_allclose(mine, alone, rtol=1e-9, atol=1e-11)
