@@ -20,7 +20,7 @@ from skdistmlp.parallel.communicators import (
     Label,
 )
 from skdistmlp.parallel.data import Dataset
-from skdistmlp.parallel.gathered_inputs import GatheredInputs
+from skdistmlp.parallel.gathered_inputs import GatheredInputs, HeldInputs
 from skdistmlp.parallel.grid import optimizer_parts
 from skdistmlp.parallel.overlap import (
     GatherInParts,
@@ -115,7 +115,7 @@ class LocalOps:
         # Says which rows of a batch are this replica's; and those of the current one.
         self._distribution = dataset.distribution
         self._rows: Rows = slice(0, 0)
-        self._features: Dataset | GatheredInputs = dataset
+        self._features: HeldInputs | GatheredInputs = HeldInputs(dataset)
         if self._distribution.n_shards > 1:
             self._features = GatheredInputs(dataset, self._shards, max_rows)
         self.write_gradients_to(np.empty_like(state.parameters))
@@ -130,16 +130,16 @@ class LocalOps:
         self._gathers: dict[int, GatherInParts] = {}
         self.loss_sum = 0.0
 
+    def expect(self, rows: Rows) -> None:
+        """Let the features of these rows travel while the next step computes."""
+        self._features.expect(self._own(rows), self._inputs_buffer())
+
     def inputs(self, rows: Rows) -> Features:
         """Return the features of `rows`; see `NetworkOps`."""
+        self._features.finish()
         self._communicator.begin_step()
-        self._rows, own = rows, self._own(rows)
-        if self._dataset.nnz_per_row is not None:
-            return self._features.inputs(own)
-        width = self._dataset.X.shape[1]
-        return self._features.inputs(
-            own, self._buffer("inputs", 0, self._max_rows, width)
-        )
+        self._rows = rows
+        return self._features.inputs(self._own(rows), self._inputs_buffer())
 
     def forward(self, layer: int, value: Features, *, training: bool) -> FloatArray:
         """Return this shard's activations, or the logits of the whole network.
@@ -191,6 +191,7 @@ class LocalOps:
 
     def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
         """Overwrite `logits` with their delta; see `NetworkOps`."""
+        self._features.proceed()
         network = self._network
         own = self._own(rows)
         # Here too: this replica may have none of the rows, and no loss to divide.
@@ -378,6 +379,12 @@ class LocalOps:
             self._replicas.all_gather(
                 own[np.newaxis], self._parts, label, out[np.newaxis]
             )
+
+    def _inputs_buffer(self) -> FloatArray | None:
+        """Return where dense features are put."""
+        if self._dataset.nnz_per_row is not None:
+            return None
+        return self._buffer("inputs", 0, self._max_rows, self._dataset.X.shape[1])
 
     def _buffer(self, use: str, layer: int, n_rows: int, width: int) -> FloatArray:
         """Return rows of the buffer for one use, which is allocated at the first."""

@@ -30,6 +30,12 @@ class NetworkOps(Protocol[Value]):
     def layers(self) -> range:
         """Numbers of the layers of parameters."""
 
+    def expect(self, rows: Rows) -> None:
+        """Say for which rows `inputs` will be called after its next call.
+
+        It is no more than a hint: what has to travel may do so while a step computes.
+        """
+
     def inputs(self, rows: Rows) -> Value:
         """Return the features of `rows`, for layer 0."""
 

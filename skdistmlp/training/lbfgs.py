@@ -16,7 +16,7 @@ from skdistmlp.training.scipy_lbfgs import (
     run_scipy,
     search_in_thread,
 )
-from skdistmlp.training.step import backpropagate
+from skdistmlp.training.step import announce, backpropagate
 
 Value = TypeVar("Value")
 
@@ -97,7 +97,7 @@ def evaluation_of(
     every = slice(blocks[0].start, blocks[-1].stop)
 
     def loss_and_gradient() -> Evaluation:
-        for rows in blocks:
+        for rows in announce(network.ops, blocks):
             backpropagate(network.ops, rows, every)
             objective.add_gradient(rows, every)
         return objective.loss_and_gradient(every)

@@ -13,7 +13,7 @@ from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.training.hold_out import Validation
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
-from skdistmlp.training.step import predict_blocks, training_step
+from skdistmlp.training.step import announce, predict_blocks, training_step
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,11 @@ def run_epoch(
     else:
         rows = state.row_order
     progress = state.progress
-    batches = list(gen_batches(len(rows), options.batch_size))
-    for number, batch in enumerate(batches, start=progress.n_steps):
+    batches = [rows[some] for some in gen_batches(len(rows), options.batch_size)]
+    announced = announce(network.ops, batches)
+    for number, batch in enumerate(announced, start=progress.n_steps):
         rate = progress.schedule.at_step(progress.learning_rate, number)
-        training_step(network.ops, rows[batch], rate)
+        training_step(network.ops, batch, rate)
     loss = network.loss.pop() / len(rows)
     progress = progress.with_loss(loss, len(rows), len(batches))
     log(f"Iteration {progress.n_iter}, loss = {loss:.8f}")

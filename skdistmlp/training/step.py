@@ -1,6 +1,6 @@
 """The one definition of a training step and of a forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -35,7 +35,20 @@ def forward_pass(ops: NetworkOps[Value], rows: Rows) -> Value:
     return value
 
 
+def announce(ops: NetworkOps[Value], batches: Iterable[Rows]) -> Iterator[Rows]:
+    """Yield batches of rows; let the operations expect each one step before."""
+    following = iter(batches)
+    rows = next(following, None)
+    while rows is not None:
+        expected = next(following, None)
+        if expected is not None:
+            ops.expect(expected)
+        yield rows
+        rows = expected
+
+
 def predict_blocks(network: OpenNetwork[Value], blocks: Sequence[Rows]) -> FloatArray:
     """Return the outputs of the rows of all `blocks`, shape (n_rows, n_outputs)."""
-    logits = (forward_pass(network.ops, rows) for rows in blocks)
+    ops = network.ops
+    logits = (forward_pass(ops, rows) for rows in announce(ops, blocks))
     return np.concatenate(list(network.outputs.predictions(logits)))

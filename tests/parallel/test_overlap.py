@@ -15,7 +15,7 @@ from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.overlap import gradient_meanwhile, parts_of_rows
 from skdistmlp.parallel.shard import gradient, take_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards
-from skdistmlp.training.step import predict_blocks, training_step
+from skdistmlp.training.step import announce, predict_blocks, training_step
 from tests.parallel.ops_contract import make_problem
 from tests.thread_communicator import run_in_threads
 from tests.wire.test_communicator import connected, run
@@ -64,10 +64,10 @@ def test_an_exchange_advances_between_blocks_of_the_gradient(n_blocks, n_interce
     assert exchange.n_advanced == (n_blocks if n_blocks > 1 else 0)
 
 
-def trained(grid, problem, run_all):
+def trained(grid, problem, run_all, form="copies"):
     """Return losses, outputs and parameters of each replica of a grid."""
     split = NetworkSplit.even(problem.split.layer_units, grid.n_shards)
-    parts, whole = problem.dataset.parts(grid, "copies"), problem.start()
+    parts, whole = problem.dataset.parts(grid, form), problem.start()
 
     def process(communicator):
         rank = communicator.rank
@@ -76,9 +76,9 @@ def trained(grid, problem, run_all):
             problem.network, split, state, parts[rank], communicator, 12
         )
         order = np.random.default_rng(0)
-        for _ in range(6):
-            training_step(opened.ops, order.permutation(20)[:12], 0.05)
-        training_step(opened.ops, np.arange(5), 0.05)
+        batches = [order.permutation(20)[:12] for _ in range(6)]
+        for rows in announce(opened.ops, [*batches, np.arange(5)]):
+            training_step(opened.ops, rows, 0.05)
         outputs = predict_blocks(opened, [np.arange(12), slice(12, 20)])
         return opened.loss.pop(), outputs, opened.state.fetch().parameters
 
@@ -137,3 +137,20 @@ def test_halves_of_sparse_features_are_computed_too():
         for replica in trained(Grid(2), sparse, lambda w: run_in_threads(2, w)):
             for mine, alone in zip(replica, expected, strict=True):
                 assert_allclose(mine, alone, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("sparse", [None, csr_array])
+@pytest.mark.parametrize("n_bytes", [0, np.inf])
+def test_features_that_travel_a_step_ahead_change_no_bit(grid, sparse, n_bytes):
+    split = NetworkSplit.even((4, 6, 4, 3), 1)
+    problem = make_problem(split, "relu", n_rows=20, sparse=sparse)
+    with patch.object(overlap, "HALVED_BYTES", n_bytes):
+        expected = trained(grid, problem, lambda work: run_in_threads(grid, work))
+        for replica, alone in zip(
+            trained(grid, problem, lambda w: run(connected(grid), w), form="once"),
+            expected,
+            strict=True,
+        ):
+            for mine, theirs in zip(replica, alone, strict=True):
+                assert_array_equal(mine, theirs)

@@ -6,10 +6,12 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numpy.testing import assert_array_equal
 
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.training.step import (
+    announce,
     backpropagate,
     forward_pass,
     predict_blocks,
@@ -24,6 +26,9 @@ class Noted:
 
     def __init__(self):
         self.calls = []
+
+    def expect(self, rows):
+        self.calls.append(("expect", rows))
 
     def inputs(self, rows):
         self.calls.append(("inputs", rows))
@@ -43,6 +48,19 @@ class Noted:
 
     def update(self, rows, learning_rate):
         self.calls.append(("update", rows, learning_rate))
+
+
+@pytest.mark.parametrize("n_batches", range(4))
+def test_each_batch_is_announced_one_step_before(n_batches):
+    ops = Noted()
+    for batch in announce(ops, range(n_batches)):
+        ops.inputs(batch)
+    expected = []
+    for batch in range(n_batches):
+        if batch + 1 < n_batches:
+            expected.append(("expect", batch + 1))
+        expected.append(("inputs", batch))
+    assert ops.calls == expected
 
 
 def test_a_step_goes_forward_backward_and_updates():
@@ -83,7 +101,7 @@ def test_blocks_are_predicted_in_their_order_and_as_they_are_asked_for():
         def predictions(self, logits):
             for number, value in enumerate(logits):
                 assert value == "a1"
-                asked.append(len(ops.calls))
+                asked.append(sum(name != "expect" for name, *_ in ops.calls))
                 yield np.full((2, 1), number)
 
     network = OpenNetwork(None, ops, Outputs(), None, None, None, None)

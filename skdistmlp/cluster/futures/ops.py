@@ -103,6 +103,9 @@ class FuturesOps:
         # What `backward` was called with for each layer of this step.
         self._backward_calls: dict[int, tuple[TaskInputs, TaskInputs]] = {}
 
+    def expect(self, rows: Rows) -> None:
+        """Do nothing: a graph is submitted before the last one has been computed."""
+
     def inputs(self, rows: Rows) -> TaskInputs:
         """Return the data sets on the workers; see `NetworkOps`."""
         self._tasks.begin()
