@@ -74,13 +74,25 @@ TEMPORARIES = 4
 def gelu(z: FloatArray, out: FloatArray) -> None:
     """Write the activations of `z` to `out`, another array."""
     for rows in row_blocks(z, TEMPORARIES):
-        _gelu(z[rows], out[rows], np.empty_like(z[rows]))
+        _gelu_block(z[rows], out[rows], np.empty(z[rows].shape, z.dtype))
 
 
 def gelu_with_slope(z: FloatArray, out: FloatArray) -> None:
     """Write the activations of `z` to `out`, and the derivatives to `z`."""
     for rows in row_blocks(z, TEMPORARIES):
-        _gelu(z[rows], out[rows], z[rows])
+        _gelu_block(z[rows], out[rows], z[rows])
+
+
+def _gelu_block(z: FloatArray, out: FloatArray, slope: FloatArray) -> None:
+    """Do as `_gelu`, in copies where the arrays are some columns of others."""
+    if z.flags.c_contiguous and out.flags.c_contiguous:
+        _gelu(z, out, slope)
+        return
+    computed = np.empty(z.shape, z.dtype)
+    changed = np.ascontiguousarray(z)
+    _gelu(changed, computed, changed)
+    np.copyto(out, computed)
+    np.copyto(slope, changed)
 
 
 def _gelu(z: FloatArray, out: FloatArray, slope: FloatArray) -> None:

@@ -119,17 +119,18 @@ class Collectives(Protocol):
         part : ndarray of shape (n_rows, len(ranges[rank]))
             The columns of this process.
         ranges : sequence of NeuronRange
-            Columns of each; they tile the result.
+            Columns of each; they tile the result, or with `out` some of its columns.
         label : int
             What is gathered.
         out : ndarray of shape (n_rows, n_columns), optional
-            Overwritten with the result, where one is needed. `part` may be a view of
-            its own columns.
+            These columns of it are overwritten, where it is needed. `part` may be a
+            view of its own columns.
 
         Returns
         -------
         Exchange
-            Its result, an ndarray of shape (n_rows, n_columns), is the same everywhere.
+            Its result, an ndarray of shape (n_rows, n_columns), has the same columns
+            everywhere.
         """
 
     def begin_reduce_scatter(

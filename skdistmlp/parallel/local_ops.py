@@ -23,9 +23,8 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.gathered_inputs import GatheredInputs, HeldInputs
 from skdistmlp.parallel.grid import optimizer_parts
 from skdistmlp.parallel.overlap import (
-    GatherInParts,
+    GatherInHalves,
     gradient_meanwhile,
-    parts_of_rows,
 )
 from skdistmlp.parallel.shard import (
     ShardState,
@@ -127,7 +126,7 @@ class LocalOps:
         self._residuals: dict[int, FloatArray] = {}
         self._masks: dict[int, FloatArray] = {}
         # Inputs of layers that are on their way to this shard.
-        self._gathers: dict[int, GatherInParts] = {}
+        self._arriving: dict[int, GatherInHalves] = {}
         self.loss_sum = 0.0
 
     def expect(self, rows: Rows) -> None:
@@ -151,9 +150,9 @@ class LocalOps:
         coefs, intercepts = self._trained if training else self._shown
         coef, intercept = coefs[layer], intercepts[layer]
         # The layer before has begun to gather the input, if others have some of it.
-        gather = self._gathers.pop(layer, None)
-        if training and gather is None:
-            value = self._dropped(layer, value, slice(0, value.shape[0]))
+        arriving = self._arriving.pop(layer, None)
+        if training and arriving is None:
+            value = self._dropped(layer, value, slice(0, value.shape[1]))
         shape = value.shape[0], coef.shape[1]
         out = self._buffer("activations", layer, *shape)
         if layer == self._split.output_layer:
@@ -168,25 +167,25 @@ class LocalOps:
         apply = activation.forward
         if training and activation.with_slope is not None:
             apply = activation.with_slope
-        following = self._following_gather(layer, len(out), training=training)
-        parts = [slice(0, len(out))]
-        if gather is not None or following is not None:
-            parts = parts_of_rows(self._split, len(out), out.itemsize)
-        for rows in parts:
-            if gather is not None:
-                affine(gather.finish(), coef, intercept, z[rows])
+        partial = z
+        if arriving is not None and arriving.is_large:
+            partial = self._buffer("partial", layer, *shape)
+        following = self._following_gather(layer, len(out))
+        pieces = [slice(0, shape[1])] if following is None else following.columns
+        for columns in pieces:
+            if arriving is None:
+                affine(value, coef[:, columns], intercept[columns], z[:, columns])
             else:
-                some = value if len(parts) == 1 else value[rows]
-                affine(some, coef, intercept, z[rows])
-            apply(z[rows], out[rows])
+                arriving.affine(coef, intercept, z, partial, columns)
+            apply(z[:, columns], out[:, columns])
             if following is not None:
+                some = out[:, columns]
                 if training:
-                    following.begin(self._dropped(layer + 1, out, rows), rows)
-                else:
-                    following.begin(out[rows], rows)
+                    some = self._dropped(layer + 1, out, columns)
+                following.begin(some)
         if training:
             self._residuals[layer] = z
-            self._inputs[layer] = value if gather is None else gather.whole
+            self._inputs[layer] = value if arriving is None else arriving.whole
         return out
 
     def output_delta(self, logits: FloatArray, rows: Rows, batch: Rows) -> FloatArray:
@@ -289,20 +288,22 @@ class LocalOps:
         self.gradient = flat
         self._coef_gradients, self._intercept_gradients = self._layout.views(flat)
 
-    def _dropped(self, layer: int, value: Features, rows: slice) -> Features:
-        """Return some rows of a layer's input, this shard's part, thinned by dropout.
+    def _dropped(self, layer: int, value: Features, part: slice) -> Features:
+        """Return columns of a layer's input, this shard's part, thinned by dropout.
 
-        The first call in a step is for the first rows; `value` always has all.
+        The first call in a step is for the first columns; `value` always has all that
+        are here.
         """
+        is_whole = part == slice(0, value.shape[1])
         dropout = self.state.dropout(self._network, layer)
         if dropout is None:
-            return value[rows] if rows != slice(0, value.shape[0]) else value
+            return value if is_whole else value[:, part]
         positions = None
         if self._replicas.n_ranks > 1:
             positions = self._distribution.positions(self._replicas.rank, self._rows)
         if issparse(value):
             return dropout.drop_stored(value, positions)
-        if rows.start == 0:
+        if part.start == 0:
             columns = slice(0, value.shape[1])
             if layer > 0:
                 columns = self._split.ranges[layer - 1][self._shards.rank].columns
@@ -310,8 +311,8 @@ class LocalOps:
             self._masks[layer] = dropout.mask(columns, room, positions)
         # Not in place: the activation may go backward from `value`, which may also be
         # the user's rows.
-        dropped = self._buffer("dropped", layer, *value.shape)
-        return np.multiply(value[rows], self._masks[layer][rows], out=dropped[rows])
+        dropped = self._buffer("dropped", layer, *value.shape)[:, part]
+        return np.multiply(value[:, part], self._masks[layer][:, part], out=dropped)
 
     def _own(self, rows: Rows) -> Rows:
         """Return the rows of a batch that this replica computes."""
@@ -332,16 +333,14 @@ class LocalOps:
         ranges = split.ranges[layer - 1]
         return self._shards.begin_reduce_scatter(below, ranges, layer, out)
 
-    def _following_gather(
-        self, layer: int, n_rows: int, *, training: bool
-    ) -> GatherInParts | None:
+    def _following_gather(self, layer: int, n_rows: int) -> GatherInHalves | None:
         """Return how the output of a layer is to be gathered, unless it is the last."""
         following, split = layer + 1, self._split
         if following >= split.output_layer:
             return None
         out = self._buffer("gathered", following, n_rows, split.layer_units[following])
-        gather = GatherInParts(self._shards, split.ranges[layer], following, out)
-        self._gathers[following] = gather
+        gather = GatherInHalves(self._shards, split.ranges[layer], following, out)
+        self._arriving[following] = gather
         return gather
 
     def _of_all_replicas(self, logits: FloatArray) -> FloatArray:

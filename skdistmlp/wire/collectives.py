@@ -147,9 +147,17 @@ class SocketCollectives:
                     for peer, where in columns.items()
                 }
             )
-        pending = self._begin(operation, label, self._to_all(part), received)
+        outgoing = None
+        if not part.flags.c_contiguous:
+            outgoing = self._borrow("out", operation, label, part.dtype)
+            (copied,) = outgoing.cut({self.rank: part.shape}).values()
+            np.copyto(copied, part)
+        sent = dict.fromkeys(self._places, part if outgoing is None else copied)
+        pending = self._begin(operation, label, sent, received)
 
         def result() -> FloatArray:
+            if outgoing is not None:
+                outgoing.give_back()
             if not in_place:
                 for peer, where in columns.items():
                     whole[:, where] = received[peer]

@@ -12,29 +12,35 @@ from skdistmlp.parallel import overlap
 from skdistmlp.parallel.communicators import Finished
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.local_network import open_local_network
-from skdistmlp.parallel.overlap import gradient_meanwhile, parts_of_rows
+from skdistmlp.parallel.overlap import GatherInHalves, gradient_meanwhile
 from skdistmlp.parallel.shard import gradient, take_state
-from skdistmlp.parallel.split import NetworkSplit, join_shards
+from skdistmlp.parallel.split import NetworkSplit, join_shards, split_neurons
 from skdistmlp.training.step import announce, predict_blocks, training_step
 from tests.parallel.ops_contract import make_problem
 from tests.thread_communicator import run_in_threads
 from tests.wire.test_communicator import connected, run
 
-HALF = slice(0, 100), slice(100, 200)
+
+def gather_of(n_shards, n_rows, n_neurons, dtype=np.float32):
+    def columns(communicator):
+        ranges = split_neurons(n_neurons, range(1, n_shards + 1))
+        out = np.empty((n_rows, n_neurons), dtype)
+        gather = GatherInHalves(communicator, ranges, 1, out)
+        return [(part.start, part.stop) for part in gather.columns]
+
+    return run_in_threads(n_shards, columns)
 
 
-def test_rows_are_halved_where_a_gathered_layer_is_large_enough():
-    n_neurons = overlap.HALVED_BYTES // (200 * 4)
-    for extra, parts in [(-1, [slice(0, 200)]), (1, list(HALF))]:
-        split = NetworkSplit.even((8, 3, n_neurons + extra, 5, 2), 2)
-        assert parts_of_rows(split, 200, 4) == parts
-    # The last hidden layer is not gathered, and one shard gathers nothing.
-    for split in [
-        NetworkSplit.even((8, 3, 10**6, 2), 2),
-        NetworkSplit.even((8, 10**6, 10**6, 2), 1),
-        NetworkSplit.even((8, 2), 1),
-    ]:
-        assert parts_of_rows(split, 200, 4) == [slice(0, 200)]
+def test_large_layers_are_gathered_in_halves():
+    n_neurons = overlap.HALVED_BYTES // (100 * 4)
+    assert gather_of(2, 100, n_neurons - 1)[0] == [(0, (n_neurons - 1) // 3)]
+    first, second = gather_of(2, 100, n_neurons + 2)
+    half = (n_neurons + 2) // 6
+    assert first == [(0, half), (half, (n_neurons + 2) // 3)]
+    assert [len(first), len(second)] == [2, 2]
+    assert len(gather_of(2, 50, n_neurons + 2, np.float64)[0]) == 2
+    # One shard gathers nothing.
+    assert len(gather_of(1, 100, 10 * n_neurons)[0]) == 1
 
 
 class Counted:
@@ -56,7 +62,10 @@ def test_an_exchange_advances_between_blocks_of_the_gradient(n_blocks, n_interce
     expected = np.empty((7, 4)), np.empty(n_intercepts)
     gradient(inputs, delta, *expected)
     exchange = Counted()
-    with patch.object(overlap, "BLOCK_FLOP", 2 * 9 * 7 * 4 / n_blocks):
+    with (
+        patch.object(overlap, "BLOCK_FLOP", 2 * 9 * 7 * 4 / n_blocks),
+        patch.object(overlap, "BLOCK_BYTES", 9 * 7 * 8 // 7),
+    ):
         gradient_meanwhile(exchange, inputs, delta, *found)
         gradient_meanwhile(Finished(delta), inputs, delta, *found)
     for mine, theirs in zip(found, expected, strict=True):
@@ -101,7 +110,7 @@ HIDDEN = [(6, 4), (5, 7, 4), (3, 5, 4, 6)]
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("hidden", HIDDEN, ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("activation", ["tanh", "silu"])
+@pytest.mark.parametrize("activation", ["tanh", "gelu"])
 def test_pieces_change_nothing_but_rounding(grid, hidden, dropout, activation):
     """All in one, and all in pieces, which each repeat bit for bit."""
     split = NetworkSplit.even((4, *hidden, 3), 1)
@@ -113,6 +122,7 @@ def test_pieces_change_nothing_but_rounding(grid, hidden, dropout, activation):
         with (
             patch.object(overlap, "HALVED_BYTES", n_bytes),
             patch.object(overlap, "BLOCK_FLOP", n_flop),
+            patch.object(overlap, "BLOCK_BYTES", 1),
         ):
             in_threads = trained(grid, problem, lambda work: run_in_threads(grid, work))
             over_sockets = trained(
