@@ -160,6 +160,9 @@ class Plan:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
         if rows := self._rows_held():
             lines.append(rows)
+        if self.row_ranges:
+            ranges = counted(len(self.row_ranges), "range")
+            lines.append(f"rows stay together in {ranges}: see the attribute row_ranges")
         return "\n".join([*lines, *worker_lines(self)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:

@@ -256,23 +256,24 @@ def test_each_replica_holds_the_features_of_its_rows_only(client, form):
         X = dd.from_pandas(pd.DataFrame(X), npartitions=3)
     held = []
     ours, theirs = on_workers(client, case, n_workers=4, n_replicas=2)
-    ours._engines = {**ours._engines, "peers": looking(held, client, ours._engines)}
+    peers = looking(held, client, ours._engines, features_held)
+    ours._engines = {**ours._engines, "peers": peers}
     quiet(ours.fit, X, y)
     quiet(theirs.fit, case.X, case.y)
     assert_same_network(ours, theirs)
     assert held == 4 * [[(len(case.X) // 2, 2)]]
 
 
-def looking(held, client, engines):
-    """Return an engine that looks, after each epoch, at what the shards hold."""
+def looking(seen, client, engines, look_at):
+    """Return an engine that looks, after the first epoch, at each worker."""
 
     def make(plan, _):
         engine = engines["peers"](plan, client)
         train = engine.train
 
         def look(*_):
-            if not held:
-                held.extend(client.run(features_held).values())
+            if not seen:
+                seen.extend(client.run(look_at).values())
             return False
 
         engine.train = lambda job, dataset, _=None: train(job, dataset, look)

@@ -12,12 +12,13 @@ from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client.workers import known_workers
+from skdistmlp.cluster.peers import worker as peers_worker
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
 from tests.engines.thread_engine import in_threads
 from tests.estimators.configurations import CONFIGURATIONS, Case
 from tests.estimators.support import assert_parity, assert_same_network, quiet
-from tests.estimators.test_replicas import GRIDS, NAMED
+from tests.estimators.test_replicas import GRIDS, NAMED, looking
 from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -139,6 +140,17 @@ def test_blocks_in_order_are_right_too(client, params):
     assert {part.replica for part in ours.plan_.row_ranges} == {0, 1}
 
 
+def shares_memory_with_dask(dask_worker):
+    """Say whether all rows of the shards here are in blocks that Dask holds."""
+    kept = [value for value in dask_worker.data.values() if hasattr(value, "nbytes")]
+    return all(
+        any(np.shares_memory(block, value) for value in kept)
+        for shard in list(peers_worker._RUNS.values())
+        if shard._run is not None
+        for block in shard._run._dataset.X._blocks
+    )
+
+
 def test_persisted_blocks_stay_on_their_workers(client):
     """And are not copied; nothing moves where all have as many."""
     case = Case.of("defaults")
@@ -153,11 +165,17 @@ def test_persisted_blocks_stay_on_their_workers(client):
     clf = DistributedMLPClassifier(
         **case.params, engine="peers", client=client, n_replicas=1
     )
+    shared = []
+    clf._engines = {
+        **clf._engines,
+        "peers": looking(shared, client, clf._engines, shares_memory_with_dask),
+    }
     with share_of_memory(client, case.X.nbytes / 4 * 1.1):
         quiet(clf.fit, X, case.y[:n_rows])
     assert [rows.start for rows in clf.plan_.row_ranges] == [0, 60, 120, 180]
     found = [clf.plan_.workers[rows.shard] for rows in clf.plan_.row_ranges]
     assert found == names[::-1]
+    assert shared == 4 * [True]
     del X, parts
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
-from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
+from skdistmlp.nn.types import Features, FloatArray, Rows
 from skdistmlp.parallel.data import RowStore
 from skdistmlp.parallel.rows import numbers_of
 
@@ -67,7 +67,9 @@ class BlockRows(RowStore):
         if self._is_sparse:
             rows = csr_array(rows.astype(self.dtype, copy=False))
         else:
-            rows = aligned(np.ascontiguousarray(rows, self.dtype))
+            # Not aligned: blocks that came through Dask seldom are, and an index, unlike
+            # `np.take`, copies the rows that it asks for and no others.
+            rows = np.ascontiguousarray(rows, self.dtype)
         self._blocks.append(rows)
         self._starts.append(self._starts[-1] + rows.shape[0])
 

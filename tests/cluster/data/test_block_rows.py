@@ -40,11 +40,17 @@ def test_rows_are_taken_from_their_blocks(kind, dtype):
         assert_array_equal(taken, X[places])
 
 
-def test_blocks_of_the_right_dtype_are_not_copied():
+@pytest.mark.parametrize("offset", [0, 1])
+def test_blocks_of_the_right_dtype_are_not_copied(offset):
+    """Nor if they are not aligned, as most that came through Dask."""
+    block = np.ndarray((5, 4), float, bytearray(5 * 4 * 8 + 1), offset)
+    block[...] = X[:5]
+    block.flags.writeable = False
     store = BlockRows(4, np.float64, False)
-    store.append(X[:5])
-    assert np.shares_memory(store._blocks[0], X)
+    store.append(block)
+    assert np.shares_memory(store._blocks[0], block)
     assert store.nbytes == 5 * 4 * 8
+    assert_array_equal(store.take(np.array([3, 1])), X[[3, 1]])
 
 
 @pytest.mark.parametrize("is_sparse", [False, True])
