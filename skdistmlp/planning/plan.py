@@ -162,7 +162,9 @@ class Plan:
             lines.append(rows)
         if self.row_ranges:
             ranges = counted(len(self.row_ranges), "range")
-            lines.append(f"rows stay together in {ranges}: see the attribute row_ranges")
+            lines.append(
+                f"rows stay together in {ranges}: see the attribute row_ranges"
+            )
         return "\n".join([*lines, *worker_lines(self)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:

@@ -168,12 +168,15 @@ def check(ours, case, to_worker=lambda values: values):
 
 
 @given(
-    case=cases(), shares=strategies.few_shares, n_replicas=st.sampled_from([1, 1, 2, 3])
+    case=cases(),
+    shares=strategies.few_shares,
+    n_replicas=st.sampled_from([1, 1, 2, 3]),
+    form=st.sampled_from(["copies", "copies", "once"]),
 )
 @settings(max_examples=80)
-def test_any_grid_gives_the_answer_of_one_shard(case, shares, n_replicas):
+def test_any_grid_gives_the_answer_of_one_shard(case, shares, n_replicas, form):
     cls, parameters, _ = case
-    check(in_threads(cls, shares, n_replicas)(**parameters), case)
+    check(in_threads(cls, shares, n_replicas, form)(**parameters), case)
 
 
 def as_dask(values):

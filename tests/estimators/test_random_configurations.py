@@ -119,11 +119,16 @@ def test_random_configurations_match_on_uneven_shards(case, shares):
         assert ours.n_workers_ == (len(shares) if hidden else 1)
 
 
-@given(case=cases(), shares=strategies.few_shares, n_replicas=st.integers(2, 4))
-@settings(max_examples=40)
-def test_random_configurations_match_on_grids(case, shares, n_replicas):
-    """Some replicas have no row of a mini-batch, or of any."""
-    ours = assert_parity(case, shares=shares, n_replicas=n_replicas)
+@given(
+    case=cases(),
+    shares=strategies.few_shares,
+    n_replicas=st.integers(1, 4),
+    form=st.sampled_from(["copies", "once"]),
+)
+@settings(max_examples=60)
+def test_random_configurations_match_on_grids(case, shares, n_replicas, form):
+    """Some replicas have no row of a mini-batch, or of any; so have shards."""
+    ours = assert_parity(case, shares=shares, n_replicas=n_replicas, form=form)
     if hasattr(ours, "plan_"):
         assert ours.n_replicas_ == n_replicas
 
