@@ -22,7 +22,9 @@ from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 from skdistmlp.nn import compiled
 
-CONNECT_S = 60
+CONNECT_S = 300
+"""For scheduler and workers to start: on a busy machine, four processes need a minute
+and more to import what they need. The lab notices at once if one of them ends."""
 
 
 def main() -> None:

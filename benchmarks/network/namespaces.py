@@ -209,11 +209,13 @@ def open_lab(n_workers: int) -> Iterator[Lab]:
         yield lab
     finally:
         with held():
-            leftovers.remove(lab.name)
+            # First these, one of which may be about to enter its namespace: whatever
+            # lives on could write to the folder while that is removed.
             for process in lab.processes.values():
-                # One that was about to enter its namespace has not been killed.
                 process.kill()
+            for process in lab.processes.values():
                 _reap(process)
+            leftovers.remove(lab.name)
 
 
 def check_available(links: Sequence[Link]) -> None:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from distributed import Client
+from distributed import Client, as_completed
 
 PORT = 9000
 CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
@@ -39,7 +39,10 @@ def probe(client: Client) -> LinkRates:
     host = first.rpartition("/")[2].rpartition(":")[0]
     answering = client.submit(_answer, workers=[first], pure=False)
     sending = client.submit(_send, host, workers=[second], pure=False)
-    answering.result()
+    # If one fails, the other waits until a timeout: the first error is the cause.
+    with client.as_current():
+        for ended in as_completed([answering, sending]):
+            ended.result()
     return LinkRates(*sending.result())
 
 
@@ -54,7 +57,10 @@ def _answer() -> None:
         while header := connection.recv(1):
             missing = MESSAGE_BYTES - 1 if header == b"m" else 0
             while missing:
-                missing -= connection.recv_into(memoryview(buffer)[:missing])
+                n_bytes = connection.recv_into(memoryview(buffer)[:missing])
+                if not n_bytes:
+                    raise ConnectionError("the other worker hung up within a message")
+                missing -= n_bytes
             connection.sendall(b"a")
 
 

@@ -23,6 +23,13 @@ TORCH_PORT = 29500
 CHECK_S = 0.5
 """Between checks whether the processes of the lab are there, during a wait."""
 
+ANSWER_S = 1800.0
+"""For the driver to answer: the longest fits take minutes over the slowest link."""
+
+ENDING_S = 5.0
+"""For a process that caused an error to have ended: the kernel closes its connections
+before others can see that it is gone, and on a busy machine that takes a while."""
+
 MAX_TORCH_S = 5.0
 """Time for torch to train in; over a slow link it takes seconds per step."""
 
@@ -108,9 +115,15 @@ class Driver:
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(request) + "\n")
             process.stdin.flush()
+        deadline = time.monotonic() + ANSWER_S
         # There is one line per request: nothing can be in Python's buffer.
         while not select.select([process.stdout], [], [], CHECK_S)[0]:
             lab.check_processes()
+            if time.monotonic() > deadline:
+                raise LabError(
+                    f"the driver of the lab has not answered for {ANSWER_S:g} s; the "
+                    f"end of its log:\n{lab.end_of_log('driver')}"
+                )
         line = process.stdout.readline()
         if not line:
             process.wait()
@@ -118,7 +131,10 @@ class Driver:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             # It may be the consequence of this.
-            lab.check_processes()
+            deadline = time.monotonic() + ENDING_S
+            while time.monotonic() < deadline:
+                lab.check_processes()
+                time.sleep(CHECK_S / 10)
             raise LabError(f"the driver of the lab failed:\n{answer['error']}")
         return answer
 

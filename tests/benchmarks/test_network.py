@@ -2,21 +2,30 @@
 
 import json
 import os
+import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.network import command as network
-from benchmarks.network import leftovers
+from benchmarks.network import leftovers, probe, processes
 from benchmarks.network.interruptions import Interrupted, held, interruptible
 from benchmarks.network.links import MIN_BURST, RATES, Link, parse_rate
 from benchmarks.network.measurement import TORCH, Cell, Results, compare
-from benchmarks.network.namespaces import LabUnavailableError, check_available
+from benchmarks.network.namespaces import (
+    LabError,
+    LabUnavailableError,
+    check_available,
+)
 from benchmarks.network.plans import DEFAULT, ONE_THREAD, PLANS
+from benchmarks.network.processes import Driver
 from benchmarks.network.workloads import NETWORKS, parse_network
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.crossover.workloads import Workload
@@ -237,3 +246,81 @@ def test_signals_raise_once_nothing_is_half_done(number):
     assert done == ["inner", "outer"]
     assert ended.value.code == 128 + number
     assert signal.getsignal(number) is before
+
+
+def test_a_worker_that_hangs_up_within_a_message_ends_the_other_side(monkeypatch):
+    monkeypatch.setattr(probe, "PORT", 0)
+    ports = queue.SimpleQueue()
+    create_server = socket.create_server
+
+    def listen(address):
+        server = create_server(("127.0.0.1", 0))
+        ports.put(server.getsockname())
+        return server
+
+    monkeypatch.setattr(probe.socket, "create_server", listen)
+    with ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(probe._answer)
+        with socket.create_connection(ports.get(timeout=30)) as connection:
+            connection.sendall(b"m" + bytes(1000))
+        with pytest.raises(ConnectionError, match="hung up within a message"):
+            answering.result(30)
+
+
+class Lab:
+    """A lab whose driver is this process's child, and whose workers may end."""
+
+    def __init__(self, said, n_checks):
+        self.said, self.n_checks = said, n_checks
+
+    def check_processes(self):
+        """Notice that a worker has ended, after a number of checks."""
+        self.n_checks -= 1
+        if self.n_checks < 0:
+            raise LabError("the worker1 of the lab ended")
+
+    def end_of_log(self, name):
+        return f"the log of {name}"
+
+
+@contextmanager
+def asked(lab):
+    """Yield a driver that answers a line with what its lab says."""
+    program = f"import time; input(); print({lab.said!r}, flush=True); time.sleep(600)"
+    with subprocess.Popen(
+        [sys.executable, "-c", program if lab.said else "import time; time.sleep(600)"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        driver = Driver.__new__(Driver)
+        driver._lab, driver._process = lab, process
+        yield driver
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("n_checks", "message"), [(20, "the worker1 of"), (10**6, "driver of .*:\nlost")]
+)
+def test_an_error_is_blamed_on_a_process_that_ends_soon_after(
+    n_checks, message, monkeypatch
+):
+    """Connections of a killed process close before others see that it has ended."""
+    monkeypatch.setattr(processes, "ENDING_S", 2.0 if n_checks < 100 else 0.1)
+    with (
+        asked(Lab(json.dumps({"error": "lost"}), n_checks)) as driver,
+        pytest.raises(LabError, match=message),
+    ):
+        driver.probe()
+
+
+def test_a_driver_that_never_answers_is_given_up(monkeypatch):
+    monkeypatch.setattr(processes, "ANSWER_S", 0.1)
+    monkeypatch.setattr(processes, "CHECK_S", 0.05)
+    with (
+        asked(Lab("", 10**6)) as driver,
+        pytest.raises(
+            LabError, match=r"not answered for 0.1 s(.|\n)*the log of driver"
+        ),
+    ):
+        driver.probe()

@@ -40,13 +40,17 @@ def _permitted():
 
 def left(lab_name):
     """Return what there is of a lab: namespaces, and its folder."""
-    spaces = [name for name in leftovers.namespaces() if name.startswith(lab_name)]
+    # With the hyphen: lab 1 of a process is not lab 10.
+    names = leftovers.namespaces()
+    spaces = [name for name in names if name.startswith(f"{lab_name}-")]
     folder = leftovers.folder(lab_name)
     return [*spaces, folder] if folder.exists() else spaces
 
 
-def is_running(pid):
-    return leftovers._started_at(pid) is not None
+def is_running(pid, started_at=None):
+    """Say whether a process runs; the system gives its number to others later."""
+    found = leftovers._started_at(pid)
+    return found is not None and started_at in (None, found)
 
 
 def devices():
@@ -61,6 +65,8 @@ def test_a_fit_runs_over_a_shaped_link_until_a_worker_is_lost():
         driver = Driver(lab, plans)
         measure(lab, driver, [Link(100)], [TINY], plans, 1, results)
         pids = [process.pid for process in lab.processes.values()]
+        started_at = [leftovers._started_at(pid) for pid in pids]
+        assert None not in started_at
         assert set(lab.processes) == {"scheduler", "worker0", "worker1", "driver"}
         cores = [os.sched_getaffinity(lab.processes[name].pid) for name in lab.workers]
         assert all(len(core) == 1 for core in cores)
@@ -69,7 +75,7 @@ def test_a_fit_runs_over_a_shaped_link_until_a_worker_is_lost():
         with pytest.raises(LabError, match="the worker1 of the lab ended with code -9"):
             driver.step_ms("replicas", TINY)
     assert not left(lab.name)
-    assert not any(map(is_running, pids))
+    assert not any(map(is_running, pids, started_at))
     assert devices() == before
     (row,) = results.tables(2, 1)["network, 2 workers"]
     assert min(row["neurons, ms"], row["replicas, ms"]) > 0
@@ -242,7 +248,8 @@ def test_a_signal_ends_the_command_and_its_lab(number, tmp_path):
 
 def inside(lab):
     """Return the processes in the namespaces of a lab."""
-    spaces = [name for name in leftovers.namespaces() if name.startswith(lab)]
+    names = leftovers.namespaces()
+    spaces = [name for name in names if name.startswith(f"{lab}-")]
     listed = (leftovers.output(["ip", "netns", "pids", name]).stdout for name in spaces)
     return [int(pid) for pids in listed for pid in pids.split()]
 
