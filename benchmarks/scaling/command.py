@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.scaling import measured, rates, tables
-from benchmarks.scaling.page import with_tables
+from benchmarks.scaling.page import check_markers, with_tables
 from benchmarks.timing import with_progress
 from skdistmlp.crossover.output import Row
 
@@ -44,7 +44,7 @@ def check_options(arguments: argparse.Namespace) -> None:
         Says which cannot.
     """
     if arguments.page is not None:
-        with_tables(_text_of(arguments.page), tables.all_tables(rates.read()))
+        check_markers(_text_of(arguments.page), tables.NAMES)
     if arguments.lab is not None:
         text = _text_of(arguments.lab)
         try:

@@ -1,13 +1,14 @@
 """What was measured on two workers, beside what the model says of them."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from benchmarks.network.links import Link, parse_rate
+from benchmarks.network.links import RATES, Link, parse_rate
 from benchmarks.network.plans import ONE_THREAD
 from benchmarks.network.workloads import parse_network
 from benchmarks.scaling.model import Plan, alone_s, step_time
@@ -123,12 +124,9 @@ def _cells_of(table: Mapping[str, Any]) -> Iterator[Cell]:
 
 
 def _link_named(name: str) -> Link | None:
-    """Return the link of a row of the lab; None if it is not limited, or delayed."""
-    for rate in ("100M", "1G", "10G"):
-        link = Link(parse_rate(rate))
-        if link.name == name:
-            return link
-    return None
+    """Return the link of a row of the lab; None if it delays packets."""
+    links = {link.name: link for link in map(Link, map(parse_rate, RATES))}
+    return links.get(name)
 
 
 def _plan(name: str) -> Plan:
@@ -144,8 +142,9 @@ def compare(measured: Sequence[Cell], rates: Rates) -> Iterator[Row]:
     """
     known = {cell.workload: cell.alone_ms for cell in measured if cell.alone_ms}
     for cell in measured:
-        assert cell.link.mbit_per_s is not None
-        time = step_time(cell.workload, cell.plan, 1e6 * cell.link.mbit_per_s, rates)
+        # Of a link that is not limited, nothing is known but that it is fast.
+        mbit_per_s = cell.link.mbit_per_s or math.inf
+        time = step_time(cell.workload, cell.plan, 1e6 * mbit_per_s, rates)
         here_s = alone_s(cell.workload, rates)
         alone_ms = cell.alone_ms or _alone_ms(cell.workload, known, rates)
         time = replace(time, computed_s=time.computed_s * 1e-3 * alone_ms / here_s)

@@ -50,7 +50,7 @@ class StepTime:
     Attributes
     ----------
     computed_s : float
-        In which the core is busy, with messages too.
+        In which the core is busy: with products, parameters and messages.
     travelled_s : float
         In which what it waits for is on the link.
     """
@@ -85,8 +85,8 @@ def step_time(
 ) -> StepTime:
     """Return what a step takes on a plan, on a link of this rate in each direction."""
     own = exchanges_of(workload, plan)
-    n_messages = sum(max(each.sent[1], each.received[1]) for each in own)
-    computed_s = _computed_s(workload, plan.grid, rates) + n_messages * rates.message_s
+    computed_s = _computed_s(workload, plan.grid, rates)
+    computed_s += sum(_handled_s(each, rates) for each in own)
     travelled_s = sum(_travelled_s(each, bits_per_s, rates) for each in own)
     return StepTime(computed_s, travelled_s)
 
@@ -125,6 +125,12 @@ def best_plan(
 def alone_s(workload: Workload, rates: Rates) -> float:
     """Return what a step takes on one worker, which exchanges nothing."""
     return _computed_s(workload, Grid(1), rates)
+
+
+def _handled_s(exchange: Exchange, rates: Rates) -> float:
+    """Return the seconds for which the core is busy with an exchange."""
+    n_bytes, n_messages = map(max, exchange.sent, exchange.received)
+    return n_messages * rates.message_s + n_bytes / rates.exchanged_bytes_per_s
 
 
 def _travelled_s(exchange: Exchange, bits_per_s: float, rates: Rates) -> float:

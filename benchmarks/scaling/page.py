@@ -1,7 +1,7 @@
 """Write tables into a page, between markers."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from skdistmlp.crossover.output import Row, markdown_table
 
@@ -22,15 +22,26 @@ def with_tables(page: str, tables: Mapping[str, Sequence[Row]]) -> str:
     Raises
     ------
     ValueError
-        If the page does not have each of these tables once, and no other.
+        As of `check_markers`.
     """
-    names = [match[2] for match in MARKED.finditer(page)]
-    if sorted(names) != sorted(tables):
-        raise ValueError(
-            f"the page has markers for the tables {sorted(names)}, expected one each "
-            f"for {sorted(tables)}: put them where the tables belong"
-        )
+    check_markers(page, tables)
     return MARKED.sub(
         lambda match: f"{match[1]}\n{markdown_table(tables[match[2]])}\n\n{match[3]}",
         page,
     )
+
+
+def check_markers(page: str, names: Iterable[str]) -> None:
+    """Raise unless a page has markers for these tables.
+
+    Raises
+    ------
+    ValueError
+        If the page does not have each of them once, and no other.
+    """
+    found, expected = sorted(match[2] for match in MARKED.finditer(page)), sorted(names)
+    if found != expected:
+        raise ValueError(
+            f"the page has markers for the tables {found}, expected one each for "
+            f"{expected}: put them where the tables belong"
+        )

@@ -22,10 +22,10 @@ from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import ShardState
-from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.parallel.split import NetworkSplit, consecutive_ranges
 from skdistmlp.training.step import training_step
 from skdistmlp.wire.communicator import SocketCommunicator
-from skdistmlp.wire.packet import DTYPES, Header, Operation
+from skdistmlp.wire.packet import DTYPES, HEADER_BYTES, Header, Operation
 from skdistmlp.wire.transfers import Link
 
 FILE = Path(__file__).with_name("rates.json")
@@ -40,10 +40,15 @@ N_PARAMETERS = 4_000_000
 """Of the optimiser's step: they and their moments fit in no cache."""
 
 N_PEERS = 8
-"""Number of those with whom messages are exchanged."""
+"""Number of those with whom short messages are exchanged."""
 
-N_MESSAGES = 200
-"""Messages of each; all of them fit into the kernel's buffers."""
+MIN_EXCHANGES = 20
+
+LARGE_MESSAGE = 200, 80
+"""Rows and columns of a message that fits into the kernel's buffers whatever their
+limits, and that takes much longer than a short one."""
+
+FLOAT32 = DTYPES.index(np.dtype(np.float32))
 
 MIN_S = 0.1
 """Seconds for which each operation is repeated."""
@@ -63,6 +68,9 @@ class Rates:
         Seconds of a step that are spent per layer, whatever its size.
     message_s : float
         Seconds of the processor to send one message and to receive one.
+    exchanged_bytes_per_s : float
+        Bytes that the processor sends, and receives as many, in long messages: they are
+        copied to the kernel and back, put in order and added up.
     round_trip_s : float
         Seconds of a byte to another process of this machine and of the answer.
     """
@@ -71,6 +79,7 @@ class Rates:
     optimizer_bytes_per_s: float
     layer_s: float
     message_s: float
+    exchanged_bytes_per_s: float
     round_trip_s: float
 
     def product_s(self, *shape: int) -> float:
@@ -112,11 +121,14 @@ def write(rates: Rates) -> None:
 def measure() -> Rates:
     """Measure all rates on one thread of this process."""
     with threadpool_limits(1):
+        n_rows, n_columns = LARGE_MESSAGE
+        long_s = exchange_s(1, n_rows, n_columns) - exchange_s(1, n_rows, 1)
         return Rates(
             {width: _product_rate(width) for width in WIDTHS},
             _optimizer_rate(),
             _layer_s(),
-            message_s(),
+            exchange_s(N_PEERS, 1, 1) / N_PEERS,
+            4 * n_rows * (n_columns - 1) / long_s,
             round_trip_s(),
         )
 
@@ -172,36 +184,49 @@ def _step_s(units: tuple[int, ...]) -> float:
     return _seconds(lambda: training_step(ops, np.arange(8), 1e-3))
 
 
-def message_s() -> float:
-    """Return the seconds to send a message to a peer and to receive one.
+def exchange_s(n_peers: int, n_rows: int, n_columns: int) -> float:
+    """Return the seconds of a reduce-scatter in which nothing has to be waited for.
 
-    What the peers send lies ready, so nothing is waited for.
+    What the peers send lies in the buffers of the kernel before the clock runs.
+
+    Parameters
+    ----------
+    n_peers : int
+        Number of the other processes; one column block goes to each.
+    n_rows, n_columns : int
+        What each sends and is sent, in float32.
     """
-    run, links, peers = b"a fit of a bench", {}, []
+    run, links, peers = b"a fit of a bench", {}, {}
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        for rank in range(1, 1 + N_PEERS):
+        for rank in range(1, 1 + n_peers):
             mine = socket.create_connection(listener.getsockname())
-            theirs, _ = listener.accept()
+            peers[rank], _ = listener.accept()
             links[rank] = Link(mine, f"shard {rank}")
-            peers.append(theirs)
-    array = np.zeros((1, 1), np.float32)
-    for rank, peer in enumerate(peers, start=1):
-        for step in range(1, 1 + N_MESSAGES):
-            fields = (Operation.ALL_REDUCE, 0, rank, DTYPES.index(array.dtype), 1, 1)
-            peer.sendall(Header(run, 0, step, *fields).pack() + array.tobytes())
     communicator = SocketCommunicator(0, links, run, 10.0, lambda: False)
-    out, each_s = np.empty_like(array), []
+    ranges = consecutive_ranges([n_columns] * (1 + n_peers))
+    piece = np.zeros((n_rows, n_columns * (1 + n_peers)), np.float32)
+    out = np.empty((n_rows, n_columns), np.float32)
+    room = bytearray(HEADER_BYTES + out.nbytes)
+    each_s: list[float] = []
     try:
-        for _ in range(N_MESSAGES):
+        while len(each_s) < MIN_EXCHANGES or sum(each_s) < MIN_S:
+            fields = Operation.REDUCE_SCATTER, 0
+            for rank, peer in peers.items():
+                header = Header(
+                    run, 0, 1 + len(each_s), *fields, rank, FLOAT32, n_rows, n_columns
+                )
+                peer.sendall(header.pack() + out.tobytes())
             communicator.begin_step()
             begun = time.perf_counter()
-            communicator.all_reduce(array, 0, out)
+            communicator.reduce_scatter(piece, ranges, 0, out)
             each_s.append(time.perf_counter() - begun)
+            for peer in peers.values():
+                peer.recv_into(room, flags=socket.MSG_WAITALL)
     finally:
         communicator.close()
-        for peer in peers:
+        for peer in peers.values():
             peer.close()
-    return median(each_s) / N_PEERS
+    return median(each_s)
 
 
 def round_trip_s() -> float:

@@ -35,6 +35,11 @@ NETWORKS = [
 ]
 """A small network and large ones, with small mini-batches and large ones."""
 
+SPEEDUPS = {f"speed-up of {text}": text for text in NETWORKS}
+
+NAMES = ["rates", "bytes", "crossover", "rows", "measured", "summary", *SPEEDUPS]
+"""Of all tables of the page."""
+
 OF_SIXTEEN = 16
 """Workers of the table of bytes and messages, and of that of rows held once."""
 
@@ -58,8 +63,8 @@ def all_tables(rates: Rates) -> dict[str, list[Row]]:
         "measured": compared,
         "summary": list(summary(compared)),
         **{
-            f"speed-up of {text}": list(of_speedups(parse_network(text), rates))
-            for text in NETWORKS
+            name: list(of_speedups(parse_network(text), rates))
+            for name, text in SPEEDUPS.items()
         },
     }
 
@@ -73,6 +78,7 @@ def of_rates(rates: Rates) -> Iterator[Row]:
         "a step of Adam, GB/s": rates.optimizer_bytes_per_s / 1e9,
         "each layer of a step, µs": 1e6 * rates.layer_s,
         "each message, sent and received, µs": 1e6 * rates.message_s,
+        "long messages, sent and received, GB/s": rates.exchanged_bytes_per_s / 1e9,
         "round trip between processes, µs": 1e6 * rates.round_trip_s,
     }
     for what, measured in others.items():

@@ -29,7 +29,7 @@ from tests.test_project import ROOT
 
 PAGE = ROOT / "docs" / "scaling.md"
 
-FREE = Rates({1: 1e9, 1024: 1e9}, math.inf, 0.0, 0.0, 0.0)
+FREE = Rates({1: 1e9, 1024: 1e9}, math.inf, 0.0, 0.0, math.inf, 0.0)
 """Only products take time, at the same rate whatever their shape."""
 
 NETWORK = parse_network("784-1024-1024@200")
@@ -39,6 +39,7 @@ GBIT = 1e9
 def test_the_page_has_what_the_formulas_say():
     """After a change of one: `python -m benchmarks scaling --page ... --keep-rates`."""
     text = PAGE.read_text()
+    assert sorted(tables.all_tables(rates.read())) == sorted(tables.NAMES)
     assert page.with_tables(text, tables.all_tables(rates.read())) == text
 
 
@@ -77,11 +78,13 @@ def test_each_rate_adds_its_part():
     plan = Plan(Grid(2, 2))
     free = step_time(NETWORK, plan, GBIT, FREE)
     n_parameters = NetworkSplit.even(NETWORK.layer_units, 2).layout(0).n_parameters
+    n_bytes = sum(each.sent.n_bytes for each in exchanges_of(NETWORK, plan))
     for rate, value, computed_s, travelled_s in [
         ("optimizer_bytes_per_s", 1e9, 28 * n_parameters / 2 / 1e9, 0),
         ("layer_s", 1e-4, 3e-4, 0),
         # To one other shard three times, to one other replica twice.
         ("message_s", 1e-5, 5e-5, 0),
+        ("exchanged_bytes_per_s", 1e9, n_bytes / 1e9, 0),
         ("round_trip_s", 1e-3, 0, 2.5e-3),
     ]:
         time = step_time(NETWORK, plan, GBIT, replace(FREE, **{rate: value}))
@@ -142,11 +145,12 @@ def test_rates_are_measured(monkeypatch):
     monkeypatch.setattr(rates, "LARGE", 16)
     monkeypatch.setattr(rates, "WIDTHS", [1, 4])
     monkeypatch.setattr(rates, "N_PARAMETERS", 1000)
-    monkeypatch.setattr(rates, "N_MESSAGES", 5)
+    monkeypatch.setattr(rates, "MIN_EXCHANGES", 3)
     found = rates.measure()
     assert list(found.flop_per_s) == [1, 4]
     positive = [*found.flop_per_s.values(), found.optimizer_bytes_per_s]
     assert min(*positive, found.message_s, found.round_trip_s) > 0
+    assert found.exchanged_bytes_per_s > 0
 
 
 LAB_ROW = {
@@ -167,10 +171,10 @@ def test_figures_of_the_lab_are_put_beside_the_model(tmp_path, monkeypatch):
     file.write_text(measured.FILE.read_text())
     monkeypatch.setattr(measured, "FILE", file)
     n_before = len(measured.cells())
-    unshaped = {**LAB_ROW, "link": "unshaped"}
+    delayed = {**LAB_ROW, "link": "1 Gbit/s, 0.5 ms"}
     for date in ("June 2026", "July 2026"):
-        measured.add_lab({"network, 2 workers": [LAB_ROW, unshaped]}, date)
-    # Those of June are gone, and so is what has no rate.
+        measured.add_lab({"network, 2 workers": [LAB_ROW, delayed]}, date)
+    # Those of June are gone, and the model knows of no delay.
     found = measured.cells()
     assert len(found) == n_before + 2
     shards, replicas = found[-2:]
@@ -206,6 +210,14 @@ def test_the_model_is_scaled_to_the_thread_that_was_measured():
         least = cell.alone_ms / (cell.alone_ms / 2 + link_ms)
         most = cell.alone_ms / max(cell.alone_ms / 2, link_ms)
         assert row["model"] == f"{least:.2f} to {most:.2f}"
+
+
+def test_a_link_without_a_limit_takes_no_time():
+    workload = parse_network("784-1024-1024")
+    cell = measured.Cell("", Link(None), workload, Plan(Grid(2)), 10.0, 1.9)
+    (row,) = measured.compare([cell], FREE)
+    assert (row["link"], row["model"]) == ("unshaped", "2.00 to 2.00")
+    assert row["measured is"] == "5% below"
 
 
 def test_cells_outside_of_the_bounds_are_counted():
