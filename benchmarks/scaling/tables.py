@@ -20,8 +20,7 @@ from benchmarks.scaling.rates import Rates
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.planning.cost import bytes_exchanged
-from skdistmlp.planning.traffic import traffic
+from skdistmlp.planning.traffic import bytes_exchanged, traffic
 
 LINKS = [Link(parse_rate(rate)) for rate in ("1G", "10G", "100G")]
 

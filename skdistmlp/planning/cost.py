@@ -23,12 +23,6 @@ SCIPY_VECTORS = 27
 """Vectors of float64 that SciPy's L-BFGS-B keeps: 25 to work in (ten pairs and five),
 the point and its gradient."""
 
-SCALAR_BYTES = 8
-"""Of what is decided or summed for all: a number of float64."""
-
-INTEGER_BYTES = 4
-"""Of the length of a row of sparse features, and of the column of a stored number."""
-
 BLOCKS_AHEAD = 4
 """Blocks of rows in flight in "futures" when it submits another, while it predicts or
 evaluates."""
@@ -317,51 +311,6 @@ def _n_own(layout: ShardLayout, layer: int) -> int:
     """Return the number of a shard's neurons in a layer; all in the output layer."""
     columns = layout.columns(layer)
     return int(columns.stop - columns.start)
-
-
-def bytes_gathered(split: NetworkSplit, cost: StepCost) -> int:
-    """Return the bytes of features that all processes send where rows are held once.
-
-    Each row of a mini-batch goes to all other shards of its replica.
-    """
-    return features_sent(split, cost, cost.n_rows) * (split.n_shards - 1)
-
-
-def features_sent(split: NetworkSplit, cost: StepCost, n_rows: int) -> int:
-    """Return the bytes in which the features of some rows go to another process.
-
-    Sparse ones are sent as the lengths of rows, columns and numbers.
-    """
-    if cost.nnz_per_row is None:
-        return n_rows * split.layer_units[0] * cost.itemsize
-    stored_bytes = cost.nnz_per_row * (cost.itemsize + INTEGER_BYTES)
-    return round(n_rows * (stored_bytes + INTEGER_BYTES))
-
-
-def bytes_exchanged(
-    split: NetworkSplit, cost: StepCost, n_replicas: int = 1, form: RowForm = "copies"
-) -> int:
-    """Return the bytes that all processes together send in a step, or an evaluation.
-
-    Each hidden layer but the last gathers activations and scatters deltas: for
-    every neuron, one copy to each other shard. The output layer sums logits. Each
-    replica does so for its rows; along the replicas, each gradient and each updated
-    parameter is sent to all but one. Rows that are held once are gathered too.
-    `traffic.exchanges` has the part of one process.
-    """
-    others, n_ranks = split.n_shards - 1, split.n_shards * n_replicas
-    hidden = 2 * sum(split.layer_units[1:-2])
-    logits = split.n_shards * split.layer_units[-1]
-    n_numbers = (hidden + logits) * cost.n_rows * others
-    n_numbers += 2 * split.n_parameters * (n_replicas - 1)
-    # Numbers of float64: of the norm, of losses, and of two decisions.
-    n_scalars = cost.clips_gradient * n_ranks * (n_ranks - 1)
-    if cost.moves_parameters:
-        # All parameters to everyone; the gradient to all shards of each replica.
-        n_numbers += split.n_parameters * (n_ranks - 1 + others * n_replicas)
-        n_scalars += n_ranks * (n_replicas - 1) + (n_ranks + 2) * (n_ranks - 1)
-    n_bytes = n_numbers * cost.itemsize + n_scalars * SCALAR_BYTES
-    return n_bytes + bytes_gathered(split, cost) if form == "once" else n_bytes
 
 
 def chained_tasks(split: NetworkSplit, cost: StepCost) -> int:

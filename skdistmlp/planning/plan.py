@@ -11,12 +11,11 @@ from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding, RowRange
 from skdistmlp.parallel.split import NetworkSplit, count_parameters
 from skdistmlp.planning.cost import (
     StepCost,
-    bytes_exchanged,
-    bytes_gathered,
     bytes_held,
     bytes_held_by_tasks,
     features_held,
 )
+from skdistmlp.planning.traffic import bytes_exchanged, bytes_gathered
 from skdistmlp.planning.worker_lines import worker_lines
 from skdistmlp.public import public
 from skdistmlp.settings import SETTINGS

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.cost import StepCost, bytes_exchanged
+from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, WorkerMemory, memory_shortage
+from skdistmlp.planning.traffic import bytes_exchanged
 
 REPLICAS_FROM_BYTES = 2**20
 """Bytes that a worker sends in a step from which replicas are considered. Fewer take so

@@ -14,7 +14,6 @@ from skdistmlp.planning.cost import (
     SCIPY_VECTORS,
     WHOLE_ARRAYS,
     StepCost,
-    bytes_exchanged,
     bytes_held,
     bytes_held_by_tasks,
     bytes_sent_by_neurons,
@@ -191,18 +190,6 @@ def test_an_evaluation_also_holds_whole_arrays_and_the_vectors_of_scipy(n_shards
         whole = WHOLE_ARRAYS * N_PARAMETERS * 4 if n_shards > 1 else 0
         scipy = SCIPY_VECTORS * N_PARAMETERS * 8 if rank == 0 else 0
         assert more == whole + scipy
-
-
-@pytest.mark.parametrize("n_shards", [1, 2, 4])
-def test_shards_exchange_hidden_layers_after_the_first_and_logits(n_shards):
-    split = split_over(n_shards)
-    expected = (2 * 6 + n_shards * 3) * N_ROWS * (n_shards - 1) * 8
-    assert bytes_exchanged(split, StepCost.of_step(N_ROWS)) == expected
-    evaluated = bytes_exchanged(split, StepCost.of_evaluation(N_ROWS))
-    # The loss, which all sum up, and two decisions of the first.
-    n_scalars = (n_shards + 2) * (n_shards - 1)
-    parameters = 2 * N_PARAMETERS * (n_shards - 1)
-    assert evaluated == expected + (parameters + n_scalars) * 8
 
 
 def test_training_chains_twice_as_many_tasks_as_there_are_layers():

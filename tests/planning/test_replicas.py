@@ -5,8 +5,9 @@ from itertools import pairwise
 import pytest
 
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.cost import StepCost, bytes_exchanged, bytes_held
+from skdistmlp.planning.cost import StepCost, bytes_held
 from skdistmlp.planning.replicas import preferred_replicas
+from skdistmlp.planning.traffic import bytes_exchanged
 
 
 def preferred(layer_units, n_workers, n_rows):

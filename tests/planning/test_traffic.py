@@ -14,8 +14,8 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.cost import StepCost, bytes_exchanged
-from skdistmlp.planning.traffic import Traffic, exchanges, traffic
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.traffic import Traffic, bytes_exchanged, exchanges, traffic
 from skdistmlp.training.lbfgs import evaluation_of
 from skdistmlp.training.step import training_step
 from skdistmlp.wire.packet import HEADER_BYTES, Header
@@ -168,6 +168,18 @@ def test_an_evaluation_sends_what_the_formulas_say(units, n_shards, n_replicas, 
         evaluation_of(network, blocks)()
 
     job.check(StepCost.of_evaluation(N_ROWS, itemsize=4, buffer_rows=6), evaluation)
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 4])
+def test_shards_exchange_hidden_layers_after_the_first_and_logits(n_shards):
+    split = NetworkSplit.even((7, 6, 4, 3), n_shards)
+    expected = (2 * 6 + n_shards * 3) * N_ROWS * (n_shards - 1) * 8
+    assert bytes_exchanged(split, StepCost.of_step(N_ROWS)) == expected
+    evaluated = bytes_exchanged(split, StepCost.of_evaluation(N_ROWS))
+    # The loss, which all sum up, and two decisions of the first.
+    n_scalars = (n_shards + 2) * (n_shards - 1)
+    parameters = 2 * split.n_parameters * (n_shards - 1)
+    assert evaluated == expected + (parameters + n_scalars) * 8
 
 
 @settings(deadline=None)
