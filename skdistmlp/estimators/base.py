@@ -44,9 +44,10 @@ from skdistmlp.estimators.validation_data import (
 )
 from skdistmlp.exceptions import counted
 from skdistmlp.nn.layers import Network, dense_layers
-from skdistmlp.nn.losses import Output
+from skdistmlp.nn.losses import Output, Targets
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.nn.update_rules import UPDATE_RULES, UpdateRule
+from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import (
@@ -114,6 +115,10 @@ class BaseDistributedMLP(
     def _validation_targets(self, y: np.ndarray) -> np.ndarray:
         """Return targets of rows for validation, with one column per output."""
 
+    def _stored_targets(self, y: np.ndarray) -> Targets | ClassCodes:
+        """Return the targets as every process holds them, for all rows."""
+        return y
+
     @abstractmethod
     def _use_stratified_split(self, n_outputs: int) -> bool:
         """Return whether held-out rows keep the proportions of the classes."""
@@ -162,7 +167,7 @@ class BaseDistributedMLP(
             weight = self._validate_weights(y, sample_weight)
             if validation is not None:
                 X, y, weight = self._joined(validation, X, y, weight)
-            dataset = X.with_targets(y, weight)
+            dataset = X.with_targets(self._stored_targets(y), weight)
             if self.early_stopping and incremental:
                 raise ValueError("partial_fit does not support early_stopping=True")
 

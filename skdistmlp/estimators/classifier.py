@@ -29,9 +29,10 @@ from skdistmlp.estimators.constraints import solver_has_epochs
 from skdistmlp.estimators.habits import check_is_computed
 from skdistmlp.estimators.inputs import InputFeatures, compute_collections, ravel_column
 from skdistmlp.nn.activations import Activation
-from skdistmlp.nn.losses import Output
+from skdistmlp.nn.losses import Output, Targets
 from skdistmlp.nn.parametric_losses import SmoothedLabels
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.public import public
 from skdistmlp.training.hold_out import Score
 
@@ -634,6 +635,11 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
             )
         indicator = self._label_binarizer.transform(y).astype(bool)
         return indicator.reshape(len(indicator), -1)
+
+    def _stored_targets(self, y: np.ndarray) -> Targets | ClassCodes:
+        """Return the targets as every process holds them, for all rows."""
+        is_multiclass = self._label_binarizer.y_type_ == "multiclass"
+        return ClassCodes.of(y) if is_multiclass else y
 
     def _targets_as_given(self, y: np.ndarray) -> np.ndarray:
         """Return labels from the columns that they were turned into."""

@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.training.loop import Log, quiet
 
@@ -51,7 +52,9 @@ class InputFeatures(Protocol):
             Passed on to ``check_X_y``.
         """
 
-    def with_targets(self, y: Targets, sample_weight: FloatArray | None) -> BaseDataset:
+    def with_targets(
+        self, y: Targets | ClassCodes, sample_weight: FloatArray | None
+    ) -> BaseDataset:
         """Return the data set of these features, once they are validated."""
 
 
@@ -93,7 +96,9 @@ class ArrayFeatures:
         )
         return ArrayFeatures(X), y
 
-    def with_targets(self, y: Targets, sample_weight: FloatArray | None) -> Dataset:
+    def with_targets(
+        self, y: Targets | ClassCodes, sample_weight: FloatArray | None
+    ) -> Dataset:
         """Return the data set of these features."""
         return Dataset(self.X, y, sample_weight)
 

@@ -10,6 +10,7 @@ from scipy.sparse import issparse
 
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray, Rows, aligned
+from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import (
     ALL_ROWS,
@@ -95,13 +96,13 @@ class BaseDataset(ABC):
 
     Attributes
     ----------
-    y : ndarray of shape (n_samples, n_outputs), or None
-        Targets, boolean for classes; None for rows that are only predicted.
+    y : ndarray of shape (n_samples, n_outputs), ClassCodes or None
+        Targets, boolean for yes or no; None for rows that are only predicted.
     sample_weight : ndarray of shape (n_samples,), or None
         Weights of the samples.
     """
 
-    y: Targets | None
+    y: Targets | ClassCodes | None
     sample_weight: FloatArray | None
 
     @property
@@ -175,8 +176,10 @@ class BaseDataset(ABC):
         """
 
     def targets(self, rows: Rows) -> Targets:
-        """Return rows of `y`."""
+        """Return rows of `y`, with a column per output."""
         assert self.y is not None, "rows that are only predicted have no targets"
+        if isinstance(self.y, ClassCodes):
+            return self.y.columns(rows)
         if isinstance(rows, slice):
             return self.y[rows]
         # `take` needs a third of the time of an index.
@@ -201,8 +204,8 @@ class Dataset(BaseDataset):
     ----------
     X : ndarray, csr_array, csr_matrix or RowStore of shape (n_samples, n_features)
         Features of the rows that are here.
-    y : ndarray of shape (n_samples, n_outputs), or None
-        Targets, boolean for classes; None for rows that are only predicted.
+    y : ndarray of shape (n_samples, n_outputs), ClassCodes or None
+        Targets, boolean for yes or no; None for rows that are only predicted.
     sample_weight : ndarray of shape (n_samples,), or None
         Weights of the samples.
     distribution : RowDistribution
@@ -213,7 +216,7 @@ class Dataset(BaseDataset):
     """
 
     X: Features | RowStore
-    y: Targets | None = None
+    y: Targets | ClassCodes | None = None
     sample_weight: FloatArray | None = None
     distribution: RowDistribution = ALL_ROWS
     is_whole: bool = True

@@ -67,8 +67,8 @@ class BlockRows(RowStore):
         if self._is_sparse:
             rows = csr_array(rows.astype(self.dtype, copy=False))
         else:
-            # Not aligned: blocks that came through Dask seldom are, and an index, unlike
-            # `np.take`, copies the rows that it asks for and no others.
+            # Not aligned: blocks that came through Dask seldom are, and an index copies
+            # only the rows that it asks for, where `np.take` would copy the block.
             rows = np.ascontiguousarray(rows, self.dtype)
         self._blocks.append(rows)
         self._starts.append(self._starts[-1] + rows.shape[0])

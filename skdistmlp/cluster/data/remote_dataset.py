@@ -49,6 +49,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
+from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.data import (
     BaseDataset,
     Dataset,
@@ -138,7 +139,7 @@ class RemoteFeatures:
         return self, y
 
     def with_targets(
-        self, y: Targets, sample_weight: FloatArray | None
+        self, y: Targets | ClassCodes, sample_weight: FloatArray | None
     ) -> RemoteDataset:
         """Return the data set of these features."""
         return RemoteDataset(self, y, sample_weight)
@@ -233,7 +234,7 @@ class RemoteDataset(BaseDataset):
     """
 
     features: RemoteFeatures
-    y: Targets
+    y: Targets | ClassCodes
     sample_weight: FloatArray | None = None
 
     @property

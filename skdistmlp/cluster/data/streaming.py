@@ -28,11 +28,12 @@ from skdistmlp.cluster.data.dask_collections import blocks_of, release
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import FloatArray
+from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.data import BaseDataset, Dataset, PlacedRows
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import DealtRows, RowHolding, numbers_of
 
-Labels = tuple[Targets | None, FloatArray | None]
+Labels = tuple[Targets | ClassCodes | None, FloatArray | None]
 """Targets and sample weights of all rows, which every process has."""
 
 
