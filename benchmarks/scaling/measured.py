@@ -18,7 +18,7 @@ from skdistmlp.crossover.workloads import Workload
 from skdistmlp.parallel.grid import Grid
 
 FILE = Path(__file__).with_name("measured.json")
-"""Figures of the design notes, shared/design.md, and of a run of the lab if one was
+"""Figures of the notes of the design, and of a run of the lab if one was
 added since."""
 
 PLANS = {"neurons": "1 x 2", "replicas": "2 x 1"}

@@ -13,11 +13,6 @@ REPLICAS_FROM_BYTES = 2**20
 little time that what counts is the number of exchanges, of which shards of a network
 without a second hidden layer have one, and replicas two. Not measured."""
 
-REPLICAS_SAVE = 2
-"""How many times fewer bytes replicas must send to be taken. Each of them updates more
-parameters than a shard of as many workers, and has more of them in memory. Not
-measured."""
-
 
 def preferred_replicas(
     layer_units: Sequence[int], n_workers: int, cost: StepCost
@@ -26,9 +21,9 @@ def preferred_replicas(
 
     Along the neurons, workers exchange activations, whose number grows with the rows of
     a mini-batch; along the replicas, gradients and parameters, whose number does not.
-    First come those numbers of replicas that send a good deal less than shards alone,
-    then 1, then the others, in which each worker has fewer rows of the data set. Of
-    blocks in order, one replica would compute whole mini-batches alone: 1 comes first.
+    First come those numbers of replicas that send less than shards alone, then 1, then
+    the others, in which each worker has fewer rows of the data set. Of blocks in order,
+    one replica would compute whole mini-batches alone: 1 comes first.
 
     Parameters
     ----------
@@ -53,7 +48,7 @@ def preferred_replicas(
     }
     better = []
     if sent[1] / n_workers >= REPLICAS_FROM_BYTES and not cost.in_ordered_blocks:
-        better = [n for n in sent if REPLICAS_SAVE * sent[n] <= sent[1]]
+        better = [n for n in sent if sent[n] < sent[1]]
     by_bytes = sorted(sent, key=sent.__getitem__)
     return sorted(by_bytes, key=lambda n: 0 if n in better else 1 if n == 1 else 2)
 
