@@ -32,7 +32,7 @@ PAGE = ROOT / "docs" / "scaling.md"
 FREE = Rates({1: 1e9, 1024: 1e9}, math.inf, 0.0, 0.0, math.inf, 0.0)
 """Only products take time, at the same rate whatever their shape."""
 
-NETWORK = parse_network("784-1024-1024@200")
+NETWORK = parse_network("784-128-128@200")
 GBIT = 1e9
 
 
@@ -64,8 +64,8 @@ def test_one_worker_computes_everything_and_sends_nothing():
 def test_two_shards_take_half_of_the_products_and_the_time_on_the_link():
     time = step_time(NETWORK, Plan(Grid(2)), GBIT, FREE)
     assert time.computed_s == pytest.approx(alone_s(NETWORK, FREE) / 2)
-    # Activations and deltas of 512 neurons, logits of 10, in three messages.
-    n_bytes = 200 * 4 * (2 * 512 + 10) + 3 * HEADER_BYTES
+    # Activations and deltas of 64 neurons, logits of 10, in three messages.
+    n_bytes = 200 * 4 * (2 * 64 + 10) + 3 * HEADER_BYTES
     assert time.travelled_s == pytest.approx(8 * n_bytes / (PAYLOAD * GBIT))
     assert time.without_overlap_s == time.computed_s + time.travelled_s
     assert time.with_overlap_s == max(time.computed_s, time.travelled_s)
@@ -135,9 +135,8 @@ def test_no_process_has_more_of_the_traffic_than_the_first(grid):
 def test_the_batch_from_which_replicas_send_less_is_that_of_the_formula():
     units = NETWORK.layer_units
     n_parameters = NetworkSplit.even(units, 1).n_parameters
-    for n_workers in (2, 64):
-        batch = tables._least_batch_by_bytes(units, n_workers)
-        assert batch == pytest.approx(n_parameters / (1024 + 10 * n_workers / 2), abs=1)
+    batch = tables._least_batch_by_bytes(units, 2)
+    assert batch == pytest.approx(n_parameters / (128 + 10), abs=1)
 
 
 def test_rates_are_measured(monkeypatch):
@@ -196,13 +195,12 @@ def test_figures_of_the_lab_are_put_beside_the_model(tmp_path, monkeypatch):
 
 def test_the_model_is_scaled_to_the_thread_that_was_measured():
     """A core that is twice as fast waits for the same link."""
-    workload = parse_network("784-1024-1024")
-    here_ms = 1e3 * alone_s(workload, FREE)
+    here_ms = 1e3 * alone_s(NETWORK, FREE)
     slow, fast = (
-        measured.Cell("", Link(1000), workload, Plan(Grid(2)), alone_ms, 1.0)
+        measured.Cell("", Link(1000), NETWORK, Plan(Grid(2)), alone_ms, 1.0)
         for alone_ms in (here_ms, here_ms / 2)
     )
-    n_bytes = 200 * 4 * (2 * 512 + 10) + 3 * HEADER_BYTES
+    n_bytes = 200 * 4 * (2 * 64 + 10) + 3 * HEADER_BYTES
     link_ms = 1e3 * 8 * n_bytes / (PAYLOAD * GBIT)
     for cell, row in zip(
         [slow, fast], measured.compare([slow, fast], FREE), strict=True
