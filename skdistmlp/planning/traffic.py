@@ -4,12 +4,14 @@
 what goes over the wire.
 """
 
-import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from skdistmlp.parallel import overlap
+from skdistmlp.parallel.communicators import sums_in_parts
 from skdistmlp.parallel.grid import Axis, Grid, optimizer_parts
 from skdistmlp.parallel.rows import RowForm
 from skdistmlp.parallel.split import NetworkSplit
@@ -185,9 +187,12 @@ def bytes_exchanged(
     `exchanges` has the part of one process.
     """
     others, n_ranks = split.n_shards - 1, split.n_shards * n_replicas
-    hidden = 2 * sum(split.layer_units[1:-2])
-    logits = split.n_shards * split.layer_units[-1]
-    n_numbers = (hidden + logits) * cost.n_rows * others
+    n_numbers = 2 * sum(split.layer_units[1:-2]) * cost.n_rows * others
+    for replica in range(n_replicas):
+        for n_rows in _rows_of_blocks(cost, n_replicas, replica):
+            n_logits = n_rows * split.layer_units[-1]
+            in_parts = sums_in_parts(split.n_shards, n_logits * cost.itemsize)
+            n_numbers += n_logits * others * (2 if in_parts else split.n_shards)
     n_numbers += 2 * split.n_parameters * (n_replicas - 1)
     # Numbers of float64: of the norm, of losses, and of two decisions.
     n_scalars = cost.clips_gradient * n_ranks * (n_ranks - 1)
@@ -204,8 +209,8 @@ def _along_neurons(
 ) -> Iterator[Exchange]:
     """Yield what the shards of a replica exchange: values of its rows."""
     shard, replica = grid.shard(rank), grid.replica(rank)
-    n_rows = _dealt(cost.n_rows, replica, grid.n_replicas)
-    n_blocks = _n_blocks(cost)
+    blocks = _rows_of_blocks(cost, grid.n_replicas, replica)
+    n_rows, n_blocks = sum(blocks), len(blocks)
 
     def along(
         what: str, collective: Collective, whole: int, own: int = 0, times: int = 1
@@ -223,10 +228,20 @@ def _along_neurons(
     for layer in split.layers[1:-1]:
         whole = split.layer_units[layer] * row_bytes
         own = len(split.ranges[layer - 1][shard]) * row_bytes
-        yield along("activations", "all_gather", whole, own, n_blocks)
+        row_length = split.layer_units[layer] * cost.itemsize
+        # In two halves, where the layer is large.
+        n_gathers = sum(1 + (n * row_length >= overlap.HALVED_BYTES) for n in blocks)
+        yield along("activations", "all_gather", whole, own, n_gathers)
         yield along("deltas", "reduce_scatter", whole, own, n_blocks)
-    logits = split.layer_units[-1] * row_bytes
-    yield along("logits", "all_reduce", logits, times=n_blocks)
+    for n_block, times in Counter(blocks).items():
+        n_logits = n_block * split.layer_units[-1]
+        whole = times * n_logits * cost.itemsize
+        if sums_in_parts(grid.n_shards, n_logits * cost.itemsize):
+            own = times * _parts(n_logits, grid.n_shards)[shard] * cost.itemsize
+            yield along("logits", "reduce_scatter", whole, own, times)
+            yield along("logits", "all_gather", whole, own, times)
+        else:
+            yield along("logits", "all_reduce", whole, times=times)
     if cost.moves_parameters:
         whole = split.n_parameters * cost.itemsize
         own = split.layout(shard).n_parameters * cost.itemsize
@@ -271,14 +286,20 @@ def _dealt(n_rows: int, part: int, n_parts: int) -> int:
     return len(range(part, n_rows, n_parts))
 
 
-def _n_blocks(cost: StepCost) -> int:
-    """Return in how many blocks the rows of an evaluation are computed."""
-    if not cost.moves_parameters or cost.buffer_rows is None:
-        return 1
-    return math.ceil(cost.n_rows / cost.buffer_rows)
+def _rows_of_blocks(cost: StepCost, n_replicas: int, replica: int) -> list[int]:
+    """Return how many rows of each block a replica computes; a step is one block."""
+    n_rows, size = cost.n_rows, cost.n_rows
+    if cost.moves_parameters and cost.buffer_rows is not None:
+        size = cost.buffer_rows
+    starts = range(0, n_rows, max(1, size))
+    return [
+        len(range(start + (replica - start) % n_replicas, stop, n_replicas))
+        for start in starts
+        for stop in [min(start + size, n_rows)]
+    ]
 
 
 @lru_cache(maxsize=64)
-def _parts(n_parameters: int, n_replicas: int) -> tuple[int, ...]:
-    """Return how many parameters the optimiser of each replica updates."""
-    return tuple(len(part) for part in optimizer_parts(n_parameters, n_replicas))
+def _parts(n_numbers: int, n_parts: int) -> tuple[int, ...]:
+    """Return how many parameters, or logits, each process has of all."""
+    return tuple(len(part) for part in optimizer_parts(n_numbers, n_parts))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from skdistmlp.nn.update_rules import Adam, Sgd
+from skdistmlp.parallel import communicators, overlap
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import split_state
@@ -150,6 +151,43 @@ def test_a_step_sends_what_the_formulas_say(
         clips_gradient=max_grad_norm is not None,
     )
     job.check(cost, step)
+
+
+@pytest.mark.parametrize(("n_shards", "n_replicas"), GRIDS)
+@pytest.mark.parametrize("method", ["step", "evaluation"])
+def test_large_layers_travel_in_halves_and_logits_in_parts(
+    method, n_shards, n_replicas, monkeypatch
+):
+    """From sizes on that a test can have; a replica without rows sends none."""
+    monkeypatch.setattr(overlap, "HALVED_BYTES", 200)
+    # More than a number that all processes sum.
+    monkeypatch.setattr(communicators, "SAVED_BYTES", 30)
+    job = Job.of((7, 9, 5, 4), n_shards, n_replicas, dtype=np.float32)
+
+    def step(communicator):
+        network = job.open(communicator, N_ROWS)
+        training_step(network.ops, np.arange(N_ROWS), 0.01)
+
+    def evaluation(communicator):
+        network = job.open(communicator, 8)
+        is_first = communicator.rank == 0
+        parameters = np.ones(job.split.n_parameters) if is_first else None
+        network.objective.set_parameters(parameters)
+        blocks = [slice(0, 8), slice(8, 16), slice(16, N_ROWS)]
+        evaluation_of(network, blocks)()
+
+    if method == "step":
+        job.check(StepCost.of_step(N_ROWS, itemsize=4), step)
+    else:
+        cost = StepCost.of_evaluation(N_ROWS, itemsize=4, buffer_rows=8)
+        job.check(cost, evaluation)
+    first = exchanges(job.split, StepCost.of_step(N_ROWS, itemsize=4), n_replicas)
+    if n_shards == 3:
+        assert [e.collective for e in first if e.what == "logits"] == [
+            *("reduce_scatter", "all_gather")
+        ]
+    if n_shards > 1:
+        assert [e.times for e in first if e.what == "activations"] == [2]
 
 
 @pytest.mark.parametrize("units", NETWORKS, ids=str)
