@@ -25,6 +25,7 @@ from skdistmlp.parallel.grid import optimizer_parts
 from skdistmlp.parallel.overlap import (
     GatherInHalves,
     gradient_meanwhile,
+    part_of,
 )
 from skdistmlp.parallel.shard import (
     ShardState,
@@ -125,7 +126,9 @@ class LocalOps:
         self._inputs: dict[int, Features] = {}
         self._residuals: dict[int, FloatArray] = {}
         self._masks: dict[int, FloatArray] = {}
-        # Inputs of layers that are on their way to this shard.
+        # How inputs of layers are gathered, by their number of rows; and those that are
+        # on their way.
+        self._gathers: dict[tuple[int, int], GatherInHalves] = {}
         self._arriving: dict[int, GatherInHalves] = {}
         self.loss_sum = 0.0
 
@@ -152,7 +155,7 @@ class LocalOps:
         # The layer before has begun to gather the input, if others have some of it.
         arriving = self._arriving.pop(layer, None)
         if training and arriving is None:
-            value = self._dropped(layer, value, slice(0, value.shape[1]))
+            value = self._dropped(layer, value)
         shape = value.shape[0], coef.shape[1]
         out = self._buffer("activations", layer, *shape)
         if layer == self._split.output_layer:
@@ -171,18 +174,19 @@ class LocalOps:
         if arriving is not None and arriving.is_large:
             partial = self._buffer("partial", layer, *shape)
         following = self._following_gather(layer, len(out))
-        pieces = [slice(0, shape[1])] if following is None else following.columns
-        for columns in pieces:
+        for columns in [None] if following is None else following.columns:
+            some = part_of(z, columns)
             if arriving is None:
-                affine(value, coef[:, columns], intercept[columns], z[:, columns])
+                of_inputs = part_of(coef, columns), part_of(intercept, columns)
+                affine(value, *of_inputs, some)
             else:
                 arriving.affine(coef, intercept, z, partial, columns)
-            apply(z[:, columns], out[:, columns])
+            some_out = part_of(out, columns)
+            apply(some, some_out)
             if following is not None:
-                some = out[:, columns]
                 if training:
-                    some = self._dropped(layer + 1, out, columns)
-                following.begin(some)
+                    some_out = self._dropped(layer + 1, out, columns)
+                following.begin(some_out)
         if training:
             self._residuals[layer] = z
             self._inputs[layer] = value if arriving is None else arriving.whole
@@ -209,6 +213,7 @@ class LocalOps:
         exchange = self._begin_propagating(layer, value, delta)
         gradient_meanwhile(
             exchange,
+            0 if layer == 0 else value.nbytes,
             self._inputs[layer],
             delta,
             self._coef_gradients[layer],
@@ -288,22 +293,23 @@ class LocalOps:
         self.gradient = flat
         self._coef_gradients, self._intercept_gradients = self._layout.views(flat)
 
-    def _dropped(self, layer: int, value: Features, part: slice) -> Features:
+    def _dropped(
+        self, layer: int, value: Features, part: slice | None = None
+    ) -> Features:
         """Return columns of a layer's input, this shard's part, thinned by dropout.
 
-        The first call in a step is for the first columns; `value` always has all that
-        are here.
+        The first call in a step is for the first columns, or for all: None. `value`
+        always has all that are here.
         """
-        is_whole = part == slice(0, value.shape[1])
         dropout = self.state.dropout(self._network, layer)
         if dropout is None:
-            return value if is_whole else value[:, part]
+            return part_of(value, part)
         positions = None
         if self._replicas.n_ranks > 1:
             positions = self._distribution.positions(self._replicas.rank, self._rows)
         if issparse(value):
             return dropout.drop_stored(value, positions)
-        if part.start == 0:
+        if part is None or part.start == 0:
             columns = slice(0, value.shape[1])
             if layer > 0:
                 columns = self._split.ranges[layer - 1][self._shards.rank].columns
@@ -311,8 +317,11 @@ class LocalOps:
             self._masks[layer] = dropout.mask(columns, room, positions)
         # Not in place: the activation may go backward from `value`, which may also be
         # the user's rows.
-        dropped = self._buffer("dropped", layer, *value.shape)[:, part]
-        return np.multiply(value[:, part], self._masks[layer][:, part], out=dropped)
+        return np.multiply(
+            part_of(value, part),
+            part_of(self._masks[layer], part),
+            out=part_of(self._buffer("dropped", layer, *value.shape), part),
+        )
 
     def _own(self, rows: Rows) -> Rows:
         """Return the rows of a batch that this replica computes."""
@@ -334,12 +343,16 @@ class LocalOps:
         return self._shards.begin_reduce_scatter(below, ranges, layer, out)
 
     def _following_gather(self, layer: int, n_rows: int) -> GatherInHalves | None:
-        """Return how the output of a layer is to be gathered, unless it is the last."""
+        """Return how others get the output of a layer, if they need it."""
         following, split = layer + 1, self._split
-        if following >= split.output_layer:
+        if following >= split.output_layer or self._shards.n_ranks == 1:
             return None
-        out = self._buffer("gathered", following, n_rows, split.layer_units[following])
-        gather = GatherInHalves(self._shards, split.ranges[layer], following, out)
+        gather = self._gathers.get((following, n_rows))
+        if gather is None:
+            size = n_rows, split.layer_units[following]
+            out = self._buffer("gathered", following, *size)
+            gather = GatherInHalves(self._shards, split.ranges[layer], following, out)
+            self._gathers[following, n_rows] = gather
         self._arriving[following] = gather
         return gather
 

@@ -4,7 +4,6 @@ Sizes alone decide, never what has arrived: a plan gives the same bits every tim
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
@@ -18,9 +17,9 @@ HALVED_BYTES = 500_000
 halves."""
 
 BLOCK_BYTES = 400_000
-"""Bytes of a layer's deltas, of all shards, for each block of the gradient that is
-computed while they travel. So the sockets are looked at before their buffers, of 0.2 MB
-each where the system is left as it is, are full or empty."""
+"""Bytes of deltas on their way to each other shard, for each block of the gradient that
+is computed meanwhile. Where the system is left as it is, a socket's buffers take about
+that many."""
 
 BLOCK_FLOP = 30e6
 """The fewest floating point operations of such a block."""
@@ -51,8 +50,9 @@ class GatherInHalves:
     ----------
     is_large : bool
         Whether it is gathered in halves.
-    columns : list of slice
-        Those of this shard's columns that are gathered at a time: all, or two halves.
+    columns : list of slice or None
+        Those of this shard's columns that are gathered at a time: two halves, or all,
+        which is None.
     whole : ndarray of shape (n_rows, fan_in)
         The input, once `affine` has waited for it.
     """
@@ -72,9 +72,11 @@ class GatherInHalves:
         self.is_large = collectives.n_ranks > 1 and out.nbytes >= HALVED_BYTES
         self._pieces = _cut(tuple(ranges), 2 if self.is_large else 1)
         self._exchanges: list[Exchange] = []
-        mine = [piece[collectives.rank] for piece in self._pieces]
-        start = self._own.start
-        self.columns = [slice(part.start - start, part.stop - start) for part in mine]
+        self.columns: list[slice | None] = [None]
+        if self.is_large:
+            mine = [piece[collectives.rank] for piece in self._pieces]
+            start = self._own.start
+            self.columns = [slice(r.start - start, r.stop - start) for r in mine]
 
     def begin(self, part: FloatArray) -> None:
         """Begin to gather the next columns, which `part` has of this shard's."""
@@ -97,7 +99,7 @@ class GatherInHalves:
         intercept: FloatArray,
         z: FloatArray,
         partial: FloatArray,
-        columns: slice,
+        columns: slice | None,
     ) -> None:
         """Write columns of ``inputs @ coef + intercept``, from the first on.
 
@@ -111,28 +113,33 @@ class GatherInHalves:
             Overwritten: all columns with something, these with the result.
         partial : ndarray of shape (n_rows, fan_out)
             Overwritten if the input is gathered in halves.
-        columns : slice
-            Which columns.
+        columns : slice or None
+            Which columns; None for all.
         """
-        own = self._own
+        own, some = self._own, part_of(z, columns)
         if self._exchanges and self.is_large:
             # Meanwhile what others have arrives.
             np.matmul(self._out[:, own], coef[own], out=z)
         for exchange in self._exchanges:
             self.whole = exchange.finish()
         self._exchanges = []
+        coef, intercept = part_of(coef, columns), part_of(intercept, columns)
         if not self.is_large:
-            affine(self.whole, coef[:, columns], intercept[columns], z[:, columns])
+            affine(self.whole, coef, intercept, some)
             return
         for others in (slice(0, own.start), slice(own.stop, len(coef))):
             if others.start < others.stop:
-                some, more = partial[:, columns], coef[others, columns]
-                np.matmul(self._out[:, others], more, out=some)
-                z[:, columns] += some
-        z[:, columns] += intercept[columns]
+                product = part_of(partial, columns)
+                np.matmul(self._out[:, others], coef[others], out=product)
+                some += product
+        some += intercept
 
 
-@lru_cache
+def part_of(array: FloatArray, columns: slice | None) -> FloatArray:
+    """Return some columns of an array, or the array itself for None."""
+    return array if columns is None else array[..., columns]
+
+
 def _cut(ranges: Ranges, n_pieces: int) -> list[Ranges]:
     """Return the columns of all shards that are gathered at a time."""
     if n_pieces == 1:
@@ -149,6 +156,7 @@ def _cut(ranges: Ranges, n_pieces: int) -> list[Ranges]:
 
 def gradient_meanwhile(
     exchange: Exchange,
+    n_bytes: int,
     inputs: Features,
     delta: FloatArray,
     coef_out: FloatArray,
@@ -162,15 +170,15 @@ def gradient_meanwhile(
     ----------
     exchange : Exchange
         That of the delta below.
+    n_bytes : int
+        Bytes that it sends to each other shard, and receives from it.
     """
-    fan_in, fan_out = coef_out.shape
-    n_rows = len(delta)
-    n_blocks = min(
-        fan_in,
-        n_rows * fan_in * delta.itemsize // BLOCK_BYTES,
-        int(2 * n_rows * fan_in * fan_out / BLOCK_FLOP),
-    )
-    if n_blocks <= 1 or isinstance(exchange, Finished):
+    n_blocks = 1
+    if not isinstance(exchange, Finished):
+        fan_in, fan_out = coef_out.shape
+        n_flop = 2 * len(delta) * fan_in * fan_out
+        n_blocks = min(fan_in, n_bytes // BLOCK_BYTES, int(n_flop / BLOCK_FLOP))
+    if n_blocks <= 1:
         gradient(inputs, delta, coef_out, intercept_out)
         return
     for block in split_neurons(fan_in, [1.0] * n_blocks):
