@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from skdistmlp.exceptions import counted
@@ -169,6 +169,24 @@ class Plan:
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """Show what `print` does at the end of a notebook's cell."""
         printer.text(str(self))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return plain data, which other versions can read."""
+        costs = self.row_costs
+        return vars(self) | {
+            "rows": (self.rows.form, self.rows.on_disk),
+            "row_ranges": [astuple(part) for part in self.row_ranges],
+            "row_costs": None if costs is None else [tuple(cost) for cost in costs],
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Plans of versions that did not have them lack the last fields.
+        rows, costs = RowHolding(*state.get("rows", ())), state.get("row_costs")
+        ranges = tuple(RowRange(*part) for part in state.get("row_ranges", ()))
+        if costs is not None:
+            costs = RowCosts(*(RowCost(*cost) for cost in costs))
+        # The attributes cannot be assigned: the plan is frozen.
+        vars(self).update(state, rows=rows, row_ranges=ranges, row_costs=costs)
 
     def _rows_held(self) -> str | None:
         """Say who has which features, and what the other form would cost."""

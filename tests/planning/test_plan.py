@@ -8,7 +8,7 @@ import pytest
 from IPython.lib.pretty import pretty
 
 from skdistmlp.parallel.local_ops import LocalOps
-from skdistmlp.parallel.rows import RowHolding
+from skdistmlp.parallel.rows import RowHolding, RowRange
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, chained_tasks, flop
@@ -221,8 +221,18 @@ def test_a_plan_without_hidden_layers_uses_one_worker():
     [
         local_plan([5, 2, 3], "because"),
         plan_training([5, 4, 3], "futures", WORKERS, StepCost.of_step(1)),
+        dataclasses.replace(
+            plan_training(
+                [5, 4, 3],
+                "peers",
+                WORKERS,
+                StepCost.of_step(1, feature_bytes=80, data_bytes=90),
+                rows=RowHolding("once", on_disk=True),
+            ),
+            row_ranges=(RowRange(0, 2, 0, 1), RowRange(2, 3)),
+        ),
     ],
-    ids=["local", "futures"],
+    ids=["local", "futures", "peers"],
 )
 def test_a_plan_is_a_value(plan):
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -232,6 +242,17 @@ def test_a_plan_is_a_value(plan):
     assert hash(woken) == hash(plan)
     assert str(woken) == str(plan)
     assert woken != dataclasses.replace(plan, reason="another")
+
+
+def test_a_plan_of_a_version_that_knew_one_form_of_rows_had_copies():
+    plan = plan_training([5, 4, 3], "peers", WORKERS, StepCost.of_step(1))
+    state = plan.__getstate__()
+    for name in ("rows", "row_ranges", "row_costs", "features_held"):
+        del state[name]
+    old = object.__new__(type(plan))
+    old.__setstate__(state)
+    assert old == dataclasses.replace(plan, row_costs=None)
+    assert str(old)
 
 
 class CountingSocket:
