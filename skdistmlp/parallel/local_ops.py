@@ -13,20 +13,11 @@ from skdistmlp.nn.optimizers import (
     update,
 )
 from skdistmlp.nn.types import Features, FloatArray, Rows, rows_at
-from skdistmlp.parallel.communicators import (
-    Communicator,
-    Exchange,
-    Finished,
-    Label,
-)
+from skdistmlp.parallel.communicators import Communicator, Exchange, Finished, Label
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.gathered_inputs import GatheredInputs, HeldInputs
 from skdistmlp.parallel.grid import optimizer_parts
-from skdistmlp.parallel.overlap import (
-    GatherInHalves,
-    gradient_meanwhile,
-    part_of,
-)
+from skdistmlp.parallel.overlap import GatherInHalves, gradient_meanwhile, part_of
 from skdistmlp.parallel.shard import (
     ShardState,
     affine,

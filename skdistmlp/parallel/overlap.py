@@ -24,6 +24,12 @@ that many."""
 BLOCK_FLOP = 30e6
 """The fewest floating point operations of such a block."""
 
+
+def n_gathers(n_ranks: int, n_bytes: int) -> int:
+    """Return in how many pieces so many bytes of activations are gathered."""
+    return 2 if n_ranks > 1 and n_bytes >= HALVED_BYTES else 1
+
+
 Ranges = tuple[NeuronRange, ...]
 
 
@@ -69,7 +75,7 @@ class GatherInHalves:
         self._out = out
         self.whole = out
         self._own = ranges[collectives.rank].columns
-        self.is_large = collectives.n_ranks > 1 and out.nbytes >= HALVED_BYTES
+        self.is_large = n_gathers(collectives.n_ranks, out.nbytes) > 1
         self._pieces = _cut(tuple(ranges), 2 if self.is_large else 1)
         self._exchanges: list[Exchange] = []
         self.columns: list[slice | None] = [None]

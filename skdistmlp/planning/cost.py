@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.overlap import n_gathers
 from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding
 from skdistmlp.parallel.split import (
     NetworkSplit,
@@ -201,6 +202,8 @@ def bytes_held(
     """
     split = layout.split
     n_shards = split.n_shards
+    n_rows = cost.n_rows if cost.buffer_rows is None else cost.buffer_rows
+    n_rows = math.ceil(n_rows / n_replicas)
     # Numbers per row in all buffers together.
     row_length = split.layer_units[0] if cost.nnz_per_row is None else 0
     if rows.form == "once" and n_shards > 1:
@@ -218,8 +221,9 @@ def bytes_held(
             row_length += n_shards * own
         elif n_shards > 1 and layer > 0:
             row_length += 4 * whole
-    n_rows = cost.n_rows if cost.buffer_rows is None else cost.buffer_rows
-    n_rows = math.ceil(n_rows / n_replicas)
+            # Of a large input, what is multiplied while the rest is on its way.
+            n_bytes = whole * n_rows * cost.itemsize
+            row_length += own if n_gathers(n_shards, n_bytes) > 1 else 0
     n_arrays = cost.arrays_of_parameters
     if n_replicas > 1:
         n_arrays -= cost.arrays_divided
