@@ -205,7 +205,8 @@ def exchange_s(n_peers: int, n_rows: int, n_columns: int) -> float:
     communicator = SocketCommunicator(0, links, run, 10.0, lambda: False)
     ranges = consecutive_ranges([n_columns] * (1 + n_peers))
     piece = np.zeros((n_rows, n_columns * (1 + n_peers)), np.float32)
-    out = np.empty((n_rows, n_columns), np.float32)
+    # Not empty: what lies there is sent, and sums of whatever it is may overflow.
+    out = np.zeros((n_rows, n_columns), np.float32)
     room = bytearray(HEADER_BYTES + out.nbytes)
     each_s: list[float] = []
     try:
