@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import features, futures, local, optimizer, parity, peers
+from benchmarks import features, futures, local, optimizer, overlap, parity, peers
 from benchmarks.charts import plot_results
 from benchmarks.network import command as network
 from benchmarks.scaling import command as scaling
@@ -26,7 +26,7 @@ BENCHMARKS = [
     "futures",
 ]
 
-ONLY_IF_NAMED = ["network", "scaling"]
+ONLY_IF_NAMED = ["network", "overlap", "scaling"]
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         metavar="name",
         help=(
             f"benchmark to run: {', '.join(BENCHMARKS)} (default: all of these), "
-            f"{' or '.join(ONLY_IF_NAMED)}"
+            f"{', '.join(ONLY_IF_NAMED[:-1])} or {ONLY_IF_NAMED[-1]}"
         ),
     )
     parser.add_argument(
@@ -104,6 +104,8 @@ def main() -> None:
             selected = []
     if "scaling" in selected:
         results |= scaling.run(arguments)
+    if "overlap" in selected:
+        results["overlap"] = list(overlap.compare_forms(arguments.repeats))
     if "local" in selected:
         rows = list(local.compare_training(arguments.threads, arguments.repeats))
         results["local"] = rows

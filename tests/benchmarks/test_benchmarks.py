@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import features, futures, local, optimizer, parity, peak, peers
+from benchmarks import (
+    features,
+    futures,
+    local,
+    optimizer,
+    overlap,
+    parity,
+    peak,
+    peers,
+)
 from benchmarks.timing import time_in_turns, with_progress
 from benchmarks.workloads import SolverWorkload
 from skdistmlp import (
@@ -152,6 +161,14 @@ def test_the_command_prints_tables_and_writes_json_and_plots(
     assert len(results["optimizer"]) == 14
     assert results["machine"]["blas"]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_form_of_overlap_is_timed(monkeypatch):
+    monkeypatch.setattr(overlap, "CASES", [overlap.Case((3, 4, 5, 2), 6)])
+    (row,) = overlap.compare_forms(repeats=2)
+    assert (row["network"], row["batch_size"]) == ("3-4-5-2", 6)
+    assert row["in one piece, speedup"] == 1
+    assert all(row[f"{form}, ms"] > 0 for form in overlap.FORMS)
 
 
 @pytest.mark.parametrize(
