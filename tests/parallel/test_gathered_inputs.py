@@ -177,6 +177,7 @@ def test_nothing_is_under_way_after_a_stop():
 
         with pytest.raises(StopRequested):
             train()
+        assert ops._features._pending is None
         links = communicator._connections.links.values()
         return len(done), [len(link.sending) + len(link.receiving) for link in links]
 

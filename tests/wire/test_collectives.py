@@ -157,6 +157,28 @@ def test_all_stop_at_the_same_step_while_exchanges_are_under_way(grid, crossing)
     assert run(connected(grid), process) == [6] * grid.n_ranks
 
 
+def test_an_exchange_of_the_step_before_does_not_say_when_to_stop():
+    """Whoever asked for a stop would believe that the others had been told."""
+
+    def shard(communicator):
+        ranges, pending = split_neurons(2, [1, 1]), None
+        for step in range(20):
+            if step == 5 and communicator.rank == 1:
+                communicator.request_stop()
+            try:
+                communicator.begin_step()
+            except StopRequested:
+                return step
+            if pending is not None:
+                pending.finish()
+            pending = communicator.begin_all_gather(np.ones((1, 1)), ranges, 1, None)
+            if step == 10:
+                communicator.all_reduce(np.ones(1), 0, None)
+        return None
+
+    assert run(connected(2), shard) == [11, 11]
+
+
 def begin_two(communicator):
     """Begin a gather of layer 1 and a sum of deltas of layer 2."""
     ranges = split_neurons(2, [1, 1])
