@@ -40,8 +40,8 @@ class Label(IntEnum):
 
 
 SAVED_BYTES = 64_000
-"""What a process must save in sending for a sum to be worth a second exchange: that
-many bytes take 0.5 ms at 1 Gbit/s, and an exchange 0.1 to 0.2 ms."""
+"""Bytes that a process must save in sending for a sum to be worth a second exchange.
+Computed, not measured: they take 0.5 ms at 1 Gbit/s, and an exchange 0.1 to 0.2 ms."""
 
 
 class StopRequested(Exception):  # noqa: N818 (a signal between shards, not an error)
