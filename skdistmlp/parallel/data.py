@@ -14,10 +14,11 @@ from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import (
     ALL_ROWS,
-    DealtRows,
     RowDistribution,
     RowForm,
     RowHolding,
+    dealt_rows,
+    holders,
 )
 
 
@@ -87,6 +88,10 @@ class RowStore(ABC):
     @abstractmethod
     def take(self, places: Rows, out: FloatArray | None = None) -> Features:
         """Return some rows, in the order of `places`; dense ones in `out` if given."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what they take outside of memory, if anything."""
 
 
 class BaseDataset(ABC):
@@ -294,19 +299,18 @@ class Dataset(BaseDataset):
 
     def parts(self, grid: Grid, form: RowForm) -> list["Dataset"]:
         """Return what each process of a grid gets of the data."""
-        distribution = DealtRows(grid.n_replicas, grid.n_shards)
-        ranks = range(grid.n_ranks)
-        if form == "once":
-            return [
-                self.part(distribution, grid.replica(rank), grid.shard(rank))
-                for rank in ranks
-            ]
-        distribution = DealtRows(grid.n_replicas)
+        distribution = dealt_rows(grid, form)
+        processes = holders(grid, form)
         if form == "all":
             # One object for all, which is then hashed once.
-            return [replace(self, distribution=distribution)] * grid.n_ranks
-        of_replicas = [self.part(distribution, n) for n in range(grid.n_replicas)]
-        return [of_replicas[grid.replica(rank)] for rank in ranks]
+            return [replace(self, distribution=distribution)] * len(processes)
+        made = {one: self.part(distribution, *one) for one in set(processes)}
+        return [made[one] for one in processes]
+
+    def close(self) -> None:
+        """Give back what the features take outside of memory."""
+        if isinstance(self.X, RowStore):
+            self.X.close()
 
     def inputs(self, rows: Rows, out: FloatArray | None = None) -> Features:
         """Return rows of `X`: a view for a slice, else a copy, in `out` if given.

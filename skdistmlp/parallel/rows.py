@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdistmlp.nn.types import Rows
+from skdistmlp.parallel.grid import Grid
 
 RowNumbers = NDArray[np.intp]
 
@@ -129,6 +130,22 @@ class DealtRows:
         """Return the rows that one process has; see `RowDistribution`."""
         first = replica + self.n_replicas * shard
         return slice(min(first, n_rows), n_rows, self.n_replicas * self.n_shards)
+
+
+def holders(grid: Grid, form: RowForm) -> list[tuple[int, int]]:
+    """Return which replica and shard of a distribution each process of a grid is.
+
+    Where a replica's shards all have the same rows, each is the first.
+    """
+    return [
+        (grid.replica(rank), grid.shard(rank) if form == "once" else 0)
+        for rank in range(grid.n_ranks)
+    ]
+
+
+def dealt_rows(grid: Grid, form: RowForm) -> DealtRows:
+    """Return how the rows of arrays are dealt out to a grid."""
+    return DealtRows(grid.n_replicas, grid.n_shards if form == "once" else 1)
 
 
 ALL_ROWS = DealtRows()

@@ -24,6 +24,10 @@ SCIPY_VECTORS = 27
 """Vectors of float64 that SciPy's L-BFGS-B keeps: 25 to work in (ten pairs and five),
 the point and its gradient."""
 
+ORDER_BYTES = 3 * 8
+"""Bytes per row of the data set for the order of its rows: itself, and what shuffling
+makes of it in one copy and another."""
+
 BLOCKS_AHEAD = 4
 """Blocks of rows in flight in "futures" when it submits another, while it predicts or
 evaluates."""
@@ -70,6 +74,8 @@ class StepCost:
         Those of them that are features, which workers may divide among each other.
     piece_bytes : int
         Bytes of the largest piece in which features reach a file.
+    n_ordered_rows : int
+        Rows of the data set, if each worker keeps and shuffles their order.
     in_ordered_blocks : bool
         Whether rows that stay together in blocks are in the same mini-batches, so that
         one replica would compute such a batch alone.
@@ -100,6 +106,7 @@ class StepCost:
     data_bytes: int = 0
     feature_bytes: int = 0
     piece_bytes: int = 0
+    n_ordered_rows: int = 0
     in_ordered_blocks: bool = False
     needs_all_features: bool = False
     goes_backward: bool = True
@@ -154,6 +161,7 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         if (hold_out := job.method.hold_out) is not None:
             at_once = BLOCKS_HELD * BLOCK_ROWS
             sizes["validation_rows"] = min(hold_out.n_rows(dataset), at_once)
+        sizes["n_ordered_rows"] = dataset.n_rows
         return StepCost.of_step(job.method.options.batch_size, **sizes)
     return StepCost.of_evaluation(dataset.n_rows, **sizes)
 
@@ -238,6 +246,7 @@ def bytes_held(
         n_numbers = 0
     n_numbers += n_arrays * layout.n_parameters + row_length * n_rows
     n_bytes = n_numbers * cost.itemsize + cost.data_bytes - cost.feature_bytes
+    n_bytes += ORDER_BYTES * cost.n_ordered_rows
     if rows.on_disk:
         # As it comes, and as it is converted.
         n_bytes += 2 * cost.piece_bytes

@@ -191,7 +191,9 @@ class Plan:
     def _rows_held(self) -> str | None:
         """Say who has which features, and what the other form would cost."""
         if self.row_costs is None:
-            return None
+            if not self.rows.on_disk:
+                return None
+            return f"rows in a file: {self.features_held:,} bytes on each worker"
         copies, once = self.row_costs
         of_copies = f"{copies.bytes_held:,} bytes of features per worker"
         of_once = (

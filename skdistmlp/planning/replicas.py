@@ -23,7 +23,7 @@ def preferred_replicas(
     a mini-batch; along the replicas, gradients and parameters, whose number does not.
     First come those numbers of replicas that send less than shards alone, then 1, then
     the others, in which each worker has fewer rows of the data set. Of blocks in order,
-    one replica would compute whole mini-batches alone: 1 comes first.
+    one replica would compute whole mini-batches alone: there is 1 only.
 
     Parameters
     ----------
@@ -39,6 +39,8 @@ def preferred_replicas(
     list of int
         Numbers that divide the workers and give each replica a row of a mini-batch.
     """
+    if cost.in_ordered_blocks:
+        return [1]
     sent = {
         n_replicas: bytes_exchanged(
             NetworkSplit.even(layer_units, n_workers // n_replicas), cost, n_replicas
@@ -47,7 +49,7 @@ def preferred_replicas(
         if n_workers % n_replicas == 0
     }
     better = []
-    if sent[1] / n_workers >= REPLICAS_FROM_BYTES and not cost.in_ordered_blocks:
+    if sent[1] / n_workers >= REPLICAS_FROM_BYTES:
         better = [n for n in sent if sent[n] < sent[1]]
     by_bytes = sorted(sent, key=sent.__getitem__)
     return sorted(by_bytes, key=lambda n: 0 if n in better else 1 if n == 1 else 2)
@@ -100,5 +102,5 @@ def plan_that_fits(
 def _has_room(plan: Plan, memory: Mapping[str, WorkerMemory], share: float) -> bool:
     if memory_shortage(plan, memory) is not None:
         return False
-    limits = (memory[worker].limit for worker in plan.workers if worker in memory)
-    return plan.features_in_memory <= share * min(limits, default=float("inf"))
+    limits = [memory[worker].limit for worker in plan.workers if worker in memory]
+    return not limits or plan.features_in_memory <= share * min(limits)

@@ -1,18 +1,23 @@
 """Each row is on one worker, in memory or in a file, and the answer is the same."""
 
+import os
+from contextlib import suppress
+
 import dask
 import dask.array as da
 import numpy as np
 import psutil
 import pytest
 from dask.distributed import Client, LocalCluster
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from sklearn.base import clone
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.peers import worker as peers_worker
+from skdistmlp.parallel.rows import RowHolding
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
 from tests.engines.thread_engine import in_threads
@@ -101,6 +106,17 @@ INPUTS = {
 }
 
 
+def open_files():
+    """Return how many files of rows this process has open."""
+    return sum("skdistmlp-rows" in opened for opened in opened_files())
+
+
+def opened_files():
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            yield os.readlink(f"/proc/self/fd/{fd}")
+
+
 @pytest.mark.parametrize("where", ["in memory", "in a file"])
 @pytest.mark.parametrize("grid", only_quick(0, cases=["1 x 2", "2 x 2"]))
 @pytest.mark.parametrize("given", INPUTS)
@@ -124,6 +140,7 @@ def test_real_workers_match_scikit_learn(client, given, grid, where):
     assert plan.features_held == pytest.approx(
         plan.row_costs.copies.bytes_held / n_shards, abs=1
     )
+    assert set(client.run(open_files).values()) == {0}
     stayed = bool(plan.row_ranges)
     assert stayed == ("Dask" in given)
 
@@ -179,15 +196,33 @@ def test_persisted_blocks_stay_on_their_workers(client):
     del X, parts
 
 
-def test_a_score_that_needs_all_rows_gets_them(client):
+@pytest.mark.parametrize("n_replicas", [1, 2])
+@pytest.mark.parametrize("where", ["in memory", "in a file"])
+def test_a_score_that_needs_all_rows_gets_them(client, where, n_replicas):
     case = Case.of("defaults")
     rows = {"X_val": case.X[:50], "y_val": case.y[:50]}
-    clf = DistributedMLPClassifier(
-        **case.params, engine="peers", client=client, scoring=scored_by_features
-    )
-    with share_of_memory(client, case.X.nbytes):
-        quiet(clf.fit, case.X, case.y, **rows)
-    assert clf.plan_.rows.form == "all"
+    scores = {}
+    for name, X in {
+        "arrays": case.X,
+        "blocks": da.from_array(case.X, (70, -1)),
+    }.items():
+        clf = DistributedMLPClassifier(
+            **case.params,
+            random_state=0,
+            engine="peers",
+            client=client,
+            scoring=scored_by_features,
+            n_replicas=n_replicas,
+        )
+        with share_of_memory(client, 0 if where == "in a file" else 2 * case.X.nbytes):
+            quiet(clf.fit, X, case.y, **rows)
+        assert clf.plan_.rows == RowHolding("all", where == "in a file")
+        assert ("rows in a file: " in str(clf.plan_)) == clf.plan_.rows.on_disk
+        scores[name] = clf.validation_scores_
+    alone = clone(clf).set_params(engine="local", n_replicas=None)
+    quiet(alone.fit, case.X, case.y, **rows)
+    for found in scores.values():
+        assert_allclose(found, alone.validation_scores_, rtol=1e-9)
 
 
 def scored_by_features(estimator, X, y):

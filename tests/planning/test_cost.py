@@ -76,6 +76,7 @@ def test_the_cost_of_training_in_epochs_is_that_of_a_step(
         data_bytes=40 * 10 * 8,
         feature_bytes=40 * 7 * 8,
         piece_bytes=40 * 7 * 8,
+        n_ordered_rows=40,
     )
 
 

@@ -53,6 +53,12 @@ def test_each_is_possible_and_the_better_ones_come_first(n_rows):
         assert all(a <= b for a, b in pairwise(part))
 
 
+def test_blocks_in_order_are_for_shards_only():
+    """A replica would compute whole mini-batches alone."""
+    cost = StepCost.of_step(20_000, itemsize=4, in_ordered_blocks=True)
+    assert preferred_replicas((64, 256, 256, 10), 4, cost) == [1]
+
+
 def test_every_replica_has_rows():
     assert max(preferred((64, 10**6, 10**6, 10), 8, 4)) <= 4
 

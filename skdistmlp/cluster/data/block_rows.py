@@ -91,6 +91,9 @@ class BlockRows(RowStore):
             taken[group] = self._blocks[block][numbers[group] - self._starts[block]]
         return taken
 
+    def close(self) -> None:
+        """Do nothing: the memory is given back with the last reference."""
+
     def _take_sparse(
         self,
         numbers: np.ndarray,

@@ -1,5 +1,6 @@
 """Blocks of rows: checked on their workers, copied to where they are needed."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -114,6 +115,14 @@ def pieces_in(
     return pieces
 
 
+def part_of(block: Any, piece: Piece) -> Any:
+    """Return the rows of a block, as features, that a piece is."""
+    if piece.n_rows == block.shape[0]:
+        return block
+    # A copy: a view would keep the whole block in memory.
+    return block[piece.start : piece.stop].copy()
+
+
 class RowSink(Protocol):
     """Takes rows from the first to the last."""
 
@@ -137,11 +146,14 @@ class Extent:
         The most values that sparse rows store; None for dense ones.
     dtype : dtype
         float32 or float64: of the features.
+    likely_nnz : int
+        How many values sparse rows store if those of a block are alike.
     """
 
     shape: tuple[int, int]
     nnz: int | None
     dtype: np.dtype[np.floating]
+    likely_nnz: int = 0
 
     @classmethod
     def of(
@@ -155,7 +167,12 @@ class Extent:
         if blocks[0].nnz is None:
             return cls(shape, None, dtype)
         # Of a part of a block it is not known.
-        return cls(shape, sum(piece.block.nnz or 0 for piece in pieces), dtype)
+        most = sum(piece.block.nnz or 0 for piece in pieces)
+        likely = sum(
+            (piece.block.nnz or 0) * piece.n_rows / max(1, piece.block.shape[0])
+            for piece in pieces
+        )
+        return cls(shape, most, dtype, math.ceil(likely))
 
 
 def array_sink(extent: Extent) -> RowSink:
@@ -181,14 +198,12 @@ def copy_pieces(
     sink : RowSink
         Takes the rows.
     """
-    for batch in _batches(pieces):
+    for batch in in_batches(pieces):
         fetched = gather([piece.name for piece in batch])
         for piece in batch:
             # Popped, so that each block is freed as soon as it has been copied.
             block = as_features(fetched.pop(0), ensure_all_finite=False)
-            if piece.n_rows < block.shape[0]:
-                block = block[piece.start : piece.stop]
-            sink.append(block)
+            sink.append(part_of(block, piece))
             del block
     return sink.rows
 
@@ -238,7 +253,7 @@ class _SparseRows:
         return csr_array((self._data, self._indices, self._indptr), self._shape)
 
 
-def _batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+def in_batches(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     """Yield consecutive pieces whose blocks are fetched together."""
     batch: list[Piece] = []
     n_bytes = 0

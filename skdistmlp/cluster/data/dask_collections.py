@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 from dask.base import compute as compute_here
-from dask.base import is_dask_collection
+from dask.base import is_dask_collection, optimize
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, Future, futures_of
 
 from skdistmlp.cluster._dask import Cluster, event_loop_runs_here, release_futures
@@ -147,9 +149,36 @@ def n_blocks(collection: Any) -> int:
     )
 
 
-def blocks_of(collection: Any) -> list[Any]:
-    """Return the blocks of rows, each to be computed by itself."""
-    return list(np.ravel(collection.to_delayed()))
+class SeparateBlocks:
+    """The blocks of a collection, to be computed some at a time.
+
+    Parameters
+    ----------
+    collection : Array or DataFrame
+        One column of blocks.
+    """
+
+    def __init__(self, collection: Any) -> None:
+        (optimized,) = optimize(collection)
+        # Only arrays are computed some blocks at a time, and theirs can be culled.
+        self._graph: HighLevelGraph = optimized.__dask_graph__()
+        self._keys = list(flatten(optimized.__dask_keys__()))
+
+    def compute(
+        self, client: Client, numbers: Sequence[int], worker: str | None = None
+    ) -> list[Future[Any]]:
+        """Return futures of some blocks, on one worker or wherever Dask likes.
+
+        Only what these need is sent: of an array in the client's memory, their rows.
+        """
+        keys = [self._keys[number] for number in numbers]
+        futures: list[Future[Any]] = client.get(
+            self._graph.cull(set(keys)),
+            keys,
+            workers=None if worker is None else [worker],
+            sync=False,
+        )
+        return futures
 
 
 def count_rows(collection: Any) -> int:

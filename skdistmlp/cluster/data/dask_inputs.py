@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from dask.core import flatten
 from distributed import Client, Future, futures_of
 from scipy.sparse import issparse, vstack
 
@@ -155,28 +156,31 @@ def _persist_all(
 
 
 def _room_for_blocks(client: Client, workers: tuple[str, ...], watch: Watch) -> float:
-    """Return the bytes of features that all workers may hold together.
+    """Return the bytes of blocks that all workers may hold together.
 
-    Not what is free: Dask can write to disk, and what was computed for an earlier fit
-    may be about to be freed.
+    Of each no more than half of what its process leaves free: blocks are copied from
+    there. What Dask may write to disk counts as free.
     """
     memory = measured_memory(client, workers, watch.check)
     if len(memory) < len(workers):
         return math.inf
-    return rows_memory_share() * sum(its.limit for its in memory.values())
+    share = rows_memory_share()
+    return sum(min(share * its.limit, its.free / 2) for its in memory.values())
 
 
 def _blocks_to_stream(X: Any, room: float) -> list[Block]:
     """Return what a collection says of its blocks, if they are to be streamed.
 
     That is if all together take more than `room`; persisted ones are there already. So
-    far only of dense arrays of known size can it be told before they are computed.
+    far only of dense arrays of known size can it be told before they are computed. What
+    they say of their dtype is taken for true.
     """
     meta: Any = None if is_frame(X) else array_meta(X)
     if not isinstance(meta, np.ndarray) or X.ndim != 2:
         return []
     # Unknown lengths make the size NaN, for which the comparison is false.
-    if not X.nbytes > room or futures_of(X):
+    persisted = {future.key for future in futures_of(X)}
+    if not X.nbytes > room or persisted.issuperset(flatten(X.__dask_keys__())):
         return []
     is_single = meta.dtype == np.float32
     dtype = np.dtype(np.float32) if is_single else np.dtype(np.float64)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 from distributed import Client, Future
+from distributed.system import MEMORY_LIMIT
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_X_y
 from sklearn.utils.validation import validate_data
@@ -37,7 +38,7 @@ from skdistmlp.cluster.data.blocks import (
 )
 from skdistmlp.cluster.data.dask_collections import (
     COMPUTING,
-    blocks_of,
+    SeparateBlocks,
     gather,
     header_of,
     persist_blocks,
@@ -59,11 +60,12 @@ from skdistmlp.parallel.data import (
 )
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import (
-    DealtRows,
     RowHolding,
     RowRange,
     RowsInRanges,
+    dealt_rows,
     even_ranges,
+    holders,
 )
 from skdistmlp.training.loop import Log, quiet
 
@@ -172,10 +174,10 @@ class RemoteFeatures:
 
     def _fetch_streamed(self) -> Features:
         """Compute blocks and fetch them, a few at a time."""
-        computable, as_rows = blocks_of(self.collection), self.as_rows
+        blocks, as_rows = SeparateBlocks(self.collection), self.as_rows
 
         def compute(numbers: list[int]) -> list[Any]:
-            futures = [self.client.compute(computable[number]) for number in numbers]
+            futures = blocks.compute(self.client, numbers)
             try:
                 values = gather(self.client, futures, COMPUTING, self.log)
             finally:
@@ -266,7 +268,7 @@ class RemoteDataset(BaseDataset):
     @property
     def fits_here(self) -> bool:
         """Whether this process has memory for all features."""
-        return self.features_nbytes <= available_memory()
+        return self.features_nbytes + self.piece_bytes <= available_memory()
 
     @property
     def piece_bytes(self) -> int:
@@ -344,8 +346,12 @@ class RemoteDataset(BaseDataset):
 
 
 def available_memory() -> int:
-    """Return how many bytes this process may still allocate, roughly."""
-    return int(psutil.virtual_memory().available)
+    """Return how many bytes this process may still allocate, roughly.
+
+    Dask knows the limits of containers.
+    """
+    within_limit = MEMORY_LIMIT - psutil.Process().memory_info().rss
+    return min(psutil.virtual_memory().available, within_limit)
 
 
 def divide_blocks(
@@ -370,14 +376,10 @@ def divide_blocks(
     holding : RowHolding
         Which features each of them gets.
     """
-    n_shards = grid.n_shards if holding.form == "once" else 1
+    everything = dealt_rows(grid, holding.form)
+    n_shards, processes = everything.n_shards, holders(grid, holding.form)
     n_parts = grid.n_replicas * n_shards
-    processes = [
-        (grid.replica(rank), grid.shard(rank) % n_shards)
-        for rank in range(grid.n_ranks)
-    ]
     if holding.form == "all" or n_parts == 1:
-        everything = DealtRows(grid.n_replicas)
         return [RowsOfProcess(*one, everything, holding) for one in processes]
     parts_of: dict[str, list[int]] = {}
     for worker, (replica, shard) in zip(workers, processes, strict=True):

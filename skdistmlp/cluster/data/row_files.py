@@ -8,6 +8,7 @@ pages would count as memory of the process, by which Dask pauses and kills worke
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import numpy as np
@@ -36,29 +37,24 @@ class _File:
     Raises
     ------
     ClusterError
-        If the disk has too little room.
+        If the disk has too little room, or the directory cannot be written to.
     """
 
+    _fd = -1
+
     def __init__(self, directory: str, n_bytes: int) -> None:
-        # Mode 0600.
-        self._fd, path = tempfile.mkstemp(prefix="skdistmlp-rows-", dir=directory)
-        os.unlink(path)
-        try:
+        self._directory, self._n_bytes = directory, n_bytes
+        with self._explained():
+            # Mode 0600.
+            self._fd, path = tempfile.mkstemp(prefix="skdistmlp-rows-", dir=directory)
+            os.unlink(path)
             _reserve(self._fd, n_bytes)
-        except OSError as error:
-            free = os.statvfs(directory)
-            self.close()
-            raise ClusterError(
-                f"{n_bytes:,} bytes of rows are to be written to {directory}, which "
-                f"has room for {free.f_bavail * free.f_frsize:,} bytes: "
-                f"{error.strerror}. Free some, choose another directory "
-                f"(--local-directory of dask worker), or use more workers."
-            ) from error
 
     def write(self, data: memoryview, offset: int) -> None:
         """Write all bytes of `data`."""
         while data:
-            n_written = os.pwrite(self._fd, data, offset)
+            with self._explained():
+                n_written = os.pwrite(self._fd, data, offset)
             data, offset = data[n_written:], offset + n_written
 
     def read(self, out: memoryview, offset: int) -> None:
@@ -69,6 +65,26 @@ class _File:
                 raise OSError(f"the file of rows ends before byte {offset:,}")
             out, offset = out[n_read:], offset + n_read
 
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say of an error how many bytes were to be written where."""
+        try:
+            yield
+        except OSError as error:
+            # First: what was reserved until now is free again.
+            self.close()
+            room = "cannot be written to"
+            with suppress(OSError):
+                found = os.statvfs(self._directory)
+                n_free = found.f_bavail * found.f_frsize
+                room = f"has room for {n_free:,} bytes"
+            raise ClusterError(
+                f"{self._n_bytes:,} bytes of rows are to be written to "
+                f"{self._directory}, which {room}: {error.strerror}. Free some, choose "
+                f"another directory (--local-directory of dask worker), or use more "
+                f"workers."
+            ) from error
+
     def close(self) -> None:
         """Close the file, which is then gone; again does nothing."""
         fd, self._fd = self._fd, -1
@@ -76,9 +92,7 @@ class _File:
             os.close(fd)
 
     def __del__(self) -> None:
-        # Not set if the file could not be made.
-        if hasattr(self, "_fd"):
-            self.close()
+        self.close()
 
 
 def _reserve(fd: int, n_bytes: int) -> None:
@@ -94,10 +108,17 @@ def _reserve(fd: int, n_bytes: int) -> None:
 class _FileRows(RowStore):
     """What rows in files have in common."""
 
+    _files: tuple[_File, ...] = ()
+
     @property
     def rows(self) -> "_FileRows":
         """Itself: a sink of rows that has them."""
         return self
+
+    def close(self) -> None:
+        """Close the files, which are then gone."""
+        for file in self._files:
+            file.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("rows in a file stay on their worker")
@@ -125,6 +146,7 @@ class DenseFileRows(_FileRows):
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._row_bytes = shape[1] * self.dtype.itemsize
         self._file = _File(directory, shape[0] * self._row_bytes)
+        self._files = (self._file,)
         self._n_rows = 0
 
     def append(self, rows: FloatArray) -> None:
@@ -157,7 +179,7 @@ class SparseFileRows(_FileRows):
     shape : tuple of int
         Rows and columns.
     nnz : int
-        The most numbers that all rows store.
+        How many numbers all rows store, roughly: room for them is reserved.
     dtype : dtype
         float32 or float64.
     """
@@ -172,6 +194,7 @@ class SparseFileRows(_FileRows):
         self.shape, self.dtype = shape, np.dtype(dtype)
         self._values = _File(directory, nnz * self.dtype.itemsize)
         self._columns = _File(directory, nnz * INDEX.itemsize)
+        self._files = self._values, self._columns
         self._ends = np.zeros(shape[0] + 1, np.int64)
         self._n_rows = 0
 
@@ -227,7 +250,7 @@ def file_sink(directory: str, extent: Extent) -> DenseFileRows | SparseFileRows:
     """
     if extent.nnz is None:
         return DenseFileRows(directory, extent.shape, extent.dtype)
-    return SparseFileRows(directory, extent.shape, extent.nnz, extent.dtype)
+    return SparseFileRows(directory, extent.shape, extent.likely_nnz, extent.dtype)
 
 
 INDEX = np.dtype(np.int32)

@@ -1,7 +1,9 @@
 """Rows that reach the workers of a fit piece by piece, a few pieces at a time.
 
 So it is for rows that live in files, and for blocks of a collection that all workers
-together have no memory for: each is computed, written and released before the next.
+together have no memory for. Each worker opens a sink, which takes its rows in order;
+the client has it write wave after wave, each of which is computed or sent, written, and
+released before the next; and the rows of the sink become the features of a data set.
 """
 
 from __future__ import annotations
@@ -23,37 +25,39 @@ from skdistmlp.cluster.data.blocks import (
     Piece,
     RowSink,
     as_features,
+    in_batches,
+    part_of,
 )
-from skdistmlp.cluster.data.dask_collections import blocks_of, release
+from skdistmlp.cluster.data.dask_collections import SeparateBlocks, release
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.data import BaseDataset, Dataset, PlacedRows
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.parallel.rows import DealtRows, RowHolding, numbers_of
+from skdistmlp.parallel.rows import RowHolding, dealt_rows, holders, numbers_of
 
 Labels = tuple[Targets | ClassCodes | None, FloatArray | None]
 """Targets and sample weights of all rows, which every process has."""
 
 
 class Written(NamedTuple):
-    """A piece that is on its worker, or will be.
+    """Pieces that one worker writes in one task.
 
     Attributes
     ----------
-    future : Future
-        The block, computed or being computed.
-    piece : Piece
-        Which of its rows are written.
+    futures : list of Future
+        Their blocks, computed or being computed.
+    pieces : list of Piece
+        Which of the rows of each block are written.
     """
 
-    future: Future[Any]
-    piece: Piece
+    futures: list[Future[Any]]
+    pieces: list[Piece]
 
 
 Wave = Mapping[int, Written]
-"""Pieces that are written at the same time, by rank."""
+"""What is written at the same time, by rank."""
 
 
 def computed_waves(
@@ -62,7 +66,7 @@ def computed_waves(
     pieces: Sequence[Sequence[Piece]],
     workers: Sequence[str],
 ) -> Generator[Wave]:
-    """Have each worker compute its pieces of a collection, one after the other.
+    """Have each worker compute its pieces of a collection, some after the others.
 
     Parameters
     ----------
@@ -75,16 +79,17 @@ def computed_waves(
     workers : sequence of str
         Address of the worker of each rank.
     """
-    blocks = blocks_of(collection)
+    blocks = SeparateBlocks(collection)
     computing: list[Future[Any]] = []
-    for at_once in zip_longest(*pieces):
+    for at_once in zip_longest(*map(in_batches, pieces)):
         wave = {}
         try:
-            for rank, piece in enumerate(at_once):
-                if piece is not None:
-                    block = blocks[piece.name]
-                    computing.append(client.compute(block, workers=[workers[rank]]))
-                    wave[rank] = Written(computing[-1], piece)
+            for rank, batch in enumerate(at_once):
+                if batch is not None:
+                    numbers = [piece.name for piece in batch]
+                    futures = blocks.compute(client, numbers, workers[rank])
+                    computing += futures
+                    wave[rank] = Written(futures, batch)
             yield wave
         finally:
             release(computing)
@@ -111,31 +116,25 @@ def stream_arrays(
     PlacedRows
         As futures.
     """
-    n_shards = grid.n_shards if holding.form == "once" else 1
-    distribution = DealtRows(grid.n_replicas, n_shards)
-    ranks = range(grid.n_ranks)
-    labels = [(dataset.y, dataset.sample_weight) for _ in ranks]
+    distribution, is_whole = dealt_rows(grid, holding.form), holding.form == "all"
+    processes = holders(grid, holding.form)
+    labels = [(dataset.y, dataset.sample_weight) for _ in processes]
     targets = placement.scatter("targets", labels)
     X: Any = dataset.X
     row_bytes = max(1, dataset.features_nbytes // max(1, dataset.n_rows))
     n_at_once = max(1, BATCH_BYTES // row_bytes)
+    everything = slice(0, dataset.n_rows)
     own_rows = [
-        numbers_of(
-            distribution.held(
-                grid.replica(rank), grid.shard(rank) % n_shards, dataset.n_rows
-            )
-        )
-        for rank in ranks
+        numbers_of(everything if is_whole else distribution.held(*one, dataset.n_rows))
+        for one in processes
     ]
     owns, extents = [], []
-    for rank in ranks:
-        process = grid.replica(rank), grid.shard(rank) % n_shards
-        owns.append(RowsOfProcess(*process, distribution, holding, is_whole=False))
+    for one, numbers in zip(processes, own_rows, strict=True):
+        owns.append(RowsOfProcess(*one, distribution, holding, is_whole))
         nnz = None
         if dataset.nnz_per_row is not None:
-            nnz = int(np.diff(X.indptr)[own_rows[rank]].sum())
-        shape = len(own_rows[rank]), X.shape[1]
-        extents.append(Extent(shape, nnz, X.dtype))
+            nnz = int(np.diff(X.indptr)[numbers].sum())
+        extents.append(Extent((len(numbers), X.shape[1]), nnz, X.dtype, nnz or 0))
 
     def waves() -> Generator[Wave]:
         for start in range(0, max(map(len, own_rows)), n_at_once):
@@ -147,7 +146,7 @@ def stream_arrays(
             sent = placement.scatter("piece", list(parts.values()), list(parts))
             try:
                 yield {
-                    rank: Written(future, _all_of(part))
+                    rank: Written([future], [_all_of(part)])
                     for future, (rank, part) in zip(sent, parts.items(), strict=True)
                 }
             finally:
@@ -202,12 +201,13 @@ def fill_sinks(
     list of Future
         A `Dataset` on the worker of each rank.
     """
+    phase, placement.phase = placement.phase, "writing rows on the workers"
     check = pickle.dumps(as_rows)
     ranks = range(len(owns))
     add = placement.add
     placement.begin()
     sinks = placement.submit(
-        [add(rank, "rows", open_sink, owns[rank], extents[rank]) for rank in ranks]
+        [add(rank, "open-rows", open_sink, owns[rank], extents[rank]) for rank in ranks]
     )
     _wait_for(placement, sinks)
     # Closed: otherwise the traceback of an error would keep what it has computed.
@@ -216,8 +216,8 @@ def fill_sinks(
             placement.begin()
             written = placement.submit(
                 [
-                    add(rank, "write", write_rows, sinks[rank], future, piece, check)
-                    for rank, (future, piece) in wave.items()
+                    add(rank, "write", write_rows, sinks[rank], check, pieces, *blocks)
+                    for rank, (blocks, pieces) in wave.items()
                 ]
             )
             _wait_for(placement, written)
@@ -232,6 +232,7 @@ def fill_sinks(
     _wait_for(placement, rows)
     # The data sets have them.
     release(sinks)
+    placement.phase = phase
     return rows
 
 
@@ -247,13 +248,13 @@ def open_sink(own: RowsOfProcess, extent: Extent) -> RowSink:
     return own.sink(extent, get_worker().local_directory)
 
 
-def write_rows(sink: RowSink, block: Any, piece: Piece, check: bytes) -> None:
-    """Append a piece of a block; one task of a sink runs at a time."""
+def write_rows(
+    sink: RowSink, check: bytes, pieces: Sequence[Piece], *blocks: Any
+) -> None:
+    """Append pieces of blocks; one task of a sink runs at a time."""
     as_rows: Callable[[Any, Block], Any] = pickle.loads(check)
-    rows = as_rows(block, piece.block)
-    if piece.n_rows < rows.shape[0]:
-        rows = rows[piece.start : piece.stop]
-    sink.append(rows)
+    for piece, block in zip(pieces, blocks, strict=True):
+        sink.append(part_of(as_rows(block, piece.block), piece))
 
 
 def checked_rows(block: Any, expected: Block, estimator_name: str) -> Any:

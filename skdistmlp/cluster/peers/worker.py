@@ -124,6 +124,7 @@ class PeerShard:
         self._n_rounds = 0
         self._job = job
         self._run: TrainingRun | None = None
+        self._dataset: Dataset | None = None
         self._leader: Leader | None = None
         # Parameters are drawn here, while the rows are on their way.
         grid = job.grid
@@ -224,6 +225,10 @@ class PeerShard:
             self._communicator.close()
         if self._run is not None:
             self._run.close()
+        if self._dataset is not None:
+            # Now: an error of Dask's may keep this shard for a while.
+            self._dataset.close()
+        self._dataset = None
         self._run = self._start = self._communicator = None
 
     def _begin(self, dataset: Dataset, roster: Roster) -> None:
@@ -270,6 +275,7 @@ class PeerShard:
             # garbage.
             log = self._sender.progress
         self._leader = network.leader
+        self._dataset = dataset
         self._run = TrainingRun(job, network, dataset, self._start, log)
         self._start = None
 

@@ -10,10 +10,12 @@ from skdistmlp.cluster.data import blocks
 from skdistmlp.cluster.data.blocks import (
     Block,
     Extent,
+    Piece,
     array_sink,
     copy_pieces,
     describe_block,
     index_dtype,
+    part_of,
     pieces_in,
     whole_blocks,
 )
@@ -134,3 +136,18 @@ def test_ranges_of_rows_are_copied_from_the_blocks_that_have_them(convert):
     rows = copy_pieces(pieces, gather, array_sink(extent))
     rows = rows.toarray() if sparse.issparse(rows) else rows
     assert_array_equal(rows, ROWS[[0, 2, 3]])
+
+
+def test_a_part_of_a_block_does_not_keep_the_block():
+    described = describe_block(ROWS, "Estimator")
+    whole, part = (Piece("a", described, 0, stop) for stop in (4, 2))
+    assert part_of(ROWS, whole) is ROWS
+    found = part_of(ROWS, part)
+    assert_array_equal(found, ROWS[:2])
+    assert not np.shares_memory(found, ROWS)
+
+
+def test_room_for_a_part_of_a_sparse_block_is_reserved_in_proportion():
+    described = describe_block(sparse.csr_array(ROWS), "Estimator")
+    extent = Extent.of([Piece("a", described, 0, 1)], [described], np.dtype(float))
+    assert (extent.shape, extent.nnz, extent.likely_nnz) == ((1, 3), 11, 3)

@@ -1,5 +1,6 @@
 """Dask collections: what they are, their columns, and how they are computed."""
 
+import pickle
 import re
 
 import dask.array as da
@@ -12,6 +13,7 @@ from numpy.testing import assert_array_equal
 from scipy import sparse
 
 from skdistmlp.cluster.data.dask_collections import (
+    SeparateBlocks,
     compute,
     compute_in_process,
     header_of,
@@ -161,3 +163,19 @@ def test_released_futures_are_gone_even_if_somebody_refers_to_them(client):
     release(futures)
     assert futures == []
     wait_until(lambda: not client.who_has(), "the result is forgotten")
+
+
+def test_blocks_are_computed_some_at_a_time(client):
+    blocks = SeparateBlocks(da.from_array(ARRAY, (2, 4)) + 1)
+    worker = list(client.nthreads())[1]
+    futures = blocks.compute(client, [2, 0], worker)
+    assert_array_equal(bounded(client.gather, futures), [ARRAY[4:] + 1, ARRAY[:2] + 1])
+    assert set(client.who_has(futures).values()) == {(worker,)}
+    release(futures)
+
+
+def test_a_block_is_sent_without_the_others():
+    """Of an array in this process, only its rows; of a long graph, its own tasks."""
+    blocks = SeparateBlocks(da.from_array(np.zeros((8000, 100)), (1000, 100)) + 1)
+    culled = blocks._graph.cull({blocks._keys[3]})
+    assert len(pickle.dumps(dict(culled))) < 1.1 * 8 * 1000 * 100

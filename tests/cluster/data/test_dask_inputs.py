@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from distributed import Client, futures_of, wait
 from numpy.testing import assert_array_equal
+from scipy.sparse import csr_array
 
 from skdistmlp import (
     ClusterError,
@@ -364,3 +365,35 @@ def test_a_worker_without_this_package_that_joins_late_lives(
         assert worker in client.nthreads()
         assert process.poll() is None
         del there
+
+
+@pytest.mark.parametrize(
+    ("make", "n_blocks"),
+    [
+        (lambda X, _: X, 4),
+        (lambda X, client: X - client.persist(X.mean(axis=0)), 4),
+        (lambda X, client: da.concatenate([X, client.persist(X[:5])]), 5),
+        (lambda X, client: client.persist(X), 0),
+        (lambda X, client: client.persist(X)[:10], 1),
+        (lambda X, _: X.map_blocks(csr_array), 0),
+        (lambda X, _: X[X[:, 0] >= 0], 0),
+        (lambda X, _: X[:3], 0),
+    ],
+    ids=[
+        "lazy",
+        "centred",
+        "with persisted rows",
+        "persisted",
+        "a part of it",
+        "sparse",
+        "of unknown length",
+        "small",
+    ],
+)
+def test_arrays_beyond_the_memory_of_all_workers_are_streamed(client, make, n_blocks):
+    """If their blocks are not there already, and their size is known."""
+    X = make(da.from_array(np.ones((40, 3)), (10, 3)), client)
+    found = dask_inputs._blocks_to_stream(X, room=100)
+    assert [block.shape[0] for block in found] == n_blocks * [10] or (
+        n_blocks == 5 and sum(block.shape[0] for block in found) == 45
+    )

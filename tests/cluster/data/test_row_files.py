@@ -31,7 +31,8 @@ def filled(directory, convert, dtype=np.float64):
     """Return a sink of all rows, written in parts of which one is empty."""
     rows = convert(X)
     nnz = rows.nnz if sparse.issparse(rows) else None
-    sink = file_sink(str(directory), Extent(X.shape, nnz, np.dtype(dtype)))
+    # Less room than they take, as where a block is denser than was thought.
+    sink = file_sink(str(directory), Extent(X.shape, nnz, np.dtype(dtype), 5))
     for part in (slice(0, 1), slice(1, 1), slice(1, 20), slice(20, 30)):
         sink.append(rows[part])
     return sink.rows
@@ -88,7 +89,7 @@ def test_a_file_has_no_name_and_only_its_owner_may_read_it(tmp_path, kind):
 
 @pytest.mark.parametrize("nnz", [None, 2**57])
 def test_a_disk_without_room_is_named_before_a_row_is_written(tmp_path, nnz):
-    extent = Extent((2**50, 64), nnz, np.dtype(float))
+    extent = Extent((2**50, 64), nnz, np.dtype(float), nnz or 0)
     message = (
         r"[\d,]{20,} bytes of rows are to be written to .*, which has room for [\d,]+ "
         r"bytes: .*Free some, choose another directory \(--local-directory of dask"
@@ -96,6 +97,24 @@ def test_a_disk_without_room_is_named_before_a_row_is_written(tmp_path, nnz):
     with pytest.raises(ClusterError, match=message):
         file_sink(str(tmp_path), extent)
     assert not list(tmp_path.iterdir())
+    assert not open_in(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file"])
+def test_a_directory_that_cannot_be_written_to_is_named(tmp_path, kind):
+    directory = tmp_path / "there"
+    if kind == "a file":
+        directory.touch()
+    message = f"rows are to be written to {directory}, which .*: No.* choose another"
+    with pytest.raises(ClusterError, match=message):
+        file_sink(str(directory), Extent((5, 3), None, np.dtype(float)))
+
+
+def test_a_closed_file_gives_its_room_back_at_once(tmp_path):
+    store = filled(tmp_path, sparse.csr_array)
+    assert len(open_in(tmp_path)) == 2
+    store.close()
+    store.close()
     assert not open_in(tmp_path)
 
 
