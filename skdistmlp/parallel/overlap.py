@@ -12,10 +12,12 @@ from skdistmlp.parallel.communicators import Collectives, Exchange, Finished
 from skdistmlp.parallel.shard import affine, gradient
 from skdistmlp.parallel.split import NeuronRange, split_neurons
 
-HALVED_BYTES = 500_000
+HALVED_BYTES = 1_000_000
 """Bytes of a layer's activations, of all shards, from which they are gathered in two
-halves. Below it, the second exchange costs more than it hides: 64-(256, 256) with 200
-rows, 0.2 MB, lost 4% over loopback. ``python -m benchmarks overlap`` compares both."""
+halves. Below, halves may cost: 4% of a step of 784-(1024, 1024) over loopback, with 0.8
+MB, where they save 4% at 2 Gbit/s and 13% at 0.7. With 1.6 and 2 MB they cost nothing
+and save 5 to 21%. Measured by ``python -m benchmarks overlap``, the links by ``tc tbf``
+on the loopback of a network namespace, which both directions share."""
 
 BLOCK_BYTES = 400_000
 """Bytes of deltas on their way to each other shard, for each block of the gradient that
@@ -41,7 +43,7 @@ class GatherInHalves:
     The first half of each shard's columns travels while it computes the second, and
     the second while it multiplies what it has itself. Halves of rows would do the same
     with fewer sums, but each product would copy all coefficients for itself, as BLAS
-    does: that cost 3% of a step of 784-(1024, 1024) over loopback, and columns 0 to 2%.
+    does: that cost 3% of a step of 784-(1024, 1024) over loopback.
 
     Parameters
     ----------
