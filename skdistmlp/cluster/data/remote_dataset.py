@@ -52,6 +52,7 @@ from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.data import (
+    PIECE_BYTES,
     BaseDataset,
     Dataset,
     PlacedRows,
@@ -272,8 +273,9 @@ class RemoteDataset(BaseDataset):
 
     @property
     def piece_bytes(self) -> int:
-        """Bytes of the largest block."""
-        return max(block.nbytes for block in self.features.blocks)
+        """Bytes of what a worker computes at a time: some blocks, or one large one."""
+        sizes = [block.nbytes for block in self.features.blocks]
+        return max(*sizes, min(sum(sizes), PIECE_BYTES))
 
     def prepared(self, dtype: np.dtype[np.floating]) -> RemoteDataset:
         """Return the same data, whose blocks will be copied into arrays of `dtype`."""
