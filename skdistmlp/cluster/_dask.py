@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from dask.core import flatten
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import (
     Client,
@@ -36,6 +37,7 @@ from distributed.comm.core import CommClosedError, connect
 from distributed.core import send_recv
 from distributed.deploy.cluster import Cluster
 from distributed.protocol.serialize import to_serialize
+from distributed.system import MEMORY_LIMIT
 from distributed.threadpoolexecutor import thread_state
 from distributed.utils import LoopRunner
 from distributed.utils_comm import gather_from_workers
@@ -48,6 +50,7 @@ __all__ = [
     "add_handler",
     "array_meta",
     "asyncio_loop",
+    "block_graph",
     "awaited_transfers",
     "call_or_abort",
     "call_later",
@@ -72,6 +75,7 @@ __all__ = [
     "keys_on_worker",
     "last_heartbeat",
     "memory_use",
+    "memory_limit_of_process",
     "pinned_graph",
     "release_futures",
     "release_keys",
@@ -355,6 +359,19 @@ def array_meta(collection: Any) -> Any:
     from dask.array.utils import meta_from_array
 
     return meta_from_array(collection)
+
+
+def block_graph(collection: Any) -> tuple[HighLevelGraph, list[Any]]:
+    """Return the graph of a Dask array, and the keys of its blocks in their order.
+
+    ``cull`` of the graph returns what some of the blocks need.
+    """
+    return collection.__dask_graph__(), list(flatten(collection.__dask_keys__()))
+
+
+def memory_limit_of_process() -> int:
+    """Return how many bytes this process may take: all, or what its container may."""
+    return int(MEMORY_LIMIT)
 
 
 # On the scheduler.

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import importlib.util
+import pickle
 import socket
 import ssl
 import threading
@@ -16,6 +17,7 @@ import dask
 import dask.array as da
 import distributed
 import numpy as np
+import psutil
 import pytest
 import trustme
 from distributed import Client, Security, Status, get_client, get_worker, secede
@@ -29,6 +31,7 @@ from skdistmlp.cluster._dask import (
     array_meta,
     asyncio_loop,
     awaited_transfers,
+    block_graph,
     call_later,
     call_or_abort,
     call_scheduler,
@@ -51,6 +54,7 @@ from skdistmlp.cluster._dask import (
     is_reconnecting,
     keys_on_worker,
     last_heartbeat,
+    memory_limit_of_process,
     memory_use,
     pinned_graph,
     release_futures,
@@ -267,6 +271,22 @@ def test_a_client_connects_without_tls_by_default():
 def test_the_type_of_blocks_is_known(block, kind):
     collection = da.ones((2, 2)).map_blocks(lambda _: block, meta=block[:0, :0])
     assert isinstance(array_meta(collection), kind)
+
+
+def test_the_graph_of_an_array_can_be_cut_to_some_blocks(client):
+    rows = np.arange(8000.0).reshape(800, 10)
+    (collection,) = dask.optimize(da.from_array(rows, (200, 10)) + 1)
+    graph, keys = block_graph(collection)
+    assert len(keys) == 4
+    culled = graph.cull({keys[2]})
+    # Of an array in this process, only the rows of the block.
+    assert len(pickle.dumps(dict(culled))) < 1.2 * rows.nbytes / 4
+    (block,) = client.get(culled, [keys[2]], sync=True)
+    np.testing.assert_array_equal(block, rows[400:600] + 1)
+
+
+def test_a_process_may_take_no_more_than_the_machine_has():
+    assert 0 < memory_limit_of_process() <= psutil.virtual_memory().total
 
 
 def test_a_lost_connection_is_an_os_error():

@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 from dask.base import compute as compute_here
 from dask.base import is_dask_collection, optimize
-from dask.core import flatten
-from dask.highlevelgraph import HighLevelGraph
 from distributed import Client, Future, futures_of
 
-from skdistmlp.cluster._dask import Cluster, event_loop_runs_here, release_futures
+from skdistmlp.cluster._dask import (
+    Cluster,
+    block_graph,
+    event_loop_runs_here,
+    release_futures,
+)
 from skdistmlp.cluster.client.calling_thread import is_left_behind
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
@@ -161,8 +164,7 @@ class SeparateBlocks:
     def __init__(self, collection: Any) -> None:
         (optimized,) = optimize(collection)
         # Only arrays are computed some blocks at a time, and theirs can be culled.
-        self._graph: HighLevelGraph = optimized.__dask_graph__()
-        self._keys = list(flatten(optimized.__dask_keys__()))
+        self._graph, self._keys = block_graph(optimized)
 
     def compute(
         self, client: Client, numbers: Sequence[int], worker: str | None = None

@@ -15,12 +15,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from dask.core import flatten
 from distributed import Client, Future, futures_of
 from scipy.sparse import issparse, vstack
 
 from skdistmlp._version import __version__
-from skdistmlp.cluster._dask import Cluster, array_meta
+from skdistmlp.cluster._dask import Cluster, array_meta, block_graph
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.workers import choose_workers
@@ -180,7 +179,7 @@ def _blocks_to_stream(X: Any, room: float) -> list[Block]:
         return []
     # Unknown lengths make the size NaN, for which the comparison is false.
     persisted = {future.key for future in futures_of(X)}
-    if not X.nbytes > room or persisted.issuperset(flatten(X.__dask_keys__())):
+    if not X.nbytes > room or persisted.issuperset(block_graph(X)[1]):
         return []
     is_single = meta.dtype == np.float32
     dtype = np.dtype(np.float32) if is_single else np.dtype(np.float64)

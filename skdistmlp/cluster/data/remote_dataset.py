@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import psutil
 from distributed import Client, Future
-from distributed.system import MEMORY_LIMIT
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_X_y
 from sklearn.utils.validation import validate_data
 
+from skdistmlp.cluster._dask import memory_limit_of_process
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.client.scheduler import await_scheduler
@@ -352,7 +352,7 @@ def available_memory() -> int:
 
     Dask knows the limits of containers.
     """
-    within_limit = MEMORY_LIMIT - psutil.Process().memory_info().rss
+    within_limit = memory_limit_of_process() - psutil.Process().memory_info().rss
     return min(psutil.virtual_memory().available, within_limit)
 
 
