@@ -12,12 +12,13 @@ from skdistmlp.parallel.communicators import Collectives, Exchange, Finished
 from skdistmlp.parallel.shard import affine, gradient
 from skdistmlp.parallel.split import NeuronRange, split_neurons
 
-HALVED_BYTES = 1_000_000
+HALVED_BYTES = 4_000_000
 """Bytes of a layer's activations, of all shards, from which they are gathered in two
-halves. Below, halves may cost: 4% of a step of 784-(1024, 1024) over loopback, with 0.8
-MB, where they save 4% at 2 Gbit/s and 13% at 0.7. With 1.6 and 2 MB they cost nothing
-and save 5 to 21%. Measured by ``python -m benchmarks overlap``, the links by ``tc tbf``
-on the loopback of a network namespace, which both directions share."""
+halves. Below, halves may cost over loopback: 4% of a step of 784-(1024, 1024) with 0.8
+MB, and 9% of one of 64-(256, 256) with 2 MB; though they save 4 to 21% of these at 2
+Gbit/s (``python -m benchmarks overlap``; the link by ``tc tbf`` on the loopback of a
+network namespace, which both directions share). How fast a link is, nobody knows yet
+where this is decided."""
 
 BLOCK_BYTES = 400_000
 """Bytes of deltas on their way to each other shard, for each block of the gradient that
