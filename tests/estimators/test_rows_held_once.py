@@ -18,13 +18,20 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.peers import worker as peers_worker
 from skdistmlp.parallel.rows import RowHolding
-from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
 from tests.engines.thread_engine import in_threads
 from tests.estimators.configurations import CONFIGURATIONS, Case
 from tests.estimators.support import assert_parity, assert_same_network, quiet
-from tests.estimators.test_replicas import GRIDS, NAMED, looking
+from tests.estimators.test_replicas import (
+    GRIDS,
+    NAMED,
+    client,
+    four_workers,
+    looking,
+)
 from tests.marks import only_quick
+
+__all__ = ["client", "four_workers"]  # the fixtures
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -57,25 +64,6 @@ def test_both_forms_have_the_same_bits(grid, convert):
     for one, other in zip(fitted[0].coefs_, fitted[1].coefs_, strict=True):
         assert_array_equal(one, other)
     assert fitted[0].validation_scores_ == fitted[1].validation_scores_
-
-
-@pytest.fixture(scope="module")
-def four_workers():
-    with LocalCluster(
-        n_workers=4, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-    ) as running:
-        with Client(running, set_as_default=False) as client:
-            client.run(load)
-        yield running
-
-
-@pytest.fixture
-def client(four_workers):
-    """A client of four workers; on exit, check for leftovers."""
-    with Client(four_workers, set_as_default=False) as connected:
-        remember(connected)
-        yield connected
-        assert_nothing_left(connected)
 
 
 def share_of_memory(client, n_bytes):
