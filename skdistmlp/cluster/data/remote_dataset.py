@@ -6,7 +6,7 @@ workers that hold them. The client, which plans the fit, has only their descript
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,7 +45,12 @@ from skdistmlp.cluster.data.dask_collections import (
     release,
     wait_for,
 )
-from skdistmlp.cluster.data.streaming import checked_rows, computed_waves, fill_sinks
+from skdistmlp.cluster.data.streaming import (
+    checked_rows,
+    computed_waves,
+    fill_sinks,
+    wait_for_all,
+)
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.losses import Targets
@@ -167,9 +172,15 @@ class RemoteFeatures:
             self.held() as futures,
             translate_dask_errors(self.client, (), "fetching X"),
         ):
-            pieces = whole_blocks(futures, self.blocks)
-            sink = array_sink(Extent.of(pieces, self.blocks, self.dtype))
-            fetched = copy_pieces(pieces, partial(gather, self.client), sink)
+            return self._copied(futures, partial(gather, self.client))
+
+    def _copied(
+        self, names: Iterable[Any], gather: Callable[[list[Any]], list[Any]]
+    ) -> Features:
+        """Return all blocks, which `gather` returns by these names, as one array."""
+        pieces = whole_blocks(names, self.blocks)
+        sink = array_sink(Extent.of(pieces, self.blocks, self.dtype))
+        fetched = copy_pieces(pieces, gather, sink)
         assert not isinstance(fetched, RowStore)
         return fetched
 
@@ -188,12 +199,8 @@ class RemoteFeatures:
                 for value, number in zip(values, numbers, strict=True)
             ]
 
-        pieces = whole_blocks(range(len(self.blocks)), self.blocks)
-        sink = array_sink(Extent.of(pieces, self.blocks, self.dtype))
         with translate_dask_errors(self.client, (), COMPUTING):
-            fetched = copy_pieces(pieces, compute, sink)
-        assert not isinstance(fetched, RowStore)
-        return fetched
+            return self._copied(range(len(self.blocks)), compute)
 
     def _check_room(self) -> None:
         """Raise if the features do not fit into this process's memory."""
@@ -340,10 +347,7 @@ class RemoteDataset(BaseDataset):
             )
             # The submitted tasks hold them from here.
             release(targets)
-            placement.wait_for(*rows)
-        for future in rows:
-            if (error := placement.error_of(future)) is not None:
-                raise error
+            wait_for_all(placement, rows)
         return PlacedRows(rows, owns[0].distribution)
 
 

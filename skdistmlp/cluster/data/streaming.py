@@ -209,7 +209,7 @@ def fill_sinks(
     sinks = placement.submit(
         [add(rank, "open-rows", open_sink, owns[rank], extents[rank]) for rank in ranks]
     )
-    _wait_for(placement, sinks)
+    wait_for_all(placement, sinks)
     # Closed: otherwise the traceback of an error would keep what it has computed.
     with closing(waves):
         for wave in waves:
@@ -220,7 +220,7 @@ def fill_sinks(
                     for rank, (blocks, pieces) in wave.items()
                 ]
             )
-            _wait_for(placement, written)
+            wait_for_all(placement, written)
             release(written)
     placement.begin()
     rows = placement.submit(
@@ -229,14 +229,15 @@ def fill_sinks(
             for rank in ranks
         ]
     )
-    _wait_for(placement, rows)
+    wait_for_all(placement, rows)
     # The data sets have them.
     release(sinks)
     placement.phase = phase
     return rows
 
 
-def _wait_for(placement: Placement, futures: Sequence[Future[Any]]) -> None:
+def wait_for_all(placement: Placement, futures: Sequence[Future[Any]]) -> None:
+    """Wait for tasks; raise the error of the first that failed."""
     placement.wait_for(*futures)
     for future in futures:
         if (error := placement.error_of(future)) is not None:
