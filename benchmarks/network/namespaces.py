@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.network import leftovers
 from benchmarks.network.interruptions import held
 from benchmarks.network.links import Link
+from benchmarks.network.probe import CONGESTION_CONTROL
 
 ROOT = Path(__file__).parents[2]
 """The checkout, from which the processes of a lab import."""
@@ -25,6 +26,10 @@ TOOLS = {
 
 IF_NOT_ORPHANED = 'test $PPID -eq "$0" && exec "$@"'
 """Start a command, unless its parent died before it had asked to die with it."""
+
+CONGESTION_CONTROLS = ["cubic", "reno"]
+"""What TCP uses in the lab: Linux's default, or its predecessor where that is not
+permitted."""
 
 DRIVER = "driver"
 MAX_WORKERS = 200
@@ -177,6 +182,7 @@ class Lab:
         for machine in self.machines:
             own = self.namespace(machine)
             _run("ip", "netns", "add", own)
+            self._choose_congestion_control(own)
             cable = ["name", machine, "type", "veth", "peer", "name", "eth0"]
             _run("ip", "-netns", switch, "link", "add", *cable, "netns", own)
             port = ["link", "set", machine, "master", "bridge", "up"]
@@ -185,6 +191,18 @@ class Lab:
             _run("ip", "-netns", own, *address)
             for device in ("lo", "eth0"):
                 _run("ip", "-netns", own, "link", "set", device, "up")
+
+    def _choose_congestion_control(self, namespace: str) -> None:
+        """Set TCP's, so that the links of all machines behave alike.
+
+        Some have BBR, which paces what it sends by estimates. Where the kernel permits
+        none of these, its own stays; the table of links says which that is.
+        """
+        for name in CONGESTION_CONTROLS:
+            write = ["sh", "-c", f"echo {name} > {CONGESTION_CONTROL}"]
+            done = leftovers.output(["ip", "netns", "exec", namespace, *write])
+            if done.returncode == 0:
+                break
 
     def _queue(self, namespace: str, device: str, discipline: Sequence[str]) -> None:
         tc = ["tc", "-netns", namespace, "qdisc"]

@@ -9,6 +9,8 @@ from distributed import Client, as_completed
 
 PORT = 9000
 CONGESTION_CONTROL = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+"""File of a network namespace: TCP's congestion control there."""
+
 MESSAGE_BYTES = 1_000_000
 N_ROUND_TRIPS = 50
 SENT_S = 0.5
@@ -25,7 +27,7 @@ class LinkRates(NamedTuple):
     mbit_per_s : float
         Megabits per second of messages of a megabyte, each answered by a byte.
     congestion_control : str
-        TCP's; the kernel's choice.
+        TCP's, on the second worker.
     """
 
     round_trip_us: float

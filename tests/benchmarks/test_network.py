@@ -10,12 +10,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.network import command as network
-from benchmarks.network import leftovers, probe, processes
+from benchmarks.network import leftovers, measurement, probe, processes
 from benchmarks.network.interruptions import Interrupted, held, interruptible
 from benchmarks.network.links import MIN_BURST, RATES, Link, parse_rate
 from benchmarks.network.measurement import TORCH, Cell, Results, compare
@@ -25,6 +26,7 @@ from benchmarks.network.namespaces import (
     check_available,
 )
 from benchmarks.network.plans import DEFAULT, ONE_THREAD, PLANS
+from benchmarks.network.probe import LinkRates
 from benchmarks.network.processes import Driver
 from benchmarks.network.workloads import NETWORKS, parse_network
 from skdistmlp import DistributedMLPClassifier
@@ -324,3 +326,35 @@ def test_a_driver_that_never_answers_is_given_up(monkeypatch):
         ),
     ):
         driver.probe()
+
+
+class LabOfSlowTimers:
+    """A lab, and its driver, whose links carry more the longer they may burst."""
+
+    def __init__(self, enough_s: float) -> None:
+        self.shaped: list[Link] = []
+        self._enough_s = enough_s
+
+    def shape(self, link: Link) -> None:
+        self.shaped.append(link)
+
+    def probe(self) -> LinkRates:
+        share = min(1.0, self.shaped[-1].burst_s / self._enough_s)
+        return LinkRates(100.0, share * 950, "cubic")
+
+
+@pytest.mark.parametrize(
+    ("enough_s", "last_s"), [(1e-4, 1e-4), (3e-4, 4e-4), (1, 8e-4)]
+)
+def test_links_burst_for_as_long_as_it_takes_to_carry_their_rate(enough_s, last_s):
+    lab: Any = LabOfSlowTimers(enough_s)
+    row = measurement._shape(lab, lab, Link(1000))
+    assert lab.shaped[-1].burst_s == pytest.approx(last_s)
+    assert row["bursts, us"] == pytest.approx(1e6 * last_s)
+    assert [link.mbit_per_s for link in lab.shaped] == [1000] * len(lab.shaped)
+
+
+def test_delayed_links_are_shaped_once():
+    lab: Any = LabOfSlowTimers(1.0)
+    measurement._shape(lab, lab, Link(1000, delay_ms=1.0))
+    assert len(lab.shaped) == 1
