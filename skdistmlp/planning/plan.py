@@ -374,6 +374,12 @@ MEMORY_ADVICE = (
 )
 """What to do when a plan needs more memory than there is."""
 
+BLOCKS_ADVICE = (
+    " Smaller blocks of a Dask array need less; sparse ones too, where Dask knows that "
+    "they are: X.map_blocks(lambda block: block, meta=scipy.sparse.csr_array((0, 0)))."
+)
+"""The same where rows are written to files block by block."""
+
 
 def memory_shortage(plan: Plan, memory: Mapping[str, WorkerMemory]) -> str | None:
     """Say why a plan does not fit; None if it does.
@@ -397,6 +403,7 @@ def memory_shortage(plan: Plan, memory: Mapping[str, WorkerMemory]) -> str | Non
             f"{worker}, whose memory_limit is {its.limit:,} bytes"
             f"{stopped if its.usable < 1 else ''}"
             f"{taken if its.taken else ''}. {MEMORY_ADVICE}"
+            f"{BLOCKS_ADVICE if plan.rows.on_disk else ''}"
         )
     return None
 

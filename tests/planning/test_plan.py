@@ -347,6 +347,9 @@ def test_a_plan_fits_into_what_workers_have_free():
     of_one = {WORKERS[0]: WorkerMemory(699)}
     said = "whose memory_limit is 699 bytes. Use workers with"
     assert said in memory_shortage(plan, of_one)
+    in_a_file = replace(plan, rows=RowHolding("once", on_disk=True))
+    said = "float32 features. Smaller blocks of a Dask array need less; sparse ones too"
+    assert said in memory_shortage(in_a_file, of_one)
 
 
 def test_nothing_is_free_on_a_worker_that_has_taken_too_much():

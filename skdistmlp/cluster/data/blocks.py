@@ -20,6 +20,12 @@ BATCH_BYTES = PIECE_BYTES
 array that they are copied into; a larger block is fetched by itself."""
 
 
+MIXED_BLOCKS = (
+    "some blocks of X are sparse and others are dense. Convert all of them to one kind."
+)
+"""What is wrong with them, for errors."""
+
+
 @dataclass(frozen=True)
 class Block:
     """What planning has to know about a block of rows.

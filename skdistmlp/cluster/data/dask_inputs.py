@@ -23,9 +23,10 @@ from skdistmlp.cluster._dask import Cluster, array_meta, block_graph
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.workers import choose_workers
-from skdistmlp.cluster.data.blocks import Block, describe_block
+from skdistmlp.cluster.data.blocks import MIXED_BLOCKS, Block, describe_block
 from skdistmlp.cluster.data.dask_collections import (
     COMPUTING,
+    SeparateBlocks,
     compute_in_process,
     gather,
     header_of,
@@ -115,7 +116,12 @@ def resolve_inputs(
                             room = _room_for_blocks(connection, workers, watch)
                     finally:
                         watch.close()
-                    if blocks := _blocks_to_stream(collections["X"], room):
+                    blocks = _blocks_to_stream(collections["X"], room)
+                    # A dense block for which no worker has room is not computed.
+                    if blocks and (
+                        blocks[0].nbytes > room / len(workers)
+                        or _is_dense(connection, collections["X"], estimator_name, log)
+                    ):
                         inputs["X"] = RemoteFeatures(
                             connection,
                             collections.pop("X"),
@@ -190,6 +196,20 @@ def _blocks_to_stream(X: Any, room: float) -> list[Block]:
     ]
 
 
+def _is_dense(client: Client, X: Any, estimator_name: str, log: Log) -> bool:
+    """Say whether the first block of an array is dense, as all of them are said to be.
+
+    Dask takes blocks for dense unless it is told otherwise, as those of `from_delayed`.
+    As such, sparse ones would seem to take far more memory than they do.
+    """
+    futures = SeparateBlocks(X).compute(client, [0])
+    try:
+        (first,) = _described(client, futures, estimator_name, log)
+    finally:
+        release(futures)
+    return first.nnz is None
+
+
 def _check_lengths(inputs: dict[str, Any]) -> None:
     """Compare the numbers of rows as far as they are known."""
     n_rows = {name: _n_rows(value) for name, value in inputs.items()}
@@ -220,6 +240,28 @@ def _describe_features(
     log: Log,
 ) -> RemoteFeatures:
     """Check all blocks of X on their workers; return the features they make up."""
+    blocks = _described(client, futures, estimator_name, log)
+    widths = sorted({block.shape[1] for block in blocks})
+    if len(widths) > 1:
+        raise ValueError(
+            f"the blocks of X have different numbers of columns: {widths}. Give all "
+            f"blocks the same columns."
+        )
+    if widths != [expected := header_of(collection).shape[1]]:
+        raise ValueError(
+            f"X declares {expected} columns, but its blocks have {widths[0]}. Pass the "
+            f"actual chunks to map_blocks, or to the function that made X."
+        )
+    if len({block.nnz is None for block in blocks}) > 1:
+        raise ValueError(MIXED_BLOCKS)
+    dtype = np.result_type(*(block.dtype for block in blocks))
+    return RemoteFeatures(client, collection, futures, blocks, dtype, log)
+
+
+def _described(
+    client: Client, futures: list[Future[Any]], estimator_name: str, log: Log
+) -> list[Block]:
+    """Check blocks of X on their workers; return what these say of them."""
     describe = partial(describe_block, estimator_name=estimator_name)
     described = client.map(
         # Dask may choose a worker that has joined after the check of versions.
@@ -233,24 +275,7 @@ def _describe_features(
         blocks: list[Block] = gather(client, described, COMPUTING, log)
     finally:
         release(described)
-    widths = sorted({block.shape[1] for block in blocks})
-    if len(widths) > 1:
-        raise ValueError(
-            f"the blocks of X have different numbers of columns: {widths}. Give all "
-            f"blocks the same columns."
-        )
-    if widths != [expected := header_of(collection).shape[1]]:
-        raise ValueError(
-            f"X declares {expected} columns, but its blocks have {widths[0]}. Pass the "
-            f"actual chunks to map_blocks, or to the function that made X."
-        )
-    if len({block.nnz is None for block in blocks}) > 1:
-        raise ValueError(
-            "some blocks of X are sparse and others are dense. Convert all of them to "
-            "one kind."
-        )
-    dtype = np.result_type(*(block.dtype for block in blocks))
-    return RemoteFeatures(client, collection, futures, blocks, dtype, log)
+    return blocks
 
 
 def _concatenate(blocks: list[Any]) -> Any:

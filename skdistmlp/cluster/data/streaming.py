@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from distributed import Client, Future, get_worker
+from scipy.sparse import issparse
 
 from skdistmlp.cluster.data.assembly import RowsOfProcess
 from skdistmlp.cluster.data.blocks import (
     BATCH_BYTES,
+    MIXED_BLOCKS,
     Block,
     Extent,
     Piece,
@@ -261,6 +263,8 @@ def write_rows(
 def checked_rows(block: Any, expected: Block, estimator_name: str) -> Any:
     """Return a block as features; raise if it is not what its collection says."""
     rows = as_features(block, estimator_name, ensure_all_finite=True)
+    if issparse(rows):
+        raise ValueError(MIXED_BLOCKS)
     if rows.shape != expected.shape:
         raise ValueError(
             f"X declares a block of the shape {expected.shape}, but it has "

@@ -397,3 +397,26 @@ def test_arrays_beyond_the_memory_of_all_workers_are_streamed(client, make, n_bl
     assert [block.shape[0] for block in found] == n_blocks * [10] or (
         n_blocks == 5 and sum(block.shape[0] for block in found) == 45
     )
+
+
+def undeclared(X, sizes):
+    """Return sparse blocks of which Dask knows no more than their shapes and dtype."""
+    return da.concatenate(
+        [
+            da.from_delayed(dask.delayed(csr_array)(part), part.shape, X.dtype)
+            for part in np.split(X, np.cumsum(sizes)[:-1])
+        ]
+    )
+
+
+def test_sparse_blocks_that_dask_takes_for_dense_are_not_streamed(
+    client, data, monkeypatch
+):
+    """As such they would seem to be too large for the workers."""
+    X, y = data
+    clf, other = classifier(client), classifier(client)
+    sizes = [50, len(X) - 50]
+    bounded(fit, other, undeclared(X, sizes), y)
+    monkeypatch.setattr(dask_inputs, "_room_for_blocks", lambda *_: X.nbytes - 1)
+    bounded(fit, clf, undeclared(X, sizes), y)
+    assert_same_parameters(clf, other)

@@ -124,6 +124,14 @@ def test_blocks_of_another_size_than_declared_are_refused(client, placement):
         placed(client, placement, streamed(client, collection))
 
 
+def test_sparse_blocks_among_dense_ones_are_refused(client, placement):
+    collection = da.from_array(X, chunks=(10, 4)).map_blocks(
+        sparse.csr_array, dtype=float, meta=np.empty((0, 0))
+    )
+    with pytest.raises(ValueError, match="some blocks of X are sparse and others are"):
+        placed(client, placement, streamed(client, collection))
+
+
 def test_an_error_of_a_block_is_raised(client, placement):
     def explode(block):
         raise ZeroDivisionError("computed")
