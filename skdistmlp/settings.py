@@ -402,6 +402,17 @@ ROUND_S = 5.0
 """For one round of `engine="peers"`: the first epoch to end after this long also ends
 the round. A round costs about 15 ms of scheduling, less than 0.5% of this."""
 
+MEASURING_TIMEOUT_S = 5.0
+"""For the measurement of the workers before a fit, which takes half a second if they
+are free. Without it, a fit is planned by the number of parameters."""
+
+MEETING_S = 2.0
+"""For workers that are measured to connect to each other. All have just answered, so
+whoever is not found by then cannot be reached."""
+
+MEASURING_POLL_S = 0.005
+"""Between looks whether a measurement has ended."""
+
 PING_ANSWER_S = 2.0
 """For workers to answer a ping before an error names those that did not, or to take
 note that they should ignore Ctrl-C. A busy worker answers too, unless its task holds

@@ -7,6 +7,7 @@ answers each line on stdin, a JSON object, with one on stdout.
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,10 @@ from skdistmlp.nn import compiled
 CONNECT_S = 300
 """For scheduler and workers to start: on a busy machine, four processes need a minute
 and more to import what they need. The lab notices at once if one of them ends."""
+
+
+LONG_EPOCHS = 1000
+"""Of the fits whose plan is forecast: fixed costs do not count in them."""
 
 
 def main() -> None:
@@ -48,6 +53,8 @@ def _answer(request: dict[str, Any], client: Client, n_workers: int) -> dict[str
         return probe(client)._asdict()
     workload = request["workload"]
     workload["hidden"] = tuple(workload["hidden"])
+    if request.get("forecast"):
+        return _forecast(Workload(**workload), client, n_workers)
     return _time(Workload(**workload), request["plan"], client, n_workers)
 
 
@@ -72,6 +79,25 @@ def _time(
             lambda **parameters: _estimator(plan, client, n_workers, **parameters),
         )
     return {"step_ms": 1e3 * step_s, "fixed_ms": 1e3 * fixed_s}
+
+
+def _forecast(workload: Workload, client: Client, n_workers: int) -> dict[str, Any]:
+    """Return what a long fit is expected to take on each plan, and which is chosen."""
+    parameters = workload.parameters(n_epochs=LONG_EPOCHS)
+    estimator = DistributedMLPClassifier(
+        **parameters, client=client, parameter_threshold=1
+    )
+    begun = time.perf_counter()
+    with _on_one_core():
+        forecast = estimator.plan_fit(*workload.data()).forecast
+    measuring_s = time.perf_counter() - begun
+    assert forecast is not None
+    return {
+        "rows": [row._asdict() for row in forecast.rows],
+        "measuring_s": measuring_s,
+        "latency_us": 1e6 * (forecast.latency_s or 0.0),
+        "mbit_per_s": 1e-6 * (forecast.bits_per_s or 0.0),
+    }
 
 
 def _estimator(

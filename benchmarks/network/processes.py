@@ -102,6 +102,10 @@ class Driver:
         answer = self._ask({"plan": plan, "workload": asdict(workload)})
         return float(answer["step_ms"])
 
+    def forecast(self, workload: Workload) -> dict[str, Any]:
+        """Return what plans are expected to take, and which ``auto`` would choose."""
+        return self._ask({"forecast": True, "workload": asdict(workload)})
+
     def probe(self) -> LinkRates:
         """Return what a link does now."""
         return LinkRates(**self._ask({"probe": True}))

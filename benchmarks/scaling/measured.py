@@ -12,10 +12,10 @@ from benchmarks.network.links import RATES, Link, parse_rate
 from benchmarks.network.plans import ONE_THREAD
 from benchmarks.network.workloads import parse_network
 from benchmarks.scaling.model import Plan, alone_s, step_time
-from benchmarks.scaling.rates import Rates
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.rates import Rates
 
 FILE = Path(__file__).with_name("measured.json")
 """Figures of the notes of the design, and of a run of the lab if one was
@@ -147,7 +147,12 @@ def compare(measured: Sequence[Cell], rates: Rates) -> Iterator[Row]:
         time = step_time(cell.workload, cell.plan, 1e6 * mbit_per_s, rates)
         here_s = alone_s(cell.workload, rates)
         alone_ms = cell.alone_ms or _alone_ms(cell.workload, known, rates)
-        time = replace(time, computed_s=time.computed_s * 1e-3 * alone_ms / here_s)
+        slower = 1e-3 * alone_ms / here_s
+        time = replace(
+            time,
+            computed_s=slower * time.computed_s,
+            handled_s=slower * time.handled_s,
+        )
         least = 1e-3 * alone_ms / time.without_overlap_s
         most = 1e-3 * alone_ms / time.with_overlap_s
         speedup = cell.speedup
@@ -163,6 +168,7 @@ def compare(measured: Sequence[Cell], rates: Rates) -> Iterator[Row]:
             "one thread, ms": f"{alone_ms:.3g}{'' if cell.alone_ms else '*'}",
             "measured": f"{speedup:.2f}",
             "model": f"{least:.2f} to {most:.2f}",
+            "expected": f"{1e-3 * alone_ms / time.seconds:.2f}",
             "measured is": _place(speedup, least, most),
         }
 

@@ -1,13 +1,11 @@
 """What one core does, on one thread: the rates that a step is computed from."""
 
 import json
-import math
 import os
 import socket
 import time
-from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +21,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import NetworkSplit, consecutive_ranges
+from skdistmlp.planning.rates import Rates
 from skdistmlp.training.step import training_step
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.packet import DTYPES, HEADER_BYTES, Header, Operation
@@ -52,58 +51,6 @@ FLOAT32 = DTYPES.index(np.dtype(np.float32))
 
 MIN_S = 0.1
 """Seconds for which each operation is repeated."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What one core does on one thread, and what reaching another process costs.
-
-    Attributes
-    ----------
-    flop_per_s : dict of int to float
-        Operations of float32 products, by the least of their three dimensions.
-    optimizer_bytes_per_s : float
-        Memory traffic of a step of Adam, at 28 bytes per parameter.
-    layer_s : float
-        Seconds of a step that are spent per layer, whatever its size.
-    message_s : float
-        Seconds of the processor to send one message and to receive one.
-    exchanged_bytes_per_s : float
-        Bytes that the processor sends, and receives as many, in long messages: they are
-        copied to the kernel and back, put in order and added up.
-    round_trip_s : float
-        Seconds of a byte to another process of this machine and of the answer.
-    """
-
-    flop_per_s: dict[int, float]
-    optimizer_bytes_per_s: float
-    layer_s: float
-    message_s: float
-    exchanged_bytes_per_s: float
-    round_trip_s: float
-
-    def product_s(self, *shape: int) -> float:
-        """Return the seconds of a product with these three dimensions."""
-        if not all(shape):
-            return 0.0
-        widths, rates = list(self.flop_per_s), list(self.flop_per_s.values())
-        least = min(shape)
-        at = bisect_left(widths, least)
-        if at == len(widths):
-            rate = rates[-1]
-        elif widths[at] == least:
-            rate = rates[at]
-        else:
-            # Between two of them, along a line in logarithms.
-            part = math.log(least / widths[at - 1]) / math.log(
-                widths[at] / widths[at - 1]
-            )
-            rate = rates[at - 1] ** (1 - part) * rates[at] ** part
-        return 2.0 * math.prod(shape) / rate
-
-    def update_s(self, n_parameters: float) -> float:
-        """Return the seconds of a step of Adam."""
-        return BYTES_PER_PARAMETER * n_parameters / self.optimizer_bytes_per_s
 
 
 def read() -> Rates:

@@ -7,7 +7,6 @@ from benchmarks.network.workloads import parse_network
 from benchmarks.scaling.measured import cells, compare, summary
 from benchmarks.scaling.model import (
     Plan,
-    StepTime,
     alone_s,
     best_plan,
     cost_of,
@@ -16,10 +15,11 @@ from benchmarks.scaling.model import (
     split_of,
     step_time,
 )
-from benchmarks.scaling.rates import Rates
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.rates import Rates
+from skdistmlp.planning.step_time import StepTime
 from skdistmlp.planning.traffic import bytes_exchanged, traffic
 
 LINKS = [Link(parse_rate(rate)) for rate in ("1G", "10G", "100G")]

@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
+from skdistmlp.engines.auto import FitOutline, fastest_plan, is_worth_measuring
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, what_happened
@@ -57,6 +58,7 @@ def open_engine(
     layer_units: Sequence[int],
     cost: StepCost,
     engines: Mapping[str, EngineFactory] = ENGINES,
+    outline: FitOutline | None = None,
 ) -> Iterator[Engine]:
     """Plan training or a prediction, and make the engine of the plan.
 
@@ -73,6 +75,8 @@ def open_engine(
         Of a step of training, or of the prediction.
     engines : mapping of str to callable
         The table of engines.
+    outline : FitOutline, optional
+        Of training: with it, "auto" takes the plan that is expected to be fastest.
 
     Yields
     ------
@@ -115,8 +119,12 @@ def open_engine(
             elif is_prediction:
                 plan = _plan_prediction(request, layer_units, cost, client)
             else:
-                plan = _plan_training(request, layer_units, cost, client)
-                if request.must_share and request.engine == "auto":
+                plan = _plan_training(request, layer_units, cost, client, outline)
+                if (
+                    plan.forecast is None
+                    and request.must_share
+                    and request.engine == "auto"
+                ):
                     why = "X does not fit this process, and there are workers"
                     plan = replace(plan, reason=why)
         except ClusterError as error:
@@ -157,7 +165,11 @@ def _plan_prediction(
 
 
 def _plan_training(
-    request: EngineRequest, layer_units: Sequence[int], cost: StepCost, client: Any
+    request: EngineRequest,
+    layer_units: Sequence[int],
+    cost: StepCost,
+    client: Any,
+    outline: FitOutline | None,
 ) -> Plan:
     from skdistmlp.cluster.client.workers import (
         choose_workers,
@@ -166,12 +178,24 @@ def _plan_training(
     )
 
     workers = choose_workers(client, request.n_workers, request.n_replicas)
+    note = ""
+    if outline is not None and is_worth_measuring(request, outline):
+        from skdistmlp.cluster.peers.measurement import MeasurementError
+
+        try:
+            plan = fastest_plan(request, outline, workers, client)
+        except MeasurementError as error:
+            note = f" (nothing was measured: {what_happened(error)})"
+        else:
+            if plan is not None:
+                return plan
     threads = threads_of(client, workers)
 
     def plan_with(n_replicas: int, *rows: RowHolding) -> Plan:
-        return plan_training(
+        plan = plan_training(
             layer_units, request.engine, workers, cost, threads, n_replicas, *rows
         )
+        return replace(plan, reason=plan.reason + note)
 
     if request.engine == "futures":
         return plan_with(1)

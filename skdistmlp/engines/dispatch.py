@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from skdistmlp.engines.auto import FitOutline
 from skdistmlp.engines.choice import ENGINES, open_engine, warn_of_local_prediction
 from skdistmlp.engines.engine import EngineFactory, EngineRequest
 from skdistmlp.exceptions import ClusterError
@@ -11,7 +12,7 @@ from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
-from skdistmlp.planning.cost import StepCost, cost_of_training
+from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
@@ -65,8 +66,9 @@ def train(
         request = replace(
             request, client=dataset.client, must_share=not dataset.fits_here
         )
-    cost = cost_of_training(job, dataset)
-    with open_engine(request, job.network.layer_units, cost, engines) as engine:
+    outline = FitOutline.of(job, dataset)
+    layer_units = job.network.layer_units
+    with open_engine(request, layer_units, outline.cost, engines, outline) as engine:
         plan = engine.plan
         job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
         report: OnEpochEnd | None = None

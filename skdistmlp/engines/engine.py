@@ -1,7 +1,7 @@
 """What an engine is, and what the user asked for."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from skdistmlp.exceptions import counted
@@ -11,7 +11,9 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, reason_to_stay_local
+from skdistmlp.settings import parameter_threshold as configured_threshold
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.progress import Progress
 from skdistmlp.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -53,6 +55,14 @@ class EngineRequest:
             or (self.n_replicas or 1) > 1,
         )
 
+    @property
+    def may_stay_local(self) -> bool:
+        """Whether this process may train a network that reaches the threshold."""
+        if self.n_workers is not None or self.must_share:
+            return False
+        threshold = self.parameter_threshold
+        return (configured_threshold() if threshold is None else threshold) > 0
+
     def check_replicas(self, cost: StepCost) -> None:
         """Raise ValueError if the number of replicas does not fit what else was asked.
 
@@ -85,6 +95,31 @@ class EngineRequest:
                 f"n_replicas={n_replicas} is more than the {rows} of {batch}, which "
                 f"the replicas divide among each other. Lower n_replicas{advice}."
             )
+
+
+def with_step_time(
+    plan: Plan, job: TrainingJob, state: TrainingState, training_s: float
+) -> Plan:
+    """Return a plan with what a step of the training took, if that was expected.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the training.
+    job : TrainingJob
+        The job.
+    state : TrainingState
+        At the end of it.
+    training_s : float
+        Seconds of all steps.
+    """
+    before, after = job.initial.progress, state.progress
+    if plan.forecast is None or not isinstance(after, Progress):
+        return plan
+    n_steps = after.n_steps - (before.n_steps if isinstance(before, Progress) else 0)
+    if n_steps <= 0:
+        return plan
+    return replace(plan, forecast=plan.forecast.after(training_s / n_steps))
 
 
 class Engine(Protocol):

@@ -1,5 +1,8 @@
 """The "local" engine: everything in this process."""
 
+import time
+
+from skdistmlp.engines.engine import with_step_time
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.communicators import SingleProcess
@@ -42,7 +45,12 @@ class LocalEngine:
             SingleProcess(),
             job.max_rows(dataset),
         )
-        return TrainingRun(job, network, dataset, state, job.log).train(on_epoch_end)
+        run = TrainingRun(job, network, dataset, state, job.log)
+        begun = time.perf_counter()
+        trained = run.train(on_epoch_end)
+        training_s = time.perf_counter() - begun
+        self.plan = with_step_time(self.plan, job, trained, training_s)
+        return trained
 
     def predict(
         self, network: Network, parameters: Parameters, X: Features

@@ -5,6 +5,7 @@ from typing import Any
 
 from skdistmlp.cluster.client.workers import worker_memory
 from skdistmlp.cluster.peers.driver import PeersRun
+from skdistmlp.engines.engine import with_step_time
 from skdistmlp.engines.futures import FuturesEngine
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.layers import Network
@@ -55,7 +56,9 @@ class PeersEngine:
             raise ClusterError(shortage)
         with PeersRun(self._client, self.plan, job, dataset, on_epoch_end) as run:
             self.plan = replace(self.plan, row_ranges=run.row_ranges)
-            return run.train()
+            state = run.train()
+        self.plan = with_step_time(self.plan, job, state, run.training_s)
+        return state
 
     def predict(
         self, network: Network, parameters: Parameters, X: Features

@@ -35,6 +35,7 @@ from skdistmlp.estimators.inputs import (
     InputFeatures,
 )
 from skdistmlp.estimators.live_client import STAYED_BEHIND, LiveClientMixin
+from skdistmlp.estimators.planning import PlanningMixin
 from skdistmlp.estimators.prediction import PredictionMixin
 from skdistmlp.estimators.scoring import score_of
 from skdistmlp.estimators.sklearn_interop import SklearnInteropMixin
@@ -72,6 +73,7 @@ class BaseDistributedMLP(
     CallbackSupportMixin,
     FittedStateMixin,
     PredictionMixin,
+    PlanningMixin,
     SklearnInteropMixin,
     ExportMixin,
     LiveClientMixin,

@@ -15,6 +15,7 @@ from skdistmlp.planning.cost import (
     bytes_held_by_tasks,
     features_held,
 )
+from skdistmlp.planning.forecast import Forecast
 from skdistmlp.planning.traffic import bytes_exchanged, bytes_gathered
 from skdistmlp.planning.worker_lines import worker_lines
 from skdistmlp.public import public
@@ -94,6 +95,8 @@ class Plan:
         decides in which order gradients are added up, and so the last bits.
     row_costs : RowCosts or None
         What the first two forms cost, where they differ.
+    forecast : Forecast or None
+        What the fit was expected to take on this plan and on others, if that decided.
 
     See Also
     --------
@@ -122,6 +125,7 @@ class Plan:
     features_held: int = 0
     row_ranges: tuple[RowRange, ...] = ()
     row_costs: RowCosts | None = None
+    forecast: Forecast | None = None
 
     @property
     def n_shards(self) -> int:
@@ -164,6 +168,8 @@ class Plan:
             lines.append(
                 f"rows stay together in {ranges}: see the attribute row_ranges"
             )
+        if self.forecast is not None:
+            lines += self.forecast.lines()
         return "\n".join([*lines, *worker_lines(self)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -177,6 +183,7 @@ class Plan:
             "rows": (self.rows.form, self.rows.on_disk),
             "row_ranges": [astuple(part) for part in self.row_ranges],
             "row_costs": None if costs is None else [tuple(cost) for cost in costs],
+            "forecast": self.forecast and self.forecast.__getstate__(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -185,8 +192,12 @@ class Plan:
         ranges = tuple(RowRange(*part) for part in state.get("row_ranges", ()))
         if costs is not None:
             costs = RowCosts(*(RowCost(*cost) for cost in costs))
+        forecast = state.get("forecast")
+        if forecast is not None:
+            forecast = Forecast.of_state(forecast)
         # The attributes cannot be assigned: the plan is frozen.
         vars(self).update(state, rows=rows, row_ranges=ranges, row_costs=costs)
+        vars(self)["forecast"] = forecast
 
     def _rows_held(self) -> str | None:
         """Say who has which features, and what the other form would cost."""
@@ -259,7 +270,7 @@ def plan_training(
     engine: str,
     workers: Sequence[str],
     cost: StepCost,
-    threads: Sequence[int] | None = None,
+    shares: Sequence[float] | None = None,
     n_replicas: int = 1,
     rows: RowHolding = COPIES,
 ) -> Plan:
@@ -275,9 +286,9 @@ def plan_training(
         Addresses of the workers that may share the network.
     cost : StepCost
         What a step costs.
-    threads : sequence of int, optional
-        Number of threads of each worker, which holds neurons in proportion. By
-        default all are taken to have the same number.
+    shares : sequence of float, optional
+        How fast each worker is, such as its number of threads: it holds neurons in
+        proportion. By default all are equal.
     n_replicas : int
         Number of replicas, which divides that of the workers.
     rows : RowHolding
@@ -291,13 +302,13 @@ def plan_training(
     split = NetworkSplit.even(layer_units, len(workers) // n_replicas)
     grid = Grid(split.n_shards, n_replicas)
     used = tuple(workers[: grid.n_ranks])
-    if threads is not None:
-        # A shard is computed as fast as in the replica where it has the fewest.
-        shares = [
-            min(threads[rank] for rank in grid.along("replicas", shard))
+    if shares is not None:
+        # A shard is computed as fast as in the replica where it has the least.
+        of_shards = [
+            min(shares[rank] for rank in grid.along("replicas", shard))
             for shard in range(split.n_shards)
         ]
-        split = NetworkSplit.by_shares(layer_units, shares)
+        split = NetworkSplit.by_shares(layer_units, of_shards)
     reason = f"engine={engine!r} was asked for"
     plan = Plan(engine, split, used, reason, n_replicas=n_replicas)
     if engine == "auto":

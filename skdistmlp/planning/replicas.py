@@ -95,11 +95,22 @@ def plan_that_fits(
         *plans_with(COPIES, RowHolding("once")),
         *plans_with(RowHolding("once", on_disk=True)),
     ]
-    fitting = (plan for plan in plans if _has_room(plan, memory, share))
+    fitting = (plan for plan in plans if has_room(plan, memory, share))
     return next(fitting, min(plans, key=lambda plan: max(plan.bytes_held)))
 
 
-def _has_room(plan: Plan, memory: Mapping[str, WorkerMemory], share: float) -> bool:
+def has_room(plan: Plan, memory: Mapping[str, WorkerMemory], share: float) -> bool:
+    """Return whether all workers of a plan have room for what it gives them.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of training.
+    memory : mapping of str to WorkerMemory
+        By address; a worker that is missing has no limit.
+    share : float
+        Share of a worker's limit that features in memory may take.
+    """
     if memory_shortage(plan, memory) is not None:
         return False
     limits = [memory[worker].limit for worker in plan.workers if worker in memory]

@@ -63,6 +63,10 @@ class Exchange:
         Bytes of this process's part of it.
     times : int
         How often it is called. `whole` and `own` are those of all calls together.
+    layer : int or None
+        Whose input, or the delta of whose input, travels while something is computed.
+    in_halves : bool
+        Whether it is called twice for each block of rows.
     """
 
     what: str
@@ -73,6 +77,8 @@ class Exchange:
     whole: int
     own: int = 0
     times: int = 1
+    layer: int | None = None
+    in_halves: bool = False
 
     @property
     def sent(self) -> Traffic:
@@ -231,8 +237,10 @@ def _along_neurons(
         row_length = split.layer_units[layer] * cost.itemsize
         # In two halves, where the layer is large.
         n_gathers = sum(1 + (n * row_length >= overlap.HALVED_BYTES) for n in blocks)
-        yield along("activations", "all_gather", whole, own, n_gathers)
-        yield along("deltas", "reduce_scatter", whole, own, n_blocks)
+        gathered = along("activations", "all_gather", whole, own, n_gathers)
+        yield replace(gathered, layer=layer, in_halves=n_gathers > n_blocks)
+        scattered = along("deltas", "reduce_scatter", whole, own, n_blocks)
+        yield replace(scattered, layer=layer)
     for n_block, times in Counter(blocks).items():
         n_logits = n_block * split.layer_units[-1]
         whole = times * n_logits * cost.itemsize

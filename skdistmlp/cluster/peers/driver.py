@@ -85,6 +85,8 @@ class PeersRun:
     ----------
     row_ranges : tuple of RowRange
         Which rows each worker has, where they were not dealt out in turn.
+    training_s : float
+        Seconds that the first shard has trained in all rounds.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class PeersRun:
         self._addresses: list[Future[Any]] = []
         self._rows: list[Any] = []
         self.row_ranges: tuple[RowRange, ...] = ()
+        self.training_s = 0.0
         self._roster: Roster | None = None
         self._check_held: Callable[[], None] = lambda: None
         self._in_flight: concurrent.futures.Future[list[Future[Any]]] | None = None
@@ -274,6 +277,7 @@ class PeersRun:
             self._tasks.phase = "collecting the results of a round"
             reports: list[Report] = self._tasks.fetch(*futures)
         self._log.write(number, reports)
+        self.training_s += reports[0].training_s
         return reports
 
     def _start_round(self, number: int) -> list[Future[Any]]:

@@ -315,17 +315,21 @@ def open_shard(credentials: Credentials, rank: int, job: TrainingJob) -> PeerSha
     # Training changes a job, and what Dask holds must not change. Workers that are
     # threads of one process even share it.
     job = copy.deepcopy(job)
-    # Workers that are threads of one process have no address on a network.
-    inside = worker.address.startswith("inproc://")
-    host = "127.0.0.1" if inside else host_of(worker.address)
-    listener = listen(host, listen_ports())
-    shard = PeerShard(credentials, rank, listener, _tls(worker), job)
+    shard = PeerShard(credentials, rank, open_listener(worker), tls_of(worker), job)
     # An error may hold it, also one of Dask that tried to write it to disk.
     collect_until_gone(worker, ref(shard), result_dropped(worker))
     return shard
 
 
-def _tls(worker: Worker) -> Tls | None:
+def open_listener(worker: Worker) -> socket.socket:
+    """Return a socket that listens on the address that a worker has in the cluster."""
+    # Workers that are threads of one process have no address on a network.
+    inside = worker.address.startswith("inproc://")
+    host = "127.0.0.1" if inside else host_of(worker.address)
+    return listen(host, listen_ports())
+
+
+def tls_of(worker: Worker) -> Tls | None:
     """Return how this worker encrypts its connections, None if it does not.
 
     Raises

@@ -1,0 +1,222 @@
+"""What runs on the workers to measure them: exchanges, and steps of a job."""
+
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import NoReturn
+from weakref import ref
+
+import numpy as np
+from distributed import get_worker
+
+from skdistmlp.cluster._dask import result_dropped
+from skdistmlp.cluster.peers.worker import Roster, open_listener, tls_of
+from skdistmlp.cluster.run.garbage import collect_until_gone
+from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import consecutive_ranges
+from skdistmlp.settings import MEETING_S
+from skdistmlp.training.trial import Trial
+from skdistmlp.wire.communicator import SocketCommunicator
+from skdistmlp.wire.handshake import Address, Credentials, Tls, meet
+from skdistmlp.wire.transfers import Link
+
+SIZES = [0, 16_000, 128_000, 1_000_000, 4_000_000]
+"""Bytes that each worker sends in the exchanges that are timed: what those of networks
+send, from small to large. Larger ones follow the line through the last two."""
+
+LINK_S = 0.15
+"""Seconds for exchanges: no larger size is begun that is expected to end later."""
+
+MIN_SIZES = 3
+"""Sizes that are measured however slow the link is."""
+
+ROWS = 16
+"""Rows of the arrays that are exchanged, since columns have to be put in order."""
+
+N_EXCHANGES = 3
+"""Exchanges of each size that are timed; two that are not counted come first."""
+
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class ProbeReport:
+    """What one worker has measured.
+
+    Attributes
+    ----------
+    sizes : list of float
+        Bytes that each worker sent in an exchange.
+    exchange_s : list of float
+        Seconds of the exchanges of each size, median.
+    step_s : list of float
+        Seconds of a step on each grid, without exchanges.
+    """
+
+    sizes: list[float]
+    exchange_s: list[float]
+    step_s: list[float]
+
+
+class Probe:
+    """One worker of a measurement, from the opening of its socket to the end.
+
+    The result of a Dask task, as `PeerShard` is, and no more than that may it be moved.
+
+    Parameters
+    ----------
+    credentials : Credentials
+        Those of the measurement.
+    rank : int
+        Number of the worker.
+    listener : socket
+        Where to take connections.
+    tls : Tls or None
+        How connections are encrypted.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        rank: int,
+        listener: socket.socket,
+        tls: Tls | None,
+    ) -> None:
+        self._credentials = credentials
+        self._rank = rank
+        self._listener = listener
+        self._tls = tls
+        self.address: Address = listener.getsockname()[:2]
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a measurement stays on its worker")
+
+    def __del__(self) -> None:
+        self._listener.close()
+
+    def measure(
+        self,
+        roster: Roster,
+        trial: Trial,
+        grids: Sequence[Grid],
+        is_abandoned: Callable[[], bool],
+    ) -> ProbeReport:
+        """Measure together with the others; all do the same at the same time.
+
+        Parameters
+        ----------
+        roster : Roster
+            Who takes part.
+        trial : Trial
+            The job of which steps are timed.
+        grids : sequence of Grid
+            Grids, of whose first processes the steps are.
+        is_abandoned : callable
+            Says whether Dask has cancelled the task.
+        """
+        links = self._meet(roster, is_abandoned)
+        communicator = SocketCommunicator(
+            self._rank, links, self._credentials.run, roster.timeout_s, is_abandoned
+        )
+        try:
+            sizes, exchange_s = _time_exchanges(communicator)
+            step_s = []
+            for grid in grids:
+                # At the same time: workers of one machine share its memory.
+                communicator.wait_for_all()
+                step_s.append(trial.step_s(grid))
+            return ProbeReport(sizes, exchange_s, step_s)
+        finally:
+            communicator.close()
+
+    def _meet(
+        self, roster: Roster, is_abandoned: Callable[[], bool]
+    ) -> dict[int, Link]:
+        """Connect to the others, who have all just been there."""
+        deadline = time.monotonic() + MEETING_S
+        try:
+            return meet(
+                self._rank,
+                self._listener,
+                roster.addresses,
+                roster.names,
+                self._credentials,
+                lambda: is_abandoned() or time.monotonic() > deadline,
+                self._tls,
+            )
+        except ExchangeError as error:
+            if time.monotonic() <= deadline:
+                raise
+            raise ExchangeError(
+                f"{roster.names[self._rank]} could not connect to the others within "
+                f"{MEETING_S:g} s"
+            ) from error
+        finally:
+            self._listener.close()
+
+
+def _time_exchanges(
+    communicator: SocketCommunicator,
+) -> tuple[list[float], list[float]]:
+    """Return bytes sent, and the seconds that gathering or scattering them takes."""
+    n_ranks = communicator.n_ranks
+    sizes: list[float] = []
+    seconds: list[float] = []
+    if n_ranks == 1:
+        return sizes, seconds
+    begun = time.perf_counter()
+    for size in SIZES:
+        row_bytes = ROWS * FLOAT_BYTES * (n_ranks - 1)
+        width = max(1, size // row_bytes)
+        n_bytes = float(width * row_bytes)
+        if len(sizes) >= MIN_SIZES:
+            expected_s = seconds[-1] * n_bytes / sizes[-1]
+            expected_s *= 2 * (1 + N_EXCHANGES)
+            is_late = time.perf_counter() + expected_s > begun + LINK_S
+            # The first decides: the others may have begun a little later.
+            if communicator.broadcast(np.array([float(is_late)]), 0)[0]:
+                break
+        sizes.append(n_bytes)
+        seconds.append(_exchange_s(communicator, width))
+    return sizes, seconds
+
+
+def _exchange_s(communicator: SocketCommunicator, width: int) -> float:
+    """Return the mean of the seconds of a gather and of a scatter, of medians."""
+    n_ranks = communicator.n_ranks
+    ranges = consecutive_ranges([width] * n_ranks)
+    whole = np.zeros((ROWS, width * n_ranks), np.float32)
+    own = np.zeros((ROWS, width), np.float32)
+    each_s = []
+    for _ in range(1 + N_EXCHANGES):
+        communicator.begin_step()
+        begun = time.perf_counter()
+        communicator.all_gather(own, ranges, 0, whole)
+        communicator.reduce_scatter(whole, ranges, 0, own)
+        each_s.append(time.perf_counter() - begun)
+    return median(each_s[1:]) / 2
+
+
+def open_probe(credentials: Credentials, rank: int) -> Probe:
+    """Create the part of a measurement that one worker takes."""
+    worker = get_worker()
+    probe = Probe(credentials, rank, open_listener(worker), tls_of(worker))
+    collect_until_gone(worker, ref(probe), result_dropped(worker))
+    return probe
+
+
+def address_of(probe: Probe) -> Address:
+    """Return where a worker takes connections."""
+    return probe.address
+
+
+def measure(
+    probe: Probe, roster: Roster, trial: Trial, grids: Sequence[Grid]
+) -> ProbeReport:
+    """Measure one worker, with its threads, together with the others."""
+    with own_blas_threads():
+        return probe.measure(roster, trial, grids, task_cancellation())

@@ -1,0 +1,143 @@
+"""The plan of ``engine="auto"``: the fastest one, by what was measured."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.exceptions import what_happened
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.planning.calibration import corners, machines_of
+from skdistmlp.planning.candidates import FitLength, Offer, chosen_plan
+from skdistmlp.planning.cost import StepCost, cost_of_training
+from skdistmlp.planning.machines import Speed, reference_machines
+from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.planning.step_time import computation_s
+from skdistmlp.settings import rows_memory_share
+from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.trial import Trial
+
+MEASURED_FROM_S = 2.0
+"""Seconds that one thread is expected to need for a fit from which workers are
+measured, which takes half a second."""
+
+
+@dataclass(frozen=True)
+class FitOutline:
+    """What can be said of a fit before it has a plan.
+
+    Attributes
+    ----------
+    cost : StepCost
+        Of a step.
+    length : FitLength
+        How many steps there are.
+    trial : Trial
+        What is timed.
+    """
+
+    cost: StepCost
+    length: FitLength
+    trial: Trial
+
+    @classmethod
+    def of(cls, job: TrainingJob, dataset: BaseDataset) -> "FitOutline":
+        """Return the outline of a job on a data set."""
+        cost = cost_of_training(job, dataset)
+        n_rows = cost.n_rows
+        if cost.moves_parameters and cost.buffer_rows is not None:
+            n_rows = cost.buffer_rows
+        return cls(cost, FitLength.of(job, dataset), Trial.of(job, dataset, n_rows))
+
+    @property
+    def layer_units(self) -> tuple[int, ...]:
+        """Features, neurons of each hidden layer, outputs."""
+        return self.trial.network.layer_units
+
+    @property
+    def nominal_s(self) -> float:
+        """Seconds that one thread is expected to need, whatever it runs on."""
+        split = NetworkSplit.even(self.layer_units, 1)
+        step_s = computation_s(split, self.cost, Grid(1), Speed(REFERENCE))
+        return step_s * self.length.total
+
+
+def is_worth_measuring(request: EngineRequest, outline: FitOutline) -> bool:
+    """Return whether there is a choice, and a fit that is long enough for it.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for.
+    outline : FitOutline
+        Of the fit.
+    """
+    if request.engine != "auto" or outline.nominal_s < MEASURED_FROM_S:
+        return False
+    n_workers = request.n_workers
+    return n_workers is None or (n_workers > 1 and request.n_replicas is None)
+
+
+def fastest_plan(
+    request: EngineRequest, outline: FitOutline, workers: tuple[str, ...], client: Any
+) -> Plan | None:
+    """Measure workers and this process; return the plan that is expected to be fastest.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for.
+    outline : FitOutline
+        Of the fit.
+    workers : tuple of str
+        Addresses of the workers that may train.
+    client : Client
+        A connected client.
+
+    Returns
+    -------
+    Plan or None
+        None if no plan has room.
+
+    Raises
+    ------
+    MeasurementError
+        If nothing could be measured.
+    """
+    from skdistmlp.cluster.client.workers import worker_memory
+    from skdistmlp.cluster.peers.measurement import UnreachableError, measure_machines
+
+    cost, layer_units = outline.cost, outline.layer_units
+    grids = corners(len(workers), layer_units, cost.n_rows)
+    of_trial = replace(cost, n_rows=outline.trial.n_rows)
+    unreachable: UnreachableError | None = None
+    try:
+        measurement = measure_machines(client, workers, outline.trial, grids)
+        machines = machines_of(measurement, layer_units, of_trial)
+    except UnreachableError as error:
+        unreachable = error
+        machines = reference_machines(len(workers))
+    offer = Offer(
+        layer_units,
+        cost,
+        outline.length,
+        workers,
+        machines,
+        worker_memory(client, workers),
+        rows_memory_share(),
+        local=request.may_stay_local,
+        n_workers=request.n_workers,
+        n_replicas=request.n_replicas,
+        min_workers=1 if request.may_stay_local or request.must_share else 2,
+        connected=unreachable is None,
+    )
+    candidates = offer.candidates()
+    if not candidates:
+        return None
+    plan = chosen_plan(candidates, machines.link)
+    if unreachable is None:
+        return plan
+    reason = f"the workers cannot reach each other ({what_happened(unreachable)})"
+    return replace(plan, reason=reason, forecast=None)

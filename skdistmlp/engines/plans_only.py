@@ -1,0 +1,44 @@
+"""Engines that do not run: a fit on them ends with its plan."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from skdistmlp.engines.choice import ENGINES
+from skdistmlp.engines.engine import EngineFactory
+from skdistmlp.planning.plan import Plan
+
+
+class PlanFound(Exception):  # noqa: N818 (the result, not an error)
+    """Ends a fit before it trains.
+
+    Parameters
+    ----------
+    plan : Plan
+        By which it would train.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__()
+        self.plan = plan
+
+
+class PlanOnlyEngine:
+    """An `Engine` that gives its plan away instead of training."""
+
+    def __init__(self, plan: Plan, _client: Any) -> None:
+        self.plan = plan
+
+    def train(self, *_: Any) -> NoReturn:
+        """Raise `PlanFound`."""
+        raise PlanFound(self.plan)
+
+    def predict(self, *_: Any) -> NoReturn:
+        """Raise `PlanFound`."""
+        raise PlanFound(self.plan)
+
+
+PLANS_ONLY: Mapping[str, EngineFactory] = MappingProxyType(
+    dict.fromkeys(ENGINES, PlanOnlyEngine)
+)
+"""In place of the table of engines."""

@@ -1,0 +1,49 @@
+"""Say what a fit would do, without training."""
+
+from typing import Any
+
+from sklearn.base import clone
+
+from skdistmlp.engines.plans_only import PLANS_ONLY, PlanFound
+from skdistmlp.planning.plan import Plan
+
+
+class PlanningMixin:
+    """The method `plan_fit`."""
+
+    def plan_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Plan:
+        """Return the plan by which `fit` would train; print it to read why.
+
+        Nothing is trained, and the estimator stays as it is. Parameters and data are
+        checked as in `fit`. Where ``engine="auto"`` has a choice, and the fit is long
+        enough, the workers and this process are measured, which takes half a second;
+        a `fit` that follows uses the same figures.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or Dask collection, (n_samples, n_features)
+            Features.
+        y : array-like or sparse matrix, shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        Plan
+            Its `forecast` says what a fit would take on each number of workers, unless
+            the plan follows from the parameters alone.
+
+        Raises
+        ------
+        ValueError, TypeError, ClusterError
+            As in `fit`.
+        """
+        estimator = clone(self)
+        # `fit` takes the engines from here.
+        estimator._engines = PLANS_ONLY
+        try:
+            estimator.fit(X, y, sample_weight)
+        except PlanFound as found:
+            return found.plan
+        raise AssertionError("a fit without engines has trained")

@@ -1,0 +1,95 @@
+"""From what was measured to how fast processes are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.machines import Link, Machines, Speed
+from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.planning.step_time import computation_s
+
+EQUAL_WITHIN = 0.2
+"""Share by which speeds may differ and still count as equal: what is measured in a
+fraction of a second varies as much, and a plan should not."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured of some processes.
+
+    Attributes
+    ----------
+    grids : tuple of Grid
+        Grids whose steps were timed; the first is a single process.
+    here_s : float
+        Seconds of a step in this process.
+    worker_s : tuple of tuple of float
+        Of each worker, on each grid, without exchanges.
+    sizes : tuple of float
+        Bytes that each worker sent in exchanges; empty for a single worker.
+    exchange_s : tuple of float
+        Seconds of these exchanges.
+    """
+
+    grids: tuple[Grid, ...]
+    here_s: float
+    worker_s: tuple[tuple[float, ...], ...]
+    sizes: tuple[float, ...]
+    exchange_s: tuple[float, ...]
+
+
+def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Grid]:
+    """Return the grids whose steps are timed.
+
+    A single process, the most shards, and the most replicas: what is in between is
+    interpolated.
+    """
+    found = [Grid(1)]
+    if (n_shards := min(n_workers, max(layer_units[1:-1]))) > 1:
+        found.append(Grid(n_shards))
+    if (n_replicas := min(n_workers, n_rows)) > 1:
+        found.append(Grid(1, n_replicas))
+    return found
+
+
+def machines_of(
+    measurement: Measurement, layer_units: Sequence[int], cost: StepCost
+) -> Machines:
+    """Return how fast processes are, from steps of a job and from exchanges.
+
+    Workers whose speeds are nearly equal get the same: that of their median.
+    """
+    grids = measurement.grids
+    nominal_s = [
+        computation_s(
+            NetworkSplit.even(layer_units, grid.n_shards), cost, grid, Speed(REFERENCE)
+        )
+        for grid in grids
+    ]
+
+    def speed(each_s: Sequence[float]) -> Speed:
+        ratios = [s / of for s, of in zip(each_s, nominal_s, strict=False)]
+        return Speed(REFERENCE, dict(zip(grids, ratios, strict=False)))
+
+    typical = tuple(map(median, zip(*measurement.worker_s, strict=True)))
+    link = Link((0.0, 1.0), (0.0, 0.0))
+    if measurement.sizes:
+        link = Link(
+            measurement.sizes, measurement.exchange_s, len(measurement.worker_s) - 1
+        )
+    return Machines(
+        speed([measurement.here_s]),
+        tuple(
+            speed(typical if are_equal(each_s[0], typical[0]) else each_s)
+            for each_s in measurement.worker_s
+        ),
+        link,
+    )
+
+
+def are_equal(speed: float, other: float) -> bool:
+    """Return whether two speeds count as equal."""
+    return max(speed, other) <= (1 + EQUAL_WITHIN) * min(speed, other)

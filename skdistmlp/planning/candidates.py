@@ -1,0 +1,303 @@
+"""The plans that a fit could follow, what each would take, and which is best."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from skdistmlp.exceptions import counted
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import COPIES, RowHolding
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.planning.cost import StepCost, chained_tasks
+from skdistmlp.planning.forecast import Forecast, ForecastRow
+from skdistmlp.planning.machines import Link, Machines, Speed
+from skdistmlp.planning.plan import (
+    Plan,
+    WorkerMemory,
+    local_plan,
+    plan_training,
+)
+from skdistmlp.planning.replicas import has_room
+from skdistmlp.planning.step_time import StepTime, computation_s, step_time
+from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
+
+MARGIN = 0.1
+"""By how much more machines have to be faster than fewer ones to be taken."""
+
+EACH_UP_TO = 8
+"""Numbers of workers that are all considered; of larger ones, powers of two."""
+
+PEERS_FIT_S = 0.15
+"""Seconds of a fit on workers besides its steps, and besides sending rows: a dozen
+messages through the scheduler, and three rounds of tasks."""
+
+TASK_S = 8e-3
+"""Seconds that the scheduler takes for each task of "futures" that waits for another
+(``python -m benchmarks futures``)."""
+
+EVALUATIONS_PER_ITERATION = 1.1
+"""Of L-BFGS: nearly always the first step that it tries is long enough."""
+
+
+class FitLength(NamedTuple):
+    """How many steps a fit has, if it does not stop early.
+
+    Attributes
+    ----------
+    n_steps : float
+        Steps of an epoch; for "lbfgs", evaluations of an iteration.
+    n_epochs : int
+        Epochs or iterations.
+    """
+
+    n_steps: float
+    n_epochs: int
+
+    @property
+    def total(self) -> float:
+        """Steps of the whole fit."""
+        return self.n_steps * self.n_epochs
+
+    @classmethod
+    def of(cls, job: TrainingJob, dataset: BaseDataset) -> "FitLength":
+        """Return the length of a job on a data set."""
+        method = job.method
+        if isinstance(method, EpochTraining):
+            n_rows = dataset.n_rows
+            if method.hold_out is not None:
+                n_rows -= method.hold_out.n_rows(dataset)
+            n_steps = math.ceil(n_rows / method.options.batch_size)
+            return cls(n_steps, method.options.max_epochs)
+        assert isinstance(method, LbfgsTraining)
+        return cls(EVALUATIONS_PER_ITERATION, method.options.max_iter)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that a fit could follow, and what it would take.
+
+    Attributes
+    ----------
+    plan : Plan
+        The plan.
+    step : StepTime
+        Of a step.
+    fixed_s : float
+        Seconds of a fit besides its steps.
+    length : FitLength
+        Of the fit.
+    """
+
+    plan: Plan
+    step: StepTime
+    fixed_s: float
+    length: FitLength
+
+    @property
+    def epoch_s(self) -> float:
+        """Seconds of an epoch."""
+        return self.step.seconds * self.length.n_steps
+
+    @property
+    def fit_s(self) -> float:
+        """Seconds of a fit that does not stop early."""
+        return self.fixed_s + self.epoch_s * self.length.n_epochs
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What there is to choose from.
+
+    Attributes
+    ----------
+    layer_units : tuple of int
+        Features, neurons of each hidden layer, outputs.
+    cost : StepCost
+        What a step costs.
+    length : FitLength
+        How many steps there are.
+    workers : tuple of str
+        Addresses.
+    machines : Machines
+        How fast they are; in the same order.
+    memory : mapping of str to WorkerMemory
+        Of each worker; one that is missing has no limit.
+    memory_share : float
+        Share of a worker's limit that features in memory may take.
+    local : bool
+        Whether this process may train.
+    n_workers, n_replicas : int or None
+        What the user has fixed.
+    min_workers : int
+        The fewest workers to take, if there are as many.
+    connected : bool
+        Whether the workers can reach each other; otherwise "futures", which sends
+        everything over Dask's own connections, takes the place of "peers".
+    """
+
+    layer_units: tuple[int, ...]
+    cost: StepCost
+    length: FitLength
+    workers: tuple[str, ...]
+    machines: Machines
+    memory: Mapping[str, WorkerMemory]
+    memory_share: float = 1.0
+    local: bool = True
+    n_workers: int | None = None
+    n_replicas: int | None = None
+    min_workers: int = 1
+    connected: bool = True
+
+    def candidates(self) -> list[Candidate]:
+        """Return the plans for which there is room, the best first."""
+        found = [*self._peers()] if self.connected else [self._futures()]
+        if self.local:
+            found.append(self._local())
+        return ranked(found)
+
+    def _local(self) -> Candidate:
+        split = NetworkSplit.even(self.layer_units, 1)
+        seconds = computation_s(split, self.cost, Grid(1), self.machines.here)
+        plan = local_plan(self.layer_units, "")
+        return Candidate(plan, StepTime(seconds), 0.0, self.length)
+
+    def _futures(self) -> Candidate:
+        workers = self.workers[: self.n_workers]
+        plan = plan_training(self.layer_units, "futures", workers, self.cost)
+        speed = self.machines.workers[0]
+        computed_s = computation_s(plan.split, self.cost, plan.grid, speed)
+        scheduled_s = TASK_S * chained_tasks(plan.split, self.cost)
+        return Candidate(
+            plan, StepTime(computed_s, scheduled_s), PEERS_FIT_S, self.length
+        )
+
+    def _peers(self) -> Iterator[Candidate]:
+        # The fastest first; those that are equally fast stay in their order.
+        by_speed = sorted(
+            range(len(self.workers)),
+            key=lambda place: self.machines.workers[place].correction(Grid(1)),
+        )
+        for n_workers in self._numbers_of_workers():
+            places = by_speed[:n_workers]
+            for grid in grids_of(n_workers, self.layer_units, self.cost):
+                if self.n_replicas in (None, grid.n_replicas):
+                    candidate = self._on(grid, places)
+                    if candidate is not None:
+                        yield candidate
+
+    def _numbers_of_workers(self) -> Iterator[int]:
+        if self.n_workers is not None:
+            yield self.n_workers
+            return
+        most = len(self.workers)
+        step = self.n_replicas or 1
+        least = math.ceil(min(self.min_workers, most) / step) * step
+        for n_workers in range(max(step, least), most + 1, step):
+            is_power = n_workers & (n_workers - 1) == 0
+            if n_workers <= EACH_UP_TO or is_power or n_workers > most - step:
+                yield n_workers
+
+    def _on(self, grid: Grid, places: Sequence[int]) -> Candidate | None:
+        """Return the candidate of a grid; None if there is no room for it."""
+        workers = tuple(self.workers[place] for place in places)
+        speeds = [self.machines.workers[place] for place in places]
+        shares = [1 / speed.correction(Grid(1)) for speed in speeds]
+        for holding in (COPIES, RowHolding("once"), RowHolding("once", on_disk=True)):
+            plan = plan_training(
+                self.layer_units,
+                "auto",
+                workers,
+                self.cost,
+                shares,
+                grid.n_replicas,
+                holding,
+            )
+            if plan.grid == grid and has_room(plan, self.memory, self.memory_share):
+                break
+        else:
+            return None
+        link = self.machines.link
+        step = step_time(
+            plan.split, self.cost, grid, _distinct(speeds), link, plan.rows.form
+        )
+        sent = plan.features_held * len(workers)
+        fixed_s = PEERS_FIT_S
+        if link.bits_per_s < math.inf:
+            fixed_s += 8 * sent / link.bits_per_s
+        return Candidate(plan, step, fixed_s, self.length)
+
+
+def _distinct(speeds: Sequence[Speed]) -> Sequence[Speed]:
+    """Return one speed if all are the same: then the first process has most to do."""
+    return speeds[:1] if all(speed == speeds[0] for speed in speeds) else speeds
+
+
+def grids_of(
+    n_workers: int, layer_units: Sequence[int], cost: StepCost
+) -> Iterator[Grid]:
+    """Yield the grids of so many workers in which each has neurons and rows."""
+    most = 1 if cost.in_ordered_blocks else min(n_workers, cost.n_rows)
+    for n_replicas in range(1, most + 1):
+        n_shards, rest = divmod(n_workers, n_replicas)
+        if not rest and n_shards <= max(layer_units[1:-1]):
+            yield Grid(n_shards, n_replicas)
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates with the best one first, and the others by their time.
+
+    The best one is the fastest, unless one on fewer machines is nearly as fast: this
+    process counts as none.
+    """
+    by_time = sorted(candidates, key=lambda candidate: candidate.fit_s)
+    if not by_time:
+        return []
+    nearly = [c for c in by_time if c.fit_s <= (1 + MARGIN) * by_time[0].fit_s]
+    best = min(nearly, key=lambda candidate: len(candidate.plan.workers))
+    return [best, *(other for other in by_time if other is not best)]
+
+
+def forecast_of(candidates: Sequence[Candidate], link: Link) -> Forecast:
+    """Return what ranked candidates would take, in plain numbers."""
+    rows = tuple(
+        ForecastRow(
+            candidate.plan.engine,
+            len(candidate.plan.workers),
+            candidate.plan.n_replicas,
+            candidate.step.seconds,
+            candidate.epoch_s,
+            candidate.fit_s,
+            max(candidate.plan.bytes_held, default=0),
+            candidate.plan.bytes_exchanged,
+        )
+        for candidate in candidates
+    )
+    if not any(row.n_workers > 1 for row in rows):
+        return Forecast(rows)
+    return Forecast(rows, link.latency_s, link.bits_per_s)
+
+
+def chosen_plan(candidates: Sequence[Candidate], link: Link) -> Plan:
+    """Return the plan of the first of ranked candidates, with why and what it takes."""
+    first, *others = candidates
+    forecast = forecast_of(candidates, link)
+    n_workers = len(first.plan.workers)
+    alone = next((c for c in candidates if not c.plan.workers), None)
+    if n_workers == 0:
+        reason = "no workers have enough memory"
+        if others:
+            ratio = others[0].fit_s / first.fit_s
+            reason = (
+                f"{forecast.rows[1].name} is expected to take {ratio:.2f} times as long"
+            )
+    elif alone is None:
+        reason = "the fastest plan that is expected to fit into memory"
+    else:
+        ratio = alone.fit_s / first.fit_s
+        reason = (
+            f"{counted(n_workers, 'worker')} should train {ratio:.2f} times as fast as "
+            f"this process"
+        )
+    return replace(first.plan, reason=reason, forecast=forecast)

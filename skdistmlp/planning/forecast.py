@@ -1,0 +1,127 @@
+"""What a fit was expected to take on each plan, and what it took."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+from skdistmlp.public import public
+
+
+class ForecastRow(NamedTuple):
+    """What a fit is expected to take on one plan.
+
+    Attributes
+    ----------
+    engine : str
+        The engine.
+    n_workers, n_replicas : int
+        Workers, and replicas among them; no worker for a fit in this process.
+    step_s : float
+        Seconds per step.
+    epoch_s : float
+        Seconds per epoch, or per iteration of "lbfgs".
+    fit_s : float
+        Seconds of a fit that does not stop early.
+    bytes_held : int
+        Bytes that the fullest worker holds in memory.
+    bytes_exchanged : int
+        Bytes that all workers together send in a step.
+    """
+
+    engine: str
+    n_workers: int
+    n_replicas: int
+    step_s: float
+    epoch_s: float
+    fit_s: float
+    bytes_held: int
+    bytes_exchanged: int
+
+    @property
+    def name(self) -> str:
+        """The plan in a few words."""
+        if self.n_workers == 0:
+            return "this process"
+        name = f"{self.engine} on {self.n_workers}"
+        if self.n_workers > 1:
+            n_shards = self.n_workers // self.n_replicas
+            name += f" ({self.n_replicas} x {n_shards})"
+        return name
+
+
+@public
+@dataclass(frozen=True)
+class Forecast:
+    """What a fit is expected to take on the plans that it could follow.
+
+    Attributes
+    ----------
+    rows : tuple of ForecastRow
+        The plan that was chosen first, then the others, the fastest first.
+    latency_s : float or None
+        Seconds of the smallest exchange between the workers; None if there is one.
+    bits_per_s : float or None
+        Rate of the largest exchanges, in each direction.
+    step_s : float or None
+        Seconds per step that the fit took; None before it.
+    """
+
+    rows: tuple[ForecastRow, ...]
+    latency_s: float | None = None
+    bits_per_s: float | None = None
+    step_s: float | None = None
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """Return what a printed plan says of it."""
+        first, *others = self.rows
+        took = "" if self.step_s is None else f"; it took {_ms(self.step_s)} per step"
+        lines = [
+            f"expected: {_ms(first.step_s)} per step, {first.epoch_s:.3g} s per epoch"
+            f"{took}"
+        ]
+        if others:
+            nearest = min(others, key=lambda row: row.fit_s)
+            lines.append(f"next best: {nearest.name}, {_ms(nearest.step_s)} per step")
+        if self.latency_s is not None and self.bits_per_s is not None:
+            lines.append(
+                f"the link between workers: latency {_ms(self.latency_s)}, "
+                f"{self.bits_per_s / 1e9:.3g} Gbit/s"
+            )
+        return lines
+
+    def after(self, step_s: float) -> "Forecast":
+        """Return the forecast with what a step took."""
+        return replace(self, step_s=step_s)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return plain data, which other versions can read."""
+        return vars(self) | {"rows": [tuple(row) for row in self.rows]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # The attributes cannot be assigned: the forecast is frozen.
+        rows = tuple(ForecastRow(*row) for row in state["rows"])
+        vars(self).update(state, rows=rows)
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> Self:
+        """Return a forecast from plain data."""
+        forecast = cls.__new__(cls)
+        forecast.__setstate__(state)
+        return forecast
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g} ms"
+
+
+def best_per_number(rows: Sequence[ForecastRow]) -> list[ForecastRow]:
+    """Return the fastest row of each number of workers, in ascending order."""
+    fastest: dict[int, ForecastRow] = {}
+    for row in rows:
+        known = fastest.get(row.n_workers)
+        if known is None or row.fit_s < known.fit_s:
+            fastest[row.n_workers] = row
+    return [fastest[number] for number in sorted(fastest)]

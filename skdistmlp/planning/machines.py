@@ -1,0 +1,141 @@
+"""How fast processes compute and exchange, as measured or as somebody assumes."""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Self
+
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.rates import REFERENCE, Rates
+
+PAYLOAD = 1448 / 1538
+"""Share of a link's rate that carries arrays: bytes of data in a packet of TCP, of
+those that it occupies on Ethernet, with headers, preamble and gap."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one process computes.
+
+    Attributes
+    ----------
+    rates : Rates
+        Of a thread.
+    corrections : mapping of Grid to float
+        What steps without exchanges took it on some grids, with all its threads, over
+        what the rates say of them. Empty if nothing was measured.
+    """
+
+    rates: Rates
+    corrections: Mapping[Grid, float] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+
+    def correction(self, grid: Grid) -> float:
+        """Return by what a step on a grid is slower than the rates say.
+
+        From a single process to the most shards that were measured, and to the most
+        replicas, the ratio changes along a line in logarithms.
+        """
+        if grid in self.corrections:
+            return self.corrections[grid]
+        whole = ratio = self.corrections.get(Grid(1), 1.0)
+        shards = {
+            g.n_shards: r for g, r in self.corrections.items() if g.n_replicas == 1
+        }
+        replicas = {
+            g.n_replicas: r for g, r in self.corrections.items() if g.n_shards == 1
+        }
+        for n_parts, measured in ((grid.n_shards, shards), (grid.n_replicas, replicas)):
+            most = max(measured, default=1)
+            if n_parts > 1 and most > 1:
+                part = min(1.0, math.log(n_parts, most))
+                ratio *= (measured[most] / whole) ** part
+        return ratio
+
+
+@dataclass(frozen=True)
+class Link:
+    """How long exchanges take among processes that all send at once.
+
+    Attributes
+    ----------
+    sizes : tuple of float
+        Bytes that each process sends in an exchange, in ascending order, at least two.
+    seconds : tuple of float
+        What exchanges of these sizes take, including the time in which the processor is
+        busy with them. In between they follow straight lines, and beyond the largest
+        size the last of these.
+    n_others : int
+        Number of the other processes in these exchanges.
+    """
+
+    sizes: tuple[float, ...]
+    seconds: tuple[float, ...]
+    n_others: int = 1
+
+    @classmethod
+    def of_rate(cls, bits_per_s: float, rates: Rates) -> Self:
+        """Return a link of this rate in each direction, between cores of these rates.
+
+        Its latency is that between processes of one machine.
+        """
+        byte_s = 8 / (PAYLOAD * bits_per_s) + 1 / rates.exchanged_bytes_per_s
+        empty_s = rates.round_trip_s / 2 + rates.message_s
+        return cls((0.0, 1.0), (empty_s, empty_s + byte_s))
+
+    def exchange_s(self, n_bytes: float, n_messages: int, rates: Rates) -> float:
+        """Return the seconds of an exchange.
+
+        Parameters
+        ----------
+        n_bytes : float
+            Bytes that a process sends, or receives if these are more.
+        n_messages : int
+            In how many messages.
+        rates : Rates
+            What a message costs the processor, where there are more than were measured.
+        """
+        at = min(max(1, bisect_right(self.sizes, n_bytes)), len(self.sizes) - 1)
+        (x0, x1), (y0, y1) = self.sizes[at - 1 : at + 1], self.seconds[at - 1 : at + 1]
+        on_line = y0 + (y1 - y0) * (n_bytes - x0) / (x1 - x0)
+        more_messages = n_messages - self.n_others
+        return max(0.0, on_line + more_messages * rates.message_s)
+
+    @property
+    def latency_s(self) -> float:
+        """Seconds of the smallest exchange that was measured."""
+        return self.seconds[0]
+
+    @property
+    def bits_per_s(self) -> float:
+        """Rate of the largest exchanges, in each direction."""
+        (x0, x1), (y0, y1) = self.sizes[-2:], self.seconds[-2:]
+        return 8 * (x1 - x0) / (y1 - y0) if y1 > y0 else math.inf
+
+
+@dataclass(frozen=True)
+class Machines:
+    """The processes that may train: this one and the workers, and the link between.
+
+    Attributes
+    ----------
+    here : Speed
+        Of this process.
+    workers : tuple of Speed
+        Of each worker, in their order.
+    link : Link
+        Between the workers.
+    """
+
+    here: Speed
+    workers: tuple[Speed, ...]
+    link: Link
+
+
+def reference_machines(n_workers: int, bits_per_s: float = 1e9) -> Machines:
+    """Return machines as somebody might have them, where nothing was measured."""
+    speed = Speed(REFERENCE)
+    return Machines(speed, (speed,) * n_workers, Link.of_rate(bits_per_s, REFERENCE))

@@ -1,0 +1,213 @@
+"""What a step takes on a grid of processes, by what the time is spent on.
+
+``docs/planning.md`` has the formulas.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import RowForm
+from skdistmlp.parallel.split import NetworkSplit, ShardLayout
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.machines import Link, Speed
+from skdistmlp.planning.rates import Rates
+from skdistmlp.planning.traffic import Exchange, exchanges
+from skdistmlp.wire.packet import HEADER_BYTES
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of a step, or of an evaluation, by what they are spent on.
+
+    Attributes
+    ----------
+    computed_s : float
+        In which the core is busy with products, parameters and layers.
+    handled_s : float
+        In which it is busy with messages.
+    travelled_s : float
+        In which these are on the link.
+    hidden_s : float
+        Those of `travelled_s` in which something is computed.
+    """
+
+    computed_s: float
+    handled_s: float = 0.0
+    travelled_s: float = 0.0
+    hidden_s: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What the step is expected to take."""
+        return self.computed_s + self.handled_s + self.travelled_s - self.hidden_s
+
+    @property
+    def without_overlap_s(self) -> float:
+        """Seconds if nothing is computed while something travels: the upper bound."""
+        return self.computed_s + self.handled_s + self.travelled_s
+
+    @property
+    def with_overlap_s(self) -> float:
+        """Seconds if all that travels hides behind computation, or the reverse."""
+        return max(self.computed_s + self.handled_s, self.travelled_s)
+
+
+def step_time(
+    split: NetworkSplit,
+    cost: StepCost,
+    grid: Grid,
+    speeds: Sequence[Speed],
+    link: Link,
+    form: RowForm = "copies",
+) -> StepTime:
+    """Return what a step takes on a grid: all wait for the slowest process.
+
+    Parameters
+    ----------
+    split : NetworkSplit
+        The layers, and the neurons of each shard.
+    cost : StepCost
+        What a step costs.
+    grid : Grid
+        Replicas and shards.
+    speeds : sequence of Speed
+        Of each process, or one for all.
+    link : Link
+        Between them.
+    form : RowForm
+        Which features each process has.
+    """
+    process = _slowest(split, cost, grid, speeds)
+    computed_s = process.computed_s
+    handled_s = travelled_s = hidden_s = 0.0
+    # No process has more of them than the first one.
+    for exchange in exchanges(split, cost, grid.n_replicas, 0, form):
+        busy_s, away_s = _exchange_s(exchange, link, process.speed.rates)
+        handled_s += busy_s
+        travelled_s += away_s
+        hidden_s += _hidden_s(exchange, away_s, process, computed_s - hidden_s)
+    return StepTime(computed_s, handled_s, travelled_s, hidden_s)
+
+
+def computation_s(
+    split: NetworkSplit, cost: StepCost, grid: Grid, speed: Speed
+) -> float:
+    """Return what a step of the first process takes without its exchanges."""
+    return _Process(split.layout(0), cost, grid, speed).computed_s
+
+
+@dataclass(frozen=True)
+class _Process:
+    """What one process of a grid computes in a step."""
+
+    layout: ShardLayout
+    cost: StepCost
+    grid: Grid
+    speed: Speed
+
+    @property
+    def n_rows(self) -> int:
+        return math.ceil(self.cost.n_rows / self.grid.n_replicas)
+
+    @property
+    def computed_s(self) -> float:
+        """Seconds of products, the optimiser, and what each layer takes anyway."""
+        split, cost, rates = self.layout.split, self.cost, self.speed.rates
+        seconds = len(split.layers) * rates.layer_s
+        for layer in split.layers:
+            # Forward, the gradient and, but for the first layer, the delta below.
+            n_products = 1
+            if cost.goes_backward:
+                n_products += 2 if layer else 1
+            seconds += n_products * self._uncorrected_s(layer)
+        if cost.goes_backward and not cost.moves_parameters:
+            n_parameters = self.layout.n_parameters / self.grid.n_replicas
+            seconds += rates.update_s(bytes_of_update(cost, n_parameters))
+        return seconds * self.speed.correction(self.grid)
+
+    def product_s(self, layer: int) -> float:
+        """Return the seconds of one of the products of a layer."""
+        return self._uncorrected_s(layer) * self.speed.correction(self.grid)
+
+    def _uncorrected_s(self, layer: int) -> float:
+        rows, columns = self.layout.rows(layer), self.layout.columns(layer)
+        fan_in = float(rows.stop - rows.start)
+        if layer == 0 and self.cost.nnz_per_row is not None:
+            fan_in = self.cost.nnz_per_row * SPARSE_PRODUCT
+        shape = self.n_rows, fan_in, columns.stop - columns.start
+        return self.speed.rates.product_s(*shape, itemsize=self.cost.itemsize)
+
+
+SPARSE_PRODUCT = 10.0
+"""Times that a stored number of sparse features takes as long as one of dense ones.
+Not measured: trials correct it."""
+
+
+def bytes_of_update(cost: StepCost, n_parameters: float) -> float:
+    """Return the memory traffic of a step of the optimiser.
+
+    It reads parameters, gradient and moments, and writes all but the gradient.
+    """
+    return (1 + 2 * (1 + cost.arrays_divided)) * n_parameters * cost.itemsize
+
+
+def _slowest(
+    split: NetworkSplit, cost: StepCost, grid: Grid, speeds: Sequence[Speed]
+) -> _Process:
+    """Return the process that the others wait for."""
+    if len(speeds) == 1:
+        # The first shard is never smaller than another.
+        return _Process(split.layout(0), cost, grid, speeds[0])
+    layouts = [split.layout(shard) for shard in range(grid.n_shards)]
+    processes = (
+        _Process(layouts[grid.shard(rank)], cost, grid, speed)
+        for rank, speed in enumerate(speeds)
+    )
+    return max(processes, key=lambda process: process.computed_s)
+
+
+def _exchange_s(exchange: Exchange, link: Link, rates: Rates) -> tuple[float, float]:
+    """Return the seconds of the processor for an exchange, and those on the link."""
+    n_bytes, n_messages = map(max, exchange.sent, exchange.received)
+    n_bytes += HEADER_BYTES * n_messages
+    times = exchange.times
+    seconds = times * link.exchange_s(n_bytes / times, n_messages // times, rates)
+    busy_s = n_messages * rates.message_s + n_bytes / rates.exchanged_bytes_per_s
+    busy_s = min(busy_s, seconds)
+    return busy_s, seconds - busy_s
+
+
+def _hidden_s(
+    exchange: Exchange, away_s: float, process: _Process, left_s: float
+) -> float:
+    """Return the seconds of an exchange in which the process computes.
+
+    Parameters
+    ----------
+    exchange : Exchange
+        The exchange.
+    away_s : float
+        Seconds that it is on the link.
+    process : _Process
+        The process.
+    left_s : float
+        Seconds that the process computes while nothing else travels.
+    """
+    if exchange.what == "features":
+        # Those of the next mini-batch.
+        return min(away_s, left_s)
+    if exchange.layer is None:
+        return 0.0
+    product_s = process.product_s(exchange.layer)
+    if exchange.what == "deltas":
+        # Meanwhile the gradient of the layer above is computed.
+        return min(away_s, product_s)
+    if not exchange.in_halves:
+        return 0.0
+    # In two halves. While one travels, the layer below computes the other; and while
+    # that one does, this layer multiplies what it has itself.
+    own_s = product_s / process.grid.n_shards
+    below_s = process.product_s(exchange.layer - 1) / 2
+    return min(away_s / 2, below_s) + min(away_s / 2, own_s)

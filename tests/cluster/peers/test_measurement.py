@@ -1,0 +1,151 @@
+"""Measuring workers: real sockets and steps, and what keeps it from happening."""
+
+import pickle
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from skdistmlp.cluster.peers import measurement as module
+from skdistmlp.cluster.peers import probe
+from skdistmlp.cluster.peers.measurement import (
+    MeasurementError,
+    UnreachableError,
+    forget_machines,
+    measure_machines,
+)
+from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.cluster.peers.worker import Roster
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.training.trial import Trial
+from skdistmlp.wire.handshake import Credentials
+from tests.cluster.peers.test_reservation import goes_on, places
+from tests.cluster.support import occupied
+from tests.training.jobs import dataset_of, job_of
+
+GRIDS = [Grid(1), Grid(3), Grid(1, 3)]
+
+
+@pytest.fixture
+def workers(client):
+    forget_machines(client)
+    return tuple(client.nthreads())
+
+
+@pytest.fixture
+def trial():
+    return Trial.of(job_of("adam"), dataset_of("adam"), 50)
+
+
+def test_every_worker_times_steps_and_all_time_their_exchanges(client, workers, trial):
+    found = measure_machines(client, workers, trial, GRIDS)
+    assert found.grids == tuple(GRIDS)
+    assert 0 < found.here_s < 1
+    assert len(found.worker_s) == 3
+    assert all(len(each_s) == 3 for each_s in found.worker_s)
+    assert all(0 < s < 1 for each_s in found.worker_s for s in each_s)
+    assert list(found.sizes) == sorted(found.sizes)
+    assert len(found.sizes) >= probe.MIN_SIZES
+    # One number for each of the two others, in each row.
+    assert found.sizes[0] == 2 * probe.ROWS * probe.FLOAT_BYTES
+    assert found.exchange_s[-1] > found.exchange_s[0] > 0
+
+
+def test_a_single_worker_has_nobody_to_exchange_with(client, workers, trial):
+    found = measure_machines(client, workers[:1], trial, [Grid(1)])
+    assert len(found.worker_s) == 1
+    assert (found.sizes, found.exchange_s) == ((), ())
+
+
+def test_the_same_is_measured_once(client, workers, trial):
+    found = measure_machines(client, workers, trial, GRIDS)
+    assert measure_machines(client, workers, trial, GRIDS) is found
+    other = measure_machines(client, workers[:2], trial, GRIDS)
+    assert other is not found
+    longer = replace(trial, n_rows=51)
+    assert measure_machines(client, workers, longer, GRIDS) is not found
+    forget_machines(client)
+    assert measure_machines(client, workers, trial, GRIDS) is not found
+
+
+def test_few_measurements_are_kept(client, workers, trial, monkeypatch):
+    monkeypatch.setattr(module, "MAX_CACHED", 2)
+    taken = []
+
+    def measure(*args):
+        taken.append(args)
+        return args
+
+    monkeypatch.setattr(module, "_measure", measure)
+    for n_rows in (1, 2, 3, 3, 1):
+        measure_machines(client, workers, replace(trial, n_rows=n_rows), GRIDS)
+    assert [args[2].n_rows for args in taken] == [1, 2, 3, 1]
+
+
+def test_workers_that_a_fit_holds_are_left_alone(client, workers, trial):
+    with (
+        reserve_workers(client, workers[:1], goes_on),
+        pytest.raises(MeasurementError, match="other fits hold the workers"),
+    ):
+        measure_machines(client, workers, trial, GRIDS)
+    assert places(client) == []
+    assert measure_machines(client, workers, trial, GRIDS)
+
+
+def test_busy_workers_are_not_waited_for(client, workers, trial, monkeypatch):
+    monkeypatch.setattr(module, "MEASURING_TIMEOUT_S", 0.3)
+    with (
+        occupied(client),
+        pytest.raises(MeasurementError, match=r"did not answer within 0\.3 s"),
+    ):
+        measure_machines(client, workers, trial, GRIDS)
+    assert places(client) == []
+
+
+def test_an_error_on_a_worker_is_the_reason(client, workers, trial):
+    wrong = replace(trial, targets=np.zeros((4, 3)))
+    with pytest.raises(MeasurementError, match="IndexError: "):
+        measure_machines(client, workers, wrong, GRIDS)
+    assert places(client) == []
+
+
+def test_workers_that_cannot_reach_each_other_are_told_apart(
+    client, workers, trial, monkeypatch
+):
+    # Nothing listens there.
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = closed.getsockname()
+
+    def roster(addresses, *others):
+        return Roster([address] * len(addresses), *others)
+
+    monkeypatch.setattr(module, "Roster", roster)
+    with pytest.raises(UnreachableError, match="cannot connect|could not connect"):
+        measure_machines(client, workers, trial, GRIDS)
+
+
+def test_packets_that_are_dropped_are_not_waited_for(
+    client, workers, trial, monkeypatch
+):
+    # Its backlog is full: connections stay unanswered, as behind a firewall.
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        filling = [socket.create_connection(full.getsockname()) for _ in range(1)]
+
+        def roster(addresses, *others):
+            return Roster([full.getsockname()] * len(addresses), *others)
+
+        monkeypatch.setattr(module, "Roster", roster)
+        with pytest.raises(UnreachableError, match="could not connect to the others"):
+            measure_machines(client, workers, trial, GRIDS)
+        for connection in filling:
+            connection.close()
+
+
+def test_a_probe_stays_on_its_worker():
+    listener = socket.create_server(("127.0.0.1", 0))
+    held = probe.Probe(Credentials.new(), 0, listener, None)
+    with pytest.raises(TypeError, match="stays on its worker"):
+        pickle.dumps(held)
+    del held
+    assert listener.fileno() == -1

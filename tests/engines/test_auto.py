@@ -1,0 +1,149 @@
+"""What ``engine="auto"`` chooses, by measurements that are made up."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.cluster.peers import measurement as cluster_measurement
+from skdistmlp.cluster.peers.measurement import MeasurementError, forget_machines
+from skdistmlp.engines import auto
+from skdistmlp.engines.auto import FitOutline, is_worth_measuring
+from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.planning.calibration import Measurement
+from tests.training.jobs import dataset_of, job_of
+
+X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+Y = X[:, 0] > 0
+UNITS = 4, 300, 300, 1
+
+
+def made_up(grids, n_workers, here_s=1.0, worker_s=1.0, exchange_s=1e-6):
+    """Return a measurement in which workers divide their work perfectly."""
+    each = tuple(worker_s / grid.n_ranks for grid in grids)
+    return Measurement(
+        tuple(grids), here_s, (each,) * n_workers, (0.0, 1e6), (exchange_s,) * 2
+    )
+
+
+@pytest.fixture
+def measures(monkeypatch):
+    """Let measurements be made up, with what the test puts into the dict."""
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    options = {}
+
+    def measure(client, workers, trial, grids):
+        if "error" in options:
+            raise MeasurementError(options["error"])
+        return made_up(grids, len(workers), **options)
+
+    monkeypatch.setattr(cluster_measurement, "measure_machines", measure)
+    return options
+
+
+def classifier(client, **parameters):
+    # It stops at the second epoch, without a warning.
+    given = {"max_iter": 20, "tol": 1e9, "n_iter_no_change": 1, **parameters}
+    given |= {"client": client, "random_state": 0}
+    return DistributedMLPClassifier((300, 300), **given)
+
+
+def plan_of(client, **parameters):
+    return classifier(client, **parameters).plan_fit(X, Y)
+
+
+def test_workers_that_divide_the_work_are_taken(client, measures):
+    measures |= {"here_s": 1e3, "worker_s": 1e3}
+    plan = plan_of(client)
+    assert (plan.engine, len(plan.workers)) == ("peers", 3)
+    assert "3 workers should train " in plan.reason
+
+
+def test_a_slow_link_keeps_training_here(client, measures):
+    measures["exchange_s"] = 10.0
+    plan = plan_of(client)
+    assert plan.engine == "local"
+    assert "this process" not in plan.reason
+    assert plan.forecast is not None
+    assert plan.forecast.rows[0].n_workers == 0
+
+
+def test_a_threshold_of_zero_always_distributes(client, measures):
+    measures["exchange_s"] = 10.0
+    plan = plan_of(client, parameter_threshold=0)
+    assert plan.engine == "peers"
+    assert len(plan.workers) >= 2
+
+
+def test_a_number_of_workers_is_obeyed_even_if_this_process_is_faster(client, measures):
+    measures["exchange_s"] = 10.0
+    plan = plan_of(client, n_workers=2)
+    assert (plan.engine, len(plan.workers)) == ("peers", 2)
+    assert plan_of(client, n_workers=2, n_replicas=2).n_replicas == 2
+    measures["error"] = "it must not be asked"
+    assert plan_of(client, n_workers=2, n_replicas=1).forecast is None
+
+
+@pytest.mark.parametrize("engine", ["peers", "futures", "local"])
+def test_an_engine_that_was_asked_for_is_not_measured(client, measures, engine):
+    measures["error"] = "it must not be asked"
+    plan = plan_of(client, engine=engine)
+    assert plan.engine == engine
+    assert "it must" not in plan.reason
+
+
+def test_without_measurement_the_threshold_decides_and_the_plan_says_why(
+    client, measures
+):
+    measures["error"] = "the workers are asleep"
+    plan = plan_of(client)
+    assert plan.engine == "peers"
+    assert plan.reason.endswith("(nothing was measured: the workers are asleep)")
+    assert plan_of(client, parameter_threshold=10**9).engine == "local"
+
+
+def test_below_the_threshold_nothing_is_looked_at(measures):
+    measures["error"] = "it must not be asked"
+    plan = plan_of("tcp://192.0.2.1:1", parameter_threshold=10**9)
+    assert plan.engine == "local"
+
+
+def test_short_fits_are_not_measured():
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    request = EngineRequest(None, None, None, "auto")
+    assert not is_worth_measuring(request, outline)
+    longer = replace(outline, length=outline.length._replace(n_epochs=10**7))
+    assert is_worth_measuring(request, longer)
+    for other in (
+        {"engine": "peers"},
+        {"n_workers": 1},
+        {"n_workers": 4, "n_replicas": 2},
+    ):
+        assert not is_worth_measuring(replace(request, **other), longer)
+
+
+def test_the_plan_of_a_fit_says_what_a_step_took(client, measures):
+    clf = classifier(client)
+    expected = clf.plan_fit(X, Y)
+    assert not hasattr(clf, "coefs_")
+    clf.fit(X, Y)
+    assert clf.plan_.workers == expected.workers
+    assert expected.forecast.step_s is None
+    assert clf.plan_.forecast.step_s > 0
+    assert "; it took " in str(clf.plan_)
+
+
+def test_real_measurements_lead_to_a_plan(client, monkeypatch):
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    forget_machines(client)
+    clf = classifier(client).fit(X, Y)
+    forecast = clf.plan_.forecast
+    assert {row.n_workers for row in forecast.rows} == {0, 1, 2, 3}
+    assert all(row.step_s > 0 for row in forecast.rows)
+    assert forecast.bits_per_s > 1e6
+    with_lbfgs = DistributedMLPRegressor(
+        hidden_layer_sizes=(300, 300), solver="lbfgs", max_iter=2, client=client
+    )
+    plan = with_lbfgs.plan_fit(X, X[:, 0])
+    assert plan.forecast is not None

@@ -1,0 +1,59 @@
+"""From measurements to speeds."""
+
+import pytest
+
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.planning.calibration import (
+    Measurement,
+    are_equal,
+    corners,
+    machines_of,
+)
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.step_time import computation_s, step_time
+
+UNITS = 784, 128, 128, 10
+COST = StepCost.of_step(200, itemsize=4)
+GRIDS = (Grid(1), Grid(3), Grid(1, 3))
+
+
+def measurement(*first_s: float) -> Measurement:
+    """Return one in which workers take so long, and less on other grids."""
+    each = tuple((s, s / 2, s / 3) for s in first_s)
+    return Measurement(GRIDS, 0.5, each, (0.0, 1e6), (1e-4, 1e-2))
+
+
+def test_a_single_process_and_the_most_of_each_kind_are_timed():
+    assert corners(3, UNITS, 200) == list(GRIDS)
+    assert corners(1, UNITS, 200) == [Grid(1)]
+    assert corners(8, (4, 2, 2), 5) == [Grid(1), Grid(2), Grid(1, 5)]
+
+
+def test_what_was_measured_is_what_is_expected():
+    machines = machines_of(measurement(0.9, 0.9, 0.9), UNITS, COST)
+    for grid, seconds in zip(GRIDS, (0.9, 0.45, 0.3), strict=True):
+        split = NetworkSplit.even(UNITS, grid.n_shards)
+        for speed in machines.workers:
+            assert computation_s(split, COST, grid, speed) == pytest.approx(seconds)
+    split = NetworkSplit.even(UNITS, 1)
+    assert computation_s(split, COST, Grid(1), machines.here) == pytest.approx(0.5)
+    assert machines.link.n_others == 2
+    assert machines.link.exchange_s(1e6, 2, machines.here.rates) == pytest.approx(1e-2)
+
+
+def test_nearly_equal_workers_get_the_same_speed():
+    first, second, slow = machines_of(measurement(0.9, 1.0, 1.6), UNITS, COST).workers
+    assert first == second
+    assert slow != first
+    assert are_equal(1.0, 1.2)
+    assert are_equal(1.2, 1.0)
+    assert not are_equal(1.0, 1.21)
+
+
+def test_one_worker_exchanges_nothing():
+    alone = Measurement((Grid(1),), 0.5, ((0.4,),), (), ())
+    machines = machines_of(alone, UNITS, COST)
+    split = NetworkSplit.even(UNITS, 1)
+    time = step_time(split, COST, Grid(1), machines.workers, machines.link)
+    assert time.seconds == pytest.approx(0.4)

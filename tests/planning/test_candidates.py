@@ -1,0 +1,192 @@
+"""Which plan is best, on machines that are made up."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.candidates import (
+    MARGIN,
+    Candidate,
+    FitLength,
+    Offer,
+    chosen_plan,
+    grids_of,
+    ranked,
+)
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.machines import Link, Machines, Speed
+from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.planning.step_time import StepTime
+
+LARGE = 784, 1024, 1024, 10
+"""A network that shards share well at 1 Gbit/s."""
+
+SMALL = 64, 256, 256, 10
+
+GBIT = 1e9
+
+
+def offer_of(
+    units: tuple[int, ...] = LARGE,
+    n_workers: int = 2,
+    bits_per_s: float = GBIT,
+    batch_size: int = 200,
+    slow: tuple[int, ...] = (),
+    **others: Any,
+) -> Offer:
+    """Return an offer of equal machines, but for some that take three times as long."""
+    speeds = [
+        Speed(REFERENCE, {Grid(1): 3.0} if number in slow else {})
+        for number in range(n_workers)
+    ]
+    memory = others.pop("memory", {})
+    sizes = {"itemsize": 4, **others.pop("sizes", {})}
+    return Offer(
+        units,
+        StepCost.of_step(batch_size, **sizes),
+        FitLength(100, 100),
+        tuple(f"tcp://worker{number}:1" for number in range(n_workers)),
+        Machines(Speed(REFERENCE), tuple(speeds), Link.of_rate(bits_per_s, REFERENCE)),
+        memory,
+        **others,
+    )
+
+
+def best(offer: Offer) -> tuple[int, int]:
+    """Return number of workers, and of replicas, of the best plan."""
+    plan = offer.candidates()[0].plan
+    return len(plan.workers), plan.n_replicas
+
+
+def test_a_slow_link_keeps_training_in_this_process():
+    assert best(offer_of(bits_per_s=1e7)) == (0, 1)
+    assert best(offer_of(bits_per_s=1e7, n_workers=16)) == (0, 1)
+
+
+def test_a_huge_network_is_split_into_shards():
+    offer = offer_of((784, 8192, 8192, 10), n_workers=4, bits_per_s=10 * GBIT)
+    assert best(offer) == (4, 1)
+
+
+def test_huge_batches_are_divided_among_replicas():
+    assert best(offer_of(SMALL, n_workers=4, batch_size=20_000)) == (4, 4)
+
+
+def test_a_huge_network_with_huge_batches_gets_a_grid():
+    offer = offer_of((784, 4096, 4096, 10), n_workers=64, batch_size=8_000)
+    n_workers, n_replicas = best(offer)
+    assert 1 < n_replicas < n_workers
+
+
+def test_a_slow_worker_is_left_out():
+    offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, slow=(1,))
+    plan = offer.candidates()[0].plan
+    assert plan.workers == tuple(offer.workers[number] for number in (0, 2, 3))
+
+
+def test_a_worker_that_has_to_be_used_holds_fewer_neurons_if_it_is_slow():
+    offer = offer_of(n_workers=2, bits_per_s=10 * GBIT, slow=(0,))
+    offer = replace(offer, n_workers=2, n_replicas=1)
+    (candidate,) = [c for c in offer.candidates() if c.plan.workers]
+    sizes = {
+        worker: len(candidate.plan.split.ranges[0][shard])
+        for shard, worker in enumerate(candidate.plan.workers)
+    }
+    assert sizes == {offer.workers[0]: 256, offer.workers[1]: 768}
+
+
+def test_what_the_user_has_fixed_is_obeyed():
+    offer = replace(offer_of(n_workers=8), local=False, n_workers=6, n_replicas=3)
+    assert [c.plan.grid for c in offer.candidates()] == [Grid(2, 3)]
+    offer = replace(offer_of(n_workers=8), local=False, n_replicas=4)
+    assert {c.plan.n_replicas for c in offer.candidates()} == {4}
+    assert {len(c.plan.workers) for c in offer.candidates()} == {4, 8}
+
+
+def test_plans_without_room_are_no_candidates():
+    needed = max(
+        c.plan.bytes_held[0] for c in offer_of().candidates() if c.plan.workers
+    )
+    little = {f"tcp://worker{n}:1": WorkerMemory(needed // 8) for n in range(2)}
+    offer = offer_of(bits_per_s=10 * GBIT, memory=little)
+    assert best(offer) == (0, 1)
+    assert replace(offer, local=False).candidates() == []
+
+
+def test_rows_are_held_once_where_copies_have_no_room():
+    sizes = {"data_bytes": 10**9, "feature_bytes": 10**9}
+    limit = {f"tcp://worker{n}:1": WorkerMemory(8 * 10**8) for n in range(2)}
+    offer = replace(
+        offer_of(sizes=sizes, memory=limit, bits_per_s=10 * GBIT), n_replicas=1
+    )
+    (candidate,) = [c for c in offer.candidates() if len(c.plan.workers) == 2]
+    assert candidate.plan.rows.form == "once"
+    # Without limits, the features need not be gathered.
+    free = replace(offer, memory={}, local=False).candidates()[0]
+    assert free.plan.rows.form == "copies"
+    assert free.step.travelled_s < candidate.step.travelled_s
+
+
+@pytest.mark.parametrize("slower", [0.0, 0.09])
+def test_fewer_machines_win_unless_more_are_clearly_faster(slower):
+    two, one = offer_of().candidates()[:2]
+    two, one = sorted((two, one), key=lambda c: -len(c.plan.workers))
+    two = replace(two, step=StepTime(1.0), fixed_s=0.0)
+    nearly = replace(one, step=StepTime(1.0 + slower), fixed_s=0.0)
+    clearly = replace(one, step=StepTime(1.0 + MARGIN + 0.01), fixed_s=0.0)
+    assert ranked([two, nearly]) == [nearly, two]
+    assert ranked([two, clearly]) == [two, clearly]
+
+
+def test_the_fixed_cost_of_a_fit_counts():
+    offer = offer_of(bits_per_s=10 * GBIT)
+    assert best(offer) == (2, 1)
+    assert best(replace(offer, length=FitLength(1, 1))) == (0, 1)
+
+
+def test_grids_give_each_replica_a_row_and_each_shard_a_neuron():
+    cost = StepCost.of_step(3)
+    assert list(grids_of(8, (4, 2, 2), cost)) == []
+    assert list(grids_of(6, (4, 3, 2), cost)) == [Grid(3, 2), Grid(2, 3)]
+    ordered = StepCost.of_step(100, in_ordered_blocks=True)
+    assert list(grids_of(6, (4, 8, 2), ordered)) == [Grid(6)]
+
+
+def test_a_chosen_plan_says_why_and_what_else_there_was():
+    offer = offer_of(bits_per_s=10 * GBIT)
+    candidates = offer.candidates()
+    plan = chosen_plan(candidates, offer.machines.link)
+    assert plan.reason.startswith("2 workers should train 1.")
+    assert plan.forecast is not None
+    assert [row.n_workers for row in plan.forecast.rows] == [
+        len(c.plan.workers) for c in candidates
+    ]
+    assert plan.forecast.bits_per_s == pytest.approx(10 * GBIT, rel=0.6)
+    text = str(plan)
+    assert "next best: " in text
+    assert " per step, " in text
+    local = chosen_plan(offer_of(bits_per_s=1e7).candidates(), offer.machines.link)
+    assert local.engine == "local"
+    assert "is expected to take" in local.reason
+
+
+def test_a_thousand_workers_are_planned_in_a_moment():
+    offer = offer_of((784, 4096, 4096, 10), n_workers=1024, batch_size=8_000)
+    candidates = offer.candidates()
+    assert all(math.isfinite(c.fit_s) for c in candidates)
+    assert max(len(c.plan.workers) for c in candidates) == 1024
+
+
+def candidate_of(offer: Offer, n_workers: int) -> Candidate:
+    """Return the best candidate with this number of workers."""
+    return next(c for c in offer.candidates() if len(c.plan.workers) == n_workers)
+
+
+def test_seconds_add_up():
+    candidate = candidate_of(offer_of(), 2)
+    assert candidate.epoch_s == pytest.approx(100 * candidate.step.seconds)
+    assert candidate.fit_s == candidate.fixed_s + 100 * candidate.epoch_s

@@ -1,0 +1,56 @@
+"""How fast processes are: corrections between grids, and links."""
+
+import math
+
+import pytest
+
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.machines import PAYLOAD, Link, Speed
+from skdistmlp.planning.rates import REFERENCE, Rates
+
+FREE = Rates({1: 1e9, 1024: 1e9}, math.inf, 0.0, 0.0, math.inf, 0.0)
+"""Only products take time."""
+
+
+def test_a_measured_grid_has_its_own_correction():
+    speed = Speed(FREE, {Grid(1): 2.0, Grid(4): 4.0, Grid(1, 4): 1.0})
+    assert speed.correction(Grid(1)) == 2.0
+    assert speed.correction(Grid(4)) == 4.0
+    assert speed.correction(Grid(1, 4)) == 1.0
+
+
+def test_corrections_change_evenly_in_logarithms():
+    speed = Speed(FREE, {Grid(1): 2.0, Grid(4): 8.0, Grid(1, 4): 0.5})
+    assert speed.correction(Grid(2)) == pytest.approx(4.0)
+    assert speed.correction(Grid(1, 2)) == pytest.approx(1.0)
+    assert speed.correction(Grid(2, 2)) == pytest.approx(2.0)
+    # Nothing is known of more, which are taken to be like the most.
+    assert speed.correction(Grid(64)) == pytest.approx(8.0)
+    assert speed.correction(Grid(64, 64)) == pytest.approx(2.0)
+
+
+def test_without_measurement_there_is_nothing_to_correct():
+    assert Speed(FREE).correction(Grid(3, 5)) == 1.0
+    assert Speed(FREE, {Grid(1): 3.0}).correction(Grid(8)) == 3.0
+
+
+def test_exchanges_follow_lines_between_the_sizes_that_were_measured():
+    link = Link((0.0, 100.0, 1000.0), (1.0, 2.0, 4.0), 1)
+    found = [link.exchange_s(size, 1, FREE) for size in (0, 50, 100, 550, 1000, 1900)]
+    assert found == pytest.approx([1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    assert link.latency_s == 1.0
+    assert link.bits_per_s == pytest.approx(8 * 900 / 2)
+
+
+def test_more_messages_than_were_measured_take_longer():
+    link = Link.of_rate(1e9, REFERENCE)
+    one, three = (link.exchange_s(1000, n, REFERENCE) for n in (1, 3))
+    assert three - one == pytest.approx(2 * REFERENCE.message_s)
+    assert link.exchange_s(0, 0, REFERENCE) >= 0
+
+
+def test_a_link_of_a_rate_takes_as_long_as_its_bytes():
+    link = Link.of_rate(1e9, FREE)
+    assert link.exchange_s(10**6, 1, FREE) == pytest.approx(8e6 / (PAYLOAD * 1e9))
+    assert link.bits_per_s == pytest.approx(PAYLOAD * 1e9)
+    assert Link.of_rate(math.inf, FREE).bits_per_s == math.inf
