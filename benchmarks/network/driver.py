@@ -17,6 +17,7 @@ from distributed import Client
 
 from benchmarks.network.plans import PLANS
 from benchmarks.network.probe import probe
+from skdistmlp.cluster.peers.measurement import forget_machines
 from skdistmlp.crossover.timing import time_fit
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.estimators import DistributedMLPClassifier
@@ -54,7 +55,7 @@ def _answer(request: dict[str, Any], client: Client, n_workers: int) -> dict[str
     workload = request["workload"]
     workload["hidden"] = tuple(workload["hidden"])
     if request.get("forecast"):
-        return _forecast(Workload(**workload), client, n_workers)
+        return _forecast(Workload(**workload), client)
     return _time(Workload(**workload), request["plan"], client, n_workers)
 
 
@@ -81,8 +82,10 @@ def _time(
     return {"step_ms": 1e3 * step_s, "fixed_ms": 1e3 * fixed_s}
 
 
-def _forecast(workload: Workload, client: Client, n_workers: int) -> dict[str, Any]:
+def _forecast(workload: Workload, client: Client) -> dict[str, Any]:
     """Return what a long fit is expected to take on each plan, and which is chosen."""
+    # The link may have changed.
+    forget_machines(client)
     parameters = workload.parameters(n_epochs=LONG_EPOCHS)
     estimator = DistributedMLPClassifier(
         **parameters, client=client, parameter_threshold=1

@@ -1,10 +1,11 @@
 """Steps that are timed: what a process computes in a job, without its exchanges."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -23,8 +24,8 @@ from skdistmlp.parallel.unconnected import Unconnected
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.step import backpropagate, training_step
 
-MAX_FLOP = 3e9
-"""Arithmetic of a step that is timed: 40 ms at 75 GFLOP/s. What a step with more rows
+MAX_FLOP = 1e9
+"""Arithmetic of a step that is timed: 13 ms at 75 GFLOP/s. What a step with more rows
 takes is computed from two with fewer, since products take as long per row."""
 
 MIN_ROWS = 32
@@ -41,6 +42,15 @@ SAMPLE_ROWS = 64
 
 LEARNING_RATE = 1e-6
 """So small that the made-up training cannot diverge."""
+
+GoesOn: TypeAlias = Callable[[bool], bool]
+"""Called after each step, with whether this process would time another; says whether
+all do. Where others are timed at the same time it waits for them, as a step does."""
+
+
+def alone(wants_more: bool) -> bool:
+    """Do what this process wants."""
+    return wants_more
 
 
 @dataclass(frozen=True)
@@ -99,16 +109,23 @@ class Trial:
             None if nnz is None else float(f"{nnz:.2g}"),
         )
 
-    def step_s(self, grid: Grid) -> float:
-        """Return the seconds of a step of the first process of a grid, alone.
+    def step_s(self, grid: Grid, goes_on: GoesOn = alone) -> float:
+        """Return the seconds of a step of the first process of a grid.
 
         The median of a few steps. Nothing is exchanged, and nothing is kept.
+
+        Parameters
+        ----------
+        grid : Grid
+            The grid.
+        goes_on : callable
+            See `GoesOn`.
         """
         flop_per_row = self._flop_per_row() / grid.n_shards
         most = grid.n_replicas * max(MIN_ROWS, int(MAX_FLOP / flop_per_row))
         if self.n_rows <= most:
-            return self._timed(grid, self.n_rows)
-        fewer_s, most_s = (self._timed(grid, n) for n in (most // 2, most))
+            return self._timed(grid, self.n_rows, goes_on)
+        fewer_s, most_s = (self._timed(grid, n, goes_on) for n in (most // 2, most))
         row_s = max(0.0, most_s - fewer_s) / (most - most // 2)
         return most_s + (self.n_rows - most) * row_s
 
@@ -118,7 +135,7 @@ class Trial:
         hidden = sum(a * b for a, b in pairwise(units))
         return 2.0 * (2 * first * units[0] + 3 * hidden)
 
-    def _timed(self, grid: Grid, n_rows: int) -> float:
+    def _timed(self, grid: Grid, n_rows: int, goes_on: GoesOn) -> float:
         """Return the seconds of a step with this number of rows."""
         split = NetworkSplit.even(self.network.layer_units, grid.n_shards)
         random = np.random.default_rng(0)
@@ -137,13 +154,16 @@ class Trial:
         ops = LocalOps(self.network, split, state, dataset, communicator, n_rows)
         rows = np.arange(n_rows)
         each_s: list[float] = []
-        while len(each_s) <= MIN_STEPS or sum(each_s[1:]) < TIMED_S:
-            begun = time.perf_counter()
+        is_going_on, begun = True, time.perf_counter()
+        while is_going_on:
             if self.rule is None:
                 backpropagate(ops, rows, rows)
             else:
                 training_step(ops, rows, LEARNING_RATE)
-            each_s.append(time.perf_counter() - begun)
+            is_going_on = goes_on(len(each_s) < MIN_STEPS or sum(each_s[1:]) < TIMED_S)
+            ended = time.perf_counter()
+            each_s.append(ended - begun)
+            begun = ended
         return median(each_s[1:])
 
     def _dataset(self, grid: Grid, n_rows: int, random: np.random.Generator) -> Dataset:

@@ -51,7 +51,7 @@ def test_large_steps_are_computed_from_smaller_ones(monkeypatch, grid):
     """Each row takes a microsecond, and what is left of a step a millisecond."""
     timed = []
 
-    def seconds(self, grid, n_rows):
+    def seconds(self, grid, n_rows, goes_on):
         timed.append(n_rows)
         return 1e-3 + 1e-6 * n_rows
 

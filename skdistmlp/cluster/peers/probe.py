@@ -4,6 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import NoReturn
 from weakref import ref
@@ -124,11 +125,11 @@ class Probe:
         )
         try:
             sizes, exchange_s = _time_exchanges(communicator)
-            step_s = []
-            for grid in grids:
-                # At the same time: workers of one machine share its memory.
-                communicator.wait_for_all()
-                step_s.append(trial.step_s(grid))
+            # At the same time, step by step: workers of one machine share its memory,
+            # and in a fit each step waits for the slowest.
+            goes_on = partial(_all_go_on, communicator)
+            waits_s = exchange_s[0] if exchange_s else 0.0
+            step_s = [max(0.0, trial.step_s(g, goes_on) - waits_s) for g in grids]
             return ProbeReport(sizes, exchange_s, step_s)
         finally:
             communicator.close()
@@ -157,6 +158,12 @@ class Probe:
             ) from error
         finally:
             self._listener.close()
+
+
+def _all_go_on(communicator: SocketCommunicator, wants_more: bool) -> bool:
+    """Wait for all; return whether one of them would time another step."""
+    wanted = np.array([float(wants_more)])
+    return bool(communicator.all_reduce(wanted, 0, np.empty(1))[0])
 
 
 def _time_exchanges(

@@ -121,7 +121,7 @@ def test_workers_that_cannot_reach_each_other_are_told_apart(
         return Roster([address] * len(addresses), *others)
 
     monkeypatch.setattr(module, "Roster", roster)
-    with pytest.raises(UnreachableError, match="cannot connect|could not connect"):
+    with pytest.raises(UnreachableError, match=r"cannot connect|could not connect"):
         measure_machines(client, workers, trial, GRIDS)
 
 
