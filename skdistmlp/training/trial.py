@@ -28,14 +28,18 @@ MAX_FLOP = 1e9
 """Arithmetic of a step that is timed: 13 ms at 75 GFLOP/s. What a step with more rows
 takes is computed from two with fewer, since products take as long per row."""
 
-MIN_ROWS = 32
-"""The fewest rows of such a step, on each replica."""
+MIN_ROWS = 96
+"""The fewest rows of such a step, on each replica: with fewer, products are slower per
+row."""
 
-MIN_STEPS = 3
-"""Steps that are timed, at least; one that is not counted comes first."""
+MIN_STEPS = 2
+"""Steps that are timed, at least, with each number of rows."""
 
 TIMED_S = 0.02
 """Seconds for which steps with as many rows are timed, at least."""
+
+DRAWN_PARAMETERS = 10_007
+"""Random parameters, which are repeated."""
 
 SAMPLE_ROWS = 64
 """Rows whose targets are sent; those of a step repeat them."""
@@ -123,11 +127,16 @@ class Trial:
         """
         flop_per_row = self._flop_per_row() / grid.n_shards
         most = grid.n_replicas * max(MIN_ROWS, int(MAX_FLOP / flop_per_row))
-        if self.n_rows <= most:
-            return self._timed(grid, self.n_rows, goes_on)
-        fewer_s, most_s = (self._timed(grid, n, goes_on) for n in (most // 2, most))
-        row_s = max(0.0, most_s - fewer_s) / (most - most // 2)
-        return most_s + (self.n_rows - most) * row_s
+        n_rows = min(self.n_rows, most)
+        step = self._new_step(grid, n_rows)
+        # It allocates what the others use.
+        step(n_rows)
+        most_s = _timed(lambda: step(n_rows), goes_on)
+        if n_rows == self.n_rows:
+            return most_s
+        fewer_s = _timed(lambda: step(n_rows // 2), goes_on)
+        row_s = max(0.0, most_s - fewer_s) / (n_rows - n_rows // 2)
+        return most_s + (self.n_rows - n_rows) * row_s
 
     def _flop_per_row(self) -> float:
         n_features, *units = self.network.layer_units
@@ -135,13 +144,14 @@ class Trial:
         hidden = sum(a * b for a, b in pairwise(units))
         return 2.0 * (2 * first * units[0] + 3 * hidden)
 
-    def _timed(self, grid: Grid, n_rows: int, goes_on: GoesOn) -> float:
-        """Return the seconds of a step with this number of rows."""
+    def _new_step(self, grid: Grid, max_rows: int) -> Callable[[int], None]:
+        """Return a function that takes a step with some number of rows."""
         split = NetworkSplit.even(self.network.layer_units, grid.n_shards)
         random = np.random.default_rng(0)
         n_parameters = split.layout(0).n_parameters
-        parameters = 0.01 * random.standard_normal(n_parameters, np.float32)
-        parameters = parameters.astype(self.dtype, copy=False)
+        # Drawn for all of them, they would take longer than a step.
+        drawn = 0.01 * random.standard_normal(DRAWN_PARAMETERS).astype(self.dtype)
+        parameters: Any = np.resize(drawn, n_parameters)
         optimizer = None
         if self.rule is not None:
             own = optimizer_parts(n_parameters, grid.n_replicas)[0].columns
@@ -150,21 +160,17 @@ class Trial:
         if self.network.has_dropout:
             state = replace(state, dropout_seed=0)
         communicator = Unconnected(grid.n_ranks, grid)
-        dataset = self._dataset(grid, n_rows, random)
-        ops = LocalOps(self.network, split, state, dataset, communicator, n_rows)
-        rows = np.arange(n_rows)
-        each_s: list[float] = []
-        is_going_on, begun = True, time.perf_counter()
-        while is_going_on:
+        dataset = self._dataset(grid, max_rows, random)
+        ops = LocalOps(self.network, split, state, dataset, communicator, max_rows)
+
+        def step(n_rows: int) -> None:
+            rows = np.arange(n_rows)
             if self.rule is None:
                 backpropagate(ops, rows, rows)
             else:
                 training_step(ops, rows, LEARNING_RATE)
-            is_going_on = goes_on(len(each_s) < MIN_STEPS or sum(each_s[1:]) < TIMED_S)
-            ended = time.perf_counter()
-            each_s.append(ended - begun)
-            begun = ended
-        return median(each_s[1:])
+
+        return step
 
     def _dataset(self, grid: Grid, n_rows: int, random: np.random.Generator) -> Dataset:
         """Return rows of which the first replica has its own."""
@@ -182,3 +188,17 @@ class Trial:
         y: Any = np.resize(self.targets, (n_rows, self.targets.shape[1]))
         distribution = dealt_rows(grid, "copies")
         return Dataset(X, y).part(distribution, 0)
+
+
+def _timed(step: Callable[[], None], goes_on: GoesOn) -> float:
+    """Return the median of the seconds of a few steps."""
+    each_s: list[float] = []
+    is_going_on, begun = True, time.perf_counter()
+    while is_going_on:
+        step()
+        n_steps = 1 + len(each_s)
+        is_going_on = goes_on(n_steps < MIN_STEPS or sum(each_s) < TIMED_S)
+        ended = time.perf_counter()
+        each_s.append(ended - begun)
+        begun = ended
+    return median(each_s)

@@ -51,17 +51,23 @@ def test_large_steps_are_computed_from_smaller_ones(monkeypatch, grid):
     """Each row takes a microsecond, and what is left of a step a millisecond."""
     timed = []
 
-    def seconds(self, grid, n_rows, goes_on):
-        timed.append(n_rows)
-        return 1e-3 + 1e-6 * n_rows
+    def new_step(self, grid, max_rows):
+        return timed.append
 
-    monkeypatch.setattr(Trial, "_timed", seconds)
+    monkeypatch.setattr(Trial, "_new_step", new_step)
+
+    def seconds(step, goes_on):
+        step()
+        return 1e-3 + 1e-6 * timed[-1]
+
+    monkeypatch.setattr(module, "_timed", seconds)
     n_rows = 10**9
     trial = replace(trial_of("adam"), n_rows=n_rows)
     assert trial.step_s(grid) == pytest.approx(1e-3 + 1e-6 * n_rows)
     flop_per_row = 2 * (2 * 64 * 9 + 3 * (9 * 8 + 8 * 10))
     assert max(timed) == pytest.approx(MAX_FLOP / flop_per_row * grid.n_ranks, rel=0.01)
-    assert len(timed) == 2
+    # One that does not count, and one of each size.
+    assert timed == [timed[0], timed[0], timed[0] // 2]
 
 
 def test_the_key_says_what_seconds_depend_on():
