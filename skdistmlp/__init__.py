@@ -22,6 +22,7 @@ __all__ = [
     "DistributedMLPRegressor",
     "ExchangeError",
     "FastestWithin",
+    "Forecast",
     "NetworkSplit",
     "ParityReport",
     "ParityRow",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from skdistmlp.parallel.split import NetworkSplit
     from skdistmlp.parity.check import check_parity
     from skdistmlp.parity.report import ParityReport, ParityRow
+    from skdistmlp.planning.forecast import Forecast
     from skdistmlp.planning.plan import Plan
 else:
     # Dask imports this package at each of its commands, to add `dask mlp`: the
@@ -52,6 +54,7 @@ else:
         "DistributedMLPClassifier": "skdistmlp.estimators",
         "DistributedMLPRegressor": "skdistmlp.estimators",
         "FastestWithin": "skdistmlp.estimators",
+        "Forecast": "skdistmlp.planning.forecast",
         "NetworkSplit": "skdistmlp.parallel.split",
         "ParityReport": "skdistmlp.parity.report",
         "ParityRow": "skdistmlp.parity.report",

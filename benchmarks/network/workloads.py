@@ -1,9 +1,8 @@
 """Networks to train in the lab, and for how long."""
 
 import math
-import re
 
-from skdistmlp.crossover.workloads import Workload
+from skdistmlp.crossover.workloads import Workload, parse_layers
 from skdistmlp.parallel.split import count_parameters
 
 NETWORKS = [
@@ -40,17 +39,20 @@ def parse_network(text: str) -> Workload:
     ValueError
         If there is no hidden layer, or something is no positive number.
     """
-    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+(@[1-9]\d*)?", text):
+    layers, at, batch = text.partition("@")
+    try:
+        n_features, hidden = parse_layers(layers)
+        batch_size = int(batch) if at else BATCH_SIZE
+        if batch_size < 1:
+            raise ValueError(f"{batch_size} rows")
+    except ValueError:
         raise ValueError(
             f"the network is {text!r}; expected the number of features and the widths "
             f"of hidden layers, and maybe a batch size, such as 784-1024-1024@8000"
-        )
-    layers, _, batch = text.partition("@")
-    n_features, *hidden = map(int, layers.split("-"))
-    batch_size = int(batch or BATCH_SIZE)
+        ) from None
     n_steps = round(ROWS_BYTES / (4 * n_features * batch_size))
     n_steps = min(max(2, n_steps), MAX_STEPS)
-    workload = Workload(n_features, tuple(hidden), n_steps, 1, batch_size)
+    workload = Workload(n_features, hidden, n_steps, 1, batch_size)
     step_flop = 6 * batch_size * count_parameters(workload.layer_units)
     n_epochs = min(max(1, math.ceil(TRAINED_FLOP / (n_steps * step_flop))), 4)
-    return Workload(n_features, tuple(hidden), n_steps, n_epochs, batch_size)
+    return Workload(n_features, hidden, n_steps, n_epochs, batch_size)

@@ -1,5 +1,6 @@
 """Networks to measure, and the random data to train them on."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,3 +60,20 @@ class Workload:
             "n_iter_no_change": n_epochs,
             "random_state": 0,
         }
+
+
+def parse_layers(text: str) -> tuple[int, tuple[int, ...]]:
+    """Read the features and the widths of hidden layers, such as "784-1024-1024".
+
+    Raises
+    ------
+    ValueError
+        If there is no hidden layer, or something is no positive number.
+    """
+    if not re.fullmatch(r"[1-9]\d*(-[1-9]\d*)+", text):
+        raise ValueError(
+            f"the network is {text!r}; expected the number of features and the widths "
+            f"of hidden layers, such as 784-1024-1024"
+        )
+    n_features, *hidden = map(int, text.split("-"))
+    return n_features, tuple(hidden)

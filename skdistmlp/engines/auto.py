@@ -80,6 +80,26 @@ def is_worth_measuring(request: EngineRequest, outline: FitOutline) -> bool:
     return n_workers is None or (n_workers > 1 and request.n_replicas is None)
 
 
+def reason_too_short(request: EngineRequest, outline: FitOutline) -> str | None:
+    """Return why a fit is too short for any cluster; None if it is not.
+
+    Only where the user has left it all to us: with a threshold, the network's size
+    says whether a short fit is distributed.
+    """
+    if (
+        request.parameter_threshold != "auto"
+        or request.engine != "auto"
+        or request.n_workers is not None
+        or request.must_share
+        or outline.nominal_s >= MEASURED_FROM_S
+    ):
+        return None
+    return (
+        f"about {outline.nominal_s:.1g} s of training are too short for workers to pay "
+        f"off"
+    )
+
+
 def fastest_plan(
     request: EngineRequest, outline: FitOutline, workers: tuple[str, ...], client: Any
 ) -> Plan | None:

@@ -9,7 +9,12 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from skdistmlp.engines.auto import FitOutline, fastest_plan, is_worth_measuring
+from skdistmlp.engines.auto import (
+    FitOutline,
+    fastest_plan,
+    is_worth_measuring,
+    reason_too_short,
+)
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, what_happened
@@ -84,6 +89,8 @@ def open_engine(
         Inside the context its client, if it has one, is connected.
     """
     reason = request.reason_to_stay_local(layer_units)
+    if reason is None and outline is not None:
+        reason = reason_too_short(request, outline)
     is_prediction = not cost.goes_backward
     if reason is None and is_prediction and request.engine != "futures":
         # Asking the scheduler for workers may take longer than a small prediction.
@@ -186,6 +193,11 @@ def _plan_training(
             plan = fastest_plan(request, outline, workers, client)
         except MeasurementError as error:
             note = f" (nothing was measured: {what_happened(error)})"
+            if request.parameter_threshold == "auto" and request.may_stay_local:
+                default = replace(request, parameter_threshold=None)
+                reason = default.reason_to_stay_local(layer_units)
+                if reason is not None:
+                    return local_plan(layer_units, reason + note)
         else:
             if plan is not None:
                 return plan

@@ -10,7 +10,7 @@ from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.plan import Plan, reason_to_stay_local
+from skdistmlp.planning.plan import Plan, Threshold, reason_to_stay_local
 from skdistmlp.settings import parameter_threshold as configured_threshold
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.progress import Progress
@@ -33,7 +33,7 @@ class EngineRequest:
 
     client: "Client | Cluster | str | None"
     n_workers: int | None
-    parameter_threshold: int | None
+    parameter_threshold: Threshold
     engine: str
     n_replicas: int | None = None
     client_stayed_behind: Literal["given", "active"] | None = None
@@ -60,8 +60,9 @@ class EngineRequest:
         """Whether this process may train a network that reaches the threshold."""
         if self.n_workers is not None or self.must_share:
             return False
-        threshold = self.parameter_threshold
-        return (configured_threshold() if threshold is None else threshold) > 0
+        if self.parameter_threshold is None:
+            return configured_threshold() > 0
+        return self.parameter_threshold != 0
 
     def check_replicas(self, cost: StepCost) -> None:
         """Raise ValueError if the number of replicas does not fit what else was asked.

@@ -63,7 +63,11 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
         ],
         "n_workers": [None, Interval(Integral, 1, None, closed="left")],
         "n_replicas": [None, Interval(Integral, 1, None, closed="left")],
-        "parameter_threshold": [None, Interval(Integral, 0, None, closed="left")],
+        "parameter_threshold": [
+            None,
+            Interval(Integral, 0, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "engine": [StrOptions({"auto", *ENGINES})],
     }
 )

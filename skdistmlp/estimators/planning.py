@@ -4,6 +4,7 @@ from typing import Any
 
 from sklearn.base import clone
 
+from skdistmlp.engines.auto import FitOutline
 from skdistmlp.engines.plans_only import PLANS_ONLY, PlanFound
 from skdistmlp.planning.plan import Plan
 
@@ -39,11 +40,22 @@ class PlanningMixin:
         ValueError, TypeError, ClusterError
             As in `fit`.
         """
-        estimator = clone(self)
-        # `fit` takes the engines from here.
-        estimator._engines = PLANS_ONLY
-        try:
-            estimator.fit(X, y, sample_weight)
-        except PlanFound as found:
-            return found.plan
-        raise AssertionError("a fit without engines has trained")
+        return _planned(self, X, y, sample_weight).plan
+
+
+def outline_of_fit(estimator: Any, X: Any, y: Any) -> FitOutline:
+    """Return what can be said of a fit before it has a plan; look for no cluster."""
+    alone = clone(estimator).set_params(engine="local")
+    return _planned(alone, X, y).outline
+
+
+def _planned(estimator: Any, *data: Any) -> PlanFound:
+    """Fit as far as to the plan."""
+    estimator = clone(estimator)
+    # `fit` takes the engines from here.
+    estimator._engines = PLANS_ONLY
+    try:
+        estimator.fit(*data)
+    except PlanFound as found:
+        return found
+    raise AssertionError("a fit without engines has trained")

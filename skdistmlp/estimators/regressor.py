@@ -159,16 +159,20 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         some rows of every mini-batch; in each group, `n_workers` / `n_replicas` workers
         share the neurons. None for 1, unless mini-batches are so large that replicas
         exchange far less. The result does not depend on it, beyond rounding.
-    parameter_threshold : int or None, default=None
+    parameter_threshold : int, "auto" or None, default=None
         Networks with fewer parameters are trained and used locally, whatever the
         engine. None reads the setting ``skdistmlp.parameter-threshold`` (50,000
         unless you change it) for ``engine="auto"``, and means 0 for an engine that
-        you name. Without a client, everything runs locally.
+        you name. "auto" is no threshold: fits that are long enough to measure the
+        workers go where they should be fastest, short ones stay local. Without a
+        client, everything runs locally.
     engine : {"auto", "local", "futures", "peers"}, default="auto"
         How to train. With "peers", each worker trains its own neurons and exchanges
         activations with the others directly. With "futures", each layer's
         computation on each worker is a Dask task. "local" runs in this process.
-        "auto" is "peers" for networks that reach the threshold. Predictions run
+        "auto" measures the workers and this process if a network reaches the
+        threshold and its training should take seconds, and takes the fastest plan,
+        local included; for shorter fits it is "peers" (see `plan_fit`). Predictions run
         where they should be faster, except with "local" and "futures", which hold
         for them too.
 
@@ -299,7 +303,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         client: "Client | Cluster | str | None" = None,
         n_workers: int | None = None,
         n_replicas: int | None = None,
-        parameter_threshold: int | None = None,
+        parameter_threshold: int | Literal["auto"] | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
     ) -> None:
         self.loss = loss

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
@@ -225,10 +225,14 @@ def local_plan(layer_units: Sequence[int], reason: str) -> Plan:
     return Plan("local", NetworkSplit.even(layer_units, 1), (), reason)
 
 
+Threshold: TypeAlias = int | Literal["auto"] | None
+"""What `parameter_threshold` may be."""
+
+
 def reason_to_stay_local(
     layer_units: Sequence[int],
     engine: str,
-    parameter_threshold: int | None,
+    parameter_threshold: Threshold,
     read_settings: bool = True,
 ) -> str | None:
     """Return why no cluster needs to be looked for, None if one does.
@@ -239,15 +243,17 @@ def reason_to_stay_local(
         Features, neurons of each hidden layer, outputs.
     engine : {"auto", "local", "futures", "peers"}
         The engine that the user asked for.
-    parameter_threshold : int or None
+    parameter_threshold : int, "auto" or None
         Networks with fewer parameters stay in this process. None for the setting if
-        `engine` is "auto", and for 0 if the user named an engine.
+        `engine` is "auto", and for 0 if the user named an engine; "auto" for none.
     read_settings : bool
         Whether to import Dask to read its configuration. If False, and Dask is not
         imported yet, the setting has its default.
     """
     if engine == "local":
         return "engine='local' was asked for"
+    if parameter_threshold == "auto":
+        return None
     threshold, origin = parameter_threshold, "parameter_threshold"
     if threshold is None:
         if engine != "auto":

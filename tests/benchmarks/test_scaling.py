@@ -93,15 +93,6 @@ def test_each_rate_adds_its_part():
         assert time.travelled_s - free.travelled_s == pytest.approx(travelled_s)
 
 
-def test_rates_of_products_are_interpolated_by_their_least_dimension():
-    found = replace(FREE, flop_per_s={1: 1e9, 4: 4e9, 1024: 16e9})
-    assert found.product_s(100, 4, 30) == pytest.approx(2 * 100 * 4 * 30 / 4e9)
-    assert found.product_s(2, 4, 30) == pytest.approx(2 * 2 * 4 * 30 / 2e9)
-    large = 2 * 2000.0**3
-    assert found.product_s(2000, 2000, 2000) == pytest.approx(large / 16e9)
-    assert found.product_s(5, 0, 5) == 0
-
-
 @pytest.mark.parametrize("n_workers", [1, 6, 64, 1024])
 def test_grids_have_neurons_and_rows_for_everyone(n_workers):
     found = list(grids(NETWORK, n_workers))

@@ -1,7 +1,9 @@
 """What ``engine="auto"`` chooses, by measurements that are made up."""
 
+import re
 from dataclasses import replace
 
+import dask
 import numpy as np
 import pytest
 
@@ -121,6 +123,31 @@ def test_short_fits_are_not_measured():
         {"n_workers": 4, "n_replicas": 2},
     ):
         assert not is_worth_measuring(replace(request, **other), longer)
+
+
+def test_without_a_threshold_short_fits_stay_here_and_long_ones_are_measured(
+    client, measures, monkeypatch
+):
+    plan = plan_of(client, parameter_threshold="auto")
+    assert plan.forecast is not None
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
+    plan = plan_of("tcp://192.0.2.1:1", parameter_threshold="auto")
+    assert plan.engine == "local"
+    assert re.search("about .* s of training are too short", plan.reason)
+    # What was asked for is obeyed.
+    assert plan_of(client, parameter_threshold="auto", n_workers=2).engine == "peers"
+    assert plan_of(client, parameter_threshold="auto", engine="peers").n_workers == 3
+
+
+def test_without_threshold_and_measurement_that_of_the_settings_decides(
+    client, measures
+):
+    measures["error"] = "the workers are asleep"
+    assert plan_of(client, parameter_threshold="auto").engine == "peers"
+    with dask.config.set({"skdistmlp.parameter-threshold": 10**9}):
+        plan = plan_of(client, parameter_threshold="auto")
+    assert plan.engine == "local"
+    assert plan.reason.endswith("(nothing was measured: the workers are asleep)")
 
 
 def test_the_plan_of_a_fit_says_what_a_step_took(client, measures):

@@ -1,16 +1,22 @@
-"""The command line: ``dask mlp``."""
+"""The command ``dask mlp crossover``."""
 
 import csv
-import json
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from skdistmlp.cli.connection import (
+    OUTPUT_FILE,
+    address_of,
+    check_outputs,
+    connect,
+    connection_options,
+    report_failed_write,
+)
 
 # Dask loads this file for every one of its commands, so nothing heavy is imported
 # before this command runs.
@@ -25,38 +31,9 @@ HIDDEN_WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 STEPS_PER_EPOCH = {64: 100, 512: 40, 2048: 10}
 """Steps per epoch, by the widest layer: a fit then takes about a second."""
 
-OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
-INPUT_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
-
-@click.group()
-def mlp() -> None:
-    """Train multilayer perceptrons split by neurons over a Dask cluster."""
-
-
-@mlp.command()
-@click.argument("address", required=False)
-@click.option(
-    "--scheduler-file",
-    type=INPUT_FILE,
-    help="File with the scheduler's address, as written by `dask scheduler "
-    "--scheduler-file`.",
-)
-@click.option(
-    "--tls-ca-file",
-    type=INPUT_FILE,
-    help="CA certificates file for TLS, in PEM format.",
-)
-@click.option(
-    "--tls-cert",
-    type=INPUT_FILE,
-    help="Certificate file of this client for TLS, in PEM format.",
-)
-@click.option(
-    "--tls-key",
-    type=INPUT_FILE,
-    help="Private key file of this client for TLS, in PEM format.",
-)
+@click.command()
+@connection_options
 @click.option(
     "--n-workers",
     metavar="N",
@@ -165,45 +142,15 @@ def crossover(
     distributed.comm.tls in Dask's configuration.
     """  # noqa: D301 (click keeps the lines of a paragraph that begins with this mark)
     from skdistmlp.crossover.advice import advise, impossible
-    from skdistmlp.crossover.output import (
-        check_plot_file,
-        check_writable,
-        markdown_table,
-        write_json,
-    )
+    from skdistmlp.crossover.output import markdown_table, write_json
     from skdistmlp.crossover.rule import parameter_threshold
-    from skdistmlp.exceptions import SkdistmlpError
 
-    if address is not None and scheduler_file is not None:
-        raise click.UsageError("pass either ADDRESS or --scheduler-file, not both")
-    outputs = [path for path in (csv_path, json_path, plot_path) if path is not None]
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise click.UsageError("--csv, --json and --plot must name different files")
-    try:
-        for path in (csv_path, json_path):
-            if path is not None:
-                check_writable(path)
-        if plot_path is not None:
-            check_plot_file(plot_path)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    if scheduler_file is not None:
-        address = _read_address(scheduler_file)
-    try:
-        with (
-            _tls(address, tls_ca_file, tls_cert, tls_key),
-            _cluster(address, n_workers or 2) as client,
-        ):
-            n_used, max_speedup, measurements = _measure(
-                client, n_workers, batch_size, n_features, max_width, repeats
-            )
-    except SkdistmlpError as error:
-        raise click.ClickException(_name_options(str(error))) from error
-    except MemoryError as error:
-        raise click.ClickException(
-            f"the rows do not fit in the memory of this process: {error}. Lower "
-            f"--n-features or --batch-size."
-        ) from error
+    address = address_of(address, scheduler_file)
+    check_outputs(csv_path, json_path, plot_path)
+    with connect(address, n_workers or 2, tls_ca_file, tls_cert, tls_key) as client:
+        n_used, max_speedup, measurements = _measure(
+            client, n_workers, batch_size, n_features, max_width, repeats
+        )
     rows = [asdict(measured) for measured in measurements]
     threshold = None
     if not impossible(measurements, max_speedup):
@@ -215,7 +162,7 @@ def crossover(
     click.echo(markdown_table(rows))
     click.echo(advise(measurements, n_used, max_speedup))
     if csv_path is not None:
-        with _report_failed_write(csv_path), csv_path.open("w", newline="") as file:
+        with report_failed_write(csv_path), csv_path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(rows)
@@ -228,96 +175,11 @@ def crossover(
             "repeats": repeats,
             "measurements": rows,
         }
-        with _report_failed_write(json_path):
+        with report_failed_write(json_path):
             write_json(json_path, results)
     if plot_path is not None:
-        with _report_failed_write(plot_path):
+        with report_failed_write(plot_path):
             _plot(plot_path, measurements, threshold, n_used)
-
-
-def _name_options(message: str) -> str:
-    """Name the command's options where a message names an estimator's parameters."""
-    message = re.sub(r"\bclient=(['\"])(.*?)\1", r"\2", message)
-    message = message.replace("n_workers=", "--n-workers ")
-    return message.replace("n_workers", "--n-workers")
-
-
-@contextmanager
-def _report_failed_write(path: Path) -> Iterator[None]:
-    try:
-        yield
-    # Matplotlib raises RuntimeError where a format needs a program that is missing,
-    # such as LaTeX.
-    except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise click.ClickException(f"could not write {path}: {reason}") from error
-
-
-def _read_address(scheduler_file: Path) -> str:
-    try:
-        address = json.loads(scheduler_file.read_text())["address"]
-        if not isinstance(address, str):
-            raise TypeError("an address is a string")
-    except (ValueError, KeyError, TypeError) as error:
-        raise click.UsageError(
-            f"{scheduler_file} has no scheduler address: pass a file that `dask "
-            f"scheduler --scheduler-file` wrote"
-        ) from error
-    return address
-
-
-@contextmanager
-def _tls(
-    address: str | None, ca_file: Path | None, cert: Path | None, key: Path | None
-) -> Iterator[None]:
-    """Set the certificates with which this process connects to the cluster.
-
-    They go to Dask's configuration, where every connection to the scheduler and the
-    workers looks for them.
-    """
-    import dask
-
-    from skdistmlp.cluster._dask import client_tls_arguments
-
-    files = {"ca-file": ca_file, "client.cert": cert, "client.key": key}
-    settings = {
-        f"distributed.comm.tls.{name}": str(path.absolute())
-        for name, path in files.items()
-        if path is not None
-    }
-    if not settings:
-        yield
-        return
-    if address is None:
-        raise click.UsageError("the --tls options need the ADDRESS of a cluster")
-    with dask.config.set(settings):
-        try:
-            context = client_tls_arguments()["ssl_context"]
-        except OSError as error:
-            raise click.UsageError(
-                f"cannot load the certificates of the --tls options: {error}"
-            ) from error
-        if context is None:
-            raise click.UsageError(
-                "TLS needs a CA file and a certificate: pass both --tls-ca-file and "
-                "--tls-cert"
-            )
-        yield
-
-
-@contextmanager
-def _cluster(address: str | None, n_local: int) -> "Iterator[Client]":
-    """Connect to the cluster at an address; without one, start local workers."""
-    from skdistmlp.cluster.client.lookup import connected
-    from skdistmlp.crossover.local_workers import single_threaded_workers
-
-    if address is None:
-        with single_threaded_workers(n_local) as client:
-            yield client
-        return
-    with connected(address) as found:
-        assert found is not None, "an address leads to a client or to an error"
-        yield found
 
 
 def _measure(

@@ -1,11 +1,8 @@
-"""The command line `dask mlp`, as Dask runs it."""
+"""The command `dask mlp crossover`, as Dask runs it."""
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
 from contextlib import nullcontext
 
 import click
@@ -15,28 +12,13 @@ from click.testing import CliRunner
 from distributed import LocalCluster
 
 from skdistmlp import cli
+from skdistmlp.cli import connection, crossover_command
 from tests.certificates import write_certificates
+from tests.cli.support import dask_mlp
 from tests.cluster.support import wait_until
 from tests.crossover.measurements import measurements
 from tests.marks import only_quick
-from tests.terminal import ROOT, running
-
-
-def dask_mlp(*arguments):
-    """Run the command in its own process."""
-    return subprocess.run(
-        [sys.executable, "-m", "dask", "mlp", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            # For addresses that do not answer.
-            "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
-        },
-    )
+from tests.terminal import running
 
 
 def test_results_are_printed_and_written(client, tmp_path):
@@ -127,7 +109,7 @@ def test_options_are_checked_before_anything_is_measured(arguments, message):
 
 @pytest.mark.slow
 def test_a_cluster_with_tls_is_reached_by_its_certificates(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "HIDDEN_WIDTHS", (2,))
+    monkeypatch.setattr(crossover_command, "HIDDEN_WIDTHS", (2,))
     monkeypatch.setattr("skdistmlp.crossover.timing.MIN_DIFFERENCE_S", 1e-9)
     security = write_certificates(tmp_path)
     certificates = [
@@ -154,7 +136,7 @@ def test_a_cluster_with_tls_is_reached_by_its_certificates(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_n_workers_sets_the_number_of_local_workers(monkeypatch):
-    monkeypatch.setattr(cli, "HIDDEN_WIDTHS", (2,))
+    monkeypatch.setattr(crossover_command, "HIDDEN_WIDTHS", (2,))
     monkeypatch.setattr("skdistmlp.crossover.timing.MIN_DIFFERENCE_S", 1e-9)
     options = ["--n-workers", "3", "--repeats", "1", "--max-width", "16"]
     result = CliRunner().invoke(cli.mlp, ["crossover", *options])
@@ -176,26 +158,14 @@ def test_a_cluster_without_workers_is_an_error():
 
 def test_a_full_disk_does_not_suppress_the_advice(monkeypatch):
     measured = measurements([0.5, 2.0])
-    monkeypatch.setattr(cli, "_measure", lambda *_: (2, 3.0, measured))
-    monkeypatch.setattr(cli, "_cluster", lambda *_: nullcontext())
+    monkeypatch.setattr(crossover_command, "_measure", lambda *_: (2, 3.0, measured))
+    monkeypatch.setattr(connection, "_cluster", lambda *_: nullcontext())
     result = CliRunner().invoke(cli.mlp, ["crossover", "--csv", "/dev/full"])
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
     assert "use parameter_threshold=" in result.output
     message = "Error: could not write /dev/full: No space left on device\n"
     assert message in result.output
-
-
-@pytest.mark.parametrize("address", [5, None])
-def test_a_scheduler_file_without_an_address_is_an_error(tmp_path, address):
-    scheduler_file = tmp_path / "scheduler.json"
-    scheduler_file.write_text(json.dumps({"address": address}))
-    result = CliRunner().invoke(
-        cli.mlp, ["crossover", "--scheduler-file", str(scheduler_file)]
-    )
-    assert isinstance(result.exception, SystemExit)
-    assert result.exit_code == 2
-    assert "has no scheduler address: pass a file that" in result.output
 
 
 def test_rows_that_do_not_fit_in_memory_are_an_error(client):

@@ -1,0 +1,133 @@
+"""What a fit would take on machines that are there, or on others."""
+
+import math
+import re
+from dataclasses import replace
+from typing import Any
+
+from skdistmlp.cluster.client.workers import choose_workers
+from skdistmlp.crossover.output import Row
+from skdistmlp.crossover.workloads import Workload
+from skdistmlp.engines.auto import fastest_plan
+from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.estimators.planning import outline_of_fit
+from skdistmlp.exceptions import ClusterError
+from skdistmlp.planning.calibration import Measurement, corners, machines_of
+from skdistmlp.planning.candidates import Offer, forecast_of
+from skdistmlp.planning.forecast import Forecast, best_per_number
+from skdistmlp.planning.machines import Link
+from skdistmlp.planning.rates import REFERENCE
+
+UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+"""Of a bandwidth, by their first letter."""
+
+
+def parse_bandwidth(text: str) -> float:
+    """Return bits per second from a text such as "10Gbit" or "100 Mbit/s".
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)(?:bit(?:/s)?|bps)?\s*", text)
+    try:
+        assert match is not None
+        bits_per_s = float(match[1]) * UNITS[match[2]]
+        assert 0 < bits_per_s < math.inf
+    except (AssertionError, ValueError):
+        raise ValueError(
+            f"the bandwidth is {text!r}, expected bits per second, such as 10Gbit or "
+            f"100Mbit"
+        ) from None
+    return bits_per_s
+
+
+def forecast_on(client: Any, workload: Workload, n_epochs: int) -> Forecast:
+    """Return what a fit would take on a cluster, all of whose workers are measured.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workload : Workload
+        The network, and the number of rows.
+    n_epochs : int
+        Epochs of the fit.
+
+    Raises
+    ------
+    ClusterError
+        If the workers cannot be measured.
+    """
+    outline = outline_of_fit(_estimator(workload, n_epochs), *workload.data())
+    request = EngineRequest(client, None, "auto", "auto")
+    plan = fastest_plan(request, outline, choose_workers(client, None), client)
+    assert plan is not None, "this process has room"
+    if plan.forecast is None:
+        raise ClusterError(f"{plan.reason}: nothing can be said of them")
+    return plan.forecast
+
+
+def forecast_for(
+    workload: Workload, n_epochs: int, n_workers: int, bits_per_s: float
+) -> Forecast:
+    """Return what a fit would take on workers like this process.
+
+    Parameters
+    ----------
+    workload : Workload
+        The network, and the number of rows.
+    n_epochs : int
+        Epochs of the fit.
+    n_workers : int
+        Number of workers.
+    bits_per_s : float
+        Rate of the link of each, in each direction.
+    """
+    outline = outline_of_fit(_estimator(workload, n_epochs), *workload.data())
+    units, cost = outline.layer_units, outline.cost
+    grids = corners(n_workers, units, cost.n_rows)
+    each_s = tuple(outline.trial.step_s(grid) for grid in grids)
+    measured = Measurement(tuple(grids), each_s[0], (each_s,) * n_workers, (), ())
+    machines = machines_of(measured, units, cost)
+    machines = replace(machines, link=Link.of_rate(bits_per_s, REFERENCE))
+    offer = Offer(
+        units,
+        cost,
+        outline.length,
+        tuple(f"worker {number}" for number in range(n_workers)),
+        machines,
+        {},
+    )
+    return forecast_of(offer.candidates(), machines.link)
+
+
+def table_of(forecast: Forecast) -> list[Row]:
+    """Return a row for each number of workers: its fastest plan, and what it takes."""
+    rows = best_per_number(forecast.rows)
+    (alone,) = (row for row in rows if row.n_workers == 0)
+    return [
+        {
+            "workers": row.n_workers,
+            "replicas x shards": _grid(row.n_workers, row.n_replicas),
+            "ms per step": 1e3 * row.step_s,
+            "s per epoch": row.epoch_s,
+            "s per fit": row.fit_s,
+            "speed-up": alone.fit_s / row.fit_s,
+            "MB per worker": row.bytes_held / 1e6,
+            "kB per step": row.bytes_exchanged / 1e3,
+        }
+        for row in rows
+    ]
+
+
+def _grid(n_workers: int, n_replicas: int) -> str:
+    return f"{n_replicas} x {n_workers // n_replicas}" if n_workers else "-"
+
+
+def _estimator(
+    workload: Workload, n_epochs: int, **parameters: Any
+) -> DistributedMLPClassifier:
+    return DistributedMLPClassifier(**workload.parameters(n_epochs), **parameters)

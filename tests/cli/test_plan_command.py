@@ -1,0 +1,74 @@
+"""The command `dask mlp plan`: workers that are there, and workers that are not."""
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from skdistmlp import cli
+from tests.cli.support import dask_mlp
+
+SMALL = ["--network", "8-16", "--n-rows", "400", "--batch-size", "50"]
+
+
+def test_the_workers_of_a_cluster_are_measured(client, tmp_path):
+    json_path, plot_path = tmp_path / "plan.json", tmp_path / "plan.svg"
+    files = ["--json", json_path, "--plot", plot_path]
+    done = dask_mlp("plan", client.scheduler.address, *SMALL, *files)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:-1]]
+    assert rows == ["0", "1", "2", "3"]
+    best = re.fullmatch(r"best: (.+)", done.stdout.splitlines()[-1])
+    assert best
+    written = json.loads(json_path.read_text())
+    assert written.items() >= {"batch_size": 50, "n_rows": 400}.items()
+    assert {each["n_workers"] for each in written["plans"]} == {0, 1, 2, 3}
+    assert written["bits_per_s"] > 0
+    assert "<svg" in plot_path.read_text()
+    assert "Traceback" not in done.stderr
+
+
+def test_workers_that_are_not_there_need_no_cluster():
+    invented = ["--workers", "16", "--bandwidth", "10Gbit"]
+    result = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *invented])
+    assert result.exit_code == 0, result.output
+    rows = [line.split("|")[1].strip() for line in result.output.splitlines()[2:-1]]
+    assert rows == [str(number) for number in (*range(9), 16)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "4"], "pass --workers and --bandwidth together"),
+        (["--bandwidth", "1G"], "pass --workers and --bandwidth together"),
+        (
+            ["tcp://h:1", "--workers", "4", "--bandwidth", "1G"],
+            "pass them without a cluster",
+        ),
+        (["--workers", "4", "--bandwidth", "fast"], "the bandwidth is 'fast'"),
+        (["--network", "784"], "the network is '784'; expected the number"),
+        (["--plot", "a.txt"], "its extension must be one of"),
+        (["--workers", "4096", "--bandwidth", "1G"], "is not in the range 1<=x<=1024"),
+    ],
+)
+def test_options_are_checked_before_anything_is_measured(arguments, message):
+    result = CliRunner().invoke(cli.mlp, ["plan", *arguments])
+    assert isinstance(result.exception, SystemExit)
+    assert result.exit_code == 2
+    # click wraps long messages.
+    assert message in " ".join(result.output.split())
+
+
+def test_a_cluster_that_does_not_answer_is_an_error():
+    done = dask_mlp("plan", "tcp://127.0.0.1:1", *SMALL)
+    assert done.returncode == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_fits_in_a_terminal():
+    result = CliRunner().invoke(cli.mlp, ["plan", "--help"], terminal_width=80)
+    assert result.exit_code == 0
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert "$ dask mlp plan --workers 16 --bandwidth 10Gbit" in result.output

@@ -1,0 +1,33 @@
+"""What workers time: exchanges of growing size, while there is time."""
+
+import pytest
+
+from skdistmlp.cluster.peers import probe
+from tests.thread_communicator import run_in_threads
+
+
+def timed(n_ranks):
+    return run_in_threads(n_ranks, probe._time_exchanges)
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_all_measure_the_same_sizes(n_ranks):
+    found = timed(n_ranks)
+    assert len({tuple(sizes) for sizes, _ in found}) == 1
+    sizes, seconds = found[0]
+    assert sizes == sorted(sizes)
+    assert len(sizes) == len(seconds)
+    # Whole numbers for each other worker, in each row.
+    assert all(
+        size % (probe.ROWS * probe.FLOAT_BYTES * (n_ranks - 1)) == 0 for size in sizes
+    )
+
+
+def test_a_slow_link_is_measured_with_small_sizes_only(monkeypatch):
+    monkeypatch.setattr(probe, "LINK_S", 0.0)
+    for sizes, _ in timed(2):
+        assert len(sizes) == probe.MIN_SIZES
+
+
+def test_one_worker_has_nobody_to_exchange_with():
+    assert timed(1) == [([], [])]

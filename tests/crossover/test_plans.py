@@ -1,0 +1,53 @@
+"""Forecasts of a command: bandwidths, and tables."""
+
+import pytest
+
+from skdistmlp.crossover.plans import forecast_for, parse_bandwidth, table_of
+from skdistmlp.crossover.workloads import Workload
+from skdistmlp.planning.forecast import Forecast, ForecastRow
+
+
+@pytest.mark.parametrize(
+    ("text", "bits_per_s"),
+    [
+        ("10Gbit", 1e10),
+        ("100 Mbit/s", 1e8),
+        ("2.5G", 2.5e9),
+        ("56kbps", 56e3),
+        ("1e9", None),
+        ("0", None),
+        ("-1G", None),
+        ("1.2.3G", None),
+        ("10 GB", None),
+        ("", None),
+    ],
+)
+def test_bandwidths_are_read(text, bits_per_s):
+    if bits_per_s is not None:
+        assert parse_bandwidth(text) == pytest.approx(bits_per_s)
+        return
+    with pytest.raises(ValueError, match="expected bits per second, such as 10Gbit"):
+        parse_bandwidth(text)
+
+
+def row(n_workers: int, fit_s: float, n_replicas: int = 1) -> ForecastRow:
+    engine = "peers" if n_workers else "local"
+    return ForecastRow(engine, n_workers, n_replicas, 1e-3, 0.1, fit_s, 10**6, 10**3)
+
+
+def test_the_table_has_the_fastest_plan_of_each_number_of_workers():
+    forecast = Forecast((row(4, 2.0, 2), row(0, 8.0), row(4, 3.0, 4), row(2, 4.0)))
+    table = table_of(forecast)
+    assert [line["workers"] for line in table] == [0, 2, 4]
+    assert [line["speed-up"] for line in table] == [1.0, 2.0, 4.0]
+    assert [line["replicas x shards"] for line in table] == ["-", "1 x 2", "2 x 2"]
+
+
+def test_slower_links_make_more_workers_slower():
+    workload = Workload(64, (256, 256), 10, 1)
+    fast, slow = (
+        {r.name: r.step_s for r in forecast_for(workload, 5, 4, rate).rows}
+        for rate in (1e11, 1e7)
+    )
+    assert fast.keys() == slow.keys()
+    assert slow["peers on 4 (1 x 4)"] > 2 * fast["peers on 4 (1 x 4)"]

@@ -1,0 +1,43 @@
+"""What a forecast says, and how it is kept."""
+
+import pickle
+
+from skdistmlp.planning.forecast import Forecast, ForecastRow, best_per_number
+
+HERE = ForecastRow("local", 0, 1, 0.02, 2.0, 200.0, 0, 0)
+SHARDS = ForecastRow("peers", 2, 1, 0.012, 1.2, 120.0, 5, 7)
+REPLICAS = ForecastRow("peers", 2, 2, 0.03, 3.0, 300.0, 5, 7)
+
+
+def test_it_says_what_was_expected_and_what_came_next():
+    forecast = Forecast((SHARDS, REPLICAS, HERE), 1e-4, 9.5e8)
+    assert str(forecast).splitlines() == [
+        "expected: 12 ms per step, 1.2 s per epoch",
+        "next best: this process, 20 ms per step",
+        "the link between workers: latency 0.1 ms, 0.95 Gbit/s",
+    ]
+    after = forecast.after(0.0131)
+    assert str(after).splitlines()[0].endswith("; it took 13.1 ms per step")
+    assert forecast.step_s is None
+
+
+def test_a_single_plan_has_no_next():
+    assert str(Forecast((HERE,))) == "expected: 20 ms per step, 2 s per epoch"
+
+
+def test_plans_have_names():
+    assert HERE.name == "this process"
+    assert SHARDS.name == "peers on 2 (1 x 2)"
+    assert REPLICAS.name == "peers on 2 (2 x 1)"
+    assert SHARDS._replace(n_workers=1).name == "peers on 1"
+
+
+def test_it_is_kept_as_plain_data():
+    forecast = Forecast((SHARDS, HERE), 1e-4, 9.5e8, 0.5)
+    assert pickle.loads(pickle.dumps(forecast)) == forecast
+    assert Forecast.of_state(forecast.__getstate__()) == forecast
+    assert type(forecast.__getstate__()["rows"][0]) is tuple
+
+
+def test_the_fastest_of_each_number_of_workers_is_found():
+    assert best_per_number([REPLICAS, HERE, SHARDS]) == [HERE, SHARDS]
