@@ -7,7 +7,7 @@ import click
 from sphinx_gallery.sorting import ExplicitOrder
 
 from skdistmlp import __version__
-from skdistmlp.cli import crossover
+from skdistmlp.cli import mlp
 
 DOCS = Path(__file__).parent
 
@@ -76,12 +76,12 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
 }
 
-# The command's --help, as it prints it.
+# The --help of each command, as it prints it.
 API = DOCS / "api"
 API.mkdir(exist_ok=True)
-(API / "dask-mlp-crossover.txt").write_text(
-    crossover.get_help(click.Context(crossover, info_name="dask mlp crossover"))
-)
+for name, command in mlp.commands.items():
+    help_text = command.get_help(click.Context(command, info_name=f"dask mlp {name}"))
+    (API / f"dask-mlp-{name}.txt").write_text(help_text)
 
 html_theme = "pydata_sphinx_theme"
 html_title = "skdistmlp"

@@ -85,7 +85,7 @@ def _time(
 def _forecast(workload: Workload, client: Client) -> dict[str, Any]:
     """Return what a long fit is expected to take on each plan, and which is chosen."""
     # The link may have changed.
-    forget_machines(client)
+    forget_machines()
     parameters = workload.parameters(n_epochs=LONG_EPOCHS)
     estimator = DistributedMLPClassifier(
         **parameters, client=client, parameter_threshold=1

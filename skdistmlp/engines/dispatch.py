@@ -84,6 +84,10 @@ def train(
 
         state = engine.train(job, dataset, report)
         plan = engine.plan
+        if plan.forecast is not None and plan.forecast.misses:
+            from skdistmlp.cluster.peers.measurement import forget_machines
+
+            forget_machines()
     random_state = job.initial.random_state
     if state.random_state is not random_state:
         # Another process has drawn from a copy of the user's.

@@ -6,6 +6,10 @@ from typing import Any, NamedTuple, Self
 
 from skdistmlp.public import public
 
+MISS = 1.5
+"""Ratio of what a step took to what was expected, or the reverse, from which the
+machines are no longer what they were when they were measured."""
+
 
 class ForecastRow(NamedTuple):
     """What a fit is expected to take on one plan.
@@ -95,6 +99,14 @@ class Forecast:
     def after(self, step_s: float) -> "Forecast":
         """Return the forecast with what a step took."""
         return replace(self, step_s=step_s)
+
+    @property
+    def misses(self) -> bool:
+        """Whether a step took far more or less than expected: measure again."""
+        if self.step_s is None:
+            return False
+        ratio = self.step_s / max(self.rows[0].step_s, 1e-9)
+        return not 1 / MISS <= ratio <= MISS
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain data, which other versions can read."""

@@ -161,9 +161,20 @@ def test_the_plan_of_a_fit_says_what_a_step_took(client, measures):
     assert "; it took " in str(clf.plan_)
 
 
+def test_a_forecast_that_misses_is_not_kept(client, measures, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(
+        cluster_measurement, "forget_machines", lambda: forgotten.append(1)
+    )
+    # No step takes an hour.
+    measures |= {"here_s": 3600.0, "worker_s": 3600.0}
+    classifier(client).fit(X, Y)
+    assert forgotten == [1]
+
+
 def test_real_measurements_lead_to_a_plan(client, monkeypatch):
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
-    forget_machines(client)
+    forget_machines()
     clf = classifier(client).fit(X, Y)
     forecast = clf.plan_.forecast
     assert {row.n_workers for row in forecast.rows} == {0, 1, 2, 3}

@@ -21,6 +21,14 @@ def test_it_says_what_was_expected_and_what_came_next():
     assert forecast.step_s is None
 
 
+def test_machines_are_measured_again_when_a_forecast_misses():
+    forecast = Forecast((SHARDS, HERE))
+    assert not forecast.misses
+    assert not forecast.after(0.012 * 1.49).misses
+    assert forecast.after(0.012 * 1.51).misses
+    assert forecast.after(0.012 / 1.51).misses
+
+
 def test_a_single_plan_has_no_next():
     assert str(Forecast((HERE,))) == "expected: 20 ms per step, 2 s per epoch"
 

@@ -75,9 +75,9 @@ def measure_machines(
     return found
 
 
-def forget_machines(client: Client) -> None:
-    """Have all workers of a client measured again."""
-    _CACHE.pop(client, None)
+def forget_machines() -> None:
+    """Have all workers measured again."""
+    _CACHE.clear()
 
 
 def _measure(

@@ -29,7 +29,7 @@ GRIDS = [Grid(1), Grid(3), Grid(1, 3)]
 
 @pytest.fixture
 def workers(client):
-    forget_machines(client)
+    forget_machines()
     return tuple(client.nthreads())
 
 
@@ -65,7 +65,7 @@ def test_the_same_is_measured_once(client, workers, trial):
     assert other is not found
     longer = replace(trial, n_rows=51)
     assert measure_machines(client, workers, longer, GRIDS) is not found
-    forget_machines(client)
+    forget_machines()
     assert measure_machines(client, workers, trial, GRIDS) is not found
 
 
