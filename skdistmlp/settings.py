@@ -406,7 +406,7 @@ MEASURING_TIMEOUT_S = 5.0
 """For the measurement of the workers before a fit, which takes half a second if they
 are free. Without it, a fit is planned by the number of parameters."""
 
-MEETING_S = 2.0
+MEETING_S = 3.0
 """For workers that are measured to connect to each other. All have just answered, so
 whoever is not found by then cannot be reached."""
 

@@ -93,6 +93,9 @@ def test_the_command_loads_nothing_heavy_for_other_commands_of_dask():
         "skdistmlp",
         "skdistmlp._version",
         "skdistmlp.cli",
+        "skdistmlp.cli.connection",
+        "skdistmlp.cli.crossover_command",
+        "skdistmlp.cli.plan_command",
         "skdistmlp.exceptions",
         "skdistmlp.settings",
     }
@@ -133,7 +136,7 @@ def test_displays_need_no_import_of_their_own():
     assert "matplotlib" not in loaded
 
 
-@pytest.mark.parametrize("name", ["Plan", "NetworkSplit", "FastestWithin"])
+@pytest.mark.parametrize("name", ["Plan", "NetworkSplit", "FastestWithin", "Forecast"])
 def test_classes_say_where_users_find_them(name):
     assert repr(getattr(skdistmlp, name)) == f"<class 'skdistmlp.{name}'>"
 
@@ -173,6 +176,7 @@ def test_public_names():
         "DistributedMLPRegressor",
         "ExchangeError",
         "FastestWithin",
+        "Forecast",
         "NetworkSplit",
         "ParityReport",
         "ParityRow",

@@ -58,7 +58,9 @@ class ForecastRow(NamedTuple):
 class Forecast:
     """What a fit is expected to take on the plans that it could follow.
 
-    Attributes
+    A plan that was chosen by measurements has one as `forecast`. Print it to read it.
+
+    Parameters
     ----------
     rows : tuple of ForecastRow
         The plan that was chosen first, then the others, the fastest first.
@@ -79,7 +81,13 @@ class Forecast:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """Return what a printed plan says of it."""
+        """Return what a printed plan says of it.
+
+        Returns
+        -------
+        list of str
+            Lines.
+        """
         first, *others = self.rows
         took = "" if self.step_s is None else f"; it took {_ms(self.step_s)} per step"
         lines = [
@@ -97,7 +105,18 @@ class Forecast:
         return lines
 
     def after(self, step_s: float) -> "Forecast":
-        """Return the forecast with what a step took."""
+        """Return the forecast with what a step took.
+
+        Parameters
+        ----------
+        step_s : float
+            Seconds.
+
+        Returns
+        -------
+        Forecast
+            A new one.
+        """
         return replace(self, step_s=step_s)
 
     @property
@@ -119,7 +138,18 @@ class Forecast:
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> Self:
-        """Return a forecast from plain data."""
+        """Return a forecast from plain data.
+
+        Parameters
+        ----------
+        state : dict
+            What `__getstate__` returned.
+
+        Returns
+        -------
+        Forecast
+            The same.
+        """
         forecast = cls.__new__(cls)
         forecast.__setstate__(state)
         return forecast

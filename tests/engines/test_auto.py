@@ -14,6 +14,7 @@ from skdistmlp.engines import auto
 from skdistmlp.engines.auto import FitOutline, is_worth_measuring
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.planning.calibration import Measurement
+from tests.cluster.support import WITHIN_S
 from tests.training.jobs import dataset_of, job_of
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -174,6 +175,8 @@ def test_a_forecast_that_misses_is_not_kept(client, measures, monkeypatch):
 
 def test_real_measurements_lead_to_a_plan(client, monkeypatch):
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    # The machine may be busy.
+    monkeypatch.setattr(cluster_measurement, "MEASURING_TIMEOUT_S", WITHIN_S)
     forget_machines()
     clf = classifier(client).fit(X, Y)
     forecast = clf.plan_.forecast

@@ -12,7 +12,7 @@ from distributed import Client, LocalCluster, Security
 from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.peers.worker import _tls
+from skdistmlp.cluster.peers.worker import tls_of
 from skdistmlp.exceptions import ExchangeError
 from tests.certificates import write_certificates
 from tests.cluster.leaks import assert_nothing_left, remember
@@ -114,7 +114,7 @@ WITHOUT_CERTIFICATES = Security(require_encryption=True)
 @pytest.mark.parametrize("scheme", ["tcp", "ws", "inproc"])
 def test_shards_of_an_unencrypted_cluster_do_not_encrypt(scheme):
     worker = SimpleNamespace(address=f"{scheme}://here", security=UNENCRYPTED)
-    assert _tls(worker) is None
+    assert tls_of(worker) is None
 
 
 @pytest.mark.parametrize(
@@ -130,11 +130,11 @@ def test_shards_of_an_unencrypted_cluster_do_not_encrypt(scheme):
 def test_without_a_certificate_nothing_is_sent_unencrypted(scheme, given):
     worker = SimpleNamespace(address=f"{scheme}://here", security=given)
     with pytest.raises(ExchangeError, match=f"{scheme}://here has no TLS certificate"):
-        _tls(worker)
+        tls_of(worker)
 
 
 def test_required_encryption_is_used_with_any_protocol(security):
-    tls = _tls(SimpleNamespace(address="ws://here", security=security))
+    tls = tls_of(SimpleNamespace(address="ws://here", security=security))
     assert all(isinstance(context, ssl.SSLContext) for context in tls)
 
 
