@@ -70,6 +70,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT,
         help=f"plans to compare with one thread (default: {' '.join(DEFAULT)})",
     )
+    group.add_argument(
+        "--forecast",
+        action="store_true",
+        help="also have engine='auto' forecast what each plan takes, and compare",
+    )
 
 
 def check_options(arguments: argparse.Namespace) -> None:
@@ -108,7 +113,7 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, list[Row]], int]:
             with open_lab(arguments.workers) as lab:
                 driver = Driver(lab, [*arguments.plans, ONE_THREAD])
                 options = arguments.networks, candidates, arguments.repeats
-                measure(lab, driver, links, *options, results)
+                measure(lab, driver, links, *options, results, arguments.forecast)
     except Interrupted as interrupted:
         _say(f"interrupted by {interrupted.signal.name}; the lab is removed")
         code = int(interrupted.code or 1)

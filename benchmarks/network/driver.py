@@ -98,8 +98,6 @@ def _forecast(workload: Workload, client: Client) -> dict[str, Any]:
     return {
         "rows": [row._asdict() for row in forecast.rows],
         "measuring_s": measuring_s,
-        "latency_us": 1e6 * (forecast.latency_s or 0.0),
-        "mbit_per_s": 1e-6 * (forecast.bits_per_s or 0.0),
     }
 
 

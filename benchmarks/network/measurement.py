@@ -6,6 +6,8 @@ from functools import partial
 from statistics import median
 from typing import NamedTuple
 
+from benchmarks.network.cells import Cell
+from benchmarks.network.forecasts import Forecast, compare_forecast, errors_of
 from benchmarks.network.links import MAX_BURST_S, Link
 from benchmarks.network.namespaces import Lab
 from benchmarks.network.plans import ONE_THREAD
@@ -25,21 +27,6 @@ TORCH = {
 
 TOGETHER = ["torch, data-parallel", "torch, tensor-parallel"]
 """The two of which the better one is compared with the best of our plans."""
-
-
-class Cell(NamedTuple):
-    """One network on one link.
-
-    Attributes
-    ----------
-    link : Link
-        Of every machine.
-    workload : Workload
-        What is trained.
-    """
-
-    link: Link
-    workload: Workload
 
 
 class Turn(NamedTuple):
@@ -66,19 +53,31 @@ class Results:
         Rate and round trip of every link.
     steps_ms : dict
         Milliseconds per step of each repeat, by cell and candidate.
+    forecasts : dict of Cell to Forecast
+        What was expected of cells, if that was asked for.
     """
 
     rates: list[Row] = field(default_factory=list)
     steps_ms: dict[Cell, dict[str, list[float]]] = field(default_factory=dict)
+    forecasts: dict[Cell, Forecast] = field(default_factory=dict)
 
     def tables(self, n_workers: int, repeats: int) -> dict[str, list[Row]]:
         """Return tables by title, of the cells that are complete."""
-        rows = [
-            compare(cell, steps_ms)
+        complete = {
+            cell: steps_ms
             for cell, steps_ms in self.steps_ms.items()
             if all(len(each) == repeats for each in steps_ms.values())
-        ]
+        }
+        rows = [compare(cell, steps_ms) for cell, steps_ms in complete.items()]
         tables = {"network links": self.rates, f"network, {n_workers} workers": rows}
+        expected = [
+            row
+            for cell, forecast in self.forecasts.items()
+            if cell in complete
+            for row in compare_forecast(cell, forecast, complete[cell])
+        ]
+        tables["network, forecasts"] = expected
+        tables["network, errors of forecasts"] = errors_of(expected)
         return {title: rows for title, rows in tables.items() if rows}
 
 
@@ -90,6 +89,7 @@ def measure(
     candidates: Sequence[str],
     repeats: int,
     results: Results,
+    with_forecasts: bool = False,
 ) -> None:
     """Time all candidates in turn, network by network and link by link.
 
@@ -109,6 +109,8 @@ def measure(
         Timed repeats of each.
     results : Results
         What is measured is added to it.
+    with_forecasts : bool
+        Whether to ask, before each cell, what is expected of it.
     """
     cells = [Cell(link, workload) for link in links for workload in workloads]
     turns = [
@@ -125,6 +127,8 @@ def measure(
             results.rates.append({"link": link.name, **_shape(lab, driver, link)})
         if cell not in results.steps_ms:
             results.steps_ms[cell] = {name: [] for name in candidates}
+            if with_forecasts:
+                results.forecasts[cell] = driver.forecast(cell.workload)
         if candidate in TORCH:
             mode, n_processes = TORCH[candidate]
             step_ms = torch_step_ms(lab, mode, cell.workload, n_processes)

@@ -12,6 +12,7 @@ from typing import Any
 
 import dask
 
+from benchmarks.network.forecasts import Forecast
 from benchmarks.network.namespaces import DRIVER, Lab, LabError
 from benchmarks.network.probe import LinkRates
 from skdistmlp.crossover.local_workers import QUIET_WORKERS
@@ -102,9 +103,9 @@ class Driver:
         answer = self._ask({"plan": plan, "workload": asdict(workload)})
         return float(answer["step_ms"])
 
-    def forecast(self, workload: Workload) -> dict[str, Any]:
-        """Return what plans are expected to take, and which ``auto`` would choose."""
-        return self._ask({"forecast": True, "workload": asdict(workload)})
+    def forecast(self, workload: Workload) -> Forecast:
+        """Return what plans are expected to take, and which `auto` would choose."""
+        return Forecast(**self._ask({"forecast": True, "workload": asdict(workload)}))
 
     def probe(self) -> LinkRates:
         """Return what a link does now."""

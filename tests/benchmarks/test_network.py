@@ -17,9 +17,16 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.network import command as network
 from benchmarks.network import leftovers, measurement, probe, processes
+from benchmarks.network.cells import Cell
+from benchmarks.network.forecasts import (
+    Forecast,
+    compare_forecast,
+    errors_of,
+    plan_name,
+)
 from benchmarks.network.interruptions import Interrupted, held, interruptible
 from benchmarks.network.links import MIN_BURST, RATES, Link, parse_rate
-from benchmarks.network.measurement import TORCH, Cell, Results, compare
+from benchmarks.network.measurement import TORCH, Results, compare
 from benchmarks.network.namespaces import (
     LabError,
     LabUnavailableError,
@@ -358,3 +365,57 @@ def test_delayed_links_are_shaped_once():
     lab: Any = LabOfSlowTimers(1.0)
     measurement._shape(lab, lab, Link(1000, delay_ms=1.0))
     assert len(lab.shaped) == 1
+
+
+def expected(n_workers: int, n_replicas: int, step_s: float) -> dict[str, Any]:
+    return {"n_workers": n_workers, "n_replicas": n_replicas, "step_s": step_s}
+
+
+def test_forecasts_are_compared_with_what_was_measured():
+    cell = Cell(Link(1000), parse_network("64-256@2000"))
+    forecast = Forecast(
+        [
+            expected(2, 1, 0.011),
+            expected(0, 1, 0.02),
+            expected(2, 2, 0.026),
+            expected(1, 1, 0.02),
+        ],
+        0.5,
+    )
+    assert forecast.chosen == "neurons"
+    measured_ms = {ONE_THREAD: [20.0, 21.0, 19.0], "neurons": [10.0], "replicas": [20]}
+    rows = list(compare_forecast(cell, forecast, measured_ms))
+    found = {row["plan"]: (row["error"], row["chosen, over the best"]) for row in rows}
+    assert found == {
+        "replicas": ("+30%", ""),
+        ONE_THREAD: ("+0%", ""),
+        "neurons": ("+10%", 1.0),
+    }
+    other = {**rows[0], "link": "10 Gbit/s", "expected, ms": 40.0}
+    first, second, last = errors_of([*rows, other])
+    assert (first["link"], second["link"], last["link"]) == (
+        *("1 Gbit/s", "10 Gbit/s"),
+        "all",
+    )
+    assert first["median error"] == "10%"
+    assert first["worst choice, over the best"] == 1.0
+    assert (last["plans"], last["within 30%"]) == (4, "75%")
+
+
+def test_a_choice_that_is_not_the_best_is_behind_it():
+    cell = Cell(Link(1000), parse_network("64-256"))
+    forecast = Forecast([expected(0, 1, 0.02), expected(2, 1, 0.03)], 0.5)
+    rows = compare_forecast(cell, forecast, {ONE_THREAD: [20.0], "neurons": [16.0]})
+    assert {row["plan"]: row["chosen, over the best"] for row in rows} == {
+        ONE_THREAD: 1.25,
+        "neurons": "",
+    }
+
+
+def test_grids_are_named_as_plans_of_the_lab():
+    names = [
+        plan_name(expected(*grid, 1.0))
+        for grid in ((0, 1), (1, 1), (4, 1), (4, 4), (4, 2))
+    ]
+    assert names == [ONE_THREAD, "one worker", "neurons", "replicas", "2-replicas"]
+    assert set(names) - {"one worker"} <= set(PLANS)

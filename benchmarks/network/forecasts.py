@@ -1,0 +1,99 @@
+"""What `engine="auto"` expected of a cell, beside what was measured."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.network.cells import Cell
+from benchmarks.network.plans import ONE_THREAD
+from skdistmlp.crossover.output import Row
+
+WITHIN = 0.3
+"""Error of most forecasts, at most."""
+
+
+class Forecast(NamedTuple):
+    """What was expected of each plan, as the lab's driver tells it.
+
+    Attributes
+    ----------
+    rows : list of dict
+        Fields of `ForecastRow`, of the chosen plan first.
+    measuring_s : float
+        Seconds that it took to measure and plan.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    measuring_s: float
+
+    def expected_ms(self) -> dict[str, float]:
+        """Return milliseconds per step of each plan, by its name in the lab."""
+        return {plan_name(row): 1e3 * row["step_s"] for row in reversed(self.rows)}
+
+    @property
+    def chosen(self) -> str:
+        """The plan that would have been taken."""
+        return plan_name(self.rows[0])
+
+
+def plan_name(row: Mapping[str, Any]) -> str:
+    """Return what the lab calls a plan."""
+    n_workers, n_replicas = row["n_workers"], row["n_replicas"]
+    if n_workers == 0:
+        return ONE_THREAD
+    if n_workers == 1:
+        return "one worker"
+    if n_replicas == 1:
+        return "neurons"
+    return "replicas" if n_replicas == n_workers else f"{n_replicas}-replicas"
+
+
+def compare_forecast(
+    cell: Cell, forecast: Forecast, steps_ms: Mapping[str, Sequence[float]]
+) -> Iterator[Row]:
+    """Yield a row for each plan that was both expected and measured."""
+    expected_ms = forecast.expected_ms()
+    measured_ms = {name: median(steps_ms[name]) for name in steps_ms}
+    plans = [name for name in expected_ms if name in measured_ms]
+    best_ms = min(measured_ms[name] for name in plans)
+    for name in plans:
+        error = expected_ms[name] / measured_ms[name] - 1
+        is_chosen = name == forecast.chosen
+        yield {
+            "link": cell.link.name,
+            "network": cell.workload.name,
+            "batch_size": cell.workload.batch_size,
+            "plan": name,
+            "expected, ms": expected_ms[name],
+            "measured, ms": measured_ms[name],
+            "error": f"{error:+.0%}",
+            "chosen, over the best": measured_ms[name] / best_ms if is_chosen else "",
+            "measuring, s": forecast.measuring_s,
+        }
+
+
+def errors_of(rows: Sequence[Row]) -> list[Row]:
+    """Return, link by link and of all, how large the errors of forecasts are."""
+    links = dict.fromkeys(str(row["link"]) for row in rows)
+    table: list[Row] = []
+    for link in [*links, "all"]:
+        of_link = [row for row in rows if link in (row["link"], "all")]
+        if not of_link:
+            continue
+        errors = sorted(
+            abs(row["expected, ms"] / row["measured, ms"] - 1) for row in of_link
+        )
+        ratios = [row["chosen, over the best"] for row in of_link]
+        chosen = [ratio for ratio in ratios if ratio != ""]
+        within = sum(error <= WITHIN for error in errors) / len(errors)
+        table.append(
+            {
+                "link": link,
+                "plans": len(of_link),
+                "median error": f"{median(errors):.0%}",
+                f"within {WITHIN:.0%}": f"{within:.0%}",
+                "choices": len(chosen),
+                "worst choice, over the best": max(chosen, default=""),
+            }
+        )
+    return table
