@@ -426,6 +426,10 @@ QUEUE_POLL_S = 0.5
 """Longest interval between these questions: a fit starts at most this long after its
 workers are free."""
 
+INTENTION_S = 10.0
+"""For workers that a fit has chosen to count as taken before it reserves them: until
+then another fit takes others, if there are."""
+
 SILENT_CLIENT_S = 40.0
 """Without a heartbeat from its client, after which a fit loses its reserved workers,
 but not before `SILENT_HEARTBEATS` are missing. Heartbeats come every 5 s, less often

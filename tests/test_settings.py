@@ -428,6 +428,7 @@ NOT_TIMEOUTS = {
     "candidates.py: TASK_S",
     "auto.py: MEASURED_FROM_S",
     "trial.py: TIMED_S",
+    "trial.py: EXTRAPOLATED_S",
     "probe.py: LINK_S",
 }
 """Constants in seconds that nothing waits for: what measurements have to exceed or are

@@ -141,7 +141,7 @@ def crossover(
     cluster with TLS, pass the --tls options as to `dask worker`, or set
     distributed.comm.tls in Dask's configuration.
     """  # noqa: D301 (click keeps the lines of a paragraph that begins with this mark)
-    from skdistmlp.crossover.advice import advise, impossible
+    from skdistmlp.crossover.advice import advise, describe_errors, impossible
     from skdistmlp.crossover.output import markdown_table, write_json
     from skdistmlp.crossover.rule import parameter_threshold
 
@@ -161,6 +161,8 @@ def crossover(
     # The answer is printed before any file is written: the disk may be full.
     click.echo(markdown_table(rows))
     click.echo(advise(measurements, n_used, max_speedup))
+    if errors := describe_errors(measurements):
+        click.echo(errors)
     if csv_path is not None:
         with report_failed_write(csv_path), csv_path.open("w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
@@ -203,6 +205,7 @@ def _measure(
         SPEEDUP_PER_THREAD,
         measure_growing_networks,
     )
+    from skdistmlp.crossover.plans import expected_speedup
     from skdistmlp.crossover.workloads import Workload
     from skdistmlp.estimators import DistributedMLPClassifier
     from skdistmlp.estimators.uninterrupted import fit_uninterrupted
@@ -244,7 +247,12 @@ def _measure(
     ]
     with click.progressbar(
         measure_growing_networks(
-            baseline, distributed, workloads, repeats, max_speedup
+            baseline,
+            distributed,
+            workloads,
+            repeats,
+            max_speedup,
+            partial(expected_speedup, client, n_used),
         ),
         length=len(workloads),
         label="measuring",

@@ -36,6 +36,21 @@ def impossible(
     return [each for each in measurements if each.speedup > max_speedup]
 
 
+def describe_errors(measurements: Sequence[Measurement]) -> str:
+    """Say how far off expected speed-ups were; nothing if none was expected."""
+    errors = [
+        abs(each.expected_speedup / each.speedup - 1)
+        for each in measurements
+        if each.expected_speedup is not None
+    ]
+    if not errors:
+        return ""
+    return (
+        f"engine='auto' expected these speed-ups with errors of {median(errors):.0%} "
+        f"(median) and {max(errors):.0%} (maximum)."
+    )
+
+
 def advise(
     measurements: Sequence[Measurement],
     n_workers: int,

@@ -1,8 +1,8 @@
 """Measure how much faster distributed training is, by the size of the network."""
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from statistics import median
 
 from skdistmlp.crossover.timing import EstimatorFactory, median_ratio, time_fit
@@ -37,6 +37,8 @@ class Measurement:
         Median of the ratios of the two, pair by pair.
     extra_fit_ms : float
         Milliseconds that a distributed fit takes longer, however many steps it has.
+    expected_speedup : float or None
+        What ``engine="auto"`` expected, if it was asked.
     """
 
     network: str
@@ -46,6 +48,7 @@ class Measurement:
     distributed_step_ms: float
     speedup: float
     extra_fit_ms: float
+    expected_speedup: float | None = None
 
 
 def measure_growing_networks(
@@ -54,6 +57,7 @@ def measure_growing_networks(
     workloads: Iterable[Workload],
     repeats: int,
     max_speedup: float = math.inf,
+    expect: Callable[[Workload], float] | None = None,
 ) -> Iterator[Measurement]:
     """Time networks of growing size, in turn on the baseline and distributed.
 
@@ -69,6 +73,9 @@ def measure_growing_networks(
     max_speedup : float
         A network whose speed-up exceeds this is measured again, at most `MAX_ATTEMPTS`
         times in all: something else kept the machine from training the baseline.
+    expect : callable, optional
+        Called with each network before it is measured, for the speed-up that is
+        expected.
 
     Yields
     ------
@@ -76,11 +83,12 @@ def measure_growing_networks(
         One per network.
     """
     for workload in workloads:
+        expected = None if expect is None else expect(workload)
         for _ in range(MAX_ATTEMPTS):
             measured = _measure(baseline, distributed, workload, repeats)
             if measured.speedup <= max_speedup:
                 break
-        yield measured
+        yield replace(measured, expected_speedup=expected)
 
 
 def _measure(

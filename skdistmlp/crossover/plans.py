@@ -13,7 +13,7 @@ from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.estimators.planning import outline_of_fit
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.planning.calibration import Measurement, corners, machines_of
+from skdistmlp.planning.calibration import Timings, corners, machines_of
 from skdistmlp.planning.candidates import Offer, forecast_of
 from skdistmlp.planning.forecast import Forecast, best_per_number
 from skdistmlp.planning.machines import Link
@@ -44,8 +44,10 @@ def parse_bandwidth(text: str) -> float:
     return bits_per_s
 
 
-def forecast_on(client: Any, workload: Workload, n_epochs: int) -> Forecast:
-    """Return what a fit would take on a cluster, all of whose workers are measured.
+def forecast_on(
+    client: Any, workload: Workload, n_epochs: int, n_workers: int | None = None
+) -> Forecast:
+    """Return what a fit would take on a cluster whose workers are measured.
 
     Parameters
     ----------
@@ -55,6 +57,8 @@ def forecast_on(client: Any, workload: Workload, n_epochs: int) -> Forecast:
         The network, and the number of rows.
     n_epochs : int
         Epochs of the fit.
+    n_workers : int, optional
+        How many of its workers may take part; by default all.
 
     Raises
     ------
@@ -63,11 +67,31 @@ def forecast_on(client: Any, workload: Workload, n_epochs: int) -> Forecast:
     """
     outline = outline_of_fit(_estimator(workload, n_epochs), *workload.data())
     request = EngineRequest(client, None, "auto", "auto")
-    plan = fastest_plan(request, outline, choose_workers(client, None), client)
+    workers = choose_workers(client, n_workers)
+    plan = fastest_plan(request, outline, workers, client)
     assert plan is not None, "this process has room"
     if plan.forecast is None:
         raise ClusterError(f"{plan.reason}: nothing can be said of them")
     return plan.forecast
+
+
+def expected_speedup(client: Any, n_workers: int, workload: Workload) -> float:
+    """Return how much faster shards are expected to be than this process.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    n_workers : int
+        Number of workers, each with a shard.
+    workload : Workload
+        The network.
+    """
+    rows = {
+        (row.n_workers, row.n_replicas): row
+        for row in forecast_on(client, workload, workload.n_epochs, n_workers).rows
+    }
+    return rows[0, 1].step_s / rows[n_workers, 1].step_s
 
 
 def forecast_for(
@@ -90,7 +114,7 @@ def forecast_for(
     units, cost = outline.layer_units, outline.cost
     grids = corners(n_workers, units, cost.n_rows)
     each_s = tuple(outline.trial.step_s(grid) for grid in grids)
-    measured = Measurement(tuple(grids), each_s[0], (each_s,) * n_workers, (), ())
+    measured = Timings(tuple(grids), each_s[0], (each_s,) * n_workers, (), ())
     machines = machines_of(measured, units, cost)
     machines = replace(machines, link=Link.of_rate(bits_per_s, REFERENCE))
     offer = Offer(

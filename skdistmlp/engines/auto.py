@@ -36,11 +36,14 @@ class FitOutline:
         How many steps there are.
     trial : Trial
         What is timed.
+    on_cluster : bool
+        Whether the features are on workers.
     """
 
     cost: StepCost
     length: FitLength
     trial: Trial
+    on_cluster: bool = False
 
     @classmethod
     def of(cls, job: TrainingJob, dataset: BaseDataset) -> "FitOutline":
@@ -49,7 +52,12 @@ class FitOutline:
         n_rows = cost.n_rows
         if cost.moves_parameters and cost.buffer_rows is not None:
             n_rows = cost.buffer_rows
-        return cls(cost, FitLength.of(job, dataset), Trial.of(job, dataset, n_rows))
+        return cls(
+            cost,
+            FitLength.of(job, dataset),
+            Trial.of(job, dataset, n_rows),
+            dataset.client is not None,
+        )
 
     @property
     def layer_units(self) -> tuple[int, ...]:
@@ -151,6 +159,7 @@ def fastest_plan(
         n_workers=request.n_workers,
         n_replicas=request.n_replicas,
         min_workers=1 if request.may_stay_local or request.must_share else 2,
+        on_cluster=outline.on_cluster,
         connected=unreachable is None,
     )
     candidates = offer.candidates()

@@ -185,6 +185,8 @@ def _plan_training(
     )
 
     workers = choose_workers(client, request.n_workers, request.n_replicas)
+    if request.n_workers is not None and request.engine != "futures":
+        workers = free_workers(client, workers)
     note = ""
     if outline is not None and is_worth_measuring(request, outline):
         from skdistmlp.cluster.peers.measurement import MeasurementError
@@ -221,6 +223,18 @@ def _plan_training(
         return first
     memory = worker_memory(client, workers)
     return plan_that_fits(numbers, plan_with, memory, share)
+
+
+def free_workers(client: Any, workers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return as many workers, those that will be free soonest: fits share a cluster."""
+    from skdistmlp.cluster.client.workers import workers_of
+    from skdistmlp.cluster.peers.reservation import choose_free_workers
+
+    present = workers_of(client)
+    # One may have left meanwhile, which the fit will notice.
+    if len(present) <= len(workers):
+        return workers
+    return choose_free_workers(client, present, len(workers))
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:

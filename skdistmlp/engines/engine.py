@@ -60,6 +60,8 @@ class EngineRequest:
         """Whether this process may train a network that reaches the threshold."""
         if self.n_workers is not None or self.must_share:
             return False
+        if self.n_replicas is not None and self.n_replicas > 1:
+            return False
         if self.parameter_threshold is None:
             return configured_threshold() > 0
         return self.parameter_threshold != 0

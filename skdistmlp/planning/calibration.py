@@ -17,7 +17,7 @@ fraction of a second varies as much, and a plan should not."""
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Timings:
     """What was measured of some processes.
 
     Attributes
@@ -56,7 +56,7 @@ def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Gri
 
 
 def machines_of(
-    measurement: Measurement, layer_units: Sequence[int], cost: StepCost
+    measurement: Timings, layer_units: Sequence[int], cost: StepCost
 ) -> Machines:
     """Return how fast processes are, from steps of a job and from exchanges.
 

@@ -132,6 +132,9 @@ class Offer:
         What the user has fixed.
     min_workers : int
         The fewest workers to take, if there are as many.
+    on_cluster : bool
+        Whether the features are on the workers, and would have to be fetched to train
+        here. Otherwise they are here, and are sent.
     connected : bool
         Whether the workers can reach each other; otherwise "futures", which sends
         everything over Dask's own connections, takes the place of "peers".
@@ -148,6 +151,7 @@ class Offer:
     n_workers: int | None = None
     n_replicas: int | None = None
     min_workers: int = 1
+    on_cluster: bool = False
     connected: bool = True
 
     def candidates(self) -> list[Candidate]:
@@ -161,7 +165,16 @@ class Offer:
         split = NetworkSplit.even(self.layer_units, 1)
         seconds = computation_s(split, self.cost, Grid(1), self.machines.here)
         plan = local_plan(self.layer_units, "")
-        return Candidate(plan, StepTime(seconds), 0.0, self.length)
+        fetched = self.cost.feature_bytes if self.on_cluster else 0
+        return Candidate(plan, StepTime(seconds), self._sent_s(fetched), self.length)
+
+    def _sent_s(self, n_bytes: int) -> float:
+        """Return the seconds for features between this process and the workers.
+
+        Its link is taken to be like theirs.
+        """
+        # A link that is not limited takes no time.
+        return 8 * n_bytes / self.machines.link.bits_per_s
 
     def _futures(self) -> Candidate:
         workers = self.workers[: self.n_workers]
@@ -222,11 +235,8 @@ class Offer:
         step = step_time(
             plan.split, self.cost, grid, _distinct(speeds), link, plan.rows.form
         )
-        sent = plan.features_held * len(workers)
-        fixed_s = PEERS_FIT_S
-        if link.bits_per_s < math.inf:
-            fixed_s += 8 * sent / link.bits_per_s
-        return Candidate(plan, step, fixed_s, self.length)
+        sent = 0 if self.on_cluster else plan.features_held * len(workers)
+        return Candidate(plan, step, PEERS_FIT_S + self._sent_s(sent), self.length)
 
 
 def _distinct(speeds: Sequence[Speed]) -> Sequence[Speed]:

@@ -64,17 +64,17 @@ class Rates:
 
 REFERENCE = Rates(
     flop_per_s={
-        1: 2.2e9,
-        4: 8.7e9,
-        16: 20e9,
-        64: 50e9,
-        256: 72e9,
+        1: 2e9,
+        4: 16e9,
+        16: 34e9,
+        64: 60e9,
+        256: 76e9,
         1024: 79e9,
     },
-    optimizer_bytes_per_s=1e10,
-    layer_s=6e-5,
-    message_s=3e-5,
-    exchanged_bytes_per_s=2e9,
+    optimizer_bytes_per_s=2e10,
+    layer_s=5e-5,
+    message_s=2.5e-5,
+    exchanged_bytes_per_s=1.5e9,
     round_trip_s=4e-5,
 )
 """Of a core of 2026 (``python -m benchmarks scaling``). They say what a fit takes that

@@ -95,7 +95,22 @@ def computation_s(
     split: NetworkSplit, cost: StepCost, grid: Grid, speed: Speed
 ) -> float:
     """Return what a step of the first process takes without its exchanges."""
-    return _Process(split.layout(0), cost, grid, speed).computed_s
+    n_rows = math.ceil(cost.n_rows / grid.n_replicas)
+    return _Process(split.layout(0), cost, grid, speed, n_rows).computed_s
+
+
+def expected_rows(cost: StepCost, n_replicas: int) -> float:
+    """Return how many rows of a mini-batch the replica with the most has, on average.
+
+    The rows of a shuffled one fall on the replicas by chance, and the others wait for
+    the replica that has the most: of 200 rows, one of two has 105.6 on average. The
+    mean of the greatest of some normal variables is approximated within 6%.
+    """
+    mean = cost.n_rows / n_replicas
+    if cost.moves_parameters or n_replicas == 1:
+        return math.ceil(mean)
+    deviation = math.sqrt(mean * (1 - 1 / n_replicas))
+    return mean + 0.68 * math.sqrt(2 * math.log(n_replicas)) * deviation
 
 
 @dataclass(frozen=True)
@@ -106,10 +121,7 @@ class _Process:
     cost: StepCost
     grid: Grid
     speed: Speed
-
-    @property
-    def n_rows(self) -> int:
-        return math.ceil(self.cost.n_rows / self.grid.n_replicas)
+    n_rows: float
 
     @property
     def computed_s(self) -> float:
@@ -157,12 +169,13 @@ def _slowest(
     split: NetworkSplit, cost: StepCost, grid: Grid, speeds: Sequence[Speed]
 ) -> _Process:
     """Return the process that the others wait for."""
+    n_rows = expected_rows(cost, grid.n_replicas)
     if len(speeds) == 1:
         # The first shard is never smaller than another.
-        return _Process(split.layout(0), cost, grid, speeds[0])
+        return _Process(split.layout(0), cost, grid, speeds[0], n_rows)
     layouts = [split.layout(shard) for shard in range(grid.n_shards)]
     processes = (
-        _Process(layouts[grid.shard(rank)], cost, grid, speed)
+        _Process(layouts[grid.shard(rank)], cost, grid, speed, n_rows)
         for rank, speed in enumerate(speeds)
     )
     return max(processes, key=lambda process: process.computed_s)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from statistics import median
 from typing import Any, TypeAlias
@@ -37,6 +38,10 @@ MIN_STEPS = 2
 
 TIMED_S = 0.02
 """Seconds for which steps with as many rows are timed, at least."""
+
+EXTRAPOLATED_S = 0.06
+"""The same where a step with many more rows is computed from them: an error grows with
+the rows."""
 
 DRAWN_PARAMETERS = 10_007
 """Random parameters, which are repeated."""
@@ -131,10 +136,12 @@ class Trial:
         step = self._new_step(grid, n_rows)
         # It allocates what the others use.
         step(n_rows)
-        most_s = _timed(lambda: step(n_rows), goes_on)
         if n_rows == self.n_rows:
-            return most_s
-        fewer_s = _timed(lambda: step(n_rows // 2), goes_on)
+            return _timed(partial(step, n_rows), goes_on, TIMED_S)
+        most_s, fewer_s = (
+            _timed(partial(step, n), goes_on, EXTRAPOLATED_S)
+            for n in (n_rows, n_rows // 2)
+        )
         row_s = max(0.0, most_s - fewer_s) / (n_rows - n_rows // 2)
         return most_s + (self.n_rows - n_rows) * row_s
 
@@ -190,14 +197,14 @@ class Trial:
         return Dataset(X, y).part(distribution, 0)
 
 
-def _timed(step: Callable[[], None], goes_on: GoesOn) -> float:
+def _timed(step: Callable[[], None], goes_on: GoesOn, timed_s: float) -> float:
     """Return the median of the seconds of a few steps."""
     each_s: list[float] = []
     is_going_on, begun = True, time.perf_counter()
     while is_going_on:
         step()
         n_steps = 1 + len(each_s)
-        is_going_on = goes_on(n_steps < MIN_STEPS or sum(each_s) < TIMED_S)
+        is_going_on = goes_on(n_steps < MIN_STEPS or sum(each_s) < timed_s)
         ended = time.perf_counter()
         each_s.append(ended - begun)
         begun = ended

@@ -50,7 +50,9 @@ def test_results_are_printed_and_written(client, tmp_path):
     table, advice = done.stdout.rsplit("|\n", 1)
     assert all(line.startswith("|") for line in table.splitlines())
     n_lines = len(advice.splitlines())
-    assert n_lines == (2 if threshold else 1), "stdout is for the answer"
+    assert n_lines == (3 if threshold else 2), "stdout is for the answer"
+    assert re.search(r"expected these speed-ups with errors of \d+% \(median\)", advice)
+    assert all(float(row["expected_speedup"]) > 0 for row in rows)
     assert "Traceback" not in done.stderr
 
 

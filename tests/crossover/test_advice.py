@@ -1,8 +1,15 @@
 """What the command says about a measured crossover."""
 
+from dataclasses import replace
+
 import pytest
 
-from skdistmlp.crossover.advice import advise, describe_crossover, impossible
+from skdistmlp.crossover.advice import (
+    advise,
+    describe_crossover,
+    describe_errors,
+    impossible,
+)
 from skdistmlp.crossover.rule import parameter_threshold
 from tests.crossover.measurements import measurements
 
@@ -73,3 +80,17 @@ def test_nothing_is_recommended_from_impossible_speedups():
     assert "15.0 for 64-(2) was measured" in advice
     assert "=" not in advice
     assert "use parameter_threshold=" in advise(measured, 20, max_speedup=30.0)
+
+
+def test_errors_of_what_was_expected_are_summed_up():
+    measured = [
+        replace(each, expected_speedup=expected)
+        for each, expected in zip(
+            measurements([1.0, 2.0, 4.0]), [1.1, 2.0, 3.0], strict=True
+        )
+    ]
+    assert describe_errors(measured) == (
+        "engine='auto' expected these speed-ups with errors of 10% (median) and 25% "
+        "(maximum)."
+    )
+    assert describe_errors(measurements([1.0])) == ""

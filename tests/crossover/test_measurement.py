@@ -18,7 +18,10 @@ def test_networks_are_timed_in_turn_and_medians_count(monkeypatch):
         return FitTime(*next(times))
 
     monkeypatch.setattr("skdistmlp.crossover.measurement.time_fit", fake_time_fit)
-    (measured,) = measure_growing_networks("baseline", "distributed", [TINY], 3)
+    (measured,) = measure_growing_networks(
+        "baseline", "distributed", [TINY], 3, expect=lambda workload: workload.n_steps
+    )
+    assert measured.expected_speedup == 10
     assert calls == ["baseline", "distributed"] * 3
     assert measured.network == "4-(3)"
     assert measured.n_parameters == 4 * 3 + 3 + 3 * 10 + 10

@@ -13,7 +13,7 @@ from skdistmlp.cluster.peers.measurement import MeasurementError, forget_machine
 from skdistmlp.engines import auto
 from skdistmlp.engines.auto import FitOutline, is_worth_measuring
 from skdistmlp.engines.engine import EngineRequest
-from skdistmlp.planning.calibration import Measurement
+from skdistmlp.planning.calibration import Timings
 from tests.cluster.support import WITHIN_S
 from tests.training.jobs import dataset_of, job_of
 
@@ -25,7 +25,7 @@ UNITS = 4, 300, 300, 1
 def made_up(grids, n_workers, here_s=1.0, worker_s=1.0, exchange_s=1e-6):
     """Return a measurement in which workers divide their work perfectly."""
     each = tuple(worker_s / grid.n_ranks for grid in grids)
-    return Measurement(
+    return Timings(
         tuple(grids), here_s, (each,) * n_workers, (0.0, 1e6), (exchange_s,) * 2
     )
 
@@ -86,6 +86,14 @@ def test_a_number_of_workers_is_obeyed_even_if_this_process_is_faster(client, me
     assert plan_of(client, n_workers=2, n_replicas=2).n_replicas == 2
     measures["error"] = "it must not be asked"
     assert plan_of(client, n_workers=2, n_replicas=1).forecast is None
+
+
+def test_a_number_of_replicas_is_obeyed(client, measures):
+    measures["exchange_s"] = 10.0
+    plan = plan_of(client, n_replicas=3)
+    assert (plan.engine, plan.n_replicas) == ("peers", 3)
+    # One copy of the network is what this process has, too.
+    assert plan_of(client, n_replicas=1).engine == "local"
 
 
 @pytest.mark.parametrize("engine", ["peers", "futures", "local"])

@@ -5,7 +5,7 @@ import pytest
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import (
-    Measurement,
+    Timings,
     are_equal,
     corners,
     machines_of,
@@ -18,10 +18,10 @@ COST = StepCost.of_step(200, itemsize=4)
 GRIDS = (Grid(1), Grid(3), Grid(1, 3))
 
 
-def measurement(*first_s: float) -> Measurement:
+def measurement(*first_s: float) -> Timings:
     """Return one in which workers take so long, and less on other grids."""
     each = tuple((s, s / 2, s / 3) for s in first_s)
-    return Measurement(GRIDS, 0.5, each, (0.0, 1e6), (1e-4, 1e-2))
+    return Timings(GRIDS, 0.5, each, (0.0, 1e6), (1e-4, 1e-2))
 
 
 def test_a_single_process_and_the_most_of_each_kind_are_timed():
@@ -52,7 +52,7 @@ def test_nearly_equal_workers_get_the_same_speed():
 
 
 def test_one_worker_exchanges_nothing():
-    alone = Measurement((Grid(1),), 0.5, ((0.4,),), (), ())
+    alone = Timings((Grid(1),), 0.5, ((0.4,),), (), ())
     machines = machines_of(alone, UNITS, COST)
     split = NetworkSplit.even(UNITS, 1)
     time = step_time(split, COST, Grid(1), machines.workers, machines.link)

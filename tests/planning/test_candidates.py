@@ -148,6 +148,27 @@ def test_the_fixed_cost_of_a_fit_counts():
     assert best(replace(offer, length=FitLength(1, 1))) == (0, 1)
 
 
+def test_features_are_sent_or_fetched_once_in_a_fit():
+    sizes = {"data_bytes": 10**9, "feature_bytes": 10**9}
+    here = offer_of(sizes=sizes, n_workers=2)
+    there = replace(here, on_cluster=True)
+    second_s = 8e9 / here.machines.link.bits_per_s
+
+    def fixed_s(offer, n_workers, n_replicas=1):
+        (found,) = (
+            c.fixed_s
+            for c in offer.candidates()
+            if (len(c.plan.workers), c.plan.n_replicas) == (n_workers, n_replicas)
+        )
+        return found
+
+    assert fixed_s(here, 0) == 0
+    assert fixed_s(there, 0) == pytest.approx(second_s)
+    # A copy for each shard, and a half for each replica.
+    assert fixed_s(here, 2) - fixed_s(there, 2) == pytest.approx(2 * second_s)
+    assert fixed_s(here, 2, 2) - fixed_s(there, 2, 2) == pytest.approx(second_s)
+
+
 def test_grids_give_each_replica_a_row_and_each_shard_a_neuron():
     cost = StepCost.of_step(3)
     assert list(grids_of(8, (4, 2, 2), cost)) == []

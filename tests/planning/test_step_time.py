@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from skdistmlp.parallel import overlap
@@ -11,7 +12,12 @@ from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, flop
 from skdistmlp.planning.machines import PAYLOAD, Link, Speed
 from skdistmlp.planning.rates import Rates
-from skdistmlp.planning.step_time import StepTime, computation_s, step_time
+from skdistmlp.planning.step_time import (
+    StepTime,
+    computation_s,
+    expected_rows,
+    step_time,
+)
 from skdistmlp.wire.packet import HEADER_BYTES
 
 FREE = Rates({1: 1e9, 1024: 1e9}, math.inf, 0.0, 0.0, math.inf, 0.0)
@@ -94,9 +100,27 @@ def test_replicas_hide_nothing():
     time = time_on(Grid(1, 2))
     assert time.hidden_s == 0
     assert time.travelled_s > 0
+    fullest = expected_rows(COST, 2)
     assert time.computed_s == pytest.approx(
-        flop(NetworkSplit.even(UNITS, 1), replace(COST, n_rows=100)) / 1e9
+        flop(NetworkSplit.even(UNITS, 1), COST) / 1e9 * fullest / 200
     )
+
+
+@pytest.mark.parametrize(("n_rows", "n_replicas"), [(200, 2), (200, 3), (2000, 8)])
+def test_rows_fall_on_replicas_by_chance(n_rows, n_replicas):
+    random = np.random.default_rng(0)
+    drawn = random.multinomial(n_rows, [1 / n_replicas] * n_replicas, size=4000)
+    fullest = drawn.max(axis=1).mean()
+    mean = n_rows / n_replicas
+    cost = StepCost.of_step(n_rows)
+    assert expected_rows(cost, n_replicas) - mean == pytest.approx(
+        fullest - mean, rel=0.1
+    )
+
+
+def test_an_evaluation_has_the_same_rows_on_each_replica():
+    assert expected_rows(StepCost.of_evaluation(201), 2) == 101
+    assert expected_rows(COST, 1) == 200
 
 
 def test_all_wait_for_the_slowest():

@@ -56,7 +56,8 @@ def test_large_steps_are_computed_from_smaller_ones(monkeypatch, grid):
 
     monkeypatch.setattr(Trial, "_new_step", new_step)
 
-    def seconds(step, goes_on):
+    def seconds(step, goes_on, timed_s):
+        assert timed_s > module.TIMED_S
         step()
         return 1e-3 + 1e-6 * timed[-1]
 

@@ -6,6 +6,7 @@ longer than `MEASURING_TIMEOUT_S`: a fit can do without.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from skdistmlp.cluster.peers.worker import Roster
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.planning.calibration import Measurement
+from skdistmlp.planning.calibration import Timings
 from skdistmlp.settings import MEASURING_POLL_S, MEASURING_TIMEOUT_S, exchange_timeout_s
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
@@ -29,7 +30,11 @@ from skdistmlp.wire.handshake import Credentials
 MAX_CACHED = 64
 """Measurements that are kept per client."""
 
-_CACHE: WeakKeyDictionary[Client, OrderedDict[Any, Measurement]] = WeakKeyDictionary()
+_LOCK = threading.Lock()
+"""Held while something is measured: the fits of a search that runs in threads all want
+the same, and those that come later find it in the cache."""
+
+_CACHE: WeakKeyDictionary[Client, OrderedDict[Any, Timings]] = WeakKeyDictionary()
 """What was measured, by workers and job, the oldest first."""
 
 
@@ -43,7 +48,7 @@ class UnreachableError(MeasurementError):
 
 def measure_machines(
     client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
-) -> Measurement:
+) -> Timings:
     """Measure steps of a job on workers and in this process, and exchanges.
 
     Taken from the cache if the same was measured before.
@@ -64,14 +69,14 @@ def measure_machines(
     MeasurementError
         If the workers are busy, too slow, or cannot reach each other.
     """
-    cache = _CACHE.setdefault(client, OrderedDict())
     key = workers, trial.key, tuple(grids)
-    found = cache.get(key)
-    if found is None:
-        found = _measure(client, workers, trial, grids)
-        cache[key] = found
-        while len(cache) > MAX_CACHED:
-            cache.popitem(last=False)
+    with _LOCK:
+        cache = _CACHE.setdefault(client, OrderedDict())
+        found = cache.get(key)
+        if found is None:
+            found = cache[key] = _measure(client, workers, trial, grids)
+            while len(cache) > MAX_CACHED:
+                cache.popitem(last=False)
     return found
 
 
@@ -82,7 +87,7 @@ def forget_machines() -> None:
 
 def _measure(
     client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
-) -> Measurement:
+) -> Timings:
     deadline = time.monotonic() + MEASURING_TIMEOUT_S
     try:
         with reserve_workers(client, workers, _refuse_to_wait):
@@ -98,7 +103,7 @@ def _measure(
         raise MeasurementError(f"{type(error).__name__}: {error}") from error
     first = reports[0]
     slowest = map(max, zip(*(report.exchange_s for report in reports), strict=True))
-    return Measurement(
+    return Timings(
         tuple(grids),
         here_s,
         tuple(tuple(report.step_s) for report in reports),

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
 from skdistmlp.cluster.client.scheduler import await_scheduler
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import (
+    INTENTION_S,
     LEAVE_QUEUE_S,
     QUEUE_FIRST_POLL_S,
     QUEUE_POLL_S,
@@ -63,6 +65,22 @@ class Reservation:
     silent_s: float
 
 
+@dataclass(frozen=True)
+class Intention:
+    """Workers that a fit has chosen, and has not reserved yet.
+
+    Attributes
+    ----------
+    workers : frozenset of str
+        Addresses.
+    until : float
+        Time at which it no longer counts.
+    """
+
+    workers: frozenset[str]
+    until: float
+
+
 class WorkerQueue(SchedulerPlugin):
     """The FIFO queue of all fits of a cluster, on its scheduler.
 
@@ -79,6 +97,7 @@ class WorkerQueue(SchedulerPlugin):
     def __init__(self) -> None:
         # In the order of arrival, as dicts are.
         self.reservations: dict[str, Reservation] = {}
+        self.intentions: list[Intention] = []
         self.asked_at = self.awake_since = float("-inf")
 
     async def start(self, scheduler: Any) -> None:
@@ -86,6 +105,25 @@ class WorkerQueue(SchedulerPlugin):
         self._scheduler = scheduler
         add_handler(scheduler, "skdistmlp_reserve", self.reserve)
         add_handler(scheduler, "skdistmlp_leave", self.leave)
+        add_handler(scheduler, "skdistmlp_choose", self.choose)
+
+    def choose(self, workers: list[str], n_workers: int) -> list[str]:
+        """Return the workers that fewest fits hold or wait for, in the order given.
+
+        Two fits that ask before either has arrived get different ones, if there are: a
+        choice counts until its fit arrives, or for `INTENTION_S`.
+        """
+        now = time.time()
+        self.intentions = [each for each in self.intentions if each.until > now]
+        taken: list[Reservation | Intention] = [
+            *self.reservations.values(),
+            *self.intentions,
+        ]
+        load = Counter(worker for each in taken for worker in each.workers)
+        # Sorting keeps the order of those that are equally free.
+        chosen = frozenset(sorted(workers, key=lambda w: load[w])[:n_workers])
+        self.intentions.append(Intention(chosen, now + INTENTION_S))
+        return [worker for worker in workers if worker in chosen]
 
     def reserve(
         self, name: str, client: str, workers: list[str], silent_s: float, arrives: bool
@@ -105,6 +143,8 @@ class WorkerQueue(SchedulerPlugin):
         self.asked_at = now
         if not arrives and name not in self.reservations:
             return Standing.LOST.value
+        if arrives:
+            self._has_arrived(frozenset(workers))
         # Assigned to a key that exists, it stays at its place in the order.
         self.reservations[name] = Reservation(client, frozenset(workers), silent_s)
         for other, before in list(self.reservations.items()):
@@ -116,6 +156,13 @@ class WorkerQueue(SchedulerPlugin):
             elif not before.workers.isdisjoint(workers):
                 return Standing.QUEUED.value
         return Standing.HELD.value
+
+    def _has_arrived(self, workers: frozenset[str]) -> None:
+        """Forget one choice of these workers: its fit is in the queue now."""
+        for place, intention in enumerate(self.intentions):
+            if intention.workers == workers:
+                del self.intentions[place]
+                return
 
     def leave(self, name: str) -> None:
         """Give up a place, and the workers that came with it."""
@@ -134,6 +181,43 @@ class WorkerQueue(SchedulerPlugin):
             return True
         since = max(heard_at, self.awake_since)
         return self.asked_at > since + reservation.silent_s
+
+
+def choose_free_workers(
+    client: Client, workers: Sequence[str], n_workers: int
+) -> tuple[str, ...]:
+    """Return the workers that will be free soonest, in the order given.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : sequence of str
+        Addresses to choose from.
+    n_workers : int
+        How many.
+    """
+
+    def ask() -> list[str] | None:
+        asked = submit_rpc(
+            client,
+            call_scheduler,
+            client,
+            "skdistmlp_choose",
+            workers=list(workers),
+            n_workers=n_workers,
+        )
+        await_scheduler(client, asked)
+        chosen: list[str] | None = asked.result()
+        return chosen
+
+    chosen = ask()
+    if chosen is None:
+        # The first fit of a scheduler.
+        registering = submit_rpc(client, client.register_plugin, WorkerQueue())
+        await_scheduler(client, registering)
+        chosen = ask()
+    return tuple(workers[:n_workers] if chosen is None else chosen)
 
 
 @contextmanager

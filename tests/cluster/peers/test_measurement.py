@@ -2,6 +2,7 @@
 
 import pickle
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 from tests.cluster.peers.test_reservation import goes_on, places
-from tests.cluster.support import WITHIN_S, occupied
+from tests.cluster.support import WITHIN_S, bounded, occupied
 from tests.training.jobs import dataset_of, job_of
 
 GRIDS = [Grid(1), Grid(3), Grid(1, 3)]
@@ -69,6 +70,16 @@ def test_the_same_is_measured_once(client, workers, trial):
     assert measure_machines(client, workers, longer, GRIDS) is not found
     forget_machines()
     assert measure_machines(client, workers, trial, GRIDS) is not found
+
+
+def test_threads_that_want_the_same_measure_it_once(client, workers, trial):
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(measure_machines, client, workers, trial, GRIDS)
+            for _ in range(2)
+        ]
+        first, second = (bounded(each.result) for each in asked)
+    assert first is second
 
 
 def test_few_measurements_are_kept(client, workers, trial, monkeypatch):

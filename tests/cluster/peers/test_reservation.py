@@ -7,11 +7,15 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import reservation
-from skdistmlp.cluster.peers.reservation import Standing, reserve_workers
+from skdistmlp.cluster.peers.reservation import (
+    Standing,
+    choose_free_workers,
+    reserve_workers,
+)
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.peers.test_driver import classifier, steps_taken
@@ -309,3 +313,62 @@ def test_a_client_with_rare_heartbeats_gets_more_time(client, workers):
                 ]
             )
     assert given == [240, reservation.SILENT_CLIENT_S]
+
+
+@pytest.fixture
+def no_intentions(client):
+    def forget(dask_scheduler):
+        queue = dask_scheduler.plugins.get("skdistmlp-worker-queue")
+        if queue is not None:
+            queue.intentions.clear()
+
+    client.run_on_scheduler(forget)
+    yield
+    client.run_on_scheduler(forget)
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_fits_choose_workers_that_fewest_others_hold_or_want(client, workers):
+    first, second, third = workers
+    with reserve_workers(client, [first], goes_on):
+        assert choose_free_workers(client, workers, 1) == (second,)
+        # Nobody has arrived with the second yet, but somebody will.
+        assert choose_free_workers(client, workers, 1) == (third,)
+        assert choose_free_workers(client, workers, 2) == (first, second)
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_a_choice_counts_until_its_fit_arrives(client, workers):
+    chosen = choose_free_workers(client, workers, 2)
+    assert chosen == workers[:2]
+    with reserve_workers(client, chosen, goes_on):
+        pass
+    assert choose_free_workers(client, workers, 2) == chosen
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_a_choice_that_nobody_arrives_with_is_forgotten(client, workers, monkeypatch):
+    # The scheduler runs in this process.
+    monkeypatch.setattr(reservation, "INTENTION_S", 0.0)
+    for _ in range(2):
+        assert choose_free_workers(client, workers, 1) == workers[:1]
+
+
+def test_the_first_fit_of_a_scheduler_chooses_too():
+    with (
+        LocalCluster(
+            n_workers=2, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as fresh,
+    ):
+        present = tuple(fresh.nthreads())
+        assert choose_free_workers(fresh, present, 1) == present[:1]
+        assert choose_free_workers(fresh, present, 1) == present[1:]
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_a_fit_of_one_worker_does_not_wait_for_another(client, workers, digits):
+    with reserve_workers(client, workers[:1], goes_on):
+        clf = classifier(client, n_workers=1, max_iter=20, tol=1e9, n_iter_no_change=1)
+        bounded(clf.fit, *digits)
+    assert clf.plan_.workers == (workers[1],)
