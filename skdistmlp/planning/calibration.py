@@ -48,7 +48,7 @@ def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Gri
     interpolated.
     """
     found = [Grid(1)]
-    if (n_shards := min(n_workers, max(layer_units[1:-1]))) > 1:
+    if (n_shards := min(n_workers, max(layer_units[1:-1], default=1))) > 1:
         found.append(Grid(n_shards))
     if (n_replicas := min(n_workers, n_rows)) > 1:
         found.append(Grid(1, n_replicas))

@@ -251,7 +251,7 @@ def grids_of(
     most = 1 if cost.in_ordered_blocks else min(n_workers, cost.n_rows)
     for n_replicas in range(1, most + 1):
         n_shards, rest = divmod(n_workers, n_replicas)
-        if not rest and n_shards <= max(layer_units[1:-1]):
+        if not rest and n_shards <= max(layer_units[1:-1], default=1):
             yield Grid(n_shards, n_replicas)
 
 

@@ -149,7 +149,8 @@ class Trial:
         n_features, *units = self.network.layer_units
         first = n_features if self.nnz_per_row is None else self.nnz_per_row
         hidden = sum(a * b for a, b in pairwise(units))
-        return 2.0 * (2 * first * units[0] + 3 * hidden)
+        # Rows without stored features cost something too.
+        return max(1.0, 2.0 * (2 * first * units[0] + 3 * hidden))
 
     def _new_step(self, grid: Grid, max_rows: int) -> Callable[[int], None]:
         """Return a function that takes a step with some number of rows."""

@@ -28,6 +28,8 @@ def test_a_single_process_and_the_most_of_each_kind_are_timed():
     assert corners(3, UNITS, 200) == list(GRIDS)
     assert corners(1, UNITS, 200) == [Grid(1)]
     assert corners(8, (4, 2, 2), 5) == [Grid(1), Grid(2), Grid(1, 5)]
+    # Without hidden layers there is nothing to share but rows.
+    assert corners(3, (4, 2), 200) == [Grid(1), Grid(1, 3)]
 
 
 def test_what_was_measured_is_what_is_expected():

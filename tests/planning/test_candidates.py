@@ -72,6 +72,12 @@ def test_a_huge_network_is_split_into_shards():
     assert best(offer) == (4, 1)
 
 
+def test_a_network_without_hidden_layers_has_replicas_only():
+    offer = offer_of((20_000, 10), n_workers=3, local=False)
+    found = {(len(c.plan.workers), c.plan.n_replicas) for c in offer.candidates()}
+    assert found == {(1, 1), (2, 2), (3, 3)}
+
+
 def test_huge_batches_are_divided_among_replicas():
     assert best(offer_of(SMALL, n_workers=4, batch_size=20_000)) == (4, 4)
 

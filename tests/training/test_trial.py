@@ -33,6 +33,15 @@ def test_steps_of_other_networks_can_be_timed(dtype):
         assert replace(trial, ema_decay=0.9).step_s(grid) > 0
 
 
+def test_steps_without_hidden_layers_or_stored_features_can_be_timed():
+    layers = dense_layers((64, 10), "relu")
+    for case in ("adam", "sparse"):
+        trial = replace(trial_of(case), network=Network(layers, "softmax"))
+        nnz = None if trial.nnz_per_row is None else 0.0
+        for grid in (Grid(1), Grid(1, 3)):
+            assert replace(trial, nnz_per_row=nnz).step_s(grid) > 0
+
+
 def test_an_evaluation_has_no_optimiser():
     assert replace(trial_of("adam"), rule=None).step_s(Grid(2)) > 0
 

@@ -3,6 +3,7 @@
 import pytest
 
 from skdistmlp.cluster.peers import probe
+from skdistmlp.parallel.unconnected import Unconnected
 from tests.thread_communicator import run_in_threads
 
 
@@ -21,6 +22,17 @@ def test_all_measure_the_same_sizes(n_ranks):
     assert all(
         size % (probe.ROWS * probe.FLOAT_BYTES * (n_ranks - 1)) == 0 for size in sizes
     )
+
+
+def test_many_workers_measure_every_size_once(monkeypatch):
+    """With so many that one number for each exceeds the smallest sizes."""
+    monkeypatch.setattr(probe, "_exchange_s", lambda _, width: 1e-6 * width)
+    for n_ranks in (2, 127, 251, 1024):
+        communicator = Unconnected(n_ranks)
+        sizes, seconds = probe._time_exchanges(communicator)
+        assert len(sizes) >= 2
+        assert sizes == sorted(set(sizes))
+        assert len(seconds) == len(sizes)
 
 
 def test_a_slow_link_is_measured_with_small_sizes_only(monkeypatch):
