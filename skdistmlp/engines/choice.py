@@ -186,7 +186,7 @@ def _plan_training(
 
     workers = choose_workers(client, request.n_workers, request.n_replicas)
     if request.n_workers is not None and request.engine != "futures":
-        workers = free_workers(client, workers)
+        workers = free_workers(client, workers, not request.only_plans)
     note = ""
     if outline is not None and is_worth_measuring(request, outline):
         from skdistmlp.cluster.peers.measurement import MeasurementError
@@ -225,7 +225,9 @@ def _plan_training(
     return plan_that_fits(numbers, plan_with, memory, share)
 
 
-def free_workers(client: Any, workers: tuple[str, ...]) -> tuple[str, ...]:
+def free_workers(
+    client: Any, workers: tuple[str, ...], intends: bool = True
+) -> tuple[str, ...]:
     """Return as many workers, those that will be free soonest: fits share a cluster."""
     from skdistmlp.cluster.client.workers import workers_of
     from skdistmlp.cluster.peers.reservation import choose_free_workers
@@ -234,7 +236,7 @@ def free_workers(client: Any, workers: tuple[str, ...]) -> tuple[str, ...]:
     # One may have left meanwhile, which the fit will notice.
     if len(present) <= len(workers):
         return workers
-    return choose_free_workers(client, present, len(workers))
+    return choose_free_workers(client, present, len(workers), intends)
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:

@@ -28,7 +28,7 @@ class EngineRequest:
 
     `client_stayed_behind` says that this had a live client in another process: one that
     was given as `client`, or the active one. `must_share` says that X is on the cluster
-    and does not fit this process.
+    and does not fit this process. `only_plans` says that nothing will be trained.
     """
 
     client: "Client | Cluster | str | None"
@@ -38,6 +38,7 @@ class EngineRequest:
     n_replicas: int | None = None
     client_stayed_behind: Literal["given", "active"] | None = None
     must_share: bool = False
+    only_plans: bool = False
 
     def reason_to_stay_local(self, layer_units: Sequence[int]) -> str | None:
         """Return why no cluster needs to be looked for, None if one does."""

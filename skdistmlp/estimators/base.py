@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 
 from skdistmlp.engines.dispatch import train
 from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.engines.plans_only import PLANS_ONLY
 from skdistmlp.estimators._sklearn import (
     CallbackSupportMixin,
     DocumentationLinkMixin,
@@ -387,6 +388,7 @@ class BaseDistributedMLP(
             self.engine,
             self.n_replicas,
             vars(self).get(STAYED_BEHIND),
+            only_plans=self._engines is PLANS_ONLY,
         )
 
     def _parameters(self) -> Parameters:

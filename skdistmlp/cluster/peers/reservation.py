@@ -107,11 +107,11 @@ class WorkerQueue(SchedulerPlugin):
         add_handler(scheduler, "skdistmlp_leave", self.leave)
         add_handler(scheduler, "skdistmlp_choose", self.choose)
 
-    def choose(self, workers: list[str], n_workers: int) -> list[str]:
+    def choose(self, workers: list[str], n_workers: int, intends: bool) -> list[str]:
         """Return the workers that fewest fits hold or wait for, in the order given.
 
         Two fits that ask before either has arrived get different ones, if there are: a
-        choice counts until its fit arrives, or for `INTENTION_S`.
+        choice counts until its fit arrives, or for `INTENTION_S`, if one `intends` to.
         """
         now = time.time()
         self.intentions = [each for each in self.intentions if each.until > now]
@@ -122,7 +122,8 @@ class WorkerQueue(SchedulerPlugin):
         load = Counter(worker for each in taken for worker in each.workers)
         # Sorting keeps the order of those that are equally free.
         chosen = frozenset(sorted(workers, key=lambda w: load[w])[:n_workers])
-        self.intentions.append(Intention(chosen, now + INTENTION_S))
+        if intends:
+            self.intentions.append(Intention(chosen, now + INTENTION_S))
         return [worker for worker in workers if worker in chosen]
 
     def reserve(
@@ -184,7 +185,7 @@ class WorkerQueue(SchedulerPlugin):
 
 
 def choose_free_workers(
-    client: Client, workers: Sequence[str], n_workers: int
+    client: Client, workers: Sequence[str], n_workers: int, intends: bool = True
 ) -> tuple[str, ...]:
     """Return the workers that will be free soonest, in the order given.
 
@@ -196,6 +197,8 @@ def choose_free_workers(
         Addresses to choose from.
     n_workers : int
         How many.
+    intends : bool
+        Whether a fit will reserve them; otherwise it is only planned.
     """
 
     def ask() -> list[str] | None:
@@ -206,6 +209,7 @@ def choose_free_workers(
             "skdistmlp_choose",
             workers=list(workers),
             n_workers=n_workers,
+            intends=intends,
         )
         await_scheduler(client, asked)
         chosen: list[str] | None = asked.result()

@@ -372,3 +372,10 @@ def test_a_fit_of_one_worker_does_not_wait_for_another(client, workers, digits):
         clf = classifier(client, n_workers=1, max_iter=20, tol=1e9, n_iter_no_change=1)
         bounded(clf.fit, *digits)
     assert clf.plan_.workers == (workers[1],)
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_a_plan_alone_takes_no_worker(client, workers, digits):
+    clf = classifier(client, n_workers=1, max_iter=1)
+    for _ in range(2):
+        assert clf.plan_fit(*digits).workers == workers[:1]
