@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -60,6 +60,21 @@ all do. Where others are timed at the same time it waits for them, as a step doe
 def alone(wants_more: bool) -> bool:
     """Do what this process wants."""
     return wants_more
+
+
+class StepSeconds(NamedTuple):
+    """Seconds of a step, from its begin.
+
+    Attributes
+    ----------
+    own : float
+        Until this process has computed.
+    together : float
+        Until all have.
+    """
+
+    own: float
+    together: float
 
 
 @dataclass(frozen=True)
@@ -118,7 +133,11 @@ class Trial:
             None if nnz is None else float(f"{nnz:.2g}"),
         )
 
-    def step_s(self, grid: Grid, goes_on: GoesOn = alone) -> float:
+    def step_s(self, grid: Grid) -> float:
+        """Return the seconds of a step of the first process of a grid, alone."""
+        return self.step_seconds(grid).own
+
+    def step_seconds(self, grid: Grid, goes_on: GoesOn = alone) -> StepSeconds:
         """Return the seconds of a step of the first process of a grid.
 
         The median of a few steps. Nothing is exchanged, and nothing is kept.
@@ -130,20 +149,28 @@ class Trial:
         goes_on : callable
             See `GoesOn`.
         """
-        flop_per_row = self._flop_per_row() / grid.n_shards
-        most = grid.n_replicas * max(MIN_ROWS, int(MAX_FLOP / flop_per_row))
-        n_rows = min(self.n_rows, most)
+        n_rows = self.rows_timed(grid)
         step = self._new_step(grid, n_rows)
         # It allocates what the others use.
         step(n_rows)
         if n_rows == self.n_rows:
             return _timed(partial(step, n_rows), goes_on, TIMED_S)
-        most_s, fewer_s = (
+        most, fewer = (
             _timed(partial(step, n), goes_on, EXTRAPOLATED_S)
             for n in (n_rows, n_rows // 2)
         )
-        row_s = max(0.0, most_s - fewer_s) / (n_rows - n_rows // 2)
-        return most_s + (self.n_rows - n_rows) * row_s
+
+        def extrapolated(most_s: float, fewer_s: float) -> float:
+            row_s = max(0.0, most_s - fewer_s) / (n_rows - n_rows // 2)
+            return most_s + (self.n_rows - n_rows) * row_s
+
+        return StepSeconds(*map(extrapolated, most, fewer))
+
+    def rows_timed(self, grid: Grid) -> int:
+        """Return the most rows of a step that is timed, of all replicas."""
+        flop_per_row = self._flop_per_row() / grid.n_shards
+        most = grid.n_replicas * max(MIN_ROWS, int(MAX_FLOP / flop_per_row))
+        return min(self.n_rows, most)
 
     def _flop_per_row(self) -> float:
         n_features, *units = self.network.layer_units
@@ -198,15 +225,17 @@ class Trial:
         return Dataset(X, y).part(distribution, 0)
 
 
-def _timed(step: Callable[[], None], goes_on: GoesOn, timed_s: float) -> float:
-    """Return the median of the seconds of a few steps."""
+def _timed(step: Callable[[], None], goes_on: GoesOn, timed_s: float) -> StepSeconds:
+    """Return the medians of the seconds of a few steps."""
+    own_s: list[float] = []
     each_s: list[float] = []
     is_going_on, begun = True, time.perf_counter()
     while is_going_on:
         step()
-        n_steps = 1 + len(each_s)
+        own_s.append(time.perf_counter() - begun)
+        n_steps = len(own_s)
         is_going_on = goes_on(n_steps < MIN_STEPS or sum(each_s) < timed_s)
         ended = time.perf_counter()
         each_s.append(ended - begun)
         begun = ended
-    return median(each_s)
+    return StepSeconds(median(own_s), median(each_s))

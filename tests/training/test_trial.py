@@ -1,5 +1,6 @@
 """Timed steps of a job: what runs, and how rows that are left out are counted."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -46,6 +47,17 @@ def test_an_evaluation_has_no_optimiser():
     assert replace(trial_of("adam"), rule=None).step_s(Grid(2)) > 0
 
 
+def test_a_wait_for_others_is_told_apart(monkeypatch):
+    monkeypatch.setattr(module, "TIMED_S", 0.0)
+
+    def wait(goes_on):
+        time.sleep(0.05)
+        return goes_on
+
+    seconds = trial_of("adam").step_seconds(Grid(1), wait)
+    assert seconds.own < 0.05 < seconds.together
+
+
 def test_a_replica_computes_its_rows_only(monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -68,12 +80,14 @@ def test_large_steps_are_computed_from_smaller_ones(monkeypatch, grid):
     def seconds(step, goes_on, timed_s):
         assert timed_s > module.TIMED_S
         step()
-        return 1e-3 + 1e-6 * timed[-1]
+        own_s = 1e-3 + 1e-6 * timed[-1]
+        return module.StepSeconds(own_s, 2 * own_s)
 
     monkeypatch.setattr(module, "_timed", seconds)
     n_rows = 10**9
     trial = replace(trial_of("adam"), n_rows=n_rows)
-    assert trial.step_s(grid) == pytest.approx(1e-3 + 1e-6 * n_rows)
+    own_s = 1e-3 + 1e-6 * n_rows
+    assert trial.step_seconds(grid) == pytest.approx((own_s, 2 * own_s))
     flop_per_row = 2 * (2 * 64 * 9 + 3 * (9 * 8 + 8 * 10))
     assert max(timed) == pytest.approx(MAX_FLOP / flop_per_row * grid.n_ranks, rel=0.01)
     # One that does not count, and one of each size.

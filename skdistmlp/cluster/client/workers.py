@@ -189,6 +189,12 @@ def known_workers(client: Client) -> dict[str, dict[str, Any]]:
     return workers
 
 
+def scheduler_id(client: Client) -> str:
+    """Return what no other scheduler is called, not even at the same address."""
+    with translate_dask_errors(client, (), "asking for the scheduler's name"):
+        return str(ask_scheduler(client, "identity")["id"])
+
+
 def threads_of(client: Client, workers: tuple[str, ...]) -> list[int]:
     """Return the number of threads of each worker; 1 for one that has just left."""
     with translate_dask_errors(client, (), "looking for workers"):

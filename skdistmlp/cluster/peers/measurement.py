@@ -10,40 +10,54 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from distributed import Client, Future
 
+from skdistmlp.cluster.client.workers import scheduler_id
 from skdistmlp.cluster.peers import probe
-from skdistmlp.cluster.peers.probe import ProbeReport
+from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.worker import Roster
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.planning.calibration import Timings
+from skdistmlp.planning.calibration import Timings, are_equal
 from skdistmlp.settings import MEASURING_POLL_S, MEASURING_TIMEOUT_S, exchange_timeout_s
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 
 MAX_CACHED = 64
-"""Measurements that are kept per client."""
+"""Measurements that are kept."""
+
+RETRY_S = 60.0
+"""For which what has failed is not measured again: it may have taken seconds, and the
+fits of a search would all wait for it. Workers that are held take no time to ask."""
 
 _LOCK = threading.Lock()
 """Held while something is measured: the fits of a search that runs in threads all want
 the same, and those that come later find it in the cache."""
 
-_CACHE: WeakKeyDictionary[Client, OrderedDict[Any, Timings]] = WeakKeyDictionary()
-"""What was measured, by workers and job, the oldest first."""
+_CACHE: OrderedDict[Any, Timings] = OrderedDict()
+"""What was measured, by scheduler, workers and job, the oldest first. Not by client:
+one that is made from an address lives for a single fit."""
 
 
 class MeasurementError(ClusterError):
     """Nothing was measured; says why. Never raised to users."""
 
 
+class HeldError(MeasurementError):
+    """Other fits hold the workers."""
+
+
 class UnreachableError(MeasurementError):
     """The workers cannot connect to each other."""
+
+
+_FAILED: dict[Any, tuple[float, MeasurementError]] = {}
+"""What could not be measured, until when, and why."""
 
 
 def measure_machines(
@@ -69,20 +83,39 @@ def measure_machines(
     MeasurementError
         If the workers are busy, too slow, or cannot reach each other.
     """
-    key = workers, trial.key, tuple(grids)
+    key = scheduler_id(client), workers, trial.key, tuple(grids)
     with _LOCK:
-        cache = _CACHE.setdefault(client, OrderedDict())
-        found = cache.get(key)
+        found = _CACHE.get(key)
         if found is None:
-            found = cache[key] = _measure(client, workers, trial, grids)
-            while len(cache) > MAX_CACHED:
-                cache.popitem(last=False)
+            _raise_again(key)
+            try:
+                found = _CACHE[key] = _measure(client, workers, trial, grids)
+            except HeldError:
+                raise
+            except MeasurementError as error:
+                _FAILED[key] = time.monotonic() + RETRY_S, error
+                raise
+            while len(_CACHE) > MAX_CACHED:
+                _CACHE.popitem(last=False)
     return found
 
 
 def forget_machines() -> None:
     """Have all workers measured again."""
     _CACHE.clear()
+    _FAILED.clear()
+
+
+def _raise_again(key: Any) -> None:
+    """Raise what a measurement has failed with a moment ago, if it has."""
+    now = time.monotonic()
+    for other, (until, _) in list(_FAILED.items()):
+        if until <= now:
+            _FAILED.pop(other, None)
+    if key in _FAILED:
+        _, error = _FAILED[key]
+        # A new one: several threads may raise it.
+        raise type(error)(str(error))
 
 
 def _measure(
@@ -94,7 +127,7 @@ def _measure(
             reports = _probe(client, workers, trial, grids, deadline)
         # Not at the same time: alone, this process has the machine to itself.
         here_s = trial.step_s(grids[0])
-    except ExchangeError as error:
+    except MeetingError as error:
         raise UnreachableError(str(error)) from error
     except MeasurementError:
         raise
@@ -106,14 +139,27 @@ def _measure(
     return Timings(
         tuple(grids),
         here_s,
-        tuple(tuple(report.step_s) for report in reports),
+        _worker_seconds(reports),
         tuple(first.sizes),
         tuple(slowest),
     )
 
 
+def _worker_seconds(reports: Sequence[ProbeReport]) -> tuple[tuple[float, ...], ...]:
+    """Return what steps take each worker.
+
+    Equal workers wait for whichever is the slowest of them in a step, as in a fit. If
+    one is always slower, what the others take to wait for it says nothing of them.
+    """
+    own_s = [report.own_s[0] for report in reports]
+    typical_s = median(own_s)
+    if all(are_equal(s, typical_s) for s in own_s):
+        return tuple(tuple(report.step_s) for report in reports)
+    return tuple(tuple(report.own_s) for report in reports)
+
+
 def _refuse_to_wait() -> None:
-    raise MeasurementError("other fits hold the workers")
+    raise HeldError("other fits hold the workers")
 
 
 def _probe(

@@ -54,13 +54,19 @@ class ProbeReport:
         Bytes that each worker sent in an exchange.
     exchange_s : list of float
         Seconds of the exchanges of each size, median.
-    step_s : list of float
-        Seconds of a step on each grid, without exchanges.
+    own_s, step_s : list of float
+        Seconds of a step on each grid, without exchanges: until this worker has
+        computed, and until all have.
     """
 
     sizes: list[float]
     exchange_s: list[float]
+    own_s: list[float]
     step_s: list[float]
+
+
+class MeetingError(ExchangeError):
+    """A worker could not connect to the others."""
 
 
 class Probe:
@@ -129,8 +135,10 @@ class Probe:
             # and in a fit each step waits for the slowest.
             goes_on = partial(_all_go_on, communicator)
             waits_s = exchange_s[0] if exchange_s else 0.0
-            each_s = [_without(waits_s, trial.step_s(g, goes_on)) for g in grids]
-            return ProbeReport(sizes, exchange_s, each_s)
+            each = [trial.step_seconds(grid, goes_on) for grid in grids]
+            step_s = [_without(waits_s, seconds.together) for seconds in each]
+            own_s = [seconds.own for seconds in each]
+            return ProbeReport(sizes, exchange_s, own_s, step_s)
         finally:
             communicator.close()
 
@@ -151,8 +159,8 @@ class Probe:
             )
         except ExchangeError as error:
             if time.monotonic() <= deadline:
-                raise
-            raise ExchangeError(
+                raise MeetingError(str(error)) from error
+            raise MeetingError(
                 f"{roster.names[self._rank]} could not connect to the others within "
                 f"{MEETING_S:g} s"
             ) from error

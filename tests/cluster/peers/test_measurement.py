@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from distributed import Client
 
 from skdistmlp.cluster.peers import measurement as module
 from skdistmlp.cluster.peers import probe
@@ -16,8 +17,10 @@ from skdistmlp.cluster.peers.measurement import (
     forget_machines,
     measure_machines,
 )
+from skdistmlp.cluster.peers.probe import ProbeReport
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.worker import Roster
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
@@ -33,7 +36,8 @@ def workers(client, monkeypatch):
     forget_machines()
     # The machine may be busy.
     monkeypatch.setattr(module, "MEASURING_TIMEOUT_S", WITHIN_S)
-    return tuple(client.nthreads())
+    yield tuple(client.nthreads())
+    forget_machines()
 
 
 @pytest.fixture
@@ -72,6 +76,34 @@ def test_the_same_is_measured_once(client, workers, trial):
     assert measure_machines(client, workers, trial, GRIDS) is not found
 
 
+def test_a_client_that_is_made_for_a_single_fit_finds_what_was_measured(
+    client, workers, trial
+):
+    found = measure_machines(client, workers, trial, GRIDS)
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        assert measure_machines(other, workers, trial, GRIDS) is found
+
+
+def test_a_slow_worker_is_told_from_those_that_wait_for_it():
+    def reports(*own_s):
+        return [ProbeReport([], [], [s], [max(own_s)]) for s in own_s]
+
+    assert module._worker_seconds(reports(1.0, 1.0, 3.0)) == ((1.0,), (1.0,), (3.0,))
+    assert module._worker_seconds(reports(1.0, 1.1)) == ((1.1,), (1.1,))
+
+
+def test_workers_that_lose_each_other_are_not_said_to_be_out_of_reach(
+    client, workers, trial, monkeypatch
+):
+    def fail(*_):
+        raise ExchangeError("lost its connection")
+
+    monkeypatch.setattr(module.probe, "measure", fail)
+    with pytest.raises(MeasurementError, match="lost its connection") as failed:
+        measure_machines(client, workers, trial, GRIDS)
+    assert not isinstance(failed.value, UnreachableError)
+
+
 def test_threads_that_want_the_same_measure_it_once(client, workers, trial):
     with ThreadPoolExecutor(2) as pool:
         asked = [
@@ -80,6 +112,28 @@ def test_threads_that_want_the_same_measure_it_once(client, workers, trial):
         ]
         first, second = (bounded(each.result) for each in asked)
     assert first is second
+
+
+def test_what_has_failed_is_not_measured_again_at_once(
+    client, workers, trial, monkeypatch
+):
+    tried = []
+
+    def fail(*_):
+        tried.append(1)
+        raise UnreachableError("behind a firewall")
+
+    monkeypatch.setattr(module, "_measure", fail)
+    for _ in range(3):
+        with pytest.raises(UnreachableError, match="behind a firewall"):
+            measure_machines(client, workers, trial, GRIDS)
+    assert len(tried) == 1
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    forget_machines()
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            measure_machines(client, workers, trial, GRIDS)
+    assert len(tried) == 3
 
 
 def test_few_measurements_are_kept(client, workers, trial, monkeypatch):
