@@ -1,5 +1,6 @@
 """The plan of ``engine="auto"``: the fastest one, by what was measured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer, chosen_plan
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.machines import Speed, reference_machines
-from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.plan import Plan, WorkerMemory, plan_training
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.step_time import computation_s
 from skdistmlp.settings import rows_memory_share
@@ -97,8 +98,7 @@ def reason_too_short(request: EngineRequest, outline: FitOutline) -> str | None:
     if (
         request.parameter_threshold != "auto"
         or request.engine != "auto"
-        or request.n_workers is not None
-        or request.must_share
+        or not request.may_stay_local
         or outline.nominal_s >= MEASURED_FROM_S
     ):
         return None
@@ -132,12 +132,15 @@ def fastest_plan(
     Raises
     ------
     MeasurementError
-        If nothing could be measured.
+        If nothing could be measured, or a copy of the network has no room somewhere.
     """
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.peers.measurement import UnreachableError, measure_machines
 
     cost, layer_units = outline.cost, outline.layer_units
+    # Before anything is measured: what that takes is given back a little later.
+    memory = worker_memory(client, workers)
+    _check_room_for_copies(outline, workers, memory)
     grids = corners(len(workers), layer_units, cost.n_rows)
     of_trial = replace(cost, n_rows=outline.trial.n_rows)
     unreachable: UnreachableError | None = None
@@ -145,6 +148,9 @@ def fastest_plan(
         measurement = measure_machines(client, workers, outline.trial, grids)
         machines = machines_of(measurement, layer_units, of_trial)
     except UnreachableError as error:
+        if request.must_share:
+            # "futures" needs all features in this process.
+            raise
         unreachable = error
         machines = reference_machines(len(workers))
     offer = Offer(
@@ -153,7 +159,7 @@ def fastest_plan(
         outline.length,
         workers,
         machines,
-        worker_memory(client, workers),
+        memory,
         rows_memory_share(),
         local=request.may_stay_local,
         n_workers=request.n_workers,
@@ -170,3 +176,33 @@ def fastest_plan(
         return plan
     reason = f"the workers cannot reach each other ({what_happened(unreachable)})"
     return replace(plan, reason=reason, forecast=None)
+
+
+def _check_room_for_copies(
+    outline: FitOutline, workers: tuple[str, ...], memory: Mapping[str, WorkerMemory]
+) -> None:
+    """Raise `MeasurementError` unless each process has room to time a step alone.
+
+    It has the whole network then, whatever share it would have in the fit.
+    """
+    from skdistmlp.cluster.data.remote_dataset import available_memory
+    from skdistmlp.cluster.peers.measurement import MeasurementError
+
+    cost = replace(
+        outline.cost,
+        n_rows=outline.trial.rows_timed(Grid(1)),
+        buffer_rows=None,
+        data_bytes=0,
+        feature_bytes=0,
+        n_ordered_rows=0,
+        moves_parameters=False,
+    )
+    alone = plan_training(outline.layer_units, "peers", workers[:1], cost)
+    (needed,) = alone.bytes_held
+    free = {worker: its.free for worker, its in memory.items()}
+    for where, n_bytes in [*free.items(), ("this process", max(0, available_memory()))]:
+        if needed > n_bytes:
+            raise MeasurementError(
+                f"steps of the whole network take {needed:,} bytes, and {where} has "
+                f"{n_bytes:,}"
+            )

@@ -1,6 +1,7 @@
 """What ``engine="auto"`` chooses, by measurements that are made up."""
 
 import re
+import time
 from dataclasses import replace
 
 import dask
@@ -8,12 +9,19 @@ import numpy as np
 import pytest
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.cluster.client import workers as client_workers
 from skdistmlp.cluster.peers import measurement as cluster_measurement
-from skdistmlp.cluster.peers.measurement import MeasurementError, forget_machines
+from skdistmlp.cluster.peers.measurement import (
+    MeasurementError,
+    UnreachableError,
+    forget_machines,
+)
 from skdistmlp.engines import auto
 from skdistmlp.engines.auto import FitOutline, is_worth_measuring
 from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.engines.local import LocalEngine
 from skdistmlp.planning.calibration import Timings
+from skdistmlp.planning.plan import WorkerMemory
 from tests.cluster.support import WITHIN_S
 from tests.training.jobs import dataset_of, job_of
 
@@ -114,6 +122,25 @@ def test_without_measurement_the_threshold_decides_and_the_plan_says_why(
     assert plan_of(client, parameter_threshold=10**9).engine == "local"
 
 
+def test_workers_without_room_for_the_whole_network_do_not_time_it(
+    client, measures, monkeypatch
+):
+    """It would have them restarted, and a share of it may well have room."""
+
+    def little(client, workers):
+        return dict.fromkeys(workers, WorkerMemory(1_000_000))
+
+    monkeypatch.setattr(client_workers, "worker_memory", little)
+    measures["error"] = "it must not be asked"
+    plan = plan_of(client)
+    assert plan.engine == "peers"
+    assert re.search(
+        r"nothing was measured: steps of the whole network take \d+,\d+,\d+ bytes, and "
+        r"tcp://.* has 1,000,000|has \d+,\d+\)$",
+        plan.reason,
+    )
+
+
 def test_below_the_threshold_nothing_is_looked_at(measures):
     measures["error"] = "it must not be asked"
     plan = plan_of("tcp://192.0.2.1:1", parameter_threshold=10**9)
@@ -145,6 +172,7 @@ def test_without_a_threshold_short_fits_stay_here_and_long_ones_are_measured(
     assert re.search("about .* s of training are too short", plan.reason)
     # What was asked for is obeyed.
     assert plan_of(client, parameter_threshold="auto", n_workers=2).engine == "peers"
+    assert plan_of(client, parameter_threshold="auto", n_replicas=3).n_replicas == 3
     assert plan_of(client, parameter_threshold="auto", engine="peers").n_workers == 3
 
 
@@ -168,6 +196,38 @@ def test_the_plan_of_a_fit_says_what_a_step_took(client, measures):
     assert expected.forecast.step_s is None
     assert clf.plan_.forecast.step_s > 0
     assert "; it took " in str(clf.plan_)
+
+
+def test_what_a_callback_takes_is_not_part_of_a_step(client, measures):
+    measures |= {"exchange_s": 10.0}
+    plan = plan_of(client)
+    assert plan.engine == "local"
+    job, dataset = job_of("adam"), dataset_of("adam")
+    engine = LocalEngine(replace(plan, split=job.split))
+
+    def wait(*_):
+        time.sleep(0.2)
+        return False
+
+    engine.train(job, dataset, wait)
+    assert engine.plan.forecast.step_s < 0.05
+
+
+def test_workers_out_of_reach_have_no_futures_for_rows_that_are_not_here(
+    client, monkeypatch
+):
+    def fail(*_):
+        raise UnreachableError("behind a firewall")
+
+    monkeypatch.setattr(cluster_measurement, "measure_machines", fail)
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    workers = tuple(client.nthreads())
+    request = EngineRequest(client, None, 0, "auto")
+    plan = auto.fastest_plan(request, outline, workers, client)
+    assert plan.engine == "futures"
+    assert "cannot reach each other (behind a firewall)" in plan.reason
+    with pytest.raises(UnreachableError):
+        auto.fastest_plan(replace(request, must_share=True), outline, workers, client)
 
 
 def test_a_forecast_that_misses_is_not_kept(client, measures, monkeypatch):
