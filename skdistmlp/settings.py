@@ -410,6 +410,10 @@ MEETING_S = 3.0
 """For workers that are measured to connect to each other. All have just answered, so
 whoever is not found by then cannot be reached."""
 
+MEASURING_RETRY_S = 60.0
+"""For which what has failed is not measured again: it may have taken seconds, and the
+fits of a search would all wait for it. Workers that are held take no time to ask."""
+
 MEASURING_POLL_S = 0.005
 """Between looks whether a measurement has ended."""
 

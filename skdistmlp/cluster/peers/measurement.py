@@ -24,16 +24,17 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings, are_equal
-from skdistmlp.settings import MEASURING_POLL_S, MEASURING_TIMEOUT_S, exchange_timeout_s
+from skdistmlp.settings import (
+    MEASURING_POLL_S,
+    MEASURING_RETRY_S,
+    MEASURING_TIMEOUT_S,
+    exchange_timeout_s,
+)
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 
 MAX_CACHED = 64
 """Measurements that are kept."""
-
-RETRY_S = 60.0
-"""For which what has failed is not measured again: it may have taken seconds, and the
-fits of a search would all wait for it. Workers that are held take no time to ask."""
 
 _LOCK = threading.Lock()
 """Held while something is measured: the fits of a search that runs in threads all want
@@ -93,7 +94,7 @@ def measure_machines(
             except HeldError:
                 raise
             except MeasurementError as error:
-                _FAILED[key] = time.monotonic() + RETRY_S, error
+                _FAILED[key] = time.monotonic() + MEASURING_RETRY_S, error
                 raise
             while len(_CACHE) > MAX_CACHED:
                 _CACHE.popitem(last=False)

@@ -128,7 +128,7 @@ def test_what_has_failed_is_not_measured_again_at_once(
         with pytest.raises(UnreachableError, match="behind a firewall"):
             measure_machines(client, workers, trial, GRIDS)
     assert len(tried) == 1
-    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    monkeypatch.setattr(module, "MEASURING_RETRY_S", 0.0)
     forget_machines()
     for _ in range(2):
         with pytest.raises(UnreachableError):
