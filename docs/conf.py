@@ -62,6 +62,7 @@ sphinx_gallery_conf = {
             "plot_loss_curve.py",
             "plot_beyond.py",
             "plot_partition.py",
+            "plot_forecast.py",
             "plot_worker_counts.py",
             "plot_crossover.py",
             "report_crossover.py",

@@ -19,6 +19,7 @@ def _quiet():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+@pytest.mark.slow
 def test_trials_that_fall_behind_are_pruned():
     printed = printed_by_example("optuna_pruning.py")
     line = r"^trial (\d+)  (pruned|complete) +after +(\d+) epochs  score (\S+)$"

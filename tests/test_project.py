@@ -162,10 +162,11 @@ def test_callbacks_show_progress_save_networks_and_stop():
     [
         ("plot_loss_curve.py", "^$"),
         ("plot_partition.py", r"^peers: .*\nnetwork 64-24-200-10, .*, 2 shards\n"),
+        ("plot_forecast.py", r"^expected: .* ms per step, .*\nnext best: "),
         pytest.param("plot_worker_counts.py", "^$", marks=pytest.mark.slow),
         pytest.param("plot_crossover.py", "^$", marks=pytest.mark.slow),
     ],
-    ids=["loss curve", "partition", "worker counts", "crossover"],
+    ids=["loss curve", "partition", "forecast", "worker counts", "crossover"],
 )
 def test_the_examples_of_the_displays_run(name, printed):
     # With more threads, small products wait for each other on a busy machine.

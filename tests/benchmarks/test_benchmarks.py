@@ -163,6 +163,7 @@ def test_the_command_prints_tables_and_writes_json_and_plots(
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_every_form_of_overlap_is_timed(monkeypatch):
     monkeypatch.setattr(overlap, "CASES", [overlap.Case((3, 4, 5, 2), 6)])
     (row,) = overlap.compare_forms(repeats=2)

@@ -7,7 +7,6 @@ import pytest
 from click.testing import CliRunner
 
 from skdistmlp import cli
-from tests.cli.support import dask_mlp
 
 SMALL = ["--network", "8-16", "--n-rows", "400", "--batch-size", "50"]
 
@@ -15,18 +14,18 @@ SMALL = ["--network", "8-16", "--n-rows", "400", "--batch-size", "50"]
 def test_the_workers_of_a_cluster_are_measured(client, tmp_path):
     json_path, plot_path = tmp_path / "plan.json", tmp_path / "plan.svg"
     files = ["--json", json_path, "--plot", plot_path]
-    done = dask_mlp("plan", client.scheduler.address, *SMALL, *files)
-    assert done.returncode == 0, done.stderr
-    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()[2:-1]]
+    arguments = ["plan", client.scheduler.address, *SMALL, *map(str, files)]
+    result = CliRunner().invoke(cli.mlp, arguments)
+    assert result.exit_code == 0, result.output
+    *table, best = result.output.splitlines()
+    rows = [line.split("|")[1].strip() for line in table[2:]]
     assert rows == ["0", "1", "2", "3"]
-    best = re.fullmatch(r"best: (.+)", done.stdout.splitlines()[-1])
-    assert best
+    assert re.fullmatch(r"best: (this process|peers on .*)", best)
     written = json.loads(json_path.read_text())
     assert written.items() >= {"batch_size": 50, "n_rows": 400}.items()
     assert {each["n_workers"] for each in written["plans"]} == {0, 1, 2, 3}
     assert written["bits_per_s"] > 0
     assert "<svg" in plot_path.read_text()
-    assert "Traceback" not in done.stderr
 
 
 def test_workers_that_are_not_there_need_no_cluster():
@@ -58,13 +57,6 @@ def test_options_are_checked_before_anything_is_measured(arguments, message):
     assert result.exit_code == 2
     # click wraps long messages.
     assert message in " ".join(result.output.split())
-
-
-def test_a_cluster_that_does_not_answer_is_an_error():
-    done = dask_mlp("plan", "tcp://127.0.0.1:1", *SMALL)
-    assert done.returncode == 1
-    assert "no Dask scheduler answers at tcp://127.0.0.1:1" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_help_fits_in_a_terminal():

@@ -9,7 +9,7 @@ import pytest
 from click import ClickException
 from distributed import Client, Status
 
-from skdistmlp import cli
+from skdistmlp.cli import crossover_command
 from skdistmlp.cluster.client import workers as module
 from skdistmlp.cluster.client.workers import (
     can_connect,
@@ -266,4 +266,6 @@ def test_workers_that_are_missing_beside_paused_ones_are_asked_for(
 def test_the_command_counts_paused_workers(paused):
     said = f"need at least 2 workers, the cluster has 0 {PAUSED}"
     with pytest.raises(ClickException, match=said):
-        cli._measure(paused, None, batch_size=1, n_features=1, max_width=1, repeats=1)
+        crossover_command._measure(
+            paused, None, batch_size=1, n_features=1, max_width=1, repeats=1
+        )

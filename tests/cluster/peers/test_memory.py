@@ -72,7 +72,9 @@ def forget_peaks(client):
         pytest.param(
             (8192, 7000), 64, False, id="1 GB of parameters", marks=pytest.mark.slow
         ),
-        pytest.param((2048, 2048), 64, False, id="90 MB of parameters"),
+        pytest.param(
+            (2048, 2048), 64, False, id="90 MB of parameters", marks=pytest.mark.slow
+        ),
         pytest.param((2048, 2048), 64, True, id="and the best parameters"),
         pytest.param((64, 64), 20_000, False, id="60 MB of rows"),
     ],
@@ -105,8 +107,10 @@ def test_a_worker_holds_its_share_and_the_rows_once(
 @pytest.mark.parametrize(
     ("hidden_layer_sizes", "n_rows"),
     [
-        pytest.param((2048, 2048), 64, id="90 MB of parameters"),
-        pytest.param((64, 64), 20_000, id="60 MB of rows", marks=pytest.mark.slow),
+        pytest.param(
+            (2048, 2048), 64, id="90 MB of parameters", marks=pytest.mark.slow
+        ),
+        pytest.param((64, 64), 20_000, id="60 MB of rows"),
     ],
 )
 def test_a_replica_holds_half_of_the_rows_and_of_the_moments(
