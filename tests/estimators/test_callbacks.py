@@ -368,7 +368,7 @@ def test_callbacks_of_a_pipeline_see_the_epochs_of_its_network(data, capsys):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_callbacks_of_a_search_see_the_epochs_of_every_fit(data, n_jobs):
     monitor = ScoringMonitor(scoring="accuracy")
     search = GridSearchCV(
