@@ -170,8 +170,8 @@ class ForecastDisplay:
         ax.set(xlabel="Number of workers (0: this process)", ylabel="Step (ms)")
         if len(rows) > 1 and rows[-1].n_workers > WIDE:
             ax.set_xscale("symlog", base=2, linthresh=1)
-            ax.set_xticks([row.n_workers for row in rows])
-            ax.set_xticklabels([str(row.n_workers) for row in rows])
+        numbers = [row.n_workers for row in rows]
+        ax.set_xticks(numbers, labels=[str(number) for number in numbers])
         ax.legend()
         self.ax_, self.figure_ = ax, ax.figure
         return self

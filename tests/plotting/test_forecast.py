@@ -16,6 +16,8 @@ def test_the_fastest_plan_of_each_number_of_workers_is_a_point():
     np.testing.assert_array_equal(display.line_.get_xdata(), [0, 2])
     np.testing.assert_allclose(display.line_.get_ydata(), [20, 12])
     assert display.measured_ is None
+    labels = [label.get_text() for label in display.ax_.get_xticklabels()]
+    assert labels == ["0", "2"]
     assert display.ax_.get_ylim()[0] == 0
     assert_readable(display.figure_)
 
