@@ -403,7 +403,7 @@ ROUND_S = 5.0
 the round. A round costs about 15 ms of scheduling, less than 0.5% of this."""
 
 MEASURING_TIMEOUT_S = 15.0
-"""For the measurement of the workers before a fit, which takes half a second if they
+"""For the measurement of the workers before a fit, which takes about a second if they
 are free, and a few more if they have yet to import this package. Without it, a fit is
 planned by the number of parameters."""
 

@@ -1,4 +1,4 @@
-"""What `engine="auto"` expected of a cell, beside what was measured."""
+"""What `engine="auto"` expected of a cell, next to what was measured."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median

@@ -74,7 +74,7 @@ def exchanges_of(workload: Workload, plan: Plan) -> list[Exchange]:
 
 
 def grids(workload: Workload, n_workers: int) -> Iterator[Grid]:
-    """Yield the grids of so many workers in which each has neurons and rows."""
+    """Yield the grids of this many workers in which each has neurons and rows."""
     return grids_of(n_workers, workload.layer_units, cost_of(workload))
 
 

@@ -22,7 +22,7 @@ from skdistmlp.training.trial import Trial
 
 MEASURED_FROM_S = 2.0
 """Seconds that one thread is expected to need for a fit from which workers are
-measured, which takes half a second."""
+measured, which takes about a second."""
 
 
 @dataclass(frozen=True)

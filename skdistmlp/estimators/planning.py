@@ -17,7 +17,7 @@ class PlanningMixin:
 
         Nothing is trained, and the estimator stays as it is. Parameters and data are
         checked as in `fit`. Where ``engine="auto"`` has a choice, and the fit is long
-        enough, the workers and this process are measured, which takes half a second;
+        enough, the workers and this process are measured, which takes about a second;
         a `fit` that follows uses the same figures.
 
         Parameters

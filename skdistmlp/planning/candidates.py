@@ -247,7 +247,7 @@ def _distinct(speeds: Sequence[Speed]) -> Sequence[Speed]:
 def grids_of(
     n_workers: int, layer_units: Sequence[int], cost: StepCost
 ) -> Iterator[Grid]:
-    """Yield the grids of so many workers in which each has neurons and rows."""
+    """Yield the grids of this many workers in which each has neurons and rows."""
     most = 1 if cost.in_ordered_blocks else min(n_workers, cost.n_rows)
     for n_replicas in range(1, most + 1):
         n_shards, rest = divmod(n_workers, n_replicas)

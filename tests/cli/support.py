@@ -1,4 +1,4 @@
-"""Run the command in a process of its own."""
+"""Run the command in a separate process."""
 
 import os
 import subprocess
