@@ -12,6 +12,7 @@ import concurrent.futures
 import os
 import pickle
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -42,7 +43,7 @@ from distributed.threadpoolexecutor import thread_state
 from distributed.utils import LoopRunner
 from distributed.utils_comm import gather_from_workers
 
-from skdistmlp.settings import SEND_POLL_S
+from skdistmlp.settings import PING_ANSWER_S, SEND_POLL_S
 
 __all__ = [
     "Cluster",
@@ -509,6 +510,13 @@ def has_spare_thread(worker: Worker) -> bool:
 
     Some task has seceded, and may have started them, or not all threads are in use.
     """
+    # `secede` returns before the event loop has noted it, and a busy loop does so late.
+    if not is_on_event_loop(worker):
+        caught_up = threading.Event()
+        loop: Any = worker.loop
+        loop.add_callback(caught_up.set)
+        # If a task holds the GIL for longer, the state is read as it is.
+        caught_up.wait(PING_ANSWER_S)
     state = worker.state
     return bool(state.long_running) or len(state.executing) < state.nthreads
 
