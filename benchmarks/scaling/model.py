@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.parallel.rows import RowForm
+from skdistmlp.parallel.rows import RowForm, RowHolding
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.candidates import grids_of
 from skdistmlp.planning.cost import StepCost
@@ -62,7 +62,7 @@ def step_time(
         plan.grid,
         [Speed(rates)],
         Link.of_rate(bits_per_s, rates),
-        plan.form,
+        RowHolding(plan.form),
     )
 
 

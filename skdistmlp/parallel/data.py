@@ -15,7 +15,6 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import (
     ALL_ROWS,
     RowDistribution,
-    RowForm,
     RowHolding,
     dealt_rows,
     holders,
@@ -292,16 +291,16 @@ class Dataset(BaseDataset):
         `skdistmlp.cluster.data.streaming`.
         """
         assert not holding.on_disk
-        of_ranks = self.parts(grid, holding.form)
+        of_ranks = self.parts(grid, holding)
         sizes = [part.nbytes for part in of_ranks]
         futures = placement.scatter_cached("rows", of_ranks, sizes)
         return PlacedRows(futures, of_ranks[0].distribution)
 
-    def parts(self, grid: Grid, form: RowForm) -> list["Dataset"]:
+    def parts(self, grid: Grid, holding: RowHolding) -> list["Dataset"]:
         """Return what each process of a grid gets of the data."""
-        distribution = dealt_rows(grid, form)
-        processes = holders(grid, form)
-        if form == "all":
+        distribution = dealt_rows(grid, holding)
+        processes = holders(grid, holding.form)
+        if holding.form == "all":
             # One object for all, which is then hashed once.
             return [replace(self, distribution=distribution)] * len(processes)
         made = {one: self.part(distribution, *one) for one in set(processes)}

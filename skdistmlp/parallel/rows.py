@@ -7,6 +7,7 @@ the data set, so that all processes know them without asking.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal, Protocol
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from skdistmlp.nn.types import Rows
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import split_neurons
 
 RowNumbers = NDArray[np.intp]
 
@@ -26,18 +28,32 @@ its replica computes, or some of these, which the other shards gather from it.""
 
 @dataclass(frozen=True)
 class RowHolding:
-    """Which features each process of a grid has, and where.
+    """Which rows each process of a grid computes, and which features it has, and where.
 
     Attributes
     ----------
     form : RowForm
-        Which.
+        Which features.
     on_disk : bool
         Whether in a file rather than in memory.
+    shares : tuple of int
+        How many rows each replica computes of as many as their sum. Empty if all
+        compute as many.
     """
 
     form: RowForm = "copies"
     on_disk: bool = False
+    shares: tuple[int, ...] = ()
+
+    def share(self, replica: int, n_replicas: int) -> Fraction:
+        """Return the part of all rows that a replica computes."""
+        if not self.shares:
+            return Fraction(1, n_replicas)
+        return Fraction(self.shares[replica], sum(self.shares))
+
+    def largest_share(self, n_replicas: int) -> Fraction:
+        """Return the part of all rows that the replica with the most computes."""
+        return max(self.share(replica, n_replicas) for replica in range(n_replicas))
 
 
 COPIES = RowHolding()
@@ -143,9 +159,85 @@ def holders(grid: Grid, form: RowForm) -> list[tuple[int, int]]:
     ]
 
 
-def dealt_rows(grid: Grid, form: RowForm) -> DealtRows:
+@dataclass(frozen=True)
+class RowsByShares:
+    """Rows that are dealt out in rounds, to some replicas more: a `RowDistribution`.
+
+    Each replica's rows are spread over the round, so that a batch of neighbours is
+    shared nearly as the data set is.
+
+    Attributes
+    ----------
+    shares : tuple of int
+        How many rows of a round each replica gets; at least one.
+    n_shards : int
+        See `RowDistribution`.
+    """
+
+    shares: tuple[int, ...]
+    n_shards: int = 1
+
+    @property
+    def n_replicas(self) -> int:
+        """See `RowDistribution`."""
+        return len(self.shares)
+
+    @cached_property
+    def _turns(self) -> RowNumbers:
+        """The replica of each row of a round."""
+        when = [
+            ((turn + 0.5) / share, replica)
+            for replica, share in enumerate(self.shares)
+            for turn in range(share)
+        ]
+        return np.array([replica for _, replica in sorted(when)], np.intp)
+
+    @cached_property
+    def _before(self) -> RowNumbers:
+        """How many rows before each row of a round its replica has."""
+        before = np.empty(len(self._turns), np.intp)
+        for replica, share in enumerate(self.shares):
+            before[self._turns == replica] = np.arange(share)
+        return before
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the shares, without what is computed from them."""
+        return {"shares": self.shares, "n_shards": self.n_shards}
+
+    def positions(self, replica: int, rows: Rows) -> RowNumbers:
+        """Return where a replica's rows stand; see `RowDistribution`."""
+        turns = self._turns[numbers_of(rows) % len(self._turns)]
+        return np.flatnonzero(turns == replica)
+
+    def own(self, replica: int, rows: Rows) -> Rows:
+        """Return a replica's rows of a batch; see `RowDistribution`."""
+        return numbers_of(rows)[self.positions(replica, rows)]
+
+    def shards(self, own: Rows) -> RowNumbers:
+        """Return which shard has each row; see `RowDistribution`."""
+        return self._among_own(own) % self.n_shards
+
+    def places(self, held: Rows) -> Rows:
+        """Return where rows stand among all that are there; see `RowDistribution`."""
+        return self._among_own(held) // self.n_shards
+
+    def held(self, replica: int, shard: int, n_rows: int) -> Rows:
+        """Return the rows that one process has; see `RowDistribution`."""
+        own = numbers_of(self.own(replica, slice(0, n_rows)))
+        return own[shard :: self.n_shards]
+
+    def _among_own(self, rows: Rows) -> RowNumbers:
+        """Return the number of each row among those of its replica."""
+        rounds, turns = np.divmod(numbers_of(rows), len(self._turns))
+        return rounds * np.array(self.shares)[self._turns[turns]] + self._before[turns]
+
+
+def dealt_rows(grid: Grid, holding: RowHolding) -> DealtRows | RowsByShares:
     """Return how the rows of arrays are dealt out to a grid."""
-    return DealtRows(grid.n_replicas, grid.n_shards if form == "once" else 1)
+    n_shards = grid.n_shards if holding.form == "once" else 1
+    if holding.shares:
+        return RowsByShares(holding.shares, n_shards)
+    return DealtRows(grid.n_replicas, n_shards)
 
 
 ALL_ROWS = DealtRows()
@@ -254,7 +346,9 @@ def numbers_of(rows: Rows) -> RowNumbers:
 
 
 def even_ranges(
-    blocks: Sequence[tuple[int, Sequence[int]]], n_parts: int
+    blocks: Sequence[tuple[int, Sequence[int]]],
+    n_parts: int,
+    shares: Sequence[float] = (),
 ) -> list[tuple[int, int, int]]:
     """Divide blocks of rows evenly, and move as few of them as that takes.
 
@@ -264,6 +358,8 @@ def even_ranges(
         Number of rows of each block, and the parts that have it already, if any.
     n_parts : int
         Number of parts, whose numbers of rows are to differ by one at most.
+    shares : sequence of float
+        In proportion to which they are to have rows instead, if there are any.
 
     Returns
     -------
@@ -273,6 +369,8 @@ def even_ranges(
     n_rows = sum(size for size, _ in blocks)
     # How many more rows each part may take.
     room = [len(range(part, n_rows, n_parts)) for part in range(n_parts)]
+    if shares:
+        room = [len(part) for part in split_neurons(n_rows, shares)]
     ranges: list[tuple[int, int, int]] = []
     homeless: list[tuple[int, int]] = []
     stops = list(accumulate(size for size, _ in blocks))

@@ -9,7 +9,7 @@ from skdistmlp.exceptions import counted
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowHolding
-from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.parallel.split import NetworkSplit, split_neurons
 from skdistmlp.planning.cost import StepCost, chained_tasks
 from skdistmlp.planning.forecast import Forecast, ForecastRow
 from skdistmlp.planning.machines import Link, Machines, Speed
@@ -36,6 +36,13 @@ messages through the scheduler, and three rounds of tasks."""
 TASK_S = 8e-3
 """Seconds that the scheduler takes for each task of "futures" that waits for another
 (``python -m benchmarks futures``)."""
+
+ROUND_ROWS = 32
+"""Rows among which those of unequal replicas are shared in whole numbers: finer than
+speeds can be told apart."""
+
+HOLDINGS = COPIES, RowHolding("once"), RowHolding("once", on_disk=True)
+"""What workers may have of the rows, the fastest first."""
 
 EVALUATIONS_PER_ITERATION = 1.1
 """Of L-BFGS: nearly always the first step that it tries is long enough."""
@@ -217,7 +224,8 @@ class Offer:
         workers = tuple(self.workers[place] for place in places)
         speeds = [self.machines.workers[place] for place in places]
         shares = [1 / speed.correction(Grid(1)) for speed in speeds]
-        for holding in (COPIES, RowHolding("once"), RowHolding("once", on_disk=True)):
+        of_rows = row_shares(grid, shares)
+        for holding in HOLDINGS:
             plan = plan_training(
                 self.layer_units,
                 "auto",
@@ -225,7 +233,7 @@ class Offer:
                 self.cost,
                 shares,
                 grid.n_replicas,
-                holding,
+                replace(holding, shares=of_rows),
             )
             if plan.grid == grid and has_room(plan, self.memory, self.memory_share):
                 break
@@ -233,10 +241,39 @@ class Offer:
             return None
         link = self.machines.link
         step = step_time(
-            plan.split, self.cost, grid, _distinct(speeds), link, plan.rows.form
+            plan.split, self.cost, grid, _distinct(speeds), link, plan.rows
         )
         sent = 0 if self.on_cluster else plan.features_held * len(workers)
         return Candidate(plan, step, PEERS_FIT_S + self._sent_s(sent), self.length)
+
+
+def row_shares(grid: Grid, speeds: Sequence[float]) -> tuple[int, ...]:
+    """Return how many rows of a round each replica should compute; none if as many.
+
+    A replica is as fast as the slowest of its shards, whose neurons are in proportion
+    to the speeds of the last replica.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid.
+    speeds : sequence of float
+        Of each of its processes, the fastest first.
+    """
+    last = speeds[-grid.n_shards :]
+    of_replicas = [
+        min(
+            speeds[rank] / last[grid.shard(rank)]
+            for rank in grid.along("neurons", replica * grid.n_shards)
+        )
+        for replica in range(grid.n_replicas)
+    ]
+    if min(of_replicas) == max(of_replicas):
+        return ()
+    n_rows = max(ROUND_ROWS, 4 * grid.n_replicas)
+    shares = [len(part) for part in split_neurons(n_rows, of_replicas)]
+    # One that would get none is too slow to take part, as its time will show.
+    return tuple(max(1, share) for share in shares)
 
 
 def _distinct(speeds: Sequence[Speed]) -> Sequence[Speed]:

@@ -7,7 +7,7 @@ from typing import Any, Self
 from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.overlap import n_gathers
-from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding
+from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import (
     NetworkSplit,
     ShardLayout,
@@ -177,10 +177,14 @@ def _extra_buffers(network: Network) -> dict[str, frozenset[int]]:
     return {"layers_kept": frozenset(kept), "layers_dropped": frozenset(dropped)}
 
 
-def features_held(cost: StepCost, n_shards: int, n_replicas: int, form: RowForm) -> int:
+def features_held(
+    cost: StepCost, n_shards: int, n_replicas: int, rows: RowHolding
+) -> int:
     """Return the bytes of the features that each process of a grid has at most."""
-    n_parts = {"all": 1, "copies": n_replicas, "once": n_replicas * n_shards}
-    return math.ceil(cost.feature_bytes / n_parts[form])
+    if rows.form == "all":
+        return cost.feature_bytes
+    of_replica = cost.feature_bytes * rows.largest_share(n_replicas)
+    return math.ceil(of_replica / (n_shards if rows.form == "once" else 1))
 
 
 def bytes_held(
@@ -211,7 +215,7 @@ def bytes_held(
     split = layout.split
     n_shards = split.n_shards
     n_rows = cost.n_rows if cost.buffer_rows is None else cost.buffer_rows
-    n_rows = math.ceil(n_rows / n_replicas)
+    n_rows = math.ceil(n_rows * rows.share(replica, n_replicas))
     # Numbers per row in all buffers together.
     row_length = split.layer_units[0] if cost.nnz_per_row is None else 0
     if rows.form == "once" and n_shards > 1:
@@ -251,7 +255,7 @@ def bytes_held(
         # As it comes, and as it is converted.
         n_bytes += 2 * cost.piece_bytes
     else:
-        n_bytes += features_held(cost, n_shards, n_replicas, rows.form)
+        n_bytes += features_held(cost, n_shards, n_replicas, rows)
     if cost.moves_parameters:
         if n_shards > 1:
             n_bytes += WHOLE_ARRAYS * split.n_parameters * cost.itemsize

@@ -163,6 +163,11 @@ class Plan:
             lines.append(f"a step exchanges {self.bytes_exchanged:,} bytes")
         if rows := self._rows_held():
             lines.append(rows)
+        if self.rows.shares:
+            lines.append(
+                f"of every {sum(self.rows.shares)} rows the replicas compute "
+                f"{', '.join(map(str, self.rows.shares))}"
+            )
         if self.row_ranges:
             ranges = counted(len(self.row_ranges), "range")
             lines.append(
@@ -180,7 +185,7 @@ class Plan:
         """Return plain data, which other versions can read."""
         costs = self.row_costs
         return vars(self) | {
-            "rows": (self.rows.form, self.rows.on_disk),
+            "rows": astuple(self.rows),
             "row_ranges": [astuple(part) for part in self.row_ranges],
             "row_costs": None if costs is None else [tuple(cost) for cost in costs],
             "forecast": self.forecast and self.forecast.__getstate__(),
@@ -334,7 +339,8 @@ def plan_training(
     row_costs = None
     if split.n_shards > 1 and not cost.needs_all_features:
         of_copies, of_once = (
-            features_held(cost, split.n_shards, n_replicas, form) for form in ROW_FORMS
+            features_held(cost, split.n_shards, n_replicas, replace(rows, form=form))
+            for form in ROW_FORMS
         )
         row_costs = RowCosts(
             RowCost(of_copies, 0), RowCost(of_once, bytes_gathered(split, cost))
@@ -348,7 +354,7 @@ def plan_training(
         ),
         bytes_exchanged=bytes_exchanged(split, cost, n_replicas, rows.form),
         rows=rows,
-        features_held=features_held(cost, split.n_shards, n_replicas, rows.form),
+        features_held=features_held(cost, split.n_shards, n_replicas, rows),
         row_costs=row_costs,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.parallel.rows import RowForm
+from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Speed
@@ -60,7 +60,7 @@ def step_time(
     grid: Grid,
     speeds: Sequence[Speed],
     link: Link,
-    form: RowForm = "copies",
+    rows: RowHolding = COPIES,
 ) -> StepTime:
     """Return what a step takes on a grid: all wait for the slowest process.
 
@@ -76,14 +76,14 @@ def step_time(
         Of each process, or one for all.
     link : Link
         Between them.
-    form : RowForm
-        Which features each process has.
+    rows : RowHolding
+        Which rows each process computes, and which features it has.
     """
-    process = _slowest(split, cost, grid, speeds)
+    process = _slowest(split, cost, grid, speeds, rows)
     computed_s = process.computed_s
     handled_s = travelled_s = hidden_s = 0.0
     # No process has more of them than the first one.
-    for exchange in exchanges(split, cost, grid.n_replicas, 0, form):
+    for exchange in exchanges(split, cost, grid.n_replicas, 0, rows.form):
         busy_s, away_s = _exchange_s(exchange, link, process.speed.rates)
         handled_s += busy_s
         travelled_s += away_s
@@ -99,17 +99,28 @@ def computation_s(
     return _Process(split.layout(0), cost, grid, speed, n_rows).computed_s
 
 
-def expected_rows(cost: StepCost, n_replicas: int) -> float:
+def expected_rows(cost: StepCost, n_replicas: int, share: float | None = None) -> float:
     """Return how many rows of a mini-batch the replica with the most has, on average.
 
     The rows of a shuffled one fall on the replicas by chance, and the others wait for
     the replica that has the most: of 200 rows, one of two has 105.6 on average. The
     mean of the greatest of some normal variables is approximated within 6%.
+
+    Parameters
+    ----------
+    cost : StepCost
+        What a step costs.
+    n_replicas : int
+        Number of replicas.
+    share : float, optional
+        Part of the rows that a replica computes; without it, all compute as many. Of
+        replicas that differ, it has about as many more by chance.
     """
-    mean = cost.n_rows / n_replicas
+    share = 1 / n_replicas if share is None else share
+    mean = cost.n_rows * share
     if cost.moves_parameters or n_replicas == 1:
         return math.ceil(mean)
-    deviation = math.sqrt(mean * (1 - 1 / n_replicas))
+    deviation = math.sqrt(mean * (1 - share))
     return mean + 0.68 * math.sqrt(2 * math.log(n_replicas)) * deviation
 
 
@@ -166,16 +177,27 @@ def bytes_of_update(cost: StepCost, n_parameters: float) -> float:
 
 
 def _slowest(
-    split: NetworkSplit, cost: StepCost, grid: Grid, speeds: Sequence[Speed]
+    split: NetworkSplit,
+    cost: StepCost,
+    grid: Grid,
+    speeds: Sequence[Speed],
+    rows: RowHolding,
 ) -> _Process:
     """Return the process that the others wait for."""
-    n_rows = expected_rows(cost, grid.n_replicas)
     if len(speeds) == 1:
         # The first shard is never smaller than another.
+        n_rows = expected_rows(cost, grid.n_replicas)
         return _Process(split.layout(0), cost, grid, speeds[0], n_rows)
     layouts = [split.layout(shard) for shard in range(grid.n_shards)]
+    n_replicas = grid.n_replicas
+    rows_of = [
+        expected_rows(cost, n_replicas, float(rows.share(replica, n_replicas)))
+        for replica in range(n_replicas)
+    ]
     processes = (
-        _Process(layouts[grid.shard(rank)], cost, grid, speed, n_rows)
+        _Process(
+            layouts[grid.shard(rank)], cost, grid, speed, rows_of[grid.replica(rank)]
+        )
         for rank, speed in enumerate(speeds)
     )
     return max(processes, key=lambda process: process.computed_s)

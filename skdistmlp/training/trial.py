@@ -18,7 +18,7 @@ from skdistmlp.nn.update_rules import UpdateRule
 from skdistmlp.parallel.data import BaseDataset, Dataset
 from skdistmlp.parallel.grid import Grid, optimizer_parts
 from skdistmlp.parallel.local_ops import LocalOps
-from skdistmlp.parallel.rows import dealt_rows
+from skdistmlp.parallel.rows import COPIES, dealt_rows
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.parallel.unconnected import Unconnected
@@ -221,7 +221,7 @@ class Trial:
             numbers = random.random(columns.size, np.float32).astype(self.dtype)
             X = csr_array((numbers, columns.ravel(), starts), (n_rows, n_features))
         y: Any = np.resize(self.targets, (n_rows, self.targets.shape[1]))
-        distribution = dealt_rows(grid, "copies")
+        distribution = dealt_rows(grid, COPIES)
         return Dataset(X, y).part(distribution, 0)
 
 

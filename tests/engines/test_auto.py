@@ -5,8 +5,12 @@ import time
 from dataclasses import replace
 
 import dask
+import dask.array as da
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.cluster.client import workers as client_workers
@@ -30,12 +34,18 @@ Y = X[:, 0] > 0
 UNITS = 4, 300, 300, 1
 
 
-def made_up(grids, n_workers, here_s=1.0, worker_s=1.0, exchange_s=1e-6):
-    """Return a measurement in which workers divide their work perfectly."""
-    each = tuple(worker_s / grid.n_ranks for grid in grids)
-    return Timings(
-        tuple(grids), here_s, (each,) * n_workers, (0.0, 1e6), (exchange_s,) * 2
-    )
+def made_up(
+    grids, n_workers, here_s=1.0, worker_s=1.0, exchange_s=1e-6, first_slower=1
+):
+    """Return a measurement in which workers divide their work perfectly.
+
+    The first may be slower than the others.
+    """
+    each = [
+        tuple(slower * worker_s / grid.n_ranks for grid in grids)
+        for slower in (first_slower, *(n_workers - 1) * [1])
+    ]
+    return Timings(tuple(grids), here_s, tuple(each), (0.0, 1e6), (exchange_s,) * 2)
 
 
 @pytest.fixture
@@ -102,6 +112,28 @@ def test_a_number_of_replicas_is_obeyed(client, measures):
     assert (plan.engine, plan.n_replicas) == ("peers", 3)
     # One copy of the network is what this process has, too.
     assert plan_of(client, n_replicas=1).engine == "local"
+
+
+@pytest.mark.parametrize("convert", [np.asarray, da.from_array])
+def test_a_slow_worker_computes_fewer_rows_of_the_same_mini_batches(
+    client, measures, convert
+):
+    measures["first_slower"] = 2.0
+    clf = classifier(client, n_replicas=3, max_iter=3, tol=0, n_iter_no_change=9)
+    with pytest.warns(ConvergenceWarning):
+        clf.fit(convert(X), Y)
+    plan = clf.plan_
+    assert plan.rows.shares == (13, 13, 6)
+    assert plan.workers[-1] == min(client.nthreads())
+    theirs = MLPClassifier((300, 300), max_iter=3, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        theirs.fit(X, Y)
+    assert_allclose(clf.loss_curve_, theirs.loss_curve_, rtol=1e-5)
+    n_rows = [
+        sum(part.stop - part.start for part in plan.row_ranges if part.replica == r)
+        for r in range(3)
+    ]
+    assert n_rows == ([0, 0, 0] if convert is np.asarray else [24, 25, 11])
 
 
 @pytest.mark.parametrize("engine", ["peers", "futures", "local"])

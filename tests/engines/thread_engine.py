@@ -11,7 +11,7 @@ from skdistmlp.engines.choice import ENGINES
 from skdistmlp.parallel.communicators import Communicator
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_network import open_local_network
-from skdistmlp.parallel.rows import RowForm
+from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.parallel.whole_network import predict_in_blocks
@@ -29,9 +29,9 @@ class ThreadEngine:
     worker does.
     """
 
-    def __init__(self, plan: Plan, form: RowForm = "copies") -> None:
+    def __init__(self, plan: Plan, rows: RowHolding = COPIES) -> None:
         self.plan = plan
-        self._form = form
+        self._rows = rows
 
     def train(
         self, job: TrainingJob, dataset: Dataset, on_epoch_end: Any = None
@@ -45,8 +45,10 @@ class ThreadEngine:
             grid = own.grid
             layout = own.split.layout(grid.shard(rank))
             state = own.start(layout, grid.replica(rank))
-            form = "all" if own.method.needs_all_features else self._form
-            own_rows = dataset.parts(grid, form)[rank]
+            rows = self._rows
+            if own.method.needs_all_features:
+                rows = replace(rows, form="all")
+            own_rows = dataset.parts(grid, rows)[rank]
             network = open_local_network(
                 own.network,
                 own.split,
@@ -72,7 +74,7 @@ def in_threads(
     estimator_class: type,
     shares: Sequence[float],
     n_replicas: int = 1,
-    form: RowForm = "copies",
+    rows: RowHolding = COPIES,
 ) -> type:
     """Return the class of estimators whose networks are split among threads."""
 
@@ -80,7 +82,7 @@ def in_threads(
         split = NetworkSplit.by_shares(plan.split.layer_units, shares)
         why = "a test asked for it"
         plan = Plan("threads", split, (), why, n_replicas=n_replicas)
-        return ThreadEngine(plan, form)
+        return ThreadEngine(plan, rows)
 
     return type(
         estimator_class.__name__,

@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.parallel.rows import RowForm
+from skdistmlp.parallel.rows import COPIES, RowHolding
 from tests.engines.thread_engine import in_threads
 
 N_ROWS = 240
@@ -356,19 +356,18 @@ def pair(
     kind: str = "classifier",
     shares: Sequence[float] | None = None,
     n_replicas: int = 1,
-    form: RowForm = "copies",
+    rows: RowHolding = COPIES,
     **engine_params: Any,
 ) -> tuple[Any, Any]:
     """Return our estimator and scikit-learn's; a random state is not shared.
 
     With `shares`, ours trains in threads: one for each share in each of `n_replicas`,
-    which hold the rows in `form`.
-    Without, `n_replicas` is the estimator's parameter.
+    which have `rows`. Without, `n_replicas` is the estimator's parameter.
     """
     params = {"random_state": 0} | params
     ours, theirs = ESTIMATORS[kind]
     if shares is not None:
-        ours = in_threads(ours, shares, n_replicas, form)
+        ours = in_threads(ours, shares, n_replicas, rows)
     elif n_replicas > 1:
         engine_params["n_replicas"] = n_replicas
     return ours(**deepcopy(params), **engine_params), theirs(**deepcopy(params))

@@ -15,6 +15,7 @@ from scipy import sparse
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.nn.activations import ACTIVATIONS
+from skdistmlp.parallel.rows import RowHolding
 from tests import strategies
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.engines.thread_engine import in_threads
@@ -172,11 +173,15 @@ def check(ours, case, to_worker=lambda values: values):
     shares=strategies.few_shares,
     n_replicas=st.sampled_from([1, 1, 2, 3]),
     form=st.sampled_from(["copies", "copies", "once"]),
+    of_rows=st.none() | st.lists(st.integers(1, 5), min_size=3, max_size=3),
 )
 @settings(max_examples=80)
-def test_any_grid_gives_the_answer_of_one_shard(case, shares, n_replicas, form):
+def test_any_grid_gives_the_answer_of_one_shard(
+    case, shares, n_replicas, form, of_rows
+):
     cls, parameters, _ = case
-    check(in_threads(cls, shares, n_replicas, form)(**parameters), case)
+    rows = RowHolding(form, shares=tuple(of_rows or ())[:n_replicas])
+    check(in_threads(cls, shares, n_replicas, rows)(**parameters), case)
 
 
 def as_dask(values):

@@ -41,24 +41,29 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 def test_named_configurations_match(name, grid):
     n_replicas, n_shards = GRIDS[grid]
     assert_parity(
-        Case.of(name), shares=n_shards * [1], n_replicas=n_replicas, form="once"
+        Case.of(name), shares=n_shards * [1], n_replicas=n_replicas, rows=ONCE
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(CONFIGURATIONS) - set(NAMED)))
 def test_every_configuration_matches(name):
-    assert_parity(Case.of(name), shares=[1, 1, 1], form="once")
+    assert_parity(Case.of(name), shares=[1, 1, 1], rows=ONCE)
 
 
+ONCE = RowHolding("once")
+
+
+@pytest.mark.parametrize("shares", [(), (5, 1, 2)], ids=["equal", "unequal"])
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
-def test_both_forms_have_the_same_bits(grid, convert):
+def test_both_forms_have_the_same_bits(grid, convert, shares):
     n_replicas, n_shards = GRIDS[grid]
     case = Case.of("early stopping, which stops")
     fitted = []
     for form in ("copies", "once"):
-        cls = in_threads(DistributedMLPClassifier, n_shards * [1], n_replicas, form)
+        rows = RowHolding(form, shares=shares[:n_replicas])
+        cls = in_threads(DistributedMLPClassifier, n_shards * [1], n_replicas, rows)
         clf = cls(**case.params | {"dropout": [0.1, 0.2, 0.3]}, random_state=0)
         fitted.append(clf.fit(convert(case.X), case.y))
     for one, other in zip(fitted[0].coefs_, fitted[1].coefs_, strict=True):

@@ -5,7 +5,13 @@ from scipy.sparse import csr_array, csr_matrix, issparse
 
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.parallel.rows import DealtRows, RowRange, RowsInRanges, numbers_of
+from skdistmlp.parallel.rows import (
+    DealtRows,
+    RowHolding,
+    RowRange,
+    RowsInRanges,
+    numbers_of,
+)
 
 X = np.arange(12.0).reshape(6, 2)
 Y = np.arange(6)[:, np.newaxis] % 2 == [0, 1]
@@ -180,14 +186,14 @@ def test_the_parts_of_a_grid_are_all_rows_a_copy_per_shard_or_each_row_once():
     X = np.arange(24.0).reshape(12, 2)
     dataset, grid = Dataset(X, X[:, :1]), Grid(n_shards=3, n_replicas=2)
     sizes = {
-        form: [part.X.shape[0] for part in dataset.parts(grid, form)]
+        form: [part.X.shape[0] for part in dataset.parts(grid, RowHolding(form))]
         for form in ("all", "copies", "once")
     }
     assert sizes == {"all": 6 * [12], "copies": 6 * [6], "once": 6 * [2]}
     # Who computes a row is the same in all forms.
     rows = np.array([3, 0, 11, 4])
     for form in sizes:
-        for rank, part in enumerate(dataset.parts(grid, form)):
+        for rank, part in enumerate(dataset.parts(grid, RowHolding(form))):
             replica = grid.replica(rank)
             own = part.distribution.own(replica, rows)
             assert_array_equal(own, rows[rows % 2 == replica])

@@ -12,7 +12,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.gathered_inputs import GatheredInputs
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.local_network import open_local_network
-from skdistmlp.parallel.rows import DealtRows, RowRange, RowsInRanges
+from skdistmlp.parallel.rows import DealtRows, RowHolding, RowRange, RowsInRanges
 from skdistmlp.parallel.shard import take_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.step import announce, training_step
@@ -157,7 +157,7 @@ def test_nothing_is_under_way_after_a_stop():
     """Whoever closed a connection with unread packets would break it for the others."""
     split = NetworkSplit.even((4, 5, 3), 2)
     problem = make_problem(split)
-    parts = problem.dataset.parts(Grid(2), "once")
+    parts = problem.dataset.parts(Grid(2), RowHolding("once"))
 
     def shard(communicator):
         rank = communicator.rank

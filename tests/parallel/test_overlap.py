@@ -13,6 +13,7 @@ from skdistmlp.parallel.communicators import Finished
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.overlap import GatherInHalves, gradient_meanwhile
+from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.parallel.shard import gradient, take_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, split_neurons
 from skdistmlp.training.step import announce, predict_blocks, training_step
@@ -76,7 +77,7 @@ def test_an_exchange_advances_between_blocks_of_the_gradient(n_blocks, n_interce
 def trained(grid, problem, run_all, form="copies"):
     """Return losses, outputs and parameters of each replica of a grid."""
     split = NetworkSplit.even(problem.split.layer_units, grid.n_shards)
-    parts, whole = problem.dataset.parts(grid, form), problem.start()
+    parts, whole = problem.dataset.parts(grid, RowHolding(form)), problem.start()
 
     def process(communicator):
         rank = communicator.rank

@@ -10,7 +10,9 @@ from numpy.testing import assert_array_equal
 
 from skdistmlp.parallel.rows import (
     DealtRows,
+    RowHolding,
     RowRange,
+    RowsByShares,
     RowsInRanges,
     even_ranges,
     numbers_of,
@@ -38,7 +40,13 @@ def ranges_of_rows(draw):
 
 
 distributions = st.one_of(
-    st.builds(DealtRows, st.integers(1, 4), st.integers(1, 4)), ranges_of_rows()
+    st.builds(DealtRows, st.integers(1, 4), st.integers(1, 4)),
+    st.builds(
+        RowsByShares,
+        st.lists(st.integers(1, 7), min_size=1, max_size=4).map(tuple),
+        st.integers(1, 4),
+    ),
+    ranges_of_rows(),
 )
 
 
@@ -86,6 +94,28 @@ def test_neighbours_go_to_different_replicas(start):
     assert [len(DealtRows(3).own(r, rows)) for r in range(3)] == [3, 3, 3]
 
 
+def test_some_replicas_get_more_neighbours_than_others():
+    rows = RowsByShares((5, 2, 1))
+    assert [len(rows.own(r, slice(3, 11))) for r in range(3)] == [5, 2, 1]
+    assert [len(rows.own(r, np.arange(800))) for r in range(3)] == [500, 200, 100]
+    # Of half a round each has about half.
+    assert [len(rows.own(r, np.arange(4))) for r in range(3)] == [3, 1, 0]
+
+
+def test_equal_shares_are_those_of_rows_that_are_dealt():
+    by_shares, dealt = RowsByShares((1, 1, 1), 2), DealtRows(3, 2)
+    for replica in range(3):
+        own = dealt.own(replica, np.arange(N_ROWS))
+        assert_array_equal(by_shares.own(replica, np.arange(N_ROWS)), own)
+        assert_array_equal(by_shares.shards(own), dealt.shards(own))
+
+
+def test_the_replica_with_the_most_rows_holds_the_most():
+    equal, unequal = RowHolding(), RowHolding(shares=(3, 1))
+    assert [equal.largest_share(2), unequal.largest_share(2)] == [0.5, 0.75]
+    assert [unequal.share(replica, 2) for replica in range(2)] == [0.75, 0.25]
+
+
 @given(batches, st.integers(1, 4), st.integers(1, 4))
 def test_who_computes_a_row_does_not_depend_on_who_has_it(rows, n_replicas, n_shards):
     for replica in range(n_replicas):
@@ -111,6 +141,11 @@ def test_blocks_are_divided_evenly(blocks, n_parts):
         for one in range(n_parts)
     ]
     assert max(sizes) - min(sizes) <= 1
+
+
+def test_blocks_are_divided_by_shares():
+    ranges = even_ranges([(30, [0]), (50, [1])], 2, [3, 1])
+    assert ranges == [(0, 30, 0), (30, 50, 1), (50, 80, 0)]
 
 
 def test_blocks_stay_where_they_are_if_that_is_even():

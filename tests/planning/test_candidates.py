@@ -15,6 +15,7 @@ from skdistmlp.planning.candidates import (
     chosen_plan,
     grids_of,
     ranked,
+    row_shares,
 )
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Machines, Speed
@@ -103,6 +104,28 @@ def test_a_worker_that_has_to_be_used_holds_fewer_neurons_if_it_is_slow():
         for shard, worker in enumerate(candidate.plan.workers)
     }
     assert sizes == {offer.workers[0]: 256, offer.workers[1]: 768}
+
+
+def test_a_slow_replica_computes_fewer_rows():
+    offer = offer_of(SMALL, n_workers=2, batch_size=20_000, slow=(0,))
+    offer = replace(offer, n_workers=2, n_replicas=2)
+    (unequal,) = [c for c in offer.candidates() if c.plan.workers]
+    assert unequal.plan.workers == offer.workers[::-1]
+    assert unequal.plan.rows.shares == (24, 8)
+    assert "of every 32 rows the replicas compute 24, 8" in str(unequal.plan)
+    alone = offer_of(SMALL, n_workers=1, batch_size=20_000, local=False)
+    # A third more of the same speed, but for what is exchanged.
+    (one,) = alone.candidates()
+    assert one.step.computed_s / unequal.step.computed_s == pytest.approx(4 / 3, 0.02)
+
+
+def test_replicas_of_unequal_shards_compute_rows_by_their_slowest():
+    assert row_shares(Grid(2, 2), [4.0, 2.0, 2.0, 1.0]) == (21, 11)
+    assert row_shares(Grid(2, 2), [4.0, 2.0, 1.0, 1.0]) == (21, 11)
+    assert row_shares(Grid(1, 3), [1.0, 1.0, 1.0]) == ()
+    assert row_shares(Grid(3), [3.0, 2.0, 1.0]) == ()
+    # However slow it is, it has a row.
+    assert row_shares(Grid(1, 2), [1e3, 1.0]) == (32, 1)
 
 
 def test_what_the_user_has_fixed_is_obeyed():

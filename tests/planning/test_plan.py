@@ -292,7 +292,7 @@ def test_a_step_sends_the_planned_number_of_bytes(
     )
     problem = make_problem(plan.split, dtype=np.float32, n_rows=n_rows)
     starts = split_state(plan.split, problem.start(), n_replicas)
-    datasets = problem.dataset.parts(plan.grid, form)
+    datasets = problem.dataset.parts(plan.grid, RowHolding(form))
     communicators = connected(plan.grid)
     sockets = []
     for communicator in communicators:

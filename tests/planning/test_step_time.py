@@ -8,6 +8,7 @@ import pytest
 
 from skdistmlp.parallel import overlap
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, flop
 from skdistmlp.planning.machines import PAYLOAD, Link, Speed
@@ -89,7 +90,7 @@ def test_halves_hide_behind_the_layer_below_and_the_columns_that_are_here(monkey
 
 
 def test_features_of_the_next_rows_hide_behind_the_whole_step():
-    copies, once = time_on(Grid(2)), time_on(Grid(2), form="once")
+    copies, once = time_on(Grid(2)), time_on(Grid(2), rows=RowHolding("once"))
     assert once.travelled_s > copies.travelled_s
     assert once.hidden_s - copies.hidden_s == pytest.approx(
         min(once.travelled_s - copies.travelled_s, copies.computed_s - 0)

@@ -13,6 +13,7 @@ from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel import communicators, overlap
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.local_network import open_local_network
+from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost
@@ -96,7 +97,7 @@ class Job:
 
     def open(self, communicator, max_rows, max_grad_norm=None):
         starts = split_state(self.split, self.problem.start(), self.grid.n_replicas)
-        datasets = self.problem.dataset.parts(self.grid, self.form)
+        datasets = self.problem.dataset.parts(self.grid, RowHolding(self.form))
         return open_local_network(
             replace(self.problem.network, max_grad_norm=max_grad_norm),
             self.split,

@@ -382,7 +382,7 @@ def divide_blocks(
     holding : RowHolding
         Which features each of them gets.
     """
-    everything = dealt_rows(grid, holding.form)
+    everything = dealt_rows(grid, holding)
     n_shards, processes = everything.n_shards, holders(grid, holding.form)
     n_parts = grid.n_replicas * n_shards
     if holding.form == "all" or n_parts == 1:
@@ -395,9 +395,13 @@ def divide_blocks(
         for held in where
     ]
     sizes = [block.shape[0] for block in blocks]
+    divided = even_ranges(
+        list(zip(sizes, at, strict=True)),
+        n_parts,
+        [share for share in holding.shares for _ in range(n_shards)],
+    )
     ranges = [
-        RowRange(start, stop, *divmod(part, n_shards))
-        for start, stop, part in even_ranges(list(zip(sizes, at, strict=True)), n_parts)
+        RowRange(start, stop, *divmod(part, n_shards)) for start, stop, part in divided
     ]
     distribution = RowsInRanges(tuple(ranges), grid.n_replicas, n_shards)
     return [

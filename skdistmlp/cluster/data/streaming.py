@@ -118,7 +118,7 @@ def stream_arrays(
     PlacedRows
         As futures.
     """
-    distribution, is_whole = dealt_rows(grid, holding.form), holding.form == "all"
+    distribution, is_whole = dealt_rows(grid, holding), holding.form == "all"
     processes = holders(grid, holding.form)
     labels = [(dataset.y, dataset.sample_weight) for _ in processes]
     targets = placement.scatter("targets", labels)
