@@ -89,8 +89,8 @@ def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
     """Time predictions on two workers, by either split, and on one thread.
 
     Yields one row per size and split. Ideally two workers take half the time of one
-    thread. The work that one thread does in the time that they take beyond that, per
-    byte sent, is the measurement behind `FLOP_PER_BYTE_SENT`.
+    thread. What they take beyond that, per byte sent, is the measurement behind
+    `DASK_BYTE_S`; it includes their tasks.
     """
     for workload in with_progress("futures predict", PREDICTIONS, _name):
         X, y = workload.data()
@@ -141,16 +141,15 @@ def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
                 "1 thread, ms": 1e3 * one_s,
                 "2 workers, ms": 1e3 * two_s,
                 "speedup": one_s / two_s,
-                "FLOP per byte sent": (two_s - one_s / 2) / one_s * n_flop / n_bytes,
+                "ns per byte sent": 1e9 * (two_s - one_s / 2) / n_bytes,
             }
 
 
 def find_crossover(rows: Sequence[Row], n_tasks: int) -> Row:
     """Find the work per step at which two workers overtake one thread.
 
-    The work that they save there, per chained task, is the measurement behind
-    `FLOP_PER_CHAINED_TASK`; it is an upper bound if they are faster at all sizes. Both
-    are None if they never are.
+    And the work that they save there, per chained task: an upper bound if they are
+    faster at all sizes. Both are None if they never are.
     """
     gflop = crossover_size(
         [row["GFLOP/step"] for row in rows], [row["speedup"] for row in rows]

@@ -74,14 +74,25 @@ def connect(
     from skdistmlp.exceptions import SkdistmlpError
 
     try:
-        with _tls(address, ca_file, cert, key), _cluster(address, n_local) as client:
+        with (
+            report_memory_shortage(),
+            _tls(address, ca_file, cert, key),
+            _cluster(address, n_local) as client,
+        ):
             yield client
     except SkdistmlpError as error:
         raise click.ClickException(_name_options(str(error))) from error
+
+
+@contextmanager
+def report_memory_shortage() -> "Iterator[None]":
+    """Say what to do if this process has no memory for the rows of a mini-batch."""
+    try:
+        yield
     except MemoryError as error:
         raise click.ClickException(
-            f"the rows do not fit in the memory of this process: {error}. Lower "
-            f"--n-features or --batch-size."
+            f"the rows do not fit in the memory of this process: {error}. Use fewer "
+            f"features or a lower --batch-size."
         ) from error
 
 

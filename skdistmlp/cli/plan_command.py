@@ -13,6 +13,7 @@ from skdistmlp.cli.connection import (
     connect,
     connection_options,
     report_failed_write,
+    report_memory_shortage,
 )
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def plan(
     n_steps = math.ceil(n_rows / batch_size)
     workload = Workload(n_features, hidden, n_steps, max_iter, batch_size)
     if workers is not None and bits_per_s is not None:
-        forecast = forecast_for(workload, max_iter, workers, bits_per_s)
+        with report_memory_shortage():
+            forecast = forecast_for(workload, max_iter, workers, bits_per_s)
     else:
         with connect(address, 2, tls_ca_file, tls_cert, tls_key) as client:
             forecast = forecast_on(client, workload, max_iter)

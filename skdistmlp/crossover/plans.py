@@ -8,7 +8,7 @@ from typing import Any
 from skdistmlp.cluster.client.workers import choose_workers
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.workloads import Workload
-from skdistmlp.engines.auto import fastest_plan
+from skdistmlp.engines.auto import FitOutline, fastest_plan
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.estimators.planning import outline_of_fit
@@ -65,7 +65,7 @@ def forecast_on(
     ClusterError
         If the workers cannot be measured.
     """
-    outline = outline_of_fit(_estimator(workload, n_epochs), *workload.data())
+    outline = _outline(workload, n_epochs)
     request = EngineRequest(client, None, "auto", "auto")
     workers = choose_workers(client, n_workers)
     plan = fastest_plan(request, outline, workers, client)
@@ -110,10 +110,10 @@ def forecast_for(
     bits_per_s : float
         Rate of the link of each, in each direction.
     """
-    outline = outline_of_fit(_estimator(workload, n_epochs), *workload.data())
+    outline = _outline(workload, n_epochs)
     units, cost = outline.layer_units, outline.cost
     grids = corners(n_workers, units, cost.n_rows)
-    each_s = tuple(outline.trial.step_s(grid) for grid in grids)
+    each_s = tuple(seconds.own for seconds in outline.trial.steps_seconds(grids))
     measured = Timings(tuple(grids), each_s[0], (each_s,) * n_workers, (), ())
     machines = machines_of(measured, units, cost)
     machines = replace(machines, link=Link.of_rate(bits_per_s, REFERENCE))
@@ -149,6 +149,13 @@ def table_of(forecast: Forecast) -> list[Row]:
 
 def _grid(n_workers: int, n_replicas: int) -> str:
     return f"{n_replicas} x {n_workers // n_replicas}" if n_workers else "-"
+
+
+def _outline(workload: Workload, n_epochs: int) -> FitOutline:
+    """Return the outline of a fit, of whose rows this process makes up a few only."""
+    few = replace(workload, n_steps=1)
+    outline = outline_of_fit(_estimator(few, n_epochs), *few.data())
+    return outline.with_more_rows(workload.n_steps)
 
 
 def _estimator(

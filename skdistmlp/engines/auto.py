@@ -1,6 +1,6 @@
 """The plan of ``engine="auto"``: the fastest one, by what was measured."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.machines import Speed, reference_machines
 from skdistmlp.planning.plan import Plan, WorkerMemory, plan_training
 from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import computation_s
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.training.job import TrainingJob
@@ -39,12 +40,15 @@ class FitOutline:
         What is timed.
     on_cluster : bool
         Whether the features are on workers.
+    bytes_on_workers : callable
+        Returns how many bytes of them each worker has.
     """
 
     cost: StepCost
     length: FitLength
     trial: Trial
     on_cluster: bool = False
+    bytes_on_workers: Callable[[], Mapping[str, int]] = dict
 
     @classmethod
     def of(cls, job: TrainingJob, dataset: BaseDataset) -> "FitOutline":
@@ -58,7 +62,19 @@ class FitOutline:
             FitLength.of(job, dataset),
             Trial.of(job, dataset, n_rows),
             dataset.client is not None,
+            dataset.bytes_on_workers,
         )
+
+    def with_more_rows(self, times: float) -> "FitOutline":
+        """Return the outline of a fit with so many times as many rows, if by epochs."""
+        cost, (n_steps, n_epochs) = self.cost, self.length
+        cost = replace(
+            cost,
+            data_bytes=round(times * cost.data_bytes),
+            feature_bytes=round(times * cost.feature_bytes),
+            n_ordered_rows=round(times * cost.n_ordered_rows),
+        )
+        return replace(self, cost=cost, length=FitLength(times * n_steps, n_epochs))
 
     @property
     def layer_units(self) -> tuple[int, ...]:
@@ -135,7 +151,12 @@ def fastest_plan(
         If nothing could be measured, or a copy of the network has no room somewhere.
     """
     from skdistmlp.cluster.client.workers import worker_memory
-    from skdistmlp.cluster.peers.measurement import UnreachableError, measure_machines
+    from skdistmlp.cluster.peers.measurement import (
+        UnreachableError,
+        keep_machines,
+        measure_machines,
+    )
+    from skdistmlp.cluster.peers.reservation import choose_free_workers
 
     cost, layer_units = outline.cost, outline.layer_units
     # Before anything is measured: what that takes is given back a little later.
@@ -147,6 +168,7 @@ def fastest_plan(
     try:
         measurement = measure_machines(client, workers, outline.trial, grids)
         machines = machines_of(measurement, layer_units, of_trial)
+        keep_machines(client, workers, layer_units, machines)
     except UnreachableError as error:
         if request.must_share:
             # "futures" needs all features in this process.
@@ -172,6 +194,15 @@ def fastest_plan(
     if not candidates:
         return None
     plan = chosen_plan(candidates, machines.link)
+    n_taken, first = len(plan.workers), machines.workers[0]
+    are_equal = all(speed == first for speed in machines.workers)
+    if plan.engine == "peers" and n_taken < len(workers) and are_equal:
+        # Any of them would do, and other fits may have taken the first ones.
+        held, intends = outline.bytes_on_workers(), not request.only_plans
+        chosen = choose_free_workers(client, workers, n_taken, held, intends)
+        others = replace(plan, workers=chosen)
+        if has_room(others, memory, rows_memory_share()):
+            plan = others
     if unreachable is None:
         return plan
     reason = f"the workers cannot reach each other ({what_happened(unreachable)})"

@@ -1,9 +1,10 @@
 """The table of engines, and the choice of one for a request."""
 
+import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -20,12 +21,14 @@ from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, what_happened
 from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.machines import reference_machines
 from skdistmlp.planning.plan import (
     Plan,
     local_plan,
     plan_training,
 )
 from skdistmlp.planning.prediction import (
+    ASSUMED_RATE,
     plan_shared_prediction,
     reason_to_predict_locally,
 )
@@ -156,9 +159,11 @@ def _plan_prediction(
 ) -> Plan:
     from skdistmlp.cluster.client.workers import (
         describe_paused,
+        is_on_loopback,
         worker_memory,
         workers_of,
     )
+    from skdistmlp.cluster.peers.measurement import known_machines
 
     # Everything it takes is here: a cluster that has become smaller will do.
     workers = workers_of(client)[: request.n_workers]
@@ -168,7 +173,14 @@ def _plan_prediction(
         return local_plan(layer_units, f"the cluster has no workers{suffix}")
     memory = worker_memory(client, workers).values()
     limit = min((its.free for its in memory), default=None)
-    return plan_shared_prediction(layer_units, request.engine, workers, cost, limit)
+    machines = known_machines(client, workers, tuple(layer_units))
+    if machines is None:
+        is_one_machine = all(is_on_loopback(worker) for worker in workers)
+        rate = math.inf if is_one_machine else ASSUMED_RATE
+        machines = reference_machines(len(workers), rate)
+    return plan_shared_prediction(
+        layer_units, request.engine, workers, cost, limit, machines
+    )
 
 
 def _plan_training(
@@ -186,7 +198,8 @@ def _plan_training(
 
     workers = choose_workers(client, request.n_workers, request.n_replicas)
     if request.n_workers is not None and request.engine != "futures":
-        workers = free_workers(client, workers, not request.only_plans)
+        held = outline.bytes_on_workers if outline is not None else dict
+        workers = free_workers(client, workers, held, not request.only_plans)
     note = ""
     if outline is not None and is_worth_measuring(request, outline):
         from skdistmlp.cluster.peers.measurement import MeasurementError
@@ -226,9 +239,24 @@ def _plan_training(
 
 
 def free_workers(
-    client: Any, workers: tuple[str, ...], intends: bool = True
+    client: Any,
+    workers: tuple[str, ...],
+    held: Callable[[], Mapping[str, int]],
+    intends: bool = True,
 ) -> tuple[str, ...]:
-    """Return as many workers, those that will be free soonest: fits share a cluster."""
+    """Return as many workers, those that will be free soonest: fits share a cluster.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Addresses of as many as are wanted.
+    held : callable
+        Returns the bytes of rows that each worker has already.
+    intends : bool
+        Whether a fit will reserve them.
+    """
     from skdistmlp.cluster.client.workers import workers_of
     from skdistmlp.cluster.peers.reservation import choose_free_workers
 
@@ -236,7 +264,7 @@ def free_workers(
     # One may have left meanwhile, which the fit will notice.
     if len(present) <= len(workers):
         return workers
-    return choose_free_workers(client, present, len(workers), intends)
+    return choose_free_workers(client, present, len(workers), held(), intends)
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:

@@ -57,5 +57,6 @@ def _planned(estimator: Any, *data: Any) -> PlanFound:
     try:
         estimator.fit(*data)
     except PlanFound as found:
-        return found
+        # Without the frames of `fit`, which would keep its data.
+        return found.with_traceback(None)
     raise AssertionError

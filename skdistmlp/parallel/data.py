@@ -1,7 +1,7 @@
 """The rows that a network trains on or predicts, in this process or elsewhere."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -118,6 +118,10 @@ class BaseDataset(ABC):
     def is_in_blocks(self) -> bool:
         """Whether rows stay together in blocks, each of which one worker may have."""
         return False
+
+    def bytes_on_workers(self) -> Mapping[str, int]:
+        """Return the bytes of blocks of features that each worker has, by address."""
+        return {}
 
     @property
     def fits_here(self) -> bool:

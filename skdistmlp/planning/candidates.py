@@ -19,6 +19,7 @@ from skdistmlp.planning.plan import (
     local_plan,
     plan_training,
 )
+from skdistmlp.planning.rates import TASK_S
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import StepTime, computation_s, step_time
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
@@ -32,10 +33,6 @@ EACH_UP_TO = 8
 PEERS_FIT_S = 0.15
 """Seconds of a fit on workers besides its steps, and besides sending rows: a dozen
 messages through the scheduler, and three rounds of tasks."""
-
-TASK_S = 8e-3
-"""Seconds that the scheduler takes for each task of "futures" that waits for another
-(``python -m benchmarks futures``)."""
 
 ROUND_ROWS = 32
 """Rows among which those of unequal replicas are shared in whole numbers: finer than
@@ -163,7 +160,7 @@ class Offer:
 
     def candidates(self) -> list[Candidate]:
         """Return the plans for which there is room, the best first."""
-        found = [*self._peers()] if self.connected else [self._futures()]
+        found = [*(self._peers() if self.connected else self._futures())]
         if self.local:
             found.append(self._local())
         return ranked(found)
@@ -183,15 +180,18 @@ class Offer:
         # A link that is not limited takes no time.
         return 8 * n_bytes / self.machines.link.bits_per_s
 
-    def _futures(self) -> Candidate:
+    def _futures(self) -> Iterator[Candidate]:
+        if self.n_replicas not in (None, 1):
+            # It has none.
+            return
         workers = self.workers[: self.n_workers]
         plan = plan_training(self.layer_units, "futures", workers, self.cost)
         speed = self.machines.workers[0]
         computed_s = computation_s(plan.split, self.cost, plan.grid, speed)
         scheduled_s = TASK_S * chained_tasks(plan.split, self.cost)
-        return Candidate(
-            plan, StepTime(computed_s, scheduled_s), PEERS_FIT_S, self.length
-        )
+        if has_room(plan, self.memory, self.memory_share):
+            step = StepTime(computed_s, scheduled_s)
+            yield Candidate(plan, step, PEERS_FIT_S, self.length)
 
     def _peers(self) -> Iterator[Candidate]:
         # The fastest first; those that are equally fast stay in their order.

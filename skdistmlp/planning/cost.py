@@ -353,8 +353,14 @@ def flop(split: NetworkSplit, cost: StepCost) -> float:
 
 
 def bytes_sent_by_neurons(split: NetworkSplit, cost: StepCost) -> int:
-    """Return the bytes that a prediction sends: parameters once, rows to all."""
+    """Return the bytes that a prediction sends: parameters once, rows to all.
+
+    Each worker gets the others' activations too, but for those of the last hidden
+    layer, and sends what the outputs are summed from.
+    """
     values = numbers_per_row(split, cost) * split.n_shards
+    values += sum(split.layer_units[1:-2]) * (split.n_shards - 1)
+    values += split.layer_units[-1] * split.n_shards
     return (split.n_parameters + cost.n_rows * values) * cost.itemsize
 
 

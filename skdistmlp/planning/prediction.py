@@ -1,35 +1,29 @@
 """How a prediction is shared: by rows, by neurons, or not at all."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from skdistmlp.exceptions import counted
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_sent_by_neurons,
     bytes_sent_by_rows,
     chained_tasks,
-    flop,
 )
+from skdistmlp.planning.machines import Machines, Speed
 from skdistmlp.planning.plan import Plan, local_plan
-
-FLOP_PER_CHAINED_TASK = 1.8e9
-"""Floating point operations that take as long as one task in a chain of Dask tasks:
-what sharing a prediction must save per task to be faster. Training never chooses by
-it. The larger of two figures measured for training, where two one-thread workers
-overtake one thread: 1.1e9 for 784-(4096), 1.7e9 for 784-(2048, 2048)
-(``python -m benchmarks futures``)."""
-
-FLOP_PER_BYTE_SENT = {"rows": 400.0, "neurons": 500.0}
-"""Floating point operations that take as long as sending one byte from the client to
-a worker: what a prediction must save to be worth sending parameters and rows. By
-rows, in large blocks, it measured as 200 to 440; by neurons as 440 to 850 for most
-sizes (``python -m benchmarks futures``)."""
+from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, TASK_S
+from skdistmlp.planning.step_time import computation_s
 
 TASKS_BY_ROWS = 2
 """Chained tasks that take as long as a prediction by rows takes to begin, whatever its
 size: the network and the first rows have to arrive before the first task."""
+
+ASSUMED_RATE = 1e9
+"""Of the links of workers on other machines, where nothing was measured."""
 
 
 def plan_shared_prediction(
@@ -38,6 +32,7 @@ def plan_shared_prediction(
     workers: Sequence[str],
     cost: StepCost,
     memory_limit: int | None,
+    machines: Machines,
 ) -> Plan:
     """Choose how to predict with a network that a cluster may share.
 
@@ -53,13 +48,15 @@ def plan_shared_prediction(
         What the prediction costs.
     memory_limit : int or None
         Bytes that each worker may use; None if there is no limit.
+    machines : Machines
+        How fast this process, the workers and their links are.
 
     Returns
     -------
     Plan
         If "futures" was asked for: "futures", split by neurons. Otherwise "futures"
-        if sharing saves more time than it costs, split by rows, or by neurons where
-        the whole network does not fit a worker; else "local".
+        if that is expected to be faster, split by rows, or by neurons where the whole
+        network does not fit a worker; else "local".
     """
     by_neurons = NetworkSplit.even(layer_units, len(workers))
     used = tuple(workers[: by_neurons.n_shards])
@@ -72,26 +69,29 @@ def plan_shared_prediction(
         n_sharing, n_tasks = len(workers), TASKS_BY_ROWS
         sent = bytes_sent_by_rows(whole, cost, n_sharing)
         plan = Plan("futures", whole, tuple(workers), "", split_by="rows")
+        of_each = replace(cost, n_rows=math.ceil(cost.n_rows / n_sharing))
         how = "by rows"
     else:
         n_sharing, n_tasks = by_neurons.n_shards, chained_tasks(by_neurons, cost)
         sent = bytes_sent_by_neurons(by_neurons, cost)
-        plan = Plan("futures", by_neurons, used, "")
+        plan, of_each = Plan("futures", by_neurons, used, ""), cost
         how = (
             f"by neurons (the whole network takes {n_bytes:,} bytes on its arrival, "
             f"and a worker has {memory_limit:,})"
         )
-    saved = flop(whole, cost) * (1 - 1 / n_sharing)
-    overhead = (
-        n_tasks * FLOP_PER_CHAINED_TASK + sent * FLOP_PER_BYTE_SENT[plan.split_by]
+    here_s = computation_s(whole, cost, Grid(1), machines.here)
+    # All wait for the slowest.
+    computed_s = max(
+        computation_s(plan.split, of_each, Grid(1), speed) for speed in machines.workers
     )
+    byte_s = DASK_BYTE_S + 8 / machines.link.bits_per_s
+    shared_s = computed_s + n_tasks * TASK_S + sent * byte_s
     reason = (
-        f"sharing a prediction of {counted(cost.n_rows, 'row')} among "
-        f"{counted(n_sharing, 'worker')} {how} saves {saved / 1e9:.3g} GFLOP; "
-        f"its {n_tasks} chained tasks and "
-        f"{sent / 1e6:.3g} MB to send cost as much time as {overhead / 1e9:.3g} GFLOP"
+        f"a prediction of {counted(cost.n_rows, 'row')} should take {here_s:.2g} s in "
+        f"this process, and {shared_s:.2g} s on {counted(n_sharing, 'worker')} {how}, "
+        f"to which {sent / 1e6:.3g} MB are sent"
     )
-    if saved > overhead:
+    if shared_s < here_s:
         return replace(plan, reason=reason)
     return local_plan(layer_units, reason)
 
@@ -99,17 +99,16 @@ def plan_shared_prediction(
 def reason_to_predict_locally(layer_units: Sequence[int], cost: StepCost) -> str | None:
     """Return why no number of workers could pay off; None if some might.
 
-    Sharing saves less than all of the arithmetic, and costs its tasks and what is
-    sent: the network and the rows at least once.
+    Sharing saves less than all that there is to compute, and costs its tasks and what
+    is sent: the network and the rows at least once.
     """
     split = NetworkSplit.even(layer_units, 1)
-    n_bytes = bytes_sent_by_rows(split, cost, n_workers=1)
-    cheapest = min(FLOP_PER_BYTE_SENT.values())
-    overhead = TASKS_BY_ROWS * FLOP_PER_CHAINED_TASK + n_bytes * cheapest
-    if flop(split, cost) > overhead:
+    here_s = computation_s(split, cost, Grid(1), Speed(REFERENCE))
+    sent = bytes_sent_by_rows(split, cost, n_workers=1)
+    least_s = TASKS_BY_ROWS * TASK_S + sent * DASK_BYTE_S
+    if here_s > least_s:
         return None
     return (
-        f"a prediction of {counted(cost.n_rows, 'row')} takes "
-        f"{flop(split, cost) / 1e9:.3g} GFLOP, less than the time of "
-        f"{overhead / 1e9:.3g} GFLOP that sharing it costs"
+        f"a prediction of {counted(cost.n_rows, 'row')} takes about {here_s:.2g} s, "
+        f"and sharing it {least_s:.2g} s or more"
     )

@@ -79,3 +79,11 @@ REFERENCE = Rates(
 )
 """Of a core of 2026 (``python -m benchmarks scaling``). They say what a fit takes that
 is too short to measure anything, and how what was measured changes in between."""
+
+TASK_S = 8e-3
+"""Seconds that the scheduler takes for each task of "futures" that waits for another
+(``python -m benchmarks futures``)."""
+
+DASK_BYTE_S = 4e-9
+"""Seconds that Dask takes to send a byte to a worker, besides those on the link, and
+that the worker takes to make an array of it (``python -m benchmarks futures``)."""

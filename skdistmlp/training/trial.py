@@ -1,7 +1,7 @@
 """Steps that are timed: what a process computes in a job, without its exchanges."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -26,22 +26,18 @@ from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.step import backpropagate, training_step
 
 MAX_FLOP = 1e9
-"""Arithmetic of a step that is timed: 13 ms at 75 GFLOP/s. What a step with more rows
-takes is computed from two with fewer, since products take as long per row."""
+"""Arithmetic of a step that is timed: 13 ms at 75 GFLOP/s. Of one with more rows, fewer
+are timed, and the optimiser apart from them: products take as long per row."""
 
-MIN_ROWS = 96
+MIN_ROWS = 64
 """The fewest rows of such a step, on each replica: with fewer, products are slower per
 row."""
 
 MIN_STEPS = 2
-"""Steps that are timed, at least, with each number of rows."""
+"""Steps that are timed, at least."""
 
 TIMED_S = 0.02
-"""Seconds for which steps with as many rows are timed, at least."""
-
-EXTRAPOLATED_S = 0.06
-"""The same where a step with many more rows is computed from them: an error grows with
-the rows."""
+"""Seconds for which steps are timed, at least."""
 
 DRAWN_PARAMETERS = 10_007
 """Random parameters, which are repeated."""
@@ -133,38 +129,57 @@ class Trial:
             None if nnz is None else float(f"{nnz:.2g}"),
         )
 
-    def step_s(self, grid: Grid) -> float:
-        """Return the seconds of a step of the first process of a grid, alone."""
-        return self.step_seconds(grid).own
+    def steps_seconds(
+        self, grids: Sequence[Grid], goes_on: GoesOn = alone, waits_s: float = 0.0
+    ) -> list[StepSeconds]:
+        """Return the seconds of a step of the first process of each grid.
 
-    def step_seconds(self, grid: Grid, goes_on: GoesOn = alone) -> StepSeconds:
-        """Return the seconds of a step of the first process of a grid.
-
-        The median of a few steps. Nothing is exchanged, and nothing is kept.
+        Medians of a few steps. Nothing is exchanged, and nothing is kept.
 
         Parameters
         ----------
-        grid : Grid
-            The grid.
+        grids : sequence of Grid
+            Grids; the first is a single process.
         goes_on : callable
             See `GoesOn`.
+        waits_s : float
+            Seconds that this takes if nobody is late, which are not of the step.
         """
+        timed = partial(_timed, goes_on=goes_on, waits_s=waits_s)
+        whole = self._parts(grids[0], timed)
+        seconds = [whole.of_rows(self.n_rows)]
+        for grid in grids[1:]:
+            if grid.n_shards == 1 and self.rows_timed(grid) < self.n_rows:
+                # It does the same for fewer rows, which are many still.
+                parts = whole.with_optimizer_divided(grid.n_replicas)
+            else:
+                parts = self._parts(grid, timed)
+            seconds.append(parts.of_rows(self.n_rows / grid.n_replicas))
+        return seconds
+
+    def _parts(
+        self, grid: Grid, timed: Callable[[Callable[[], None]], StepSeconds]
+    ) -> "_StepParts":
+        """Time what a step of the first process of a grid consists of."""
         n_rows = self.rows_timed(grid)
-        step = self._new_step(grid, n_rows)
+        ops = self._open(grid, n_rows)
+        rows = np.arange(n_rows)
+        compute = partial(backpropagate, ops, rows, rows)
+        update = partial(ops.update, rows, LEARNING_RATE)
+        if self.rule is None:
+            step = compute
+        else:
+            step = partial(training_step, ops, rows, LEARNING_RATE)
         # It allocates what the others use.
-        step(n_rows)
+        step()
+        own_rows = n_rows / grid.n_replicas
         if n_rows == self.n_rows:
-            return _timed(partial(step, n_rows), goes_on, TIMED_S)
-        most, fewer = (
-            _timed(partial(step, n), goes_on, EXTRAPOLATED_S)
-            for n in (n_rows, n_rows // 2)
-        )
-
-        def extrapolated(most_s: float, fewer_s: float) -> float:
-            row_s = max(0.0, most_s - fewer_s) / (n_rows - n_rows // 2)
-            return most_s + (self.n_rows - n_rows) * row_s
-
-        return StepSeconds(*map(extrapolated, most, fewer))
+            return _StepParts(own_rows, timed(step))
+        updated = StepSeconds(0.0, 0.0)
+        computed = timed(compute)
+        if self.rule is not None:
+            updated = timed(update)
+        return _StepParts(own_rows, computed, updated)
 
     def rows_timed(self, grid: Grid) -> int:
         """Return the most rows of a step that is timed, of all replicas."""
@@ -179,8 +194,8 @@ class Trial:
         # Rows without stored features cost something too.
         return max(1.0, 2.0 * (2 * first * units[0] + 3 * hidden))
 
-    def _new_step(self, grid: Grid, max_rows: int) -> Callable[[int], None]:
-        """Return a function that takes a step with some number of rows."""
+    def _open(self, grid: Grid, max_rows: int) -> LocalOps:
+        """Return the operations of the first process of a grid."""
         split = NetworkSplit.even(self.network.layer_units, grid.n_shards)
         random = np.random.default_rng(0)
         n_parameters = split.layout(0).n_parameters
@@ -196,16 +211,7 @@ class Trial:
             state = replace(state, dropout_seed=0)
         communicator = Unconnected(grid.n_ranks, grid)
         dataset = self._dataset(grid, max_rows, random)
-        ops = LocalOps(self.network, split, state, dataset, communicator, max_rows)
-
-        def step(n_rows: int) -> None:
-            rows = np.arange(n_rows)
-            if self.rule is None:
-                backpropagate(ops, rows, rows)
-            else:
-                training_step(ops, rows, LEARNING_RATE)
-
-        return step
+        return LocalOps(self.network, split, state, dataset, communicator, max_rows)
 
     def _dataset(self, grid: Grid, n_rows: int, random: np.random.Generator) -> Dataset:
         """Return rows of which the first replica has its own."""
@@ -225,17 +231,52 @@ class Trial:
         return Dataset(X, y).part(distribution, 0)
 
 
-def _timed(step: Callable[[], None], goes_on: GoesOn, timed_s: float) -> StepSeconds:
-    """Return the medians of the seconds of a few steps."""
+@dataclass(frozen=True)
+class _StepParts:
+    """What a step consists of.
+
+    Attributes
+    ----------
+    n_rows : float
+        Rows that were computed.
+    computed : StepSeconds
+        Of these rows, in proportion to them; or of the whole step.
+    updated : StepSeconds
+        Of the optimiser, if it was timed apart.
+    """
+
+    n_rows: float
+    computed: StepSeconds
+    updated: StepSeconds | None = None
+
+    def of_rows(self, n_rows: float) -> StepSeconds:
+        """Return the seconds of a step with a number of rows."""
+        if self.updated is None:
+            return self.computed
+        times = n_rows / self.n_rows
+        pairs = zip(self.computed, self.updated, strict=True)
+        return StepSeconds(*(times * computed + updated for computed, updated in pairs))
+
+    def with_optimizer_divided(self, n_replicas: int) -> "_StepParts":
+        """Return the parts of a step whose optimiser is divided among replicas."""
+        assert self.updated is not None
+        updated = StepSeconds(*(seconds / n_replicas for seconds in self.updated))
+        return replace(self, updated=updated)
+
+
+def _timed(part: Callable[[], None], goes_on: GoesOn, waits_s: float) -> StepSeconds:
+    """Return the medians of the seconds of a few steps, or of a part of them."""
     own_s: list[float] = []
     each_s: list[float] = []
     is_going_on, begun = True, time.perf_counter()
     while is_going_on:
-        step()
+        part()
         own_s.append(time.perf_counter() - begun)
-        n_steps = len(own_s)
-        is_going_on = goes_on(n_steps < MIN_STEPS or sum(each_s) < timed_s)
+        wants_more = len(own_s) < MIN_STEPS or sum(each_s) < TIMED_S
+        is_going_on = goes_on(wants_more)
         ended = time.perf_counter()
         each_s.append(ended - begun)
         begun = ended
-    return StepSeconds(median(own_s), median(each_s))
+    together_s = median(each_s)
+    # On a busy machine, the waits of a tiny network may take less than that one did.
+    return StepSeconds(median(own_s), max(together_s / 2, together_s - waits_s))

@@ -177,7 +177,7 @@ def test_rows_that_do_not_fit_in_memory_are_an_error(client):
     )
     assert isinstance(result.exception, SystemExit)
     assert result.exit_code == 1
-    assert "Lower --n-features or --batch-size" in result.output
+    assert "Use fewer features or a lower --batch-size." in result.output
 
 
 def test_more_workers_than_the_cluster_has_are_an_error(client):

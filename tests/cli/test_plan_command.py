@@ -36,6 +36,22 @@ def test_workers_that_are_not_there_need_no_cluster():
     assert rows == [str(number) for number in (*range(9), 16)]
 
 
+def test_rows_that_fit_nowhere_can_be_planned_for():
+    """A row for each number of workers, of which each could hold its part."""
+    rows = ["--n-rows", str(10**12), "--workers", "2", "--bandwidth", "1G"]
+    result = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *rows])
+    assert result.exit_code == 0, result.output
+    assert len(result.output.splitlines()) == 6
+
+
+def test_a_mini_batch_without_room_says_so():
+    arguments = ["--n-rows", str(10**14), "--batch-size", str(10**14)]
+    invented = ["--workers", "2", "--bandwidth", "1G"]
+    result = CliRunner().invoke(cli.mlp, ["plan", *arguments, *invented])
+    assert result.exit_code == 1
+    assert "Use fewer features or a lower --batch-size." in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -20,6 +20,7 @@ from skdistmlp.cluster.peers.measurement import (
     UnreachableError,
     forget_machines,
 )
+from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.engines import auto
 from skdistmlp.engines.auto import FitOutline, is_worth_measuring
 from skdistmlp.engines.engine import EngineRequest
@@ -79,6 +80,18 @@ def test_workers_that_divide_the_work_are_taken(client, measures):
     plan = plan_of(client)
     assert (plan.engine, len(plan.workers)) == ("peers", 3)
     assert "3 workers should train " in plan.reason
+
+
+def test_fits_on_some_of_equal_workers_take_those_that_are_free(client, measures):
+    # More of them would exchange for too long.
+    measures |= {"here_s": 1e3, "exchange_s": 10.0}
+    first, *_ = client.nthreads()
+    with reserve_workers(client, [first], lambda: None):
+        (other,) = plan_of(client).workers
+        assert other != first
+        # A plan reserves nothing.
+        assert plan_of(client).workers == (other,)
+    assert plan_of(client).workers == (first,)
 
 
 def test_a_slow_link_keeps_training_here(client, measures):

@@ -128,6 +128,18 @@ def test_replicas_of_unequal_shards_compute_rows_by_their_slowest():
     assert row_shares(Grid(1, 2), [1e3, 1.0]) == (32, 1)
 
 
+def test_workers_out_of_reach_share_by_futures_where_these_have_room():
+    offer = replace(offer_of(), connected=False, local=False)
+    (futures,) = offer.candidates()
+    assert (futures.plan.engine, futures.plan.n_replicas) == ("futures", 1)
+    assert futures.step.seconds > futures.step.computed_s
+    needed = max(futures.plan.bytes_held)
+    little = dict.fromkeys(offer.workers, WorkerMemory(needed - 1))
+    assert replace(offer, memory=little).candidates() == []
+    # It has no replicas.
+    assert replace(offer, n_replicas=2).candidates() == []
+
+
 def test_what_the_user_has_fixed_is_obeyed():
     offer = replace(offer_of(n_workers=8), local=False, n_workers=6, n_replicas=3)
     assert [c.plan.grid for c in offer.candidates()] == [Grid(2, 3)]

@@ -219,4 +219,6 @@ def test_a_prediction_sends_rows_and_parameters(nnz_per_row, n_numbers):
     by_rows = bytes_sent_by_rows(split_over(1), cost, n_workers=3)
     assert by_rows == 4 * (3 * N_PARAMETERS + rows)
     by_neurons = bytes_sent_by_neurons(split_over(2), cost)
-    assert by_neurons == 4 * (N_PARAMETERS + 2 * rows)
+    # The activations of the layer between the hidden ones go to the other shard, and
+    # both send what the outputs are summed from.
+    assert by_neurons == 4 * (N_PARAMETERS + 2 * rows + N_ROWS * (6 + 2 * 3))

@@ -9,10 +9,15 @@ import pytest
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.training import trial as module
-from skdistmlp.training.trial import MAX_FLOP, Trial
+from skdistmlp.training.trial import Trial
 from tests.training.jobs import CASES, LAYER_UNITS, dataset_of, job_of
 
 GRIDS = [Grid(1), Grid(3), Grid(1, 3), Grid(2, 2)]
+
+
+def step_s(trial, grid):
+    """Seconds of a step on a grid."""
+    return trial.steps_seconds([Grid(1), grid])[1].own
 
 
 def trial_of(case: str, n_rows: int = 50) -> Trial:
@@ -22,7 +27,7 @@ def trial_of(case: str, n_rows: int = 50) -> Trial:
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_steps_of_every_job_can_be_timed_on_every_grid(case, grid):
-    assert 0 < trial_of(case).step_s(grid) < 1
+    assert 0 < step_s(trial_of(case), grid) < 1
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -31,7 +36,7 @@ def test_steps_of_other_networks_can_be_timed(dtype):
     network = Network(layers, "softmax", 0.1, max_grad_norm=1.0)
     trial = replace(trial_of("adam"), network=network, dtype=np.dtype(dtype))
     for grid in GRIDS:
-        assert replace(trial, ema_decay=0.9).step_s(grid) > 0
+        assert step_s(replace(trial, ema_decay=0.9), grid) > 0
 
 
 def test_steps_without_hidden_layers_or_stored_features_can_be_timed():
@@ -40,11 +45,11 @@ def test_steps_without_hidden_layers_or_stored_features_can_be_timed():
         trial = replace(trial_of(case), network=Network(layers, "softmax"))
         nnz = None if trial.nnz_per_row is None else 0.0
         for grid in (Grid(1), Grid(1, 3)):
-            assert replace(trial, nnz_per_row=nnz).step_s(grid) > 0
+            assert step_s(replace(trial, nnz_per_row=nnz), grid) > 0
 
 
 def test_an_evaluation_has_no_optimiser():
-    assert replace(trial_of("adam"), rule=None).step_s(Grid(2)) > 0
+    assert step_s(replace(trial_of("adam"), rule=None), Grid(2)) > 0
 
 
 def test_a_wait_for_others_is_told_apart(monkeypatch):
@@ -54,8 +59,11 @@ def test_a_wait_for_others_is_told_apart(monkeypatch):
         time.sleep(0.05)
         return goes_on
 
-    seconds = trial_of("adam").step_seconds(Grid(1), wait)
+    (seconds,) = trial_of("adam").steps_seconds([Grid(1)], wait)
     assert seconds.own < 0.05 < seconds.together
+    # What it takes anyway does not count.
+    (seconds,) = trial_of("adam").steps_seconds([Grid(1)], wait, waits_s=0.05)
+    assert seconds.together < 0.05
 
 
 def test_a_replica_computes_its_rows_only(monkeypatch):
@@ -63,35 +71,46 @@ def test_a_replica_computes_its_rows_only(monkeypatch):
     monkeypatch.setattr(
         module, "training_step", lambda ops, rows, _: seen.append(ops.inputs(rows))
     )
-    trial_of("adam", 50).step_s(Grid(1, 3))
-    assert {x.shape for x in seen} == {(17, 64)}
+    step_s(trial_of("adam", 50), Grid(1, 3))
+    assert {x.shape for x in seen} == {(50, 64), (17, 64)}
 
 
-@pytest.mark.parametrize("grid", [Grid(1), Grid(2), Grid(1, 2)], ids=str)
-def test_large_steps_are_computed_from_smaller_ones(monkeypatch, grid):
-    """Each row takes a microsecond, and what is left of a step a millisecond."""
+def test_large_steps_are_computed_from_smaller_ones(monkeypatch):
+    """Each row takes a microsecond, and the optimiser a millisecond."""
     timed = []
 
-    def new_step(self, grid, max_rows):
-        return timed.append
-
-    monkeypatch.setattr(Trial, "_new_step", new_step)
-
-    def seconds(step, goes_on, timed_s):
-        assert timed_s > module.TIMED_S
-        step()
-        own_s = 1e-3 + 1e-6 * timed[-1]
+    def seconds(part, goes_on, waits_s):
+        part()
+        is_update = part.func.__name__ == "update"
+        if is_update:
+            own_s = 1e-3 / len(grids)
+        else:
+            (_, rows, batch) = part.args
+            assert rows is batch
+            timed.append(len(rows))
+            own_s = 1e-6 * len(rows)
         return module.StepSeconds(own_s, 2 * own_s)
 
     monkeypatch.setattr(module, "_timed", seconds)
-    n_rows = 10**9
+    monkeypatch.setattr(module, "MAX_FLOP", 1e7)
+    n_rows, grids = 10**6, [Grid(1), Grid(2), Grid(1, 4)]
     trial = replace(trial_of("adam"), n_rows=n_rows)
-    own_s = 1e-3 + 1e-6 * n_rows
-    assert trial.step_seconds(grid) == pytest.approx((own_s, 2 * own_s))
+    alone, shard, replica = trial.steps_seconds(grids)
+    update_s = 1e-3 / 3
+    assert alone == pytest.approx((1 + update_s, 2 * (1 + update_s)))
+    assert shard.own == pytest.approx(1 + update_s)
+    # A quarter of the rows, and of the optimiser: it is not timed again.
+    assert replica.own == pytest.approx(0.25 + update_s / 4)
     flop_per_row = 2 * (2 * 64 * 9 + 3 * (9 * 8 + 8 * 10))
-    assert max(timed) == pytest.approx(MAX_FLOP / flop_per_row * grid.n_ranks, rel=0.01)
-    # One that does not count, and one of each size.
-    assert timed == [timed[0], timed[0], timed[0] // 2]
+    most = 1e7 / flop_per_row
+    assert timed == pytest.approx([most, 2 * most], rel=0.01)
+
+
+def test_large_evaluations_have_no_optimiser(monkeypatch):
+    monkeypatch.setattr(module, "MAX_FLOP", 1e6)
+    trial = replace(trial_of("adam"), n_rows=10**4, rule=None)
+    alone, _, replica = trial.steps_seconds([Grid(1), Grid(2), Grid(1, 2)])
+    assert replica.own == pytest.approx(alone.own / 2)
 
 
 def test_the_key_says_what_seconds_depend_on():

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from ipaddress import ip_address
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -290,3 +291,17 @@ def bytes_taken(worker: str, n_bytes: int, managed: int, spilled: int) -> int:
     if worker.startswith("inproc://"):
         return 0
     return max(0, n_bytes - (managed - spilled))
+
+
+def is_on_loopback(worker: str) -> bool:
+    """Return whether the address of a worker can be reached on its machine only."""
+    try:
+        host, _ = host_and_port_of(worker)
+    except ValueError:
+        # A thread of this process.
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        # A name.
+        return False

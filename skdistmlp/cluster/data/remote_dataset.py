@@ -6,6 +6,7 @@ workers that hold them. The client, which plans the fit, has only their descript
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -283,6 +284,17 @@ class RemoteDataset(BaseDataset):
         """Bytes of what a worker computes at a time: some blocks, or one large one."""
         sizes = [block.nbytes for block in self.features.blocks]
         return max(*sizes, min(sum(sizes), PIECE_BYTES))
+
+    def bytes_on_workers(self) -> dict[str, int]:
+        """Return the bytes of the blocks that each worker has."""
+        futures, blocks = self.features.futures, self.features.blocks
+        found: Counter[str] = Counter()
+        # A streamed array has no blocks yet.
+        if futures:
+            where = block_locations(self.client, futures)
+            for future, block in zip(futures, blocks, strict=True):
+                found.update(dict.fromkeys(where[future.key], block.nbytes))
+        return found
 
     def prepared(self, dtype: np.dtype[np.floating]) -> RemoteDataset:
         """Return the same data, whose blocks will be copied into arrays of `dtype`."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -24,6 +25,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings, are_equal
+from skdistmlp.planning.machines import Machines
 from skdistmlp.settings import (
     MEASURING_POLL_S,
     MEASURING_RETRY_S,
@@ -43,6 +45,12 @@ the same, and those that come later find it in the cache."""
 _CACHE: OrderedDict[Any, Timings] = OrderedDict()
 """What was measured, by scheduler, workers and job, the oldest first. Not by client:
 one that is made from an address lives for a single fit."""
+
+
+_KNOWN: OrderedDict[tuple[str, tuple[str, ...], tuple[int, ...]], Machines] = (
+    OrderedDict()
+)
+"""What followed, by scheduler, workers and network, the oldest first."""
 
 
 class MeasurementError(ClusterError):
@@ -101,10 +109,41 @@ def measure_machines(
     return found
 
 
+def keep_machines(
+    client: Client,
+    workers: tuple[str, ...],
+    layer_units: tuple[int, ...],
+    machines: Machines,
+) -> None:
+    """Keep what follows from a measurement, for predictions: they measure nothing."""
+    with _LOCK:
+        key = scheduler_id(client), workers, layer_units
+        _KNOWN[key] = machines
+        _KNOWN.move_to_end(key)
+        while len(_KNOWN) > MAX_CACHED:
+            _KNOWN.popitem(last=False)
+
+
+def known_machines(
+    client: Client, workers: Sequence[str], layer_units: tuple[int, ...]
+) -> Machines | None:
+    """Return what was measured last of these workers on a network; None if nothing."""
+    of_network = scheduler_id(client), layer_units
+    with _LOCK:
+        for (scheduler, measured, units), machines in reversed(_KNOWN.items()):
+            if (scheduler, units) == of_network and {*workers} <= {*measured}:
+                speeds = dict(zip(measured, machines.workers, strict=True))
+                of_these = tuple(speeds[worker] for worker in workers)
+                return replace(machines, workers=of_these)
+    return None
+
+
 def forget_machines() -> None:
     """Have all workers measured again."""
-    _CACHE.clear()
-    _FAILED.clear()
+    with _LOCK:
+        _CACHE.clear()
+        _KNOWN.clear()
+        _FAILED.clear()
 
 
 def _raise_again(key: Any) -> None:
@@ -127,7 +166,7 @@ def _measure(
         with reserve_workers(client, workers, _refuse_to_wait):
             reports = _probe(client, workers, trial, grids, deadline)
         # Not at the same time: alone, this process has the machine to itself.
-        here_s = trial.step_s(grids[0])
+        here_s = trial.steps_seconds(grids[:1])[0].own
     except MeetingError as error:
         raise UnreachableError(str(error)) from error
     except MeasurementError:

@@ -19,7 +19,7 @@ from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellati
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import consecutive_ranges
-from skdistmlp.settings import MEETING_S
+from skdistmlp.settings import CONNECT_PROBE_S, MEETING_S
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.handshake import Address, Credentials, Tls, meet
@@ -135,9 +135,8 @@ class Probe:
             # and in a fit each step waits for the slowest.
             goes_on = partial(_all_go_on, communicator)
             waits_s = exchange_s[0] if exchange_s else 0.0
-            each = [trial.step_seconds(grid, goes_on) for grid in grids]
-            step_s = [_without(waits_s, seconds.together) for seconds in each]
-            own_s = [seconds.own for seconds in each]
+            each = trial.steps_seconds(grids, goes_on, waits_s)
+            own_s, step_s = map(list, zip(*each, strict=True))
             return ProbeReport(sizes, exchange_s, own_s, step_s)
         finally:
             communicator.close()
@@ -147,6 +146,7 @@ class Probe:
     ) -> dict[int, Link]:
         """Connect to the others, who have all just been there."""
         deadline = time.monotonic() + MEETING_S
+        missing = set(range(len(roster.addresses))) - {self._rank}
         try:
             return meet(
                 self._rank,
@@ -156,10 +156,18 @@ class Probe:
                 self._credentials,
                 lambda: is_abandoned() or time.monotonic() > deadline,
                 self._tls,
+                missing.discard,
             )
         except ExchangeError as error:
             if time.monotonic() <= deadline:
                 raise MeetingError(str(error)) from error
+            # Whoever listens can be reached, but has not begun.
+            if all(_listens(roster.addresses[rank]) for rank in missing):
+                late = ", ".join(roster.names[rank] for rank in sorted(missing))
+                raise ExchangeError(
+                    f"{late} did not begin within {MEETING_S:g} s: other tasks keep "
+                    f"the worker busy"
+                ) from error
             raise MeetingError(
                 f"{roster.names[self._rank]} could not connect to the others within "
                 f"{MEETING_S:g} s"
@@ -168,18 +176,19 @@ class Probe:
             self._listener.close()
 
 
+def _listens(address: Address) -> bool:
+    """Say whether a connection can be made to an address."""
+    try:
+        with socket.create_connection(address, CONNECT_PROBE_S):
+            return True
+    except OSError:
+        return False
+
+
 def _all_go_on(communicator: SocketCommunicator, wants_more: bool) -> bool:
     """Wait for all; return whether one of them would time another step."""
     wanted = np.array([float(wants_more)])
     return bool(communicator.all_reduce(wanted, 0, np.empty(1))[0])
-
-
-def _without(waits_s: float, step_s: float) -> float:
-    """Return the seconds of a step without the wait that ends it.
-
-    On a busy machine, the waits of a tiny network may take less than that one did.
-    """
-    return max(step_s / 2, step_s - waits_s)
 
 
 def _time_exchanges(

@@ -3,7 +3,7 @@
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -20,6 +20,7 @@ from skdistmlp.cluster._dask import (
 )
 from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
 from skdistmlp.cluster.client.scheduler import await_scheduler
+from skdistmlp.cluster.client.workers import scheduler_id
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import (
     INTENTION_S,
@@ -184,10 +185,20 @@ class WorkerQueue(SchedulerPlugin):
         return self.asked_at > since + reservation.silent_s
 
 
+_WITH_QUEUE: set[str] = set()
+"""Schedulers, by id, to which this process has given their queue."""
+
+
 def choose_free_workers(
-    client: Client, workers: Sequence[str], n_workers: int, intends: bool = True
+    client: Client,
+    workers: Sequence[str],
+    n_workers: int,
+    held: Mapping[str, int],
+    intends: bool = True,
 ) -> tuple[str, ...]:
     """Return the workers that will be free soonest, in the order given.
+
+    Of those that are equally free, the ones that have most of the rows.
 
     Parameters
     ----------
@@ -197,9 +208,12 @@ def choose_free_workers(
         Addresses to choose from.
     n_workers : int
         How many.
+    held : mapping of str to int
+        Bytes of rows that each worker has already; of the others none.
     intends : bool
         Whether a fit will reserve them; otherwise it is only planned.
     """
+    preferred = sorted(workers, key=lambda worker: -held.get(worker, 0))
 
     def ask() -> list[str] | None:
         asked = submit_rpc(
@@ -207,7 +221,7 @@ def choose_free_workers(
             call_scheduler,
             client,
             "skdistmlp_choose",
-            workers=list(workers),
+            workers=preferred,
             n_workers=n_workers,
             intends=intends,
         )
@@ -215,13 +229,15 @@ def choose_free_workers(
         chosen: list[str] | None = asked.result()
         return chosen
 
-    chosen = ask()
-    if chosen is None:
-        # The first fit of a scheduler.
+    # Asked for what it does not know yet, a scheduler logs an error.
+    if (scheduler := scheduler_id(client)) not in _WITH_QUEUE:
         registering = submit_rpc(client, client.register_plugin, WorkerQueue())
         await_scheduler(client, registering)
-        chosen = ask()
-    return tuple(workers[:n_workers] if chosen is None else chosen)
+        _WITH_QUEUE.add(scheduler)
+    chosen = ask()
+    if chosen is None:
+        chosen = preferred[:n_workers]
+    return tuple(worker for worker in workers if worker in chosen)
 
 
 @contextmanager

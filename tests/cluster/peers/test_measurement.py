@@ -15,13 +15,17 @@ from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
     UnreachableError,
     forget_machines,
+    keep_machines,
+    known_machines,
     measure_machines,
 )
-from skdistmlp.cluster.peers.probe import ProbeReport
+from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.worker import Roster
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.machines import Speed, reference_machines
+from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 from tests.cluster.peers.test_reservation import goes_on, places
@@ -207,6 +211,49 @@ def test_packets_that_are_dropped_are_not_waited_for(
             measure_machines(client, workers, trial, GRIDS)
         for connection in filling:
             connection.close()
+
+
+def test_a_worker_that_is_busy_is_not_said_to_be_out_of_reach(monkeypatch):
+    monkeypatch.setattr(probe, "MEETING_S", 0.3)
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    addresses = [listener.getsockname() for listener in listeners]
+    roster = Roster(addresses, ["here", "elsewhere"], 10.0)
+    waiting = probe.Probe(Credentials.new(), 0, listeners[0], None)
+    with pytest.raises(ExchangeError, match=r"elsewhere did not begin") as failed:
+        waiting.measure(roster, None, [], lambda: False)
+    assert not isinstance(failed.value, MeetingError)
+    listeners[1].close()
+
+
+def test_an_interrupt_ends_a_measurement(client, workers, trial, monkeypatch):
+    def interrupted(futures, deadline):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure_machines(client, workers, trial, GRIDS)
+    assert places(client) == []
+    monkeypatch.undo()
+    # Nothing is remembered of it.
+    assert measure_machines(client, workers, trial, GRIDS).here_s > 0
+
+
+def test_what_was_measured_last_is_known_to_predictions(client, workers):
+    def machines_of(*speeds):
+        each = tuple(Speed(REFERENCE, {Grid(1): speed}) for speed in speeds)
+        return replace(reference_machines(len(each)), workers=each)
+
+    units = 4, 9, 1
+    assert known_machines(client, workers, units) is None
+    keep_machines(client, workers, units, machines_of(1.0, 2.0, 3.0))
+    keep_machines(client, workers[:1], units, machines_of(4.0))
+    last = known_machines(client, workers[2:0:-1], units)
+    assert last == machines_of(3.0, 2.0)
+    assert known_machines(client, workers[:1], units) == machines_of(4.0)
+    assert known_machines(client, workers[:1], (4, 8, 1)) is None
+    assert known_machines(client, ["tcp://other:1"], units) is None
+    forget_machines()
+    assert known_machines(client, workers, units) is None
 
 
 def test_a_probe_stays_on_its_worker():

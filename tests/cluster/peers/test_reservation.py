@@ -6,8 +6,9 @@ from concurrent.futures import CancelledError
 from itertools import pairwise
 from types import SimpleNamespace
 
+import dask.array as da
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, wait
 
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import reservation
@@ -19,7 +20,7 @@ from skdistmlp.cluster.peers.reservation import (
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.peers.test_driver import classifier, steps_taken
-from tests.cluster.support import bounded, in_thread, wait_until
+from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
 
 
 def goes_on():
@@ -331,19 +332,46 @@ def no_intentions(client):
 def test_fits_choose_workers_that_fewest_others_hold_or_want(client, workers):
     first, second, third = workers
     with reserve_workers(client, [first], goes_on):
-        assert choose_free_workers(client, workers, 1) == (second,)
+        assert choose_free_workers(client, workers, 1, {}) == (second,)
         # Nobody has arrived with the second yet, but somebody will.
-        assert choose_free_workers(client, workers, 1) == (third,)
-        assert choose_free_workers(client, workers, 2) == (first, second)
+        assert choose_free_workers(client, workers, 1, {}) == (third,)
+        assert choose_free_workers(client, workers, 2, {}) == (first, second)
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_of_equally_free_workers_those_with_most_rows_are_chosen(client, workers):
+    first, second, third = workers
+    held = {second: 10, third: 20}
+    with reserve_workers(client, [third], goes_on):
+        assert choose_free_workers(client, workers, 1, held, False) == (second,)
+        assert choose_free_workers(client, workers, 2, held, False) == (first, second)
+    # Which worker has which shard does not depend on it.
+    assert choose_free_workers(client, workers, 2, held) == (second, third)
+
+
+@pytest.mark.usefixtures("no_intentions")
+@pytest.mark.parametrize("engine", ["peers", "auto"])
+def test_a_fit_goes_to_the_worker_that_has_its_rows(client, workers, digits, engine):
+    X, y = digits
+    for number, worker in enumerate(workers[::-1]):
+        # Others than before, whose keys the scheduler may not have forgotten yet.
+        rows = da.from_array(X + number, chunks=(100, -1))
+        rows = client.persist(rows, workers=[worker])
+        with client.as_current():
+            wait(rows, WITHIN_S)
+        clf = classifier(client, n_workers=1).set_params(engine=engine)
+        with client.as_current():
+            assert clf.plan_fit(rows, y).workers == (worker,)
+        del rows
 
 
 @pytest.mark.usefixtures("no_intentions")
 def test_a_choice_counts_until_its_fit_arrives(client, workers):
-    chosen = choose_free_workers(client, workers, 2)
+    chosen = choose_free_workers(client, workers, 2, {})
     assert chosen == workers[:2]
     with reserve_workers(client, chosen, goes_on):
         pass
-    assert choose_free_workers(client, workers, 2) == chosen
+    assert choose_free_workers(client, workers, 2, {}) == chosen
 
 
 @pytest.mark.usefixtures("no_intentions")
@@ -351,7 +379,7 @@ def test_a_choice_that_nobody_arrives_with_is_forgotten(client, workers, monkeyp
     # The scheduler runs in this process.
     monkeypatch.setattr(reservation, "INTENTION_S", 0.0)
     for _ in range(2):
-        assert choose_free_workers(client, workers, 1) == workers[:1]
+        assert choose_free_workers(client, workers, 1, {}) == workers[:1]
 
 
 def test_the_first_fit_of_a_scheduler_chooses_too():
@@ -362,8 +390,8 @@ def test_the_first_fit_of_a_scheduler_chooses_too():
         Client(cluster, set_as_default=False) as fresh,
     ):
         present = tuple(fresh.nthreads())
-        assert choose_free_workers(fresh, present, 1) == present[:1]
-        assert choose_free_workers(fresh, present, 1) == present[1:]
+        assert choose_free_workers(fresh, present, 1, {}) == present[:1]
+        assert choose_free_workers(fresh, present, 1, {}) == present[1:]
 
 
 @pytest.mark.usefixtures("no_intentions")

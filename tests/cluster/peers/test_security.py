@@ -12,12 +12,16 @@ from distributed import Client, LocalCluster, Security
 from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.peers.measurement import forget_machines, measure_machines
 from skdistmlp.cluster.peers.worker import tls_of
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.training.trial import Trial
 from tests.certificates import write_certificates
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, in_thread, wait_until
 from tests.marks import only_quick
+from tests.training.jobs import dataset_of, job_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -105,6 +109,15 @@ def test_shards_use_the_tls_of_their_cluster(encrypted, digits):
     assert there.engine_ == "peers"
     for mine, other in zip(there.coefs_, here.coefs_, strict=True):
         assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
+
+
+def test_workers_are_measured_over_tls(encrypted):
+    forget_machines()
+    trial = Trial.of(job_of("adam"), dataset_of("adam"), 50)
+    workers, grids = tuple(encrypted.nthreads()), [Grid(1), Grid(2), Grid(1, 2)]
+    found = measure_machines(encrypted, workers, trial, grids)
+    assert found.exchange_s[-1] > found.exchange_s[0] > 0
+    assert len(found.worker_s) == 2
 
 
 UNENCRYPTED = Security(require_encryption=False)

@@ -1,10 +1,12 @@
 """Predictions split by rows: every worker has the whole network."""
 
 import asyncio
+import math
 import re
 import signal
 import time
 from copy import copy
+from dataclasses import replace
 
 import dask
 import numpy as np
@@ -18,9 +20,12 @@ from skdistmlp.cluster import _dask
 from skdistmlp.cluster.prediction import by_rows
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
-from skdistmlp.engines import futures
+from skdistmlp.engines import choice, futures
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning import prediction
+from skdistmlp.planning.machines import Speed, reference_machines
 from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.settings import ORPHAN_LOOKS_S
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, own_cluster
@@ -29,12 +34,18 @@ from tests.estimators.support import fit
 from tests.marks import only_quick
 
 
+def with_slow_process(n_workers, _):
+    machines = reference_machines(n_workers, math.inf)
+    return replace(machines, here=Speed(REFERENCE, {Grid(1): 1e3}))
+
+
 @pytest.fixture
 def sharing_is_free(monkeypatch):
     """Make a prediction of any size worth distributing, in blocks of 40 rows."""
-    monkeypatch.setattr(prediction, "FLOP_PER_CHAINED_TASK", 0.0)
-    free = dict.fromkeys(prediction.FLOP_PER_BYTE_SENT, 0.0)
-    monkeypatch.setattr(prediction, "FLOP_PER_BYTE_SENT", free)
+    monkeypatch.setattr(prediction, "TASK_S", 0.0)
+    monkeypatch.setattr(prediction, "DASK_BYTE_S", 0.0)
+    # Several workers compute a row as fast as one; this process, slowly.
+    monkeypatch.setattr(choice, "reference_machines", with_slow_process)
     monkeypatch.setattr(futures, "ROWS_SENT_AT_ONCE", 40)
 
 
@@ -85,7 +96,8 @@ def test_predictions_equal_local_ones(
     plan = fitted.plan_predict(X)
     assert (plan.engine, plan.split_by) == ("futures", "rows")
     assert set(plan.workers) == set(client.nthreads())
-    assert f"prediction of {n_rows} rows among 3 workers by rows" in plan.reason
+    assert plan.reason.startswith(f"a prediction of {n_rows} rows should take ")
+    assert " s on 3 workers by rows, to which " in plan.reason
     shared = bounded(fitted.predict_proba, X)
     assert shared.dtype == np.float32
     # Products of fewer rows may be summed in another order.
@@ -132,7 +144,7 @@ def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
     [
         ({"engine": "futures"}, "futures", "engine='futures' was asked for"),
         ({"engine": "local"}, "local", "engine='local' was asked for"),
-        ({"engine": "auto"}, "local", "takes 3.1e-05 GFLOP, less than the time"),
+        ({"engine": "auto"}, "local", "and sharing it .* s or more"),
         ({"parameter_threshold": 10**6}, "local", "fewer than the threshold"),
     ],
 )
