@@ -27,6 +27,7 @@ __all__ = [
     "ParityReport",
     "ParityRow",
     "Plan",
+    "Recovery",
     "SkdistmlpError",
     "WorkerLostError",
     "check_parity",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from skdistmlp.parity.report import ParityReport, ParityRow
     from skdistmlp.planning.forecast import Forecast
     from skdistmlp.planning.plan import Plan
+    from skdistmlp.planning.recovery import Recovery
 else:
     # Dask imports this package at each of its commands, to add `dask mlp`: the
     # estimators, and scikit-learn with them, are imported when they are used.
@@ -59,6 +61,7 @@ else:
         "ParityReport": "skdistmlp.parity.report",
         "ParityRow": "skdistmlp.parity.report",
         "Plan": "skdistmlp.planning.plan",
+        "Recovery": "skdistmlp.planning.recovery",
         "check_parity": "skdistmlp.parity.check",
     }
 

@@ -35,7 +35,19 @@ class ClusterError(SkdistmlpError):
 
 
 class WorkerLostError(ClusterError):
-    """A worker was lost, and its shard of the network with it."""
+    """A worker was lost, and its shard of the network with it.
+
+    Parameters
+    ----------
+    message : str
+        What happened, and what to do.
+    workers : tuple of str
+        Addresses of workers that are of no use although they have not left the cluster.
+    """
+
+    def __init__(self, message: str, workers: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.workers = workers
 
 
 class ExchangeError(ClusterError):

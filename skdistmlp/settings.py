@@ -91,6 +91,26 @@ SETTINGS = {
             "how long the cache keeps what no call uses",
         ),
         Setting(
+            "recoveries",
+            3,
+            "a number, 0 or more",
+            "how often a fit with engine='peers' goes on after it has lost workers",
+        ),
+        Setting(
+            "recovery-wait",
+            "10s",
+            "a duration, such as 10s or 2m",
+            "how long it waits for workers to take the place of those that were lost, "
+            "before it goes on with fewer",
+        ),
+        Setting(
+            "copies.max-share",
+            0.02,
+            "a share between 0 and 1, such as 0.02; 0 makes no copies",
+            "share of the training time that copies of its state may take, from which "
+            "a fit goes on",
+        ),
+        Setting(
             "rows.memory-share",
             0.5,
             "a share between 0 and 1, such as 0.5",
@@ -126,6 +146,21 @@ def cache_max_bytes() -> int:
 def rows_memory_share() -> float:
     """Return ``skdistmlp.rows.memory-share``."""
     return _parsed("rows.memory-share", _share)
+
+
+def recoveries() -> int:
+    """Return ``skdistmlp.recoveries``."""
+    return _parsed("recoveries", _count)
+
+
+def recovery_wait_s() -> float:
+    """Return ``skdistmlp.recovery-wait`` in seconds."""
+    return _parsed("recovery-wait", _duration)
+
+
+def copies_max_share() -> float:
+    """Return ``skdistmlp.copies.max-share``."""
+    return _parsed("copies.max-share", _share)
 
 
 def cache_ttl_s() -> float:
@@ -417,6 +452,13 @@ fits of a search would all wait for it. Workers that are held take no time to as
 
 MEASURING_POLL_S = 0.005
 """Between looks whether a measurement has ended."""
+
+COPIES_ANSWER_S = 30.0
+"""For the last copies of a fit's state to arrive, after workers were lost. If they do
+not, the fit begins again."""
+
+RECOVERY_POLL_S = 0.1
+"""Between looks for workers that take the place of lost ones."""
 
 PING_ANSWER_S = 2.0
 """For workers to answer a ping before an error names those that did not, or to take

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Iterator
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
@@ -24,6 +25,10 @@ collect_ignore = (
     else []
 )
 stop_early_with_strings()
+
+# Errors of lost workers are tested where no fit goes on after them. Tests of those that
+# do say so.
+dask.config.set({"skdistmlp.recoveries": 0})
 
 # A shell has what it starts in the background ignore SIGINT, as would all processes
 # of the tests.

@@ -12,6 +12,7 @@ from numpydoc.validate import validate
 import skdistmlp
 from skdistmlp import plotting
 from skdistmlp.estimators.base import BaseDistributedMLP
+from skdistmlp.estimators.fitted_state import FittedStateMixin
 
 ROOT = Path(__file__).parents[1]
 NAMES = [
@@ -59,5 +60,6 @@ def test_all_fitted_attributes_are_documented(cls):
     pandas = pytest.importorskip("pandas")
     X = pandas.DataFrame({"a": [0.0, 1, 2, 3] * 5, "b": [1.0, 0, 1, 2] * 5})
     est = cls(early_stopping=True, random_state=0).fit(X, [0, 1, 0, 1] * 5)
-    fitted = {name for name in vars(est) if name[0] != "_" and name[-1] == "_"}
+    names = [*vars(est), *vars(FittedStateMixin)]
+    fitted = {name for name in names if name[0] != "_" and name[-1] == "_"}
     assert {name for name, _, _ in ClassDoc(cls)["Attributes"]} == fitted

@@ -181,6 +181,7 @@ def test_public_names():
         "ParityReport",
         "ParityRow",
         "Plan",
+        "Recovery",
         "SkdistmlpError",
         "WorkerLostError",
         "check_parity",

@@ -18,10 +18,13 @@ from skdistmlp.settings import (
     SETTINGS,
     cache_max_bytes,
     cache_ttl_s,
+    copies_max_share,
     exchange_timeout_s,
     fixed_timeouts,
     listen_ports,
     parameter_threshold,
+    recoveries,
+    recovery_wait_s,
     rows_memory_share,
 )
 from tests.marks import only_quick
@@ -207,6 +210,9 @@ READERS = {
     "cache.max-bytes": cache_max_bytes,
     "cache.ttl": cache_ttl_s,
     "rows.memory-share": rows_memory_share,
+    "recoveries": recoveries,
+    "recovery-wait": recovery_wait_s,
+    "copies.max-share": copies_max_share,
 }
 
 
@@ -215,6 +221,11 @@ READERS = {
     [
         ("parameter-threshold", 50_000, 50_000),
         ("parameter-threshold", 0, 0),
+        ("recoveries", 0, 0),
+        ("recovery-wait", "2m", 120.0),
+        ("recovery-wait", 0, 0.0),
+        ("copies.max-share", 0, 0.0),
+        ("copies.max-share", 0.02, 0.02),
         ("exchange-timeout", "30s", 30),
         ("exchange-timeout", "500ms", 0.5),
         ("exchange-timeout", 2, 2),
@@ -242,6 +253,10 @@ def test_values_are_parsed(name, value, parsed):
     ("name", "value"),
     [
         ("parameter-threshold", -1),
+        ("recoveries", -1),
+        ("recoveries", "often"),
+        ("recovery-wait", "-1s"),
+        ("copies.max-share", 2),
         ("parameter-threshold", 0.5),
         ("parameter-threshold", "many"),
         ("parameter-threshold", True),
@@ -426,6 +441,7 @@ NOT_TIMEOUTS = {
     "timing.py: MIN_DIFFERENCE_S",
     "candidates.py: PEERS_FIT_S",
     "rates.py: TASK_S",
+    "copies.py: ASSUMED_BYTES_PER_S",
     "rates.py: DASK_BYTE_S",
     "auto.py: MEASURED_FROM_S",
     "trial.py: TIMED_S",

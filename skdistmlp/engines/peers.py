@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from skdistmlp.cluster.client.workers import worker_memory
-from skdistmlp.cluster.peers.driver import PeersRun
+from skdistmlp.cluster.peers.recovery import train_despite_losses
 from skdistmlp.engines.engine import with_step_time
 from skdistmlp.engines.futures import FuturesEngine
 from skdistmlp.exceptions import ClusterError
@@ -43,7 +43,8 @@ class PeersEngine:
         Raises
         ------
         ClusterError
-            If a worker would hold more than its memory limit.
+            If a worker would hold more than its memory limit, or workers are lost more
+            often than the settings allow.
         """
         # Before it queues for workers. What they hold at present may be another fit's,
         # and freed by then; and when their nannies restart them, only they know. Both
@@ -54,11 +55,15 @@ class PeersEngine:
         }
         if (shortage := memory_shortage(self.plan, memory)) is not None:
             raise ClusterError(shortage)
-        with PeersRun(self._client, self.plan, job, dataset, on_epoch_end) as run:
-            self.plan = replace(self.plan, row_ranges=run.row_ranges)
-            state = run.train()
-        self.plan = with_step_time(self.plan, job, state, run.training_s)
+        state, training_s = train_despite_losses(
+            self._client, self.plan, job, dataset, on_epoch_end, self._note_plan
+        )
+        self.plan = with_step_time(self.plan, job, state, training_s)
         return state
+
+    def _note_plan(self, plan: Plan) -> None:
+        """Note how training goes on: callbacks may ask for it."""
+        self.plan = plan
 
     def predict(
         self, network: Network, parameters: Parameters, X: Features

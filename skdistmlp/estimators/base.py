@@ -220,6 +220,12 @@ class BaseDistributedMLP(
                 self._watched = validation is not None, self.scoring
             outcome = tasks.end(result.state.outcome)
         self._warn(outcome, incremental)
+        if self.recoveries_:
+            warnings.warn(
+                f"the fit has lost workers, and went on: "
+                f"{'; '.join(map(str, self.recoveries_))}. See recoveries_.",
+                stacklevel=STACKLEVEL - 1,
+            )
         if validation is not None or self.scoring is not None:
             self._warn_of_scores()
         if not all(np.isfinite(w).all() for w in (*self.coefs_, *self.intercepts_)):

@@ -224,6 +224,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
     plan_ : Plan
         Which worker held which neurons, and why this engine was chosen. Print it to
         read it.
+    recoveries_ : tuple of Recovery
+        What happened if workers were lost and the fit went on; usually empty.
 
     See Also
     --------

@@ -18,6 +18,7 @@ from skdistmlp.nn.optimizers import OptimizerState
 from skdistmlp.nn.types import FloatArray
 from skdistmlp.nn.update_rules import UPDATE_RULES
 from skdistmlp.parallel.shard import ShardState
+from skdistmlp.planning.recovery import Recovery
 from skdistmlp.training.progress import LbfgsProgress, Progress
 from skdistmlp.training.schedules import EPOCH_SCHEDULES, LearningRateSchedule
 
@@ -162,6 +163,11 @@ class FittedStateMixin:
         return LearningRateSchedule(
             name, rate, float(self.power_t), n_steps, int(self.warmup_steps), factor
         )
+
+    @property
+    def recoveries_(self) -> tuple[Recovery, ...]:
+        """What happened if workers were lost and the fit went on; usually empty."""
+        return self.plan_.recoveries
 
     def _set_fitted_attributes(self, result: TrainingResult) -> None:
         """Set the fitted attributes."""

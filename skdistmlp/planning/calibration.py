@@ -1,7 +1,7 @@
 """From what was measured to how fast processes are."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from skdistmlp.parallel.grid import Grid
@@ -32,6 +32,10 @@ class Timings:
         Bytes that each worker sent in exchanges; empty for a single worker.
     exchange_s : tuple of float
         Seconds of these exchanges.
+    n_rows : tuple of int
+        Rows of the steps that were timed on each grid, of all replicas; 0 where the
+        steps of the first grid stand for them. What a step with more rows takes was
+        computed in proportion to them, but for the optimiser.
     """
 
     grids: tuple[Grid, ...]
@@ -39,6 +43,7 @@ class Timings:
     worker_s: tuple[tuple[float, ...], ...]
     sizes: tuple[float, ...]
     exchange_s: tuple[float, ...]
+    n_rows: tuple[int, ...] = ()
 
 
 def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Grid]:
@@ -63,11 +68,10 @@ def machines_of(
     Workers whose speeds are nearly equal get the same: that of their median.
     """
     grids = measurement.grids
+    n_rows = measurement.n_rows or (cost.n_rows,) * len(grids)
     nominal_s = [
-        computation_s(
-            NetworkSplit.even(layer_units, grid.n_shards), cost, grid, Speed(REFERENCE)
-        )
-        for grid in grids
+        _nominal_s(layer_units, cost, grid, n_timed or n_rows[0], bool(n_timed))
+        for grid, n_timed in zip(grids, n_rows, strict=True)
     ]
 
     def speed(each_s: Sequence[float]) -> Speed:
@@ -88,6 +92,32 @@ def machines_of(
         ),
         link,
     )
+
+
+def _nominal_s(
+    layer_units: Sequence[int],
+    cost: StepCost,
+    grid: Grid,
+    n_timed: int,
+    is_timed: bool,
+) -> float:
+    """Return what would have been measured of a step, if the rates were right.
+
+    Products of few rows are slower per row, and what was computed from them is too.
+    """
+    split = NetworkSplit.even(layer_units, grid.n_shards)
+    speed = Speed(REFERENCE)
+    if n_timed >= cost.n_rows:
+        return computation_s(split, cost, grid, speed)
+    few = replace(cost, n_rows=n_timed)
+    # Without the optimiser.
+    evaluation = replace(few, moves_parameters=True)
+    update_s = computation_s(split, few, grid, speed)
+    update_s -= computation_s(split, evaluation, grid, speed)
+    n_replicas = 1 if is_timed else grid.n_replicas
+    timed_on = grid if is_timed else Grid(1)
+    computed_s = computation_s(split, evaluation, timed_on, speed)
+    return computed_s * cost.n_rows / (n_timed * n_replicas) + update_s
 
 
 def are_equal(speed: float, other: float) -> bool:

@@ -16,6 +16,7 @@ from skdistmlp.planning.cost import (
     features_held,
 )
 from skdistmlp.planning.forecast import Forecast
+from skdistmlp.planning.recovery import Recovery
 from skdistmlp.planning.traffic import bytes_exchanged, bytes_gathered
 from skdistmlp.planning.worker_lines import worker_lines
 from skdistmlp.public import public
@@ -97,6 +98,8 @@ class Plan:
         What the first two forms cost, where they differ.
     forecast : Forecast or None
         What the fit was expected to take on this plan and on others, if that decided.
+    recoveries : tuple of Recovery
+        Losses of workers that the fit has survived; it went on to end on this plan.
 
     See Also
     --------
@@ -126,6 +129,7 @@ class Plan:
     row_ranges: tuple[RowRange, ...] = ()
     row_costs: RowCosts | None = None
     forecast: Forecast | None = None
+    recoveries: tuple[Recovery, ...] = ()
 
     @property
     def n_shards(self) -> int:
@@ -175,6 +179,7 @@ class Plan:
             )
         if self.forecast is not None:
             lines += self.forecast.lines()
+        lines += map(str, self.recoveries)
         return "\n".join([*lines, *worker_lines(self)])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
@@ -189,6 +194,7 @@ class Plan:
             "row_ranges": [astuple(part) for part in self.row_ranges],
             "row_costs": None if costs is None else [tuple(cost) for cost in costs],
             "forecast": self.forecast and self.forecast.__getstate__(),
+            "recoveries": [astuple(recovery) for recovery in self.recoveries],
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -197,12 +203,13 @@ class Plan:
         ranges = tuple(RowRange(*part) for part in state.get("row_ranges", ()))
         if costs is not None:
             costs = RowCosts(*(RowCost(*cost) for cost in costs))
+        recoveries = tuple(Recovery(*each) for each in state.get("recoveries", ()))
         forecast = state.get("forecast")
         if forecast is not None:
             forecast = Forecast.of_state(forecast)
         # The attributes cannot be assigned: the plan is frozen.
         vars(self).update(state, rows=rows, row_ranges=ranges, row_costs=costs)
-        vars(self)["forecast"] = forecast
+        vars(self).update(forecast=forecast, recoveries=recoveries)
 
     def _rows_held(self) -> str | None:
         """Say who has which features, and what the other form would cost."""

@@ -149,7 +149,7 @@ class Trial:
         whole = self._parts(grids[0], timed)
         seconds = [whole.of_rows(self.n_rows)]
         for grid in grids[1:]:
-            if grid.n_shards == 1 and self.rows_timed(grid) < self.n_rows:
+            if not self._is_timed(grid):
                 # It does the same for fewer rows, which are many still.
                 parts = whole.with_optimizer_divided(grid.n_replicas)
             else:
@@ -180,6 +180,18 @@ class Trial:
         if self.rule is not None:
             updated = timed(update)
         return _StepParts(own_rows, computed, updated)
+
+    def n_rows_timed(self, grids: Sequence[Grid]) -> list[int]:
+        """Return the rows of the steps that are timed on each grid, of all replicas.
+
+        0 for those of which no steps are: see `steps_seconds`.
+        """
+        return [self.rows_timed(grid) if self._is_timed(grid) else 0 for grid in grids]
+
+    def _is_timed(self, grid: Grid) -> bool:
+        """Whether a grid's steps are timed, or those of a single process are enough."""
+        is_whole = grid.n_shards == 1 and grid.n_replicas > 1
+        return not is_whole or self.rows_timed(grid) == self.n_rows
 
     def rows_timed(self, grid: Grid) -> int:
         """Return the most rows of a step that is timed, of all replicas."""

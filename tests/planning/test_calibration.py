@@ -1,5 +1,7 @@
 """From measurements to speeds."""
 
+from dataclasses import replace
+
 import pytest
 
 from skdistmlp.parallel.grid import Grid
@@ -11,6 +13,8 @@ from skdistmlp.planning.calibration import (
     machines_of,
 )
 from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.machines import Speed
+from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.step_time import computation_s, step_time
 
 UNITS = 784, 128, 128, 10
@@ -42,6 +46,38 @@ def test_what_was_measured_is_what_is_expected():
     assert computation_s(split, COST, Grid(1), machines.here) == pytest.approx(0.5)
     assert machines.link.n_others == 2
     assert machines.link.exchange_s(1e6, 2, machines.here.rates) == pytest.approx(1e-2)
+
+
+def test_products_of_few_rows_count_as_slow_as_they_are():
+    """A machine that takes twice as long as the reference, with any rows."""
+    large = replace(COST, n_rows=20_000)
+    few = replace(large, n_rows=64)
+    of_reference = Speed(REFERENCE)
+
+    def parts(n_shards, cost):
+        split = NetworkSplit.even(UNITS, n_shards)
+        products = replace(cost, moves_parameters=True)
+        computed_s = computation_s(split, products, Grid(n_shards), of_reference)
+        all_s = computation_s(split, cost, Grid(n_shards), of_reference)
+        return computed_s, all_s - computed_s
+
+    alone_s, update_s = parts(1, few)
+    shard_s, shard_update_s = parts(3, few)
+    times = 20_000 / 64
+    each = (
+        2 * (times * alone_s + update_s),
+        2 * (times * shard_s + shard_update_s),
+        # Not timed, but computed from the first.
+        2 * (times * alone_s / 3 + update_s / 3),
+    )
+    found = Timings(GRIDS, each[0], (each,) * 3, (), (), (64, 64, 0))
+    machines = machines_of(found, UNITS, large)
+    for grid in GRIDS:
+        assert machines.workers[0].correction(grid) == pytest.approx(2)
+    assert machines.here.correction(Grid(1)) == pytest.approx(2)
+    # Computed in proportion, it would have been more.
+    split = NetworkSplit.even(UNITS, 1)
+    assert computation_s(split, large, Grid(1), machines.here) < 0.9 * each[0]
 
 
 def test_nearly_equal_workers_get_the_same_speed():

@@ -63,7 +63,10 @@ def test_a_wait_for_others_is_told_apart(monkeypatch):
     assert seconds.own < 0.05 < seconds.together
     # What it takes anyway does not count.
     (seconds,) = trial_of("adam").steps_seconds([Grid(1)], wait, waits_s=0.05)
-    assert seconds.together < 0.05
+    assert 0 < seconds.together < 0.05
+    # On a busy machine, that may take longer at first.
+    (seconds,) = trial_of("adam").steps_seconds([Grid(1)], wait, waits_s=1.0)
+    assert 0.025 <= seconds.together < 0.5
 
 
 def test_a_replica_computes_its_rows_only(monkeypatch):

@@ -8,22 +8,19 @@ to the client, which needs the classes.
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import Any
 
 import numpy as np
 from distributed import Client, Future, futures_of
 from scipy.sparse import issparse, vstack
 
-from skdistmlp._version import __version__
 from skdistmlp.cluster._dask import Cluster, array_meta, block_graph
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.workers import choose_workers
-from skdistmlp.cluster.data.blocks import MIXED_BLOCKS, Block, describe_block
+from skdistmlp.cluster.data.blocks import MIXED_BLOCKS, Block
 from skdistmlp.cluster.data.dask_collections import (
     COMPUTING,
     SeparateBlocks,
@@ -36,10 +33,9 @@ from skdistmlp.cluster.data.dask_collections import (
     persist_blocks,
     release,
 )
-from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
+from skdistmlp.cluster.data.remote_dataset import RemoteFeatures, described_blocks
 from skdistmlp.cluster.run.free_memory import measured_memory
 from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
-from skdistmlp.cluster.run.portable import PortableFunction
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.exceptions import counted
@@ -204,7 +200,7 @@ def _is_dense(client: Client, X: Any, estimator_name: str, log: Log) -> bool:
     """
     futures = SeparateBlocks(X).compute(client, [0])
     try:
-        (first,) = _described(client, futures, estimator_name, log)
+        (first,) = described_blocks(client, futures, estimator_name, log)
     finally:
         release(futures)
     return first.nnz is None
@@ -240,7 +236,7 @@ def _describe_features(
     log: Log,
 ) -> RemoteFeatures:
     """Check all blocks of X on their workers; return the features they make up."""
-    blocks = _described(client, futures, estimator_name, log)
+    blocks = described_blocks(client, futures, estimator_name, log)
     widths = sorted({block.shape[1] for block in blocks})
     if len(widths) > 1:
         raise ValueError(
@@ -256,26 +252,6 @@ def _describe_features(
         raise ValueError(MIXED_BLOCKS)
     dtype = np.result_type(*(block.dtype for block in blocks))
     return RemoteFeatures(client, collection, futures, blocks, dtype, log)
-
-
-def _described(
-    client: Client, futures: list[Future[Any]], estimator_name: str, log: Log
-) -> list[Block]:
-    """Check blocks of X on their workers; return what these say of them."""
-    describe = partial(describe_block, estimator_name=estimator_name)
-    described = client.map(
-        # Dask may choose a worker that has joined after the check of versions.
-        PortableFunction("describe-X", __version__),
-        futures,
-        pickled=pickle.dumps(describe),
-        pure=False,
-        key="describe-X",
-    )
-    try:
-        blocks: list[Block] = gather(client, described, COMPUTING, log)
-    finally:
-        release(described)
-    return blocks
 
 
 def _concatenate(blocks: list[Any]) -> Any:

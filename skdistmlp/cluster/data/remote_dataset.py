@@ -6,6 +6,7 @@ workers that hold them. The client, which plans the fit, has only their descript
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_X_y
 from sklearn.utils.validation import validate_data
 
+from skdistmlp._version import __version__
 from skdistmlp.cluster._dask import memory_limit_of_process
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import submit_rpc
@@ -34,6 +36,7 @@ from skdistmlp.cluster.data.blocks import (
     Extent,
     array_sink,
     copy_pieces,
+    describe_block,
     index_dtype,
     whole_blocks,
 )
@@ -53,7 +56,8 @@ from skdistmlp.cluster.data.streaming import (
     wait_for_all,
 )
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.cluster.run.portable import PortableFunction
+from skdistmlp.exceptions import ClusterError, counted
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.class_codes import ClassCodes
@@ -220,14 +224,41 @@ class RemoteFeatures:
         On exit the futures are released, so that blocks computed for this fit do not
         take memory while it trains; blocks that the user has persisted stay. The next
         call recomputes what is missing by then.
+
+        Raises
+        ------
+        ClusterError
+            If they are not what they were before.
         """
-        if not self.futures:
+        computed_again = not self.futures
+        if computed_again:
             self.futures.extend(*persist_blocks(self.client, [self.collection]))
         try:
             wait_for(self.client, self.futures, COMPUTING, self.log)
+            if computed_again:
+                self._check_unchanged()
             yield self.futures
         finally:
             release(self.futures)
+
+    def _check_unchanged(self) -> None:
+        """Raise unless blocks that were computed again are what they were."""
+        blocks = described_blocks(
+            self.client, self.futures, self.estimator_name, self.log
+        )
+        changed = [
+            number
+            for number, (old, new) in enumerate(zip(self.blocks, blocks, strict=True))
+            if old.digest is not None
+            and (old.shape, old.digest) != (new.shape, new.digest)
+        ]
+        if changed:
+            raise ClusterError(
+                f"{counted(len(changed), 'block')} of X, the first of them number "
+                f"{changed[0]}, {'is' if len(changed) == 1 else 'are'} not the same "
+                f"when computed again, so the fit cannot go on with the same rows. "
+                f"Give whatever draws random numbers a seed, or persist X."
+            )
 
 
 @dataclass(frozen=True)
@@ -361,6 +392,26 @@ class RemoteDataset(BaseDataset):
             release(targets)
             wait_for_all(placement, rows)
         return PlacedRows(rows, owns[0].distribution)
+
+
+def described_blocks(
+    client: Client, futures: list[Future[Any]], estimator_name: str, log: Log
+) -> list[Block]:
+    """Check blocks of X on their workers; return what these say of them."""
+    describe = partial(describe_block, estimator_name=estimator_name)
+    described = client.map(
+        # Dask may choose a worker that has joined after the check of versions.
+        PortableFunction("describe-X", __version__),
+        futures,
+        pickled=pickle.dumps(describe),
+        pure=False,
+        key="describe-X",
+    )
+    try:
+        blocks: list[Block] = gather(client, described, COMPUTING, log)
+    finally:
+        release(described)
+    return blocks
 
 
 def available_memory() -> int:

@@ -22,10 +22,13 @@ from typing import Any, Self
 
 from distributed import Client, Future
 
+from skdistmlp.cluster.client.errors import CONNECTION_ERRORS
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.data.streaming import place_rows
 from skdistmlp.cluster.peers import worker
+from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.messages import (
+    Announced,
     Messages,
     ProgressLine,
     TaskEnded,
@@ -34,7 +37,7 @@ from skdistmlp.cluster.peers.messages import (
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.round_start import RoundStart
-from skdistmlp.cluster.peers.worker import Report, Roster
+from skdistmlp.cluster.peers.worker import Report, Roster, ShardCopy
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import ClusterError, ExchangeError
@@ -80,6 +83,8 @@ class PeersRun:
         All rows.
     on_epoch_end : callable, optional
         Called in this process; a round is one epoch or iteration then.
+    announced : Announced, optional
+        What the user has been told before, if this run goes on with a fit.
 
     Attributes
     ----------
@@ -96,6 +101,7 @@ class PeersRun:
         job: TrainingJob,
         dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
+        announced: Announced | None = None,
     ) -> None:
         self._client = client
         self._plan = plan
@@ -103,11 +109,13 @@ class PeersRun:
         self._job = job
         self._dataset = dataset
         self._on_epoch_end = on_epoch_end
+        self._announced = announced or Announced()
         self._stop = False
         self._ranks = range(plan.n_workers)
         self._credentials = Credentials.new()
         self._run = self._credentials.run
         self._tasks = Placement(client, plan.workers, plan.grid.task_name, job.log)
+        self._copies = StateCopies(client, self._tasks, _state_bytes(job))
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
         self._round_start: RoundStart | None = None
@@ -171,6 +179,19 @@ class PeersRun:
     ) -> None:
         self._release()
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the user has interrupted it."""
+        return self._interrupted
+
+    def last_copies(self) -> list[ShardCopy] | None:
+        """Return the last copies of the state of all shards; None if there are none."""
+        try:
+            return self._copies.fetch()
+        except (*CONNECTION_ERRORS, TimeoutError):
+            # Of a cluster that goes on losing workers.
+            return None
+
     def train(self) -> TrainingState:
         """Train to the end, round after round.
 
@@ -202,7 +223,20 @@ class PeersRun:
                     self._stop = self._call_back(self._on_epoch_end)
                 except KeyboardInterrupt:
                     self._interrupt()
+            try:
+                self._copy_state()
+            except KeyboardInterrupt:
+                self._interrupt()
             number += 1
+
+    def _copy_state(self) -> None:
+        """Copy the state of all shards, if it is time."""
+        # L-BFGS begins again: what SciPy knows is no part of the state.
+        if self._stop or not self._job.method.pauses_cost_little:
+            return
+        with self._tasks.translate_dask_errors():
+            if self._copies.is_due:
+                self._copies.take(self._shards)
 
     def _interrupt(self) -> None:
         """Have training end after a step, or at the next round if none is in flight.
@@ -235,10 +269,11 @@ class PeersRun:
         jobs: list[Any] = [self._job.for_rank(rank) for rank in self._ranks]
         if self._job.initial.network is not None:
             jobs = self._tasks.scatter("job", jobs)
-        add = self._tasks.add
+        add, open_shard = self._tasks.add, worker.open_shard
+        n_lines = self._announced.n_lines_copied
         self._tasks.begin()
         opened = [
-            add(rank, "open", worker.open_shard, self._credentials, rank, jobs[rank])
+            add(rank, "open", open_shard, self._credentials, rank, jobs[rank], n_lines)
             for rank in self._ranks
         ]
         listening = [
@@ -302,6 +337,11 @@ class PeersRun:
 
     def _call_back(self, on_epoch_end: OnEpochEnd) -> bool:
         """Report the end of an epoch; return whether to stop."""
+        n_iter = self._state.progress.n_iter
+        if n_iter <= self._announced.n_iter:
+            # An epoch that was trained before, and lost.
+            return False
+        self._announced.n_iter = n_iter
         _THREAD.workers = self._workers
         try:
             return on_epoch_end(self._state, self._snapshot)
@@ -339,13 +379,19 @@ class PeersRun:
             while True:
                 self._round_start.note(message)
                 if isinstance(message, ProgressLine):
-                    self._job.log(message.text)
+                    self._log_line(message)
                 message = self._messages.get_nowait()
         if self._round_start.timed_out():
             missing = self._call_workers(worker.missing_shards, self._run)
             raise self._round_start.error(missing)
         if time.monotonic() > self._next_check_at:
             self._check_round()
+
+    def _log_line(self, line: ProgressLine) -> None:
+        """Print a line, unless it was printed before."""
+        if line.number >= self._announced.n_lines:
+            self._announced.n_lines = line.number + 1
+            self._job.log(line.text)
 
     def _check_round(self) -> None:
         """See whether it makes sense to wait for this round."""
@@ -415,6 +461,14 @@ class PeersRun:
         finally:
             # Again, for an `__enter__` that failed before it put this on the stack.
             self._tasks.close()
+
+
+def _state_bytes(job: TrainingJob) -> int:
+    """Return the bytes of the state of a shard, at most."""
+    layouts = [job.split.layout(shard) for shard in range(job.split.n_shards)]
+    n_parameters = max(layout.n_parameters for layout in layouts)
+    # Parameters, moments, and the best parameters.
+    return n_parameters * job.dtype.itemsize * (2 + job.n_moments)
 
 
 def _check_queue(tasks: Placement, workers: Sequence[str]) -> None:

@@ -182,6 +182,7 @@ def _measure(
         _worker_seconds(reports),
         tuple(first.sizes),
         tuple(slowest),
+        tuple(trial.n_rows_timed(grids)),
     )
 
 

@@ -26,9 +26,12 @@ class ProgressLine:
     ----------
     text : str
         The line.
+    number : int
+        How many lines of the fit came before it, whatever was lost meanwhile.
     """
 
     text: str
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,25 @@ class ShardMet:
     round: int
 
 
+@dataclass
+class Announced:
+    """What the user has been told of a fit: nothing is said twice.
+
+    Attributes
+    ----------
+    n_lines : int
+        Lines that have been printed.
+    n_lines_copied : int
+        Those of them that were sent before the state from which the fit goes on.
+    n_iter : int
+        The last epoch or iteration that was reported.
+    """
+
+    n_lines: int = 0
+    n_lines_copied: int = 0
+    n_iter: int = 0
+
+
 @dataclass(frozen=True)
 class TaskEnded:
     """A task of the round has ended; the client sends this to itself."""
@@ -78,7 +100,7 @@ def decode(event: Mapping[str, Any]) -> Message:
     return _TYPES[event["type"]](**event["fields"])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Sender:
     """Sends the messages of one shard to its client, from the shard's task.
 
@@ -88,14 +110,18 @@ class Sender:
         The run, as the client named it to `messages_of`.
     rank : int
         Number of the shard.
+    n_lines : int
+        Lines that have been sent, by this shard or before it.
     """
 
     run: str
     rank: int
+    n_lines: int = 0
 
     def progress(self, text: str) -> None:
         """Have the client print a line."""
-        self._send(ProgressLine(text))
+        self._send(ProgressLine(text, self.n_lines))
+        self.n_lines += 1
 
     def running(self, number: int) -> None:
         """Say that the task of a round has started."""

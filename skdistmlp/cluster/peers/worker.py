@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 from weakref import WeakValueDictionary, ref
 
 from distributed import Worker, get_worker
@@ -81,6 +81,21 @@ class Report:
     exchanging_s: float
 
 
+class ShardCopy(NamedTuple):
+    """A copy of the state of a shard, between rounds.
+
+    Attributes
+    ----------
+    state : TrainingState
+        The state; the order of the rows only with the first shard.
+    n_lines : int
+        Lines that the shard has sent.
+    """
+
+    state: TrainingState
+    n_lines: int
+
+
 class PeerShard:
     """One shard of one fit, on its worker from the first round to the last.
 
@@ -101,6 +116,8 @@ class PeerShard:
     job : TrainingJob
         What to train, with the network's split; its start, if it has one, is this
         shard's.
+    n_lines : int
+        Lines that were sent before that start.
     """
 
     def __init__(
@@ -110,9 +127,10 @@ class PeerShard:
         listener: socket.socket,
         tls: Tls | None,
         job: TrainingJob,
+        n_lines: int = 0,
     ) -> None:
         self._credentials = credentials
-        self._sender = Sender(credentials.run.hex(), rank)
+        self._sender = Sender(credentials.run.hex(), rank, n_lines)
         self._tls = tls
         self._rank = rank
         self._listener: socket.socket | None = listener
@@ -197,6 +215,14 @@ class PeerShard:
         """Return a copy of the state, between rounds."""
         assert self._run is not None
         return self._run.snapshot()
+
+    def copy(self) -> ShardCopy:
+        """Return a copy of what would be lost with this shard, between rounds."""
+        state = self.snapshot()
+        if self._rank > 0:
+            # All have the same.
+            state = replace(state, row_order=None, held_out=None)
+        return ShardCopy(state, self._sender.n_lines)
 
     def request_stop(self) -> None:
         """Ask all shards to stop after a step; called from any thread.
@@ -309,13 +335,17 @@ class PeerShard:
         return report
 
 
-def open_shard(credentials: Credentials, rank: int, job: TrainingJob) -> PeerShard:
+def open_shard(
+    credentials: Credentials, rank: int, job: TrainingJob, n_lines: int
+) -> PeerShard:
     """Create a shard that listens on the address that its worker has in the cluster."""
     worker = get_worker()
     # Training changes a job, and what Dask holds must not change. Workers that are
     # threads of one process even share it.
     job = copy.deepcopy(job)
-    shard = PeerShard(credentials, rank, open_listener(worker), tls_of(worker), job)
+    shard = PeerShard(
+        credentials, rank, open_listener(worker), tls_of(worker), job, n_lines
+    )
     # An error may hold it, also one of Dask that tried to write it to disk.
     collect_until_gone(worker, ref(shard), result_dropped(worker))
     return shard
@@ -373,6 +403,16 @@ def train_round(
 def snapshot_of(shard: PeerShard) -> TrainingState:
     """Return a copy of the state of a shard, between rounds."""
     return shard.snapshot()
+
+
+def copy_of(shard: PeerShard) -> ShardCopy:
+    """Return a copy of what would be lost with a shard, between rounds."""
+    return shard.copy()
+
+
+def keep(copy: ShardCopy) -> ShardCopy:
+    """Return the copy of another shard, which Dask has brought here."""
+    return copy
 
 
 def request_stop(run: bytes) -> None:

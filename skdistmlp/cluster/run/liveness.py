@@ -55,7 +55,8 @@ class LivenessCheck:
                 f"{who} {'have' if several else 'has'} not answered for "
                 f"{waited_s:.0f} s ({UNRESPONSIVE_TIMEOUTS} times "
                 f"skdistmlp.exchange-timeout is {self._timeout_s:g} s). Check "
-                f"what {'they are' if several else 'it is'} doing, and call again."
+                f"what {'they are' if several else 'it is'} doing, and call again.",
+                tuple(silent),
             )
         # Never two pings at a time: those to a worker that hangs would pile up. The
         # next is due `_timeout_s` after the last, so a worker that hangs right after
@@ -111,7 +112,8 @@ class PausedCheck:
                 raise WorkerLostError(
                     f"worker {worker} is being retired: it accepts no new tasks, and "
                     f"its shard cannot move to another worker. Call again to start "
-                    f"over on the other workers."
+                    f"over on the other workers.",
+                    (worker,),
                 )
             if status != "paused":
                 # Also a worker that has left: `Watch.check_presence` reports it.
@@ -124,7 +126,8 @@ class PausedCheck:
                 raise WorkerLostError(
                     f"worker {worker} has been paused for more than "
                     f"{self._timeout_s:g} s: it uses too much memory to accept new "
-                    f"tasks. Use more workers, or workers with more memory."
+                    f"tasks. Use more workers, or workers with more memory.",
+                    (worker,),
                 )
 
 

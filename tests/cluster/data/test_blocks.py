@@ -14,6 +14,7 @@ from skdistmlp.cluster.data.blocks import (
     array_sink,
     copy_pieces,
     describe_block,
+    digest_of,
     index_dtype,
     part_of,
     pieces_in,
@@ -43,6 +44,18 @@ def test_a_block_is_described(block, dtype, nnz):
     assert found.dtype == dtype
     assert found.nnz == nnz
     assert found.nbytes >= block.shape[0] * 4
+
+
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_digest_tells_other_rows(convert, dtype):
+    rows = ROWS.astype(dtype)
+    changed = rows.copy()
+    changed[2, 1] = np.nextafter(changed[2, 1], dtype(100))
+    each = [rows, changed, rows[[1, 0, 2, 3]], rows[:3], rows[:0]]
+    assert len({digest_of(convert(one)) for one in each}) == 5
+    assert digest_of(convert(rows.copy())) == digest_of(convert(rows))
+    assert digest_of(np.asfortranarray(rows)) == digest_of(rows)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -41,10 +41,5 @@ def test_a_slow_link_is_measured_with_small_sizes_only(monkeypatch):
         assert len(sizes) == probe.MIN_SIZES
 
 
-def test_steps_take_time_even_if_waits_took_longer():
-    assert probe._without(0.1, 0.5) == pytest.approx(0.4)
-    assert probe._without(0.1, 0.05) == pytest.approx(0.025)
-
-
 def test_one_worker_has_nobody_to_exchange_with():
     assert timed(1) == [([], [])]

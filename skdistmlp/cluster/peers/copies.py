@@ -1,0 +1,133 @@
+"""Copies of what a fit has trained so far, so that a lost worker does not lose it.
+
+Each shard has a copy of its state on its own worker, and another on that of its
+*buddy*, the next shard: any single worker may be lost. The copies count once all have
+arrived, and only then are those before them given up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+
+from distributed import Client, Future
+
+from skdistmlp.cluster.client.rpc import submit_rpc
+from skdistmlp.cluster.client.workers import worker_memory
+from skdistmlp.cluster.peers import worker
+from skdistmlp.cluster.peers.worker import ShardCopy
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.settings import COPIES_ANSWER_S, copies_max_share
+
+ASSUMED_BYTES_PER_S = 1e8
+"""Bytes of a shard's state that are taken to reach its buddy in a second, at first."""
+
+N_COPIES = 4
+"""Copies that a worker holds at a time, at most: of its own shard and another, and the
+ones before of both."""
+
+
+class Copies(NamedTuple):
+    """The copies of all shards, from one pause between rounds.
+
+    Attributes
+    ----------
+    own, buddies : list of Future
+        Of each shard: on its own worker, and on that of its buddy.
+    """
+
+    own: list[Future[Any]]
+    buddies: list[Future[Any]]
+
+
+class StateCopies:
+    """Takes the copies of one run, as often as their cost allows.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    tasks : Placement
+        Of the run.
+    n_bytes : int
+        Bytes of the state of a shard, at most.
+    """
+
+    def __init__(self, client: Client, tasks: Placement, n_bytes: int) -> None:
+        self._client = client
+        self._tasks = tasks
+        self._n_bytes = n_bytes
+        self._last: Copies | None = None
+        self._cost_s = n_bytes / ASSUMED_BYTES_PER_S
+        self._taken_at = time.monotonic()
+        self._has_room: bool | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the time since the last copies is worth what new ones will cost."""
+        share, waited_s = copies_max_share(), time.monotonic() - self._taken_at
+        if len(self._tasks.workers) == 1 or share * waited_s < self._cost_s:
+            # A single shard has no buddy.
+            return False
+        if self._has_room is None:
+            memory = worker_memory(self._client, self._tasks.workers).values()
+            needed = N_COPIES * self._n_bytes
+            self._has_room = all(needed <= its.free for its in memory)
+        return self._has_room and share > 0
+
+    def take(self, shards: Sequence[Future[Any]]) -> None:
+        """Copy the state of all shards; return when both copies of each are there."""
+        begun = time.monotonic()
+        tasks, ranks = self._tasks, range(len(shards))
+        tasks.phase = "copying the state of the shards"
+        tasks.begin()
+        own = [tasks.add(rank, "copy", worker.copy_of, shards[rank]) for rank in ranks]
+        buddies = [
+            tasks.add((rank + 1) % len(shards), "buddy-copy", worker.keep, own[rank])
+            for rank in ranks
+        ]
+        futures = tasks.submit([*own, *buddies])
+        tasks.wait_for(*futures)
+        errors = [error for future in futures if (error := tasks.error_of(future))]
+        if any(isinstance(error, MemoryError) for error in errors):
+            # There was less room than it seemed. Training goes on without copies.
+            self._has_room = False
+            return
+        if errors:
+            raise errors[0]
+        if any(future.status != "finished" for future in futures):
+            raise CancelledError
+        # The ones before are released with the last reference to them.
+        self._last = Copies(futures[: len(own)], futures[len(own) :])
+        self._taken_at = time.monotonic()
+        self._cost_s = self._taken_at - begun
+
+    def fetch(self) -> list[ShardCopy] | None:
+        """Return the last copies, from workers that are still there; None without.
+
+        There are none yet, or a shard's worker and its buddy's are both lost.
+        """
+        if self._last is None:
+            return None
+        candidates = list(zip(*self._last, strict=True))
+        asked = submit_rpc(
+            self._client, self._client.who_has, [f for pair in candidates for f in pair]
+        )
+        where = asked.result(COPIES_ANSWER_S)
+        # Not simply gathered: of a copy that is lost Dask would run the task again, on
+        # a shard that knows nothing any more.
+        found = [
+            [future for future in pair if where.get(future.key)] for pair in candidates
+        ]
+        if not all(found):
+            return None
+        gathering = submit_rpc(
+            self._client,
+            self._client.gather,
+            [each[-1] for each in found],
+            direct=False,
+        )
+        copies: list[ShardCopy] = gathering.result(COPIES_ANSWER_S)
+        return copies

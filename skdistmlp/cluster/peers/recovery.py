@@ -1,0 +1,226 @@
+"""Train in spite of lost workers: from the last copies, on those that are left."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import wait
+from dataclasses import replace
+
+from distributed import Client
+
+from skdistmlp.cluster.client.rpc import check_open, run_on_workers
+from skdistmlp.cluster.client.workers import (
+    threads_of,
+    worker_memory,
+    workers_of,
+)
+from skdistmlp.cluster.peers.driver import PeersRun, join_training_states
+from skdistmlp.cluster.peers.messages import Announced
+from skdistmlp.cluster.peers.worker import ShardCopy
+from skdistmlp.cluster.run.liveness import ping
+from skdistmlp.exceptions import (
+    ExchangeError,
+    WorkerLostError,
+    counted,
+    what_happened,
+)
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.parallel.rows import RowHolding
+from skdistmlp.planning.cost import cost_of_training
+from skdistmlp.planning.plan import Plan, plan_training
+from skdistmlp.planning.recovery import Recovery
+from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
+from skdistmlp.settings import (
+    PING_ANSWER_S,
+    RECOVERY_POLL_S,
+    recoveries,
+    recovery_wait_s,
+    rows_memory_share,
+)
+from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.state import TrainingState
+
+LOG = logging.getLogger("skdistmlp")
+
+RECOVERABLE = (WorkerLostError, ExchangeError)
+"""What a lost worker ends a run with: shards that hear nothing of one that hangs end
+before anybody knows that it does."""
+
+
+def train_despite_losses(
+    client: Client,
+    plan: Plan,
+    job: TrainingJob,
+    dataset: BaseDataset,
+    on_epoch_end: OnEpochEnd | None,
+    note_plan: Callable[[Plan], None],
+) -> tuple[TrainingState, float]:
+    """Train to the end; whenever workers are lost, go on from the last copies.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Where to begin.
+    job : TrainingJob
+        What to train, with the split of the plan.
+    dataset : BaseDataset
+        All rows.
+    on_epoch_end : callable, optional
+        See `PeersRun`; it is called once for each epoch, also if some are repeated.
+    note_plan : callable
+        Called with each plan, before training goes on by it: which rows each worker
+        has, and what was lost on the way, are in it.
+
+    Returns
+    -------
+    state : TrainingState
+        Of the whole network.
+    training_s : float
+        Seconds that the first shard has trained.
+
+    Raises
+    ------
+    WorkerLostError
+        If workers are lost more often than the setting allows, or none are left.
+    """
+    begun, training_s = time.monotonic(), 0.0
+    announced = Announced()
+    while True:
+        run = PeersRun(client, plan, job, dataset, on_epoch_end, announced)
+        copies: list[ShardCopy] | None = None
+        try:
+            with run:
+                note_plan(replace(plan, row_ranges=run.row_ranges))
+                try:
+                    state = run.train()
+                except RECOVERABLE:
+                    training_s += run.training_s
+                    copies = run.last_copies()
+                    raise
+            training_s += run.training_s
+            return state, training_s
+        except RECOVERABLE as error:
+            if run.is_interrupted or len(plan.recoveries) >= recoveries():
+                raise
+            lost_at = time.monotonic()
+            lost = _lost(client, plan, error)
+            if not lost:
+                raise
+            why = what_happened(error)
+            # Nothing is held while this waits.
+            others = _await_workers(client, plan, lost)
+            if not others:
+                raise
+        # What the run has on the cluster goes with it.
+        del run
+        waited_s = time.monotonic() - lost_at
+        before, plan = plan, _plan_on(client, plan, others, job, dataset)
+        if copies is not None:
+            state = join_training_states(job.split, [copy.state for copy in copies])
+            job = replace(job, initial=state)
+            announced.n_lines_copied = copies[0].n_lines
+        job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
+        progress = job.initial.progress
+        recovery = Recovery(
+            lost,
+            why,
+            lost_at - begun,
+            waited_s,
+            0 if progress is None else progress.n_iter,
+            plan.workers,
+            plan.n_replicas,
+            _computes_the_same(before, plan, dataset),
+        )
+        LOG.warning("%s", recovery)
+        plan = replace(plan, recoveries=(*before.recoveries, recovery))
+
+
+def _computes_the_same(before: Plan, plan: Plan, dataset: BaseDataset) -> bool:
+    """Say whether two plans add up the same numbers in the same order."""
+    if (before.split, before.grid) != (plan.split, plan.grid):
+        return False
+    # Blocks stay where they are, so another replica may compute their rows.
+    return plan.n_replicas == 1 or not dataset.is_in_blocks
+
+
+def _lost(
+    client: Client, plan: Plan, error: WorkerLostError | ExchangeError
+) -> tuple[str, ...]:
+    """Return the workers that have left, that an error names, or that hang."""
+    present = set(workers_of(client))
+    useless: Collection[str] = ()
+    if isinstance(error, WorkerLostError):
+        useless = error.workers
+    elif present.issuperset(plan.workers):
+        useless = _silent(client, plan.workers)
+    return tuple(
+        worker for worker in plan.workers if worker not in present or worker in useless
+    )
+
+
+def _silent(client: Client, workers: tuple[str, ...]) -> list[str]:
+    """Return the workers that do not answer."""
+    answers = run_on_workers(client, workers, ping)
+    answered, _ = wait(answers.values(), PING_ANSWER_S)
+    for answer in answers.values():
+        answer.cancel()
+    return [worker for worker, answer in answers.items() if answer not in answered]
+
+
+def _await_workers(
+    client: Client, plan: Plan, lost: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Wait until as many workers are there as before, or for as long as is allowed.
+
+    Returns
+    -------
+    tuple of str
+        As many as before, each in the place of one that is still there, if they have
+        come in time; otherwise all that are there.
+    """
+    deadline = time.monotonic() + recovery_wait_s()
+    while True:
+        check_open(client)
+        present = [worker for worker in workers_of(client) if worker not in lost]
+        spare = [worker for worker in present if worker not in plan.workers]
+        n_kept = len(present) - len(spare)
+        if n_kept + len(spare) >= plan.n_workers:
+            return tuple(
+                worker if worker in present else spare.pop(0) for worker in plan.workers
+            )
+        if time.monotonic() > deadline:
+            return tuple(present)
+        time.sleep(RECOVERY_POLL_S)
+
+
+def _plan_on(
+    client: Client,
+    plan: Plan,
+    workers: tuple[str, ...],
+    job: TrainingJob,
+    dataset: BaseDataset,
+) -> Plan:
+    """Return the plan that goes on: the same if there are as many workers."""
+    if len(workers) == plan.n_workers:
+        return replace(plan, workers=workers, row_ranges=())
+    cost = cost_of_training(job, dataset)
+    units, threads = plan.split.layer_units, threads_of(client, workers)
+
+    def plan_with(n_replicas: int, rows: RowHolding) -> Plan:
+        return plan_training(units, "peers", workers, cost, threads, n_replicas, rows)
+
+    fewer = plan_that_fits(
+        preferred_replicas(units, len(workers), cost),
+        plan_with,
+        worker_memory(client, workers),
+        rows_memory_share(),
+    )
+    reason = (
+        f"{counted(len(plan.workers) - len(workers), 'worker')} fewer are left "
+        f"({plan.reason})"
+    )
+    return replace(fewer, reason=reason, recoveries=plan.recoveries)

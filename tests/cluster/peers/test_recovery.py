@@ -1,0 +1,339 @@
+"""Fits that go on after workers were lost: real processes, which are killed."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+from distributed import Client
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
+from skdistmlp.cluster.peers import driver, recovery
+from skdistmlp.cluster.peers.copies import StateCopies
+from skdistmlp.cluster.peers.recovery import train_despite_losses
+from skdistmlp.planning.cost import cost_of_training
+from skdistmlp.planning.plan import plan_training
+from tests.cluster.leaks import assert_nothing_left, own_cluster
+from tests.cluster.support import bounded, in_thread, load
+from tests.training.jobs import dataset_of, job_of
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:the fit has lost workers"),
+]
+
+PARAMETERS = {
+    "hidden_layer_sizes": (30, 20),
+    "batch_size": 50,
+    "max_iter": 12,
+    "random_state": 0,
+    "n_iter_no_change": 100,
+    "engine": "peers",
+    "n_workers": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits[0][:400], digits[1][:400]
+
+
+@pytest.fixture
+def short_rounds(monkeypatch):
+    """Have a round end after every epoch, and copy the state after each."""
+    monkeypatch.setattr(driver, "ROUND_S", 0.0)
+    monkeypatch.setattr(StateCopies, "is_due", True)
+    with dask.config.set({"skdistmlp.recoveries": 3}):
+        yield
+
+
+@pytest.fixture
+def spare(short_rounds) -> Iterator[Client]:
+    """A client of three workers, of which a fit takes two."""
+    with own_cluster(n_workers=3) as client:
+        client.run(load)
+        yield client
+
+
+class Killer:
+    """Kills workers of a fit when it has taken some number of copies."""
+
+    def __init__(
+        self,
+        monkeypatch,
+        client,
+        ranks=(1,),
+        after=(2,),
+        before_copy=False,
+        signal_number=signal.SIGKILL,
+    ):
+        self.n_copies, self.killed, self.pids_struck = 0, [], []
+        pids = client.run(os.getpid)
+        take = StateCopies.take
+
+        def kill(workers):
+            for rank in ranks:
+                # One that was started since has not told its number yet.
+                pid = pids.get(workers[rank]) or client.run(os.getpid)[workers[rank]]
+                self.killed.append(workers[rank])
+                self.pids_struck.append(pid)
+                os.kill(pid, signal_number)
+
+        def counted(copies, shards):
+            self.n_copies += 1
+            is_time = self.n_copies in after
+            if is_time and before_copy:
+                kill(copies._tasks.workers)
+            take(copies, shards)
+            if is_time and not before_copy:
+                kill(copies._tasks.workers)
+
+        monkeypatch.setattr(StateCopies, "take", counted)
+
+
+def classifier(client, **parameters):
+    return DistributedMLPClassifier(**PARAMETERS | parameters, client=client)
+
+
+def undisturbed(client, data, **parameters):
+    """Return what the same workers train as long as nobody kills them."""
+    clf = bounded(classifier(client, **parameters).fit, *data)
+    assert clf.recoveries_ == ()
+    return clf
+
+
+def assert_same_bits(clf, other):
+    for mine, theirs in zip(
+        [*clf.coefs_, *clf.intercepts_],
+        [*other.coefs_, *other.intercepts_],
+        strict=True,
+    ):
+        assert_array_equal(mine, theirs)
+    assert clf.loss_curve_ == other.loss_curve_
+    assert clf.n_iter_ == other.n_iter_
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"early_stopping": True, "dropout": 0.2, "solver": "sgd", "alpha": 0.01},
+        {"n_replicas": 2, "ema_decay": 0.9, "learning_rate": "cosine"},
+    ],
+    ids=["plain", "early stopping", "replicas"],
+)
+def test_a_killed_worker_does_not_change_the_answer(
+    spare, data, monkeypatch, parameters
+):
+    expected = undisturbed(spare, data, **parameters)
+    killer = Killer(monkeypatch, spare)
+    clf = classifier(spare, **parameters)
+    with pytest.warns(UserWarning, match="the fit has lost workers, and went on"):
+        bounded(clf.fit, *data)
+    assert_same_bits(clf, expected)
+    (recovery,) = clf.recoveries_
+    assert recovery.lost == tuple(killer.killed)
+    assert recovery.same_bits
+    # The second copies were those of the second epoch.
+    assert recovery.n_iter == 2
+    assert "lost while training" in recovery.error
+    # The spare one took its place, without a wait.
+    first = clf.plan_.workers[0]
+    assert recovery.workers == clf.plan_.workers
+    assert recovery.waited_s < 8
+    assert {first, *killer.killed} < {*recovery.workers, *killer.killed}
+    assert f"lost {killer.killed[0]} after" in str(clf.plan_)
+
+
+def test_without_copies_a_fit_begins_again(spare, data, monkeypatch):
+    expected = undisturbed(spare, data)
+    Killer(monkeypatch, spare, after=(1,), before_copy=True)
+    clf = bounded(classifier(spare).fit, *data)
+    assert_same_bits(clf, expected)
+    assert [recovery.n_iter for recovery in clf.recoveries_] == [0]
+
+
+def test_a_shard_that_is_lost_with_its_buddy_begins_again(spare, data, monkeypatch):
+    expected = undisturbed(spare, data)
+    Killer(monkeypatch, spare, ranks=(0, 1))
+    clf = bounded(classifier(spare).fit, *data)
+    assert_same_bits(clf, expected)
+    assert len(clf.recoveries_[0].lost) == 2
+    assert clf.recoveries_[0].n_iter == 0
+
+
+def test_copies_are_those_before_while_new_ones_are_taken(spare, data, monkeypatch):
+    expected = undisturbed(spare, data)
+    Killer(monkeypatch, spare, after=(3,), before_copy=True)
+    clf = bounded(classifier(spare).fit, *data)
+    assert_same_bits(clf, expected)
+    assert [recovery.n_iter for recovery in clf.recoveries_] == [2]
+
+
+def test_several_losses_in_a_row(spare, data, monkeypatch, capsys):
+    """Each line is printed once."""
+    expected = undisturbed(spare, data, verbose=True)
+    lines = capsys.readouterr().out
+    Killer(monkeypatch, spare, after=(2, 5))
+    clf = bounded(classifier(spare, verbose=True).fit, *data)
+    assert capsys.readouterr().out == lines
+    assert lines.count("Iteration") == 12
+    assert_same_bits(clf, expected)
+    assert [recovery.n_iter for recovery in clf.recoveries_] == [2, 5]
+
+
+def test_with_fewer_workers_the_answer_is_the_same_to_rounding(
+    spare, data, monkeypatch
+):
+    expected = undisturbed(spare, data, n_workers=3)
+    Killer(monkeypatch, spare)
+    known, workers_of = set(spare.nthreads()), recovery.workers_of
+    # Those that nannies start are never seen.
+    monkeypatch.setattr(
+        recovery, "workers_of", lambda c: [w for w in workers_of(c) if w in known]
+    )
+    clf = classifier(spare, n_workers=3)
+    with dask.config.set({"skdistmlp.recovery-wait": "1s"}):
+        bounded(clf.fit, *data)
+    (found,) = clf.recoveries_
+    assert not found.same_bits
+    assert found.waited_s >= 1
+    assert (len(found.workers), clf.n_workers_) == (2, 2)
+    assert "1 worker fewer are left" in clf.plan_.reason
+    assert_allclose(clf.loss_curve_, expected.loss_curve_, rtol=1e-6)
+
+
+def test_a_nanny_starts_the_worker_that_takes_the_place(
+    short_rounds, data, monkeypatch
+):
+    with own_cluster(n_workers=2) as client:
+        client.run(load)
+        expected = undisturbed(client, data)
+        killer = Killer(monkeypatch, client)
+        clf = bounded(classifier(client).fit, *data)
+        assert killer.killed[0] not in clf.plan_.workers
+    assert_same_bits(clf, expected)
+
+
+def test_a_retired_worker_is_replaced(spare, data, monkeypatch):
+    expected = undisturbed(spare, data)
+    retiring = []
+    take = StateCopies.take
+
+    def retire(copies, shards):
+        take(copies, shards)
+        if not retiring:
+            victim = copies._tasks.workers[1]
+            retiring.append(in_thread(spare.retire_workers, [victim]))
+
+    monkeypatch.setattr(StateCopies, "take", retire)
+    clf = bounded(classifier(spare).fit, *data)
+    bounded(retiring[0].result)
+    assert_same_bits(clf, expected)
+    assert len(clf.recoveries_) == 1
+
+
+def test_a_worker_that_hangs_is_replaced(spare, data, monkeypatch):
+    expected = undisturbed(spare, data)
+    killer = Killer(monkeypatch, spare, signal_number=signal.SIGSTOP)
+    try:
+        with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+            clf = bounded(classifier(spare).fit, *data)
+    finally:
+        for pid in killer.pids_struck:
+            os.kill(pid, signal.SIGCONT)
+    assert_same_bits(clf, expected)
+    assert clf.recoveries_[0].lost == tuple(killer.killed)
+
+
+def test_blocks_that_were_lost_are_computed_again(spare, data, monkeypatch):
+    expected = undisturbed(spare, data)
+    Killer(monkeypatch, spare)
+    X = da.from_array(data[0], chunks=(100, -1))
+    clf = bounded(classifier(spare).fit, X, data[1])
+    assert_same_bits(clf, expected)
+
+
+def test_rows_that_are_others_when_computed_again_end_the_fit(spare, data, monkeypatch):
+    Killer(monkeypatch, spare)
+    X = da.from_array(data[0], chunks=(100, -1))
+    # Without a seed.
+    X = X.map_blocks(lambda block: block + np.random.default_rng().random())
+    with pytest.raises(ClusterError, match="not the same when computed again"):
+        bounded(classifier(spare).fit, X, data[1])
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_recoveries_are_limited(spare, data, monkeypatch, allowed):
+    Killer(monkeypatch, spare, after=(2, 5))
+    with (
+        dask.config.set({"skdistmlp.recoveries": allowed}),
+        pytest.raises(WorkerLostError, match="lost while"),
+    ):
+        bounded(classifier(spare).fit, *data)
+
+
+def test_a_copy_without_room_is_done_without(spare, data, monkeypatch):
+    expected = undisturbed(spare, data)
+    all_copies = set()
+
+    def no_room(copy):
+        raise MemoryError
+
+    monkeypatch.setattr("skdistmlp.cluster.peers.copies.worker.keep", no_room)
+    take = StateCopies.take
+
+    def counted(copies, shards):
+        all_copies.add(copies)
+        take(copies, shards)
+        assert copies.fetch() is None
+
+    monkeypatch.setattr(StateCopies, "take", counted)
+    clf = bounded(classifier(spare).fit, *data)
+    assert [copies._has_room for copies in all_copies] == [False]
+    assert_same_bits(clf, expected)
+
+
+def test_lbfgs_begins_again(spare, data, monkeypatch):
+    expected = undisturbed(spare, data, solver="lbfgs")
+    pids = spare.run(os.getpid)
+    start = driver.PeersRun._start_round
+    killed = []
+
+    def kill(run, number):
+        futures = start(run, number)
+        if not killed:
+            killed.append(run._workers[1])
+            os.kill(pids[killed[0]], signal.SIGKILL)
+        return futures
+
+    monkeypatch.setattr(driver.PeersRun, "_start_round", kill)
+    clf = bounded(classifier(spare, solver="lbfgs").fit, *data)
+    for mine, theirs in zip(clf.coefs_, expected.coefs_, strict=True):
+        assert_array_equal(mine, theirs)
+    assert clf.recoveries_[0].n_iter == 0
+
+
+def test_an_epoch_is_reported_once(spare, monkeypatch):
+    killer = Killer(monkeypatch, spare, after=(3,), before_copy=True)
+    job, dataset = job_of("adam"), dataset_of("adam")
+    workers = tuple(spare.nthreads())[:2]
+    cost = cost_of_training(job, dataset)
+    plan = plan_training(job.network.layer_units, "peers", workers, cost)
+    job = replace(job, split=plan.split)
+    reported, plans = [], []
+
+    def report(state, _):
+        reported.append(state.progress.n_iter)
+        return False
+
+    bounded(train_despite_losses, spare, plan, job, dataset, report, plans.append)
+    assert killer.killed
+    assert reported == list(range(1, len(reported) + 1))
+    assert [len(plan.recoveries) for plan in plans] == [0, 1]
+    assert_nothing_left(spare)

@@ -1,0 +1,30 @@
+"""What is said of a fit that has lost workers."""
+
+import pickle
+
+from skdistmlp import Recovery
+from skdistmlp.planning.plan import local_plan
+
+RECOVERY = Recovery(
+    ("tcp://a:1",), "it was lost", 12.34, 0.5, 7, ("tcp://b:1",), 1, False
+)
+
+
+def test_a_recovery_says_what_happened():
+    assert str(RECOVERY) == (
+        "lost tcp://a:1 after 12.3 s, and went on from epoch 7 on tcp://b:1, to the "
+        "same, up to rounding"
+    )
+
+
+def test_a_plan_keeps_its_recoveries():
+    plan = local_plan((4, 2), "why not")
+    with_one = type(plan)(**vars(plan) | {"recoveries": (RECOVERY,)})
+    assert str(RECOVERY) in str(with_one)
+    assert pickle.loads(pickle.dumps(with_one)).recoveries == (RECOVERY,)
+    # As a version that had none has saved it.
+    state = plan.__getstate__()
+    del state["recoveries"]
+    old = object.__new__(type(plan))
+    old.__setstate__(state)
+    assert old.recoveries == ()
