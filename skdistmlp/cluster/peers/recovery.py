@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from distributed import Client
 
+from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import check_open, run_on_workers
 from skdistmlp.cluster.client.workers import (
     threads_of,
@@ -18,6 +19,7 @@ from skdistmlp.cluster.client.workers import (
 )
 from skdistmlp.cluster.peers.driver import PeersRun, join_training_states
 from skdistmlp.cluster.peers.messages import Announced
+from skdistmlp.cluster.peers.reservation import choose_free_workers
 from skdistmlp.cluster.peers.worker import ShardCopy
 from skdistmlp.cluster.run.liveness import ping
 from skdistmlp.exceptions import (
@@ -47,6 +49,10 @@ LOG = logging.getLogger("skdistmlp")
 RECOVERABLE = (WorkerLostError, ExchangeError)
 """What a lost worker ends a run with: shards that hear nothing of one that hangs end
 before anybody knows that it does."""
+
+
+WAITING = "waiting for workers in place of those that were lost"
+"""The phase, for errors."""
 
 
 def train_despite_losses(
@@ -107,18 +113,18 @@ def train_despite_losses(
             if run.is_interrupted or len(plan.recoveries) >= recoveries():
                 raise
             lost_at = time.monotonic()
-            lost = _lost(client, plan, error)
-            if not lost:
-                raise
-            why = what_happened(error)
-            # Nothing is held while this waits.
-            others = _await_workers(client, plan, lost)
+            with translate_dask_errors(client, (), WAITING):
+                lost = _lost(client, plan, error)
+                # Nothing is held while this waits.
+                others = _await_workers(client, plan, lost) if lost else ()
             if not others:
                 raise
+            why = what_happened(error)
         # What the run has on the cluster goes with it.
         del run
         waited_s = time.monotonic() - lost_at
-        before, plan = plan, _plan_on(client, plan, others, job, dataset)
+        with translate_dask_errors(client, (), WAITING):
+            before, plan = plan, _plan_on(client, plan, others, job, dataset)
         if copies is not None:
             state = join_training_states(job.split, [copy.state for copy in copies])
             job = replace(job, initial=state)
@@ -187,10 +193,12 @@ def _await_workers(
         check_open(client)
         present = [worker for worker in workers_of(client) if worker not in lost]
         spare = [worker for worker in present if worker not in plan.workers]
-        n_kept = len(present) - len(spare)
-        if n_kept + len(spare) >= plan.n_workers:
+        if len(present) >= plan.n_workers:
+            # Another fit may hold some of them for long.
+            n_missing = plan.n_workers - (len(present) - len(spare))
+            taken = iter(choose_free_workers(client, spare, n_missing, {}))
             return tuple(
-                worker if worker in present else spare.pop(0) for worker in plan.workers
+                worker if worker in present else next(taken) for worker in plan.workers
             )
         if time.monotonic() > deadline:
             return tuple(present)

@@ -20,6 +20,7 @@ from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load
+from tests.marks import only_quick
 from tests.training.jobs import dataset_of, job_of
 
 pytestmark = [
@@ -120,12 +121,15 @@ def assert_same_bits(clf, other):
 
 @pytest.mark.parametrize(
     "parameters",
-    [
-        {},
-        {"early_stopping": True, "dropout": 0.2, "solver": "sgd", "alpha": 0.01},
-        {"n_replicas": 2, "ema_decay": 0.9, "learning_rate": "cosine"},
-    ],
-    ids=["plain", "early stopping", "replicas"],
+    only_quick(
+        *(0, 1),
+        cases=[
+            {"early_stopping": True, "dropout": 0.2, "solver": "sgd", "alpha": 0.01},
+            {"n_replicas": 2, "ema_decay": 0.9, "learning_rate": "cosine"},
+            {},
+        ],
+    ),
+    ids=["early stopping", "replicas", "plain"],
 )
 def test_a_killed_worker_does_not_change_the_answer(
     spare, data, monkeypatch, parameters
@@ -158,6 +162,7 @@ def test_without_copies_a_fit_begins_again(spare, data, monkeypatch):
     assert [recovery.n_iter for recovery in clf.recoveries_] == [0]
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_lost_with_its_buddy_begins_again(spare, data, monkeypatch):
     expected = undisturbed(spare, data)
     Killer(monkeypatch, spare, ranks=(0, 1))
@@ -167,6 +172,7 @@ def test_a_shard_that_is_lost_with_its_buddy_begins_again(spare, data, monkeypat
     assert clf.recoveries_[0].n_iter == 0
 
 
+@pytest.mark.slow
 def test_copies_are_those_before_while_new_ones_are_taken(spare, data, monkeypatch):
     expected = undisturbed(spare, data)
     Killer(monkeypatch, spare, after=(3,), before_copy=True)
@@ -208,6 +214,7 @@ def test_with_fewer_workers_the_answer_is_the_same_to_rounding(
     assert_allclose(clf.loss_curve_, expected.loss_curve_, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_nanny_starts_the_worker_that_takes_the_place(
     short_rounds, data, monkeypatch
 ):
@@ -238,6 +245,7 @@ def test_a_retired_worker_is_replaced(spare, data, monkeypatch):
     assert len(clf.recoveries_) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_replaced(spare, data, monkeypatch):
     expected = undisturbed(spare, data)
     killer = Killer(monkeypatch, spare, signal_number=signal.SIGSTOP)
@@ -251,6 +259,7 @@ def test_a_worker_that_hangs_is_replaced(spare, data, monkeypatch):
     assert clf.recoveries_[0].lost == tuple(killer.killed)
 
 
+@pytest.mark.slow
 def test_blocks_that_were_lost_are_computed_again(spare, data, monkeypatch):
     expected = undisturbed(spare, data)
     Killer(monkeypatch, spare)
@@ -268,7 +277,7 @@ def test_rows_that_are_others_when_computed_again_end_the_fit(spare, data, monke
         bounded(classifier(spare).fit, X, data[1])
 
 
-@pytest.mark.parametrize("allowed", [0, 1])
+@pytest.mark.parametrize("allowed", only_quick(1, cases=[0, 1]))
 def test_recoveries_are_limited(spare, data, monkeypatch, allowed):
     Killer(monkeypatch, spare, after=(2, 5))
     with (
@@ -299,6 +308,7 @@ def test_a_copy_without_room_is_done_without(spare, data, monkeypatch):
     assert_same_bits(clf, expected)
 
 
+@pytest.mark.slow
 def test_lbfgs_begins_again(spare, data, monkeypatch):
     expected = undisturbed(spare, data, solver="lbfgs")
     pids = spare.run(os.getpid)
