@@ -60,6 +60,7 @@ class StateCopies:
         self._tasks = tasks
         self._n_bytes = n_bytes
         self._last: Copies | None = None
+        self._max_share = copies_max_share()
         self._cost_s = n_bytes / ASSUMED_BYTES_PER_S
         self._taken_at = time.monotonic()
         self._has_room: bool | None = None
@@ -67,15 +68,16 @@ class StateCopies:
     @property
     def is_due(self) -> bool:
         """Whether the time since the last copies is worth what new ones will cost."""
-        share, waited_s = copies_max_share(), time.monotonic() - self._taken_at
-        if len(self._tasks.workers) == 1 or share * waited_s < self._cost_s:
-            # A single shard has no buddy.
+        share, waited_s = self._max_share, time.monotonic() - self._taken_at
+        # A single shard has no buddy.
+        is_alone = len(self._tasks.workers) == 1
+        if is_alone or share == 0 or share * waited_s < self._cost_s:
             return False
         if self._has_room is None:
             memory = worker_memory(self._client, self._tasks.workers).values()
             needed = N_COPIES * self._n_bytes
             self._has_room = all(needed <= its.free for its in memory)
-        return self._has_room and share > 0
+        return self._has_room
 
     def take(self, shards: Sequence[Future[Any]]) -> None:
         """Copy the state of all shards; return when both copies of each are there."""
@@ -123,11 +125,9 @@ class StateCopies:
         ]
         if not all(found):
             return None
-        gathering = submit_rpc(
-            self._client,
-            self._client.gather,
-            [each[-1] for each in found],
-            direct=False,
-        )
-        copies: list[ShardCopy] = gathering.result(COPIES_ANSWER_S)
+        last = [each[-1] for each in found]
+        gathering = submit_rpc(self._client, self._client.gather, last, direct=False)
+        # Longer for large ones, which go through the scheduler.
+        slowly_s = 10 * len(last) * self._n_bytes / ASSUMED_BYTES_PER_S
+        copies: list[ShardCopy] = gathering.result(COPIES_ANSWER_S + slowly_s)
         return copies

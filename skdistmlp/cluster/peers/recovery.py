@@ -94,6 +94,8 @@ def train_despite_losses(
         If workers are lost more often than the setting allows, or none are left.
     """
     begun, training_s = time.monotonic(), 0.0
+    # Before anything is lost: they may be wrong.
+    allowed, wait_s = recoveries(), recovery_wait_s()
     announced = Announced()
     while True:
         run = PeersRun(client, plan, job, dataset, on_epoch_end, announced)
@@ -110,13 +112,13 @@ def train_despite_losses(
             training_s += run.training_s
             return state, training_s
         except RECOVERABLE as error:
-            if run.is_interrupted or len(plan.recoveries) >= recoveries():
+            if run.is_interrupted or len(plan.recoveries) >= allowed:
                 raise
             lost_at = time.monotonic()
             with translate_dask_errors(client, (), WAITING):
                 lost = _lost(client, plan, error)
                 # Nothing is held while this waits.
-                others = _await_workers(client, plan, lost) if lost else ()
+                others = _await_workers(client, plan, lost, wait_s) if lost else ()
             if not others:
                 raise
             why = what_happened(error)
@@ -178,7 +180,7 @@ def _silent(client: Client, workers: tuple[str, ...]) -> list[str]:
 
 
 def _await_workers(
-    client: Client, plan: Plan, lost: tuple[str, ...]
+    client: Client, plan: Plan, lost: tuple[str, ...], wait_s: float
 ) -> tuple[str, ...]:
     """Wait until as many workers are there as before, or for as long as is allowed.
 
@@ -188,7 +190,7 @@ def _await_workers(
         As many as before, each in the place of one that is still there, if they have
         come in time; otherwise all that are there.
     """
-    deadline = time.monotonic() + recovery_wait_s()
+    deadline = time.monotonic() + wait_s
     while True:
         check_open(client)
         present = [worker for worker in workers_of(client) if worker not in lost]

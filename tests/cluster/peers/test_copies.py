@@ -29,7 +29,9 @@ def test_copies_are_due_when_they_cost_little_of_the_time(monkeypatch):
         copies._cost_s = cost_s
         assert copies.is_due is is_due
     with dask.config.set({"skdistmlp.copies.max-share": 0.5}):
-        assert copies.is_due
+        copies = copies_of(monkeypatch)
+    copies._cost_s = 1700
+    assert copies.is_due
 
 
 def test_first_copies_are_expected_to_take_their_time(monkeypatch):
@@ -42,10 +44,10 @@ def test_no_copies_are_made_of_a_single_shard(monkeypatch):
 
 
 def test_a_share_of_zero_makes_no_copies(monkeypatch):
-    copies = copies_of(monkeypatch)
-    copies._cost_s = 0.0
     with dask.config.set({"skdistmlp.copies.max-share": 0}):
-        assert not copies.is_due
+        copies = copies_of(monkeypatch)
+    copies._cost_s = 0.0
+    assert not copies.is_due
 
 
 @pytest.mark.parametrize("missing", [0, 1])

@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import dask
 import dask.array as da
@@ -137,8 +138,12 @@ def test_a_killed_worker_does_not_change_the_answer(
     expected = undisturbed(spare, data, **parameters)
     killer = Killer(monkeypatch, spare)
     clf = classifier(spare, **parameters)
-    with pytest.warns(UserWarning, match="the fit has lost workers, and went on"):
+    went_on = "the fit has lost workers, and went on"
+    with pytest.warns(UserWarning, match=went_on) as warned:
         bounded(clf.fit, *data)
+    # It points at the line that called `fit`.
+    (where,) = {w.filename for w in warned if went_on in str(w.message)}
+    assert Path(where).name == "support.py"
     assert_same_bits(clf, expected)
     (recovery,) = clf.recoveries_
     assert recovery.lost == tuple(killer.killed)
