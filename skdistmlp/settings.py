@@ -91,10 +91,10 @@ SETTINGS = {
             "how long the cache keeps what no call uses",
         ),
         Setting(
-            "recoveries",
+            "max-recoveries",
             3,
             "a number, 0 or more",
-            "how often a fit with engine='peers' goes on after it has lost workers",
+            "how often a fit with engine='peers' recovers from the loss of workers",
         ),
         Setting(
             "recovery-wait",
@@ -148,9 +148,9 @@ def rows_memory_share() -> float:
     return _parsed("rows.memory-share", _share)
 
 
-def recoveries() -> int:
-    """Return ``skdistmlp.recoveries``."""
-    return _parsed("recoveries", _count)
+def max_recoveries() -> int:
+    """Return ``skdistmlp.max-recoveries``."""
+    return _parsed("max-recoveries", _count)
 
 
 def recovery_wait_s() -> float:

@@ -28,7 +28,7 @@ stop_early_with_strings()
 
 # Errors of lost workers are tested where no fit goes on after them. Tests of those that
 # do say so.
-dask.config.set({"skdistmlp.recoveries": 0})
+dask.config.set({"skdistmlp.max-recoveries": 0})
 
 # A shell has what it starts in the background ignore SIGINT, as would all processes
 # of the tests.

@@ -22,8 +22,8 @@ from skdistmlp.settings import (
     exchange_timeout_s,
     fixed_timeouts,
     listen_ports,
+    max_recoveries,
     parameter_threshold,
-    recoveries,
     recovery_wait_s,
     rows_memory_share,
 )
@@ -210,7 +210,7 @@ READERS = {
     "cache.max-bytes": cache_max_bytes,
     "cache.ttl": cache_ttl_s,
     "rows.memory-share": rows_memory_share,
-    "recoveries": recoveries,
+    "max-recoveries": max_recoveries,
     "recovery-wait": recovery_wait_s,
     "copies.max-share": copies_max_share,
 }
@@ -221,7 +221,7 @@ READERS = {
     [
         ("parameter-threshold", 50_000, 50_000),
         ("parameter-threshold", 0, 0),
-        ("recoveries", 0, 0),
+        ("max-recoveries", 0, 0),
         ("recovery-wait", "2m", 120.0),
         ("recovery-wait", 0, 0.0),
         ("copies.max-share", 0, 0.0),
@@ -253,8 +253,8 @@ def test_values_are_parsed(name, value, parsed):
     ("name", "value"),
     [
         ("parameter-threshold", -1),
-        ("recoveries", -1),
-        ("recoveries", "often"),
+        ("max-recoveries", -1),
+        ("max-recoveries", "often"),
         ("recovery-wait", "-1s"),
         ("copies.max-share", 2),
         ("parameter-threshold", 0.5),

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from skdistmlp.cluster.client.workers import worker_memory
-from skdistmlp.cluster.peers.recovery import train_despite_losses
+from skdistmlp.cluster.peers.recovery import train_with_recovery
 from skdistmlp.engines.engine import with_step_time
 from skdistmlp.engines.futures import FuturesEngine
 from skdistmlp.exceptions import ClusterError
@@ -55,7 +55,7 @@ class PeersEngine:
         }
         if (shortage := memory_shortage(self.plan, memory)) is not None:
             raise ClusterError(shortage)
-        state, training_s = train_despite_losses(
+        state, training_s = train_with_recovery(
             self._client, self.plan, job, dataset, on_epoch_end, self._note_plan
         )
         self.plan = with_step_time(self.plan, job, state, training_s)

@@ -222,8 +222,8 @@ class BaseDistributedMLP(
         self._warn(outcome, incremental)
         if self.recoveries_:
             warnings.warn(
-                f"the fit has lost workers, and went on: "
-                f"{'; '.join(map(str, self.recoveries_))}. See recoveries_.",
+                f"the fit lost workers and recovered: "
+                f"{'. '.join(map(str, self.recoveries_))}. See recoveries_.",
                 stacklevel=STACKLEVEL - 1,
             )
         if validation is not None or self.scoring is not None:

@@ -99,7 +99,7 @@ class Plan:
     forecast : Forecast or None
         What the fit was expected to take on this plan and on others, if that decided.
     recoveries : tuple of Recovery
-        Losses of workers that the fit has survived; it went on to end on this plan.
+        Losses of workers from which the fit recovered; it ended on this plan.
 
     See Also
     --------

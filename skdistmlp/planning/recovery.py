@@ -44,8 +44,12 @@ class Recovery:
     same_bits: bool
 
     def __str__(self) -> str:
-        bits = "to the same bits" if self.same_bits else "to the same, up to rounding"
+        several = len(self.lost) > 1
+        who = f"worker{'s' if several else ''} {', '.join(self.lost)}"
+        who = f"{who} {'were' if several else 'was'}"
+        answer = "identical" if self.same_bits else "equal up to rounding"
         return (
-            f"lost {', '.join(self.lost)} after {self.after_s:.1f} s, and went on from "
-            f"epoch {self.n_iter} on {', '.join(self.workers)}, {bits}"
+            f"{who} lost after {self.after_s:.1f} s; the fit resumed from "
+            f"epoch {self.n_iter} on {', '.join(self.workers)}, with "
+            f"results {answer} to those of an undisturbed fit"
         )

@@ -18,7 +18,7 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_is_sent(
     memory = dict.fromkeys(plan.workers, WorkerMemory(200))
     monkeypatch.setattr(peers, "worker_memory", lambda *_: memory)
     monkeypatch.setattr(
-        peers, "train_despite_losses", lambda *_: pytest.fail("it was sent")
+        peers, "train_with_recovery", lambda *_: pytest.fail("it was sent")
     )
     with pytest.raises(ClusterError, match="shard 1 would hold 300 bytes"):
         PeersEngine(plan, client).train(job_of("adam", 2), dataset_of("adam"))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from skdistmlp.parallel.rows import RowHolding
 from tests import strategies
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.estimators.configurations import CONFIGURATIONS, Case
@@ -128,7 +129,8 @@ def test_random_configurations_match_on_uneven_shards(case, shares):
 @settings(max_examples=60)
 def test_random_configurations_match_on_grids(case, shares, n_replicas, form):
     """Some replicas have no row of a mini-batch, or of any; so have shards."""
-    ours = assert_parity(case, shares=shares, n_replicas=n_replicas, form=form)
+    rows = RowHolding(form)
+    ours = assert_parity(case, shares=shares, n_replicas=n_replicas, rows=rows)
     if hasattr(ours, "plan_"):
         assert ours.n_replicas_ == n_replicas
 

@@ -13,7 +13,8 @@ import sklearn.neural_network
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from skdistmlp.engines import futures, local, peers
+from skdistmlp.cluster.peers import recovery
+from skdistmlp.engines import futures, local
 from skdistmlp.parallel import whole_network
 from tests.marks import only_quick
 
@@ -151,7 +152,7 @@ def _spied_engines(monkeypatch):
         monkeypatch.setattr(module, name, call)
 
     spy(futures, "open_futures_network", lambda _client, workers, *_: len(workers))
-    spy(peers, "PeersRun", lambda _client, plan, *_: plan.n_workers)
+    spy(recovery, "PeersRun", lambda _client, plan, *_: plan.n_workers)
     spy(local, "SingleProcess", lambda *_: 0)
     spy(whole_network, "predict_whole", lambda *_: 0)
     return n_workers

@@ -12,8 +12,8 @@ RECOVERY = Recovery(
 
 def test_a_recovery_says_what_happened():
     assert str(RECOVERY) == (
-        "lost tcp://a:1 after 12.3 s, and went on from epoch 7 on tcp://b:1, to the "
-        "same, up to rounding"
+        "worker tcp://a:1 was lost after 12.3 s; the fit resumed from epoch 7 on "
+        "tcp://b:1, with results equal up to rounding to those of an undisturbed fit"
     )
 
 

@@ -1,4 +1,4 @@
-"""Copies of what a fit has trained so far, so that a lost worker does not lose it.
+"""In-memory copies of the training state, from which a fit recovers.
 
 Each shard has a copy of its state on its own worker, and another on that of its
 *buddy*, the next shard: any single worker may be lost. The copies count once all have

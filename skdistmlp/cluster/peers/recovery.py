@@ -1,4 +1,4 @@
-"""Train in spite of lost workers: from the last copies, on those that are left."""
+"""Recover from the loss of workers: resume from the last copies of the state."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
 from skdistmlp.settings import (
     PING_ANSWER_S,
     RECOVERY_POLL_S,
-    recoveries,
+    max_recoveries,
     recovery_wait_s,
     rows_memory_share,
 )
@@ -55,7 +55,7 @@ WAITING = "waiting for workers in place of those that were lost"
 """The phase, for errors."""
 
 
-def train_despite_losses(
+def train_with_recovery(
     client: Client,
     plan: Plan,
     job: TrainingJob,
@@ -63,7 +63,7 @@ def train_despite_losses(
     on_epoch_end: OnEpochEnd | None,
     note_plan: Callable[[Plan], None],
 ) -> tuple[TrainingState, float]:
-    """Train to the end; whenever workers are lost, go on from the last copies.
+    """Train to the end; whenever workers are lost, resume from the last copies.
 
     Parameters
     ----------
@@ -78,8 +78,8 @@ def train_despite_losses(
     on_epoch_end : callable, optional
         See `PeersRun`; it is called once for each epoch, also if some are repeated.
     note_plan : callable
-        Called with each plan, before training goes on by it: which rows each worker
-        has, and what was lost on the way, are in it.
+        Called with each plan before training starts or resumes on it. It says which
+        rows each worker has, and what was lost so far.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def train_despite_losses(
     """
     begun, training_s = time.monotonic(), 0.0
     # Before anything is lost: they may be wrong.
-    allowed, wait_s = recoveries(), recovery_wait_s()
+    allowed, wait_s = max_recoveries(), recovery_wait_s()
     announced = Announced()
     while True:
         run = PeersRun(client, plan, job, dataset, on_epoch_end, announced)
@@ -214,7 +214,7 @@ def _plan_on(
     job: TrainingJob,
     dataset: BaseDataset,
 ) -> Plan:
-    """Return the plan that goes on: the same if there are as many workers."""
+    """Return the plan to resume on: the same if there are as many workers."""
     if len(workers) == plan.n_workers:
         return replace(plan, workers=workers, row_ranges=())
     cost = cost_of_training(job, dataset)

@@ -173,7 +173,13 @@ def test_a_worker_concatenates_blocks_without_holding_them_twice(
         assert abs(during[worker][0] - idle[worker] - held) < ALLOWANCE
         peak = after[worker][1] - idle[worker]
         assert peak < held + 4 * BLOCK_BYTES + 0.6 * computed + ALLOWANCE
+    keys = {future.key for future in futures_of(X)}
     X = None
+    # Else the memory of these blocks would be taken for that of the next test.
+    wait_until(
+        lambda: keys.isdisjoint(k for held in client.has_what().values() for k in held),
+        "the blocks are released",
+    )
     assert_back_at(client, idle)
 
 

@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.peers import driver, recovery
 from skdistmlp.cluster.peers.copies import StateCopies
-from skdistmlp.cluster.peers.recovery import train_despite_losses
+from skdistmlp.cluster.peers.recovery import train_with_recovery
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
 from tests.cluster.leaks import assert_nothing_left, own_cluster
@@ -26,7 +26,7 @@ from tests.training.jobs import dataset_of, job_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore:the fit has lost workers"),
+    pytest.mark.filterwarnings("ignore:the fit lost workers"),
 ]
 
 PARAMETERS = {
@@ -50,7 +50,7 @@ def short_rounds(monkeypatch):
     """Have a round end after every epoch, and copy the state after each."""
     monkeypatch.setattr(driver, "ROUND_S", 0.0)
     monkeypatch.setattr(StateCopies, "is_due", True)
-    with dask.config.set({"skdistmlp.recoveries": 3}):
+    with dask.config.set({"skdistmlp.max-recoveries": 3}):
         yield
 
 
@@ -138,11 +138,11 @@ def test_a_killed_worker_does_not_change_the_answer(
     expected = undisturbed(spare, data, **parameters)
     killer = Killer(monkeypatch, spare)
     clf = classifier(spare, **parameters)
-    went_on = "the fit has lost workers, and went on"
-    with pytest.warns(UserWarning, match=went_on) as warned:
+    recovered = "the fit lost workers and recovered"
+    with pytest.warns(UserWarning, match=recovered) as warned:
         bounded(clf.fit, *data)
     # It points at the line that called `fit`.
-    (where,) = {w.filename for w in warned if went_on in str(w.message)}
+    (where,) = {w.filename for w in warned if recovered in str(w.message)}
     assert Path(where).name == "support.py"
     assert_same_bits(clf, expected)
     (recovery,) = clf.recoveries_
@@ -156,7 +156,7 @@ def test_a_killed_worker_does_not_change_the_answer(
     assert recovery.workers == clf.plan_.workers
     assert recovery.waited_s < 8
     assert {first, *killer.killed} < {*recovery.workers, *killer.killed}
-    assert f"lost {killer.killed[0]} after" in str(clf.plan_)
+    assert f"worker {killer.killed[0]} was lost after" in str(clf.plan_)
 
 
 def test_without_copies_a_fit_begins_again(spare, data, monkeypatch):
@@ -286,7 +286,7 @@ def test_rows_that_are_others_when_computed_again_end_the_fit(spare, data, monke
 def test_recoveries_are_limited(spare, data, monkeypatch, allowed):
     Killer(monkeypatch, spare, after=(2, 5))
     with (
-        dask.config.set({"skdistmlp.recoveries": allowed}),
+        dask.config.set({"skdistmlp.max-recoveries": allowed}),
         pytest.raises(WorkerLostError, match="lost while"),
     ):
         bounded(classifier(spare).fit, *data)
@@ -347,7 +347,7 @@ def test_an_epoch_is_reported_once(spare, monkeypatch):
         reported.append(state.progress.n_iter)
         return False
 
-    bounded(train_despite_losses, spare, plan, job, dataset, report, plans.append)
+    bounded(train_with_recovery, spare, plan, job, dataset, report, plans.append)
     assert killer.killed
     assert reported == list(range(1, len(reported) + 1))
     assert [len(plan.recoveries) for plan in plans] == [0, 1]
