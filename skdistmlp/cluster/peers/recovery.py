@@ -143,7 +143,7 @@ def train_with_recovery(
             plan.n_replicas,
             _computes_the_same(before, plan, dataset),
         )
-        LOG.warning("%s", recovery)
+        LOG.info("%s", recovery)
         plan = replace(plan, recoveries=(*before.recoveries, recovery))
 
 
