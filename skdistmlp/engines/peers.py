@@ -58,7 +58,9 @@ class PeersEngine:
         state, training_s = train_with_recovery(
             self._client, self.plan, job, dataset, on_epoch_end, self._note_plan
         )
-        self.plan = with_step_time(self.plan, job, state, training_s)
+        if not self.plan.recoveries:
+            # Otherwise some steps were taken twice, or on fewer workers.
+            self.plan = with_step_time(self.plan, job, state, training_s)
         return state
 
     def _note_plan(self, plan: Plan) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from skdistmlp.engines.dispatch import OnResult, TrainingResult
 from skdistmlp.estimators._sklearn import callbacks_of, root_context
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.update_rules import UPDATE_RULES
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
@@ -109,9 +110,16 @@ class CallbackContext:
         """
         epoch, self._epoch = self._epoch, None
         self._n_epochs_ended += 1
-        stop: bool = epoch.call_on_fit_task_end(
-            **self._given, reconstruction_attributes=attributes
-        )
+        try:
+            stop: bool = epoch.call_on_fit_task_end(
+                **self._given, reconstruction_attributes=attributes
+            )
+        except ClusterError:
+            # A worker was lost while a callback asked for the parameters: if the fit
+            # recovers, the epoch is trained and ended again.
+            self._epoch = epoch
+            self._n_epochs_ended -= 1
+            raise
         return stop
 
     def _as_fitted(self, result: TrainingResult) -> dict[str, Any]:

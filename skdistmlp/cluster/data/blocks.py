@@ -61,8 +61,7 @@ def describe_block(block: Any, estimator_name: str) -> Block:
 def digest_of(rows: Features) -> int:
     """Return a number that other rows, or the same in another order, hardly share.
 
-    A sum of the bits of all numbers, weighted by their rows: it takes no longer than to
-    read them.
+    A sum of the bits of all numbers, weighted by their rows and columns.
     """
     if issparse(rows):
         sparse: Any = rows
@@ -72,10 +71,12 @@ def digest_of(rows: Features) -> int:
     if not numbers.size:
         return 0
     bits = numbers.view(f"u{numbers.itemsize}").reshape(len(numbers), -1)
-    # Sums of unsigned integers wrap around.
-    of_rows = bits.sum(axis=1, dtype=np.uint64)
-    weights = np.arange(1, 2 * len(bits), 2, dtype=np.uint64)
-    return int((of_rows * weights).sum(dtype=np.uint64))
+    n_rows, n_columns = bits.shape
+    # Products and sums of unsigned integers wrap around.
+    of_columns = np.arange(1, 2 * n_columns, 2, dtype=np.uint64)
+    of_rows = np.arange(1, 2 * n_rows, 2, dtype=np.uint64)
+    weighted = np.einsum("ij,j->i", bits, of_columns, dtype=np.uint64)
+    return int((weighted * of_rows).sum(dtype=np.uint64))
 
 
 def index_dtype(shape: tuple[int, int], nnz: int) -> np.dtype[np.signedinteger]:

@@ -338,15 +338,18 @@ class PeersRun:
     def _call_back(self, on_epoch_end: OnEpochEnd) -> bool:
         """Report the end of an epoch; return whether to stop."""
         n_iter = self._state.progress.n_iter
-        if n_iter <= self._announced.n_iter:
+        announced = self._announced
+        if n_iter <= announced.n_iter:
             # An epoch that was trained before, and lost.
-            return False
-        self._announced.n_iter = n_iter
+            return announced.stops and n_iter == announced.n_iter
         _THREAD.workers = self._workers
         try:
-            return on_epoch_end(self._state, self._snapshot)
+            announced.stops = on_epoch_end(self._state, self._snapshot)
         finally:
             _THREAD.workers = None
+        # Not before: a worker may be lost while the parameters are collected.
+        announced.n_iter = n_iter
+        return announced.stops
 
     def _snapshot(self) -> TrainingState:
         """Return a copy of the state of the whole network, between rounds."""

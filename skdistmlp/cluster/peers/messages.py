@@ -70,11 +70,14 @@ class Announced:
         Those of them that were sent before the state from which the fit goes on.
     n_iter : int
         The last epoch or iteration that was reported.
+    stops : bool
+        Whether training is to stop there.
     """
 
     n_lines: int = 0
     n_lines_copied: int = 0
     n_iter: int = 0
+    stops: bool = False
 
 
 @dataclass(frozen=True)

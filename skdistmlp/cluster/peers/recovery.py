@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from distributed import Client
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import check_open, run_on_workers
 from skdistmlp.cluster.client.workers import (
+    known_workers,
     threads_of,
     worker_memory,
     workers_of,
@@ -23,6 +24,7 @@ from skdistmlp.cluster.peers.reservation import choose_free_workers
 from skdistmlp.cluster.peers.worker import ShardCopy
 from skdistmlp.cluster.run.liveness import ping
 from skdistmlp.exceptions import (
+    ClusterError,
     ExchangeError,
     WorkerLostError,
     counted,
@@ -97,7 +99,10 @@ def train_with_recovery(
     # Before anything is lost: they may be wrong.
     allowed, wait_s = max_recoveries(), recovery_wait_s()
     announced = Announced()
+    # Processes that are of no use any more, by address.
+    gone: dict[str, str | None] = {}
     while True:
+        processes = _processes(client)
         run = PeersRun(client, plan, job, dataset, on_epoch_end, announced)
         copies: list[ShardCopy] | None = None
         try:
@@ -113,15 +118,20 @@ def train_with_recovery(
             return state, training_s
         except RECOVERABLE as error:
             if run.is_interrupted or len(plan.recoveries) >= allowed:
+                _note_recoveries(error, plan)
                 raise
             lost_at = time.monotonic()
             with translate_dask_errors(client, (), WAITING):
-                lost = _lost(client, plan, error)
+                lost = _lost(client, plan, processes, error)
+                gone.update((worker, processes.get(worker)) for worker in lost)
                 # Nothing is held while this waits.
-                others = _await_workers(client, plan, lost, wait_s) if lost else ()
+                others = _await_workers(client, plan, gone, wait_s) if lost else ()
             if not others:
                 raise
             why = what_happened(error)
+        except ClusterError as error:
+            _note_recoveries(error, plan)
+            raise
         # What the run has on the cluster goes with it.
         del run
         waited_s = time.monotonic() - lost_at
@@ -155,19 +165,42 @@ def _computes_the_same(before: Plan, plan: Plan, dataset: BaseDataset) -> bool:
     return plan.n_replicas == 1 or not dataset.is_in_blocks
 
 
+def _note_recoveries(error: ClusterError, plan: Plan) -> None:
+    """Note in an error what the fit had recovered from before."""
+    if plan.recoveries:
+        before = ". ".join(map(str, plan.recoveries))
+        error.add_note(
+            f"Before that, the fit recovered (at most skdistmlp.max-recoveries times): "
+            f"{before}."
+        )
+
+
+def _processes(client: Client) -> dict[str, str]:
+    """Return what tells the process at each worker's address from others there.
+
+    A nanny may restart a worker at the same address, with another directory.
+    """
+    return {
+        worker: info["local_directory"]
+        for worker, info in known_workers(client).items()
+    }
+
+
 def _lost(
-    client: Client, plan: Plan, error: WorkerLostError | ExchangeError
+    client: Client,
+    plan: Plan,
+    processes: Mapping[str, str],
+    error: WorkerLostError | ExchangeError,
 ) -> tuple[str, ...]:
     """Return the workers that have left, that an error names, or that hang."""
-    present = set(workers_of(client))
-    useless: Collection[str] = ()
+    present = _processes(client)
+    lost = {worker for worker in plan.workers if worker not in present}
+    lost |= {w for w in plan.workers if present.get(w) != processes.get(w)}
     if isinstance(error, WorkerLostError):
-        useless = error.workers
-    elif present.issuperset(plan.workers):
-        useless = _silent(client, plan.workers)
-    return tuple(
-        worker for worker in plan.workers if worker not in present or worker in useless
-    )
+        lost |= {*error.workers}
+    elif not lost:
+        lost |= {*_silent(client, plan.workers)}
+    return tuple(worker for worker in plan.workers if worker in lost)
 
 
 def _silent(client: Client, workers: tuple[str, ...]) -> list[str]:
@@ -180,7 +213,7 @@ def _silent(client: Client, workers: tuple[str, ...]) -> list[str]:
 
 
 def _await_workers(
-    client: Client, plan: Plan, lost: tuple[str, ...], wait_s: float
+    client: Client, plan: Plan, gone: Mapping[str, str | None], wait_s: float
 ) -> tuple[str, ...]:
     """Wait until as many workers are there as before, or for as long as is allowed.
 
@@ -193,17 +226,27 @@ def _await_workers(
     deadline = time.monotonic() + wait_s
     while True:
         check_open(client)
-        present = [worker for worker in workers_of(client) if worker not in lost]
-        spare = [worker for worker in present if worker not in plan.workers]
-        if len(present) >= plan.n_workers:
-            # Another fit may hold some of them for long.
-            n_missing = plan.n_workers - (len(present) - len(spare))
-            taken = iter(choose_free_workers(client, spare, n_missing, {}))
+        present = {
+            worker: process
+            for worker, process in _processes(client).items()
+            if worker not in gone or process != gone[worker]
+        }
+        kept = [worker for worker in plan.workers if worker in present]
+        # Those of the plan may be paused for a moment; others have to accept tasks.
+        spare = [
+            worker
+            for worker in workers_of(client)
+            if worker in present and worker not in kept
+        ]
+        n_missing = plan.n_workers - len(kept)
+        if len(spare) >= n_missing:
+            # Another fit may hold some of them for long. They are reserved at once.
+            taken = iter(choose_free_workers(client, spare, n_missing, {}, False))
             return tuple(
-                worker if worker in present else next(taken) for worker in plan.workers
+                worker if worker in kept else next(taken) for worker in plan.workers
             )
         if time.monotonic() > deadline:
-            return tuple(present)
+            return (*kept, *spare)
         time.sleep(RECOVERY_POLL_S)
 
 

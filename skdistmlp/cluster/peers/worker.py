@@ -213,7 +213,12 @@ class PeerShard:
 
     def snapshot(self) -> TrainingState:
         """Return a copy of the state, between rounds."""
-        assert self._run is not None
+        if self._run is None:
+            # One that Dask has opened again, as in `train`.
+            raise ExchangeError(
+                f"{self._job.grid.title(self._rank)} has no state to copy: its worker "
+                f"was lost or the fit has ended"
+            )
         return self._run.snapshot()
 
     def copy(self) -> ShardCopy:

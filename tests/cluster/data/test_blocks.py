@@ -52,8 +52,8 @@ def test_a_digest_tells_other_rows(convert, dtype):
     rows = ROWS.astype(dtype)
     changed = rows.copy()
     changed[2, 1] = np.nextafter(changed[2, 1], dtype(100))
-    each = [rows, changed, rows[[1, 0, 2, 3]], rows[:3], rows[:0]]
-    assert len({digest_of(convert(one)) for one in each}) == 5
+    each = [rows, changed, rows[[1, 0, 2, 3]], rows[:, ::-1], rows[:3], rows[:0]]
+    assert len({digest_of(convert(one)) for one in each}) == 6
     assert digest_of(convert(rows.copy())) == digest_of(convert(rows))
     assert digest_of(np.asfortranarray(rows)) == digest_of(rows)
 

@@ -17,7 +17,7 @@ from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.peers import driver, recovery
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.recovery import train_with_recovery
-from skdistmlp.planning.cost import cost_of_training
+from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.plan import plan_training
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load
@@ -282,16 +282,6 @@ def test_rows_that_are_others_when_computed_again_end_the_fit(spare, data, monke
         bounded(classifier(spare).fit, X, data[1])
 
 
-@pytest.mark.parametrize("allowed", only_quick(1, cases=[0, 1]))
-def test_recoveries_are_limited(spare, data, monkeypatch, allowed):
-    Killer(monkeypatch, spare, after=(2, 5))
-    with (
-        dask.config.set({"skdistmlp.max-recoveries": allowed}),
-        pytest.raises(WorkerLostError, match="lost while"),
-    ):
-        bounded(classifier(spare).fit, *data)
-
-
 def test_a_copy_without_room_is_done_without(spare, data, monkeypatch):
     expected = undisturbed(spare, data)
     all_copies = set()
@@ -334,21 +324,80 @@ def test_lbfgs_begins_again(spare, data, monkeypatch):
     assert clf.recoveries_[0].n_iter == 0
 
 
+def trained(client, report):
+    """Train on two workers; return the state and the plans."""
+    job, dataset = job_of("adam"), dataset_of("adam")
+    workers, cost = tuple(client.nthreads())[:2], cost_of_training(job, dataset)
+    plan = plan_training(job.network.layer_units, "peers", workers, cost)
+    job, plans = replace(job, split=plan.split), []
+    state, _ = bounded(
+        train_with_recovery, client, plan, job, dataset, report, plans.append
+    )
+    assert_nothing_left(client)
+    return state, plans
+
+
 def test_an_epoch_is_reported_once(spare, monkeypatch):
     killer = Killer(monkeypatch, spare, after=(3,), before_copy=True)
-    job, dataset = job_of("adam"), dataset_of("adam")
-    workers = tuple(spare.nthreads())[:2]
-    cost = cost_of_training(job, dataset)
-    plan = plan_training(job.network.layer_units, "peers", workers, cost)
-    job = replace(job, split=plan.split)
-    reported, plans = [], []
+    reported = []
 
     def report(state, _):
         reported.append(state.progress.n_iter)
         return False
 
-    bounded(train_with_recovery, spare, plan, job, dataset, report, plans.append)
+    _, plans = trained(spare, report)
     assert killer.killed
     assert reported == list(range(1, len(reported) + 1))
     assert [len(plan.recoveries) for plan in plans] == [0, 1]
-    assert_nothing_left(spare)
+
+
+@pytest.mark.parametrize("stops", only_quick(1, cases=[False, True]))
+def test_a_worker_that_is_lost_in_a_callback(spare, stops):
+    """It may ask for the parameters, and stop training."""
+    pids, workers = spare.run(os.getpid), list(spare.nthreads())
+    reported, killed = [], []
+
+    def report(state, snapshot):
+        n_iter = state.progress.n_iter
+        if n_iter == 3 and not killed:
+            killed.append(workers[1])
+            os.kill(pids[workers[1]], signal.SIGKILL)
+        if not stops:
+            snapshot()
+        reported.append(n_iter)
+        return stops and n_iter == 3
+
+    state, plans = trained(spare, report)
+    assert len(plans) == 2
+    assert reported == list(range(1, len(reported) + 1))
+    if stops:
+        assert state.progress.n_iter == len(reported) == 3
+
+
+def test_a_worker_that_is_restarted_at_its_address_was_lost(client, monkeypatch):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    before = recovery._processes(client)
+    error = WorkerLostError("it was lost")
+    assert recovery._lost(client, plan, before, error) == ()
+    old = before | {second: "another directory"}
+    assert recovery._lost(client, plan, old, error) == (second,)
+    found = recovery._await_workers(client, plan, {second: old[second]}, 0.0)
+    assert found == (first, second)
+    # It is still the same process.
+    found = recovery._await_workers(client, plan, {second: before[second]}, 0.0)
+    assert found == (first, third)
+    both = {second: before[second], third: before[third]}
+    assert recovery._await_workers(client, plan, both, 0.0) == (first,)
+
+
+@pytest.mark.parametrize("allowed", only_quick(1, cases=[0, 1]))
+def test_recoveries_are_limited(spare, data, monkeypatch, allowed):
+    Killer(monkeypatch, spare, after=(2, 5))
+    with (
+        dask.config.set({"skdistmlp.max-recoveries": allowed}),
+        pytest.raises(WorkerLostError, match="lost while") as caught,
+    ):
+        bounded(classifier(spare).fit, *data)
+    notes = getattr(caught.value, "__notes__", ())
+    assert any("max-recoveries" in note for note in notes) is (allowed > 0)
