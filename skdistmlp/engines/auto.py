@@ -66,7 +66,7 @@ class FitOutline:
         )
 
     def with_more_rows(self, times: float) -> "FitOutline":
-        """Return the outline of a fit with so many times as many rows, if by epochs."""
+        """Return the outline of the same fit in epochs, with `times` as many rows."""
         cost, (n_steps, n_epochs) = self.cost, self.length
         cost = replace(
             cost,

@@ -25,8 +25,8 @@ ASSUMED_BYTES_PER_S = 1e8
 """Bytes of a shard's state that are taken to reach its buddy in a second, at first."""
 
 N_COPIES = 4
-"""Copies that a worker holds at a time, at most: of its own shard and another, and the
-ones before of both."""
+"""Maximum number of copies on a worker: of its own shard and of another one, and the
+previous copies of both."""
 
 
 class Copies(NamedTuple):

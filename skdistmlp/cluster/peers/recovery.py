@@ -102,7 +102,8 @@ def train_with_recovery(
     # Processes that are of no use any more, by address.
     gone: dict[str, str | None] = {}
     while True:
-        processes = _processes(client)
+        with translate_dask_errors(client, (), "looking for workers"):
+            processes = _processes(client)
         run = PeersRun(client, plan, job, dataset, on_epoch_end, announced)
         copies: list[ShardCopy] | None = None
         try:
@@ -273,7 +274,7 @@ def _plan_on(
         rows_memory_share(),
     )
     reason = (
-        f"{counted(len(plan.workers) - len(workers), 'worker')} fewer are left "
+        f"{counted(len(plan.workers) - len(workers), 'worker')} fewer than before "
         f"({plan.reason})"
     )
     return replace(fewer, reason=reason, recoveries=plan.recoveries)

@@ -215,7 +215,7 @@ def test_with_fewer_workers_the_answer_is_the_same_to_rounding(
     assert not found.same_bits
     assert found.waited_s >= 1
     assert (len(found.workers), clf.n_workers_) == (2, 2)
-    assert "1 worker fewer are left" in clf.plan_.reason
+    assert "1 worker fewer than before" in clf.plan_.reason
     assert_allclose(clf.loss_curve_, expected.loss_curve_, rtol=1e-6)
 
 
