@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from skdistmlp._version import __version__ as __version__
 from skdistmlp.exceptions import (
+    CheckpointError,
     ClusterError,
     ExchangeError,
     SkdistmlpError,
@@ -17,6 +18,7 @@ from skdistmlp.settings import register_defaults as _register_defaults
 
 __all__ = [
     "Activation",
+    "CheckpointError",
     "ClusterError",
     "DistributedMLPClassifier",
     "DistributedMLPRegressor",

@@ -52,3 +52,7 @@ class WorkerLostError(ClusterError):
 
 class ExchangeError(ClusterError):
     """The shards of a network could not exchange what a step needs."""
+
+
+class CheckpointError(SkdistmlpError):
+    """A file in the place of a checkpoint is none of this fit, or cannot be read."""

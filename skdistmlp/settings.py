@@ -111,6 +111,12 @@ SETTINGS = {
             "a fit goes on",
         ),
         Setting(
+            "checkpoint.interval",
+            "60s",
+            "a duration, such as 60s or 10m",
+            "how long a fit with checkpoint= trains, at least, between two files",
+        ),
+        Setting(
             "rows.memory-share",
             0.5,
             "a share between 0 and 1, such as 0.5",
@@ -161,6 +167,11 @@ def recovery_wait_s() -> float:
 def copies_max_share() -> float:
     """Return ``skdistmlp.copies.max-share``."""
     return _parsed("copies.max-share", _share)
+
+
+def checkpoint_interval_s() -> float:
+    """Return ``skdistmlp.checkpoint.interval`` in seconds."""
+    return _parsed("checkpoint.interval", _duration)
 
 
 def cache_ttl_s() -> float:

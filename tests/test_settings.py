@@ -18,6 +18,7 @@ from skdistmlp.settings import (
     SETTINGS,
     cache_max_bytes,
     cache_ttl_s,
+    checkpoint_interval_s,
     copies_max_share,
     exchange_timeout_s,
     fixed_timeouts,
@@ -213,6 +214,7 @@ READERS = {
     "max-recoveries": max_recoveries,
     "recovery-wait": recovery_wait_s,
     "copies.max-share": copies_max_share,
+    "checkpoint.interval": checkpoint_interval_s,
 }
 
 
@@ -257,6 +259,7 @@ def test_values_are_parsed(name, value, parsed):
         ("max-recoveries", "often"),
         ("recovery-wait", "-1s"),
         ("copies.max-share", 2),
+        ("checkpoint.interval", "-1s"),
         ("parameter-threshold", 0.5),
         ("parameter-threshold", "many"),
         ("parameter-threshold", True),

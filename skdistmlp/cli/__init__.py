@@ -6,6 +6,7 @@ before a command runs.
 
 import click
 
+from skdistmlp.cli.checkpoint_command import checkpoint
 from skdistmlp.cli.crossover_command import crossover
 from skdistmlp.cli.plan_command import plan
 
@@ -15,5 +16,6 @@ def mlp() -> None:
     """Train multilayer perceptrons split by neurons over a Dask cluster."""
 
 
+mlp.add_command(checkpoint)
 mlp.add_command(crossover)
 mlp.add_command(plan)

@@ -1,8 +1,10 @@
 """Train and predict with whichever engine a request leads to."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from skdistmlp.checkpoints.checkpointing import checkpointing
 from skdistmlp.engines.auto import FitOutline
 from skdistmlp.engines.choice import ENGINES, open_engine, warn_of_local_prediction
 from skdistmlp.engines.engine import EngineFactory, EngineRequest
@@ -14,7 +16,7 @@ from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan
-from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 
 
@@ -28,10 +30,13 @@ class TrainingResult:
         How the network was split, and why.
     state : TrainingState
         Of the whole network.
+    advice : str or None
+        How to go on if it was interrupted: from a checkpoint, if there is one.
     """
 
     plan: Plan
     state: TrainingState
+    advice: str | None = None
 
 
 OnResult = Callable[[TrainingState, Callable[[], TrainingResult]], bool]
@@ -44,6 +49,7 @@ def train(
     dataset: BaseDataset,
     on_epoch_end: OnResult | None = None,
     engines: Mapping[str, EngineFactory] = ENGINES,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> TrainingResult:
     """Plan the training of a network, and carry it out.
 
@@ -59,6 +65,9 @@ def train(
         See `OnResult`.
     engines : mapping of str to callable
         The table of engines.
+    checkpoint : str or path, optional
+        Directory, or URL of one, of the file that the training resumes from if it was
+        cut off, and that is written meanwhile.
     """
     dataset = dataset.prepared(job.dtype)
     if dataset.client is not None:
@@ -66,6 +75,32 @@ def train(
         request = replace(
             request, client=dataset.client, must_share=not dataset.fits_here
         )
+    random_state = job.initial.random_state
+    if request.only_plans:
+        checkpoint = None
+    with checkpointing(checkpoint, job, dataset) as kept:
+        if kept is not None and (found := kept.load()) is not None:
+            job = replace(job, initial=found)
+            job.log(f"Resuming: {kept.advice}")
+        plan, state = _train(request, job, dataset, on_epoch_end, engines, kept)
+        if kept is not None:
+            kept.end(state.outcome)
+    if state.random_state is not random_state:
+        # Another process, or one before, has drawn from a copy of the user's.
+        random_state.set_state(state.random_state.get_state(legacy=False))
+    advice = None if kept is None else kept.advice
+    return TrainingResult(plan, state, advice)
+
+
+def _train(
+    request: EngineRequest,
+    job: TrainingJob,
+    dataset: BaseDataset,
+    on_epoch_end: OnResult | None,
+    engines: Mapping[str, EngineFactory],
+    checkpoint: Checkpoint | None,
+) -> tuple[Plan, TrainingState]:
+    """Plan, and train; see `train`."""
     outline = FitOutline.of(job, dataset)
     layer_units = job.network.layer_units
     with open_engine(request, layer_units, outline.cost, engines, outline) as engine:
@@ -82,17 +117,13 @@ def train(
                     lambda: TrainingResult(engine.plan, snapshot().as_if_ended()),
                 )
 
-        state = engine.train(job, dataset, report)
+        state = engine.train(job, dataset, report, checkpoint)
         plan = engine.plan
         if plan.forecast is not None and plan.forecast.misses:
             from skdistmlp.cluster.peers.measurement import forget_machines
 
             forget_machines()
-    random_state = job.initial.random_state
-    if state.random_state is not random_state:
-        # Another process has drawn from a copy of the user's.
-        random_state.set_state(state.random_state.get_state(legacy=False))
-    return TrainingResult(plan, state)
+    return plan, state
 
 
 def predict(

@@ -12,7 +12,7 @@ from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan, Threshold, reason_to_stay_local
 from skdistmlp.settings import parameter_threshold as configured_threshold
-from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.progress import Progress
 from skdistmlp.training.state import TrainingState
 
@@ -138,6 +138,7 @@ class Engine(Protocol):
         job: TrainingJob,
         dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> TrainingState:
         """Carry out a job to the end.
 
@@ -149,6 +150,9 @@ class Engine(Protocol):
             All rows, prepared.
         on_epoch_end : callable, optional
             See `OnEpochEnd`; called in this process.
+        checkpoint : Checkpoint, optional
+            Offered the state between epochs, at least every few seconds unless an
+            epoch takes longer.
 
         Returns
         -------

@@ -15,7 +15,7 @@ from skdistmlp.parallel.shard import ShardState
 from skdistmlp.parallel.split import Parameters, flatten
 from skdistmlp.parallel.whole_network import PREDICT_BLOCK_ROWS, WholeNetwork
 from skdistmlp.planning.plan import Plan
-from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.run import TrainingRun
 from skdistmlp.training.state import TrainingState
 from skdistmlp.training.step import predict_blocks
@@ -44,6 +44,7 @@ class FuturesEngine:
         job: TrainingJob,
         dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> TrainingState:
         """Carry out a job, its loop in this process; see `Engine`.
 
@@ -65,7 +66,7 @@ class FuturesEngine:
             log=job.log,
         ) as network:
             run = TrainingRun(job, network, dataset, state, job.log)
-            return run.train(on_epoch_end)
+            return run.train(on_epoch_end, checkpoint)
 
     def predict(
         self, network: Network, parameters: Parameters, X: Features

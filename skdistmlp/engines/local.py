@@ -12,7 +12,7 @@ from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.plan import Plan
-from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.run import TrainingRun
 from skdistmlp.training.state import TrainingState
 
@@ -34,6 +34,7 @@ class LocalEngine:
         job: TrainingJob,
         dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> TrainingState:
         """Carry out a job; see `Engine`."""
         dataset = dataset.to_local()
@@ -59,7 +60,7 @@ class LocalEngine:
             return stops
 
         begun = time.perf_counter()
-        trained = run.train(None if on_epoch_end is None else timed)
+        trained = run.train(None if on_epoch_end is None else timed, checkpoint)
         training_s = time.perf_counter() - begun - waited_s
         self.plan = with_step_time(self.plan, job, trained, training_s)
         return trained

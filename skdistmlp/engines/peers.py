@@ -13,7 +13,7 @@ from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
 from skdistmlp.planning.plan import Plan, memory_shortage
-from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 
 
@@ -37,6 +37,7 @@ class PeersEngine:
         job: TrainingJob,
         dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> TrainingState:
         """Carry out a job in rounds on the workers; see `Engine`.
 
@@ -56,7 +57,13 @@ class PeersEngine:
         if (shortage := memory_shortage(self.plan, memory)) is not None:
             raise ClusterError(shortage)
         state, training_s = train_with_recovery(
-            self._client, self.plan, job, dataset, on_epoch_end, self._note_plan
+            self._client,
+            self.plan,
+            job,
+            dataset,
+            on_epoch_end,
+            self._note_plan,
+            checkpoint,
         )
         if not self.plan.recoveries:
             # Otherwise some steps were taken twice, or on fewer workers.

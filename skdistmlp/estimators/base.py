@@ -214,12 +214,19 @@ class BaseDistributedMLP(
                 )
             on_epoch_end = tasks.begin()
             request = self._engine_request()
-            result = train(request, job, dataset, on_epoch_end, self._engines)
+            result = train(
+                request,
+                job,
+                dataset,
+                on_epoch_end,
+                self._engines,
+                None if incremental else self.checkpoint,
+            )
             self._set_fitted_attributes(result)
             if validation is not None or (self.early_stopping and rule is not None):
                 self._watched = validation is not None, self.scoring
             outcome = tasks.end(result.state.outcome)
-        self._warn(outcome, incremental)
+        self._warn(outcome, incremental, result.advice)
         if self.recoveries_:
             warnings.warn(
                 f"the fit lost workers and recovered: "
@@ -360,11 +367,19 @@ class BaseDistributedMLP(
         rule = UPDATE_RULES.get(self.solver)
         return None if rule is None else rule.from_params(vars(self))
 
-    def _warn(self, outcome: Outcome | OptimizeResult, incremental: bool) -> None:
+    def _warn(
+        self,
+        outcome: Outcome | OptimizeResult,
+        incremental: bool,
+        advice: str | None,
+    ) -> None:
         if isinstance(outcome, OptimizeResult):
             check_optimize_result("lbfgs", outcome, self.max_iter)
         elif outcome is Outcome.INTERRUPTED:
-            warnings.warn("Training interrupted by user.", stacklevel=STACKLEVEL)
+            message = "Training interrupted by user."
+            if advice is not None:
+                message = f"{message} {advice}"
+            warnings.warn(message, stacklevel=STACKLEVEL)
         elif outcome is Outcome.OUT_OF_EPOCHS and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) "

@@ -70,6 +70,8 @@ class CallbackContext:
         self, state: TrainingState, result: Callable[[], TrainingResult]
     ) -> bool:
         assert state.progress is not None
+        # Of a fit that was resumed, the first ones ended in another process.
+        self._n_epochs_ended = state.progress.n_iter - 1
         self._estimator._set_progress_attributes(state.progress)
         if self._end_epoch(lambda: self._as_fitted(result())):
             return True

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Real
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -175,6 +176,12 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         local included; for shorter fits it is "peers" (see `plan_fit`). Predictions run
         where they should be faster, except with "local" and "futures", which hold
         for them too.
+    checkpoint : str, path-like or None, default=None
+        A directory, or a URL that fsspec knows. `fit` keeps its state there, in a file
+        of its own, and removes it at the end. If `fit` was cut off, another with the
+        same parameters and data resumes from there, in whatever process, on whatever
+        engine and number of workers, and gives the answer of an undisturbed one.
+        `partial_fit` keeps none.
 
     Attributes
     ----------
@@ -303,6 +310,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         n_replicas: int | None = None,
         parameter_threshold: int | Literal["auto"] | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
+        checkpoint: str | PathLike[str] | None = None,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -341,6 +349,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         self.n_replicas = n_replicas
         self.parameter_threshold = parameter_threshold
         self.engine = engine
+        self.checkpoint = checkpoint
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from numbers import Integral, Real
+from os import PathLike
 from types import MappingProxyType
 from typing import Any
 
@@ -68,6 +69,7 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
             Interval(Integral, 0, None, closed="left"),
             StrOptions({"auto"}),
         ],
+        "checkpoint": [None, str, PathLike],
         "engine": [StrOptions({"auto", *ENGINES})],
     }
 )

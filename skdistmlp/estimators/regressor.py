@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -175,6 +176,12 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         local included; for shorter fits it is "peers" (see `plan_fit`). Predictions run
         where they should be faster, except with "local" and "futures", which hold
         for them too.
+    checkpoint : str, path-like or None, default=None
+        A directory, or a URL that fsspec knows. `fit` keeps its state there, in a file
+        of its own, and removes it at the end. If `fit` was cut off, another with the
+        same parameters and data resumes from there, in whatever process, on whatever
+        engine and number of workers, and gives the answer of an undisturbed one.
+        `partial_fit` keeps none.
 
     Attributes
     ----------
@@ -307,6 +314,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         n_replicas: int | None = None,
         parameter_threshold: int | Literal["auto"] | None = None,
         engine: Literal["auto", "local", "futures", "peers"] = "auto",
+        checkpoint: str | PathLike[str] | None = None,
     ) -> None:
         self.loss = loss
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -346,6 +354,7 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         self.n_replicas = n_replicas
         self.parameter_threshold = parameter_threshold
         self.engine = engine
+        self.checkpoint = checkpoint
 
     def _validate_params(self) -> None:
         """Check the parameters; scikit-learn calls this when a fit begins."""

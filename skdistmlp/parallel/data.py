@@ -155,6 +155,10 @@ class BaseDataset(ABC):
         return self.features_nbytes + sum(array.nbytes for array in arrays)
 
     @abstractmethod
+    def content(self) -> Sequence[Any]:
+        """Return values that other rows hardly share, the same in every process."""
+
+    @abstractmethod
     def prepared(self, dtype: np.dtype[np.floating]) -> Self:
         """Return the same data with features in `dtype`, laid out for fast access."""
 
@@ -246,6 +250,10 @@ class Dataset(BaseDataset):
         X: Any = self.X
         arrays = [X.data, X.indices, X.indptr] if issparse(X) else [X]
         return sum(array.nbytes for array in arrays)
+
+    def content(self) -> Sequence[Any]:
+        """Return the arrays themselves."""
+        return self._array, self.y, self.sample_weight
 
     def part(
         self, distribution: RowDistribution, replica: int, shard: int = 0

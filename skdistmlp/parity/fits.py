@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from distributed import Client
 
 ENGINE_PARAMETERS = frozenset(
-    {"client", "n_workers", "n_replicas", "parameter_threshold", "engine"}
+    {
+        "client",
+        "n_workers",
+        "n_replicas",
+        "parameter_threshold",
+        "engine",
+        "checkpoint",
+    }
 )
 """Parameters that scikit-learn lacks and that do not change the answer."""
 

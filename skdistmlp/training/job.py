@@ -218,11 +218,17 @@ class LbfgsRun:
     def __init__(self, method: LbfgsTraining) -> None:
         self._method = method
         self._minimisation: IterativeMinimisation[Any] | None = None
+        self._n_before = 0
 
     def begin(
         self, network: OpenNetwork[Any], dataset: Dataset, state: TrainingState
     ) -> TrainingState:
-        """Return a state without iterations: L-BFGS begins at its parameters."""
+        """Return a state without iterations: L-BFGS begins at its parameters.
+
+        If they are those of an earlier iteration, it counts on from there.
+        """
+        if isinstance(state.progress, LbfgsProgress):
+            self._n_before = state.progress.n_iter
         return replace(state, progress=None, iterate=None)
 
     def advance(
@@ -238,18 +244,20 @@ class LbfgsRun:
             blocks = self._method.blocks(
                 dataset, network.network, dataset.X.dtype.itemsize
             )
+            options = self._method.options
+            # Never 0: a pause is before another iteration.
+            options = replace(options, max_iter=options.max_iter - self._n_before)
             if pause is None:
-                found = minimise(network, self._method.options, blocks)
+                found = minimise(network, options, blocks)
                 return self._ended(network, state, found)
-            self._minimisation = IterativeMinimisation(
-                network, self._method.options, blocks
-            )
+            self._minimisation = IterativeMinimisation(network, options, blocks)
         minimisation = self._minimisation
         while minimisation.advance():
             iterate, progress = minimisation.iterate, None
             # Shards that do not lead know neither.
             if iterate is not None:
-                progress = LbfgsProgress(iterate.n_iter, iterate.loss)
+                n_iter = self._n_before + iterate.n_iter
+                progress = LbfgsProgress(n_iter, iterate.loss)
             state = replace(
                 state,
                 network=network.state.current,
@@ -276,7 +284,7 @@ class LbfgsRun:
         if found is None:
             # Shards that do not lead know no result, but that training has ended.
             return replace(state, outcome=Outcome.CONVERGED)
-        n_iter = min(found.nit, self._method.options.max_iter)
+        n_iter = min(self._n_before + found.nit, self._method.options.max_iter)
         progress = LbfgsProgress(n_iter, float(found.fun))
         return replace(state, progress=progress, outcome=found)
 
@@ -385,6 +393,15 @@ class TrainingJob:
             seed = int(initial.random_state.randint(2**63 - 1, dtype=np.int64))
             network = replace(network, dropout_seed=seed)
         return replace(initial, network=network)
+
+
+class Checkpoint(Protocol):
+    """What may keep the state of a training between two epochs."""
+
+    def offer(
+        self, state: TrainingState, snapshot: Callable[[], TrainingState]
+    ) -> None:
+        """Take note of a state; the function returns a copy, which takes time."""
 
 
 OnEpochEnd = Callable[[TrainingState, Callable[[], TrainingState]], bool]

@@ -1,11 +1,12 @@
 """A job on an open network: from its start, epoch by epoch, to its end."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import OpenNetwork
-from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.loop import Log, Pause, prefer_interrupt, quiet
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
@@ -68,13 +69,20 @@ class TrainingRun:
         network = self._network.state.fetch()
         return replace(state or self.state, network=network).copy()
 
-    def train(self, on_epoch_end: OnEpochEnd | None = None) -> TrainingState:
+    def train(
+        self,
+        on_epoch_end: OnEpochEnd | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> TrainingState:
         """Train to the end; return the state, with the best parameters if any."""
         pause = None
-        if on_epoch_end is not None:
+        if on_epoch_end is not None or checkpoint is not None:
 
             def pause(state: TrainingState) -> bool:
-                return on_epoch_end(state, lambda: self.snapshot(state))
+                snapshot = partial(self.snapshot, state)
+                if checkpoint is not None:
+                    checkpoint.offer(state, snapshot)
+                return on_epoch_end is not None and on_epoch_end(state, snapshot)
 
         try:
             if self.advance(pause).outcome is None and pause is not None:

@@ -17,6 +17,7 @@ from skdistmlp.nn.update_rules import UPDATE_RULES
 
 OURS = {
     *("client", "n_workers", "n_replicas", "parameter_threshold", "engine"),
+    "checkpoint",
     *("dropout", "weight_decay", "rho", "max_grad_norm", "warmup_steps"),
     *("ema_decay", "scoring"),
 }

@@ -57,6 +57,7 @@ def test_parameters_are_those_of_scikit_learn_and_ours():
         ("n_replicas", inspect.Parameter.KEYWORD_ONLY, None),
         ("parameter_threshold", inspect.Parameter.KEYWORD_ONLY, None),
         ("engine", inspect.Parameter.KEYWORD_ONLY, "auto"),
+        ("checkpoint", inspect.Parameter.KEYWORD_ONLY, None),
     ]
 
 

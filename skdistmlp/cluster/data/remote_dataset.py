@@ -327,6 +327,18 @@ class RemoteDataset(BaseDataset):
                 found.update(dict.fromkeys(where[future.key], block.nbytes))
         return found
 
+    def content(self) -> Sequence[Any]:
+        """Return what the workers have found out of the blocks.
+
+        Of a streamed array, whose values nobody has seen yet, the names that Dask gives
+        to its blocks.
+        """
+        features, names = self.features, None
+        if any(block.digest is None for block in features.blocks):
+            names = features.collection.__dask_keys__()
+        blocks = [(b.shape, b.dtype, b.nnz, b.digest) for b in features.blocks]
+        return blocks, names, self.y, self.sample_weight
+
     def prepared(self, dtype: np.dtype[np.floating]) -> RemoteDataset:
         """Return the same data, whose blocks will be copied into arrays of `dtype`."""
         return replace(self, features=replace(self.features, dtype=dtype))

@@ -53,7 +53,7 @@ from skdistmlp.settings import (
     WORKER_CHECK_S,
     exchange_timeout_s,
 )
-from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.loop import prefer_interrupt
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.state import TrainingState
@@ -85,6 +85,8 @@ class PeersRun:
         Called in this process; a round is one epoch or iteration then.
     announced : Announced, optional
         What the user has been told before, if this run goes on with a fit.
+    checkpoint : Checkpoint, optional
+        Offered the state after each round.
 
     Attributes
     ----------
@@ -102,6 +104,7 @@ class PeersRun:
         dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
         announced: Announced | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self._client = client
         self._plan = plan
@@ -110,6 +113,7 @@ class PeersRun:
         self._dataset = dataset
         self._on_epoch_end = on_epoch_end
         self._announced = announced or Announced()
+        self._checkpoint = checkpoint
         self._stop = False
         self._ranks = range(plan.n_workers)
         self._credentials = Credentials.new()
@@ -224,10 +228,16 @@ class PeersRun:
                 except KeyboardInterrupt:
                     self._interrupt()
             try:
+                self._offer_state()
                 self._copy_state()
             except KeyboardInterrupt:
                 self._interrupt()
             number += 1
+
+    def _offer_state(self) -> None:
+        """Let the checkpoint have the state, if it wants it."""
+        if self._checkpoint is not None:
+            self._checkpoint.offer(self._state, self._snapshot)
 
     def _copy_state(self) -> None:
         """Copy the state of all shards, if it is time."""
@@ -324,7 +334,8 @@ class PeersRun:
         if self._on_epoch_end is not None:
             round_s = 0.0
         else:
-            round_s = ROUND_S if self._job.method.pauses_cost_little else math.inf
+            pauses = self._job.method.pauses_cost_little or self._checkpoint
+            round_s = ROUND_S if pauses else math.inf
         arguments = [
             (self._shards[rank], number, self._rows[rank], roster, round_s, self._stop)
             for rank in self._ranks

@@ -43,7 +43,7 @@ from skdistmlp.settings import (
     recovery_wait_s,
     rows_memory_share,
 )
-from skdistmlp.training.job import OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 
 LOG = logging.getLogger("skdistmlp")
@@ -64,6 +64,7 @@ def train_with_recovery(
     dataset: BaseDataset,
     on_epoch_end: OnEpochEnd | None,
     note_plan: Callable[[Plan], None],
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[TrainingState, float]:
     """Train to the end; whenever workers are lost, resume from the last copies.
 
@@ -82,6 +83,8 @@ def train_with_recovery(
     note_plan : callable
         Called with each plan before training starts or resumes on it. It says which
         rows each worker has, and what was lost so far.
+    checkpoint : Checkpoint, optional
+        Offered the state after each round.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def train_with_recovery(
     while True:
         with translate_dask_errors(client, (), "looking for workers"):
             processes = _processes(client)
-        run = PeersRun(client, plan, job, dataset, on_epoch_end, announced)
+        run = PeersRun(client, plan, job, dataset, on_epoch_end, announced, checkpoint)
         copies: list[ShardCopy] | None = None
         try:
             with run:

@@ -17,13 +17,17 @@ class RoundLog:
     ----------
     names : sequence of str
         What to call each shard, by rank.
-    resumed : Progress or None
+    resumed : Progress, LbfgsProgress or None
         How far training had come before the first round.
     """
 
-    def __init__(self, names: Sequence[str], resumed: Progress | None) -> None:
+    def __init__(
+        self, names: Sequence[str], resumed: Progress | LbfgsProgress | None
+    ) -> None:
         self._names = names
-        self._n_samples_logged = 0 if resumed is None else resumed.n_samples_seen
+        self._n_samples_logged = (
+            resumed.n_samples_seen if isinstance(resumed, Progress) else 0
+        )
 
     def write(self, number: int, reports: Sequence[Report]) -> None:
         """Say how a round went, from the reports of all shards."""

@@ -1,0 +1,1 @@
+"""Training that outlives its process: the state on disk, and fits that resume."""

@@ -1,0 +1,165 @@
+"""When a fit writes its checkpoint, and what becomes of the file."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from skdistmlp.checkpoints.fingerprint import fingerprint
+from skdistmlp.exceptions import ClusterError
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.settings import checkpoint_interval_s
+from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.progress import Outcome
+from skdistmlp.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from skdistmlp.checkpoints.store import CheckpointFile
+
+MAX_SHARE = 0.02
+"""Share of the training time that copies in memory, and writing files, may each take:
+what takes a second to write is written every 50 s at most."""
+
+STACKLEVEL = 9
+"""Frames from a warning to the line that called `fit`, in most cases."""
+
+
+class Checkpointing:
+    """Keeps the checkpoint of one fit.
+
+    Between two epochs it is offered the state. It writes the file now and then, and
+    keeps a newer copy in memory, which it writes if the fit ends early: at the end of
+    an interrupt or an error the parameters are from the middle of an epoch, and only
+    from between two epochs can a fit give the bits of an undisturbed one.
+
+    Parameters
+    ----------
+    file : CheckpointFile
+        Where to.
+    interval_s : float
+        Seconds between two files, at least.
+    """
+
+    def __init__(self, file: CheckpointFile, interval_s: float) -> None:
+        self._file = file
+        self._interval_s = interval_s
+        now = time.monotonic()
+        self._write_at = now + interval_s
+        self._copy_at = now
+        # A copy that is newer than the file.
+        self._copy: TrainingState | None = None
+        self._has_failed = False
+        self.n_iter: int | None = None
+
+    def load(self) -> TrainingState | None:
+        """Return the state that the fit resumes from, if there is any."""
+        state = self._file.load()
+        if state is not None:
+            self.n_iter = state.progress.n_iter
+        return state
+
+    def offer(
+        self, state: TrainingState, snapshot: Callable[[], TrainingState]
+    ) -> None:
+        """Keep a state, if it is time.
+
+        Parameters
+        ----------
+        state : TrainingState
+            Between two epochs or iterations. Not copied.
+        snapshot : callable
+            Returns a copy of it, with the arrays of the whole network.
+        """
+        begun = time.monotonic()
+        if begun >= self._write_at:
+            self._copy = snapshot()
+            self._save()
+            ended = time.monotonic()
+            pause_s = max(self._interval_s, (ended - begun) / MAX_SHARE)
+            self._write_at = ended + pause_s
+        elif begun >= self._copy_at:
+            self._copy = snapshot()
+            ended = time.monotonic()
+        else:
+            return
+        self._copy_at = ended + (ended - begun) / MAX_SHARE
+
+    def end(self, outcome: object) -> None:
+        """Note how training has ended: unless interrupted, the file is removed."""
+        if outcome is not Outcome.INTERRUPTED:
+            self._copy = self.n_iter = None
+            self._file.remove()
+
+    def close(self) -> None:
+        """Write what the file does not have yet of a fit that has ended early."""
+        if self._copy is not None:
+            self._save()
+
+    @property
+    def advice(self) -> str | None:
+        """How to go on with a fit that has ended early, if there is a file."""
+        if self.n_iter is None:
+            return None
+        return (
+            f"{self._file} has its state after epoch {self.n_iter}: fit with the same "
+            f"arguments resumes from there."
+        )
+
+    def _save(self) -> None:
+        assert self._copy is not None
+        try:
+            self._file.save(self._copy)
+        except OSError as error:
+            # Once: the next one may have room again.
+            if not self._has_failed:
+                warnings.warn(
+                    f"the checkpoint {self._file} could not be written: {error}. The "
+                    f"fit goes on, and tries again later.",
+                    stacklevel=STACKLEVEL,
+                )
+            self._has_failed = True
+            return
+        self.n_iter, self._copy = self._copy.progress.n_iter, None
+
+
+@contextmanager
+def checkpointing(
+    location: str | os.PathLike[str] | None, job: TrainingJob, dataset: BaseDataset
+) -> Iterator[Checkpointing | None]:
+    """Yield what keeps the checkpoint of a fit; None if none is wanted.
+
+    Parameters
+    ----------
+    location : str, path or None
+        The directory, or URL of one.
+    job : TrainingJob
+        What is trained, before it is split.
+    dataset : BaseDataset
+        All rows, prepared.
+
+    Raises
+    ------
+    ValueError
+        If there can be no files at `location`.
+    """
+    if location is None:
+        yield None
+        return
+    # Imports fsspec, which most fits do without.
+    from skdistmlp.checkpoints.store import CheckpointFile
+
+    name = fingerprint(job, dataset)
+    file = CheckpointFile(location, job, dataset.n_rows, name)
+    kept = Checkpointing(file, checkpoint_interval_s())
+    try:
+        yield kept
+    except BaseException as error:
+        kept.close()
+        if isinstance(error, ClusterError | KeyboardInterrupt) and kept.advice:
+            error.add_note(kept.advice)
+        raise
+    kept.close()

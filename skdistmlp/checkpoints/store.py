@@ -1,0 +1,216 @@
+"""Where checkpoints are: one file per fit in a directory, or below a URL."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from skdistmlp.checkpoints import file_format
+from skdistmlp.checkpoints.file_format import Summary
+from skdistmlp.exceptions import CheckpointError
+from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.state import TrainingState
+
+SUFFIX = ".checkpoint"
+
+
+def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
+    """Return the file system of a path or URL, and the path there.
+
+    Raises
+    ------
+    ValueError
+        If nothing is installed that reads such a URL.
+    """
+    text = os.fspath(location)
+    if "://" not in text:
+        text = os.path.abspath(os.path.expanduser(text))
+    try:
+        files, path = fsspec.core.url_to_fs(text)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint={text!r} cannot be opened: {error}. Pass a directory, or a "
+            f"URL that fsspec knows."
+        ) from error
+    return files, path
+
+
+class CheckpointFile:
+    """The checkpoint of one fit.
+
+    Parameters
+    ----------
+    location : str or path
+        The directory, or URL of one; it is made if it is not there.
+    job : TrainingJob
+        What is trained, before it is split.
+    n_rows : int
+        Rows of the fit.
+    fingerprint : str
+        Of the fit: the name of its file.
+
+    Raises
+    ------
+    ValueError
+        If the directory cannot be made or written to.
+    """
+
+    def __init__(
+        self,
+        location: str | os.PathLike[str],
+        job: TrainingJob,
+        n_rows: int,
+        fingerprint: str,
+    ) -> None:
+        self._job = job
+        self._n_rows = n_rows
+        self._fingerprint = fingerprint
+        self._files, directory = open_location(location)
+        self._path = f"{directory.rstrip('/')}/{fingerprint}{SUFFIX}"
+        try:
+            self._files.makedirs(directory, exist_ok=True)
+            if self._is_local:
+                # Now, not after an hour.
+                with tempfile.TemporaryFile(dir=directory):
+                    pass
+        except OSError as error:
+            raise ValueError(
+                f"checkpoint={os.fspath(location)!r} cannot be written to: {error}. "
+                f"Pass a directory, which need not exist, or a URL."
+            ) from error
+
+    def __str__(self) -> str:
+        return _full_name(self._files, self._path)
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._files, LocalFileSystem)
+
+    def load(self) -> TrainingState | None:
+        """Return the state in it; None if there is no such file.
+
+        Raises
+        ------
+        CheckpointError
+            If it is no checkpoint of this fit that this version can read.
+        """
+        try:
+            file = self._files.open(self._path, "rb")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CheckpointError(
+                f"{self} cannot be read: {error}. Move it away, or pass another "
+                f"directory as checkpoint."
+            ) from error
+        with file:
+            return file_format.read(
+                file, str(self), self._job, self._n_rows, self._fingerprint
+            )
+
+    def save(self, state: TrainingState) -> None:
+        """Write a state, in place of the one before: a reader sees either.
+
+        Raises
+        ------
+        OSError
+            If that fails; the one before stays.
+        """
+        written = datetime.now(UTC).isoformat(timespec="seconds")
+
+        def write(file: BinaryIO) -> None:
+            file_format.write(
+                file, self._job, state, self._n_rows, self._fingerprint, written
+            )
+
+        if self._is_local:
+            _replace_file(Path(self._path), write)
+            return
+        # What is atomic there, only fsspec knows.
+        with self._files.transaction, self._files.open(self._path, "wb") as file:
+            write(file)
+
+    def remove(self) -> None:
+        """Remove it, and what processes that were killed have left of it."""
+        with suppress(FileNotFoundError):
+            self._files.rm_file(self._path)
+        if self._is_local:
+            for unfinished in _unfinished(Path(self._path)):
+                unfinished.unlink(missing_ok=True)
+
+
+def _replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Replace a file by what `write` writes, as a whole."""
+    # What other processes have left: one that writes the same fit at this moment loses
+    # this write of its file, and writes the next.
+    for unfinished in _unfinished(path):
+        unfinished.unlink(missing_ok=True)
+    with _temporary_file(path) as (file, name):
+        write(file)
+        file.flush()
+        # Otherwise a crash of the machine could leave the new name without its bytes.
+        os.fsync(file.fileno())
+        os.replace(name, path)
+    with suppress(OSError):
+        # The name too, where directories can be flushed.
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """Yield a new file beside `path`; remove it if it still has its name at the end."""
+    number, name = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)
+    try:
+        with open(number, "wb") as file:
+            yield file, name
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def _unfinished(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{path.name}.*.tmp"))
+
+
+def _full_name(files: Any, path: str) -> str:
+    """Return a path, with its protocol unless it is local."""
+    if isinstance(files, LocalFileSystem):
+        return path
+    name: str = files.unstrip_protocol(path)
+    return name
+
+
+def summaries(
+    location: str | os.PathLike[str],
+) -> Iterator[tuple[str, Summary | CheckpointError]]:
+    """Yield name and summary of a checkpoint, or of all in a directory or URL.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing.
+    """
+    files, path = open_location(location)
+    if files.isdir(path):
+        paths = [p for p in sorted(files.ls(path, detail=False)) if p.endswith(SUFFIX)]
+    else:
+        paths = [path]
+    for one in paths:
+        name = _full_name(files, one)
+        with files.open(one, "rb") as file:
+            try:
+                yield name, file_format.read_summary(file, name)
+            except CheckpointError as error:
+                yield name, error
