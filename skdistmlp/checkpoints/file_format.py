@@ -177,8 +177,8 @@ def read(
     with _opened(file, name) as (archive, header):
         if header["fingerprint"] != fingerprint:
             raise CheckpointError(
-                f"{name} is the checkpoint of another fit, of which it was copied or "
-                f"renamed from. Move it away, or pass another directory as checkpoint."
+                f"{name} is the checkpoint of another fit, copied or renamed. It is "
+                f"left as it is. Move it away, or pass another directory as checkpoint."
             )
         return _state(_Arrays(archive), header, job, n_rows)
 

@@ -1,0 +1,156 @@
+"""When the state is written, when it is only copied, and what happens at the end."""
+
+from dataclasses import replace
+
+import dask
+import pytest
+
+from skdistmlp import ClusterError
+from skdistmlp.checkpoints import checkpointing as module
+from skdistmlp.checkpoints.checkpointing import Checkpointing, checkpointing
+from skdistmlp.training.progress import Outcome
+from tests.checkpoints.support import state_after
+from tests.training.jobs import dataset_of, job_of
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Recorder:
+    """In place of a file: which epochs were written."""
+
+    def __init__(self, clock, writing_s=0.0):
+        self.clock, self.writing_s = clock, writing_s
+        self.saved, self.is_there, self.fails = [], False, False
+
+    def __str__(self):
+        return "the/file"
+
+    def load(self):
+        return None
+
+    def save(self, state):
+        self.clock.now += self.writing_s
+        if self.fails:
+            raise OSError("no space left")
+        self.saved.append(state.progress.n_iter)
+        self.is_there = True
+
+    def remove(self):
+        self.is_there = False
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+STATE = state_after(job_of("adam"), "adam")
+
+
+def epochs(kept, clock, number, epoch_s, copying_s=0.0):
+    """Train for some epochs; return those after which the state was copied."""
+    copied = []
+
+    def state_of(n_iter):
+        return replace(STATE, progress=replace(STATE.progress, n_iter=n_iter))
+
+    def snapshot(n_iter):
+        clock.now += copying_s
+        copied.append(n_iter)
+        return state_of(n_iter)
+
+    for n_iter in range(1, number + 1):
+        clock.now += epoch_s
+        kept.offer(state_of(n_iter), lambda n_iter=n_iter: snapshot(n_iter))
+    return copied
+
+
+def test_files_are_written_at_most_every_interval(clock):
+    file = Recorder(clock)
+    epochs(Checkpointing(file, 60), clock, 200, 1)
+    assert file.saved == [60, 120, 180]
+
+
+def test_what_takes_long_to_write_is_written_more_seldom(clock):
+    file = Recorder(clock, writing_s=4)
+    epochs(Checkpointing(file, 60), clock, 500, 1)
+    # 2% of the time between two files: 200 s.
+    assert file.saved == [60, 260, 460]
+
+
+def test_copies_in_memory_take_two_percent_of_the_time(clock):
+    file = Recorder(clock)
+    copied = epochs(Checkpointing(file, 1e6), clock, 1000, 1, copying_s=1)
+    assert file.saved == []
+    assert copied == list(range(1, 1000, 50))
+
+
+def test_the_newest_copy_is_written_if_the_fit_ends_early(clock):
+    file = Recorder(clock)
+    kept = Checkpointing(file, 60)
+    epochs(kept, clock, 70, 1)
+    kept.end(Outcome.INTERRUPTED)
+    kept.close()
+    assert file.saved == [60, 70]
+    assert "the/file has its state after epoch 70" in kept.advice
+
+
+@pytest.mark.parametrize("outcome", [*set(Outcome) - {Outcome.INTERRUPTED}, "SciPy's"])
+def test_nothing_is_left_of_a_fit_that_has_ended(clock, outcome):
+    file = Recorder(clock)
+    kept = Checkpointing(file, 60)
+    epochs(kept, clock, 70, 1)
+    assert file.is_there
+    kept.end(outcome)
+    kept.close()
+    assert not file.is_there
+    assert file.saved == [60]
+    assert kept.advice is None
+
+
+def test_a_failed_write_warns_once_and_is_tried_again(clock):
+    file = Recorder(clock)
+    kept = Checkpointing(file, 60)
+    file.fails = True
+    with pytest.warns(UserWarning, match="the/file could not be written: no space"):
+        epochs(kept, clock, 60, 1)
+    epochs(kept, clock, 60, 1)
+    assert kept.advice is None
+    file.fails = False
+    kept.close()
+    assert file.saved == [60]
+
+
+@pytest.mark.parametrize("error", [ClusterError, KeyboardInterrupt])
+def test_errors_that_pass_name_the_checkpoint(tmp_path, error):
+    def train():
+        with checkpointing(tmp_path, job_of("adam"), dataset_of("adam")) as kept:
+            kept.offer(STATE, lambda: STATE)
+            raise error("the scheduler is gone")
+
+    with (
+        dask.config.set({"skdistmlp.checkpoint.interval": "0s"}),
+        pytest.raises(error) as raised,
+    ):
+        train()
+    (note,) = raised.value.__notes__
+    (file,) = tmp_path.iterdir()
+    assert note == (
+        f"{file} has its state after epoch 2: fit with the same arguments resumes from "
+        f"there."
+    )
+
+
+def test_nothing_is_kept_unless_it_is_asked_for():
+    with checkpointing(None, job_of("adam"), dataset_of("adam")) as kept:
+        assert kept is None
