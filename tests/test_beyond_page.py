@@ -24,6 +24,7 @@ ELSEWHERE = {
     "n_replicas",
     "parameter_threshold",
     "engine",
+    "checkpoint",
 }
 """Parameters that other pages explain."""
 

@@ -272,3 +272,18 @@ def test_a_plan_reads_and_writes_none(data, tmp_path):
         warnings.simplefilter("ignore")
         classifier(checkpoint=tmp_path / "never").plan_fit(*data)
     assert not (tmp_path / "never").exists()
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
+
+
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(code, namespace)
+    assert namespace["clf"].n_iter_ == 30
+    assert os.listdir(tmp_path) == ["checkpoints"]
+    assert os.listdir(tmp_path / "checkpoints") == []
