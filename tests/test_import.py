@@ -93,6 +93,7 @@ def test_the_command_loads_nothing_heavy_for_other_commands_of_dask():
         "skdistmlp",
         "skdistmlp._version",
         "skdistmlp.cli",
+        "skdistmlp.cli.checkpoint_command",
         "skdistmlp.cli.connection",
         "skdistmlp.cli.crossover_command",
         "skdistmlp.cli.plan_command",
@@ -164,13 +165,14 @@ def test_every_module_can_be_imported(name):
 
 def test_every_room_is_among_the_modules():
     rooms = "cli plotting crossover parity estimators engines cluster planning"
-    rooms += " training wire parallel nn settings exceptions"
+    rooms += " checkpoints training wire parallel nn settings exceptions"
     assert {f"skdistmlp.{room}" for room in rooms.split()} <= set(MODULES)
 
 
 def test_public_names():
     assert set(skdistmlp.__all__) == {
         "Activation",
+        "CheckpointError",
         "ClusterError",
         "DistributedMLPClassifier",
         "DistributedMLPRegressor",
@@ -191,7 +193,7 @@ def test_public_names():
 
 def test_errors_have_a_common_base():
     errors = [getattr(skdistmlp, name) for name in skdistmlp.__all__ if "Err" in name]
-    assert len(errors) == 4
+    assert len(errors) == 5
     assert all(issubclass(error, skdistmlp.SkdistmlpError) for error in errors)
 
 

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
 ROOMS = (
+    "checkpoints",
     "cluster",
     "engines",
     "estimators",

@@ -227,6 +227,11 @@ def _opened(
         ) from error
 
 
+def _damage(what: str) -> ValueError:
+    """Return the error of a file that is not as it was written; see `_opened`."""
+    return ValueError(what)
+
+
 def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
     """Return the header of an archive, if it has ours."""
     text = _Arrays(archive).read(
@@ -234,9 +239,9 @@ def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
     )
     header = json.loads(text.tobytes())
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ValueError(f"its header does not say {FORMAT!r}")
+        raise _damage(f"its header does not say {FORMAT!r}")
     if not isinstance(header["version"], int):
-        raise ValueError(f"its version is {header['version']!r}")
+        raise _damage(f"its version is {header['version']!r}")
     return header
 
 
@@ -267,17 +272,17 @@ class _Arrays:
         with self._archive.open(f"{name}.npy") as file:
             version = np.lib.format.read_magic(file)
             if version != (1, 0):
-                raise ValueError(f"{name} is in version {version} of NumPy's format")
+                raise _damage(f"{name} is in version {version} of NumPy's format")
             shape, _, found = np.lib.format.read_array_header_1_0(file)
         if found != dtype or len(shape) != 1 or shape[0] > size:
-            raise ValueError(f"{name} has {shape} values of {found}")
+            raise _damage(f"{name} has {shape} values of {found}")
         if shape[0] != size and not at_most:
-            raise ValueError(f"{name} has {shape[0]} values, expected {size}")
+            raise _damage(f"{name} has {shape[0]} values, expected {size}")
         # Again from its start. Read to its end, where its checksum is compared.
         with self._archive.open(f"{name}.npy") as file:
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
             if file.read(1):
-                raise ValueError(f"{name} has more bytes than values")
+                raise _damage(f"{name} has more bytes than values")
         return array
 
 
@@ -320,7 +325,7 @@ def _rows(arrays: _Arrays, name: str, n_rows: int) -> np.ndarray | None:
     dtype = np.min_scalar_type(max(n_rows - 1, 0))
     rows = arrays.read(name, dtype, n_rows, at_most=True)
     if rows.size and rows.max() >= n_rows:
-        raise ValueError(f"{name} has row {rows.max()} of {n_rows}")
+        raise _damage(f"{name} has row {rows.max()} of {n_rows}")
     return rows.astype(np.intp)
 
 
@@ -343,7 +348,7 @@ def _progress(
         if name != "kind"
     }
     if set(values) != names:
-        raise ValueError(f"its progress has the fields {', '.join(sorted(values))}")
+        raise _damage(f"its progress has the fields {', '.join(sorted(values))}")
     if kind is LbfgsProgress:
         return LbfgsProgress(**values)
     assert initial is not None

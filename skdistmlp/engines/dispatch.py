@@ -16,7 +16,7 @@ from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan
-from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
+from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 
 
@@ -82,48 +82,36 @@ def train(
         if kept is not None and (found := kept.load()) is not None:
             job = replace(job, initial=found)
             job.log(f"Resuming: {kept.advice}")
-        plan, state = _train(request, job, dataset, on_epoch_end, engines, kept)
+        outline = FitOutline.of(job, dataset)
+        layer_units = job.network.layer_units
+        with open_engine(
+            request, layer_units, outline.cost, engines, outline
+        ) as engine:
+            plan = engine.plan
+            job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
+            report: OnEpochEnd | None = None
+            if on_epoch_end is not None:
+
+                def report(
+                    state: TrainingState, snapshot: Callable[[], TrainingState]
+                ) -> bool:
+                    return on_epoch_end(
+                        state,
+                        lambda: TrainingResult(engine.plan, snapshot().as_if_ended()),
+                    )
+
+            state = engine.train(job, dataset, report, kept)
+            plan = engine.plan
         if kept is not None:
             kept.end(state.outcome)
+    if plan.forecast is not None and plan.forecast.misses:
+        from skdistmlp.cluster.peers.measurement import forget_machines
+
+        forget_machines()
     if state.random_state is not random_state:
         # Another process, or one before, has drawn from a copy of the user's.
         random_state.set_state(state.random_state.get_state(legacy=False))
-    advice = None if kept is None else kept.advice
-    return TrainingResult(plan, state, advice)
-
-
-def _train(
-    request: EngineRequest,
-    job: TrainingJob,
-    dataset: BaseDataset,
-    on_epoch_end: OnResult | None,
-    engines: Mapping[str, EngineFactory],
-    checkpoint: Checkpoint | None,
-) -> tuple[Plan, TrainingState]:
-    """Plan, and train; see `train`."""
-    outline = FitOutline.of(job, dataset)
-    layer_units = job.network.layer_units
-    with open_engine(request, layer_units, outline.cost, engines, outline) as engine:
-        plan = engine.plan
-        job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
-        report: OnEpochEnd | None = None
-        if on_epoch_end is not None:
-
-            def report(
-                state: TrainingState, snapshot: Callable[[], TrainingState]
-            ) -> bool:
-                return on_epoch_end(
-                    state,
-                    lambda: TrainingResult(engine.plan, snapshot().as_if_ended()),
-                )
-
-        state = engine.train(job, dataset, report, checkpoint)
-        plan = engine.plan
-        if plan.forecast is not None and plan.forecast.misses:
-            from skdistmlp.cluster.peers.measurement import forget_machines
-
-            forget_machines()
-    return plan, state
+    return TrainingResult(plan, state, None if kept is None else kept.advice)
 
 
 def predict(

@@ -376,10 +376,8 @@ class BaseDistributedMLP(
         if isinstance(outcome, OptimizeResult):
             check_optimize_result("lbfgs", outcome, self.max_iter)
         elif outcome is Outcome.INTERRUPTED:
-            message = "Training interrupted by user."
-            if advice is not None:
-                message = f"{message} {advice}"
-            warnings.warn(message, stacklevel=STACKLEVEL)
+            more = "" if advice is None else f" {advice}"
+            warnings.warn(f"Training interrupted by user.{more}", stacklevel=STACKLEVEL)
         elif outcome is Outcome.OUT_OF_EPOCHS and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) "
