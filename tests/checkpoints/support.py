@@ -30,7 +30,7 @@ def killed_after(n_iter):
 
 def state_after(job, case, n_iter=2):
     """Return the state of a job after some epochs."""
-    dataset = dataset_of(case)
+    dataset = dataset_of(case).prepared(job.dtype)
     state = job.start(job.split.unsplit_layout())
     network = open_local_network(
         job.network,
