@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.settings import checkpoint_interval_s
 from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.pace import Pace
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
 
@@ -46,10 +46,8 @@ class Checkpointing:
 
     def __init__(self, file: CheckpointFile, interval_s: float) -> None:
         self._file = file
-        self._interval_s = interval_s
-        now = time.monotonic()
-        self._write_at = now + interval_s
-        self._copy_at = now
+        self._writing = Pace(MAX_SHARE, interval_s)
+        self._copying = Pace(MAX_SHARE)
         # A copy that is newer than the file.
         self._copy: TrainingState | None = None
         self._has_failed = False
@@ -74,19 +72,13 @@ class Checkpointing:
         snapshot : callable
             Returns a copy of it, with the arrays of the whole network.
         """
-        begun = time.monotonic()
-        if begun >= self._write_at:
-            self._copy = snapshot()
-            self._save()
-            ended = time.monotonic()
-            pause_s = max(self._interval_s, (ended - begun) / MAX_SHARE)
-            self._write_at = ended + pause_s
-        elif begun >= self._copy_at:
-            self._copy = snapshot()
-            ended = time.monotonic()
-        else:
-            return
-        self._copy_at = ended + (ended - begun) / MAX_SHARE
+        if self._writing.is_due:
+            with self._writing.timed(), self._copying.timed():
+                self._copy = snapshot()
+                self._save()
+        elif self._copying.is_due:
+            with self._copying.timed():
+                self._copy = snapshot()
 
     def end(self, outcome: object) -> None:
         """Note how training has ended: unless interrupted, the file is removed."""

@@ -6,21 +6,16 @@ import dask
 import pytest
 
 from skdistmlp import ClusterError
-from skdistmlp.checkpoints import checkpointing as module
 from skdistmlp.checkpoints.checkpointing import Checkpointing, checkpointing
 from skdistmlp.training.progress import Outcome
 from tests.checkpoints.support import state_after
+from tests.training.clock import Clock
 from tests.training.jobs import dataset_of, job_of
 
 
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def monotonic(self):
-        return self.now
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
 
 
 class Recorder:
@@ -45,13 +40,6 @@ class Recorder:
 
     def remove(self):
         self.is_there = False
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 STATE = state_after(job_of("adam"), "adam")
