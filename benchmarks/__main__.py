@@ -4,7 +4,16 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks import features, futures, local, optimizer, overlap, parity, peers
+from benchmarks import (
+    elastic,
+    features,
+    futures,
+    local,
+    optimizer,
+    overlap,
+    parity,
+    peers,
+)
 from benchmarks.charts import plot_results
 from benchmarks.network import command as network
 from benchmarks.scaling import command as scaling
@@ -26,7 +35,7 @@ BENCHMARKS = [
     "futures",
 ]
 
-ONLY_IF_NAMED = ["network", "overlap", "scaling"]
+ONLY_IF_NAMED = ["elastic", "network", "overlap", "scaling"]
 
 
 def main() -> None:
@@ -126,6 +135,9 @@ def main() -> None:
         results["features, peers"] = list(features.compare_on_peers(arguments.repeats))
     if "peers" in selected:
         results |= peers.run(arguments.repeats, torch=not arguments.without_torch)
+    if "elastic" in selected:
+        rows = list(elastic.compare_growing_clusters(arguments.repeats))
+        results["elastic"] = rows
     if "futures" in selected:
         results |= futures.run(arguments.repeats)
     for title, rows in results.items():

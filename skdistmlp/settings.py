@@ -27,7 +27,7 @@ class Setting(NamedTuple):
     ----------
     name : str
         Its key below ``skdistmlp``.
-    default : int, float or str
+    default : bool, int, float or str
         Its value if nobody sets it.
     expected : str
         What values it takes, for the page of settings and for errors.
@@ -94,7 +94,8 @@ SETTINGS = {
             "max-recoveries",
             3,
             "a number, 0 or more",
-            "how often a fit with engine='peers' recovers from the loss of workers",
+            "how often a fit with engine='peers' recovers from the loss of workers; "
+            "with 0 it does not leave workers that are being retired or paused, either",
         ),
         Setting(
             "recovery-wait",
@@ -115,6 +116,13 @@ SETTINGS = {
             "60s",
             "a duration, such as 60s or 10m",
             "how long a fit with checkpoint= trains, at least, between two files",
+        ),
+        Setting(
+            "elastic",
+            False,
+            "True or False",
+            "whether a fit with engine='peers' moves to a faster plan, such as with "
+            "workers that have joined, when that pays; not with max-recoveries 0",
         ),
         Setting(
             "rows.memory-share",
@@ -174,6 +182,11 @@ def checkpoint_interval_s() -> float:
     return _parsed("checkpoint.interval", _duration)
 
 
+def elastic() -> bool:
+    """Return ``skdistmlp.elastic``."""
+    return _parsed("elastic", _switch)
+
+
 def cache_ttl_s() -> float:
     """Return ``skdistmlp.cache.ttl`` in seconds."""
     return _parsed("cache.ttl", _duration)
@@ -191,7 +204,7 @@ def _parsed(name: str, parse: Callable[[Any], T]) -> T:
     value = config.get(setting.key, setting.default)
     try:
         # YAML's yes and no are no numbers here, though Python takes them for such.
-        if isinstance(value, bool):
+        if isinstance(value, bool) and parse is not _switch:
             raise TypeError
         return parse(value)
     except (
@@ -312,6 +325,12 @@ def _share(value: Any) -> float:
     if not 0 <= (share := float(value)) <= 1:
         raise ValueError
     return share
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
 
 
 def _count(value: Any) -> int:
@@ -470,6 +489,10 @@ not, the fit begins again."""
 
 RECOVERY_POLL_S = 0.1
 """Between looks for workers that take the place of lost ones."""
+
+MOVE_LOOK_S = 15.0
+"""Between looks for a faster plan, with `skdistmlp.elastic`. Each time that workers are
+measured, this doubles until the end of the fit."""
 
 PING_ANSWER_S = 2.0
 """For workers to answer a ping before an error names those that did not, or to take

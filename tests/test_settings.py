@@ -20,6 +20,7 @@ from skdistmlp.settings import (
     cache_ttl_s,
     checkpoint_interval_s,
     copies_max_share,
+    elastic,
     exchange_timeout_s,
     fixed_timeouts,
     listen_ports,
@@ -215,6 +216,7 @@ READERS = {
     "recovery-wait": recovery_wait_s,
     "copies.max-share": copies_max_share,
     "checkpoint.interval": checkpoint_interval_s,
+    "elastic": elastic,
 }
 
 
@@ -228,6 +230,8 @@ READERS = {
         ("recovery-wait", 0, 0.0),
         ("copies.max-share", 0, 0.0),
         ("copies.max-share", 0.02, 0.02),
+        ("elastic", False, False),
+        ("elastic", True, True),
         ("exchange-timeout", "30s", 30),
         ("exchange-timeout", "500ms", 0.5),
         ("exchange-timeout", 2, 2),
@@ -260,6 +264,9 @@ def test_values_are_parsed(name, value, parsed):
         ("recovery-wait", "-1s"),
         ("copies.max-share", 2),
         ("checkpoint.interval", "-1s"),
+        ("elastic", 1),
+        ("elastic", "yes"),
+        ("elastic", None),
         ("parameter-threshold", 0.5),
         ("parameter-threshold", "many"),
         ("parameter-threshold", True),
@@ -445,6 +452,7 @@ NOT_TIMEOUTS = {
     "candidates.py: PEERS_FIT_S",
     "rates.py: TASK_S",
     "copies.py: ASSUMED_BYTES_PER_S",
+    "elastic.py: FIRST_MEASURING_S",
     "rates.py: DASK_BYTE_S",
     "auto.py: MEASURED_FROM_S",
     "trial.py: TIMED_S",

@@ -13,7 +13,7 @@ from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer, chosen_plan
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.machines import Speed, reference_machines
-from skdistmlp.planning.plan import Plan, WorkerMemory, plan_training
+from skdistmlp.planning.plan import Plan
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import computation_s
@@ -153,6 +153,7 @@ def fastest_plan(
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.peers.measurement import (
         UnreachableError,
+        check_room_for_copies,
         keep_machines,
         measure_machines,
     )
@@ -161,7 +162,7 @@ def fastest_plan(
     cost, layer_units = outline.cost, outline.layer_units
     # Before anything is measured: what that takes is given back a little later.
     memory = worker_memory(client, workers)
-    _check_room_for_copies(outline, workers, memory)
+    check_room_for_copies(layer_units, cost, outline.trial, memory)
     grids = corners(len(workers), layer_units, cost.n_rows)
     of_trial = replace(cost, n_rows=outline.trial.n_rows)
     unreachable: UnreachableError | None = None
@@ -207,33 +208,3 @@ def fastest_plan(
         return plan
     reason = f"the workers cannot reach each other ({what_happened(unreachable)})"
     return replace(plan, reason=reason, forecast=None)
-
-
-def _check_room_for_copies(
-    outline: FitOutline, workers: tuple[str, ...], memory: Mapping[str, WorkerMemory]
-) -> None:
-    """Raise `MeasurementError` unless each process has room to time a step alone.
-
-    It has the whole network then, whatever share it would have in the fit.
-    """
-    from skdistmlp.cluster.data.remote_dataset import available_memory
-    from skdistmlp.cluster.peers.measurement import MeasurementError
-
-    cost = replace(
-        outline.cost,
-        n_rows=outline.trial.rows_timed(Grid(1)),
-        buffer_rows=None,
-        data_bytes=0,
-        feature_bytes=0,
-        n_ordered_rows=0,
-        moves_parameters=False,
-    )
-    alone = plan_training(outline.layer_units, "peers", workers[:1], cost)
-    (needed,) = alone.bytes_held
-    free = {worker: its.free for worker, its in memory.items()}
-    for where, n_bytes in [*free.items(), ("this process", max(0, available_memory()))]:
-        if needed > n_bytes:
-            raise MeasurementError(
-                f"steps of the whole network take {needed:,} bytes, and {where} has "
-                f"{n_bytes:,}"
-            )

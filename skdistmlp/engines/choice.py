@@ -130,6 +130,7 @@ def open_engine(
                 plan = _plan_prediction(request, layer_units, cost, client)
             else:
                 plan = _plan_training(request, layer_units, cost, client, outline)
+                plan = replace(plan, fixed=(request.n_workers, request.n_replicas))
                 if (
                     plan.forecast is None
                     and request.must_share

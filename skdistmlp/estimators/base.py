@@ -227,9 +227,15 @@ class BaseDistributedMLP(
                 self._watched = validation is not None, self.scoring
             outcome = tasks.end(result.state.outcome)
         self._warn(outcome, incremental, result.advice)
-        if self.recoveries_:
+        if any(recovery.kind == "lost" for recovery in self.recoveries_):
             warnings.warn(
                 f"the fit lost workers and recovered: "
+                f"{'. '.join(map(str, self.recoveries_))}. See recoveries_.",
+                stacklevel=STACKLEVEL - 1,
+            )
+        elif any(recovery.kind != "moved" for recovery in self.recoveries_):
+            warnings.warn(
+                f"the fit left workers: "
                 f"{'. '.join(map(str, self.recoveries_))}. See recoveries_.",
                 stacklevel=STACKLEVEL - 1,
             )

@@ -232,7 +232,7 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Which worker held which neurons, and why this engine was chosen. Print it to
         read it.
     recoveries_ : tuple of Recovery
-        What happened if workers were lost and the fit went on; usually empty.
+        What happened if the fit went on on other workers; usually empty.
 
     See Also
     --------

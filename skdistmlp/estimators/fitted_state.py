@@ -166,7 +166,7 @@ class FittedStateMixin:
 
     @property
     def recoveries_(self) -> tuple[Recovery, ...]:
-        """What happened if workers were lost and the fit went on; usually empty."""
+        """What happened if the fit went on on other workers; usually empty."""
         return self.plan_.recoveries
 
     def _set_fitted_attributes(self, result: TrainingResult) -> None:

@@ -99,7 +99,9 @@ class Plan:
     forecast : Forecast or None
         What the fit was expected to take on this plan and on others, if that decided.
     recoveries : tuple of Recovery
-        Losses of workers from which the fit recovered; it ended on this plan.
+        Changes of workers in the middle of the fit; it ended on this plan.
+    fixed : tuple of (int or None, int or None)
+        Numbers of workers and of replicas that the user has given.
 
     See Also
     --------
@@ -130,6 +132,7 @@ class Plan:
     row_costs: RowCosts | None = None
     forecast: Forecast | None = None
     recoveries: tuple[Recovery, ...] = ()
+    fixed: tuple[int | None, int | None] = (None, None)
 
     @property
     def n_shards(self) -> int:

@@ -1,27 +1,40 @@
-"""What became of a fit that has lost workers."""
+"""What became of a fit that did not end where it began."""
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
+from skdistmlp.exceptions import counted
 from skdistmlp.public import public
+
+Kind: TypeAlias = Literal["lost", "retired", "paused", "moved"]
+"""Why a fit went on elsewhere: see `Recovery`."""
+
+VERBS: dict[Kind, tuple[str, str]] = {
+    "lost": ("was lost", "were lost"),
+    "retired": ("was being retired", "were being retired"),
+    "paused": ("stayed paused", "stayed paused"),
+}
+"""What happened to one worker, and to several."""
 
 
 @public
 @dataclass(frozen=True)
 class Recovery:
-    """A loss of workers that a fit has survived.
+    """A change of workers in the middle of a fit.
 
     A fitted estimator has those of its training as `recoveries_`.
 
     Parameters
     ----------
     lost : tuple of str
-        Addresses of the workers that were lost.
+        Addresses of the workers that the fit lost or left.
     error : str
-        What happened, as an error would have said it.
+        What happened, as an error would have said it; of a fit that has moved, what was
+        predicted.
     after_s : float
-        Seconds from the beginning of the fit to the loss.
+        Seconds from the beginning of the fit to the change.
     waited_s : float
-        Seconds from the loss to the end of the wait for other workers.
+        Seconds from then to the end of the wait for other workers.
     n_iter : int
         Number of epochs, or of iterations of "lbfgs", that were not lost.
     workers : tuple of str
@@ -32,6 +45,10 @@ class Recovery:
         Whether the parameters are bit for bit those of an undisturbed fit: if the
         shards and replicas are as many as before, and have the same neurons and rows.
         Otherwise they agree to rounding.
+    kind : {"lost", "retired", "paused", "moved"}
+        Workers were lost, with what was trained since the last copies of the state.
+        Workers that were being retired, or stayed paused, handed their shards over. Or
+        the fit moved to a plan that is faster (the setting ``skdistmlp.elastic``).
     """
 
     lost: tuple[str, ...]
@@ -42,14 +59,23 @@ class Recovery:
     workers: tuple[str, ...]
     n_replicas: int
     same_bits: bool
+    kind: Kind = "lost"
 
     def __str__(self) -> str:
-        several = len(self.lost) > 1
-        who = f"worker{'s' if several else ''} {', '.join(self.lost)}"
-        who = f"{who} {'were' if several else 'was'}"
         answer = "identical" if self.same_bits else "equal up to rounding"
-        return (
-            f"{who} lost after {self.after_s:.1f} s; the fit resumed from "
+        then = (
             f"epoch {self.n_iter} on {', '.join(self.workers)}, with "
             f"results {answer} to those of an undisturbed fit"
+        )
+        if self.kind == "moved":
+            n_workers = counted(len(self.workers), "worker")
+            return (
+                f"the fit moved to {n_workers} after {self.after_s:.1f} s, since "
+                f"{self.error}; it resumed from {then}"
+            )
+        several = len(self.lost) > 1
+        who = f"worker{'s' if several else ''} {', '.join(self.lost)}"
+        return (
+            f"{who} {VERBS[self.kind][several]} after {self.after_s:.1f} s; the fit "
+            f"resumed from {then}"
         )

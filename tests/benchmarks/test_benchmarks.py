@@ -13,6 +13,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import (
+    elastic,
     features,
     futures,
     local,
@@ -170,6 +171,18 @@ def test_every_form_of_overlap_is_timed(monkeypatch):
     assert (row["network"], row["batch_size"]) == ("3-4-5-2", 6)
     assert row["in one piece, speedup"] == 1
     assert all(row[f"{form}, ms"] > 0 for form in overlap.FORMS)
+
+
+@pytest.mark.slow
+def test_a_growing_cluster_is_timed(monkeypatch):
+    """The fit ends before it looks for another plan."""
+    monkeypatch.setattr(elastic, "WORKLOAD", Workload(6, (5,), 3, 4, batch_size=10))
+    monkeypatch.setattr(elastic, "GROWS_AFTER_S", 0.0)
+    (row,) = elastic.compare_growing_clusters(repeats=1)
+    assert (row["network"], row["epochs"]) == ("6-(5)", 4)
+    assert row["one worker, s"] > 0
+    assert row["moved after, s"] == ""
+    assert row["largest difference of a weight"] == 0
 
 
 @pytest.mark.parametrize(

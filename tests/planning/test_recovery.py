@@ -1,6 +1,7 @@
 """What is said of a fit that has lost workers."""
 
 import pickle
+from dataclasses import replace
 
 from skdistmlp import Recovery
 from skdistmlp.planning.plan import local_plan
@@ -15,6 +16,32 @@ def test_a_recovery_says_what_happened():
         "worker tcp://a:1 was lost after 12.3 s; the fit resumed from epoch 7 on "
         "tcp://b:1, with results equal up to rounding to those of an undisturbed fit"
     )
+
+
+def test_only_lost_workers_are_called_lost():
+    retired = replace(RECOVERY, kind="retired")
+    assert str(retired).startswith("worker tcp://a:1 was being retired after 12.3 s; ")
+    both = replace(RECOVERY, lost=("tcp://a:1", "tcp://b:1"))
+    assert str(both).startswith("workers tcp://a:1, tcp://b:1 were lost after")
+    paused = replace(both, kind="paused", same_bits=True)
+    assert str(paused) == (
+        "workers tcp://a:1, tcp://b:1 stayed paused after 12.3 s; the fit resumed from "
+        "epoch 7 on tcp://b:1, with results identical to those of an undisturbed fit"
+    )
+    moved = replace(
+        RECOVERY, lost=(), error="a step should take less", kind="moved", n_iter=4
+    )
+    assert str(moved) == (
+        "the fit moved to 1 worker after 12.3 s, since a step should take less; it "
+        "resumed from epoch 4 on tcp://b:1, with results equal up to rounding to "
+        "those of an undisturbed fit"
+    )
+
+
+def test_recoveries_of_older_versions_are_losses():
+    *older, kind = vars(RECOVERY).values()
+    assert kind == "lost"
+    assert Recovery(*older) == RECOVERY
 
 
 def test_a_plan_keeps_its_recoveries():

@@ -10,7 +10,7 @@ from typing import Any
 from distributed import Client
 
 from skdistmlp.cluster._dask import asyncio_loop
-from skdistmlp.settings import WORKER_CHECK_S
+from skdistmlp.settings import PING_ANSWER_S, WORKER_CHECK_S
 
 
 def submit_rpc(
@@ -121,4 +121,23 @@ def run_on_workers(
     return {
         worker: submit_rpc(client, client.run, function, *args, workers=[worker])
         for worker in workers
+    }
+
+
+def answers_in_time(
+    client: Client, workers: Iterable[str], function: Callable[..., Any], *args: Any
+) -> dict[str, Any]:
+    """Call a function on workers; return the results that come within `PING_ANSWER_S`.
+
+    The parameters are those of `run_on_workers`.
+    """
+    answers = run_on_workers(client, workers, function, *args)
+    answered, _ = wait(answers.values(), PING_ANSWER_S)
+    for answer in answers.values():
+        answer.cancel()
+    # A worker that has left answers with an error.
+    return {
+        worker: answer.result()[worker]
+        for worker, answer in answers.items()
+        if answer in answered and answer.exception() is None
     }

@@ -64,7 +64,7 @@ def choose_workers(
     present = _accepting(statuses)
     is_paused = "paused" in statuses.values()
     if is_paused and (n_workers is None or len(present) < wanted):
-        _resume_paused(client)
+        resume_paused(client)
         present = workers_of(client)
     if len(present) < wanted:
         asked_for, at_least = f"n_workers={n_workers}", ""
@@ -87,14 +87,30 @@ def choose_workers(
     return present[: n_used if n_workers is None else n_workers]
 
 
-def _resume_paused(client: Client) -> None:
+def resume_paused(client: Client, workers: Sequence[str] | None = None) -> list[str]:
     """Have paused workers return the memory that they have freed; wait a little.
 
     An earlier fit may have left them paused.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : sequence of str, optional
+        Addresses of those to wait for; by default all.
+
+    Returns
+    -------
+    list of str
+        Those among them that are still paused after `RESUME_S`.
     """
     deadline = time.monotonic() + RESUME_S
     asked: dict[str, Future[Any]] = {}
-    while paused := _paused_workers(client):
+    while paused := [
+        worker
+        for worker in _paused_workers(client)
+        if workers is None or worker in workers
+    ]:
         if not asked:
             asked = run_on_workers(client, paused, return_freed_memory)
         if time.monotonic() > deadline:
@@ -103,6 +119,7 @@ def _resume_paused(client: Client) -> None:
     # Whatever they have answered: the versions of the workers are still unknown.
     for answer in asked.values():
         answer.cancel()
+    return paused
 
 
 PAUSED_ADVICE = (

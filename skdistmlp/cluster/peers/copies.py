@@ -20,6 +20,7 @@ from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.worker import ShardCopy
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.settings import COPIES_ANSWER_S, copies_max_share
+from skdistmlp.training.job import TrainingJob
 
 ASSUMED_BYTES_PER_S = 1e8
 """Bytes of a shard's state that are taken to reach its buddy in a second, at first."""
@@ -131,3 +132,11 @@ class StateCopies:
         slowly_s = 10 * len(last) * self._n_bytes / ASSUMED_BYTES_PER_S
         copies: list[ShardCopy] = gathering.result(COPIES_ANSWER_S + slowly_s)
         return copies
+
+
+def state_bytes(job: TrainingJob) -> int:
+    """Return the bytes of the state of a shard, at most."""
+    layouts = [job.split.layout(shard) for shard in range(job.split.n_shards)]
+    n_parameters = max(layout.n_parameters for layout in layouts)
+    # Parameters, moments, and the best parameters.
+    return n_parameters * job.dtype.itemsize * (2 + job.n_moments)

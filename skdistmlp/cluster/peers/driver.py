@@ -10,10 +10,9 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import queue
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -23,10 +22,13 @@ from typing import Any, Self
 from distributed import Client, Future
 
 from skdistmlp.cluster.client.errors import CONNECTION_ERRORS
-from skdistmlp.cluster.client.rpc import run_on_workers
+from skdistmlp.cluster.client.rpc import answers_in_time
 from skdistmlp.cluster.data.streaming import place_rows
 from skdistmlp.cluster.peers import worker
-from skdistmlp.cluster.peers.copies import StateCopies
+from skdistmlp.cluster.peers.copies import StateCopies, state_bytes
+from skdistmlp.cluster.peers.departures import Departure, Departures
+from skdistmlp.cluster.peers.failure import raise_cause
+from skdistmlp.cluster.peers.handover import HandOver, join_training_states
 from skdistmlp.cluster.peers.messages import (
     Announced,
     Messages,
@@ -34,21 +36,18 @@ from skdistmlp.cluster.peers.messages import (
     TaskEnded,
     messages_of,
 )
+from skdistmlp.cluster.peers.nested_fits import calling_back, check_not_nested
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Report, Roster, ShardCopy
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
-from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.rows import RowRange, RowsInRanges
-from skdistmlp.parallel.shard import join_states
-from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import (
-    LOSS_POLL_S,
-    PING_ANSWER_S,
     ROUND_S,
     WORKER_CHECK_S,
     exchange_timeout_s,
@@ -58,10 +57,6 @@ from skdistmlp.training.loop import prefer_interrupt
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials
-
-_THREAD = threading.local()
-"""In `workers`, while a thread calls the callbacks of a fit, the workers of that fit: a
-fit inside a callback would wait forever for them."""
 
 
 class PeersRun:
@@ -87,9 +82,14 @@ class PeersRun:
         What the user has been told before, if this run goes on with a fit.
     checkpoint : Checkpoint, optional
         Offered the state after each round.
+    departures : Departures, optional
+        Says when the fit should go on elsewhere: then this run ends between two rounds.
+        Without it, a worker that accepts no more tasks counts as lost.
 
     Attributes
     ----------
+    departure : Departure or None
+        Why this run has ended before training has.
     row_ranges : tuple of RowRange
         Which rows each worker has, where they were not dealt out in turn.
     training_s : float
@@ -105,6 +105,7 @@ class PeersRun:
         on_epoch_end: OnEpochEnd | None = None,
         announced: Announced | None = None,
         checkpoint: Checkpoint | None = None,
+        departures: Departures | None = None,
     ) -> None:
         self._client = client
         self._plan = plan
@@ -114,12 +115,16 @@ class PeersRun:
         self._on_epoch_end = on_epoch_end
         self._announced = announced or Announced()
         self._checkpoint = checkpoint
+        self._departures = departures
+        self.departure: Departure | None = None
         self._stop = False
+        self._n_rounds = 0
         self._ranks = range(plan.n_workers)
         self._credentials = Credentials.new()
         self._run = self._credentials.run
         self._tasks = Placement(client, plan.workers, plan.grid.task_name, job.log)
-        self._copies = StateCopies(client, self._tasks, _state_bytes(job))
+        self._copies = StateCopies(client, self._tasks, state_bytes(job))
+        self._hand_over = HandOver(client, self._tasks, self._run)
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
         self._round_start: RoundStart | None = None
@@ -134,6 +139,7 @@ class PeersRun:
         self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
         self._interrupted = False
         self._started_at = self._next_check_at = float("inf")
+        self._placing_since = self._placing_s = 0.0
         self._state = job.initial
         self._names = [
             f"{plan.grid.title(rank)} on {worker}"
@@ -142,13 +148,7 @@ class PeersRun:
         self._log = RoundLog(self._names, job.initial.progress)
 
     def __enter__(self) -> Self:
-        held = set(getattr(_THREAD, "workers", None) or ()) & set(self._workers)
-        if held:
-            raise ClusterError(
-                f"fit(engine='peers') was called from a callback of a fit that holds "
-                f"workers {', '.join(sorted(held))}; it would deadlock. Use "
-                f"engine='local', or fit after that fit ends."
-            )
+        check_not_nested(self._workers)
         try:
             enter = self._context.enter_context
             with self._tasks.translate_dask_errors():
@@ -168,6 +168,7 @@ class PeersRun:
                 self._context.callback(self._tasks.close)
                 # What they hold is no other fit's now.
                 self._tasks.check_memory(self._plan, worker.__name__)
+                self._placing_since = time.monotonic()
                 self._tasks.phase = "placing the network"
                 self._place()
         except BaseException:
@@ -197,25 +198,37 @@ class PeersRun:
             return None
 
     def train(self) -> TrainingState:
-        """Train to the end, round after round.
+        """Train to the end, round after round, or until the fit goes on elsewhere.
 
         Returns
         -------
         TrainingState
-            State of the whole network, with the best parameters if any were kept.
+            State of the whole network: at the end of training, with the best parameters
+            if any were kept; or without an outcome, between two rounds, if there is a
+            `departure`.
         """
         with prefer_interrupt(lambda: self._interrupted):
             return self._train_in_rounds()
 
     def _train_in_rounds(self) -> TrainingState:
-        number = 0
         while True:
             try:
-                reports = self._round(number)
+                reports = self._round(self._n_rounds)
             except KeyboardInterrupt:
                 self._interrupt()
                 continue
+            except WorkerLostError as error:
+                departure = self._departure_after(error)
+                if departure is None:
+                    raise
+                try:
+                    if self._withhold(departure):
+                        return self._leave(departure)
+                except KeyboardInterrupt:
+                    self._interrupt()
+                continue
             self._in_flight = None
+            self._n_rounds += 1
             # From now on the shards have what they were sent.
             self._rows = [None for _ in self._ranks]
             self._state = replace(self._state, progress=reports[0].progress)
@@ -228,11 +241,57 @@ class PeersRun:
                 except KeyboardInterrupt:
                     self._interrupt()
             try:
+                if departure := self._departure_after_round(reports):
+                    return self._leave(departure)
                 self._offer_state()
                 self._copy_state()
             except KeyboardInterrupt:
                 self._interrupt()
-            number += 1
+            except WorkerLostError as error:
+                departure = self._departure_after(error)
+                if departure is None:
+                    raise
+                return self._leave(departure)
+
+    def _departure_after_round(self, reports: Sequence[Report]) -> Departure | None:
+        """Say whether the fit should go on elsewhere, between two rounds."""
+        if self._stop or self._departures is None:
+            # The next round is the last, and takes no step.
+            return None
+        with self._tasks.translate_dask_errors():
+            self._tasks.phase = "looking whether to go on elsewhere"
+            return self._departures.after_round(reports, self._placing_s)
+
+    def _departure_after(self, error: WorkerLostError) -> Departure | None:
+        """Return the departure from workers that accept no tasks but are still there.
+
+        None if they are lost, or before the first round, which has a state yet to come.
+        """
+        if self._n_rounds == 0 or self._departures is None:
+            return None
+        with self._tasks.translate_dask_errors():
+            return self._departures.after_error(error)
+
+    def _withhold(self, departure: Departure) -> bool:
+        """Have a round that is in flight never begin; return whether that is so.
+
+        The task of a shard that is to leave was queued a moment ago. If it has begun
+        since, the round goes on.
+        """
+        rank = self._workers.index(departure.workers[0])
+        return self._hand_over.withhold(rank, self._n_rounds)
+
+    def _leave(self, departure: Departure) -> TrainingState:
+        """End this run; return the state of the whole network between two rounds."""
+        copies = self._hand_over.copies()
+        whole = join_training_states(self._job.split, [copy.state for copy in copies])
+        if self._interrupted or self._stop:
+            # It was to end here anyway.
+            reason = Outcome.INTERRUPTED if self._interrupted else Outcome.STOPPED
+            return replace(whole, outcome=reason).as_if_ended()
+        self.departure = departure
+        self._announced.n_lines_copied = copies[0].n_lines
+        return whole
 
     def _offer_state(self) -> None:
         """Let the checkpoint have the state, if it wants it."""
@@ -259,7 +318,8 @@ class PeersRun:
         if self._in_flight is None:
             self._stop = True
         else:
-            self._call_workers(worker.request_stop, self._run)
+            request = worker.request_stop
+            answers_in_time(self._client, self._workers, request, self._run)
 
     def _joined(self, states: Sequence[TrainingState]) -> TrainingState:
         """Return the state of the whole network at the end."""
@@ -323,6 +383,10 @@ class PeersRun:
             reports: list[Report] = self._tasks.fetch(*futures)
         self._log.write(number, reports)
         self.training_s += reports[0].training_s
+        if number == 0:
+            # Rows may arrive, and shards connect, until the first step.
+            placed_s = time.monotonic() - self._placing_since
+            self._placing_s = placed_s - reports[0].training_s
         return reports
 
     def _start_round(self, number: int) -> list[Future[Any]]:
@@ -353,11 +417,8 @@ class PeersRun:
         if n_iter <= announced.n_iter:
             # An epoch that was trained before, and lost.
             return announced.stops and n_iter == announced.n_iter
-        _THREAD.workers = self._workers
-        try:
+        with calling_back(self._workers):
             announced.stops = on_epoch_end(self._state, self._snapshot)
-        finally:
-            _THREAD.workers = None
         # Not before: a worker may be lost while the parameters are collected.
         announced.n_iter = n_iter
         return announced.stops
@@ -367,7 +428,13 @@ class PeersRun:
         self._tasks.phase = "collecting the parameters"
         arguments = [(shard,) for shard in self._shards]
         futures = self._submit("parameters", worker.snapshot_of, arguments)
-        states: list[TrainingState] = self._tasks.pop_results(*futures)
+        try:
+            states: list[TrainingState] = self._tasks.pop_results(*futures)
+        except WorkerLostError as error:
+            if self._departure_after(error) is None:
+                raise
+            # It accepts no tasks, but is still there. After the callback it is left.
+            states = [copy.state for copy in self._hand_over.copies()]
         return join_training_states(self._job.split, states)
 
     def _watch(self, futures: Sequence[Future[Any]]) -> None:
@@ -379,11 +446,11 @@ class PeersRun:
             # Bounded, since a lost or hanging worker sends no message.
             self._take_messages(WORKER_CHECK_S)
             if any(future.status in ("error", "cancelled") for future in futures):
-                self._fail(futures)
+                raise_cause(self._tasks, futures)
         # What was sent before the end of the round and has not been read yet.
         self._take_messages(0)
         if any(future.status != "finished" for future in futures):
-            self._fail(futures)
+            raise_cause(self._tasks, futures)
 
     def _take_messages(self, timeout_s: float) -> None:
         """Take the messages that are there; wait for one or the end of a shard."""
@@ -396,7 +463,8 @@ class PeersRun:
                     self._log_line(message)
                 message = self._messages.get_nowait()
         if self._round_start.timed_out():
-            missing = self._call_workers(worker.missing_shards, self._run)
+            ask = worker.missing_shards
+            missing = answers_in_time(self._client, self._workers, ask, self._run)
             raise self._round_start.error(missing)
         if time.monotonic() > self._next_check_at:
             self._check_round()
@@ -412,30 +480,14 @@ class PeersRun:
         assert self._round_start is not None
         self._next_check_at = time.monotonic() + WORKER_CHECK_S
         queued = self._round_start.waiting_workers
+        if queued and self._n_rounds > 0 and self._departures is not None:
+            # Before the watch, which has more patience with a worker that is paused.
+            self._departures.check(queued)
         self._tasks.watch.check(queued)
         if queued:
             # Once all tasks run, nobody else can take their workers' threads.
             self._check_held()
             self._tasks.notice.check(self._tasks.phase, queued, self._started_at)
-
-    def _fail(self, futures: Sequence[Future[Any]]) -> None:
-        """Raise the cause, not its consequence.
-
-        When one shard fails, the others fail too, with an `ExchangeError`, since it has
-        closed its connections. Dask may report those first, and may notice a lost
-        worker later than its peers do. So wait a little for an error of another kind,
-        or a lost worker, before the consequence is taken for the cause.
-        """
-        deadline = time.monotonic() + WORKER_CHECK_S
-        while True:
-            errors = [error for f in futures if (error := self._tasks.error_of(f))]
-            for error in errors:
-                if not isinstance(error, ExchangeError):
-                    raise error
-            if time.monotonic() > deadline:
-                raise errors[0] if errors else CancelledError
-            self._tasks.watch.check_presence()
-            time.sleep(LOSS_POLL_S)
 
     def _submit(
         self,
@@ -452,19 +504,6 @@ class PeersRun:
             ]
         )
 
-    def _call_workers(self, what: Callable[..., Any], *args: Any) -> dict[str, Any]:
-        """Call a function on every worker; return the results that come in time."""
-        answers = run_on_workers(self._client, self._workers, what, *args)
-        answered, _ = wait(answers.values(), PING_ANSWER_S)
-        for answer in answers.values():
-            answer.cancel()
-        # A worker that has left answers with an error.
-        return {
-            worker: answer.result()[worker]
-            for worker, answer in answers.items()
-            if answer in answered and answer.exception() is None
-        }
-
     def _release(self) -> None:
         """Release everything on the cluster."""
         # Not waited for: a round that is still being submitted finds the run closed,
@@ -477,23 +516,7 @@ class PeersRun:
             self._tasks.close()
 
 
-def _state_bytes(job: TrainingJob) -> int:
-    """Return the bytes of the state of a shard, at most."""
-    layouts = [job.split.layout(shard) for shard in range(job.split.n_shards)]
-    n_parameters = max(layout.n_parameters for layout in layouts)
-    # Parameters, moments, and the best parameters.
-    return n_parameters * job.dtype.itemsize * (2 + job.n_moments)
-
-
 def _check_queue(tasks: Placement, workers: Sequence[str]) -> None:
     """See whether it makes sense to wait for other fits."""
     tasks.watch.check()
     tasks.notice.check_reserved(workers)
-
-
-def join_training_states(
-    split: NetworkSplit, states: Sequence[TrainingState]
-) -> TrainingState:
-    """Return the state of the whole network from those of its shards."""
-    network = join_states(split, [state.network for state in states])
-    return replace(states[0], network=network)

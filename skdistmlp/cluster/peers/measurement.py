@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -25,7 +25,9 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings, are_equal
+from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Machines
+from skdistmlp.planning.plan import WorkerMemory, plan_training
 from skdistmlp.settings import (
     MEASURING_POLL_S,
     MEASURING_RETRY_S,
@@ -109,6 +111,70 @@ def measure_machines(
     return found
 
 
+def measure_again(
+    client: Client,
+    workers: tuple[str, ...],
+    held: Sequence[str],
+    trial: Trial,
+    grids: Sequence[Grid],
+) -> Timings:
+    """Measure workers for a fit that holds some of them, between two of its rounds.
+
+    Nothing comes from the cache: a worker may have become slow since.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Addresses.
+    held : sequence of str
+        Those among them that the fit has reserved.
+    trial : Trial
+        The job.
+    grids : sequence of Grid
+        As in `measure_machines`.
+
+    Raises
+    ------
+    MeasurementError
+        If others hold the rest, or the workers are too slow or cannot reach each other.
+    """
+    return _measure(client, workers, trial, grids, held)
+
+
+def check_room_for_copies(
+    layer_units: tuple[int, ...],
+    cost: StepCost,
+    trial: Trial,
+    memory: Mapping[str, WorkerMemory],
+) -> None:
+    """Raise `MeasurementError` unless each process has room to time a step alone.
+
+    It has the whole network then, whatever share it would have in the fit.
+    """
+    from skdistmlp.cluster.data.remote_dataset import available_memory
+
+    cost = replace(
+        cost,
+        n_rows=trial.rows_timed(Grid(1)),
+        buffer_rows=None,
+        data_bytes=0,
+        feature_bytes=0,
+        n_ordered_rows=0,
+        moves_parameters=False,
+    )
+    alone = plan_training(layer_units, "peers", ("a worker",), cost)
+    (needed,) = alone.bytes_held
+    free = {worker: its.free for worker, its in memory.items()}
+    for where, n_bytes in [*free.items(), ("this process", max(0, available_memory()))]:
+        if needed > n_bytes:
+            raise MeasurementError(
+                f"steps of the whole network take {needed:,} bytes, and {where} has "
+                f"{n_bytes:,}"
+            )
+
+
 def keep_machines(
     client: Client,
     workers: tuple[str, ...],
@@ -159,11 +225,16 @@ def _raise_again(key: Any) -> None:
 
 
 def _measure(
-    client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
+    client: Client,
+    workers: tuple[str, ...],
+    trial: Trial,
+    grids: Sequence[Grid],
+    held: Sequence[str] = (),
 ) -> Timings:
     deadline = time.monotonic() + MEASURING_TIMEOUT_S
+    others = [worker for worker in workers if worker not in held]
     try:
-        with reserve_workers(client, workers, _refuse_to_wait):
+        with reserve_workers(client, others, _refuse_to_wait):
             reports = _probe(client, workers, trial, grids, deadline)
         # Not at the same time: alone, this process has the machine to itself.
         here_s = trial.steps_seconds(grids[:1])[0].own

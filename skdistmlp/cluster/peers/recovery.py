@@ -1,4 +1,8 @@
-"""Recover from the loss of workers: resume from the last copies of the state."""
+"""Go on with a fit elsewhere, after a loss of workers or before one.
+
+A run ends with the state of all shards, which they have handed over, or of which copies
+are left; and the fit resumes from that state on another plan.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,17 @@ from skdistmlp.cluster.client.workers import (
     known_workers,
     threads_of,
     worker_memory,
+    worker_statuses,
     workers_of,
 )
-from skdistmlp.cluster.peers.driver import PeersRun, join_training_states
+from skdistmlp.cluster.peers.departures import (
+    Departure,
+    Departures,
+    departure_named,
+)
+from skdistmlp.cluster.peers.driver import PeersRun
+from skdistmlp.cluster.peers.elastic import Elastic
+from skdistmlp.cluster.peers.handover import join_training_states
 from skdistmlp.cluster.peers.messages import Announced
 from skdistmlp.cluster.peers.reservation import choose_free_workers
 from skdistmlp.cluster.peers.worker import ShardCopy
@@ -39,6 +51,7 @@ from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
 from skdistmlp.settings import (
     PING_ANSWER_S,
     RECOVERY_POLL_S,
+    elastic,
     max_recoveries,
     recovery_wait_s,
     rows_memory_share,
@@ -66,7 +79,7 @@ def train_with_recovery(
     note_plan: Callable[[Plan], None],
     checkpoint: Checkpoint | None = None,
 ) -> tuple[TrainingState, float]:
-    """Train to the end; whenever workers are lost, resume from the last copies.
+    """Train to the end; resume elsewhere whenever workers are lost or leave.
 
     Parameters
     ----------
@@ -101,13 +114,32 @@ def train_with_recovery(
     begun, training_s = time.monotonic(), 0.0
     # Before anything is lost: they may be wrong.
     allowed, wait_s = max_recoveries(), recovery_wait_s()
+    # L-BFGS begins again: what SciPy knows is no part of a state that is handed over.
+    hands_over = allowed > 0 and job.method.pauses_cost_little
+    better_plans = Elastic(client, job, dataset) if hands_over and elastic() else None
     announced = Announced()
     # Processes that are of no use any more, by address.
     gone: dict[str, str | None] = {}
     while True:
         with translate_dask_errors(client, (), "looking for workers"):
             processes = _processes(client)
-        run = PeersRun(client, plan, job, dataset, on_epoch_end, announced, checkpoint)
+        departures = None
+        if hands_over:
+            look = None
+            if better_plans is not None:
+                better_plans.begin(plan, job.initial.progress)
+                look = better_plans.look
+            departures = Departures(client, plan.workers, look)
+        run = PeersRun(
+            client,
+            plan,
+            job,
+            dataset,
+            on_epoch_end,
+            announced,
+            checkpoint,
+            departures,
+        )
         copies: list[ShardCopy] | None = None
         try:
             with run:
@@ -115,24 +147,38 @@ def train_with_recovery(
                 try:
                     state = run.train()
                 except RECOVERABLE:
-                    training_s += run.training_s
                     copies = run.last_copies()
                     raise
-            training_s += run.training_s
-            return state, training_s
+                finally:
+                    training_s += run.training_s
+            if run.departure is None:
+                return state, training_s
+            departure, lost_at = run.departure, time.monotonic()
+            job = replace(job, initial=state)
+            if departure.plan is not None:
+                others = departure.plan.workers
+            else:
+                others = _others(client, plan, departure, processes, gone, wait_s)
+            if not others:
+                raise WorkerLostError(
+                    f"{departure.why}. It handed its shard over, but no other worker "
+                    f"came in its place. Start workers, and call again."
+                )
         except RECOVERABLE as error:
-            if run.is_interrupted or len(plan.recoveries) >= allowed:
+            if run.departure is not None:
+                # Nobody is there to go on.
+                _note_recoveries(error, plan)
+                raise
+            n_lost = sum(recovery.kind == "lost" for recovery in plan.recoveries)
+            if run.is_interrupted or n_lost >= allowed:
                 _note_recoveries(error, plan)
                 raise
             lost_at = time.monotonic()
             with translate_dask_errors(client, (), WAITING):
-                lost = _lost(client, plan, processes, error)
-                gone.update((worker, processes.get(worker)) for worker in lost)
-                # Nothing is held while this waits.
-                others = _await_workers(client, plan, gone, wait_s) if lost else ()
+                departure = _departure(client, plan, processes, error)
+            others = _others(client, plan, departure, processes, gone, wait_s)
             if not others:
                 raise
-            why = what_happened(error)
         except ClusterError as error:
             _note_recoveries(error, plan)
             raise
@@ -140,7 +186,8 @@ def train_with_recovery(
         del run
         waited_s = time.monotonic() - lost_at
         with translate_dask_errors(client, (), WAITING):
-            before, plan = plan, _plan_on(client, plan, others, job, dataset)
+            before = plan
+            plan = departure.plan or _plan_on(client, plan, others, job, dataset)
         if copies is not None:
             state = join_training_states(job.split, [copy.state for copy in copies])
             job = replace(job, initial=state)
@@ -148,14 +195,15 @@ def train_with_recovery(
         job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
         progress = job.initial.progress
         recovery = Recovery(
-            lost,
-            why,
+            departure.workers,
+            departure.why,
             lost_at - begun,
             waited_s,
             0 if progress is None else progress.n_iter,
             plan.workers,
             plan.n_replicas,
             _computes_the_same(before, plan, dataset),
+            departure.kind,
         )
         LOG.info("%s", recovery)
         plan = replace(plan, recoveries=(*before.recoveries, recovery))
@@ -188,6 +236,43 @@ def _processes(client: Client) -> dict[str, str]:
         worker: info["local_directory"]
         for worker, info in known_workers(client).items()
     }
+
+
+def _departure(
+    client: Client,
+    plan: Plan,
+    processes: Mapping[str, str],
+    error: WorkerLostError | ExchangeError,
+) -> Departure:
+    """Return what an error means: which workers a fit has to do without, and why."""
+    if isinstance(error, WorkerLostError):
+        # Before anything was trained, or while its state could not be handed over.
+        departure = departure_named(error, worker_statuses(client))
+        if departure is not None:
+            return departure
+    lost = _lost(client, plan, processes, error)
+    return Departure("lost", lost, what_happened(error))
+
+
+def _others(
+    client: Client,
+    plan: Plan,
+    departure: Departure,
+    processes: Mapping[str, str],
+    gone: dict[str, str | None],
+    wait_s: float,
+) -> tuple[str, ...]:
+    """Wait for workers to go on with; none if no worker is to be replaced.
+
+    Nothing is held while this waits.
+    """
+    if not departure.workers:
+        return ()
+    if departure.kind != "retired":
+        # Dask may refuse to retire a worker, such as the last one. Then it is of use.
+        gone.update((worker, processes.get(worker)) for worker in departure.workers)
+    with translate_dask_errors(client, (), WAITING):
+        return _await_workers(client, plan, gone, wait_s)
 
 
 def _lost(
@@ -235,8 +320,13 @@ def _await_workers(
             for worker, process in _processes(client).items()
             if worker not in gone or process != gone[worker]
         }
-        kept = [worker for worker in plan.workers if worker in present]
+        statuses = worker_statuses(client)
         # Those of the plan may be paused for a moment; others have to accept tasks.
+        kept = [
+            worker
+            for worker in plan.workers
+            if worker in present and statuses.get(worker) != "closing_gracefully"
+        ]
         spare = [
             worker
             for worker in workers_of(client)
@@ -280,4 +370,4 @@ def _plan_on(
         f"{counted(len(plan.workers) - len(workers), 'worker')} fewer than before "
         f"({plan.reason})"
     )
-    return replace(fewer, reason=reason, recoveries=plan.recoveries)
+    return replace(fewer, reason=reason, recoveries=plan.recoveries, fixed=plan.fixed)

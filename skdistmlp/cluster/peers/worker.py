@@ -3,6 +3,7 @@
 import copy
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -140,6 +141,9 @@ class PeerShard:
         self._stop_wanted = False
         self._missing: set[int] = set()
         self._n_rounds = 0
+        self._is_withheld = False
+        # Held while a round begins, or is refused from another thread.
+        self._beginning = threading.Lock()
         self._job = job
         self._run: TrainingRun | None = None
         self._dataset: Dataset | None = None
@@ -185,12 +189,14 @@ class PeerShard:
         """
         # When a worker is lost, Dask runs its tasks again, on a shard that is opened
         # again and knows nothing of earlier rounds.
-        if number != self._n_rounds:
-            raise ExchangeError(
-                f"{self._job.grid.title(self._rank)} is asked for round {number}, but "
-                f"has done {self._n_rounds}: its worker was lost or the fit has ended"
-            )
-        self._n_rounds += 1
+        with self._beginning:
+            if number != self._n_rounds or self._is_withheld:
+                raise ExchangeError(
+                    f"{self._job.grid.title(self._rank)} is asked for round {number}, "
+                    f"but has done {self._n_rounds}: its worker was lost or the fit "
+                    f"has ended"
+                )
+            self._n_rounds += 1
         # Each round is another task, whose cancellation ends the waits of this round.
         self._is_abandoned = is_abandoned
         if self._communicator is not None:
@@ -228,6 +234,22 @@ class PeerShard:
             # All have the same.
             state = replace(state, row_order=None, held_out=None)
         return ShardCopy(state, self._sender.n_lines)
+
+    def withhold(self, n_rounds: int) -> bool:
+        """Begin no further round, if this shard has begun this number of them.
+
+        Called from any thread. No shard takes a step before all have begun a round: as
+        long as one does not begin it, the state of all is that of the round before.
+
+        Returns
+        -------
+        bool
+            Whether it is withheld; otherwise it has begun another round just now.
+        """
+        with self._beginning:
+            if self._n_rounds == n_rounds:
+                self._is_withheld = True
+            return self._is_withheld
 
     def request_stop(self) -> None:
         """Ask all shards to stop after a step; called from any thread.
@@ -418,6 +440,27 @@ def copy_of(shard: PeerShard) -> ShardCopy:
 def keep(copy: ShardCopy) -> ShardCopy:
     """Return the copy of another shard, which Dask has brought here."""
     return copy
+
+
+def copy_in_place(run: bytes, rank: int) -> ShardCopy:
+    """Return a copy of what would be lost with a shard in this process.
+
+    Not a task: called on a worker that accepts none.
+    """
+    return _shard_here(run, rank).copy()
+
+
+def withhold(run: bytes, rank: int, n_rounds: int) -> bool:
+    """Have a shard in this process begin no further round; see `PeerShard`."""
+    return _shard_here(run, rank).withhold(n_rounds)
+
+
+def _shard_here(run: bytes, rank: int) -> PeerShard:
+    shard = _RUNS.get((run, rank))
+    if shard is None:
+        # As of a task on a shard that is lost.
+        raise ExchangeError(f"shard {rank} is no longer on this worker")
+    return shard
 
 
 def request_stop(run: bytes) -> None:

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 from distributed import Client
 
+from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.client.rpc import (
+    answers_in_time,
     check_open,
     run_on_workers,
     submit_rpc,
@@ -98,3 +100,20 @@ def test_a_function_runs_on_each_worker_outside_its_tasks(client):
     assert set(answers) == set(workers)
     for worker, answer in answers.items():
         assert answer.result(WITHIN_S) == {worker: 32}
+
+
+def test_workers_that_fail_or_take_too_long_are_left_out(client, monkeypatch):
+    first, second, third = client.nthreads()
+    monkeypatch.setattr(rpc, "PING_ANSWER_S", 2.0)
+
+    def answer(dask_worker):
+        import time
+
+        if dask_worker.address == second:
+            raise RuntimeError("planted")
+        if dask_worker.address == third:
+            time.sleep(3)
+        return dask_worker.address
+
+    found = bounded(answers_in_time, client, [first, second, third], answer)
+    assert found == {first: first}

@@ -14,9 +14,11 @@ from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
     UnreachableError,
+    check_room_for_copies,
     forget_machines,
     keep_machines,
     known_machines,
+    measure_again,
     measure_machines,
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
@@ -24,7 +26,9 @@ from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.worker import Roster
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Speed, reference_machines
+from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
@@ -263,3 +267,27 @@ def test_a_probe_stays_on_its_worker():
         pickle.dumps(held)
     del held
     assert listener.fileno() == -1
+
+
+def test_a_fit_measures_the_workers_that_it_holds_anew(client, workers, trial):
+    """What it holds is not reserved again, and nothing comes from the cache."""
+    first, *others = workers
+    measure_machines(client, workers, trial, GRIDS)
+    with reserve_workers(client, [first], goes_on):
+        found = [
+            measure_again(client, workers, [first], trial, GRIDS) for _ in range(2)
+        ]
+        assert found[0].worker_s != found[1].worker_s
+        with pytest.raises(MeasurementError, match="other fits hold the workers"):
+            measure_again(client, workers, others, trial, GRIDS)
+    assert places(client) == []
+
+
+def test_a_worker_needs_room_for_the_whole_network(trial):
+    cost = StepCost.of_step(50)
+    units = trial.network.layer_units
+    memory = {"tcp://a:1": WorkerMemory(10**9), "tcp://b:1": WorkerMemory(10**9)}
+    check_room_for_copies(units, cost, trial, memory)
+    memory["tcp://b:1"] = WorkerMemory(1000)
+    with pytest.raises(MeasurementError, match="tcp://b:1 has 1,000"):
+        check_room_for_copies(units, cost, trial, memory)

@@ -1,0 +1,146 @@
+"""Whether a fit should go on elsewhere, since workers accept no tasks or are slow.
+
+Then its run ends between two rounds, and its shards hand their state over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from distributed import Client
+
+from skdistmlp.cluster.client.workers import (
+    accepts_tasks,
+    resume_paused,
+    worker_statuses,
+)
+from skdistmlp.cluster.peers.worker import Report
+from skdistmlp.exceptions import WorkerLostError
+from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.recovery import Kind
+from skdistmlp.settings import WORKER_CHECK_S
+
+KINDS: Mapping[str, Kind] = {"closing_gracefully": "retired", "paused": "paused"}
+"""By the status that Dask names, why a fit leaves a worker that still answers."""
+
+WHY: Mapping[Kind, str] = {
+    "retired": "is being retired",
+    "paused": "has been paused for too long: it uses too much memory to accept new "
+    "tasks",
+}
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Why a fit goes on elsewhere.
+
+    Attributes
+    ----------
+    kind : {"lost", "retired", "paused", "moved"}
+        See `Recovery`.
+    workers : tuple of str
+        Addresses of the workers that are left behind.
+    why : str
+        What is the matter with them, or what another plan is expected to save.
+    plan : Plan or None
+        Where to go on, if that is known.
+    """
+
+    kind: Kind
+    workers: tuple[str, ...]
+    why: str
+    plan: Plan | None = None
+
+
+LookForPlan = Callable[[Sequence[Report], float], Departure | None]
+"""From what all shards report of a round, and the seconds that placing them took, to a
+move to a faster plan."""
+
+
+class Departures:
+    """Looks whether a run should end before training has.
+
+    Its workers may accept no more tasks, although they are there.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Of the run.
+    look_for_plan : callable, optional
+        See `LookForPlan`. Without it, the run stays where it is.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        workers: tuple[str, ...],
+        look_for_plan: LookForPlan | None = None,
+    ) -> None:
+        self._client = client
+        self._workers = workers
+        self._look_for_plan = look_for_plan
+        self._next_look_at = time.monotonic() + WORKER_CHECK_S
+
+    def after_round(
+        self, reports: Sequence[Report], placing_s: float
+    ) -> Departure | None:
+        """Say whether to go on elsewhere; the parameters are those of `LookForPlan`."""
+        departure = None
+        # Unless that was a moment ago: rounds may be short.
+        if time.monotonic() >= self._next_look_at:
+            departure = self.among(self._workers)
+        if departure is None and self._look_for_plan is not None:
+            departure = self._look_for_plan(reports, placing_s)
+        return departure
+
+    def among(self, workers: Sequence[str]) -> Departure | None:
+        """Say whether to leave some of these workers.
+
+        One that is being retired, at once: whoever retires it waits for that. One that
+        is paused may resume in a moment, and waiting for it is the best that can be
+        done unless others are there in its place: so it is left only if there are, and
+        if it has not resumed within `RESUME_S`.
+        """
+        self._next_look_at = time.monotonic() + WORKER_CHECK_S
+        statuses = worker_statuses(self._client)
+        departure = _departure(statuses, workers)
+        if departure is None or departure.kind == "retired":
+            return departure
+        spare = [w for w, status in statuses.items() if accepts_tasks(status)]
+        spare = [w for w in spare if w not in self._workers]
+        if len(spare) < len(departure.workers):
+            return None
+        paused = resume_paused(self._client, departure.workers)
+        return _departure(dict.fromkeys(paused, "paused"), workers)
+
+    def check(self, queued: Sequence[str]) -> None:
+        """Raise `WorkerLostError` if one with a queued task should be left."""
+        if departure := self.among(queued):
+            raise WorkerLostError(departure.why, departure.workers)
+
+    def after_error(self, error: WorkerLostError) -> Departure | None:
+        """Say whether the workers that an error names may still hand over."""
+        statuses = worker_statuses(self._client)
+        return departure_named(error, statuses)
+
+
+def departure_named(
+    error: WorkerLostError, statuses: Mapping[str, str]
+) -> Departure | None:
+    """Return the departure from the workers that an error names, if all answer."""
+    if not all(statuses.get(worker) in KINDS for worker in error.workers):
+        return None
+    return _departure(statuses, error.workers)
+
+
+def _departure(statuses: Mapping[str, str], workers: Sequence[str]) -> Departure | None:
+    """Return a departure from those that are being retired, or else paused."""
+    for status, kind in KINDS.items():
+        found = tuple(w for w in workers if statuses.get(w) == status)
+        if found:
+            return Departure(kind, found, f"worker {found[0]} {WHY[kind]}")
+    return None

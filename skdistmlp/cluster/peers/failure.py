@@ -1,0 +1,34 @@
+"""Which of the errors of a round is its cause."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import CancelledError
+from typing import Any, NoReturn
+
+from distributed import Future
+
+from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.exceptions import ExchangeError
+from skdistmlp.settings import LOSS_POLL_S, WORKER_CHECK_S
+
+
+def raise_cause(tasks: Placement, futures: Sequence[Future[Any]]) -> NoReturn:
+    """Raise the cause of a failed round, not its consequence.
+
+    When one shard fails, the others fail too, with an `ExchangeError`, since it has
+    closed its connections. Dask may report those first, and may notice a lost worker
+    later than its peers do. So wait a little for an error of another kind, or a lost
+    worker, before the consequence is taken for the cause.
+    """
+    deadline = time.monotonic() + WORKER_CHECK_S
+    while True:
+        errors = [error for future in futures if (error := tasks.error_of(future))]
+        for error in errors:
+            if not isinstance(error, ExchangeError):
+                raise error
+        if time.monotonic() > deadline:
+            raise errors[0] if errors else CancelledError
+        tasks.watch.check_presence()
+        time.sleep(LOSS_POLL_S)

@@ -1,0 +1,331 @@
+"""Fits that move to a faster plan: real workers on machines that are made up."""
+
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+
+import dask
+import pytest
+from distributed import Client, LocalCluster
+from numpy.testing import assert_allclose
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.peers import driver
+from skdistmlp.cluster.peers import elastic as module
+from skdistmlp.cluster.peers.elastic import Elastic, has_slow_shard, without_plan
+from skdistmlp.cluster.peers.measurement import HeldError
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.machines import Link, Machines, Speed
+from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.training.progress import Progress
+from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
+from tests.cluster.support import WITHIN_S, bounded, load
+from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of, plan_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+WORKERS = ("tcp://a:1", "tcp://b:1")
+
+SLOW_MACHINES = replace(REFERENCE, optimizer_bytes_per_s=1e4)
+"""On which the optimiser takes seconds, and each of two workers needs half of them."""
+
+
+def machines(n_workers, slow=()):
+    """Return slow workers, some of which are three times as slow."""
+    speeds = tuple(
+        Speed(SLOW_MACHINES, {Grid(1): 3.0} if rank in slow else {})
+        for rank in range(n_workers)
+    )
+    return Machines(speeds[0], speeds, Link.of_rate(1e12, SLOW_MACHINES))
+
+
+def report(training_s=1.0, exchanging_s=0.0, n_steps=5, n_iter=1):
+    progress = Progress(None, 0.01, n_iter=n_iter, n_steps=n_steps)
+    return SimpleNamespace(
+        training_s=training_s, exchanging_s=exchanging_s, progress=progress
+    )
+
+
+# Whether to look, and whether to move.
+
+
+@pytest.fixture
+def spare(monkeypatch):
+    """Workers beside the plan's; nothing is measured, and time does not matter."""
+    others: list[str] = []
+    measured = []
+
+    def measure(_client, workers, held, *_):
+        measured.append((workers, tuple(held)))
+
+    monkeypatch.setattr(module, "MOVE_LOOK_S", 0.0)
+    monkeypatch.setattr(module, "workers_of", lambda _: (WORKERS[0], *others))
+    monkeypatch.setattr(module, "run_on_workers", lambda *_: {})
+    monkeypatch.setattr(module, "worker_memory", lambda *_: {})
+    monkeypatch.setattr(module, "measure_again", measure)
+    monkeypatch.setattr(
+        module, "machines_of", lambda *_: machines(len(measured[-1][0]))
+    )
+    return SimpleNamespace(others=others, measured=measured)
+
+
+def elastic_on(n_shards=1, fixed=(None, None)):
+    """Return what looks for a fit that is on the first workers."""
+    elastic = Elastic(None, job_of("adam"), dataset_of("adam"))
+    plan = plan_of("peers", WORKERS, n_shards)
+    vars(plan).update(fixed=fixed)
+    elastic.begin(plan, None)
+    return elastic
+
+
+SLOW_ROUND = {"training_s": 1000.0}
+"""One in which a step takes as long as on slow machines."""
+
+
+def rounds(elastic, n_rounds=3, **times):
+    """Return what is said after some rounds."""
+    return [
+        elastic.look([report(n_steps=5 * n, n_iter=1, **times)], 0.1)
+        for n in range(1, 1 + n_rounds)
+    ]
+
+
+def test_nothing_is_measured_while_nobody_joins(spare):
+    assert rounds(elastic_on(), **SLOW_ROUND) == [None] * 3
+    assert spare.measured == []
+
+
+def test_a_worker_that_has_joined_is_prepared_and_then_measured(spare):
+    spare.others.append(WORKERS[1])
+    first, second = rounds(elastic_on(), 2, **SLOW_ROUND)
+    assert first is None
+    assert spare.measured == [(WORKERS, WORKERS[:1])]
+    assert (second.kind, second.workers) == ("moved", ())
+    assert second.plan.workers == WORKERS
+    assert "a step should take" in second.why
+
+
+def test_a_worker_that_was_measured_in_vain_is_not_measured_again(spare):
+    spare.others.append(WORKERS[1])
+    elastic = elastic_on(fixed=(1, None))
+    assert rounds(elastic, 4, **SLOW_ROUND) == [None] * 4
+    assert len(spare.measured) == 1
+    # On another plan it may be of use.
+    elastic.begin(elastic._plan, None)
+    rounds(elastic, 1, **SLOW_ROUND)
+    assert len(spare.measured) == 2
+
+
+def test_a_fit_waits_for_the_number_of_workers_that_it_was_given(spare):
+    spare.others.append(WORKERS[1])
+    elastic = elastic_on(fixed=(3, None))
+    assert rounds(elastic, **SLOW_ROUND) == [None] * 3
+    assert spare.measured == []
+    spare.others.append("tcp://c:1")
+    elastic.begin(elastic._plan, None)
+    assert len(rounds(elastic, 2, **SLOW_ROUND)[1].plan.workers) == 3
+
+
+def test_a_fit_that_ends_soon_does_not_look(spare):
+    spare.others.append(WORKERS[1])
+    elastic = elastic_on()
+    # No step would be left, or those that are take less than the move.
+    late = report(training_s=1000.0, n_iter=MAX_EPOCHS)
+    assert elastic.look([late], 0.1) is None
+    assert rounds(elastic_on(), training_s=0.01) == [None] * 3
+    assert spare.measured == []
+
+
+def test_workers_are_measured_less_and_less_often(spare, monkeypatch):
+    """As long as a worker is slow, and nothing can be done about it."""
+    monkeypatch.setattr(module, "MOVE_LOOK_S", 10.0)
+    now, at = [1000.0], []
+    monkeypatch.setattr(
+        module, "time", SimpleNamespace(monotonic=lambda: now[0]), raising=True
+    )
+    monkeypatch.setattr(module, "move_that_pays", lambda *_: None)
+    elastic = elastic_on(2)
+    for n in range(1, 101):
+        now[0] += 5.0
+        before = len(spare.measured)
+        pair = [report(1000.0, 900.0, 5 * n), report(1000.0, 0.0, 5 * n)]
+        elastic.look(pair, 0.1)
+        if len(spare.measured) > before:
+            at.append(now[0] - 1000.0)
+    assert at == [10.0, 30.0, 70.0, 150.0, 310.0]
+
+
+def test_a_fit_stays_while_others_hold_the_workers(spare, monkeypatch):
+    def refuse(*_):
+        raise HeldError("other fits hold the workers")
+
+    monkeypatch.setattr(module, "measure_again", refuse)
+    spare.others.append(WORKERS[1])
+    assert rounds(elastic_on(), **SLOW_ROUND) == [None] * 3
+
+
+def test_steps_before_a_loss_do_not_count(spare):
+    elastic = elastic_on()
+    elastic.begin(elastic._plan, Progress(None, 0.01, n_steps=100))
+    # It was lost, and the fit resumed from before.
+    assert elastic.look([report(n_steps=50)], 0.1) is None
+    assert elastic._n_steps == 50
+
+
+def test_a_slow_shard_computes_longer_than_the_others():
+    assert not has_slow_shard([report(10.0, 1.0)])
+    assert not has_slow_shard([report(10.0, 4.0), report(10.0, 2.0)])
+    assert has_slow_shard([report(10.0, 5.0), report(10.0, 1.0)])
+    assert has_slow_shard([report(10.0, 6.0), report(10.0, 1.0), report(10.0, 6.0)])
+
+
+def test_memory_of_the_present_plan_counts_as_free():
+    plan = plan_of("peers", WORKERS, 2)
+    vars(plan).update(bytes_held=(30, 200))
+    memory = {w: WorkerMemory(1000, taken=100) for w in (*WORKERS, "tcp://c:1")}
+    free = without_plan(memory, plan)
+    assert [its.taken for its in free.values()] == [70, 0, 100]
+
+
+# Fits.
+
+
+PARAMETERS = {
+    "hidden_layer_sizes": (30, 20),
+    "batch_size": 50,
+    "max_iter": 12,
+    "random_state": 0,
+    "n_iter_no_change": 100,
+    "engine": "peers",
+}
+
+
+@pytest.fixture
+def data(digits):
+    return digits[0][:400], digits[1][:400]
+
+
+@pytest.fixture
+def elastic_fits(monkeypatch):
+    """Have fits look after each epoch, and believe what `machines` says."""
+    monkeypatch.setattr(module, "MOVE_LOOK_S", 0.0)
+    monkeypatch.setattr(module, "PAYS", 0.0)
+    monkeypatch.setattr(driver, "ROUND_S", 0.0)
+    slow: set[str] = set()
+    measure, measured = module.measure_again, []
+
+    def measure_really(client, workers, *others):
+        measured.append(workers)
+        return measure(client, workers, *others)
+
+    def made_up(*_):
+        workers = measured[-1]
+        return machines(len(workers), [workers.index(w) for w in slow])
+
+    monkeypatch.setattr(module, "measure_again", measure_really)
+    monkeypatch.setattr(module, "machines_of", made_up)
+    # A step takes less than on such machines, which would favour staying.
+    move = module.move_that_pays
+    monkeypatch.setattr(
+        module,
+        "move_that_pays",
+        lambda plan, offer, _, cost_s: move(plan, offer, 1e9, cost_s),
+    )
+    # The measurement may wait for a busy machine.
+    monkeypatch.setattr(
+        "skdistmlp.cluster.peers.measurement.MEASURING_TIMEOUT_S", WITHIN_S
+    )
+    with dask.config.set({"skdistmlp.elastic": True, "skdistmlp.max-recoveries": 1}):
+        yield slow
+
+
+def assert_equal_to_rounding(clf, other):
+    for mine, theirs in zip(
+        [*clf.coefs_, *clf.intercepts_],
+        [*other.coefs_, *other.intercepts_],
+        strict=True,
+    ):
+        assert_allclose(mine, theirs, rtol=1e-6, atol=1e-10)
+    assert clf.n_iter_ == other.n_iter_
+
+
+def in_round(monkeypatch, number, action):
+    """Do something before one of the rounds of the first run."""
+    start, done = driver.PeersRun._start_round, threading.Event()
+
+    def act_and_start(run, started):
+        if started == number and not done.is_set():
+            done.set()
+            action(run._workers)
+        return start(run, started)
+
+    monkeypatch.setattr(driver.PeersRun, "_start_round", act_and_start)
+
+
+@pytest.mark.filterwarnings("error:the fit")
+def test_a_fit_moves_to_a_worker_that_joins(data, elastic_fits, monkeypatch, capsys):
+    """One line is printed per epoch, and nobody is warned of what was asked for."""
+    with (
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        client.run(load)
+        remember(client)
+        clf = DistributedMLPClassifier(**PARAMETERS, verbose=True, client=client)
+        alone = bounded(clf.fit, *data)
+        assert (alone.n_workers_, alone.recoveries_) == (1, ())
+        lines = capsys.readouterr().out
+
+        def grow(_):
+            cluster.scale(2)
+            client.wait_for_workers(2, timeout=WITHIN_S)
+
+        in_round(monkeypatch, 3, grow)
+        grown = DistributedMLPClassifier(**PARAMETERS, verbose=True, client=client)
+        bounded(grown.fit, *data)
+        assert_nothing_left(client)
+    assert grown.n_workers_ == 2
+    assert_equal_to_rounding(grown, alone)
+    assert len(capsys.readouterr().out.splitlines()) == len(lines.splitlines())
+    (recovery,) = grown.recoveries_
+    assert (recovery.kind, recovery.lost) == ("moved", ())
+    assert 3 < recovery.n_iter < 12
+    assert not recovery.same_bits
+    assert recovery.workers == grown.plan_.workers
+    assert "the fit moved to 2 workers after" in str(grown.plan_)
+    assert "2 workers should train" in grown.plan_.reason
+
+
+@pytest.mark.slow
+def test_a_slow_worker_is_replaced_where_the_number_is_fixed(
+    data, elastic_fits, monkeypatch
+):
+    with own_cluster(n_workers=3) as client:
+        client.run(load)
+        # Until a worker is slow, three equal ones are measured once, in vain.
+        in_round(monkeypatch, 4, lambda workers: elastic_fits.add(workers[1]))
+        monkeypatch.setattr(module, "has_slow_shard", lambda _: bool(elastic_fits))
+        clf = DistributedMLPClassifier(**PARAMETERS, n_workers=2, client=client)
+        bounded(clf.fit, *data)
+        other = DistributedMLPClassifier(**PARAMETERS, n_workers=1, client=client)
+        bounded(other.fit, *data)
+    (recovery,) = clf.recoveries_
+    assert (recovery.kind, recovery.lost) == ("moved", tuple(elastic_fits))
+    assert clf.n_workers_ == 2
+    assert not elastic_fits & {*clf.plan_.workers}
+    assert_equal_to_rounding(clf, other)
+
+
+def test_a_fit_that_is_not_elastic_stays(data, elastic_fits, monkeypatch):
+    with (
+        own_cluster(n_workers=2) as client,
+        dask.config.set({"skdistmlp.elastic": False}),
+    ):
+        client.run(load)
+        monkeypatch.setattr(module, "measure_again", lambda *_: pytest.fail("asked"))
+        clf = DistributedMLPClassifier(**PARAMETERS, n_workers=1, client=client)
+        bounded(clf.fit, *data)
+    assert clf.recoveries_ == ()

@@ -1,0 +1,46 @@
+"""Which error of a round is raised, on tasks that are made up."""
+
+from concurrent.futures import CancelledError
+from types import SimpleNamespace
+
+import pytest
+
+from skdistmlp.cluster.peers import failure
+from skdistmlp.cluster.peers.failure import raise_cause
+from skdistmlp.exceptions import ExchangeError
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """Tasks whose futures are their errors; a lost worker is noticed when it is set."""
+    monkeypatch.setattr(failure, "WORKER_CHECK_S", 0.05)
+    monkeypatch.setattr(failure, "LOSS_POLL_S", 0.0)
+    found = SimpleNamespace(lost=None, error_of=lambda future: future)
+
+    def check_presence():
+        if found.lost is not None:
+            raise found.lost
+
+    found.watch = SimpleNamespace(check_presence=check_presence)
+    return found
+
+
+def test_an_error_of_another_kind_is_the_cause(tasks):
+    with pytest.raises(ValueError, match="not finite"):
+        raise_cause(tasks, [ExchangeError("broken"), None, ValueError("not finite")])
+
+
+def test_a_lost_worker_is_the_cause(tasks):
+    tasks.lost = CancelledError()
+    with pytest.raises(CancelledError):
+        raise_cause(tasks, [ExchangeError("broken")])
+
+
+def test_without_another_cause_the_first_broken_exchange_is_raised(tasks):
+    with pytest.raises(ExchangeError, match="one"):
+        raise_cause(tasks, [None, ExchangeError("one"), ExchangeError("two")])
+
+
+def test_tasks_without_an_error_were_cancelled(tasks):
+    with pytest.raises(CancelledError):
+        raise_cause(tasks, [None, None])

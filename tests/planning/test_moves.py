@@ -1,0 +1,93 @@
+"""When a fit should move to another plan, on machines that are made up."""
+
+from dataclasses import replace
+
+import pytest
+
+from skdistmlp.planning.moves import PAYS, move_that_pays
+from skdistmlp.planning.plan import WorkerMemory, plan_training
+from tests.planning.test_candidates import GBIT, LARGE, offer_of
+
+FAST = 10 * GBIT
+
+
+def plan_on(offer, n_workers, **others):
+    """Return the plan of a fit on the first workers of an offer."""
+    plan = plan_training(LARGE, "peers", offer.workers[:n_workers], offer.cost)
+    return replace(plan, **others)
+
+
+def offer_to(n_workers=2, **others):
+    return offer_of(n_workers=n_workers, bits_per_s=FAST, local=False, **others)
+
+
+def test_a_fit_moves_to_workers_that_have_joined():
+    offer = offer_to(2)
+    plan = plan_on(offer, 1, recoveries=("one",))
+    move = move_that_pays(plan, offer, 1.0, cost_s=1.0)
+    assert move.plan.workers == offer.workers
+    assert move.plan.recoveries == ("one",)
+    assert move.plan.forecast.rows[0].n_workers == 2
+    assert "2 workers should train 1." in move.plan.reason
+    assert "as fast as 1 worker did before" in move.plan.reason
+    assert "s until the end, for 1.0 s" in move.why
+
+
+def test_a_move_has_to_save_more_than_it_costs():
+    offer = offer_to(2)
+    plan = plan_on(offer, 1)
+    alone, both = (
+        next(c for c in offer.candidates() if len(c.plan.workers) == n) for n in (1, 2)
+    )
+    saved_s = (alone.step.seconds - both.step.seconds) * offer.length.total
+    assert move_that_pays(plan, offer, 1.0, 0.99 * saved_s / PAYS) is not None
+    assert move_that_pays(plan, offer, 1.0, 1.01 * saved_s / PAYS) is None
+    few = replace(offer, length=offer.length._replace(n_epochs=1))
+    assert move_that_pays(plan, few, 1.0, 0.5 * saved_s / PAYS) is None
+
+
+def test_a_fit_that_is_faster_than_predicted_stays():
+    offer = offer_to(2)
+    then_s = offer.candidates()[0].step.seconds
+    plan = plan_on(offer, 1)
+    assert move_that_pays(plan, offer, 1.05 * then_s, cost_s=0.0) is None
+    assert move_that_pays(plan, offer, 1.2 * then_s, cost_s=0.0) is not None
+
+
+def test_a_fit_on_the_best_plan_stays():
+    offer = offer_to(2)
+    assert move_that_pays(plan_on(offer, 2), offer, 1.0, cost_s=0.0) is None
+
+
+def test_a_slow_worker_is_replaced_by_a_spare_one():
+    offer = replace(offer_to(3, slow=(1,)), n_workers=2)
+    move = move_that_pays(plan_on(offer, 2, fixed=(2, None)), offer, 1.0, cost_s=1.0)
+    assert set(move.plan.workers) == {offer.workers[0], offer.workers[2]}
+    assert move.plan.fixed == (2, None)
+
+
+def test_numbers_that_the_user_has_fixed_stay():
+    offer = replace(offer_to(4), n_workers=2)
+    assert move_that_pays(plan_on(offer, 2), offer, 1.0, cost_s=0.0) is None
+    offer = replace(offer_to(4), n_replicas=2)
+    plan = plan_training(LARGE, "peers", offer.workers[:2], offer.cost, None, 2)
+    move = move_that_pays(plan, offer, 10.0, cost_s=0.0)
+    assert (move.plan.n_replicas, len(move.plan.workers)) == (2, 4)
+
+
+def test_a_fit_stays_where_no_plan_has_room():
+    offer = offer_to(2)
+    offer = replace(offer, memory=dict.fromkeys(offer.workers, WorkerMemory(1000)))
+    assert move_that_pays(plan_on(offer, 1), offer, 1.0, cost_s=0.0) is None
+
+
+@pytest.mark.parametrize("n_spare", [0, 1])
+def test_slow_workers_get_fewer_neurons_or_leave(n_spare):
+    offer = offer_to(2 + n_spare, slow=(1,))
+    move = move_that_pays(plan_on(offer, 2), offer, 1.0, cost_s=0.0)
+    first, slow = offer.workers[:2]
+    if n_spare:
+        assert slow not in move.plan.workers[:2]
+    else:
+        assert move.plan.workers[0] == first
+        assert move.plan.split != plan_on(offer, 2).split
