@@ -7,6 +7,7 @@ from scipy.sparse import csr_array, issparse
 from sklearn.utils import gen_batches
 
 from skdistmlp.cluster.futures.driver import open_futures_network
+from skdistmlp.cluster.futures.recovery import train_with_recovery
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
@@ -16,7 +17,6 @@ from skdistmlp.parallel.split import Parameters, flatten
 from skdistmlp.parallel.whole_network import PREDICT_BLOCK_ROWS, WholeNetwork
 from skdistmlp.planning.plan import Plan
 from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
-from skdistmlp.training.run import TrainingRun
 from skdistmlp.training.state import TrainingState
 from skdistmlp.training.step import predict_blocks
 
@@ -51,22 +51,22 @@ class FuturesEngine:
         Raises
         ------
         ClusterError
-            If a worker would hold more than its memory limit.
+            If a worker would hold more than its memory limit, or workers are lost more
+            often than the settings allow.
         """
-        dataset = dataset.to_local()
-        state = job.start(self.plan.split.unsplit_layout())
-        with open_futures_network(
+        return train_with_recovery(
             self._client,
-            self.plan.workers,
-            job.network,
-            job.split,
-            state.network,
-            dataset,
-            plan=self.plan,
-            log=job.log,
-        ) as network:
-            run = TrainingRun(job, network, dataset, state, job.log)
-            return run.train(on_epoch_end, checkpoint)
+            self.plan,
+            job,
+            dataset.to_local(),
+            on_epoch_end,
+            self._note_plan,
+            checkpoint,
+        )
+
+    def _note_plan(self, plan: Plan) -> None:
+        """Note how training goes on: callbacks may ask for it."""
+        self.plan = plan
 
     def predict(
         self, network: Network, parameters: Parameters, X: Features

@@ -49,6 +49,9 @@ class Recovery:
         Workers were lost, with what was trained since the last copies of the state.
         Workers that were being retired, or stayed paused, handed their shards over. Or
         the fit moved to a plan that is faster (the setting ``skdistmlp.elastic``).
+    restarts : bool
+        Whether the solver began again there, from the parameters that it had: "lbfgs",
+        what SciPy knew besides is lost.
     """
 
     lost: tuple[str, ...]
@@ -60,13 +63,20 @@ class Recovery:
     n_replicas: int
     same_bits: bool
     kind: Kind = "lost"
+    restarts: bool = False
 
     def __str__(self) -> str:
+        where = ", ".join(self.workers)
         answer = "identical" if self.same_bits else "equal up to rounding"
         then = (
-            f"epoch {self.n_iter} on {', '.join(self.workers)}, with "
+            f"epoch {self.n_iter} on {where}, with "
             f"results {answer} to those of an undisturbed fit"
         )
+        if self.restarts:
+            then = (
+                f"iteration {self.n_iter} on {where}, where L-BFGS began again: an "
+                f"undisturbed fit ends with other parameters, and a similar loss"
+            )
         if self.kind == "moved":
             n_workers = counted(len(self.workers), "worker")
             return (

@@ -32,10 +32,6 @@ class Method(Protocol):
         """Number of arrays of a shard's parameters beyond those of every training."""
 
     @property
-    def pauses_cost_little(self) -> bool:
-        """Whether to pause now and then even if no callback waits for it."""
-
-    @property
     def needs_all_features(self) -> bool:
         """Whether each process needs the features of rows that others compute."""
 
@@ -102,11 +98,6 @@ class EpochTraining:
         """Only for a score that is computed from them."""
         hold_out = self.hold_out
         return hold_out is not None and isinstance(hold_out.score, ScoreOfRows)
-
-    @property
-    def pauses_cost_little(self) -> bool:
-        """Yes: between two epochs there is nothing but the state."""
-        return True
 
     def max_rows(self, dataset: BaseDataset, network: Network, itemsize: int) -> int:
         """Return the rows of a mini-batch, or of a block of held-out rows."""
@@ -188,11 +179,6 @@ class LbfgsTraining:
     @property
     def needs_all_features(self) -> bool:
         """No."""
-        return False
-
-    @property
-    def pauses_cost_little(self) -> bool:
-        """No: SciPy has to run in another thread, which each evaluation waits for."""
         return False
 
     def for_run(self) -> "LbfgsRun":

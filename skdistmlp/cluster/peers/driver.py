@@ -8,7 +8,6 @@ directly.
 from __future__ import annotations
 
 import concurrent.futures
-import math
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +29,6 @@ from skdistmlp.cluster.peers.departures import Departure, Departures
 from skdistmlp.cluster.peers.failure import raise_cause
 from skdistmlp.cluster.peers.handover import HandOver, join_training_states
 from skdistmlp.cluster.peers.messages import (
-    Announced,
     Messages,
     ProgressLine,
     TaskEnded,
@@ -41,6 +39,7 @@ from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Report, Roster, ShardCopy
+from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import WorkerLostError
@@ -300,8 +299,7 @@ class PeersRun:
 
     def _copy_state(self) -> None:
         """Copy the state of all shards, if it is time."""
-        # L-BFGS begins again: what SciPy knows is no part of the state.
-        if self._stop or not self._job.method.pauses_cost_little:
+        if self._stop:
             return
         with self._tasks.translate_dask_errors():
             if self._copies.is_due:
@@ -395,11 +393,7 @@ class PeersRun:
         # until the tasks run, `_check_round` covers.
         self._check_held()
         roster = self._roster if number == 0 else None
-        if self._on_epoch_end is not None:
-            round_s = 0.0
-        else:
-            pauses = self._job.method.pauses_cost_little or self._checkpoint
-            round_s = ROUND_S if pauses else math.inf
+        round_s = ROUND_S if self._on_epoch_end is None else 0.0
         arguments = [
             (self._shards[rank], number, self._rows[rank], roster, round_s, self._stop)
             for rank in self._ranks
@@ -412,16 +406,12 @@ class PeersRun:
 
     def _call_back(self, on_epoch_end: OnEpochEnd) -> bool:
         """Report the end of an epoch; return whether to stop."""
-        n_iter = self._state.progress.n_iter
-        announced = self._announced
-        if n_iter <= announced.n_iter:
-            # An epoch that was trained before, and lost.
-            return announced.stops and n_iter == announced.n_iter
-        with calling_back(self._workers):
-            announced.stops = on_epoch_end(self._state, self._snapshot)
-        # Not before: a worker may be lost while the parameters are collected.
-        announced.n_iter = n_iter
-        return announced.stops
+
+        def report() -> bool:
+            with calling_back(self._workers):
+                return on_epoch_end(self._state, self._snapshot)
+
+        return self._announced.epoch(self._state.progress.n_iter, report)
 
     def _snapshot(self) -> TrainingState:
         """Return a copy of the state of the whole network, between rounds."""
@@ -460,7 +450,7 @@ class PeersRun:
             while True:
                 self._round_start.note(message)
                 if isinstance(message, ProgressLine):
-                    self._log_line(message)
+                    self._announced.line(message.number, message.text, self._job.log)
                 message = self._messages.get_nowait()
         if self._round_start.timed_out():
             ask = worker.missing_shards
@@ -468,12 +458,6 @@ class PeersRun:
             raise self._round_start.error(missing)
         if time.monotonic() > self._next_check_at:
             self._check_round()
-
-    def _log_line(self, line: ProgressLine) -> None:
-        """Print a line, unless it was printed before."""
-        if line.number >= self._announced.n_lines:
-            self._announced.n_lines = line.number + 1
-            self._job.log(line.text)
 
     def _check_round(self) -> None:
         """See whether it makes sense to wait for this round."""

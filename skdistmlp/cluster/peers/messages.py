@@ -58,28 +58,6 @@ class ShardMet:
     round: int
 
 
-@dataclass
-class Announced:
-    """What the user has been told of a fit: nothing is said twice.
-
-    Attributes
-    ----------
-    n_lines : int
-        Lines that have been printed.
-    n_lines_copied : int
-        Those of them that were sent before the state from which the fit goes on.
-    n_iter : int
-        The last epoch or iteration that was reported.
-    stops : bool
-        Whether training is to stop there.
-    """
-
-    n_lines: int = 0
-    n_lines_copied: int = 0
-    n_iter: int = 0
-    stops: bool = False
-
-
 @dataclass(frozen=True)
 class TaskEnded:
     """A task of the round has ended; the client sends this to itself."""

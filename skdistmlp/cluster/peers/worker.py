@@ -1,7 +1,6 @@
 """What runs on the workers in the "peers" engine: a shard, from round to round."""
 
 import copy
-import math
 import socket
 import threading
 import time
@@ -181,7 +180,7 @@ class PeerShard:
             Who takes part; for round 0.
         round_s : float
             Seconds after which to report, at the end of an epoch or iteration: 0 for
-            each of them, infinite for the end of training only.
+            each of them.
         stop : bool
             Whether to end training before another step.
         is_abandoned : callable
@@ -229,7 +228,8 @@ class PeerShard:
 
     def copy(self) -> ShardCopy:
         """Return a copy of what would be lost with this shard, between rounds."""
-        state = self.snapshot()
+        # L-BFGS begins again at the parameters of the shards.
+        state = replace(self.snapshot(), iterate=None)
         if self._rank > 0:
             # All have the same.
             state = replace(state, row_order=None, held_out=None)
@@ -343,9 +343,8 @@ class PeerShard:
         def is_round_over(_: TrainingState) -> bool:
             return bool(leader.decides(time.monotonic() >= started_at + round_s))
 
-        pause = None if round_s == math.inf else is_round_over
         try:
-            state = run.stop() if stop else run.advance(pause)
+            state = run.stop() if stop else run.advance(is_round_over)
         except StopRequested:
             # L-BFGS cannot be cut short. Not raised: an interrupt that left a task
             # would end its worker.

@@ -1,0 +1,211 @@
+"""Go on with a fit by tasks after a loss of workers, from a copy in this process."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+from distributed import Client
+
+from skdistmlp.cluster.client.errors import translate_dask_errors
+from skdistmlp.cluster.futures.driver import open_futures_network
+from skdistmlp.cluster.run.announced import Announced
+from skdistmlp.cluster.run.replacement import (
+    RECOVERABLE,
+    WAITING,
+    await_workers,
+    lost_among,
+    note_recoveries,
+    plan_on,
+    processes_of,
+    recovery_of,
+)
+from skdistmlp.exceptions import ClusterError, what_happened
+from skdistmlp.parallel.data import Dataset
+from skdistmlp.planning.plan import Plan
+from skdistmlp.settings import copies_max_share, max_recoveries, recovery_wait_s
+from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
+from skdistmlp.training.pace import Pace
+from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.state import TrainingState
+
+LOG = logging.getLogger("skdistmlp")
+
+
+def train_with_recovery(
+    client: Client,
+    plan: Plan,
+    job: TrainingJob,
+    dataset: Dataset,
+    on_epoch_end: OnEpochEnd | None,
+    note_plan: Callable[[Plan], None],
+    checkpoint: Checkpoint | None = None,
+) -> TrainingState:
+    """Train to the end; whenever workers are lost, resume from the last copy.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Where to begin.
+    job : TrainingJob
+        What to train, with the split of the plan.
+    dataset : Dataset
+        All rows.
+    on_epoch_end : callable, optional
+        Called once for each epoch, also if some are repeated.
+    note_plan : callable
+        Called with each plan on which training resumes.
+    checkpoint : Checkpoint, optional
+        Offered the state after each epoch.
+
+    Returns
+    -------
+    TrainingState
+        Of the whole network.
+
+    Raises
+    ------
+    WorkerLostError
+        If workers are lost more often than the setting allows, or none are left.
+    """
+    begun = time.monotonic()
+    # Before anything is lost: they may be wrong.
+    allowed, wait_s = max_recoveries(), recovery_wait_s()
+    announced = Announced()
+    gone: dict[str, str | None] = {}
+    while True:
+        with translate_dask_errors(client, (), "looking for workers"):
+            processes = processes_of(client)
+        attempt = Attempt(job, announced, checkpoint, keeps_copies=allowed > 0)
+        try:
+            return attempt.train(client, plan, dataset, on_epoch_end)
+        except RECOVERABLE as error:
+            if len(plan.recoveries) >= allowed:
+                note_recoveries(error, plan)
+                raise
+            lost_at = time.monotonic()
+            with translate_dask_errors(client, (), WAITING):
+                lost = lost_among(client, plan, processes, error)
+                gone.update((worker, processes.get(worker)) for worker in lost)
+                others: tuple[str, ...] = ()
+                if lost:
+                    others = await_workers(client, plan, gone, wait_s, _first)
+            if not others:
+                note_recoveries(error, plan)
+                raise
+            why = what_happened(error)
+        except ClusterError as error:
+            note_recoveries(error, plan)
+            raise
+        waited_s = time.monotonic() - lost_at
+        job = attempt.job_to_resume()
+        with translate_dask_errors(client, (), WAITING):
+            before, plan = plan, plan_on(client, plan, others, job, dataset)
+        job = replace(job, split=plan.split)
+        recovery = recovery_of(
+            lost, why, lost_at - begun, waited_s, before, plan, job, dataset
+        )
+        LOG.info("%s", recovery)
+        plan = replace(plan, recoveries=(*before.recoveries, recovery))
+        note_plan(plan)
+
+
+def _first(spare: Sequence[str], number: int) -> Sequence[str]:
+    return spare[:number]
+
+
+class Attempt:
+    """One run of a job, and the copy from which another may go on; a `Checkpoint`.
+
+    The copy is in this process, where the loop runs: nothing goes on if it is lost.
+
+    Parameters
+    ----------
+    job : TrainingJob
+        The job, with its split.
+    announced : Announced
+        What the user has been told before.
+    checkpoint : Checkpoint or None
+        Offered the state too.
+    keeps_copies : bool
+        Whether to copy the state between epochs, as often as
+        ``skdistmlp.copies.max-share`` allows.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        announced: Announced,
+        checkpoint: Checkpoint | None,
+        keeps_copies: bool,
+    ) -> None:
+        self._job = job
+        self._announced = announced
+        self._checkpoint = checkpoint
+        self._keeps_copies = keeps_copies
+        self._pace = Pace(copies_max_share())
+        self._n_lines = announced.n_lines_copied
+        self._copy: TrainingState | None = None
+
+    def train(
+        self,
+        client: Client,
+        plan: Plan,
+        dataset: Dataset,
+        on_epoch_end: OnEpochEnd | None,
+    ) -> TrainingState:
+        """Train to the end."""
+        # Drawn from a copy: another attempt may have to draw the same.
+        initial = self._job.initial
+        initial = replace(initial, random_state=deepcopy(initial.random_state))
+        job = replace(self._job, initial=initial)
+        state = job.start(job.split.unsplit_layout())
+        report: OnEpochEnd | None = None
+        if on_epoch_end is not None:
+
+            def report(
+                state: TrainingState, snapshot: Callable[[], TrainingState]
+            ) -> bool:
+                assert state.progress is not None
+                return self._announced.epoch(
+                    state.progress.n_iter, lambda: on_epoch_end(state, snapshot)
+                )
+
+        with open_futures_network(
+            client,
+            plan.workers,
+            job.network,
+            job.split,
+            state.network,
+            dataset,
+            plan=plan,
+            log=job.log,
+        ) as network:
+            run = TrainingRun(job, network, dataset, state, self._log)
+            return run.train(report, self if self._keeps_copies else self._checkpoint)
+
+    def offer(
+        self, state: TrainingState, snapshot: Callable[[], TrainingState]
+    ) -> None:
+        """Copy a state between two epochs, if it is time; see `Checkpoint`."""
+        if self._pace.is_due:
+            with self._pace.timed():
+                self._copy = snapshot()
+            self._announced.n_lines_copied = self._n_lines
+        if self._checkpoint is not None:
+            self._checkpoint.offer(state, snapshot)
+
+    def job_to_resume(self) -> TrainingJob:
+        """Return the job that goes on from the last copy, or begins again."""
+        if self._copy is None:
+            return self._job
+        return replace(self._job, initial=self._copy)
+
+    def _log(self, line: str) -> None:
+        number, self._n_lines = self._n_lines, self._n_lines + 1
+        self._announced.line(number, line, self._job.log)

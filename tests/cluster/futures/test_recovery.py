@@ -1,0 +1,181 @@
+"""Fits by tasks that go on after workers were lost: real processes are killed."""
+
+import os
+import signal
+
+import dask
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skdistmlp import DistributedMLPClassifier, WorkerLostError
+from skdistmlp.cluster.futures.recovery import Attempt
+from tests.cluster.leaks import assert_nothing_left, own_cluster
+from tests.cluster.support import bounded, load
+from tests.estimators.recorder import Recorder
+from tests.marks import only_quick
+from tests.sklearn_versions import BEFORE_1_9
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:the fit lost workers"),
+]
+
+PARAMETERS = {
+    "hidden_layer_sizes": (20, 12),
+    "batch_size": 100,
+    "max_iter": 8,
+    "random_state": 0,
+    "n_iter_no_change": 100,
+    "engine": "futures",
+    "n_workers": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data(digits):
+    return digits[0][:400], digits[1][:400]
+
+
+@pytest.fixture(scope="module")
+def own():
+    """A client of workers that nannies restart, of which a fit takes two."""
+    with own_cluster(n_workers=3) as client:
+        client.run(load)
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def recovers():
+    with dask.config.set(
+        {"skdistmlp.max-recoveries": 3, "skdistmlp.copies.max-share": 1.0}
+    ):
+        yield
+
+
+def classifier(client, **parameters):
+    return DistributedMLPClassifier(**PARAMETERS | parameters, client=client)
+
+
+def killing(monkeypatch, client, after=(4,), n_workers=1):
+    """Kill workers of a fit after some epochs, before or after the state is copied."""
+    offer, killed = Attempt.offer, []
+
+    def offer_and_kill(attempt, state, snapshot):
+        n_iter = state.progress.n_iter
+        if n_iter not in after:
+            offer(attempt, state, snapshot)
+        elif n_iter not in killed:
+            killed.append(n_iter)
+            workers = [*client.scheduler_info(n_workers=-1)["workers"]]
+            pids = client.run(os.getpid, workers=used_by(client, workers)[:n_workers])
+            for pid in pids.values():
+                os.kill(pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Attempt, "offer", offer_and_kill)
+    return killed
+
+
+def used_by(client, workers):
+    """Return the workers that hold something of the fit."""
+    return [w for w, keys in client.has_what(workers).items() if keys]
+
+
+def assert_same(clf, other, exactly=True):
+    assert clf.n_iter_ == other.n_iter_
+    for mine, theirs in zip(
+        [*clf.coefs_, *clf.intercepts_],
+        [*other.coefs_, *other.intercepts_],
+        strict=True,
+    ):
+        if exactly:
+            assert_array_equal(mine, theirs)
+        else:
+            assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "after"),
+    only_quick(
+        0,
+        cases=[
+            ({"early_stopping": True, "dropout": 0.2, "ema_decay": 0.9}, (4,)),
+            ({}, (1,)),
+            ({"random_state": None}, (4,)),
+            ({"solver": "sgd", "learning_rate": "adaptive", "tol": 10.0}, (2, 5)),
+        ],
+    ),
+)
+def test_a_killed_worker_does_not_change_the_answer(
+    own, data, monkeypatch, capsys, parameters, after
+):
+    def fit():
+        np.random.mtrand._rand.seed(0)
+        clf = bounded(classifier(own, verbose=True, **parameters).fit, *data)
+        return clf, capsys.readouterr().out, np.random.mtrand._rand.rand()
+
+    undisturbed, lines, drawn = fit()
+    assert undisturbed.recoveries_ == ()
+    killed = killing(monkeypatch, own, after)
+    clf, lines_too, drawn_too = fit()
+    assert killed == [*after]
+    assert [recovery.n_iter for recovery in clf.recoveries_] == [n - 1 for n in after]
+    assert all(recovery.same_bits for recovery in clf.recoveries_)
+    assert_same(clf, undisturbed)
+    # Each line once.
+    assert lines_too == lines
+    assert drawn_too == drawn
+    assert_nothing_left(own)
+
+
+@pytest.mark.skipif(BEFORE_1_9, reason="scikit-learn has no callbacks")
+def test_callbacks_hear_of_each_epoch_once(own, data, monkeypatch):
+    killing(monkeypatch, own)
+    recorder = Recorder()
+    clf = classifier(own).set_callbacks(recorder)
+    bounded(clf.fit, *data)
+    assert len(clf.recoveries_) == 1
+    ended = [number for hook, name, number in recorder.hooks if (hook, name) == END]
+    assert ended == list(range(8))
+
+
+END = "end", "epoch"
+
+
+def test_it_goes_on_with_fewer_workers(own, data, monkeypatch):
+    undisturbed = bounded(classifier(own).fit, *data)
+    killing(monkeypatch, own, n_workers=2)
+    with dask.config.set({"skdistmlp.recovery-wait": 0}):
+        clf = bounded(classifier(own).fit, *data)
+    (recovery,) = clf.recoveries_
+    assert len(recovery.lost) == 2
+    assert clf.n_workers_ == len(recovery.workers)
+    assert_same(clf, undisturbed, exactly=recovery.same_bits)
+    own.wait_for_workers(3, timeout=30)
+    own.run(load)
+
+
+def test_lbfgs_goes_on_from_its_last_iterate(own, data, monkeypatch):
+    lbfgs = {"solver": "lbfgs", "max_iter": 250, "alpha": 10.0}
+    undisturbed = bounded(classifier(own, **lbfgs).fit, *data)
+    killing(monkeypatch, own, after=(20,))
+    clf = bounded(classifier(own, **lbfgs).fit, *data)
+    (recovery,) = clf.recoveries_
+    assert recovery.n_iter == 19
+    assert recovery.restarts
+    assert not recovery.same_bits
+    assert "iteration 19" in str(recovery)
+    assert "L-BFGS began again" in str(recovery)
+    assert clf.n_iter_ <= 250
+    assert_allclose(clf.loss_, undisturbed.loss_, rtol=1e-3)
+
+
+def test_losses_are_bounded_and_named(own, data, monkeypatch):
+    killing(monkeypatch, own, after=(2, 4))
+    with (
+        dask.config.set({"skdistmlp.max-recoveries": 1}),
+        pytest.raises(WorkerLostError) as error,
+    ):
+        bounded(classifier(own).fit, *data)
+    assert any("Before that, the fit recovered" in n for n in error.value.__notes__)
+    assert_nothing_left(own)
