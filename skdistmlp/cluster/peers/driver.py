@@ -264,7 +264,7 @@ class PeersRun:
     def _departure_after(self, error: WorkerLostError) -> Departure | None:
         """Return the departure from workers that accept no tasks but are still there.
 
-        None if they are lost, or before the first round, which has a state yet to come.
+        None if they are lost, or in the first round: where it began, the client knows.
         """
         if self._n_rounds == 0 or self._departures is None:
             return None

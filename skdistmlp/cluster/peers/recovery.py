@@ -159,13 +159,17 @@ def train_with_recovery(
                 # Nobody is there to go on.
                 note_recoveries(error, plan)
                 raise
-            n_lost = sum(recovery.kind == "lost" for recovery in plan.recoveries)
-            if run.is_interrupted or n_lost >= allowed:
+            if run.is_interrupted or allowed == 0:
                 note_recoveries(error, plan)
                 raise
             lost_at = time.monotonic()
             with translate_dask_errors(client, (), WAITING):
                 departure = _departure(client, plan, processes, error)
+            # The others are somebody's wish, or leave for good; and nothing was lost.
+            n_lost = sum(recovery.kind == "lost" for recovery in plan.recoveries)
+            if departure.kind == "lost" and n_lost >= allowed:
+                _note_recoveries(error, plan)
+                raise
             others = _others(client, plan, departure, processes, gone, wait_s)
             if not others:
                 raise

@@ -411,3 +411,17 @@ def test_without_spare_workers_a_paused_one_is_waited_for(
     assert (recovery.kind, recovery.n_iter, epochs) == ("paused", 3, EACH_EPOCH)
     assert (clf.n_workers_, recovery.same_bits) == (2, False)
     assert clf.loss_curve_ == pytest.approx(expected.loss_curve_, rel=1e-6)
+
+
+def test_a_worker_that_is_retired_before_the_first_round_is_not_called_lost(
+    spare, data, epochs, monkeypatch
+):
+    """There is nothing to hand over yet."""
+    expected = undisturbed(spare, data)
+    epochs.clear()
+    retirement = Retirement(monkeypatch, spare, number=0, is_seen=False)
+    clf = bounded(classifier(spare).fit, *data)
+    retirement.has_ended()
+    assert_same_bits(clf, expected)
+    (recovery,) = clf.recoveries_
+    assert (recovery.kind, recovery.n_iter, epochs) == ("retired", 0, EACH_EPOCH)
