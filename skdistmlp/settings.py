@@ -94,8 +94,8 @@ SETTINGS = {
             "max-recoveries",
             3,
             "a number, 0 or more",
-            "how often a fit with engine='peers' recovers from the loss of workers; "
-            "with 0 it does not leave workers that are being retired or paused, either",
+            "how often a fit recovers from the loss of workers; with 0 it does not "
+            "leave workers that are being retired or paused, either",
         ),
         Setting(
             "recovery-wait",

@@ -39,8 +39,8 @@ def test_only_lost_workers_are_called_lost():
 
 
 def test_recoveries_of_older_versions_are_losses():
-    *older, kind = vars(RECOVERY).values()
-    assert kind == "lost"
+    *older, kind, restarts = vars(RECOVERY).values()
+    assert (kind, restarts) == ("lost", False)
     assert Recovery(*older) == RECOVERY
 
 
@@ -55,3 +55,9 @@ def test_a_plan_keeps_its_recoveries():
     old = object.__new__(type(plan))
     old.__setstate__(state)
     assert old.recoveries == ()
+
+
+def test_l_bfgs_says_that_it_began_again():
+    said = str(replace(RECOVERY, restarts=True, same_bits=False))
+    assert f"resumed from iteration {RECOVERY.n_iter} on" in said
+    assert "L-BFGS began again" in said

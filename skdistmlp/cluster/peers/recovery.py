@@ -168,7 +168,7 @@ def train_with_recovery(
             # The others are somebody's wish, or leave for good; and nothing was lost.
             n_lost = sum(recovery.kind == "lost" for recovery in plan.recoveries)
             if departure.kind == "lost" and n_lost >= allowed:
-                _note_recoveries(error, plan)
+                note_recoveries(error, plan)
                 raise
             others = _others(client, plan, departure, processes, gone, wait_s)
             if not others:

@@ -318,7 +318,9 @@ def test_a_fit_that_nobody_goes_on_with_ends(epochs, data, monkeypatch):
     with own_cluster(n_workers=2) as client:
         client.run(load)
         retirement = Retirement(monkeypatch, client, ranks=(0,))
-        monkeypatch.setattr("skdistmlp.cluster.peers.recovery.workers_of", lambda _: ())
+        monkeypatch.setattr(
+            "skdistmlp.cluster.run.replacement.workers_of", lambda _: ()
+        )
         with (
             dask.config.set({"skdistmlp.recovery-wait": "0s"}),
             pytest.raises(WorkerLostError, match="It handed its shard over"),

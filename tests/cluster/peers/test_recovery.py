@@ -14,10 +14,11 @@ from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
-from skdistmlp.cluster.peers import driver, recovery
+from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.recovery import train_with_recovery
-from skdistmlp.planning.cost import StepCost, cost_of_training
+from skdistmlp.cluster.run import replacement
+from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load
@@ -203,10 +204,10 @@ def test_with_fewer_workers_the_answer_is_the_same_to_rounding(
 ):
     expected = undisturbed(spare, data, n_workers=3)
     Killer(monkeypatch, spare)
-    known, workers_of = set(spare.nthreads()), recovery.workers_of
+    known, workers_of = set(spare.nthreads()), replacement.workers_of
     # Those that nannies start are never seen.
     monkeypatch.setattr(
-        recovery, "workers_of", lambda c: [w for w in workers_of(c) if w in known]
+        replacement, "workers_of", lambda c: [w for w in workers_of(c) if w in known]
     )
     clf = classifier(spare, n_workers=3)
     with dask.config.set({"skdistmlp.recovery-wait": "1s"}):
@@ -305,25 +306,17 @@ def test_a_copy_without_room_is_done_without(spare, data, monkeypatch):
     assert_same_bits(clf, expected)
 
 
-@pytest.mark.slow
-def test_lbfgs_begins_again(spare, data, monkeypatch):
-    expected = undisturbed(spare, data, solver="lbfgs")
-    pids = spare.run(os.getpid)
-    start = driver.PeersRun._start_round
-    killed = []
-
-    def kill(run, number):
-        futures = start(run, number)
-        if not killed:
-            killed.append(run._workers[1])
-            os.kill(pids[killed[0]], signal.SIGKILL)
-        return futures
-
-    monkeypatch.setattr(driver.PeersRun, "_start_round", kill)
-    clf = bounded(classifier(spare, solver="lbfgs").fit, *data)
-    for mine, theirs in zip(clf.coefs_, expected.coefs_, strict=True):
-        assert_array_equal(mine, theirs)
-    assert clf.recoveries_[0].n_iter == 0
+def test_lbfgs_goes_on_from_its_last_iterate(spare, data, monkeypatch):
+    lbfgs = {"solver": "lbfgs", "max_iter": 120, "alpha": 10.0}
+    expected = undisturbed(spare, data, **lbfgs)
+    Killer(monkeypatch, spare, after=(20,))
+    clf = bounded(classifier(spare, **lbfgs).fit, *data)
+    (recovery,) = clf.recoveries_
+    assert recovery.n_iter == 20
+    assert recovery.restarts
+    assert not recovery.same_bits
+    assert 20 < clf.n_iter_ <= 120
+    assert_allclose(clf.loss_, expected.loss_, rtol=1e-3)
 
 
 def trained(client, report, before_check=lambda: None):
@@ -375,39 +368,6 @@ def test_a_worker_that_is_lost_in_a_callback(spare, stops):
     assert reported == list(range(1, len(reported) + 1))
     if stops:
         assert state.progress.n_iter == len(reported) == 3
-
-
-def test_a_worker_that_is_restarted_at_its_address_was_lost(client, monkeypatch):
-    first, second, third = client.nthreads()
-    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
-    before = recovery._processes(client)
-    error = WorkerLostError("it was lost")
-    assert recovery._lost(client, plan, before, error) == ()
-    old = before | {second: "another directory"}
-    assert recovery._lost(client, plan, old, error) == (second,)
-    found = recovery._await_workers(client, plan, {second: old[second]}, 0.0)
-    assert found == (first, second)
-    # It is still the same process.
-    found = recovery._await_workers(client, plan, {second: before[second]}, 0.0)
-    assert found == (first, third)
-    both = {second: before[second], third: before[third]}
-    assert recovery._await_workers(client, plan, both, 0.0) == (first,)
-
-
-def test_a_worker_that_is_being_retired_is_of_use_once_that_is_refused(
-    client, monkeypatch
-):
-    first, second, third = client.nthreads()
-    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
-    statuses = dict.fromkeys((first, second, third), "running")
-    statuses[first] = "closing_gracefully"
-    monkeypatch.setattr(recovery, "worker_statuses", lambda _: statuses)
-    monkeypatch.setattr(recovery, "workers_of", lambda _: (second, third))
-    assert recovery._await_workers(client, plan, {}, 0.0) == (third, second)
-    monkeypatch.setattr(recovery, "workers_of", lambda _: (second,))
-    assert recovery._await_workers(client, plan, {}, 0.0) == (second,)
-    statuses[first] = "running"
-    assert recovery._await_workers(client, plan, {}, 0.0) == (first, second)
 
 
 @pytest.mark.parametrize("allowed", only_quick(1, cases=[0, 1]))

@@ -1,0 +1,92 @@
+"""Which workers a fit has lost, which take their place, and the plan on them."""
+
+from dataclasses import replace
+
+import pytest
+
+from skdistmlp import WorkerLostError
+from skdistmlp.cluster.run import replacement
+from skdistmlp.cluster.run.replacement import (
+    await_workers,
+    lost_among,
+    plan_on,
+    processes_of,
+    recovery_of,
+)
+from skdistmlp.planning.cost import StepCost, cost_of_training
+from skdistmlp.planning.plan import plan_training
+from skdistmlp.training.progress import LbfgsProgress
+from tests.training.jobs import dataset_of, job_of
+
+
+def first_of(spare, number):
+    return spare[:number]
+
+
+def test_a_worker_that_is_restarted_at_its_address_was_lost(client):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    before = processes_of(client)
+    error = WorkerLostError("it was lost")
+    assert lost_among(client, plan, before, error) == ()
+    old = before | {second: "another directory"}
+    assert lost_among(client, plan, old, error) == (second,)
+    found = await_workers(client, plan, {second: old[second]}, 0.0, first_of)
+    assert found == (first, second)
+    # It is still the same process.
+    found = await_workers(client, plan, {second: before[second]}, 0.0, first_of)
+    assert found == (first, third)
+    both = {second: before[second], third: before[third]}
+    assert await_workers(client, plan, both, 0.0, first_of) == (first,)
+
+
+def test_a_worker_that_is_being_retired_is_of_use_once_that_is_refused(
+    client, monkeypatch
+):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    statuses = dict.fromkeys((first, second, third), "running")
+    statuses[first] = "closing_gracefully"
+    monkeypatch.setattr(replacement, "worker_statuses", lambda _: statuses)
+    monkeypatch.setattr(replacement, "workers_of", lambda _: (second, third))
+    assert await_workers(client, plan, {}, 0.0, first_of) == (third, second)
+    monkeypatch.setattr(replacement, "workers_of", lambda _: (second,))
+    assert await_workers(client, plan, {}, 0.0, first_of) == (second,)
+    statuses[first] = "running"
+    assert await_workers(client, plan, {}, 0.0, first_of) == (first, second)
+
+
+@pytest.mark.parametrize(("engine", "n_replicas"), [("peers", 2), ("futures", 1)])
+def test_fewer_workers_share_the_network_as_the_engine_can(client, engine, n_replicas):
+    workers = tuple(client.nthreads())
+    job, dataset = job_of("adam"), dataset_of("adam")
+    units, cost = job.network.layer_units, cost_of_training(job, dataset)
+    plan = plan_training(units, engine, workers, cost)
+    plan = plan_on(client, replace(plan, reason="why"), workers[:2], job, dataset)
+    assert (plan.engine, plan.workers) == (engine, workers[:2])
+    assert plan.n_replicas <= n_replicas
+    assert plan.reason == "1 worker fewer than before (why)"
+    same = plan_on(client, plan, workers[1:], job, dataset)
+    assert same == replace(plan, workers=workers[1:])
+
+
+def recovered(job, before, plan):
+    dataset = dataset_of("adam")
+    return recovery_of(("a",), "it was lost", 1.0, 2.0, before, plan, job, dataset)
+
+
+def test_an_account_says_whether_bits_are_the_same():
+    cost, units = StepCost.of_step(10), job_of("adam").network.layer_units
+    before = plan_training(units, "peers", ["a", "b"], cost)
+    moved = replace(before, workers=("a", "c"))
+    job = job_of("adam")
+    found = recovered(job, before, moved)
+    assert (found.same_bits, found.restarts, found.n_iter) == (True, False, 0)
+    fewer = plan_training(units, "peers", ["a"], cost)
+    assert not recovered(job, before, fewer).same_bits
+    iterate = replace(job.initial, progress=LbfgsProgress(7, 0.5))
+    found = recovered(replace(job, initial=iterate), before, moved)
+    assert (found.same_bits, found.restarts, found.n_iter) == (False, True, 7)
+    # Nothing is left of what was trained.
+    begun = replace(job, initial=replace(job.initial, progress=None))
+    assert recovered(begun, before, moved).same_bits
