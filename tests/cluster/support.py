@@ -55,6 +55,16 @@ def load() -> None:
     import skdistmlp.cluster.peers.worker  # noqa: F401
 
 
+def set_status(name: str, dask_worker: Any) -> None:
+    """Pause a worker, as Dask does with one short of memory, or have it resume."""
+    from distributed import Status
+
+    # Dask's own memory monitor would undo it.
+    fraction = False if name == "paused" else 0.8
+    dask_worker.memory_manager.memory_pause_fraction = fraction
+    dask_worker.status = Status[name]
+
+
 @contextmanager
 def occupied(client: Client) -> Iterator[Callable[[], None]]:
     """Keep every thread of the cluster busy until the yielded function is called."""

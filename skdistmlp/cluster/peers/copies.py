@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 from distributed import Client, Future
 
 from skdistmlp.cluster.client.rpc import submit_rpc
+from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.cluster.client.workers import worker_memory
 from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.worker import ShardCopy
+from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.settings import COPIES_ANSWER_S, copies_max_share
 from skdistmlp.training.job import TrainingJob
@@ -65,6 +67,7 @@ class StateCopies:
         self._cost_s = n_bytes / ASSUMED_BYTES_PER_S
         self._taken_at = time.monotonic()
         self._has_room: bool | None = None
+        self._n_taken = 0
 
     @property
     def is_due(self) -> bool:
@@ -86,9 +89,17 @@ class StateCopies:
         tasks, ranks = self._tasks, range(len(shards))
         tasks.phase = "copying the state of the shards"
         tasks.begin()
-        own = [tasks.add(rank, "copy", worker.copy_of, shards[rank]) for rank in ranks]
+        number, self._n_taken = self._n_taken, self._n_taken + 1
+        add = tasks.add
+        copies = [
+            add(rank, "copy", worker.copy_of, shards[rank], number) for rank in ranks
+        ]
+        # Both depend on a copy that is released then, not one on the other: Dask would
+        # take that to the buddy too, and later drop one of them, maybe not the one
+        # there. The buddy could be the only one that has the state.
+        own = [add(rank, "own-copy", worker.keep, copies[rank]) for rank in ranks]
         buddies = [
-            tasks.add((rank + 1) % len(shards), "buddy-copy", worker.keep, own[rank])
+            add((rank + 1) % len(shards), "buddy-copy", worker.keep, copies[rank])
             for rank in ranks
         ]
         futures = tasks.submit([*own, *buddies])
@@ -114,19 +125,25 @@ class StateCopies:
         """
         if self._last is None:
             return None
-        candidates = list(zip(*self._last, strict=True))
-        asked = submit_rpc(
-            self._client, self._client.who_has, [f for pair in candidates for f in pair]
-        )
-        where = asked.result(COPIES_ANSWER_S)
-        # Not simply gathered: of a copy that is lost Dask would run the task again, on
-        # a shard that knows nothing any more.
-        found = [
-            [future for future in pair if where.get(future.key)] for pair in candidates
-        ]
-        if not all(found):
-            return None
-        last = [each[-1] for each in found]
+        keys = [future.key for futures in self._last for future in futures]
+        # Not `Client.who_has`: it raises if Dask has given up one of them.
+        where = ask_scheduler(self._client, "who_has", keys=keys)
+        workers = self._tasks.workers
+        silent = silent_workers(self._client, workers)
+        last = []
+        for rank, pair in enumerate(zip(*self._last, strict=True)):
+            homes = workers[rank], workers[(rank + 1) % len(workers)]
+            # Not simply gathered: of a copy that is lost Dask would run the task again,
+            # on a shard that knows nothing any more, and of one on a worker that hangs
+            # it would wait for the answer.
+            there = {
+                home: future
+                for future, home in zip(pair, homes, strict=True)
+                if home in where.get(future.key, ())
+            }
+            if not there:
+                return None
+            last.append(there[min(there, key=lambda home: home in silent)])
         gathering = submit_rpc(self._client, self._client.gather, last, direct=False)
         # Longer for large ones, which go through the scheduler.
         slowly_s = 10 * len(last) * self._n_bytes / ASSUMED_BYTES_PER_S

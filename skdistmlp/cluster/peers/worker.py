@@ -143,6 +143,7 @@ class PeerShard:
         self._is_withheld = False
         # Held while a round begins, or is refused from another thread.
         self._beginning = threading.Lock()
+        self._n_copies = 0
         self._job = job
         self._run: TrainingRun | None = None
         self._dataset: Dataset | None = None
@@ -234,6 +235,20 @@ class PeerShard:
             # All have the same.
             state = replace(state, row_order=None, held_out=None)
         return ShardCopy(state, self._sender.n_lines)
+
+    def numbered_copy(self, number: int) -> ShardCopy:
+        """Return a copy, unless one of this number was returned before.
+
+        When a worker is lost, Dask makes the copies there again, of shards that have
+        trained on meanwhile, or even do so while this runs.
+        """
+        if number < self._n_copies:
+            raise ExchangeError(
+                f"{self._job.grid.title(self._rank)} is asked for copy {number} of its "
+                f"state again: the worker that had it was lost"
+            )
+        self._n_copies = number + 1
+        return self.copy()
 
     def withhold(self, n_rounds: int) -> bool:
         """Begin no further round, if this shard has begun this number of them.
@@ -431,13 +446,13 @@ def snapshot_of(shard: PeerShard) -> TrainingState:
     return shard.snapshot()
 
 
-def copy_of(shard: PeerShard) -> ShardCopy:
+def copy_of(shard: PeerShard, number: int) -> ShardCopy:
     """Return a copy of what would be lost with a shard, between rounds."""
-    return shard.copy()
+    return shard.numbered_copy(number)
 
 
 def keep(copy: ShardCopy) -> ShardCopy:
-    """Return the copy of another shard, which Dask has brought here."""
+    """Return the copy of this or another shard, which Dask has brought here."""
     return copy
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any
 
 from distributed import Client
@@ -13,7 +13,7 @@ from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.scheduler import UNRESPONSIVE_TIMEOUTS
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.exceptions import WorkerLostError
-from skdistmlp.settings import exchange_timeout_s
+from skdistmlp.settings import PING_ANSWER_S, exchange_timeout_s
 
 
 class LivenessCheck:
@@ -129,6 +129,23 @@ class PausedCheck:
                     f"tasks. Use more workers, or workers with more memory.",
                     (worker,),
                 )
+
+
+def silent_workers(client: Client, workers: Iterable[str]) -> list[str]:
+    """Return the workers that do not answer a ping within `PING_ANSWER_S`.
+
+    The scheduler may just be removing one: then there is an error in place of the
+    answer, at once.
+    """
+    answers = run_on_workers(client, workers, ping)
+    answered, _ = wait(answers.values(), PING_ANSWER_S)
+    for answer in answers.values():
+        answer.cancel()
+    return [
+        worker
+        for worker, answer in answers.items()
+        if answer not in answered or answer.exception() is not None
+    ]
 
 
 def ping() -> None:

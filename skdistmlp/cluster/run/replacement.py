@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import wait
 from dataclasses import replace
 
 from distributed import Client
 
-from skdistmlp.cluster.client.rpc import check_open, run_on_workers
+from skdistmlp.cluster.client.rpc import check_open
 from skdistmlp.cluster.client.workers import (
     known_workers,
     threads_of,
@@ -17,7 +16,7 @@ from skdistmlp.cluster.client.workers import (
     worker_statuses,
     workers_of,
 )
-from skdistmlp.cluster.run.liveness import ping
+from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.exceptions import (
     ClusterError,
     ExchangeError,
@@ -30,7 +29,7 @@ from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import Plan, plan_training
 from skdistmlp.planning.recovery import Kind, Recovery
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
-from skdistmlp.settings import PING_ANSWER_S, RECOVERY_POLL_S, rows_memory_share
+from skdistmlp.settings import RECOVERY_POLL_S, rows_memory_share
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
 
@@ -69,17 +68,8 @@ def lost_among(
     if isinstance(error, WorkerLostError):
         lost |= {*error.workers}
     elif not lost:
-        lost |= {*_silent(client, plan.workers)}
+        lost |= {*silent_workers(client, plan.workers)}
     return tuple(worker for worker in plan.workers if worker in lost)
-
-
-def _silent(client: Client, workers: tuple[str, ...]) -> list[str]:
-    """Return the workers that do not answer."""
-    answers = run_on_workers(client, workers, ping)
-    answered, _ = wait(answers.values(), PING_ANSWER_S)
-    for answer in answers.values():
-        answer.cancel()
-    return [worker for worker, answer in answers.items() if answer not in answered]
 
 
 def await_workers(

@@ -15,7 +15,7 @@ from tests.cluster.faults.clusters import (
     assert_right,
 )
 from tests.cluster.faults.gates import FORWARD, PLACING, Gate
-from tests.cluster.support import WITHIN_S, in_thread, wait_until
+from tests.cluster.support import WITHIN_S, in_thread, set_status, wait_until
 
 TIMEOUT_S = 1.0
 """Timeout of an exchange, where it is to expire."""
@@ -28,11 +28,62 @@ Action = Callable[[Scenario], tuple | None]
 
 
 def kill(scenario: Scenario) -> None:
-    scenario.signal_victim(signal.SIGKILL)
+    scenario.signal(signal.SIGKILL)
+
+
+def kill_twice(scenario: Scenario) -> None:
+    """Kill the victim, and in the same phase of the next run what has replaced it."""
+    if scenario.victim_is_held:
+        scenario.hold_spare(scenario.phase)
+    _kill_another(scenario, scenario.spare)
+
+
+def kill_during_recovery(scenario: Scenario) -> None:
+    """Kill the victim, and another one while the network is placed again."""
+    scenario.hold_spare(PLACING)
+    _kill_another(scenario, scenario.workers[scenario.rank - 1])
+
+
+def _kill_another(scenario: Scenario, other: str) -> None:
+    """Kill the victim, and when the next run is held another worker."""
+    kill(scenario)
+    scenario.gate.open(numbers=[0])
+    scenario.wait_until_held(1)
+    scenario.signal(signal.SIGKILL, other)
+    scenario.losses.append({other})
+    scenario.start_worker()
+
+
+def kill_two(scenario: Scenario) -> None:
+    """Kill two neighbours at once; the spare worker and another replace them."""
+    other = scenario.workers[scenario.rank - 1]
+    kill(scenario)
+    scenario.signal(signal.SIGKILL, other)
+    scenario.losses[0].add(other)
+    scenario.start_worker()
+
+
+def kill_and_replace_late(scenario: Scenario) -> None:
+    """Kill the victim; start another worker once the fit holds none any more."""
+    kill(scenario)
+    scenario.gate.open()
+    scenario.wait_until_lost()
+    scenario.wait_until_free()
+    scenario.start_worker()
+
+
+def pause(scenario: Scenario) -> None:
+    scenario.on_victim(set_status, "paused")
+    scenario.add_cleanup(scenario.on_victim, set_status, "running")
+    wait_until(lambda: scenario.status_of_victim() == "paused", "it is paused")
 
 
 def suspend(scenario: Scenario) -> None:
-    scenario.signal_victim(signal.SIGSTOP)
+    scenario.signal(signal.SIGSTOP)
+
+
+def resume(scenario: Scenario) -> None:
+    scenario.signal(signal.SIGCONT)
 
 
 def resume_during_next_fit(scenario: Scenario) -> None:
@@ -49,7 +100,7 @@ def resume_during_next_fit(scenario: Scenario) -> None:
             wait_until(lambda: gate.is_reached() or following.has_ended(), "it trains")
             assert gate.is_reached(), following.result(0)
         finally:
-            scenario.signal_victim(signal.SIGCONT)
+            scenario.signal(signal.SIGCONT)
         scenario.wait_until_free(but=others)
         gate.open()
         assert_right(following.result(WITHIN_S), scenario.data)

@@ -15,7 +15,7 @@ from distributed import Client
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, ExchangeError
 from tests.cluster.faults.clusters import LONG_TIMEOUT, SETTINGS, Data
-from tests.cluster.faults.gates import FitOutcome
+from tests.cluster.faults.fits import FitOutcome
 from tests.cluster.faults.table import SHORT, Cells, Expected, each
 from tests.cluster.forked import ForkedProcesses
 from tests.cluster.leaks import assert_nothing_left, remember
@@ -80,7 +80,7 @@ class Call:
         """Check that it returned what it returns without a cluster."""
         assert outcome.error is None, outcome.text
         expected = self.outcome(data)
-        for mine, other in zip(outcome.coefs, expected.coefs, strict=True):
+        for mine, other in zip(outcome.values, expected.values, strict=True):
             np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
 
     def assert_goes_on(self, client: Client, data: Data) -> None:
@@ -174,7 +174,7 @@ def fork_client(call: Call, data: Data, directory: Path) -> tuple[FitOutcome, fl
 
         def run() -> None:
             outcome = call.outcome(data, client=client, engine=call.engine)
-            there.send((outcome.error, outcome.text, outcome.coefs))
+            there.send((outcome.error, outcome.text, outcome.values))
 
         process = multiprocessing.get_context("fork").Process(target=run)
         with warnings.catch_warnings():

@@ -18,14 +18,14 @@ from distributed import Client, LocalCluster
 
 from skdistmlp.cluster.client.workers import known_workers
 from tests.cluster.faults import gates
-from tests.cluster.faults.gates import (
-    BETWEEN,
-    IDLE,
+from tests.cluster.faults.fits import (
+    ONCE,
     FitOutcome,
-    Gate,
+    Training,
     classifier,
     outcome_of_fit,
 )
+from tests.cluster.faults.gates import BETWEEN, IDLE, Gate
 from tests.cluster.forked import CONTEXT, ForkedProcesses, fork, start_server
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
@@ -90,6 +90,7 @@ class Clusters:
     def __init__(self, make_directory: Callable[[], Path]) -> None:
         self._make_directory = make_directory
         self._running: dict[str, Any] = {}
+        self._undisturbed: dict[tuple[int, int], FitOutcome] = {}
 
     def __enter__(self) -> Clusters:
         return self
@@ -119,12 +120,20 @@ class Clusters:
         """End a cluster; the next test that needs it gets a new one."""
         self._running.pop(kind).__exit__(None, None, None)
 
+    def undisturbed(self, scenario: Scenario) -> FitOutcome:
+        """Return how the fit of a scenario ends without a fault, on any workers."""
+        if scenario.grid not in self._undisturbed:
+            outcome = scenario.new_fit().result(WITHIN_S)
+            assert outcome.error is None, outcome.text
+            self._undisturbed[scenario.grid] = outcome
+        return self._undisturbed[scenario.grid]
+
 
 def assert_right(outcome: FitOutcome, data: Data) -> None:
     """Check that the parameters equal those of a local fit."""
     assert outcome.error is None, outcome.text
-    expected = classifier(None).fit(*data)
-    for mine, other in zip(outcome.coefs, expected.coefs_, strict=True):
+    expected = outcome_of_fit(classifier(None), *data)
+    for mine, other in zip(outcome.values, expected.values, strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-6, atol=1e-12)
 
 
@@ -132,9 +141,14 @@ class FitInThread:
     """A fit in this process."""
 
     def __init__(
-        self, client: Client, data: Data, n_workers: int = 3, n_replicas: int = 1
+        self,
+        client: Client,
+        data: Data,
+        n_workers: int = 3,
+        n_replicas: int = 1,
+        training: Training = ONCE,
     ) -> None:
-        clf = classifier(client, n_workers, n_replicas)
+        clf = classifier(client, n_workers, n_replicas, training)
         self._future: Future[FitOutcome] = in_thread(outcome_of_fit, clf, *data)
 
     def has_ended(self) -> bool:
@@ -215,6 +229,10 @@ class Scenario:
         Whether the victim is held, rather than the client.
     grid : (int, int)
         Number of workers, and of replicas.
+    training : Training
+        What is trained, and when it is held.
+    losses : list of set of str
+        Workers that are lost at the same time, one after another.
     """
 
     cluster: Any
@@ -227,10 +245,19 @@ class Scenario:
     fit: Any = None
     victim_is_held: bool = False
     grid: tuple[int, int] = (3, 1)
+    training: Training = ONCE
+    losses: list[set[str]] = field(init=False)
     _cleanups: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._pid = self.on_victim(os.getpid)
+        self.losses = [{self.victim}]
+        pids = self.client.run(os.getpid)
+        self._pids = {worker: pids[worker] for worker in self.client.nthreads()}
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """The workers of the fit, by rank, and then those that it leaves out."""
+        return tuple(self._pids)
 
     @contextmanager
     def started(
@@ -250,13 +277,14 @@ class Scenario:
         client_is_held = held == "client" or (not held and self.phase in IDLE)
         self.victim_is_held = not client_is_held
         with ExitStack() as stage:
-            if self.phase == BETWEEN and not in_process:
-                stage.enter_context(gates.short_rounds())
+            in_rounds = self.training.in_rounds
+            if (in_rounds or self.phase == BETWEEN) and not in_process:
+                stage.enter_context(gates.short_rounds(with_copies=in_rounds))
             where = self.phase, self.gate, n_times
             if not client_is_held:
-                self.on_victim(gates.install, self.phase, self.gate)
+                self.on_victim(gates.install, self.phase, self.gate, self.training)
             elif not in_process:
-                stage.enter_context(gates.hold_client(*where))
+                stage.enter_context(gates.hold_client(*where, self.training))
             if in_process:
                 settings = {name: dask.config.get(name) for name in SETTINGS}
                 settings |= {"skdistmlp": dask.config.get("skdistmlp")}
@@ -265,10 +293,14 @@ class Scenario:
                     address, settings, self.data, client_is_held, *where, self.grid
                 )
             else:
-                self.fit = FitInThread(self.client, self.data, *self.grid)
+                self.fit = self.new_fit()
             stage.callback(self.fit.close)
             self.wait_until_held()
             yield
+
+    def new_fit(self) -> FitInThread:
+        """Start such a fit."""
+        return FitInThread(self.client, self.data, *self.grid, self.training)
 
     def wait_until_held(self, number: int = 0) -> None:
         """Wait until the fit is held for the first or a later time."""
@@ -291,9 +323,31 @@ class Scenario:
         """Call a function in the victim's process, outside its tasks."""
         return self.client.run(function, *args, workers=[self.victim])[self.victim]
 
-    def signal_victim(self, number: int) -> None:
-        """Send the victim's process a signal."""
-        os.kill(self._pid, number)
+    def signal(self, number: int, worker: str = "") -> None:
+        """Send the process of a worker a signal; by default the victim's."""
+        os.kill(self._pids[worker or self.victim], number)
+
+    def hold_spare(self, phase: str) -> None:
+        """Hold the worker that will take the victim's place, as the next at the gate.
+
+        It is the first that the fit leaves out.
+        """
+        where = phase, self.gate, self.training, 1
+        self.client.run(gates.install, *where, workers=[self.spare])
+
+    @property
+    def spare(self) -> str:
+        """The first worker that the fit leaves out."""
+        return self.workers[self.grid[0]]
+
+    def start_worker(self) -> None:
+        """Start another worker, when the lost ones are gone."""
+        lost = set.union(*self.losses)
+        wait_until(
+            lambda: not lost & set(self.client.nthreads()), "the workers are removed"
+        )
+        self.cluster.forget_gone(self.client.nthreads())
+        self.cluster.add_workers(["127.0.0.1"])
 
     def status_of_victim(self) -> str:
         """Return the victim's status in the scheduler."""

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 import pytest
 
 from tests.cluster.faults.calls import CALL_FAULTS, CALLS, CTRL_C
-from tests.cluster.faults.gates import PHASES
-from tests.cluster.faults.page import FaultsPage, Table
+from tests.cluster.faults.gates import ALL_PHASES, PHASES
+from tests.cluster.faults.page import CALLS_TABLE, PHASES_TABLE, FaultsPage, Table
+from tests.cluster.faults.recovery_table import GRIDS
 from tests.cluster.faults.table import FAULTS
 
 
@@ -17,9 +18,14 @@ def faults_page(request: pytest.FixtureRequest) -> Iterator[FaultsPage]:
     yield page
     path = request.config.getoption("--faults-page", None)
     if path is not None:
+        recovering = [
+            Table(grid.title, ALL_PHASES, _reasons(grid.faults), grid.text)
+            for grid in GRIDS
+        ]
         tables = [
-            Table("Faults and phases", PHASES, _reasons(FAULTS)),
-            Table("Faults around a call", CALLS, _reasons(CALL_FAULTS) | {CTRL_C: {}}),
+            *recovering,
+            Table(PHASES_TABLE, PHASES, _reasons(FAULTS)),
+            Table(CALLS_TABLE, CALLS, _reasons(CALL_FAULTS) | {CTRL_C: {}}),
         ]
         page.write(path, tables)
 

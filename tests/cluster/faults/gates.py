@@ -8,25 +8,25 @@ import gc
 import json
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask
 import numpy as np
 from distributed import Client, Scheduler, Worker
-from sklearn.exceptions import ConvergenceWarning
 
-from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import worker
+from skdistmlp.cluster.peers.copies import StateCopies
+from skdistmlp.training import loop
 from skdistmlp.wire import packet
 from skdistmlp.wire.collectives import SocketCollectives
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.transfers import Link
+from tests.cluster.faults.fits import ONCE, Training, classifier, outcome_of_fit
 from tests.cluster.support import wait_until
 
 HOLD_POINTS: dict[str, tuple[Any, str]] = {
@@ -35,20 +35,23 @@ HOLD_POINTS: dict[str, tuple[Any, str]] = {
     "forward exchange": (SocketCollectives, "begin_all_gather"),
     "backward exchange": (SocketCollectives, "begin_reduce_scatter"),
     "between rounds": (SocketCommunicator, "wait_for_all"),
+    "copying": (worker.PeerShard, "copy"),
     "collecting": (worker.PeerShard, "close"),
+    "validating": (loop, "predict_blocks"),
 }
 """By phase, the function before whose call a worker is held."""
 
-PHASES = tuple(HOLD_POINTS)
-PLACING, CONNECTING, FORWARD, BACKWARD, BETWEEN, COLLECTING = PHASES
+ALL_PHASES = tuple(HOLD_POINTS)
+PLACING, CONNECTING, FORWARD, BACKWARD = ALL_PHASES[:4]
+BETWEEN, COPYING, COLLECTING, VALIDATING = ALL_PHASES[4:]
+
+PHASES = PLACING, CONNECTING, FORWARD, BACKWARD, BETWEEN, COLLECTING
+"""Those of every fit: copies are for fits that recover, and validation is an option."""
 
 IDLE = BETWEEN, COLLECTING
 """Phases in which workers are briefly idle while the client is about to act."""
 
 EXCHANGES = FORWARD, BACKWARD
-
-STEP = 2
-"""Number of the step, from 1, in whose exchanges a fault is injected."""
 
 N_SLOW = 2
 """Number of exchanges that a slow shard delays."""
@@ -79,9 +82,9 @@ class Gate:
     def is_reached(self, number: int = 0) -> bool:
         return (self.folder / f"held-{number}").exists()
 
-    def open(self, *command: Any) -> None:
+    def open(self, *command: Any, numbers: Sequence[int] = (0, 1)) -> None:
         """Let every process that is or will be held here run a command and continue."""
-        for number in range(2):
+        for number in numbers:
             ready = self.folder / f"command-{number}"
             ready.write_text(json.dumps(command))
             ready.rename(self.folder / f"go-{number}")
@@ -92,19 +95,27 @@ class Gate:
 _ORIGINALS: list[tuple[Any, str, Any]] = []
 
 
-def install(phase: str, gate: Gate) -> None:
-    """Hold the shard in this process once, when it reaches the point of a phase."""
+def install(phase: str, gate: Gate, training: Training = ONCE, number: int = 0) -> None:
+    """Hold the shard in this process once, when it reaches the point of a phase.
+
+    `number` is that of the gate.
+    """
     owner, name = HOLD_POINTS[phase]
     original = getattr(owner, name)
     command: Command | None = None
-    n_left = 0
+    n_calls = n_left = 0
+    held_call_number = training.held_epoch if phase in (COPYING, VALIDATING) else 1
+
+    def is_time(args: Any) -> bool:
+        if phase in EXCHANGES:
+            return bool(args[0]._connections._step == training.held_step)
+        return n_calls == held_call_number
 
     def held_call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal command, n_left
-        if command is None and (
-            phase not in EXCHANGES or args[0]._connections._step == STEP
-        ):
-            command = gate.hold()
+        nonlocal command, n_calls, n_left
+        n_calls += 1
+        if command is None and is_time(args):
+            command = gate.hold(number)
             n_left = N_SLOW if command[:1] == ["slow_down"] else 1
         if command and n_left:
             n_left -= 1
@@ -215,7 +226,9 @@ def set_worker_ttl(seconds: float, dask_scheduler: Scheduler) -> None:
 
 
 @contextmanager
-def hold_client(phase: str, gate: Gate, n_times: int = 1) -> Iterator[None]:
+def hold_client(
+    phase: str, gate: Gate, n_times: int = 1, training: Training = ONCE
+) -> Iterator[None]:
     """Hold the client in this process when it reaches the point of a phase."""
     run = peers.PeersRun
     n_held = 0
@@ -236,7 +249,9 @@ def hold_client(phase: str, gate: Gate, n_times: int = 1) -> Iterator[None]:
 
     def watch_held(self: Any, futures: Any) -> None:
         watch(self, futures)
-        hold_in(COLLECTING)
+        progress = self._state.progress
+        n_epochs = 0 if progress is None else progress.n_iter
+        hold_in(COLLECTING if n_epochs == training.n_epochs_before_last else None)
 
     place, a_round, watch = run._place, run._round, run._watch
     run._place, run._round, run._watch = place_held, round_held, watch_held
@@ -247,68 +262,19 @@ def hold_client(phase: str, gate: Gate, n_times: int = 1) -> Iterator[None]:
 
 
 @contextmanager
-def short_rounds() -> Iterator[None]:
-    """Make a round last one epoch for the clients in this process."""
-    round_s, peers.ROUND_S = peers.ROUND_S, 0.0
+def short_rounds(with_copies: bool = False) -> Iterator[None]:
+    """Make a round last one epoch for the clients in this process.
+
+    Between rounds their fits take copies, if they are to.
+    """
+    originals = peers.ROUND_S, StateCopies.is_due
+    peers.ROUND_S = 0.0
+    if with_copies:
+        StateCopies.is_due = True  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:
-        peers.ROUND_S = round_s
-
-
-@dataclass(frozen=True)
-class FitOutcome:
-    """How a fit ended.
-
-    Attributes
-    ----------
-    error : type or None
-        Type of the error that it raised.
-    text : str
-        Message of the error and its notes, or the warnings.
-    coefs : list of ndarray
-        Coefficients, if there are any.
-    """
-
-    error: type[BaseException] | None
-    text: str = ""
-    coefs: list[np.ndarray] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return "parameters" if self.error is None else self.error.__name__
-
-
-def classifier(
-    client: Any, n_workers: int = 3, n_replicas: int = 1
-) -> DistributedMLPClassifier:
-    """Return a network of two hidden layers, on a grid of workers."""
-    return DistributedMLPClassifier(
-        (20, 9),
-        batch_size=100,
-        max_iter=2,
-        random_state=0,
-        client=client,
-        engine="local" if client is None else "peers",
-        parameter_threshold=0,
-        n_workers=None if client is None else n_workers,
-        n_replicas=None if client is None else n_replicas,
-    )
-
-
-def outcome_of_fit(
-    clf: DistributedMLPClassifier, X: np.ndarray, y: np.ndarray
-) -> FitOutcome:
-    """Fit, and return how that ended."""
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        try:
-            clf.fit(X, y)
-        except BaseException as error:
-            notes = getattr(error, "__notes__", [])
-            return FitOutcome(type(error), "\n".join([str(error), *notes]))
-    return FitOutcome(None, "\n".join(str(w.message) for w in warned), clf.coefs_)
+        peers.ROUND_S, StateCopies.is_due = originals
 
 
 def fit_and_report(

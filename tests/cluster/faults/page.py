@@ -6,7 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.faults.gates import FitOutcome
+from tests.cluster.faults.fits import FitOutcome
+
+PHASES_TABLE, CALLS_TABLE = "Faults and phases", "Faults around a call"
+"""Titles of two tables."""
 
 INTRODUCTION = Path(__file__).with_name("introduction.md")
 
@@ -15,6 +18,7 @@ INTRODUCTION = Path(__file__).with_name("introduction.md")
 class Cell:
     """What is expected and observed for one fault in one phase."""
 
+    table: str
     fault: str
     phase: str
     expected: str
@@ -27,6 +31,9 @@ class Cell:
     def note(self, outcome: FitOutcome, seconds: float) -> None:
         """Record how the fit ended."""
         self.outcome, self.seconds = outcome, seconds
+        if outcome.recoveries:
+            epochs = [str(recovery.n_iter) for recovery in outcome.recoveries]
+            self.remark = f"resumed from epoch {', then '.join(epochs)}"
 
     def __str__(self) -> str:
         expected = f"{self.expected} ≤ {self.within_s:.0f} s"
@@ -51,24 +58,27 @@ class Table:
         Columns.
     impossible : mapping
         By fault and phase, the reason why it cannot occur. Its faults are the rows.
+    text : str
+        What it says above the table.
     """
 
     title: str
     phases: Sequence[str]
     impossible: Mapping[str, Mapping[str, str]]
+    text: str = ""
 
 
 class FaultsPage:
     """The tables whose cells the tests fill in."""
 
     def __init__(self) -> None:
-        self._cells: dict[tuple[str, str], Cell] = {}
+        self._cells: dict[tuple[str, str, str], Cell] = {}
         self.lines: list[str] = []
 
     @contextmanager
     def cell(self, cell: Cell) -> Iterator[None]:
         """Add a cell; record the failure of its test."""
-        self._cells[cell.fault, cell.phase] = cell
+        self._cells[cell.table, cell.fault, cell.phase] = cell
         try:
             yield
         except BaseException as error:
@@ -85,13 +95,15 @@ class FaultsPage:
         """
         lines = [INTRODUCTION.read_text()]
         for table in tables:
-            lines += [f"## {table.title}", "", f"| | {' | '.join(table.phases)} |"]
+            lines += [f"## {table.title}", ""]
+            lines += [table.text, ""] if table.text else []
+            lines.append(f"| | {' | '.join(table.phases)} |")
             lines.append(f"| --- |{' --- |' * len(table.phases)}")
             for fault, reasons in table.impossible.items():
                 cells = [
                     f"-: {reasons[phase]}"
                     if phase in reasons
-                    else str(self._cells[fault, phase])
+                    else str(self._cells[table.title, fault, phase])
                     for phase in table.phases
                 ]
                 lines.append(f"| **{fault}** | {' | '.join(cells)} |")

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.training import loop
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.connections import Connections
 from tests.cluster.support import WITHIN_S, wait_until
@@ -41,6 +41,8 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "step": (SocketCommunicator, "begin_step", 20),
     "exchange": (Connections, "exchange", 40),
     "round": (worker.PeerShard, "train", 3),
+    "copying": (worker.PeerShard, "copy", 3),
+    "validating": (loop, "predict_blocks", 3),
     "collecting": (worker.PeerShard, "close", 1),
 }
 """Points of injection: before a call of a function, and the last such call."""
@@ -126,6 +128,10 @@ class Case:
         moment = rng.choice(list(MOMENTS))
         n_workers = rng.randint(1, 3)
         n_layers = rng.randint(1, 3)
+        # Otherwise the moment never comes.
+        validates = moment == "validating"
+        copies = moment == "copying"
+        solvers = ["adam", "adam", "sgd"] + ["lbfgs"] * (not validates and not copies)
         return cls(
             seed,
             fault,
@@ -134,13 +140,13 @@ class Case:
             rng.randrange(n_workers),
             n_workers,
             rng.uniform(1.0, 2.0),
-            rng.choice([0.0, 5.0]),
+            0.0 if copies else rng.choice([0.0, 5.0]),
             {
                 "hidden_layer_sizes": [rng.randint(3, 60) for _ in range(n_layers)],
                 "activation": rng.choice(["relu", "tanh", "logistic"]),
-                "solver": rng.choice(["adam", "adam", "sgd", "lbfgs"]),
+                "solver": rng.choice(solvers),
                 "batch_size": rng.choice([100, 300, 1000]),
-                "early_stopping": rng.random() < 0.3,
+                "early_stopping": validates or rng.random() < 0.3,
                 "max_iter": rng.randint(5, 20),
                 "random_state": seed,
             },
@@ -160,16 +166,23 @@ class Scenario:
 
     client: Client
     case: Case
-    victim: str
+    workers: Sequence[str]
     process: psutil.Process
     reached: threading.Event = field(default_factory=threading.Event)
     patch: pytest.MonkeyPatch = field(init=False)
     fit: Future[Any] = field(init=False)
 
-    def arm(self, action: Callable[[], None]) -> None:
-        """Prepare the worker."""
+    @property
+    def victim(self) -> str:
+        """The worker that the fault affects."""
+        return self.workers[self.case.rank]
+
+    def arm(self, action: Callable[[], None], n_workers: int = 1) -> None:
+        """Prepare the worker, and others of the fit if there are as many."""
         case = self.case
-        self.client.run(arm, case.moment, case.n_calls, action, workers=[self.victim])
+        ranks = [(case.rank + i) % case.n_workers for i in range(n_workers)]
+        workers = [self.workers[rank] for rank in {*ranks}]
+        self.client.run(arm, case.moment, case.n_calls, action, workers=workers)
 
     def until(self, condition: Callable[[], Any], what: str) -> bool:
         """Wait for a condition or the end of the fit; say whether it came true."""
@@ -181,11 +194,12 @@ class Scenario:
         with suppress(psutil.NoSuchProcess):
             self.process.resume()
 
-    def has_lost_worker(self) -> bool:
-        """Say whether the worker's process has ended."""
-        with suppress(psutil.NoSuchProcess):
-            return self.process.status() == psutil.STATUS_ZOMBIE
-        return True
+
+def has_ended(pid: int) -> bool:
+    """Say whether a process has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 def no_fault(scenario: Scenario) -> Iterator[None]:
@@ -194,6 +208,16 @@ def no_fault(scenario: Scenario) -> Iterator[None]:
 
 def killed(scenario: Scenario) -> Iterator[None]:
     scenario.arm(kill)
+    yield
+
+
+def two_killed(scenario: Scenario) -> Iterator[None]:
+    scenario.arm(kill, 2)
+    yield
+
+
+def all_killed(scenario: Scenario) -> Iterator[None]:
+    scenario.arm(kill, scenario.case.n_workers)
     yield
 
 
@@ -214,13 +238,10 @@ def stopped_briefly(scenario: Scenario) -> Iterator[None]:
 
 
 def stopped(scenario: Scenario) -> Iterator[None]:
-    """Suspended until the other shards have timed out."""
+    """Suspended until the fit has ended without it."""
     scenario.arm(stop)
     yield
-    if scenario.until(lambda: is_stopped(scenario), "the worker is suspended"):
-        with suppress(TimeoutError):
-            scenario.fit.exception(scenario.case.timeout_s + 6)
-    scenario.wake()
+    scenario.until(lambda: is_stopped(scenario), "the worker is suspended")
 
 
 def restarted(scenario: Scenario) -> Iterator[None]:
@@ -307,20 +328,28 @@ class Fault:
         What the fit may raise.
     ends_worker : bool
         Whether a worker ends.
+    may_lose : bool
+        Whether the fit may have lost a worker, and recovered.
     """
 
     inject: Callable[[Scenario], Iterator[None]]
     weight: int
     errors: tuple[type[BaseException], ...] = ()
     ends_worker: bool = False
+    may_lose: bool = False
 
 
 FAULTS = {
-    "none": Fault(no_fault, 25),
-    "killed": Fault(killed, 12, (WorkerLostError,), ends_worker=True),
-    "restarted": Fault(restarted, 8, (WorkerLostError,), ends_worker=True),
-    "stopped briefly": Fault(stopped_briefly, 10),
-    "stopped": Fault(stopped, 10, (ExchangeError, WorkerLostError)),
+    "none": Fault(no_fault, 17),
+    "killed": Fault(killed, 12, ends_worker=True, may_lose=True),
+    "two killed": Fault(two_killed, 5, ends_worker=True, may_lose=True),
+    # Their nannies may take too long to start others.
+    "all killed": Fault(
+        all_killed, 3, (WorkerLostError,), ends_worker=True, may_lose=True
+    ),
+    "restarted": Fault(restarted, 8, ends_worker=True, may_lose=True),
+    "stopped briefly": Fault(stopped_briefly, 10, may_lose=True),
+    "stopped": Fault(stopped, 10, may_lose=True),
     "failing": Fault(failing, 10, (PlantedError,)),
     "busy": Fault(busy, 5),
     "interrupted": Fault(interrupted, 10, (KeyboardInterrupt,)),

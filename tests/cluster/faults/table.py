@@ -65,6 +65,22 @@ class Expected:
         return self.called or (self.error.__name__ if self.error else "right answer")
 
 
+@dataclass(frozen=True)
+class Survives(Expected):
+    """The outcome of a fit that recovers: the parameters of an undisturbed fit.
+
+    Attributes
+    ----------
+    resumes_from : tuple of int or None
+        Epochs from which the fit resumes, one after each loss. None where a worker may
+        do its part before it leaves: the fit recovers at most once.
+    """
+
+    error: None = None
+    called: str = "same parameters"
+    resumes_from: tuple[int, ...] | None = None
+
+
 RIGHT = Expected(None)
 IN_TURNS = Expected(None, within_s=25.0)
 """Right, but two threads share Python's lock."""

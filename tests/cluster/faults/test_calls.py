@@ -16,8 +16,8 @@ from skdistmlp.cluster.data.dask_collections import persist_blocks, release, wai
 from tests.cluster.data.inputs import classifier
 from tests.cluster.faults.calls import CALL_FAULTS, CALLS, CTRL_C
 from tests.cluster.faults.clusters import SETTINGS
-from tests.cluster.faults.gates import FitOutcome
-from tests.cluster.faults.page import Cell
+from tests.cluster.faults.fits import FitOutcome
+from tests.cluster.faults.page import CALLS_TABLE, Cell
 from tests.cluster.faults.table import INTERRUPTED, PARAMETERS_KEPT, SHORT, Expected
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.partition import HOSTS, blocked, cluster_with_hosts
@@ -44,7 +44,7 @@ def test_a_fault_around_a_call_ends_as_expected_and_in_time(
     tmp_path, faults_page, data, fault, name
 ):
     call, expected = CALLS[name], fault.cells[name]
-    cell = Cell(fault.name, name, str(expected), expected.within_s)
+    cell = Cell(CALLS_TABLE, fault.name, name, str(expected), expected.within_s)
     with faults_page.cell(cell):
         outcome, seconds = fault.inflict(call, data, tmp_path)
         cell.note(outcome, seconds)
@@ -122,8 +122,8 @@ def press_ctrl_c(
 def test_ctrl_c_with_a_local_cluster_ends_as_expected_and_in_time(faults_page, engine):
     """In a terminal, whose signal reaches the workers too, at three moments."""
     cells = [
-        Cell(CTRL_C, f"fit, {engine}", str(PARAMETERS_KEPT), 10),
-        Cell(CTRL_C, f"predict, {engine}", str(INTERRUPTED), 10),
+        Cell(CALLS_TABLE, CTRL_C, f"fit, {engine}", str(PARAMETERS_KEPT), 10),
+        Cell(CALLS_TABLE, CTRL_C, f"predict, {engine}", str(INTERRUPTED), 10),
     ]
     script = "-m", "tests.cluster.local_cluster_client"
     with (

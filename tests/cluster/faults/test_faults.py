@@ -26,8 +26,9 @@ from tests.cluster.faults.clusters import (
     Scenario,
     assert_right,
 )
-from tests.cluster.faults.gates import PHASES, FitOutcome, Gate
-from tests.cluster.faults.page import Cell, FaultsPage
+from tests.cluster.faults.fits import ONCE, FitOutcome, Training
+from tests.cluster.faults.gates import PHASES, Gate
+from tests.cluster.faults.page import PHASES_TABLE, Cell, FaultsPage
 from tests.cluster.faults.table import (
     CLIENT_KILLED,
     FAULTS,
@@ -36,6 +37,7 @@ from tests.cluster.faults.table import (
     RIGHT,
     Expected,
     Fault,
+    Survives,
 )
 from tests.cluster.forked import ForkedProcesses
 from tests.conftest import assert_nothing_left
@@ -104,7 +106,29 @@ def assert_outcome(outcome: FitOutcome, expected: Expected, scenario: Scenario) 
     if expected in (RIGHT, IN_TURNS):
         assert_right(outcome, scenario.data)
     if expected is PARAMETERS_KEPT:
-        assert all(np.isfinite(coef).all() for coef in outcome.coefs)
+        assert all(np.isfinite(each).all() for each in outcome.values)
+
+
+def assert_same(outcome: FitOutcome, undisturbed: FitOutcome) -> None:
+    """Check that all parameters are, bit for bit, those of an undisturbed fit."""
+    for mine, other in zip(outcome.values, undisturbed.values, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def assert_recovered(
+    outcome: FitOutcome, expected: Survives, scenario: Scenario
+) -> None:
+    """Check that the fit says what it has lost, and from where it has resumed."""
+    found = outcome.recoveries
+    lost = [set(recovery.lost) for recovery in found]
+    if expected.resumes_from is None:
+        assert lost in ([], scenario.losses)
+    else:
+        assert lost == scenario.losses[: len(expected.resumes_from)], found
+        assert tuple(each.n_iter for each in found) == expected.resumes_from
+    assert all(recovery.same_bits for recovery in found)
+    assert not any(set(each.workers) & set(each.lost) for each in found)
+    assert ("the fit lost workers and recovered" in outcome.text) == bool(found)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -119,7 +143,7 @@ def test_a_fault_ends_as_expected_and_in_time(
 ):
     expected = fault.cells[phase]
     assert isinstance(expected, Expected)
-    cell = Cell(fault.name, phase, str(expected), expected.within_s)
+    cell = Cell(PHASES_TABLE, fault.name, phase, str(expected), expected.within_s)
     with faults_page.cell(cell):
         check_fault(clusters, cell, tmp_path, data, fault, phase, expected)
 
@@ -133,25 +157,40 @@ def check_fault(
     phase: str,
     expected: Expected,
     grid: tuple[int, int] = (3, 1),
+    training: Training = ONCE,
+    n_spare: int | None = None,
 ) -> None:
     """Inject a fault into a fit, and assert how it ends and how the next one does.
 
-    `grid` is the number of workers and of replicas of the fit.
+    `grid` is the number of workers and of replicas of the fit, `n_spare` that of
+    workers without a part in it; by default there are three workers.
     """
-    # Of two clusters, so that workers that one grid does not need do not stand by.
-    kind = f"{fault.kind}, {grid[0]}" if grid[0] > 3 else fault.kind
+    n_workers = max(3, grid[0]) if n_spare is None else grid[0] + n_spare
+    # Of several clusters, so that workers that one grid does not need do not stand by.
+    kind = fault.kind if n_workers == 3 else f"{fault.kind}, {n_workers}"
     rank = min(fault.rank, grid[0] - 1)
     with (
         dask.config.set(SETTINGS | LONG_TIMEOUT | fault.settings),
-        clusters.borrowed(kind, max(3, grid[0])) as cluster,
+        clusters.borrowed(kind, n_workers) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
         worker_ttl_s = LEAST_TTL_S if phase in fault.lost_soon_in else 300.0
         client.run_on_scheduler(gates.set_worker_ttl, worker_ttl_s)
         victim = tuple(client.nthreads())[rank]
         scenario = Scenario(
-            cluster, client, data, phase, rank, victim, Gate(folder), grid=grid
+            cluster,
+            client,
+            data,
+            phase,
+            rank,
+            victim,
+            Gate(folder),
+            grid=grid,
+            training=training,
         )
+        undisturbed = None
+        if isinstance(expected, Survives):
+            undisturbed = clusters.undisturbed(scenario)
         with scenario.started(fault.in_process, fault.held, fault.n_times):
             began = time.monotonic()
             scenario.gate.open(*(fault.action(scenario) or ()))
@@ -161,6 +200,10 @@ def check_fault(
             seconds = time.monotonic() - began
             cell.note(outcome, seconds)
             assert_outcome(outcome, expected, scenario)
+            if undisturbed is not None:
+                assert isinstance(expected, Survives)
+                assert_same(outcome, undisturbed)
+                assert_recovered(outcome, expected, scenario)
             assert seconds < expected.within_s
             if not fault.ends_cluster:
                 if fault.after is not None:
@@ -171,9 +214,9 @@ def check_fault(
         if not fault.ends_cluster:
             client.run(gates.uninstall)
             cluster.forget_gone(client.nthreads())
-            n_workers = len(client.nthreads())
+            n_left = len(client.nthreads())
             with dask.config.set(LONG_TIMEOUT):
-                following = FitInThread(client, data, n_workers)
+                following = FitInThread(client, data, n_left)
                 assert_right(following.result(BOUND_S), data)
             return
         # Without a scheduler the workers exit, and everything with them, unless a

@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.faults.clusters import Clusters
 from tests.cluster.faults.gates import BACKWARD, FORWARD, PHASES
-from tests.cluster.faults.page import Cell
+from tests.cluster.faults.page import PHASES_TABLE, Cell
 from tests.cluster.faults.table import FAULTS, Expected, Fault
 from tests.cluster.faults.test_faults import OFTEN, check_fault, clusters
 
@@ -61,5 +61,5 @@ def test_a_fault_on_a_grid_ends_as_expected_and_in_time(
     if grid == TWO_REPLICAS:
         says = tuple(NAMES.get(said, said) for said in expected.says)
         expected = replace(expected, says=says)
-    cell = Cell(fault.name, phase, str(expected), expected.within_s)
+    cell = Cell(PHASES_TABLE, fault.name, phase, str(expected), expected.within_s)
     check_fault(clusters, cell, tmp_path, data, fault, phase, expected, grid)

@@ -1,5 +1,7 @@
 """Many fits with the "peers" engine, under random faults at random moments.
 
+They recover from lost workers, so all end with the parameters of an undisturbed fit,
+unless the fault is an error of a shard or an interrupt, or no worker is left.
 ``SKDISTMLP_SOAK_FITS`` is the number of fits, ``SKDISTMLP_SOAK_SEED`` the seed of the
 first; everything about a fit follows from its seed. To repeat a single one::
 
@@ -24,14 +26,22 @@ import dask
 import numpy as np
 import psutil
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.training import loop
-from tests.cluster.faults.random_faults import FAULTS, TOPIC, Case, Scenario, disarm
-from tests.cluster.leaks import assert_nothing_left, remember
-from tests.cluster.support import WITHIN_S, in_thread, wait_until
+from tests.cluster.faults.random_faults import (
+    FAULTS,
+    TOPIC,
+    Case,
+    Scenario,
+    disarm,
+    has_ended,
+)
+from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
+from tests.cluster.support import WITHIN_S, in_thread, load, wait_until
 from tests.estimators.support import InterruptAfter
 
 pytestmark = [
@@ -39,14 +49,16 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore::sklearn.exceptions.ConvergenceWarning",
         "ignore:Training interrupted by user:UserWarning",
+        "ignore:the fit lost workers and recovered:UserWarning",
     ),
 ]
 
 N_FITS = int(os.environ.get("SKDISTMLP_SOAK_FITS", "300"))
 FIRST_SEED = int(os.environ.get("SKDISTMLP_SOAK_SEED", "0"))
 
-BOUND_S = 30.0
-"""Seconds beyond the timeout of an exchange in which a fit ends after its fault."""
+BOUND_S = 40.0
+"""Seconds beyond the timeout of an exchange in which a fit ends after its fault. It may
+wait for other workers for `skdistmlp.recovery-wait`, which is 10 s."""
 
 N_WORKERS = 3
 
@@ -62,9 +74,10 @@ ALLOWANCE = 48 * 2**20
 
 def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Future[Any]:
     """Fit with the fault of a case; return the fit when it has ended."""
-    victim = list(client.nthreads())[case.rank]
-    process = psutil.Process(client.run(os.getpid, workers=[victim])[victim])
-    scenario = Scenario(client, case, victim, process)
+    workers = list(client.nthreads())
+    victim = workers[case.rank]
+    processes = client.run(os.getpid)
+    scenario = Scenario(client, case, workers, psutil.Process(processes[victim]))
 
     def listen(event: tuple[float, Any]) -> None:
         if event[1] == case.seed:
@@ -76,6 +89,8 @@ def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Futur
         dask.config.set({"skdistmlp.exchange-timeout": f"{case.timeout_s}s"}),
     ):
         scenario.patch.setattr(peers, "ROUND_S", case.round_s)
+        if case.round_s == 0:
+            scenario.patch.setattr(StateCopies, "is_due", True)
         injection = FAULTS[case.fault].inject(scenario)
         next(injection)
         scenario.fit = in_thread(fit)
@@ -88,8 +103,8 @@ def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Futur
             scenario.wake()
     client.unsubscribe_topic(TOPIC)
     assert scenario.fit.done(), f"the fit has not ended: {case}"
-    if scenario.has_lost_worker():
-        wait_until(lambda: victim not in client.nthreads(), "the worker is removed")
+    lost = {worker for worker, pid in processes.items() if has_ended(pid)}
+    wait_until(lambda: not lost & set(client.nthreads()), "the workers are removed")
     have_workers(client)
     client.run(disarm)
     return scenario.fit
@@ -130,11 +145,22 @@ def show(line: str) -> None:
 
 def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str:
     """Return how a fit ended; "wrong" marks an outcome that must not occur."""
+    fault = FAULTS[case.fault]
     if error is not None:
-        named = isinstance(error, FAULTS[case.fault].errors)
+        named = isinstance(error, fault.errors)
         return type(error).__name__ if named else f"wrong: {error!r}"
+    recoveries = clf.recoveries_
+    if recoveries and not fault.may_lose:
+        return f"wrong: nothing was lost, but {recoveries}"
     if has_parameters_of(clf, local(case).fit(*data)):
-        return "right"
+        if not recoveries:
+            return "right"
+        if not all(recovery.same_bits for recovery in recoveries):
+            return "right, on fewer workers"
+        undisturbed = estimator(case, clf.client, n_replicas=clf.n_replicas_)
+        if not has_bits_of(clf, undisturbed.fit(*data)):
+            return "wrong in the last bits"
+        return "right, resumed" if recoveries[-1].n_iter else "right, started over"
     if not case.fault.startswith("interrupted"):
         return "wrong parameters"
     if any(
@@ -142,6 +168,18 @@ def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str
     ):
         return "right until interrupted"
     return "wrong: parameters of no moment of the training"
+
+
+def estimator(case: Case, client: Client, **parameters: Any) -> Any:
+    """Return what trains on the cluster."""
+    return DistributedMLPClassifier(
+        **case.parameters,
+        client=client,
+        engine="peers",
+        n_workers=case.n_workers,
+        parameter_threshold=0,
+        **parameters,
+    )
 
 
 def local(case: Case) -> DistributedMLPClassifier:
@@ -162,11 +200,17 @@ def interrupted_fits(case: Case, clf: Any, data: Any) -> Iterator[Any]:
 
 
 def has_parameters_of(one: Any, other: Any) -> bool:
-    return all(
-        np.allclose(mine, theirs, rtol=1e-6, atol=1e-9)
-        for name in ("coefs_", "intercepts_")
-        for mine, theirs in zip(getattr(one, name), getattr(other, name), strict=True)
-    )
+    pairs = zip(parameters_of(one), parameters_of(other), strict=True)
+    return all(np.allclose(*pair, rtol=1e-6, atol=1e-9) for pair in pairs)
+
+
+def has_bits_of(one: Any, other: Any) -> bool:
+    pairs = zip(parameters_of(one), parameters_of(other), strict=True)
+    return all(np.array_equal(*pair) for pair in pairs)
+
+
+def parameters_of(clf: Any) -> list[Any]:
+    return [*clf.coefs_, *clf.intercepts_]
 
 
 class Memory:
@@ -201,15 +245,15 @@ def test_fits_under_random_faults_end_right_and_leave_nothing_behind(digits, cap
     with (
         capsys.disabled(),
         # Dask's history grows up to this length.
-        dask.config.set({"distributed.admin.low-level-log-length": 1000}),
-        LocalCluster(
-            n_workers=N_WORKERS,
-            threads_per_worker=1,
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
+        dask.config.set(
+            {
+                "distributed.admin.low-level-log-length": 1000,
+                "skdistmlp.max-recoveries": 3,
+            }
+        ),
+        own_cluster(n_workers=N_WORKERS, silence_logs=logging.CRITICAL) as client,
     ):
+        client.run(load)
         try:
             for seed in range(FIRST_SEED, FIRST_SEED + N_FITS):
                 case = Case.drawn(seed)
@@ -226,13 +270,7 @@ def test_fits_under_random_faults_end_right_and_leave_nothing_behind(digits, cap
 def run_case(client: Client, case: Case, data: Any) -> str:
     """Fit under the fault of a case; return how it ended."""
     remember(client)
-    clf = DistributedMLPClassifier(
-        **case.parameters,
-        client=client,
-        engine="peers",
-        n_workers=case.n_workers,
-        parameter_threshold=0,
-    )
+    clf = estimator(case, client)
     begun = time.monotonic()
     fit = fit_under_fault(client, case, lambda: clf.fit(*data))
     seconds = time.monotonic() - begun

@@ -14,7 +14,7 @@ from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
-from skdistmlp.cluster.peers import driver
+from skdistmlp.cluster.peers import driver, worker
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.recovery import train_with_recovery
 from skdistmlp.cluster.run import replacement
@@ -187,6 +187,38 @@ def test_copies_are_those_before_while_new_ones_are_taken(spare, data, monkeypat
     assert [recovery.n_iter for recovery in clf.recoveries_] == [2]
 
 
+def test_the_two_copies_of_a_shard_stay_apart(spare, data, monkeypatch):
+    """Dask may drop any of several replicas of a value: there is one of each copy."""
+    where, take = [], StateCopies.take
+
+    def look(copies, shards):
+        take(copies, shards)
+        for futures in copies._last:
+            asked = spare.who_has(futures)
+            where.append([asked[future.key] for future in futures])
+
+    monkeypatch.setattr(StateCopies, "take", look)
+    clf = bounded(classifier(spare, max_iter=3).fit, *data)
+    first, second = clf.plan_.workers
+    assert where == 2 * [[(first,), (second,)], [(second,), (first,)]]
+
+
+def test_a_copy_is_not_made_again_when_training_has_gone_on(spare, data, monkeypatch):
+    """Dask would do so when the worker that has the copy is lost."""
+    take = StateCopies.take
+    refused = []
+
+    def take_again(copies, shards):
+        take(copies, shards)
+        again = spare.submit(worker.copy_of, shards[0], 0, pure=False)
+        refused.append(again.exception())
+
+    monkeypatch.setattr(StateCopies, "take", take_again)
+    bounded(classifier(spare, max_iter=3).fit, *data)
+    assert len(refused) == 2
+    assert all("is asked for copy 0 of its state again" in str(e) for e in refused)
+
+
 def test_several_losses_in_a_row(spare, data, monkeypatch, capsys):
     """Each line is printed once."""
     expected = undisturbed(spare, data, verbose=True)
@@ -265,6 +297,8 @@ def test_a_worker_that_hangs_is_replaced(spare, data, monkeypatch):
             os.kill(pid, signal.SIGCONT)
     assert_same_bits(clf, expected)
     assert clf.recoveries_[0].lost == tuple(killer.killed)
+    # What the worker that hangs holds is not waited for.
+    assert clf.recoveries_[0].n_iter == 2
 
 
 @pytest.mark.slow

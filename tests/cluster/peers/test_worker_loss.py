@@ -26,6 +26,7 @@ from tests.cluster.peers.test_driver import (
 from tests.cluster.support import (
     bounded,
     in_thread,
+    set_status,
     task_keys,
     wait_until,
 )
@@ -260,14 +261,6 @@ def test_a_shard_suspended_at_the_very_end_is_named(processes, data):
 @pytest.fixture
 def pause(client):
     """Return a function that pauses a worker, as Dask does with one short of memory."""
-
-    def set_status(name, dask_worker):
-        from distributed import Status
-
-        # Dask's own memory monitor would undo it.
-        fraction = False if name == "paused" else 0.8
-        dask_worker.memory_manager.memory_pause_fraction = fraction
-        dask_worker.status = Status[name]
 
     def pause_worker(worker):
         client.run(set_status, "paused", workers=[worker])

@@ -7,7 +7,11 @@ import dask
 import pytest
 
 from skdistmlp.cluster.run import liveness
-from skdistmlp.cluster.run.liveness import LivenessCheck, PausedCheck
+from skdistmlp.cluster.run.liveness import (
+    LivenessCheck,
+    PausedCheck,
+    silent_workers,
+)
 from skdistmlp.exceptions import WorkerLostError
 
 WORKERS = ["tcp://a", "tcp://b"]
@@ -160,3 +164,13 @@ def test_only_the_given_workers_are_checked(clock, statuses):
     # One that has left is seen to by others.
     check.check(["tcp://gone"])
     assert statuses[WORKERS[1]] == "closing_gracefully"
+
+
+def test_workers_that_do_not_answer_a_ping_are_silent(monkeypatch):
+    """One that the scheduler is removing answers with an error."""
+    answers = {name: Future() for name in ("there", "removed", "hangs")}
+    answers["there"].set_result(None)
+    answers["removed"].set_exception(OSError("connection closed"))
+    monkeypatch.setattr(liveness, "run_on_workers", lambda *_: answers)
+    monkeypatch.setattr(liveness, "PING_ANSWER_S", 0.05)
+    assert silent_workers(None, answers) == ["removed", "hangs"]

@@ -1,0 +1,230 @@
+"""The table of faults and phases where fits recover, by grid."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from skdistmlp.exceptions import ExchangeError
+from tests.cluster.faults.actions import (
+    TIMEOUT_S,
+    cut_connection_with_scheduler,
+    cut_links,
+    kill,
+    kill_and_replace_late,
+    kill_during_recovery,
+    kill_twice,
+    kill_two,
+    pause,
+    restart,
+    resume,
+    retire,
+    slow_down,
+    suspend,
+)
+from tests.cluster.faults.fits import REPEATED
+from tests.cluster.faults.gates import (
+    ALL_PHASES,
+    BACKWARD,
+    BETWEEN,
+    COLLECTING,
+    CONNECTING,
+    COPYING,
+    FORWARD,
+    PLACING,
+    VALIDATING,
+)
+from tests.cluster.faults.table import (
+    SHORT,
+    SLOW,
+    Cells,
+    Expected,
+    Fault,
+    Survives,
+    each,
+)
+
+LOSS_S = 10.0
+"""Seconds that a loss may cost."""
+
+SILENT_S = 4 * TIMEOUT_S
+"""Seconds without an answer after which the client gives up a worker."""
+
+RECOVERY_WAIT_S = 10.0
+"""Seconds for which a fit waits for replacements: the default."""
+
+RECOVERING = {
+    "skdistmlp.max-recoveries": 3,
+    "skdistmlp.recovery-wait": f"{RECOVERY_WAIT_S}s",
+}
+
+N_COPIED = {
+    PLACING: 0,
+    CONNECTING: 0,
+    FORWARD: 1,
+    BACKWARD: 1,
+    BETWEEN: 1,
+    COPYING: 1,
+    COLLECTING: REPEATED.max_iter - 1,
+    VALIDATING: 1,
+}
+"""Epochs of which there are copies when a fit is held in a phase for the first time."""
+
+N_COPIED_LATER = N_COPIED | dict.fromkeys(
+    (FORWARD, BACKWARD, BETWEEN, COPYING, VALIDATING), 2
+)
+"""The same in the run that follows."""
+
+
+def survives(*n_iters: dict[str, int], wait_s: float = 0.0) -> Cells:
+    """Return the outcomes of losses, each with the epochs from which fits resume."""
+    return {
+        phase: Survives(
+            within_s=LOSS_S * len(n_iters) + wait_s,
+            resumes_from=tuple(numbers[phase] for numbers in n_iters),
+        )
+        for phase in ALL_PHASES
+    }
+
+
+LEAVES = Survives(within_s=LOSS_S)
+"""Workers that are asked to leave end what they have begun."""
+
+CUT = Expected(ExchangeError, ("{worker}",), "does not survive: ExchangeError")
+"""All workers are there, so there is no reason to expect that others do better."""
+
+SUSPENDED = survives(N_COPIED, wait_s=SILENT_S) | {
+    phase: replace(outcome, within_s=LOSS_S + TIMEOUT_S)
+    for phase, outcome in survives(N_COPIED).items()
+    if phase in (CONNECTING, FORWARD, BACKWARD, VALIDATING)
+    and isinstance(outcome, Survives)
+}
+
+FAULTS = [
+    Fault("worker killed", kill, survives(N_COPIED), rank=1),
+    Fault(
+        "worker killed, and then its replacement in the same phase",
+        kill_twice,
+        survives(N_COPIED, N_COPIED_LATER),
+        rank=1,
+        n_times=2,
+    ),
+    Fault(
+        "two neighbouring workers killed at once",
+        kill_two,
+        survives(dict.fromkeys(ALL_PHASES, 0)),
+        rank=1,
+    ),
+    Fault(
+        "worker killed, and another one during the recovery",
+        kill_during_recovery,
+        survives(N_COPIED, N_COPIED),
+        rank=1,
+    ),
+    Fault(
+        "worker suspended (SIGSTOP), resumed after the fit",
+        suspend,
+        SUSPENDED,
+        rank=1,
+        settings=SHORT,
+        lost_soon_in=(PLACING, BETWEEN, COPYING, COLLECTING),
+        after=resume,
+    ),
+    Fault(
+        "worker restarted by its nanny",
+        restart,
+        survives(N_COPIED),
+        rank=0,
+        kind="nannies",
+    ),
+    Fault("worker retired", retire, each(LEAVES, *ALL_PHASES), rank=1),
+    Fault("worker paused", pause, each(LEAVES, *ALL_PHASES), rank=1, settings=SHORT),
+    Fault(
+        "connections between shards cut",
+        cut_links,
+        each(CUT, *ALL_PHASES)
+        | {PLACING: "there are none yet", COLLECTING: "they are closed already"},
+        rank=0,
+        settings=SHORT,
+    ),
+    Fault(
+        "worker's connection to the scheduler cut",
+        cut_connection_with_scheduler,
+        survives(N_COPIED),
+        rank=1,
+    ),
+    Fault(
+        "worker killed without a spare one, another joins later",
+        kill_and_replace_late,
+        survives(N_COPIED, wait_s=RECOVERY_WAIT_S),
+        rank=1,
+    ),
+    Fault(
+        "shard slow, within the timeout",
+        slow_down,
+        each(Survives(within_s=LOSS_S, resumes_from=()), *ALL_PHASES),
+        rank=0,
+        held="victim",
+        settings=SLOW,
+    ),
+]
+
+BY_ACTION = {fault.action: fault for fault in FAULTS}
+
+
+@dataclass(frozen=True)
+class RecoveryGrid:
+    """A grid, and what is tried on it.
+
+    Attributes
+    ----------
+    title : str
+        Of its table.
+    shape : (int, int)
+        Number of workers, and of replicas.
+    faults : sequence of Fault
+        The rows.
+    text : str
+        What the page says above the table.
+    """
+
+    title: str
+    shape: tuple[int, int]
+    faults: Sequence[Fault]
+    text: str
+
+    def n_spare(self, fault: Fault) -> int:
+        """Return the number of workers that stand by."""
+        return 0 if fault.action is kill_and_replace_late else 1
+
+
+GRIDS = [
+    RecoveryGrid(
+        "Recovery: two shards",
+        (2, 1),
+        FAULTS,
+        "Two workers with a shard each, and a spare worker. The fits train for four "
+        "epochs with early stopping. Here each epoch ends a round, and copies are "
+        "taken after each.",
+    ),
+    RecoveryGrid(
+        "Recovery: two replicas of one shard",
+        (2, 2),
+        [
+            BY_ACTION[action]
+            for action in (
+                kill,
+                kill_twice,
+                kill_during_recovery,
+                suspend,
+                retire,
+                cut_connection_with_scheduler,
+            )
+        ],
+        "Two workers with a copy of the network each, and a spare worker.",
+    ),
+    RecoveryGrid(
+        "Recovery: two replicas of two shards",
+        (4, 2),
+        [BY_ACTION[action] for action in (kill, kill_two, suspend)],
+        "Four workers, and a spare one.",
+    ),
+]
