@@ -80,6 +80,14 @@ class Checkpointing:
             with self._copying.timed():
                 self._copy = snapshot()
 
+    def keep(self, state: TrainingState) -> None:
+        """Keep a state, unless it is older than what there is."""
+        newest = max(
+            self.n_iter or 0, 0 if self._copy is None else self._copy.progress.n_iter
+        )
+        if state.progress is not None and state.progress.n_iter > newest:
+            self._copy = state
+
     def end(self, outcome: object) -> None:
         """Note how training has ended: unless interrupted, the file is removed."""
         if outcome is not Outcome.INTERRUPTED:

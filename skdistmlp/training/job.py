@@ -389,6 +389,9 @@ class Checkpoint(Protocol):
     ) -> None:
         """Take note of a state; the function returns a copy, which takes time."""
 
+    def keep(self, state: TrainingState) -> None:
+        """Take a state, perhaps the last one that there is, in arrays of its own."""
+
 
 OnEpochEnd = Callable[[TrainingState, Callable[[], TrainingState]], bool]
 """Called after every epoch or iteration but the last, with the state, whose arrays

@@ -45,12 +45,13 @@ class Recorder:
 STATE = state_after(job_of("adam"), "adam")
 
 
+def state_of(n_iter):
+    return replace(STATE, progress=replace(STATE.progress, n_iter=n_iter))
+
+
 def epochs(kept, clock, number, epoch_s, copying_s=0.0):
     """Train for some epochs; return those after which the state was copied."""
     copied = []
-
-    def state_of(n_iter):
-        return replace(STATE, progress=replace(STATE.progress, n_iter=n_iter))
 
     def snapshot(n_iter):
         clock.now += copying_s
@@ -142,3 +143,15 @@ def test_errors_that_pass_name_the_checkpoint(tmp_path, error):
 def test_nothing_is_kept_unless_it_is_asked_for():
     with checkpointing(None, job_of("adam"), dataset_of("adam")) as kept:
         assert kept is None
+
+
+def test_the_last_state_of_a_run_that_failed_is_kept_if_it_is_newer(clock):
+    file = Recorder(clock)
+    kept = Checkpointing(file, 60)
+    epochs(kept, clock, 61, 1)
+    older, newer = state_of(50), state_of(70)
+    kept.keep(older)
+    kept.keep(newer)
+    kept.keep(state_of(65))
+    kept.close()
+    assert file.saved == [60, 70]

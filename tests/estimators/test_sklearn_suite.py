@@ -13,6 +13,7 @@ import sklearn.neural_network
 from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.cluster.futures import recovery as futures_recovery
 from skdistmlp.cluster.peers import recovery
 from skdistmlp.engines import futures, local
 from skdistmlp.parallel import whole_network
@@ -151,7 +152,8 @@ def _spied_engines(monkeypatch):
 
         monkeypatch.setattr(module, name, call)
 
-    spy(futures, "open_futures_network", lambda _client, workers, *_: len(workers))
+    for module in (futures, futures_recovery):
+        spy(module, "open_futures_network", lambda _client, workers, *_: len(workers))
     spy(recovery, "PeersRun", lambda _client, plan, *_: plan.n_workers)
     spy(local, "SingleProcess", lambda *_: 0)
     spy(whole_network, "predict_whole", lambda *_: 0)

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
 from distributed import Client
 
-from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.run.announced import Announced
-from skdistmlp.cluster.run.replacement import (
-    RECOVERABLE,
-    WAITING,
-    await_workers,
-    lost_among,
-    note_recoveries,
-    plan_on,
-    processes_of,
-    recovery_of,
-)
-from skdistmlp.exceptions import ClusterError, what_happened
+from skdistmlp.cluster.run.recovery import RecoveringFit
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
-from skdistmlp.settings import copies_max_share, max_recoveries, recovery_wait_s
+from skdistmlp.settings import copies_max_share
 from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.pace import Pace
 from skdistmlp.training.run import TrainingRun
 from skdistmlp.training.state import TrainingState
-
-LOG = logging.getLogger("skdistmlp")
 
 
 def train_with_recovery(
@@ -73,61 +58,46 @@ def train_with_recovery(
     WorkerLostError
         If workers are lost more often than the setting allows, or none are left.
     """
-    begun = time.monotonic()
-    # Before anything is lost: they may be wrong.
-    allowed, wait_s = max_recoveries(), recovery_wait_s()
+    fit = RecoveringFit(client, plan, job, dataset, _first, checkpoint)
     announced = Announced()
-    gone: dict[str, str | None] = {}
-    while True:
-        with translate_dask_errors(client, (), "looking for workers"):
-            processes = processes_of(client)
-        attempt = Attempt(job, announced, checkpoint, keeps_copies=allowed > 0)
-        try:
-            return attempt.train(client, plan, dataset, on_epoch_end)
-        except RECOVERABLE as error:
-            if len(plan.recoveries) >= allowed:
-                note_recoveries(error, plan)
-                raise
-            lost_at = time.monotonic()
-            with translate_dask_errors(client, (), WAITING):
-                lost = lost_among(client, plan, processes, error)
-                gone.update((worker, processes.get(worker)) for worker in lost)
-                others: tuple[str, ...] = ()
-                if lost:
-                    others = await_workers(client, plan, gone, wait_s, _first)
-            if not others:
-                note_recoveries(error, plan)
-                raise
-            why = what_happened(error)
-        except ClusterError as error:
-            note_recoveries(error, plan)
-            raise
-        waited_s = time.monotonic() - lost_at
-        job = attempt.job_to_resume()
-        with translate_dask_errors(client, (), WAITING):
-            before, plan = plan, plan_on(client, plan, others, job, dataset)
-        job = replace(job, split=plan.split)
-        recovery = recovery_of(
-            lost, why, lost_at - begun, waited_s, before, plan, job, dataset
-        )
-        LOG.info("%s", recovery)
-        plan = replace(plan, recoveries=(*before.recoveries, recovery))
+
+    def run_of(plan: Plan, job: TrainingJob) -> FuturesRun:
         note_plan(plan)
+        return FuturesRun(
+            client,
+            plan,
+            job,
+            dataset,
+            on_epoch_end,
+            announced,
+            checkpoint,
+            keeps_copies=fit.recovers,
+        )
+
+    return fit.train(run_of)
 
 
 def _first(spare: Sequence[str], number: int) -> Sequence[str]:
     return spare[:number]
 
 
-class Attempt:
+class FuturesRun:
     """One run of a job, and the copy from which another may go on; a `Checkpoint`.
 
     The copy is in this process, where the loop runs: nothing goes on if it is lost.
 
     Parameters
     ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Which worker holds which neurons.
     job : TrainingJob
         The job, with its split.
+    dataset : Dataset
+        All rows.
+    on_epoch_end : callable, optional
+        See `train_with_recovery`.
     announced : Announced
         What the user has been told before.
     checkpoint : Checkpoint or None
@@ -139,12 +109,20 @@ class Attempt:
 
     def __init__(
         self,
+        client: Client,
+        plan: Plan,
         job: TrainingJob,
+        dataset: Dataset,
+        on_epoch_end: OnEpochEnd | None,
         announced: Announced,
         checkpoint: Checkpoint | None,
         keeps_copies: bool,
     ) -> None:
+        self._client = client
+        self._plan = plan
         self._job = job
+        self._dataset = dataset
+        self._on_epoch_end = on_epoch_end
         self._announced = announced
         self._checkpoint = checkpoint
         self._keeps_copies = keeps_copies
@@ -152,21 +130,24 @@ class Attempt:
         self._n_lines = announced.n_lines_copied
         self._copy: TrainingState | None = None
 
-    def train(
-        self,
-        client: Client,
-        plan: Plan,
-        dataset: Dataset,
-        on_epoch_end: OnEpochEnd | None,
-    ) -> TrainingState:
+    @property
+    def departure(self) -> None:
+        """None: a worker that accepts no tasks ends it with an error."""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """No: an interrupt is an outcome of training, or raised."""
+        return False
+
+    def train(self) -> TrainingState:
         """Train to the end."""
-        # Drawn from a copy: another attempt may have to draw the same.
+        # Drawn from a copy: another run may have to draw the same.
         initial = self._job.initial
         initial = replace(initial, random_state=deepcopy(initial.random_state))
         job = replace(self._job, initial=initial)
         state = job.start(job.split.unsplit_layout())
         report: OnEpochEnd | None = None
-        if on_epoch_end is not None:
+        if (on_epoch_end := self._on_epoch_end) is not None:
 
             def report(
                 state: TrainingState, snapshot: Callable[[], TrainingState]
@@ -177,17 +158,20 @@ class Attempt:
                 )
 
         with open_futures_network(
-            client,
-            plan.workers,
+            self._client,
+            self._plan.workers,
             job.network,
             job.split,
             state.network,
-            dataset,
-            plan=plan,
+            self._dataset,
+            plan=self._plan,
             log=job.log,
         ) as network:
-            run = TrainingRun(job, network, dataset, state, self._log)
+            run = TrainingRun(job, network, self._dataset, state, self._log)
             return run.train(report, self if self._keeps_copies else self._checkpoint)
+
+    def keep(self, state: TrainingState) -> None:
+        """Do nothing: this is where the state comes from."""
 
     def offer(
         self, state: TrainingState, snapshot: Callable[[], TrainingState]

@@ -6,8 +6,7 @@ Then its run ends between two rounds, and its shards hand their state over.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from distributed import Client
 
@@ -17,42 +16,13 @@ from skdistmlp.cluster.client.workers import (
     worker_statuses,
 )
 from skdistmlp.cluster.peers.worker import Report
+from skdistmlp.cluster.run.departure import (
+    Departure,
+    departure_among,
+    departure_named,
+)
 from skdistmlp.exceptions import WorkerLostError
-from skdistmlp.planning.plan import Plan
-from skdistmlp.planning.recovery import Kind
 from skdistmlp.settings import WORKER_CHECK_S
-
-KINDS: Mapping[str, Kind] = {"closing_gracefully": "retired", "paused": "paused"}
-"""By the status that Dask names, why a fit leaves a worker that still answers."""
-
-WHY: Mapping[Kind, str] = {
-    "retired": "is being retired",
-    "paused": "has been paused for too long: it uses too much memory to accept new "
-    "tasks",
-}
-
-
-@dataclass(frozen=True)
-class Departure:
-    """Why a fit goes on elsewhere.
-
-    Attributes
-    ----------
-    kind : {"lost", "retired", "paused", "moved"}
-        See `Recovery`.
-    workers : tuple of str
-        Addresses of the workers that are left behind.
-    why : str
-        What is the matter with them, or what another plan is expected to save.
-    plan : Plan or None
-        Where to go on, if that is known.
-    """
-
-    kind: Kind
-    workers: tuple[str, ...]
-    why: str
-    plan: Plan | None = None
-
 
 LookForPlan = Callable[[Sequence[Report], float], Departure | None]
 """From what all shards report of a round, and the seconds that placing them took, to a
@@ -107,7 +77,7 @@ class Departures:
         """
         self._next_look_at = time.monotonic() + WORKER_CHECK_S
         statuses = worker_statuses(self._client)
-        departure = _departure(statuses, workers)
+        departure = departure_among(statuses, workers)
         if departure is None or departure.kind == "retired":
             return departure
         spare = [w for w, status in statuses.items() if accepts_tasks(status)]
@@ -115,7 +85,7 @@ class Departures:
         if len(spare) < len(departure.workers):
             return None
         paused = resume_paused(self._client, departure.workers)
-        return _departure(dict.fromkeys(paused, "paused"), workers)
+        return departure_among(dict.fromkeys(paused, "paused"), workers)
 
     def check(self, queued: Sequence[str]) -> None:
         """Raise `WorkerLostError` if one with a queued task should be left."""
@@ -126,21 +96,3 @@ class Departures:
         """Say whether the workers that an error names may still hand over."""
         statuses = worker_statuses(self._client)
         return departure_named(error, statuses)
-
-
-def departure_named(
-    error: WorkerLostError, statuses: Mapping[str, str]
-) -> Departure | None:
-    """Return the departure from the workers that an error names, if all answer."""
-    if not all(statuses.get(worker) in KINDS for worker in error.workers):
-        return None
-    return _departure(statuses, error.workers)
-
-
-def _departure(statuses: Mapping[str, str], workers: Sequence[str]) -> Departure | None:
-    """Return a departure from those that are being retired, or else paused."""
-    for status, kind in KINDS.items():
-        found = tuple(w for w in workers if statuses.get(w) == status)
-        if found:
-            return Departure(kind, found, f"worker {found[0]} {WHY[kind]}")
-    return None

@@ -25,7 +25,7 @@ from skdistmlp.cluster.client.rpc import answers_in_time
 from skdistmlp.cluster.data.streaming import place_rows
 from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.copies import StateCopies, state_bytes
-from skdistmlp.cluster.peers.departures import Departure, Departures
+from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.peers.failure import raise_cause
 from skdistmlp.cluster.peers.handover import HandOver, join_training_states
 from skdistmlp.cluster.peers.messages import (
@@ -40,6 +40,7 @@ from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.worker import Report, Roster, ShardCopy
 from skdistmlp.cluster.run.announced import Announced
+from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import WorkerLostError

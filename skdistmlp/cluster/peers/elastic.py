@@ -16,7 +16,6 @@ from distributed import Client
 
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.workers import worker_memory, workers_of
-from skdistmlp.cluster.peers.departures import Departure
 from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
     check_room_for_copies,
@@ -24,6 +23,7 @@ from skdistmlp.cluster.peers.measurement import (
 )
 from skdistmlp.cluster.peers.probe import prepare
 from skdistmlp.cluster.peers.worker import Report
+from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer

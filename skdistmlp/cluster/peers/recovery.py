@@ -1,61 +1,26 @@
-"""Go on with a fit elsewhere, after a loss of workers or before one.
-
-A run ends with the state of all shards, which they have handed over, or of which copies
-are left; and the fit resumes from that state on another plan.
-"""
+"""Fits among peers that go on with other workers; see `RecoveringFit`."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from distributed import Client
 
-from skdistmlp.cluster.client.errors import translate_dask_errors
-from skdistmlp.cluster.client.workers import (
-    worker_statuses,
-)
-from skdistmlp.cluster.peers.departures import (
-    Departure,
-    Departures,
-    departure_named,
-)
+from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.cluster.peers.elastic import Elastic
 from skdistmlp.cluster.peers.handover import join_training_states
 from skdistmlp.cluster.peers.reservation import choose_free_workers
-from skdistmlp.cluster.peers.worker import ShardCopy
 from skdistmlp.cluster.run.announced import Announced
-from skdistmlp.cluster.run.replacement import (
-    RECOVERABLE,
-    WAITING,
-    await_workers,
-    lost_among,
-    note_recoveries,
-    plan_on,
-    processes_of,
-    recovery_of,
-)
-from skdistmlp.exceptions import (
-    ClusterError,
-    ExchangeError,
-    WorkerLostError,
-    what_happened,
-)
+from skdistmlp.cluster.run.departure import Departure
+from skdistmlp.cluster.run.recovery import RECOVERABLE, RecoveringFit
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.plan import Plan
-from skdistmlp.settings import (
-    elastic,
-    max_recoveries,
-    recovery_wait_s,
-)
+from skdistmlp.settings import elastic
 from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.progress import Progress
 from skdistmlp.training.state import TrainingState
-
-LOG = logging.getLogger("skdistmlp")
 
 
 def train_with_recovery(
@@ -99,22 +64,26 @@ def train_with_recovery(
     WorkerLostError
         If workers are lost more often than the setting allows, or none are left.
     """
-    begun, training_s = time.monotonic(), 0.0
-    # Before anything is lost: they may be wrong.
-    allowed, wait_s = max_recoveries(), recovery_wait_s()
-    hands_over = allowed > 0
-    better_plans = None
+
+    def choose(spare: Sequence[str], number: int) -> Sequence[str]:
+        # Another fit may hold some of them for long. They are reserved at once.
+        return choose_free_workers(client, spare, number, {}, False)
+
+    fit = RecoveringFit(client, plan, job, dataset, choose, checkpoint)
+    better_plans: Elastic | None = None
     # L-BFGS begins again: a move may cost it more than it saves.
-    if hands_over and elastic() and isinstance(job.initial.progress, Progress):
+    if fit.recovers and elastic() and isinstance(job.initial.progress, Progress):
         better_plans = Elastic(client, job, dataset)
     announced = Announced()
-    # Processes that are of no use any more, by address.
-    gone: dict[str, str | None] = {}
-    while True:
-        with translate_dask_errors(client, (), "looking for workers"):
-            processes = processes_of(client)
-        departures = None
-        if hands_over:
+    training_s = 0.0
+
+    def note_time(seconds: float) -> None:
+        nonlocal training_s
+        training_s += seconds
+
+    def run_of(plan: Plan, job: TrainingJob) -> _Run:
+        departures: Departures | None = None
+        if fit.recovers:
             look = None
             if better_plans is not None:
                 better_plans.begin(plan, job.initial.progress)
@@ -130,115 +99,66 @@ def train_with_recovery(
             checkpoint,
             departures,
         )
-        copies: list[ShardCopy] | None = None
-        try:
-            with run:
-                note_plan(replace(plan, row_ranges=run.row_ranges))
-                try:
-                    state = run.train()
-                except RECOVERABLE:
-                    copies = run.last_copies()
-                    raise
-                finally:
-                    training_s += run.training_s
-            if run.departure is None:
-                return state, training_s
-            departure, lost_at = run.departure, time.monotonic()
-            job = replace(job, initial=state)
-            if departure.plan is not None:
-                others = departure.plan.workers
-            else:
-                others = _others(client, plan, departure, processes, gone, wait_s)
-            if not others:
-                raise WorkerLostError(
-                    f"{departure.why}. It handed its shard over, but no other worker "
-                    f"came in its place. Start workers, and call again."
-                )
-        except RECOVERABLE as error:
-            if run.departure is not None:
-                # Nobody is there to go on.
-                note_recoveries(error, plan)
+        return _Run(run, plan, job, announced, note_plan, note_time)
+
+    return fit.train(run_of), training_s
+
+
+class _Run:
+    """One run, and the state that is left of it; see `Run`."""
+
+    def __init__(
+        self,
+        run: PeersRun,
+        plan: Plan,
+        job: TrainingJob,
+        announced: Announced,
+        note_plan: Callable[[Plan], None],
+        note_time: Callable[[float], None],
+    ) -> None:
+        self._run = run
+        self._plan = plan
+        self._job = job
+        self._announced = announced
+        self._note_plan = note_plan
+        self._note_time = note_time
+
+    @property
+    def departure(self) -> Departure | None:
+        """See `PeersRun`."""
+        return self._run.departure
+
+    @property
+    def is_interrupted(self) -> bool:
+        """See `PeersRun`."""
+        return self._run.is_interrupted
+
+    def train(self) -> TrainingState:
+        """Train to the end or to a departure."""
+        run = self._run
+        with run:
+            self._note_plan(replace(self._plan, row_ranges=run.row_ranges))
+            try:
+                state = run.train()
+            except RECOVERABLE:
+                self._take_copies()
                 raise
-            if run.is_interrupted or allowed == 0:
-                note_recoveries(error, plan)
-                raise
-            lost_at = time.monotonic()
-            with translate_dask_errors(client, (), WAITING):
-                departure = _departure(client, plan, processes, error)
-            # The others are somebody's wish, or leave for good; and nothing was lost.
-            n_lost = sum(recovery.kind == "lost" for recovery in plan.recoveries)
-            if departure.kind == "lost" and n_lost >= allowed:
-                note_recoveries(error, plan)
-                raise
-            others = _others(client, plan, departure, processes, gone, wait_s)
-            if not others:
-                raise
-        except ClusterError as error:
-            note_recoveries(error, plan)
-            raise
-        # What the run has on the cluster goes with it.
-        del run
-        waited_s = time.monotonic() - lost_at
-        with translate_dask_errors(client, (), WAITING):
-            before = plan
-            plan = departure.plan or plan_on(client, plan, others, job, dataset)
-        if copies is not None:
-            state = join_training_states(job.split, [copy.state for copy in copies])
-            job = replace(job, initial=state)
-            announced.n_lines_copied = copies[0].n_lines
-        job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
-        recovery = recovery_of(
-            departure.workers,
-            departure.why,
-            lost_at - begun,
-            waited_s,
-            before,
-            plan,
-            job,
-            dataset,
-            departure.kind,
-        )
-        LOG.info("%s", recovery)
-        plan = replace(plan, recoveries=(*before.recoveries, recovery))
+            finally:
+                self._note_time(run.training_s)
+        if run.departure is not None:
+            self._job = replace(self._job, initial=state)
+        return state
 
+    def _take_copies(self) -> None:
+        """Fetch the last copies of the state, if there are any."""
+        copies = self._run.last_copies()
+        if copies is None:
+            return
+        states = [copy.state for copy in copies]
+        whole = join_training_states(self._job.split, states)
+        self._job = replace(self._job, initial=whole)
+        self._announced.n_lines_copied = copies[0].n_lines
 
-def _departure(
-    client: Client,
-    plan: Plan,
-    processes: Mapping[str, str],
-    error: WorkerLostError | ExchangeError,
-) -> Departure:
-    """Return what an error means: which workers a fit has to do without, and why."""
-    if isinstance(error, WorkerLostError):
-        # Before anything was trained, or while its state could not be handed over.
-        departure = departure_named(error, worker_statuses(client))
-        if departure is not None:
-            return departure
-    lost = lost_among(client, plan, processes, error)
-    return Departure("lost", lost, what_happened(error))
-
-
-def _others(
-    client: Client,
-    plan: Plan,
-    departure: Departure,
-    processes: Mapping[str, str],
-    gone: dict[str, str | None],
-    wait_s: float,
-) -> tuple[str, ...]:
-    """Wait for workers to go on with; none if no worker is to be replaced.
-
-    Nothing is held while this waits.
-    """
-    if not departure.workers:
-        return ()
-    if departure.kind != "retired":
-        # Dask may refuse to retire a worker, such as the last one. Then it is of use.
-        gone.update((worker, processes.get(worker)) for worker in departure.workers)
-
-    def choose(spare: Sequence[str], number: int) -> Sequence[str]:
-        # Another fit may hold some of them for long. They are reserved at once.
-        return choose_free_workers(client, spare, number, {}, False)
-
-    with translate_dask_errors(client, (), WAITING):
-        return await_workers(client, plan, gone, wait_s, choose)
+    def job_to_resume(self) -> TrainingJob:
+        """Return the job that goes on from the last state, or begins again."""
+        return self._job

@@ -16,9 +16,9 @@ from skdistmlp.cluster.client.workers import (
     worker_statuses,
     workers_of,
 )
+from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.exceptions import (
-    ClusterError,
     ExchangeError,
     WorkerLostError,
     counted,
@@ -27,18 +27,11 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import Plan, plan_training
-from skdistmlp.planning.recovery import Kind, Recovery
+from skdistmlp.planning.recovery import Recovery
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
 from skdistmlp.settings import RECOVERY_POLL_S, rows_memory_share
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
-
-RECOVERABLE = (WorkerLostError, ExchangeError)
-"""What a lost worker ends a run with: workers that hear nothing of one that hangs give
-up before anybody knows that it does."""
-
-WAITING = "waiting for workers in place of those that were lost"
-"""The phase, for errors."""
 
 Choose = Callable[[Sequence[str], int], Sequence[str]]
 """From spare workers and a number to so many of them."""
@@ -165,21 +158,21 @@ def plan_on(
 
 
 def recovery_of(
-    lost: tuple[str, ...],
-    why: str,
+    departure: Departure,
     after_s: float,
     waited_s: float,
     before: Plan,
     plan: Plan,
     job: TrainingJob,
     dataset: BaseDataset,
-    kind: Kind = "lost",
 ) -> Recovery:
     """Return the account of how a job, which goes on from its start, has recovered.
 
     Parameters
     ----------
-    lost, why, after_s, waited_s, kind
+    departure : Departure
+        Which workers were left, and why.
+    after_s, waited_s : float
         See `Recovery`.
     before, plan : Plan
         The plan of before, and that on which the job goes on.
@@ -192,15 +185,15 @@ def recovery_of(
     restarts = isinstance(progress, LbfgsProgress)
     same = _computes_the_same(before, plan, dataset) and not restarts
     return Recovery(
-        lost,
-        why,
+        departure.workers,
+        departure.why,
         after_s,
         waited_s,
         0 if progress is None else progress.n_iter,
         plan.workers,
         plan.n_replicas,
         same,
-        kind,
+        departure.kind,
         restarts,
     )
 
@@ -211,13 +204,3 @@ def _computes_the_same(before: Plan, plan: Plan, dataset: BaseDataset) -> bool:
         return False
     # Blocks stay where they are, so another replica may compute their rows.
     return plan.n_replicas == 1 or not dataset.is_in_blocks
-
-
-def note_recoveries(error: ClusterError, plan: Plan) -> None:
-    """Note in an error what the fit had recovered from before."""
-    if plan.recoveries:
-        before = ". ".join(map(str, plan.recoveries))
-        error.add_note(
-            f"Before that, the fit recovered (at most skdistmlp.max-recoveries times): "
-            f"{before}."
-        )

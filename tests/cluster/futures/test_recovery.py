@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
-from skdistmlp.cluster.futures.recovery import Attempt
+from skdistmlp.cluster.futures.recovery import FuturesRun
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, load
 from tests.estimators.recorder import Recorder
@@ -59,12 +59,12 @@ def classifier(client, **parameters):
 
 def killing(monkeypatch, client, after=(4,), n_workers=1):
     """Kill workers of a fit after some epochs, before or after the state is copied."""
-    offer, killed = Attempt.offer, []
+    offer, killed = FuturesRun.offer, []
 
-    def offer_and_kill(attempt, state, snapshot):
+    def offer_and_kill(run, state, snapshot):
         n_iter = state.progress.n_iter
         if n_iter not in after:
-            offer(attempt, state, snapshot)
+            offer(run, state, snapshot)
         elif n_iter not in killed:
             killed.append(n_iter)
             workers = [*client.scheduler_info(n_workers=-1)["workers"]]
@@ -72,7 +72,7 @@ def killing(monkeypatch, client, after=(4,), n_workers=1):
             for pid in pids.values():
                 os.kill(pid, signal.SIGKILL)
 
-    monkeypatch.setattr(Attempt, "offer", offer_and_kill)
+    monkeypatch.setattr(FuturesRun, "offer", offer_and_kill)
     return killed
 
 

@@ -11,11 +11,8 @@ from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.peers import departures as module
 from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers.copies import StateCopies
-from skdistmlp.cluster.peers.departures import (
-    Departure,
-    Departures,
-    departure_named,
-)
+from skdistmlp.cluster.peers.departures import Departures
+from skdistmlp.cluster.run.departure import Departure, departure_named
 from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_recovery import (
     assert_same_bits,

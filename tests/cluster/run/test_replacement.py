@@ -6,6 +6,7 @@ import pytest
 
 from skdistmlp import WorkerLostError
 from skdistmlp.cluster.run import replacement
+from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.replacement import (
     await_workers,
     lost_among,
@@ -72,7 +73,8 @@ def test_fewer_workers_share_the_network_as_the_engine_can(client, engine, n_rep
 
 def recovered(job, before, plan):
     dataset = dataset_of("adam")
-    return recovery_of(("a",), "it was lost", 1.0, 2.0, before, plan, job, dataset)
+    departure = Departure("lost", ("a",), "it was lost")
+    return recovery_of(departure, 1.0, 2.0, before, plan, job, dataset)
 
 
 def test_an_account_says_whether_bits_are_the_same():

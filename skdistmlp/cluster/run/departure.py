@@ -1,0 +1,61 @@
+"""Why a fit goes on elsewhere: workers are lost, accept no tasks, or are slow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from skdistmlp.exceptions import WorkerLostError
+from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.recovery import Kind
+
+KINDS: Mapping[str, Kind] = {"closing_gracefully": "retired", "paused": "paused"}
+"""By the status that Dask names, why a fit leaves a worker that still answers."""
+
+WHY: Mapping[Kind, str] = {
+    "retired": "is being retired",
+    "paused": "has been paused for too long: it uses too much memory to accept new "
+    "tasks",
+}
+
+
+@dataclass(frozen=True)
+class Departure:
+    """Why a fit goes on elsewhere.
+
+    Attributes
+    ----------
+    kind : {"lost", "retired", "paused", "moved"}
+        See `Recovery`.
+    workers : tuple of str
+        Addresses of the workers that are left behind.
+    why : str
+        What is the matter with them, or what another plan is expected to save.
+    plan : Plan or None
+        Where to go on, if that is known.
+    """
+
+    kind: Kind
+    workers: tuple[str, ...]
+    why: str
+    plan: Plan | None = None
+
+
+def departure_named(
+    error: WorkerLostError, statuses: Mapping[str, str]
+) -> Departure | None:
+    """Return the departure from the workers that an error names, if all answer."""
+    if not all(statuses.get(worker) in KINDS for worker in error.workers):
+        return None
+    return departure_among(statuses, error.workers)
+
+
+def departure_among(
+    statuses: Mapping[str, str], workers: Sequence[str]
+) -> Departure | None:
+    """Return a departure from those that are being retired, or else paused."""
+    for status, kind in KINDS.items():
+        found = tuple(w for w in workers if statuses.get(w) == status)
+        if found:
+            return Departure(kind, found, f"worker {found[0]} {WHY[kind]}")
+    return None

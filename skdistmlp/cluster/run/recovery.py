@@ -1,0 +1,246 @@
+"""Go on with a fit elsewhere, after a loss of workers or before one.
+
+A run ends with the state of the network, which was handed over, or of which copies are
+left; and the fit resumes from that state on another plan. What a run is, each engine
+says; nothing in one knows of others before and after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from distributed import Client
+
+from skdistmlp.cluster.client.errors import translate_dask_errors
+from skdistmlp.cluster.client.workers import worker_statuses
+from skdistmlp.cluster.run.departure import Departure, departure_named
+from skdistmlp.cluster.run.replacement import (
+    Choose,
+    await_workers,
+    lost_among,
+    plan_on,
+    processes_of,
+    recovery_of,
+)
+from skdistmlp.exceptions import (
+    ClusterError,
+    ExchangeError,
+    WorkerLostError,
+    what_happened,
+)
+from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.planning.plan import Plan
+from skdistmlp.settings import max_recoveries, recovery_wait_s
+from skdistmlp.training.job import Checkpoint, TrainingJob
+from skdistmlp.training.state import TrainingState
+
+LOG = logging.getLogger("skdistmlp")
+
+RECOVERABLE = (WorkerLostError, ExchangeError)
+"""What a lost worker ends a run with: workers that hear nothing of one that hangs give
+up before anybody knows that it does."""
+
+WAITING = "waiting for workers in place of those that were lost"
+"""The phase, for errors."""
+
+
+class Run(Protocol):
+    """One run of a job on the workers of a plan."""
+
+    @property
+    def departure(self) -> Departure | None:
+        """Why it has ended before training has, though nothing was lost."""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the user has interrupted it."""
+
+    def train(self) -> TrainingState:
+        """Train to the end or to a departure; leave nothing on the cluster."""
+
+    def job_to_resume(self) -> TrainingJob:
+        """Return the job that goes on from the last state, or begins again."""
+
+
+@dataclass
+class RecoveringFit:
+    """A fit, from its first run to its last.
+
+    Attributes
+    ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Where the fit is: at first, where to begin.
+    job : TrainingJob
+        What to train, from where it is.
+    dataset : BaseDataset
+        All rows.
+    choose : callable
+        See `Choose`.
+    checkpoint : Checkpoint or None
+        Has the last state, if a run ends with an error.
+    """
+
+    client: Client
+    plan: Plan
+    job: TrainingJob
+    dataset: BaseDataset
+    choose: Choose
+    checkpoint: Checkpoint | None = None
+    _begun: float = field(default_factory=time.monotonic)
+    # Read before anything is lost: they may be wrong.
+    _allowed: int = field(default_factory=max_recoveries)
+    _wait_s: float = field(default_factory=recovery_wait_s)
+    # Processes that are of no use any more, by address.
+    _gone: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def recovers(self) -> bool:
+        """Whether it goes on after anything at all."""
+        return self._allowed > 0
+
+    def train(self, run_of: Callable[[Plan, TrainingJob], Run]) -> TrainingState:
+        """Train to the end; resume elsewhere whenever workers are lost or leave.
+
+        Parameters
+        ----------
+        run_of : callable
+            Returns the run of a job on a plan.
+
+        Returns
+        -------
+        TrainingState
+            Of the whole network.
+
+        Raises
+        ------
+        WorkerLostError
+            If workers are lost more often than the setting allows, or none are left.
+        """
+        while True:
+            with translate_dask_errors(self.client, (), "looking for workers"):
+                processes = processes_of(self.client)
+            run = run_of(self.plan, self.job)
+            try:
+                state = run.train()
+                if run.departure is None:
+                    return state
+                left_at = time.monotonic()
+                departure = run.departure
+                others = self._others(departure, processes)
+                if not others:
+                    raise WorkerLostError(
+                        f"{departure.why}. It handed its shard over, but no other "
+                        f"worker came in its place. Start workers, and call again."
+                    )
+            except ClusterError as error:
+                left_at = time.monotonic()
+                if not self._may_recover(error, run):
+                    self._note_recoveries(error)
+                    raise
+                self._keep(run)
+                departure = self._departure_after(error, processes)
+                others = self._others_after_loss(departure, processes)
+                if not others:
+                    self._note_recoveries(error)
+                    raise
+            self.job = run.job_to_resume()
+            # What the run has on the cluster goes with it.
+            del run
+            self._resume_on(departure, others, left_at)
+
+    def _may_recover(self, error: ClusterError, run: Run) -> bool:
+        """Say whether it makes sense to look for other workers after an error."""
+        if not isinstance(error, RECOVERABLE) or run.is_interrupted:
+            return False
+        # After a departure, nobody was there to go on.
+        return self.recovers and run.departure is None
+
+    def _keep(self, run: Run) -> None:
+        """Let the checkpoint have the last state: nobody may come to go on with it."""
+        state = run.job_to_resume().initial
+        if self.checkpoint is not None and state is not self.job.initial:
+            self.checkpoint.keep(state)
+
+    def _departure_after(
+        self, error: ClusterError, processes: Mapping[str, str]
+    ) -> Departure:
+        """Return what an error means: which workers the fit does without, and why."""
+        assert isinstance(error, RECOVERABLE)
+        with translate_dask_errors(self.client, (), WAITING):
+            if isinstance(error, WorkerLostError):
+                # Before anything was trained, or while its state could not be handed
+                # over.
+                statuses = worker_statuses(self.client)
+                departure = departure_named(error, statuses)
+                if departure is not None:
+                    return departure
+            lost = lost_among(self.client, self.plan, processes, error)
+        return Departure("lost", lost, what_happened(error))
+
+    def _others_after_loss(
+        self, departure: Departure, processes: Mapping[str, str]
+    ) -> tuple[str, ...]:
+        """Wait for workers, unless too many were lost before."""
+        # The others are somebody's wish, or leave for good; and nothing was lost.
+        n_lost = sum(recovery.kind == "lost" for recovery in self.plan.recoveries)
+        if departure.kind == "lost" and n_lost >= self._allowed:
+            return ()
+        return self._others(departure, processes)
+
+    def _others(
+        self, departure: Departure, processes: Mapping[str, str]
+    ) -> tuple[str, ...]:
+        """Wait for workers to go on with; none if no worker is to be replaced.
+
+        Nothing is held while this waits.
+        """
+        if departure.plan is not None:
+            return departure.plan.workers
+        if not departure.workers:
+            return ()
+        if departure.kind != "retired":
+            # Dask may refuse to retire one, such as the last. Then it is of use.
+            left = departure.workers
+            self._gone.update((worker, processes.get(worker)) for worker in left)
+        with translate_dask_errors(self.client, (), WAITING):
+            return await_workers(
+                self.client, self.plan, self._gone, self._wait_s, self.choose
+            )
+
+    def _resume_on(
+        self, departure: Departure, workers: tuple[str, ...], left_at: float
+    ) -> None:
+        """Plan how to go on, and take note of it."""
+        waited_s = time.monotonic() - left_at
+        before, job = self.plan, self.job
+        with translate_dask_errors(self.client, (), WAITING):
+            plan = departure.plan or plan_on(
+                self.client, before, workers, job, self.dataset
+            )
+        self.job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
+        recovery = recovery_of(
+            departure,
+            left_at - self._begun,
+            waited_s,
+            before,
+            plan,
+            self.job,
+            self.dataset,
+        )
+        LOG.info("%s", recovery)
+        self.plan = replace(plan, recoveries=(*before.recoveries, recovery))
+
+    def _note_recoveries(self, error: ClusterError) -> None:
+        """Note in an error what the fit had recovered from before."""
+        if self.plan.recoveries:
+            before = ". ".join(map(str, self.plan.recoveries))
+            error.add_note(
+                f"Before that, the fit recovered (at most skdistmlp.max-recoveries "
+                f"times): {before}."
+            )

@@ -1,0 +1,38 @@
+"""Why a fit leaves workers that are still there."""
+
+import pytest
+
+from skdistmlp import WorkerLostError
+from skdistmlp.cluster.run.departure import departure_among, departure_named
+
+STATUSES = {"a": "running", "b": "paused", "c": "closing_gracefully", "d": "paused"}
+
+
+@pytest.mark.parametrize(
+    ("workers", "kind", "left"),
+    [
+        ("a", None, ()),
+        ("ab", "paused", ("b",)),
+        ("dba", "paused", ("d", "b")),
+        # Whoever retires a worker waits for it.
+        ("bc", "retired", ("c",)),
+        # It has left.
+        ("e", None, ()),
+    ],
+)
+def test_the_status_of_a_worker_says_why_it_is_left(workers, kind, left):
+    found = departure_among(STATUSES, tuple(workers))
+    if kind is None:
+        assert found is None
+        return
+    assert (found.kind, found.workers, found.plan) == (kind, left, None)
+    assert found.why.startswith(f"worker {left[0]} ")
+
+
+@pytest.mark.parametrize(
+    ("named", "kind"),
+    [(("c",), "retired"), (("b",), "paused"), (("a",), None), (("c", "e"), None)],
+)
+def test_an_error_of_workers_that_answer_is_no_loss(named, kind):
+    found = departure_named(WorkerLostError("why", named), STATUSES)
+    assert (None if found is None else found.kind) == kind

@@ -1,0 +1,171 @@
+"""Fits that go on elsewhere, with runs that only say how they end."""
+
+from dataclasses import replace
+
+import dask
+import pytest
+
+from skdistmlp import ClusterError, ExchangeError, WorkerLostError
+from skdistmlp.cluster.run.departure import Departure
+from skdistmlp.cluster.run.recovery import RecoveringFit
+from skdistmlp.planning.cost import cost_of_training
+from skdistmlp.planning.plan import plan_training
+from tests.training.jobs import dataset_of, job_of
+
+
+class ScriptedRun:
+    """A run whose end the test knows."""
+
+    def __init__(self, job, ends_with, n_iter, departure=None, is_interrupted=False):
+        self._ends_with = ends_with
+        self.departure, self.is_interrupted = departure, is_interrupted
+        progress = replace(job.initial.progress, n_iter=n_iter)
+        state = replace(job.initial, progress=progress)
+        self._job = replace(job, initial=state) if n_iter else job
+
+    def train(self):
+        if isinstance(self._ends_with, Exception):
+            raise self._ends_with
+        return self._job.initial
+
+    def job_to_resume(self):
+        return self._job
+
+
+class Kept:
+    """A checkpoint that notes what it is given."""
+
+    def __init__(self):
+        self.epochs = []
+
+    def keep(self, state):
+        self.epochs.append(state.progress.n_iter)
+
+
+@pytest.fixture
+def fit_on(client):
+    """Return a function that has a fit run on two of three workers by a script."""
+
+    def fit_on(*ends, max_recoveries=3):
+        job, dataset = job_of("adam"), dataset_of("adam")
+        workers = tuple(client.nthreads())
+        cost = cost_of_training(job, dataset)
+        plan = plan_training(job.network.layer_units, "peers", workers[:2], cost)
+        kept, plans = Kept(), []
+        with dask.config.set(
+            {
+                "skdistmlp.max-recoveries": max_recoveries,
+                "skdistmlp.recovery-wait": 0,
+            }
+        ):
+            fit = RecoveringFit(
+                client,
+                plan,
+                replace(job, split=plan.split),
+                dataset,
+                lambda spare, number: spare[:number],
+                kept,
+            )
+        script = iter(ends)
+
+        def run_of(plan, job):
+            plans.append(plan)
+            return ScriptedRun(job, **next(script)(plan))
+
+        return fit, run_of, plans, kept
+
+    return fit_on
+
+
+def loses(n_iter, rank=1):
+    return lambda plan: {
+        "ends_with": WorkerLostError("it was lost", (plan.workers[rank],)),
+        "n_iter": n_iter,
+    }
+
+
+def ends(plan):
+    return {"ends_with": None, "n_iter": 9}
+
+
+def test_a_fit_that_loses_nothing_is_one_run(fit_on):
+    fit, run_of, plans, kept = fit_on(ends)
+    assert fit.train(run_of).progress.n_iter == 9
+    assert len(plans) == 1
+    assert (fit.plan.recoveries, kept.epochs) == ((), [])
+
+
+def test_others_take_the_place_of_those_that_were_lost(fit_on):
+    fit, run_of, plans, kept = fit_on(loses(3), ends)
+    fit.train(run_of)
+    (recovery,) = fit.plan.recoveries
+    first, second = plans[0].workers
+    assert recovery.lost == (second,)
+    assert plans[1].workers[0] == first
+    assert plans[1].workers[1] not in plans[0].workers
+    assert (recovery.n_iter, recovery.same_bits) == (3, True)
+    assert fit.job.initial.progress.n_iter == 3
+    assert kept.epochs == [3]
+
+
+def test_it_goes_on_with_fewer_and_then_nobody(fit_on):
+    fit, run_of, plans, kept = fit_on(loses(2), loses(4), loses(6, rank=0))
+    with pytest.raises(WorkerLostError) as error:
+        fit.train(run_of)
+    assert [plan.n_workers for plan in plans] == [2, 2, 1]
+    (note,) = error.value.__notes__
+    assert "Before that, the fit recovered" in note
+    # What the last run had come to is not lost to a checkpoint.
+    assert kept.epochs == [2, 4, 6]
+
+
+def test_losses_are_bounded(fit_on):
+    fit, run_of, plans, _ = fit_on(loses(1), loses(2), max_recoveries=1)
+    with pytest.raises(WorkerLostError, match="it was lost"):
+        fit.train(run_of)
+    assert len(plans) == 2
+
+
+def leaves(n_iter):
+    return lambda plan: {
+        "ends_with": None,
+        "n_iter": n_iter,
+        "departure": Departure("retired", (plan.workers[1],), "worker x is retired"),
+    }
+
+
+def test_departures_do_not_count_as_losses(fit_on):
+    fit, run_of, plans, _ = fit_on(
+        leaves(1), leaves(2), loses(3), ends, max_recoveries=1
+    )
+    fit.train(run_of)
+    kinds = [recovery.kind for recovery in fit.plan.recoveries]
+    assert kinds == ["retired", "retired", "lost"]
+    assert len(plans) == 4
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"ends_with": ClusterError("no memory"), "n_iter": 1},
+        {
+            "ends_with": WorkerLostError("it was lost"),
+            "n_iter": 1,
+            "is_interrupted": True,
+        },
+        # All workers answer: whatever it was, it would happen again.
+        {"ends_with": ExchangeError("cut"), "n_iter": 1},
+    ],
+)
+def test_other_errors_end_the_fit(fit_on, end):
+    fit, run_of, plans, _ = fit_on(lambda _plan: end)
+    with pytest.raises(ClusterError, match=str(end["ends_with"])):
+        fit.train(run_of)
+    assert len(plans) == 1
+
+
+def test_without_recoveries_the_first_loss_ends_it(fit_on):
+    fit, run_of, plans, _ = fit_on(loses(1), max_recoveries=0)
+    with pytest.raises(WorkerLostError):
+        fit.train(run_of)
+    assert len(plans) == 1
