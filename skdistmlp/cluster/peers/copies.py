@@ -7,7 +7,6 @@ arrived, and only then are those before them given up.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.settings import COPIES_ANSWER_S, copies_max_share
 from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.pace import Pace
 
 ASSUMED_BYTES_PER_S = 1e8
 """Bytes of a shard's state that are taken to reach its buddy in a second, at first."""
@@ -63,19 +63,16 @@ class StateCopies:
         self._tasks = tasks
         self._n_bytes = n_bytes
         self._last: Copies | None = None
-        self._max_share = copies_max_share()
-        self._cost_s = n_bytes / ASSUMED_BYTES_PER_S
-        self._taken_at = time.monotonic()
+        expected_s = n_bytes / ASSUMED_BYTES_PER_S
+        self._pace = Pace(copies_max_share(), expected_s=expected_s)
         self._has_room: bool | None = None
         self._n_taken = 0
 
     @property
     def is_due(self) -> bool:
         """Whether the time since the last copies is worth what new ones will cost."""
-        share, waited_s = self._max_share, time.monotonic() - self._taken_at
         # A single shard has no buddy.
-        is_alone = len(self._tasks.workers) == 1
-        if is_alone or share == 0 or share * waited_s < self._cost_s:
+        if len(self._tasks.workers) == 1 or not self._pace.is_due:
             return False
         if self._has_room is None:
             memory = worker_memory(self._client, self._tasks.workers).values()
@@ -85,7 +82,10 @@ class StateCopies:
 
     def take(self, shards: Sequence[Future[Any]]) -> None:
         """Copy the state of all shards; return when both copies of each are there."""
-        begun = time.monotonic()
+        with self._pace.timed():
+            self._take(shards)
+
+    def _take(self, shards: Sequence[Future[Any]]) -> None:
         tasks, ranks = self._tasks, range(len(shards))
         tasks.phase = "copying the state of the shards"
         tasks.begin()
@@ -115,8 +115,6 @@ class StateCopies:
             raise CancelledError
         # The ones before are released with the last reference to them.
         self._last = Copies(futures[: len(own)], futures[len(own) :])
-        self._taken_at = time.monotonic()
-        self._cost_s = self._taken_at - begun
 
     def fetch(self) -> list[ShardCopy] | None:
         """Return the last copies, from workers that are still there; None without.

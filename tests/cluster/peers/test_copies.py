@@ -1,6 +1,5 @@
 """When copies of the state are taken, and what is left of them."""
 
-import time
 from types import SimpleNamespace
 
 import dask
@@ -9,34 +8,26 @@ import pytest
 from skdistmlp.cluster.peers import copies as module
 from skdistmlp.cluster.peers.copies import N_COPIES, StateCopies
 from skdistmlp.planning.plan import WorkerMemory
+from tests.training.clock import Clock
 
 WORKERS = ("tcp://a:1", "tcp://b:1")
 
 
 def copies_of(monkeypatch, n_bytes=1000, workers=WORKERS, memory=None):
     """Return the copies of a run that has trained for an hour."""
+    clock = Clock(monkeypatch)
     monkeypatch.setattr(module, "worker_memory", lambda *_: memory or {})
     made = StateCopies(None, SimpleNamespace(workers=workers), n_bytes)
-    made._taken_at = time.monotonic() - 3600
+    clock.now = 3600
     return made
 
 
-def test_copies_are_due_when_they_cost_little_of_the_time(monkeypatch):
-    copies = copies_of(monkeypatch)
-    assert copies.is_due
-    # 2% of an hour.
-    for cost_s, is_due in [(71.0, True), (74.0, False)]:
-        copies._cost_s = cost_s
-        assert copies.is_due is is_due
-    with dask.config.set({"skdistmlp.copies.max-share": 0.5}):
-        copies = copies_of(monkeypatch)
-    copies._cost_s = 1700
-    assert copies.is_due
-
-
 def test_first_copies_are_expected_to_take_their_time(monkeypatch):
-    assert copies_of(monkeypatch, n_bytes=10**9).is_due
-    assert not copies_of(monkeypatch, n_bytes=10**10).is_due
+    # 2% of an hour are 72 s.
+    assert copies_of(monkeypatch, n_bytes=71 * 10**8).is_due
+    assert not copies_of(monkeypatch, n_bytes=73 * 10**8).is_due
+    with dask.config.set({"skdistmlp.copies.max-share": 0.5}):
+        assert copies_of(monkeypatch, n_bytes=10**11).is_due
 
 
 def test_no_copies_are_made_of_a_single_shard(monkeypatch):
@@ -45,9 +36,7 @@ def test_no_copies_are_made_of_a_single_shard(monkeypatch):
 
 def test_a_share_of_zero_makes_no_copies(monkeypatch):
     with dask.config.set({"skdistmlp.copies.max-share": 0}):
-        copies = copies_of(monkeypatch)
-    copies._cost_s = 0.0
-    assert not copies.is_due
+        assert not copies_of(monkeypatch, n_bytes=0).is_due
 
 
 @pytest.mark.parametrize("missing", [0, 1])
