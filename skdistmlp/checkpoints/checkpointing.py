@@ -50,7 +50,7 @@ class Checkpointing:
         self._copying = Pace(MAX_SHARE)
         # A copy that is newer than the file.
         self._copy: TrainingState | None = None
-        self._has_failed = False
+        self._has_failed = self._has_ended = False
         self.n_iter: int | None = None
 
     def load(self) -> TrainingState | None:
@@ -60,10 +60,16 @@ class Checkpointing:
             self.n_iter = state.progress.n_iter
         return state
 
+    @property
+    def _newest(self) -> int:
+        """The last epoch of which there is a copy or a file; 0 without."""
+        copied = 0 if self._copy is None else int(self._copy.progress.n_iter)
+        return max(self.n_iter or 0, copied)
+
     def offer(
         self, state: TrainingState, snapshot: Callable[[], TrainingState]
     ) -> None:
-        """Keep a state, if it is time.
+        """Keep a state, if it is time, and if it is newer than what there is.
 
         Parameters
         ----------
@@ -72,6 +78,9 @@ class Checkpointing:
         snapshot : callable
             Returns a copy of it, with the arrays of the whole network.
         """
+        # After a recovery, epochs are trained again.
+        if state.progress is None or state.progress.n_iter <= self._newest:
+            return
         if self._writing.is_due:
             with self._writing.timed(), self._copying.timed():
                 self._copy = snapshot()
@@ -82,17 +91,33 @@ class Checkpointing:
 
     def keep(self, state: TrainingState) -> None:
         """Keep a state, unless it is older than what there is."""
-        newest = max(
-            self.n_iter or 0, 0 if self._copy is None else self._copy.progress.n_iter
-        )
-        if state.progress is not None and state.progress.n_iter > newest:
+        if state.progress is not None and state.progress.n_iter > self._newest:
             self._copy = state
 
+    def newer_than(self, n_iter: int) -> TrainingState | None:
+        """Return the newest state, if it is of a later epoch than `n_iter`."""
+        if self._newest <= n_iter:
+            return None
+        return self._file.load() if self._copy is None else self._copy
+
     def end(self, outcome: object) -> None:
-        """Note how training has ended: unless interrupted, the file is removed."""
+        """Note how training has ended: unless interrupted, nothing more is written."""
         if outcome is not Outcome.INTERRUPTED:
-            self._copy = self.n_iter = None
+            self._copy, self._has_ended = None, True
+
+    def remove(self) -> None:
+        """Remove the file, if the fit has ended and does not need it any more."""
+        if not self._has_ended:
+            return
+        try:
             self._file.remove()
+        # What file systems raise, each decides; and the fit itself is well.
+        except Exception as error:
+            warnings.warn(
+                f"the checkpoint {self._file} could not be removed: {error}. The fit "
+                f"that it is of has ended: remove it.",
+                stacklevel=STACKLEVEL,
+            )
 
     def close(self) -> None:
         """Write what the file does not have yet of a fit that has ended early."""
@@ -102,7 +127,7 @@ class Checkpointing:
     @property
     def advice(self) -> str | None:
         """How to go on with a fit that has ended early, if there is a file."""
-        if self.n_iter is None:
+        if self.n_iter is None or self._has_ended:
             return None
         return (
             f"{self._file} has its state after epoch {self.n_iter}: fit with the same "
@@ -113,7 +138,8 @@ class Checkpointing:
         assert self._copy is not None
         try:
             self._file.save(self._copy)
-        except OSError as error:
+        # As in `remove`.
+        except Exception as error:
             # Once: the next one may have room again.
             if not self._has_failed:
                 warnings.warn(

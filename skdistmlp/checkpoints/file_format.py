@@ -8,6 +8,7 @@ of each array is compared with the job before an array is read.
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -127,6 +128,8 @@ def write(
         "n_steps": n_steps,
         "dropout_seed": network.dropout_seed,
         "random_state": _plain(state.random_state.get_state(legacy=False)),
+        # The table of contents of a ZIP file has no checksum.
+        "arrays": sorted(arrays),
     }
     text = np.frombuffer(json.dumps(header).encode(), np.uint8)
     # The header first: whoever looks into a file reads little more than that.
@@ -180,6 +183,9 @@ def read(
                 f"{name} is the checkpoint of another fit, copied or renamed. It is "
                 f"left as it is. Move it away, or pass another directory as checkpoint."
             )
+        names = sorted(f"{name}.npy" for name in (HEADER, *header["arrays"]))
+        if sorted(archive.namelist()) != names:
+            raise _damage(f"it has {', '.join(archive.namelist())}")
         return _state(_Arrays(archive), header, job, n_rows)
 
 
@@ -195,7 +201,9 @@ def _opened(
 ) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
     """Yield the archive and its header; what is wrong in the context is an error."""
     try:
-        with zipfile.ZipFile(file) as archive:
+        with warnings.catch_warnings(), zipfile.ZipFile(file) as archive:
+            # NumPy's, of headers that look as if Python 2 had written them.
+            warnings.simplefilter("ignore")
             header = _header(archive)
             if header["version"] > VERSION:
                 raise CheckpointError(
@@ -207,19 +215,10 @@ def _opened(
             yield archive, header
     except CheckpointError:
         raise
-    except (
-        zipfile.BadZipFile,
-        # What a header or an array of something else leads to.
-        EOFError,
-        KeyError,
-        LookupError,
-        NotImplementedError,
-        TypeError,
-        UnicodeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except MemoryError:
+        raise
+    # A damaged file can lead to nearly any other, down to Python's tokenizer.
+    except Exception as error:
         raise CheckpointError(
             f"{name} is no checkpoint of skdistmlp, or a damaged one "
             f"({type(error).__name__}: {error}). It is left as it is. Move it away, or "

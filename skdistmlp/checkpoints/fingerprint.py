@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
-from numbers import Integral, Real
-from types import CodeType, FunctionType
+from numbers import Integral
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
 
 from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.training.hold_out import ScoreOfRows
 from skdistmlp.training.job import TrainingJob
 
 DIGEST_BYTES = 16
@@ -68,7 +71,8 @@ def _drawn_from(random_state: np.random.RandomState) -> Any:
 class _Digest:
     """A hash of values by what they are, the same in every process.
 
-    Not of pickles, whose bytes depend on which objects are the same one.
+    Not of pickles, whose bytes depend on which objects are the same one, and which have
+    the number of a notebook's process in them.
     """
 
     def __init__(self) -> None:
@@ -94,12 +98,14 @@ class _Digest:
     def _add(self, value: Any) -> None:
         if value is None or isinstance(value, bool | str | bytes | np.dtype):
             self._note(type(value).__name__, value)
+        elif isinstance(value, np.bool_):
+            self._note("bool", bool(value))
         elif isinstance(value, Integral):
             self._note("int", int(value))
-        elif isinstance(value, Real):
+        elif isinstance(value, float | np.floating):
             self._note("float", float(value).hex())
-        elif isinstance(value, Enum | type):
-            self._note(_name_of(type(value)), value)
+        elif isinstance(value, Enum):
+            self._note(_name_of(type(value)), value.name)
         elif isinstance(value, np.ndarray):
             self._add_array(value)
         elif issparse(value):
@@ -112,12 +118,28 @@ class _Digest:
             self._add_all("set", sorted(value, key=repr))
         elif isinstance(value, tuple | list):
             self._add_all("sequence", value)
+        elif isinstance(value, ScoreOfRows):
+            self._add_all(_name_of(type(value)), value.content())
+        else:
+            self._add_other(value)
+
+    def _add_other(self, value: Any) -> None:
+        """Add code, or an object by its state."""
+        if isinstance(value, ModuleType):
+            self._note("module", value.__name__)
         elif isinstance(value, CodeType):
             self._add_all("code", (value.co_code, value.co_consts, value.co_names))
         elif isinstance(value, FunctionType):
             self._add_function(value)
+        elif isinstance(value, MethodType):
+            self._add_all("method", (value.__self__, value.__func__))
         elif isinstance(value, partial):
             self._add_all("partial", (value.func, value.args, value.keywords))
+        elif isinstance(value, type):
+            self._add_class(value)
+        elif is_dataclass(value):
+            attributes = {f.name: getattr(value, f.name) for f in fields(value)}
+            self._add_all("dataclass", (type(value), attributes))
         else:
             self._add_object(value)
 
@@ -129,28 +151,46 @@ class _Digest:
         self._hash.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     def _add_function(self, function: FunctionType) -> None:
-        cells = [cell.cell_contents for cell in function.__closure__ or ()]
-        self._add_all(
-            _name_of(function),
-            (function.__code__, function.__defaults__, function.__kwdefaults__, cells),
-        )
+        cells = [_content_of(cell) for cell in function.__closure__ or ()]
+        own = (function.__code__, function.__defaults__, function.__kwdefaults__)
+        # What it refers to belongs to a library if it does.
+        referred = {} if _is_importable(function) else _globals_of(function)
+        self._add_all(_name_of(function), (*own, cells, referred))
+
+    def _add_class(self, cls: type) -> None:
+        # Of a notebook or a script, where one of the same name may do something else.
+        own = {}
+        if not _is_importable(cls):
+            hidden = {"__dict__", "__weakref__", "__doc__", "__module__"}
+            own = {k: v for k, v in vars(cls).items() if k not in hidden}
+            own = {k: getattr(v, "__func__", v) for k, v in own.items()}
+            own |= {"bases": cls.__bases__}
+        self._add_all(_name_of(cls), own.items())
 
     def _add_object(self, value: Any) -> None:
-        if is_dataclass(value):
-            attributes = {
-                field.name: getattr(value, field.name) for field in fields(value)
-            }
-        else:
-            attributes = getattr(value, "__dict__", {})
-        # Functions that are not written in Python have a name of their own.
-        named = value if hasattr(value, "__qualname__") else type(value)
-        self._add_all(
-            _name_of(named),
-            [part for item in sorted(attributes.items()) for part in item],
-        )
+        """Add an object by what `copy` would make another like it of."""
+        try:
+            if (reduce := copyreg.dispatch_table.get(type(value))) is not None:
+                reduced = reduce(value)
+            else:
+                reduced = value.__reduce_ex__(2)
+        except TypeError as error:
+            raise ValueError(
+                f"checkpoint= has to know which fit it is of, and cannot tell "
+                f"{value!r} from others of its kind ({error}). Use something that can "
+                f"be pickled in its place, or leave checkpoint out."
+            ) from error
+        if isinstance(reduced, str):
+            self._note("named", getattr(value, "__module__", None), reduced)
+            return
+        made_by, arguments, *more = reduced
+        # State, and the items of a list or a dict.
+        parts = [list(one) if isinstance(one, Iterator) else one for one in more]
+        self._add_all("object", (made_by, arguments, *parts))
 
     def _add_all(self, kind: str, values: Any) -> None:
         # The number, so that no two nestings look the same.
+        values = list(values)
         self._note(kind, len(values))
         for value in values:
             self.add(value)
@@ -166,3 +206,32 @@ def _parts_of(rows: Any) -> tuple[np.ndarray, ...]:
 
 def _name_of(what: type | Callable[..., Any]) -> str:
     return f"{what.__module__}.{what.__qualname__}"
+
+
+def _content_of(cell: CellType) -> Any:
+    # It is empty before the function that has it has assigned its variable.
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return "empty"
+
+
+def _is_importable(what: type | FunctionType) -> bool:
+    """Say whether an import gets a function or class, which its name then tells."""
+    found: Any = sys.modules.get(what.__module__)
+    if what.__module__ == "__main__":
+        return False
+    for name in what.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is what
+
+
+def _globals_of(function: FunctionType) -> dict[str, Any]:
+    """Return the global variables that a function, or one within it, refers to."""
+    names, codes = set(), [function.__code__]
+    while codes:
+        code = codes.pop()
+        names |= {*code.co_names}
+        codes += [const for const in code.co_consts if isinstance(const, CodeType)]
+    known = function.__globals__
+    return {name: known[name] for name in sorted(names) if name in known}

@@ -31,8 +31,14 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
         If nothing is installed that reads such a URL.
     """
     text = os.fspath(location)
+    if not text:
+        raise ValueError(
+            "checkpoint='' is no directory. Pass one, such as 'checkpoints'."
+        )
     if "://" not in text:
-        text = os.path.abspath(os.path.expanduser(text))
+        # fsspec takes "::" in a path for a chain of URLs.
+        path = os.path.abspath(os.path.expanduser(text))
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(path)
     try:
         files, path = fsspec.core.url_to_fs(text)
     except (ImportError, ValueError) as error:
@@ -75,13 +81,12 @@ class CheckpointFile:
         self._fingerprint = fingerprint
         self._files, directory = open_location(location)
         self._path = f"{directory.rstrip('/')}/{fingerprint}{SUFFIX}"
+        self._directory = directory
         try:
-            self._files.makedirs(directory, exist_ok=True)
-            if self._is_local:
-                # Now, not after an hour.
-                with tempfile.TemporaryFile(dir=directory):
-                    pass
-        except OSError as error:
+            # Now, not after an hour.
+            self._probe()
+        # What other file systems raise, each decides.
+        except Exception as error:
             raise ValueError(
                 f"checkpoint={os.fspath(location)!r} cannot be written to: {error}. "
                 f"Pass a directory, which need not exist, or a URL."
@@ -93,6 +98,18 @@ class CheckpointFile:
     @property
     def _is_local(self) -> bool:
         return isinstance(self._files, LocalFileSystem)
+
+    def _probe(self) -> None:
+        """Raise if nothing can be written."""
+        self._files.makedirs(self._directory, exist_ok=True)
+        if self._is_local:
+            with tempfile.TemporaryFile(dir=self._directory):
+                return
+        probe = f"{self._path}.probe"
+        self._files.pipe_file(probe, b"")
+        # Some may write and not delete.
+        with suppress(Exception):
+            self._files.rm_file(probe)
 
     def load(self) -> TrainingState | None:
         """Return the state in it; None if there is no such file.
@@ -106,7 +123,7 @@ class CheckpointFile:
             file = self._files.open(self._path, "rb")
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except Exception as error:
             raise CheckpointError(
                 f"{self} cannot be read: {error}. Move it away, or pass another "
                 f"directory as checkpoint."
@@ -119,10 +136,7 @@ class CheckpointFile:
     def save(self, state: TrainingState) -> None:
         """Write a state, in place of the one before: a reader sees either.
 
-        Raises
-        ------
-        OSError
-            If that fails; the one before stays.
+        If that fails, the one before stays.
         """
         written = datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -131,6 +145,8 @@ class CheckpointFile:
                 file, self._job, state, self._n_rows, self._fingerprint, written
             )
 
+        # Somebody may have removed it.
+        self._files.makedirs(self._directory, exist_ok=True)
         if self._is_local:
             _replace_file(Path(self._path), write)
             return
@@ -209,8 +225,12 @@ def summaries(
         paths = [path]
     for one in paths:
         name = _full_name(files, one)
-        with files.open(one, "rb") as file:
-            try:
+        try:
+            with files.open(one, "rb") as file:
                 yield name, file_format.read_summary(file, name)
-            except CheckpointError as error:
-                yield name, error
+        except CheckpointError as error:
+            yield name, error
+        except OSError as error:
+            if one == path:
+                raise
+            yield name, CheckpointError(f"{name} cannot be read: {error}")

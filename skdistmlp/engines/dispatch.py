@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from skdistmlp.checkpoints.checkpointing import checkpointing
+from skdistmlp.checkpoints.checkpointing import Checkpointing, checkpointing
 from skdistmlp.engines.auto import FitOutline
 from skdistmlp.engines.choice import ENGINES, open_engine, warn_of_local_prediction
 from skdistmlp.engines.engine import EngineFactory, EngineRequest
@@ -30,13 +30,13 @@ class TrainingResult:
         How the network was split, and why.
     state : TrainingState
         Of the whole network.
-    advice : str or None
-        How to go on if it was interrupted: from a checkpoint, if there is one.
+    checkpoint : Checkpointing or None
+        To be removed once the fit has ended well; says how to go on if not.
     """
 
     plan: Plan
     state: TrainingState
-    advice: str | None = None
+    checkpoint: Checkpointing | None = None
 
 
 OnResult = Callable[[TrainingState, Callable[[], TrainingResult]], bool]
@@ -111,7 +111,7 @@ def train(
     if state.random_state is not random_state:
         # Another process, or one before, has drawn from a copy of the user's.
         random_state.set_state(state.random_state.get_state(legacy=False))
-    return TrainingResult(plan, state, None if kept is None else kept.advice)
+    return TrainingResult(plan, state, kept)
 
 
 def predict(

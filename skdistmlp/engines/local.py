@@ -60,7 +60,10 @@ class LocalEngine:
             return stops
 
         begun = time.perf_counter()
-        trained = run.train(None if on_epoch_end is None else timed, checkpoint)
+        trained = run.train(
+            None if on_epoch_end is None else timed,
+            None if checkpoint is None else checkpoint.offer,
+        )
         training_s = time.perf_counter() - begun - waited_s
         self.plan = with_step_time(self.plan, job, trained, training_s)
         return trained

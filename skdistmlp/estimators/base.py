@@ -226,7 +226,12 @@ class BaseDistributedMLP(
             if validation is not None or (self.early_stopping and rule is not None):
                 self._watched = validation is not None, self.scoring
             outcome = tasks.end(result.state.outcome)
-        self._warn(outcome, incremental, result.advice)
+        advice = None
+        # Not before: a callback may have failed.
+        if (checkpoint := result.checkpoint) is not None:
+            checkpoint.remove()
+            advice = checkpoint.advice
+        self._warn(outcome, incremental, advice)
         if any(recovery.kind == "lost" for recovery in self.recoveries_):
             warnings.warn(
                 f"the fit lost workers and recovered: "
@@ -382,7 +387,7 @@ class BaseDistributedMLP(
         if isinstance(outcome, OptimizeResult):
             check_optimize_result("lbfgs", outcome, self.max_iter)
         elif outcome is Outcome.INTERRUPTED:
-            more = "" if advice is None else f" {advice}"
+            more = "" if advice is None else f" {advice}{self._whose_advice()}"
             warnings.warn(f"Training interrupted by user.{more}", stacklevel=STACKLEVEL)
         elif outcome is Outcome.OUT_OF_EPOCHS and not incremental:
             warnings.warn(
@@ -391,6 +396,14 @@ class BaseDistributedMLP(
                 ConvergenceWarning,
                 stacklevel=STACKLEVEL,
             )
+
+    def _whose_advice(self) -> str:
+        """Return what to add to the advice to fit again, if this one cannot."""
+        if self.warm_start:
+            return " Use a new estimator: this one would start from its parameters."
+        if isinstance(self.random_state, np.random.RandomState):
+            return " Use a new random_state: this one has drawn numbers since."
+        return ""
 
     def _warn_of_scores(self) -> None:
         """Warn where early stopping had no score to go by."""

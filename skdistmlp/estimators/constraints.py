@@ -76,6 +76,19 @@ PARAMETER_CONSTRAINTS: Mapping[str, list[Any]] = MappingProxyType(
 """In scikit-learn's notation; the first twenty-three parameters are its own."""
 
 
+ENGINE_PARAMETERS = frozenset(
+    {
+        "client",
+        "n_workers",
+        "n_replicas",
+        "parameter_threshold",
+        "engine",
+        "checkpoint",
+    }
+)
+"""Parameters that scikit-learn lacks and that do not change the answer."""
+
+
 def solver_has_epochs(estimator: Any) -> bool:
     """Return whether the solver trains in epochs, which `partial_fit` requires."""
     if estimator.solver not in UPDATE_RULES:

@@ -1,5 +1,6 @@
 """What early stopping watches: a score of the estimator or of a scorer, or the loss."""
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from inspect import signature
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import check_scoring, get_scorer
 
+from skdistmlp.estimators.constraints import ENGINE_PARAMETERS
 from skdistmlp.nn.losses import Output
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.training.hold_out import Score, ScoreOfRows
@@ -70,6 +72,16 @@ class ScorerScore(ScoreOfRows):
 
     estimator: Any
     scoring: Any
+
+    def content(self) -> Sequence[Any]:
+        """Return what the score depends on: no parameter of where to train."""
+        parameters = {
+            name: value
+            for name, value in self.estimator.get_params(deep=False).items()
+            if name not in ENGINE_PARAMETERS | {"verbose", "random_state"}
+        }
+        classes = getattr(self.estimator, "classes_", None)
+        return type(self.estimator), parameters, classes, self.scoring
 
     def __call__(
         self,

@@ -14,22 +14,11 @@ from sklearn.utils import check_array
 
 from skdistmlp.estimators._sklearn import refused_parameters
 from skdistmlp.estimators.base import BaseDistributedMLP
+from skdistmlp.estimators.constraints import ENGINE_PARAMETERS
 from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 
 if TYPE_CHECKING:
     from distributed import Client
-
-ENGINE_PARAMETERS = frozenset(
-    {
-        "client",
-        "n_workers",
-        "n_replicas",
-        "parameter_threshold",
-        "engine",
-        "checkpoint",
-    }
-)
-"""Parameters that scikit-learn lacks and that do not change the answer."""
 
 DEFAULT_SEED = 0
 """Taken where the estimator has no random state, so that all fits draw the same."""

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,10 @@ Score = Callable[[np.ndarray, FloatArray, FloatArray | None], float]
 
 class ScoreOfRows(ABC):
     """A score that is given the features too."""
+
+    @abstractmethod
+    def content(self) -> Sequence[Any]:
+        """Return what the score depends on, besides what it is given."""
 
     @abstractmethod
     def __call__(

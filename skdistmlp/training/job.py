@@ -389,9 +389,15 @@ class Checkpoint(Protocol):
     ) -> None:
         """Take note of a state; the function returns a copy, which takes time."""
 
+    def newer_than(self, n_iter: int) -> TrainingState | None:
+        """Return the newest state that there is, if it is of a later epoch."""
+
     def keep(self, state: TrainingState) -> None:
         """Take a state, perhaps the last one that there is, in arrays of its own."""
 
+
+Offer = Callable[[TrainingState, Callable[[], TrainingState]], None]
+"""As `Checkpoint.offer`."""
 
 OnEpochEnd = Callable[[TrainingState, Callable[[], TrainingState]], bool]
 """Called after every epoch or iteration but the last, with the state, whose arrays

@@ -6,7 +6,7 @@ from typing import Any
 
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import OpenNetwork
-from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Offer, OnEpochEnd, TrainingJob
 from skdistmlp.training.loop import Log, Pause, prefer_interrupt, quiet
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
@@ -72,16 +72,16 @@ class TrainingRun:
     def train(
         self,
         on_epoch_end: OnEpochEnd | None = None,
-        checkpoint: Checkpoint | None = None,
+        offer: Offer | None = None,
     ) -> TrainingState:
         """Train to the end; return the state, with the best parameters if any."""
         pause = None
-        if on_epoch_end is not None or checkpoint is not None:
+        if on_epoch_end is not None or offer is not None:
 
             def pause(state: TrainingState) -> bool:
                 snapshot = partial(self.snapshot, state)
-                if checkpoint is not None:
-                    checkpoint.offer(state, snapshot)
+                if offer is not None:
+                    offer(state, snapshot)
                 return on_epoch_end is not None and on_epoch_end(state, snapshot)
 
         try:

@@ -39,6 +39,8 @@ class Recorder:
         self.is_there = True
 
     def remove(self):
+        if self.fails:
+            raise PermissionError("not allowed")
         self.is_there = False
 
 
@@ -90,6 +92,8 @@ def test_the_newest_copy_is_written_if_the_fit_ends_early(clock):
     epochs(kept, clock, 70, 1)
     kept.end(Outcome.INTERRUPTED)
     kept.close()
+    kept.remove()
+    assert file.is_there
     assert file.saved == [60, 70]
     assert "the/file has its state after epoch 70" in kept.advice
 
@@ -102,6 +106,9 @@ def test_nothing_is_left_of_a_fit_that_has_ended(clock, outcome):
     assert file.is_there
     kept.end(outcome)
     kept.close()
+    # Until the callbacks have had their say.
+    assert file.is_there
+    kept.remove()
     assert not file.is_there
     assert file.saved == [60]
     assert kept.advice is None
@@ -155,3 +162,23 @@ def test_the_last_state_of_a_run_that_failed_is_kept_if_it_is_newer(clock):
     kept.keep(state_of(65))
     kept.close()
     assert file.saved == [60, 70]
+
+
+def test_a_file_that_cannot_be_removed_costs_a_warning(clock):
+    file = Recorder(clock)
+    kept = Checkpointing(file, 60)
+    kept.end(Outcome.CONVERGED)
+    file.fails = True
+    with pytest.warns(UserWarning, match="the/file could not be removed: not allowed"):
+        kept.remove()
+
+
+def test_a_file_is_never_replaced_by_an_older_state(clock):
+    file = Recorder(clock)
+    kept = Checkpointing(file, 10)
+    epochs(kept, clock, 40, 1)
+    # After a recovery that began again.
+    epochs(kept, clock, 60, 1)
+    assert file.saved == sorted(file.saved)
+    assert kept.newer_than(60) is None
+    assert kept.newer_than(59).progress.n_iter == 60

@@ -3,10 +3,15 @@
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+from operator import itemgetter
 
 import numpy as np
 import pytest
+from scipy.interpolate import PchipInterpolator
 from scipy.sparse import csr_array
 
 from skdistmlp.checkpoints.fingerprint import fingerprint
@@ -156,3 +161,103 @@ def test_it_is_the_same_in_every_process():
     first = printed("1")
     assert len(set(first)) == len(CHANGES)
     assert printed("2") == first
+
+
+def reading_globals(done):
+    return SCALE * done + helper()
+
+
+def helper():
+    return 0.5
+
+
+SCALE = 0.1
+
+
+class Rate:
+    __slots__ = ("peak",)
+
+    def __init__(self, peak):
+        self.peak = peak
+
+    def rate(self, done):
+        return self.peak * done
+
+
+def empty_cell():
+    def factor(done):
+        return later(done)
+
+    if SCALE > 1:
+        later = abs
+    return factor
+
+
+def rate_of_a_notebook(body):
+    """Return an instance of a class as a notebook defines it."""
+    namespace = {"__name__": "__main__"}
+    code = f"class Rate:\n    def __call__(self, done):\n        return {body}\n"
+    exec(code, namespace)
+    return namespace["Rate"]()
+
+
+def function_of_a_notebook(scale, helper_body="0.5"):
+    """Return a function as a notebook defines it, which refers to others."""
+    code = (
+        f"scale = {scale}\ndef helper():\n    return {helper_body}\n"
+        "def rate(done):\n    return scale * done + helper()\n"
+    )
+    namespace = {"__name__": "__main__"}
+    exec(code, namespace)
+    return namespace["rate"]
+
+
+FUNCTIONS = {
+    "methods": lambda: [Rate(0.1).rate, Rate(1.0).rate],
+    "splines": lambda: [
+        (lambda spline: lambda done: float(spline(done)))(
+            PchipInterpolator([0, 0.5, 1], [1, middle, 0.1])
+        )
+        for middle in (0.5, 0.9)
+    ],
+    "classes of a notebook": lambda: [rate_of_a_notebook(b) for b in ("done", "1")],
+    "globals of a notebook": lambda: [function_of_a_notebook(s) for s in (0.1, 1.0)],
+    "helpers of a notebook": lambda: [
+        function_of_a_notebook(1, body) for body in ("0.5", "0.6")
+    ],
+    "getters": lambda: [itemgetter(1), itemgetter(2)],
+    "decimals": lambda: [partial(max, Decimal("0.1")), partial(max, Decimal("0.2"))],
+    "complex": lambda: [partial(max, 1j), partial(max, 2j)],
+    "empty cells": lambda: [empty_cell(), rate_of(1)],
+    "functions of a module": lambda: [reading_globals, helper],
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_functions_are_told_apart_by_what_they_do(kind):
+    def prints():
+        return [
+            fingerprint(with_factor(job_of("adam"), one), dataset_of("adam"))
+            for one in FUNCTIONS[kind]()
+        ]
+
+    first = prints()
+    assert len(set(first)) == 2
+    assert prints() == first
+
+
+def test_booleans_of_numpy_are_booleans():
+    def shuffled(value):
+        job = job_of("adam")
+        options = replace(job.method.options, shuffle=value)
+        job = replace(job, method=replace(job.method, options=options))
+        return fingerprint(job, dataset_of("adam"))
+
+    assert shuffled(np.True_) == shuffled(True) != shuffled(np.False_)
+
+
+def test_what_cannot_be_told_from_others_is_refused():
+    job = with_factor(job_of("adam"), partial(max, threading.Lock()))
+    with pytest.raises(ValueError, match="cannot tell <unlocked") as error:
+        fingerprint(job, dataset_of("adam"))
+    assert "leave checkpoint out" in str(error.value)

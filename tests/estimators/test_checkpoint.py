@@ -22,6 +22,7 @@ from skdistmlp.checkpoints.checkpointing import Checkpointing
 from skdistmlp.training import loop
 from tests.checkpoints.support import KilledError, killed_after
 from tests.estimators.support import InterruptAfter, fit
+from tests.sklearn_versions import BEFORE_1_9
 
 PARAMETERS = {
     "hidden_layer_sizes": (12,),
@@ -287,3 +288,68 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     assert namespace["clf"].n_iter_ == 30
     assert os.listdir(tmp_path) == ["checkpoints"]
     assert os.listdir(tmp_path / "checkpoints") == []
+
+
+def own_score(estimator, X, y):
+    return float(np.mean(estimator.predict(X) == y))
+
+
+@pytest.mark.parametrize("scoring", ["accuracy", own_score, "loss"])
+def test_a_fit_with_a_score_is_resumed_wherever_it_goes_on(data, tmp_path, scoring):
+    clf = classifier(early_stopping=True, scoring=scoring, checkpoint=tmp_path)
+    killed(clf, *data)
+    undisturbed = fit(clone(clf).set_params(checkpoint=None), *data)
+    elsewhere = clone(clf).set_params(
+        verbose=True, engine="local", checkpoint=str(tmp_path)
+    )
+    resumed = fit(fit(elsewhere, *data), *data)
+    assert_same(resumed, undisturbed)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_callback_that_fails_at_the_end_does_not_cost_the_checkpoint(data, tmp_path):
+    if BEFORE_1_9:
+        pytest.skip("scikit-learn has no callbacks")
+
+    class Saver:
+        def setup(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            if context.task_name == "fit":
+                raise OSError("no space left for the model")
+
+        def teardown(self, estimator, context): ...
+
+    clf = classifier(checkpoint=tmp_path)
+    undisturbed = fit(clone(clf), *data)
+    with (
+        dask.config.set({"skdistmlp.checkpoint.interval": "0s"}),
+        pytest.raises(OSError, match="no space left for the model"),
+    ):
+        fit(clone(clf).set_callbacks(Saver()), *data)
+    assert len(os.listdir(tmp_path)) == 1
+    assert_same(fit(clone(clf), *data), undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "advice"),
+    [
+        ({"warm_start": True}, "Use a new estimator: this one would start from"),
+        ({"random_state": np.random.RandomState(0)}, "Use a new random_state: this"),
+    ],
+)
+def test_advice_is_right_where_this_estimator_cannot_resume(
+    data, tmp_path, monkeypatch, parameters, advice
+):
+    step = loop.training_step
+    monkeypatch.setattr(loop, "training_step", InterruptAfter(step, 20))
+    clf = classifier(checkpoint=tmp_path, **parameters)
+    with pytest.warns(UserWarning, match=advice):
+        clf.fit(*data)
+
+
+def test_no_directory_is_refused(data):
+    with pytest.raises(ValueError, match="checkpoint='' is no directory"):
+        fit(classifier(checkpoint=""), *data)

@@ -58,8 +58,8 @@ def train_with_recovery(
     WorkerLostError
         If workers are lost more often than the setting allows, or none are left.
     """
-    fit = RecoveringFit(client, plan, job, dataset, _first, checkpoint)
     announced = Announced()
+    fit = RecoveringFit(client, plan, job, dataset, _first, announced, checkpoint)
 
     def run_of(plan: Plan, job: TrainingJob) -> FuturesRun:
         note_plan(plan)
@@ -82,7 +82,7 @@ def _first(spare: Sequence[str], number: int) -> Sequence[str]:
 
 
 class FuturesRun:
-    """One run of a job, and the copy from which another may go on; a `Checkpoint`.
+    """One run of a job, and the copy from which another may go on; see `Run`.
 
     The copy is in this process, where the loop runs: nothing goes on if it is lost.
 
@@ -127,7 +127,7 @@ class FuturesRun:
         self._checkpoint = checkpoint
         self._keeps_copies = keeps_copies
         self._pace = Pace(copies_max_share())
-        self._n_lines = announced.n_lines_copied
+        self._n_lines = announced.n_lines_before(job.initial.progress)
         self._copy: TrainingState | None = None
 
     @property
@@ -168,19 +168,17 @@ class FuturesRun:
             log=job.log,
         ) as network:
             run = TrainingRun(job, network, self._dataset, state, self._log)
-            return run.train(report, self if self._keeps_copies else self._checkpoint)
+            offers = self._keeps_copies or self._checkpoint is not None
+            return run.train(report, self._offer if offers else None)
 
-    def keep(self, state: TrainingState) -> None:
-        """Do nothing: this is where the state comes from."""
-
-    def offer(
+    def _offer(
         self, state: TrainingState, snapshot: Callable[[], TrainingState]
     ) -> None:
         """Copy a state between two epochs, if it is time; see `Checkpoint`."""
-        if self._pace.is_due:
+        self._announced.note_epoch(state.progress, self._n_lines)
+        if self._keeps_copies and self._pace.is_due:
             with self._pace.timed():
                 self._copy = snapshot()
-            self._announced.n_lines_copied = self._n_lines
         if self._checkpoint is not None:
             self._checkpoint.offer(state, snapshot)
 

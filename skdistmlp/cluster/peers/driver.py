@@ -290,12 +290,14 @@ class PeersRun:
             reason = Outcome.INTERRUPTED if self._interrupted else Outcome.STOPPED
             return replace(whole, outcome=reason).as_if_ended()
         self.departure = departure
-        self._announced.n_lines_copied = copies[0].n_lines
+        self._announced.note_epoch(whole.progress, copies[0].n_lines)
         return whole
 
     def _offer_state(self) -> None:
         """Let the checkpoint have the state, if it wants it."""
         if self._checkpoint is not None:
+            # All lines of the round have arrived with its end.
+            self._announced.note_epoch(self._state.progress)
             self._checkpoint.offer(self._state, self._snapshot)
 
     def _copy_state(self) -> None:
@@ -339,7 +341,7 @@ class PeersRun:
         if self._job.initial.network is not None:
             jobs = self._tasks.scatter("job", jobs)
         add, open_shard = self._tasks.add, worker.open_shard
-        n_lines = self._announced.n_lines_copied
+        n_lines = self._announced.n_lines_before(self._job.initial.progress)
         self._tasks.begin()
         opened = [
             add(rank, "open", open_shard, self._credentials, rank, jobs[rank], n_lines)

@@ -69,12 +69,12 @@ def train_with_recovery(
         # Another fit may hold some of them for long. They are reserved at once.
         return choose_free_workers(client, spare, number, {}, False)
 
-    fit = RecoveringFit(client, plan, job, dataset, choose, checkpoint)
+    announced = Announced()
+    fit = RecoveringFit(client, plan, job, dataset, choose, announced, checkpoint)
     better_plans: Elastic | None = None
     # L-BFGS begins again: a move may cost it more than it saves.
     if fit.recovers and elastic() and isinstance(job.initial.progress, Progress):
         better_plans = Elastic(client, job, dataset)
-    announced = Announced()
     training_s = 0.0
 
     def note_time(seconds: float) -> None:
@@ -157,7 +157,7 @@ class _Run:
         states = [copy.state for copy in copies]
         whole = join_training_states(self._job.split, states)
         self._job = replace(self._job, initial=whole)
-        self._announced.n_lines_copied = copies[0].n_lines
+        self._announced.note_epoch(whole.progress, copies[0].n_lines)
 
     def job_to_resume(self) -> TrainingJob:
         """Return the job that goes on from the last state, or begins again."""

@@ -1,7 +1,8 @@
 """What the user is told of a fit that goes on after a loss: nothing is said twice."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from skdistmlp.training.loop import Log
 
@@ -14,8 +15,8 @@ class Announced:
     ----------
     n_lines : int
         Lines that have been printed.
-    n_lines_copied : int
-        Those of them that came before the state from which the fit goes on.
+    lines_of_epochs : dict of int to int
+        By epoch, after which a fit may go on, the lines that came before its end.
     n_iter : int
         The last epoch or iteration that was reported.
     stops : bool
@@ -23,7 +24,7 @@ class Announced:
     """
 
     n_lines: int = 0
-    n_lines_copied: int = 0
+    lines_of_epochs: dict[int, int] = field(default_factory=dict)
     n_iter: int = 0
     stops: bool = False
 
@@ -32,6 +33,21 @@ class Announced:
         if number >= self.n_lines:
             self.n_lines = number + 1
             log(text)
+
+    def note_epoch(self, progress: Any, n_lines: int | None = None) -> None:
+        """Note how many lines come before a state, by default all until now."""
+        if progress is not None:
+            printed = self.n_lines if n_lines is None else n_lines
+            self.lines_of_epochs[progress.n_iter] = printed
+
+    def n_lines_before(self, progress: Any) -> int:
+        """Return how many lines came before a state that was noted; 0 otherwise.
+
+        Of one that came before this fit, nothing was printed by it.
+        """
+        if progress is None:
+            return 0
+        return self.lines_of_epochs.get(progress.n_iter, 0)
 
     def epoch(self, n_iter: int, report: Callable[[], bool]) -> bool:
         """Report the end of an epoch, unless it was reported before.

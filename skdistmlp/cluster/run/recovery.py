@@ -17,6 +17,7 @@ from distributed import Client
 
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.workers import worker_statuses
+from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure, departure_named
 from skdistmlp.cluster.run.replacement import (
     Choose,
@@ -82,6 +83,8 @@ class RecoveringFit:
         All rows.
     choose : callable
         See `Choose`.
+    announced : Announced
+        What the user has been told.
     checkpoint : Checkpoint or None
         Has the last state, if a run ends with an error.
     """
@@ -91,6 +94,7 @@ class RecoveringFit:
     job: TrainingJob
     dataset: BaseDataset
     choose: Choose
+    announced: Announced
     checkpoint: Checkpoint | None = None
     _begun: float = field(default_factory=time.monotonic)
     # Read before anything is lost: they may be wrong.
@@ -143,13 +147,14 @@ class RecoveringFit:
                 if not self._may_recover(error, run):
                     self._note_recoveries(error)
                     raise
-                self._keep(run)
+                self._keep_newest(run)
                 departure = self._departure_after(error, processes)
                 others = self._others_after_loss(departure, processes)
                 if not others:
                     self._note_recoveries(error)
                     raise
-            self.job = run.job_to_resume()
+            if run.departure is not None:
+                self.job = run.job_to_resume()
             # What the run has on the cluster goes with it.
             del run
             self._resume_on(departure, others, left_at)
@@ -161,10 +166,19 @@ class RecoveringFit:
         # After a departure, nobody was there to go on.
         return self.recovers and run.departure is None
 
-    def _keep(self, run: Run) -> None:
-        """Let the checkpoint have the last state: nobody may come to go on with it."""
-        state = run.job_to_resume().initial
-        if self.checkpoint is not None and state is not self.job.initial:
+    def _keep_newest(self, run: Run) -> None:
+        """Go on from the newest state that there is, of the run or of the checkpoint.
+
+        The checkpoint has it too from then on: nobody may come to go on with it.
+        """
+        self.job = run.job_to_resume()
+        if self.checkpoint is None:
+            return
+        state = self.job.initial
+        n_iter = 0 if state.progress is None else state.progress.n_iter
+        if (newer := self.checkpoint.newer_than(n_iter)) is not None:
+            self.job = replace(self.job, initial=newer)
+        elif n_iter > 0:
             self.checkpoint.keep(state)
 
     def _departure_after(

@@ -1,6 +1,7 @@
 """Lines and epochs that the user hears of once, whatever is trained twice."""
 
 from skdistmlp.cluster.run.announced import Announced
+from skdistmlp.training.progress import LbfgsProgress
 
 
 def test_each_line_is_printed_once():
@@ -24,6 +25,23 @@ def test_each_epoch_is_reported_once_and_its_stop_is_kept():
     # Trained again.
     assert [end(2), end(3)] == [False, True]
     assert reported == [1, 2, 3]
+
+
+def test_lines_before_an_epoch_are_counted():
+    announced = Announced()
+    for n_iter in (1, 2):
+        announced.line(n_iter - 1, "a line", lambda _: None)
+        announced.note_epoch(after(n_iter))
+    announced.note_epoch(after(3), 7)
+    announced.note_epoch(None)
+    numbers = [announced.n_lines_before(after(n_iter)) for n_iter in (0, 1, 2, 3, 4)]
+    # The last one came before this fit.
+    assert numbers == [0, 1, 2, 7, 0]
+    assert announced.n_lines_before(None) == 0
+
+
+def after(n_iter):
+    return LbfgsProgress(n_iter, 0.5)
 
 
 def test_an_epoch_whose_report_failed_is_reported_again():

@@ -6,6 +6,7 @@ import dask
 import pytest
 
 from skdistmlp import ClusterError, ExchangeError, WorkerLostError
+from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RecoveringFit
 from skdistmlp.planning.cost import cost_of_training
@@ -37,9 +38,13 @@ class Kept:
 
     def __init__(self):
         self.epochs = []
+        self.newest = None
 
     def keep(self, state):
         self.epochs.append(state.progress.n_iter)
+
+    def newer_than(self, n_iter):
+        return self.newest
 
 
 @pytest.fixture
@@ -64,6 +69,7 @@ def fit_on(client):
                 replace(job, split=plan.split),
                 dataset,
                 lambda spare, number: spare[:number],
+                Announced(),
                 kept,
             )
         script = iter(ends)
@@ -117,6 +123,16 @@ def test_it_goes_on_with_fewer_and_then_nobody(fit_on):
     assert "Before that, the fit recovered" in note
     # What the last run had come to is not lost to a checkpoint.
     assert kept.epochs == [2, 4, 6]
+
+
+def test_it_goes_on_from_the_checkpoint_if_that_is_newer(fit_on):
+    fit, run_of, _, kept = fit_on(loses(3), ends)
+    initial = fit.job.initial
+    kept.newest = replace(initial, progress=replace(initial.progress, n_iter=5))
+    fit.train(run_of)
+    assert fit.job.initial is kept.newest
+    assert fit.plan.recoveries[0].n_iter == 5
+    assert kept.epochs == []
 
 
 def test_losses_are_bounded(fit_on):
