@@ -39,13 +39,15 @@ MOMENTS: dict[str, tuple[Any, str, int]] = {
     "opening": (worker, "listen", 1),
     "connecting": (worker, "meet", 1),
     "step": (SocketCommunicator, "begin_step", 20),
-    "exchange": (Connections, "exchange", 40),
+    "exchange": (Connections, "begin", 40),
     "round": (worker.PeerShard, "train", 3),
     "copying": (worker.PeerShard, "copy", 3),
     "validating": (loop, "predict_blocks", 3),
     "collecting": (worker.PeerShard, "close", 1),
 }
 """Points of injection: before a call of a function, and the last such call."""
+
+assert all(hasattr(owner, name) for owner, name, _ in MOMENTS.values())
 
 
 class PlantedError(Exception):
