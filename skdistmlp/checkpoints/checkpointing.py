@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from skdistmlp.checkpoints.fingerprint import fingerprint
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import CheckpointError, ClusterError
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.settings import checkpoint_interval_s
 from skdistmlp.training.job import TrainingJob
@@ -98,7 +98,12 @@ class Checkpointing:
         """Return the newest state, if it is of a later epoch than `n_iter`."""
         if self._newest <= n_iter:
             return None
-        return self._file.load() if self._copy is None else self._copy
+        if self._copy is not None:
+            return self._copy
+        # Whoever damaged it meanwhile, the fit can go on from an older state.
+        with suppress(CheckpointError):
+            return self._file.load()
+        return None
 
     def end(self, outcome: object) -> None:
         """Note how training has ended: unless interrupted, nothing more is written."""

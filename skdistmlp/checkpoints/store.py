@@ -37,8 +37,8 @@ def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
         )
     if "://" not in text:
         # fsspec takes "::" in a path for a chain of URLs.
-        path = os.path.abspath(os.path.expanduser(text))
-        return LocalFileSystem(), LocalFileSystem._strip_protocol(path)
+        path = Path(os.path.abspath(os.path.expanduser(text)))
+        return LocalFileSystem(), path.as_posix()
     try:
         files, path = fsspec.core.url_to_fs(text)
     except (ImportError, ValueError) as error:
