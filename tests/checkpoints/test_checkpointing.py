@@ -98,7 +98,9 @@ def test_the_newest_copy_is_written_if_the_fit_ends_early(clock):
     assert "the/file has its state after epoch 70" in kept.advice
 
 
-@pytest.mark.parametrize("outcome", [*set(Outcome) - {Outcome.INTERRUPTED}, "SciPy's"])
+@pytest.mark.parametrize(
+    "outcome", [*(o for o in Outcome if o is not Outcome.INTERRUPTED), "SciPy's"]
+)
 def test_nothing_is_left_of_a_fit_that_has_ended(clock, outcome):
     file = Recorder(clock)
     kept = Checkpointing(file, 60)
