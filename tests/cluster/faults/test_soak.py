@@ -89,7 +89,8 @@ def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Futur
         dask.config.set({"skdistmlp.exchange-timeout": f"{case.timeout_s}s"}),
     ):
         scenario.patch.setattr(peers, "ROUND_S", case.round_s)
-        if case.round_s == 0:
+        # A single shard has none.
+        if case.round_s == 0 and case.n_workers > 1:
             scenario.patch.setattr(StateCopies, "is_due", True)
         injection = FAULTS[case.fault].inject(scenario)
         next(injection)
@@ -98,6 +99,8 @@ def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Futur
             next(injection, None)
             wait([scenario.fit], case.timeout_s + BOUND_S)
             if not scenario.fit.done():
+                # A suspended worker would not answer.
+                scenario.wake()
                 show_stacks(client)
         finally:
             scenario.wake()
