@@ -232,7 +232,7 @@ class BaseDistributedMLP(
             checkpoint.remove()
             advice = checkpoint.advice
         self._warn(outcome, incremental, advice)
-        if any(recovery.kind == "lost" for recovery in self.recoveries_):
+        if any(recovery.kind in ("lost", "broken") for recovery in self.recoveries_):
             warnings.warn(
                 f"the fit lost workers and recovered: "
                 f"{'. '.join(map(str, self.recoveries_))}. See recoveries_.",

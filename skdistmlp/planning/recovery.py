@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 from skdistmlp.exceptions import counted
 from skdistmlp.public import public
 
-Kind: TypeAlias = Literal["lost", "retired", "paused", "moved"]
+Kind: TypeAlias = Literal["lost", "broken", "retired", "paused", "moved"]
 """Why a fit went on elsewhere: see `Recovery`."""
 
 VERBS: dict[Kind, tuple[str, str]] = {
@@ -45,8 +45,10 @@ class Recovery:
         Whether the parameters are bit for bit those of an undisturbed fit: if the
         shards and replicas are as many as before, and have the same neurons and rows.
         Otherwise they agree to rounding.
-    kind : {"lost", "retired", "paused", "moved"}
-        Workers were lost, with what was trained since the last copies of the state.
+    kind : {"lost", "broken", "retired", "paused", "moved"}
+        Workers were lost, with what was trained since the last copies of the state. Or
+        no worker was, but an exchange between them failed, as if one had hung or the
+        network had broken for a moment: the fit resumed on the same workers.
         Workers that were being retired, or stayed paused, handed their shards over. Or
         the fit moved to a plan that is faster (the setting ``skdistmlp.elastic``).
     restarts : bool
@@ -82,6 +84,11 @@ class Recovery:
             return (
                 f"the fit moved to {n_workers} after {self.after_s:.1f} s, since "
                 f"{self.error}; it resumed from {then}"
+            )
+        if self.kind == "broken":
+            return (
+                f"an exchange failed after {self.after_s:.1f} s, though no worker was "
+                f"lost ({self.error}); the fit resumed from {then}"
             )
         several = len(self.lost) > 1
         who = f"worker{'s' if several else ''} {', '.join(self.lost)}"

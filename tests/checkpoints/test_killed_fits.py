@@ -8,7 +8,7 @@ import pytest
 from tests.marks import only_quick
 
 
-@pytest.mark.parametrize("n_kills", only_quick(0, cases=[12, 200]))
+@pytest.mark.parametrize("n_kills", only_quick(0, cases=[6, 200]))
 def test_a_fit_killed_at_any_moment_is_resumed_to_the_same_bits(n_kills):
     done = subprocess.run(
         [sys.executable, "-m", "tests.checkpoints.killed_fits", str(n_kills)],

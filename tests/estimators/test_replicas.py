@@ -276,7 +276,7 @@ def looking(seen, client, engines, look_at):
                 seen.extend(client.run(look_at).values())
             return False
 
-        engine.train = lambda job, dataset, _=None: train(job, dataset, look)
+        engine.train = lambda job, dataset, *_: train(job, dataset, look)
         return engine
 
     return make

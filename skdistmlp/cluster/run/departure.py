@@ -25,7 +25,7 @@ class Departure:
 
     Attributes
     ----------
-    kind : {"lost", "retired", "paused", "moved"}
+    kind : {"lost", "broken", "retired", "paused", "moved"}
         See `Recovery`.
     workers : tuple of str
         Addresses of the workers that are left behind.

@@ -147,8 +147,13 @@ class RecoveringFit:
                 if not self._may_recover(error, run):
                     self._note_recoveries(error)
                     raise
+                n_iter = self._n_iter
                 self._keep_newest(run)
                 departure = self._departure_after(error, processes)
+                if departure.kind == "broken" and self._n_iter == n_iter:
+                    # It would break at the same place: a firewall, say.
+                    self._note_recoveries(error)
+                    raise
                 others = self._others_after_loss(departure, processes)
                 if not others:
                     self._note_recoveries(error)
@@ -174,12 +179,16 @@ class RecoveringFit:
         self.job = run.job_to_resume()
         if self.checkpoint is None:
             return
-        state = self.job.initial
-        n_iter = 0 if state.progress is None else state.progress.n_iter
-        if (newer := self.checkpoint.newer_than(n_iter)) is not None:
+        if (newer := self.checkpoint.newer_than(self._n_iter)) is not None:
             self.job = replace(self.job, initial=newer)
-        elif n_iter > 0:
-            self.checkpoint.keep(state)
+        elif self._n_iter > 0:
+            self.checkpoint.keep(self.job.initial)
+
+    @property
+    def _n_iter(self) -> int:
+        """Epochs after which the job goes on."""
+        progress = self.job.initial.progress
+        return 0 if progress is None else int(progress.n_iter)
 
     def _departure_after(
         self, error: ClusterError, processes: Mapping[str, str]
@@ -195,29 +204,30 @@ class RecoveringFit:
                 if departure is not None:
                     return departure
             lost = lost_among(self.client, self.plan, processes, error)
-        return Departure("lost", lost, what_happened(error))
+        return Departure("lost" if lost else "broken", lost, what_happened(error))
 
     def _others_after_loss(
         self, departure: Departure, processes: Mapping[str, str]
     ) -> tuple[str, ...]:
         """Wait for workers, unless too many were lost before."""
         # The others are somebody's wish, or leave for good; and nothing was lost.
-        n_lost = sum(recovery.kind == "lost" for recovery in self.plan.recoveries)
-        if departure.kind == "lost" and n_lost >= self._allowed:
+        faults = "lost", "broken"
+        n_faults = sum(recovery.kind in faults for recovery in self.plan.recoveries)
+        if departure.kind in faults and n_faults >= self._allowed:
             return ()
         return self._others(departure, processes)
 
     def _others(
         self, departure: Departure, processes: Mapping[str, str]
     ) -> tuple[str, ...]:
-        """Wait for workers to go on with; none if no worker is to be replaced.
+        """Wait for workers to go on with.
 
         Nothing is held while this waits.
         """
         if departure.plan is not None:
             return departure.plan.workers
-        if not departure.workers:
-            return ()
+        if departure.kind == "broken":
+            return self.plan.workers
         if departure.kind != "retired":
             # Dask may refuse to retire one, such as the last. Then it is of use.
             left = departure.workers

@@ -89,7 +89,7 @@ LEAVES = Survives(within_s=LOSS_S)
 """Workers that are asked to leave end what they have begun."""
 
 CUT = Expected(ExchangeError, ("{worker}",), "does not survive: ExchangeError")
-"""All workers are there, so there is no reason to expect that others do better."""
+"""All workers are there, and nothing was trained: it would happen again."""
 
 SUSPENDED = survives(N_COPIED, wait_s=SILENT_S) | {
     phase: replace(outcome, within_s=LOSS_S + TIMEOUT_S)
@@ -140,8 +140,12 @@ FAULTS = [
     Fault(
         "connections between shards cut",
         cut_links,
-        each(CUT, *ALL_PHASES)
-        | {PLACING: "there are none yet", COLLECTING: "they are closed already"},
+        survives(N_COPIED)
+        | {
+            PLACING: "there are none yet",
+            CONNECTING: CUT,
+            COLLECTING: "they are closed already",
+        },
         rank=0,
         settings=SHORT,
     ),

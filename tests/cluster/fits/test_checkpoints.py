@@ -123,6 +123,7 @@ def test_a_dask_array_is_known_again(data, tmp_path, client):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_leaves_a_checkpoint_that_another_cluster_resumes(
     data, tmp_path
 ):

@@ -59,7 +59,7 @@ def classifier(client, **parameters):
 
 def killing(monkeypatch, client, after=(4,), n_workers=1):
     """Kill workers of a fit after some epochs, before or after the state is copied."""
-    offer, killed = FuturesRun.offer, []
+    offer, killed = FuturesRun._offer, []
 
     def offer_and_kill(run, state, snapshot):
         n_iter = state.progress.n_iter
@@ -72,7 +72,7 @@ def killing(monkeypatch, client, after=(4,), n_workers=1):
             for pid in pids.values():
                 os.kill(pid, signal.SIGKILL)
 
-    monkeypatch.setattr(FuturesRun, "offer", offer_and_kill)
+    monkeypatch.setattr(FuturesRun, "_offer", offer_and_kill)
     return killed
 
 
@@ -142,6 +142,7 @@ def test_callbacks_hear_of_each_epoch_once(own, data, monkeypatch):
 END = "end", "epoch"
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_fewer_workers(own, data, monkeypatch):
     undisturbed = bounded(classifier(own).fit, *data)
     killing(monkeypatch, own, n_workers=2)
@@ -155,6 +156,7 @@ def test_it_goes_on_with_fewer_workers(own, data, monkeypatch):
     own.run(load)
 
 
+@pytest.mark.slow
 def test_lbfgs_goes_on_from_its_last_iterate(own, data, monkeypatch):
     lbfgs = {"solver": "lbfgs", "max_iter": 120, "alpha": 10.0}
     undisturbed = bounded(classifier(own, **lbfgs).fit, *data)
@@ -170,6 +172,7 @@ def test_lbfgs_goes_on_from_its_last_iterate(own, data, monkeypatch):
     assert_allclose(clf.loss_, undisturbed.loss_, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_losses_are_bounded_and_named(own, data, monkeypatch):
     killing(monkeypatch, own, after=(2, 4))
     with (

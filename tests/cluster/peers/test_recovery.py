@@ -160,6 +160,7 @@ def test_a_killed_worker_does_not_change_the_answer(
     assert f"worker {killer.killed[0]} was lost after" in str(clf.plan_)
 
 
+@pytest.mark.slow
 def test_without_copies_a_fit_begins_again(spare, data, monkeypatch):
     expected = undisturbed(spare, data)
     Killer(monkeypatch, spare, after=(1,), before_copy=True)
@@ -219,6 +220,7 @@ def test_a_copy_is_not_made_again_when_training_has_gone_on(spare, data, monkeyp
     assert all("is asked for copy 0 of its state again" in str(e) for e in refused)
 
 
+@pytest.mark.slow
 def test_several_losses_in_a_row(spare, data, monkeypatch, capsys):
     """Each line is printed once."""
     expected = undisturbed(spare, data, verbose=True)
@@ -310,6 +312,7 @@ def test_blocks_that_were_lost_are_computed_again(spare, data, monkeypatch):
     assert_same_bits(clf, expected)
 
 
+@pytest.mark.slow
 def test_rows_that_are_others_when_computed_again_end_the_fit(spare, data, monkeypatch):
     Killer(monkeypatch, spare)
     X = da.from_array(data[0], chunks=(100, -1))
@@ -340,6 +343,7 @@ def test_a_copy_without_room_is_done_without(spare, data, monkeypatch):
     assert_same_bits(clf, expected)
 
 
+@pytest.mark.slow
 def test_lbfgs_goes_on_from_its_last_iterate(spare, data, monkeypatch):
     lbfgs = {"solver": "lbfgs", "max_iter": 120, "alpha": 10.0}
     expected = undisturbed(spare, data, **lbfgs)
@@ -404,7 +408,7 @@ def test_a_worker_that_is_lost_in_a_callback(spare, stops):
         assert state.progress.n_iter == len(reported) == 3
 
 
-@pytest.mark.parametrize("allowed", only_quick(1, cases=[0, 1]))
+@pytest.mark.parametrize("allowed", only_quick(cases=[0, 1]))
 def test_recoveries_are_limited(spare, data, monkeypatch, allowed):
     Killer(monkeypatch, spare, after=(2, 5))
     with (

@@ -160,6 +160,34 @@ def test_departures_do_not_count_as_losses(fit_on):
     assert len(plans) == 4
 
 
+def breaks(n_iter):
+    return lambda _plan: {"ends_with": ExchangeError("cut"), "n_iter": n_iter}
+
+
+def test_an_exchange_that_fails_is_repeated_on_the_same_workers(fit_on):
+    fit, run_of, plans, _ = fit_on(breaks(2), ends)
+    fit.train(run_of)
+    (recovery,) = fit.plan.recoveries
+    assert plans[1].workers == plans[0].workers
+    assert (recovery.kind, recovery.lost, recovery.n_iter) == ("broken", (), 2)
+    assert recovery.same_bits
+    assert str(recovery).startswith("an exchange failed after")
+
+
+def test_an_exchange_that_fails_at_the_same_place_is_not(fit_on):
+    fit, run_of, plans, _ = fit_on(breaks(2), breaks(2))
+    with pytest.raises(ExchangeError):
+        fit.train(run_of)
+    assert len(plans) == 2
+
+
+def test_failed_exchanges_are_bounded(fit_on):
+    fit, run_of, plans, _ = fit_on(breaks(2), breaks(3), max_recoveries=1)
+    with pytest.raises(ExchangeError):
+        fit.train(run_of)
+    assert len(plans) == 2
+
+
 @pytest.mark.parametrize(
     "end",
     [
@@ -169,8 +197,8 @@ def test_departures_do_not_count_as_losses(fit_on):
             "n_iter": 1,
             "is_interrupted": True,
         },
-        # All workers answer: whatever it was, it would happen again.
-        {"ends_with": ExchangeError("cut"), "n_iter": 1},
+        # All workers answer, and it broke at the first epoch: it would again.
+        {"ends_with": ExchangeError("cut"), "n_iter": 0},
     ],
 )
 def test_other_errors_end_the_fit(fit_on, end):
