@@ -102,11 +102,14 @@ def await_workers(
             if worker not in gone or process != gone[worker]
         }
         statuses = worker_statuses(client)
-        # Those of the plan may be paused for a moment; others have to accept tasks.
+        # Those of the plan may be paused for a moment; others have to accept tasks. One
+        # that has left a moment ago has no status any more, but the client may not
+        # know yet that it is gone.
         kept = [
             worker
             for worker in plan.workers
-            if worker in present and statuses.get(worker) != "closing_gracefully"
+            if worker in present
+            and statuses.get(worker) not in (None, "closing_gracefully")
         ]
         spare = [
             worker

@@ -74,12 +74,15 @@ N_COPIED_LATER = N_COPIED | dict.fromkeys(
 """The same in the run that follows."""
 
 
-def survives(*n_iters: dict[str, int], wait_s: float = 0.0) -> Cells:
+def survives(
+    *n_iters: dict[str, int], wait_s: float = 0.0, loses_workers: bool = True
+) -> Cells:
     """Return the outcomes of losses, each with the epochs from which fits resume."""
     return {
         phase: Survives(
             within_s=LOSS_S * len(n_iters) + wait_s,
             resumes_from=tuple(numbers[phase] for numbers in n_iters),
+            loses_workers=loses_workers,
         )
         for phase in ALL_PHASES
     }
@@ -140,7 +143,8 @@ FAULTS = [
     Fault(
         "connections between shards cut",
         cut_links,
-        survives(N_COPIED)
+        # The copies do not travel over these connections.
+        survives(N_COPIED | {COPYING: 2}, loses_workers=False)
         | {
             PLACING: "there are none yet",
             CONNECTING: CUT,

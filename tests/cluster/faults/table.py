@@ -74,11 +74,14 @@ class Survives(Expected):
     resumes_from : tuple of int or None
         Epochs from which the fit resumes, one after each loss. None where a worker may
         do its part before it leaves: the fit recovers at most once.
+    loses_workers : bool
+        Whether workers are lost, or the fit resumes on the same ones.
     """
 
     error: None = None
     called: str = "same parameters"
     resumes_from: tuple[int, ...] | None = None
+    loses_workers: bool = True
 
 
 RIGHT = Expected(None)

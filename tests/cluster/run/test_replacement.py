@@ -53,6 +53,9 @@ def test_a_worker_that_is_being_retired_is_of_use_once_that_is_refused(
     assert await_workers(client, plan, {}, 0.0, first_of) == (third, second)
     monkeypatch.setattr(replacement, "workers_of", lambda _: (second,))
     assert await_workers(client, plan, {}, 0.0, first_of) == (second,)
+    # It has left, and the client does not know yet.
+    del statuses[first]
+    assert await_workers(client, plan, {}, 0.0, first_of) == (second,)
     statuses[first] = "running"
     assert await_workers(client, plan, {}, 0.0, first_of) == (first, second)
 
