@@ -186,7 +186,7 @@ def _replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 @contextmanager
 def _temporary_file(path: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """Yield a new file beside `path`; remove it if it still has its name at the end."""
+    """Yield a new file next to `path`; remove it unless it was renamed."""
     number, name = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)
     try:
         with open(number, "wb") as file:

@@ -177,11 +177,11 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         where they should be faster, except with "local" and "futures", which hold
         for them too.
     checkpoint : str, path-like or None, default=None
-        A directory, or a URL that fsspec knows. `fit` keeps its state there, in a file
-        of its own, and removes it at the end. If `fit` was cut off, another with the
-        same parameters and data resumes from there, in whatever process, on whatever
-        engine and number of workers, and gives the answer of an undisturbed one.
-        `partial_fit` keeps none.
+        A directory, or a URL that fsspec knows. `fit` saves its state there now and
+        then, and removes the file at the end. If it was cut off, the next `fit` with
+        the same parameters and data resumes from that file, in any process, on any
+        engine and number of workers, and gives the answer of an undisturbed fit.
+        `partial_fit` saves nothing.
 
     Attributes
     ----------

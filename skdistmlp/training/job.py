@@ -393,7 +393,7 @@ class Checkpoint(Protocol):
         """Return the newest state that there is, if it is of a later epoch."""
 
     def keep(self, state: TrainingState) -> None:
-        """Take a state, perhaps the last one that there is, in arrays of its own."""
+        """Keep a state, perhaps the last one left, whose arrays nobody writes to."""
 
 
 Offer = Callable[[TrainingState, Callable[[], TrainingState]], None]

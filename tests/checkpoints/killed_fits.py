@@ -1,6 +1,6 @@
 """Fits that are killed while they write, and whether others resume them: a program.
 
-Run as a process of its own, which forks: in one with threads or a cluster a fork could
+Run in a separate process, since it forks: next to threads or a cluster, a fork could
 hang.
 """
 
@@ -62,7 +62,7 @@ def forked(directory: str, kill_after_s: float | None) -> None:
 
 
 def main(n_kills: int) -> None:
-    """Kill so many fits; print how many were killed while they wrote."""
+    """Kill a number of fits; print how many of them were writing."""
     warnings.simplefilter("ignore")
     undisturbed = digest(fit(None))
     rng, n_writing, n_resumed = random.Random(SEED), 0, 0

@@ -123,7 +123,7 @@ def test_regressors_too(data, tmp_path):
 
 
 def test_lbfgs_goes_on_from_its_last_iterate(data, tmp_path):
-    """It begins anew there, without what SciPy knew: to its minimum, not its bits."""
+    """It begins again there: it reaches a minimum, but not the same bits."""
     clf = classifier(solver="lbfgs", max_iter=200, checkpoint=tmp_path, alpha=0.1)
     undisturbed = fit(clone(clf).set_params(checkpoint=None), *data)
     killed(clf, *data, n_iter=20)

@@ -34,7 +34,7 @@ from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
 
 Choose = Callable[[Sequence[str], int], Sequence[str]]
-"""From spare workers and a number to so many of them."""
+"""Takes spare workers and a number; returns that many of them."""
 
 
 def processes_of(client: Client) -> dict[str, str]:

@@ -29,7 +29,7 @@ PARAMETERS = {
 }
 SETTINGS = {
     "skdistmlp.checkpoint.interval": "0s",
-    # For which a client waits for a scheduler that is gone.
+    # How long a client waits for a lost scheduler.
     "distributed.comm.timeouts.connect": "1s",
 }
 ENGINES = "peers", "futures", "local"
