@@ -115,8 +115,11 @@ def forecast_for(
     grids = corners(n_workers, units, cost.n_rows)
     each_s = tuple(seconds.own for seconds in outline.trial.steps_seconds(grids))
     n_rows = tuple(outline.trial.n_rows_timed(grids))
-    measured = Timings(tuple(grids), each_s[0], (each_s,) * n_workers, (), (), n_rows)
-    machines = machines_of(measured, units, cost)
+    units_timed = outline.trial.network.layer_units
+    measured = Timings(
+        units_timed, tuple(grids), each_s[0], (each_s,) * n_workers, (), (), n_rows
+    )
+    machines = machines_of(measured, cost)
     machines = replace(machines, link=Link.of_rate(bits_per_s, REFERENCE))
     offer = Offer(
         units,

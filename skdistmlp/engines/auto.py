@@ -32,6 +32,8 @@ class FitOutline:
 
     Attributes
     ----------
+    layer_units : tuple of int
+        Features, neurons of each hidden layer, outputs.
     cost : StepCost
         Of a step.
     length : FitLength
@@ -44,6 +46,7 @@ class FitOutline:
         Returns how many bytes of them each worker has.
     """
 
+    layer_units: tuple[int, ...]
     cost: StepCost
     length: FitLength
     trial: Trial
@@ -58,6 +61,7 @@ class FitOutline:
         if cost.moves_parameters and cost.buffer_rows is not None:
             n_rows = cost.buffer_rows
         return cls(
+            job.network.layer_units,
             cost,
             FitLength.of(job, dataset),
             Trial.of(job, dataset, n_rows),
@@ -75,11 +79,6 @@ class FitOutline:
             n_ordered_rows=round(times * cost.n_ordered_rows),
         )
         return replace(self, cost=cost, length=FitLength(times * n_steps, n_epochs))
-
-    @property
-    def layer_units(self) -> tuple[int, ...]:
-        """Features, neurons of each hidden layer, outputs."""
-        return self.trial.network.layer_units
 
     @property
     def nominal_s(self) -> float:
@@ -153,7 +152,7 @@ def fastest_plan(
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.peers.measurement import (
         UnreachableError,
-        check_room_for_copies,
+        check_room_for_trial,
         keep_machines,
         measure_machines,
     )
@@ -162,13 +161,13 @@ def fastest_plan(
     cost, layer_units = outline.cost, outline.layer_units
     # Before anything is measured: what that takes is given back a little later.
     memory = worker_memory(client, workers)
-    check_room_for_copies(layer_units, cost, outline.trial, memory)
+    check_room_for_trial(cost, outline.trial, memory)
     grids = corners(len(workers), layer_units, cost.n_rows)
     of_trial = replace(cost, n_rows=outline.trial.n_rows)
     unreachable: UnreachableError | None = None
     try:
         measurement = measure_machines(client, workers, outline.trial, grids)
-        machines = machines_of(measurement, layer_units, of_trial)
+        machines = machines_of(measurement, of_trial)
         keep_machines(client, workers, layer_units, machines)
     except UnreachableError as error:
         if request.must_share:

@@ -22,6 +22,9 @@ class Timings:
 
     Attributes
     ----------
+    layer_units : tuple of int
+        Features, neurons of each hidden layer, outputs of the network whose steps were
+        timed: where that of the job is large, a narrower one.
     grids : tuple of Grid
         Grids whose steps were timed; the first is a single process.
     here_s : float
@@ -38,6 +41,7 @@ class Timings:
         computed in proportion to them, but for the optimiser.
     """
 
+    layer_units: tuple[int, ...]
     grids: tuple[Grid, ...]
     here_s: float
     worker_s: tuple[tuple[float, ...], ...]
@@ -60,9 +64,7 @@ def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Gri
     return found
 
 
-def machines_of(
-    measurement: Timings, layer_units: Sequence[int], cost: StepCost
-) -> Machines:
+def machines_of(measurement: Timings, cost: StepCost) -> Machines:
     """Return how fast processes are, from steps of a job and from exchanges.
 
     Workers whose speeds are nearly equal get the same: that of their median.
@@ -70,7 +72,9 @@ def machines_of(
     grids = measurement.grids
     n_rows = measurement.n_rows or (cost.n_rows,) * len(grids)
     nominal_s = [
-        _nominal_s(layer_units, cost, grid, n_timed or n_rows[0], bool(n_timed))
+        _nominal_s(
+            measurement.layer_units, cost, grid, n_timed or n_rows[0], bool(n_timed)
+        )
         for grid, n_timed in zip(grids, n_rows, strict=True)
     ]
 

@@ -1,6 +1,8 @@
 """Steps that are timed: what a process computes in a job, without its exchanges."""
 
+import math
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +40,10 @@ MIN_STEPS = 2
 
 TIMED_S = 0.02
 """Seconds for which steps are timed, at least."""
+
+MAX_PARAMETERS = 2_000_000
+"""Parameters of a network whose steps are timed, about: 32 MB with their gradient and
+two moments. Of a larger one the widest layers are made narrower."""
 
 DRAWN_PARAMETERS = 10_007
 """Random parameters, which are repeated."""
@@ -80,7 +86,8 @@ class Trial:
     Attributes
     ----------
     network : Network
-        The whole network.
+        The network whose steps are timed: the job's own, or where that is large, one
+        with narrower layers, whose numbers take as long each.
     dtype : dtype
         Of parameters and features.
     rule : UpdateRule or None
@@ -107,7 +114,7 @@ class Trial:
     def of(cls, job: TrainingJob, dataset: BaseDataset, n_rows: int) -> "Trial":
         """Return the trial of steps of a job with this number of rows."""
         return cls(
-            job.network,
+            _narrowed(job.network, dataset.nnz_per_row or 0),
             job.dtype,
             job.rule,
             job.ema_decay,
@@ -274,6 +281,33 @@ class _StepParts:
         assert self.updated is not None
         updated = StepSeconds(*(seconds / n_replicas for seconds in self.updated))
         return replace(self, updated=updated)
+
+
+def _narrowed(network: Network, least_features: float) -> Network:
+    """Return a network of at most `MAX_PARAMETERS`, with its widest layers narrower.
+
+    It has as many outputs, and no fewer features than a row stores.
+    """
+    *units, n_outputs = network.layer_units
+    least = [math.ceil(least_features), *(1 for _ in units[1:])]
+
+    def with_widths(most: int) -> tuple[int, ...]:
+        pairs = zip(units, least, strict=True)
+        return *(min(n, max(most, few)) for n, few in pairs), n_outputs
+
+    def n_parameters(most: int) -> int:
+        return sum((m + 1) * n for m, n in pairwise(with_widths(most)))
+
+    widths = range(1, max(units) + 1)
+    most = bisect_right(widths, MAX_PARAMETERS, key=n_parameters)
+    narrower = with_widths(max(1, most))
+    layers = [
+        replace(layer, fan_in=fan_in, fan_out=fan_out)
+        for layer, (fan_in, fan_out) in zip(
+            network.layers, pairwise(narrower), strict=True
+        )
+    ]
+    return replace(network, layers=tuple(layers))
 
 
 def _timed(part: Callable[[], None], goes_on: GoesOn, waits_s: float) -> StepSeconds:

@@ -46,7 +46,9 @@ def made_up(
         tuple(slower * worker_s / grid.n_ranks for grid in grids)
         for slower in (first_slower, *(n_workers - 1) * [1])
     ]
-    return Timings(tuple(grids), here_s, tuple(each), (0.0, 1e6), (exchange_s,) * 2)
+    return Timings(
+        UNITS, tuple(grids), here_s, tuple(each), (0.0, 1e6), (exchange_s,) * 2
+    )
 
 
 @pytest.fixture
@@ -167,7 +169,7 @@ def test_without_measurement_the_threshold_decides_and_the_plan_says_why(
     assert plan_of(client, parameter_threshold=10**9).engine == "local"
 
 
-def test_workers_without_room_for_the_whole_network_do_not_time_it(
+def test_workers_without_room_for_what_is_timed_do_not_time_it(
     client, measures, monkeypatch
 ):
     """It would have them restarted, and a share of it may well have room."""
@@ -180,7 +182,7 @@ def test_workers_without_room_for_the_whole_network_do_not_time_it(
     plan = plan_of(client)
     assert plan.engine == "peers"
     assert re.search(
-        r"nothing was measured: steps of the whole network take \d+,\d+,\d+ bytes, and "
+        r"nothing was measured: steps that are timed take \d+,\d+,\d+ bytes, and "
         r"tcp://.* has 1,000,000|has \d+,\d+\)$",
         plan.reason,
     )

@@ -25,7 +25,7 @@ GRIDS = (Grid(1), Grid(3), Grid(1, 3))
 def measurement(*first_s: float) -> Timings:
     """Return one in which workers take so long, and less on other grids."""
     each = tuple((s, s / 2, s / 3) for s in first_s)
-    return Timings(GRIDS, 0.5, each, (0.0, 1e6), (1e-4, 1e-2))
+    return Timings(UNITS, GRIDS, 0.5, each, (0.0, 1e6), (1e-4, 1e-2))
 
 
 def test_a_single_process_and_the_most_of_each_kind_are_timed():
@@ -37,7 +37,7 @@ def test_a_single_process_and_the_most_of_each_kind_are_timed():
 
 
 def test_what_was_measured_is_what_is_expected():
-    machines = machines_of(measurement(0.9, 0.9, 0.9), UNITS, COST)
+    machines = machines_of(measurement(0.9, 0.9, 0.9), COST)
     for grid, seconds in zip(GRIDS, (0.9, 0.45, 0.3), strict=True):
         split = NetworkSplit.even(UNITS, grid.n_shards)
         for speed in machines.workers:
@@ -70,8 +70,8 @@ def test_products_of_few_rows_count_as_slow_as_they_are():
         # Not timed, but computed from the first.
         2 * (times * alone_s / 3 + update_s / 3),
     )
-    found = Timings(GRIDS, each[0], (each,) * 3, (), (), (64, 64, 0))
-    machines = machines_of(found, UNITS, large)
+    found = Timings(UNITS, GRIDS, each[0], (each,) * 3, (), (), (64, 64, 0))
+    machines = machines_of(found, large)
     for grid in GRIDS:
         assert machines.workers[0].correction(grid) == pytest.approx(2)
     assert machines.here.correction(Grid(1)) == pytest.approx(2)
@@ -81,7 +81,7 @@ def test_products_of_few_rows_count_as_slow_as_they_are():
 
 
 def test_nearly_equal_workers_get_the_same_speed():
-    first, second, slow = machines_of(measurement(0.9, 1.0, 1.6), UNITS, COST).workers
+    first, second, slow = machines_of(measurement(0.9, 1.0, 1.6), COST).workers
     assert first == second
     assert slow != first
     assert are_equal(1.0, 1.2)
@@ -90,8 +90,8 @@ def test_nearly_equal_workers_get_the_same_speed():
 
 
 def test_one_worker_exchanges_nothing():
-    alone = Timings((Grid(1),), 0.5, ((0.4,),), (), ())
-    machines = machines_of(alone, UNITS, COST)
+    alone = Timings(UNITS, (Grid(1),), 0.5, ((0.4,),), (), ())
+    machines = machines_of(alone, COST)
     split = NetworkSplit.even(UNITS, 1)
     time = step_time(split, COST, Grid(1), machines.workers, machines.link)
     assert time.seconds == pytest.approx(0.4)

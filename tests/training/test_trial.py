@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -46,6 +47,49 @@ def test_steps_without_hidden_layers_or_stored_features_can_be_timed():
         nnz = None if trial.nnz_per_row is None else 0.0
         for grid in (Grid(1), Grid(1, 3)):
             assert step_s(replace(trial, nnz_per_row=nnz), grid) > 0
+
+
+def network_of(*layer_units):
+    return Network(dense_layers(layer_units, "tanh", 0.1), "softmax", alpha=0.5)
+
+
+def job_with(network):
+    return replace(job_of("adam"), network=network)
+
+
+def units_timed(*layer_units, nnz_per_row=None):
+    """What is timed of a large network."""
+    dataset = SimpleNamespace(
+        nnz_per_row=nnz_per_row, targets=dataset_of("adam").targets
+    )
+    trial = Trial.of(job_with(network_of(*layer_units)), dataset, 50)
+    same = network_of(*trial.network.layer_units)
+    assert trial.network == same, "all but the widths stays"
+    return trial.network.layer_units
+
+
+def test_of_large_networks_narrower_ones_are_timed():
+    assert units_timed(784, 1024, 1024, 10) == (784, 1024, 1024, 10)
+    first, second, third, last = units_timed(784, 2048, 2048, 10)
+    assert (first, last) == (784, 10)
+    assert second == third
+    n_parameters = 785 * second + (second + 1) * third + (third + 1) * 10
+    assert 0.99 * module.MAX_PARAMETERS < n_parameters <= module.MAX_PARAMETERS
+    # Narrow layers stay as they are.
+    assert units_timed(10**6, 64, 50_000, 2)[1] == 64
+    assert units_timed(10**5, 2) == (10**5, 2)
+    wide, n_outputs = units_timed(10**8, 2)
+    assert wide == (module.MAX_PARAMETERS - n_outputs) // n_outputs
+    # As many outputs, however many, and all features that a row stores.
+    assert units_timed(5000, 20, 10**7) == (1, 1, 10**7)
+    assert units_timed(10**6, 1000, 10, nnz_per_row=30_000.5)[0] == 30_001
+
+
+def test_steps_of_a_network_that_was_narrowed_can_be_timed():
+    network = network_of(10**4, 10**4, 10)
+    for case in ("adam", "sparse"):
+        trial = Trial.of(job_with(network), dataset_of(case), 50)
+        assert 0 < step_s(trial, Grid(2)) < 5
 
 
 def test_an_evaluation_has_no_optimiser():

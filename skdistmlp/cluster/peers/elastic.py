@@ -18,7 +18,7 @@ from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.workers import worker_memory, workers_of
 from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
-    check_room_for_copies,
+    check_room_for_trial,
     measure_again,
 )
 from skdistmlp.cluster.peers.probe import prepare
@@ -154,7 +154,7 @@ class Elastic:
         assert self._plan is not None
         held = self._plan.workers
         memory = worker_memory(self._client, workers)
-        check_room_for_copies(self._units, self._cost, self._trial, memory)
+        check_room_for_trial(self._cost, self._trial, memory)
         grids = corners(len(workers), self._units, self._cost.n_rows)
         timings = measure_again(self._client, workers, held, self._trial, grids)
         n_workers, n_replicas = self._plan.fixed
@@ -163,7 +163,7 @@ class Elastic:
             self._cost,
             length,
             workers,
-            machines_of(timings, self._units, self._cost),
+            machines_of(timings, self._cost),
             without_plan(memory, self._plan),
             rows_memory_share(),
             local=False,

@@ -143,15 +143,12 @@ def measure_again(
     return _measure(client, workers, trial, grids, held)
 
 
-def check_room_for_copies(
-    layer_units: tuple[int, ...],
-    cost: StepCost,
-    trial: Trial,
-    memory: Mapping[str, WorkerMemory],
+def check_room_for_trial(
+    cost: StepCost, trial: Trial, memory: Mapping[str, WorkerMemory]
 ) -> None:
     """Raise `MeasurementError` unless each process has room to time a step alone.
 
-    It has the whole network then, whatever share it would have in the fit.
+    Its network is whole then, whatever share it would have in the fit.
     """
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
@@ -164,13 +161,13 @@ def check_room_for_copies(
         n_ordered_rows=0,
         moves_parameters=False,
     )
-    alone = plan_training(layer_units, "peers", ("a worker",), cost)
+    alone = plan_training(trial.network.layer_units, "peers", ("a worker",), cost)
     (needed,) = alone.bytes_held
     free = {worker: its.free for worker, its in memory.items()}
     for where, n_bytes in [*free.items(), ("this process", max(0, available_memory()))]:
         if needed > n_bytes:
             raise MeasurementError(
-                f"steps of the whole network take {needed:,} bytes, and {where} has "
+                f"steps that are timed take {needed:,} bytes, and {where} has "
                 f"{n_bytes:,}"
             )
 
@@ -248,6 +245,7 @@ def _measure(
     first = reports[0]
     slowest = map(max, zip(*(report.exchange_s for report in reports), strict=True))
     return Timings(
+        trial.network.layer_units,
         tuple(grids),
         here_s,
         _worker_seconds(reports),

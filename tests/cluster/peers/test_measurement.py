@@ -14,7 +14,7 @@ from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
     UnreachableError,
-    check_room_for_copies,
+    check_room_for_trial,
     forget_machines,
     keep_machines,
     known_machines,
@@ -283,11 +283,10 @@ def test_a_fit_measures_the_workers_that_it_holds_anew(client, workers, trial):
     assert places(client) == []
 
 
-def test_a_worker_needs_room_for_the_whole_network(trial):
+def test_a_worker_needs_room_for_the_network_that_is_timed(trial):
     cost = StepCost.of_step(50)
-    units = trial.network.layer_units
     memory = {"tcp://a:1": WorkerMemory(10**9), "tcp://b:1": WorkerMemory(10**9)}
-    check_room_for_copies(units, cost, trial, memory)
+    check_room_for_trial(cost, trial, memory)
     memory["tcp://b:1"] = WorkerMemory(1000)
     with pytest.raises(MeasurementError, match="tcp://b:1 has 1,000"):
-        check_room_for_copies(units, cost, trial, memory)
+        check_room_for_trial(cost, trial, memory)
