@@ -49,6 +49,7 @@ __all__ = [
     "Cluster",
     "CommClosedError",
     "add_handler",
+    "add_metric",
     "array_meta",
     "asyncio_loop",
     "block_graph",
@@ -585,6 +586,16 @@ def memory_use(worker: Worker) -> tuple[int, int, int]:
         worker.state.nbytes,
         spilled_bytes,
     )
+
+
+def add_metric(worker: Worker, name: str, function: Callable[[Worker], Any]) -> None:
+    """Have heartbeats report what a function returns; the dashboard shows it.
+
+    From any thread, and once for each name.
+    """
+    if name not in worker.metrics:
+        # Another dict: the worker's event loop may be going through this one.
+        worker.metrics = {**worker.metrics, name: function}
 
 
 def tls_contexts(

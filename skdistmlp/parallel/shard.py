@@ -50,6 +50,16 @@ class ShardState:
     penalty_sum: float = 0.0
     dropout_seed: int | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        arrays = [self.parameters]
+        if self.optimizer is not None:
+            arrays += self.optimizer.arrays
+        if self.best is not None:
+            arrays.append(self.best)
+        return sum(array.nbytes for array in arrays)
+
     def dropout(self, network: Network, layer: int) -> Dropout | None:
         """Return what the next step drops of the inputs of a layer, if anything."""
         rate = network.layers[layer].dropout

@@ -267,9 +267,9 @@ def test_a_running_fit_is_detected_everywhere(client, digits, found_threads):
         assert f"{worker}: socket at port" in lines
         assert f"{worker}: 1 BLAS threads, not 3, in " in lines
     for rank, worker in enumerate(workers):
-        assert f"scheduler: task ('train-shard{rank}-of-2'" in lines
-        assert f"client: future ('train-shard{rank}-of-2'" in lines
-        assert f"{worker}: task ('train-shard{rank}-of-2'" in lines
+        assert f"scheduler: task ('mlp-train', 'train-shard{rank}-of-2'" in lines
+        assert f"client: future ('mlp-train', 'train-shard{rank}-of-2'" in lines
+        assert f"{worker}: task ('mlp-train', 'train-shard{rank}-of-2'" in lines
         assert f"{worker}: shard {rank} of run" in lines
     with pytest.warns(UserWarning, match="interrupted"):
         stop_all(client, fit)

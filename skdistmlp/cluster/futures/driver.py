@@ -12,6 +12,7 @@ from distributed import Client, Future
 
 from skdistmlp.cluster.futures import tasks
 from skdistmlp.cluster.futures.ops import FuturesOps, TaskInputs, add_in_order
+from skdistmlp.cluster.run.graph import PREDICT, TRAIN
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
@@ -77,7 +78,9 @@ def open_futures_network(
     ClusterError
         If a worker has too little memory for the plan.
     """
-    placement = Placement(client, workers, log=log)
+    # Rows that are read once are predicted.
+    group = PREDICT if stream_rows else TRAIN
+    placement = Placement(client, workers, group, log=log)
     ops = FuturesOps(placement, network, split, dataset, stream_rows)
     state_of_network = FuturesState(ops, placement, split)
     try:

@@ -122,7 +122,9 @@ class PeersRun:
         self._ranks = range(plan.n_workers)
         self._credentials = Credentials.new()
         self._run = self._credentials.run
-        self._tasks = Placement(client, plan.workers, plan.grid.task_name, job.log)
+        self._tasks = Placement(
+            client, plan.workers, name=plan.grid.task_name, log=job.log
+        )
         self._copies = StateCopies(client, self._tasks, state_bytes(job))
         self._hand_over = HandOver(client, self._tasks, self._run)
         self._context = ExitStack()

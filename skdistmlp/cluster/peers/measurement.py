@@ -21,6 +21,7 @@ from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.worker import Roster
+from skdistmlp.cluster.run.graph import MEASURE
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.grid import Grid
@@ -283,7 +284,7 @@ def _probe(
     ranks = range(len(workers))
     names = [f"probe {rank} on {worker}" for rank, worker in enumerate(workers)]
     credentials = Credentials.new()
-    with Placement(client, workers, lambda rank: f"probe{rank}") as tasks:
+    with Placement(client, workers, MEASURE, "probe{}".format) as tasks:
         tasks.phase = "measuring the workers"
         tasks.begin()
         opened = [

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary, ref
 from distributed import Worker, get_worker
 
 from skdistmlp.cluster._dask import (
+    add_metric,
     host_of,
     requires_encryption,
     result_dropped,
@@ -36,6 +37,9 @@ from skdistmlp.wire.handshake import Address, Credentials, Tls, listen, meet
 
 PLAIN = frozenset({"tcp", "ws", "inproc", "ucx", "ucxx"})
 """Dask's protocols without encryption. Any other may have it, as tls and wss do."""
+
+METRIC = "mlp epoch"
+"""Name of the column of the dashboard's page on workers that says how far a fit is."""
 
 _RUNS: WeakValueDictionary[tuple[bytes, int], "PeerShard"] = WeakValueDictionary()
 """Shards in this process by run and rank, so that an interrupt reaches them. Weak: a
@@ -144,6 +148,7 @@ class PeerShard:
         # Held while a round begins, or is refused from another thread.
         self._beginning = threading.Lock()
         self._n_copies = 0
+        self._progress: Progress | LbfgsProgress | None = None
         self._job = job
         self._run: TrainingRun | None = None
         self._dataset: Dataset | None = None
@@ -279,6 +284,17 @@ class PeerShard:
         if communicator is not None:
             communicator.request_stop()
 
+    @property
+    def epoch(self) -> str | None:
+        """What to show of its last epoch or iteration, if there was one.
+
+        Only of shards that lead, which know; read by any thread.
+        """
+        progress = self._progress
+        if progress is None or progress.loss is None:
+            return None
+        return f"{progress.n_iter} (loss {progress.loss:.4g})"
+
     def missing(self) -> list[int]:
         """Return the shards that this one has yet to find; called from any thread."""
         # A copy first: the thread of the task may find one meanwhile.
@@ -355,7 +371,8 @@ class PeerShard:
         assert communicator is not None
         started_at, exchanged_s = time.monotonic(), communicator.exchanging_s
 
-        def is_round_over(_: TrainingState) -> bool:
+        def is_round_over(state: TrainingState) -> bool:
+            self._progress = state.progress
             return bool(leader.decides(time.monotonic() >= started_at + round_s))
 
         try:
@@ -387,6 +404,7 @@ def open_shard(
     shard = PeerShard(
         credentials, rank, open_listener(worker), tls_of(worker), job, n_lines
     )
+    add_metric(worker, METRIC, lambda _: epochs_here())
     # An error may hold it, also one of Dask that tried to write it to disk.
     collect_until_gone(worker, ref(shard), result_dropped(worker))
     return shard
@@ -475,6 +493,11 @@ def _shard_here(run: bytes, rank: int) -> PeerShard:
         # As of a task on a shard that is lost.
         raise ExchangeError(f"shard {rank} is no longer on this worker")
     return shard
+
+
+def epochs_here() -> str:
+    """Return what to show of the fits in this process, as their shards know it."""
+    return ", ".join(filter(None, (shard.epoch for shard in list(_RUNS.values()))))
 
 
 def request_stop(run: bytes) -> None:

@@ -13,6 +13,7 @@ from distributed import Client, Future
 from sklearn.utils import gen_batches
 
 from skdistmlp.cluster.client.workers import workers_of
+from skdistmlp.cluster.run.graph import PREDICT
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.task_context import own_blas_threads
 from skdistmlp.exceptions import ClusterError, WorkerLostError, counted, what_happened
@@ -118,7 +119,7 @@ def _predict_in_turns(
     owner: object,
 ) -> Iterator[list[FloatArray]]:
     """Yield the outputs of blocks of rows, in their order, some at a time."""
-    with Placement(client, workers) as tasks:
+    with Placement(client, workers, PREDICT) as tasks:
         tasks.phase = "placing the network"
         n = len(workers)
         networks = tasks.scatter_cached("network", n * [function], n * [n_bytes], owner)

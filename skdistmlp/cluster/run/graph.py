@@ -11,8 +11,16 @@ from skdistmlp.cluster._dask import pinned_graph
 from skdistmlp.cluster.run.garbage import run_task
 from skdistmlp.cluster.run.held import HeldFutures
 
-Key: TypeAlias = tuple[str, str, int]
-"""Name of the operation, run and step: Dask's dashboard groups tasks by the first."""
+Key: TypeAlias = tuple[str, str, str, int]
+"""What the run does, the operation and its shard, run and step.
+
+Dask's dashboard groups tasks by the first. A step of training needs the result of the
+last one: if operations were groups, these would depend on each other in a circle, and
+on groups that are gone. The page that draws groups can do neither.
+"""
+
+TRAIN, PREDICT, MEASURE = "mlp-train", "mlp-predict", "mlp-measure"
+"""What runs do."""
 
 SHARD = "shard{}".format
 """What names of tasks call a shard, where there is no more to say of it."""
@@ -24,7 +32,7 @@ RUN_DIGITS = 8
 def run_of(key: object) -> str | None:
     """Return the run that a key belongs to; None if it is not one of this package."""
     match key:
-        case (str(), str(run), int()) if len(run) == RUN_DIGITS:
+        case (str(), str(), str(run), int()) if len(run) == RUN_DIGITS:
             return run
     return None
 
@@ -39,11 +47,13 @@ class PinnedGraph:
     workers : tuple of str
         Address of the worker of each shard.
     run : str
-        The second part of every key, and of no other run's.
+        The third part of every key, and of no other run's.
     held : HeldFutures
         Takes all futures.
+    group : str
+        What the run does: the first part of every key.
     name : callable
-        From a rank to the end of the names that the dashboard shows.
+        From a rank to what names of tasks call its shard.
     """
 
     def __init__(
@@ -52,12 +62,14 @@ class PinnedGraph:
         workers: tuple[str, ...],
         run: str,
         held: HeldFutures,
+        group: str = TRAIN,
         name: Callable[[int], str] = SHARD,
     ) -> None:
         self._client = client
         self._workers = workers
         self._run = run
         self._held = held
+        self._group = group
         self._name = name
         self._step = 0
         self._tasks = self._no_tasks()
@@ -73,7 +85,8 @@ class PinnedGraph:
 
     def key(self, rank: int, operation: str) -> Key:
         """Return the key of a task of this step."""
-        return f"{operation}-{self._name(rank)}", self._run, self._step
+        task = f"{operation}-{self._name(rank)}"
+        return self._group, task, self._run, self._step
 
     def add(
         self, rank: int, operation: str, function: Callable[..., Any], *args: Any

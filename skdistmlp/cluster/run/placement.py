@@ -15,7 +15,7 @@ from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import can_connect
 from skdistmlp.cluster.run.free_memory import check_free_memory
-from skdistmlp.cluster.run.graph import RUN_DIGITS, SHARD, Key, PinnedGraph
+from skdistmlp.cluster.run.graph import RUN_DIGITS, SHARD, TRAIN, Key, PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.interrupts import InterruptShield
 from skdistmlp.cluster.run.orphans import RegisteredRun
@@ -45,8 +45,10 @@ class Placement:
         A connected client.
     workers : tuple of str
         Address of the worker of each shard.
+    group : str
+        What the run does, as the dashboard says.
     name : callable
-        From a rank to the end of the names that the dashboard shows.
+        From a rank to what names of tasks call its shard.
     log : callable
         Takes lines for the user, if they want any.
 
@@ -68,6 +70,7 @@ class Placement:
         self,
         client: Client,
         workers: tuple[str, ...],
+        group: str = TRAIN,
         name: Callable[[int], str] = SHARD,
         log: Log = quiet,
     ) -> None:
@@ -80,7 +83,7 @@ class Placement:
         self._shield = InterruptShield(client, workers)
         self._held = HeldFutures()
         self.watch = Watch(client, workers, self._held.pending)
-        self._graph = PinnedGraph(client, workers, self._run, self._held, name)
+        self._graph = PinnedGraph(client, workers, self._run, self._held, group, name)
         self._scatterer = Scatterer(
             client, workers, self._graph.key, self._held, self.watch
         )
@@ -215,7 +218,7 @@ class Placement:
         error: BaseException = future.exception()
         key: Any = future.key
         worker = self.workers[self._held.rank_of(future)]
-        note = f"This happened in task {key[0]!r} on worker {worker}."
+        note = f"This happened in task {key[1]!r} on worker {worker}."
         # Dask returns the same error each time.
         if note not in getattr(error, "__notes__", ()):
             error.add_note(note)

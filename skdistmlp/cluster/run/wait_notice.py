@@ -149,7 +149,7 @@ async def _busy_workers(
 
 
 def _name_of(key: Any) -> str:
-    """Return what the dashboard calls a group of tasks; say if it is of our kind."""
+    """Return what to call a task; say if it is of our kind."""
     if run_of(key) is None:
         return str(key_split(key))
-    return f"{key[0]} of another fit or prediction"
+    return f"{key[1]} of another fit or prediction"

@@ -387,7 +387,7 @@ def test_a_fit_in_a_task_places_each_shard_on_its_worker(client, digits):
     there, _ = result_of_task(client, fit_in_task, classifier(), *small(digits))
     assert sorted(there.plan_.workers) == sorted(client.nthreads())
     after = client.run(received)
-    received = {key[0] for w in after for key in after[w] - before[w]}
+    received = {key[1] for w in after for key in after[w] - before[w]}
     assert any(name.startswith("forward") for name in received)
     assert not {name for name in received if name.startswith(("shard", "rows"))}
 

@@ -106,5 +106,5 @@ def fits(clf, X, y):
 
 def is_training(client):
     """Say whether a step has begun: the data is there by then."""
-    names = [str(key[0]) for key in task_keys(client)]
+    names = [str(key[1]) for key in task_keys(client)]
     return any(name.startswith(("train", "update")) for name in names)

@@ -60,7 +60,7 @@ def begun(client, name):
     return {
         key
         for key, _, end in transitions(client)
-        if end == "processing" and key[0].startswith(f"{name}-shard")
+        if end == "processing" and key[1].startswith(f"{name}-shard")
     }
 
 

@@ -62,14 +62,14 @@ def watched(address: str, call: Callable[[], Any]) -> tuple[Any, list, dict, set
 
 def assert_delegated(plan, n_times, computed, workers, group_names):
     """There is one forward task per layer and shard, on the worker of the plan."""
-    of_group = Counter(key[0] for key in computed if key[0].startswith("forward"))
+    of_group = Counter(key[1] for key in computed if key[1].startswith("forward"))
     assert of_group == {
         f"forward-layer{layer}-shard{shard}": n_times
         for layer, shard in product(range(N_LAYERS), range(2))
     }
     assert set(of_group) <= group_names
     for shard in range(2):
-        on_shard = [key for key in computed if key[0].endswith(f"-shard{shard}")]
+        on_shard = [key for key in computed if key[1].endswith(f"-shard{shard}")]
         assert {worker for key in on_shard for worker in workers[key]} == {
             plan.workers[shard]
         }

@@ -317,7 +317,7 @@ def test_a_fit_whose_tasks_are_cancelled_says_so(client, data, monkeypatch):
     def cancel_losses():
         # Cancelling a task whose dependents no client wants fails in the
         # scheduler itself, which then drops the client.
-        losses = [key for key in list(client.futures) if key[0].startswith("loss")]
+        losses = [key for key in list(client.futures) if key[1].startswith("loss")]
         assert losses
         client.cancel([Future(key, client) for key in losses])
 

@@ -110,7 +110,7 @@ def test_tasks_do_not_accumulate_over_steps(client):
                 lambda: len(keys := task_keys(client)) == 4 and keys,
                 "only states and rows are left",
             )
-    names = {n_steps: Counter(key[0] for key in keys) for n_steps, keys in left.items()}
+    names = {n_steps: Counter(key[1] for key in keys) for n_steps, keys in left.items()}
     assert names[5] == names[60]
 
 
@@ -142,7 +142,7 @@ def test_values_and_tasks_do_not_accumulate_over_evaluations(client):
         def loss_and_gradient(self, batch):
             evaluated = self._objective.loss_and_gradient(batch)
             found, held = wait_until(few_values, "values are released after use")
-            counts_in_memory.append(Counter(key[0] for key in held))
+            counts_in_memory.append(Counter(key[1] for key in held))
             all_tasks.append(len(found))
             return evaluated
 
@@ -167,7 +167,7 @@ def test_the_number_of_blocks_evaluated_ahead_is_bounded(client):
 
     with network_of(client, problem) as network:
         network.objective.set_parameters(problem.initial.parameters)
-        run = wait_until(lambda: task_keys(client), "the shard is placed")[0][1]
+        run = wait_until(lambda: task_keys(client), "the shard is placed")[0][2]
         with occupied(client) as let_go:
             evaluation = in_thread(evaluate, network)
             wait_until(
@@ -176,8 +176,8 @@ def test_the_number_of_blocks_evaluated_ahead_is_bounded(client):
             )
             let_go()
             evaluation.result(60)
-    log = [entry for entry in transitions(client) if entry[0][1] == run]
-    assert len({key for key, *_ in log if key[0] == "gradient-shard0"}) == len(blocks)
+    log = [entry for entry in transitions(client) if entry[0][2] == run]
+    assert len({key for key, *_ in log if key[1] == "gradient-shard0"}) == len(blocks)
     assert max(under_way(log, "loss", "loss")) == BLOCKS_AHEAD + 1
     # Not only their losses: a worker that waits for the deltas of a block would go
     # forward through all others.
@@ -191,10 +191,10 @@ def under_way(log, first, last):
     """
     open_, counts = set(), []
     for key, start, end in log:
-        if key[0].startswith(first) and (start, end) == ("released", "waiting"):
-            open_.add(key[2])
-        if key[0].startswith(last) and (start, end) == ("processing", "memory"):
-            open_.discard(key[2])
+        if key[1].startswith(first) and (start, end) == ("released", "waiting"):
+            open_.add(key[3])
+        if key[1].startswith(last) and (start, end) == ("processing", "memory"):
+            open_.discard(key[3])
         counts.append(len(open_))
     return counts
 
@@ -211,9 +211,9 @@ def test_the_number_of_steps_submitted_ahead_is_bounded(client):
             let_go()
             steps.result(60)
         network.loss.pop()
-        run = task_keys(client)[0][1]
-    log = [entry for entry in transitions(client) if entry[0][1] == run]
-    assert len({key for key, *_ in log if key[0] == "update-shard0"}) == 15
+        run = task_keys(client)[0][2]
+    log = [entry for entry in transitions(client) if entry[0][2] == run]
+    assert len({key for key, *_ in log if key[1] == "update-shard0"}) == 15
     assert max(under_way(log, "update", "loss")) == STEPS_AHEAD + 1
 
 
@@ -228,7 +228,7 @@ def test_the_number_of_row_blocks_sent_ahead_is_bounded(client):
             rows_on_cluster.append(len(of("rows", task_keys(client))))
 
     with network_of(client, problem, stream_rows=True) as network:
-        run = wait_until(lambda: task_keys(client), "shards are placed")[0][1]
+        run = wait_until(lambda: task_keys(client), "shards are placed")[0][2]
         with occupied(client) as let_go:
             prediction = in_thread(predict, network)
             wait_until(
@@ -237,7 +237,7 @@ def test_the_number_of_row_blocks_sent_ahead_is_bounded(client):
             )
             let_go()
             prediction.result(60)
-    log = [entry for entry in transitions(client) if entry[0][1] == run]
+    log = [entry for entry in transitions(client) if entry[0][2] == run]
     assert max(under_way(log, "predict", "predict")) == BLOCKS_AHEAD + 1
     assert len(rows_on_cluster) == 30
     # Each shard is sent its own copy; the scheduler releases one after a while.
@@ -245,7 +245,7 @@ def test_the_number_of_row_blocks_sent_ahead_is_bounded(client):
 
 
 def of(name, keys):
-    return [key for key in keys if key[0].startswith(name)]
+    return [key for key in keys if key[1].startswith(name)]
 
 
 def test_states_stay_on_the_worker_of_their_shard(client):
@@ -261,22 +261,22 @@ def test_states_stay_on_the_worker_of_their_shard(client):
         network.loss.pop()
         predict_blocks(network, [slice(0, 5)])
         run_lbfgs(network, problem)
-        run = task_keys(client)[0][1]
+        run = task_keys(client)[0][2]
 
     ran_on = defaultdict(set)
     for task in stream.data:
-        if task["key"][1] == run:
-            ran_on[task["key"][0]].add(task["worker"])
+        if task["key"][2] == run:
+            ran_on[task["key"][1]].add(task["worker"])
     for name in ("update", "gradient", "evaluation"):
-        assert len(of(name, [(name,) for name in ran_on])) == 3
+        assert len(of(name, [("", name) for name in ran_on])) == 3
     for name, where in ran_on.items():
         assert where == {workers[int(name[-1])]}, name
 
     moved = {
-        key[0]
+        key[1]
         for keys in client.run(received).values()
         for key in keys
-        if isinstance(key, tuple) and key[1] == run
+        if isinstance(key, tuple) and run in key
     }
     # Only activations, logits and deltas travel.
     assert {name.split("-")[0] for name in moved} == {"forward", "backward"}
@@ -288,7 +288,7 @@ def test_placed_arrays_are_aligned_on_their_worker(client, options):
 
     def unaligned(dask_worker):
         values = dask_worker.data.items()
-        return {key[0] for key, value in values if not aligned(value)}
+        return {key[1] for key, value in values if not aligned(value)}
 
     def aligned(value):
         array = value.X if isinstance(value, Dataset) else value.state.parameters

@@ -67,7 +67,7 @@ def test_rounds_continue_where_the_last_one_ended(
     clf = classifier(client, early_stopping=early_stopping).fit(*data)
     assert_as_scikit_learn(clf, data, early_stopping=early_stopping)
     begun = [
-        key[0]
+        key[1]
         for key, _, end in transitions(client)
         if end == "processing" and key not in before
     ]

@@ -124,7 +124,7 @@ def test_an_interrupt_during_release_leaves_nothing_behind(client, data, monkeyp
 def test_cancelled_tasks_end_the_fit_with_an_error(client, data):
     fit = in_thread(endless(client).fit, *data)
     begun(client)
-    keys = [key for key in task_keys(client) if key[0].startswith("train")]
+    keys = [key for key in task_keys(client) if key[1].startswith("train")]
 
     def cancel(dask_scheduler):
         for key in keys:

@@ -183,7 +183,7 @@ def training(client):
     """Return the number of shards per worker that train or wait for others."""
     return client.run(
         lambda dask_worker: sum(
-            task.key[0].startswith("train") for task in dask_worker.state.executing
+            task.key[1].startswith("train") for task in dask_worker.state.executing
         )
     )
 

@@ -221,7 +221,7 @@ def test_workers_that_are_left_predict_all_the_rest(
 
         async def kill_and_call(client, address, **message):
             (key,) = message.get("data", [()])
-            if address == lost and key[0].startswith("rows") and key[2] == 2:
+            if address == lost and key[1].startswith("rows") and key[3] == 2:
                 processes.kill_worker(lost)
                 # As long as Dask tries to connect to a worker.
                 await asyncio.sleep(WITHIN_S)

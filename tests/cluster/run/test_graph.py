@@ -2,7 +2,7 @@
 
 import pytest
 
-from skdistmlp.cluster.run.graph import PinnedGraph
+from skdistmlp.cluster.run.graph import PREDICT, TRAIN, PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.parallel.grid import Grid
 from tests.cluster.support import bounded
@@ -23,7 +23,7 @@ def graph(client):
     """A graph over all workers; afterwards its futures are released."""
     held = HeldFutures()
     yield PinnedGraph(
-        client, tuple(client.nthreads()), "a-run", held, Grid(3).task_name
+        client, tuple(client.nthreads()), "a-run", held, name=Grid(3).task_name
     )
     held.close()
 
@@ -45,17 +45,17 @@ def test_a_task_can_use_the_results_of_other_shards(client, graph):
 
 def test_keys_name_operation_shard_run_and_step(graph):
     graph.begin()
-    assert graph.key(1, "forward") == ("forward-shard1-of-3", "a-run", 1)
+    assert graph.key(1, "forward") == ("mlp-train", "forward-shard1-of-3", "a-run", 1)
     graph.begin()
-    assert graph.key(1, "forward") == ("forward-shard1-of-3", "a-run", 2)
+    assert graph.key(1, "forward")[-1] == 2
 
 
 def test_keys_name_shard_and_replica(client):
     held, name = HeldFutures(), Grid(2, 3).task_name
-    graph = PinnedGraph(client, tuple(client.nthreads()), "run", held, name)
-    assert graph.key(4, "train") == ("train-shard0-of-replica2", "run", 0)
+    graph = PinnedGraph(client, tuple(client.nthreads()), "run", held, PREDICT, name)
+    assert graph.key(4, "train") == (PREDICT, "train-shard0-of-replica2", "run", 0)
     plain = PinnedGraph(client, tuple(client.nthreads()), "run", held)
-    assert plain.key(1, "train") == ("train-shard1", "run", 0)
+    assert plain.key(1, "train") == (TRAIN, "train-shard1", "run", 0)
 
 
 def test_tasks_of_an_interrupted_step_are_forgotten(client, graph):

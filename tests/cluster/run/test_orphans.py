@@ -8,6 +8,7 @@ import pytest
 from distributed import Client
 from distributed.worker_state_machine import RemoveReplicasEvent
 
+from skdistmlp.cluster.run.graph import TRAIN
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.placement import Placement
 from tests.cluster.dask_processes import DaskProcesses
@@ -33,20 +34,21 @@ def runs(client):
 
 
 def held(dask_worker):
-    return sorted(key[1] for key in dask_worker.data if key[0] == "rows")
+    return sorted(key[2] for key in dask_worker.data if key[1] == "rows")
 
 
 def test_values_of_a_lost_client_are_removed(client, workers):
     """Values of others stay."""
 
     def receive(dask_worker, runs):
-        dask_worker.update_data({("rows", run, 1): b"data" for run in runs})
+        dask_worker.update_data({(TRAIN, "rows", run, 1): b"data" for run in runs})
 
     with Client(client.scheduler.address, set_as_default=False) as other:
         RegisteredRun(other, "a run", workers[:2])
         wait_until(lambda: runs(client) == ["a run"], "the run is known")
         client.run(receive, runs=["a run", "another"], workers=workers[:1])
-        known = other.scatter({("rows", "a run", 2): b"data"}, workers=workers[1:2])
+        second = (TRAIN, "rows", "a run", 2)
+        known = other.scatter({second: b"data"}, workers=workers[1:2])
         assert [future.status for future in known.values()] == ["finished"]
     wait_until(lambda: client.run(held)[workers[1]] == [], "the scheduler lets go")
     wait_until(lambda: client.run(held)[workers[0]] == ["another"], "the worker too")
@@ -61,7 +63,7 @@ def test_values_of_a_lost_client_are_removed(client, workers):
 
 def test_values_of_a_client_that_connects_again_unnoticed_are_removed(client, workers):
     """The scheduler takes the new connection for that of a client without values."""
-    key = ("rows", "a run", 1)
+    key = (TRAIN, "rows", "a run", 1)
     with (
         Link(client.scheduler.address) as link,
         Client(link.address, set_as_default=False) as other,
@@ -87,7 +89,7 @@ def test_values_that_arrive_after_their_client_is_lost_are_removed(client, worke
     announced.close([])
 
     async def send(dask_scheduler):
-        data = {("rows", "a run", 1): b"data"}
+        data = {(TRAIN, "rows", "a run", 1): b"data"}
         await dask_scheduler.scatter(data=data, workers=[workers[0]], client=gone)
 
     client.run_on_scheduler(send)
@@ -128,7 +130,7 @@ def test_of_a_run_that_was_cut_short_only_values_without_a_future_are_removed(
     client, workers
 ):
     """The client has others in its cache, and a later call uses them."""
-    cached, cut_short = ("rows", "a run", 1), ("rows", "a run", 2)
+    cached, cut_short = (TRAIN, "rows", "a run", 1), (TRAIN, "rows", "a run", 2)
     announced = RegisteredRun(client, "a run", workers)
     wait_until(lambda: runs(client) == ["a run"], "the run is known")
     sent = client.scatter(dict.fromkeys((cached, cut_short), b"data"))
@@ -197,7 +199,8 @@ def test_values_of_a_client_killed_while_sending_are_removed(tmp_path, engine):
 
 def test_a_suspended_worker_does_not_block_the_clean_up_of_others(tmp_path):
     def receive(dask_worker):
-        dask_worker.update_data({("rows", "a run", dask_worker.address): b"data"})
+        key = (TRAIN, "rows", "a run", dask_worker.address)
+        dask_worker.update_data({key: b"data"})
 
     with (
         DaskProcesses(tmp_path, n_workers=2) as processes,

@@ -15,7 +15,7 @@ from tests.cluster.support import bounded, wait_until
 @pytest.fixture
 def placement(client):
     """A run on all workers."""
-    with Placement(client, tuple(client.nthreads()), Grid(3).task_name) as run:
+    with Placement(client, tuple(client.nthreads()), name=Grid(3).task_name) as run:
         run.begin()
         yield run
 

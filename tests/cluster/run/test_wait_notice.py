@@ -176,7 +176,9 @@ def test_a_fit_that_waits_for_another_fit_says_so(client, digits, capsys):
 
 def test_the_tasks_of_another_run_are_named(client, run, lines):
     event = Event("other-run", client=client)
-    with Placement(client, tuple(client.nthreads())[:1], Grid(1).task_name) as other:
+    with Placement(
+        client, tuple(client.nthreads())[:1], name=Grid(1).task_name
+    ) as other:
         other.begin()
         blocking = other.submit([other.add(0, "block", wait_in_task, event.name)])
         wait_until(client.call_stack, "it runs")
@@ -196,7 +198,7 @@ def test_a_run_that_waits_for_its_own_tasks_says_nothing(client, run, lines):
     worker = next(iter(client.nthreads()))
     wait_until(client.call_stack, "it runs")
     behind = client.submit(sum, (1, 2), workers=[worker], pure=False)
-    notice = wait_notice.WaitNotice(client, mine.key[1], lines.append)
+    notice = wait_notice.WaitNotice(client, mine.key[2], lines.append)
     wait_until(lambda: len(client.processing()[worker]) == 2, "the other is queued")
     notice.check("training", [worker], time.monotonic() - 1)
     assert not lines

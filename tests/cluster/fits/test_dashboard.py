@@ -1,0 +1,148 @@
+"""What Dask's dashboard shows of fits and predictions: its own pages are asked for."""
+
+import logging
+import re
+import threading
+from collections import Counter
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.peers.worker import METRIC
+from skdistmlp.cluster.run.graph import MEASURE, PREDICT, TRAIN
+from tests.cluster.peers.test_driver import stop_all
+from tests.cluster.support import in_thread, wait_until
+
+PAGES = ["groups", "status", "graph", "individual-task-stream", "workers"]
+
+CASES = {
+    "peers": {"engine": "peers"},
+    "replicas": {"engine": "peers", "n_replicas": 2},
+    "early stopping": {"engine": "peers", "early_stopping": True},
+    "futures": {"engine": "futures"},
+    "futures, early stopping": {"engine": "futures", "early_stopping": True},
+    "futures, clipped": {"engine": "futures", "max_grad_norm": 1.0},
+    "futures, lbfgs": {"engine": "futures", "solver": "lbfgs"},
+}
+
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(600, 20)), rng.integers(0, 3, 600)
+
+
+def fit_and_predict(client, **options):
+    clf = DistributedMLPClassifier((16, 16), random_state=0, client=client)
+    clf.set_params(**{"max_iter": 4, "n_iter_no_change": 99, **options})
+    clf.fit(X, Y).predict(X)
+
+
+def groups(dask_scheduler):
+    """Return the groups of tasks, with those that each depends on."""
+    return {
+        name: {other.name for other in group.dependencies}
+        for name, group in dask_scheduler.task_groups.items()
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_groups_depend_on_none_that_may_be_gone_or_depends_on_them(client, case):
+    """Dask's page of groups can draw neither."""
+    seen, ended = [], threading.Event()
+
+    def look():
+        while not ended.is_set():
+            seen.append(client.run_on_scheduler(groups))
+
+    looking = in_thread(look)
+    try:
+        with pytest.warns(match="Maximum|lbfgs failed"):
+            fit_and_predict(client, **CASES[case])
+    finally:
+        ended.set()
+        looking.result(60)
+    names = {name for each in seen for name in each}
+    assert TRAIN in names
+    assert names <= {TRAIN, PREDICT, MEASURE}
+    for each in seen:
+        assert all(others <= {name} for name, others in each.items())
+
+
+def test_the_page_on_workers_shows_epochs(client):
+    def shown():
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        return [found for one in workers if (found := one["metrics"].get(METRIC))]
+
+    def look():
+        found = shown()
+        return found and re.fullmatch(r"\d+ \(loss \d\.\d+\)", found[0])
+
+    clf = DistributedMLPClassifier(
+        (16, 16), max_iter=100_000, tol=0, n_iter_no_change=10**9, client=client
+    )
+    clf.set_params(engine="peers", n_workers=2)
+    fit = in_thread(clf.fit, X, Y)
+    wait_until(look, "an epoch is shown", fit)
+    first = shown()
+    wait_until(lambda: shown() not in (first, []), "it goes on", fit)
+    with pytest.warns(UserWarning, match="interrupted"):
+        stop_all(client, fit)
+    wait_until(lambda: not shown(), "nothing is shown after the fit")
+
+
+def sizes(name, dask_worker):
+    """Return the bytes of the values of a name, as a worker reports them."""
+    tasks = dask_worker.state.tasks
+    keys = [key for key in dask_worker.data if key[1].startswith(name)]
+    return [tasks[key].nbytes for key in keys if key in tasks]
+
+
+def test_values_say_how_large_they_are(client):
+    """Otherwise the page on workers would take their memory for unmanaged."""
+    rows = rng.normal(size=(10_000, 100))
+    clf = DistributedMLPClassifier((1000,), max_iter=1, engine="futures")
+    clf.set_params(client=client, n_workers=2)
+    with pytest.warns(match="Maximum"):
+        clf.fit(rows, np.arange(10_000) % 2)
+    clf.predict(rows[:10])
+    # They stay for the next fit, and the shards for the next prediction.
+    held = {name: client.run(sizes, name).values() for name in ("rows", "shard")}
+    n_parameters = 100 * 1000 + 1000 + 1000 + 1
+    for found, n_bytes in (("rows", rows.nbytes), ("shard", n_parameters / 2 * 8)):
+        whole = [each for each in held[found] if each and max(each) > 0.99 * n_bytes]
+        assert len(whole) == 2, held
+
+
+@pytest.fixture(scope="module")
+def dashboard():
+    """A cluster in this process, whose scheduler's errors are logged here."""
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client, cluster.dashboard_link.removesuffix("status")
+
+
+@pytest.mark.filterwarnings("ignore:Stochastic Optimizer|lbfgs failed")
+@pytest.mark.parametrize("case", ["peers", "futures"])
+def test_pages_can_be_opened_during_a_fit(dashboard, case, caplog):
+    client, url = dashboard
+    answers: Counter[tuple[str, int]] = Counter()
+    n_epochs = 1000 if CASES[case]["engine"] == "peers" else 30
+    fit = in_thread(fit_and_predict, client, max_iter=n_epochs, **CASES[case])
+    wait_until(lambda: TRAIN in client.run_on_scheduler(groups), "it has begun", fit)
+    # Once: pages that were asked for are renewed for a while, which slows fits down.
+    for page in PAGES:
+        try:
+            with urlopen(url + page, timeout=60) as answer:
+                answers[page, answer.status] += len(answer.read()) > 1000
+        except HTTPError as error:
+            answers[page, error.code] += 1
+    fit.result()
+    assert answers == {(page, 200): 1 for page in PAGES}
+    wrong = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert not wrong
