@@ -6,8 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-"""Colours that colour-blind readers can tell apart (Okabe, Ito, 2008)."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
+"""Colours that colour-blind readers can tell apart (Okabe, Ito, 2008), with a dark red
+of Paul Tol's in place of their yellow, which is hard to see on white."""
+
+MARKERS = "os^DvPX*"
+"""Shapes: the next one is used when the colours start over."""
+
+MARKED = 10
+"""About how many points of a line have its marker."""
 
 GREY = "#666666"
 
@@ -37,6 +44,29 @@ def axes_or_new(ax: "Axes | None") -> "Axes":
         raise ImportError("displays need matplotlib: pip install matplotlib") from error
     _, ax = plt.subplots(layout="constrained")
     return ax
+
+
+def colour_of(number: int) -> str:
+    """Return the colour of a curve, or of a shard, by its number."""
+    return COLOURS[number % len(COLOURS)]
+
+
+def marker_of(number: int) -> str:
+    """Return its marker: those with the same colour have different ones."""
+    return MARKERS[number // len(COLOURS) % len(MARKERS)]
+
+
+def look_of_line(number: int, n_points: int) -> dict[str, Any]:
+    """Return keywords that tell a line without markers from the others by its number.
+
+    A line through a single point is invisible without a marker.
+    """
+    if n_points > 1 and number < len(COLOURS):
+        return {"color": colour_of(number)}
+    # The first seven have none.
+    marker = marker_of(number if n_points == 1 else number - len(COLOURS))
+    every = max(1, n_points // MARKED)
+    return {"color": colour_of(number), "marker": marker, "markevery": every}
 
 
 def merge_line_kwargs(kwargs: dict[str, Any] | None, **defaults: Any) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from numpy.typing import ArrayLike
 from skdistmlp.crossover.rule import crossover_size
 from skdistmlp.exceptions import counted
 from skdistmlp.plotting.axes import (
-    COLOURS,
     GREY,
     axes_or_new,
+    colour_of,
     indices_apart,
+    marker_of,
     merge_line_kwargs,
     start_y_axis_at_zero,
 )
@@ -182,9 +183,12 @@ class CrossoverDisplay:
         check_lengths(n_parameters=self.n_parameters, speedups=self.speedups)
         ax = axes_or_new(ax)
         name = self.name if name is None else name
-        colour = COLOURS[len(ax.get_legend_handles_labels()[0]) % len(COLOURS)]
+        number = len(ax.get_legend_handles_labels()[0])
         kwargs = merge_line_kwargs(
-            curve_kwargs, color=colour, marker="o", label=name or "measured"
+            curve_kwargs,
+            color=colour_of(number),
+            marker=marker_of(number),
+            label=name or "measured",
         )
         (self.line_,) = ax.plot(self.n_parameters, self.speedups, **kwargs)
         self.threshold_line_ = None

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, Self
 from skdistmlp.planning.forecast import Forecast, best_per_number
 from skdistmlp.planning.plan import Plan
 from skdistmlp.plotting.axes import (
-    COLOURS,
     axes_or_new,
+    colour_of,
+    marker_of,
     merge_line_kwargs,
     start_y_axis_at_zero,
 )
@@ -143,11 +144,12 @@ class ForecastDisplay:
         ax = axes_or_new(ax)
         rows = best_per_number(self.forecast.rows)
         name = name or self.name
-        colour = COLOURS[len(ax.lines) % len(COLOURS)]
+        number = sum(line.get_gid() == FORECAST_GID for line in ax.lines)
         options = merge_line_kwargs(
             curve_kwargs,
-            color=colour,
-            marker="o",
+            color=colour_of(number),
+            marker=marker_of(number),
+            gid=FORECAST_GID,
             label="expected" if name is None else f"{name}, expected",
         )
         (self.line_,) = ax.plot(
@@ -176,6 +178,9 @@ class ForecastDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
+
+FORECAST_GID = "forecast"
+"""Marks the lines of forecasts, so that those to come can count them."""
 
 WIDE = 16
 """Number of workers from which their axis is logarithmic."""

@@ -7,10 +7,10 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from skdistmlp.estimators import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.plotting.axes import (
-    COLOURS,
     GREY,
     axes_or_new,
     draw_legend_above,
+    look_of_line,
     merge_line_kwargs,
 )
 from skdistmlp.plotting.validation import check_lengths, fitted_network
@@ -172,18 +172,18 @@ class LossCurveDisplay:
         from matplotlib.ticker import MaxNLocator
 
         name = self.name if name is None else name
-        # A line through a single point is invisible without a marker.
-        has_one_epoch = len(self.loss_curve) == 1
+        n_epochs = len(self.loss_curve)
+        has_one_epoch = n_epochs == 1
+        look = look_of_line(_n_fits(ax), n_epochs)
         kwargs = merge_line_kwargs(
             curve_kwargs,
-            color=COLOURS[_n_fits(ax) % len(COLOURS)],
-            marker="o" if has_one_epoch else None,
+            **look,
             label="loss" if name is None else f"{name}, loss",
         )
-        epochs = range(1, len(self.loss_curve) + 1)
+        epochs = range(1, n_epochs + 1)
         (self.line_,) = ax.plot(epochs, self.loss_curve, **kwargs)
         ax.set(xlabel="epoch", ylabel="loss")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         self.ax_, self.figure_ = ax, ax.figure
         self.validation_loss_line_ = None
         if self.validation_loss_curve is not None:
@@ -192,7 +192,8 @@ class LossCurveDisplay:
                 self.validation_loss_curve,
                 ":",
                 color=self.line_.get_color(),
-                marker="+" if has_one_epoch else None,
+                marker="+" if has_one_epoch else look.get("marker"),
+                markevery=look.get("markevery"),
                 gid=VALIDATION_LOSS_LABEL,
                 label=VALIDATION_LOSS_LABEL
                 if name is None
@@ -206,7 +207,8 @@ class LossCurveDisplay:
                 self.validation_scores,
                 "--",
                 color=self.line_.get_color(),
-                marker="x" if has_one_epoch else None,
+                marker="x" if has_one_epoch else look.get("marker"),
+                markevery=look.get("markevery"),
                 label=SCORE_LABEL if name is None else f"{name}, {SCORE_LABEL}",
             )
             self.validation_ax_.set_ylabel(SCORE_LABEL)

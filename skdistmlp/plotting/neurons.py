@@ -4,16 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skdistmlp.parallel.split import NeuronRange
-from skdistmlp.plotting.axes import COLOURS, GREY
+from skdistmlp.plotting.axes import GREY, colour_of, marker_of
 
 MIN_ABBREVIATED = 3
 """Places that an abbreviated range takes: the first neuron, dots and the last."""
 
 MANY_SHARDS = 8
-"""With more shards than this, a single neuron stands for an abbreviated range."""
-
-MARKERS = "os^DvPX*"
-"""Shapes of neurons: the next one is used when the colours start over."""
+"""With more shards than this, a single neuron stands for an abbreviated range, and only
+the links of the first shard and the last are drawn: all of them would be a haze."""
 
 PALE = 0.35
 """How much of their colour neurons of the replicas behind the first have."""
@@ -33,9 +31,7 @@ class Neuron:
 
 def colour(rank: int | None) -> str:
     """Return the colour of a shard; None stands for inputs and outputs."""
-    if rank is None:
-        return GREY
-    return COLOURS[rank % len(COLOURS)]
+    return GREY if rank is None else colour_of(rank)
 
 
 def pale(rank: int | None) -> str:
@@ -46,7 +42,12 @@ def pale(rank: int | None) -> str:
 
 def marker(rank: int | None) -> str:
     """Return the shape of a shard's neurons; None stands for inputs and outputs."""
-    return MARKERS[0 if rank is None else rank // len(COLOURS) % len(MARKERS)]
+    return marker_of(0 if rank is None else rank)
+
+
+def has_links(rank: int, n_shards: int) -> bool:
+    """Return whether the links of a shard are drawn."""
+    return n_shards <= MANY_SHARDS or rank in (0, n_shards - 1)
 
 
 def place_neurons(

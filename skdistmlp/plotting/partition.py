@@ -18,6 +18,7 @@ from skdistmlp.plotting.neurons import (
     MIN_ABBREVIATED,
     Neuron,
     colour,
+    has_links,
     marker,
     pale,
     place_neurons,
@@ -63,7 +64,8 @@ class PartitionDisplay:
     Inputs are on every worker; outputs are sums over all workers. After seven workers
     the colours start over, with another shape. Replicas of the network stand behind the
     first, pale: each of their shards holds the same on another worker, which the legend
-    names too. Of many, the first ones are drawn. Create it with `from_estimator`.
+    names too. Of many, the first ones are drawn. Of more than eight shards, only the
+    first and the last have links. Create it with `from_estimator`.
 
     Parameters
     ----------
@@ -183,8 +185,9 @@ class PartitionDisplay:
                     if start.number is None or stop.number is None:
                         continue
                     shard = stop.shard if stop.shard is not None else start.shard
-                    lines.append([(x, start.y), (x + 1, stop.y)])
-                    colours.append(colour(shard or 0))
+                    if has_links(shard or 0, self.split.n_shards):
+                        lines.append([(x, start.y), (x + 1, stop.y)])
+                        colours.append(colour(shard or 0))
         fine = 12 / max(1, len(lines)) ** 0.5
         self.links_ = ax.add_collection(
             LineCollection(

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from skdistmlp.plotting.axes import (
-    COLOURS,
     axes_or_new,
+    colour_of,
     indices_apart,
+    marker_of,
     merge_line_kwargs,
     start_y_axis_at_zero,
 )
@@ -193,8 +194,8 @@ class WorkerCountDisplay:
         name = self.name if name is None else name
         kwargs = merge_line_kwargs(
             curve_kwargs,
-            color=COLOURS[len(ax.containers) % len(COLOURS)],
-            marker="o",
+            color=colour_of(len(ax.containers)),
+            marker=marker_of(len(ax.containers)),
             capsize=3,
             label=name or "measured",
         )

@@ -2,15 +2,20 @@
 
 import sys
 
+import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 
+from skdistmlp.planning.forecast import Forecast
 from skdistmlp.plotting import (
     CrossoverDisplay,
+    ForecastDisplay,
     LossCurveDisplay,
     WorkerCountDisplay,
 )
-from skdistmlp.plotting.axes import draw_legend_above
+from skdistmlp.plotting.axes import COLOURS, draw_legend_above
+from tests.planning.test_forecast import HERE, SHARDS
 from tests.plotting.pictures import assert_readable
 
 
@@ -39,6 +44,64 @@ def test_axes_can_be_logarithmic(display, when):
         ticks = [tick.get_text() for tick in ax.get_xticklabels()]
         assert ticks == ["1", "2", "4"]
     assert_readable(display.figure_)
+
+
+def look_of(display, line):
+    """What tells a curve from the others of its axes."""
+    displayed = line(display)
+    return displayed.get_color(), displayed.get_marker()
+
+
+@pytest.mark.parametrize(
+    ("display", "line"),
+    [
+        (
+            WorkerCountDisplay(n_workers=[1, 2], fit_times=[2, 1]),
+            lambda display: display.errorbar_.lines[0],
+        ),
+        (
+            CrossoverDisplay(n_parameters=[1, 2], speedups=[2, 1]),
+            lambda display: display.line_,
+        ),
+        (
+            ForecastDisplay(
+                forecast=Forecast((HERE, SHARDS)).after(0.013), n_workers=2
+            ),
+            lambda display: display.line_,
+        ),
+        (LossCurveDisplay(loss_curve=[2, 1]), lambda display: display.line_),
+        (LossCurveDisplay(loss_curve=[2]), lambda display: display.line_),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_many_curves_can_be_told_apart(display, line):
+    _, ax = plt.subplots()
+    looks = [look_of(display.plot(ax), line) for _ in range(20)]
+    assert len({*looks}) == 20
+
+
+def luminance(colour):
+    """Relative luminance, as the Web Content Accessibility Guidelines 2 define it."""
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+        for c in to_rgb(colour)
+    ]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_colours_can_be_seen_on_white(colour):
+    """Yellow has a contrast of 1.3."""
+    assert 1.05 / (luminance(colour) + 0.05) > 2
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2, 5])
+def test_ticks_of_epochs_are_whole_numbers(n_epochs):
+    display = LossCurveDisplay(loss_curve=[1.0] * n_epochs).plot()
+    display.figure_.canvas.draw()
+    low, high = display.ax_.get_xlim()
+    ticks = [tick for tick in display.ax_.get_xticks() if low <= tick <= high]
+    assert ticks == list(range(1, n_epochs + 1))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from matplotlib.colors import to_rgb
 
 from skdistmlp.parallel.split import NeuronRange, split_neurons
 from skdistmlp.plotting.axes import COLOURS, GREY
-from skdistmlp.plotting.neurons import colour, marker, pale, place_neurons
+from skdistmlp.plotting.neurons import colour, has_links, marker, pale, place_neurons
 
 
 def test_shards_differ_in_colour_or_shape():
@@ -13,6 +13,11 @@ def test_shards_differ_in_colour_or_shape():
     assert len(looks) == 40
     assert colour(len(COLOURS)) == colour(0)
     assert (colour(None), marker(None)) == (GREY, marker(0))
+
+
+def test_of_many_shards_two_have_links():
+    assert all(has_links(rank, 8) for rank in range(8))
+    assert [rank for rank in range(40) if has_links(rank, 40)] == [0, 39]
 
 
 @pytest.mark.parametrize("rank", [None, 0, 5])
