@@ -155,6 +155,8 @@ def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str
     recoveries = clf.recoveries_
     if recoveries and not fault.may_lose:
         return f"wrong: nothing was lost, but {recoveries}"
+    if any(recovery.restarts for recovery in recoveries):
+        return verdict_of_restart(case, clf, data, recoveries[-1].n_iter)
     if has_parameters_of(clf, local(case).fit(*data)):
         if not recoveries:
             return "right"
@@ -171,6 +173,21 @@ def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str
     ):
         return "right until interrupted"
     return "wrong: parameters of no moment of the training"
+
+
+def verdict_of_restart(case: Case, clf: Any, data: Any, n_iter: int) -> str:
+    """Return how L-BFGS ended that began again at its last iterate.
+
+    It takes another path to the same loss. Where it has too few iterations to get
+    there, it is between that and the loss of the iterate.
+    """
+    undisturbed = local(case).fit(*data)
+    iterate = local(case).set_params(max_iter=n_iter).fit(*data)
+    lowest, highest = 0.99 * undisturbed.loss_, 1.01 * undisturbed.loss_
+    if undisturbed.n_iter_ == undisturbed.max_iter:
+        highest = max(highest, iterate.loss_)
+    losses = f"loss {clf.loss_:.4g}, undisturbed {undisturbed.loss_:.4g}"
+    return losses if lowest <= clf.loss_ <= highest else f"wrong: {losses}"
 
 
 def estimator(case: Case, client: Client, **parameters: Any) -> Any:
