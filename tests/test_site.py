@@ -69,7 +69,8 @@ def site(tmp_path_factory):
     ignored = shutil.ignore_patterns("_build", "api", "gallery")
     for folder in ("docs", "examples"):
         shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "pyproject.toml"):
+    pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+    for name in (*pages, "pyproject.toml"):
         shutil.copy(ROOT / name, source)
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "docs", "html"],
