@@ -8,7 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+import skdistmlp
 from tests.marks import only_quick
 
 ROOT = Path(__file__).parents[1]
@@ -246,6 +248,30 @@ def test_relative_links_of_the_pages_lead_to_files():
     assert len(links) > 5
     for page, link in links:
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    # The fields that this version of the format requires.
+    assert citation["message"]
+    for work in (citation, *citation["references"]):
+        assert work["title"]
+        assert all(author["name"] for author in work["authors"])
+    assert citation["version"] == skdistmlp.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["license"] == project["license"]
+    assert [author["name"] for author in citation["authors"]] == [
+        author["name"] for author in project["authors"]
+    ]
+
+
+def test_the_changes_begin_with_this_version():
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    version, date = re.search(r"^## (\S+) \((.+)\)$", changes, re.M).groups()
+    assert version == skdistmlp.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation.get("date-released", "unreleased")) == date
 
 
 def test_the_page_on_faults_starts_with_its_introduction():

@@ -70,7 +70,7 @@ def site(tmp_path_factory):
     for folder in ("docs", "examples"):
         shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
     pages = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
-    for name in (*pages, "pyproject.toml"):
+    for name in (*pages, "CITATION.cff", "pyproject.toml"):
         shutil.copy(ROOT / name, source)
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-W", "--keep-going", "docs", "html"],
