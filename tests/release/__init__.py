@@ -1,0 +1,1 @@
+"""What users install: the sdist and the wheel."""
