@@ -286,9 +286,9 @@ class PeerShard:
 
     @property
     def epoch(self) -> str | None:
-        """What to show of its last epoch or iteration, if there was one.
+        """What to show of its last epoch or iteration, if it knows one.
 
-        Only of shards that lead, which know; read by any thread.
+        Read by any thread. With "lbfgs", only the shard that leads knows.
         """
         progress = self._progress
         if progress is None or progress.loss is None:
