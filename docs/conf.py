@@ -51,6 +51,7 @@ sphinx_gallery_conf = {
         [
             "quickstart.py",
             "early_stopping.py",
+            "tabular_regression.py",
             "pipeline_search.py",
             "worker_counts.py",
             "successive_halving.py",

@@ -128,6 +128,17 @@ def test_the_pipeline_example_searches():
 
 
 @pytest.mark.slow
+def test_a_table_with_categories_and_missing_values_trains():
+    printed = printed_by_example("tabular_regression.py")
+    assert printed.startswith("peers: ")
+    linear, network = re.findall(r"^R2 of the .*  (0\.\d+)$", printed, re.M)
+    assert float(linear) + 0.05 < float(network)
+    rents = [float(line.split()[-1]) for line in printed.splitlines()[-3:]]
+    assert min(rents) > 300
+    assert printed.count(" NaN ") == 2
+
+
+@pytest.mark.slow
 def test_successive_halving_continues_the_better_third():
     printed = printed_by_example("successive_halving.py")
     rungs = re.findall(r"^rung of (\d), (\d+) epochs, (\w+)$", printed, re.M)
