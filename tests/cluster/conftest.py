@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.data.inputs import INPUTS
@@ -30,3 +31,18 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesse
 def convert(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """Convert an array to each kind of Dask collection."""
     return INPUTS[request.param]
+
+
+@pytest.fixture
+def gathered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Return a list to which each value is added that a client here fetches."""
+    values: list[Any] = []
+    original = Client._gather
+
+    async def gather(self: Client, *args: Any, **kwargs: Any) -> Any:
+        fetched = await original(self, *args, **kwargs)
+        values.extend(fetched)
+        return fetched
+
+    monkeypatch.setattr(Client, "_gather", gather)
+    return values
