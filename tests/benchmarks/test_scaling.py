@@ -1,7 +1,9 @@
 """The scaling benchmark: its rates, its model, its tables and its page."""
 
+import itertools
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -41,6 +43,34 @@ def test_the_page_has_what_the_formulas_say():
     text = PAGE.read_text()
     assert sorted(tables.all_tables(rates.read())) == sorted(tables.NAMES)
     assert page.with_tables(text, tables.all_tables(rates.read())) == text
+
+
+def cells_of(text, title):
+    """Return the rows of the table of a page that follows a line, as lists."""
+    _, _, rest = text.partition(title)
+    lines = rest.strip().splitlines()
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+
+
+def test_the_rule_of_thumb_has_the_figures_of_the_page():
+    text = PAGE.read_text()
+    rule = (ROOT / "docs" / "engines.md").read_text()
+    _, _, *rows = cells_of(rule, "of the faster grid:\n")
+    assert len(rows) > 10
+    lab = {}
+    _, _, *cells = cells_of(text, "<!-- table: measured -->\n")
+    for run, network, batch, link, _, _, speedup, *_ in cells:
+        if run.startswith("network lab") and link == "1 Gbit/s":
+            lab.setdefault((network, batch), []).append(speedup)
+    for network, batch, two, *computed in rows:
+        assert two == max(lab.get((network, batch), [""]))
+        name = re.sub(r"\W+", "-", network).strip("-")
+        name += "" if batch == "200" else f"@{batch}"
+        table = cells_of(text, f"<!-- table: speed-up of {name} -->\n")
+        of_page = {workers: cell for workers, cell, *_ in table}
+        for workers, speedups in zip("48", computed, strict=True):
+            assert of_page.get(workers, ": ").endswith(f": {speedups}")
 
 
 def test_a_page_needs_markers_for_each_table():
