@@ -1,6 +1,7 @@
 """The site: what it is made of, and that it is built without a warning."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -117,3 +118,30 @@ def test_estimators_link_to_existing_pages(site):
         template = _sklearn.DocumentationLinkMixin._doc_link_template
         page = template.format(estimator_name=name).removeprefix(_sklearn.SITE)
         assert (site / page.removeprefix("/")).exists()
+
+
+SEARCHES = {
+    "validation set": "beyond_scikit_learn",
+    "dropout": "beyond_scikit_learn",
+    "GPU": "limits",
+    "memory": "deployment",
+    "SLURM": "deployment",
+    "reproducible": "parity",
+}
+"""Which page a search should find first."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("query", SEARCHES)
+def test_a_search_finds_its_page_first(site, query):
+    """Main entries of the index come before titles and text, as Sphinx ranks them."""
+    text = (site / "searchindex.js").read_text()
+    index = json.loads(text.removeprefix("Search.setIndex(").rstrip(")"))
+    found = [
+        (len(entry), index["titles"][page], index["docnames"][page])
+        for entry, places in index["indexentries"].items()
+        for page, _, is_main in places
+        if is_main and query.lower() in entry and 2 * len(query) >= len(entry)
+    ]
+    *_, page = min(found)
+    assert page == SEARCHES[query]
