@@ -64,7 +64,7 @@ class OrphanCleanup(SchedulerPlugin):
         add_handler(scheduler, "skdistmlp_release_run", self.release_run)
 
     def register_run(self, name: str, client: str, workers: list[str]) -> None:
-        """Note a run; its name is the second part of the keys of what it sends."""
+        """Note a run; its name is the third part of the keys of what it sends."""
         run = Run(client, tuple(workers))
         if client in self._scheduler.clients:
             self.runs[name] = run
@@ -112,7 +112,7 @@ class OrphanCleanup(SchedulerPlugin):
 
 def is_of_run(name: str, key: object) -> bool:
     """Say whether a key belongs to a run."""
-    return isinstance(key, tuple) and key[1:2] == (name,)
+    return isinstance(key, tuple) and key[2:3] == (name,)
 
 
 async def release_orphans(
@@ -147,7 +147,7 @@ class RegisteredRun:
     client : Client
         A connected client.
     name : str
-        The second part of the keys of what the run sends.
+        The third part of the keys of what the run sends.
     workers : sequence of str
         Addresses.
     """
