@@ -2,20 +2,23 @@
 ====================================
 
 Shows the progress of training, saves the network after every fifth epoch, and stops
-once it classifies held-out digits well enough. Callbacks run in this process while the
-workers train.
+once it classifies held-out digits well enough.
 """
 
 import pickle
 import tempfile
 from pathlib import Path
 
-from distributed import Client, LocalCluster
+from distributed import Client, SubprocessCluster
 from sklearn.callback import ProgressBar
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from skdistmlp import DistributedMLPClassifier
+
+# %%
+# A callback has four methods. They run in this process while the workers train, and if
+# one that ends an epoch returns True, training stops there.
 
 
 class Checkpoints:
@@ -64,28 +67,33 @@ class Checkpoints:
         """Clean up after fit, also if it failed; nothing to do here."""
 
 
-def main() -> None:
-    """Train on two workers until the score suffices, and load the last file."""
-    X, y = load_digits(return_X_y=True)
-    X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
-    clf = DistributedMLPClassifier(
-        hidden_layer_sizes=(64, 64), engine="peers", random_state=0
-    )
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster),
-    ):
-        checkpoints = Checkpoints(Path(folder), X_test, y_test, every=5, target=0.95)
-        clf.set_callbacks(ProgressBar(), checkpoints)
-        clf.fit(X_train, y_train)
-        *_, last = sorted(Path(folder).iterdir())
-        mlp = pickle.loads(last.read_bytes())
-    print(f"stopped   after {clf.n_iter_} epochs")
-    print(f"last file a {type(mlp).__name__}, accuracy {mlp.score(X_test, y_test):.3f}")
+# %%
+# Train on two workers, with scikit-learn's progress bar and this callback.
 
+X, y = load_digits(return_X_y=True)
+X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
+folder = tempfile.TemporaryDirectory()
+checkpoints = Checkpoints(Path(folder.name), X_test, y_test, every=5, target=0.95)
 
-if __name__ == "__main__":
-    main()
+cluster = SubprocessCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+client = Client(cluster)
+client.wait_for_workers(2)
+clf = DistributedMLPClassifier(
+    hidden_layer_sizes=(64, 64), engine="peers", random_state=0
+)
+clf.set_callbacks(ProgressBar(), checkpoints)
+clf.fit(X_train, y_train)
+print(f"stopped   after {clf.n_iter_} epochs")
+
+# %%
+# Load the last file. It needs neither skdistmlp nor a cluster.
+
+*_, last = sorted(Path(folder.name).iterdir())
+mlp = pickle.loads(last.read_bytes())
+print(f"last file a {type(mlp).__name__}, accuracy {mlp.score(X_test, y_test):.3f}")
+
+# %%
+# Stop the workers, and delete the files.
+
+client.shutdown()
+folder.cleanup()

@@ -1,54 +1,59 @@
 """Early stopping
 ==============
 
-Stops training once the validation score no longer improves, and plots the loss, the
-scores, and the network in the colours of its workers.
+Stops training once the loss of held-out rows no longer improves, and plots the curves.
 """
 
-import argparse
-from pathlib import Path
-
 import matplotlib.pyplot as plt
-from distributed import Client, LocalCluster
+from distributed import Client, SubprocessCluster
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.plotting import LossCurveDisplay, PartitionDisplay
+from skdistmlp.plotting import LossCurveDisplay
 
+# %%
+# Divide the digits into rows for training, for validation and for the test. Without
+# rows of your own, ``early_stopping=True`` holds out 10% of those for training, as
+# in scikit-learn.
 
-def main() -> None:
-    """Train on two workers, print the results, and plot the curves and the network."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--plot", type=Path, help="file to write (default: show it)")
-    arguments = parser.parse_args()
-    X, y = load_digits(return_X_y=True)
-    X_train, X_test, y_train, y_test = train_test_split(X / 16, y, random_state=0)
-    clf = DistributedMLPClassifier(
-        (64, 64),
-        early_stopping=True,
-        engine="peers",
-        random_state=0,
-    )
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster),
-    ):
-        clf.fit(X_train, y_train)
-    print(f"stopped    after {clf.n_iter_} epochs")
-    print(f"best       {clf.best_validation_score_:.3f} validation score")
-    print(f"accuracy   {clf.score(X_test, y_test):.3f}")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    LossCurveDisplay.from_estimator(clf, ax=left)
-    PartitionDisplay.from_estimator(clf, ax=right)
-    if arguments.plot is None:
-        plt.show()
-    else:
-        figure.savefig(arguments.plot)
-        print(f"plotted    {arguments.plot}")
+X, y = load_digits(return_X_y=True)
+X_rest, X_test, y_rest, y_test = train_test_split(X / 16, y, random_state=0)
+X_train, X_val, y_train, y_val = train_test_split(X_rest, y_rest, random_state=0)
 
+# %%
+# Train on two workers until the loss of the rows for validation has not improved for
+# ten epochs. By default, it is the accuracy that counts: ``scoring="loss"`` notices
+# earlier that probabilities get worse. The network is the one of the best epoch.
 
-if __name__ == "__main__":
-    main()
+cluster = SubprocessCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+client = Client(cluster)
+client.wait_for_workers(2)
+clf = DistributedMLPClassifier(
+    hidden_layer_sizes=(128, 128),
+    learning_rate_init=0.003,
+    early_stopping=True,
+    scoring="loss",
+    n_iter_no_change=10,
+    engine="peers",
+    random_state=0,
+)
+clf.fit(X_train, y_train, X_val=X_val, y_val=y_val)
+print(f"stopped    after {clf.n_iter_} epochs")
+print(f"best       epoch {clf.best_iter_}, loss {-clf.best_validation_score_:.3f}")
+print(f"accuracy   {clf.score(X_test, y_test):.3f} on unseen digits")
+
+# %%
+# The loss of the rows for training goes on falling, and that of the others does not.
+
+display = LossCurveDisplay(
+    loss_curve=clf.loss_curve_, validation_loss_curve=clf.validation_loss_curve_
+).plot()
+display.ax_.axvline(clf.best_iter_, color="grey", linewidth=1)
+display.ax_.set_yscale("log")
+plt.show()
+
+# %%
+# Stop the workers.
+
+client.shutdown()

@@ -1,15 +1,20 @@
 """Loss and validation scores of a fit
 ===================================
 
-``LossCurveDisplay`` plots the loss of each epoch and, with early stopping, the
-validation scores on a second axis.
+``LossCurveDisplay`` plots the loss of each epoch and, with rows for validation, their
+loss and their scores.
 """
 
 import matplotlib.pyplot as plt
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
 
-from skdistmlp import DistributedMLPClassifier
+from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.plotting import LossCurveDisplay
+
+# %%
+# Early stopping holds out 10% of the rows. Their score has its own axis, on the right.
 
 X, y = load_digits(return_X_y=True)
 clf = DistributedMLPClassifier(
@@ -31,4 +36,26 @@ for rate in (0.001, 0.003, 0.01):
     clf.fit(X / 16, y)
     LossCurveDisplay.from_estimator(clf, ax=ax, name=f"rate {rate}")
 ax.set_yscale("log")
+plt.show()
+
+# %%
+# Validation curves
+# -----------------
+#
+# Rows that you pass as ``X_val`` and ``y_val`` are scored after every epoch. Without
+# early stopping they do not change the training, and show where it should have ended:
+# these 442 patients with diabetes are too few for 100 neurons and no regularisation.
+
+X, y = load_diabetes(return_X_y=True)
+X_train, X_val, y_train, y_val = train_test_split(X, y, random_state=0)
+scaler = StandardScaler().fit(X_train)
+mean, std = y_train.mean(), y_train.std()
+reg = DistributedMLPRegressor((100,), max_iter=1000, random_state=0)
+reg.fit(
+    scaler.transform(X_train),
+    (y_train - mean) / std,
+    X_val=scaler.transform(X_val),
+    y_val=(y_val - mean) / std,
+)
+LossCurveDisplay.from_estimator(reg)
 plt.show()

@@ -3,17 +3,12 @@
 
 Trains every candidate for a few epochs, continues with the best third for longer, and
 so on. scikit-learn's ``HalvingGridSearchCV`` does this with ``resource="max_iter"``,
-but trains each candidate from scratch in every rung.
-
-Here ``partial_fit`` continues. All state of training is in the estimator, so the
-candidates are pickled between two rungs, and could be continued another day. The later
-rungs run on a cluster, on another engine than the first, without any effect on the
-scores.
+but trains each candidate from scratch in every rung. Here ``partial_fit`` continues.
 """
 
 import pickle
 
-from distributed import Client, LocalCluster
+from distributed import Client, SubprocessCluster
 from sklearn.datasets import load_digits
 from sklearn.model_selection import ParameterGrid, train_test_split
 
@@ -25,8 +20,16 @@ GRID = {
     "alpha": [1e-4, 1e-1, 10.0],
 }
 
+X, y = load_digits(return_X_y=True)
+X_rest, X_test, y_rest, y_test = train_test_split(X / 16, y, random_state=0)
+X_train, X_val, y_train, y_val = train_test_split(X_rest, y_rest, random_state=0)
 
-def run_rung(candidates, n_epochs, engine, X_train, X_val, y_train, y_val):
+# %%
+# All state of training is in the estimator. So the candidates are pickled between two
+# rungs, and could be continued another day.
+
+
+def run_rung(candidates, n_epochs, engine):
     """Continue training pickled candidates; return them and scores, best first."""
     ranking = []
     for pickled in candidates:
@@ -45,30 +48,30 @@ def run_rung(candidates, n_epochs, engine, X_train, X_val, y_train, y_val):
     return ranking
 
 
-def main() -> None:
-    """Search over nine candidates in three rungs, and score the best."""
-    X, y = load_digits(return_X_y=True)
-    X, X_test, y, y_test = train_test_split(X / 16, y, random_state=0)
-    data = train_test_split(X, y, random_state=0)
-    candidates = [
-        pickle.dumps(DistributedMLPClassifier((64, 64), random_state=0, **parameters))
-        for parameters in ParameterGrid(GRID)
-    ]
-    ranking = run_rung(candidates, 2, "local", *data)
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster),
-    ):
-        for n_epochs in (2 * FACTOR, 2 * FACTOR**2):
-            n_kept = len(ranking) // FACTOR
-            candidates = [pickle.dumps(clf) for _, clf in ranking[:n_kept]]
-            ranking = run_rung(candidates, n_epochs, "peers", *data)
-    _, best = ranking[0]
-    print(f"chosen    rate={best.learning_rate_init:g}, alpha={best.alpha:g}")
-    print(f"accuracy  {best.score(X_test, y_test):.3f} on unseen digits")
+# %%
+# The first rung trains nine candidates for two epochs, in this process.
 
+candidates = [
+    pickle.dumps(DistributedMLPClassifier((64, 64), random_state=0, **parameters))
+    for parameters in ParameterGrid(GRID)
+]
+ranking = run_rung(candidates, 2, "local")
 
-if __name__ == "__main__":
-    main()
+# %%
+# The later rungs run on a cluster, which has no effect on the scores.
+
+cluster = SubprocessCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+client = Client(cluster)
+client.wait_for_workers(2)
+for n_epochs in (2 * FACTOR, 2 * FACTOR**2):
+    n_kept = len(ranking) // FACTOR
+    candidates = [pickle.dumps(clf) for _, clf in ranking[:n_kept]]
+    ranking = run_rung(candidates, n_epochs, "peers")
+client.shutdown()
+
+# %%
+# One candidate is left.
+
+_, best = ranking[0]
+print(f"chosen    rate={best.learning_rate_init:g}, alpha={best.alpha:g}")
+print(f"accuracy  {best.score(X_test, y_test):.3f} on unseen digits")

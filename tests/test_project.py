@@ -30,7 +30,12 @@ def printed_by_example(name, *options, **environment):
         text=True,
         timeout=120,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "MPLBACKEND": "agg",
+            **environment,
+        },
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -97,20 +102,6 @@ def test_the_quickstart_of_the_readme_trains_with_each_engine():
 
 
 @pytest.mark.slow
-def test_the_search_over_worker_counts_plots_them(tmp_path):
-    picture = tmp_path / "counts.png"
-    printed = printed_by_example(
-        "worker_counts.py", "--workers", "2", "--width", "64", "--plot", picture
-    )
-    assert re.findall(r"^(\d) workers +\d+\.\d\d s per fit", printed, re.M) == [
-        "1",
-        "2",
-    ]
-    assert re.search(r"^chosen     n_workers=[12]$", printed, re.M)
-    assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.slow
 def test_the_pipeline_example_searches():
     printed = printed_by_example("pipeline_search.py")
     line = r"^alpha=(\S+) +n_workers=(\d)  accuracy (\S+)  \d+\.\d\d s per fit$"
@@ -170,27 +161,30 @@ def test_callbacks_show_progress_save_networks_and_stop():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "printed"),
-    [
-        ("plot_loss_curve.py", "^$"),
-        ("plot_partition.py", r"^peers: .*\nnetwork 64-24-200-10, .*, 2 shards\n"),
-        ("plot_forecast.py", r"^expected: .* ms per step, .*\nnext best: "),
-        pytest.param("plot_worker_counts.py", "^$", marks=pytest.mark.slow),
-        pytest.param("plot_crossover.py", "^$", marks=pytest.mark.slow),
-    ],
-    ids=["loss curve", "partition", "forecast", "worker counts", "crossover"],
-)
-def test_the_examples_of_the_displays_run(name, printed):
+def test_the_loss_curves_are_plotted():
     # With more threads, small products wait for each other on a busy machine.
-    environment = {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
-    assert re.search(printed, printed_by_example(name, **environment))
+    assert not printed_by_example("plot_loss_curve.py", OMP_NUM_THREADS="1")
+
+
+@pytest.mark.slow
+def test_the_partition_is_plotted_with_and_without_replicas():
+    printed = printed_by_example("plot_partition.py")
+    network = r"^peers: .*\nnetwork 64-24-200-10, .*, 2 shards(.*)$"
+    assert re.findall(network, printed, re.M) == ["", " in each of 2 replicas"]
+    difference = re.search(r"^largest difference .*: (\S+)$", printed, re.M)[1]
+    assert float(difference) < 1e-6
+
+
+@pytest.mark.slow
+def test_a_fit_that_loses_a_worker_ends_with_the_same_bits():
+    printed = printed_by_example("plot_recovery.py")
+    assert re.search(r"^killed after epoch 30, resumed from epoch \d+$", printed, re.M)
+    assert "same bits: True" in printed.splitlines()
 
 
 @pytest.mark.slow
 def test_the_comparison_with_the_defaults_prints_the_figures_of_its_text():
-    environment = {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
-    printed = printed_by_example("plot_beyond.py", **environment)
+    printed = printed_by_example("plot_beyond.py", OMP_NUM_THREADS="1")
     text = (ROOT / "examples" / "plot_beyond.py").read_text()
     assert re.search(r"after (33 of 123) epochs$", printed, re.M)[1] in text
     means = re.findall(r"^(\w.*?) +(0\.\d+) \+- .* +(0\.\d+) \+- ", printed, re.M)
@@ -202,12 +196,13 @@ def test_the_comparison_with_the_defaults_prints_the_figures_of_its_text():
 
 
 @pytest.mark.slow
-def test_early_stopping_plots_its_curves(tmp_path):
-    picture = tmp_path / "curves.png"
-    printed = printed_by_example("early_stopping.py", "--plot", picture)
-    assert re.search(r"^stopped    after \d+ epochs$", printed, re.M)
-    assert float(re.search(r"^accuracy   (\S+)$", printed, re.M)[1]) > 0.9
-    assert picture.read_bytes().startswith(b"\x89PNG")
+def test_early_stopping_ends_after_the_lowest_loss():
+    printed = printed_by_example("early_stopping.py")
+    n_epochs = re.search(r"^stopped    after (\d+) epochs$", printed, re.M)[1]
+    best = re.search(r"^best       epoch (\d+), loss \d\.\d{3}$", printed, re.M)[1]
+    assert int(n_epochs) == int(best) + 10
+    accuracy = re.search(r"^accuracy   (\S+) on unseen digits$", printed, re.M)[1]
+    assert float(accuracy) > 0.9
 
 
 @pytest.mark.slow
@@ -229,11 +224,12 @@ def test_a_network_is_exported_and_imported():
 
 
 @pytest.mark.slow
-def test_a_running_cluster_shows_which_worker_holds_what(client):
-    address = client.scheduler.address
-    printed = printed_by_example("cluster_by_hand.py", address, "--width", "256")
+def test_a_cluster_of_commands_shows_which_worker_holds_what():
+    printed = printed_by_example("cluster_by_hand.py")
     assert printed.startswith("peers: ")
-    assert printed.count("shard ") >= 3
+    assert re.findall(r"^shard (\d) on tcp://", printed, re.M) == ["0", "1"]
+    accuracy = re.search(r"^accuracy (\S+) on unseen digits$", printed, re.M)[1]
+    assert float(accuracy) > 0.9
 
 
 @pytest.mark.slow

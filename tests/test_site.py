@@ -15,9 +15,15 @@ import pytest
 
 from skdistmlp import plotting
 from skdistmlp.estimators import _sklearn
+from tests.cluster.fits.test_notebook import notebook
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PAGES = [path for path in EXAMPLES if path.name != "report_crossover.py"]
+"""Examples of the gallery: the other is a command, which a notebook cannot run."""
+
+MEASURED_WITHIN_S = 600
+"""How long a cell may print nothing: without its file, a page measures for a minute."""
 
 
 class Page(HTMLParser):
@@ -43,6 +49,13 @@ def test_every_example_has_a_title(example):
     assert title
     assert line == "=" * len(title)
     assert not empty
+
+
+@pytest.mark.parametrize("example", PAGES, ids=lambda path: path.name)
+def test_every_page_of_the_gallery_is_a_lesson_in_steps(example):
+    text = example.read_text()
+    assert "\n# %%\n" in text
+    assert "argparse" not in text
 
 
 @pytest.mark.parametrize("display", plotting.__all__)
@@ -107,9 +120,34 @@ def test_links_within_the_site_have_a_target(site):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_every_example_has_a_page(site, example):
+@pytest.mark.parametrize("example", PAGES, ids=lambda path: path.stem)
+def test_every_example_has_a_page_and_a_notebook(site, example):
     assert (site / "gallery" / f"{example.stem}.html").exists()
+    assert list((site / "_downloads").glob(f"*/{example.stem}.ipynb"))
+
+
+@pytest.mark.slow
+def test_the_gallery_offers_no_other_notebook(site):
+    notebooks = {path.stem for path in (site / "_downloads").glob("*/*.ipynb")}
+    assert notebooks == {example.stem for example in PAGES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", PAGES, ids=lambda path: path.stem)
+def test_every_notebook_of_the_gallery_runs(tmp_path, example):
+    from sphinx_gallery.notebook import python_to_jupyter_cli
+
+    script = tmp_path / example.name
+    shutil.copy(example, script)
+    python_to_jupyter_cli([str(script)])
+    script.unlink()
+    cells = json.loads(script.with_suffix(".ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 1
+    with notebook(tmp_path) as opened:
+        for cell in code:
+            opened.run(cell, within_s=MEASURED_WITHIN_S)
+        assert opened.n_pictures == example.read_text().count("plt.show()")
 
 
 @pytest.mark.slow

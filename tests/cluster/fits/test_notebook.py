@@ -37,22 +37,25 @@ client.shutdown()
 
 
 class Notebook:
-    """A kernel, and what it has printed."""
+    """A kernel, what it has printed, and the number of pictures that it has shown."""
 
     def __init__(self, manager, client):
+        self.n_pictures = 0
         self._manager = manager
         self._client = client
 
-    def run(self, cell, stop_at=None):
+    def run(self, cell, stop_at=None, within_s=WITHIN_S):
         """Run a cell; press the stop button once it has printed something."""
         printed = ""
         self._client.execute(cell)
         while True:
-            message = self._client.get_iopub_msg(timeout=WITHIN_S)
+            message = self._client.get_iopub_msg(timeout=within_s)
             content = message["content"]
             assert message["msg_type"] != "error", "\n".join(content["traceback"])
             if message["msg_type"] == "stream":
                 printed += content["text"]
+            if message["msg_type"] == "display_data":
+                self.n_pictures += "image/png" in content["data"]
             if stop_at is not None and stop_at in printed:
                 self._manager.interrupt_kernel()
                 stop_at = None
@@ -62,9 +65,9 @@ class Notebook:
 
 
 @contextmanager
-def notebook():
+def notebook(folder=None):
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env={**os.environ, "PYTHONPATH": str(ROOT)})
+    manager.start_kernel(env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=folder)
     client = manager.client()
     client.start_channels()
     try:
