@@ -5,8 +5,11 @@
 loss and their scores.
 """
 
+import warnings
+
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_diabetes, load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
@@ -50,7 +53,8 @@ X, y = load_diabetes(return_X_y=True)
 X_train, X_val, y_train, y_val = train_test_split(X, y, random_state=0)
 scaler = StandardScaler().fit(X_train)
 mean, std = y_train.mean(), y_train.std()
-reg = DistributedMLPRegressor((100,), max_iter=1000, random_state=0)
+warnings.simplefilter("ignore", ConvergenceWarning)  # it goes on for too long
+reg = DistributedMLPRegressor(hidden_layer_sizes=(100,), max_iter=300, random_state=0)
 reg.fit(
     scaler.transform(X_train),
     (y_train - mean) / std,

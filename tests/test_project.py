@@ -200,7 +200,7 @@ def test_early_stopping_ends_after_the_lowest_loss():
     printed = printed_by_example("early_stopping.py")
     n_epochs = re.search(r"^stopped    after (\d+) epochs$", printed, re.M)[1]
     best = re.search(r"^best       epoch (\d+), loss \d\.\d{3}$", printed, re.M)[1]
-    assert int(n_epochs) == int(best) + 10
+    assert int(n_epochs) == int(best) + 11
     accuracy = re.search(r"^accuracy   (\S+) on unseen digits$", printed, re.M)[1]
     assert float(accuracy) > 0.9
 
