@@ -61,8 +61,13 @@ def measure():
             n_iter_no_change=N_EPOCHS,
             random_state=0,
         )
+        # The first fit imports the package on the workers, which may take longer than a
+        # measurement waits for them.
+        clone(clf).set_params(engine="peers", max_iter=1).fit(X_train, y_train)
         clf.fit(X_train, y_train)
         plan = clf.plan_
+        if plan.forecast is None:
+            raise RuntimeError(f"there is no forecast: {plan.reason}")
         measured = []
         for row in plan.forecast.rows:
             other = clone(clf).set_params(engine=row.engine)

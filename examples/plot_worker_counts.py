@@ -90,8 +90,8 @@ print(f"measured by {results['command']} with one thread per worker")
 print(f"on {results['machine']}")
 
 # %%
-# Two workers halve the time of the large network, or nearly so. The small one is not
-# worth sharing: what the workers exchange takes as long as what they no longer compute.
+# The large network gains from a second worker. The small one does not: what the workers
+# exchange takes longer than what each of them no longer computes.
 
 _, ax = plt.subplots(layout="constrained")
 for name, columns in results["networks"].items():

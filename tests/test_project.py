@@ -1,5 +1,6 @@
 """What a checkout promises: commands of the README, examples, links, the wheel."""
 
+import json
 import os
 import re
 import subprocess
@@ -180,6 +181,30 @@ def test_a_fit_that_loses_a_worker_ends_with_the_same_bits():
     printed = printed_by_example("plot_recovery.py")
     assert re.search(r"^killed after epoch 30, resumed from epoch \d+$", printed, re.M)
     assert "same bits: True" in printed.splitlines()
+
+
+MEASURED_PAGES = sorted(path.stem for path in (ROOT / "examples").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", MEASURED_PAGES)
+def test_a_page_that_compares_times_ships_its_measurement(name):
+    file = ROOT / "examples" / f"{name}.json"
+    measurement = json.loads(file.read_text())
+    assert measurement["command"] == f"python examples/{name}.py"
+    assert re.match(r"\d+ cores, load \d+\.\d, ", measurement["machine"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEASURED_PAGES)
+def test_a_page_that_compares_times_draws_its_measurement(name):
+    file = ROOT / "examples" / f"{name}.json"
+    before = file.read_bytes()
+    printed = printed_by_example(f"{name}.py")
+    assert file.read_bytes() == before
+    assert printed.startswith(
+        f"measured by python examples/{name}.py with one thread per worker\n"
+        f"on {json.loads(before)['machine']}\n"
+    )
 
 
 @pytest.mark.slow
