@@ -28,6 +28,7 @@ from skdistmlp.cluster._dask import (
     Cluster,
     CommClosedError,
     add_handler,
+    add_metric,
     array_meta,
     asyncio_loop,
     awaited_transfers,
@@ -576,6 +577,26 @@ def test_a_worker_knows_what_its_process_and_its_values_take(client, workers):
     assert abs(after[0] - before[0] - 5e7) < 2.5e7
     assert abs(after[1] - before[1] - 5e7) < 1000
     assert before[2] == after[2] == 0
+
+
+def test_a_metric_is_reported_with_heartbeats(client, workers):
+    def add(dask_worker):
+        add_metric(dask_worker, "a metric", lambda worker: worker.address)
+        # The first one stays.
+        add_metric(dask_worker, "a metric", lambda worker: worker.name)
+
+    def metrics():
+        return client.scheduler_info(n_workers=-1)["workers"][workers[0]]["metrics"]
+
+    def remove(dask_worker):
+        del dask_worker.metrics["a metric"]
+
+    client.run(add, workers=workers[:1])
+    try:
+        found = wait_until(lambda: metrics().get("a metric"), "it is reported")
+        assert found == workers[0]
+    finally:
+        client.run(remove, workers=workers[:1])
 
 
 def test_values_are_fetched_without_being_stored(client, workers):

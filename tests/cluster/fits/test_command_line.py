@@ -15,6 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier
+from skdistmlp.cluster.run.graph import PREDICT, TRAIN
 from skdistmlp.parallel.whole_network import PREDICT_BLOCK_ROWS
 from tests.cluster.dask_processes import DASK, DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, remember
@@ -60,14 +61,14 @@ def watched(address: str, call: Callable[[], Any]) -> tuple[Any, list, dict, set
     return result, computed, workers, group_names
 
 
-def assert_delegated(plan, n_times, computed, workers, group_names):
+def assert_delegated(plan, group, n_times, computed, workers, group_names):
     """There is one forward task per layer and shard, on the worker of the plan."""
     of_group = Counter(key[1] for key in computed if key[1].startswith("forward"))
     assert of_group == {
         f"forward-layer{layer}-shard{shard}": n_times
         for layer, shard in product(range(N_LAYERS), range(2))
     }
-    assert set(of_group) <= group_names
+    assert group_names == {group}
     for shard in range(2):
         on_shard = [key for key in computed if key[1].endswith(f"-shard{shard}")]
         assert {worker for key in on_shard for worker in workers[key]} == {
@@ -95,14 +96,14 @@ def test_each_layer_of_each_shard_is_a_task_on_its_worker(tmp_path, digits):
         assert mlp.engine_ == "futures"
         assert sorted(mlp.plan_.workers) == sorted(processes.workers)
         n_steps = N_EPOCHS * ceil(len(X) / 200)
-        assert_delegated(mlp.plan_, n_steps, *seen)
+        assert_delegated(mlp.plan_, TRAIN, n_steps, *seen)
 
         labels, *seen = watched(processes.address, lambda: ours.predict(X_long))
 
         # Prediction goes block by block of rows.
         n_blocks = ceil(len(X_long) / PREDICT_BLOCK_ROWS)
         assert n_blocks == 2
-        assert_delegated(mlp.plan_, n_blocks, *seen)
+        assert_delegated(mlp.plan_, PREDICT, n_blocks, *seen)
 
     theirs = fitted(
         make_pipeline(StandardScaler(), MLPClassifier(HIDDEN, **PARAMETERS)), X, y

@@ -16,6 +16,7 @@ from skdistmlp.cluster.peers.worker import METRIC
 from skdistmlp.cluster.run.graph import MEASURE, PREDICT, TRAIN
 from tests.cluster.peers.test_driver import stop_all
 from tests.cluster.support import in_thread, wait_until
+from tests.marks import only_quick
 
 PAGES = ["groups", "status", "graph", "individual-task-stream", "workers"]
 
@@ -128,7 +129,7 @@ def dashboard():
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer|lbfgs failed")
-@pytest.mark.parametrize("case", ["peers", "futures"])
+@pytest.mark.parametrize("case", only_quick(1, cases=["peers", "futures"]))
 def test_pages_can_be_opened_during_a_fit(dashboard, case, caplog):
     client, url = dashboard
     answers: Counter[tuple[str, int]] = Counter()
