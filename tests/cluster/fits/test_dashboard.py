@@ -48,7 +48,7 @@ def groups(dask_scheduler):
     }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", only_quick(2, 4, cases=CASES))
 def test_groups_depend_on_none_that_may_be_gone_or_depends_on_them(client, case):
     """Dask's page of groups can draw neither."""
     seen, ended = [], threading.Event()
