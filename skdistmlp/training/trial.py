@@ -87,7 +87,7 @@ class Trial:
     ----------
     network : Network
         The network whose steps are timed: the job's own, or where that is large, one
-        with narrower layers, whose numbers take as long each.
+        with narrower layers, in which an operation takes about as long.
     dtype : dtype
         Of parameters and features.
     rule : UpdateRule or None
