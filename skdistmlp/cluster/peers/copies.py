@@ -17,7 +17,7 @@ from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.cluster.client.workers import worker_memory
 from skdistmlp.cluster.peers import worker
-from skdistmlp.cluster.peers.worker import ShardCopy
+from skdistmlp.cluster.peers.shard import ShardCopy
 from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.settings import COPIES_ANSWER_S, copies_max_share

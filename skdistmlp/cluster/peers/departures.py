@@ -15,7 +15,7 @@ from skdistmlp.cluster.client.workers import (
     resume_paused,
     worker_statuses,
 )
-from skdistmlp.cluster.peers.worker import Report
+from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.cluster.run.departure import (
     Departure,
     departure_among,

@@ -38,7 +38,7 @@ from skdistmlp.cluster.peers.nested_fits import calling_back, check_not_nested
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.round_start import RoundStart
-from skdistmlp.cluster.peers.worker import Report, Roster, ShardCopy
+from skdistmlp.cluster.peers.shard import Report, Roster, ShardCopy
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.placement import Placement

@@ -22,7 +22,7 @@ from skdistmlp.cluster.peers.measurement import (
     measure_again,
 )
 from skdistmlp.cluster.peers.probe import prepare
-from skdistmlp.cluster.peers.worker import Report
+from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.calibration import corners, machines_of

@@ -15,7 +15,7 @@ from distributed import Client
 
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.peers import worker
-from skdistmlp.cluster.peers.worker import ShardCopy
+from skdistmlp.cluster.peers.shard import ShardCopy
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit

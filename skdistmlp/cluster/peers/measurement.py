@@ -20,7 +20,7 @@ from skdistmlp.cluster.client.workers import scheduler_id
 from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.reservation import reserve_workers
-from skdistmlp.cluster.peers.worker import Roster
+from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run.graph import MEASURE
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError

@@ -13,7 +13,8 @@ import numpy as np
 from distributed import get_worker
 
 from skdistmlp.cluster._dask import result_dropped
-from skdistmlp.cluster.peers.worker import Roster, open_listener, tls_of
+from skdistmlp.cluster.peers.shard import Roster
+from skdistmlp.cluster.peers.worker import open_listener, tls_of
 from skdistmlp.cluster.run.garbage import collect_until_gone
 from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
 from skdistmlp.exceptions import ExchangeError

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from skdistmlp.cluster.peers.worker import Report
+from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.exceptions import counted
 from skdistmlp.training.progress import LbfgsProgress, Progress
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from skdistmlp.cluster.peers.messages import Message, ShardMet, ShardRunning
-from skdistmlp.cluster.peers.worker import Roster
+from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.wire.handshake import ADVICE
 

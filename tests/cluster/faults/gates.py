@@ -19,8 +19,10 @@ import numpy as np
 from distributed import Client, Scheduler, Worker
 
 from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.cluster.peers import shard as peers_shard
 from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.copies import StateCopies
+from skdistmlp.cluster.peers.shard import PeerShard
 from skdistmlp.training import loop
 from skdistmlp.wire import packet
 from skdistmlp.wire.collectives import SocketCollectives
@@ -31,12 +33,12 @@ from tests.cluster.support import wait_until
 
 HOLD_POINTS: dict[str, tuple[Any, str]] = {
     "placing": (worker, "listen"),
-    "connecting": (worker, "meet"),
+    "connecting": (peers_shard, "meet"),
     "forward exchange": (SocketCollectives, "begin_all_gather"),
     "backward exchange": (SocketCollectives, "begin_reduce_scatter"),
     "between rounds": (SocketCommunicator, "wait_for_all"),
-    "copying": (worker.PeerShard, "copy"),
-    "collecting": (worker.PeerShard, "close"),
+    "copying": (PeerShard, "copy"),
+    "collecting": (PeerShard, "close"),
     "validating": (loop, "predict_blocks"),
 }
 """By phase, the function before whose call a worker is held."""
@@ -159,7 +161,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """What a held shard can be told to do before it continues."""
 
 
-def _shards() -> list[worker.PeerShard]:
+def _shards() -> list[PeerShard]:
     return list(worker._RUNS.values())
 
 

@@ -19,7 +19,9 @@ from distributed import Client, Event, get_worker
 
 from skdistmlp import WorkerLostError
 from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.cluster.peers import shard as peers_shard
 from skdistmlp.cluster.peers import worker
+from skdistmlp.cluster.peers.shard import PeerShard
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.training import loop
@@ -37,13 +39,13 @@ TOPIC = "skdistmlp-soak"
 
 MOMENTS: dict[str, tuple[Any, str, int]] = {
     "opening": (worker, "listen", 1),
-    "connecting": (worker, "meet", 1),
+    "connecting": (peers_shard, "meet", 1),
     "step": (SocketCommunicator, "begin_step", 20),
     "exchange": (Connections, "begin", 40),
-    "round": (worker.PeerShard, "train", 3),
-    "copying": (worker.PeerShard, "copy", 3),
+    "round": (PeerShard, "train", 3),
+    "copying": (PeerShard, "copy", 3),
     "validating": (loop, "predict_blocks", 3),
-    "collecting": (worker.PeerShard, "close", 1),
+    "collecting": (PeerShard, "close", 1),
 }
 """Points of injection: before a call of a function, and the last such call."""
 

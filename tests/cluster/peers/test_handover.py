@@ -8,7 +8,7 @@ import pytest
 
 from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.handover import HandOver
-from skdistmlp.cluster.peers.worker import PeerShard
+from skdistmlp.cluster.peers.shard import PeerShard
 from skdistmlp.exceptions import ExchangeError
 from tests.cluster.support import bounded
 from tests.training.jobs import job_of

@@ -23,7 +23,7 @@ from skdistmlp.cluster.peers.measurement import (
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.reservation import reserve_workers
-from skdistmlp.cluster.peers.worker import Roster
+from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.cost import StepCost

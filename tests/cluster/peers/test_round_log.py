@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from skdistmlp.cluster.peers.round_log import RoundLog
-from skdistmlp.cluster.peers.worker import Report
+from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.training.progress import LbfgsProgress, Progress
 from skdistmlp.training.schedules import LearningRateSchedule
 

@@ -12,7 +12,7 @@ from skdistmlp.cluster.peers.messages import (
     TaskEnded,
 )
 from skdistmlp.cluster.peers.round_start import RoundStart
-from skdistmlp.cluster.peers.worker import Roster
+from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.wire.handshake import ADVICE
 
 WORKERS = ["tcp://a", "tcp://b", "tcp://c"]

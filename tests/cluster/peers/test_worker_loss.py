@@ -112,16 +112,16 @@ def test_shards_that_cannot_connect_time_out(processes, data, monkeypatch):
 
 
 def hold_before_connecting():
-    from skdistmlp.cluster.peers import worker as peers_worker
+    from skdistmlp.cluster.peers import shard
 
-    meet = peers_worker.meet
+    meet = shard.meet
 
     def hold(*args):
-        peers_worker.meet = meet
+        shard.meet = meet
         Event("before-connecting").wait(60)
         return meet(*args)
 
-    peers_worker.meet = hold
+    shard.meet = hold
 
 
 @pytest.mark.slow
@@ -142,15 +142,15 @@ def test_an_error_names_its_worker(client, data):
     victim = tuple(client.nthreads())[1]
 
     def install():
-        from skdistmlp.cluster.peers import worker as peers_worker
+        from skdistmlp.cluster.peers import shard
 
-        meet = peers_worker.meet
+        meet = shard.meet
 
         def fail(*_):
-            peers_worker.meet = meet
+            shard.meet = meet
             raise RuntimeError("planted")
 
-        peers_worker.meet = fail
+        shard.meet = fail
 
     client.run(install, workers=[victim])
     with pytest.raises(RuntimeError, match="planted") as caught:
@@ -238,7 +238,7 @@ def test_a_shard_suspended_at_the_very_end_is_named(processes, data):
             import os
             import signal
 
-            from skdistmlp.cluster.peers.worker import PeerShard
+            from skdistmlp.cluster.peers.shard import PeerShard
 
             close = PeerShard.close
 
