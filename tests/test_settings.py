@@ -1,19 +1,15 @@
-"""Settings of skdistmlp in Dask's configuration, and the table of fixed timeouts."""
+"""Settings of skdistmlp in Dask's configuration."""
 
-import ast
 import json
 import os
 import re
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 import dask
 import pytest
 
-import skdistmlp
-from skdistmlp import settings
 from skdistmlp.settings import (
     SETTINGS,
     cache_max_bytes,
@@ -22,7 +18,6 @@ from skdistmlp.settings import (
     copies_max_share,
     elastic,
     exchange_timeout_s,
-    fixed_timeouts,
     listen_ports,
     max_recoveries,
     parameter_threshold,
@@ -30,6 +25,7 @@ from skdistmlp.settings import (
     rows_memory_share,
 )
 from tests.marks import only_quick
+from tests.pages import table_of
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "settings.md").read_text("utf-8")
@@ -407,71 +403,10 @@ def test_an_empty_section_has_the_defaults(section):
 # The page.
 
 
-def rows(heading):
-    """Return the cells of the table below a heading."""
-    _, _, section = PAGE.partition(f"## {heading}\n")
-    section, _, _ = section.partition("\n## ")
-    lines = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-
-
 def test_the_page_has_every_setting():
-    assert rows("What you may set") == [
+    assert table_of(PAGE, "What you may set") == [
         [f"`{s.key}`", f"`{s.default}`", s.expected, s.meaning]
         for s in SETTINGS.values()
     ]
     for setting in SETTINGS.values():
         assert setting.key in PAGE
-
-
-def docstrings_of_timeouts():
-    """Return what settings.py says below each timeout."""
-    body = ast.parse(Path(settings.__file__).read_text("utf-8")).body
-    return {
-        assigned.targets[0].id: " ".join(said.value.value.split())
-        for assigned, said in pairwise(body)
-        if isinstance(assigned, ast.Assign)
-        and isinstance(said, ast.Expr)
-        and assigned.targets[0].id.endswith("_S")
-    }
-
-
-def test_the_page_has_every_timeout_with_its_meaning():
-    said = docstrings_of_timeouts()
-    expected = []
-    for name, value in fixed_timeouts():
-        seconds = value if isinstance(value, tuple) else (value,)
-        shown = ", ".join(f"{s:g} s" for s in seconds)
-        expected.append([f"`{name}`", shown, said[name]])
-    assert rows("Fixed timeouts") == expected
-    assert len(expected) > 15
-
-
-NOT_TIMEOUTS = {
-    "timing.py: MIN_DIFFERENCE_S",
-    "candidates.py: PEERS_FIT_S",
-    "rates.py: TASK_S",
-    "copies.py: ASSUMED_BYTES_PER_S",
-    "elastic.py: FIRST_MEASURING_S",
-    "rates.py: DASK_BYTE_S",
-    "auto.py: MEASURED_FROM_S",
-    "trial.py: TIMED_S",
-    "probe.py: LINK_S",
-}
-"""Constants in seconds that nothing waits for: what measurements have to exceed or are
-allowed to take, and what something is expected to take."""
-
-
-def test_no_other_module_defines_a_timeout():
-    package = Path(skdistmlp.__file__).parent
-    elsewhere = {
-        f"{path.name}: {node.id}"
-        for path in package.rglob("*.py")
-        if path != Path(settings.__file__)
-        for statement in ast.parse(path.read_text("utf-8")).body
-        if isinstance(statement, ast.Assign)
-        for target in statement.targets
-        for node in ast.walk(target)
-        if isinstance(node, ast.Name) and node.id.endswith("_S")
-    }
-    assert elsewhere == NOT_TIMEOUTS

@@ -43,7 +43,7 @@ from distributed.threadpoolexecutor import thread_state
 from distributed.utils import LoopRunner
 from distributed.utils_comm import gather_from_workers
 
-from skdistmlp.settings import PING_ANSWER_S, SEND_POLL_S
+from skdistmlp.timeouts import PING_ANSWER_S, SEND_POLL_S
 
 __all__ = [
     "Cluster",

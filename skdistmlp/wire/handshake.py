@@ -27,7 +27,7 @@ from typing import NamedTuple, TypeAlias
 
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.communicators import Label
-from skdistmlp.settings import (
+from skdistmlp.timeouts import (
     CANCEL_POLL_S,
     HANDSHAKE_TIMEOUT_S,
     PORT_FREE_S,

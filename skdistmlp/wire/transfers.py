@@ -17,7 +17,7 @@ from functools import reduce
 from operator import or_
 
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.settings import CANCEL_POLL_S, SPIN_S
+from skdistmlp.timeouts import CANCEL_POLL_S, SPIN_S
 from skdistmlp.wire.packet import HEADER_BYTES, Header, verify_header
 
 SOCKET_BUFFER_BYTES = 4 * 2**20

@@ -34,7 +34,7 @@ from skdistmlp.cluster.client.calling_thread import (
 )
 from skdistmlp.cluster.client.dask_release import check_dask_release
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.settings import DIAGNOSE_S, RECONNECT_POLL_S, REFUSED_S
+from skdistmlp.timeouts import DIAGNOSE_S, RECONNECT_POLL_S, REFUSED_S
 
 WEB_SERVER = (
     "that is a web server, perhaps the dashboard; the scheduler prints its own "

@@ -10,7 +10,7 @@ from typing import Any
 from distributed import Client
 
 from skdistmlp.cluster._dask import asyncio_loop
-from skdistmlp.settings import PING_ANSWER_S, WORKER_CHECK_S
+from skdistmlp.timeouts import PING_ANSWER_S, WORKER_CHECK_S
 
 
 def submit_rpc(

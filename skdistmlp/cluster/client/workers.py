@@ -22,7 +22,7 @@ from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.exceptions import ClusterError, counted
 from skdistmlp.planning.plan import WorkerMemory
-from skdistmlp.settings import (
+from skdistmlp.timeouts import (
     CONNECT_PROBE_S,
     CONNECT_PROBE_VALID_S,
     RESUME_POLL_S,

@@ -31,7 +31,7 @@ from skdistmlp.parallel.rows import (
     RowHolding,
     RowsInRanges,
 )
-from skdistmlp.settings import CANCEL_POLL_S
+from skdistmlp.timeouts import CANCEL_POLL_S
 
 
 @dataclass(frozen=True)

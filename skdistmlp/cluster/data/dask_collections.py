@@ -31,7 +31,7 @@ from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
 from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import WorkersCheck
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.settings import WORKER_CHECK_S
+from skdistmlp.timeouts import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet
 
 COMPUTING = "computing the data"

@@ -20,7 +20,8 @@ from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.shard import ShardCopy
 from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.settings import COPIES_ANSWER_S, copies_max_share
+from skdistmlp.settings import copies_max_share
+from skdistmlp.timeouts import COPIES_ANSWER_S
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.pace import Pace
 

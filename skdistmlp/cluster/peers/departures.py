@@ -22,7 +22,7 @@ from skdistmlp.cluster.run.departure import (
     departure_named,
 )
 from skdistmlp.exceptions import WorkerLostError
-from skdistmlp.settings import WORKER_CHECK_S
+from skdistmlp.timeouts import WORKER_CHECK_S
 
 LookForPlan = Callable[[Sequence[Report], float], Departure | None]
 """From what all shards report of a round, and the seconds that placing them took, to a

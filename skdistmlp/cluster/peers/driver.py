@@ -47,11 +47,8 @@ from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.rows import RowRange, RowsInRanges
 from skdistmlp.planning.plan import Plan
-from skdistmlp.settings import (
-    ROUND_S,
-    WORKER_CHECK_S,
-    exchange_timeout_s,
-)
+from skdistmlp.settings import exchange_timeout_s
+from skdistmlp.timeouts import ROUND_S, WORKER_CHECK_S
 from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.loop import prefer_interrupt
 from skdistmlp.training.progress import Outcome, Progress

@@ -30,7 +30,8 @@ from skdistmlp.planning.candidates import FitLength, Offer
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.moves import PAYS, move_that_pays
 from skdistmlp.planning.plan import Plan, WorkerMemory
-from skdistmlp.settings import MOVE_LOOK_S, rows_memory_share
+from skdistmlp.settings import rows_memory_share
+from skdistmlp.timeouts import MOVE_LOOK_S
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import Progress
 from skdistmlp.training.trial import Trial

@@ -11,7 +11,7 @@ from distributed import Future
 
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.settings import LOSS_POLL_S, WORKER_CHECK_S
+from skdistmlp.timeouts import LOSS_POLL_S, WORKER_CHECK_S
 
 
 def raise_cause(tasks: Placement, futures: Sequence[Future[Any]]) -> NoReturn:

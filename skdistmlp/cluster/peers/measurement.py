@@ -29,12 +29,8 @@ from skdistmlp.planning.calibration import Timings, are_equal
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Machines
 from skdistmlp.planning.plan import WorkerMemory, plan_training
-from skdistmlp.settings import (
-    MEASURING_POLL_S,
-    MEASURING_RETRY_S,
-    MEASURING_TIMEOUT_S,
-    exchange_timeout_s,
-)
+from skdistmlp.settings import exchange_timeout_s
+from skdistmlp.timeouts import MEASURING_POLL_S, MEASURING_RETRY_S, MEASURING_TIMEOUT_S
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 

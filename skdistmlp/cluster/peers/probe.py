@@ -20,7 +20,7 @@ from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellati
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import consecutive_ranges
-from skdistmlp.settings import CONNECT_PROBE_S, MEETING_S
+from skdistmlp.timeouts import CONNECT_PROBE_S, MEETING_S
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.handshake import Address, Credentials, Tls, meet

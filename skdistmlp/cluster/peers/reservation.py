@@ -22,7 +22,7 @@ from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
 from skdistmlp.cluster.client.scheduler import await_scheduler
 from skdistmlp.cluster.client.workers import scheduler_id
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.settings import (
+from skdistmlp.timeouts import (
     INTENTION_S,
     LEAVE_QUEUE_S,
     QUEUE_FIRST_POLL_S,

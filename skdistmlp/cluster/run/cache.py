@@ -21,12 +21,8 @@ from distributed import Client, Future
 from skdistmlp.cluster._dask import call_later, call_scheduler, event_loop_runs_here
 from skdistmlp.cluster.client.lookup import is_for_many_calls
 from skdistmlp.cluster.client.rpc import submit_rpc
-from skdistmlp.settings import (
-    EXIT_RELEASE_S,
-    RELEASE_POLL_S,
-    cache_max_bytes,
-    cache_ttl_s,
-)
+from skdistmlp.settings import cache_max_bytes, cache_ttl_s
+from skdistmlp.timeouts import EXIT_RELEASE_S, RELEASE_POLL_S
 
 _ALL: weakref.WeakSet[WorkerCache] = weakref.WeakSet()
 

@@ -17,7 +17,7 @@ from skdistmlp.cluster.client.workers import (
 )
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.planning.plan import Plan, WorkerMemory, memory_shortage
-from skdistmlp.settings import MEMORY_FREED_S, MEMORY_POLL_S
+from skdistmlp.timeouts import MEMORY_FREED_S, MEMORY_POLL_S
 
 
 def check_free_memory(

@@ -14,7 +14,7 @@ from weakref import ref
 from distributed import Worker, get_worker
 
 from skdistmlp.cluster._dask import call_later
-from skdistmlp.settings import GARBAGE_AFTER_S, GARBAGE_AT_MOST_EVERY_S
+from skdistmlp.timeouts import GARBAGE_AFTER_S, GARBAGE_AT_MOST_EVERY_S
 
 
 class _InFrame:

@@ -20,7 +20,7 @@ import psutil
 from distributed import Client
 
 from skdistmlp.cluster._dask import host_and_port_of, run_directly
-from skdistmlp.settings import PING_ANSWER_S
+from skdistmlp.timeouts import PING_ANSWER_S
 
 THREAD_NAME = "skdistmlp-interrupts"
 

@@ -13,7 +13,8 @@ from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.scheduler import UNRESPONSIVE_TIMEOUTS
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.exceptions import WorkerLostError
-from skdistmlp.settings import PING_ANSWER_S, exchange_timeout_s
+from skdistmlp.settings import exchange_timeout_s
+from skdistmlp.timeouts import PING_ANSWER_S
 
 
 class LivenessCheck:

@@ -28,7 +28,7 @@ from skdistmlp.cluster._dask import (
     remove_replicas,
 )
 from skdistmlp.cluster.client.rpc import check_open, submit_rpc
-from skdistmlp.settings import ORPHAN_ANSWER_S, ORPHAN_LOOKS_S
+from skdistmlp.timeouts import ORPHAN_ANSWER_S, ORPHAN_LOOKS_S
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.planning.plan import Plan, memory_needs
-from skdistmlp.settings import WORKER_CHECK_S
+from skdistmlp.timeouts import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet
 
 

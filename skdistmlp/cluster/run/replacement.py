@@ -29,7 +29,8 @@ from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import Plan, plan_training
 from skdistmlp.planning.recovery import Recovery
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
-from skdistmlp.settings import RECOVERY_POLL_S, rows_memory_share
+from skdistmlp.settings import rows_memory_share
+from skdistmlp.timeouts import RECOVERY_POLL_S
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
 

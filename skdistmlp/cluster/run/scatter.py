@@ -26,7 +26,7 @@ from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.exceptions import WorkerLostError
-from skdistmlp.settings import WORKER_CHECK_S
+from skdistmlp.timeouts import WORKER_CHECK_S
 
 SENT_AT_ONCE = 4
 """Values on their way at the same time: more would share the same network."""

@@ -13,7 +13,7 @@ from distributed import Client
 from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.run.graph import run_of
 from skdistmlp.exceptions import counted
-from skdistmlp.settings import BUSY_AFTER_S, PING_ANSWER_S
+from skdistmlp.timeouts import BUSY_AFTER_S, PING_ANSWER_S
 from skdistmlp.training.loop import Log
 
 LOG = logging.getLogger("skdistmlp")

@@ -23,7 +23,8 @@ from skdistmlp.cluster.run.liveness import LivenessCheck, PausedCheck
 from skdistmlp.cluster.run.reachability import ReachabilityCheck
 from skdistmlp.cluster.run.task_context import task_cancellation
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.settings import LOSS_POLL_S, WORKER_CHECK_S, exchange_timeout_s
+from skdistmlp.settings import exchange_timeout_s
+from skdistmlp.timeouts import LOSS_POLL_S, WORKER_CHECK_S
 
 
 class Watch:

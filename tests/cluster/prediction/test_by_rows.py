@@ -26,7 +26,7 @@ from skdistmlp.planning import prediction
 from skdistmlp.planning.machines import Speed, reference_machines
 from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
-from skdistmlp.settings import ORPHAN_LOOKS_S
+from skdistmlp.timeouts import ORPHAN_LOOKS_S
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import WITHIN_S, bounded
