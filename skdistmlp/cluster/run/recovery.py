@@ -37,6 +37,7 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import max_recoveries, recovery_wait_s
 from skdistmlp.training.job import Checkpoint, TrainingJob
+from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.state import TrainingState
 
 LOG = logging.getLogger("skdistmlp")
@@ -47,6 +48,10 @@ up before anybody knows that it does."""
 
 WAITING = "waiting for workers in place of those that were lost"
 """The phase, for errors."""
+
+
+class WaitInterruptedError(Exception):
+    """The user has interrupted a fit that waits for workers."""
 
 
 class Run(Protocol):
@@ -119,13 +124,21 @@ class RecoveringFit:
         Returns
         -------
         TrainingState
-            Of the whole network.
+            Of the whole network; the last one that is known, if the user interrupts it
+            while it waits for workers.
 
         Raises
         ------
         WorkerLostError
             If workers are lost more often than the setting allows, or none are left.
         """
+        try:
+            return self._train(run_of)
+        except WaitInterruptedError:
+            last = replace(self.job.initial, outcome=Outcome.INTERRUPTED)
+            return last.as_if_ended()
+
+    def _train(self, run_of: Callable[[Plan, TrainingJob], Run]) -> TrainingState:
         while True:
             with translate_dask_errors(self.client, (), "looking for workers"):
                 processes = processes_of(self.client)
@@ -136,6 +149,7 @@ class RecoveringFit:
                     return state
                 left_at = time.monotonic()
                 departure = run.departure
+                self.job = run.job_to_resume()
                 others = self._others(departure, processes)
                 if not others:
                     raise WorkerLostError(
@@ -158,8 +172,6 @@ class RecoveringFit:
                 if not others:
                     self._note_recoveries(error)
                     raise
-            if run.departure is not None:
-                self.job = run.job_to_resume()
             # What the run has on the cluster goes with it.
             del run
             self._resume_on(departure, others, left_at)
@@ -232,10 +244,20 @@ class RecoveringFit:
             # Dask may refuse to retire one, such as the last. Then it is of use.
             left = departure.workers
             self._gone.update((worker, processes.get(worker)) for worker in left)
-        with translate_dask_errors(self.client, (), WAITING):
-            return await_workers(
-                self.client, self.plan, self._gone, self._wait_s, self.choose
-            )
+        try:
+            with translate_dask_errors(self.client, (), WAITING):
+                return await_workers(
+                    self.client, self.plan, self._gone, self._wait_s, self.choose
+                )
+        except KeyboardInterrupt:
+            if self.job.initial.network is None or not self._ends_anywhere:
+                raise
+            raise WaitInterruptedError from None
+
+    @property
+    def _ends_anywhere(self) -> bool:
+        """Whether its state is a result: not with L-BFGS, as in scikit-learn."""
+        return isinstance(self.job.initial.progress, Progress)
 
     def _resume_on(
         self, departure: Departure, workers: tuple[str, ...], left_at: float

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from distributed import Client
 
+from skdistmlp.cluster.client.errors import CONNECTION_ERRORS
 from skdistmlp.cluster.client.rpc import check_open
 from skdistmlp.cluster.client.workers import (
     known_workers,
@@ -18,7 +19,9 @@ from skdistmlp.cluster.client.workers import (
 )
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.liveness import silent_workers
+from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.exceptions import (
+    ClusterError,
     ExchangeError,
     WorkerLostError,
     counted,
@@ -30,7 +33,7 @@ from skdistmlp.planning.plan import Plan, plan_training
 from skdistmlp.planning.recovery import Recovery
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
 from skdistmlp.settings import rows_memory_share
-from skdistmlp.timeouts import RECOVERY_POLL_S
+from skdistmlp.timeouts import PING_ANSWER_S, RECOVERY_POLL_S
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
 
@@ -112,11 +115,14 @@ def await_workers(
             if worker in present
             and statuses.get(worker) not in (None, "closing_gracefully")
         ]
-        spare = [
-            worker
-            for worker in workers_of(client)
-            if worker in present and worker not in kept
-        ]
+        spare = _compatible(
+            client,
+            [
+                worker
+                for worker in workers_of(client)
+                if worker in present and worker not in kept
+            ],
+        )
         n_missing = plan.n_workers - len(kept)
         if len(spare) >= n_missing:
             taken = iter(choose(spare, n_missing))
@@ -126,6 +132,25 @@ def await_workers(
         if time.monotonic() > deadline:
             return (*kept, *spare)
         time.sleep(RECOVERY_POLL_S)
+
+
+def _compatible(client: Client, workers: Sequence[str]) -> Sequence[str]:
+    """Return those that run the versions of this process, of those that answer."""
+    deadline = time.monotonic() + PING_ANSWER_S
+
+    def check() -> None:
+        check_open(client)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+
+    try:
+        # What has been asked before, no worker is asked again.
+        check_versions(client, workers, check)
+    except (ClusterError, TimeoutError, *CONNECTION_ERRORS):
+        if len(workers) == 1:
+            return ()
+        return [worker for worker in workers if _compatible(client, [worker])]
+    return workers
 
 
 def plan_on(

@@ -3,25 +3,39 @@
 from dataclasses import replace
 
 import dask
+import numpy as np
 import pytest
 
 from skdistmlp import ClusterError, ExchangeError, WorkerLostError
+from skdistmlp.cluster.run import recovery
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RecoveringFit
+from skdistmlp.parallel.shard import ShardState
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
+from skdistmlp.training.progress import Outcome
 from tests.training.jobs import dataset_of, job_of
 
 
 class ScriptedRun:
     """A run whose end the test knows."""
 
-    def __init__(self, job, ends_with, n_iter, departure=None, is_interrupted=False):
+    def __init__(
+        self,
+        job,
+        ends_with,
+        n_iter,
+        departure=None,
+        is_interrupted=False,
+        network=None,
+    ):
         self._ends_with = ends_with
         self.departure, self.is_interrupted = departure, is_interrupted
         progress = replace(job.initial.progress, n_iter=n_iter)
         state = replace(job.initial, progress=progress)
+        if network is not None:
+            state = replace(state, network=network)
         self._job = replace(job, initial=state) if n_iter else job
 
     def train(self):
@@ -133,6 +147,46 @@ def test_it_goes_on_from_the_checkpoint_if_that_is_newer(fit_on):
     assert fit.job.initial is kept.newest
     assert fit.plan.recoveries[0].n_iter == 5
     assert kept.epochs == []
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def has_trained(n_iter):
+    """Return the end of a run that is lost after some epochs, with a network left."""
+
+    def end(plan):
+        return {**loses(n_iter)(plan), "network": ShardState(np.arange(3.0))}
+
+    return end
+
+
+def test_an_interrupt_while_it_waits_keeps_what_was_trained(fit_on, monkeypatch):
+    fit, run_of, plans, kept = fit_on(has_trained(3))
+    monkeypatch.setattr(recovery, "await_workers", interrupted)
+    state = fit.train(run_of)
+    assert state.outcome is Outcome.INTERRUPTED
+    assert state.progress.n_iter == 3
+    assert list(state.network.parameters) == [0, 1, 2]
+    assert (len(plans), kept.epochs) == (1, [3])
+
+
+def test_the_best_parameters_are_kept_by_an_interrupt_too(fit_on, monkeypatch):
+    def end(plan):
+        best = ShardState(np.zeros(3), best=np.ones(3))
+        return {**loses(3)(plan), "network": best}
+
+    fit, run_of, _, _ = fit_on(end)
+    monkeypatch.setattr(recovery, "await_workers", interrupted)
+    assert list(fit.train(run_of).network.parameters) == [1, 1, 1]
+
+
+def test_an_interrupt_before_anything_is_trained_is_raised(fit_on, monkeypatch):
+    fit, run_of, _, _ = fit_on(loses(0))
+    monkeypatch.setattr(recovery, "await_workers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(run_of)
 
 
 def test_losses_are_bounded(fit_on):

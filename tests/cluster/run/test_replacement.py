@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from distributed import Client
 
 from skdistmlp import WorkerLostError
 from skdistmlp.cluster.run import replacement
@@ -17,6 +18,7 @@ from skdistmlp.cluster.run.replacement import (
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.plan import plan_training
 from skdistmlp.training.progress import LbfgsProgress
+from tests.cluster.support import bounded
 from tests.training.jobs import dataset_of, job_of
 
 
@@ -39,6 +41,42 @@ def test_a_worker_that_is_restarted_at_its_address_was_lost(client):
     assert found == (first, third)
     both = {second: before[second], third: before[third]}
     assert await_workers(client, plan, both, 0.0, first_of) == (first,)
+
+
+def test_a_spare_worker_with_another_version_is_left_where_it_is(cluster):
+    def set_version(version):
+        import skdistmlp
+
+        before, skdistmlp.__version__ = skdistmlp.__version__, version
+        return before
+
+    # A new client, which has not asked any worker yet.
+    with Client(cluster, set_as_default=False) as client:
+        first, second, third = client.nthreads()
+        plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+        gone = {second: processes_of(client)[second]}
+        version = client.run(set_version, "0.0.1", workers=[third])[third]
+        try:
+            assert await_workers(client, plan, gone, 0.0, first_of) == (first,)
+        finally:
+            client.run(set_version, version, workers=[third])
+        assert await_workers(client, plan, gone, 0.0, first_of) == (first, third)
+
+
+def test_a_spare_worker_that_does_not_answer_is_left_where_it_is(client, monkeypatch):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    gone = {second: processes_of(client)[second]}
+
+    def never(client, workers, check):
+        assert list(workers) == [third]
+        while True:
+            check()
+
+    monkeypatch.setattr(replacement, "PING_ANSWER_S", 0.1)
+    monkeypatch.setattr(replacement, "check_versions", never)
+    found = bounded(await_workers, client, plan, gone, 0.0, first_of)
+    assert found == (first,)
 
 
 def test_a_worker_that_is_being_retired_is_of_use_once_that_is_refused(
