@@ -80,9 +80,11 @@ class TrainingRun:
 
             def pause(state: TrainingState) -> bool:
                 snapshot = partial(self.snapshot, state)
-                if offer is not None:
+                stops = on_epoch_end is not None and on_epoch_end(state, snapshot)
+                # After the report: whoever goes on from this state reports it no more.
+                if offer is not None and not stops:
                     offer(state, snapshot)
-                return on_epoch_end is not None and on_epoch_end(state, snapshot)
+                return stops
 
         try:
             if self.advance(pause).outcome is None and pause is not None:

@@ -54,6 +54,18 @@ def test_a_snapshot_does_not_change_when_training_goes_on():
     assert not np.array_equal(run.state.network.parameters, before)
 
 
+def test_a_state_is_offered_after_its_epoch_was_reported_unless_it_is_the_last():
+    run, _ = run_of(job_of("adam"))
+    said = []
+
+    def report(state, snapshot):
+        said.append(f"reported {state.progress.n_iter}")
+        return state.progress.n_iter == 2
+
+    run.train(report, lambda state, _: said.append(f"offered {state.progress.n_iter}"))
+    assert said == ["reported 1", "offered 1", "reported 2"]
+
+
 def test_a_stop_is_an_outcome():
     run, _ = run_of(job_of("adam"))
     ended = run.train(on_epoch_end=lambda state, _: state.progress.n_iter == 2)

@@ -16,6 +16,7 @@ from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import copies_max_share
 from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.pace import Pace
+from skdistmlp.training.progress import Outcome
 from skdistmlp.training.run import TrainingRun
 from skdistmlp.training.state import TrainingState
 
@@ -105,6 +106,11 @@ class FuturesRun:
     keeps_copies : bool
         Whether to copy the state between epochs, as often as
         ``skdistmlp.copies.max-share`` allows.
+
+    Attributes
+    ----------
+    n_iter : int
+        See `Run`.
     """
 
     def __init__(
@@ -129,6 +135,7 @@ class FuturesRun:
         self._pace = Pace(copies_max_share())
         self._n_lines = announced.n_lines_before(job.initial.progress)
         self._copy: TrainingState | None = None
+        self.n_iter = 0 if job.initial.progress is None else job.initial.progress.n_iter
 
     @property
     def departure(self) -> None:
@@ -146,6 +153,8 @@ class FuturesRun:
         initial = replace(initial, random_state=deepcopy(initial.random_state))
         job = replace(self._job, initial=initial)
         state = job.start(job.split.unsplit_layout())
+        if self._announced.stops_at(state.progress):
+            return replace(state, outcome=Outcome.STOPPED).as_if_ended()
         report: OnEpochEnd | None = None
         if (on_epoch_end := self._on_epoch_end) is not None:
 
@@ -175,6 +184,8 @@ class FuturesRun:
         self, state: TrainingState, snapshot: Callable[[], TrainingState]
     ) -> None:
         """Copy a state between two epochs, if it is time; see `Checkpoint`."""
+        assert state.progress is not None
+        self.n_iter = state.progress.n_iter
         self._announced.note_epoch(state.progress, self._n_lines)
         if self._keeps_copies and self._pace.is_due:
             with self._pace.timed():

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
+import numpy as np
 from distributed import Client, Future
 
 from skdistmlp.cluster.client.rpc import submit_rpc
@@ -150,9 +151,11 @@ class StateCopies:
         return copies
 
 
-def state_bytes(job: TrainingJob) -> int:
-    """Return the bytes of the state of a shard, at most."""
+def state_bytes(job: TrainingJob, n_rows: int) -> int:
+    """Return the bytes of the state of a shard of a fit on some rows, at most."""
     layouts = [job.split.layout(shard) for shard in range(job.split.n_shards)]
     n_parameters = max(layout.n_parameters for layout in layouts)
-    # Parameters, moments, and the best parameters.
-    return n_parameters * job.dtype.itemsize * (2 + job.n_moments)
+    # Parameters, moments, and the best parameters; of the first shard, the order of the
+    # rows and which of them are held out.
+    parameters = n_parameters * job.dtype.itemsize * (2 + job.n_moments)
+    return parameters + n_rows * np.dtype(np.intp).itemsize

@@ -81,7 +81,8 @@ class PeersRun:
         Offered the state after each round.
     departures : Departures, optional
         Says when the fit should go on elsewhere: then this run ends between two rounds.
-        Without it, a worker that accepts no more tasks counts as lost.
+        Without it, the fit does not recover: no copies are taken, and a worker that
+        accepts no more tasks counts as lost.
 
     Attributes
     ----------
@@ -114,7 +115,8 @@ class PeersRun:
         self._checkpoint = checkpoint
         self._departures = departures
         self.departure: Departure | None = None
-        self._stop = False
+        self._stop = self._announced.stops_at(job.initial.progress)
+        self._n_lines = self._announced.n_lines_before(job.initial.progress)
         self._n_rounds = 0
         self._ranks = range(plan.n_workers)
         self._credentials = Credentials.new()
@@ -122,7 +124,8 @@ class PeersRun:
         self._tasks = Placement(
             client, plan.workers, name=plan.grid.task_name, log=job.log
         )
-        self._copies = StateCopies(client, self._tasks, state_bytes(job))
+        n_bytes = state_bytes(job, dataset.n_rows)
+        self._copies = StateCopies(client, self._tasks, n_bytes)
         self._hand_over = HandOver(client, self._tasks, self._run)
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
@@ -187,6 +190,12 @@ class PeersRun:
     def is_interrupted(self) -> bool:
         """Whether the user has interrupted it."""
         return self._interrupted
+
+    @property
+    def n_iter(self) -> int:
+        """Epochs or iterations after which the last round has ended."""
+        progress = self._state.progress
+        return 0 if progress is None else progress.n_iter
 
     def last_copies(self) -> list[ShardCopy] | None:
         """Return the last copies of the state of all shards; None if there are none."""
@@ -294,14 +303,15 @@ class PeersRun:
 
     def _offer_state(self) -> None:
         """Let the checkpoint have the state, if it wants it."""
-        if self._checkpoint is not None:
+        # Where the fit stops, nothing goes on.
+        if self._checkpoint is not None and not self._stop:
             # All lines of the round have arrived with its end.
-            self._announced.note_epoch(self._state.progress)
+            self._announced.note_epoch(self._state.progress, self._n_lines)
             self._checkpoint.offer(self._state, self._snapshot)
 
     def _copy_state(self) -> None:
-        """Copy the state of all shards, if it is time."""
-        if self._stop:
+        """Copy the state of all shards, if it is time and the fit would recover."""
+        if self._stop or self._departures is None:
             return
         with self._tasks.translate_dask_errors():
             if self._copies.is_due:
@@ -340,10 +350,10 @@ class PeersRun:
         if self._job.initial.network is not None:
             jobs = self._tasks.scatter("job", jobs)
         add, open_shard = self._tasks.add, worker.open_shard
-        n_lines = self._announced.n_lines_before(self._job.initial.progress)
         self._tasks.begin()
+        arguments = [(self._credentials, rank, jobs[rank]) for rank in self._ranks]
         opened = [
-            add(rank, "open", open_shard, self._credentials, rank, jobs[rank], n_lines)
+            add(rank, "open", open_shard, *arguments[rank], self._n_lines)
             for rank in self._ranks
         ]
         listening = [
@@ -452,6 +462,7 @@ class PeersRun:
             while True:
                 self._round_start.note(message)
                 if isinstance(message, ProgressLine):
+                    self._n_lines = message.number + 1
                     self._announced.line(message.number, message.text, self._job.log)
                 message = self._messages.get_nowait()
         if self._round_start.timed_out():

@@ -11,7 +11,7 @@ from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.cluster.peers.elastic import Elastic
 from skdistmlp.cluster.peers.handover import join_training_states
-from skdistmlp.cluster.peers.reservation import choose_free_workers
+from skdistmlp.cluster.peers.reservation import free_workers
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RECOVERABLE, RecoveringFit
@@ -66,8 +66,8 @@ def train_with_recovery(
     """
 
     def choose(spare: Sequence[str], number: int) -> Sequence[str]:
-        # Another fit may hold some of them for long. They are reserved at once.
-        return choose_free_workers(client, spare, number, {}, False)
+        # Another fit may hold some of them for long.
+        return free_workers(client, spare)[:number]
 
     announced = Announced()
     fit = RecoveringFit(client, plan, job, dataset, choose, announced, checkpoint)
@@ -132,6 +132,11 @@ class _Run:
     def is_interrupted(self) -> bool:
         """See `PeersRun`."""
         return self._run.is_interrupted
+
+    @property
+    def n_iter(self) -> int:
+        """See `Run`."""
+        return self._run.n_iter
 
     def train(self) -> TrainingState:
         """Train to the end or to a departure."""

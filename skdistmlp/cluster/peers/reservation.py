@@ -107,6 +107,7 @@ class WorkerQueue(SchedulerPlugin):
         add_handler(scheduler, "skdistmlp_reserve", self.reserve)
         add_handler(scheduler, "skdistmlp_leave", self.leave)
         add_handler(scheduler, "skdistmlp_choose", self.choose)
+        add_handler(scheduler, "skdistmlp_free", self.free)
 
     def choose(self, workers: list[str], n_workers: int, intends: bool) -> list[str]:
         """Return the workers that fewest fits hold or wait for, in the order given.
@@ -114,18 +115,27 @@ class WorkerQueue(SchedulerPlugin):
         Two fits that ask before either has arrived get different ones, if there are: a
         choice counts until its fit arrives, or for `INTENTION_S`, if one `intends` to.
         """
+        load = self._load()
+        # Sorting keeps the order of those that are equally free.
+        chosen = frozenset(sorted(workers, key=lambda w: load[w])[:n_workers])
+        if intends:
+            self.intentions.append(Intention(chosen, time.time() + INTENTION_S))
+        return [worker for worker in workers if worker in chosen]
+
+    def free(self, workers: list[str]) -> list[str]:
+        """Return those of the workers that no fit holds, waits for or has chosen."""
+        load = self._load()
+        return [worker for worker in workers if not load[worker]]
+
+    def _load(self) -> Counter[str]:
+        """Return how many fits hold each worker, wait for it or have chosen it."""
         now = time.time()
         self.intentions = [each for each in self.intentions if each.until > now]
         taken: list[Reservation | Intention] = [
             *self.reservations.values(),
             *self.intentions,
         ]
-        load = Counter(worker for each in taken for worker in each.workers)
-        # Sorting keeps the order of those that are equally free.
-        chosen = frozenset(sorted(workers, key=lambda w: load[w])[:n_workers])
-        if intends:
-            self.intentions.append(Intention(chosen, now + INTENTION_S))
-        return [worker for worker in workers if worker in chosen]
+        return Counter(worker for each in taken for worker in each.workers)
 
     def reserve(
         self, name: str, client: str, workers: list[str], silent_s: float, arrives: bool
@@ -214,30 +224,35 @@ def choose_free_workers(
         Whether a fit will reserve them; otherwise it is only planned.
     """
     preferred = sorted(workers, key=lambda worker: -held.get(worker, 0))
+    chosen = _ask_queue(
+        client,
+        "skdistmlp_choose",
+        workers=preferred,
+        n_workers=n_workers,
+        intends=intends,
+    )
+    if chosen is None:
+        chosen = preferred[:n_workers]
+    return tuple(worker for worker in workers if worker in chosen)
 
-    def ask() -> list[str] | None:
-        asked = submit_rpc(
-            client,
-            call_scheduler,
-            client,
-            "skdistmlp_choose",
-            workers=preferred,
-            n_workers=n_workers,
-            intends=intends,
-        )
-        await_scheduler(client, asked)
-        chosen: list[str] | None = asked.result()
-        return chosen
 
+def free_workers(client: Client, workers: Sequence[str]) -> list[str]:
+    """Return those of the workers that no fit holds or waits for."""
+    free = _ask_queue(client, "skdistmlp_free", workers=list(workers))
+    return list(workers) if free is None else free
+
+
+def _ask_queue(client: Client, question: str, **arguments: Any) -> list[str] | None:
+    """Return workers as the queue says; None if the scheduler has none after all."""
     # Asked for what it does not know yet, a scheduler logs an error.
     if (scheduler := scheduler_id(client)) not in _WITH_QUEUE:
         registering = submit_rpc(client, client.register_plugin, WorkerQueue())
         await_scheduler(client, registering)
         _WITH_QUEUE.add(scheduler)
-    chosen = ask()
-    if chosen is None:
-        chosen = preferred[:n_workers]
-    return tuple(worker for worker in workers if worker in chosen)
+    asked = submit_rpc(client, call_scheduler, client, question, **arguments)
+    await_scheduler(client, asked)
+    workers: list[str] | None = asked.result()
+    return workers
 
 
 @contextmanager

@@ -125,7 +125,6 @@ class PeerShard:
         self._beginning = threading.Lock()
         self._n_copies = 0
         self._progress: Progress | LbfgsProgress | None = None
-        self._job = job
         self._run: TrainingRun | None = None
         self._dataset: Dataset | None = None
         self._leader: Leader | None = None
@@ -133,6 +132,9 @@ class PeerShard:
         grid = job.grid
         layout = job.split.layout(grid.shard(rank))
         self._start: TrainingState | None = job.start(layout, grid.replica(rank))
+        # Without the arrays that it begins with, which it would hold to the end.
+        initial = replace(job.initial, network=None, row_order=None, held_out=None)
+        self._job = replace(job, initial=initial)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a shard in training stays on its worker")

@@ -49,6 +49,10 @@ class Announced:
             return 0
         return self.lines_of_epochs.get(progress.n_iter, 0)
 
+    def stops_at(self, progress: Any) -> bool:
+        """Return whether training was to stop at this state, when it was reported."""
+        return self.stops and progress is not None and progress.n_iter == self.n_iter
+
     def epoch(self, n_iter: int, report: Callable[[], bool]) -> bool:
         """Report the end of an epoch, unless it was reported before.
 

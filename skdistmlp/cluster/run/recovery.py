@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -65,6 +66,10 @@ class Run(Protocol):
     def is_interrupted(self) -> bool:
         """Whether the user has interrupted it."""
 
+    @property
+    def n_iter(self) -> int:
+        """The last epoch or iteration that it is known to have ended."""
+
     def train(self) -> TrainingState:
         """Train to the end or to a departure; leave nothing on the cluster."""
 
@@ -108,6 +113,13 @@ class RecoveringFit:
     # Processes that are of no use any more, by address.
     _gone: dict[str, str | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # A run that begins again has to draw the same, though it may be NumPy's own
+        # generator, from which a callback draws too.
+        initial = self.job.initial
+        initial = replace(initial, random_state=deepcopy(initial.random_state))
+        self.job = replace(self.job, initial=initial)
+
     @property
     def recovers(self) -> bool:
         """Whether it goes on after anything at all."""
@@ -149,7 +161,7 @@ class RecoveringFit:
                     return state
                 left_at = time.monotonic()
                 departure = run.departure
-                self.job = run.job_to_resume()
+                self._keep_newest(run)
                 others = self._others(departure, processes)
                 if not others:
                     raise WorkerLostError(
@@ -161,10 +173,10 @@ class RecoveringFit:
                 if not self._may_recover(error, run):
                     self._note_recoveries(error)
                     raise
-                n_iter = self._n_iter
+                began_at = self._n_iter
                 self._keep_newest(run)
                 departure = self._departure_after(error, processes)
-                if departure.kind == "broken" and self._n_iter == n_iter:
+                if departure.kind == "broken" and run.n_iter == began_at:
                     # It would break at the same place: a firewall, say.
                     self._note_recoveries(error)
                     raise

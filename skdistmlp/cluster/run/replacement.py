@@ -38,7 +38,7 @@ from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
 
 Choose = Callable[[Sequence[str], int], Sequence[str]]
-"""Takes spare workers and a number; returns that many of them."""
+"""Takes spare workers and a number; returns as many of them, or those that are free."""
 
 
 def processes_of(client: Client) -> dict[str, str]:
@@ -66,7 +66,9 @@ def lost_among(
         lost |= {*error.workers}
     elif not lost:
         lost |= {*silent_workers(client, plan.workers)}
-    return tuple(worker for worker in plan.workers if worker in lost)
+    # Of the others, one may have had blocks of the rows.
+    others = sorted(lost.difference(plan.workers))
+    return (*(worker for worker in plan.workers if worker in lost), *others)
 
 
 def await_workers(
@@ -95,7 +97,8 @@ def await_workers(
     -------
     tuple of str
         As many as before, each in the place of one that is still there, if they have
-        come in time; otherwise all that are there.
+        come in time; otherwise all that are there and that no other fit holds. If none
+        is left, those that another holds: they can be waited for.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -124,13 +127,14 @@ def await_workers(
             ],
         )
         n_missing = plan.n_workers - len(kept)
-        if len(spare) >= n_missing:
-            taken = iter(choose(spare, n_missing))
+        free = choose(spare, n_missing) if spare and n_missing else ()
+        if len(free) == n_missing:
+            taken = iter(free)
             return tuple(
                 worker if worker in kept else next(taken) for worker in plan.workers
             )
         if time.monotonic() > deadline:
-            return (*kept, *spare)
+            return (*kept, *free) or tuple(spare[:n_missing])
         time.sleep(RECOVERY_POLL_S)
 
 
@@ -212,7 +216,12 @@ def recovery_of(
     """
     progress = job.initial.progress
     restarts = isinstance(progress, LbfgsProgress)
-    same = _computes_the_same(before, plan, dataset) and not restarts
+    # As those of a fit that nothing has changed before, either.
+    same = (
+        _computes_the_same(before, plan, dataset)
+        and all(earlier.same_bits for earlier in before.recoveries)
+        and not restarts
+    )
     return Recovery(
         departure.workers,
         departure.why,

@@ -6,9 +6,10 @@ import dask
 import pytest
 
 from skdistmlp.cluster.peers import copies as module
-from skdistmlp.cluster.peers.copies import N_COPIES, StateCopies
+from skdistmlp.cluster.peers.copies import N_COPIES, StateCopies, state_bytes
 from skdistmlp.planning.plan import WorkerMemory
 from tests.training.clock import Clock
+from tests.training.jobs import job_of
 
 WORKERS = ("tcp://a:1", "tcp://b:1")
 
@@ -44,6 +45,13 @@ def test_copies_need_room_on_every_worker(monkeypatch, missing):
     least = WorkerMemory(N_COPIES * 1000 - missing)
     memory = {WORKERS[0]: WorkerMemory(10**9), WORKERS[1]: least}
     assert copies_of(monkeypatch, memory=memory).is_due is not bool(missing)
+
+
+def test_the_order_of_the_rows_is_part_of_the_state():
+    job = job_of("adam", 2)
+    without, with_rows = state_bytes(job, 0), state_bytes(job, 1000)
+    assert without >= 3 * 8 * job.split.layout(0).n_parameters
+    assert with_rows == without + 8 * 1000
 
 
 def test_without_copies_there_is_nothing_to_fetch(monkeypatch):

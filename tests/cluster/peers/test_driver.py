@@ -4,6 +4,8 @@ import gc
 import re
 import time
 import weakref
+from dataclasses import replace
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -14,8 +16,12 @@ from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client import rpc
+from skdistmlp.cluster.futures.recovery import FuturesRun
 from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.cluster.peers.messages import ProgressLine
 from skdistmlp.cluster.run import placement, scatter
+from skdistmlp.cluster.run.announced import Announced
+from skdistmlp.training.progress import Outcome
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import (
     bounded,
@@ -24,6 +30,7 @@ from tests.cluster.support import (
     wait_until,
 )
 from tests.estimators.support import InterruptAfter
+from tests.training.jobs import dataset_of, job_of, plan_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -73,6 +80,62 @@ def test_rounds_continue_where_the_last_one_ended(
     ]
     for rank in (0, 1):
         assert begun.count(f"train-shard{rank}-of-2") == 3
+
+
+def run_of(client, job, **options):
+    plan = plan_of("peers", client.nthreads(), job.split.n_shards)
+    return peers.PeersRun(client, plan, job, dataset_of("adam"), **options)
+
+
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+def test_a_run_that_begins_where_the_fit_was_to_stop_takes_no_step(client, engine):
+    """The worker that trained there was lost after a callback had said so."""
+    fresh = job_of("adam", 2)
+    whole = fresh.start(fresh.split.unsplit_layout())
+    state = replace(whole, progress=replace(whole.progress, n_iter=3))
+    job = job_of("adam", 2, state=state)
+    announced = Announced(n_iter=3, stops=True)
+    if engine == "peers":
+        with run_of(client, job, announced=announced) as run:
+            ended = bounded(run.train)
+    else:
+        plan = plan_of("futures", client.nthreads(), 2)
+        dataset = dataset_of("adam")
+        run = FuturesRun(client, plan, job, dataset, None, announced, None, True)
+        ended = bounded(run.train)
+    assert (ended.outcome, ended.progress.n_iter) == (Outcome.STOPPED, 3)
+    assert_array_equal(ended.network.parameters, state.network.parameters)
+
+
+def test_a_fit_that_does_not_recover_takes_no_copies(client, data, monkeypatch):
+    def fail(*_):
+        raise AssertionError("copies were taken")
+
+    monkeypatch.setattr(peers, "ROUND_S", 0.0)
+    monkeypatch.setattr(peers.StateCopies, "take", fail)
+    with dask.config.set({"skdistmlp.copies.max-share": 1.0}):
+        bounded(classifier(client).fit, *data)
+        with (
+            dask.config.set({"skdistmlp.max-recoveries": 1}),
+            pytest.raises(AssertionError, match="copies were taken"),
+        ):
+            bounded(classifier(client).fit, *data)
+
+
+def test_lines_are_those_of_the_run_that_goes_on(client, capsys):
+    """Of runs before it, more may have been printed than it has come to."""
+    announced, offered = Announced(n_lines=6), []
+    checkpoint = SimpleNamespace(offer=lambda state, _: offered.append(state))
+    run = run_of(client, job_of("adam", 2), announced=announced, checkpoint=checkpoint)
+    run._round_start = SimpleNamespace(note=lambda _: None, timed_out=lambda: False)
+    for number in (3, 4):
+        run._messages.put(ProgressLine(f"line {number}", number))
+    run._take_messages(0)
+    run._state = replace(run._state, progress=replace(run._state.progress, n_iter=5))
+    run._offer_state()
+    assert (capsys.readouterr().out, len(offered)) == ("", 1)
+    assert announced.n_lines_before(run._state.progress) == 5
+    run._release()
 
 
 @pytest.mark.parametrize("engine", ["peers", "futures"])

@@ -184,6 +184,19 @@ def test_a_shard_that_is_asked_to_stop_before_it_has_connected_stops():
     assert {report.state.outcome for report in reports} == {Outcome.INTERRUPTED}
 
 
+def test_a_shard_does_not_hold_what_it_began_with():
+    with Fit(1) as fit:
+        fit.round(0)
+        state = fit.shards[0].snapshot()
+        fit.shards[0].close()
+        job = fit.shards[0]._job
+        resumed = PeerShard(
+            fit.credentials, 0, listen("127.0.0.1"), None, replace(job, initial=state)
+        )
+        assert resumed._job.initial.network is None
+        resumed.close()
+
+
 def test_a_shard_cannot_be_copied_to_another_worker():
     with Fit(1) as fit, pytest.raises(TypeError, match="stays on its worker"):
         pickle.dumps(fit.shards[0])

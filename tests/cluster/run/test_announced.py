@@ -25,6 +25,10 @@ def test_each_epoch_is_reported_once_and_its_stop_is_kept():
     # Trained again.
     assert [end(2), end(3)] == [False, True]
     assert reported == [1, 2, 3]
+    # Resumed from there, it takes no further step.
+    assert announced.stops_at(after(3))
+    assert not announced.stops_at(after(2))
+    assert not announced.stops_at(None)
 
 
 def test_lines_before_an_epoch_are_counted():

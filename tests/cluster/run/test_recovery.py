@@ -29,7 +29,9 @@ class ScriptedRun:
         departure=None,
         is_interrupted=False,
         network=None,
+        reached=None,
     ):
+        self.n_iter = n_iter if reached is None else reached
         self._ends_with = ends_with
         self.departure, self.is_interrupted = departure, is_interrupted
         progress = replace(job.initial.progress, n_iter=n_iter)
@@ -65,8 +67,11 @@ class Kept:
 def fit_on(client):
     """Return a function that has a fit run on two of three workers by a script."""
 
-    def fit_on(*ends, max_recoveries=3):
+    def fit_on(*ends, max_recoveries=3, random_state=None):
         job, dataset = job_of("adam"), dataset_of("adam")
+        if random_state is not None:
+            initial = replace(job.initial, random_state=random_state)
+            job = replace(job, initial=initial)
         workers = tuple(client.nthreads())
         cost = cost_of_training(job, dataset)
         plan = plan_training(job.network.layer_units, "peers", workers[:2], cost)
@@ -233,6 +238,44 @@ def test_an_exchange_that_fails_at_the_same_place_is_not(fit_on):
     with pytest.raises(ExchangeError):
         fit.train(run_of)
     assert len(plans) == 2
+
+
+def test_one_that_fails_before_any_copy_was_taken_is_repeated(fit_on):
+    fit, run_of, plans, _ = fit_on(lambda _: breaks(0)(_) | {"reached": 7}, ends)
+    fit.train(run_of)
+    (recovery,) = fit.plan.recoveries
+    assert (recovery.kind, recovery.n_iter, len(plans)) == ("broken", 0, 2)
+
+
+def test_what_was_handed_over_is_kept_although_nobody_comes(fit_on, monkeypatch):
+    fit, run_of, _, kept = fit_on(leaves(5))
+    monkeypatch.setattr(recovery, "await_workers", lambda *_: ())
+    with pytest.raises(WorkerLostError, match="It handed its shard over"):
+        fit.train(run_of)
+    assert kept.epochs == [5]
+
+
+def test_a_lost_worker_outside_of_the_plan_is_a_loss(fit_on):
+    """It had blocks of the rows, which Dask computes again."""
+
+    def end(plan):
+        lost = "tcp://192.0.2.1:1"
+        return {"ends_with": WorkerLostError("blocks", (lost,)), "n_iter": 0}
+
+    fit, run_of, plans, _ = fit_on(end, ends)
+    fit.train(run_of)
+    (found,) = fit.plan.recoveries
+    assert (found.kind, found.lost) == ("lost", ("tcp://192.0.2.1:1",))
+    assert plans[1].workers == plans[0].workers
+
+
+def test_each_run_draws_the_same_from_the_generator_of_numpy(fit_on):
+    """Although a callback draws from it too."""
+    generator = np.random.RandomState(0)
+    fit, _, _, _ = fit_on(ends, random_state=generator)
+    generator.rand()
+    drawn = fit.job.initial.random_state.rand()
+    assert drawn == np.random.RandomState(0).rand()
 
 
 def test_failed_exchanges_are_bounded(fit_on):

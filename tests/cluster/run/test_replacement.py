@@ -79,6 +79,27 @@ def test_a_spare_worker_that_does_not_answer_is_left_where_it_is(client, monkeyp
     assert found == (first,)
 
 
+def test_a_spare_worker_of_another_fit_is_taken_if_nobody_else_is_left(client):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    processes = processes_of(client)
+
+    def all_held(spare, number):
+        return ()
+
+    gone = {second: processes[second]}
+    assert await_workers(client, plan, gone, 0.0, all_held) == (first,)
+    gone[first] = processes[first]
+    assert await_workers(client, plan, gone, 0.0, all_held) == (third,)
+
+
+def test_a_lost_worker_outside_of_the_plan_is_named_last(client):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    error = WorkerLostError("two are gone", (third, second))
+    assert lost_among(client, plan, processes_of(client), error) == (second, third)
+
+
 def test_a_worker_that_is_being_retired_is_of_use_once_that_is_refused(
     client, monkeypatch
 ):
@@ -126,7 +147,11 @@ def test_an_account_says_whether_bits_are_the_same():
     found = recovered(job, before, moved)
     assert (found.same_bits, found.restarts, found.n_iter) == (True, False, 0)
     fewer = plan_training(units, "peers", ["a"], cost)
-    assert not recovered(job, before, fewer).same_bits
+    found = recovered(job, before, fewer)
+    assert not found.same_bits
+    # On the same worker from then on, which is not what it began with.
+    fewer = replace(fewer, recoveries=(found,))
+    assert not recovered(job, fewer, fewer).same_bits
     iterate = replace(job.initial, progress=LbfgsProgress(7, 0.5))
     found = recovered(replace(job, initial=iterate), before, moved)
     assert (found.same_bits, found.restarts, found.n_iter) == (False, True, 7)
