@@ -153,13 +153,15 @@ class DistributedMLPRegressor(RegressorMixin, BaseDistributedMLP):
         disconnects. Clones and copies share a live client or cluster, pickles leave
         it out; an address is kept.
     n_workers : int or None, default=None
-        Number of workers that share the network; None for all workers of the
-        cluster, or as many of them as `n_replicas` divides.
+        Number of workers that share the network. None: with "auto", as many as should
+        be fastest; otherwise, and for short fits, all workers of the cluster, or as
+        many of them as `n_replicas` divides.
     n_replicas : int or None, default=None
         Number of groups of workers that each have a copy of the network and compute
         some rows of every mini-batch; in each group, `n_workers` / `n_replicas` workers
-        share the neurons. None for 1, unless mini-batches are so large that replicas
-        exchange far less. The result does not depend on it, beyond rounding.
+        share the neurons. None: with "auto", chosen by measurement; otherwise, and for
+        short fits, 1, unless mini-batches are so large that replicas exchange less.
+        The result does not depend on it, beyond rounding.
     parameter_threshold : int, "auto" or None, default=None
         Networks with fewer parameters are trained and used locally, whatever the
         engine. None reads the setting ``skdistmlp.parameter-threshold`` (50,000
