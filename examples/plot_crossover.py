@@ -91,7 +91,8 @@ for size, accuracy in zip(results["n_parameters"], results["accuracy"], strict=T
     print(f"{size:>9,} parameters  accuracy {accuracy:.3f}")
 
 # %%
-# The line is the median of the ratios, and the dotted one is where it exceeds 1.
+# The line is the median of the ratios of whole fits, including their start. A dotted
+# line marks the size from which it stays above 1, if there is one.
 
 CrossoverDisplay.from_measurements(
     results["n_parameters"], results["one"], results["two"], name="two workers"
