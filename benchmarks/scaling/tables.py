@@ -97,7 +97,7 @@ def of_bytes() -> Iterator[Row]:
                 "batch": workload.batch_size,
                 "replicas x shards": Plan(grid).name,
                 "kB, all workers": _kb(bytes_exchanged(split, cost, grid.n_replicas)),
-                "kB, a worker": _kb(copied.n_bytes),
+                "kB per worker": _kb(copied.n_bytes),
                 "messages": copied.n_messages,
                 "kB, rows once": _kb(once.n_bytes),
                 "messages, rows once": once.n_messages,
