@@ -7,7 +7,7 @@ network, and to predictions for rows that are new.
 
 import numpy as np
 import pandas as pd
-from distributed import Client, LocalCluster
+from distributed import Client, SubprocessCluster
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LinearRegression
@@ -96,22 +96,18 @@ network = scaling_the_target(
 # 4. Train and score
 # ------------------
 #
-# The workers import this script, and must not train themselves: hence the test of
-# ``__name__``. A notebook does not need it. A linear model shows what the network adds.
+# A linear model shows what the network adds.
 
-if __name__ == "__main__":
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        ) as cluster,
-        Client(cluster),
-    ):
-        network.fit(flats_train, rent_train)
-    print(network.regressor_[-1].plan_)
+cluster = SubprocessCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+client = Client(cluster)
+client.wait_for_workers(2)
+network.fit(flats_train, rent_train)
+client.shutdown()
+print(network.regressor_[-1].plan_)
 
-    linear = scaling_the_target(LinearRegression()).fit(flats_train, rent_train)
-    print(f"R2 of the linear model  {linear.score(flats_test, rent_test):.3f}")
-    print(f"R2 of the network       {network.score(flats_test, rent_test):.3f}")
+linear = scaling_the_target(LinearRegression()).fit(flats_train, rent_train)
+print(f"R2 of the linear model  {linear.score(flats_test, rent_test):.3f}")
+print(f"R2 of the network       {network.score(flats_test, rent_test):.3f}")
 
 # %%
 # 5. Predict
@@ -120,14 +116,13 @@ if __name__ == "__main__":
 # New rows may have gaps, and categories that were not there before. No cluster is
 # needed for them.
 
-if __name__ == "__main__":
-    new = pd.DataFrame(
-        {
-            "area": [50.0, 50.0, 50.0],
-            "floor": [2, 2, 2],
-            "year": [2020.0, np.nan, 2020.0],
-            "district": ["centre", "centre", "harbour"],
-            "heating": ["gas", "gas", np.nan],
-        }
-    )
-    print(new.assign(rent=network.predict(new).round()).to_string(index=False))
+new = pd.DataFrame(
+    {
+        "area": [50.0, 50.0, 50.0],
+        "floor": [2, 2, 2],
+        "year": [2020.0, np.nan, 2020.0],
+        "district": ["centre", "centre", "harbour"],
+        "heating": ["gas", "gas", np.nan],
+    }
+)
+print(new.assign(rent=network.predict(new).round()).to_string(index=False))
