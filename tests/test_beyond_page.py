@@ -18,7 +18,6 @@ PAGE = (Path(__file__).parents[1] / "docs" / "beyond_scikit_learn.md").read_text
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
 ELSEWHERE = {
-    "class_weight",
     "client",
     "n_workers",
     "n_replicas",
