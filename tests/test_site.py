@@ -160,7 +160,12 @@ def test_estimators_link_to_existing_pages(site):
 
 SEARCHES = {
     "validation set": "beyond_scikit_learn",
+    "early stopping": "beyond_scikit_learn",
     "dropout": "beyond_scikit_learn",
+    "class weights": "beyond_scikit_learn",
+    "CSV": "csv_parquet",
+    "NaN": "csv_parquet",
+    "saving a model": "persistence",
     "GPU": "limits",
     "memory": "deployment",
     "SLURM": "deployment",
