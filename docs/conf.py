@@ -1,13 +1,16 @@
 """Build the documentation with Sphinx: ``tox -e docs``."""
 
+import inspect
 import tomllib
 from pathlib import Path
 
 import click
+from sphinx.util.inspect import stringify_signature
 from sphinx_gallery.sorting import ExplicitOrder
 
 from skdistmlp import __version__
 from skdistmlp.cli import mlp
+from skdistmlp.estimators.habits import HabitsMixin
 
 DOCS = Path(__file__).parent
 
@@ -101,3 +104,15 @@ html_theme_options = {
 }
 # These pages have no siblings to list in a sidebar.
 html_sidebars = {"index": [], "changelog": []}
+
+
+def signature_of_init(app, what, name, obj, options, signature, returns):  # noqa: ARG001
+    """Return the parameters of an estimator, where autodoc takes those of `__new__`."""
+    if what != "class" or not issubclass(obj, HabitsMixin):
+        return None
+    return stringify_signature(inspect.signature(obj), show_annotation=False), None
+
+
+def setup(app):
+    """Connect what changes the pages on the way."""
+    app.connect("autodoc-process-signature", signature_of_init)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -148,6 +149,19 @@ def test_every_notebook_of_the_gallery_runs(tmp_path, example):
         for cell in code:
             opened.run(cell, within_s=MEASURED_WITHIN_S)
         assert opened.n_pictures == example.read_text().count("plt.show()")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["DistributedMLPClassifier", "DistributedMLPRegressor"]
+)
+def test_the_page_of_an_estimator_names_its_parameters(site, name):
+    page = (site / "api" / f"skdistmlp.{name}.html").read_text()
+    (signature,) = re.findall(rf'<dt [^>]*id="skdistmlp.{name}">(.*?)</dt>', page, re.S)
+    text = unescape(re.sub("<[^>]*>", "", signature))
+    assert "hidden_layer_sizes=(100,)" in text
+    assert "checkpoint=None" in text
+    assert "_args" not in text
 
 
 @pytest.mark.slow
