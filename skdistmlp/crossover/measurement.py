@@ -38,7 +38,7 @@ class Measurement:
     extra_fit_ms : float
         Milliseconds that a distributed fit takes longer, however many steps it has.
     expected_speedup : float or None
-        What ``engine="auto"`` expected, if it was asked.
+        What ``engine="auto"`` expected, if it was asked and could say it.
     """
 
     network: str
@@ -57,7 +57,7 @@ def measure_growing_networks(
     workloads: Iterable[Workload],
     repeats: int,
     max_speedup: float = math.inf,
-    expect: Callable[[Workload], float] | None = None,
+    expect: Callable[[Workload], float | None] | None = None,
 ) -> Iterator[Measurement]:
     """Time networks of growing size, in turn on the baseline and distributed.
 
@@ -75,7 +75,7 @@ def measure_growing_networks(
         times in all: something else kept the machine from training the baseline.
     expect : callable, optional
         Called with each network before it is measured, for the speed-up that is
-        expected.
+        expected; None if nothing is.
 
     Yields
     ------

@@ -87,4 +87,6 @@ def check_plot_file(path: Path) -> None:
 
 
 def _format(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

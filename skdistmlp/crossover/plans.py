@@ -69,14 +69,22 @@ def forecast_on(
     request = EngineRequest(client, None, "auto", "auto")
     workers = choose_workers(client, n_workers)
     plan = fastest_plan(request, outline, workers, client)
-    assert plan is not None, "this process has room"
+    if plan is None:
+        raise ClusterError(
+            "neither this process nor the workers have room for this network and its "
+            "rows: nothing can be said of them. Use fewer rows, a smaller network or "
+            "workers with more memory."
+        )
     if plan.forecast is None:
         raise ClusterError(f"{plan.reason}: nothing can be said of them")
     return plan.forecast
 
 
-def expected_speedup(client: Any, n_workers: int, workload: Workload) -> float:
+def expected_speedup(client: Any, n_workers: int, workload: Workload) -> float | None:
     """Return how much faster shards are expected to be than this process.
+
+    None if that cannot be said: the cluster is busy or slow, or there are more workers
+    than neurons or too little memory for this plan.
 
     Parameters
     ----------
@@ -87,11 +95,16 @@ def expected_speedup(client: Any, n_workers: int, workload: Workload) -> float:
     workload : Workload
         The network.
     """
-    rows = {
-        (row.n_workers, row.n_replicas): row
-        for row in forecast_on(client, workload, workload.n_epochs, n_workers).rows
-    }
-    return rows[0, 1].step_s / rows[n_workers, 1].step_s
+    try:
+        forecast = forecast_on(client, workload, workload.n_epochs, n_workers)
+    except ClusterError:
+        # The fits that are timed will say what is wrong, if they meet it too.
+        return None
+    rows = {(row.n_workers, row.n_replicas): row for row in forecast.rows}
+    here, shared = rows.get((0, 1)), rows.get((n_workers, 1))
+    if here is None or shared is None:
+        return None
+    return here.step_s / shared.step_s
 
 
 def forecast_for(
@@ -135,7 +148,7 @@ def forecast_for(
 def table_of(forecast: Forecast) -> list[Row]:
     """Return a row for each number of workers: its fastest plan, and what it takes."""
     rows = best_per_number(forecast.rows)
-    (alone,) = (row for row in rows if row.n_workers == 0)
+    alone = next((row for row in rows if row.n_workers == 0), None)
     return [
         {
             "workers": row.n_workers,
@@ -143,7 +156,7 @@ def table_of(forecast: Forecast) -> list[Row]:
             "ms per step": 1e3 * row.step_s,
             "s per epoch": row.epoch_s,
             "s per fit": row.fit_s,
-            "speed-up": alone.fit_s / row.fit_s,
+            "speed-up": None if alone is None else alone.fit_s / row.fit_s,
             "MB per worker": row.bytes_held / 1e6,
             "kB per step": row.bytes_exchanged / 1e3,
         }

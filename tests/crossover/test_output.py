@@ -7,12 +7,17 @@ from skdistmlp.crossover.output import check_plot_file, check_writable, markdown
 
 
 def test_a_table_has_one_line_per_row():
-    rows = [{"network": "64-(100)", "x": 1.23456}, {"network": "b", "x": 2}]
+    rows = [
+        {"network": "64-(100)", "x": 1.23456},
+        {"network": "b", "x": 2},
+        {"network": "c", "x": None},
+    ]
     assert markdown_table(rows).splitlines() == [
         "| network  | x    |",
         "| -------- | ---- |",
         "| 64-(100) | 1.23 |",
         "| b        | 2    |",
+        "| c        | -    |",
     ]
 
 

@@ -2,8 +2,16 @@
 
 import pytest
 
-from skdistmlp.crossover.plans import forecast_for, parse_bandwidth, table_of
+from skdistmlp.crossover import plans
+from skdistmlp.crossover.plans import (
+    expected_speedup,
+    forecast_for,
+    forecast_on,
+    parse_bandwidth,
+    table_of,
+)
 from skdistmlp.crossover.workloads import Workload
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.planning.forecast import Forecast, ForecastRow
 
 
@@ -41,6 +49,39 @@ def test_the_table_has_the_fastest_plan_of_each_number_of_workers():
     assert [line["workers"] for line in table] == [0, 2, 4]
     assert [line["speed-up"] for line in table] == [1.0, 2.0, 4.0]
     assert [line["replicas x shards"] for line in table] == ["-", "1 x 2", "2 x 2"]
+
+
+def test_without_room_here_the_table_has_no_speedups():
+    table = table_of(Forecast((row(2, 4.0),)))
+    assert [line["speed-up"] for line in table] == [None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ((row(0, 1.0), row(9, 1.0)), 1.0),
+        # Of nine workers, a layer of eight neurons makes no nine shards.
+        ((row(0, 1.0), row(9, 1.0, 9)), None),
+        ((row(9, 1.0),), None),
+        ((), None),
+    ],
+    ids=["all", "no shards", "not here", "not measured"],
+)
+def test_a_speedup_is_expected_if_both_plans_are(monkeypatch, rows, expected):
+    def forecast_on(*_):
+        if not rows:
+            raise ClusterError("the workers did not answer within 15 s")
+        return Forecast(rows)
+
+    monkeypatch.setattr(plans, "forecast_on", forecast_on)
+    assert expected_speedup(None, 9, Workload(4, (8,), 1, 1)) == expected
+
+
+def test_a_network_without_room_anywhere_has_no_forecast(monkeypatch):
+    monkeypatch.setattr(plans, "choose_workers", lambda *_: ("tcp://worker:1",))
+    monkeypatch.setattr(plans, "fastest_plan", lambda *_: None)
+    with pytest.raises(ClusterError, match="nor the workers have room for this netwo"):
+        forecast_on(None, Workload(4, (8,), 1, 1), 1)
 
 
 def test_slower_links_make_more_workers_slower():
