@@ -329,7 +329,10 @@ def plan_training(
             min(shares[rank] for rank in grid.along("replicas", shard))
             for shard in range(split.n_shards)
         ]
-        split = NetworkSplit.by_shares(layer_units, of_shards)
+        # Of equal ones only the rounding of their common value would be left, which
+        # differs between measurements.
+        if len(set(of_shards)) > 1:
+            split = NetworkSplit.by_shares(layer_units, of_shards)
     reason = f"engine={engine!r} was asked for"
     plan = Plan(engine, split, used, reason, n_replicas=n_replicas)
     if engine == "auto":

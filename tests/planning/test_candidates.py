@@ -4,9 +4,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.candidates import (
     MARGIN,
     Candidate,
@@ -104,6 +106,17 @@ def test_a_worker_that_has_to_be_used_holds_fewer_neurons_if_it_is_slow():
         for shard, worker in enumerate(candidate.plan.workers)
     }
     assert sizes == {offer.workers[0]: 256, offer.workers[1]: 768}
+
+
+def test_neurons_are_divided_evenly_whatever_the_common_speed_of_equal_workers():
+    speeds = np.random.default_rng(0).uniform(0.5, 2.0, size=50)
+    for common in map(float, speeds):
+        offer = offer_of((64, 100, 100, 10), n_workers=8, local=False)
+        equal = (Speed(REFERENCE, {Grid(1): common}),) * 8
+        machines = replace(offer.machines, workers=equal)
+        offer = replace(offer, machines=machines, n_workers=8, n_replicas=1)
+        (candidate,) = offer.candidates()
+        assert candidate.plan.split == NetworkSplit.even((64, 100, 100, 10), 8)
 
 
 def test_a_slow_replica_computes_fewer_rows():
