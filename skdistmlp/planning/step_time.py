@@ -185,9 +185,16 @@ def _slowest(
 ) -> _Process:
     """Return the process that the others wait for."""
     if len(speeds) == 1:
-        # The first shard is never smaller than another.
+        # Shards with as many neurons in each layer take as long, and even ones have few
+        # different sizes. The first is not always the largest: 2 and 3 make 5.
+        sizes = [tuple(map(len, ranges)) for ranges in zip(*split.ranges, strict=True)]
+        shards = [sizes.index(size) for size in dict.fromkeys(sizes)] or [0]
         n_rows = expected_rows(cost, grid.n_replicas)
-        return _Process(split.layout(0), cost, grid, speeds[0], n_rows)
+        processes = (
+            _Process(split.layout(shard), cost, grid, speeds[0], n_rows)
+            for shard in shards
+        )
+        return max(processes, key=lambda process: process.computed_s)
     layouts = [split.layout(shard) for shard in range(grid.n_shards)]
     n_replicas = grid.n_replicas
     rows_of = [

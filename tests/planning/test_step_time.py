@@ -136,6 +136,16 @@ def test_all_wait_for_the_slowest():
     )
 
 
+def test_all_wait_for_the_largest_shard_which_need_not_be_the_first():
+    units, cost = (4, 5, 3), StepCost.of_step(200, itemsize=4)
+    split = NetworkSplit.even(units, 2)
+    assert [len(part) for part in split.ranges[0]] == [2, 3]
+    free = Link.of_rate(math.inf, FREE)
+    time = step_time(split, cost, Grid(2), [SPEED], free)
+    # Twice for the first layer, three times for its rows of the second.
+    assert time.computed_s == pytest.approx(2 * 200 * 3 * (2 * 4 + 3 * 3) / 1e9)
+
+
 def test_messages_keep_the_processor_busy():
     busy = replace(FREE, message_s=1e-3)
     speed, link = Speed(busy), Link.of_rate(1e9, busy)
