@@ -157,7 +157,7 @@ def table_of(forecast: Forecast) -> list[Row]:
             "s per epoch": row.epoch_s,
             "s per fit": row.fit_s,
             "speed-up": None if alone is None else alone.fit_s / row.fit_s,
-            "MB per worker": row.bytes_held / 1e6,
+            "MB per process": row.bytes_held / 1e6,
             "kB per step": row.bytes_exchanged / 1e3,
         }
         for row in rows

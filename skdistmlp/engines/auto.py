@@ -150,6 +150,7 @@ def fastest_plan(
         If nothing could be measured, or a copy of the network has no room somewhere.
     """
     from skdistmlp.cluster.client.workers import worker_memory
+    from skdistmlp.cluster.data.remote_dataset import available_memory
     from skdistmlp.cluster.peers.measurement import (
         UnreachableError,
         check_room_for_trial,
@@ -160,7 +161,7 @@ def fastest_plan(
 
     cost, layer_units = outline.cost, outline.layer_units
     # Before anything is measured: what that takes is given back a little later.
-    memory = worker_memory(client, workers)
+    memory, memory_here = worker_memory(client, workers), available_memory()
     check_room_for_trial(cost, outline.trial, memory)
     grids = corners(len(workers), layer_units, cost.n_rows)
     of_trial = replace(cost, n_rows=outline.trial.n_rows)
@@ -183,6 +184,7 @@ def fastest_plan(
         machines,
         memory,
         rows_memory_share(),
+        memory_here,
         local=request.may_stay_local,
         n_workers=request.n_workers,
         n_replicas=request.n_replicas,

@@ -10,7 +10,7 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, split_neurons
-from skdistmlp.planning.cost import StepCost, chained_tasks
+from skdistmlp.planning.cost import StepCost, bytes_held, chained_tasks
 from skdistmlp.planning.forecast import Forecast, ForecastRow
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import (
@@ -92,12 +92,15 @@ class Candidate:
         Seconds of a fit besides its steps.
     length : FitLength
         Of the fit.
+    bytes_here : int
+        Bytes that this process holds, if it trains.
     """
 
     plan: Plan
     step: StepTime
     fixed_s: float
     length: FitLength
+    bytes_here: int = 0
 
     @property
     def epoch_s(self) -> float:
@@ -130,6 +133,8 @@ class Offer:
         Of each worker; one that is missing has no limit.
     memory_share : float
         Share of a worker's limit that features in memory may take.
+    memory_here : int or None
+        Bytes that this process may still allocate; None without limit.
     local : bool
         Whether this process may train.
     n_workers, n_replicas : int or None
@@ -151,6 +156,7 @@ class Offer:
     machines: Machines
     memory: Mapping[str, WorkerMemory]
     memory_share: float = 1.0
+    memory_here: int | None = None
     local: bool = True
     n_workers: int | None = None
     n_replicas: int | None = None
@@ -161,16 +167,23 @@ class Offer:
     def candidates(self) -> list[Candidate]:
         """Return the plans for which there is room, the best first."""
         found = [*(self._peers() if self.connected else self._futures())]
-        if self.local:
-            found.append(self._local())
+        if self.local and (here := self._local()) is not None:
+            found.append(here)
         return ranked(found)
 
-    def _local(self) -> Candidate:
+    def _local(self) -> Candidate | None:
+        """Return the candidate of this process; None if there is no room for it."""
         split = NetworkSplit.even(self.layer_units, 1)
+        held = bytes_held(split.layout(0), self.cost)
+        # Data that are not on the cluster are in memory already.
+        needed = held if self.on_cluster else held - self.cost.data_bytes
+        if self.memory_here is not None and needed > self.memory_here:
+            return None
         seconds = computation_s(split, self.cost, Grid(1), self.machines.here)
         plan = local_plan(self.layer_units, "")
         fetched = self.cost.feature_bytes if self.on_cluster else 0
-        return Candidate(plan, StepTime(seconds), self._sent_s(fetched), self.length)
+        fixed_s = self._sent_s(fetched)
+        return Candidate(plan, StepTime(seconds), fixed_s, self.length, held)
 
     def _sent_s(self, n_bytes: int) -> float:
         """Return the seconds for features between this process and the workers.
@@ -316,7 +329,7 @@ def forecast_of(candidates: Sequence[Candidate], link: Link) -> Forecast:
             candidate.step.seconds,
             candidate.epoch_s,
             candidate.fit_s,
-            max(candidate.plan.bytes_held, default=0),
+            max(candidate.plan.bytes_held, default=candidate.bytes_here),
             candidate.plan.bytes_exchanged,
         )
         for candidate in candidates

@@ -14,6 +14,7 @@ from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.cluster.client import workers as client_workers
+from skdistmlp.cluster.data import remote_dataset
 from skdistmlp.cluster.peers import measurement as cluster_measurement
 from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
@@ -103,6 +104,19 @@ def test_a_slow_link_keeps_training_here(client, measures):
     assert "this process" not in plan.reason
     assert plan.forecast is not None
     assert plan.forecast.rows[0].n_workers == 0
+
+
+def test_this_process_does_not_train_what_it_has_no_room_for(
+    client, measures, monkeypatch
+):
+    measures["exchange_s"] = 10.0
+    regressor = DistributedMLPRegressor(
+        hidden_layer_sizes=(300, 300), solver="lbfgs", client=client
+    )
+    assert regressor.plan_fit(X, Y).engine == "local"
+    # A step that is timed has room. SciPy keeps 27 numbers for each parameter besides.
+    monkeypatch.setattr(remote_dataset, "available_memory", lambda: 10**7)
+    assert regressor.plan_fit(X, Y).engine == "peers"
 
 
 def test_a_threshold_of_zero_always_distributes(client, measures):

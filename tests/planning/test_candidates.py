@@ -15,6 +15,7 @@ from skdistmlp.planning.candidates import (
     FitLength,
     Offer,
     chosen_plan,
+    forecast_of,
     grids_of,
     ranked,
     row_shares,
@@ -169,6 +170,28 @@ def test_plans_without_room_are_no_candidates():
     offer = offer_of(bits_per_s=10 * GBIT, memory=little)
     assert best(offer) == (0, 1)
     assert replace(offer, local=False).candidates() == []
+
+
+def test_this_process_is_no_candidate_without_room():
+    huge = 100_000, 200_000, 10
+    little = {f"tcp://worker{n}:1": WorkerMemory(4 * 10**9) for n in range(2)}
+    offer = offer_of(huge, memory=little)
+    alone = replace(offer, memory_here=400 * 10**9)
+    (here,) = alone.candidates()
+    assert here.plan.engine == "local"
+    # Parameters, gradient and two moments, and the activations of a step.
+    assert here.bytes_here == pytest.approx(4 * 4 * 200_000 * 100_011, rel=0.01)
+    (row,) = forecast_of([here], offer.machines.link).rows
+    assert row.bytes_held == here.bytes_here
+    assert replace(offer, memory_here=here.bytes_here - 1).candidates() == []
+
+
+def test_only_rows_on_the_cluster_need_more_room_in_this_process():
+    sizes = {"data_bytes": 10**9, "feature_bytes": 9 * 10**8}
+    offer = offer_of(sizes=sizes, memory_here=9 * 10**8)
+    assert 0 in [len(c.plan.workers) for c in offer.candidates()]
+    there = replace(offer, on_cluster=True)
+    assert 0 not in [len(c.plan.workers) for c in there.candidates()]
 
 
 def test_rows_are_held_once_where_copies_have_no_room():
