@@ -85,7 +85,7 @@ def machines_of(measurement: Timings, cost: StepCost) -> Machines:
     typical = tuple(map(median, zip(*measurement.worker_s, strict=True)))
     link = Link((0.0, 1.0), (0.0, 0.0))
     if measurement.sizes:
-        link = Link(
+        link = Link.of_timings(
             measurement.sizes, measurement.exchange_s, len(measurement.worker_s) - 1
         )
     return Machines(

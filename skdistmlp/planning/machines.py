@@ -2,8 +2,9 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from types import MappingProxyType
 from typing import Self
 
@@ -85,6 +86,39 @@ class Link:
         byte_s = 8 / (PAYLOAD * bits_per_s) + 1 / rates.exchanged_bytes_per_s
         empty_s = rates.round_trip_s / 2 + rates.message_s
         return cls((0.0, 1.0), (empty_s, empty_s + byte_s))
+
+    @classmethod
+    def of_timings(
+        cls, sizes: Sequence[float], seconds: Sequence[float], n_others: int
+    ) -> Self:
+        """Return the link on which these exchanges were timed.
+
+        More bytes do not travel faster: where a larger exchange took less, something
+        else held up the smaller one, which then counts as fast as the larger one.
+
+        Parameters
+        ----------
+        sizes : sequence of float
+            Bytes, in ascending order, at least two.
+        seconds : sequence of float
+            Seconds that exchanges of these sizes took.
+        n_others : int
+            Number of the other processes.
+        """
+        # From the largest to the smallest.
+        least_s = list(accumulate(reversed(seconds), min))[::-1]
+        line = list(zip(sizes, least_s, strict=True))
+        # Beyond the largest size the last line goes on, which must not be flat: bytes
+        # would be free there.
+        while len(line) > 2 and line[-2][1] == line[-1][1]:
+            del line[-2]
+        if line[0][1] == line[-1][1]:
+            # Nothing took longer than the fewest bytes: more than the most are taken to
+            # need as much for each as these.
+            most, most_s = line[-1]
+            line.append((2 * most, 2 * most_s))
+        of_link, taken_s = zip(*line, strict=True)
+        return cls(of_link, taken_s, n_others)
 
     def exchange_s(self, n_bytes: float, n_messages: int, rates: Rates) -> float:
         """Return the seconds of an exchange.

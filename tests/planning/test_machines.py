@@ -42,6 +42,32 @@ def test_exchanges_follow_lines_between_the_sizes_that_were_measured():
     assert link.bits_per_s == pytest.approx(8 * 900 / 2)
 
 
+def test_a_small_exchange_that_was_held_up_does_not_make_large_ones_free():
+    sizes = 64, 15_936, 128_000
+    link = Link.of_timings(sizes, (0.2e-3, 30e-3, 20e-3), 1)
+    byte_s = (20e-3 - 0.2e-3) / (128_000 - 64)
+    assert link.bits_per_s == pytest.approx(8 / byte_s)
+    assert link.latency_s == 0.2e-3
+    for size in (15_936, 128_000, 10**6, 10**7):
+        expected = 0.2e-3 + (size - 64) * byte_s
+        assert link.exchange_s(size, 1, FREE) == pytest.approx(expected)
+    # What was not held up stays as it was.
+    plain = Link.of_timings(sizes, (0.2e-3, 3e-3, 20e-3), 1)
+    assert plain == Link(sizes, (0.2e-3, 3e-3, 20e-3), 1)
+
+
+@pytest.mark.parametrize(
+    "milliseconds", [(5, 1, 3), (3, 2, 1), (1, 1, 1), (1, 3, 2, 2), (2, 1), (1, 1)]
+)
+def test_larger_exchanges_never_take_less(milliseconds):
+    sizes = [0.0, 1e4, 1e5, 1e6][: len(milliseconds)]
+    link = Link.of_timings(sizes, [1e-3 * ms for ms in milliseconds], 1)
+    found = [link.exchange_s(size, 1, FREE) for size in (0, 1e3, 1e4, 5e4, 1e5, 1e6)]
+    assert found == sorted(found)
+    assert link.exchange_s(1e8, 1, FREE) > link.exchange_s(1e7, 1, FREE) > 0
+    assert link.exchange_s(sizes[-1], 1, FREE) == pytest.approx(1e-3 * milliseconds[-1])
+
+
 def test_more_messages_than_were_measured_take_longer():
     link = Link.of_rate(1e9, REFERENCE)
     one, three = (link.exchange_s(1000, n, REFERENCE) for n in (1, 3))
