@@ -70,7 +70,9 @@ def exchanges_of(workload: Workload, plan: Plan) -> list[Exchange]:
     """Return the exchanges of the first process, which no other has more of."""
     grid = plan.grid
     split = split_of(workload.layer_units, grid.n_shards)
-    return exchanges(split, cost_of(workload), grid.n_replicas, 0, plan.form)
+    return exchanges(
+        split, cost_of(workload), grid.n_replicas, 0, RowHolding(plan.form)
+    )
 
 
 def grids(workload: Workload, n_workers: int) -> Iterator[Grid]:

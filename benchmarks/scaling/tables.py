@@ -18,6 +18,7 @@ from benchmarks.scaling.model import (
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.rates import Rates
 from skdistmlp.planning.step_time import StepTime
 from skdistmlp.planning.traffic import bytes_exchanged, traffic
@@ -91,7 +92,7 @@ def of_bytes() -> Iterator[Row]:
             split = split_of(workload.layer_units, grid.n_shards)
             cost = cost_of(workload)
             copied = traffic(split, cost, grid.n_replicas)
-            once = traffic(split, cost, grid.n_replicas, form="once")
+            once = traffic(split, cost, grid.n_replicas, rows=RowHolding("once"))
             yield {
                 "network": workload.name,
                 "batch": workload.batch_size,

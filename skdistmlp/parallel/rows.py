@@ -128,6 +128,11 @@ class DealtRows:
             return slice(min(first, rows.stop), rows.stop, self.n_replicas)
         return rows[self.positions(replica, rows)]
 
+    def n_own(self, replica: int, start: int, stop: int) -> int:
+        """Return how many of the rows from `start` to `stop - 1` a replica has."""
+        first = start + (replica - start) % self.n_replicas
+        return len(range(first, stop, self.n_replicas))
+
     def shards(self, own: Rows) -> RowNumbers:
         """Return which shard has each row; see `RowDistribution`."""
         return numbers_of(own) // self.n_replicas % self.n_shards
@@ -212,6 +217,16 @@ class RowsByShares:
     def own(self, replica: int, rows: Rows) -> Rows:
         """Return a replica's rows of a batch; see `RowDistribution`."""
         return numbers_of(rows)[self.positions(replica, rows)]
+
+    def n_own(self, replica: int, start: int, stop: int) -> int:
+        """Return how many of the rows from `start` to `stop - 1` a replica has."""
+
+        def before(row: int) -> int:
+            rounds, rest = divmod(row, len(self._turns))
+            in_round = np.count_nonzero(self._turns[:rest] == replica)
+            return rounds * self.shares[replica] + int(in_round)
+
+        return before(stop) - before(start)
 
     def shards(self, own: Rows) -> RowNumbers:
         """Return which shard has each row; see `RowDistribution`."""

@@ -365,7 +365,7 @@ def plan_training(
             for replica in range(n_replicas)
             for layout in layouts
         ),
-        bytes_exchanged=bytes_exchanged(split, cost, n_replicas, rows.form),
+        bytes_exchanged=bytes_exchanged(split, cost, n_replicas, rows),
         rows=rows,
         features_held=features_held(cost, split.n_shards, n_replicas, rows),
         row_costs=row_costs,

@@ -82,8 +82,12 @@ def step_time(
     process = _slowest(split, cost, grid, speeds, rows)
     computed_s = process.computed_s
     handled_s = travelled_s = hidden_s = 0.0
-    # No process has more of them than the first one.
-    for exchange in exchanges(split, cost, grid.n_replicas, 0, rows.form):
+    # No replica has more of them than the one with the most rows, and no other shard
+    # more than the first, but for a neuron.
+    n_replicas = grid.n_replicas
+    fullest = max(range(n_replicas), key=lambda number: rows.share(number, n_replicas))
+    rank = fullest * grid.n_shards
+    for exchange in exchanges(split, cost, n_replicas, rank, rows):
         busy_s, away_s = _exchange_s(exchange, link, process.speed.rates)
         handled_s += busy_s
         travelled_s += away_s

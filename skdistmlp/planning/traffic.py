@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from skdistmlp.parallel import overlap
 from skdistmlp.parallel.communicators import sums_in_parts
 from skdistmlp.parallel.grid import Axis, Grid, optimizer_parts
-from skdistmlp.parallel.rows import RowForm
+from skdistmlp.parallel.rows import COPIES, RowHolding, dealt_rows
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost
 
@@ -118,7 +118,7 @@ def exchanges(
     cost: StepCost,
     n_replicas: int = 1,
     rank: int = 0,
-    form: RowForm = "copies",
+    rows: RowHolding = COPIES,
 ) -> list[Exchange]:
     """Return what one process of "peers" exchanges in a step, or an evaluation.
 
@@ -127,14 +127,14 @@ def exchanges(
     split : NetworkSplit
         The layers, and the neurons of each shard.
     cost : StepCost
-        What a step costs. The rows of its mini-batch are taken to be dealt out evenly
+        What a step costs. The rows of its mini-batch are taken to be dealt out in turn
         among the replicas; those of a shuffled one are, up to chance.
     n_replicas : int
         Number of replicas.
     rank : int
         Of the process, replica by replica.
-    form : RowForm
-        Which features each process has.
+    rows : RowHolding
+        Which rows each process computes, and which features it has.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def exchanges(
     """
     grid = Grid(split.n_shards, n_replicas)
     found = [
-        *_along_neurons(split, cost, grid, rank, form),
+        *_along_neurons(split, cost, grid, rank, rows),
         *_along_replicas(split, cost, grid, rank),
         *_among_all(split, cost, grid, rank),
     ]
@@ -155,10 +155,10 @@ def traffic(
     cost: StepCost,
     n_replicas: int = 1,
     rank: int = 0,
-    form: RowForm = "copies",
+    rows: RowHolding = COPIES,
 ) -> Traffic:
     """Return what one process sends in a step, or an evaluation; see `exchanges`."""
-    sent = [each.sent for each in exchanges(split, cost, n_replicas, rank, form)]
+    sent = [each.sent for each in exchanges(split, cost, n_replicas, rank, rows)]
     return Traffic(sum(s.n_bytes for s in sent), sum(s.n_messages for s in sent))
 
 
@@ -182,7 +182,10 @@ def features_sent(split: NetworkSplit, cost: StepCost, n_rows: int) -> int:
 
 
 def bytes_exchanged(
-    split: NetworkSplit, cost: StepCost, n_replicas: int = 1, form: RowForm = "copies"
+    split: NetworkSplit,
+    cost: StepCost,
+    n_replicas: int = 1,
+    rows: RowHolding = COPIES,
 ) -> int:
     """Return the bytes that all processes together send in a step, or an evaluation.
 
@@ -195,7 +198,7 @@ def bytes_exchanged(
     others, n_ranks = split.n_shards - 1, split.n_shards * n_replicas
     n_numbers = 2 * sum(split.layer_units[1:-2]) * cost.n_rows * others
     for replica in range(n_replicas):
-        for n_rows in _rows_of_blocks(cost, n_replicas, replica):
+        for n_rows in _rows_of_blocks(cost, n_replicas, replica, rows):
             n_logits = n_rows * split.layer_units[-1]
             in_parts = sums_in_parts(split.n_shards, n_logits * cost.itemsize)
             n_numbers += n_logits * others * (2 if in_parts else split.n_shards)
@@ -207,15 +210,15 @@ def bytes_exchanged(
         n_numbers += split.n_parameters * (n_ranks - 1 + others * n_replicas)
         n_scalars += n_ranks * (n_replicas - 1) + (n_ranks + 2) * (n_ranks - 1)
     n_bytes = n_numbers * cost.itemsize + n_scalars * SCALAR_BYTES
-    return n_bytes + bytes_gathered(split, cost) if form == "once" else n_bytes
+    return n_bytes + bytes_gathered(split, cost) if rows.form == "once" else n_bytes
 
 
 def _along_neurons(
-    split: NetworkSplit, cost: StepCost, grid: Grid, rank: int, form: RowForm
+    split: NetworkSplit, cost: StepCost, grid: Grid, rank: int, rows: RowHolding
 ) -> Iterator[Exchange]:
     """Yield what the shards of a replica exchange: values of its rows."""
     shard, replica = grid.shard(rank), grid.replica(rank)
-    blocks = _rows_of_blocks(cost, grid.n_replicas, replica)
+    blocks = _rows_of_blocks(cost, grid.n_replicas, replica, rows)
     n_rows, n_blocks = sum(blocks), len(blocks)
 
     def along(
@@ -224,7 +227,7 @@ def _along_neurons(
         others = grid.n_shards - 1
         return Exchange(what, collective, "neurons", others, shard, whole, own, times)
 
-    if form == "once":
+    if rows.form == "once":
         n_own = _dealt(n_rows, shard, grid.n_shards)
         whole, own = (features_sent(split, cost, n) for n in (n_rows, n_own))
         # Of sparse features: lengths of rows, columns and numbers.
@@ -294,16 +297,17 @@ def _dealt(n_rows: int, part: int, n_parts: int) -> int:
     return len(range(part, n_rows, n_parts))
 
 
-def _rows_of_blocks(cost: StepCost, n_replicas: int, replica: int) -> list[int]:
+def _rows_of_blocks(
+    cost: StepCost, n_replicas: int, replica: int, rows: RowHolding
+) -> list[int]:
     """Return how many rows of each block a replica computes; a step is one block."""
     n_rows, size = cost.n_rows, cost.n_rows
     if cost.moves_parameters and cost.buffer_rows is not None:
         size = cost.buffer_rows
-    starts = range(0, n_rows, max(1, size))
+    dealt = dealt_rows(Grid(1, n_replicas), rows)
     return [
-        len(range(start + (replica - start) % n_replicas, stop, n_replicas))
-        for start in starts
-        for stop in [min(start + size, n_rows)]
+        dealt.n_own(replica, start, min(start + size, n_rows))
+        for start in range(0, n_rows, max(1, size))
     ]
 
 

@@ -148,9 +148,7 @@ def test_no_process_has_more_of_the_traffic_than_the_first(grid):
     split = model.split_of(NETWORK.layer_units, grid.n_shards)
     first = sum(each.sent.n_bytes for each in exchanges_of(NETWORK, Plan(grid)))
     for rank in range(grid.n_ranks):
-        sent = model.exchanges(
-            split, model.cost_of(NETWORK), grid.n_replicas, rank, "copies"
-        )
+        sent = model.exchanges(split, model.cost_of(NETWORK), grid.n_replicas, rank)
         assert sum(each.sent.n_bytes for each in sent) <= 1.02 * first
 
 

@@ -110,6 +110,14 @@ def test_equal_shares_are_those_of_rows_that_are_dealt():
         assert_array_equal(by_shares.shards(own), dealt.shards(own))
 
 
+@pytest.mark.parametrize("dealt", [DealtRows(3), RowsByShares((5, 2, 1))], ids=str)
+def test_rows_of_a_replica_are_counted_without_listing_them(dealt):
+    for start, stop in [(0, 0), (0, 9), (3, 11), (7, 30), (5, 6)]:
+        for replica in range(3):
+            own = numbers_of(dealt.own(replica, slice(start, stop)))
+            assert dealt.n_own(replica, start, stop) == len(own)
+
+
 def test_the_replica_with_the_most_rows_holds_the_most():
     equal, unequal = RowHolding(), RowHolding(shares=(3, 1))
     assert [equal.largest_share(2), unequal.largest_share(2)] == [0.5, 0.75]

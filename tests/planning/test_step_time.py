@@ -146,6 +146,19 @@ def test_all_wait_for_the_largest_shard_which_need_not_be_the_first():
     assert time.computed_s == pytest.approx(2 * 200 * 3 * (2 * 4 + 3 * 3) / 1e9)
 
 
+def test_the_replica_with_the_most_rows_has_the_most_to_exchange():
+    split = NetworkSplit.even(UNITS, 2)
+    even, uneven = (
+        step_time(split, COST, Grid(2, 2), [SPEED] * 4, GBIT, RowHolding(shares=shares))
+        for shares in ((), (3, 1))
+    )
+    # Of its rows: activations, deltas and logits.
+    more = 50 * 4 * (2 * 64 + 10)
+    assert uneven.travelled_s - even.travelled_s == pytest.approx(
+        8 * more / (PAYLOAD * 1e9)
+    )
+
+
 def test_messages_keep_the_processor_busy():
     busy = replace(FREE, message_s=1e-3)
     speed, link = Speed(busy), Link.of_rate(1e9, busy)

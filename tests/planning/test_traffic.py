@@ -84,20 +84,30 @@ class Job:
     split: NetworkSplit
     grid: Grid
     problem: Problem
-    form: str
+    rows: RowHolding
 
     @classmethod
-    def of(cls, units, n_shards, n_replicas, form="copies", is_sparse=False, **options):
+    def of(
+        cls,
+        units,
+        n_shards,
+        n_replicas,
+        form="copies",
+        is_sparse=False,
+        shares=(),
+        **options,
+    ):
         split = NetworkSplit.even(units, n_shards)
         problem = make_problem(split, n_rows=N_ROWS, **options)
         if is_sparse:
             X = sparse_rows(options["dtype"])
             problem = replace(problem, dataset=replace(problem.dataset, X=X))
-        return cls(split, Grid(split.n_shards, n_replicas), problem, form)
+        rows = RowHolding(form, shares=shares)
+        return cls(split, Grid(split.n_shards, n_replicas), problem, rows)
 
     def open(self, communicator, max_rows, max_grad_norm=None):
         starts = split_state(self.split, self.problem.start(), self.grid.n_replicas)
-        datasets = self.problem.dataset.parts(self.grid, RowHolding(self.form))
+        datasets = self.problem.dataset.parts(self.grid, self.rows)
         return open_local_network(
             replace(self.problem.network, max_grad_norm=max_grad_norm),
             self.split,
@@ -114,10 +124,10 @@ class Job:
         sent = sent_by_each(self.grid, work)
         n_replicas = self.grid.n_replicas
         assert sent == [
-            traffic(self.split, cost, n_replicas, rank, self.form)
+            traffic(self.split, cost, n_replicas, rank, self.rows)
             for rank in range(self.grid.n_ranks)
         ]
-        total = bytes_exchanged(self.split, cost, n_replicas, self.form)
+        total = bytes_exchanged(self.split, cost, n_replicas, self.rows)
         assert sum(each.n_bytes for each in sent) == total
 
 
@@ -152,6 +162,29 @@ def test_a_step_sends_what_the_formulas_say(
         clips_gradient=max_grad_norm is not None,
     )
     job.check(cost, step)
+
+
+@pytest.mark.parametrize("form", ["copies", "once"])
+def test_replicas_with_more_rows_send_more(form):
+    shares = (3, 1)
+    job = Job.of((7, 9, 5, 4), 2, 2, form, shares=shares, dtype=np.float32)
+
+    def step(communicator):
+        network = job.open(communicator, N_ROWS)
+        training_step(network.ops, np.arange(N_ROWS), 0.01)
+
+    job.check(StepCost.of_step(N_ROWS, itemsize=4), step)
+
+
+def test_activations_are_those_of_the_rows_of_the_replica():
+    split = NetworkSplit.even((784, 256, 256, 10), 2)
+    rows = RowHolding(shares=(24, 8))
+    cost = StepCost.of_step(2_000, itemsize=4)
+    found = [
+        next(e.whole for e in exchanges(split, cost, 2, rank, rows) if e.layer == 1)
+        for rank in (0, 2)
+    ]
+    assert found == [1_500 * 256 * 4, 500 * 256 * 4]
 
 
 @pytest.mark.parametrize(("n_shards", "n_replicas"), GRIDS)
@@ -229,16 +262,19 @@ def test_shards_exchange_hidden_layers_after_the_first_and_logits(n_shards):
     st.integers(1, 30),
     st.sampled_from(["copies", "once"]),
     st.booleans(),
+    st.booleans(),
     st.sampled_from([StepCost.of_step, StepCost.of_evaluation]),
 )
 def test_what_is_sent_is_received_and_adds_up(
-    units, n_shards, n_replicas, n_rows, form, clips, make_cost
+    units, n_shards, n_replicas, n_rows, form, unequal, clips, make_cost
 ):
     split = NetworkSplit.even(units, n_shards)
     cost = make_cost(n_rows, clips_gradient=clips, buffer_rows=max(1, n_rows // 2))
     grid = Grid(split.n_shards, n_replicas)
+    shares = tuple(range(1, n_replicas + 1)) if unequal else ()
+    rows = RowHolding(form, shares=shares)
     of_each = [
-        exchanges(split, cost, n_replicas, rank, form) for rank in range(grid.n_ranks)
+        exchanges(split, cost, n_replicas, rank, rows) for rank in range(grid.n_ranks)
     ]
     sent, received = (
         [sum(column) for column in zip(*found, strict=True)]
@@ -248,14 +284,14 @@ def test_what_is_sent_is_received_and_adds_up(
         )
     )
     assert sent == received
-    assert sent[0] == bytes_exchanged(split, cost, n_replicas, form)
+    assert sent[0] == bytes_exchanged(split, cost, n_replicas, rows)
 
 
 def test_one_process_sends_nothing():
     split = NetworkSplit.even((7, 9, 5, 4), 1)
     for cost in (StepCost.of_step(5, clips_gradient=True), StepCost.of_evaluation(5)):
-        assert not exchanges(split, cost, form="once")
-        assert traffic(split, cost, form="once") == (0, 0)
+        assert not exchanges(split, cost, rows=RowHolding("once"))
+        assert traffic(split, cost, rows=RowHolding("once")) == (0, 0)
 
 
 def test_traffic_of_a_thousand_workers_is_counted_quickly():
