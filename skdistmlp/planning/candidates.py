@@ -19,10 +19,11 @@ from skdistmlp.planning.plan import (
     local_plan,
     plan_training,
 )
-from skdistmlp.planning.rates import TASK_S
+from skdistmlp.planning.rates import DASK_BYTE_S, TASK_S
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import StepTime, computation_s, step_time
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
+from skdistmlp.training.progress import Progress
 
 MARGIN = 0.1
 """By how much more machines have to be faster than fewer ones to be taken."""
@@ -66,14 +67,17 @@ class FitLength(NamedTuple):
 
     @classmethod
     def of(cls, job: TrainingJob, dataset: BaseDataset) -> "FitLength":
-        """Return the length of a job on a data set."""
+        """Return the length of a job on a data set, or of what is left of it."""
         method = job.method
         if isinstance(method, EpochTraining):
             n_rows = dataset.n_rows
             if method.hold_out is not None:
                 n_rows -= method.hold_out.n_rows(dataset)
             n_steps = math.ceil(n_rows / method.options.batch_size)
-            return cls(n_steps, method.options.max_epochs)
+            progress = job.initial.progress
+            n_done = progress.n_iter if isinstance(progress, Progress) else 0
+            # At least one is always trained.
+            return cls(n_steps, max(1, method.options.max_epochs - n_done))
         assert isinstance(method, LbfgsTraining)
         return cls(EVALUATIONS_PER_ITERATION, method.options.max_iter)
 
@@ -186,12 +190,18 @@ class Offer:
         return Candidate(plan, StepTime(seconds), fixed_s, self.length, held)
 
     def _sent_s(self, n_bytes: int) -> float:
-        """Return the seconds for features between this process and the workers.
+        """Return the seconds for bytes that Dask sends between here and the workers.
 
-        Its link is taken to be like theirs.
+        This process's link is taken to be like theirs.
         """
         # A link that is not limited takes no time.
-        return 8 * n_bytes / self.machines.link.bits_per_s
+        return n_bytes * (DASK_BYTE_S + 8 / self.machines.link.bits_per_s)
+
+    def _fit_on_workers_s(self, plan: Plan, sent: int) -> float:
+        """Return the seconds of a fit besides its steps, with the bytes of its rows."""
+        # At the end, the parameters come here.
+        collected = plan.split.n_parameters * self.cost.itemsize
+        return PEERS_FIT_S + self._sent_s(sent + collected)
 
     def _futures(self) -> Iterator[Candidate]:
         if self.n_replicas not in (None, 1):
@@ -204,7 +214,10 @@ class Offer:
         scheduled_s = TASK_S * chained_tasks(plan.split, self.cost)
         if has_room(plan, self.memory, self.memory_share):
             step = StepTime(computed_s, scheduled_s)
-            yield Candidate(plan, step, PEERS_FIT_S, self.length)
+            # All features go to each worker from here, where they are fetched first.
+            times_sent = len(workers) + self.on_cluster
+            fixed_s = self._fit_on_workers_s(plan, self.cost.feature_bytes * times_sent)
+            yield Candidate(plan, step, fixed_s, self.length)
 
     def _peers(self) -> Iterator[Candidate]:
         # The fastest first; those that are equally fast stay in their order.
@@ -257,7 +270,7 @@ class Offer:
             plan.split, self.cost, grid, _distinct(speeds), link, plan.rows
         )
         sent = 0 if self.on_cluster else plan.features_held * len(workers)
-        return Candidate(plan, step, PEERS_FIT_S + self._sent_s(sent), self.length)
+        return Candidate(plan, step, self._fit_on_workers_s(plan, sent), self.length)
 
 
 def row_shares(grid: Grid, speeds: Sequence[float]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.candidates import (
     MARGIN,
+    PEERS_FIT_S,
     Candidate,
     FitLength,
     Offer,
@@ -23,8 +24,9 @@ from skdistmlp.planning.candidates import (
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import WorkerMemory
-from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE
 from skdistmlp.planning.step_time import StepTime
+from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of
 
 LARGE = 784, 1024, 1024, 10
 """A network that shards share well at 1 Gbit/s."""
@@ -229,7 +231,7 @@ def test_features_are_sent_or_fetched_once_in_a_fit():
     sizes = {"data_bytes": 10**9, "feature_bytes": 10**9}
     here = offer_of(sizes=sizes, n_workers=2)
     there = replace(here, on_cluster=True)
-    second_s = 8e9 / here.machines.link.bits_per_s
+    second_s = 1e9 * (DASK_BYTE_S + 8 / here.machines.link.bits_per_s)
 
     def fixed_s(offer, n_workers, n_replicas=1):
         (found,) = (
@@ -244,6 +246,30 @@ def test_features_are_sent_or_fetched_once_in_a_fit():
     # A copy for each shard, and a half for each replica.
     assert fixed_s(here, 2) - fixed_s(there, 2) == pytest.approx(2 * second_s)
     assert fixed_s(here, 2, 2) - fixed_s(there, 2, 2) == pytest.approx(second_s)
+
+
+def test_parameters_are_collected_at_the_end_of_a_fit():
+    units = 10_000, 10_000, 10
+    (candidate,) = offer_of(units, n_workers=1, local=False).candidates()
+    # 400 MB at 1 Gbit/s.
+    n_bytes = 4 * candidate.plan.split.n_parameters
+    byte_s = DASK_BYTE_S + 8 / offer_of().machines.link.bits_per_s
+    assert n_bytes * byte_s > 3
+    assert candidate.fixed_s == pytest.approx(PEERS_FIT_S + n_bytes * byte_s)
+
+
+def test_a_fit_that_is_resumed_has_the_epochs_that_are_left():
+    job, dataset = job_of("adam"), dataset_of("adam")
+    whole = FitLength.of(job, dataset)
+    assert whole.n_epochs == MAX_EPOCHS
+
+    def left(n_done):
+        progress = replace(job.initial.progress, n_iter=n_done)
+        initial = replace(job.initial, progress=progress)
+        return FitLength.of(replace(job, initial=initial), dataset)
+
+    assert left(2) == FitLength(whole.n_steps, MAX_EPOCHS - 2)
+    assert left(MAX_EPOCHS).n_epochs == 1
 
 
 def test_grids_give_each_replica_a_row_and_each_shard_a_neuron():
