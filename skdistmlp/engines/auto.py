@@ -195,7 +195,7 @@ def fastest_plan(
     candidates = offer.candidates()
     if not candidates:
         return None
-    plan = chosen_plan(candidates, machines.link)
+    plan = chosen_plan(candidates, offer)
     n_taken, first = len(plan.workers), machines.workers[0]
     are_equal = all(speed == first for speed in machines.workers)
     if plan.engine == "peers" and n_taken < len(workers) and are_equal:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import NamedTuple
 
 from skdistmlp.exceptions import counted
@@ -22,6 +23,7 @@ from skdistmlp.planning.plan import (
 from skdistmlp.planning.rates import DASK_BYTE_S, TASK_S
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import StepTime, computation_s, step_time
+from skdistmlp.planning.worker_lines import named
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.progress import Progress
 
@@ -352,10 +354,18 @@ def forecast_of(candidates: Sequence[Candidate], link: Link) -> Forecast:
     return Forecast(rows, link.latency_s, link.bits_per_s)
 
 
-def chosen_plan(candidates: Sequence[Candidate], link: Link) -> Plan:
-    """Return the plan of the first of ranked candidates, with why and what it takes."""
+def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
+    """Return the plan of the first of ranked candidates, with why and what it takes.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        Of the offer, the best first.
+    offer : Offer
+        What there was to choose from.
+    """
     first, *others = candidates
-    forecast = forecast_of(candidates, link)
+    forecast = forecast_of(candidates, offer.machines.link)
     n_workers = len(first.plan.workers)
     alone = next((c for c in candidates if not c.plan.workers), None)
     if n_workers == 0:
@@ -365,6 +375,11 @@ def chosen_plan(candidates: Sequence[Candidate], link: Link) -> Plan:
             reason = (
                 f"{forecast.rows[1].name} is expected to take {ratio:.2f} times as long"
             )
+            if ratio < 1:
+                reason += (
+                    f", but more machines are taken only if they are more than "
+                    f"{MARGIN:.0%} faster"
+                )
     elif alone is None:
         reason = "the fastest plan that is expected to fit into memory"
     else:
@@ -373,4 +388,28 @@ def chosen_plan(candidates: Sequence[Candidate], link: Link) -> Plan:
             f"{counted(n_workers, 'worker')} should train {ratio:.2f} times as fast as "
             f"this process"
         )
+    reason += _slow_workers(first.plan, offer)
     return replace(first.plan, reason=reason, forecast=forecast)
+
+
+def _slow_workers(plan: Plan, offer: Offer) -> str:
+    """Say which workers a plan leaves out since they are slow; nothing if none is."""
+    slowness = {
+        worker: speed.correction(Grid(1))
+        for worker, speed in zip(offer.workers, offer.machines.workers, strict=True)
+    }
+    taken = [slowness[worker] for worker in plan.workers]
+    if not taken:
+        return ""
+    left_out = [
+        worker
+        for worker, its in slowness.items()
+        if worker not in plan.workers and its > max(taken)
+    ]
+    if not left_out:
+        return ""
+    ratios = [slowness[worker] / median(taken) for worker in left_out]
+    least, most = f"{min(ratios):.1f}", f"{max(ratios):.1f}"
+    times = least if least == most else f"{least} to {most}"
+    verb = "is" if len(left_out) == 1 else "are"
+    return f"; {named(left_out)} {verb} left out, {times} times as slow as the others"

@@ -25,12 +25,12 @@ def worker_lines(plan: Plan) -> list[str]:
         if len(plan.workers) <= MAX_LISTED:
             return [f"the whole network on {worker}" for worker in plan.workers]
         n_workers = counted(len(plan.workers), "worker")
-        return [f"the whole network on each of {n_workers}: {_named(plan.workers)}"]
+        return [f"the whole network on each of {n_workers}: {named(plan.workers)}"]
     if len(plan.workers) <= MAX_LISTED:
         return [_line(plan, rank) for rank in range(len(plan.workers))]
     if plan.n_shards == 1:
         n_replicas = counted(plan.n_replicas, "replica")
-        where = [f"the whole network in each of {n_replicas}: {_named(plan.workers)}"]
+        where = [f"the whole network in each of {n_replicas}: {named(plan.workers)}"]
     else:
         where = [f"each shard: {_sizes(plan)}", *_replica_lines(plan)]
     bytes_held = ", bytes_held" if plan.bytes_held else ""
@@ -106,7 +106,7 @@ def _replica_lines(plan: Plan) -> list[str]:
         ranks = plan.grid.along("neurons", replica * plan.n_shards)
         shards = counted(len(ranks), "shard")
         name = f"replica {replica}: {shards}" if plan.n_replicas > 1 else shards
-        lines.append(f"{name} on {_named([plan.workers[rank] for rank in ranks])}")
+        lines.append(f"{name} on {named([plan.workers[rank] for rank in ranks])}")
     if len(lines) > MAX_LISTED:
         # The first ones and the last.
         n_left_out = len(lines) - (MAX_LISTED - 1)
@@ -114,7 +114,7 @@ def _replica_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def _named(workers: Sequence[str]) -> str:
+def named(workers: Sequence[str]) -> str:
     """Name the first workers and the last one."""
     names = list(workers)
     if len(names) > MAX_NAMED:

@@ -283,7 +283,7 @@ def test_grids_give_each_replica_a_row_and_each_shard_a_neuron():
 def test_a_chosen_plan_says_why_and_what_else_there_was():
     offer = offer_of(bits_per_s=10 * GBIT)
     candidates = offer.candidates()
-    plan = chosen_plan(candidates, offer.machines.link)
+    plan = chosen_plan(candidates, offer)
     assert plan.reason.startswith("2 workers should train 1.")
     assert plan.forecast is not None
     assert [row.n_workers for row in plan.forecast.rows] == [
@@ -293,9 +293,43 @@ def test_a_chosen_plan_says_why_and_what_else_there_was():
     text = str(plan)
     assert "next best: " in text
     assert " per step, " in text
-    local = chosen_plan(offer_of(bits_per_s=1e7).candidates(), offer.machines.link)
+    slow = offer_of(bits_per_s=1e7)
+    local = chosen_plan(slow.candidates(), slow)
     assert local.engine == "local"
     assert "is expected to take" in local.reason
+
+
+def test_a_chosen_plan_says_which_workers_it_leaves_out():
+    offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, slow=(1,))
+    reason = chosen_plan(offer.candidates(), offer).reason
+    assert reason.startswith("3 workers should train ")
+    assert reason.endswith(
+        "; tcp://worker1:1 is left out, 3.0 times as slow as the others"
+    )
+    offer = offer_of(n_workers=8, bits_per_s=10 * GBIT, slow=(1, 2, 4, 5, 6))
+    assert chosen_plan(offer.candidates(), offer).reason.endswith(
+        "; tcp://worker1:1, tcp://worker2:1, tcp://worker4:1, …, tcp://worker6:1 are "
+        "left out, 3.0 times as slow as the others"
+    )
+    # Nor does this process take any.
+    here = replace(offer, length=FitLength(1, 1))
+    assert "left out" not in chosen_plan(here.candidates(), here).reason
+    equal = offer_of(n_workers=4, bits_per_s=10 * GBIT)
+    assert "left out" not in chosen_plan(equal.candidates(), equal).reason
+
+
+def test_a_local_plan_that_is_not_the_fastest_says_why_it_is_taken():
+    offer = offer_of()
+    two = replace(candidate_of(offer, 2), step=StepTime(1.0), fixed_s=0.0)
+    here = replace(candidate_of(offer, 0), step=StepTime(1.05), fixed_s=0.0)
+    plan = chosen_plan(ranked([two, here]), offer)
+    assert plan.engine == "local"
+    assert plan.reason == (
+        "peers on 2 (1 x 2) is expected to take 0.95 times as long, but more machines "
+        "are taken only if they are more than 10% faster"
+    )
+    slower = replace(two, step=StepTime(2.0))
+    assert "are taken only" not in chosen_plan([here, slower], offer).reason
 
 
 def test_a_thousand_workers_are_planned_in_a_moment():
