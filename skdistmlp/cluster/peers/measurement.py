@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -23,7 +24,7 @@ from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run.graph import MEASURE
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings, are_equal
 from skdistmlp.planning.cost import StepCost
@@ -225,11 +226,11 @@ def _measure(
     grids: Sequence[Grid],
     held: Sequence[str] = (),
 ) -> Timings:
-    deadline = time.monotonic() + MEASURING_TIMEOUT_S
+    check = partial(_check_deadline, time.monotonic() + MEASURING_TIMEOUT_S)
     others = [worker for worker in workers if worker not in held]
     try:
         with reserve_workers(client, others, _refuse_to_wait):
-            reports = _probe(client, workers, trial, grids, deadline)
+            reports = _probe(client, workers, trial, grids, check)
         # Not at the same time: alone, this process has the machine to itself.
         here_s = trial.steps_seconds(grids[:1])[0].own
     except MeetingError as error:
@@ -274,13 +275,13 @@ def _probe(
     workers: tuple[str, ...],
     trial: Trial,
     grids: Sequence[Grid],
-    deadline: float,
+    check: Callable[[], None],
 ) -> list[ProbeReport]:
     """Run a probe on every worker; return what each has measured."""
     ranks = range(len(workers))
     names = [f"probe {rank} on {worker}" for rank, worker in enumerate(workers)]
     credentials = Credentials.new()
-    with Placement(client, workers, MEASURE, "probe{}".format) as tasks:
+    with Placement(client, workers, MEASURE, "probe{}".format, check=check) as tasks:
         tasks.phase = "measuring the workers"
         tasks.begin()
         opened = [
@@ -293,8 +294,7 @@ def _probe(
         # The probes are held until they have measured.
         futures = tasks.submit([*opened, *listening])
         probes, addresses = futures[: len(workers)], futures[len(workers) :]
-        _wait(addresses, deadline)
-        roster = Roster(tasks.fetch(*addresses), names, exchange_timeout_s())
+        roster = Roster(_results(tasks, addresses, check), names, exchange_timeout_s())
         tasks.begin()
         keys = [
             tasks.add(
@@ -302,18 +302,35 @@ def _probe(
             )
             for rank in ranks
         ]
-        measuring = tasks.submit(keys)
-        _wait(measuring, deadline)
-        return tasks.fetch(*measuring)
+        return _results(tasks, tasks.submit(keys), check)
 
 
-def _wait(futures: Sequence[Future[Any]], deadline: float) -> None:
-    # Polled: Dask's own waits do not end when one of many fails.
-    while not all(future.done() for future in futures):
-        if any(future.status == "error" for future in futures):
-            return
-        if time.monotonic() > deadline:
-            raise MeasurementError(
-                f"the workers did not answer within {MEASURING_TIMEOUT_S:g} s"
-            )
+def _check_deadline(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise MeasurementError(
+            f"the workers did not answer within {MEASURING_TIMEOUT_S:g} s"
+        )
+
+
+def _results(
+    tasks: Placement, futures: Sequence[Future[Any]], check: Callable[[], None]
+) -> list[Any]:
+    """Wait for tasks; return their results, or raise what explains that one failed."""
+    # Polled: Dask's own waits do not end when one of many fails. The others may wait
+    # for a worker that is busy, and so would whoever fetches the results of all.
+    while not any(future.status == "error" for future in futures):
+        if all(future.done() for future in futures):
+            return tasks.fetch(*futures)
+        check()
         time.sleep(MEASURING_POLL_S)
+    errors = [error for future in futures if (error := tasks.error_of(future))]
+    raise min(errors, key=_remoteness)
+
+
+def _remoteness(error: BaseException) -> int:
+    """Return how far an error may be from the cause.
+
+    A probe that ends breaks its connections to the others; and one that begins after
+    they have given up finds nobody, as if they were out of reach.
+    """
+    return isinstance(error, ExchangeError) + isinstance(error, MeetingError)

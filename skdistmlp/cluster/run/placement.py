@@ -51,6 +51,8 @@ class Placement:
         From a rank to what names of tasks call its shard.
     log : callable
         Takes lines for the user, if they want any.
+    check : callable
+        Called every `WORKER_CHECK_S` of each wait; ends it by raising.
 
     Attributes
     ----------
@@ -73,6 +75,7 @@ class Placement:
         group: str = TRAIN,
         name: Callable[[int], str] = SHARD,
         log: Log = quiet,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self.workers = workers
@@ -82,7 +85,7 @@ class Placement:
         self.notice = WaitNotice(client, self._run, log)
         self._shield = InterruptShield(client, workers)
         self._held = HeldFutures()
-        self.watch = Watch(client, workers, self._held.pending)
+        self.watch = Watch(client, workers, self._held.pending, check)
         self._graph = PinnedGraph(client, workers, self._run, self._held, group, name)
         self._scatterer = Scatterer(
             client, workers, self._graph.key, self._held, self.watch

@@ -46,6 +46,8 @@ class Watch:
     awaited : callable, optional
         Returns the futures of the run; see `ReachabilityCheck`. Without it, no values
         move between workers.
+    check : callable, optional
+        Called in each check; ends the wait by raising, such as at a deadline.
     """
 
     def __init__(
@@ -53,9 +55,11 @@ class Watch:
         client: Client,
         workers: Sequence[str],
         awaited: Callable[[], Iterable[Future[Any]]] = tuple,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._workers = workers
+        self._check = check
         self._is_cancelled = task_cancellation()
         self._liveness = LivenessCheck(client, workers)
         self._reachability = ReachabilityCheck(client, awaited)
@@ -81,7 +85,9 @@ class Watch:
         ClusterError
             If this runs in a task that was cancelled, or the scheduler does not answer.
         """
-        # Presence first: the others may accept a worker that has left, since a ping
+        # Before anything that waits for an answer.
+        self._check()
+        # Presence next: the others may accept a worker that has left, since a ping
         # that fails counts as answered and the worker has no status.
         self.check_presence()
         # Before the statuses, which are what each worker last told the scheduler: one

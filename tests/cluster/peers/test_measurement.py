@@ -2,13 +2,15 @@
 
 import pickle
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, Event
 
+from skdistmlp.cluster.client.rpc import wait_while
 from skdistmlp.cluster.peers import measurement as module
 from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.measurement import (
@@ -24,6 +26,7 @@ from skdistmlp.cluster.peers.measurement import (
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.shard import Roster
+from skdistmlp.cluster.run import placement
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.cost import StepCost
@@ -178,6 +181,68 @@ def test_busy_workers_are_not_waited_for(client, workers, trial, monkeypatch):
     assert places(client) == []
 
 
+def test_a_probe_that_fails_is_enough_though_another_is_still_to_begin(
+    client, workers, trial, monkeypatch
+):
+    gate = Event("gate-of-a-late-probe", client=client)
+
+    def measure(probe, *_):
+        if probe._rank == 0:
+            Event("gate-of-a-late-probe").wait(WITHIN_S)
+            raise MeetingError("nobody is there")
+        raise ExchangeError("probe 0 did not begin")
+
+    monkeypatch.setattr(module.probe, "measure", measure)
+    try:
+        with pytest.raises(MeasurementError, match="did not begin") as failed:
+            bounded(measure_machines, client, workers, trial, GRIDS)
+        assert not gate.is_set()
+    finally:
+        gate.set()
+    assert not isinstance(failed.value, UnreachableError)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_cause_is_raised_and_not_what_others_make_of_it(order):
+    errors = [
+        MeetingError("finds nobody"),
+        ExchangeError("lost its connection"),
+        MeetingError("finds nobody either"),
+        ZeroDivisionError("the cause"),
+    ]
+    tasks = SimpleNamespace(error_of=lambda future: future.error)
+
+    def results(*errors):
+        futures = [SimpleNamespace(status="error", error=error) for error in errors]
+        return module._results(tasks, futures[::order], lambda: None)
+
+    with pytest.raises(ZeroDivisionError):
+        results(*errors)
+    with pytest.raises(ExchangeError, match="lost its connection"):
+        results(*errors[:-1])
+    with pytest.raises(MeetingError):
+        results(*errors[::2])
+
+
+@pytest.mark.parametrize("name", ["check_versions", "submit_rpc"])
+def test_an_answer_that_does_not_come_is_not_waited_for(
+    client, workers, trial, monkeypatch, name
+):
+    """Of a worker that is frozen: the question for its version, or its result."""
+    monkeypatch.setattr(module, "MEASURING_TIMEOUT_S", 3.0)
+
+    def ask(client, question, *args, **_):
+        if name == "check_versions":
+            (check,) = args
+            wait_while(check, [Future()])
+        return Future()
+
+    monkeypatch.setattr(placement, name, ask)
+    with pytest.raises(MeasurementError, match="did not answer within 3 s"):
+        bounded(measure_machines, client, workers, trial, GRIDS)
+    assert places(client) == []
+
+
 def test_an_error_on_a_worker_is_the_reason(client, workers, trial):
     wrong = replace(trial, targets=np.zeros((4, 3)))
     with pytest.raises(MeasurementError, match="IndexError: "):
@@ -230,10 +295,10 @@ def test_a_worker_that_is_busy_is_not_said_to_be_out_of_reach(monkeypatch):
 
 
 def test_an_interrupt_ends_a_measurement(client, workers, trial, monkeypatch):
-    def interrupted(futures, deadline):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "_wait", interrupted)
+    monkeypatch.setattr(module, "_results", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measure_machines(client, workers, trial, GRIDS)
     assert places(client) == []
