@@ -125,13 +125,25 @@ class Trial:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What the seconds of a step depend on."""
-        nnz = self.nnz_per_row
+        """What the seconds of a step depend on.
+
+        Of a hyperparameter that is a number, no more than whether it is used: a step
+        does the same whatever its value, and the candidates of a search share one
+        measurement, and with it a plan.
+        """
+        network, nnz = self.network, self.nnz_per_row
+        output = network.output
         return (
-            repr(self.network),
+            tuple(
+                (layer.fan_in, layer.fan_out, repr(layer.activation), layer.dropout > 0)
+                for layer in network.layers
+            ),
+            output if isinstance(output, str) else type(output),
+            network.alpha > 0,
+            network.max_grad_norm is not None,
             self.dtype.name,
-            repr(self.rule),
-            self.ema_decay,
+            _kind_of(self.rule),
+            self.ema_decay is not None,
             self.n_rows,
             None if nnz is None else float(f"{nnz:.2g}"),
         )
@@ -281,6 +293,12 @@ class _StepParts:
         assert self.updated is not None
         updated = StepSeconds(*(seconds / n_replicas for seconds in self.updated))
         return replace(self, updated=updated)
+
+
+def _kind_of(rule: UpdateRule | None) -> tuple[object, ...]:
+    """Return what the seconds of an update depend on: the rule, and its flags."""
+    flags = () if rule is None else vars(rule).items()
+    return type(rule), *(item for item in flags if isinstance(item[1], bool))
 
 
 def _narrowed(network: Network, least_features: float) -> Network:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from skdistmlp.nn.layers import Network, dense_layers
+from skdistmlp.nn.update_rules import Adam, AdamW, Sgd
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.training import trial as module
 from skdistmlp.training.trial import Trial
@@ -90,6 +91,48 @@ def test_steps_of_a_network_that_was_narrowed_can_be_timed():
     for case in ("adam", "sparse"):
         trial = Trial.of(job_with(network), dataset_of(case), 50)
         assert 0 < step_s(trial, Grid(2)) < 5
+
+
+NETWORK = network_of(64, 100, 10)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": replace(NETWORK, alpha=0.25)},
+        {"network": Network(dense_layers((64, 100, 10), "tanh", 0.3), "softmax", 0.5)},
+        {"rule": Adam(beta_1=0.8, beta_2=0.99, epsilon=1e-7)},
+        {"ema_decay": 0.99},
+    ],
+)
+def test_candidates_of_a_search_share_a_measurement(changes):
+    """What changes numbers only leaves the seconds of a step as they are."""
+    trial = replace(trial_of("adam"), network=NETWORK, rule=Adam(), ema_decay=0.9)
+    assert replace(trial, **changes).key == trial.key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": network_of(64, 101, 10)},
+        {"network": replace(NETWORK, alpha=0.0)},
+        {"network": replace(NETWORK, max_grad_norm=1.0)},
+        {"network": replace(NETWORK, output="logistic")},
+        {"network": Network(dense_layers((64, 100, 10), "tanh"), "softmax", 0.5)},
+        {"network": Network(dense_layers((64, 100, 10), "relu", 0.1), "softmax", 0.5)},
+        {"rule": Sgd(0.9, nesterov=True)},
+        {"rule": AdamW()},
+        {"rule": None},
+        {"ema_decay": 0.9},
+        {"n_rows": 51},
+        {"dtype": np.dtype(np.float32)},
+        {"nnz_per_row": 3.0},
+    ],
+)
+def test_steps_that_do_other_work_are_measured(changes):
+    trial = replace(trial_of("adam"), network=NETWORK, rule=Sgd(0.9, nesterov=False))
+    trial = replace(trial, dtype=np.dtype(np.float64), nnz_per_row=None)
+    assert replace(trial, **changes).key != trial.key
 
 
 def test_an_evaluation_has_no_optimiser():

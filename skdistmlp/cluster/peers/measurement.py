@@ -65,8 +65,9 @@ class UnreachableError(MeasurementError):
     """The workers cannot connect to each other."""
 
 
-_FAILED: dict[Any, tuple[float, MeasurementError]] = {}
-"""What could not be measured, until when, and why."""
+_FAILED: dict[tuple[str, tuple[str, ...]], tuple[float, MeasurementError]] = {}
+"""Workers that could not be measured, by scheduler, until when, and why. Not by job:
+the candidates of a search would each wait for the same busy workers."""
 
 
 def measure_machines(
@@ -92,17 +93,19 @@ def measure_machines(
     MeasurementError
         If the workers are busy, too slow, or cannot reach each other.
     """
-    key = scheduler_id(client), workers, trial.key, tuple(grids)
+    scheduler = scheduler_id(client)
+    key = scheduler, workers, trial.key, tuple(grids)
     with _LOCK:
         found = _CACHE.get(key)
         if found is None:
-            _raise_again(key)
+            _raise_again(scheduler, workers)
             try:
                 found = _CACHE[key] = _measure(client, workers, trial, grids)
             except HeldError:
                 raise
             except MeasurementError as error:
-                _FAILED[key] = time.monotonic() + MEASURING_RETRY_S, error
+                until = time.monotonic() + MEASURING_RETRY_S
+                _FAILED[scheduler, workers] = until, error
                 raise
             while len(_CACHE) > MAX_CACHED:
                 _CACHE.popitem(last=False)
@@ -207,14 +210,14 @@ def forget_machines() -> None:
         _FAILED.clear()
 
 
-def _raise_again(key: Any) -> None:
-    """Raise what a measurement has failed with a moment ago, if it has."""
+def _raise_again(scheduler: str, workers: tuple[str, ...]) -> None:
+    """Raise what a measurement of workers has failed with a moment ago, if it has."""
     now = time.monotonic()
     for other, (until, _) in list(_FAILED.items()):
         if until <= now:
             _FAILED.pop(other, None)
-    if key in _FAILED:
-        _, error = _FAILED[key]
+    if (scheduler, workers) in _FAILED:
+        _, error = _FAILED[scheduler, workers]
         # A new one: several threads may raise it.
         raise type(error)(str(error))
 

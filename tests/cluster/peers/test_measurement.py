@@ -135,10 +135,14 @@ def test_what_has_failed_is_not_measured_again_at_once(
         raise UnreachableError("behind a firewall")
 
     monkeypatch.setattr(module, "_measure", fail)
-    for _ in range(3):
+    # The candidates of a search are other jobs on the same workers.
+    for n_rows in 10, 10, 20:
         with pytest.raises(UnreachableError, match="behind a firewall"):
-            measure_machines(client, workers, trial, GRIDS)
+            measure_machines(client, workers, replace(trial, n_rows=n_rows), GRIDS)
     assert len(tried) == 1
+    with pytest.raises(UnreachableError):
+        measure_machines(client, workers[:2], trial, GRIDS)
+    tried.pop()
     monkeypatch.setattr(module, "MEASURING_RETRY_S", 0.0)
     forget_machines()
     for _ in range(2):
