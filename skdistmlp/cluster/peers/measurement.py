@@ -20,7 +20,7 @@ from distributed import Client, Future
 from skdistmlp.cluster.client.workers import scheduler_id
 from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
-from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.cluster.peers.reservation import borrow_workers
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run.graph import MEASURE
 from skdistmlp.cluster.run.placement import Placement
@@ -58,7 +58,7 @@ class MeasurementError(ClusterError):
 
 
 class HeldError(MeasurementError):
-    """Other fits hold the workers."""
+    """Other fits hold or measure the workers."""
 
 
 class UnreachableError(MeasurementError):
@@ -232,7 +232,9 @@ def _measure(
     check = partial(_check_deadline, time.monotonic() + MEASURING_TIMEOUT_S)
     others = [worker for worker in workers if worker not in held]
     try:
-        with reserve_workers(client, others, _refuse_to_wait):
+        with borrow_workers(client, others, check) as are_free:
+            if not are_free:
+                raise HeldError("other fits hold or measure the workers")
             reports = _probe(client, workers, trial, grids, check)
         # Not at the same time: alone, this process has the machine to itself.
         here_s = trial.steps_seconds(grids[:1])[0].own
@@ -267,10 +269,6 @@ def _worker_seconds(reports: Sequence[ProbeReport]) -> tuple[tuple[float, ...], 
     if all(are_equal(s, typical_s) for s in own_s):
         return tuple(tuple(report.step_s) for report in reports)
     return tuple(tuple(report.own_s) for report in reports)
-
-
-def _refuse_to_wait() -> None:
-    raise HeldError("other fits hold the workers")
 
 
 def _probe(
@@ -311,7 +309,7 @@ def _probe(
 def _check_deadline(deadline: float) -> None:
     if time.monotonic() > deadline:
         raise MeasurementError(
-            f"the workers did not answer within {MEASURING_TIMEOUT_S:g} s"
+            f"the cluster did not answer within {MEASURING_TIMEOUT_S:g} s"
         )
 
 

@@ -105,6 +105,7 @@ class WorkerQueue(SchedulerPlugin):
         """Add the handlers that clients call; called by Dask, once per scheduler."""
         self._scheduler = scheduler
         add_handler(scheduler, "skdistmlp_reserve", self.reserve)
+        add_handler(scheduler, "skdistmlp_borrow", self.borrow)
         add_handler(scheduler, "skdistmlp_leave", self.leave)
         add_handler(scheduler, "skdistmlp_choose", self.choose)
         add_handler(scheduler, "skdistmlp_free", self.free)
@@ -146,6 +147,31 @@ class WorkerQueue(SchedulerPlugin):
         its place, to a new scheduler or by its own silence, and must not get it back
         unnoticed: another fit may have its workers.
         """
+        self._note_question()
+        if not arrives and name not in self.reservations:
+            return Standing.LOST.value
+        if arrives:
+            self._has_arrived(frozenset(workers))
+        # Assigned to a key that exists, it stays at its place in the order.
+        self.reservations[name] = Reservation(client, frozenset(workers), silent_s)
+        return (Standing.HELD if self._is_first(name) else Standing.QUEUED).value
+
+    def borrow(
+        self, name: str, client: str, workers: list[str], silent_s: float
+    ) -> bool:
+        """Reserve workers for a measurement, if nobody has them or waits for them.
+
+        It never waits. And it leaves intentions as they are: the fit that it is for has
+        chosen its workers, but arrives only later.
+        """
+        self._note_question()
+        self.reservations[name] = Reservation(client, frozenset(workers), silent_s)
+        if not self._is_first(name):
+            del self.reservations[name]
+        return name in self.reservations
+
+    def _note_question(self) -> None:
+        """Note that a client has asked, and whether the scheduler was asleep before."""
         # The clock by which Dask notes heartbeats. It goes on while a laptop sleeps,
         # and whoever waits has not asked meanwhile: a gap, or a clock that was set
         # back, means that the heartbeats of all clients may be still on their way.
@@ -153,12 +179,10 @@ class WorkerQueue(SchedulerPlugin):
         if not 0 <= now - self.asked_at < SCHEDULER_ASLEEP_S:
             self.awake_since = now
         self.asked_at = now
-        if not arrives and name not in self.reservations:
-            return Standing.LOST.value
-        if arrives:
-            self._has_arrived(frozenset(workers))
-        # Assigned to a key that exists, it stays at its place in the order.
-        self.reservations[name] = Reservation(client, frozenset(workers), silent_s)
+
+    def _is_first(self, name: str) -> bool:
+        """Say whether nobody before wants any of the workers of a reservation."""
+        workers = self.reservations[name].workers
         for other, before in list(self.reservations.items()):
             if other == name:
                 break
@@ -166,8 +190,8 @@ class WorkerQueue(SchedulerPlugin):
             if self._is_dead(before):
                 del self.reservations[other]
             elif not before.workers.isdisjoint(workers):
-                return Standing.QUEUED.value
-        return Standing.HELD.value
+                return False
+        return True
 
     def _has_arrived(self, workers: frozenset[str]) -> None:
         """Forget one choice of these workers: its fit is in the queue now."""
@@ -256,6 +280,50 @@ def _ask_queue(client: Client, question: str, **arguments: Any) -> list[str] | N
 
 
 @contextmanager
+def borrow_workers(
+    client: Client, workers: Sequence[str], check: Callable[[], None]
+) -> Iterator[bool]:
+    """Reserve workers for a measurement while the context lasts, if they are free.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : sequence of str
+        Addresses.
+    check : callable
+        Called every few seconds until the scheduler has answered; ends that wait by
+        raising.
+
+    Yields
+    ------
+    bool
+        Whether they are reserved: not if a fit, or another measurement, has any of
+        them or waits for it.
+    """
+    name = uuid.uuid4().hex
+    try:
+        registering = submit_rpc(client, client.register_plugin, WorkerQueue())
+        wait_while(check, [registering])
+        registering.result()
+        asked = submit_rpc(
+            client,
+            call_scheduler,
+            client,
+            "skdistmlp_borrow",
+            name=name,
+            client=client.id,
+            workers=list(workers),
+            silent_s=_silent_s(client),
+        )
+        wait_while(check, [asked])
+        yield bool(asked.result())
+    finally:
+        # Also if the answer was not waited for: they may be reserved.
+        _leave(client, name)
+
+
+@contextmanager
 def reserve_workers(
     client: Client, workers: Sequence[str], check: Callable[[], None]
 ) -> Iterator[Callable[[], None]]:
@@ -289,13 +357,12 @@ def reserve_workers(
         return ask(arrives=True) is Standing.HELD
 
     def ask(arrives: bool) -> Standing:
-        silent_s = max(SILENT_CLIENT_S, SILENT_HEARTBEATS * heartbeat_s(client))
         asked = call(
             "skdistmlp_reserve",
             name=name,
             client=client.id,
             workers=list(workers),
-            silent_s=silent_s,
+            silent_s=_silent_s(client),
             arrives=arrives,
         )
         wait_while(check, [asked])
@@ -325,8 +392,20 @@ def reserve_workers(
             )
         yield check_held
     finally:
-        # Also if `arrive` was interrupted: the scheduler may have queued this fit. A
-        # closed client has no place any more.
-        if client.status not in ("closing", "closed"):
-            with suppress(Exception):
-                call("skdistmlp_leave", name=name).result(LEAVE_QUEUE_S)
+        # Also if `arrive` was interrupted: the scheduler may have queued this fit.
+        _leave(client, name)
+
+
+def _silent_s(client: Client) -> float:
+    """Return the seconds without a heartbeat after which a client counts as dead."""
+    return max(SILENT_CLIENT_S, SILENT_HEARTBEATS * heartbeat_s(client))
+
+
+def _leave(client: Client, name: str) -> None:
+    """Give up a place in the queue."""
+    # A closed client has no place any more.
+    if client.status in ("closing", "closed"):
+        return
+    with suppress(Exception):
+        left = submit_rpc(client, call_scheduler, client, "skdistmlp_leave", name=name)
+        left.result(LEAVE_QUEUE_S)

@@ -1,5 +1,6 @@
 """Measuring workers: real sockets and steps, and what keeps it from happening."""
 
+import asyncio
 import pickle
 import socket
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 from distributed import Client, Event
 
+from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.client.rpc import wait_while
 from skdistmlp.cluster.peers import measurement as module
-from skdistmlp.cluster.peers import probe
+from skdistmlp.cluster.peers import probe, reservation
 from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
     UnreachableError,
@@ -24,7 +26,7 @@ from skdistmlp.cluster.peers.measurement import (
     measure_machines,
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
-from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.cluster.peers.reservation import borrow_workers, reserve_workers
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run import placement
 from skdistmlp.exceptions import ExchangeError
@@ -168,11 +170,42 @@ def test_few_measurements_are_kept(client, workers, trial, monkeypatch):
 def test_workers_that_a_fit_holds_are_left_alone(client, workers, trial):
     with (
         reserve_workers(client, workers[:1], goes_on),
-        pytest.raises(MeasurementError, match="other fits hold the workers"),
+        pytest.raises(MeasurementError, match="other fits hold or measure"),
     ):
         measure_machines(client, workers, trial, GRIDS)
     assert places(client) == []
     assert measure_machines(client, workers, trial, GRIDS)
+
+
+def test_workers_that_another_process_measures_are_left_alone(client, workers, trial):
+    with borrow_workers(client, workers[:1], goes_on) as are_free:
+        assert are_free
+        with pytest.raises(MeasurementError, match="hold or measure the workers"):
+            measure_machines(client, workers, trial, GRIDS)
+    assert places(client) == []
+
+
+def test_a_scheduler_that_answers_late_is_waited_for(
+    client, workers, trial, monkeypatch
+):
+    """It says nothing of the workers that it has not answered yet."""
+    submitted = reservation.submit_rpc
+
+    def submit_late(client, method, /, *args, **kwargs):
+        async def call():
+            # Longer than a check takes to come.
+            await asyncio.sleep(3 * rpc.WORKER_CHECK_S)
+            return await method(*args, **kwargs)
+
+        return submitted(client, call)
+
+    monkeypatch.setattr(rpc, "WORKER_CHECK_S", 0.1)
+    monkeypatch.setattr(reservation, "submit_rpc", submit_late)
+    assert bounded(measure_machines, client, workers, trial, GRIDS)
+    monkeypatch.setattr(module, "MEASURING_TIMEOUT_S", 0.1)
+    forget_machines()
+    with pytest.raises(MeasurementError, match=r"did not answer within 0\.1 s"):
+        bounded(measure_machines, client, workers, trial, GRIDS)
 
 
 def test_busy_workers_are_not_waited_for(client, workers, trial, monkeypatch):
@@ -347,7 +380,7 @@ def test_a_fit_measures_the_workers_that_it_holds_anew(client, workers, trial):
             measure_again(client, workers, [first], trial, GRIDS) for _ in range(2)
         ]
         assert found[0].worker_s != found[1].worker_s
-        with pytest.raises(MeasurementError, match="other fits hold the workers"):
+        with pytest.raises(MeasurementError, match="other fits hold or measure"):
             measure_again(client, workers, others, trial, GRIDS)
     assert places(client) == []
 

@@ -14,6 +14,7 @@ from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import reservation
 from skdistmlp.cluster.peers.reservation import (
     Standing,
+    borrow_workers,
     choose_free_workers,
     reserve_workers,
 )
@@ -384,6 +385,30 @@ def test_a_choice_counts_until_its_fit_arrives(client, workers):
     with reserve_workers(client, chosen, goes_on):
         pass
     assert choose_free_workers(client, workers, 2, {}) == chosen
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_a_measurement_is_not_the_arrival_of_the_fit_that_it_is_for(client, workers):
+    chosen = choose_free_workers(client, workers, 2, {})
+    with borrow_workers(client, chosen, goes_on) as are_free:
+        assert are_free
+    assert choose_free_workers(client, workers, 1, {}) == workers[2:]
+
+
+def test_borrowed_workers_are_free_and_given_back(client, workers):
+    with borrow_workers(client, workers[:2], goes_on) as are_free:
+        assert are_free
+        assert places(client) == [set(workers[:2])]
+        with borrow_workers(client, workers[1:], goes_on) as others_are_free:
+            assert not others_are_free
+            # Nobody waits behind what is not waited for.
+            assert places(client) == [set(workers[:2])]
+    assert places(client) == []
+    with (
+        reserve_workers(client, workers[:1], goes_on),
+        borrow_workers(client, workers, goes_on) as are_free,
+    ):
+        assert not are_free
 
 
 @pytest.mark.usefixtures("no_intentions")
