@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import issparse
 
+from skdistmlp.parallel.array_digest import array_digest
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.training.hold_out import ScoreOfRows
 from skdistmlp.training.job import TrainingJob
@@ -147,8 +148,7 @@ class _Digest:
         if array.dtype.hasobject:
             self._add_all("objects", array.tolist())
             return
-        self._note("array", array.dtype.str, array.shape)
-        self._hash.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        self._note("array", array_digest(array))
 
     def _add_function(self, function: FunctionType) -> None:
         cells = [_content_of(cell) for cell in function.__closure__ or ()]

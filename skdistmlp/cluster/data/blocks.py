@@ -12,6 +12,7 @@ from scipy.sparse import csr_array, issparse
 from sklearn.utils import check_array
 
 from skdistmlp.nn.types import Features
+from skdistmlp.parallel.array_digest import array_digest
 from skdistmlp.parallel.data import PIECE_BYTES, RowStore
 from skdistmlp.parallel.rows import RowRange
 
@@ -40,15 +41,15 @@ class Block:
         Number of values that a sparse block stores; None for a dense one.
     nbytes : int
         Size of the block on its worker.
-    digest : int or None
-        What tells its numbers from others; None if it has yet to be computed.
+    digest : bytes or None
+        Of its values; see `digest_of`. None if it has yet to be computed.
     """
 
     shape: tuple[int, int]
     dtype: np.dtype[np.floating]
     nnz: int | None
     nbytes: int
-    digest: int | None = None
+    digest: bytes | None = None
 
 
 def describe_block(block: Any, estimator_name: str) -> Block:
@@ -58,25 +59,13 @@ def describe_block(block: Any, estimator_name: str) -> Block:
     return Block(rows.shape, rows.dtype, nnz, sizeof(block), digest_of(rows))
 
 
-def digest_of(rows: Features) -> int:
-    """Return a number that other rows, or the same in another order, hardly share.
-
-    A sum of the bits of all numbers, weighted by their rows and columns.
-    """
+def digest_of(rows: Features) -> bytes:
+    """Return what rows that differ, be it in their order only, do not share."""
     if issparse(rows):
         sparse: Any = rows
-        parts = sparse.data, sparse.indices, sparse.indptr
-        return hash(tuple(map(digest_of, parts)))
-    numbers: Any = np.ascontiguousarray(rows)
-    if not numbers.size:
-        return 0
-    bits = numbers.view(f"u{numbers.itemsize}").reshape(len(numbers), -1)
-    n_rows, n_columns = bits.shape
-    # Products and sums of unsigned integers wrap around.
-    of_columns = np.arange(1, 2 * n_columns, 2, dtype=np.uint64)
-    of_rows = np.arange(1, 2 * n_rows, 2, dtype=np.uint64)
-    weighted = np.einsum("ij,j->i", bits, of_columns, dtype=np.uint64)
-    return int((weighted * of_rows).sum(dtype=np.uint64))
+        n_columns = np.array(sparse.shape[1], np.int64)
+        return array_digest(n_columns, sparse.data, sparse.indices, sparse.indptr)
+    return array_digest(np.asarray(rows))
 
 
 def index_dtype(shape: tuple[int, int], nnz: int) -> np.dtype[np.signedinteger]:

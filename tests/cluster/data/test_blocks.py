@@ -58,6 +58,27 @@ def test_a_digest_tells_other_rows(convert, dtype):
     assert digest_of(np.asfortranarray(rows)) == digest_of(rows)
 
 
+@pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
+def test_a_digest_tells_rows_that_are_alike(convert):
+    rng = np.random.default_rng(0)
+    square = rng.random((50, 50))
+    assert digest_of(convert(square)) != digest_of(convert(square.T))
+    bits = (rng.random((2050, 20)) < 0.3).astype(float)
+    swapped = bits.copy()
+    swapped[[0, 2048]] = bits[[2048, 0]]
+    assert digest_of(convert(bits)) != digest_of(convert(swapped))
+    zeros = [np.zeros(shape) for shape in [(4, 3), (3, 4), (4, 4), (0, 4), (0, 3)]]
+    assert len({digest_of(convert(one)) for one in zeros}) == len(zeros)
+
+
+def test_a_digest_has_room_for_all_blocks_of_zeros_and_ones():
+    blocks_of_bits = [
+        (np.random.default_rng(seed).random((30, 20)) < 0.5).astype(float)
+        for seed in range(500)
+    ]
+    assert len(set(map(digest_of, blocks_of_bits))) == 500
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_block_with_values_that_are_not_finite_is_refused(value):
     spoilt = ROWS.copy()
