@@ -133,7 +133,9 @@ def assemble_dataset(
                 f"within Dask's timeout for connections "
                 f"(distributed.comm.timeouts.connect). Call again: Dask computes lost "
                 f"blocks once more if it can. If the workers are still there, allow "
-                f"connections between all of them, in both directions."
+                f"connections between all of them, in both directions.",
+                # Also those without a shard: what recovers the fit does without them.
+                tuple(lost),
             )
         return [values[key] for key in keys]
 

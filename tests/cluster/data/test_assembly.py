@@ -88,6 +88,20 @@ def test_a_block_that_has_no_location_any_more_is_an_error(client, blocks):
     made.release()
 
 
+def test_a_worker_that_blocks_cannot_be_fetched_from_is_named(client, blocks):
+    """Then a fit recovers without it, though it has no shard."""
+    locations = locations_of(client, blocks)
+    (holder,) = locations.who_has[blocks[0].key]
+    left = "tcp://127.0.0.1:1"
+    who_has = {**locations.who_has, blocks[1].key: (left,)}
+    gone = BlockLocations(who_has, locations.blocks, locations.dtype)
+    made = client.submit(assemble_dataset, gone, (Y, None), workers=[holder])
+    with pytest.raises(WorkerLostError, match=f"could not fetch .* from {left}") as got:
+        bounded(made.result)
+    assert got.value.workers == (left,)
+    made.release()
+
+
 def test_a_worker_is_free_after_a_fit_that_a_hanging_worker_has_ended(processes):
     """Also while Dask has not given up the one that hangs, for minutes."""
 
