@@ -19,6 +19,7 @@ from skdistmlp import (
     DistributedMLPRegressor,
 )
 from skdistmlp.checkpoints.checkpointing import Checkpointing
+from skdistmlp.estimators import regressor
 from skdistmlp.training import loop
 from tests.checkpoints.support import KilledError, killed_after
 from tests.estimators.support import InterruptAfter, fit
@@ -177,6 +178,21 @@ def test_other_rows_do_not_resume(data, tmp_path):
     changed[7, 7] += 1e-9
     undisturbed = fit(classifier(), changed, y)
     assert_same(fit(clone(clf), changed, y), undisturbed)
+
+
+def test_a_loss_that_scikit_learn_has_changed_does_not_resume(
+    data, tmp_path, monkeypatch
+):
+    """The squared error of several outputs is their mean up to 1.9, then their sum."""
+    X, y = data[0], np.column_stack([data[1], -data[1]]) / 9
+    mlp = DistributedMLPRegressor(**PARAMETERS, checkpoint=tmp_path)
+    monkeypatch.setattr(regressor, "SUMS_OUTPUTS", False)
+    killed(mlp, X, y)
+    monkeypatch.setattr(regressor, "SUMS_OUTPUTS", True)
+    undisturbed = fit(DistributedMLPRegressor(**PARAMETERS), X, y)
+    assert_same(fit(clone(mlp), X, y), undisturbed)
+    # That of the fit that was cut off is still there.
+    assert len(os.listdir(tmp_path)) == 1
 
 
 def test_an_interrupt_leaves_a_checkpoint_and_says_so(data, tmp_path, monkeypatch):
