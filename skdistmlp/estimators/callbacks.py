@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import copy
+from inspect import signature
 from typing import Any
 
 from skdistmlp.engines.dispatch import OnResult, TrainingResult
@@ -50,6 +51,7 @@ class CallbackContext:
         self._epoch: Any = None
         self._n_epochs_ended = 0
         self._outcome: Outcome | None = None
+        self._asks_for_fitted = False
 
     def begin(self) -> OnResult | None:
         """Begin the fit, and the first epoch if there is anybody to be told of it.
@@ -61,8 +63,10 @@ class CallbackContext:
             is set.
         """
         self._fit.call_on_fit_task_begin(**self._given)
-        if not callbacks_of(self._estimator):
+        callbacks = callbacks_of(self._estimator)
+        if not callbacks:
             return None
+        self._asks_for_fitted = any(map(_asks_for_fitted, callbacks))
         self._begin_epoch()
         return self._on_epoch_end
 
@@ -110,6 +114,11 @@ class CallbackContext:
         `attributes` are those that a fitted estimator has and this one has not, or a
         function that returns them, called if a callback asks for such an estimator.
         """
+        # Before any callback is told: if a worker is lost meanwhile, the epoch is
+        # trained again, and ends for all of them then. scikit-learn would call it when
+        # the first that asks is due, after those before it have been told.
+        if callable(attributes) and self._asks_for_fitted:
+            attributes = attributes()
         epoch, self._epoch = self._epoch, None
         self._n_epochs_ended += 1
         try:
@@ -117,8 +126,8 @@ class CallbackContext:
                 **self._given, reconstruction_attributes=attributes
             )
         except ClusterError:
-            # A worker was lost while a callback asked for the parameters: if the fit
-            # recovers, the epoch is trained and ended again.
+            # From what a callback did on the cluster itself. If a worker of this fit is
+            # the reason and the fit recovers, the epoch is trained and ended again.
             self._epoch = epoch
             self._n_epochs_ended -= 1
             raise
@@ -129,3 +138,8 @@ class CallbackContext:
         fitted = copy(self._estimator)
         fitted._set_fitted_attributes(result)
         return vars(fitted)
+
+
+def _asks_for_fitted(callback: Any) -> bool:
+    """Say whether a callback wants the estimator that a fit would leave."""
+    return "fitted_estimator" in signature(callback.on_fit_task_end).parameters

@@ -18,7 +18,11 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp import (
+    DistributedMLPClassifier,
+    DistributedMLPRegressor,
+    WorkerLostError,
+)
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.training.run import TrainingRun
 from tests.estimators.recorder import At, Recorder, Told
@@ -244,6 +248,24 @@ def test_nothing_is_copied_unless_a_callback_asks(data, monkeypatch):
     assert told.hooks == hooks_of("fit", 3)
     with pytest.raises(AssertionError, match="somebody has asked"):
         classifier(Recorder()).fit(*data)
+
+
+def test_no_callback_hears_of_an_epoch_whose_parameters_were_lost(data, monkeypatch):
+    """If the fit recovers, the epoch is trained again, and all hear of it then."""
+    snapshot = TrainingRun.snapshot
+
+    def lose(run, state=None):
+        if state.progress.n_iter == 2:
+            raise WorkerLostError("a worker was lost")
+        return snapshot(run, state)
+
+    monkeypatch.setattr(TrainingRun, "snapshot", lose)
+    before, after = Told(), Told()
+    with pytest.raises(WorkerLostError):
+        classifier(before, Recorder(), after).fit(*data)
+    for told in (before, after):
+        assert ("end", "epoch", 0) in told.hooks
+        assert ("end", "epoch", 1) not in told.hooks
 
 
 @pytest.mark.parametrize("early_stopping", [False, True])

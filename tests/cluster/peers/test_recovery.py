@@ -22,7 +22,9 @@ from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load
+from tests.estimators.recorder import Recorder, Told
 from tests.marks import only_quick
+from tests.sklearn_versions import BEFORE_1_9
 from tests.training.jobs import dataset_of, job_of
 
 pytestmark = [
@@ -406,6 +408,27 @@ def test_a_worker_that_is_lost_in_a_callback(spare, stops):
     assert reported == list(range(1, len(reported) + 1))
     if stops:
         assert state.progress.n_iter == len(reported) == 3
+
+
+@pytest.mark.skipif(BEFORE_1_9, reason="scikit-learn has no callbacks")
+def test_a_callback_before_one_that_asks_hears_of_each_epoch_once(spare, data):
+    """scikit-learn fetches the parameters when the second callback is due."""
+    pids = spare.run(os.getpid)
+
+    class Killing(Told):
+        def _note(self, hook, estimator, context):
+            super()._note(hook, estimator, context)
+            if self.hooks[-1] == ("end", "epoch", 2):
+                used = [worker for worker, keys in spare.has_what().items() if keys]
+                os.kill(pids[used[1]], signal.SIGKILL)
+
+    killing, recorder = Killing(), Recorder()
+    clf = classifier(spare, max_iter=5).set_callbacks(killing, recorder)
+    bounded(clf.fit, *data)
+    assert len(clf.recoveries_) == 1
+    for told in (killing, recorder):
+        ended = [n for hook, name, n in told.hooks if (hook, name) == ("end", "epoch")]
+        assert ended == list(range(5))
 
 
 @pytest.mark.parametrize("allowed", only_quick(cases=[0, 1]))
