@@ -66,7 +66,7 @@ def forecast_on(
         If the workers cannot be measured.
     """
     outline = _outline(workload, n_epochs)
-    request = EngineRequest(client, None, "auto", "auto")
+    request = EngineRequest(client, None, "auto", "auto", only_plans=True)
     workers = choose_workers(client, n_workers)
     plan = fastest_plan(request, outline, workers, client)
     if plan is None:

@@ -1,5 +1,7 @@
 """Forecasts of a command: bandwidths, and tables."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from skdistmlp.crossover import plans
@@ -82,6 +84,21 @@ def test_a_network_without_room_anywhere_has_no_forecast(monkeypatch):
     monkeypatch.setattr(plans, "fastest_plan", lambda *_: None)
     with pytest.raises(ClusterError, match="nor the workers have room for this netwo"):
         forecast_on(None, Workload(4, (8,), 1, 1), 1)
+
+
+def test_a_forecast_intends_to_take_no_workers(monkeypatch):
+    """Fits that are planned at the same time may have all of them."""
+    forecast, requests = Forecast((row(0, 1.0),)), []
+
+    def fastest_plan(request, *_):
+        requests.append(request)
+        return SimpleNamespace(forecast=forecast)
+
+    monkeypatch.setattr(plans, "choose_workers", lambda *_: ("a worker",))
+    monkeypatch.setattr(plans, "fastest_plan", fastest_plan)
+    workload = Workload(64, (256, 256), 10, 1)
+    assert plans.forecast_on(None, workload, 5) is forecast
+    assert [request.only_plans for request in requests] == [True]
 
 
 def test_slower_links_make_more_workers_slower():
