@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -38,9 +38,13 @@ from skdistmlp.wire.handshake import Credentials
 MAX_CACHED = 64
 """Measurements that are kept."""
 
-_LOCK = threading.Lock()
+_MEASURING = threading.Lock()
 """Held while something is measured: the fits of a search that runs in threads all want
 the same, and those that come later find it in the cache."""
+
+_TABLES = threading.Lock()
+"""Held while the tables below are read or changed, and never while waiting: predictions
+and fits that end need them while others measure. Taken after `_MEASURING`."""
 
 _CACHE: OrderedDict[Any, Timings] = OrderedDict()
 """What was measured, by scheduler, workers and job, the oldest first. Not by client:
@@ -93,23 +97,49 @@ def measure_machines(
     MeasurementError
         If the workers are busy, too slow, or cannot reach each other.
     """
-    scheduler = scheduler_id(client)
-    key = scheduler, workers, trial.key, tuple(grids)
-    with _LOCK:
-        found = _CACHE.get(key)
-        if found is None:
-            _raise_again(scheduler, workers)
-            try:
-                found = _CACHE[key] = _measure(client, workers, trial, grids)
-            except HeldError:
-                raise
-            except MeasurementError as error:
-                until = time.monotonic() + MEASURING_RETRY_S
-                _FAILED[scheduler, workers] = until, error
-                raise
+    with _MEASURING:
+        # Another thread may just have measured it.
+        if (found := measured_before(client, workers, trial, grids)) is not None:
+            return found
+        try:
+            found = _measure(client, workers, trial, grids)
+        except HeldError:
+            raise
+        except MeasurementError as error:
+            until = time.monotonic() + MEASURING_RETRY_S
+            with _TABLES:
+                _FAILED[scheduler_id(client), workers] = until, error
+            raise
+        with _TABLES:
+            _CACHE[_key(client, workers, trial, grids)] = found
             while len(_CACHE) > MAX_CACHED:
                 _CACHE.popitem(last=False)
+        return found
+
+
+def measured_before(
+    client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
+) -> Timings | None:
+    """Return what `measure_machines` would find in the cache; None if it would measure.
+
+    The parameters are the same.
+
+    Raises
+    ------
+    MeasurementError
+        If these workers could not be measured a moment ago.
+    """
+    with _TABLES:
+        found = _CACHE.get(_key(client, workers, trial, grids))
+        if found is None:
+            _raise_again(scheduler_id(client), workers)
     return found
+
+
+def _key(
+    client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
+) -> Hashable:
+    return scheduler_id(client), workers, trial.key, tuple(grids)
 
 
 def measure_again(
@@ -180,7 +210,7 @@ def keep_machines(
     machines: Machines,
 ) -> None:
     """Keep what follows from a measurement, for predictions: they measure nothing."""
-    with _LOCK:
+    with _TABLES:
         key = scheduler_id(client), workers, layer_units
         _KNOWN[key] = machines
         _KNOWN.move_to_end(key)
@@ -193,7 +223,7 @@ def known_machines(
 ) -> Machines | None:
     """Return what was measured last of these workers on a network; None if nothing."""
     of_network = scheduler_id(client), layer_units
-    with _LOCK:
+    with _TABLES:
         for (scheduler, measured, units), machines in reversed(_KNOWN.items()):
             if (scheduler, units) == of_network and {*workers} <= {*measured}:
                 speeds = dict(zip(measured, machines.workers, strict=True))
@@ -204,7 +234,7 @@ def known_machines(
 
 def forget_machines() -> None:
     """Have all workers measured again."""
-    with _LOCK:
+    with _TABLES:
         _CACHE.clear()
         _KNOWN.clear()
         _FAILED.clear()

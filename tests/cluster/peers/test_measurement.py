@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import socket
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from skdistmlp.cluster.peers.measurement import (
     known_machines,
     measure_again,
     measure_machines,
+    measured_before,
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.reservation import borrow_workers, reserve_workers
@@ -38,7 +40,7 @@ from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 from tests.cluster.peers.test_reservation import goes_on, places
-from tests.cluster.support import WITHIN_S, bounded, occupied
+from tests.cluster.support import WITHIN_S, bounded, in_thread, occupied, wait_until
 from tests.training.jobs import dataset_of, job_of
 
 GRIDS = [Grid(1), Grid(3), Grid(1, 3)]
@@ -125,6 +127,27 @@ def test_threads_that_want_the_same_measure_it_once(client, workers, trial):
         ]
         first, second = (bounded(each.result) for each in asked)
     assert first is second
+
+
+def test_tables_are_not_held_while_something_is_measured(
+    client, workers, trial, monkeypatch
+):
+    """Predictions and fits that end in other threads need them."""
+    found = measure_machines(client, workers[:1], trial, GRIDS)
+    gate = threading.Event()
+    monkeypatch.setattr(module, "_measure", lambda *_: gate.wait(WITHIN_S))
+    asked = in_thread(measure_machines, client, workers, trial, GRIDS)
+    try:
+        wait_until(module._MEASURING.locked, "it is measured", asked)
+        machines = reference_machines(3)
+        bounded(keep_machines, client, workers, (4, 9, 1), machines)
+        assert bounded(known_machines, client, workers, (4, 9, 1)) == machines
+        assert bounded(measured_before, client, workers[:1], trial, GRIDS) is found
+        bounded(forget_machines)
+        assert not asked.done()
+    finally:
+        gate.set()
+    assert asked.result(WITHIN_S)
 
 
 def test_what_has_failed_is_not_measured_again_at_once(
