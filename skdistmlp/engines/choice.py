@@ -131,13 +131,6 @@ def open_engine(
             else:
                 plan = _plan_training(request, layer_units, cost, client, outline)
                 plan = replace(plan, fixed=(request.n_workers, request.n_replicas))
-                if (
-                    plan.forecast is None
-                    and request.must_share
-                    and request.engine == "auto"
-                ):
-                    why = "X does not fit this process, and there are workers"
-                    plan = replace(plan, reason=why)
         except ClusterError as error:
             if not is_prediction or request.engine != "auto":
                 raise
@@ -223,7 +216,10 @@ def _plan_training(
         plan = plan_training(
             layer_units, request.engine, workers, cost, threads, n_replicas, *rows
         )
-        return replace(plan, reason=plan.reason + note)
+        reason = plan.reason
+        if request.must_share and request.engine == "auto":
+            reason = "X does not fit this process, and there are workers"
+        return replace(plan, reason=reason + note)
 
     if request.engine == "futures":
         return plan_with(1)

@@ -24,6 +24,7 @@ from skdistmlp.cluster.peers.measurement import (
 from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.engines import auto
 from skdistmlp.engines.auto import FitOutline, is_worth_measuring
+from skdistmlp.engines.choice import open_engine
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.planning.calibration import Timings
@@ -289,6 +290,21 @@ def test_workers_out_of_reach_have_no_futures_for_rows_that_are_not_here(
     assert "cannot reach each other (behind a firewall)" in plan.reason
     with pytest.raises(UnreachableError):
         auto.fastest_plan(replace(request, must_share=True), outline, workers, client)
+
+
+def test_a_plan_for_rows_that_do_not_fit_here_says_why_nothing_was_measured(
+    client, measures
+):
+    measures["error"] = "the workers are asleep"
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    request = EngineRequest(client, None, 0, "auto", must_share=True)
+    with open_engine(
+        request, outline.layer_units, outline.cost, outline=outline
+    ) as engine:
+        assert engine.plan.reason == (
+            "X does not fit this process, and there are workers "
+            "(nothing was measured: the workers are asleep)"
+        )
 
 
 def test_a_forecast_that_misses_is_not_kept(client, measures, monkeypatch):
