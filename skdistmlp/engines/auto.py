@@ -156,18 +156,21 @@ def fastest_plan(
         check_room_for_trial,
         keep_machines,
         measure_machines,
+        measured_before,
     )
     from skdistmlp.cluster.peers.reservation import choose_free_workers
 
     cost, layer_units = outline.cost, outline.layer_units
     # Before anything is measured: what that takes is given back a little later.
     memory, memory_here = worker_memory(client, workers), available_memory()
-    check_room_for_trial(cost, outline.trial, memory)
     grids = corners(len(workers), layer_units, cost.n_rows)
     of_trial = replace(cost, n_rows=outline.trial.n_rows)
     unreachable: UnreachableError | None = None
     try:
-        measurement = measure_machines(client, workers, outline.trial, grids)
+        measurement = measured_before(client, workers, outline.trial, grids)
+        if measurement is None:
+            check_room_for_trial(cost, outline.trial, memory)
+            measurement = measure_machines(client, workers, outline.trial, grids)
         machines = machines_of(measurement, of_trial)
         keep_machines(client, workers, layer_units, machines)
     except UnreachableError as error:

@@ -64,6 +64,7 @@ def measures(monkeypatch):
             raise MeasurementError(options["error"])
         return made_up(grids, len(workers), **options)
 
+    forget_machines()
     monkeypatch.setattr(cluster_measurement, "measure_machines", measure)
     return options
 
@@ -305,6 +306,25 @@ def test_a_plan_for_rows_that_do_not_fit_here_says_why_nothing_was_measured(
             "X does not fit this process, and there are workers "
             "(nothing was measured: the workers are asleep)"
         )
+
+
+def test_what_was_measured_before_needs_no_room(client, monkeypatch):
+    """A worker that is short of memory for a moment does not change the plan."""
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    forget_machines()
+
+    def measure(client, workers, trial, grids):
+        return made_up(grids, len(workers))
+
+    monkeypatch.setattr(cluster_measurement, "_measure", measure)
+    assert plan_of(client).forecast is not None
+
+    def little(client, workers):
+        return dict.fromkeys(workers, WorkerMemory(1_000_000))
+
+    monkeypatch.setattr(client_workers, "worker_memory", little)
+    assert plan_of(client).forecast is not None
+    forget_machines()
 
 
 def test_a_forecast_that_misses_is_not_kept(client, measures, monkeypatch):
