@@ -51,7 +51,16 @@ class WorkerLostError(ClusterError):
 
 
 class ExchangeError(ClusterError):
-    """The shards of a network could not exchange what a step needs."""
+    """The shards of a network could not exchange what a step needs.
+
+    Attributes
+    ----------
+    before_training : bool
+        Whether a fit ended with this before its shards had found each other, and so
+        before its first step.
+    """
+
+    before_training: bool = False
 
 
 class CheckpointError(SkdistmlpError):

@@ -12,8 +12,8 @@ from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer, chosen_plan
 from skdistmlp.planning.cost import StepCost, cost_of_training
-from skdistmlp.planning.machines import Speed, reference_machines
-from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.machines import Machines, Speed, reference_machines
+from skdistmlp.planning.plan import Plan, WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import computation_s
@@ -165,36 +165,19 @@ def fastest_plan(
     memory, memory_here = worker_memory(client, workers), available_memory()
     grids = corners(len(workers), layer_units, cost.n_rows)
     of_trial = replace(cost, n_rows=outline.trial.n_rows)
-    unreachable: UnreachableError | None = None
     try:
         measurement = measured_before(client, workers, outline.trial, grids)
         if measurement is None:
             check_room_for_trial(cost, outline.trial, memory)
             measurement = measure_machines(client, workers, outline.trial, grids)
-        machines = machines_of(measurement, of_trial)
-        keep_machines(client, workers, layer_units, machines)
     except UnreachableError as error:
-        if request.must_share:
-            # "futures" needs all features in this process.
+        if not request.may_do_without_peers:
             raise
-        unreachable = error
-        machines = reference_machines(len(workers))
-    offer = Offer(
-        layer_units,
-        cost,
-        outline.length,
-        workers,
-        machines,
-        memory,
-        rows_memory_share(),
-        memory_here,
-        local=request.may_stay_local,
-        n_workers=request.n_workers,
-        n_replicas=request.n_replicas,
-        min_workers=1 if request.may_stay_local or request.must_share else 2,
-        on_cluster=outline.on_cluster,
-        connected=unreachable is None,
-    )
+        request = replace(request, unreachable=what_happened(error))
+        return plan_without_peers(request, outline, workers, client)
+    machines = machines_of(measurement, of_trial)
+    keep_machines(client, workers, layer_units, machines)
+    offer = _offer(request, outline, workers, machines, memory, memory_here)
     candidates = offer.candidates()
     if not candidates:
         return None
@@ -208,7 +191,66 @@ def fastest_plan(
         others = replace(plan, workers=chosen)
         if has_room(others, memory, rows_memory_share()):
             plan = others
-    if unreachable is None:
-        return plan
-    reason = f"the workers cannot reach each other ({what_happened(unreachable)})"
+    return plan
+
+
+def plan_without_peers(
+    request: EngineRequest, outline: FitOutline, workers: tuple[str, ...], client: Any
+) -> Plan | None:
+    """Return the plan of a fit whose workers cannot connect to each other.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for, and why they cannot.
+    outline : FitOutline
+        Of the fit.
+    workers : tuple of str
+        Addresses of the workers that may train.
+    client : Client
+        A connected client.
+
+    Returns
+    -------
+    Plan or None
+        None if no plan has room.
+    """
+    from skdistmlp.cluster.client.workers import worker_memory
+    from skdistmlp.cluster.data.remote_dataset import available_memory
+
+    machines = reference_machines(len(workers))
+    memory, memory_here = worker_memory(client, workers), available_memory()
+    offer = _offer(request, outline, workers, machines, memory, memory_here)
+    candidates = offer.candidates()
+    if not candidates:
+        return None
+    plan = chosen_plan(candidates, offer)
+    reason = f"the workers cannot reach each other ({request.unreachable})"
     return replace(plan, reason=reason, forecast=None)
+
+
+def _offer(
+    request: EngineRequest,
+    outline: FitOutline,
+    workers: tuple[str, ...],
+    machines: Machines,
+    memory: Mapping[str, WorkerMemory],
+    memory_here: int,
+) -> Offer:
+    """Return what there is to choose from for a request."""
+    return Offer(
+        outline.layer_units,
+        outline.cost,
+        outline.length,
+        workers,
+        machines,
+        memory,
+        rows_memory_share(),
+        memory_here,
+        local=request.may_stay_local,
+        n_workers=request.n_workers,
+        n_replicas=request.n_replicas,
+        min_workers=1 if request.may_stay_local or request.must_share else 2,
+        on_cluster=outline.on_cluster,
+        connected=request.unreachable is None,
+    )

@@ -14,6 +14,7 @@ from skdistmlp.engines.auto import (
     FitOutline,
     fastest_plan,
     is_worth_measuring,
+    plan_without_peers,
     reason_too_short,
 )
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
@@ -195,7 +196,11 @@ def _plan_training(
         held = outline.bytes_on_workers if outline is not None else dict
         workers = free_workers(client, workers, held, not request.only_plans)
     note = ""
-    if outline is not None and is_worth_measuring(request, outline):
+    if outline is not None and request.unreachable is not None:
+        plan = plan_without_peers(request, outline, workers, client)
+        if plan is not None:
+            return plan
+    elif outline is not None and is_worth_measuring(request, outline):
         from skdistmlp.cluster.peers.measurement import MeasurementError
 
         try:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from skdistmlp.checkpoints.checkpointing import Checkpointing, checkpointing
 from skdistmlp.engines.auto import FitOutline
 from skdistmlp.engines.choice import ENGINES, open_engine, warn_of_local_prediction
-from skdistmlp.engines.engine import EngineFactory, EngineRequest
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
+from skdistmlp.exceptions import ClusterError, ExchangeError, what_happened
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset
@@ -84,24 +84,22 @@ def train(
             job.log(f"Resuming: {kept.advice}")
         outline = FitOutline.of(job, dataset)
         layer_units = job.network.layer_units
-        with open_engine(
-            request, layer_units, outline.cost, engines, outline
-        ) as engine:
-            plan = engine.plan
-            job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
-            report: OnEpochEnd | None = None
-            if on_epoch_end is not None:
-
-                def report(
-                    state: TrainingState, snapshot: Callable[[], TrainingState]
-                ) -> bool:
-                    return on_epoch_end(
-                        state,
-                        lambda: TrainingResult(engine.plan, snapshot().as_if_ended()),
-                    )
-
-            state = engine.train(job, dataset, report, kept)
-            plan = engine.plan
+        state = None
+        while state is None:
+            with open_engine(
+                request, layer_units, outline.cost, engines, outline
+            ) as engine:
+                plan = engine.plan
+                job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
+                report = _reporting(engine, on_epoch_end)
+                try:
+                    state = engine.train(job, dataset, report, kept)
+                except ExchangeError as error:
+                    # Once: the next plan has no connections between workers.
+                    if not (error.before_training and request.may_do_without_peers):
+                        raise
+                    request = replace(request, unreachable=what_happened(error))
+                plan = engine.plan
         if kept is not None:
             kept.end(state.outcome)
     if plan.forecast is not None and plan.forecast.misses:
@@ -112,6 +110,19 @@ def train(
         # Another process, or one before, has drawn from a copy of the user's.
         random_state.set_state(state.random_state.get_state(legacy=False))
     return TrainingResult(plan, state, kept)
+
+
+def _reporting(engine: Engine, on_epoch_end: OnResult | None) -> OnEpochEnd | None:
+    """Return what an engine calls after each epoch."""
+    if on_epoch_end is None:
+        return None
+
+    def report(state: TrainingState, snapshot: Callable[[], TrainingState]) -> bool:
+        return on_epoch_end(
+            state, lambda: TrainingResult(engine.plan, snapshot().as_if_ended())
+        )
+
+    return report
 
 
 def predict(

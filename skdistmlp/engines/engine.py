@@ -29,6 +29,7 @@ class EngineRequest:
     `client_stayed_behind` says that this had a live client in another process: one that
     was given as `client`, or the active one. `must_share` says that X is on the cluster
     and does not fit this process. `only_plans` says that nothing will be trained.
+    `unreachable` says why workers could not connect to each other in a first attempt.
     """
 
     client: "Client | Cluster | str | None"
@@ -39,6 +40,7 @@ class EngineRequest:
     client_stayed_behind: Literal["given", "active"] | None = None
     must_share: bool = False
     only_plans: bool = False
+    unreachable: str | None = None
 
     def reason_to_stay_local(self, layer_units: Sequence[int]) -> str | None:
         """Return why no cluster needs to be looked for, None if one does."""
@@ -66,6 +68,15 @@ class EngineRequest:
         if self.parameter_threshold is None:
             return configured_threshold() > 0
         return self.parameter_threshold != 0
+
+    @property
+    def may_do_without_peers(self) -> bool:
+        """Whether there is another plan if workers cannot connect to each other.
+
+        Both others need all features in this process, and have one copy of the network.
+        """
+        may_choose = self.engine == "auto" and not self.must_share
+        return may_choose and self.n_replicas in (None, 1) and self.unreachable is None
 
     def check_replicas(self, cost: StepCost) -> None:
         """Raise ValueError if the number of replicas does not fit what else was asked.

@@ -1,6 +1,7 @@
 """What ``engine="auto"`` chooses, by measurements that are made up."""
 
 import re
+import socket
 import time
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.cluster.client import workers as client_workers
 from skdistmlp.cluster.data import remote_dataset
+from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers import measurement as cluster_measurement
 from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
@@ -22,11 +24,13 @@ from skdistmlp.cluster.peers.measurement import (
     forget_machines,
 )
 from skdistmlp.cluster.peers.reservation import reserve_workers
+from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.engines import auto
 from skdistmlp.engines.auto import FitOutline, is_worth_measuring
 from skdistmlp.engines.choice import open_engine
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.engines.local import LocalEngine
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.plan import WorkerMemory
 from tests.cluster.support import WITHIN_S
@@ -67,6 +71,18 @@ def measures(monkeypatch):
     forget_machines()
     monkeypatch.setattr(cluster_measurement, "measure_machines", measure)
     return options
+
+
+@pytest.fixture
+def unconnected(monkeypatch):
+    """Let shards look for each other where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = closed.getsockname()
+
+    def roster(addresses, *others):
+        return Roster([address] * len(addresses), *others)
+
+    monkeypatch.setattr(driver, "Roster", roster)
 
 
 def classifier(client, **parameters):
@@ -291,6 +307,40 @@ def test_workers_out_of_reach_have_no_futures_for_rows_that_are_not_here(
     assert "cannot reach each other (behind a firewall)" in plan.reason
     with pytest.raises(UnreachableError):
         auto.fastest_plan(replace(request, must_share=True), outline, workers, client)
+
+
+@pytest.mark.parametrize(
+    ("given", "engine"), [({}, "local"), ({"n_workers": 2, "n_replicas": 1}, "futures")]
+)
+def test_shards_that_cannot_connect_are_done_without_though_nothing_was_measured(
+    client, unconnected, capsys, given, engine
+):
+    here = classifier(None, verbose=True).set_params(engine="local").fit(X, Y)
+    lines_here = re.sub(r"\d+\.\d+", "", capsys.readouterr().out)
+    clf = classifier(client, verbose=True, **given)
+    assert clf.plan_fit(X, Y).engine == "peers"
+    clf.fit(X, Y)
+    assert clf.plan_.engine == engine
+    assert re.match(
+        r"the workers cannot reach each other \(shard [12] on .* cannot connect to "
+        r"shard 0 on .*refused\)$",
+        clf.plan_.reason,
+    )
+    assert_allclose(clf.loss_curve_, here.loss_curve_, rtol=1e-5)
+    for mine, other in zip(clf.coefs_, here.coefs_, strict=True):
+        assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+    # No line is written twice, or lost.
+    assert re.sub(r"\d+\.\d+", "", capsys.readouterr().out) == lines_here
+
+
+@pytest.mark.parametrize("given", [{"engine": "peers"}, {"n_replicas": 3}])
+def test_shards_that_were_asked_for_and_cannot_connect_are_an_error(
+    client, unconnected, given
+):
+    clf = classifier(client).set_params(**given)
+    with pytest.raises(ExchangeError, match="cannot connect to shard 0") as failed:
+        clf.fit(X, Y)
+    assert failed.type is ExchangeError
 
 
 def test_a_plan_for_rows_that_do_not_fit_here_says_why_nothing_was_measured(

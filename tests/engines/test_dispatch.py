@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 from skdistmlp.engines.dispatch import plan_prediction, predict, train
 from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.progress import Outcome
@@ -52,6 +53,28 @@ def test_a_callback_gets_what_training_would_end_with():
     assert_array_equal(
         results[-1][1].state.network.parameters, ended.state.network.parameters
     )
+
+
+@pytest.mark.parametrize("before_training", [True, False])
+def test_only_a_fit_that_has_not_begun_is_planned_again(client, before_training):
+    opened = []
+
+    class Broken:
+        def __init__(self, plan, client):
+            self.plan = plan
+            opened.append(plan.engine)
+
+        def train(self, *_):
+            error = ExchangeError("no connection. Open a port.")
+            error.before_training = before_training
+            raise error
+
+    table = dict.fromkeys(("local", "futures", "peers"), Broken)
+    request = EngineRequest(client, None, 0, "auto")
+    with pytest.raises(ExchangeError, match="no connection"):
+        train(request, job_of("adam"), dataset_of("adam"), engines=table)
+    # And no more than once.
+    assert opened == ["peers", "futures"][: 1 + before_training]
 
 
 class Noted:

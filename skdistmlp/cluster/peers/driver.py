@@ -29,6 +29,7 @@ from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.peers.failure import raise_cause
 from skdistmlp.cluster.peers.handover import HandOver, join_training_states
 from skdistmlp.cluster.peers.messages import (
+    Message,
     Messages,
     ProgressLine,
     TaskEnded,
@@ -43,7 +44,7 @@ from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import THREAD_NAME
-from skdistmlp.exceptions import WorkerLostError
+from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.rows import RowRange, RowsInRanges
 from skdistmlp.planning.plan import Plan
@@ -173,8 +174,9 @@ class PeersRun:
                 self._placing_since = time.monotonic()
                 self._tasks.phase = "placing the network"
                 self._place()
-        except BaseException:
+        except BaseException as error:
             self._release()
+            self._note_beginning(error)
             raise
         return self
 
@@ -216,7 +218,24 @@ class PeersRun:
             `departure`.
         """
         with prefer_interrupt(lambda: self._interrupted):
-            return self._train_in_rounds()
+            try:
+                return self._train_in_rounds()
+            except ExchangeError as error:
+                self._note_beginning(error)
+                raise
+
+    def _note_beginning(self, error: BaseException) -> None:
+        """Note in an error of an exchange whether this run took a step before it."""
+        if not isinstance(error, ExchangeError):
+            return
+        # The message that a shard has met the others may come after the error of
+        # another, but hardly by the seconds that `raise_cause` waits. If it does, the
+        # fit may begin again elsewhere: nobody but the shards knows of its steps.
+        self._note_messages()
+        begun = self._round_start is not None and self._round_start.have_met
+        error.before_training = not (
+            begun or self._n_rounds > 0 or self._plan.recoveries
+        )
 
     def _train_in_rounds(self) -> TrainingState:
         while True:
@@ -458,19 +477,27 @@ class PeersRun:
         """Take the messages that are there; wait for one or the end of a shard."""
         assert self._round_start is not None
         with suppress(queue.Empty):
-            message = self._messages.get(timeout=timeout_s)
-            while True:
-                self._round_start.note(message)
-                if isinstance(message, ProgressLine):
-                    self._n_lines = message.number + 1
-                    self._announced.line(message.number, message.text, self._job.log)
-                message = self._messages.get_nowait()
+            self._note_message(self._messages.get(timeout=timeout_s))
+        self._note_messages()
         if self._round_start.timed_out():
             ask = worker.missing_shards
             missing = answers_in_time(self._client, self._workers, ask, self._run)
             raise self._round_start.error(missing)
         if time.monotonic() > self._next_check_at:
             self._check_round()
+
+    def _note_messages(self) -> None:
+        """Note all messages that are there."""
+        with suppress(queue.Empty):
+            while True:
+                self._note_message(self._messages.get_nowait())
+
+    def _note_message(self, message: Message) -> None:
+        if self._round_start is not None:
+            self._round_start.note(message)
+        if isinstance(message, ProgressLine):
+            self._n_lines = message.number + 1
+            self._announced.line(message.number, message.text, self._job.log)
 
     def _check_round(self) -> None:
         """See whether it makes sense to wait for this round."""

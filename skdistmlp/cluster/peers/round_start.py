@@ -42,6 +42,11 @@ class RoundStart:
         """Workers on which the task of a shard has not started."""
         return [self._workers[rank] for rank in sorted(self._queued)]
 
+    @property
+    def have_met(self) -> bool:
+        """Whether every shard is known to have found the others."""
+        return not self._missing
+
     def note(self, message: Message) -> None:
         """Note what a shard says of itself.
 

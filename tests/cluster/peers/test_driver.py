@@ -21,6 +21,7 @@ from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers.messages import ProgressLine
 from skdistmlp.cluster.run import placement, scatter
 from skdistmlp.cluster.run.announced import Announced
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.training.progress import Outcome
 from tests.cluster.leaks import own_cluster
 from tests.cluster.support import (
@@ -426,3 +427,19 @@ def test_matrix_products_use_both_threads_of_a_worker(data):
         with pytest.warns(UserWarning, match="interrupted"):
             stop_all(client, fit)
         assert blas_limits(client) == {1}
+
+
+@pytest.mark.parametrize("begun", ["met", "a round", "a recovery", None])
+def test_an_error_says_whether_a_step_was_taken_before_it(begun):
+    noted = []
+    run = SimpleNamespace(
+        _note_messages=lambda: noted.append(1),
+        _round_start=SimpleNamespace(have_met=begun == "met"),
+        _n_rounds=int(begun == "a round"),
+        _plan=SimpleNamespace(recoveries=("one",) if begun == "a recovery" else ()),
+    )
+    error = ExchangeError("lost its connection")
+    peers.PeersRun._note_beginning(run, error)
+    assert error.before_training is (begun is None)
+    # What shards have said meanwhile counts.
+    assert noted

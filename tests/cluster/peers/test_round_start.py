@@ -65,7 +65,9 @@ def test_there_is_no_deadline_before_all_tasks_run(start, clock):
 def test_shards_that_have_met_have_no_deadline(start, clock):
     for rank in range(3):
         start.note(ShardRunning(rank, 5))
+        assert not start.have_met
         start.note(ShardMet(rank, 5))
+    assert start.have_met
     clock.now = 1e6
     assert not start.timed_out()
 
