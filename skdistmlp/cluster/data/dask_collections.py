@@ -246,9 +246,15 @@ def compute_in_process(*values: Any) -> tuple[Any, ...]:
         return tuple(_call_by_kind(lambda alike: compute_by(*alike), values))
 
 
-def persist_blocks(client: Client, collections: list[Any]) -> list[list[Future[Any]]]:
-    """Compute collections together; return the futures of their blocks, in order."""
-    persisted = _call_by_kind(client.persist, collections)
+def persist_blocks(
+    client: Client, collections: list[Any], workers: Sequence[str] | None = None
+) -> list[list[Future[Any]]]:
+    """Compute collections together; return the futures of their blocks, in order.
+
+    What has to be computed for them runs on `workers`, or wherever Dask likes.
+    """
+    persist = partial(client.persist, workers=workers)
+    persisted = _call_by_kind(persist, collections)
     return [sorted(futures_of(one), key=_block_position) for one in persisted]
 
 
@@ -257,6 +263,7 @@ def gather(
     futures: Sequence[Future[Any]],
     phase: str = "",
     log: Log = quiet,
+    workers: Sequence[str] | None = None,
 ) -> list[Any]:
     """Return the results of tasks, as long as the cluster can compute them.
 
@@ -271,6 +278,8 @@ def gather(
         line then says what a long wait is for. See `WaitNotice`.
     log : callable
         Takes the line.
+    workers : sequence of str, optional
+        Addresses of the only workers that may compute them.
 
     Raises
     ------
@@ -280,7 +289,7 @@ def gather(
     awaited = [one for one in futures if isinstance(one, Future)]
     # First: if a wait by Dask's `gather` is cancelled, each task in it ends in an error
     # that nobody looks at, and a message that says so.
-    wait_for(client, awaited, phase, log)
+    wait_for(client, awaited, phase, log, workers)
     gathering = submit_rpc(client, client.gather, list(futures))
     with closing(WorkersCheck(client, awaited)) as check:
         wait_while(check, [gathering])
@@ -293,13 +302,14 @@ def wait_for(
     futures: Sequence[Future[Any]],
     phase: str = "",
     log: Log = quiet,
+    workers: Sequence[str] | None = None,
 ) -> None:
     """Wait for tasks, as `gather` does; raise the error of the first that failed."""
     ended: SimpleQueue[Future[Any]] = SimpleQueue()
     notice, since = WaitNotice(client, "", log), time.monotonic()
     for future in futures:
         future.add_done_callback(ended.put)
-    with closing(WorkersCheck(client, futures)) as check:
+    with closing(WorkersCheck(client, futures, workers)) as check:
         for _ in futures:
             while (done := _next_of(ended)) is None:
                 check()

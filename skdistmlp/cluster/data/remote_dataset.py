@@ -55,6 +55,7 @@ from skdistmlp.cluster.data.streaming import (
     fill_sinks,
     wait_for_all,
 )
+from skdistmlp.cluster.run.liveness import workers_around_silent
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.portable import PortableFunction
 from skdistmlp.exceptions import ClusterError, counted
@@ -230,21 +231,28 @@ class RemoteFeatures:
         ClusterError
             If they are not what they were before.
         """
-        computed_again = not self.futures
-        if computed_again:
-            self.futures.extend(*persist_blocks(self.client, [self.collection]))
         try:
-            wait_for(self.client, self.futures, COMPUTING, self.log)
-            if computed_again:
-                self._check_unchanged()
+            if self.futures:
+                wait_for(self.client, self.futures, COMPUTING, self.log)
+            else:
+                self._compute_again()
             yield self.futures
         finally:
             release(self.futures)
 
-    def _check_unchanged(self) -> None:
-        """Raise unless blocks that were computed again are what they were."""
+    def _compute_again(self) -> None:
+        """Compute the blocks that are missing."""
+        # In a fit that recovers from a worker that hangs, Dask does not know yet that
+        # it does. Only then are tasks pinned: else workers that join may compute too.
+        workers = workers_around_silent(self.client)
+        self.futures.extend(*persist_blocks(self.client, [self.collection], workers))
+        self._check_unchanged(workers)
+
+    def _check_unchanged(self, workers: Sequence[str] | None) -> None:
+        """Wait for blocks that are computed again, and raise if they have changed."""
+        wait_for(self.client, self.futures, COMPUTING, self.log, workers)
         blocks = described_blocks(
-            self.client, self.futures, self.estimator_name, self.log
+            self.client, self.futures, self.estimator_name, self.log, workers
         )
         changed = [
             number
@@ -407,9 +415,17 @@ class RemoteDataset(BaseDataset):
 
 
 def described_blocks(
-    client: Client, futures: list[Future[Any]], estimator_name: str, log: Log
+    client: Client,
+    futures: list[Future[Any]],
+    estimator_name: str,
+    log: Log,
+    workers: Sequence[str] | None = None,
 ) -> list[Block]:
-    """Check blocks of X on their workers; return what these say of them."""
+    """Check blocks of X on their workers; return what these say of them.
+
+    With `workers`, only these may do so: Dask moves tasks away from where their blocks
+    are.
+    """
     describe = partial(describe_block, estimator_name=estimator_name)
     described = client.map(
         # Dask may choose a worker that has joined after the check of versions.
@@ -418,9 +434,10 @@ def described_blocks(
         pickled=pickle.dumps(describe),
         pure=False,
         key="describe-X",
+        workers=workers,
     )
     try:
-        blocks: list[Block] = gather(client, described, COMPUTING, log)
+        blocks: list[Block] = gather(client, described, COMPUTING, log, workers)
     finally:
         release(described)
     return blocks

@@ -10,7 +10,7 @@ from typing import Any
 from distributed import Client
 
 from skdistmlp.cluster.client.rpc import run_on_workers
-from skdistmlp.cluster.client.scheduler import UNRESPONSIVE_TIMEOUTS
+from skdistmlp.cluster.client.scheduler import UNRESPONSIVE_TIMEOUTS, ask_scheduler
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.settings import exchange_timeout_s
@@ -147,6 +147,23 @@ def silent_workers(client: Client, workers: Iterable[str]) -> list[str]:
         for worker, answer in answers.items()
         if answer not in answered or answer.exception() is not None
     ]
+
+
+def workers_around_silent(client: Client) -> list[str] | None:
+    """Return the workers that answer, if others do not; otherwise None.
+
+    Dask gives tasks to a worker that hangs, for minutes, until it removes it.
+
+    Returns
+    -------
+    list of str or None
+        What Dask takes as ``workers=`` of a call. None, for all workers, also if none
+        of them answers: then there is nothing to choose.
+    """
+    present = list(ask_scheduler(client, "ncores"))
+    silent = silent_workers(client, present)
+    answering = [worker for worker in present if worker not in silent]
+    return answering if silent and answering else None
 
 
 def ping() -> None:

@@ -22,7 +22,7 @@ from skdistmlp.cluster.client.workers import (
 from skdistmlp.cluster.run.liveness import LivenessCheck, PausedCheck
 from skdistmlp.cluster.run.reachability import ReachabilityCheck
 from skdistmlp.cluster.run.task_context import task_cancellation
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, WorkerLostError
 from skdistmlp.settings import exchange_timeout_s
 from skdistmlp.timeouts import LOSS_POLL_S, WORKER_CHECK_S
 
@@ -156,10 +156,18 @@ class WorkersCheck:
         A connected client.
     futures : sequence of Future
         What is waited for.
+    workers : sequence of str, optional
+        Addresses of the only workers that may compute it.
     """
 
-    def __init__(self, client: Client, futures: Sequence[Future[Any]]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        futures: Sequence[Future[Any]],
+        workers: Sequence[str] | None = None,
+    ) -> None:
         self._client = client
+        self._workers = workers
         self._watch = Watch(client, ())
         self._reachability = ReachabilityCheck(client, lambda: futures)
         self._seen_at = time.monotonic()
@@ -173,10 +181,18 @@ class WorkersCheck:
             If the cluster has had no workers, or paused ones only, for an exchange's
             timeout, if the scheduler does not answer, or if this runs in a task that
             was cancelled.
+        WorkerLostError
+            If all workers that may compute it have left.
         ExchangeError
             If a worker waits for a value of one that it cannot connect to.
         """
         present = self._watch.check_presence()
+        # Dask would wait forever for one with the same address.
+        if self._workers is not None and present.isdisjoint(self._workers):
+            raise WorkerLostError(
+                f"all workers that were to compute blocks of X have left the cluster: "
+                f"{', '.join(self._workers)}. Call again to start over on the others."
+            )
         self._reachability.check()
         if present and self._progresses():
             self._seen_at = time.monotonic()

@@ -5,6 +5,7 @@ import copy
 import dask.array as da
 import numpy as np
 import pytest
+from distributed import Client
 from numpy.testing import assert_array_equal
 from scipy import sparse
 
@@ -16,6 +17,7 @@ from skdistmlp.cluster.data.remote_dataset import (
     RemoteFeatures,
     block_locations,
 )
+from skdistmlp.cluster.run import liveness
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.grid import Grid
@@ -106,6 +108,37 @@ def test_an_error_of_a_block_is_raised_and_nothing_is_held(client):
     with pytest.raises(ZeroDivisionError, match="computed"):
         bounded(features.fetch)
     assert not features.futures
+
+
+def test_blocks_are_computed_around_a_worker_that_hangs(processes, monkeypatch):
+    """Dask gives it tasks until it removes the worker, after minutes."""
+    processes.have_workers(3)
+    monkeypatch.setattr(liveness, "PING_ANSWER_S", 0.5)
+    with Client(processes.address, set_as_default=False) as client:
+        hanging, *others = client.nthreads()
+        features = features_of(client)
+
+        def computed_on():
+            with features.held() as futures:
+                where = block_locations(client, futures)
+                return {worker for at in where.values() for worker in at}
+
+        with processes.stopped_worker(hanging):
+            assert bounded(computed_on) <= {*others}
+            assert_array_equal(bounded(features.fetch), X)
+
+
+def test_all_workers_may_compute_blocks_if_all_answer(client, monkeypatch):
+    """So that those which join meanwhile may, too."""
+    asked, persist = [], Client.persist
+
+    def noted(client, *args, workers=None, **kwargs):
+        asked.append(workers)
+        return persist(client, *args, workers=workers, **kwargs)
+
+    monkeypatch.setattr(Client, "persist", noted)
+    assert_array_equal(bounded(features_of(client).fetch), X)
+    assert asked == [None]
 
 
 def test_every_worker_of_a_run_gets_all_rows(client):

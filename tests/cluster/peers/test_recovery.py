@@ -290,12 +290,17 @@ def test_a_retired_worker_is_replaced(spare, data, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_replaced(spare, data, monkeypatch):
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_a_worker_that_hangs_is_replaced(spare, data, monkeypatch, in_blocks):
+    """Nor does it get blocks to compute, though Dask takes it for well."""
     expected = undisturbed(spare, data)
+    X = data[0]
+    if in_blocks:
+        X = da.from_array(X, chunks=(20, -1)).map_blocks(lambda block: block + 0)
     killer = Killer(monkeypatch, spare, signal_number=signal.SIGSTOP)
     try:
         with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
-            clf = bounded(classifier(spare).fit, *data)
+            clf = bounded(classifier(spare).fit, X, data[1])
     finally:
         for pid in killer.pids_struck:
             os.kill(pid, signal.SIGCONT)

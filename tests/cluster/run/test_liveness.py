@@ -11,6 +11,7 @@ from skdistmlp.cluster.run.liveness import (
     LivenessCheck,
     PausedCheck,
     silent_workers,
+    workers_around_silent,
 )
 from skdistmlp.exceptions import WorkerLostError
 
@@ -174,3 +175,15 @@ def test_workers_that_do_not_answer_a_ping_are_silent(monkeypatch):
     monkeypatch.setattr(liveness, "run_on_workers", lambda *_: answers)
     monkeypatch.setattr(liveness, "PING_ANSWER_S", 0.05)
     assert silent_workers(None, answers) == ["removed", "hangs"]
+
+
+@pytest.mark.parametrize(
+    ("silent", "expected"), [([], None), (["b"], ["a", "c"]), (["a", "b", "c"], None)]
+)
+def test_tasks_are_pinned_only_if_some_workers_are_silent(
+    monkeypatch, silent, expected
+):
+    present = dict.fromkeys("abc", 1)
+    monkeypatch.setattr(liveness, "ask_scheduler", lambda *_: present)
+    monkeypatch.setattr(liveness, "silent_workers", lambda *_: silent)
+    assert workers_around_silent(None) == expected

@@ -144,3 +144,14 @@ def test_a_users_tasks_are_waited_for_while_there_are_workers(client, monkeypatc
         time.sleep(0.1)
         with pytest.raises(ClusterError, match=r"has had no workers for 0\.05 s"):
             check()
+
+
+def test_a_wait_for_workers_that_have_left_ends_at_once(client, monkeypatch):
+    """Others may be there; Dask would wait for one with the same address."""
+    present = {"tcp://hangs": 1, "tcp://there": 1}
+    monkeypatch.setattr(module, "ask_scheduler", lambda *_: present)
+    check = WorkersCheck(client, [], ["tcp://there", "tcp://left"])
+    check()
+    del present["tcp://there"]
+    with pytest.raises(WorkerLostError, match=r"all .* left .*: tcp://there, tcp://le"):
+        check()
