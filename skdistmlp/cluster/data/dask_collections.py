@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -30,7 +30,7 @@ from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
 from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import WorkersCheck
-from skdistmlp.exceptions import ClusterError
+from skdistmlp.exceptions import ClusterError, counted
 from skdistmlp.timeouts import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet
 
@@ -256,6 +256,38 @@ def persist_blocks(
     persist = partial(client.persist, workers=workers)
     persisted = _call_by_kind(persist, collections)
     return [sorted(futures_of(one), key=_block_position) for one in persisted]
+
+
+@contextmanager
+def naming_lost_data(collection: Any) -> Iterator[None]:
+    """Say so if tasks are cancelled in the context since data of X is gone for good.
+
+    Parameters
+    ----------
+    collection : Array or DataFrame
+        The features, as the user has made them.
+
+    Raises
+    ------
+    ClusterError
+        If X was made of futures, and Dask cannot compute what some of them stood for.
+    """
+    try:
+        yield
+    except CancelledError as error:
+        futures = futures_of(collection)
+        gone = [one for one in futures if one.status in ("cancelled", "lost")]
+        # Without any, the tasks were cancelled for another reason, and computing them
+        # once more can help.
+        if not gone:
+            raise
+        raise ClusterError(
+            f"the cluster has lost the data of {len(gone)} of "
+            f"{counted(len(futures), 'future')} that X was made of, so X cannot be "
+            f"computed again. Dask does not keep how scattered data is made, nor "
+            f"anything when the cluster is restarted. Scatter the data again and make "
+            f"X of that, or make X of what Dask can read again, such as files."
+        ) from error
 
 
 def gather(

@@ -30,6 +30,7 @@ from skdistmlp.cluster.data.dask_collections import (
     in_whole_rows,
     is_collection,
     is_frame,
+    naming_lost_data,
     persist_blocks,
     release,
 )
@@ -236,7 +237,8 @@ def _describe_features(
     log: Log,
 ) -> RemoteFeatures:
     """Check all blocks of X on their workers; return the features they make up."""
-    blocks = described_blocks(client, futures, estimator_name, log)
+    with naming_lost_data(collection):
+        blocks = described_blocks(client, futures, estimator_name, log)
     widths = sorted({block.shape[1] for block in blocks})
     if len(widths) > 1:
         raise ValueError(

@@ -45,6 +45,7 @@ from skdistmlp.cluster.data.dask_collections import (
     SeparateBlocks,
     gather,
     header_of,
+    naming_lost_data,
     persist_blocks,
     release,
     wait_for,
@@ -175,8 +176,8 @@ class RemoteFeatures:
         if self.is_streamed:
             return self._fetch_streamed()
         with (
-            self.held() as futures,
             translate_dask_errors(self.client, (), "fetching X"),
+            self.held() as futures,
         ):
             return self._copied(futures, partial(gather, self.client))
 
@@ -250,10 +251,11 @@ class RemoteFeatures:
 
     def _check_unchanged(self, workers: Sequence[str] | None) -> None:
         """Wait for blocks that are computed again, and raise if they have changed."""
-        wait_for(self.client, self.futures, COMPUTING, self.log, workers)
-        blocks = described_blocks(
-            self.client, self.futures, self.estimator_name, self.log, workers
-        )
+        with naming_lost_data(self.collection):
+            wait_for(self.client, self.futures, COMPUTING, self.log, workers)
+            blocks = described_blocks(
+                self.client, self.futures, self.estimator_name, self.log, workers
+            )
         changed = [
             number
             for number, (old, new) in enumerate(zip(self.blocks, blocks, strict=True))

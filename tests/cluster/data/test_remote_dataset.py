@@ -1,7 +1,10 @@
 """Features and data sets whose rows are on the workers of a cluster."""
 
 import copy
+from concurrent.futures import CancelledError
+from dataclasses import replace
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ from distributed import Client
 from numpy.testing import assert_array_equal
 from scipy import sparse
 
-from skdistmlp import DistributedMLPRegressor
+from skdistmlp import ClusterError, DistributedMLPRegressor, WorkerLostError
+from skdistmlp.cluster.data import remote_dataset
 from skdistmlp.cluster.data.blocks import describe_block
 from skdistmlp.cluster.data.dask_collections import persist_blocks
 from skdistmlp.cluster.data.remote_dataset import (
@@ -22,6 +26,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES
+from tests.cluster.data.inputs import classifier
 from tests.cluster.support import bounded
 
 X = np.arange(60.0).reshape(15, 4) % 7
@@ -108,6 +113,45 @@ def test_an_error_of_a_block_is_raised_and_nothing_is_held(client):
     with pytest.raises(ZeroDivisionError, match="computed"):
         bounded(features.fetch)
     assert not features.futures
+
+
+def of_scattered(client, workers=None):
+    """Return features made of three futures of scattered rows, and the futures."""
+    parts = [X[start : start + 5] for start in range(0, 15, 5)]
+    scattered = [client.scatter(part, workers=workers, hash=False) for part in parts]
+    delayed = [da.from_delayed(dask.delayed(one), (5, 4), float) for one in scattered]
+    features = features_of(client)
+    collection = da.concatenate(delayed)
+    return replace(features, collection=collection), scattered
+
+
+def test_scattered_data_that_was_lost_is_named(client):
+    features, scattered = of_scattered(client)
+    assert_array_equal(bounded(features.fetch), X)
+    # As when the worker that holds it dies.
+    client.cancel(scattered[1:])
+    message = r"lost the data of 2 of 3 futures that X .* Scatter the data again"
+    with pytest.raises(ClusterError, match=message) as caught:
+        bounded(features.fetch)
+    assert not isinstance(caught.value, WorkerLostError), "a fit would try again"
+    assert not features.futures
+    clf = classifier(client)
+    with pytest.raises(ClusterError, match=message):
+        bounded(clf.fit, features.collection, np.arange(15) % 2)
+
+
+def test_blocks_that_are_cancelled_otherwise_can_be_computed_again(client, monkeypatch):
+    features = features_of(client)
+
+    def cancel(client, futures, *_):
+        client.cancel(futures)
+        raise CancelledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote_dataset, "described_blocks", cancel)
+        with pytest.raises(WorkerLostError, match="dropped the data of this call"):
+            bounded(features.fetch)
+    assert_array_equal(bounded(features.fetch), X)
 
 
 def test_blocks_are_computed_around_a_worker_that_hangs(processes, monkeypatch):
