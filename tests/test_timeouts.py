@@ -42,6 +42,7 @@ NOT_TIMEOUTS = {
     "copies.py: ASSUMED_BYTES_PER_S",
     "elastic.py: FIRST_MEASURING_S",
     "rates.py: DASK_BYTE_S",
+    "rates.py: SCIPY_PARAMETER_S",
     "auto.py: MEASURED_FROM_S",
     "trial.py: TIMED_S",
     "probe.py: LINK_S",

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
+from scipy.optimize import OptimizeResult
+
 from skdistmlp.exceptions import counted
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
@@ -117,6 +119,8 @@ def with_step_time(
 ) -> Plan:
     """Return a plan with what a step of the training took, if that was expected.
 
+    A step of "lbfgs" is an evaluation, with what SciPy does until the next.
+
     Parameters
     ----------
     plan : Plan
@@ -128,13 +132,23 @@ def with_step_time(
     training_s : float
         Seconds of all steps.
     """
-    before, after = job.initial.progress, state.progress
-    if plan.forecast is None or not isinstance(after, Progress):
+    if plan.forecast is None:
         return plan
-    n_steps = after.n_steps - (before.n_steps if isinstance(before, Progress) else 0)
+    n_steps = _n_steps(job, state)
     if n_steps <= 0:
         return plan
     return replace(plan, forecast=plan.forecast.after(training_s / n_steps))
+
+
+def _n_steps(job: TrainingJob, state: TrainingState) -> int:
+    """Return how many steps a job has taken: evaluations of "lbfgs"; 0 if unknown."""
+    if isinstance(state.outcome, OptimizeResult):
+        return int(state.outcome.nfev)
+    before, after = job.initial.progress, state.progress
+    if not isinstance(after, Progress):
+        # SciPy was stopped, and has not said.
+        return 0
+    return after.n_steps - (before.n_steps if isinstance(before, Progress) else 0)
 
 
 class Engine(Protocol):

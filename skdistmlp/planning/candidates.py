@@ -22,7 +22,7 @@ from skdistmlp.planning.plan import (
 )
 from skdistmlp.planning.rates import DASK_BYTE_S, TASK_S
 from skdistmlp.planning.replicas import has_room
-from skdistmlp.planning.step_time import StepTime, computation_s, step_time
+from skdistmlp.planning.step_time import StepTime, computation_s, scipy_s, step_time
 from skdistmlp.planning.worker_lines import named
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.progress import Progress
@@ -186,6 +186,7 @@ class Offer:
         if self.memory_here is not None and needed > self.memory_here:
             return None
         seconds = computation_s(split, self.cost, Grid(1), self.machines.here)
+        seconds += scipy_s(split, self.cost)
         plan = local_plan(self.layer_units, "")
         fetched = self.cost.feature_bytes if self.on_cluster else 0
         fixed_s = self._sent_s(fetched)
@@ -213,6 +214,7 @@ class Offer:
         plan = plan_training(self.layer_units, "futures", workers, self.cost)
         speed = self.machines.workers[0]
         computed_s = computation_s(plan.split, self.cost, plan.grid, speed)
+        computed_s += scipy_s(plan.split, self.cost)
         scheduled_s = TASK_S * chained_tasks(plan.split, self.cost)
         if has_room(plan, self.memory, self.memory_share):
             step = StepTime(computed_s, scheduled_s)

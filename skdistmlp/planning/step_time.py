@@ -12,7 +12,7 @@ from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Speed
-from skdistmlp.planning.rates import Rates
+from skdistmlp.planning.rates import SCIPY_PARAMETER_S, Rates
 from skdistmlp.planning.traffic import Exchange, exchanges
 from skdistmlp.wire.packet import HEADER_BYTES
 
@@ -92,6 +92,8 @@ def step_time(
         handled_s += busy_s
         travelled_s += away_s
         hidden_s += _hidden_s(exchange, away_s, process, computed_s - hidden_s)
+    # Nothing hides behind it: the shards wait for SciPy's next question.
+    computed_s += scipy_s(split, cost)
     return StepTime(computed_s, handled_s, travelled_s, hidden_s)
 
 
@@ -101,6 +103,14 @@ def computation_s(
     """Return what a step of the first process takes without its exchanges."""
     n_rows = math.ceil(cost.n_rows / grid.n_replicas)
     return _Process(split.layout(0), cost, grid, speed, n_rows).computed_s
+
+
+def scipy_s(split: NetworkSplit, cost: StepCost) -> float:
+    """Return the seconds of SciPy's own work for each evaluation of "lbfgs".
+
+    It is done in one process, whatever the grid.
+    """
+    return SCIPY_PARAMETER_S * split.n_parameters if cost.moves_parameters else 0.0
 
 
 def expected_rows(cost: StepCost, n_replicas: int, share: float | None = None) -> float:

@@ -1,16 +1,28 @@
 """Every engine keeps the protocol: a plan, training and prediction."""
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.optimize import OptimizeResult
 
 from skdistmlp.engines.choice import ENGINES
-from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.engines.engine import EngineRequest, with_step_time
 from skdistmlp.parallel.shard import predict_whole
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.training.progress import Outcome
+from skdistmlp.planning.forecast import Forecast, ForecastRow
+from skdistmlp.training.progress import LbfgsProgress, Outcome
 from tests.engines.thread_engine import ThreadEngine
-from tests.training.jobs import LAYER_UNITS, MAX_EPOCHS, dataset_of, job_of, plan_of
+from tests.training.jobs import (
+    LAYER_UNITS,
+    MAX_EPOCHS,
+    dataset_of,
+    job_of,
+    lbfgs_job,
+    plan_of,
+)
 
 FACTORIES = {**ENGINES, "threads": lambda plan, _: ThreadEngine(plan)}
 
@@ -32,6 +44,28 @@ def test_an_engine_trains_to_the_end(client, name):
     assert state.outcome is Outcome.OUT_OF_EPOCHS
     assert state.progress.n_iter == MAX_EPOCHS
     assert_allclose(state.network.parameters, alone.network.parameters, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["local", "peers"])
+@pytest.mark.parametrize("make_job", [partial(job_of, "adam"), lbfgs_job])
+def test_a_plan_says_what_a_step_took_if_that_was_expected(client, name, make_job):
+    engine = made(name, client)
+    row = ForecastRow(name, engine.plan.n_workers, 1, 1.0, 1.0, 1.0, 0, 0)
+    engine.plan = replace(engine.plan, forecast=Forecast((row,)))
+    state = engine.train(make_job(engine.plan.n_shards), dataset_of("adam"))
+    assert state.outcome is not None
+    assert 0 < engine.plan.forecast.step_s < 60
+
+
+def test_a_step_of_lbfgs_is_an_evaluation():
+    row = ForecastRow("local", 0, 1, 1.0, 1.0, 1.0, 0, 0)
+    plan = replace(plan_of("local", (), 1), forecast=Forecast((row,)))
+    job = lbfgs_job()
+    progress = LbfgsProgress(n_iter=3, loss=0.5)
+    found = replace(job.initial, progress=progress, outcome=OptimizeResult(nfev=4))
+    assert with_step_time(plan, job, found, 2.0).forecast.step_s == 0.5
+    stopped = replace(found, outcome=Outcome.STOPPED)
+    assert with_step_time(plan, job, stopped, 2.0) is plan
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -24,7 +24,7 @@ from skdistmlp.planning.candidates import (
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import WorkerMemory
-from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE
+from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, SCIPY_PARAMETER_S
 from skdistmlp.planning.step_time import StepTime
 from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of
 
@@ -246,6 +246,18 @@ def test_features_are_sent_or_fetched_once_in_a_fit():
     # A copy for each shard, and a half for each replica.
     assert fixed_s(here, 2) - fixed_s(there, 2) == pytest.approx(2 * second_s)
     assert fixed_s(here, 2, 2) - fixed_s(there, 2, 2) == pytest.approx(second_s)
+
+
+@pytest.mark.parametrize("connected", [True, False], ids=["peers", "futures"])
+def test_scipy_takes_as_long_here_as_on_workers(connected, monkeypatch):
+    def steps_s():
+        offer = replace(offer_of(connected=connected), cost=StepCost.of_evaluation(200))
+        return [candidate_of(offer, n).step.seconds for n in (0, 2)]
+
+    with_scipy = steps_s()
+    monkeypatch.setattr("skdistmlp.planning.step_time.SCIPY_PARAMETER_S", 0.0)
+    of_scipy = SCIPY_PARAMETER_S * NetworkSplit.even(LARGE, 1).n_parameters
+    assert with_scipy == pytest.approx([s + of_scipy for s in steps_s()])
 
 
 def test_parameters_are_collected_at_the_end_of_a_fit():

@@ -12,7 +12,7 @@ from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, flop
 from skdistmlp.planning.machines import PAYLOAD, Link, Speed
-from skdistmlp.planning.rates import Rates
+from skdistmlp.planning.rates import SCIPY_PARAMETER_S, Rates
 from skdistmlp.planning.step_time import (
     StepTime,
     computation_s,
@@ -144,6 +144,19 @@ def test_all_wait_for_the_largest_shard_which_need_not_be_the_first():
     time = step_time(split, cost, Grid(2), [SPEED], free)
     # Twice for the first layer, three times for its rows of the second.
     assert time.computed_s == pytest.approx(2 * 200 * 3 * (2 * 4 + 3 * 3) / 1e9)
+
+
+@pytest.mark.parametrize("grid", [Grid(1), Grid(2), Grid(1, 2)], ids=str)
+def test_an_evaluation_waits_for_scipy_on_every_grid(grid, monkeypatch):
+    evaluation = StepCost.of_evaluation(200, itemsize=4)
+    of_scipy = SCIPY_PARAMETER_S * NetworkSplit.even(UNITS, 1).n_parameters
+    found = time_on(grid, cost=evaluation)
+    step = time_on(grid)
+    monkeypatch.setattr("skdistmlp.planning.step_time.SCIPY_PARAMETER_S", 0.0)
+    without = time_on(grid, cost=evaluation)
+    assert found.seconds - without.seconds == pytest.approx(of_scipy)
+    assert found.hidden_s == without.hidden_s
+    assert time_on(grid) == step
 
 
 def test_the_replica_with_the_most_rows_has_the_most_to_exchange():
