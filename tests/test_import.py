@@ -63,6 +63,7 @@ def loaded_by(code: str) -> set[str]:
             "import skdistmlp"
             + FIT.replace("**PARAMS", "client='tcp://192.0.2.1:1', engine='local'"),
             id="engine='local'",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "import skdistmlp"

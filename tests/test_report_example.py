@@ -23,6 +23,7 @@ def example(monkeypatch):
     return module
 
 
+@pytest.mark.slow
 def test_children_compute_the_same_as_a_root_alone(example):
     layers = [[[0.1 * i, -0.2, 0.3] for i in range(5)], [[0.1] * 6, [-0.1] * 6]]
     single = example.Root()

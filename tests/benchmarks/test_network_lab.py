@@ -57,6 +57,7 @@ def devices():
     return set(os.listdir("/sys/class/net"))
 
 
+@pytest.mark.slow
 def test_a_fit_runs_over_a_shaped_link_until_a_worker_is_lost():
     before = devices()
     results = Results()

@@ -3,6 +3,7 @@
 import sys
 import traceback
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client
@@ -95,9 +96,21 @@ def test_a_worker_that_blocks_cannot_be_fetched_from_is_named(client, blocks):
     left = "tcp://127.0.0.1:1"
     who_has = {**locations.who_has, blocks[1].key: (left,)}
     gone = BlockLocations(who_has, locations.blocks, locations.dtype)
-    made = client.submit(assemble_dataset, gone, (Y, None), workers=[holder])
-    with pytest.raises(WorkerLostError, match=f"could not fetch .* from {left}") as got:
-        bounded(made.result)
+
+    def set_connect_timeout(duration):
+        key = "distributed.comm.timeouts.connect"
+        before = dask.config.get(key)
+        dask.config.set({key: duration})
+        return before
+
+    # Dask tries for half a minute otherwise.
+    before = client.run(set_connect_timeout, "1s", workers=[holder])[holder]
+    try:
+        made = client.submit(assemble_dataset, gone, (Y, None), workers=[holder])
+        with pytest.raises(WorkerLostError, match=f"not fetch .* from {left}") as got:
+            bounded(made.result)
+    finally:
+        client.run(set_connect_timeout, before, workers=[holder])
     assert got.value.workers == (left,)
     made.release()
 

@@ -263,6 +263,7 @@ def in_round(monkeypatch, number, action):
     monkeypatch.setattr(driver.PeersRun, "_start_round", act_and_start)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:the fit")
 def test_a_fit_moves_to_a_worker_that_joins(data, elastic_fits, monkeypatch, capsys):
     """One line is printed per epoch, and nobody is warned of what was asked for."""

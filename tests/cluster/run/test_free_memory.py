@@ -79,7 +79,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(free_memory, "MEMORY_FREED_S", 0.0)
 
 
-@pytest.mark.parametrize("configured_here", [False, 0.5])
+@pytest.mark.parametrize("configured_here", only_quick(1, cases=[False, 0.5]))
 def test_what_a_process_takes_and_may_take_is_asked_of_the_worker(
     small_cluster, plan, impatient, configured_here
 ):
