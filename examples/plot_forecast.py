@@ -115,6 +115,8 @@ print(f"accuracy {results['accuracy']:.3f} on unseen digits")
 # The line is the fastest plan of each number of workers. After a fit,
 # ``ForecastDisplay.from_plan(clf.plan_)`` draws it, and the cross of the plan that was
 # taken. The smaller crosses are whole fits on every plan, with their start and end.
+# Workers are measured all at once, when they share the memory of their machine: one
+# that trains alone there may take less than expected.
 
 display = ForecastDisplay.from_forecast(forecast, n_workers=results["n_workers"])
 display.ax_.plot(
