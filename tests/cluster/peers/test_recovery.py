@@ -436,13 +436,12 @@ def test_a_callback_before_one_that_asks_hears_of_each_epoch_once(spare, data):
         assert ended == list(range(5))
 
 
-@pytest.mark.parametrize("allowed", only_quick(cases=[0, 1]))
-def test_recoveries_are_limited(spare, data, monkeypatch, allowed):
+@pytest.mark.slow
+def test_recoveries_are_limited(spare, data, monkeypatch):
     Killer(monkeypatch, spare, after=(2, 5))
     with (
-        dask.config.set({"skdistmlp.max-recoveries": allowed}),
+        dask.config.set({"skdistmlp.max-recoveries": 1}),
         pytest.raises(WorkerLostError, match="lost while") as caught,
     ):
         bounded(classifier(spare).fit, *data)
-    notes = getattr(caught.value, "__notes__", ())
-    assert any("max-recoveries" in note for note in notes) is (allowed > 0)
+    assert any("max-recoveries" in note for note in caught.value.__notes__)
