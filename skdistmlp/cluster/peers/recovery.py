@@ -11,7 +11,7 @@ from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.cluster.peers.elastic import Elastic
 from skdistmlp.cluster.peers.handover import join_training_states
-from skdistmlp.cluster.peers.reservation import free_workers
+from skdistmlp.cluster.peers.reservation import unclaimed_workers
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RECOVERABLE, RecoveringFit
@@ -67,7 +67,7 @@ def train_with_recovery(
 
     def choose(spare: Sequence[str], number: int) -> Sequence[str]:
         # Another fit may hold some of them for long.
-        return free_workers(client, spare)[:number]
+        return unclaimed_workers(client, spare)[:number]
 
     announced = Announced()
     fit = RecoveringFit(client, plan, job, dataset, choose, announced, checkpoint)

@@ -108,7 +108,7 @@ class WorkerQueue(SchedulerPlugin):
         add_handler(scheduler, "skdistmlp_borrow", self.borrow)
         add_handler(scheduler, "skdistmlp_leave", self.leave)
         add_handler(scheduler, "skdistmlp_choose", self.choose)
-        add_handler(scheduler, "skdistmlp_free", self.free)
+        add_handler(scheduler, "skdistmlp_unclaimed", self.unclaimed)
 
     def choose(self, workers: list[str], n_workers: int, intends: bool) -> list[str]:
         """Return the workers that fewest fits hold or wait for, in the order given.
@@ -123,7 +123,7 @@ class WorkerQueue(SchedulerPlugin):
             self.intentions.append(Intention(chosen, time.time() + INTENTION_S))
         return [worker for worker in workers if worker in chosen]
 
-    def free(self, workers: list[str]) -> list[str]:
+    def unclaimed(self, workers: list[str]) -> list[str]:
         """Return those of the workers that no fit holds, waits for or has chosen."""
         load = self._load()
         return [worker for worker in workers if not load[worker]]
@@ -260,10 +260,10 @@ def choose_free_workers(
     return tuple(worker for worker in workers if worker in chosen)
 
 
-def free_workers(client: Client, workers: Sequence[str]) -> list[str]:
-    """Return those of the workers that no fit holds or waits for."""
-    free = _ask_queue(client, "skdistmlp_free", workers=list(workers))
-    return list(workers) if free is None else free
+def unclaimed_workers(client: Client, workers: Sequence[str]) -> list[str]:
+    """Return those of the workers that no fit holds, waits for or has chosen."""
+    unclaimed = _ask_queue(client, "skdistmlp_unclaimed", workers=list(workers))
+    return list(workers) if unclaimed is None else unclaimed
 
 
 def _ask_queue(client: Client, question: str, **arguments: Any) -> list[str] | None:

@@ -271,16 +271,16 @@ class QueueAlone:
             self.ask("waiting")
 
 
-def test_free_workers_are_those_that_no_fit_holds_waits_for_or_has_chosen(
+def test_unclaimed_workers_are_those_that_no_fit_holds_waits_for_or_has_chosen(
     monkeypatch,
 ):
     alone = QueueAlone(monkeypatch, 40)
     workers = ["a worker", "another", "a third"]
-    assert alone._queue.free(workers) == ["another", "a third"]
+    assert alone._queue.unclaimed(workers) == ["another", "a third"]
     assert alone._queue.choose(workers[1:], 1, intends=True) == ["another"]
-    assert alone._queue.free(workers) == ["a third"]
+    assert alone._queue.unclaimed(workers) == ["a third"]
     alone.now += reservation.INTENTION_S
-    assert alone._queue.free(workers) == ["another", "a third"]
+    assert alone._queue.unclaimed(workers) == ["another", "a third"]
 
 
 @pytest.mark.parametrize("silent_s", [40, 100])
