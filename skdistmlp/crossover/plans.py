@@ -156,9 +156,12 @@ def table_of(forecast: Forecast) -> list[Row]:
             "ms per step": 1e3 * row.step_s,
             "s per epoch": row.epoch_s,
             "s per fit": row.fit_s,
+            "s besides steps": row.fixed_s,
             "speed-up": None if alone is None else alone.fit_s / row.fit_s,
             "MB per process": row.bytes_held / 1e6,
+            "MB on disk": row.bytes_on_disk / 1e6,
             "kB per step": row.bytes_exchanged / 1e3,
+            "messages per step": row.messages_sent,
         }
         for row in rows
     ]

@@ -16,7 +16,7 @@ from skdistmlp.planning.machines import Machines, Speed, reference_machines
 from skdistmlp.planning.plan import Plan, WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.replicas import has_room
-from skdistmlp.planning.step_time import computation_s
+from skdistmlp.planning.step_time import computation_s, scipy_s
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.trial import Trial
@@ -85,7 +85,7 @@ class FitOutline:
         """Seconds that one thread is expected to need, whatever it runs on."""
         split = NetworkSplit.even(self.layer_units, 1)
         step_s = computation_s(split, self.cost, Grid(1), Speed(REFERENCE))
-        return step_s * self.length.total
+        return (step_s + scipy_s(split, self.cost)) * self.length.total
 
 
 def is_worth_measuring(request: EngineRequest, outline: FitOutline) -> bool:
@@ -158,7 +158,7 @@ def fastest_plan(
         measure_machines,
         measured_before,
     )
-    from skdistmlp.cluster.peers.reservation import choose_free_workers
+    from skdistmlp.cluster.run.reservation import choose_free_workers
 
     cost, layer_units = outline.cost, outline.layer_units
     # Before anything is measured: what that takes is given back a little later.

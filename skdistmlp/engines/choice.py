@@ -192,10 +192,12 @@ def _plan_training(
     )
 
     workers = choose_workers(client, request.n_workers, request.n_replicas)
-    if request.n_workers is not None and request.engine != "futures":
+    if request.n_workers is not None:
         held = outline.bytes_on_workers if outline is not None else dict
         workers = free_workers(client, workers, held, not request.only_plans)
     note = ""
+    if outline is not None:
+        request = _with_unreachable(request, workers, client)
     if outline is not None and request.unreachable is not None:
         plan = plan_without_peers(request, outline, workers, client)
         if plan is not None:
@@ -240,6 +242,23 @@ def _plan_training(
     return plan_that_fits(numbers, plan_with, memory, share)
 
 
+def _with_unreachable(
+    request: EngineRequest, workers: tuple[str, ...], client: Any
+) -> EngineRequest:
+    """Return a request that says so if its workers cannot connect to each other.
+
+    As it has found out itself, or another fit a moment ago, which the next need not
+    wait for again.
+    """
+    from skdistmlp.cluster.peers.measurement import note_unreachable, unreachable_before
+
+    if request.unreachable is not None:
+        note_unreachable(client, workers, request.unreachable)
+    elif request.may_do_without_peers:
+        return replace(request, unreachable=unreachable_before(client, workers))
+    return request
+
+
 def free_workers(
     client: Any,
     workers: tuple[str, ...],
@@ -257,10 +276,10 @@ def free_workers(
     held : callable
         Returns the bytes of rows that each worker has already.
     intends : bool
-        Whether a fit will reserve them.
+        Whether a fit will reserve or share them.
     """
     from skdistmlp.cluster.client.workers import workers_of
-    from skdistmlp.cluster.peers.reservation import choose_free_workers
+    from skdistmlp.cluster.run.reservation import choose_free_workers
 
     present = workers_of(client)
     # One may have left meanwhile, which the fit will notice.

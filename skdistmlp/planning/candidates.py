@@ -23,6 +23,7 @@ from skdistmlp.planning.plan import (
 from skdistmlp.planning.rates import DASK_BYTE_S, TASK_S
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import StepTime, computation_s, scipy_s, step_time
+from skdistmlp.planning.traffic import traffic
 from skdistmlp.planning.worker_lines import named
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.progress import Progress
@@ -100,6 +101,8 @@ class Candidate:
         Of the fit.
     bytes_here : int
         Bytes that this process holds, if it trains.
+    messages_sent : int
+        Messages that the first worker sends the others in a step.
     """
 
     plan: Plan
@@ -107,6 +110,7 @@ class Candidate:
     fixed_s: float
     length: FitLength
     bytes_here: int = 0
+    messages_sent: int = 0
 
     @property
     def epoch_s(self) -> float:
@@ -274,7 +278,9 @@ class Offer:
             plan.split, self.cost, grid, _distinct(speeds), link, plan.rows
         )
         sent = 0 if self.on_cluster else plan.features_held * len(workers)
-        return Candidate(plan, step, self._fit_on_workers_s(plan, sent), self.length)
+        fixed_s = self._fit_on_workers_s(plan, sent)
+        _, n_messages = traffic(plan.split, self.cost, grid.n_replicas, 0, plan.rows)
+        return Candidate(plan, step, fixed_s, self.length, messages_sent=n_messages)
 
 
 def row_shares(grid: Grid, speeds: Sequence[float]) -> tuple[int, ...]:
@@ -348,6 +354,9 @@ def forecast_of(candidates: Sequence[Candidate], link: Link) -> Forecast:
             candidate.fit_s,
             max(candidate.plan.bytes_held, default=candidate.bytes_here),
             candidate.plan.bytes_exchanged,
+            candidate.messages_sent,
+            candidate.plan.features_held - candidate.plan.features_in_memory,
+            candidate.fixed_s,
         )
         for candidate in candidates
     )

@@ -30,6 +30,13 @@ class ForecastRow(NamedTuple):
         Bytes that the fullest worker holds in memory, or this process if it trains.
     bytes_exchanged : int
         Bytes that all workers together send in a step.
+    messages_sent : int
+        Messages that the first worker sends in a step; no other one sends more.
+    bytes_on_disk : int
+        Bytes of rows that the fullest worker has in a file.
+    fixed_s : float
+        Seconds of `fit_s` that are not those of steps: to begin and end a fit on
+        workers, and to send rows and parameters.
     """
 
     engine: str
@@ -40,6 +47,9 @@ class ForecastRow(NamedTuple):
     fit_s: float
     bytes_held: int
     bytes_exchanged: int
+    messages_sent: int = 0
+    bytes_on_disk: int = 0
+    fixed_s: float = 0.0
 
     @property
     def name(self) -> str:

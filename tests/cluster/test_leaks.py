@@ -11,10 +11,10 @@ from distributed import Client, Event
 from threadpoolctl import threadpool_limits
 
 from skdistmlp.cluster.peers import worker as peers_worker
-from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.run import scatter
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.reservation import reserve_workers
 from skdistmlp.parallel.blas import let_others_set_limits
 from tests.cluster import leaks
 from tests.cluster.leaks import THREADS, assert_nothing_left, remember

@@ -23,8 +23,8 @@ from skdistmlp.cluster.peers.measurement import (
     UnreachableError,
     forget_machines,
 )
-from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.shard import Roster
+from skdistmlp.cluster.run.reservation import reserve_workers
 from skdistmlp.engines import auto
 from skdistmlp.engines.auto import FitOutline, is_worth_measuring
 from skdistmlp.engines.choice import open_engine
@@ -329,6 +329,10 @@ def test_shards_that_cannot_connect_are_done_without_though_nothing_was_measured
     assert_allclose(clf.loss_curve_, here.loss_curve_, rtol=1e-5)
     for mine, other in zip(clf.coefs_, here.coefs_, strict=True):
         assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+    # The next fit knows it, for a while.
+    assert clf.plan_fit(X, Y).engine == engine
+    forget_machines()
+    assert clf.plan_fit(X, Y).engine == "peers"
     # No line is written twice, or lost.
     assert re.sub(r"\d+\.\d+", "", capsys.readouterr().out) == lines_here
 

@@ -26,6 +26,7 @@ from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, SCIPY_PARAMETER_S
 from skdistmlp.planning.step_time import StepTime
+from skdistmlp.planning.traffic import traffic
 from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of
 
 LARGE = 784, 1024, 1024, 10
@@ -309,6 +310,21 @@ def test_a_chosen_plan_says_why_and_what_else_there_was():
     local = chosen_plan(slow.candidates(), slow)
     assert local.engine == "local"
     assert "is expected to take" in local.reason
+
+
+def test_a_forecast_has_what_each_plan_sends_stores_and_takes_besides_its_steps():
+    sizes = {"data_bytes": 10**9, "feature_bytes": 10**9}
+    limit = {"tcp://worker0:1": WorkerMemory(3 * 10**8)}
+    offer = offer_of(n_workers=3, sizes=sizes, memory=limit)
+    candidates = replace(offer, n_workers=3, n_replicas=1, min_workers=3).candidates()
+    rows = {r.n_workers: r for r in forecast_of(candidates, offer.machines.link).rows}
+    (on_three,) = [c for c in candidates if c.plan.n_workers == 3]
+    _, n_messages = traffic(on_three.plan.split, offer.cost, 1, 0, on_three.plan.rows)
+    # Per layer, and for the features, to two others.
+    assert rows[3].messages_sent == n_messages == 10
+    assert rows[3].bytes_on_disk == on_three.plan.features_held > 10**9 / 3
+    assert rows[3].fixed_s == on_three.fixed_s > PEERS_FIT_S
+    assert (rows[0].messages_sent, rows[0].bytes_on_disk, rows[0].fixed_s) == (0, 0, 0)
 
 
 def test_a_chosen_plan_says_which_workers_it_leaves_out():

@@ -11,6 +11,7 @@ from distributed import Client
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.recovery import RecoveringFit
+from skdistmlp.cluster.run.reservation import share_workers
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import copies_max_share
@@ -166,16 +167,19 @@ class FuturesRun:
                     state.progress.n_iter, lambda: on_epoch_end(state, snapshot)
                 )
 
-        with open_futures_network(
-            self._client,
-            self._plan.workers,
-            job.network,
-            job.split,
-            state.network,
-            self._dataset,
-            plan=self._plan,
-            log=job.log,
-        ) as network:
+        with (
+            share_workers(self._client, self._plan.workers),
+            open_futures_network(
+                self._client,
+                self._plan.workers,
+                job.network,
+                job.split,
+                state.network,
+                self._dataset,
+                plan=self._plan,
+                log=job.log,
+            ) as network,
+        ):
             run = TrainingRun(job, network, self._dataset, state, self._log)
             offers = self._keeps_copies or self._checkpoint is not None
             return run.train(report, self._offer if offers else None)

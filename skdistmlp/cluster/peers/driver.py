@@ -36,13 +36,13 @@ from skdistmlp.cluster.peers.messages import (
     messages_of,
 )
 from skdistmlp.cluster.peers.nested_fits import calling_back, check_not_nested
-from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.shard import Report, Roster, ShardCopy
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.reservation import reserve_workers
 from skdistmlp.cluster.run.scatter import THREAD_NAME
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.parallel.data import BaseDataset

@@ -20,10 +20,10 @@ from distributed import Client, Future
 from skdistmlp.cluster.client.workers import scheduler_id
 from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
-from skdistmlp.cluster.peers.reservation import borrow_workers
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run.graph import MEASURE
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.reservation import borrow_workers
 from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings, are_equal
@@ -229,6 +229,27 @@ def known_machines(
                 speeds = dict(zip(measured, machines.workers, strict=True))
                 of_these = tuple(speeds[worker] for worker in workers)
                 return replace(machines, workers=of_these)
+    return None
+
+
+def note_unreachable(client: Client, workers: tuple[str, ...], reason: str) -> None:
+    """Have it known for a while that workers cannot connect, as a fit has found out."""
+    with _TABLES:
+        _FAILED[scheduler_id(client), workers] = (
+            time.monotonic() + MEASURING_RETRY_S,
+            UnreachableError(reason),
+        )
+
+
+def unreachable_before(client: Client, workers: tuple[str, ...]) -> str | None:
+    """Return why workers could not connect to each other a moment ago; None if not."""
+    with _TABLES:
+        try:
+            _raise_again(scheduler_id(client), workers)
+        except UnreachableError as error:
+            return str(error)
+        except MeasurementError:
+            pass
     return None
 
 

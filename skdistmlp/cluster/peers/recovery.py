@@ -11,10 +11,10 @@ from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.cluster.peers.elastic import Elastic
 from skdistmlp.cluster.peers.handover import join_training_states
-from skdistmlp.cluster.peers.reservation import unclaimed_workers
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RECOVERABLE, RecoveringFit
+from skdistmlp.cluster.run.reservation import unclaimed_workers
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import elastic

@@ -15,7 +15,7 @@ from distributed import Client, Event
 from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.client.rpc import wait_while
 from skdistmlp.cluster.peers import measurement as module
-from skdistmlp.cluster.peers import probe, reservation
+from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
     UnreachableError,
@@ -28,9 +28,9 @@ from skdistmlp.cluster.peers.measurement import (
     measured_before,
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
-from skdistmlp.cluster.peers.reservation import borrow_workers, reserve_workers
 from skdistmlp.cluster.peers.shard import Roster
-from skdistmlp.cluster.run import placement
+from skdistmlp.cluster.run import placement, reservation
+from skdistmlp.cluster.run.reservation import borrow_workers, reserve_workers
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.cost import StepCost
@@ -39,7 +39,7 @@ from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
-from tests.cluster.peers.test_reservation import goes_on, places
+from tests.cluster.run.test_reservation import goes_on, places
 from tests.cluster.support import WITHIN_S, bounded, in_thread, occupied, wait_until
 from tests.training.jobs import dataset_of, job_of
 

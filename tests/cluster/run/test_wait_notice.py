@@ -12,10 +12,10 @@ from distributed import Client, Event
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.client import rpc
-from skdistmlp.cluster.peers.reservation import reserve_workers
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.cluster.run import placement, wait_notice
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.cluster.run.reservation import reserve_workers
 from skdistmlp.parallel.grid import Grid
 from tests.cluster.support import WITHIN_S, bounded, in_thread, occupied, wait_until
 

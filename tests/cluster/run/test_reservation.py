@@ -4,20 +4,25 @@ import asyncio
 import signal
 from concurrent.futures import CancelledError
 from itertools import pairwise
+from threading import Barrier
 from types import SimpleNamespace
 
 import dask.array as da
 import pytest
 from distributed import Client, LocalCluster, wait
 
+from skdistmlp.cluster.futures import recovery as futures
+from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.cluster.peers import reservation
-from skdistmlp.cluster.peers.reservation import (
-    Standing,
+from skdistmlp.cluster.run import reservation, worker_queue
+from skdistmlp.cluster.run.reservation import (
     borrow_workers,
     choose_free_workers,
     reserve_workers,
+    share_workers,
+    unclaimed_workers,
 )
+from skdistmlp.cluster.run.worker_queue import Standing
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.peers.test_driver import classifier, steps_taken
@@ -248,12 +253,14 @@ class QueueAlone:
 
     def __init__(self, monkeypatch, silent_s):
         self.now = 1e6
-        monkeypatch.setattr(reservation, "time", SimpleNamespace(time=lambda: self.now))
+        monkeypatch.setattr(
+            worker_queue, "time", SimpleNamespace(time=lambda: self.now)
+        )
         self.last_seen = {
             name: SimpleNamespace(last_seen=self.now) for name in ("holder", "waiting")
         }
         scheduler = SimpleNamespace(clients=self.last_seen, handlers={})
-        self._queue = reservation.WorkerQueue()
+        self._queue = worker_queue.WorkerQueue()
         asyncio.run(self._queue.start(scheduler))
         self._silent_s = silent_s
         assert self.ask("holder", arrives=True) == Standing.HELD.value
@@ -279,7 +286,7 @@ def test_unclaimed_workers_are_those_that_no_fit_holds_waits_for_or_has_chosen(
     assert alone._queue.unclaimed(workers) == ["another", "a third"]
     assert alone._queue.choose(workers[1:], 1, intends=True) == ["another"]
     assert alone._queue.unclaimed(workers) == ["a third"]
-    alone.now += reservation.INTENTION_S
+    alone.now += worker_queue.INTENTION_S
     assert alone._queue.unclaimed(workers) == ["another", "a third"]
 
 
@@ -412,9 +419,72 @@ def test_borrowed_workers_are_free_and_given_back(client, workers):
 
 
 @pytest.mark.usefixtures("no_intentions")
+def test_shared_workers_are_not_measured_and_are_chosen_last(client, workers):
+    first, second, third = workers
+    assert choose_free_workers(client, workers, 1, {}) == (first,)
+    with share_workers(client, [first]):
+        # The choice has become this fit, so that it counts once.
+        assert choose_free_workers(client, workers, 2, {}, False) == (second, third)
+        with borrow_workers(client, workers[:2], goes_on) as are_free:
+            assert not are_free
+        with borrow_workers(client, workers[1:], goes_on) as are_free:
+            assert are_free
+        # Whoever reserves them, or takes one for another that was lost, need not wait.
+        assert [*unclaimed_workers(client, workers)] == [*workers]
+        with reserve_workers(client, workers, goes_on), share_workers(client, workers):
+            assert places(client) == [set(workers)]
+    with borrow_workers(client, workers, goes_on) as are_free:
+        assert are_free
+
+
+def test_a_lost_client_shares_no_workers(cluster, client, workers):
+    with Client(cluster, set_as_default=False) as other:
+        sharing = share_workers(other, workers)
+        sharing.__enter__()
+        with borrow_workers(client, workers, goes_on) as are_free:
+            assert not are_free
+    with borrow_workers(client, workers, goes_on) as are_free:
+        assert are_free
+    sharing.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("heard", [(), ("holder",)], ids=["silent", "alive"])
+def test_a_silent_client_shares_no_workers(monkeypatch, heard):
+    alone = QueueAlone(monkeypatch, 40)
+    alone._queue.share("tasks", "holder", ["another"], 40)
+    alone.pass_by(41, heard=["waiting", *heard])
+    assert alone._queue.borrow("probe", "waiting", ["another"], 40) is not bool(heard)
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_fits_by_tasks_take_workers_of_their_own_that_nobody_measures(
+    client, workers, digits, monkeypatch
+):
+    def borrow():
+        for worker in workers[:2]:
+            with borrow_workers(client, [worker], goes_on) as are_free:
+                measured.append(are_free)
+
+    def open_together(*args, **options):
+        both.wait(WITHIN_S)
+        return open_futures_network(*args, **options)
+
+    def fit():
+        clf = classifier(client, n_workers=1, max_iter=9, tol=1e9, n_iter_no_change=1)
+        return bounded(clf.set_params(engine="futures").fit, *digits).plan_.workers
+
+    measured, both = [], Barrier(2, borrow)
+    monkeypatch.setattr(futures, "open_futures_network", open_together)
+    fits = [in_thread(fit) for _ in range(2)]
+    taken = {fit.result(WITHIN_S) for fit in fits}
+    assert taken == {workers[:1], workers[1:2]}
+    assert measured == [False, False]
+
+
+@pytest.mark.usefixtures("no_intentions")
 def test_a_choice_that_nobody_arrives_with_is_forgotten(client, workers, monkeypatch):
     # The scheduler runs in this process.
-    monkeypatch.setattr(reservation, "INTENTION_S", 0.0)
+    monkeypatch.setattr(worker_queue, "INTENTION_S", 0.0)
     for _ in range(2):
         assert choose_free_workers(client, workers, 1, {}) == workers[:1]
 

@@ -1,0 +1,249 @@
+"""Reserve workers for one fit, so that no two wait for each other, or share them."""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+from distributed import Client
+
+from skdistmlp.cluster._dask import call_scheduler, heartbeat_s
+from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
+from skdistmlp.cluster.client.scheduler import await_scheduler
+from skdistmlp.cluster.client.workers import scheduler_id
+from skdistmlp.cluster.run.worker_queue import Standing, WorkerQueue
+from skdistmlp.exceptions import ClusterError
+from skdistmlp.timeouts import (
+    LEAVE_QUEUE_S,
+    QUEUE_FIRST_POLL_S,
+    QUEUE_POLL_S,
+    SILENT_CLIENT_S,
+)
+
+SILENT_HEARTBEATS = 4
+"""Heartbeats that a client may miss before it loses its workers: the scheduler makes
+them rarer when there are many clients."""
+
+
+_WITH_QUEUE: set[str] = set()
+"""Schedulers, by id, to which this process has given their queue."""
+
+
+def choose_free_workers(
+    client: Client,
+    workers: Sequence[str],
+    n_workers: int,
+    held: Mapping[str, int],
+    intends: bool = True,
+) -> tuple[str, ...]:
+    """Return the workers that will be free soonest, in the order given.
+
+    Of those that are equally free, the ones that have most of the rows.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : sequence of str
+        Addresses to choose from.
+    n_workers : int
+        How many.
+    held : mapping of str to int
+        Bytes of rows that each worker has already; of the others none.
+    intends : bool
+        Whether a fit will reserve or share them; otherwise it is only planned.
+    """
+    preferred = sorted(workers, key=lambda worker: -held.get(worker, 0))
+    chosen = _ask_queue(
+        client,
+        "skdistmlp_choose",
+        workers=preferred,
+        n_workers=n_workers,
+        intends=intends,
+    )
+    if chosen is None:
+        chosen = preferred[:n_workers]
+    return tuple(worker for worker in workers if worker in chosen)
+
+
+def unclaimed_workers(client: Client, workers: Sequence[str]) -> list[str]:
+    """Return those of the workers that no fit holds, waits for or has chosen."""
+    unclaimed = _ask_queue(client, "skdistmlp_unclaimed", workers=list(workers))
+    return list(workers) if unclaimed is None else unclaimed
+
+
+def _ask_queue(client: Client, question: str, /, **arguments: Any) -> list[str] | None:
+    """Return workers as the queue says; None if the scheduler has none after all."""
+    # Asked for what it does not know yet, a scheduler logs an error.
+    if (scheduler := scheduler_id(client)) not in _WITH_QUEUE:
+        registering = submit_rpc(client, client.register_plugin, WorkerQueue())
+        await_scheduler(client, registering)
+        _WITH_QUEUE.add(scheduler)
+    asked = submit_rpc(client, call_scheduler, client, question, **arguments)
+    await_scheduler(client, asked)
+    workers: list[str] | None = asked.result()
+    return workers
+
+
+@contextmanager
+def borrow_workers(
+    client: Client, workers: Sequence[str], check: Callable[[], None]
+) -> Iterator[bool]:
+    """Reserve workers for a measurement while the context lasts, if they are free.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : sequence of str
+        Addresses.
+    check : callable
+        Called every few seconds until the scheduler has answered; ends that wait by
+        raising.
+
+    Yields
+    ------
+    bool
+        Whether they are reserved: not if a fit, or another measurement, has any of
+        them, shares it or waits for it.
+    """
+    name = uuid.uuid4().hex
+    try:
+        registering = submit_rpc(client, client.register_plugin, WorkerQueue())
+        wait_while(check, [registering])
+        registering.result()
+        asked = submit_rpc(
+            client,
+            call_scheduler,
+            client,
+            "skdistmlp_borrow",
+            name=name,
+            client=client.id,
+            workers=list(workers),
+            silent_s=_silent_s(client),
+        )
+        wait_while(check, [asked])
+        yield bool(asked.result())
+    finally:
+        # Also if the answer was not waited for: they may be reserved.
+        _leave(client, name)
+
+
+@contextmanager
+def reserve_workers(
+    client: Client, workers: Sequence[str], check: Callable[[], None]
+) -> Iterator[Callable[[], None]]:
+    """Reserve workers for one fit while the context lasts; wait until they are free.
+
+    The shards of a fit wait for each other. If two fits shared a worker with one
+    thread, each could have the thread that the other waits for.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : sequence of str
+        Addresses.
+    check : callable
+        Called every few seconds during the wait; ends it by raising.
+
+    Yields
+    ------
+    callable
+        Raises `ClusterError` if this fit no longer has its workers, and
+        `CancelledError` if that is so because the client is closed.
+    """
+    name = uuid.uuid4().hex
+    call = partial(submit_rpc, client, call_scheduler, client)
+
+    def arrive() -> bool:
+        # Each time: the client may have found another scheduler at the same address.
+        registering = submit_rpc(client, client.register_plugin, WorkerQueue())
+        await_scheduler(client, registering)
+        return ask(arrives=True) is Standing.HELD
+
+    def ask(arrives: bool) -> Standing:
+        asked = call(
+            "skdistmlp_reserve",
+            name=name,
+            client=client.id,
+            workers=list(workers),
+            silent_s=_silent_s(client),
+            arrives=arrives,
+        )
+        wait_while(check, [asked])
+        standing: str | None = asked.result()
+        # A scheduler that has replaced another has no such handler, and returns None.
+        return Standing.LOST if standing is None else Standing(standing)
+
+    def check_held() -> None:
+        if ask(arrives=False) is not Standing.HELD:
+            # The scheduler takes the workers away from a client that is being closed.
+            check_open(client)
+            raise ClusterError(
+                "this fit has lost its workers: the scheduler was replaced, or did not "
+                "hear from this process for too long. Call again to start over."
+            )
+
+    try:
+        has_workers, wait_s = arrive(), QUEUE_FIRST_POLL_S
+        while not has_workers:
+            check()
+            time.sleep(wait_s)
+            # Short at first, for the next fit of a search; then rare, for long fits.
+            wait_s = min(QUEUE_POLL_S, 1.5 * wait_s)
+            standing = ask(arrives=False)
+            has_workers = standing is Standing.HELD or (
+                standing is Standing.LOST and arrive()
+            )
+        yield check_held
+    finally:
+        # Also if `arrive` was interrupted: the scheduler may have queued this fit.
+        _leave(client, name)
+
+
+@contextmanager
+def share_workers(client: Client, workers: Sequence[str]) -> Iterator[None]:
+    """Have it known, while the context lasts, that a fit uses workers.
+
+    Other fits may use them too. But they are not measured meanwhile, and fits that can
+    choose take others.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : sequence of str
+        Addresses.
+    """
+    name = uuid.uuid4().hex
+    try:
+        _ask_queue(
+            client,
+            "skdistmlp_share",
+            name=name,
+            client=client.id,
+            workers=list(workers),
+            silent_s=_silent_s(client),
+        )
+        yield
+    finally:
+        # Also if the answer was not waited for: they may be noted.
+        _leave(client, name)
+
+
+def _silent_s(client: Client) -> float:
+    """Return the seconds without a heartbeat after which a client counts as dead."""
+    return max(SILENT_CLIENT_S, SILENT_HEARTBEATS * heartbeat_s(client))
+
+
+def _leave(client: Client, name: str) -> None:
+    """Give up a place in the queue."""
+    # A closed client has no place any more.
+    if client.status in ("closing", "closed"):
+        return
+    with suppress(Exception):
+        left = submit_rpc(client, call_scheduler, client, "skdistmlp_leave", name=name)
+        left.result(LEAVE_QUEUE_S)
