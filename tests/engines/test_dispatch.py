@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from skdistmlp.cluster.peers.measurement import forget_machines
 from skdistmlp.engines.dispatch import plan_prediction, predict, train
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.exceptions import ExchangeError
@@ -75,6 +76,7 @@ def test_only_a_fit_that_has_not_begun_is_planned_again(client, before_training)
         train(request, job_of("adam"), dataset_of("adam"), engines=table)
     # And no more than once.
     assert opened == ["peers", "futures"][: 1 + before_training]
+    forget_machines()
 
 
 class Noted:

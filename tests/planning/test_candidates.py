@@ -320,8 +320,8 @@ def test_a_forecast_has_what_each_plan_sends_stores_and_takes_besides_its_steps(
     rows = {r.n_workers: r for r in forecast_of(candidates, offer.machines.link).rows}
     (on_three,) = [c for c in candidates if c.plan.n_workers == 3]
     _, n_messages = traffic(on_three.plan.split, offer.cost, 1, 0, on_three.plan.rows)
-    # Per layer, and for the features, to two others.
-    assert rows[3].messages_sent == n_messages == 10
+    # Features, activations, deltas and logits, to two others each.
+    assert rows[3].messages_sent == n_messages == 8
     assert rows[3].bytes_on_disk == on_three.plan.features_held > 10**9 / 3
     assert rows[3].fixed_s == on_three.fixed_s > PEERS_FIT_S
     assert (rows[0].messages_sent, rows[0].bytes_on_disk, rows[0].fixed_s) == (0, 0, 0)

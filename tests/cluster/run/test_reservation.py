@@ -1,11 +1,9 @@
 """Reservations of workers: all or nothing, in the order of arrival."""
 
-import asyncio
 import signal
 from concurrent.futures import CancelledError
 from itertools import pairwise
 from threading import Barrier
-from types import SimpleNamespace
 
 import dask.array as da
 import pytest
@@ -22,7 +20,6 @@ from skdistmlp.cluster.run.reservation import (
     share_workers,
     unclaimed_workers,
 )
-from skdistmlp.cluster.run.worker_queue import Standing
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.dask_processes import DaskProcesses
 from tests.cluster.peers.test_driver import classifier, steps_taken
@@ -245,76 +242,6 @@ def test_a_fit_that_lost_its_reservation_starts_no_round(
     assert started == list(range(number))
 
 
-class QueueAlone:
-    """The queue without a cluster, with its own clock.
-
-    One fit has the workers, another asks for them again and again.
-    """
-
-    def __init__(self, monkeypatch, silent_s):
-        self.now = 1e6
-        monkeypatch.setattr(
-            worker_queue, "time", SimpleNamespace(time=lambda: self.now)
-        )
-        self.last_seen = {
-            name: SimpleNamespace(last_seen=self.now) for name in ("holder", "waiting")
-        }
-        scheduler = SimpleNamespace(clients=self.last_seen, handlers={})
-        self._queue = worker_queue.WorkerQueue()
-        asyncio.run(self._queue.start(scheduler))
-        self._silent_s = silent_s
-        assert self.ask("holder", arrives=True) == Standing.HELD.value
-        assert self.ask("waiting", arrives=True) == Standing.QUEUED.value
-
-    def ask(self, name, arrives=False):
-        return self._queue.reserve(name, name, ["a worker"], self._silent_s, arrives)
-
-    def pass_by(self, seconds, heard=()):
-        """Advance the time; the second fit asks, and some clients send heartbeats."""
-        for _ in range(seconds):
-            self.now += 1
-            for name in heard:
-                self.last_seen[name].last_seen = self.now
-            self.ask("waiting")
-
-
-def test_unclaimed_workers_are_those_that_no_fit_holds_waits_for_or_has_chosen(
-    monkeypatch,
-):
-    alone = QueueAlone(monkeypatch, 40)
-    workers = ["a worker", "another", "a third"]
-    assert alone._queue.unclaimed(workers) == ["another", "a third"]
-    assert alone._queue.choose(workers[1:], 1, intends=True) == ["another"]
-    assert alone._queue.unclaimed(workers) == ["a third"]
-    alone.now += worker_queue.INTENTION_S
-    assert alone._queue.unclaimed(workers) == ["another", "a third"]
-
-
-@pytest.mark.parametrize("silent_s", [40, 100])
-def test_a_silent_client_loses_its_reservation(monkeypatch, silent_s):
-    queue = QueueAlone(monkeypatch, silent_s)
-    queue.pass_by(silent_s, heard=["waiting"])
-    assert queue.ask("waiting") == Standing.QUEUED.value
-    assert queue.ask("holder") == Standing.HELD.value
-    queue.pass_by(1, heard=["waiting"])
-    assert queue.ask("waiting") == Standing.HELD.value
-    assert queue.ask("holder") == Standing.LOST.value
-
-
-@pytest.mark.parametrize("jump_s", [3600, -3600])
-def test_a_suspended_scheduler_expires_no_reservation(monkeypatch, jump_s):
-    """It receives heartbeats only after it is asked, or its clock was changed."""
-    queue = QueueAlone(monkeypatch, 40)
-    queue.pass_by(5, heard=["holder", "waiting"])
-    queue.now += jump_s
-    assert queue.ask("waiting") == Standing.QUEUED.value
-    queue.pass_by(200, heard=["holder", "waiting"])
-    assert queue.ask("holder") == Standing.HELD.value
-    # Silence counts again.
-    queue.pass_by(41, heard=["waiting"])
-    assert queue.ask("waiting") == Standing.HELD.value
-
-
 def test_a_client_with_rare_heartbeats_gets_more_time(client, workers):
     """The scheduler itself tells its clients how often to be heard."""
     with Client(
@@ -446,14 +373,6 @@ def test_a_lost_client_shares_no_workers(cluster, client, workers):
     with borrow_workers(client, workers, goes_on) as are_free:
         assert are_free
     sharing.__exit__(None, None, None)
-
-
-@pytest.mark.parametrize("heard", [(), ("holder",)], ids=["silent", "alive"])
-def test_a_silent_client_shares_no_workers(monkeypatch, heard):
-    alone = QueueAlone(monkeypatch, 40)
-    alone._queue.share("tasks", "holder", ["another"], 40)
-    alone.pass_by(41, heard=["waiting", *heard])
-    assert alone._queue.borrow("probe", "waiting", ["another"], 40) is not bool(heard)
 
 
 @pytest.mark.usefixtures("no_intentions")

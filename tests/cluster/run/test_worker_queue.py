@@ -1,0 +1,87 @@
+"""The queue of fits for workers, alone, with a clock of its own."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from skdistmlp.cluster.run import worker_queue
+from skdistmlp.cluster.run.worker_queue import Standing
+
+
+class QueueAlone:
+    """The queue without a cluster, with its own clock.
+
+    One fit has the workers, another asks for them again and again.
+    """
+
+    def __init__(self, monkeypatch, silent_s):
+        self.now = 1e6
+        monkeypatch.setattr(
+            worker_queue, "time", SimpleNamespace(time=lambda: self.now)
+        )
+        self.last_seen = {
+            name: SimpleNamespace(last_seen=self.now) for name in ("holder", "waiting")
+        }
+        scheduler = SimpleNamespace(clients=self.last_seen, handlers={})
+        self._queue = worker_queue.WorkerQueue()
+        asyncio.run(self._queue.start(scheduler))
+        self._silent_s = silent_s
+        assert self.ask("holder", arrives=True) == Standing.HELD.value
+        assert self.ask("waiting", arrives=True) == Standing.QUEUED.value
+
+    def ask(self, name, arrives=False):
+        return self._queue.reserve(name, name, ["a worker"], self._silent_s, arrives)
+
+    def pass_by(self, seconds, heard=()):
+        """Advance the time; the second fit asks, and some clients send heartbeats."""
+        for _ in range(seconds):
+            self.now += 1
+            for name in heard:
+                self.last_seen[name].last_seen = self.now
+            self.ask("waiting")
+
+
+def test_unclaimed_workers_are_those_that_no_fit_holds_waits_for_or_has_chosen(
+    monkeypatch,
+):
+    alone = QueueAlone(monkeypatch, 40)
+    workers = ["a worker", "another", "a third"]
+    assert alone._queue.unclaimed(workers) == ["another", "a third"]
+    assert alone._queue.choose(workers[1:], 1, intends=True) == ["another"]
+    assert alone._queue.unclaimed(workers) == ["a third"]
+    alone.now += worker_queue.INTENTION_S
+    assert alone._queue.unclaimed(workers) == ["another", "a third"]
+
+
+@pytest.mark.parametrize("silent_s", [40, 100])
+def test_a_silent_client_loses_its_reservation(monkeypatch, silent_s):
+    queue = QueueAlone(monkeypatch, silent_s)
+    queue.pass_by(silent_s, heard=["waiting"])
+    assert queue.ask("waiting") == Standing.QUEUED.value
+    assert queue.ask("holder") == Standing.HELD.value
+    queue.pass_by(1, heard=["waiting"])
+    assert queue.ask("waiting") == Standing.HELD.value
+    assert queue.ask("holder") == Standing.LOST.value
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_a_suspended_scheduler_expires_no_reservation(monkeypatch, jump_s):
+    """It receives heartbeats only after it is asked, or its clock was changed."""
+    queue = QueueAlone(monkeypatch, 40)
+    queue.pass_by(5, heard=["holder", "waiting"])
+    queue.now += jump_s
+    assert queue.ask("waiting") == Standing.QUEUED.value
+    queue.pass_by(200, heard=["holder", "waiting"])
+    assert queue.ask("holder") == Standing.HELD.value
+    # Silence counts again.
+    queue.pass_by(41, heard=["waiting"])
+    assert queue.ask("waiting") == Standing.HELD.value
+
+
+@pytest.mark.parametrize("heard", [(), ("holder",)], ids=["silent", "alive"])
+def test_a_silent_client_shares_no_workers(monkeypatch, heard):
+    alone = QueueAlone(monkeypatch, 40)
+    alone._queue.share("tasks", "holder", ["another"], 40)
+    alone.pass_by(41, heard=["waiting", *heard])
+    assert alone._queue.borrow("probe", "waiting", ["another"], 40) is not bool(heard)
