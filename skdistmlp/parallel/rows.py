@@ -51,9 +51,14 @@ class RowHolding:
             return Fraction(1, n_replicas)
         return Fraction(self.shares[replica], sum(self.shares))
 
+    @property
+    def fullest_replica(self) -> int:
+        """The first of the replicas that compute the most rows."""
+        return self.shares.index(max(self.shares)) if self.shares else 0
+
     def largest_share(self, n_replicas: int) -> Fraction:
         """Return the part of all rows that the replica with the most computes."""
-        return max(self.share(replica, n_replicas) for replica in range(n_replicas))
+        return self.share(self.fullest_replica, n_replicas)
 
 
 COPIES = RowHolding()

@@ -85,8 +85,7 @@ def step_time(
     # No replica has more of them than the one with the most rows, and no other shard
     # more than the first, but for a neuron.
     n_replicas = grid.n_replicas
-    fullest = max(range(n_replicas), key=lambda number: rows.share(number, n_replicas))
-    rank = fullest * grid.n_shards
+    rank = rows.fullest_replica * grid.n_shards
     for exchange in exchanges(split, cost, n_replicas, rank, rows):
         busy_s, away_s = _exchange_s(exchange, link, process.speed.rates)
         handled_s += busy_s
