@@ -219,6 +219,7 @@ def test_invalid_options_are_refused_before_measuring(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_futures_are_measured_on_two_workers(client, monkeypatch):
     tiny = Workload(4, (3,), n_steps=1, n_epochs=2, batch_size=5)
     monkeypatch.setattr(futures, "TINY", [tiny])

@@ -34,6 +34,7 @@ from skdistmlp.exceptions import ExchangeError
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.plan import WorkerMemory
 from tests.cluster.support import WITHIN_S
+from tests.marks import only_quick
 from tests.training.jobs import dataset_of, job_of
 
 X = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
@@ -337,7 +338,9 @@ def test_shards_that_cannot_connect_are_done_without_though_nothing_was_measured
     assert re.sub(r"\d+\.\d+", "", capsys.readouterr().out) == lines_here
 
 
-@pytest.mark.parametrize("given", [{"engine": "peers"}, {"n_replicas": 3}])
+@pytest.mark.parametrize(
+    "given", only_quick(0, cases=[{"engine": "peers"}, {"n_replicas": 3}])
+)
 def test_shards_that_were_asked_for_and_cannot_connect_are_an_error(
     client, unconnected, given
 ):

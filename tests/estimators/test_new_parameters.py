@@ -168,6 +168,7 @@ def check(ours, case, to_worker=lambda values: values):
             assert ours.best_iter_ == alone.best_iter_
 
 
+@pytest.mark.slow
 @given(
     case=cases(),
     shares=strategies.few_shares,

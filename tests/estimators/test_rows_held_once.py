@@ -110,7 +110,7 @@ def opened_files():
             yield os.readlink(f"/proc/self/fd/{fd}")
 
 
-@pytest.mark.parametrize("where", ["in memory", "in a file"])
+@pytest.mark.parametrize("where", only_quick(1, cases=["in memory", "in a file"]))
 @pytest.mark.parametrize("grid", only_quick(0, cases=["1 x 2", "2 x 2"]))
 @pytest.mark.parametrize("given", INPUTS)
 def test_real_workers_match_scikit_learn(client, given, grid, where):

@@ -17,6 +17,7 @@ from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.parallel.shard import gradient, take_state
 from skdistmlp.parallel.split import NetworkSplit, join_shards, split_neurons
 from skdistmlp.training.step import announce, predict_blocks, training_step
+from tests.marks import only_quick
 from tests.parallel.ops_contract import make_problem
 from tests.thread_communicator import run_in_threads
 from tests.wire.test_communicator import connected, run
@@ -110,8 +111,10 @@ HIDDEN = [(6, 4), (5, 7, 4), (3, 5, 4, 6)]
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("hidden", HIDDEN, ids=str)
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+@pytest.mark.parametrize(
+    ("dropout", "activation"),
+    only_quick(1, cases=[(0.0, "tanh"), (0.3, "tanh"), (0.0, "gelu"), (0.3, "gelu")]),
+)
 def test_pieces_change_nothing_but_rounding(grid, hidden, dropout, activation):
     """All in one, and all in pieces, which each repeat bit for bit."""
     split = NetworkSplit.even((4, *hidden, 3), 1)

@@ -158,6 +158,7 @@ def test_an_interrupt_leaves_nothing(client, placement):
     timer.join()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_while_rows_are_written_is_named():
     def die(block, block_info=None):
         if block_info[0]["chunk-location"] == (2, 0):

@@ -129,7 +129,8 @@ def dashboard():
 
 
 @pytest.mark.filterwarnings("ignore:Stochastic Optimizer|lbfgs failed")
-@pytest.mark.parametrize("case", only_quick(0, cases=["peers", "futures"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["peers", "futures"])
 def test_pages_can_be_opened_during_a_fit(dashboard, case, caplog):
     client, url = dashboard
     answers: Counter[tuple[str, int]] = Counter()

@@ -128,6 +128,7 @@ def test_a_killed_worker_does_not_change_the_answer(
     assert_nothing_left(own)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BEFORE_1_9, reason="scikit-learn has no callbacks")
 def test_callbacks_hear_of_each_epoch_once(own, data, monkeypatch):
     killing(monkeypatch, own)

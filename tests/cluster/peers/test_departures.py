@@ -418,6 +418,9 @@ def test_a_worker_that_is_retired_before_the_first_round_is_not_called_lost(
     """There is nothing to hand over yet."""
     expected = undisturbed(spare, data)
     epochs.clear()
+    # The client has to look while the worker is there, which may not be for long: Dask
+    # finds that what it holds cannot be moved.
+    monkeypatch.setattr(driver, "WORKER_CHECK_S", 0.1)
     retirement = Retirement(monkeypatch, spare, number=0, is_seen=False)
     clf = bounded(classifier(spare).fit, *data)
     retirement.has_ended()

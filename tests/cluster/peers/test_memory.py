@@ -15,6 +15,7 @@ from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_driver import endless, steps_taken, stop_all
 from tests.cluster.support import in_thread, wait_until
 from tests.estimators.support import fit
+from tests.marks import only_quick
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="reads a process's memory from /proc"
@@ -137,7 +138,7 @@ def test_a_replica_holds_half_of_the_rows_and_of_the_moments(
 BLOCK_BYTES = 1000 * 784 * 4
 
 
-@pytest.mark.parametrize("held_by_the_user", [True, False])
+@pytest.mark.parametrize("held_by_the_user", only_quick(1, cases=[True, False]))
 @pytest.mark.parametrize("is_sparse", [False, True], ids=["dense", "sparse"])
 def test_a_worker_concatenates_blocks_without_holding_them_twice(
     client, small_batches, held_by_the_user, is_sparse

@@ -126,7 +126,7 @@ def assert_same_bits(clf, other):
 @pytest.mark.parametrize(
     "parameters",
     only_quick(
-        *(0, 1),
+        0,
         cases=[
             {"early_stopping": True, "dropout": 0.2, "solver": "sgd", "alpha": 0.01},
             {"n_replicas": 2, "ema_decay": 0.9, "learning_rate": "cosine"},
@@ -206,6 +206,7 @@ def test_the_two_copies_of_a_shard_stay_apart(spare, data, monkeypatch):
     assert where == 2 * [[(first,), (second,)], [(second,), (first,)]]
 
 
+@pytest.mark.slow
 def test_a_copy_is_not_made_again_when_training_has_gone_on(spare, data, monkeypatch):
     """Dask would do so when the worker that has the copy is lost."""
     take = StateCopies.take
@@ -329,6 +330,7 @@ def test_rows_that_are_others_when_computed_again_end_the_fit(spare, data, monke
         bounded(classifier(spare).fit, X, data[1])
 
 
+@pytest.mark.slow
 def test_a_copy_without_room_is_done_without(spare, data, monkeypatch):
     expected = undisturbed(spare, data)
     all_copies = set()
@@ -392,6 +394,7 @@ def test_an_epoch_is_reported_once(spare, monkeypatch):
     assert [len(plan.recoveries) for plan in plans] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stops", only_quick(1, cases=[False, True]))
 def test_a_worker_that_is_lost_in_a_callback(spare, stops):
     """It may ask for the parameters, and stop training."""
@@ -415,6 +418,7 @@ def test_a_worker_that_is_lost_in_a_callback(spare, stops):
         assert state.progress.n_iter == len(reported) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BEFORE_1_9, reason="scikit-learn has no callbacks")
 def test_a_callback_before_one_that_asks_hears_of_each_epoch_once(spare, data):
     """scikit-learn fetches the parameters when the second callback is due."""

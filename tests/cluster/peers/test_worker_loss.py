@@ -80,6 +80,7 @@ def test_a_suspended_worker_is_named_after_the_timeout(processes, data, rank):
         assert_nothing_left(client)
 
 
+@pytest.mark.slow
 def test_shards_that_cannot_connect_time_out(processes, data, monkeypatch):
     """One is suspended after all have started: Dask would notice after minutes."""
     processes.have_workers(2)

@@ -102,6 +102,7 @@ def test_changed_rows_are_sent_again(client, data, sent, what):
         assert_array_equal(shared.coefs_[0], fitted(client).coefs_[0])
 
 
+@pytest.mark.slow
 def test_a_search_sends_each_fold_once(client, data, sent):
     grid = {
         "alpha": [1e-4, 1e-3, 1e-2],

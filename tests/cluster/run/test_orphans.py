@@ -197,6 +197,7 @@ def test_values_of_a_client_killed_while_sending_are_removed(tmp_path, engine):
         assert_nothing_left(client)
 
 
+@pytest.mark.slow
 def test_a_suspended_worker_does_not_block_the_clean_up_of_others(tmp_path):
     def receive(dask_worker):
         key = (TRAIN, "rows", "a run", dask_worker.address)
