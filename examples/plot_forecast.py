@@ -4,7 +4,8 @@
 With ``engine="auto"``, a fit measures the workers of a cluster and this process for
 about a second, predicts what a step would take on each number of workers, and takes the
 fastest plan. ``ForecastDisplay`` plots the prediction and what a step took. This page
-also trains on the plans that were not taken.
+also trains on the plans that were not taken. Each worker has one thread, and so has this
+process here, as if the workers were machines like this one.
 
 ``plan_fit`` predicts without training, and ``dask mlp plan --plot plan.png`` for a
 network on random data, also for workers that you do not have.
@@ -25,13 +26,14 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
+from threadpoolctl import threadpool_limits
 
 from skdistmlp import DistributedMLPClassifier, Forecast
 from skdistmlp.plotting import ForecastDisplay
 
 WIDTHS = (1024, 1024)
 BATCH_SIZE = 200
-N_EPOCHS = 50
+N_EPOCHS = 100
 
 warnings.simplefilter("ignore", ConvergenceWarning)  # fits end with max_iter
 X, y = load_digits(return_X_y=True)
@@ -48,6 +50,7 @@ n_steps = N_EPOCHS * math.ceil(len(X_train) / BATCH_SIZE)
 def measure():
     """Return the forecast of a fit, and milliseconds per step of each plan."""
     with (
+        threadpool_limits(1),
         SubprocessCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None
         ) as cluster,
