@@ -6,7 +6,12 @@ import pytest
 
 from skdistmlp import DistributedMLPClassifier
 from tests.cluster.leaks import own_cluster
-from tests.cluster.peers.test_memory import forget_peaks, resident, rows
+from tests.cluster.peers.test_memory import (
+    forget_peaks,
+    never_load_numba,
+    resident,
+    rows,
+)
 from tests.cluster.support import bounded
 from tests.estimators.support import fit
 from tests.marks import only_quick
@@ -23,6 +28,7 @@ ALLOWANCE = 10 * 2**20
 def client():
     """Two workers that have trained before, so that everything is imported."""
     with own_cluster(method="spawn", n_workers=2, memory_limit=0) as connected:
+        connected.run(never_load_numba)
         fit(classifier(connected, (50, 50)), *rows(100))
         yield connected
 

@@ -1,6 +1,7 @@
 """Memory of a worker in the "peers" engine, compared with an idle worker."""
 
 import gc
+import math
 import sys
 
 import dask.array as da
@@ -29,8 +30,16 @@ ALLOWANCE = 6 * 2**20
 def client():
     """Two workers that have trained before, so that everything is imported."""
     with own_cluster(method="spawn", n_workers=2, memory_limit=0) as connected:
+        connected.run(never_load_numba)
         fit(classifier(connected, (50, 50), max_iter=3), *rows(100))
         yield connected
+
+
+def never_load_numba():
+    """Have NumPy do all updates: a fit that is watched late has taken many steps."""
+    from skdistmlp.nn import compiled
+
+    compiled.UPDATES_BEFORE_LOADING = math.inf
 
 
 def classifier(client, hidden_layer_sizes, **parameters):
