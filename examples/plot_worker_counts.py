@@ -73,9 +73,10 @@ def measure():
 
 # %%
 # Times mean little on a busy machine, such as one that builds documentation. So this
-# page draws what was measured on an idle one, and kept in a file next to the script.
-# Where there is no such file, as with a downloaded notebook, this measures, which takes
-# about half a minute. To measure again, delete the file.
+# page draws an earlier measurement, which is in a file next to the script, and prints
+# on which machine, under which load, it was made. Where there is no such file, as with
+# a downloaded notebook, this measures, which takes about half a minute. To measure
+# again, delete the file.
 
 folder = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook's
 file = folder / "plot_worker_counts.json"
