@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 import skdistmlp
+from skdistmlp.estimators._sklearn import SITE
 from tests.marks import only_quick
+from tests.pages import published_links
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -271,16 +273,40 @@ def test_the_report_is_reproduced_and_plotted(tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def anchors(page):
+    """Return what links to a page can name: its headings, as GitHub and MyST do."""
+    text = page.read_text()
+    for included in re.findall(r"^```{include} (.+)$", text, re.MULTILINE):
+        text += (page.parent / included).read_text()
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
+
+
 def test_relative_links_of_the_pages_lead_to_files():
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
     links = [
-        (page, link)
+        (page, *link)
         for page in pages
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+        for link in re.findall(
+            r"\]\((?!https?:)([^)#]*)(?:#([^)]+))?\)", page.read_text()
+        )
     ]
     assert len(links) > 5
-    for page, link in links:
-        assert (page.parent / link).exists(), f"{page.name} links to {link}"
+    for page, path, anchor in links:
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name} links to {path}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {path}#{anchor}"
+
+
+def test_links_of_the_readme_lead_to_the_site_on_a_package_index():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Documentation"] == SITE
+    elsewhere = {link for link in published_links() if not link.startswith(f"{SITE}/")}
+    assert elsewhere == {"https://opensource.org/license/bsd-3-clause"}
 
 
 def test_the_citation_is_of_this_version():

@@ -17,6 +17,7 @@ import pytest
 from skdistmlp import plotting
 from skdistmlp.estimators import _sklearn
 from tests.cluster.fits.test_notebook import notebook
+from tests.pages import published_links
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -118,6 +119,17 @@ def test_links_within_the_site_have_a_target(site):
                     f"{path.name} links to {link}"
                 )
     assert n_links > 1000
+
+
+@pytest.mark.slow
+def test_links_of_the_published_readme_have_a_target(site):
+    links = [link for link in published_links() if link.startswith(_sklearn.SITE)]
+    assert len(links) > 30
+    for link in links:
+        target = urlsplit(link.removeprefix(f"{_sklearn.SITE}/"))
+        found = site / target.path
+        assert found.exists(), link
+        assert not target.fragment or target.fragment in Page(found).anchors, link
 
 
 @pytest.mark.slow
