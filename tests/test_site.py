@@ -66,6 +66,12 @@ def test_every_display_has_a_page_in_the_gallery(display):
     assert any(f"import {display}" in path.read_text() for path in pages)
 
 
+@pytest.mark.parametrize("example", PAGES, ids=lambda path: path.stem)
+def test_a_page_of_the_documentation_leads_to_every_example(example):
+    texts = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
+    assert any(re.search(rf"\bgallery/{example.stem}\b", text) for text in texts)
+
+
 def test_every_page_is_in_a_table_of_contents():
     texts = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
     entries = {
