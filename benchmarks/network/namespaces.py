@@ -251,7 +251,7 @@ def check_available(links: Sequence[Link]) -> None:
     if os.geteuid() != 0:
         raise LabUnavailableError(
             f"only root may make network namespaces, and this is user {os.geteuid()}: "
-            f"run it as root, or with sudo -E"
+            f'run it as root, or as `sudo -E "$(command -v python)" -m benchmarks ...`'
         )
     for tool, package in TOOLS.items():
         if shutil.which(tool) is None:
