@@ -1,8 +1,8 @@
-"""Tabular data: a regressor with categories and missing values
-============================================================
+"""Regression on a pandas table with categories and missing values
+===============================================================
 
-From a pandas table with numbers, categories and missing values to the score of a
-network, and to predictions for rows that are new.
+From tabular data with numbers, categories and missing values to the score of a network,
+and to predictions for rows that are new.
 """
 
 import numpy as np

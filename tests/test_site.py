@@ -200,7 +200,10 @@ SEARCHES = {
     "saving a model": "persistence",
     "GPU": "limits",
     "memory": "deployment",
+    "SSH": "deployment",
     "SLURM": "deployment",
+    "pandas": "gallery/tabular_regression",
+    "regression": "gallery/tabular_regression",
     "reproducible": "parity",
 }
 """Which page a search should find first."""
@@ -209,7 +212,9 @@ SEARCHES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("query", SEARCHES)
 def test_a_search_finds_its_page_first(site, query):
-    """Main entries of the index come before titles and text, as Sphinx ranks them."""
+    """Sphinx ranks main entries of the index first, then words of titles, then text."""
+    from sphinx.search.en import SearchEnglish
+
     text = (site / "searchindex.js").read_text()
     index = json.loads(text.removeprefix("Search.setIndex(").rstrip(")"))
     found = [
@@ -218,5 +223,9 @@ def test_a_search_finds_its_page_first(site, query):
         for page, _, is_main in places
         if is_main and query.lower() in entry and 2 * len(query) >= len(entry)
     ]
-    *_, page = min(found)
-    assert page == SEARCHES[query]
+    if found:
+        *_, page = min(found)
+        assert page == SEARCHES[query]
+    else:
+        only_title = index["docnames"].index(SEARCHES[query])
+        assert index["titleterms"][SearchEnglish({}).stem(query)] == only_title
