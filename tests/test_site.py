@@ -190,6 +190,21 @@ def test_estimators_link_to_existing_pages(site):
         assert (site / page.removeprefix("/")).exists()
 
 
+@pytest.mark.slow
+def test_the_style_sheet_names_what_is_on_the_site(site):
+    """A selector that matches nothing, after a change of the theme, has no effect."""
+    text = (ROOT / "docs" / "_static" / "site.css").read_text()
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    selectors = " ".join(re.findall(r"([^{}]+)\{", text))
+    names = set(re.findall(r"[.#]([a-z][\w-]*)", selectors))
+    assert len(names) > 5
+    pages = [path.read_text() for path in site.rglob("*.html")]
+    scripts = [path.read_text() for path in site.glob("_static/scripts/*.js")]
+    for name in names:
+        word = re.compile(rf"(?<![\w-]){name}(?![\w-])")
+        assert any(word.search(page) for page in pages + scripts), name
+
+
 SEARCHES = {
     "validation set": "beyond_scikit_learn",
     "early stopping": "beyond_scikit_learn",
