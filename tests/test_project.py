@@ -68,7 +68,7 @@ def test_the_first_snippet_of_the_readme_ends_quietly(tmp_path, snippet):
     )
     score, plan = re.match(r"(0\.\d+) (\w+): ", done.stdout).groups()
     assert float(score) > 0.9
-    assert plan == "peers"
+    assert plan in ("peers", "local")  # whichever was measured to be faster
     # Dask's, on a machine so busy that its workers take seconds to end.
     slow = re.compile(r".* - Worker process still alive after .* seconds, killing\n")
     assert not slow.sub("", done.stderr)
