@@ -101,12 +101,16 @@ class Forecast:
         first, *others = self.rows
         took = "" if self.step_s is None else f"; it took {_ms(self.step_s)} per step"
         lines = [
-            f"expected: {_ms(first.step_s)} per step, {first.epoch_s:.3g} s per epoch"
-            f"{took}"
+            f"expected: {_ms(first.step_s)} per step, {_s(first.epoch_s)} per epoch, "
+            f"{_s(first.fit_s)} per fit{took}"
         ]
         if others:
             nearest = min(others, key=lambda row: row.fit_s)
-            lines.append(f"next best: {nearest.name}, {_ms(nearest.step_s)} per step")
+            # It is the next best by the time of the fit, and may have faster steps.
+            lines.append(
+                f"next best: {nearest.name}, {_ms(nearest.step_s)} per step, "
+                f"{_s(nearest.fit_s)} per fit"
+            )
         if self.latency_s is not None and self.bits_per_s is not None:
             lines.append(
                 f"the link between workers: latency {_ms(self.latency_s)}, "
@@ -142,8 +146,10 @@ class Forecast:
         return vars(self) | {"rows": [tuple(row) for row in self.rows]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        # Later versions may have added numbers to the end of a row.
+        n_known = len(ForecastRow._fields)
+        rows = tuple(ForecastRow(*row[:n_known]) for row in state["rows"])
         # The attributes cannot be assigned: the forecast is frozen.
-        rows = tuple(ForecastRow(*row) for row in state["rows"])
         vars(self).update(state, rows=rows)
 
     @classmethod
@@ -167,6 +173,11 @@ class Forecast:
 
 def _ms(seconds: float) -> str:
     return f"{1e3 * seconds:.3g} ms"
+
+
+def _s(seconds: float) -> str:
+    # Not 1.23e+03 s.
+    return f"{seconds:,.0f} s" if seconds >= 999.5 else f"{seconds:.3g} s"
 
 
 def best_per_number(rows: Sequence[ForecastRow]) -> list[ForecastRow]:
