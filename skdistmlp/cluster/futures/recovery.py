@@ -11,7 +11,7 @@ from distributed import Client
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.recovery import RecoveringFit
-from skdistmlp.cluster.run.reservation import share_workers
+from skdistmlp.cluster.run.reservation import choose_free_workers, share_workers
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import copies_max_share
@@ -60,8 +60,14 @@ def train_with_recovery(
     WorkerLostError
         If workers are lost more often than the setting allows, or none are left.
     """
+
+    def choose(spare: Sequence[str], number: int) -> Sequence[str]:
+        # All may be shared, but the fewer fits have a worker, the better. It is asked
+        # again and again until enough are there, so that no choice is final.
+        return choose_free_workers(client, spare, number, {}, intends=False)
+
     announced = Announced()
-    fit = RecoveringFit(client, plan, job, dataset, _first, announced, checkpoint)
+    fit = RecoveringFit(client, plan, job, dataset, choose, announced, checkpoint)
 
     def run_of(plan: Plan, job: TrainingJob) -> FuturesRun:
         note_plan(plan)
@@ -77,10 +83,6 @@ def train_with_recovery(
         )
 
     return fit.train(run_of)
-
-
-def _first(spare: Sequence[str], number: int) -> Sequence[str]:
-    return spare[:number]
 
 
 class FuturesRun:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from types import SimpleNamespace
 
 import dask
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
-from skdistmlp.cluster.futures.recovery import FuturesRun
+from skdistmlp.cluster.futures import recovery
+from skdistmlp.cluster.futures.recovery import FuturesRun, train_with_recovery
+from skdistmlp.cluster.run.reservation import share_workers
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, load
 from tests.estimators.recorder import Recorder
@@ -126,6 +129,23 @@ def test_a_killed_worker_does_not_change_the_answer(
     assert lines_too == lines
     assert drawn_too == drawn
     assert_nothing_left(own)
+
+
+def test_workers_that_fewest_fits_have_replace_those_that_were_lost(
+    client, monkeypatch
+):
+    chosen = []
+
+    def fit_of(_client, _plan, _job, _dataset, choose, *_):
+        return SimpleNamespace(train=lambda _: chosen.append(choose(workers, 2)))
+
+    monkeypatch.setattr(recovery, "RecoveringFit", fit_of)
+    workers = tuple(client.nthreads())
+    with share_workers(client, workers[:1]):
+        for _ in range(2):
+            train_with_recovery(client, None, None, None, None, None)
+    # Twice the same: until there are enough, the fit takes none.
+    assert chosen == [workers[1:], workers[1:]]
 
 
 @pytest.mark.slow
