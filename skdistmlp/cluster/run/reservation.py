@@ -68,6 +68,23 @@ def choose_free_workers(
     return tuple(worker for worker in workers if worker in chosen)
 
 
+def withdraw_choice(client: Client, workers: Sequence[str]) -> None:
+    """Have it known that no fit will come for workers that were chosen for one."""
+    # Whatever ended the plan is worth more than an error here: a choice that is not
+    # withdrawn counts for a few seconds more.
+    if client.status in ("closing", "closed"):
+        return
+    with suppress(Exception):
+        withdrawn = submit_rpc(
+            client,
+            call_scheduler,
+            client,
+            "skdistmlp_withdraw",
+            workers=list(workers),
+        )
+        withdrawn.result(LEAVE_QUEUE_S)
+
+
 def unclaimed_workers(client: Client, workers: Sequence[str]) -> list[str]:
     """Return those of the workers that no fit holds, waits for or has chosen."""
     unclaimed = _ask_queue(client, "skdistmlp_unclaimed", workers=list(workers))

@@ -89,13 +89,15 @@ class WorkerQueue(SchedulerPlugin):
         add_handler(scheduler, "skdistmlp_share", self.share)
         add_handler(scheduler, "skdistmlp_leave", self.leave)
         add_handler(scheduler, "skdistmlp_choose", self.choose)
+        add_handler(scheduler, "skdistmlp_withdraw", self.withdraw)
         add_handler(scheduler, "skdistmlp_unclaimed", self.unclaimed)
 
     def choose(self, workers: list[str], n_workers: int, intends: bool) -> list[str]:
         """Return the workers that fewest fits have or wait for, in the order given.
 
         Two fits that ask before either has arrived get different ones, if there are: a
-        choice counts until its fit arrives, or for `INTENTION_S`, if one `intends` to.
+        choice counts until its fit arrives or withdraws it, or for `INTENTION_S`, if
+        one `intends` to.
         """
         load = self._claims() + _by_worker(self.shared.values())
         # Sorting keeps the order of those that are equally free.
@@ -104,6 +106,10 @@ class WorkerQueue(SchedulerPlugin):
             self.intentions.append(Intention(chosen, time.time() + INTENTION_S))
         return [worker for worker in workers if worker in chosen]
 
+    def withdraw(self, workers: list[str]) -> None:
+        """Forget one choice of these workers: no fit will arrive for it."""
+        self._forget_choice(frozenset(workers))
+
     def unclaimed(self, workers: list[str]) -> list[str]:
         """Return those of the workers that no fit holds, waits for or has chosen."""
         claims = self._claims()
@@ -111,9 +117,19 @@ class WorkerQueue(SchedulerPlugin):
 
     def _claims(self) -> Counter[str]:
         """Return how many fits hold each worker, wait for it or have chosen it."""
-        now = time.time()
+        self._note_question()
+        # They are found dead otherwise only by a fit that waits for what they have.
+        self._drop_dead()
+        now = self.asked_at
         self.intentions = [each for each in self.intentions if each.until > now]
         return _by_worker([*self.reservations.values(), *self.intentions])
+
+    def _drop_dead(self) -> None:
+        """Give up the places of all clients that are dead."""
+        for places in (self.reservations, self.shared):
+            for name, each in list(places.items()):
+                if self._is_dead(each):
+                    del places[name]
 
     def reserve(
         self, name: str, client: str, workers: list[str], silent_s: float, arrives: bool
@@ -128,7 +144,7 @@ class WorkerQueue(SchedulerPlugin):
         if not arrives and name not in self.reservations:
             return Standing.LOST.value
         if arrives:
-            self._has_arrived(frozenset(workers))
+            self._forget_choice(frozenset(workers))
         # Assigned to a key that exists, it stays at its place in the order.
         self.reservations[name] = Reservation(client, frozenset(workers), silent_s)
         return (Standing.HELD if self._is_first(name) else Standing.QUEUED).value
@@ -153,7 +169,7 @@ class WorkerQueue(SchedulerPlugin):
     ) -> None:
         """Note that a fit uses workers, which others may have too."""
         self._note_question()
-        self._has_arrived(frozenset(workers))
+        self._forget_choice(frozenset(workers))
         self.shared[name] = Reservation(client, frozenset(workers), silent_s)
 
     def _note_question(self) -> None:
@@ -172,7 +188,7 @@ class WorkerQueue(SchedulerPlugin):
         for other, before in list(self.reservations.items()):
             if other == name:
                 break
-            # Dead clients are found only here, by those that they would block.
+            # Dead clients are found by those that they would block.
             if self._is_dead(before):
                 del self.reservations[other]
             elif not before.workers.isdisjoint(workers):
@@ -189,8 +205,8 @@ class WorkerQueue(SchedulerPlugin):
                 del self.shared[name]
         return False
 
-    def _has_arrived(self, workers: frozenset[str]) -> None:
-        """Forget one choice of these workers: its fit is in the queue now."""
+    def _forget_choice(self, workers: frozenset[str]) -> None:
+        """Forget one choice of these workers: its fit is there, or will not come."""
         for place, intention in enumerate(self.intentions):
             if intention.workers == workers:
                 del self.intentions[place]

@@ -19,6 +19,7 @@ from skdistmlp.cluster.run.reservation import (
     reserve_workers,
     share_workers,
     unclaimed_workers,
+    withdraw_choice,
 )
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.dask_processes import DaskProcesses
@@ -43,6 +44,27 @@ def places(client):
         return [set(p.workers) for p in queue.reservations.values()] if queue else []
 
     return client.run_on_scheduler(look)
+
+
+def choices(client):
+    """Return the workers of each choice that a fit has not arrived with."""
+
+    def look(dask_scheduler):
+        queue = dask_scheduler.plugins.get("skdistmlp-worker-queue")
+        return [set(choice.workers) for choice in queue.intentions] if queue else []
+
+    return client.run_on_scheduler(look)
+
+
+def forget_choices(client):
+    """Let no choice count that a fit has not arrived with."""
+
+    def forget(dask_scheduler):
+        queue = dask_scheduler.plugins.get("skdistmlp-worker-queue")
+        if queue is not None:
+            queue.intentions.clear()
+
+    client.run_on_scheduler(forget)
 
 
 def empty_the_queue(dask_scheduler):
@@ -265,14 +287,9 @@ def test_a_client_with_rare_heartbeats_gets_more_time(client, workers):
 
 @pytest.fixture
 def no_intentions(client):
-    def forget(dask_scheduler):
-        queue = dask_scheduler.plugins.get("skdistmlp-worker-queue")
-        if queue is not None:
-            queue.intentions.clear()
-
-    client.run_on_scheduler(forget)
+    forget_choices(client)
     yield
-    client.run_on_scheduler(forget)
+    forget_choices(client)
 
 
 @pytest.mark.usefixtures("no_intentions")
@@ -319,6 +336,18 @@ def test_a_choice_counts_until_its_fit_arrives(client, workers):
     with reserve_workers(client, chosen, goes_on):
         pass
     assert choose_free_workers(client, workers, 2, {}) == chosen
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_a_choice_is_withdrawn_if_no_fit_will_arrive(client, workers):
+    chosen = choose_free_workers(client, workers, 2, {})
+    assert choices(client) == [{*chosen}]
+    withdraw_choice(client, chosen)
+    assert choices(client) == []
+    with Client(client.scheduler.address, set_as_default=False) as gone:
+        pass
+    # It has nothing to withdraw, and its plan has an error of its own.
+    withdraw_choice(gone, chosen)
 
 
 @pytest.mark.usefixtures("no_intentions")

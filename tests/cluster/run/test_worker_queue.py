@@ -54,6 +54,32 @@ def test_unclaimed_workers_are_those_that_no_fit_holds_waits_for_or_has_chosen(
     assert alone._queue.unclaimed(workers) == ["another", "a third"]
 
 
+def test_a_choice_that_is_withdrawn_counts_no_more(monkeypatch):
+    alone = QueueAlone(monkeypatch, 40)
+    workers = ["another", "a third"]
+    for _ in range(2):
+        assert alone._queue.choose(workers, 2, intends=True) == workers
+    # One for each fit that will not come, and none of others.
+    alone._queue.withdraw(workers[:1])
+    alone._queue.withdraw(workers)
+    assert alone._queue.unclaimed(workers) == []
+    alone._queue.withdraw(workers)
+    assert alone._queue.unclaimed(workers) == workers
+
+
+def test_what_dead_clients_have_does_not_count(monkeypatch):
+    alone = QueueAlone(monkeypatch, 40)
+    alone._queue.share("tasks", "holder", ["another"], 40)
+    # Behind the one that waits, who is not blocked by it.
+    alone._queue.reserve("last", "holder", ["a third"], 40, arrives=True)
+    workers = ["another", "a third", "a fourth"]
+    assert alone._queue.choose(workers, 1, intends=False) == ["a fourth"]
+    assert alone._queue.unclaimed(workers) == ["another", "a fourth"]
+    alone.pass_by(41, heard=["waiting"])
+    assert alone._queue.choose(workers, 2, intends=False) == workers[:2]
+    assert alone._queue.unclaimed(workers) == workers
+
+
 @pytest.mark.parametrize("silent_s", [40, 100])
 def test_a_silent_client_loses_its_reservation(monkeypatch, silent_s):
     queue = QueueAlone(monkeypatch, silent_s)
