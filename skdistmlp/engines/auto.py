@@ -158,7 +158,7 @@ def fastest_plan(
         measure_machines,
         measured_before,
     )
-    from skdistmlp.cluster.run.reservation import choose_free_workers
+    from skdistmlp.cluster.run.reservation import choose_free_workers, withdraw_choice
 
     cost, layer_units = outline.cost, outline.layer_units
     # Before anything is measured: what that takes is given back a little later.
@@ -191,6 +191,8 @@ def fastest_plan(
         others = replace(plan, workers=chosen)
         if has_room(others, memory, rows_memory_share()):
             plan = others
+        elif intends:
+            withdraw_choice(client, chosen)
     return plan
 
 

@@ -4,7 +4,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -185,16 +185,39 @@ def _plan_training(
     client: Any,
     outline: FitOutline | None,
 ) -> Plan:
-    from skdistmlp.cluster.client.workers import (
-        choose_workers,
-        threads_of,
-        worker_memory,
-    )
+    from skdistmlp.cluster.client.workers import choose_workers, workers_of
+    from skdistmlp.cluster.run.reservation import choose_free_workers, withdraw_choice
 
     workers = choose_workers(client, request.n_workers, request.n_replicas)
-    if request.n_workers is not None:
-        held = outline.bytes_on_workers if outline is not None else dict
-        workers = free_workers(client, workers, held, not request.only_plans)
+    present = () if request.n_workers is None else workers_of(client)
+    # One may have left meanwhile, which the fit will notice.
+    if len(present) <= len(workers):
+        return _plan_on(request, layer_units, cost, client, outline, workers)
+    # Those that will be free soonest: fits share a cluster.
+    held = {} if outline is None else outline.bytes_on_workers()
+    intends = not request.only_plans
+    workers = choose_free_workers(client, present, len(workers), held, intends)
+    plan = None
+    try:
+        plan = _plan_on(request, layer_units, cost, client, outline, workers)
+        return plan
+    finally:
+        # No fit will arrive with them: others need not go out of its way.
+        if intends and (plan is None or {*plan.workers} != {*workers}):
+            withdraw_choice(client, workers)
+
+
+def _plan_on(
+    request: EngineRequest,
+    layer_units: Sequence[int],
+    cost: StepCost,
+    client: Any,
+    outline: FitOutline | None,
+    workers: tuple[str, ...],
+) -> Plan:
+    """Return the plan of a training that may use these workers."""
+    from skdistmlp.cluster.client.workers import threads_of, worker_memory
+
     note = ""
     if outline is not None:
         request = _with_unreachable(request, workers, client)
@@ -257,35 +280,6 @@ def _with_unreachable(
     elif request.may_do_without_peers:
         return replace(request, unreachable=unreachable_before(client, workers))
     return request
-
-
-def free_workers(
-    client: Any,
-    workers: tuple[str, ...],
-    held: Callable[[], Mapping[str, int]],
-    intends: bool = True,
-) -> tuple[str, ...]:
-    """Return as many workers, those that will be free soonest: fits share a cluster.
-
-    Parameters
-    ----------
-    client : Client
-        A connected client.
-    workers : tuple of str
-        Addresses of as many as are wanted.
-    held : callable
-        Returns the bytes of rows that each worker has already.
-    intends : bool
-        Whether a fit will reserve or share them.
-    """
-    from skdistmlp.cluster.client.workers import workers_of
-    from skdistmlp.cluster.run.reservation import choose_free_workers
-
-    present = workers_of(client)
-    # One may have left meanwhile, which the fit will notice.
-    if len(present) <= len(workers):
-        return workers
-    return choose_free_workers(client, present, len(workers), held(), intends)
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:

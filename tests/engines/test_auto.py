@@ -33,6 +33,7 @@ from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.plan import WorkerMemory
+from tests.cluster.run.test_reservation import choices, forget_choices
 from tests.cluster.support import WITHIN_S
 from tests.marks import only_quick
 from tests.training.jobs import dataset_of, job_of
@@ -114,6 +115,22 @@ def test_fits_on_some_of_equal_workers_take_those_that_are_free(client, measures
         # A plan reserves nothing.
         assert plan_of(client).workers == (other,)
     assert plan_of(client).workers == (first,)
+
+
+@pytest.mark.parametrize("is_roomy", [True, False])
+def test_free_workers_without_room_are_left_to_other_fits(
+    client, measures, monkeypatch, is_roomy
+):
+    measures |= {"here_s": 1e3, "exchange_s": 10.0}
+    monkeypatch.setattr(auto, "has_room", lambda *_: is_roomy)
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    request = EngineRequest(client, None, None, "auto")
+    workers = tuple(client.nthreads())
+    forget_choices(client)
+    plan = auto.fastest_plan(request, outline, workers, client)
+    assert len(plan.workers) == 1
+    assert choices(client) == ([{*plan.workers}] if is_roomy else [])
+    forget_choices(client)
 
 
 def test_a_slow_link_keeps_training_here(client, measures):

@@ -16,6 +16,7 @@ from skdistmlp.engines.futures import FuturesEngine
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.engines.peers import PeersEngine
 from skdistmlp.planning.cost import StepCost
+from tests.cluster.run.test_reservation import choices, forget_choices
 
 LARGE, SMALL = (64, 300, 300, 10), (64, 5, 10)
 STEP = StepCost.of_step(200)
@@ -62,6 +63,32 @@ def test_n_workers_limits_the_workers_of_training(client):
     assert len(opened(LARGE, client=client, n_workers=2).workers) == 2
     with pytest.raises(ClusterError, match="n_workers=4"):
         opened(LARGE, client=client, n_workers=4)
+
+
+@pytest.fixture
+def no_choices(client):
+    forget_choices(client)
+    yield
+    forget_choices(client)
+
+
+@pytest.mark.usefixtures("no_choices")
+def test_workers_that_a_plan_does_without_are_left_to_others(client, monkeypatch):
+    one_neuron = 64, 1, 10
+    plan = opened(one_neuron, client=client, n_workers=2, parameter_threshold=0)
+    assert len(plan.workers) == 1
+    assert choices(client) == []
+    plan = opened(LARGE, client=client, n_workers=2)
+    assert choices(client) == [{*plan.workers}]
+    forget_choices(client)
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(choice, "plan_training", fail)
+    with pytest.raises(KeyboardInterrupt):
+        opened(LARGE, client=client, n_workers=2)
+    assert choices(client) == []
 
 
 def test_a_prediction_takes_the_workers_there_are(client):
