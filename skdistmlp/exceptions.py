@@ -58,9 +58,13 @@ class ExchangeError(ClusterError):
     before_training : bool
         Whether a fit ended with this before its shards had found each other, and so
         before its first step.
+    cannot_connect : bool
+        Whether one worker could not reach another, as behind a firewall: other fits on
+        these workers would fail too.
     """
 
     before_training: bool = False
+    cannot_connect: bool = False
 
 
 class CheckpointError(SkdistmlpError):

@@ -19,7 +19,7 @@ from skdistmlp.engines.auto import (
 )
 from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
 from skdistmlp.engines.local import LocalEngine
-from skdistmlp.exceptions import ClusterError, what_happened
+from skdistmlp.exceptions import ClusterError, ExchangeError, what_happened
 from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import reference_machines
@@ -138,7 +138,24 @@ def open_engine(
             # Everything that a prediction takes is here.
             warn_of_local_prediction(error, PREDICTION_STACKLEVEL)
             plan = local_plan(layer_units, "the cluster cannot be used")
-        yield engines[plan.engine](plan, client)
+        engine = engines[plan.engine](plan, client)
+        try:
+            yield engine
+        except ExchangeError as error:
+            if error.before_training and request.may_do_without_peers:
+                _note_unreachable(error, engine.plan, client)
+            raise
+
+
+def _note_unreachable(error: ExchangeError, plan: Plan, client: Any) -> None:
+    """Let other fits know for a while if the workers of a plan cannot connect.
+
+    Not if a worker was lost, or a port in use: that passes.
+    """
+    from skdistmlp.cluster.peers.measurement import note_unreachable
+
+    if error.cannot_connect and client is not None:
+        note_unreachable(client, plan.workers, what_happened(error))
 
 
 def _plan_without_client(
@@ -273,13 +290,11 @@ def _with_unreachable(
     As it has found out itself, or another fit a moment ago, which the next need not
     wait for again.
     """
-    from skdistmlp.cluster.peers.measurement import note_unreachable, unreachable_before
+    from skdistmlp.cluster.peers.measurement import unreachable_before
 
-    if request.unreachable is not None:
-        note_unreachable(client, workers, request.unreachable)
-    elif request.may_do_without_peers:
-        return replace(request, unreachable=unreachable_before(client, workers))
-    return request
+    if not request.may_do_without_peers:
+        return request
+    return replace(request, unreachable=unreachable_before(client, workers))
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:

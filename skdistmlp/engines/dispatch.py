@@ -86,20 +86,20 @@ def train(
         layer_units = job.network.layer_units
         state = None
         while state is None:
-            with open_engine(
-                request, layer_units, outline.cost, engines, outline
-            ) as engine:
-                plan = engine.plan
-                job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
-                report = _reporting(engine, on_epoch_end)
-                try:
+            try:
+                with open_engine(
+                    request, layer_units, outline.cost, engines, outline
+                ) as engine:
+                    plan = engine.plan
+                    job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
+                    report = _reporting(engine, on_epoch_end)
                     state = engine.train(job, dataset, report, kept)
-                except ExchangeError as error:
-                    # Once: the next plan has no connections between workers.
-                    if not (error.before_training and request.may_do_without_peers):
-                        raise
-                    request = replace(request, unreachable=what_happened(error))
-                plan = engine.plan
+                    plan = engine.plan
+            except ExchangeError as error:
+                # Once: the next plan has no connections between workers.
+                if not (error.before_training and request.may_do_without_peers):
+                    raise
+                request = replace(request, unreachable=what_happened(error))
         if kept is not None:
             kept.end(state.outcome)
     if plan.forecast is not None and plan.forecast.misses:

@@ -319,7 +319,8 @@ class _Handshake:
         except StopIteration as end:
             self.event, self.peer = OVER, end.value
         except _CannotConnectError as error:
-            self._fail(*error.args)
+            message, cause = error.args
+            self._fail(message, cause, cannot_connect=True)
         except OSError as error:
             self._fail(f"connection to {self._name} failed: {reason(error)}", error)
         except ExchangeError as error:
@@ -334,11 +335,15 @@ class _Handshake:
         late = self.is_accepted and time.monotonic() > self._deadline
         return late or self.event == OVER
 
-    def _fail(self, message: str, error: Exception) -> None:
+    def _fail(
+        self, message: str, error: Exception, cannot_connect: bool = False
+    ) -> None:
         self.event = OVER
         # Anybody may connect and fail: only a shard that is needed ends the fit.
         if not self.is_accepted:
-            raise ExchangeError(message) from error
+            failed = ExchangeError(message)
+            failed.cannot_connect = cannot_connect
+            raise failed from error
 
 
 class _CannotConnectError(Exception):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from skdistmlp.cluster.peers.measurement import forget_machines
+from skdistmlp.cluster.peers.measurement import forget_machines, unreachable_before
 from skdistmlp.engines.dispatch import plan_prediction, predict, train
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.progress import Outcome
+from tests.cluster.run.test_reservation import forget_choices
 from tests.training.jobs import LAYER_UNITS, dataset_of, job_of
 
 LOCAL = EngineRequest(None, None, None, "local")
@@ -56,27 +57,66 @@ def test_a_callback_gets_what_training_would_end_with():
     )
 
 
-@pytest.mark.parametrize("before_training", [True, False])
-def test_only_a_fit_that_has_not_begun_is_planned_again(client, before_training):
-    opened = []
+def plans_of_broken_fit(request, **attributes):
+    """Return the plans of a fit whose shards do not find each other."""
+    plans = []
 
     class Broken:
         def __init__(self, plan, client):
             self.plan = plan
-            opened.append(plan.engine)
+            plans.append(plan)
 
         def train(self, *_):
             error = ExchangeError("no connection. Open a port.")
-            error.before_training = before_training
+            vars(error).update(attributes)
             raise error
 
     table = dict.fromkeys(("local", "futures", "peers"), Broken)
-    request = EngineRequest(client, None, 0, "auto")
     with pytest.raises(ExchangeError, match="no connection"):
         train(request, job_of("adam"), dataset_of("adam"), engines=table)
-    # And no more than once.
-    assert opened == ["peers", "futures"][: 1 + before_training]
+    return plans
+
+
+@pytest.fixture
+def forgets(client):
     forget_machines()
+    forget_choices(client)
+    yield
+    forget_machines()
+    forget_choices(client)
+
+
+@pytest.mark.usefixtures("forgets")
+@pytest.mark.parametrize("before_training", [True, False])
+def test_only_a_fit_that_has_not_begun_is_planned_again(client, before_training):
+    request = EngineRequest(client, None, 0, "auto")
+    plans = plans_of_broken_fit(request, before_training=before_training)
+    # And no more than once.
+    engines = [plan.engine for plan in plans]
+    assert engines == ["peers", "futures"][: 1 + before_training]
+
+
+@pytest.mark.usefixtures("forgets")
+@pytest.mark.parametrize("cannot_connect", [True, False])
+def test_workers_that_could_not_connect_are_noted_and_not_those_of_the_next_plan(
+    client, cannot_connect
+):
+    request = EngineRequest(client, 2, 0, "auto")
+    first, second = plans_of_broken_fit(
+        request, before_training=True, cannot_connect=cannot_connect
+    )
+    # The first plan's choice counts for a while, since its fit has not arrived.
+    assert {*second.workers} != {*first.workers}
+    noted = "no connection" if cannot_connect else None
+    assert unreachable_before(client, first.workers) == noted
+    assert unreachable_before(client, second.workers) is None
+
+
+@pytest.mark.usefixtures("forgets")
+def test_workers_that_were_asked_for_are_not_noted(client):
+    request = EngineRequest(client, 2, 0, "peers")
+    (plan,) = plans_of_broken_fit(request, before_training=True, cannot_connect=True)
+    assert unreachable_before(client, plan.workers) is None
 
 
 class Noted:

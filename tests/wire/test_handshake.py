@@ -1,3 +1,4 @@
+import pickle
 import select
 import socket
 import threading
@@ -330,6 +331,7 @@ def test_an_unreachable_shard_is_named_with_advice(listeners):
     # The documented class, not an internal one.
     assert refused.type is ExchangeError
     assert isinstance(refused.value.__cause__, ConnectionRefusedError)
+    assert pickle.loads(pickle.dumps(refused.value)).cannot_connect
     assert str(refused.value).startswith(
         f"{names[1]} cannot connect to {names[0]} at port {addresses[0][1]} of "
         f"127.0.0.1: connection refused. "
@@ -404,9 +406,11 @@ def somebody_else(listener, data):
 def test_a_peer_that_is_not_the_expected_shard_is_named(listeners, data, message):
     with ThreadPoolExecutor(1) as pool:
         left = pool.submit(somebody_else, listeners[0], data)
-        with pytest.raises(ExchangeError, match=message):
+        with pytest.raises(ExchangeError, match=message) as failed:
             meeting(listeners[:2], 1)
         left.result(30)
+    # It was there.
+    assert not failed.value.cannot_connect
 
 
 def test_a_port_in_use_is_reported(listeners):

@@ -20,7 +20,8 @@ def raise_cause(tasks: Placement, futures: Sequence[Future[Any]]) -> NoReturn:
     When one shard fails, the others fail too, with an `ExchangeError`, since it has
     closed its connections. Dask may report those first, and may notice a lost worker
     later than its peers do. So wait a little for an error of another kind, or a lost
-    worker, before the consequence is taken for the cause.
+    worker, before the consequence is taken for the cause. Of broken exchanges, that of
+    a shard that could not connect comes first: it closed its connections to others.
     """
     deadline = time.monotonic() + WORKER_CHECK_S
     while True:
@@ -29,6 +30,10 @@ def raise_cause(tasks: Placement, futures: Sequence[Future[Any]]) -> NoReturn:
             if not isinstance(error, ExchangeError):
                 raise error
         if time.monotonic() > deadline:
-            raise errors[0] if errors else CancelledError
+            raise min(errors, key=_is_consequence) if errors else CancelledError
         tasks.watch.check_presence()
         time.sleep(LOSS_POLL_S)
+
+
+def _is_consequence(error: BaseException) -> bool:
+    return not (isinstance(error, ExchangeError) and error.cannot_connect)

@@ -71,7 +71,8 @@ class UnreachableError(MeasurementError):
 
 _FAILED: dict[tuple[str, tuple[str, ...]], tuple[float, MeasurementError]] = {}
 """Workers that could not be measured, by scheduler, until when, and why. Not by job:
-the candidates of a search would each wait for the same busy workers."""
+the candidates of a search would each wait for the same busy workers. If they could not
+connect to each other, neither can any workers that they are among."""
 
 
 def measure_machines(
@@ -242,7 +243,10 @@ def note_unreachable(client: Client, workers: tuple[str, ...], reason: str) -> N
 
 
 def unreachable_before(client: Client, workers: tuple[str, ...]) -> str | None:
-    """Return why workers could not connect to each other a moment ago; None if not."""
+    """Return why some of the workers could not connect to each other a moment ago.
+
+    None if they could, or have not tried.
+    """
     with _TABLES:
         try:
             _raise_again(scheduler_id(client), workers)
@@ -267,10 +271,11 @@ def _raise_again(scheduler: str, workers: tuple[str, ...]) -> None:
     for other, (until, _) in list(_FAILED.items()):
         if until <= now:
             _FAILED.pop(other, None)
-    if (scheduler, workers) in _FAILED:
-        _, error = _FAILED[scheduler, workers]
-        # A new one: several threads may raise it.
-        raise type(error)(str(error))
+    for (other_scheduler, others), (_, error) in _FAILED.items():
+        are_among = isinstance(error, UnreachableError) and {*others} <= {*workers}
+        if other_scheduler == scheduler and (are_among or others == workers):
+            # A new one: several threads may raise it.
+            raise type(error)(str(error))
 
 
 def _measure(

@@ -161,6 +161,9 @@ class Probe:
             )
         except ExchangeError as error:
             if time.monotonic() <= deadline:
+                if not error.cannot_connect:
+                    # Somebody went away, or nobody wants this any more.
+                    raise
                 raise MeetingError(str(error)) from error
             # Whoever listens can be reached, but has not begun.
             if all(_listens(roster.addresses[rank]) for rank in missing):

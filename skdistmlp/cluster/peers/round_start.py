@@ -86,15 +86,18 @@ class RoundStart:
             for rank in lost
             for other in missing.get(self._workers[rank], ())
         }
-        if silent or not pairs:
-            named = f"to {self._named(silent or lost)}"
-        else:
+        are_apart = bool(pairs) and not silent
+        if are_apart:
             named = f"{'; '.join(self._between(pairs))}. {ADVICE}"
-        return ExchangeError(
+        else:
+            named = f"to {self._named(silent or lost)}"
+        error = ExchangeError(
             f"the shards could not connect to each other within "
             f"{self._roster.timeout_s:g} s (skdistmlp.exchange-timeout): no connection "
             f"{named}"
         )
+        error.cannot_connect = are_apart
+        return error
 
     def _between(self, pairs: set[frozenset[int]]) -> Iterator[str]:
         """Name each pair of shards once; first those that miss the most others."""

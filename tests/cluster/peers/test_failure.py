@@ -41,6 +41,13 @@ def test_without_another_cause_the_first_broken_exchange_is_raised(tasks):
         raise_cause(tasks, [None, ExchangeError("one"), ExchangeError("two")])
 
 
+def test_a_shard_that_could_not_connect_is_the_cause(tasks):
+    apart = ExchangeError("one cannot connect to another")
+    apart.cannot_connect = True
+    with pytest.raises(ExchangeError, match="cannot connect"):
+        raise_cause(tasks, [ExchangeError("closed its connection"), None, apart])
+
+
 def test_tasks_without_an_error_were_cancelled(tasks):
     with pytest.raises(CancelledError):
         raise_cause(tasks, [None, None])

@@ -26,6 +26,8 @@ from skdistmlp.cluster.peers.measurement import (
     measure_again,
     measure_machines,
     measured_before,
+    note_unreachable,
+    unreachable_before,
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.shard import Roster
@@ -352,6 +354,33 @@ def test_a_worker_that_is_busy_is_not_said_to_be_out_of_reach(monkeypatch):
         waiting.measure(roster, None, [], lambda: False)
     assert not isinstance(failed.value, MeetingError)
     listeners[1].close()
+
+
+@pytest.mark.parametrize("cannot_connect", [True, False])
+def test_only_a_worker_that_could_not_connect_is_out_of_reach(
+    monkeypatch, cannot_connect
+):
+    def fail(*_):
+        error = ExchangeError("elsewhere closed its connection")
+        error.cannot_connect = cannot_connect
+        raise error
+
+    monkeypatch.setattr(probe, "meet", fail)
+    listener = socket.create_server(("127.0.0.1", 0))
+    roster = Roster([listener.getsockname()] * 2, ["here", "elsewhere"], 10.0)
+    waiting = probe.Probe(Credentials.new(), 0, listener, None)
+    with pytest.raises(ExchangeError, match="closed its connection") as failed:
+        waiting.measure(roster, None, [], lambda: False)
+    assert isinstance(failed.value, MeetingError) is cannot_connect
+
+
+def test_workers_are_out_of_reach_if_some_of_them_are(client, workers, trial):
+    note_unreachable(client, workers[1::-1], "behind a firewall")
+    assert unreachable_before(client, workers[:2]) == "behind a firewall"
+    assert unreachable_before(client, workers) == "behind a firewall"
+    assert unreachable_before(client, workers[1:]) is None
+    with pytest.raises(UnreachableError, match="behind a firewall"):
+        measured_before(client, workers, trial, GRIDS)
 
 
 def test_an_interrupt_ends_a_measurement(client, workers, trial, monkeypatch):

@@ -90,7 +90,10 @@ A, B, C = WORKERS
 )
 def test_the_error_names_the_silent_or_who_misses_whom(start, missing, named):
     start.note(ShardMet(0, 5))
-    assert str(start.error(missing)) == (
+    error = start.error(missing)
+    # A worker that hangs can be reached again when it goes on.
+    assert error.cannot_connect is named.startswith("between")
+    assert str(error) == (
         "the shards could not connect to each other within 2 s "
         f"(skdistmlp.exchange-timeout): no connection {named}"
     )
