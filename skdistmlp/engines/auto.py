@@ -1,6 +1,7 @@
 """The plan of ``engine="auto"``: the fastest one, by what was measured."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from skdistmlp.training.trial import Trial
 
 MEASURED_FROM_S = 2.0
 """Seconds that one thread is expected to need for a fit from which workers are
-measured, which takes about a second."""
+measured, which takes about a second. What is known already, shorter ones use too."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,15 @@ class FitOutline:
         return replace(self, cost=cost, length=FitLength(times * n_steps, n_epochs))
 
     @property
+    def cost_of_trial(self) -> StepCost:
+        """What a step costs that is timed."""
+        return replace(self.cost, n_rows=self.trial.n_rows)
+
+    def grids_timed(self, n_workers: int) -> list[Grid]:
+        """Return the grids of so many workers on which steps are timed."""
+        return corners(n_workers, self.layer_units, self.cost.n_rows)
+
+    @property
     def nominal_s(self) -> float:
         """Seconds that one thread is expected to need, whatever it runs on."""
         split = NetworkSplit.even(self.layer_units, 1)
@@ -98,7 +108,12 @@ def is_worth_measuring(request: EngineRequest, outline: FitOutline) -> bool:
     outline : FitOutline
         Of the fit.
     """
-    if request.engine != "auto" or outline.nominal_s < MEASURED_FROM_S:
+    return has_choice(request) and outline.nominal_s >= MEASURED_FROM_S
+
+
+def has_choice(request: EngineRequest) -> bool:
+    """Return whether the user has left more than one plan to choose from."""
+    if request.engine != "auto":
         return False
     n_workers = request.n_workers
     return n_workers is None or (n_workers > 1 and request.n_replicas is None)
@@ -128,6 +143,9 @@ def fastest_plan(
 ) -> Plan | None:
     """Measure workers and this process; return the plan that is expected to be fastest.
 
+    If others hold the workers, what was measured of them for another job on the same
+    network will do.
+
     Parameters
     ----------
     request : EngineRequest
@@ -152,31 +170,85 @@ def fastest_plan(
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.data.remote_dataset import available_memory
     from skdistmlp.cluster.peers.measurement import (
+        HeldError,
         UnreachableError,
         check_room_for_trial,
         keep_machines,
+        known_machines,
         measure_machines,
         measured_before,
     )
-    from skdistmlp.cluster.run.reservation import choose_free_workers, withdraw_choice
 
-    cost, layer_units = outline.cost, outline.layer_units
+    cost, layer_units, trial = outline.cost, outline.layer_units, outline.trial
     # Before anything is measured: what that takes is given back a little later.
     memory, memory_here = worker_memory(client, workers), available_memory()
-    grids = corners(len(workers), layer_units, cost.n_rows)
-    of_trial = replace(cost, n_rows=outline.trial.n_rows)
+    grids = outline.grids_timed(len(workers))
     try:
-        measurement = measured_before(client, workers, outline.trial, grids)
+        measurement = measured_before(client, workers, trial, grids)
         if measurement is None:
-            check_room_for_trial(cost, outline.trial, memory)
-            measurement = measure_machines(client, workers, outline.trial, grids)
+            check_room_for_trial(cost, trial, memory)
+            measurement = measure_machines(client, workers, trial, grids)
+    except HeldError:
+        known = known_machines(client, workers, layer_units)
+        if known is None:
+            raise
+        machines = known
     except UnreachableError as error:
         if not request.may_do_without_peers:
             raise
         request = replace(request, unreachable=what_happened(error))
         return plan_without_peers(request, outline, workers, client)
-    machines = machines_of(measurement, of_trial)
-    keep_machines(client, workers, layer_units, machines)
+    else:
+        machines = machines_of(measurement, outline.cost_of_trial)
+        keep_machines(client, workers, layer_units, machines)
+    return _plan_by(request, outline, workers, client, machines, memory, memory_here)
+
+
+def plan_by_known_machines(
+    request: EngineRequest, outline: FitOutline, workers: tuple[str, ...], client: Any
+) -> Plan | None:
+    """Return the fastest plan by what was measured before; measure nothing.
+
+    The parameters are those of `fastest_plan`.
+
+    Returns
+    -------
+    Plan or None
+        None if nothing is known of these workers on this network, or no plan has room.
+    """
+    from skdistmlp.cluster.client.workers import worker_memory
+    from skdistmlp.cluster.data.remote_dataset import available_memory
+    from skdistmlp.cluster.peers.measurement import (
+        MeasurementError,
+        known_machines,
+        measured_before,
+    )
+
+    machines = known_machines(client, workers, outline.layer_units)
+    if machines is None:
+        return None
+    # Of this very job, if it is known: other ones may have other mini-batches.
+    with suppress(MeasurementError):
+        grids = outline.grids_timed(len(workers))
+        measurement = measured_before(client, workers, outline.trial, grids)
+        if measurement is not None:
+            machines = machines_of(measurement, outline.cost_of_trial)
+    memory, memory_here = worker_memory(client, workers), available_memory()
+    return _plan_by(request, outline, workers, client, machines, memory, memory_here)
+
+
+def _plan_by(
+    request: EngineRequest,
+    outline: FitOutline,
+    workers: tuple[str, ...],
+    client: Any,
+    machines: Machines,
+    memory: Mapping[str, WorkerMemory],
+    memory_here: int,
+) -> Plan | None:
+    """Return the fastest plan on machines; None if none has room."""
+    from skdistmlp.cluster.run.reservation import choose_free_workers, withdraw_choice
+
     offer = _offer(request, outline, workers, machines, memory, memory_here)
     candidates = offer.candidates()
     if not candidates:

@@ -13,7 +13,9 @@ from typing import Any, Literal
 from skdistmlp.engines.auto import (
     FitOutline,
     fastest_plan,
+    has_choice,
     is_worth_measuring,
+    plan_by_known_machines,
     plan_without_peers,
     reason_too_short,
 )
@@ -242,11 +244,13 @@ def _plan_on(
         plan = plan_without_peers(request, outline, workers, client)
         if plan is not None:
             return plan
-    elif outline is not None and is_worth_measuring(request, outline):
+    elif outline is not None and has_choice(request):
         from skdistmlp.cluster.peers.measurement import MeasurementError
 
+        is_long = is_worth_measuring(request, outline)
+        find_plan = fastest_plan if is_long else plan_by_known_machines
         try:
-            plan = fastest_plan(request, outline, workers, client)
+            plan = find_plan(request, outline, workers, client)
         except MeasurementError as error:
             note = f" (nothing was measured: {what_happened(error)})"
             if request.parameter_threshold == "auto" and request.may_stay_local:

@@ -22,6 +22,7 @@ from skdistmlp.cluster.peers.measurement import (
     MeasurementError,
     UnreachableError,
     forget_machines,
+    keep_machines,
 )
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run.reservation import reserve_workers
@@ -32,6 +33,7 @@ from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.planning.calibration import Timings
+from skdistmlp.planning.machines import reference_machines
 from skdistmlp.planning.plan import WorkerMemory
 from tests.cluster.run.test_reservation import choices, forget_choices
 from tests.cluster.support import WITHIN_S
@@ -70,9 +72,15 @@ def measures(monkeypatch):
             raise MeasurementError(options["error"])
         return made_up(grids, len(workers), **options)
 
-    forget_machines()
     monkeypatch.setattr(cluster_measurement, "measure_machines", measure)
     return options
+
+
+@pytest.fixture(autouse=True)
+def forgets():
+    forget_machines()
+    yield
+    forget_machines()
 
 
 @pytest.fixture
@@ -258,6 +266,43 @@ def test_short_fits_are_not_measured():
         assert not is_worth_measuring(replace(request, **other), longer)
 
 
+def test_short_fits_use_what_is_known(client, monkeypatch):
+    def measure(client, workers, trial, grids):
+        measured.append(trial.n_rows)
+        exchange_s = 1e-6 if trial.n_rows == len(X) else 1e5
+        return made_up(grids, len(workers), 1e3, 1e3, exchange_s)
+
+    measured = []
+    monkeypatch.setattr(cluster_measurement, "_measure", measure)
+    clf = classifier(client)
+    assert clf.plan_fit(X, Y).forecast is None
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    assert clf.plan_fit(X, Y).engine == "peers"
+    assert plan_of(client, batch_size=10).engine == "local"
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
+    clf.partial_fit(X, Y, classes=[False, True])
+    assert clf.plan_.forecast is not None
+    assert clf.engine_ == "peers"
+    # Of another job on the same network, what was found last is known.
+    assert plan_of(client, batch_size=20).engine == "local"
+    assert plan_of(client, n_workers=2).forecast is not None
+    other = classifier(client).set_params(hidden_layer_sizes=(300, 299))
+    assert other.plan_fit(X, Y).forecast is None
+    assert measured == [60, 10]
+
+
+def test_fits_whose_workers_are_held_use_what_is_known(client, monkeypatch):
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    workers = tuple(client.nthreads())
+    with reserve_workers(client, workers, lambda: None):
+        plan = plan_of(client)
+        assert plan.forecast is None
+        assert "nothing was measured: other fits hold" in plan.reason
+        machines = reference_machines(len(workers))
+        keep_machines(client, workers, UNITS, machines)
+        assert plan_of(client).forecast is not None
+
+
 def test_without_a_threshold_short_fits_stay_here_and_long_ones_are_measured(
     client, measures, monkeypatch
 ):
@@ -385,7 +430,6 @@ def test_a_plan_for_rows_that_do_not_fit_here_says_why_nothing_was_measured(
 def test_what_was_measured_before_needs_no_room(client, monkeypatch):
     """A worker that is short of memory for a moment does not change the plan."""
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
-    forget_machines()
 
     def measure(client, workers, trial, grids):
         return made_up(grids, len(workers))
@@ -398,7 +442,6 @@ def test_what_was_measured_before_needs_no_room(client, monkeypatch):
 
     monkeypatch.setattr(client_workers, "worker_memory", little)
     assert plan_of(client).forecast is not None
-    forget_machines()
 
 
 def test_a_forecast_that_misses_is_not_kept(client, measures, monkeypatch):
@@ -416,7 +459,6 @@ def test_real_measurements_lead_to_a_plan(client, monkeypatch):
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
     # The machine may be busy.
     monkeypatch.setattr(cluster_measurement, "MEASURING_TIMEOUT_S", WITHIN_S)
-    forget_machines()
     clf = classifier(client).fit(X, Y)
     forecast = clf.plan_.forecast
     assert {row.n_workers for row in forecast.rows} == {0, 1, 2, 3}

@@ -223,6 +223,10 @@ def known_machines(
     client: Client, workers: Sequence[str], layer_units: tuple[int, ...]
 ) -> Machines | None:
     """Return what was measured last of these workers on a network; None if nothing."""
+    with _TABLES:
+        # Then the scheduler need not be asked for its name.
+        if not _KNOWN:
+            return None
     of_network = scheduler_id(client), layer_units
     with _TABLES:
         for (scheduler, measured, units), machines in reversed(_KNOWN.items()):
