@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -147,6 +147,20 @@ def open_engine(
             if error.before_training and request.may_do_without_peers:
                 _note_unreachable(error, engine.plan, client)
             raise
+        # A short fit says little of the machines, and measures nothing.
+        if outline is not None and is_worth_measuring(request, outline):
+            _forget_miss(engine.plan, outline, client)
+
+
+def _forget_miss(plan: Plan, outline: FitOutline, client: Any) -> None:
+    """Have a job measured again if a step did not take what was expected."""
+    from skdistmlp.cluster.peers.measurement import forget_job
+
+    if plan.forecast is None or not plan.forecast.misses:
+        return
+    # The fit has ended well, whether or not the scheduler still answers.
+    with suppress(Exception):
+        forget_job(client, plan.workers, outline.trial, outline.layer_units)
 
 
 def _note_unreachable(error: ExchangeError, plan: Plan, client: Any) -> None:

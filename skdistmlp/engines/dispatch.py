@@ -102,10 +102,6 @@ def train(
                 request = replace(request, unreachable=what_happened(error))
         if kept is not None:
             kept.end(state.outcome)
-    if plan.forecast is not None and plan.forecast.misses:
-        from skdistmlp.cluster.peers.measurement import forget_machines
-
-        forget_machines()
     if state.random_state is not random_state:
         # Another process, or one before, has drawn from a copy of the user's.
         random_state.set_state(state.random_state.get_state(legacy=False))

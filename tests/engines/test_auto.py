@@ -23,6 +23,9 @@ from skdistmlp.cluster.peers.measurement import (
     UnreachableError,
     forget_machines,
     keep_machines,
+    known_machines,
+    note_unreachable,
+    unreachable_before,
 )
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run.reservation import reserve_workers
@@ -444,15 +447,36 @@ def test_what_was_measured_before_needs_no_room(client, monkeypatch):
     assert plan_of(client).forecast is not None
 
 
-def test_a_forecast_that_misses_is_not_kept(client, measures, monkeypatch):
-    forgotten = []
-    monkeypatch.setattr(
-        cluster_measurement, "forget_machines", lambda: forgotten.append(1)
-    )
-    # No step takes an hour.
-    measures |= {"here_s": 3600.0, "worker_s": 3600.0}
-    classifier(client).fit(X, Y)
-    assert forgotten == [1]
+@pytest.mark.parametrize(("exchange_s", "engine"), [(1e-6, "peers"), (1e5, "local")])
+def test_a_job_whose_forecast_misses_is_measured_again(
+    client, monkeypatch, exchange_s, engine
+):
+    def measure(client, workers, trial, grids):
+        measured.append(trial.n_rows)
+        # No step takes an hour.
+        return made_up(grids, len(workers), 3600.0, 3600.0, exchange_s)
+
+    measured = []
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    monkeypatch.setattr(cluster_measurement, "_measure", measure)
+    workers = tuple(client.nthreads())
+    note_unreachable(client, ("tcp://other:1",), "behind a firewall")
+    plan_of(client, batch_size=10)
+    for n_measured in (2, 3):
+        clf = classifier(client).fit(X, Y)
+        assert clf.plan_.engine == engine
+        assert len(measured) == n_measured
+        assert known_machines(client, workers, UNITS) is None
+    # That of another job is kept, and what has failed is not tried again.
+    plan_of(client, batch_size=10)
+    assert measured == [10, 60, 60]
+    assert known_machines(client, workers, UNITS) is not None
+    assert unreachable_before(client, ("tcp://other:1",)) == "behind a firewall"
+    # A short fit would not be measured again.
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
+    clf = classifier(client).fit(X, Y)
+    assert clf.plan_.forecast.misses
+    assert known_machines(client, workers, UNITS) is not None
 
 
 def test_real_measurements_lead_to_a_plan(client, monkeypatch):

@@ -261,8 +261,41 @@ def unreachable_before(client: Client, workers: tuple[str, ...]) -> str | None:
     return None
 
 
+def forget_job(
+    client: Client,
+    workers: tuple[str, ...],
+    trial: Trial,
+    layer_units: tuple[int, ...],
+) -> None:
+    """Have a job measured again whose steps took longer or less than expected.
+
+    What is known of other networks, workers and clusters stays, and so does who cannot
+    be measured.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Addresses of those that have trained, which may be some of those that were
+        measured; none of them if this process has.
+    trial : Trial
+        The job.
+    layer_units : tuple of int
+        Of its network.
+    """
+    scheduler = scheduler_id(client)
+    with _TABLES:
+        for table, job in ((_CACHE, trial.key), (_KNOWN, layer_units)):
+            for key in list(table):
+                of_scheduler, measured, of_job, *_ = key
+                have_trained = {*workers} <= {*measured}
+                if (of_scheduler, of_job) == (scheduler, job) and have_trained:
+                    del table[key]
+
+
 def forget_machines() -> None:
-    """Have all workers measured again."""
+    """Have everything measured again, and tried that has failed."""
     with _TABLES:
         _CACHE.clear()
         _KNOWN.clear()
