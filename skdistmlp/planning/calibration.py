@@ -39,6 +39,8 @@ class Timings:
         Rows of the steps that were timed on each grid, of all replicas; 0 where the
         steps of the first grid stand for them. What a step with more rows takes was
         computed in proportion to them, but for the optimiser.
+    here_bits_per_s : float or None
+        See `Machines`.
     """
 
     layer_units: tuple[int, ...]
@@ -48,6 +50,7 @@ class Timings:
     sizes: tuple[float, ...]
     exchange_s: tuple[float, ...]
     n_rows: tuple[int, ...] = ()
+    here_bits_per_s: float | None = None
 
 
 def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Grid]:
@@ -95,6 +98,7 @@ def machines_of(measurement: Timings, cost: StepCost) -> Machines:
             for each_s in measurement.worker_s
         ),
         link,
+        measurement.here_bits_per_s,
     )
 
 

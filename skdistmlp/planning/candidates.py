@@ -20,7 +20,7 @@ from skdistmlp.planning.plan import (
     local_plan,
     plan_training,
 )
-from skdistmlp.planning.rates import DASK_BYTE_S, TASK_S
+from skdistmlp.planning.rates import TASK_S
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import StepTime, computation_s, scipy_s, step_time
 from skdistmlp.planning.traffic import traffic
@@ -193,22 +193,14 @@ class Offer:
         seconds += scipy_s(split, self.cost)
         plan = local_plan(self.layer_units, "")
         fetched = self.cost.feature_bytes if self.on_cluster else 0
-        fixed_s = self._sent_s(fetched)
+        fixed_s = self.machines.sent_s(fetched)
         return Candidate(plan, StepTime(seconds), fixed_s, self.length, held)
-
-    def _sent_s(self, n_bytes: int) -> float:
-        """Return the seconds for bytes that Dask sends between here and the workers.
-
-        This process's link is taken to be like theirs.
-        """
-        # A link that is not limited takes no time.
-        return n_bytes * (DASK_BYTE_S + 8 / self.machines.link.bits_per_s)
 
     def _fit_on_workers_s(self, plan: Plan, sent: int) -> float:
         """Return the seconds of a fit besides its steps, with the bytes of its rows."""
         # At the end, the parameters come here.
         collected = plan.split.n_parameters * self.cost.itemsize
-        return PEERS_FIT_S + self._sent_s(sent + collected)
+        return PEERS_FIT_S + self.machines.sent_s(sent + collected)
 
     def _futures(self) -> Iterator[Candidate]:
         if self.n_replicas not in (None, 1):

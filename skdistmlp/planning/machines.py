@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Self
 
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.planning.rates import REFERENCE, Rates
+from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, Rates
 
 PAYLOAD = 1448 / 1538
 """Share of a link's rate that carries arrays: bytes of data in a packet of TCP, of
@@ -162,11 +162,23 @@ class Machines:
         Of each worker, in their order.
     link : Link
         Between the workers.
+    here_bits_per_s : float or None
+        Rate at which this process and the workers exchange arrays, besides what Dask
+        takes for them. None if it was not measured: then as that of `link`.
     """
 
     here: Speed
     workers: tuple[Speed, ...]
     link: Link
+    here_bits_per_s: float | None = None
+
+    def sent_s(self, n_bytes: float) -> float:
+        """Return the seconds for bytes that Dask sends between here and the workers."""
+        rate = self.here_bits_per_s
+        if rate is None:
+            rate = self.link.bits_per_s
+        # A link that is not limited takes no time.
+        return n_bytes * (DASK_BYTE_S + 8 / rate)
 
 
 def reference_machines(n_workers: int, bits_per_s: float = 1e9) -> Machines:

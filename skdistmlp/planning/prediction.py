@@ -84,8 +84,7 @@ def plan_shared_prediction(
     computed_s = max(
         computation_s(plan.split, of_each, Grid(1), speed) for speed in machines.workers
     )
-    byte_s = DASK_BYTE_S + 8 / machines.link.bits_per_s
-    shared_s = computed_s + n_tasks * TASK_S + sent * byte_s
+    shared_s = computed_s + n_tasks * TASK_S + machines.sent_s(sent)
     reason = (
         f"a prediction of {counted(cost.n_rows, 'row')} should take {here_s:.2g} s in "
         f"this process, and {shared_s:.2g} s on {counted(n_sharing, 'worker')} {how}, "

@@ -89,6 +89,11 @@ def test_nearly_equal_workers_get_the_same_speed():
     assert not are_equal(1.0, 1.21)
 
 
+def test_the_link_to_this_process_is_known_of_a_single_worker_too():
+    alone = Timings(UNITS, (Grid(1),), 0.5, ((0.4,),), (), (), here_bits_per_s=1e6)
+    assert machines_of(alone, COST).sent_s(10**6) > 8
+
+
 def test_one_worker_exchanges_nothing():
     alone = Timings(UNITS, (Grid(1),), 0.5, ((0.4,),), (), ())
     machines = machines_of(alone, COST)

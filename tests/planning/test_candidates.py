@@ -74,6 +74,24 @@ def test_a_slow_link_keeps_training_in_this_process():
     assert best(offer_of(bits_per_s=1e7, n_workers=16)) == (0, 1)
 
 
+def test_a_slow_link_of_this_process_keeps_rows_where_they_are():
+    def best_on(rate, **others):
+        sizes = {"data_bytes": 10**8, "feature_bytes": 10**8}
+        offer = offer_of(sizes=sizes, **others)
+        return best(
+            replace(offer, machines=replace(offer.machines, here_bits_per_s=rate))
+        )
+
+    rates = 1e10, 1e8, 1e7, 1e6
+    n_workers = [best_on(rate, n_workers=8, bits_per_s=10 * GBIT)[0] for rate in rates]
+    # Each gets a copy of the rows.
+    assert n_workers == sorted(n_workers, reverse=True)
+    assert n_workers[0] > n_workers[1] > n_workers[-1] == 0
+    on_cluster = {"bits_per_s": 1e7, "on_cluster": True}
+    assert best_on(1e10, **on_cluster) == (0, 1)
+    assert best_on(1e5, **on_cluster) == (1, 1)
+
+
 def test_a_huge_network_is_split_into_shards():
     offer = offer_of((784, 8192, 8192, 10), n_workers=4, bits_per_s=10 * GBIT)
     assert best(offer) == (4, 1)

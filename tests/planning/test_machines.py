@@ -1,12 +1,13 @@
 """How fast processes are: corrections between grids, and links."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.planning.machines import PAYLOAD, Link, Speed
-from skdistmlp.planning.rates import REFERENCE, Rates
+from skdistmlp.planning.machines import PAYLOAD, Link, Speed, reference_machines
+from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, Rates
 
 FREE = Rates({1: 1e9, 1024: 1e9}, math.inf, 0.0, 0.0, math.inf, 0.0)
 """Only products take time."""
@@ -80,3 +81,13 @@ def test_a_link_of_a_rate_takes_as_long_as_its_bytes():
     assert link.exchange_s(10**6, 1, FREE) == pytest.approx(8e6 / (PAYLOAD * 1e9))
     assert link.bits_per_s == pytest.approx(PAYLOAD * 1e9)
     assert Link.of_rate(math.inf, FREE).bits_per_s == math.inf
+
+
+def test_bytes_to_and_from_this_process_take_what_its_own_link_takes():
+    machines = reference_machines(2, 1e9)
+    like_theirs = 1e6 * (DASK_BYTE_S + 8 / machines.link.bits_per_s)
+    assert machines.sent_s(1e6) == pytest.approx(like_theirs)
+    slow = replace(machines, here_bits_per_s=1e6)
+    assert slow.sent_s(1e6) == pytest.approx(1e6 * DASK_BYTE_S + 8)
+    local = replace(machines, here_bits_per_s=math.inf)
+    assert local.sent_s(1e6) == pytest.approx(1e6 * DASK_BYTE_S)

@@ -6,6 +6,7 @@ longer than `MEASURING_TIMEOUT_S`: a fit can do without.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -30,10 +31,18 @@ from skdistmlp.planning.calibration import Timings, are_equal
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Machines
 from skdistmlp.planning.plan import WorkerMemory, plan_training
+from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.settings import exchange_timeout_s
 from skdistmlp.timeouts import MEASURING_POLL_S, MEASURING_RETRY_S, MEASURING_TIMEOUT_S
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
+
+PIECES = 32_000, 256_000, 1_000_000
+"""Bytes that the workers together send this process, one after the other, to measure
+the link to it. On a fast link, the largest follows the smallest."""
+
+FETCHED_S = 0.3
+"""Seconds that a larger piece may be expected to take."""
 
 MAX_CACHED = 64
 """Measurements that are kept."""
@@ -328,7 +337,7 @@ def _measure(
         with borrow_workers(client, others, check) as are_free:
             if not are_free:
                 raise HeldError("other fits hold or measure the workers")
-            reports = _probe(client, workers, trial, grids, check)
+            reports, here_bits_per_s = _probe(client, workers, trial, grids, check)
         # Not at the same time: alone, this process has the machine to itself.
         here_s = trial.steps_seconds(grids[:1])[0].own
     except MeetingError as error:
@@ -348,6 +357,7 @@ def _measure(
         tuple(first.sizes),
         tuple(slowest),
         tuple(trial.n_rows_timed(grids)),
+        here_bits_per_s,
     )
 
 
@@ -370,8 +380,11 @@ def _probe(
     trial: Trial,
     grids: Sequence[Grid],
     check: Callable[[], None],
-) -> list[ProbeReport]:
-    """Run a probe on every worker; return what each has measured."""
+) -> tuple[list[ProbeReport], float]:
+    """Run a probe on every worker; return what each has measured.
+
+    And the rate of the link between them and this process.
+    """
     ranks = range(len(workers))
     names = [f"probe {rank} on {worker}" for rank, worker in enumerate(workers)]
     credentials = Credentials.new()
@@ -385,9 +398,17 @@ def _probe(
         listening = [
             tasks.add(rank, "address", probe.address_of, opened[rank]) for rank in ranks
         ]
+        pieces = [
+            tasks.add(rank, f"{size:,} bytes", probe.piece_of, size // len(workers))
+            for size in PIECES
+            for rank in ranks
+        ]
         # The probes are held until they have measured.
-        futures = tasks.submit([*opened, *listening])
-        probes, addresses = futures[: len(workers)], futures[len(workers) :]
+        futures = tasks.submit([*opened, *listening, *pieces])
+        n = len(workers)
+        probes, addresses, *of_sizes = (
+            futures[start : start + n] for start in range(0, len(futures), n)
+        )
         roster = Roster(_results(tasks, addresses, check), names, exchange_timeout_s())
         tasks.begin()
         keys = [
@@ -396,7 +417,57 @@ def _probe(
             )
             for rank in ranks
         ]
-        return _results(tasks, tasks.submit(keys), check)
+        reports = _results(tasks, tasks.submit(keys), check)
+        # Afterwards, when the workers are idle and send nothing else.
+        _wait_for(tasks, futures, check)
+        by_size = dict(zip((0, *PIECES), (addresses, *of_sizes), strict=True))
+
+        def fetched_s(n_bytes: int) -> float:
+            begun = time.perf_counter()
+            tasks.fetch(*by_size[n_bytes])
+            return time.perf_counter() - begun
+
+        return reports, rate_here(fetched_s)
+
+
+def rate_here(fetched_s: Callable[[int], float]) -> float:
+    """Return the rate of the link to this process, in bits per second.
+
+    Without what Dask takes for the bytes, which it takes on any link.
+
+    Parameters
+    ----------
+    fetched_s : callable
+        Fetches that many bytes, one of `PIECES` or 0 for a few; returns the seconds.
+    """
+    empty_s = min(fetched_s(0), fetched_s(0))
+    size = PIECES[0]
+    taken_s = fetched_s(size)
+    while True:
+        larger = _next_piece(size, taken_s - empty_s)
+        if larger is None:
+            # Before this is final: if something else held it up, the link would seem
+            # slow.
+            taken_s = min(taken_s, fetched_s(size))
+            larger = _next_piece(size, taken_s - empty_s)
+        if larger is None:
+            break
+        size, taken_s = larger, fetched_s(larger)
+    byte_s = (taken_s - empty_s) / size - DASK_BYTE_S
+    return 8 / byte_s if byte_s > 0 else math.inf
+
+
+def _next_piece(size: int, carried_s: float) -> int | None:
+    """Return the largest piece after one that took so long, if there is time for any.
+
+    A connection begins slowly, so that it may turn out to take less than expected.
+    """
+    affordable = [
+        larger
+        for larger in PIECES
+        if larger > size and carried_s * larger / size <= FETCHED_S
+    ]
+    return max(affordable, default=None)
 
 
 def _check_deadline(deadline: float) -> None:
@@ -410,11 +481,19 @@ def _results(
     tasks: Placement, futures: Sequence[Future[Any]], check: Callable[[], None]
 ) -> list[Any]:
     """Wait for tasks; return their results, or raise what explains that one failed."""
+    _wait_for(tasks, futures, check)
+    return tasks.fetch(*futures)
+
+
+def _wait_for(
+    tasks: Placement, futures: Sequence[Future[Any]], check: Callable[[], None]
+) -> None:
+    """Wait for tasks, or raise what explains that one failed."""
     # Polled: Dask's own waits do not end when one of many fails. The others may wait
     # for a worker that is busy, and so would whoever fetches the results of all.
     while not any(future.status == "error" for future in futures):
         if all(future.done() for future in futures):
-            return tasks.fetch(*futures)
+            return
         check()
         time.sleep(MEASURING_POLL_S)
     errors = [error for future in futures if (error := tasks.error_of(future))]

@@ -244,6 +244,14 @@ def prepare() -> None:
     """Do nothing: a worker that is called this has imported what it measures with."""
 
 
+def piece_of(n_bytes: int) -> np.ndarray:
+    """Return bytes to be sent to the process that measures, which nothing compresses.
+
+    An array, as what training sends: Dask copies it less often than an object.
+    """
+    return np.frombuffer(np.random.default_rng(0).bytes(n_bytes), np.uint8)
+
+
 def open_probe(credentials: Credentials, rank: int) -> Probe:
     """Create the part of a measurement that one worker takes."""
     worker = get_worker()

@@ -1,6 +1,7 @@
 """Measuring workers: real sockets and steps, and what keeps it from happening."""
 
 import asyncio
+import math
 import pickle
 import socket
 import threading
@@ -27,6 +28,7 @@ from skdistmlp.cluster.peers.measurement import (
     measure_machines,
     measured_before,
     note_unreachable,
+    rate_here,
     unreachable_before,
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
@@ -38,7 +40,7 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Speed, reference_machines
 from skdistmlp.planning.plan import WorkerMemory
-from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 from tests.cluster.run.test_reservation import goes_on, places
@@ -74,12 +76,65 @@ def test_every_worker_times_steps_and_all_time_their_exchanges(client, workers, 
     # One number for each of the two others, in each row.
     assert found.sizes[0] == 2 * probe.ROWS * probe.FLOAT_BYTES
     assert found.exchange_s[-1] > found.exchange_s[0] > 0
+    # Of one machine.
+    assert found.here_bits_per_s > 1e6
 
 
 def test_a_single_worker_has_nobody_to_exchange_with(client, workers, trial):
     found = measure_machines(client, workers[:1], trial, [Grid(1)])
     assert len(found.worker_s) == 1
     assert (found.sizes, found.exchange_s) == ((), ())
+    assert found.here_bits_per_s > 1e6
+
+
+@pytest.mark.parametrize(
+    ("bits_per_s", "largest", "within_s"),
+    [
+        (1e10, 1_000_000, 0.03),
+        (1e8, 1_000_000, 0.2),
+        (1e7, 256_000, 0.5),
+        (1e6, 32_000, 0.6),
+    ],
+)
+@pytest.mark.parametrize("latency_s", [0.003, 0.025])
+def test_the_link_to_this_process_is_measured_by_what_it_carries_in_a_moment(
+    bits_per_s, largest, within_s, latency_s
+):
+    fetched = []
+
+    def fetched_s(n_bytes):
+        fetched.append(n_bytes)
+        return latency_s + n_bytes * (DASK_BYTE_S + 8 / bits_per_s)
+
+    assert rate_here(fetched_s) == pytest.approx(bits_per_s, rel=1e-6)
+    assert max(fetched) == largest
+    carried_s = sum(fetched_s(n_bytes) - latency_s for n_bytes in [*fetched])
+    assert carried_s < within_s
+
+
+def test_a_piece_that_is_held_up_does_not_make_a_link_slow():
+    delays_s = iter([0.0, 0.1, 0.1, 0.0, 0.1, 0.0])
+
+    def fetched_s(n_bytes):
+        return 0.003 + next(delays_s) + n_bytes * (DASK_BYTE_S + 8e-9)
+
+    assert rate_here(fetched_s) == pytest.approx(1e9, rel=1e-6)
+
+
+def test_a_link_that_adds_nothing_to_what_dask_takes_has_no_limit():
+    assert rate_here(lambda n_bytes: 0.003 + 1e-9 * n_bytes) == math.inf
+
+
+def test_a_connection_that_begins_slowly_carries_larger_pieces():
+    fetched = []
+
+    def fetched_s(n_bytes):
+        fetched.append(n_bytes)
+        # Round trips until it is at full speed.
+        return 0.02 * (1 + (n_bytes > 0) + (n_bytes > 10**5)) + 1e-7 * n_bytes
+
+    assert rate_here(fetched_s) > 5e7
+    assert max(fetched) == 1_000_000
 
 
 def test_the_same_is_measured_once(client, workers, trial):

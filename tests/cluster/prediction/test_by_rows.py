@@ -22,7 +22,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.engines import choice, futures
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.planning import prediction
+from skdistmlp.planning import machines, prediction
 from skdistmlp.planning.machines import Speed, reference_machines
 from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
@@ -44,6 +44,7 @@ def sharing_is_free(monkeypatch):
     """Make a prediction of any size worth distributing, in blocks of 40 rows."""
     monkeypatch.setattr(prediction, "TASK_S", 0.0)
     monkeypatch.setattr(prediction, "DASK_BYTE_S", 0.0)
+    monkeypatch.setattr(machines, "DASK_BYTE_S", 0.0)
     # Several workers compute a row as fast as one; this process, slowly.
     monkeypatch.setattr(choice, "reference_machines", with_slow_process)
     monkeypatch.setattr(futures, "ROWS_SENT_AT_ONCE", 40)
