@@ -60,14 +60,8 @@ def train_with_recovery(
     WorkerLostError
         If workers are lost more often than the setting allows, or none are left.
     """
-
-    def choose(spare: Sequence[str], number: int) -> Sequence[str]:
-        # All may be shared, but the fewer fits have a worker, the better. It is asked
-        # again and again until enough are there, so that no choice is final.
-        return choose_free_workers(client, spare, number, {}, intends=False)
-
     announced = Announced()
-    fit = RecoveringFit(client, plan, job, dataset, choose, announced, checkpoint)
+    fit = RecoveringFit(client, plan, job, dataset, _all, announced, checkpoint)
 
     def run_of(plan: Plan, job: TrainingJob) -> FuturesRun:
         note_plan(plan)
@@ -83,6 +77,11 @@ def train_with_recovery(
         )
 
     return fit.train(run_of)
+
+
+def _all(spare: Sequence[str]) -> Sequence[str]:
+    """Return all workers: fits by tasks share theirs."""
+    return spare
 
 
 class FuturesRun:

@@ -10,11 +10,7 @@ from collections.abc import Callable, Sequence
 
 from distributed import Client
 
-from skdistmlp.cluster.client.workers import (
-    accepts_tasks,
-    resume_paused,
-    worker_statuses,
-)
+from skdistmlp.cluster.client.workers import resume_paused, worker_statuses
 from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.cluster.run.departure import (
     Departure,
@@ -28,6 +24,9 @@ LookForPlan = Callable[[Sequence[Report], float], Departure | None]
 """From what all shards report of a round, and the seconds that placing them took, to a
 move to a faster plan."""
 
+SpareFor = Callable[[Sequence[str]], Sequence[str]]
+"""From workers of a run to others that could take their place, as far as there are."""
+
 
 class Departures:
     """Looks whether a run should end before training has.
@@ -40,6 +39,8 @@ class Departures:
         A connected client.
     workers : tuple of str
         Of the run.
+    spare_for : callable
+        See `SpareFor`. It must find what the fit will find once it has left.
     look_for_plan : callable, optional
         See `LookForPlan`. Without it, the run stays where it is.
     """
@@ -48,10 +49,12 @@ class Departures:
         self,
         client: Client,
         workers: tuple[str, ...],
+        spare_for: SpareFor,
         look_for_plan: LookForPlan | None = None,
     ) -> None:
         self._client = client
         self._workers = workers
+        self._spare_for = spare_for
         self._look_for_plan = look_for_plan
         self._next_look_at = time.monotonic() + WORKER_CHECK_S
 
@@ -80,9 +83,7 @@ class Departures:
         departure = departure_among(statuses, workers)
         if departure is None or departure.kind == "retired":
             return departure
-        spare = [w for w, status in statuses.items() if accepts_tasks(status)]
-        spare = [w for w in spare if w not in self._workers]
-        if len(spare) < len(departure.workers):
+        if len(self._spare_for(departure.workers)) < len(departure.workers):
             return None
         paused = resume_paused(self._client, departure.workers)
         return departure_among(dict.fromkeys(paused, "paused"), workers)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from distributed import Client
 
@@ -64,13 +65,10 @@ def train_with_recovery(
     WorkerLostError
         If workers are lost more often than the setting allows, or none are left.
     """
-
-    def choose(spare: Sequence[str], number: int) -> Sequence[str]:
-        # Another fit may hold some of them for long.
-        return unclaimed_workers(client, spare)[:number]
-
+    # Another fit may hold spare workers for long.
+    unclaimed = partial(unclaimed_workers, client)
     announced = Announced()
-    fit = RecoveringFit(client, plan, job, dataset, choose, announced, checkpoint)
+    fit = RecoveringFit(client, plan, job, dataset, unclaimed, announced, checkpoint)
     better_plans: Elastic | None = None
     # L-BFGS begins again: a move may cost it more than it saves.
     if fit.recovers and elastic() and isinstance(job.initial.progress, Progress):
@@ -88,7 +86,7 @@ def train_with_recovery(
             if better_plans is not None:
                 better_plans.begin(plan, job.initial.progress)
                 look = better_plans.look
-            departures = Departures(client, plan.workers, look)
+            departures = Departures(client, plan.workers, fit.spare_for, look)
         run = PeersRun(
             client,
             plan,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -21,12 +21,14 @@ from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure, departure_named
 from skdistmlp.cluster.run.replacement import (
-    Choose,
+    AbandonedWorkers,
+    Unclaimed,
     await_workers,
     lost_among,
     plan_on,
     processes_of,
     recovery_of,
+    replacements,
 )
 from skdistmlp.exceptions import (
     ClusterError,
@@ -91,8 +93,8 @@ class RecoveringFit:
         What to train, from where it is.
     dataset : BaseDataset
         All rows.
-    choose : callable
-        See `Choose`.
+    unclaimed : callable
+        See `Unclaimed`.
     announced : Announced
         What the user has been told.
     checkpoint : Checkpoint or None
@@ -103,15 +105,14 @@ class RecoveringFit:
     plan: Plan
     job: TrainingJob
     dataset: BaseDataset
-    choose: Choose
+    unclaimed: Unclaimed
     announced: Announced
     checkpoint: Checkpoint | None = None
     _begun: float = field(default_factory=time.monotonic)
     # Read before anything is lost: they may be wrong.
     _allowed: int = field(default_factory=max_recoveries)
     _wait_s: float = field(default_factory=recovery_wait_s)
-    # Processes that are of no use any more, by address.
-    _gone: dict[str, str | None] = field(default_factory=dict)
+    _abandoned: AbandonedWorkers = field(default_factory=AbandonedWorkers)
 
     def __post_init__(self) -> None:
         # A run that begins again has to draw the same, though it may be NumPy's own
@@ -124,6 +125,16 @@ class RecoveringFit:
     def recovers(self) -> bool:
         """Whether it goes on after anything at all."""
         return self._allowed > 0
+
+    def spare_for(self, workers: Sequence[str]) -> Sequence[str]:
+        """Return workers that could take the place of some of the plan, if there are.
+
+        As `train` would find them now.
+        """
+        ranks = [self.plan.workers.index(worker) for worker in workers]
+        client, plan, unclaimed = self.client, self.plan, self.unclaimed
+        found = replacements(client, plan, ranks, self._abandoned, unclaimed)
+        return tuple(found.values())
 
     def train(self, run_of: Callable[[Plan, TrainingJob], Run]) -> TrainingState:
         """Train to the end; resume elsewhere whenever workers are lost or leave.
@@ -162,7 +173,8 @@ class RecoveringFit:
                 left_at = time.monotonic()
                 departure = run.departure
                 self._keep_newest(run)
-                others = self._others(departure, processes)
+                self._abandoned.add(departure, processes, handed_over=True)
+                others = self._others(departure)
                 if not others:
                     raise WorkerLostError(
                         f"{departure.why}. It handed its shard over, but no other "
@@ -180,7 +192,8 @@ class RecoveringFit:
                     # It would break at the same place: a firewall, say.
                     self._note_recoveries(error)
                     raise
-                others = self._others_after_loss(departure, processes)
+                self._abandoned.add(departure, processes, handed_over=False)
+                others = self._others_after_loss(departure)
                 if not others:
                     self._note_recoveries(error)
                     raise
@@ -230,20 +243,16 @@ class RecoveringFit:
             lost = lost_among(self.client, self.plan, processes, error)
         return Departure("lost" if lost else "broken", lost, what_happened(error))
 
-    def _others_after_loss(
-        self, departure: Departure, processes: Mapping[str, str]
-    ) -> tuple[str, ...]:
+    def _others_after_loss(self, departure: Departure) -> tuple[str, ...]:
         """Wait for workers, unless too many were lost before."""
         # The others are somebody's wish, or leave for good; and nothing was lost.
         faults = "lost", "broken"
         n_faults = sum(recovery.kind in faults for recovery in self.plan.recoveries)
         if departure.kind in faults and n_faults >= self._allowed:
             return ()
-        return self._others(departure, processes)
+        return self._others(departure)
 
-    def _others(
-        self, departure: Departure, processes: Mapping[str, str]
-    ) -> tuple[str, ...]:
+    def _others(self, departure: Departure) -> tuple[str, ...]:
         """Wait for workers to go on with.
 
         Nothing is held while this waits.
@@ -252,14 +261,14 @@ class RecoveringFit:
             return departure.plan.workers
         if departure.kind == "broken":
             return self.plan.workers
-        if departure.kind != "retired":
-            # Dask may refuse to retire one, such as the last. Then it is of use.
-            left = departure.workers
-            self._gone.update((worker, processes.get(worker)) for worker in left)
         try:
             with translate_dask_errors(self.client, (), WAITING):
                 return await_workers(
-                    self.client, self.plan, self._gone, self._wait_s, self.choose
+                    self.client,
+                    self.plan,
+                    self._abandoned,
+                    self._wait_s,
+                    self.unclaimed,
                 )
         except KeyboardInterrupt:
             if self.job.initial.network is None or not self._ends_anywhere:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from distributed import Client
 
 from skdistmlp.cluster.client.errors import CONNECTION_ERRORS
 from skdistmlp.cluster.client.rpc import check_open
 from skdistmlp.cluster.client.workers import (
+    accepts_tasks,
     known_workers,
     threads_of,
     worker_memory,
@@ -37,8 +38,8 @@ from skdistmlp.timeouts import PING_ANSWER_S, RECOVERY_POLL_S
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
 
-Choose = Callable[[Sequence[str], int], Sequence[str]]
-"""Takes spare workers and a number; returns as many of them, or those that are free."""
+Unclaimed = Callable[[Sequence[str]], Sequence[str]]
+"""From spare workers to those that no other fit holds."""
 
 
 def processes_of(client: Client) -> dict[str, str]:
@@ -71,12 +72,101 @@ def lost_among(
     return (*(worker for worker in plan.workers if worker in lost), *others)
 
 
+@dataclass
+class AbandonedWorkers:
+    """Workers that a fit has left and does without.
+
+    Attributes
+    ----------
+    lost : dict of str to str or None
+        Processes that are of no use any more, by address; see `processes_of`.
+    paused : set of str
+        Addresses of those that are of no use until they accept tasks again.
+    """
+
+    lost: dict[str, str | None] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
+
+    def add(
+        self, departure: Departure, processes: Mapping[str, str], handed_over: bool
+    ) -> None:
+        """Note which workers a fit leaves.
+
+        Parameters
+        ----------
+        departure : Departure
+            Why it leaves them.
+        processes : mapping of str to str
+            See `processes_of`; as of the beginning of the run.
+        handed_over : bool
+            Whether they have handed their shards over.
+        """
+        if departure.kind in ("retired", "moved"):
+            # Dask may refuse to retire one, such as the last. Then it is of use.
+            return
+        if departure.kind == "paused" and handed_over:
+            self.paused.update(departure.workers)
+            return
+        # For good. One that hangs is still said to accept tasks. One that was paused
+        # before the first round probably was so by its shard and rows: if it were of
+        # use once they are gone, it would be paused by them again, without end.
+        self.lost.update((w, processes.get(w)) for w in departure.workers)
+
+    def others(self, client: Client, statuses: Mapping[str, str]) -> set[str]:
+        """Return all other workers of the cluster."""
+        accepting = {w for w, status in statuses.items() if accepts_tasks(status)}
+        self.paused -= accepting
+        return {
+            worker
+            for worker, process in processes_of(client).items()
+            if worker not in self.paused
+            and (worker not in self.lost or process != self.lost[worker])
+        }
+
+
+def spare_workers(
+    client: Client, plan: Plan, abandoned: AbandonedWorkers
+) -> Sequence[str]:
+    """Return the workers outside of a plan with which a fit could go on.
+
+    They accept tasks, answer, and run the versions of this process. Other fits may hold
+    them.
+    """
+    usable = abandoned.others(client, worker_statuses(client))
+    spare = [
+        worker
+        for worker in workers_of(client)
+        if worker in usable and worker not in plan.workers
+    ]
+    return _compatible(client, spare)
+
+
+def replacements(
+    client: Client,
+    plan: Plan,
+    ranks: Sequence[int],
+    abandoned: AbandonedWorkers,
+    unclaimed: Unclaimed,
+) -> dict[int, str]:
+    """Return workers in the place of those of some ranks of a plan, by rank.
+
+    As far as there are any that no other fit holds.
+    """
+    spare = spare_workers(client, plan, abandoned)
+    return _seated(ranks, unclaimed(spare) if spare else ())
+
+
+def _seated(ranks: Sequence[int], workers: Sequence[str]) -> dict[int, str]:
+    """Return a worker for each rank, as far as there are enough."""
+    return dict(zip(ranks, workers, strict=False))
+
+
 def await_workers(
     client: Client,
     plan: Plan,
-    gone: Mapping[str, str | None],
+    abandoned: AbandonedWorkers,
     wait_s: float,
-    choose: Choose,
+    unclaimed: Unclaimed,
 ) -> tuple[str, ...]:
     """Wait until as many workers are there as before, or for as long as is allowed.
 
@@ -86,12 +176,12 @@ def await_workers(
         A connected client.
     plan : Plan
         Of before.
-    gone : mapping of str to str or None
-        Processes that are of no use any more, by address; see `processes_of`.
+    abandoned : AbandonedWorkers
+        Those that are of no use.
     wait_s : float
         Seconds to wait.
-    choose : callable
-        Which spare workers to take, if there are more than enough.
+    unclaimed : callable
+        Says which spare workers no other fit holds.
 
     Returns
     -------
@@ -103,38 +193,28 @@ def await_workers(
     deadline = time.monotonic() + wait_s
     while True:
         check_open(client)
-        present = {
-            worker: process
-            for worker, process in processes_of(client).items()
-            if worker not in gone or process != gone[worker]
-        }
         statuses = worker_statuses(client)
+        usable = abandoned.others(client, statuses)
         # Those of the plan may be paused for a moment; others have to accept tasks. One
         # that has left a moment ago has no status any more, but the client may not
         # know yet that it is gone.
         kept = [
             worker
             for worker in plan.workers
-            if worker in present
+            if worker in usable
             and statuses.get(worker) not in (None, "closing_gracefully")
         ]
-        spare = _compatible(
-            client,
-            [
-                worker
-                for worker in workers_of(client)
-                if worker in present and worker not in kept
-            ],
-        )
-        n_missing = plan.n_workers - len(kept)
-        free = choose(spare, n_missing) if spare and n_missing else ()
-        if len(free) == n_missing:
-            taken = iter(free)
-            return tuple(
-                worker if worker in kept else next(taken) for worker in plan.workers
-            )
+        missing = [r for r, worker in enumerate(plan.workers) if worker not in kept]
+        found = {}
+        if missing:
+            found = replacements(client, plan, missing, abandoned, unclaimed)
+        if len(found) == len(missing):
+            return tuple(found.get(r, worker) for r, worker in enumerate(plan.workers))
         if time.monotonic() > deadline:
-            return (*kept, *free) or tuple(spare[:n_missing])
+            if kept or found:
+                return (*kept, *found.values())
+            spare = spare_workers(client, plan, abandoned)
+            return tuple(_seated(missing, spare).values())
         time.sleep(RECOVERY_POLL_S)
 
 

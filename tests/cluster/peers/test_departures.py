@@ -13,6 +13,7 @@ from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.run.departure import Departure, departure_named
+from skdistmlp.cluster.run.reservation import reserve_workers
 from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_recovery import (
     assert_same_bits,
@@ -44,7 +45,7 @@ def statuses(monkeypatch) -> dict[str, str]:
 
 
 def test_a_worker_that_is_being_retired_is_left(statuses):
-    departures = Departures(None, (A, B))
+    departures = Departures(None, (A, B), lambda _: ())
     assert departures.among((A, B)) is None
     statuses[B] = "closing_gracefully"
     why = f"worker {B} is being retired"
@@ -57,29 +58,37 @@ def test_a_worker_that_is_being_retired_is_left(statuses):
 
 def test_those_that_are_being_retired_are_left_first(statuses):
     statuses.update({A: "paused", B: "closing_gracefully"})
-    departure = Departures(None, (A, B)).among((A, B))
+    departure = Departures(None, (A, B), lambda _: ()).among((A, B))
     assert (departure.kind, departure.workers) == ("retired", (B,))
 
 
 def test_a_paused_worker_is_left_if_another_may_take_its_place(statuses):
     statuses[A] = "paused"
-    departure = Departures(None, (A, B)).among((A, B))
+    asked, spare = [], [C]
+
+    def spare_for(workers):
+        asked.append(workers)
+        return spare
+
+    departures = Departures(None, (A, B), spare_for)
+    departure = departures.among((A, B))
     assert (departure.kind, departure.workers) == ("paused", (A,))
     statuses[B] = "paused"
-    assert Departures(None, (A, B)).among((A, B)) is None
-    statuses[C] = "paused"
-    assert Departures(None, (A, B)).among((A, B)) is None
+    assert departures.among((A, B)) is None
+    del spare[:]
+    assert departures.among((B,)) is None
+    assert asked == [(A,), (A, B), (B,)]
 
 
 def test_a_paused_worker_that_resumes_is_not_left(statuses, monkeypatch):
     statuses[A] = "paused"
     monkeypatch.setattr(module, "resume_paused", lambda *_: [])
-    assert Departures(None, (A, B)).among((A, B)) is None
+    assert Departures(None, (A, B), lambda _: [C]).among((A, B)) is None
 
 
 def test_the_scheduler_is_not_asked_after_every_short_round(statuses, monkeypatch):
     statuses[A] = "closing_gracefully"
-    departures = Departures(None, (A, B))
+    departures = Departures(None, (A, B), lambda _: ())
     assert departures.after_round((), 0.0) is None
     departures._next_look_at = 0.0
     assert departures.after_round((), 0.0) is not None
@@ -94,7 +103,7 @@ def test_a_faster_plan_is_looked_for_on_workers_that_accept_tasks(statuses):
         asked.append(round_)
         return move
 
-    departures = Departures(None, (A, B), look)
+    departures = Departures(None, (A, B), lambda _: (), look)
     assert departures.after_round(("a report",), 0.5) == move
     statuses[A] = "closing_gracefully"
     departures._next_look_at = 0.0
@@ -391,6 +400,32 @@ def test_a_worker_that_is_paused_for_a_moment_keeps_its_shard(
     when_round_starts(monkeypatch, 3, lambda workers: pause(workers[1]))
     clf = bounded(classifier(client).fit, *data)
     assert len(resumed) == 1
+    assert (clf.recoveries_, epochs) == ((), EACH_EPOCH)
+
+
+def test_a_paused_worker_is_waited_for_while_another_fit_holds_the_spare(
+    client, data, epochs, pause, monkeypatch
+):
+    """It has as long to resume as if there were no spare worker."""
+    among, looks = Departures.among, []
+
+    def look(departures, workers):
+        departure = among(departures, workers)
+        if not looks and worker_statuses(client)[paused] == "paused":
+            looks.append(departure)
+            pause(paused, "running")
+        return departure
+
+    _, paused, spare = client.nthreads()
+    monkeypatch.setattr(Departures, "among", look)
+    when_round_starts(monkeypatch, 3, lambda _: pause(paused))
+    with (
+        reserve_workers(client, [spare], lambda: None),
+        dask.config.set({"skdistmlp.recovery-wait": "0s"}),
+    ):
+        clf = bounded(classifier(client).fit, *data)
+    assert looks == [None]
+    assert clf.plan_.workers[1] == paused
     assert (clf.recoveries_, epochs) == ((), EACH_EPOCH)
 
 

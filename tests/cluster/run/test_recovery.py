@@ -87,7 +87,7 @@ def fit_on(client):
                 plan,
                 replace(job, split=plan.split),
                 dataset,
-                lambda spare, number: spare[:number],
+                lambda spare: spare,
                 Announced(),
                 kept,
             )
@@ -217,6 +217,24 @@ def test_departures_do_not_count_as_losses(fit_on):
     kinds = [recovery.kind for recovery in fit.plan.recoveries]
     assert kinds == ["retired", "retired", "lost"]
     assert len(plans) == 4
+
+
+def test_a_paused_worker_that_has_resumed_is_of_use_again(fit_on):
+    def pauses(plan):
+        paused = Departure("paused", (plan.workers[1],), "worker x is paused")
+        return {"ends_with": None, "n_iter": 1, "departure": paused}
+
+    fit, run_of, plans, _ = fit_on(pauses, ends)
+    fit.train(run_of)
+    assert plans[1].workers == plans[0].workers
+    assert [recovery.kind for recovery in fit.plan.recoveries] == ["paused"]
+
+
+def test_it_says_who_could_take_the_place_of_workers(fit_on, client):
+    fit, _, _, _ = fit_on(ends)
+    first, second, third = client.nthreads()
+    assert fit.spare_for((second,)) == (third,)
+    assert fit.spare_for((first, second)) == (third,)
 
 
 def breaks(n_iter):

@@ -9,11 +9,13 @@ from skdistmlp import WorkerLostError
 from skdistmlp.cluster.run import replacement
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.replacement import (
+    AbandonedWorkers,
     await_workers,
     lost_among,
     plan_on,
     processes_of,
     recovery_of,
+    replacements,
 )
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.plan import plan_training
@@ -22,8 +24,13 @@ from tests.cluster.support import bounded
 from tests.training.jobs import dataset_of, job_of
 
 
-def first_of(spare, number):
-    return spare[:number]
+def all_of(spare):
+    return spare
+
+
+def without(lost):
+    """Return workers that are lost, by address."""
+    return AbandonedWorkers(dict(lost))
 
 
 def test_a_worker_that_is_restarted_at_its_address_was_lost(client):
@@ -34,13 +41,13 @@ def test_a_worker_that_is_restarted_at_its_address_was_lost(client):
     assert lost_among(client, plan, before, error) == ()
     old = before | {second: "another directory"}
     assert lost_among(client, plan, old, error) == (second,)
-    found = await_workers(client, plan, {second: old[second]}, 0.0, first_of)
+    found = await_workers(client, plan, without({second: old[second]}), 0.0, all_of)
     assert found == (first, second)
     # It is still the same process.
-    found = await_workers(client, plan, {second: before[second]}, 0.0, first_of)
+    found = await_workers(client, plan, without({second: before[second]}), 0.0, all_of)
     assert found == (first, third)
     both = {second: before[second], third: before[third]}
-    assert await_workers(client, plan, both, 0.0, first_of) == (first,)
+    assert await_workers(client, plan, without(both), 0.0, all_of) == (first,)
 
 
 def test_a_spare_worker_with_another_version_is_left_where_it_is(cluster):
@@ -57,10 +64,10 @@ def test_a_spare_worker_with_another_version_is_left_where_it_is(cluster):
         gone = {second: processes_of(client)[second]}
         version = client.run(set_version, "0.0.1", workers=[third])[third]
         try:
-            assert await_workers(client, plan, gone, 0.0, first_of) == (first,)
+            assert await_workers(client, plan, without(gone), 0.0, all_of) == (first,)
         finally:
             client.run(set_version, version, workers=[third])
-        assert await_workers(client, plan, gone, 0.0, first_of) == (first, third)
+        assert await_workers(client, plan, without(gone), 0.0, all_of) == (first, third)
 
 
 def test_a_spare_worker_that_does_not_answer_is_left_where_it_is(client, monkeypatch):
@@ -75,7 +82,7 @@ def test_a_spare_worker_that_does_not_answer_is_left_where_it_is(client, monkeyp
 
     monkeypatch.setattr(replacement, "PING_ANSWER_S", 0.1)
     monkeypatch.setattr(replacement, "check_versions", never)
-    found = bounded(await_workers, client, plan, gone, 0.0, first_of)
+    found = bounded(await_workers, client, plan, without(gone), 0.0, all_of)
     assert found == (first,)
 
 
@@ -84,13 +91,13 @@ def test_a_spare_worker_of_another_fit_is_taken_if_nobody_else_is_left(client):
     plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
     processes = processes_of(client)
 
-    def all_held(spare, number):
+    def all_held(spare):
         return ()
 
     gone = {second: processes[second]}
-    assert await_workers(client, plan, gone, 0.0, all_held) == (first,)
+    assert await_workers(client, plan, without(gone), 0.0, all_held) == (first,)
     gone[first] = processes[first]
-    assert await_workers(client, plan, gone, 0.0, all_held) == (third,)
+    assert await_workers(client, plan, without(gone), 0.0, all_held) == (third,)
 
 
 def test_a_lost_worker_outside_of_the_plan_is_named_last(client):
@@ -109,14 +116,14 @@ def test_a_worker_that_is_being_retired_is_of_use_once_that_is_refused(
     statuses[first] = "closing_gracefully"
     monkeypatch.setattr(replacement, "worker_statuses", lambda _: statuses)
     monkeypatch.setattr(replacement, "workers_of", lambda _: (second, third))
-    assert await_workers(client, plan, {}, 0.0, first_of) == (third, second)
+    assert await_workers(client, plan, without({}), 0.0, all_of) == (third, second)
     monkeypatch.setattr(replacement, "workers_of", lambda _: (second,))
-    assert await_workers(client, plan, {}, 0.0, first_of) == (second,)
+    assert await_workers(client, plan, without({}), 0.0, all_of) == (second,)
     # It has left, and the client does not know yet.
     del statuses[first]
-    assert await_workers(client, plan, {}, 0.0, first_of) == (second,)
+    assert await_workers(client, plan, without({}), 0.0, all_of) == (second,)
     statuses[first] = "running"
-    assert await_workers(client, plan, {}, 0.0, first_of) == (first, second)
+    assert await_workers(client, plan, without({}), 0.0, all_of) == (first, second)
 
 
 @pytest.mark.parametrize(("engine", "n_replicas"), [("peers", 2), ("futures", 1)])
@@ -131,6 +138,44 @@ def test_fewer_workers_share_the_network_as_the_engine_can(client, engine, n_rep
     assert plan.reason == "1 worker fewer than before (why)"
     same = plan_on(client, plan, workers[1:], job, dataset)
     assert same == replace(plan, workers=workers[1:])
+
+
+def test_a_worker_that_was_paused_is_of_use_once_it_accepts_tasks(client):
+    first, second, third = client.nthreads()
+    processes = processes_of(client)
+    statuses = dict.fromkeys(processes, "running")
+    abandoned = AbandonedWorkers()
+    paused = Departure("paused", (second,), "it is paused")
+    abandoned.add(paused, processes, handed_over=True)
+    statuses[second] = "paused"
+    assert abandoned.others(client, statuses) == {first, third}
+    statuses[second] = "running"
+    assert abandoned.others(client, statuses) == {first, second, third}
+    # From then on, it may be paused for a moment like any other.
+    statuses[second] = "paused"
+    assert abandoned.others(client, statuses) == {first, second, third}
+
+
+def test_a_worker_that_was_paused_by_its_shard_is_of_no_use_any_more(client):
+    first, second, third = client.nthreads()
+    processes = processes_of(client)
+    statuses = dict.fromkeys(processes, "running")
+    abandoned = AbandonedWorkers()
+    paused = Departure("paused", (second,), "it is paused")
+    abandoned.add(paused, processes, handed_over=False)
+    assert abandoned.others(client, statuses) == {first, third}
+
+
+def test_replacements_are_those_that_a_fit_would_find(client):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    nobody = AbandonedWorkers()
+    assert replacements(client, plan, [1], nobody, all_of) == {1: third}
+    found = replacements(client, plan, [0, 1], nobody, all_of)
+    assert tuple(found.values()) == (third,)
+    assert replacements(client, plan, [1], nobody, lambda _: ()) == {}
+    gone = without({third: processes_of(client)[third]})
+    assert replacements(client, plan, [1], gone, all_of) == {}
 
 
 def recovered(job, before, plan):
