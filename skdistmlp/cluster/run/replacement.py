@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from distributed import Client
 
 from skdistmlp.cluster.client.errors import CONNECTION_ERRORS
-from skdistmlp.cluster.client.rpc import check_open
+from skdistmlp.cluster.client.rpc import answers_in_time, check_open
 from skdistmlp.cluster.client.workers import (
     accepts_tasks,
     known_workers,
@@ -19,6 +19,7 @@ from skdistmlp.cluster.client.workers import (
     workers_of,
 )
 from skdistmlp.cluster.run.departure import Departure
+from skdistmlp.cluster.run.free_memory import look_at_memory
 from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.exceptions import (
@@ -30,7 +31,7 @@ from skdistmlp.exceptions import (
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import cost_of_training
-from skdistmlp.planning.plan import Plan, plan_training
+from skdistmlp.planning.plan import Plan, WorkerMemory, plan_training
 from skdistmlp.planning.recovery import Recovery
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
 from skdistmlp.settings import rows_memory_share
@@ -150,15 +151,50 @@ def replacements(
 ) -> dict[int, str]:
     """Return workers in the place of those of some ranks of a plan, by rank.
 
-    As far as there are any that no other fit holds.
+    As far as there are any that no other fit holds and that have enough memory.
     """
     spare = spare_workers(client, plan, abandoned)
-    return _seated(ranks, unclaimed(spare) if spare else ())
+    free = unclaimed(spare) if spare else ()
+    needed = max((n for r, n in enumerate(plan.bytes_held) if r in ranks), default=0)
+    return _seated(plan, ranks, free, _memory_now(client, free, needed))
 
 
-def _seated(ranks: Sequence[int], workers: Sequence[str]) -> dict[int, str]:
-    """Return a worker for each rank, as far as there are enough."""
-    return dict(zip(ranks, workers, strict=False))
+def _memory_now(
+    client: Client, workers: Sequence[str], needed: int
+) -> dict[str, WorkerMemory]:
+    """Return the memory of workers, of each that has a limit.
+
+    One that seems to have less than is needed is asked itself, and first returns what
+    it has freed: only for that, a fit should not do without it.
+    """
+    memory = worker_memory(client, workers)
+    short = [worker for worker, its in memory.items() if its.free < needed]
+    if short:
+        answers = answers_in_time(client, short, look_at_memory, __name__, True)
+        for worker, (usable, taken) in answers.items():
+            memory[worker] = replace(memory[worker], usable=usable, taken=taken)
+    return memory
+
+
+def _seated(
+    plan: Plan,
+    ranks: Sequence[int],
+    workers: Sequence[str],
+    memory: Mapping[str, WorkerMemory],
+) -> dict[int, str]:
+    """Return a worker with enough memory for each rank, as far as there are any."""
+    needed = dict.fromkeys(ranks, 0)
+    needed.update((r, n) for r, n in enumerate(plan.bytes_held) if r in ranks)
+    left, found = list(workers), {}
+    # From the largest on: who has room for it has room for each of the others, so that
+    # it does not matter which of them it takes.
+    for rank in sorted(ranks, key=needed.__getitem__, reverse=True):
+        for worker in left:
+            if worker not in memory or needed[rank] <= memory[worker].free:
+                found[rank] = worker
+                left.remove(worker)
+                break
+    return dict(sorted(found.items()))
 
 
 def await_workers(
@@ -187,8 +223,9 @@ def await_workers(
     -------
     tuple of str
         As many as before, each in the place of one that is still there, if they have
-        come in time; otherwise all that are there and that no other fit holds. If none
-        is left, those that another holds: they can be waited for.
+        come in time; otherwise all that are there, have enough memory, and that no
+        other fit holds. If none is left, those that another holds: they can be waited
+        for.
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -214,7 +251,12 @@ def await_workers(
             if kept or found:
                 return (*kept, *found.values())
             spare = spare_workers(client, plan, abandoned)
-            return tuple(_seated(missing, spare).values())
+            # As it will be when the fits that hold them have ended.
+            memory = {
+                worker: replace(its, taken=0)
+                for worker, its in worker_memory(client, spare).items()
+            }
+            return tuple(_seated(plan, missing, spare, memory).values())
         time.sleep(RECOVERY_POLL_S)
 
 

@@ -18,7 +18,7 @@ from skdistmlp.cluster.run.replacement import (
     replacements,
 )
 from skdistmlp.planning.cost import StepCost, cost_of_training
-from skdistmlp.planning.plan import plan_training
+from skdistmlp.planning.plan import WorkerMemory, plan_training
 from skdistmlp.training.progress import LbfgsProgress
 from tests.cluster.support import bounded
 from tests.training.jobs import dataset_of, job_of
@@ -176,6 +176,78 @@ def test_replacements_are_those_that_a_fit_would_find(client):
     assert replacements(client, plan, [1], nobody, lambda _: ()) == {}
     gone = without({third: processes_of(client)[third]})
     assert replacements(client, plan, [1], gone, all_of) == {}
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Memory limits of workers, by address, of whom none takes or frees anything."""
+    limits = {}
+
+    def known(_client, workers):
+        return {w: WorkerMemory(limits[w]) for w in workers if w in limits}
+
+    monkeypatch.setattr(replacement, "worker_memory", known)
+    monkeypatch.setattr(replacement, "answers_in_time", lambda *_: {})
+    return limits
+
+
+def test_a_spare_worker_with_too_little_memory_is_left_where_it_is(client, memory):
+    first, small, large = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first], StepCost.of_step(10))
+    gone = {first: processes_of(client)[first]}
+    memory.update({small: plan.bytes_held[0] - 1, large: plan.bytes_held[0]})
+    assert await_workers(client, plan, without(gone), 0.0, all_of) == (large,)
+    gone[large] = processes_of(client)[large]
+    assert await_workers(client, plan, without(gone), 0.0, all_of) == ()
+    assert replacements(client, plan, [0], without(gone), all_of) == {}
+    # Without a limit.
+    memory.clear()
+    assert await_workers(client, plan, without(gone), 0.0, all_of) == (small,)
+
+
+def test_the_largest_shard_takes_the_largest_worker(client, memory):
+    first, small, large = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", ["a", "b"], StepCost.of_step(10))
+    gone = without({first: processes_of(client)[first]})
+    for held in ((100, 10), (10, 100)):
+        plan = replace(plan, bytes_held=held)
+        memory.update({small: 10, large: 100})
+        expected = {held.index(10): small, held.index(100): large}
+        assert replacements(client, plan, [0, 1], gone, all_of) == expected
+        memory[large] = 99
+        expected = {held.index(10): small}
+        assert replacements(client, plan, [0, 1], gone, all_of) == expected
+
+
+def test_a_worker_that_has_freed_memory_since_is_of_use(client, monkeypatch):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    limit = 10**12
+
+    def full(_client, workers):
+        return {worker: WorkerMemory(limit, taken=limit) for worker in workers}
+
+    monkeypatch.setattr(replacement, "worker_memory", full)
+    assert replacements(client, plan, [1], without({}), all_of) == {1: third}
+
+
+def test_workers_that_another_fit_holds_have_room_once_it_has_ended(
+    client, monkeypatch
+):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    limit = max(plan.bytes_held)
+
+    def full(_client, workers):
+        return {worker: WorkerMemory(limit, taken=limit) for worker in workers}
+
+    def nobody(_workers):
+        return ()
+
+    monkeypatch.setattr(replacement, "worker_memory", full)
+    processes = processes_of(client)
+    gone = {worker: processes[worker] for worker in (first, second)}
+    assert await_workers(client, plan, without(gone), 0.0, nobody) == (third,)
 
 
 def recovered(job, before, plan):
