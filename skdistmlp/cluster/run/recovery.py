@@ -113,6 +113,8 @@ class RecoveringFit:
     _allowed: int = field(default_factory=max_recoveries)
     _wait_s: float = field(default_factory=recovery_wait_s)
     _abandoned: AbandonedWorkers = field(default_factory=AbandonedWorkers)
+    # After which epoch an exchange of the last run failed, if that is what ended it.
+    _broke_at: int | None = None
 
     def __post_init__(self) -> None:
         # A run that begins again has to draw the same, though it may be NumPy's own
@@ -185,11 +187,11 @@ class RecoveringFit:
                 if not self._may_recover(error, run):
                     self._note_recoveries(error)
                     raise
-                began_at = self._n_iter
                 self._keep_newest(run)
                 departure = self._departure_after(error, processes)
-                if departure.kind == "broken" and run.n_iter == began_at:
-                    # It would break at the same place: a firewall, say.
+                if departure.kind != "broken":
+                    self._broke_at = None
+                elif self._would_break_again(error, run.n_iter):
                     self._note_recoveries(error)
                     raise
                 self._abandoned.add(departure, processes, handed_over=False)
@@ -242,6 +244,22 @@ class RecoveringFit:
                     return departure
             lost = lost_among(self.client, self.plan, processes, error)
         return Departure("lost" if lost else "broken", lost, what_happened(error))
+
+    def _would_break_again(self, error: ClusterError, n_iter: int) -> bool:
+        """Say whether the same is to be expected on the same workers.
+
+        Parameters
+        ----------
+        error : ClusterError
+            What broke, although all workers are there.
+        n_iter : int
+            The last epoch or iteration that had ended by then.
+        """
+        broke_at, self._broke_at = self._broke_at, n_iter
+        if isinstance(error, ExchangeError) and error.before_training:
+            # They have never reached each other: a firewall, say.
+            return True
+        return broke_at == n_iter
 
     def _others_after_loss(self, departure: Departure) -> tuple[str, ...]:
         """Wait for workers, unless too many were lost before."""

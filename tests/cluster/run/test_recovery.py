@@ -258,6 +258,37 @@ def test_an_exchange_that_fails_at_the_same_place_is_not(fit_on):
     assert len(plans) == 2
 
 
+def test_one_that_fails_in_the_first_epoch_is_repeated_once(fit_on):
+    fit, run_of, plans, _ = fit_on(breaks(0), ends)
+    fit.train(run_of)
+    (recovery,) = fit.plan.recoveries
+    assert (recovery.kind, recovery.n_iter, len(plans)) == ("broken", 0, 2)
+    fit, run_of, plans, _ = fit_on(breaks(0), breaks(0))
+    with pytest.raises(ExchangeError):
+        fit.train(run_of)
+    assert len(plans) == 2
+
+
+def test_one_that_fails_right_after_a_loss_is_repeated(fit_on):
+    fit, run_of, _, _ = fit_on(breaks(2), loses(2), breaks(2), ends)
+    fit.train(run_of)
+    kinds = [recovery.kind for recovery in fit.plan.recoveries]
+    assert kinds == ["broken", "lost", "broken"]
+
+
+def test_the_same_place_is_that_of_the_failure_not_of_the_copies(fit_on):
+    def late(plan):
+        return breaks(2)(plan) | {"reached": 7}
+
+    fit, run_of, plans, _ = fit_on(late, breaks(2), ends)
+    fit.train(run_of)
+    assert len(plans) == 3
+    fit, run_of, plans, _ = fit_on(late, late)
+    with pytest.raises(ExchangeError):
+        fit.train(run_of)
+    assert len(plans) == 2
+
+
 def test_one_that_fails_before_any_copy_was_taken_is_repeated(fit_on):
     fit, run_of, plans, _ = fit_on(lambda _: breaks(0)(_) | {"reached": 7}, ends)
     fit.train(run_of)
@@ -303,6 +334,12 @@ def test_failed_exchanges_are_bounded(fit_on):
     assert len(plans) == 2
 
 
+def before_training(message):
+    error = ExchangeError(message)
+    error.before_training = True
+    return error
+
+
 @pytest.mark.parametrize(
     "end",
     [
@@ -312,8 +349,8 @@ def test_failed_exchanges_are_bounded(fit_on):
             "n_iter": 1,
             "is_interrupted": True,
         },
-        # All workers answer, and it broke at the first epoch: it would again.
-        {"ends_with": ExchangeError("cut"), "n_iter": 0},
+        # All workers answer, and have never reached each other.
+        {"ends_with": before_training("cut"), "n_iter": 0},
     ],
 )
 def test_other_errors_end_the_fit(fit_on, end):
