@@ -58,13 +58,13 @@ class ExchangeError(ClusterError):
     before_training : bool
         Whether a fit ended with this before its shards had found each other, and so
         before its first step.
-    cannot_connect : bool
-        Whether one worker could not reach another, as behind a firewall: other fits on
-        these workers would fail too.
+    apart : tuple of (int, int)
+        Ranks of shards that could not connect to each other, pair by pair, if that is
+        what failed.
     """
 
     before_training: bool = False
-    cannot_connect: bool = False
+    apart: tuple[tuple[int, int], ...] = ()
 
 
 class CheckpointError(SkdistmlpError):

@@ -170,7 +170,7 @@ def _note_unreachable(error: ExchangeError, plan: Plan, client: Any) -> None:
     """
     from skdistmlp.cluster.peers.measurement import note_unreachable
 
-    if error.cannot_connect and client is not None:
+    if error.apart and client is not None:
         note_unreachable(client, plan.workers, what_happened(error))
 
 

@@ -215,7 +215,8 @@ def meet(
             steps = _connect_side(
                 connection, addresses[peer], parties, rank, peer, credentials
             )
-            handshakes.append(_Handshake(connection, steps, names[peer]))
+            pair = rank, peer
+            handshakes.append(_Handshake(connection, steps, names[peer], pair))
         # All handshakes advance in turns, none of them blocks: a peer that is silent,
         # malicious or out of reach delays no other, and no order of waiting can form a
         # cycle.
@@ -292,7 +293,11 @@ class _Handshake:
     """
 
     def __init__(
-        self, connection: socket.socket, steps: Steps, name: str | None = None
+        self,
+        connection: socket.socket,
+        steps: Steps,
+        name: str | None = None,
+        pair: tuple[int, int] | None = None,
     ) -> None:
         self.connection = connection
         self.event = NOT_BEGUN
@@ -301,6 +306,7 @@ class _Handshake:
         self.has_named_run = False
         self._steps = steps
         self._name = name
+        self._pair = pair
         self._deadline = time.monotonic() + HANDSHAKE_TIMEOUT_S
 
     def advance(self) -> None:
@@ -320,7 +326,7 @@ class _Handshake:
             self.event, self.peer = OVER, end.value
         except _CannotConnectError as error:
             message, cause = error.args
-            self._fail(message, cause, cannot_connect=True)
+            self._fail(message, cause, apart=True)
         except OSError as error:
             self._fail(f"connection to {self._name} failed: {reason(error)}", error)
         except ExchangeError as error:
@@ -335,15 +341,14 @@ class _Handshake:
         late = self.is_accepted and time.monotonic() > self._deadline
         return late or self.event == OVER
 
-    def _fail(
-        self, message: str, error: Exception, cannot_connect: bool = False
-    ) -> None:
+    def _fail(self, message: str, error: Exception, apart: bool = False) -> None:
         self.event = OVER
         # Anybody may connect and fail: only a shard that is needed ends the fit.
         if not self.is_accepted:
-            failed = ExchangeError(message)
-            failed.cannot_connect = cannot_connect
-            raise failed from error
+            failure = ExchangeError(message)
+            if apart and self._pair is not None:
+                failure.apart = (self._pair,)
+            raise failure from error
 
 
 class _CannotConnectError(Exception):

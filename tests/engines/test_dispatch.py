@@ -97,17 +97,15 @@ def test_only_a_fit_that_has_not_begun_is_planned_again(client, before_training)
 
 
 @pytest.mark.usefixtures("forgets")
-@pytest.mark.parametrize("cannot_connect", [True, False])
+@pytest.mark.parametrize("apart", [((0, 1),), ()])
 def test_workers_that_could_not_connect_are_noted_and_not_those_of_the_next_plan(
-    client, cannot_connect
+    client, apart
 ):
     request = EngineRequest(client, 2, 0, "auto")
-    first, second = plans_of_broken_fit(
-        request, before_training=True, cannot_connect=cannot_connect
-    )
+    first, second = plans_of_broken_fit(request, before_training=True, apart=apart)
     # The first plan's choice counts for a while, since its fit has not arrived.
     assert {*second.workers} != {*first.workers}
-    noted = "no connection" if cannot_connect else None
+    noted = "no connection" if apart else None
     assert unreachable_before(client, first.workers) == noted
     assert unreachable_before(client, second.workers) is None
 
@@ -115,7 +113,7 @@ def test_workers_that_could_not_connect_are_noted_and_not_those_of_the_next_plan
 @pytest.mark.usefixtures("forgets")
 def test_workers_that_were_asked_for_are_not_noted(client):
     request = EngineRequest(client, 2, 0, "peers")
-    (plan,) = plans_of_broken_fit(request, before_training=True, cannot_connect=True)
+    (plan,) = plans_of_broken_fit(request, before_training=True, apart=((0, 1),))
     assert unreachable_before(client, plan.workers) is None
 
 

@@ -331,7 +331,8 @@ def test_an_unreachable_shard_is_named_with_advice(listeners):
     # The documented class, not an internal one.
     assert refused.type is ExchangeError
     assert isinstance(refused.value.__cause__, ConnectionRefusedError)
-    assert pickle.loads(pickle.dumps(refused.value)).cannot_connect
+    # Which is known in the client too.
+    assert pickle.loads(pickle.dumps(refused.value)).apart == ((1, 0),)
     assert str(refused.value).startswith(
         f"{names[1]} cannot connect to {names[0]} at port {addresses[0][1]} of "
         f"127.0.0.1: connection refused. "
@@ -410,7 +411,7 @@ def test_a_peer_that_is_not_the_expected_shard_is_named(listeners, data, message
             meeting(listeners[:2], 1)
         left.result(30)
     # It was there.
-    assert not failed.value.cannot_connect
+    assert not failed.value.apart
 
 
 def test_a_port_in_use_is_reported(listeners):

@@ -30,10 +30,9 @@ def raise_cause(tasks: Placement, futures: Sequence[Future[Any]]) -> NoReturn:
             if not isinstance(error, ExchangeError):
                 raise error
         if time.monotonic() > deadline:
-            raise min(errors, key=_is_consequence) if errors else CancelledError
+            # Of those that say who could not connect to whom, rather than of those to
+            # whom connections were closed for that.
+            errors.sort(key=lambda error: not getattr(error, "apart", ()))
+            raise errors[0] if errors else CancelledError
         tasks.watch.check_presence()
         time.sleep(LOSS_POLL_S)
-
-
-def _is_consequence(error: BaseException) -> bool:
-    return not (isinstance(error, ExchangeError) and error.cannot_connect)

@@ -161,7 +161,7 @@ class Probe:
             )
         except ExchangeError as error:
             if time.monotonic() <= deadline:
-                if not error.cannot_connect:
+                if not error.apart:
                     # Somebody went away, or nobody wants this any more.
                     raise
                 raise MeetingError(str(error)) from error

@@ -87,16 +87,17 @@ class RoundStart:
             for other in missing.get(self._workers[rank], ())
         }
         are_apart = bool(pairs) and not silent
-        if are_apart:
-            named = f"{'; '.join(self._between(pairs))}. {ADVICE}"
-        else:
+        if not are_apart:
             named = f"to {self._named(silent or lost)}"
+        else:
+            named = f"{'; '.join(self._between(pairs))}. {ADVICE}"
         error = ExchangeError(
             f"the shards could not connect to each other within "
             f"{self._roster.timeout_s:g} s (skdistmlp.exchange-timeout): no connection "
             f"{named}"
         )
-        error.cannot_connect = are_apart
+        if are_apart:
+            error.apart = tuple((min(pair), max(pair)) for pair in pairs)
         return error
 
     def _between(self, pairs: set[frozenset[int]]) -> Iterator[str]:

@@ -37,13 +37,19 @@ class ReachabilityCheck:
     awaited : callable
         Returns the futures that the caller waits for; those that are done do not
         matter.
+    workers : sequence of str
+        Addresses of the workers of the shards, for which an error has their ranks.
     """
 
     def __init__(
-        self, client: Client, awaited: Callable[[], Iterable[Future[Any]]]
+        self,
+        client: Client,
+        awaited: Callable[[], Iterable[Future[Any]]],
+        workers: Sequence[str] = (),
     ) -> None:
         self._client = client
         self._awaited = awaited
+        self._workers = tuple(workers)
         self._timeout_s = exchange_timeout_s()
         # Not at once: most runs end before they need the question.
         self._due_at = time.monotonic() + self._timeout_s
@@ -68,14 +74,20 @@ class ReachabilityCheck:
         # An error is no answer: the connection to the scheduler may have been lost.
         if answer.cancelled() or answer.exception() is not None:
             return
-        for worker, other in answer.result():
-            raise ExchangeError(
+        pairs = answer.result()
+        for worker, other in pairs:
+            error = ExchangeError(
                 f"worker {worker} could not connect to worker {other} within "
                 f"{2 * self._timeout_s:g} s (twice skdistmlp.exchange-timeout), though "
                 f"both answer this process. Allow connections between all workers, on "
                 f"the ports of their addresses, or use engine='local', with arrays in "
                 f"place of Dask collections."
             )
+            ranks = {worker: rank for rank, worker in enumerate(self._workers)}
+            error.apart = tuple(
+                (ranks[a], ranks[b]) for a, b in pairs if a in ranks and b in ranks
+            )
+            raise error
 
     def close(self) -> None:
         """Stop waiting for answers."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -115,6 +116,8 @@ class RecoveringFit:
     _abandoned: AbandonedWorkers = field(default_factory=AbandonedWorkers)
     # After which epoch an exchange of the last run failed, if that is what ended it.
     _broke_at: int | None = None
+    # How often each worker was one of two that could not connect to each other.
+    _n_apart: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         # A run that begins again has to draw the same, though it may be NumPy's own
@@ -188,12 +191,11 @@ class RecoveringFit:
                     self._note_recoveries(error)
                     raise
                 self._keep_newest(run)
-                departure = self._departure_after(error, processes)
-                if departure.kind != "broken":
-                    self._broke_at = None
-                elif self._would_break_again(error, run.n_iter):
+                found = self._departure_after(error, processes, run.n_iter)
+                if found is None:
                     self._note_recoveries(error)
                     raise
+                departure = found
                 self._abandoned.add(departure, processes, handed_over=False)
                 others = self._others_after_loss(departure)
                 if not others:
@@ -230,10 +232,23 @@ class RecoveringFit:
         return 0 if progress is None else int(progress.n_iter)
 
     def _departure_after(
-        self, error: ClusterError, processes: Mapping[str, str]
-    ) -> Departure:
-        """Return what an error means: which workers the fit does without, and why."""
+        self, error: ClusterError, processes: Mapping[str, str], n_iter: int
+    ) -> Departure | None:
+        """Return what an error means: which workers the fit does without, and why.
+
+        None if the error is to be expected again.
+
+        Parameters
+        ----------
+        error : ClusterError
+            What ended a run.
+        processes : mapping of str to str
+            See `processes_of`; as of the beginning of the run.
+        n_iter : int
+            The last epoch or iteration that had ended by then.
+        """
         assert isinstance(error, RECOVERABLE)
+        broke_at, self._broke_at = self._broke_at, None
         with translate_dask_errors(self.client, (), WAITING):
             if isinstance(error, WorkerLostError):
                 # Before anything was trained, or while its state could not be handed
@@ -243,23 +258,34 @@ class RecoveringFit:
                 if departure is not None:
                     return departure
             lost = lost_among(self.client, self.plan, processes, error)
+            if not lost:
+                self._broke_at = n_iter
+                ranks = self._ranks_apart(error)
+                if isinstance(error, ExchangeError) and error.before_training:
+                    # They have never reached each other: a firewall, say.
+                    return None
+                if broke_at == n_iter:
+                    lost = self._to_replace(ranks)
+                    if not lost:
+                        return None
         return Departure("lost" if lost else "broken", lost, what_happened(error))
 
-    def _would_break_again(self, error: ClusterError, n_iter: int) -> bool:
-        """Say whether the same is to be expected on the same workers.
+    def _ranks_apart(self, error: ClusterError) -> set[int]:
+        """Return the shards of which an error says that they could not connect."""
+        pairs = error.apart if isinstance(error, ExchangeError) else ()
+        ranks = [rank for pair in pairs for rank in pair]
+        self._n_apart.update(self.plan.workers[rank] for rank in ranks)
+        return set(ranks)
 
-        Parameters
-        ----------
-        error : ClusterError
-            What broke, although all workers are there.
-        n_iter : int
-            The last epoch or iteration that had ended by then.
+    def _to_replace(self, ranks: Iterable[int]) -> tuple[str, ...]:
+        """Return the worker of one of these shards that another could replace.
+
+        None if there is none. Whose fault it is that two cannot connect, nobody knows:
+        probably of the one of which that was said most often, also before.
         """
-        broke_at, self._broke_at = self._broke_at, n_iter
-        if isinstance(error, ExchangeError) and error.before_training:
-            # They have never reached each other: a firewall, say.
-            return True
-        return broke_at == n_iter
+        workers = [self.plan.workers[rank] for rank in sorted(ranks, reverse=True)]
+        workers.sort(key=lambda worker: -self._n_apart[worker])
+        return next(((each,) for each in workers if self.spare_for((each,))), ())
 
     def _others_after_loss(self, departure: Departure) -> tuple[str, ...]:
         """Wait for workers, unless too many were lost before."""

@@ -62,7 +62,7 @@ class Watch:
         self._check = check
         self._is_cancelled = task_cancellation()
         self._liveness = LivenessCheck(client, workers)
-        self._reachability = ReachabilityCheck(client, awaited)
+        self._reachability = ReachabilityCheck(client, awaited, workers)
         self._paused = PausedCheck(client)
 
     def check(self, queued: Sequence[str] = ()) -> None:

@@ -41,9 +41,9 @@ def test_without_another_cause_the_first_broken_exchange_is_raised(tasks):
         raise_cause(tasks, [None, ExchangeError("one"), ExchangeError("two")])
 
 
-def test_a_shard_that_could_not_connect_is_the_cause(tasks):
-    apart = ExchangeError("one cannot connect to another")
-    apart.cannot_connect = True
+def test_who_could_not_connect_is_the_cause_of_connections_that_were_closed(tasks):
+    apart = ExchangeError("cannot connect")
+    apart.apart = ((2, 1),)
     with pytest.raises(ExchangeError, match="cannot connect"):
         raise_cause(tasks, [ExchangeError("closed its connection"), None, apart])
 

@@ -411,13 +411,11 @@ def test_a_worker_that_is_busy_is_not_said_to_be_out_of_reach(monkeypatch):
     listeners[1].close()
 
 
-@pytest.mark.parametrize("cannot_connect", [True, False])
-def test_only_a_worker_that_could_not_connect_is_out_of_reach(
-    monkeypatch, cannot_connect
-):
+@pytest.mark.parametrize("apart", [((0, 1),), ()])
+def test_only_a_worker_that_could_not_connect_is_out_of_reach(monkeypatch, apart):
     def fail(*_):
         error = ExchangeError("elsewhere closed its connection")
-        error.cannot_connect = cannot_connect
+        error.apart = apart
         raise error
 
     monkeypatch.setattr(probe, "meet", fail)
@@ -426,7 +424,7 @@ def test_only_a_worker_that_could_not_connect_is_out_of_reach(
     waiting = probe.Probe(Credentials.new(), 0, listener, None)
     with pytest.raises(ExchangeError, match="closed its connection") as failed:
         waiting.measure(roster, None, [], lambda: False)
-    assert isinstance(failed.value, MeetingError) is cannot_connect
+    assert isinstance(failed.value, MeetingError) is bool(apart)
 
 
 def test_workers_are_out_of_reach_if_some_of_them_are(client, workers, trial):

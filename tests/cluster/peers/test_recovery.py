@@ -20,6 +20,9 @@ from skdistmlp.cluster.peers.recovery import train_with_recovery
 from skdistmlp.cluster.run import replacement
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
+from tests.cluster import partition
+from tests.cluster.faults import gates
+from tests.cluster.forked import ForkedProcesses
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load
 from tests.estimators.recorder import Recorder, Told
@@ -288,6 +291,38 @@ def test_a_retired_worker_is_replaced(spare, data, monkeypatch):
     # Whether it is noticed after a round, in one or while the state is copied.
     (found,) = clf.recoveries_
     assert (found.kind, found.n_iter >= 1) == ("retired", True)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_cut_off_from_another_is_replaced(
+    tmp_path, short_rounds, data, monkeypatch
+):
+    """It cannot connect again either, though both answer the client."""
+    start, cut_off = driver.PeersRun._start_round, []
+
+    def cut_and_start(run, number):
+        if number == 3 and not cut_off:
+            first, second = run._workers
+            cut_off.append(second)
+            client.run(partition.block, first, workers=[second])
+            client.run(gates.cut_links, workers=[second])
+        return start(run, number)
+
+    with ForkedProcesses(tmp_path, {}) as cluster:
+        cluster.add_workers([*partition.HOSTS, "127.0.0.4"])
+        with Client(cluster.address, set_as_default=False) as client:
+            expected = undisturbed(client, data)
+            monkeypatch.setattr(driver.PeersRun, "_start_round", cut_and_start)
+            with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+                clf = bounded(classifier(client).fit, *data)
+            client.run(partition.unblock, workers=cut_off)
+            assert_nothing_left(client)
+    assert_same_bits(clf, expected)
+    broken, lost = clf.recoveries_
+    assert (broken.kind, broken.n_iter) == ("broken", 3)
+    assert (lost.kind, lost.n_iter, lost.lost) == ("lost", 3, tuple(cut_off))
+    assert "no connection between shard 0 on" in lost.error
+    assert lost.same_bits
 
 
 @pytest.mark.slow

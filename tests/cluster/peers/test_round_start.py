@@ -92,11 +92,12 @@ def test_the_error_names_the_silent_or_who_misses_whom(start, missing, named):
     start.note(ShardMet(0, 5))
     error = start.error(missing)
     # A worker that hangs can be reached again when it goes on.
-    assert error.cannot_connect is named.startswith("between")
+    assert bool(error.apart) is named.startswith("between")
     assert str(error) == (
         "the shards could not connect to each other within 2 s "
         f"(skdistmlp.exchange-timeout): no connection {named}"
     )
+    assert error.apart == (((1, 2),) if named.startswith("between") else ())
 
 
 def test_the_shard_that_misses_most_is_named_once(start):

@@ -269,6 +269,54 @@ def test_one_that_fails_in_the_first_epoch_is_repeated_once(fit_on):
     assert len(plans) == 2
 
 
+def separates(n_iter, *pairs):
+    """Return the end of a run whose shards could not connect, pair by pair."""
+    error = ExchangeError("no connection between them. Open a port.")
+    error.apart = pairs
+    return lambda _plan: {"ends_with": error, "n_iter": n_iter}
+
+
+def test_a_worker_that_cannot_connect_to_another_is_replaced(fit_on):
+    fit, run_of, plans, _ = fit_on(breaks(2), separates(2, (0, 1)), ends)
+    fit.train(run_of)
+    first, second = plans[1].workers
+    assert plans[2].workers[0] == first
+    assert plans[2].workers[1] not in plans[1].workers
+    broken, lost = fit.plan.recoveries
+    assert (broken.kind, lost.kind, lost.lost) == ("broken", "lost", (second,))
+    assert lost.error == "no connection between them"
+    assert lost.same_bits
+
+
+def test_the_worker_that_was_apart_most_often_is_replaced(fit_on, client):
+    fit, _, _, _ = fit_on()
+    worst, first, second = "tcp://192.0.2.1:1", *tuple(client.nthreads())[:2]
+    fit.plan = replace(fit.plan, workers=(worst, first, second))
+    error = ExchangeError("no connection")
+    error.apart = ((0, 1), (0, 2))
+    assert fit._to_replace(fit._ranks_apart(error)) == (worst,)
+    error.apart = ((1, 2),)
+    assert fit._to_replace(fit._ranks_apart(error)) == (second,)
+    # What was said before counts.
+    error.apart = ((0, 2),)
+    assert fit._to_replace(fit._ranks_apart(error)) == (second,)
+
+
+def test_workers_that_stay_apart_end_the_fit_without_a_spare_one(fit_on):
+    twice = breaks(2), separates(2, (0, 1))
+    fit, run_of, plans, _ = fit_on(*twice, separates(2, (0, 1)))
+    with pytest.raises(ExchangeError, match="no connection"):
+        fit.train(run_of)
+    assert [plan.n_workers for plan in plans] == [2, 2, 2]
+
+
+def test_replacements_of_workers_that_are_apart_are_bounded(fit_on):
+    fit, run_of, plans, _ = fit_on(breaks(2), separates(2, (0, 1)), max_recoveries=1)
+    with pytest.raises(ExchangeError, match="no connection"):
+        fit.train(run_of)
+    assert len(plans) == 2
+
+
 def test_one_that_fails_right_after_a_loss_is_repeated(fit_on):
     fit, run_of, _, _ = fit_on(breaks(2), loses(2), breaks(2), ends)
     fit.train(run_of)
