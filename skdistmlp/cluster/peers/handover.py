@@ -60,7 +60,8 @@ class HandOver:
         """Call a function for shards on their workers; return the results."""
         workers = [self._workers[rank] for rank in ranks]
         self._tasks.phase = "collecting the state of the shards"
-        with self._tasks.translate_dask_errors():
+        # One may be lost meanwhile: only if it is named, others take its place.
+        with self._tasks.translate_dask_errors(), self._tasks.watch.naming_losses():
             answers: list[Future[Any]] = [
                 submit_rpc(
                     self._client,

@@ -231,6 +231,34 @@ def test_a_fit_leaves_its_only_worker(spare, data, epochs, monkeypatch, is_seen)
 
 
 @pytest.mark.slow
+def test_a_worker_that_dies_while_shards_are_handed_over_is_replaced(
+    spare, data, epochs, monkeypatch
+):
+    def die_in_the_next_call():
+        import os
+        import signal
+
+        from skdistmlp.cluster.peers import worker
+
+        worker.copy_in_place = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+    expected = undisturbed(spare, data)
+    retirement = Retirement(monkeypatch, spare, ranks=(0,))
+    victim = tuple(spare.nthreads())[1]
+    spare.run(die_in_the_next_call, workers=[victim])
+    clf = classifier(spare)
+    with pytest.warns(UserWarning, match="the fit lost workers and recovered"):
+        bounded(clf.fit, *data)
+    retirement.has_ended()
+    assert_same_bits(clf, expected)
+    # No copies were taken.
+    (recovery,) = clf.recoveries_
+    assert (recovery.kind, recovery.n_iter) == ("lost", 0)
+    assert victim in recovery.lost
+    assert "lost while collecting the state of the shards" in recovery.error
+
+
+@pytest.mark.slow
 def test_retirements_do_not_count_as_losses(spare, data, epochs, monkeypatch):
     expected = undisturbed(spare, data)
     epochs.clear()

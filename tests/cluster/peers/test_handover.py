@@ -1,7 +1,7 @@
 """Calls to shards outside of tasks: what each answers, and what a shard refuses."""
 
 import threading
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.handover import HandOver
 from skdistmlp.cluster.peers.shard import PeerShard
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from tests.cluster.support import bounded
 from tests.training.jobs import job_of
 
@@ -39,10 +39,19 @@ def test_a_shard_that_has_begun_the_round_is_not_withheld():
     assert not shard._is_withheld
 
 
+@contextmanager
+def naming_losses():
+    """Stand for that of `Watch`, which waits until the scheduler knows of a loss."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkerLostError("it was lost") from error
+
+
 def calls_to(client, workers, run=b"run", check=lambda: None):
     tasks = SimpleNamespace(
         workers=tuple(workers),
-        watch=SimpleNamespace(check=check),
+        watch=SimpleNamespace(check=check, naming_losses=naming_losses),
         translate_dask_errors=nullcontext,
     )
     return HandOver(client, tasks, run)
@@ -64,6 +73,16 @@ def test_each_worker_is_asked_for_its_shard(client, monkeypatch):
         SimpleNamespace(copy_in_place=lambda run, rank: (run, rank)),
     )
     assert bounded(calls.copies) == [(b"run", rank) for rank in range(3)]
+
+
+def test_a_worker_that_is_lost_meanwhile_is_named(client, monkeypatch):
+    def break_connection(run, rank):
+        raise OSError("connection closed")
+
+    monkeypatch.setattr(worker, "copy_in_place", break_connection)
+    calls = calls_to(client, client.nthreads())
+    with pytest.raises(WorkerLostError):
+        bounded(calls.copies)
 
 
 def test_a_wait_ends_when_the_check_raises(client, monkeypatch):
