@@ -46,8 +46,9 @@ class Recovery:
         shards and replicas are as many as before, and have the same neurons and rows.
         Otherwise they agree to rounding.
     kind : {"lost", "broken", "retired", "paused", "moved"}
-        Workers were lost, with what was trained since the last copies of the state. Or
-        no worker was, but an exchange between them failed, as if one had hung or the
+        Workers were lost, with what was trained since the last copies of the state;
+        or one could not connect to another, again and again, and counts as lost. Or no
+        worker was lost, but an exchange between them failed, as if one had hung or the
         network had broken for a moment: the fit resumed on the same workers.
         Workers that were being retired, or stayed paused, handed their shards over. Or
         the fit moved to a plan that is faster (the setting ``skdistmlp.elastic``).
