@@ -13,6 +13,7 @@ from benchmarks import (
     overlap,
     parity,
     peers,
+    recovery,
 )
 from benchmarks.charts import plot_results
 from benchmarks.network import command as network
@@ -35,7 +36,7 @@ BENCHMARKS = [
     "futures",
 ]
 
-ONLY_IF_NAMED = ["elastic", "network", "overlap", "scaling"]
+ONLY_IF_NAMED = ["elastic", "network", "overlap", "recovery", "scaling"]
 
 
 def main() -> None:
@@ -84,6 +85,7 @@ def main() -> None:
         help="leave torch out of the peers and network benchmarks",
     )
     network.add_options(parser)
+    recovery.add_options(parser)
     scaling.add_options(parser)
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*BENCHMARKS, *ONLY_IF_NAMED}:
@@ -95,6 +97,7 @@ def main() -> None:
         parser.error("--repeats and --threads must be at least 1")
     try:
         network.check_options(arguments)
+        recovery.check_options(arguments)
         scaling.check_options(arguments)
         check_writable(arguments.json)
         if arguments.plot is not None:
@@ -138,6 +141,8 @@ def main() -> None:
     if "elastic" in selected:
         rows = list(elastic.compare_growing_clusters(arguments.repeats))
         results["elastic"] = rows
+    if "recovery" in selected:
+        results |= recovery.run(arguments)
     if "futures" in selected:
         results |= futures.run(arguments.repeats)
     for title, rows in results.items():

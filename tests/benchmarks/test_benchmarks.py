@@ -7,6 +7,7 @@ import re
 import sys
 from contextlib import nullcontext
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from benchmarks import (
     parity,
     peak,
     peers,
+    recovery,
 )
 from benchmarks.timing import time_in_turns, with_progress
 from benchmarks.workloads import SolverWorkload
@@ -31,6 +33,8 @@ from skdistmlp import (
     ParityReport,
     ParityRow,
 )
+from skdistmlp.cluster.peers import driver
+from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.crossover import timing
 from skdistmlp.crossover.timing import FitTime
 from skdistmlp.crossover.workloads import Workload
@@ -185,6 +189,61 @@ def test_a_growing_cluster_is_timed(monkeypatch):
     assert row["largest difference of a weight"] == 0
 
 
+@pytest.fixture
+def copied_often(monkeypatch):
+    """Have a round end after every epoch, and copy the state after each."""
+    monkeypatch.setattr(driver, "ROUND_S", 0.0)
+    monkeypatch.setattr(StateCopies, "is_due", True)
+
+
+@pytest.mark.slow
+def test_fits_with_and_without_copies_are_compared(monkeypatch, copied_often):
+    monkeypatch.setattr(recovery, "PAIRED", Workload(6, (5,), 3, 4, batch_size=10))
+    row = recovery.measure_copies(n_pairs=2)
+    assert (row["network"], row["pairs"]) == ("6-(5)", 2)
+    # None after the last epoch.
+    assert row["copies per fit"] == 3
+    assert row["ratio"] > 0
+    assert row["CPU ratio"] > 0
+
+
+@pytest.mark.slow
+def test_a_comparison_without_copies_fails(monkeypatch):
+    """The fits are too short for copies."""
+    monkeypatch.setattr(recovery, "PAIRED", Workload(6, (5,), 3, 4, batch_size=10))
+    with pytest.raises(AssertionError, match="a fit took no copies"):
+        recovery.measure_copies(n_pairs=1)
+
+
+@pytest.mark.slow
+def test_recoveries_from_kills_are_timed(monkeypatch, copied_often):
+    monkeypatch.setattr(recovery, "KILLED", Workload(6, (5,), 3, 150, batch_size=10))
+    row = recovery.measure_kills(n_kills=2)
+    assert (row["network"], row["from copies"]) == ("6-(5)", "2 of 2")
+    assert 0 < row["median, s"] <= row["worst, s"]
+
+
+def test_a_recovery_that_changes_the_answer_fails(monkeypatch):
+    nobody = nullcontext(SimpleNamespace(wait_for_workers=lambda _: None))
+    monkeypatch.setattr(recovery, "single_threaded_workers", lambda *_: nobody)
+    monkeypatch.setattr(recovery, "KILLED", Workload(6, (5,), 3, 1, batch_size=10))
+    fits = iter(
+        SimpleNamespace(
+            coefs_=[np.full(3, value)],
+            intercepts_=[],
+            recoveries_=(SimpleNamespace(n_iter=1),),
+        )
+        for value in (1.0, 2.0)
+    )
+    monkeypatch.setattr(recovery, "_estimator", lambda *_: next(fits))
+    monkeypatch.setattr(recovery, "fit_uninterrupted", lambda *_: None)
+    killer = nullcontext()
+    killer.killed_at = 0.0
+    monkeypatch.setattr(recovery, "_Killer", lambda *_, **__: killer)
+    with pytest.raises(AssertionError, match="the fit has other parameters"):
+        recovery.measure_kills(n_kills=1)
+
+
 @pytest.mark.parametrize(
     ("density", "dtype"), [(None, "float64"), (0.5, "float32"), (0.5, "float64")]
 )
@@ -203,6 +262,8 @@ def test_workloads_have_their_dtype_and_density(density, dtype):
     [
         ("walrus", "unknown benchmark walrus"),
         ("local --repeats 0", "--repeats and --threads must be at least 1"),
+        ("recovery --pairs -1", "--pairs is -1, and must be at least 0"),
+        ("recovery --pairs 0 --kills 0", "nothing would be measured"),
         ("local --json /nowhere/at/all.json", "there is no folder /nowhere/at"),
         ("local --plot plot.txt", "cannot draw plot.txt: its extension must be one of"),
     ],
