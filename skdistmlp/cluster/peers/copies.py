@@ -7,6 +7,7 @@ arrived, and only then are those before them given up.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
@@ -24,7 +25,10 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.settings import copies_max_share
 from skdistmlp.timeouts import COPIES_ANSWER_S
 from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.loop import Log, quiet
 from skdistmlp.training.pace import Pace
+
+LOG = logging.getLogger("skdistmlp")
 
 ASSUMED_BYTES_PER_S = 1e8
 """Bytes of a shard's state that are taken to reach its buddy in a second, at first."""
@@ -58,34 +62,61 @@ class StateCopies:
         Of the run.
     n_bytes : int
         Bytes of the state of a shard, at most.
+    log : callable, optional
+        Takes lines for the user, if they want any.
     """
 
-    def __init__(self, client: Client, tasks: Placement, n_bytes: int) -> None:
+    def __init__(
+        self, client: Client, tasks: Placement, n_bytes: int, log: Log = quiet
+    ) -> None:
         self._client = client
         self._tasks = tasks
         self._n_bytes = n_bytes
+        self._log = log
         self._last: Copies | None = None
         expected_s = n_bytes / ASSUMED_BYTES_PER_S
         self._pace = Pace(copies_max_share(), expected_s=expected_s)
-        self._has_room: bool | None = None
         self._n_taken = 0
+        self._is_noted = False
 
     @property
     def is_due(self) -> bool:
         """Whether the time since the last copies is worth what new ones will cost."""
         # A single shard has no buddy.
-        if len(self._tasks.workers) == 1 or not self._pace.is_due:
-            return False
-        if self._has_room is None:
-            memory = worker_memory(self._client, self._tasks.workers).values()
-            needed = N_COPIES * self._n_bytes
-            self._has_room = all(needed <= its.free for its in memory)
-        return self._has_room
+        return len(self._tasks.workers) > 1 and self._pace.is_due
 
     def take(self, shards: Sequence[Future[Any]]) -> None:
-        """Copy the state of all shards; return when both copies of each are there."""
+        """Copy the state of all shards; return when both copies of each are there.
+
+        Without memory for them, those of before stay, and the next are tried when they
+        are due.
+        """
         with self._pace.timed():
-            self._take(shards)
+            if worker := self._worker_without_room():
+                self._note_failure(f"worker {worker} has no memory for them")
+            else:
+                self._take(shards)
+
+    def _worker_without_room(self) -> str | None:
+        """Return a worker that has too little memory for new copies, if any."""
+        memory = worker_memory(self._client, self._tasks.workers)
+        # What the previous ones take is not free any more.
+        n_new = N_COPIES if self._last is None else N_COPIES // 2
+        needed = n_new * self._n_bytes
+        return next((at for at, its in memory.items() if its.free < needed), None)
+
+    def _note_failure(self, why: str) -> None:
+        """Say once what a lost worker would cost: it is no reason to end the fit."""
+        if self._is_noted:
+            return
+        self._is_noted = True
+        then = "start over" if self._last is None else "resume from earlier copies"
+        line = (
+            f"the state of the shards cannot be copied for now: {why}. If a worker is "
+            f"lost, the fit will {then}"
+        )
+        LOG.info("%s", line)
+        self._log(line)
 
     def _take(self, shards: Sequence[Future[Any]]) -> None:
         tasks, ranks = self._tasks, range(len(shards))
@@ -108,8 +139,8 @@ class StateCopies:
         tasks.wait_for(*futures)
         errors = [error for future in futures if (error := tasks.error_of(future))]
         if any(isinstance(error, MemoryError) for error in errors):
-            # There was less room than it seemed. Training goes on without copies.
-            self._has_room = False
+            # There was less room than it seemed.
+            self._note_failure("a worker ran out of memory")
             return
         if errors:
             raise errors[0]

@@ -126,7 +126,7 @@ class PeersRun:
             client, plan.workers, name=plan.grid.task_name, log=job.log
         )
         n_bytes = state_bytes(job, dataset.n_rows)
-        self._copies = StateCopies(client, self._tasks, n_bytes)
+        self._copies = StateCopies(client, self._tasks, n_bytes, job.log)
         self._hand_over = HandOver(client, self._tasks, self._run)
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
