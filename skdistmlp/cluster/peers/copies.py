@@ -8,14 +8,15 @@ arrived, and only then are those before them given up.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 import numpy as np
 from distributed import Client, Future
 
-from skdistmlp.cluster.client.rpc import submit_rpc
+from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.cluster.client.workers import worker_memory
 from skdistmlp.cluster.peers import worker
@@ -153,15 +154,51 @@ class StateCopies:
         """Return the last copies, from workers that are still there; None without.
 
         There are none yet, or a shard's worker and its buddy's are both lost.
+
+        Raises
+        ------
+        TimeoutError
+            If they do not arrive in time.
         """
+        # Longer for large ones, which go through the scheduler.
+        slowly_s = 10 * len(self._tasks.workers) * self._n_bytes / ASSUMED_BYTES_PER_S
+        deadline = time.monotonic() + COPIES_ANSWER_S + slowly_s
+
+        # Again whenever a worker is lost that has one of them: another may have it too.
+        while (chosen := self._choose()) is not None:
+            try:
+                return self._gather(chosen, deadline)
+            except Exception:
+                # Also the error of a shard that Dask has asked for a lost copy again.
+                if time.monotonic() > deadline or self._are_there(chosen):
+                    raise
+        return None
+
+    def _gather(
+        self, chosen: Sequence[tuple[Future[Any], str]], deadline: float
+    ) -> list[ShardCopy]:
+        """Return copies; raise as soon as one is not there any more."""
+
+        def check() -> None:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if not self._are_there(chosen):
+                raise CancelledError
+
+        last = [future for future, _ in chosen]
+        gathering = submit_rpc(self._client, self._client.gather, last, direct=False)
+        wait_while(check, [gathering])
+        copies: list[ShardCopy] = gathering.result()
+        return copies
+
+    def _choose(self) -> list[tuple[Future[Any], str]] | None:
+        """Return a copy of each shard, and the worker that has it; None without."""
         if self._last is None:
             return None
-        keys = [future.key for futures in self._last for future in futures]
-        # Not `Client.who_has`: it raises if Dask has given up one of them.
-        where = ask_scheduler(self._client, "who_has", keys=keys)
+        where = self._homes([future for futures in self._last for future in futures])
         workers = self._tasks.workers
         silent = silent_workers(self._client, workers)
-        last = []
+        chosen = []
         for rank, pair in enumerate(zip(*self._last, strict=True)):
             homes = workers[rank], workers[(rank + 1) % len(workers)]
             # Not simply gathered: of a copy that is lost Dask would run the task again,
@@ -174,12 +211,23 @@ class StateCopies:
             }
             if not there:
                 return None
-            last.append(there[min(there, key=lambda home: home in silent)])
-        gathering = submit_rpc(self._client, self._client.gather, last, direct=False)
-        # Longer for large ones, which go through the scheduler.
-        slowly_s = 10 * len(last) * self._n_bytes / ASSUMED_BYTES_PER_S
-        copies: list[ShardCopy] = gathering.result(COPIES_ANSWER_S + slowly_s)
-        return copies
+            home = min(there, key=lambda home: home in silent)
+            chosen.append((there[home], home))
+        return chosen
+
+    def _are_there(self, chosen: Sequence[tuple[Future[Any], str]]) -> bool:
+        """Say whether copies are still where they were."""
+        where = self._homes([future for future, _ in chosen])
+        return all(home in where.get(future.key, ()) for future, home in chosen)
+
+    def _homes(self, futures: Sequence[Future[Any]]) -> Mapping[Any, Collection[str]]:
+        """Return the workers that have copies, by key."""
+        # Not `Client.who_has`: it raises if Dask has given up one of them.
+        keys = [future.key for future in futures]
+        where: Mapping[Any, Collection[str]] = ask_scheduler(
+            self._client, "who_has", keys=keys
+        )
+        return where
 
 
 def state_bytes(job: TrainingJob, n_rows: int) -> int:

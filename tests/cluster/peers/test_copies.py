@@ -1,10 +1,12 @@
 """When copies of the state are taken, and what is left of them."""
 
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import dask
 import pytest
 
+from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.peers import copies as module
 from skdistmlp.cluster.peers.copies import (
     N_COPIES,
@@ -12,6 +14,7 @@ from skdistmlp.cluster.peers.copies import (
     StateCopies,
     state_bytes,
 )
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.training.loop import quiet
 from tests.training.clock import Clock
@@ -87,6 +90,82 @@ def test_room_is_asked_for_each_time_and_named_once(monkeypatch, taken, caplog):
     copies.take(["shards"])
     assert len(taken) == 2
     assert len(lines) == 1
+
+
+class Holders:
+    """A cluster whose workers hold copies, until they die while they are asked."""
+
+    def __init__(self, monkeypatch, workers, dying=(), silent=()):
+        self.gone, self.asked = set(), []
+        self._dying, self._workers = list(dying), workers
+        monkeypatch.setattr(module, "silent_workers", lambda *_: silent)
+        monkeypatch.setattr(module, "ask_scheduler", self._who_has)
+        monkeypatch.setattr(module, "submit_rpc", self._submit)
+        monkeypatch.setattr(rpc, "WORKER_CHECK_S", 0.01)
+        monkeypatch.setattr(module, "COPIES_ANSWER_S", 0.5)
+
+    def _who_has(self, client, operation, keys):
+        assert operation == "who_has"
+        # Each key is the address of the worker that has it, after its number.
+        homes = {key: key.partition(" ")[2] for key in keys}
+        return {key: [home] for key, home in homes.items() if home not in self.gone}
+
+    def _submit(self, client, method, futures, direct):
+        self.asked.append([future.key for future in futures])
+        answer = Future()
+        if self._dying:
+            self.gone.add(self._dying.pop(0))
+        if not any(key.partition(" ")[2] in self.gone for key in self.asked[-1]):
+            answer.set_result(self.asked[-1])
+        return answer
+
+    def copies(self, monkeypatch):
+        """Return copies of a shard on each worker."""
+        copies = copies_of(monkeypatch, workers=self._workers)
+        copies._client = SimpleNamespace(gather=None)
+        n = len(self._workers)
+        copies._last = Copies(
+            [SimpleNamespace(key=f"{r} {self._workers[r]}") for r in range(n)],
+            [
+                SimpleNamespace(key=f"{r} {self._workers[(r + 1) % n]}")
+                for r in range(n)
+            ],
+        )
+        return copies
+
+
+def test_the_other_copy_is_taken_when_a_worker_dies(monkeypatch):
+    a, b = WORKERS
+    holders = Holders(monkeypatch, WORKERS, dying=[b])
+    assert holders.copies(monkeypatch).fetch() == [f"0 {a}", f"1 {a}"]
+    assert holders.asked == [[f"0 {a}", f"1 {b}"], [f"0 {a}", f"1 {a}"]]
+
+
+def test_a_failed_answer_is_no_reason_to_take_less(monkeypatch):
+    """Dask may run the task of a lost copy again, and the shard refuses."""
+    a, b = WORKERS
+    holders = Holders(monkeypatch, WORKERS, dying=[b])
+
+    def submit(*args, **kwargs):
+        answer = holders._submit(*args, **kwargs)
+        if not answer.done():
+            answer.set_exception(ExchangeError("asked for copy 0 again"))
+        return answer
+
+    monkeypatch.setattr(module, "submit_rpc", submit)
+    assert holders.copies(monkeypatch).fetch() == [f"0 {a}", f"1 {a}"]
+
+
+def test_copies_end_with_the_last_workers_that_have_them(monkeypatch):
+    holders = Holders(monkeypatch, WORKERS, dying=[*WORKERS])
+    assert holders.copies(monkeypatch).fetch() is None
+
+
+def test_copies_are_not_waited_for_forever(monkeypatch):
+    holders = Holders(monkeypatch, WORKERS)
+    monkeypatch.setattr(module, "submit_rpc", lambda *_, **__: Future())
+    with pytest.raises(TimeoutError):
+        holders.copies(monkeypatch).fetch()
 
 
 def test_the_order_of_the_rows_is_part_of_the_state():

@@ -16,9 +16,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skdistmlp import (
     ClusterError,
     DistributedMLPClassifier,
+    ExchangeError,
     WorkerLostError,
 )
-from skdistmlp.cluster.peers import driver, worker
+from skdistmlp.cluster.peers import copies, driver, worker
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.recovery import train_with_recovery
 from skdistmlp.cluster.run import replacement
@@ -393,6 +394,34 @@ def test_a_copy_without_room_is_done_without(spare, data, monkeypatch, caplog):
     clf = bounded(classifier(spare).fit, *data)
     assert n_left == [*4 * [0], *7 * [2]]
     assert sum("a worker ran out of memory" in line for line in caplog.messages) == 1
+    assert_same_bits(clf, expected)
+
+
+def test_a_worker_that_is_lost_while_it_sends_a_copy(spare, data, monkeypatch):
+    """The other copy of its shard is taken: nothing is trained twice."""
+    expected = undisturbed(spare, data)
+    pids, take, submit = spare.run(os.getpid), StateCopies.take, copies.submit_rpc
+    n_copies, killed = [], []
+
+    def fail(copies, shards):
+        n_copies.append(len(shards))
+        if len(n_copies) == 3:
+            raise ExchangeError("nobody is lost yet")
+        take(copies, shards)
+
+    def kill_and_submit(client, method, *args, **kwargs):
+        if not killed:
+            used = [at for at, keys in spare.has_what().items() if keys]
+            killed.append(used[0])
+            os.kill(pids[used[0]], signal.SIGKILL)
+        return submit(client, method, *args, **kwargs)
+
+    monkeypatch.setattr(StateCopies, "take", fail)
+    monkeypatch.setattr(copies, "submit_rpc", kill_and_submit)
+    clf = bounded(classifier(spare).fit, *data)
+    (recovery,) = clf.recoveries_
+    assert recovery.lost == tuple(killed)
+    assert recovery.n_iter == 2
     assert_same_bits(clf, expected)
 
 
