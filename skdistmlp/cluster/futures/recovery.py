@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 from distributed import Client
 
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.recovery import RecoveringFit
-from skdistmlp.cluster.run.reservation import choose_free_workers, share_workers
+from skdistmlp.cluster.run.reservation import freest_first, share_workers
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import copies_max_share
@@ -61,7 +62,9 @@ def train_with_recovery(
         If workers are lost more often than the setting allows, or none are left.
     """
     announced = Announced()
-    fit = RecoveringFit(client, plan, job, dataset, _all, announced, checkpoint)
+    # Others may have them too: fits by tasks share their workers.
+    spare = partial(freest_first, client)
+    fit = RecoveringFit(client, plan, job, dataset, spare, announced, checkpoint)
 
     def run_of(plan: Plan, job: TrainingJob) -> FuturesRun:
         note_plan(plan)
@@ -77,11 +80,6 @@ def train_with_recovery(
         )
 
     return fit.train(run_of)
-
-
-def _all(spare: Sequence[str]) -> Sequence[str]:
-    """Return all workers: fits by tasks share theirs."""
-    return spare
 
 
 class FuturesRun:

@@ -68,6 +68,19 @@ def choose_free_workers(
     return tuple(worker for worker in workers if worker in chosen)
 
 
+def freest_first(client: Client, workers: Sequence[str]) -> list[str]:
+    """Return workers in the order of how few fits have them or wait for them."""
+    number = len(workers)
+    ordered = _ask_queue(
+        client,
+        "skdistmlp_choose",
+        workers=list(workers),
+        n_workers=number,
+        intends=False,
+    )
+    return list(workers if ordered is None else ordered)
+
+
 def withdraw_choice(client: Client, workers: Sequence[str]) -> None:
     """Have it known that no fit will come for workers that were chosen for one."""
     # Whatever ended the plan is worth more than an error here: a choice that is not

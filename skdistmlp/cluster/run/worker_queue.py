@@ -93,7 +93,7 @@ class WorkerQueue(SchedulerPlugin):
         add_handler(scheduler, "skdistmlp_unclaimed", self.unclaimed)
 
     def choose(self, workers: list[str], n_workers: int, intends: bool) -> list[str]:
-        """Return the workers that fewest fits have or wait for, in the order given.
+        """Return the workers that fewest fits have or wait for, the freest first.
 
         Two fits that ask before either has arrived get different ones, if there are: a
         choice counts until its fit arrives or withdraws it, or for `INTENTION_S`, if
@@ -101,10 +101,11 @@ class WorkerQueue(SchedulerPlugin):
         """
         load = self._claims() + _by_worker(self.shared.values())
         # Sorting keeps the order of those that are equally free.
-        chosen = frozenset(sorted(workers, key=lambda w: load[w])[:n_workers])
+        chosen = sorted(workers, key=lambda worker: load[worker])[:n_workers]
         if intends:
-            self.intentions.append(Intention(chosen, time.time() + INTENTION_S))
-        return [worker for worker in workers if worker in chosen]
+            until = time.time() + INTENTION_S
+            self.intentions.append(Intention(frozenset(chosen), until))
+        return chosen
 
     def withdraw(self, workers: list[str]) -> None:
         """Forget one choice of these workers: no fit will arrive for it."""

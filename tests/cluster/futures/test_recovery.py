@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
 import dask
@@ -10,18 +11,19 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
+from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.futures import recovery
 from skdistmlp.cluster.futures.recovery import FuturesRun, train_with_recovery
 from skdistmlp.cluster.run.reservation import share_workers
 from tests.cluster.leaks import assert_nothing_left, own_cluster
-from tests.cluster.support import bounded, load
+from tests.cluster.support import bounded, in_thread, load, set_status, wait_until
 from tests.estimators.recorder import Recorder
 from tests.marks import only_quick
 from tests.sklearn_versions import BEFORE_1_9
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore:the fit lost workers"),
+    pytest.mark.filterwarnings("ignore:the fit (lost|left) workers"),
 ]
 
 PARAMETERS = {
@@ -60,23 +62,34 @@ def classifier(client, **parameters):
     return DistributedMLPClassifier(**PARAMETERS | parameters, client=client)
 
 
-def killing(monkeypatch, client, after=(4,), n_workers=1):
-    """Kill workers of a fit after some epochs, before or after the state is copied."""
-    offer, killed = FuturesRun._offer, []
+def striking(monkeypatch, client, after, strike):
+    """Do something to the workers of a fit after some epochs, but for the state.
 
-    def offer_and_kill(run, state, snapshot):
+    It is not copied then.
+    """
+    offer, struck = FuturesRun._offer, []
+
+    def offer_or_strike(run, state, snapshot):
         n_iter = state.progress.n_iter
         if n_iter not in after:
             offer(run, state, snapshot)
-        elif n_iter not in killed:
-            killed.append(n_iter)
+        elif n_iter not in struck:
+            struck.append(n_iter)
             workers = [*client.scheduler_info(n_workers=-1)["workers"]]
-            pids = client.run(os.getpid, workers=used_by(client, workers)[:n_workers])
-            for pid in pids.values():
-                os.kill(pid, signal.SIGKILL)
+            strike(used_by(client, workers))
 
-    monkeypatch.setattr(FuturesRun, "_offer", offer_and_kill)
-    return killed
+    monkeypatch.setattr(FuturesRun, "_offer", offer_or_strike)
+    return struck
+
+
+def killing(monkeypatch, client, after=(4,), n_workers=1):
+    """Kill workers of a fit after some epochs."""
+
+    def kill(used):
+        for pid in client.run(os.getpid, workers=used[:n_workers]).values():
+            os.kill(pid, signal.SIGKILL)
+
+    return striking(monkeypatch, client, after, kill)
 
 
 def used_by(client, workers):
@@ -136,16 +149,84 @@ def test_workers_that_fewest_fits_have_replace_those_that_were_lost(
 ):
     chosen = []
 
-    def fit_of(_client, _plan, _job, _dataset, choose, *_):
-        return SimpleNamespace(train=lambda _: chosen.append(choose(workers, 2)))
+    def fit_of(_client, _plan, _job, _dataset, usable, *_):
+        return SimpleNamespace(train=lambda _: chosen.append(usable(workers)))
 
     monkeypatch.setattr(recovery, "RecoveringFit", fit_of)
     workers = tuple(client.nthreads())
     with share_workers(client, workers[:1]):
-        for _ in range(2):
-            train_with_recovery(client, None, None, None, None, None)
-    # Twice the same: until there are enough, the fit takes none.
-    assert chosen == [workers[1:], workers[1:]]
+        train_with_recovery(client, None, None, None, None, None)
+    assert chosen == [[*workers[1:], workers[0]]]
+
+
+@contextmanager
+def suspended(client, worker):
+    (pid,) = client.run(os.getpid, workers=[worker]).values()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def paused(client, worker):
+    client.run(set_status, "paused", workers=[worker])
+    wait_until(lambda: worker_statuses(client)[worker] == "paused", "it is known")
+    yield
+    client.run(set_status, "running", workers=[worker])
+
+
+@contextmanager
+def retired(client, worker):
+    retiring = in_thread(client.retire_workers, [worker])
+    wait_until(lambda: worker_statuses(client).get(worker) != "running", "it is known")
+    yield
+    bounded(retiring.result)
+
+
+@contextmanager
+def restarted(client, worker):
+    restarting = in_thread(client.restart_workers, [worker])
+    wait_until(lambda: worker not in client.nthreads(), "it is gone")
+    yield
+    bounded(restarting.result)
+
+
+@pytest.mark.parametrize(
+    ("fault", "kinds"),
+    only_quick(
+        0,
+        cases=[
+            (paused, {"paused"}),
+            (suspended, {"lost"}),
+            # It may be gone by then: what it holds can move.
+            (retired, {"retired", "lost"}),
+            (restarted, {"lost"}),
+        ],
+    ),
+)
+def test_a_worker_that_is_left_does_not_change_the_answer(
+    data, monkeypatch, fault, kinds
+):
+    with own_cluster(n_workers=3) as client, ExitStack() as faults:
+        client.run(load)
+        undisturbed = bounded(classifier(client).fit, *data)
+        left = []
+
+        def strike(used):
+            left.append(used[0])
+            faults.enter_context(fault(client, used[0]))
+
+        striking(monkeypatch, client, (4,), strike)
+        with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+            clf = bounded(classifier(client).fit, *data)
+        faults.close()
+        (recovery,) = clf.recoveries_
+        assert recovery.kind in kinds
+        assert (recovery.lost, recovery.n_iter) == (tuple(left), 3)
+        assert recovery.same_bits
+        assert_same(clf, undisturbed)
 
 
 @pytest.mark.slow
