@@ -33,7 +33,10 @@ class Cell:
         self.outcome, self.seconds = outcome, seconds
         if outcome.recoveries:
             epochs = [str(recovery.n_iter) for recovery in outcome.recoveries]
+            kinds = {recovery.kind for recovery in outcome.recoveries} - {"lost"}
             self.remark = f"resumed from epoch {', then '.join(epochs)}"
+            if kinds:
+                self.remark += f" ({', '.join(sorted(kinds))})"
 
     def __str__(self) -> str:
         expected = f"{self.expected} ≤ {self.within_s:.0f} s"

@@ -74,8 +74,16 @@ N_COPIED_LATER = N_COPIED | dict.fromkeys(
 """The same in the run that follows."""
 
 
+N_HANDED_OVER = N_COPIED | {CONNECTING: 1}
+N_HANDED_OVER |= dict.fromkeys((FORWARD, BACKWARD, COPYING, VALIDATING), 2)
+"""Epochs that are trained at the end of a round in which a fit is held."""
+
+
 def survives(
-    *n_iters: dict[str, int], wait_s: float = 0.0, loses_workers: bool = True
+    *n_iters: dict[str, int],
+    wait_s: float = 0.0,
+    loses_workers: bool = True,
+    kinds: tuple[str, ...] = ("lost",),
 ) -> Cells:
     """Return the outcomes of losses, each with the epochs from which fits resume."""
     return {
@@ -83,13 +91,21 @@ def survives(
             within_s=LOSS_S * len(n_iters) + wait_s,
             resumes_from=tuple(numbers[phase] for numbers in n_iters),
             loses_workers=loses_workers,
+            kinds=kinds,
         )
         for phase in ALL_PHASES
     }
 
 
-LEAVES = Survives(within_s=LOSS_S)
-"""Workers that are asked to leave end what they have begun."""
+def hands_over(kind: str) -> Cells:
+    """Return the outcomes where a worker ends its round, and then accepts no tasks."""
+    return survives(N_HANDED_OVER, kinds=(kind,)) | {
+        # There is nothing to hand over yet, so the worker may be gone already.
+        PLACING: Survives(within_s=LOSS_S, resumes_from=(0,), kinds=(kind, "lost")),
+        # Its part is done.
+        COLLECTING: Survives(within_s=LOSS_S),
+    }
+
 
 CUT = Expected(ExchangeError, ("{worker}",), "does not survive: ExchangeError")
 """All workers are there, and nothing was trained: it would happen again."""
@@ -138,13 +154,13 @@ FAULTS = [
         rank=0,
         kind="nannies",
     ),
-    Fault("worker retired", retire, each(LEAVES, *ALL_PHASES), rank=1),
-    Fault("worker paused", pause, each(LEAVES, *ALL_PHASES), rank=1, settings=SHORT),
+    Fault("worker retired", retire, hands_over("retired"), rank=1),
+    Fault("worker paused", pause, hands_over("paused"), rank=1, settings=SHORT),
     Fault(
         "connections between shards cut",
         cut_links,
         # The copies do not travel over these connections.
-        survives(N_COPIED | {COPYING: 2}, loses_workers=False)
+        survives(N_COPIED | {COPYING: 2}, loses_workers=False, kinds=("broken",))
         | {
             PLACING: "there are none yet",
             CONNECTING: CUT,
@@ -168,7 +184,7 @@ FAULTS = [
     Fault(
         "shard slow, within the timeout",
         slow_down,
-        each(Survives(within_s=LOSS_S, resumes_from=()), *ALL_PHASES),
+        each(Survives(within_s=LOSS_S), *ALL_PHASES),
         rank=0,
         held="victim",
         settings=SLOW,

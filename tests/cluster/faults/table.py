@@ -71,17 +71,19 @@ class Survives(Expected):
 
     Attributes
     ----------
-    resumes_from : tuple of int or None
-        Epochs from which the fit resumes, one after each loss. None where a worker may
-        do its part before it leaves: the fit recovers at most once.
+    resumes_from : tuple of int
+        Epochs from which the fit resumes, one after each loss.
     loses_workers : bool
-        Whether workers are lost, or the fit resumes on the same ones.
+        Whether workers are lost or left, or the fit resumes on the same ones.
+    kinds : tuple of str
+        What each recovery may be; see `Recovery`.
     """
 
     error: None = None
     called: str = "same parameters"
-    resumes_from: tuple[int, ...] | None = None
+    resumes_from: tuple[int, ...] = ()
     loses_workers: bool = True
+    kinds: tuple[str, ...] = ("lost",)
 
 
 RIGHT = Expected(None)

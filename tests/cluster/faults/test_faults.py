@@ -121,12 +121,10 @@ def assert_recovered(
     """Check that the fit says what it has lost, and from where it has resumed."""
     found = outcome.recoveries
     lost = [set(recovery.lost) for recovery in found]
-    if expected.resumes_from is None:
-        assert lost in ([], scenario.losses)
-    else:
-        losses = scenario.losses if expected.loses_workers else [set()]
-        assert lost == losses[: len(expected.resumes_from)], found
-        assert tuple(each.n_iter for each in found) == expected.resumes_from
+    losses = scenario.losses if expected.loses_workers else [set()]
+    assert lost == losses[: len(expected.resumes_from)], found
+    assert tuple(each.n_iter for each in found) == expected.resumes_from, found
+    assert all(recovery.kind in expected.kinds for recovery in found), found
     assert all(recovery.same_bits for recovery in found)
     assert not any(set(each.workers) & set(each.lost) for each in found)
     says_so = re.search(
