@@ -5,6 +5,7 @@ import math
 import os
 import re
 import sys
+import threading
 from contextlib import nullcontext
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -187,6 +188,27 @@ def test_a_growing_cluster_is_timed(monkeypatch):
     assert row["one worker, s"] > 0
     assert row["moved after, s"] == ""
     assert row["largest difference of a weight"] == 0
+
+
+def test_the_cluster_that_grows_is_adaptive(monkeypatch):
+    limits, grown = [], threading.Event()
+
+    def adapt(**given):
+        limits.append(given)
+        if given["minimum"] == 2:
+            grown.set()
+
+    cluster = SimpleNamespace(adapt=adapt)
+    client = SimpleNamespace(run=lambda *_: None, cluster=cluster)
+    started = nullcontext(client)
+    monkeypatch.setattr(elastic, "single_threaded_workers", lambda _: started)
+    monkeypatch.setattr(elastic, "fit_uninterrupted", lambda *_: grown.wait(10))
+    monkeypatch.setattr(elastic, "WORKLOAD", Workload(6, (5,), 3, 4, batch_size=10))
+    monkeypatch.setattr(elastic, "GROWS_AFTER_S", 0.0)
+    elastic._fit(1, grows=True)
+    assert limits == [{"minimum": 1, "maximum": 2}, {"minimum": 2, "maximum": 2}]
+    elastic._fit(1, grows=False)
+    assert len(limits) == 2
 
 
 @pytest.fixture
