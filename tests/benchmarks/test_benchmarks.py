@@ -245,6 +245,21 @@ def test_recoveries_from_kills_are_timed(monkeypatch, copied_often):
     assert 0 < row["median, s"] <= row["worst, s"]
 
 
+def test_only_the_recoveries_that_are_asked_for_are_measured(
+    monkeypatch, tmp_path, capsys
+):
+    path = tmp_path / "b.json"
+    monkeypatch.setattr(recovery, "measure_copies", pytest.fail)
+    monkeypatch.setattr(recovery, "measure_kills", lambda number: {"kills": number})
+    options = ["--pairs", "0", "--kills", "3", "--json", str(path)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "recovery", *options])
+    command.main()
+    assert "## recovery: after a kill" in capsys.readouterr().out
+    results = json.loads(path.read_text())
+    assert set(results) == {"machine", "recovery: after a kill"}
+    assert results["recovery: after a kill"] == [{"kills": 3}]
+
+
 def test_a_recovery_that_changes_the_answer_fails(monkeypatch):
     nobody = nullcontext(SimpleNamespace(wait_for_workers=lambda _: None))
     monkeypatch.setattr(recovery, "single_threaded_workers", lambda *_: nobody)
