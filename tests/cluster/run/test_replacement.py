@@ -156,6 +156,15 @@ def test_a_worker_that_was_paused_is_of_use_once_it_accepts_tasks(client):
     assert abandoned.others(client, statuses) == {first, second, third}
 
 
+@pytest.mark.parametrize("kind", ["retired", "moved"])
+def test_a_worker_that_is_left_but_well_is_of_use(client, kind):
+    processes = processes_of(client)
+    abandoned = AbandonedWorkers()
+    departure = Departure(kind, tuple(processes)[:1], "it is left")
+    abandoned.add(departure, processes, handed_over=True)
+    assert abandoned.others(client, {}) == set(processes)
+
+
 def test_a_worker_that_was_paused_by_its_shard_is_of_no_use_any_more(client):
     first, second, third = client.nthreads()
     processes = processes_of(client)
