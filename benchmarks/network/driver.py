@@ -17,7 +17,7 @@ from distributed import Client
 
 from benchmarks.network.plans import PLANS
 from benchmarks.network.probe import probe
-from skdistmlp.cluster.peers.measurement import forget_machines
+from skdistmlp.cluster.peers.measured import forget_machines
 from skdistmlp.crossover.timing import time_fit
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.estimators import DistributedMLPClassifier

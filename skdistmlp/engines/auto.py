@@ -169,14 +169,16 @@ def fastest_plan(
     """
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.data.remote_dataset import available_memory
-    from skdistmlp.cluster.peers.measurement import (
+    from skdistmlp.cluster.peers.measured import (
         HeldError,
         UnreachableError,
-        check_room_for_trial,
         keep_machines,
         known_machines,
-        measure_machines,
         measured_before,
+    )
+    from skdistmlp.cluster.peers.measurement import (
+        check_room_for_trial,
+        measure_machines,
     )
 
     cost, layer_units, trial = outline.cost, outline.layer_units, outline.trial
@@ -218,7 +220,7 @@ def plan_by_known_machines(
     """
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.data.remote_dataset import available_memory
-    from skdistmlp.cluster.peers.measurement import (
+    from skdistmlp.cluster.peers.measured import (
         MeasurementError,
         known_machines,
         measured_before,

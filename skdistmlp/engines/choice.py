@@ -154,7 +154,7 @@ def open_engine(
 
 def _forget_miss(plan: Plan, outline: FitOutline, client: Any) -> None:
     """Have a job measured again if a step did not take what was expected."""
-    from skdistmlp.cluster.peers.measurement import forget_job
+    from skdistmlp.cluster.peers.measured import forget_job
 
     if plan.forecast is None or not plan.forecast.misses:
         return
@@ -168,7 +168,7 @@ def _note_unreachable(error: ExchangeError, plan: Plan, client: Any) -> None:
 
     Not if a worker was lost, or a port in use: that passes.
     """
-    from skdistmlp.cluster.peers.measurement import note_unreachable
+    from skdistmlp.cluster.peers.measured import note_unreachable
 
     if error.apart and client is not None:
         note_unreachable(client, plan.workers, what_happened(error))
@@ -191,7 +191,7 @@ def _plan_prediction(
         worker_memory,
         workers_of,
     )
-    from skdistmlp.cluster.peers.measurement import known_machines
+    from skdistmlp.cluster.peers.measured import known_machines
 
     # Everything it takes is here: a cluster that has become smaller will do.
     workers = workers_of(client)[: request.n_workers]
@@ -259,7 +259,7 @@ def _plan_on(
         if plan is not None:
             return plan
     elif outline is not None and has_choice(request):
-        from skdistmlp.cluster.peers.measurement import MeasurementError
+        from skdistmlp.cluster.peers.measured import MeasurementError
 
         is_long = is_worth_measuring(request, outline)
         find_plan = fastest_plan if is_long else plan_by_known_machines
@@ -305,10 +305,9 @@ def _with_unreachable(
 ) -> EngineRequest:
     """Return a request that says so if its workers cannot connect to each other.
 
-    As it has found out itself, or another fit a moment ago, which the next need not
-    wait for again.
+    As another fit has found out a moment ago: this one need not wait for it again.
     """
-    from skdistmlp.cluster.peers.measurement import unreachable_before
+    from skdistmlp.cluster.peers.measured import unreachable_before
 
     if not request.may_do_without_peers:
         return request

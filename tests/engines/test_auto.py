@@ -18,7 +18,7 @@ from skdistmlp.cluster.client import workers as client_workers
 from skdistmlp.cluster.data import remote_dataset
 from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers import measurement as cluster_measurement
-from skdistmlp.cluster.peers.measurement import (
+from skdistmlp.cluster.peers.measured import (
     MeasurementError,
     UnreachableError,
     forget_machines,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from skdistmlp.cluster.peers.measurement import forget_machines, unreachable_before
+from skdistmlp.cluster.peers.measured import forget_machines, unreachable_before
 from skdistmlp.engines.dispatch import plan_prediction, predict, train
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.exceptions import ExchangeError

@@ -16,11 +16,8 @@ from distributed import Client
 
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.workers import worker_memory, workers_of
-from skdistmlp.cluster.peers.measurement import (
-    MeasurementError,
-    check_room_for_trial,
-    measure_again,
-)
+from skdistmlp.cluster.peers.measured import MeasurementError
+from skdistmlp.cluster.peers.measurement import check_room_for_trial, measure_again
 from skdistmlp.cluster.peers.probe import prepare
 from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.cluster.run.departure import Departure

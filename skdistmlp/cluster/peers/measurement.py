@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -18,22 +17,28 @@ from typing import Any
 
 from distributed import Client, Future
 
-from skdistmlp.cluster.client.workers import scheduler_id
 from skdistmlp.cluster.peers import probe
+from skdistmlp.cluster.peers.measured import (
+    HeldError,
+    MeasurementError,
+    UnreachableError,
+    keep_timings,
+    measured_before,
+    note_failure,
+)
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run.graph import MEASURE
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import borrow_workers
-from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings, are_equal
 from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.machines import Machines
 from skdistmlp.planning.plan import WorkerMemory, plan_training
 from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.settings import exchange_timeout_s
-from skdistmlp.timeouts import MEASURING_POLL_S, MEASURING_RETRY_S, MEASURING_TIMEOUT_S
+from skdistmlp.timeouts import MEASURING_POLL_S, MEASURING_TIMEOUT_S
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 
@@ -44,44 +49,9 @@ the link to it. On a fast link, the largest follows the smallest."""
 FETCHED_S = 0.3
 """Seconds that a larger piece may be expected to take."""
 
-MAX_CACHED = 64
-"""Measurements that are kept."""
-
 _MEASURING = threading.Lock()
 """Held while something is measured: the fits of a search that runs in threads all want
-the same, and those that come later find it in the cache."""
-
-_TABLES = threading.Lock()
-"""Held while the tables below are read or changed, and never while waiting: predictions
-and fits that end need them while others measure. Taken after `_MEASURING`."""
-
-_CACHE: OrderedDict[Any, Timings] = OrderedDict()
-"""What was measured, by scheduler, workers and job, the oldest first. Not by client:
-one that is made from an address lives for a single fit."""
-
-
-_KNOWN: OrderedDict[tuple[str, tuple[str, ...], tuple[int, ...]], Machines] = (
-    OrderedDict()
-)
-"""What followed, by scheduler, workers and network, the oldest first."""
-
-
-class MeasurementError(ClusterError):
-    """Nothing was measured; says why. Never raised to users."""
-
-
-class HeldError(MeasurementError):
-    """Other fits hold or measure the workers."""
-
-
-class UnreachableError(MeasurementError):
-    """The workers cannot connect to each other."""
-
-
-_FAILED: dict[tuple[str, tuple[str, ...]], tuple[float, MeasurementError]] = {}
-"""Workers that could not be measured, by scheduler, until when, and why. Not by job:
-the candidates of a search would each wait for the same busy workers. If they could not
-connect to each other, neither can any workers that they are among."""
+the same, and those that come later find it kept."""
 
 
 def measure_machines(
@@ -89,7 +59,7 @@ def measure_machines(
 ) -> Timings:
     """Measure steps of a job on workers and in this process, and exchanges.
 
-    Taken from the cache if the same was measured before.
+    What was measured before is not measured again.
 
     Parameters
     ----------
@@ -116,40 +86,10 @@ def measure_machines(
         except HeldError:
             raise
         except MeasurementError as error:
-            until = time.monotonic() + MEASURING_RETRY_S
-            with _TABLES:
-                _FAILED[scheduler_id(client), workers] = until, error
+            note_failure(client, workers, error)
             raise
-        with _TABLES:
-            _CACHE[_key(client, workers, trial, grids)] = found
-            while len(_CACHE) > MAX_CACHED:
-                _CACHE.popitem(last=False)
+        keep_timings(client, workers, trial, grids, found)
         return found
-
-
-def measured_before(
-    client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
-) -> Timings | None:
-    """Return what `measure_machines` would find in the cache; None if it would measure.
-
-    The parameters are the same.
-
-    Raises
-    ------
-    MeasurementError
-        If these workers could not be measured a moment ago.
-    """
-    with _TABLES:
-        found = _CACHE.get(_key(client, workers, trial, grids))
-        if found is None:
-            _raise_again(scheduler_id(client), workers)
-    return found
-
-
-def _key(
-    client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
-) -> Hashable:
-    return scheduler_id(client), workers, trial.key, tuple(grids)
 
 
 def measure_again(
@@ -161,7 +101,7 @@ def measure_again(
 ) -> Timings:
     """Measure workers for a fit that holds some of them, between two of its rounds.
 
-    Nothing comes from the cache: a worker may have become slow since.
+    Whatever was measured before: a worker may have become slow since.
 
     Parameters
     ----------
@@ -211,117 +151,6 @@ def check_room_for_trial(
                 f"steps that are timed take {needed:,} bytes, and {where} has "
                 f"{n_bytes:,}"
             )
-
-
-def keep_machines(
-    client: Client,
-    workers: tuple[str, ...],
-    layer_units: tuple[int, ...],
-    machines: Machines,
-) -> None:
-    """Keep what follows from a measurement, for predictions: they measure nothing."""
-    with _TABLES:
-        key = scheduler_id(client), workers, layer_units
-        _KNOWN[key] = machines
-        _KNOWN.move_to_end(key)
-        while len(_KNOWN) > MAX_CACHED:
-            _KNOWN.popitem(last=False)
-
-
-def known_machines(
-    client: Client, workers: Sequence[str], layer_units: tuple[int, ...]
-) -> Machines | None:
-    """Return what was measured last of these workers on a network; None if nothing."""
-    with _TABLES:
-        # Then the scheduler need not be asked for its name.
-        if not _KNOWN:
-            return None
-    of_network = scheduler_id(client), layer_units
-    with _TABLES:
-        for (scheduler, measured, units), machines in reversed(_KNOWN.items()):
-            if (scheduler, units) == of_network and {*workers} <= {*measured}:
-                speeds = dict(zip(measured, machines.workers, strict=True))
-                of_these = tuple(speeds[worker] for worker in workers)
-                return replace(machines, workers=of_these)
-    return None
-
-
-def note_unreachable(client: Client, workers: tuple[str, ...], reason: str) -> None:
-    """Have it known for a while that workers cannot connect, as a fit has found out."""
-    with _TABLES:
-        _FAILED[scheduler_id(client), workers] = (
-            time.monotonic() + MEASURING_RETRY_S,
-            UnreachableError(reason),
-        )
-
-
-def unreachable_before(client: Client, workers: tuple[str, ...]) -> str | None:
-    """Return why some of the workers could not connect to each other a moment ago.
-
-    None if they could, or have not tried.
-    """
-    with _TABLES:
-        try:
-            _raise_again(scheduler_id(client), workers)
-        except UnreachableError as error:
-            return str(error)
-        except MeasurementError:
-            pass
-    return None
-
-
-def forget_job(
-    client: Client,
-    workers: tuple[str, ...],
-    trial: Trial,
-    layer_units: tuple[int, ...],
-) -> None:
-    """Have a job measured again whose steps took longer or less than expected.
-
-    What is known of other networks, workers and clusters stays, and so does who cannot
-    be measured.
-
-    Parameters
-    ----------
-    client : Client
-        A connected client.
-    workers : tuple of str
-        Addresses of those that have trained, which may be some of those that were
-        measured; none of them if this process has.
-    trial : Trial
-        The job.
-    layer_units : tuple of int
-        Of its network.
-    """
-    scheduler = scheduler_id(client)
-    with _TABLES:
-        for table, job in ((_CACHE, trial.key), (_KNOWN, layer_units)):
-            for key in list(table):
-                of_scheduler, measured, of_job, *_ = key
-                have_trained = {*workers} <= {*measured}
-                if (of_scheduler, of_job) == (scheduler, job) and have_trained:
-                    del table[key]
-
-
-def forget_machines() -> None:
-    """Have everything measured again, and tried that has failed."""
-    with _TABLES:
-        _CACHE.clear()
-        _KNOWN.clear()
-        _FAILED.clear()
-
-
-def _raise_again(scheduler: str, workers: tuple[str, ...]) -> None:
-    """Raise what a measurement of workers has failed with a moment ago, if it has."""
-    now = time.monotonic()
-    for other, (until, _) in list(_FAILED.items()):
-        if until <= now:
-            _FAILED.pop(other, None)
-    for (other_scheduler, others), (_, error) in _FAILED.items():
-        are_among = isinstance(error, UnreachableError) and {*others} <= {*workers}
-        if other_scheduler == scheduler and (are_among or others == workers):
-            # A new one: several threads may raise it.
-            raise type(error)(str(error))
 
 
 def _measure(

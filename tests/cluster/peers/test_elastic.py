@@ -13,7 +13,7 @@ from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers import elastic as module
 from skdistmlp.cluster.peers.elastic import Elastic, has_slow_shard, without_plan
-from skdistmlp.cluster.peers.measurement import HeldError
+from skdistmlp.cluster.peers.measured import HeldError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import WorkerMemory

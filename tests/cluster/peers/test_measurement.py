@@ -4,7 +4,6 @@ import asyncio
 import math
 import pickle
 import socket
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,19 +16,16 @@ from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.client.rpc import wait_while
 from skdistmlp.cluster.peers import measurement as module
 from skdistmlp.cluster.peers import probe
-from skdistmlp.cluster.peers.measurement import (
+from skdistmlp.cluster.peers.measured import (
     MeasurementError,
     UnreachableError,
-    check_room_for_trial,
     forget_machines,
-    keep_machines,
-    known_machines,
+)
+from skdistmlp.cluster.peers.measurement import (
+    check_room_for_trial,
     measure_again,
     measure_machines,
-    measured_before,
-    note_unreachable,
     rate_here,
-    unreachable_before,
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.shard import Roster
@@ -38,13 +34,12 @@ from skdistmlp.cluster.run.reservation import borrow_workers, reserve_workers
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.machines import Speed, reference_machines
 from skdistmlp.planning.plan import WorkerMemory
-from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE
+from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 from tests.cluster.run.test_reservation import goes_on, places
-from tests.cluster.support import WITHIN_S, bounded, in_thread, occupied, wait_until
+from tests.cluster.support import WITHIN_S, bounded, occupied
 from tests.training.jobs import dataset_of, job_of
 
 GRIDS = [Grid(1), Grid(3), Grid(1, 3)]
@@ -184,67 +179,6 @@ def test_threads_that_want_the_same_measure_it_once(client, workers, trial):
         ]
         first, second = (bounded(each.result) for each in asked)
     assert first is second
-
-
-def test_tables_are_not_held_while_something_is_measured(
-    client, workers, trial, monkeypatch
-):
-    """Predictions and fits that end in other threads need them."""
-    found = measure_machines(client, workers[:1], trial, GRIDS)
-    gate = threading.Event()
-    monkeypatch.setattr(module, "_measure", lambda *_: gate.wait(WITHIN_S))
-    asked = in_thread(measure_machines, client, workers, trial, GRIDS)
-    try:
-        wait_until(module._MEASURING.locked, "it is measured", asked)
-        machines = reference_machines(3)
-        bounded(keep_machines, client, workers, (4, 9, 1), machines)
-        assert bounded(known_machines, client, workers, (4, 9, 1)) == machines
-        assert bounded(measured_before, client, workers[:1], trial, GRIDS) is found
-        bounded(forget_machines)
-        assert not asked.done()
-    finally:
-        gate.set()
-    assert asked.result(WITHIN_S)
-
-
-def test_what_has_failed_is_not_measured_again_at_once(
-    client, workers, trial, monkeypatch
-):
-    tried = []
-
-    def fail(*_):
-        tried.append(1)
-        raise UnreachableError("behind a firewall")
-
-    monkeypatch.setattr(module, "_measure", fail)
-    # The candidates of a search are other jobs on the same workers.
-    for n_rows in 10, 10, 20:
-        with pytest.raises(UnreachableError, match="behind a firewall"):
-            measure_machines(client, workers, replace(trial, n_rows=n_rows), GRIDS)
-    assert len(tried) == 1
-    with pytest.raises(UnreachableError):
-        measure_machines(client, workers[:2], trial, GRIDS)
-    tried.pop()
-    monkeypatch.setattr(module, "MEASURING_RETRY_S", 0.0)
-    forget_machines()
-    for _ in range(2):
-        with pytest.raises(UnreachableError):
-            measure_machines(client, workers, trial, GRIDS)
-    assert len(tried) == 3
-
-
-def test_few_measurements_are_kept(client, workers, trial, monkeypatch):
-    monkeypatch.setattr(module, "MAX_CACHED", 2)
-    taken = []
-
-    def measure(*args):
-        taken.append(args)
-        return args
-
-    monkeypatch.setattr(module, "_measure", measure)
-    for n_rows in (1, 2, 3, 3, 1):
-        measure_machines(client, workers, replace(trial, n_rows=n_rows), GRIDS)
-    assert [args[2].n_rows for args in taken] == [1, 2, 3, 1]
 
 
 def test_workers_that_a_fit_holds_are_left_alone(client, workers, trial):
@@ -427,15 +361,6 @@ def test_only_a_worker_that_could_not_connect_is_out_of_reach(monkeypatch, apart
     assert isinstance(failed.value, MeetingError) is bool(apart)
 
 
-def test_workers_are_out_of_reach_if_some_of_them_are(client, workers, trial):
-    note_unreachable(client, workers[1::-1], "behind a firewall")
-    assert unreachable_before(client, workers[:2]) == "behind a firewall"
-    assert unreachable_before(client, workers) == "behind a firewall"
-    assert unreachable_before(client, workers[1:]) is None
-    with pytest.raises(UnreachableError, match="behind a firewall"):
-        measured_before(client, workers, trial, GRIDS)
-
-
 def test_an_interrupt_ends_a_measurement(client, workers, trial, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -447,24 +372,6 @@ def test_an_interrupt_ends_a_measurement(client, workers, trial, monkeypatch):
     monkeypatch.undo()
     # Nothing is remembered of it.
     assert measure_machines(client, workers, trial, GRIDS).here_s > 0
-
-
-def test_what_was_measured_last_is_known_to_predictions(client, workers):
-    def machines_of(*speeds):
-        each = tuple(Speed(REFERENCE, {Grid(1): speed}) for speed in speeds)
-        return replace(reference_machines(len(each)), workers=each)
-
-    units = 4, 9, 1
-    assert known_machines(client, workers, units) is None
-    keep_machines(client, workers, units, machines_of(1.0, 2.0, 3.0))
-    keep_machines(client, workers[:1], units, machines_of(4.0))
-    last = known_machines(client, workers[2:0:-1], units)
-    assert last == machines_of(3.0, 2.0)
-    assert known_machines(client, workers[:1], units) == machines_of(4.0)
-    assert known_machines(client, workers[:1], (4, 8, 1)) is None
-    assert known_machines(client, ["tcp://other:1"], units) is None
-    forget_machines()
-    assert known_machines(client, workers, units) is None
 
 
 def test_a_probe_stays_on_its_worker():

@@ -12,7 +12,8 @@ from distributed import Client, LocalCluster, Security
 from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.peers.measurement import forget_machines, measure_machines
+from skdistmlp.cluster.peers.measured import forget_machines
+from skdistmlp.cluster.peers.measurement import measure_machines
 from skdistmlp.cluster.peers.worker import tls_of
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid

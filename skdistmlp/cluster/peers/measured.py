@@ -1,0 +1,209 @@
+"""What was measured of workers before, and which of them could not be measured."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distributed import Client
+
+from skdistmlp.cluster.client.workers import scheduler_id
+from skdistmlp.exceptions import ClusterError
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.calibration import Timings
+from skdistmlp.planning.machines import Machines
+from skdistmlp.timeouts import MEASURING_RETRY_S
+from skdistmlp.training.trial import Trial
+
+MAX_KEPT = 64
+"""Measurements that are kept."""
+
+_TABLES = threading.Lock()
+"""Held while the tables below are read or changed, and never while waiting: predictions
+and fits that end need them while others measure."""
+
+_TIMINGS: OrderedDict[Any, Timings] = OrderedDict()
+"""What was measured, by scheduler, workers and job, the oldest first. Not by client:
+one that is made from an address lives for a single fit."""
+
+_MACHINES: OrderedDict[tuple[str, tuple[str, ...], tuple[int, ...]], Machines] = (
+    OrderedDict()
+)
+"""What followed, by scheduler, workers and network, the oldest first."""
+
+
+class MeasurementError(ClusterError):
+    """Nothing was measured; says why. Never raised to users."""
+
+
+class HeldError(MeasurementError):
+    """Other fits hold or measure the workers."""
+
+
+class UnreachableError(MeasurementError):
+    """The workers cannot connect to each other."""
+
+
+_FAILED: dict[tuple[str, tuple[str, ...]], tuple[float, MeasurementError]] = {}
+"""Workers that could not be measured, by scheduler, until when, and why. Not by job:
+the candidates of a search would each wait for the same busy workers. If they could not
+connect to each other, neither can any workers that they are among."""
+
+
+def measured_before(
+    client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
+) -> Timings | None:
+    """Return what was measured of workers for a job; None if nothing was.
+
+    The parameters are those of `measure_machines`.
+
+    Raises
+    ------
+    MeasurementError
+        If these workers could not be measured a moment ago.
+    """
+    with _TABLES:
+        found = _TIMINGS.get(_key(client, workers, trial, grids))
+        if found is None:
+            _raise_again(scheduler_id(client), workers)
+    return found
+
+
+def _key(
+    client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
+) -> Hashable:
+    return scheduler_id(client), workers, trial.key, tuple(grids)
+
+
+def keep_timings(
+    client: Client,
+    workers: tuple[str, ...],
+    trial: Trial,
+    grids: Sequence[Grid],
+    found: Timings,
+) -> None:
+    """Keep what was measured of workers for a job."""
+    with _TABLES:
+        _TIMINGS[_key(client, workers, trial, grids)] = found
+        while len(_TIMINGS) > MAX_KEPT:
+            _TIMINGS.popitem(last=False)
+
+
+def note_failure(
+    client: Client, workers: tuple[str, ...], error: MeasurementError
+) -> None:
+    """Have it known for a while that workers cannot be measured."""
+    with _TABLES:
+        until = time.monotonic() + MEASURING_RETRY_S
+        _FAILED[scheduler_id(client), workers] = until, error
+
+
+def keep_machines(
+    client: Client,
+    workers: tuple[str, ...],
+    layer_units: tuple[int, ...],
+    machines: Machines,
+) -> None:
+    """Keep what follows from a measurement, for predictions: they measure nothing."""
+    with _TABLES:
+        key = scheduler_id(client), workers, layer_units
+        _MACHINES[key] = machines
+        _MACHINES.move_to_end(key)
+        while len(_MACHINES) > MAX_KEPT:
+            _MACHINES.popitem(last=False)
+
+
+def known_machines(
+    client: Client, workers: Sequence[str], layer_units: tuple[int, ...]
+) -> Machines | None:
+    """Return what was measured last of these workers on a network; None if nothing."""
+    with _TABLES:
+        # Then the scheduler need not be asked for its name.
+        if not _MACHINES:
+            return None
+    of_network = scheduler_id(client), layer_units
+    with _TABLES:
+        for (scheduler, measured, units), machines in reversed(_MACHINES.items()):
+            if (scheduler, units) == of_network and {*workers} <= {*measured}:
+                speeds = dict(zip(measured, machines.workers, strict=True))
+                of_these = tuple(speeds[worker] for worker in workers)
+                return replace(machines, workers=of_these)
+    return None
+
+
+def note_unreachable(client: Client, workers: tuple[str, ...], reason: str) -> None:
+    """Have it known for a while that workers cannot connect, as a fit has found out."""
+    note_failure(client, workers, UnreachableError(reason))
+
+
+def unreachable_before(client: Client, workers: tuple[str, ...]) -> str | None:
+    """Return why some of the workers could not connect to each other a moment ago.
+
+    None if they could, or have not tried.
+    """
+    with _TABLES:
+        try:
+            _raise_again(scheduler_id(client), workers)
+        except UnreachableError as error:
+            return str(error)
+        except MeasurementError:
+            pass
+    return None
+
+
+def forget_job(
+    client: Client,
+    workers: tuple[str, ...],
+    trial: Trial,
+    layer_units: tuple[int, ...],
+) -> None:
+    """Have a job measured again whose steps took longer or less than expected.
+
+    What is known of other networks, workers and clusters stays, and so does who cannot
+    be measured.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : tuple of str
+        Addresses of those that have trained, which may be some of those that were
+        measured; none of them if this process has.
+    trial : Trial
+        The job.
+    layer_units : tuple of int
+        Of its network.
+    """
+    scheduler = scheduler_id(client)
+    with _TABLES:
+        for table, job in ((_TIMINGS, trial.key), (_MACHINES, layer_units)):
+            for key in list(table):
+                of_scheduler, measured, of_job, *_ = key
+                have_trained = {*workers} <= {*measured}
+                if (of_scheduler, of_job) == (scheduler, job) and have_trained:
+                    del table[key]
+
+
+def forget_machines() -> None:
+    """Have everything measured again, and tried that has failed."""
+    with _TABLES:
+        _TIMINGS.clear()
+        _MACHINES.clear()
+        _FAILED.clear()
+
+
+def _raise_again(scheduler: str, workers: tuple[str, ...]) -> None:
+    """Raise what a measurement of workers has failed with a moment ago, if it has."""
+    now = time.monotonic()
+    for other, (until, _) in list(_FAILED.items()):
+        if until <= now:
+            _FAILED.pop(other, None)
+    for (other_scheduler, others), (_, error) in _FAILED.items():
+        are_among = isinstance(error, UnreachableError) and {*others} <= {*workers}
+        if other_scheduler == scheduler and (are_among or others == workers):
+            # A new one: several threads may raise it.
+            raise type(error)(str(error))

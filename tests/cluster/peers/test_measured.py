@@ -1,0 +1,128 @@
+"""What is kept of measurements, and of those that failed."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+
+from skdistmlp.cluster.peers import measured, measurement
+from skdistmlp.cluster.peers.measured import (
+    UnreachableError,
+    forget_machines,
+    keep_machines,
+    known_machines,
+    measured_before,
+    note_unreachable,
+    unreachable_before,
+)
+from skdistmlp.cluster.peers.measurement import measure_machines
+from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.machines import Speed, reference_machines
+from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.training.trial import Trial
+from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
+from tests.training.jobs import dataset_of, job_of
+
+GRIDS = [Grid(1), Grid(3), Grid(1, 3)]
+
+
+@pytest.fixture
+def workers(client, monkeypatch):
+    forget_machines()
+    # The machine may be busy.
+    monkeypatch.setattr(measurement, "MEASURING_TIMEOUT_S", WITHIN_S)
+    yield tuple(client.nthreads())
+    forget_machines()
+
+
+@pytest.fixture
+def trial():
+    return Trial.of(job_of("adam"), dataset_of("adam"), 50)
+
+
+def test_tables_are_not_held_while_something_is_measured(
+    client, workers, trial, monkeypatch
+):
+    """Predictions and fits that end in other threads need them."""
+    found = measure_machines(client, workers[:1], trial, GRIDS)
+    gate = threading.Event()
+    monkeypatch.setattr(measurement, "_measure", lambda *_: gate.wait(WITHIN_S))
+    asked = in_thread(measure_machines, client, workers, trial, GRIDS)
+    try:
+        wait_until(measurement._MEASURING.locked, "it is measured", asked)
+        machines = reference_machines(3)
+        bounded(keep_machines, client, workers, (4, 9, 1), machines)
+        assert bounded(known_machines, client, workers, (4, 9, 1)) == machines
+        assert bounded(measured_before, client, workers[:1], trial, GRIDS) is found
+        bounded(forget_machines)
+        assert not asked.done()
+    finally:
+        gate.set()
+    assert asked.result(WITHIN_S)
+
+
+def test_what_has_failed_is_not_measured_again_at_once(
+    client, workers, trial, monkeypatch
+):
+    tried = []
+
+    def fail(*_):
+        tried.append(1)
+        raise UnreachableError("behind a firewall")
+
+    monkeypatch.setattr(measurement, "_measure", fail)
+    # The candidates of a search are other jobs on the same workers.
+    for n_rows in 10, 10, 20:
+        with pytest.raises(UnreachableError, match="behind a firewall"):
+            measure_machines(client, workers, replace(trial, n_rows=n_rows), GRIDS)
+    assert len(tried) == 1
+    with pytest.raises(UnreachableError):
+        measure_machines(client, workers[:2], trial, GRIDS)
+    tried.pop()
+    monkeypatch.setattr(measured, "MEASURING_RETRY_S", 0.0)
+    forget_machines()
+    for _ in range(2):
+        with pytest.raises(UnreachableError):
+            measure_machines(client, workers, trial, GRIDS)
+    assert len(tried) == 3
+
+
+def test_few_measurements_are_kept(client, workers, trial, monkeypatch):
+    monkeypatch.setattr(measured, "MAX_KEPT", 2)
+    taken = []
+
+    def measure(*args):
+        taken.append(args)
+        return args
+
+    monkeypatch.setattr(measurement, "_measure", measure)
+    for n_rows in (1, 2, 3, 3, 1):
+        measure_machines(client, workers, replace(trial, n_rows=n_rows), GRIDS)
+    assert [args[2].n_rows for args in taken] == [1, 2, 3, 1]
+
+
+def test_workers_are_out_of_reach_if_some_of_them_are(client, workers, trial):
+    note_unreachable(client, workers[1::-1], "behind a firewall")
+    assert unreachable_before(client, workers[:2]) == "behind a firewall"
+    assert unreachable_before(client, workers) == "behind a firewall"
+    assert unreachable_before(client, workers[1:]) is None
+    with pytest.raises(UnreachableError, match="behind a firewall"):
+        measured_before(client, workers, trial, GRIDS)
+
+
+def test_what_was_measured_last_is_known_to_predictions(client, workers):
+    def machines_of(*speeds):
+        each = tuple(Speed(REFERENCE, {Grid(1): speed}) for speed in speeds)
+        return replace(reference_machines(len(each)), workers=each)
+
+    units = 4, 9, 1
+    assert known_machines(client, workers, units) is None
+    keep_machines(client, workers, units, machines_of(1.0, 2.0, 3.0))
+    keep_machines(client, workers[:1], units, machines_of(4.0))
+    last = known_machines(client, workers[2:0:-1], units)
+    assert last == machines_of(3.0, 2.0)
+    assert known_machines(client, workers[:1], units) == machines_of(4.0)
+    assert known_machines(client, workers[:1], (4, 8, 1)) is None
+    assert known_machines(client, ["tcp://other:1"], units) is None
+    forget_machines()
+    assert known_machines(client, workers, units) is None
