@@ -65,14 +65,11 @@ class DaskProcesses:
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        for process in reversed(self._processes.values()):
-            process.terminate()
+        # Asked to end, a worker that was suspended before takes ten seconds and more.
         for process in self._processes.values():
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
         self.print_output()
 
     def have_workers(self, n_workers: int, n_threads: int = 1, port: int = 0) -> None:

@@ -1,5 +1,5 @@
 import socket
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -45,9 +45,24 @@ def connected(grid, timeout_s=LONG_S, is_cancelled=lambda: False):
 
 def run(communicators, work):
     """Run `work` on every shard at once; return results, or raise what came first."""
-    with ThreadPoolExecutor(len(communicators)) as pool:
+    errors = []
+
+    def shard(communicator):
         try:
-            return list(pool.map(work, communicators, timeout=2 * LONG_S))
+            return work(communicator)
+        except BaseException as error:
+            errors.append(error)
+            # As in a fit: the others learn of it by that.
+            communicator.close()
+            raise
+
+    with ThreadPoolExecutor(len(communicators)) as pool:
+        shards = [pool.submit(shard, communicator) for communicator in communicators]
+        try:
+            wait(shards, 2 * LONG_S)
+            if errors:
+                raise errors[0]
+            return [shard.result(0) for shard in shards]
         finally:
             for communicator in communicators:
                 communicator.close()
