@@ -87,7 +87,7 @@ class FitOutline:
         return replace(self.cost, n_rows=self.trial.n_rows)
 
     def grids_timed(self, n_workers: int) -> list[Grid]:
-        """Return the grids of so many workers on which steps are timed."""
+        """Return the grids whose steps are timed, for this many workers."""
         return corners(n_workers, self.layer_units, self.cost.n_rows)
 
     @property

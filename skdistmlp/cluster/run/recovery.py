@@ -236,7 +236,7 @@ class RecoveringFit:
     ) -> Departure | None:
         """Return what an error means: which workers the fit does without, and why.
 
-        None if the error is to be expected again.
+        None if the same error would come again.
 
         Parameters
         ----------
