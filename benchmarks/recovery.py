@@ -192,7 +192,7 @@ def measure_kills(n_kills: int) -> Row:
 
 
 class _Killer:
-    """Kills a worker that trains, some seconds after the context is entered.
+    """Kills a worker that is training, some seconds after the context is entered.
 
     Attributes
     ----------

@@ -101,7 +101,7 @@ def measure_again(
 ) -> Timings:
     """Measure workers for a fit that holds some of them, between two of its rounds.
 
-    Whatever was measured before: a worker may have become slow since.
+    Also if they were measured before: one may have become slow since.
 
     Parameters
     ----------

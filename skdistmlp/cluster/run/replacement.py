@@ -186,8 +186,8 @@ def _seated(
     needed = dict.fromkeys(ranks, 0)
     needed.update((r, n) for r, n in enumerate(plan.bytes_held) if r in ranks)
     left, found = list(workers), {}
-    # From the largest on: who has room for it has room for each of the others, so that
-    # it does not matter which of them it takes.
+    # The largest first: a worker with room for it has room for any of the others too,
+    # so it does not matter which one it takes.
     for rank in sorted(ranks, key=needed.__getitem__, reverse=True):
         for worker in left:
             if worker not in memory or needed[rank] <= memory[worker].free:

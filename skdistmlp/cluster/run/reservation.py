@@ -70,12 +70,11 @@ def choose_free_workers(
 
 def freest_first(client: Client, workers: Sequence[str]) -> list[str]:
     """Return workers in the order of how few fits have them or wait for them."""
-    number = len(workers)
     ordered = _ask_queue(
         client,
         "skdistmlp_choose",
         workers=list(workers),
-        n_workers=number,
+        n_workers=len(workers),
         intends=False,
     )
     return list(workers if ordered is None else ordered)
@@ -83,19 +82,8 @@ def freest_first(client: Client, workers: Sequence[str]) -> list[str]:
 
 def withdraw_choice(client: Client, workers: Sequence[str]) -> None:
     """Have it known that no fit will come for workers that were chosen for one."""
-    # Whatever ended the plan is worth more than an error here: a choice that is not
-    # withdrawn counts for a few seconds more.
-    if client.status in ("closing", "closed"):
-        return
-    with suppress(Exception):
-        withdrawn = submit_rpc(
-            client,
-            call_scheduler,
-            client,
-            "skdistmlp_withdraw",
-            workers=list(workers),
-        )
-        withdrawn.result(LEAVE_QUEUE_S)
+    # If it fails, the choice counts for a few seconds more.
+    _tell_queue(client, "skdistmlp_withdraw", workers=list(workers))
 
 
 def unclaimed_workers(client: Client, workers: Sequence[str]) -> list[str]:
@@ -271,9 +259,14 @@ def _silent_s(client: Client) -> float:
 
 def _leave(client: Client, name: str) -> None:
     """Give up a place in the queue."""
+    _tell_queue(client, "skdistmlp_leave", name=name)
+
+
+def _tell_queue(client: Client, message: str, /, **arguments: Any) -> None:
+    """Tell the queue something, if it can be: whatever has ended is worth more."""
     # A closed client has no place any more.
     if client.status in ("closing", "closed"):
         return
     with suppress(Exception):
-        left = submit_rpc(client, call_scheduler, client, "skdistmlp_leave", name=name)
-        left.result(LEAVE_QUEUE_S)
+        told = submit_rpc(client, call_scheduler, client, message, **arguments)
+        told.result(LEAVE_QUEUE_S)

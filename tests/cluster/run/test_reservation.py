@@ -346,7 +346,7 @@ def test_a_choice_is_withdrawn_if_no_fit_will_arrive(client, workers):
     assert choices(client) == []
     with Client(client.scheduler.address, set_as_default=False) as gone:
         pass
-    # It has nothing to withdraw, and its plan has an error of its own.
+    # A closed client has no choice left, and no error hides that of the plan.
     withdraw_choice(gone, chosen)
 
 

@@ -1,4 +1,4 @@
-"""The queue of fits for workers, alone, with a clock of its own."""
+"""The queue of fits for workers, without a cluster and with a clock of its own."""
 
 import asyncio
 from types import SimpleNamespace
