@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+from benchmarks.network import plans, workloads
 from benchmarks.network.interruptions import Interrupted, interruptible
 from benchmarks.network.leftovers import remove_leftovers
 from benchmarks.network.links import RATES, Link, parse_rate
@@ -17,9 +18,9 @@ from benchmarks.network.namespaces import (
     check_available,
     open_lab,
 )
-from benchmarks.network.plans import DEFAULT, ONE_THREAD, PLANS
+from benchmarks.network.plans import ONE_THREAD, PLANS
 from benchmarks.network.processes import Driver, warn_of_few_cores
-from benchmarks.network.workloads import NETWORKS, parse_network
+from benchmarks.network.workloads import parse_network
 from skdistmlp.crossover.output import Row
 
 UNAVAILABLE = 69
@@ -50,11 +51,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--networks",
         nargs="+",
         type=_argument(parse_network),
-        default=list(map(parse_network, NETWORKS)),
         metavar="NETWORK",
         help=(
             f"features, hidden layers and, unless it is 200, @batch size (default: "
-            f"{' '.join(NETWORKS)})"
+            f"{' '.join(workloads.DEFAULT)}; with --forecast "
+            f"{' '.join(workloads.FORECAST)})"
         ),
     )
     group.add_argument(
@@ -67,13 +68,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--plans",
         nargs="+",
         choices=[name for name in PLANS if name != ONE_THREAD],
-        default=DEFAULT,
-        help=f"plans to compare with one thread (default: {' '.join(DEFAULT)})",
+        help=(
+            f"plans to compare with one thread (default: {', '.join(plans.DEFAULT)}; "
+            f"with --forecast {', '.join(plans.FORECAST)})"
+        ),
     )
     group.add_argument(
         "--forecast",
         action="store_true",
-        help="also have engine='auto' forecast what each plan takes, and compare",
+        help=(
+            "also have engine='auto' forecast what each plan takes, and compare; where "
+            "a step is expected to take long, fewer are measured"
+        ),
     )
 
 
@@ -102,7 +108,14 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, list[Row]], int]:
     """
     links = [Link(rate, arguments.delay_ms) for rate in arguments.links]
     torch = [] if arguments.without_torch or find_spec("torch") is None else TORCH
-    candidates = [ONE_THREAD, *dict.fromkeys(arguments.plans), *torch]
+    compared = arguments.plans
+    if compared is None:
+        compared = plans.FORECAST if arguments.forecast else plans.DEFAULT
+    networks = arguments.networks
+    if networks is None:
+        names = workloads.FORECAST if arguments.forecast else workloads.DEFAULT
+        networks = list(map(parse_network, names))
+    candidates = [ONE_THREAD, *dict.fromkeys(compared), *torch]
     results, code = Results(), 0
     try:
         with interruptible():
@@ -111,8 +124,8 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, list[Row]], int]:
                 _say(f"removed {leftover}, whose process had been killed")
             warn_of_few_cores(arguments.workers)
             with open_lab(arguments.workers) as lab:
-                driver = Driver(lab, [*arguments.plans, ONE_THREAD])
-                options = arguments.networks, candidates, arguments.repeats
+                driver = Driver(lab, [*compared, ONE_THREAD])
+                options = networks, candidates, arguments.repeats
                 measure(lab, driver, links, *options, results, arguments.forecast)
     except Interrupted as interrupted:
         _say(f"interrupted by {interrupted.signal.name}; the lab is removed")

@@ -5,11 +5,14 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from benchmarks.network.cells import Cell
-from benchmarks.network.plans import ONE_THREAD
+from benchmarks.network.plans import ONE_THREAD, name_of
 from skdistmlp.crossover.output import Row
 
 WITHIN = 0.3
 """Error of most forecasts, at most."""
+
+NEARLY, AT_MOST = 1.1, 1.25
+"""Times as long as the best plan that nearly all choices take, and that all do."""
 
 
 class Forecast(NamedTuple):
@@ -28,24 +31,12 @@ class Forecast(NamedTuple):
 
     def expected_ms(self) -> dict[str, float]:
         """Return milliseconds per step of each plan, by its name in the lab."""
-        return {plan_name(row): 1e3 * row["step_s"] for row in reversed(self.rows)}
+        return {name_of(row): 1e3 * row["step_s"] for row in reversed(self.rows)}
 
     @property
     def chosen(self) -> str:
         """The plan that would have been taken."""
-        return plan_name(self.rows[0])
-
-
-def plan_name(row: Mapping[str, Any]) -> str:
-    """Return what the lab calls a plan."""
-    n_workers, n_replicas = row["n_workers"], row["n_replicas"]
-    if n_workers == 0:
-        return ONE_THREAD
-    if n_workers == 1:
-        return "one worker"
-    if n_replicas == 1:
-        return "neurons"
-    return "replicas" if n_replicas == n_workers else f"{n_replicas}-replicas"
+        return name_of(self.rows[0])
 
 
 def compare_forecast(
@@ -68,6 +59,10 @@ def compare_forecast(
             "measured, ms": measured_ms[name],
             "error": f"{error:+.0%}",
             "chosen, over the best": measured_ms[name] / best_ms if is_chosen else "",
+            # However the repeats vary.
+            "slower than one thread": (
+                min(steps_ms[name]) > max(steps_ms[ONE_THREAD]) if is_chosen else ""
+            ),
             "measuring, s": forecast.measuring_s,
         }
 
@@ -93,7 +88,12 @@ def errors_of(rows: Sequence[Row]) -> list[Row]:
                 "median error": f"{median(errors):.0%}",
                 f"within {WITHIN:.0%}": f"{within:.0%}",
                 "choices": len(chosen),
+                f"within {NEARLY} of the best": sum(r <= NEARLY for r in chosen),
+                f"within {AT_MOST}": sum(r <= AT_MOST for r in chosen),
                 "worst choice, over the best": max(chosen, default=""),
+                "slower than one thread": sum(
+                    row["slower than one thread"] is True for row in of_link
+                ),
             }
         )
     return table

@@ -13,6 +13,7 @@ from benchmarks.network.namespaces import Lab
 from benchmarks.network.plans import ONE_THREAD
 from benchmarks.network.probe import LinkRates
 from benchmarks.network.processes import N_TORCH_PROCESSES, Driver, torch_step_ms
+from benchmarks.network.workloads import shortened
 from benchmarks.timing import with_progress
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.timing import median_ratio
@@ -133,7 +134,11 @@ def measure(
             mode, n_processes = TORCH[candidate]
             step_ms = torch_step_ms(lab, mode, cell.workload, n_processes)
         else:
-            step_ms = driver.step_ms(candidate, cell.workload)
+            workload, forecast = cell.workload, results.forecasts.get(cell)
+            if forecast is not None and candidate in forecast.expected_ms():
+                step_s = forecast.expected_ms()[candidate] / 1e3
+                workload = shortened(workload, step_s)
+            step_ms = driver.step_ms(candidate, workload)
         results.steps_ms[cell][candidate].append(step_ms)
 
 

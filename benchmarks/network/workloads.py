@@ -1,11 +1,12 @@
 """Networks to train in the lab, and for how long."""
 
 import math
+from dataclasses import replace
 
 from skdistmlp.crossover.workloads import Workload, parse_layers
 from skdistmlp.parallel.split import count_parameters
 
-NETWORKS = [
+DEFAULT = [
     "64-256-256",
     "64-256-256@2000",
     "784-256",
@@ -18,6 +19,20 @@ NETWORKS = [
 ]
 """Networks that are measured by default, as `parse_network` reads them."""
 
+FORECAST = [
+    f"{layers}@{batch_size}"
+    for layers in [
+        "64-100",
+        "64-256-256",
+        "784-256",
+        "784-1024-1024",
+        "784-2048-2048",
+        "784-4096",
+    ]
+    for batch_size in (200, 2000)
+]
+"""Networks that are measured by default where they are forecast."""
+
 BATCH_SIZE = 200
 """Rows per mini-batch of a network that does not say."""
 
@@ -26,6 +41,9 @@ ROWS_BYTES = 16e6
 
 MAX_STEPS = 100
 """Mini-batches per epoch, so that an epoch of the smallest networks is short too."""
+
+MAX_EPOCH_S = 4.0
+"""Seconds that an epoch is expected to take at most, where that is forecast."""
 
 TRAINED_FLOP = 2e10
 """Work of the epochs that are timed: half a second at 40 GFLOP/s."""
@@ -56,3 +74,17 @@ def parse_network(text: str) -> Workload:
     step_flop = 6 * batch_size * count_parameters(workload.layer_units)
     n_epochs = min(max(1, math.ceil(TRAINED_FLOP / (n_steps * step_flop))), 4)
     return Workload(n_features, hidden, n_steps, n_epochs, batch_size)
+
+
+def shortened(workload: Workload, step_s: float) -> Workload:
+    """Return a workload with fewer mini-batches, if they are expected to take long.
+
+    Parameters
+    ----------
+    workload : Workload
+        What to train.
+    step_s : float
+        Seconds that each of its mini-batches is expected to take.
+    """
+    n_steps = min(workload.n_steps, max(2, int(MAX_EPOCH_S / step_s)))
+    return replace(workload, n_steps=n_steps)

@@ -100,8 +100,8 @@ def expected_speedup(client: Any, n_workers: int, workload: Workload) -> float |
     except ClusterError:
         # The fits that are timed will say what is wrong, if they meet it too.
         return None
-    rows = {(row.n_workers, row.n_replicas): row for row in forecast.rows}
-    here, shared = rows.get((0, 1)), rows.get((n_workers, 1))
+    rows = {(row.engine, row.n_workers, row.n_replicas): row for row in forecast.rows}
+    here, shared = rows.get(("local", 0, 1)), rows.get(("peers", n_workers, 1))
     if here is None or shared is None:
         return None
     return here.step_s / shared.step_s
@@ -141,6 +141,7 @@ def forecast_for(
         tuple(f"worker {number}" for number in range(n_workers)),
         machines,
         {},
+        cluster_engines=("peers", "futures"),
     )
     return forecast_of(offer.candidates(), machines.link)
 

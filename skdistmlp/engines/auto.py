@@ -328,5 +328,5 @@ def _offer(
         n_replicas=request.n_replicas,
         min_workers=1 if request.may_stay_local or request.must_share else 2,
         on_cluster=outline.on_cluster,
-        connected=request.unreachable is None,
+        cluster_engines=request.cluster_engines,
     )

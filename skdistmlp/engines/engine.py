@@ -80,6 +80,13 @@ class EngineRequest:
         may_choose = self.engine == "auto" and not self.must_share
         return may_choose and self.n_replicas in (None, 1) and self.unreachable is None
 
+    @property
+    def cluster_engines(self) -> tuple[str, ...]:
+        """The engines of a cluster that `engine="auto"` may take."""
+        if self.unreachable is not None:
+            return ("futures",)
+        return ("peers", "futures") if self.may_do_without_peers else ("peers",)
+
     def check_replicas(self, cost: StepCost) -> None:
         """Raise ValueError if the number of replicas does not fit what else was asked.
 

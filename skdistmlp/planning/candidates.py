@@ -11,7 +11,7 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, split_neurons
-from skdistmlp.planning.cost import StepCost, bytes_held, chained_tasks
+from skdistmlp.planning.cost import StepCost, bytes_held
 from skdistmlp.planning.forecast import Forecast, ForecastRow
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import (
@@ -20,10 +20,15 @@ from skdistmlp.planning.plan import (
     local_plan,
     plan_training,
 )
-from skdistmlp.planning.rates import TASK_S
 from skdistmlp.planning.replicas import has_room
-from skdistmlp.planning.step_time import StepTime, computation_s, scipy_s, step_time
-from skdistmlp.planning.traffic import traffic
+from skdistmlp.planning.step_time import (
+    StepTime,
+    computation_s,
+    scipy_s,
+    step_time,
+    step_time_of_tasks,
+)
+from skdistmlp.planning.traffic import exchanges_of_tasks, traffic
 from skdistmlp.planning.worker_lines import named
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.progress import Progress
@@ -154,9 +159,8 @@ class Offer:
     on_cluster : bool
         Whether the features are on the workers, and would have to be fetched to train
         here. Otherwise they are here, and are sent.
-    connected : bool
-        Whether the workers can reach each other; otherwise "futures", which sends
-        everything over Dask's own connections, takes the place of "peers".
+    cluster_engines : tuple of {"peers", "futures"}
+        Engines of a cluster that may train.
     """
 
     layer_units: tuple[int, ...]
@@ -172,11 +176,15 @@ class Offer:
     n_replicas: int | None = None
     min_workers: int = 1
     on_cluster: bool = False
-    connected: bool = True
+    cluster_engines: tuple[str, ...] = ("peers",)
 
     def candidates(self) -> list[Candidate]:
         """Return the plans for which there is room, the best first."""
-        found = [*(self._peers() if self.connected else self._futures())]
+        found: list[Candidate] = []
+        if "peers" in self.cluster_engines:
+            found += self._peers()
+        if "futures" in self.cluster_engines:
+            found += self._futures()
         if self.local and (here := self._local()) is not None:
             found.append(here)
         return ranked(found)
@@ -203,21 +211,33 @@ class Offer:
         return PEERS_FIT_S + self.machines.sent_s(sent + collected)
 
     def _futures(self) -> Iterator[Candidate]:
+        """Yield the candidate of all workers by tasks, if there is room for it."""
         if self.n_replicas not in (None, 1):
             # It has none.
             return
         workers = self.workers[: self.n_workers]
-        plan = plan_training(self.layer_units, "futures", workers, self.cost)
-        speed = self.machines.workers[0]
-        computed_s = computation_s(plan.split, self.cost, plan.grid, speed)
-        computed_s += scipy_s(plan.split, self.cost)
-        scheduled_s = TASK_S * chained_tasks(plan.split, self.cost)
-        if has_room(plan, self.memory, self.memory_share):
-            step = StepTime(computed_s, scheduled_s)
-            # All features go to each worker from here, where they are fetched first.
-            times_sent = len(workers) + self.on_cluster
-            fixed_s = self._fit_on_workers_s(plan, self.cost.feature_bytes * times_sent)
-            yield Candidate(plan, step, fixed_s, self.length)
+        speeds = self.machines.workers[: self.n_workers]
+        shares = [1 / speed.correction(Grid(1)) for speed in speeds]
+        plan = plan_training(self.layer_units, "futures", workers, self.cost, shares)
+        if not has_room(plan, self.memory, self.memory_share):
+            return
+        # There may be fewer neurons than workers.
+        n_shards = plan.n_shards
+        link, of_shards = self.machines.link, _distinct(speeds[:n_shards])
+        step = step_time_of_tasks(plan.split, self.cost, of_shards, link)
+        if self.cost.moves_parameters:
+            # To the workers, and the gradient back.
+            moved = 2 * plan.split.n_parameters * self.cost.itemsize
+            travelled_s = step.travelled_s + self.machines.sent_s(moved)
+            step = replace(step, travelled_s=travelled_s)
+        # All features go to each worker from here, where they are fetched first.
+        times_sent = n_shards + self.on_cluster
+        fixed_s = self._fit_on_workers_s(plan, self.cost.feature_bytes * times_sent)
+        n_messages = sum(
+            exchange.sent.n_messages
+            for exchange in exchanges_of_tasks(plan.split, self.cost)
+        )
+        yield Candidate(plan, step, fixed_s, self.length, messages_sent=n_messages)
 
     def _peers(self) -> Iterator[Candidate]:
         # The fastest first; those that are equally fast stay in their order.

@@ -334,10 +334,13 @@ def chained_tasks(split: NetworkSplit, cost: StepCost) -> int:
     """Return the number of Dask tasks in "futures" that wait for each other.
 
     Forward through every layer; then the sum of the outputs or, in training,
-    backward through all layers but the first, and the update.
+    backward through all layers but the first, and the update; where that needs the
+    norm of the whole gradient, the gradient and its norm before it.
     """
     n_layers = len(split.layers)
-    return 2 * n_layers if cost.goes_backward else n_layers + 1
+    if not cost.goes_backward:
+        return n_layers + 1
+    return 2 * n_layers + 2 * cost.clips_gradient
 
 
 def flop(split: NetworkSplit, cost: StepCost) -> float:

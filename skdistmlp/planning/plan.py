@@ -17,7 +17,11 @@ from skdistmlp.planning.cost import (
 )
 from skdistmlp.planning.forecast import Forecast
 from skdistmlp.planning.recovery import Recovery
-from skdistmlp.planning.traffic import bytes_exchanged, bytes_gathered
+from skdistmlp.planning.traffic import (
+    bytes_exchanged,
+    bytes_exchanged_by_tasks,
+    bytes_gathered,
+)
 from skdistmlp.planning.worker_lines import worker_lines
 from skdistmlp.public import public
 from skdistmlp.settings import SETTINGS
@@ -76,7 +80,7 @@ class Plan:
         Bytes that each worker holds while "peers" or "futures" trains, at most; empty
         otherwise.
     bytes_exchanged : int
-        Bytes that the shards send each other in a step of "peers"; 0 otherwise.
+        Bytes that the shards send each other in a step of training; 0 in predictions.
     split_by : {"neurons", "rows"}
         What the workers share. By rows, which only predictions are, each worker has
         the whole network and gets some of the rows.
@@ -344,7 +348,8 @@ def plan_training(
     layouts = [split.layout(shard) for shard in range(split.n_shards)]
     if plan.engine == "futures":
         held = tuple(bytes_held_by_tasks(layout, cost) for layout in layouts)
-        return replace(plan, bytes_held=held)
+        exchanged = bytes_exchanged_by_tasks(split, cost)
+        return replace(plan, bytes_held=held, bytes_exchanged=exchanged)
     if plan.engine != "peers":
         return plan
     if cost.needs_all_features:

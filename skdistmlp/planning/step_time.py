@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, ShardLayout
-from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.cost import StepCost, chained_tasks
 from skdistmlp.planning.machines import Link, Speed
-from skdistmlp.planning.rates import SCIPY_PARAMETER_S, Rates
-from skdistmlp.planning.traffic import Exchange, exchanges
+from skdistmlp.planning.rates import DASK_BYTE_S, SCIPY_PARAMETER_S, TASK_S, Rates
+from skdistmlp.planning.traffic import Exchange, exchanges, exchanges_of_tasks
 from skdistmlp.wire.packet import HEADER_BYTES
 
 
@@ -94,6 +94,32 @@ def step_time(
     # Nothing hides behind it: the shards wait for SciPy's next question.
     computed_s += scipy_s(split, cost)
     return StepTime(computed_s, handled_s, travelled_s, hidden_s)
+
+
+def step_time_of_tasks(
+    split: NetworkSplit, cost: StepCost, speeds: Sequence[Speed], link: Link
+) -> StepTime:
+    """Return what a step of "futures" takes: nothing is computed while results travel.
+
+    Parameters
+    ----------
+    split : NetworkSplit
+        The layers, and the neurons of each shard.
+    cost : StepCost
+        What a step costs.
+    speeds : sequence of Speed
+        Of each worker, or one for all.
+    link : Link
+        Between them.
+    """
+    process = _slowest(split, cost, Grid(split.n_shards), speeds, COPIES)
+    n_bytes = sum(
+        max(exchange.sent.n_bytes, exchange.received.n_bytes)
+        for exchange in exchanges_of_tasks(split, cost)
+    )
+    handled_s = TASK_S * chained_tasks(split, cost) + DASK_BYTE_S * n_bytes
+    computed_s = process.computed_s + scipy_s(split, cost)
+    return StepTime(computed_s, handled_s, 8 * n_bytes / link.bits_per_s)
 
 
 def computation_s(

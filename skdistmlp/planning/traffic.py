@@ -213,6 +213,54 @@ def bytes_exchanged(
     return n_bytes + bytes_gathered(split, cost) if rows.form == "once" else n_bytes
 
 
+def exchanges_of_tasks(
+    split: NetworkSplit, cost: StepCost, shard: int = 0
+) -> list[Exchange]:
+    """Return what the worker of one shard of "futures" exchanges, as `exchanges` does.
+
+    Dask moves results of tasks whole: of what shards among peers add up part by part,
+    each sends all that it has to all others.
+
+    Parameters
+    ----------
+    split : NetworkSplit
+        The layers, and the neurons of each shard.
+    cost : StepCost
+        What a step costs.
+    shard : int
+        Which shard.
+    """
+    n_others, row_bytes = split.n_shards - 1, cost.n_rows * cost.itemsize
+    if not n_others:
+        return []
+    n_blocks = len(_rows_of_blocks(cost, 1, 0, COPIES))
+
+    def exchange(
+        what: str, collective: Collective, n_units: int, n_own: int = 0
+    ) -> Exchange:
+        whole, own = n_units * row_bytes, n_own * row_bytes
+        return Exchange(
+            what, collective, "neurons", n_others, shard, whole, own, n_blocks
+        )
+
+    found = []
+    for layer in split.layers[1:-1]:
+        n_units = split.layer_units[layer]
+        n_own = len(split.ranges[layer - 1][shard])
+        found.append(exchange("activations", "all_gather", n_units, n_own))
+        found.append(exchange("deltas", "all_reduce", n_units))
+    return [*found, exchange("logits", "all_reduce", split.layer_units[-1])]
+
+
+def bytes_exchanged_by_tasks(split: NetworkSplit, cost: StepCost) -> int:
+    """Return the bytes that all workers of "futures" send each other in a step."""
+    return sum(
+        exchange.sent.n_bytes
+        for shard in range(split.n_shards)
+        for exchange in exchanges_of_tasks(split, cost, shard)
+    )
+
+
 def _along_neurons(
     split: NetworkSplit, cost: StepCost, grid: Grid, rank: int, rows: RowHolding
 ) -> Iterator[Exchange]:

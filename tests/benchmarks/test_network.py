@@ -16,13 +16,19 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.network import command as network
-from benchmarks.network import leftovers, measurement, probe, processes
+from benchmarks.network import (
+    leftovers,
+    measurement,
+    plans,
+    probe,
+    processes,
+    workloads,
+)
 from benchmarks.network.cells import Cell
 from benchmarks.network.forecasts import (
     Forecast,
     compare_forecast,
     errors_of,
-    plan_name,
 )
 from benchmarks.network.interruptions import Interrupted, held, interruptible
 from benchmarks.network.links import MIN_BURST, RATES, Link, parse_rate
@@ -32,10 +38,10 @@ from benchmarks.network.namespaces import (
     LabUnavailableError,
     check_available,
 )
-from benchmarks.network.plans import DEFAULT, ONE_THREAD, PLANS
+from benchmarks.network.plans import ONE_THREAD, PLANS
 from benchmarks.network.probe import LinkRates
 from benchmarks.network.processes import Driver
-from benchmarks.network.workloads import NETWORKS, parse_network
+from benchmarks.network.workloads import MAX_EPOCH_S, parse_network, shortened
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.crossover.workloads import Workload
 
@@ -81,7 +87,7 @@ def test_networks_are_read():
     workload = parse_network("784-1024-1024@8000")
     assert (workload.name, workload.batch_size) == ("784-(1024, 1024)", 8000)
     assert parse_network("64-8").batch_size == 200
-    for text in NETWORKS:
+    for text in [*workloads.DEFAULT, *workloads.FORECAST]:
         workload = parse_network(text)
         assert 2 <= workload.n_steps <= 100
         # Each fit sends the rows.
@@ -97,8 +103,54 @@ def test_other_networks_are_refused(text):
 def test_every_plan_is_valid_for_an_estimator():
     for plan in PLANS.values():
         DistributedMLPClassifier(**plan(3))
-    assert ONE_THREAD not in DEFAULT
-    assert set(DEFAULT) <= set(PLANS)
+    for names in plans.DEFAULT, plans.FORECAST:
+        assert ONE_THREAD not in names
+        assert set(names) <= set(PLANS)
+
+
+def test_networks_whose_steps_take_long_are_trained_for_fewer():
+    workload = parse_network("784-256")
+    assert shortened(workload, 1e-3) == workload
+    slow = shortened(workload, MAX_EPOCH_S / 7.5)
+    assert (slow.n_steps, slow.hidden) == (7, workload.hidden)
+    assert shortened(workload, 1e3).n_steps == 2
+
+
+class DriverOfSlowLinks:
+    """A driver that says what it was told to train."""
+
+    def __init__(self):
+        self.trained = []
+
+    def forecast(self, workload):
+        rows = expected(0, 1, 1e-3), expected(2, 1, MAX_EPOCH_S / 3.5)
+        return Forecast(rows, 0.5)
+
+    def probe(self):
+        return LinkRates(100.0, 1000.0, "cubic")
+
+    def step_ms(self, plan, workload):
+        self.trained.append((plan, workload.n_steps))
+        return 1.0
+
+
+@pytest.mark.parametrize("with_forecasts", [True, False])
+def test_plans_that_are_forecast_to_be_slow_are_measured_for_fewer_steps(
+    with_forecasts,
+):
+    lab: Any = LabOfSlowTimers(1.0)
+    driver: Any = DriverOfSlowLinks()
+    workload, names = parse_network("784-256"), [ONE_THREAD, "neurons", "replicas"]
+    options = [Link(1000)], [workload], names, 1, Results(), with_forecasts
+    measurement.measure(lab, driver, *options)
+    n_steps = workload.n_steps
+    of_neurons = 3 if with_forecasts else n_steps
+    assert driver.trained == [
+        (ONE_THREAD, n_steps),
+        ("neurons", of_neurons),
+        # Nothing was said of it.
+        ("replicas", n_steps),
+    ]
 
 
 CELL = Cell(Link(1000), Workload(4, (3,), n_steps=1, n_epochs=1))
@@ -367,8 +419,11 @@ def test_delayed_links_are_shaped_once():
     assert len(lab.shaped) == 1
 
 
-def expected(n_workers: int, n_replicas: int, step_s: float) -> dict[str, Any]:
-    return {"n_workers": n_workers, "n_replicas": n_replicas, "step_s": step_s}
+def expected(
+    n_workers: int, n_replicas: int, step_s: float, engine: str = "peers"
+) -> dict[str, Any]:
+    grid = {"n_workers": n_workers, "n_replicas": n_replicas}
+    return {"engine": engine if n_workers else "local", **grid, "step_s": step_s}
 
 
 def test_forecasts_are_compared_with_what_was_measured():
@@ -397,6 +452,7 @@ def test_forecasts_are_compared_with_what_was_measured():
         *("1 Gbit/s", "10 Gbit/s"),
         "all",
     )
+    assert [table["within 1.1 of the best"] for table in (first, last)] == [1, 1]
     assert first["median error"] == "10%"
     assert first["worst choice, over the best"] == 1.0
     assert (last["plans"], last["within 30%"]) == (4, "75%")
@@ -405,17 +461,35 @@ def test_forecasts_are_compared_with_what_was_measured():
 def test_a_choice_that_is_not_the_best_is_behind_it():
     cell = Cell(Link(1000), parse_network("64-256"))
     forecast = Forecast([expected(0, 1, 0.02), expected(2, 1, 0.03)], 0.5)
-    rows = compare_forecast(cell, forecast, {ONE_THREAD: [20.0], "neurons": [16.0]})
+    measured_ms = {ONE_THREAD: [20.0], "neurons": [16.0]}
+    rows = list(compare_forecast(cell, forecast, measured_ms))
     assert {row["plan"]: row["chosen, over the best"] for row in rows} == {
         ONE_THREAD: 1.25,
         "neurons": "",
     }
+    (_, table) = errors_of(rows)
+    assert (table["within 1.1 of the best"], table["within 1.25"]) == (0, 1)
+    assert table["slower than one thread"] == 0
+
+
+@pytest.mark.parametrize(
+    ("neurons_ms", "n_slower"), [([21.0, 23.0], 1), ([20.0, 23.0], 0)]
+)
+def test_a_choice_is_slower_than_one_thread_if_no_repeat_was_as_fast(
+    neurons_ms, n_slower
+):
+    cell = Cell(Link(1000), parse_network("64-256"))
+    forecast = Forecast([expected(2, 1, 0.02), expected(0, 1, 0.03)], 0.5)
+    measured_ms = {ONE_THREAD: [18.0, 20.0], "neurons": neurons_ms}
+    rows = list(compare_forecast(cell, forecast, measured_ms))
+    assert errors_of(rows)[-1]["slower than one thread"] == n_slower
 
 
 def test_grids_are_named_as_plans_of_the_lab():
     names = [
-        plan_name(expected(*grid, 1.0))
+        plans.name_of(expected(*grid, 1.0))
         for grid in ((0, 1), (1, 1), (4, 1), (4, 4), (4, 2))
     ]
     assert names == [ONE_THREAD, "one worker", "neurons", "replicas", "2-replicas"]
-    assert set(names) - {"one worker"} <= set(PLANS)
+    assert plans.name_of(expected(4, 1, 1.0, "futures")) == "futures"
+    assert {*names, "futures"} <= set(PLANS)

@@ -24,7 +24,12 @@ from skdistmlp.planning.candidates import (
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import WorkerMemory
-from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, SCIPY_PARAMETER_S
+from skdistmlp.planning.rates import (
+    DASK_BYTE_S,
+    REFERENCE,
+    SCIPY_PARAMETER_S,
+    TASK_S,
+)
 from skdistmlp.planning.step_time import StepTime
 from skdistmlp.planning.traffic import traffic
 from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of
@@ -164,7 +169,7 @@ def test_replicas_of_unequal_shards_compute_rows_by_their_slowest():
 
 
 def test_workers_out_of_reach_share_by_futures_where_these_have_room():
-    offer = replace(offer_of(), connected=False, local=False)
+    offer = replace(offer_of(), cluster_engines=("futures",), local=False)
     (futures,) = offer.candidates()
     assert (futures.plan.engine, futures.plan.n_replicas) == ("futures", 1)
     assert futures.step.seconds > futures.step.computed_s
@@ -173,6 +178,62 @@ def test_workers_out_of_reach_share_by_futures_where_these_have_room():
     assert replace(offer, memory=little).candidates() == []
     # It has no replicas.
     assert replace(offer, n_replicas=2).candidates() == []
+
+
+def futures_on(offer: Offer) -> Candidate:
+    """Return the candidate of the workers of an offer that share by tasks."""
+    (found,) = replace(offer, cluster_engines=("futures",), local=False).candidates()
+    return found
+
+
+def test_a_step_of_tasks_takes_what_is_computed_scheduled_and_sent():
+    offer = offer_of(n_workers=2, batch_size=200)
+    candidate, (_, n_hidden, _, n_classes) = futures_on(offer), LARGE
+    # Half of the activations, all that a shard knows of the deltas, and the logits.
+    n_bytes = 4 * 200 * (n_hidden // 2 + n_hidden + n_classes)
+    assert candidate.plan.bytes_exchanged == 2 * n_bytes
+    assert candidate.messages_sent == 3
+    step, (peers, *_) = candidate.step, replace(offer, n_replicas=1).candidates()
+    assert peers.plan.engine == "peers"
+    assert step.computed_s == pytest.approx(peers.step.computed_s)
+    assert step.handled_s == pytest.approx(6 * TASK_S + DASK_BYTE_S * n_bytes)
+    rate = offer.machines.link.bits_per_s
+    assert step.travelled_s == pytest.approx(8 * n_bytes / rate)
+    assert step.hidden_s == 0
+
+
+def test_a_step_of_tasks_that_clips_the_gradient_waits_for_its_norm():
+    offer = offer_of()
+    clipping = replace(offer, cost=replace(offer.cost, clips_gradient=True))
+    more_s = futures_on(clipping).step.handled_s - futures_on(offer).step.handled_s
+    assert more_s == pytest.approx(2 * TASK_S)
+
+
+def test_lbfgs_by_tasks_sends_parameters_and_gradient_through_this_process():
+    offer = replace(offer_of(), cost=StepCost.of_evaluation(200, itemsize=4))
+    slow = replace(offer, machines=replace(offer.machines, here_bits_per_s=1e8))
+    n_bytes = 2 * 4 * NetworkSplit.even(LARGE, 1).n_parameters
+    more_s = futures_on(slow).step.seconds - futures_on(offer).step.seconds
+    rate = offer.machines.link.bits_per_s
+    assert more_s == pytest.approx(n_bytes * 8 * (1e-8 - 1 / rate))
+
+
+def test_tasks_share_neurons_in_proportion_to_speed():
+    offer = offer_of(n_workers=2, slow=(0,))
+    split = futures_on(offer).plan.split
+    assert [len(part) for part in split.ranges[0]] == [256, 768]
+    # No more workers than neurons.
+    few = futures_on(offer_of((784, 3, 10), n_workers=5))
+    assert few.plan.n_shards == len(few.plan.workers) == 3
+
+
+def test_peers_are_taken_before_tasks_and_both_are_in_the_forecast():
+    offer = offer_of(bits_per_s=10 * GBIT, cluster_engines=("peers", "futures"))
+    plan = chosen_plan(offer.candidates(), offer)
+    assert plan.engine == "peers"
+    names = [row.name for row in plan.forecast.rows]
+    assert "futures on 2 (1 x 2)" in names
+    assert names.index("futures on 2 (1 x 2)") > names.index("peers on 2 (1 x 2)")
 
 
 def test_what_the_user_has_fixed_is_obeyed():
@@ -267,10 +328,11 @@ def test_features_are_sent_or_fetched_once_in_a_fit():
     assert fixed_s(here, 2, 2) - fixed_s(there, 2, 2) == pytest.approx(second_s)
 
 
-@pytest.mark.parametrize("connected", [True, False], ids=["peers", "futures"])
-def test_scipy_takes_as_long_here_as_on_workers(connected, monkeypatch):
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+def test_scipy_takes_as_long_here_as_on_workers(engine, monkeypatch):
     def steps_s():
-        offer = replace(offer_of(connected=connected), cost=StepCost.of_evaluation(200))
+        offer = offer_of(cluster_engines=(engine,))
+        offer = replace(offer, cost=StepCost.of_evaluation(200))
         return [candidate_of(offer, n).step.seconds for n in (0, 2)]
 
     with_scipy = steps_s()

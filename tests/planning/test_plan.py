@@ -199,6 +199,7 @@ def test_a_plan_lists_the_neurons_of_each_worker():
     assert str(plan) == (
         "futures: engine='futures' was asked for\n"
         "network 5-5-1-3, 42 parameters, 2 shards\n"
+        "a step exchanges 168 bytes\n"
         f"shard 0 on tcp://a:1: {held[0]:,} bytes, layer 0: neurons 0-1, "
         "layer 1: no neurons, "
         "layer 2 (output): no inputs\n"
