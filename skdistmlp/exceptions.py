@@ -1,6 +1,7 @@
 """Errors that this package raises besides scikit-learn's and Dask's own."""
 
 import re
+from typing import Literal
 
 
 def counted(number: int, noun: str) -> str:
@@ -43,11 +44,20 @@ class WorkerLostError(ClusterError):
         What happened, and what to do.
     workers : tuple of str
         Addresses of workers that are of no use although they have not left the cluster.
+    kind : {"lost", "retired", "paused"}
+        What was the matter with these workers when this was raised: those that were
+        being retired or paused still answered, and may accept tasks again by now.
     """
 
-    def __init__(self, message: str, workers: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        workers: tuple[str, ...] = (),
+        kind: Literal["lost", "retired", "paused"] = "lost",
+    ) -> None:
         super().__init__(message)
         self.workers = workers
+        self.kind = kind
 
 
 class ExchangeError(ClusterError):

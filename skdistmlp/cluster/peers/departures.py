@@ -91,9 +91,21 @@ class Departures:
     def check(self, queued: Sequence[str]) -> None:
         """Raise `WorkerLostError` if one with a queued task should be left."""
         if departure := self.among(queued):
-            raise WorkerLostError(departure.why, departure.workers)
+            assert departure.kind in ("retired", "paused")
+            raise WorkerLostError(departure.why, departure.workers, departure.kind)
 
     def after_error(self, error: WorkerLostError) -> Departure | None:
-        """Say whether the workers that an error names may still hand over."""
+        """Return the departure from the workers that an error names.
+
+        None if they accept tasks again: then the run goes on.
+
+        Raises
+        ------
+        WorkerLostError
+            The same error, if they cannot hand over since one is lost.
+        """
         statuses = worker_statuses(self._client)
-        return departure_named(error, statuses)
+        are_there = statuses.keys() >= set(error.workers)
+        if not are_there or departure_named(error, statuses) is None:
+            raise error
+        return departure_among(statuses, error.workers)

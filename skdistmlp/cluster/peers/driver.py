@@ -245,11 +245,9 @@ class PeersRun:
                 self._interrupt()
                 continue
             except WorkerLostError as error:
-                departure = self._departure_after(error)
-                if departure is None:
-                    raise
                 try:
-                    if self._withhold(departure):
+                    departure = self._departure_after(error)
+                    if departure is not None and self._withhold(departure):
                         return self._leave(departure)
                 except KeyboardInterrupt:
                     self._interrupt()
@@ -275,10 +273,11 @@ class PeersRun:
             except KeyboardInterrupt:
                 self._interrupt()
             except WorkerLostError as error:
-                departure = self._departure_after(error)
-                if departure is None:
-                    raise
-                return self._leave(departure)
+                try:
+                    if departure := self._departure_after(error):
+                        return self._leave(departure)
+                except KeyboardInterrupt:
+                    self._interrupt()
 
     def _departure_after_round(self, reports: Sequence[Report]) -> Departure | None:
         """Say whether the fit should go on elsewhere, between two rounds."""
@@ -292,10 +291,11 @@ class PeersRun:
     def _departure_after(self, error: WorkerLostError) -> Departure | None:
         """Return the departure from workers that accept no tasks but are still there.
 
-        None if they are lost, or in the first round: where it began, the client knows.
+        None if they accept tasks again. The error is raised if one is lost, and in the
+        first round: where it began, the client knows.
         """
         if self._n_rounds == 0 or self._departures is None:
-            return None
+            raise error
         with self._tasks.translate_dask_errors():
             return self._departures.after_error(error)
 
@@ -452,9 +452,9 @@ class PeersRun:
         try:
             states: list[TrainingState] = self._tasks.pop_results(*futures)
         except WorkerLostError as error:
-            if self._departure_after(error) is None:
-                raise
-            # It accepts no tasks, but is still there. After the callback it is left.
+            self._departure_after(error)
+            # It is still there, though it may accept no tasks. Then it is left after
+            # the callback.
             states = [copy.state for copy in self._hand_over.copies()]
         return join_training_states(self._job.split, states)
 

@@ -12,6 +12,8 @@ from skdistmlp.planning.recovery import Kind
 KINDS: Mapping[str, Kind] = {"closing_gracefully": "retired", "paused": "paused"}
 """By the status that Dask names, why a fit leaves a worker that still answers."""
 
+STATUSES: Mapping[Kind, str] = {kind: status for status, kind in KINDS.items()}
+
 WHY: Mapping[Kind, str] = {
     "retired": "is being retired",
     "paused": "has been paused for too long: it uses too much memory to accept new "
@@ -44,10 +46,20 @@ class Departure:
 def departure_named(
     error: WorkerLostError, statuses: Mapping[str, str]
 ) -> Departure | None:
-    """Return the departure from the workers that an error names, if all answer."""
-    if not all(statuses.get(worker) in KINDS for worker in error.workers):
-        return None
-    return departure_among(statuses, error.workers)
+    """Return the departure from the workers that an error names, unless one is lost.
+
+    By their statuses of now, or else by what the error says: as soon as a run has
+    released what it held on a paused worker, this may resume, and one that is being
+    retired leaves, or stays if Dask refuses to retire it.
+    """
+    found = dict(statuses)
+    for worker in error.workers:
+        if statuses.get(worker) in KINDS:
+            continue
+        if error.kind == "lost" or (error.kind == "paused" and worker not in statuses):
+            return None
+        found[worker] = STATUSES[error.kind]
+    return departure_among(found, error.workers)
 
 
 def departure_among(

@@ -115,6 +115,7 @@ class PausedCheck:
                     f"its shard cannot move to another worker. Call again to start "
                     f"over on the other workers.",
                     (worker,),
+                    "retired",
                 )
             if status != "paused":
                 # Also a worker that has left: `Watch.check_presence` reports it.
@@ -129,6 +130,7 @@ class PausedCheck:
                     f"{self._timeout_s:g} s: it uses too much memory to accept new "
                     f"tasks. Use more workers, or workers with more memory.",
                     (worker,),
+                    "paused",
                 )
 
 

@@ -253,7 +253,13 @@ class RecoveringFit:
             if isinstance(error, WorkerLostError):
                 # Before anything was trained, or while its state could not be handed
                 # over.
-                statuses = worker_statuses(self.client)
+                now = processes_of(self.client)
+                statuses = {
+                    worker: status
+                    for worker, status in worker_statuses(self.client).items()
+                    # Not of one that was restarted at its address since.
+                    if now.get(worker) == processes.get(worker)
+                }
                 departure = departure_named(error, statuses)
                 if departure is not None:
                     return departure

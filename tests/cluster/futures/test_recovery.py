@@ -229,6 +229,36 @@ def test_a_worker_that_is_left_does_not_change_the_answer(
         assert_same(clf, undisturbed)
 
 
+def test_a_paused_worker_that_resumes_once_it_is_left_was_not_lost(
+    own, data, monkeypatch
+):
+    """The fit releases what it held there, so Dask has it resume."""
+    train, left, pause = FuturesRun.train, [], ExitStack()
+
+    def strike(used):
+        left.append(used[0])
+        pause.callback(wait_until, is_running, "it is known")
+        pause.enter_context(paused(own, used[0]))
+
+    def is_running():
+        return worker_statuses(own)[left[0]] == "running"
+
+    def train_and_resume(run):
+        with pause:
+            return train(run)
+
+    striking(monkeypatch, own, (4,), strike)
+    monkeypatch.setattr(FuturesRun, "train", train_and_resume)
+    with (
+        dask.config.set({"skdistmlp.exchange-timeout": "1s"}),
+        pytest.warns(UserWarning, match="the fit left workers"),
+    ):
+        clf = bounded(classifier(own).fit, *data)
+    (recovery,) = clf.recoveries_
+    assert (recovery.kind, recovery.lost) == ("paused", tuple(left))
+    assert left[0] not in clf.plan_.workers
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(BEFORE_1_9, reason="scikit-learn has no callbacks")
 def test_callbacks_hear_of_each_epoch_once(own, data, monkeypatch):

@@ -53,7 +53,7 @@ def test_a_worker_that_is_being_retired_is_left(statuses):
     assert departures.among((A,)) is None
     with pytest.raises(WorkerLostError, match=why) as caught:
         departures.check((A, B))
-    assert caught.value.workers == (B,)
+    assert (caught.value.workers, caught.value.kind) == ((B,), "retired")
 
 
 def test_those_that_are_being_retired_are_left_first(statuses):
@@ -121,6 +121,25 @@ def test_an_error_may_name_a_worker_that_still_answers(status, kind):
     assert (found and found.kind) == kind
     assert departure_named(error, {B: "running"}) is None
     assert departure_named(WorkerLostError("it was lost"), {A: status}) is None
+
+
+@pytest.mark.parametrize("kind", ["paused", "retired"])
+def test_a_run_goes_on_with_workers_that_accept_tasks_again(statuses, kind):
+    departures = Departures(None, (A, B), lambda _: [C])
+    error = WorkerLostError("they accept no tasks", (A,), kind)
+    assert departures.after_error(error) is None
+    statuses[A] = "paused"
+    assert departures.after_error(error).workers == (A,)
+    del statuses[A]
+    with pytest.raises(WorkerLostError) as caught:
+        departures.after_error(error)
+    assert caught.value is error
+
+
+def test_a_worker_that_does_not_answer_is_lost_although_it_seems_well(statuses):
+    departures = Departures(None, (A, B), lambda _: [C])
+    with pytest.raises(WorkerLostError, match="no answer"):
+        departures.after_error(WorkerLostError("no answer", (A,)))
 
 
 # What becomes of it.
@@ -428,6 +447,40 @@ def test_a_worker_that_is_paused_for_a_moment_keeps_its_shard(
     when_round_starts(monkeypatch, 3, lambda workers: pause(workers[1]))
     clf = bounded(classifier(client).fit, *data)
     assert len(resumed) == 1
+    assert (clf.recoveries_, epochs) == ((), EACH_EPOCH)
+
+
+def test_a_worker_that_resumes_right_after_it_was_given_up_keeps_its_shard(
+    client, data, epochs, pause, monkeypatch
+):
+    after_error, resumed = Departures.after_error, []
+
+    def resume_first(departures, error):
+        resumed.append(error.kind)
+        pause(error.workers[0], "running")
+        return after_error(departures, error)
+
+    monkeypatch.setattr(Departures, "after_error", resume_first)
+    when_round_starts(monkeypatch, 3, lambda workers: pause(workers[1]))
+    clf = bounded(classifier(client).fit, *data)
+    assert resumed == ["paused"]
+    assert (clf.recoveries_, epochs) == ((), EACH_EPOCH)
+
+
+def test_a_worker_that_resumes_while_copies_are_taken_keeps_its_shard(
+    client, data, epochs, monkeypatch
+):
+    failed = []
+
+    def fail(copies, shards):
+        if not failed:
+            failed.append(copies._tasks.workers[1])
+            raise WorkerLostError("it was paused", (failed[0],), "paused")
+
+    monkeypatch.setattr(StateCopies, "is_due", True)
+    monkeypatch.setattr(StateCopies, "take", fail)
+    clf = bounded(classifier(client).fit, *data)
+    assert failed == [clf.plan_.workers[1]]
     assert (clf.recoveries_, epochs) == ((), EACH_EPOCH)
 
 

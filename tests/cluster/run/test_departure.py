@@ -36,3 +36,24 @@ def test_the_status_of_a_worker_says_why_it_is_left(workers, kind, left):
 def test_an_error_of_workers_that_answer_is_no_loss(named, kind):
     found = departure_named(WorkerLostError("why", named), STATUSES)
     assert (None if found is None else found.kind) == kind
+
+
+@pytest.mark.parametrize(
+    ("said", "now", "kind"),
+    [
+        # It resumed as soon as the run had released what it held there.
+        ("paused", "running", "paused"),
+        ("paused", None, None),
+        # Dask has refused to retire it, or it has left at last.
+        ("retired", "running", "retired"),
+        ("retired", None, "retired"),
+        ("retired", "paused", "paused"),
+        ("lost", "running", None),
+    ],
+)
+def test_an_error_says_what_was_the_matter_before(said, now, kind):
+    statuses = {"a": "running"} | ({} if now is None else {"b": now})
+    found = departure_named(WorkerLostError("why", ("b",), said), statuses)
+    assert (None if found is None else found.kind) == kind
+    if kind is not None:
+        assert found.workers == ("b",)

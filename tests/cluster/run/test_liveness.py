@@ -125,8 +125,9 @@ def test_a_paused_worker_has_one_exchange_timeout(clock, statuses):
     clock.now += 0.1
     with pytest.raises(
         WorkerLostError, match="tcp://a has been paused for more than 1 s"
-    ):
+    ) as caught:
         check.check(WORKERS)
+    assert caught.value.kind == "paused"
 
 
 def test_a_resumed_worker_gets_its_full_time_again(clock, statuses):
@@ -154,8 +155,9 @@ def test_a_worker_whose_tasks_started_gets_its_full_time_again(
 
 def test_a_retired_worker_is_reported_at_once(clock, statuses):
     statuses[WORKERS[1]] = "closing_gracefully"
-    with pytest.raises(WorkerLostError, match="tcp://b is being retired"):
+    with pytest.raises(WorkerLostError, match="tcp://b is being retired") as caught:
         PausedCheck(None).check(WORKERS)
+    assert caught.value.kind == "retired"
 
 
 def test_only_the_given_workers_are_checked(clock, statuses):

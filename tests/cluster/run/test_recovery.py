@@ -11,6 +11,7 @@ from skdistmlp.cluster.run import recovery
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RecoveringFit
+from skdistmlp.cluster.run.replacement import processes_of
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
@@ -228,6 +229,35 @@ def test_a_paused_worker_that_has_resumed_is_of_use_again(fit_on):
     fit.train(run_of)
     assert plans[1].workers == plans[0].workers
     assert [recovery.kind for recovery in fit.plan.recoveries] == ["paused"]
+
+
+@pytest.mark.parametrize("kind", ["paused", "retired"])
+def test_a_worker_that_accepts_tasks_again_was_not_lost(fit_on, kind):
+    """It resumed, or was not retired after all, once the run had released all."""
+
+    def end(plan):
+        error = WorkerLostError("it accepts no tasks", (plan.workers[1],), kind)
+        return {"ends_with": error, "n_iter": 0}
+
+    fit, run_of, plans, _ = fit_on(end, loses(1, rank=0), ends, max_recoveries=1)
+    fit.train(run_of)
+    assert [recovery.kind for recovery in fit.plan.recoveries] == [kind, "lost"]
+    # What it was paused by would probably be placed there again.
+    is_of_use = plans[0].workers[1] in plans[1].workers
+    assert is_of_use == (kind == "retired")
+
+
+def test_a_paused_worker_that_was_restarted_since_was_lost(fit_on, monkeypatch):
+    def end(plan):
+        processes = processes_of(fit.client)
+        restarted = processes | {plan.workers[1]: "another directory"}
+        monkeypatch.setattr(recovery, "processes_of", lambda _: restarted)
+        error = WorkerLostError("it is paused", (plan.workers[1],), "paused")
+        return {"ends_with": error, "n_iter": 0}
+
+    fit, run_of, _, _ = fit_on(end, ends)
+    fit.train(run_of)
+    assert [recovery.kind for recovery in fit.plan.recoveries] == ["lost"]
 
 
 def test_it_says_who_could_take_the_place_of_workers(fit_on, client):
