@@ -196,23 +196,25 @@ class StateCopies:
         if self._last is None:
             return None
         where = self._homes([future for futures in self._last for future in futures])
-        workers = self._tasks.workers
-        silent = silent_workers(self._client, workers)
+        # Not only those that they were made on: Dask moves what only a worker that is
+        # being retired has, and so does a user who calls `Client.rebalance`.
+        homes = {home for there in where.values() for home in there}
+        silent = {*silent_workers(self._client, homes)}
+
+        def risk_of_waiting(copy: tuple[Future[Any], str]) -> tuple[bool, bool]:
+            future, home = copy
+            # Of several homes, Dask asks any.
+            return home in silent, not silent.isdisjoint(where[future.key])
+
         chosen = []
-        for rank, pair in enumerate(zip(*self._last, strict=True)):
-            homes = workers[rank], workers[(rank + 1) % len(workers)]
+        for pair in zip(*self._last, strict=True):
             # Not simply gathered: of a copy that is lost Dask would run the task again,
             # on a shard that knows nothing any more, and of one on a worker that hangs
             # it would wait for the answer.
-            there = {
-                home: future
-                for future, home in zip(pair, homes, strict=True)
-                if home in where.get(future.key, ())
-            }
+            there = [(f, home) for f in pair for home in where.get(f.key, ())]
             if not there:
                 return None
-            home = min(there, key=lambda home: home in silent)
-            chosen.append((there[home], home))
+            chosen.append(min(there, key=risk_of_waiting))
         return chosen
 
     def _are_there(self, chosen: Sequence[tuple[Future[Any], str]]) -> bool:

@@ -96,9 +96,11 @@ class Holders:
     """A cluster whose workers hold copies, until they die while they are asked."""
 
     def __init__(self, monkeypatch, workers, dying=(), silent=()):
-        self.gone, self.asked = set(), []
+        self.gone, self.asked, self.moved = set(), [], {}
         self._dying, self._workers = list(dying), workers
-        monkeypatch.setattr(module, "silent_workers", lambda *_: silent)
+        monkeypatch.setattr(
+            module, "silent_workers", lambda _, asked: {*silent} & {*asked}
+        )
         monkeypatch.setattr(module, "ask_scheduler", self._who_has)
         monkeypatch.setattr(module, "submit_rpc", self._submit)
         monkeypatch.setattr(rpc, "WORKER_CHECK_S", 0.01)
@@ -107,8 +109,10 @@ class Holders:
     def _who_has(self, client, operation, keys):
         assert operation == "who_has"
         # Each key is the address of the worker that has it, after its number.
-        homes = {key: key.partition(" ")[2] for key in keys}
-        return {key: [home] for key, home in homes.items() if home not in self.gone}
+        homes = {key: [key.partition(" ")[2]] for key in keys} | self.moved
+        return {
+            key: [home for home in homes[key] if home not in self.gone] for key in keys
+        }
 
     def _submit(self, client, method, futures, direct):
         self.asked.append([future.key for future in futures])
@@ -154,6 +158,22 @@ def test_a_failed_answer_is_no_reason_to_take_less(monkeypatch):
 
     monkeypatch.setattr(module, "submit_rpc", submit)
     assert holders.copies(monkeypatch).fetch() == [f"0 {a}", f"1 {a}"]
+
+
+def test_copies_that_dask_has_moved_are_found(monkeypatch):
+    a, b = WORKERS
+    holders = Holders(monkeypatch, WORKERS)
+    holders.moved = {f"0 {a}": ["tcp://c:1"], f"0 {b}": ["tcp://c:1"]}
+    assert holders.copies(monkeypatch).fetch() == [f"0 {a}", f"1 {b}"]
+
+
+@pytest.mark.parametrize("also", [[], ["tcp://b:1"]])
+def test_a_copy_on_a_worker_that_hangs_is_the_last_choice(monkeypatch, also):
+    """Dask may ask that worker, although another has the same copy."""
+    a, b = WORKERS
+    holders = Holders(monkeypatch, WORKERS, silent=["tcp://c:1"])
+    holders.moved = {f"0 {a}": ["tcp://c:1", *also]}
+    assert holders.copies(monkeypatch).fetch() == [f"0 {b}", f"1 {b}"]
 
 
 def test_copies_end_with_the_last_workers_that_have_them(monkeypatch):
