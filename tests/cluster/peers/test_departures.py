@@ -355,6 +355,32 @@ def test_an_interrupt_keeps_what_was_handed_over(spare, data, epochs, monkeypatc
     assert (clf.n_iter_, clf.recoveries_) == (3, ())
 
 
+def test_an_interrupt_keeps_what_is_handed_over_while_copies_are_taken(
+    client, data, epochs, monkeypatch
+):
+    interrupted = []
+
+    def fail(copies, shards):
+        raise WorkerLostError("retired", (copies._tasks.workers[1],), "retired")
+
+    def leave(departures, error):
+        return Departure("retired", error.workers, str(error))
+
+    def interrupt(run, departure):
+        interrupted.append(departure.kind)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(StateCopies, "is_due", True)
+    monkeypatch.setattr(StateCopies, "take", fail)
+    monkeypatch.setattr(Departures, "after_error", leave)
+    monkeypatch.setattr(driver.PeersRun, "_leave", interrupt)
+    clf = classifier(client)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        bounded(clf.fit, *data)
+    assert interrupted == ["retired"]
+    assert (clf.n_iter_, clf.recoveries_) == (1, ())
+
+
 def test_without_recoveries_a_retired_worker_ends_the_fit(
     spare, data, epochs, monkeypatch
 ):
