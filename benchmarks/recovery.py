@@ -161,7 +161,7 @@ def measure_kills(n_kills: int) -> Row:
         dask.config.set(PATIENT | {"skdistmlp.max-recoveries": 3}),
         warnings.catch_warnings(),
     ):
-        warnings.filterwarnings("ignore", "the fit lost workers and recovered")
+        warnings.filterwarnings("ignore", "the fit recovered from faults")
         undisturbed = _estimator(KILLED, client)
         begun = time.monotonic()
         fit_uninterrupted(undisturbed, X, y)

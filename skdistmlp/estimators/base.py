@@ -234,7 +234,7 @@ class BaseDistributedMLP(
         self._warn(outcome, incremental, advice)
         if any(recovery.kind in ("lost", "broken") for recovery in self.recoveries_):
             warnings.warn(
-                f"the fit lost workers and recovered: "
+                f"the fit recovered from faults: "
                 f"{'. '.join(map(str, self.recoveries_))}. See recoveries_.",
                 stacklevel=STACKLEVEL - 1,
             )

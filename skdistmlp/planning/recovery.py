@@ -93,7 +93,11 @@ class Recovery:
             )
         several = len(self.lost) > 1
         who = f"worker{'s' if several else ''} {', '.join(self.lost)}"
-        return (
-            f"{who} {VERBS[self.kind][several]} after {self.after_s:.1f} s; the fit "
-            f"resumed from {then}"
-        )
+        what = f"{who} {VERBS[self.kind][several]}"
+        why = ""
+        if self.kind == "lost":
+            why = f" ({self.error})"
+            if self.error.startswith(f"{what} "):
+                # Its beginning has been said.
+                why = f",{self.error.removeprefix(what)}"
+        return f"{what} after {self.after_s:.1f} s{why}; the fit resumed from {then}"

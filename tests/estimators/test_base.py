@@ -1,13 +1,14 @@
 """What both estimators share: state after fits that end, continue or fail."""
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import is_classifier
 
-from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor, Recovery
 from skdistmlp.estimators.base import BaseDistributedMLP
 from tests.estimators.support import fit
 
@@ -119,3 +120,28 @@ def test_fitted_attributes_come_from_the_plan(cls, data):
     assert estimator.n_outputs_ == estimator.coefs_[-1].shape[1]
     assert estimator.__sklearn_is_fitted__()
     assert not of(cls).__sklearn_is_fitted__()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        (["broken"], "the fit recovered from faults: an exchange failed after 1.0 s"),
+        (["retired", "lost"], "the fit recovered from faults: worker tcp://a:1 was"),
+        (["paused"], "the fit left workers: worker tcp://a:1 stayed paused after"),
+        (["moved"], None),
+    ],
+)
+def test_a_warning_says_what_a_fit_has_survived(data, monkeypatch, kinds, said):
+    survived = tuple(
+        Recovery(("tcp://a:1",), "why", 1.0, 0.5, 3, ("tcp://b:1",), 1, True, kind)
+        for kind in kinds
+    )
+    monkeypatch.setattr(BaseDistributedMLP, "recoveries_", survived)
+    estimator = of(DistributedMLPClassifier)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        estimator.fit(*data)
+    found = [str(one.message) for one in caught if "the fit" in str(one.message)]
+    assert len(found) == (said is not None)
+    assert all(text.startswith(said) for text in found)
+    assert all(str(one) in text for text in found for one in survived)

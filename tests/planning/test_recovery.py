@@ -7,14 +7,35 @@ from skdistmlp import Recovery
 from skdistmlp.planning.plan import local_plan
 
 RECOVERY = Recovery(
-    ("tcp://a:1",), "it was lost", 12.34, 0.5, 7, ("tcp://b:1",), 1, False
+    ("tcp://a:1",),
+    "worker tcp://a:1 was lost while training",
+    12.34,
+    0.5,
+    7,
+    ("tcp://b:1",),
+    1,
+    False,
 )
 
 
 def test_a_recovery_says_what_happened():
     assert str(RECOVERY) == (
-        "worker tcp://a:1 was lost after 12.3 s; the fit resumed from epoch 7 on "
-        "tcp://b:1, with results equal up to rounding to those of an undisturbed fit"
+        "worker tcp://a:1 was lost after 12.3 s, while training; the fit resumed from "
+        "epoch 7 on tcp://b:1, with results equal up to rounding to those of an "
+        "undisturbed fit"
+    )
+
+
+def test_a_loss_that_others_noticed_has_a_cause():
+    apart = "no connection between shard 0 on tcp://a:1 and shard 1 on tcp://b:1"
+    assert str(replace(RECOVERY, error=apart)).startswith(
+        f"worker tcp://a:1 was lost after 12.3 s ({apart}); the fit resumed from"
+    )
+    # Of two, one ended the run.
+    both = str(replace(RECOVERY, lost=("tcp://a:1", "tcp://b:1")))
+    assert both.startswith(
+        "workers tcp://a:1, tcp://b:1 were lost after 12.3 s (worker tcp://a:1 was "
+        "lost while training); the fit resumed from"
     )
 
 

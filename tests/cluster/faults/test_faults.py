@@ -127,9 +127,7 @@ def assert_recovered(
     assert all(recovery.kind in expected.kinds for recovery in found), found
     assert all(recovery.same_bits for recovery in found)
     assert not any(set(each.workers) & set(each.lost) for each in found)
-    says_so = re.search(
-        "the fit (lost workers and recovered|left workers)", outcome.text
-    )
+    says_so = re.search("the fit (recovered from faults|left workers)", outcome.text)
     assert bool(says_so) == bool(found)
 
 

@@ -49,7 +49,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore::sklearn.exceptions.ConvergenceWarning",
         "ignore:Training interrupted by user:UserWarning",
-        "ignore:the fit lost workers and recovered:UserWarning",
+        "ignore:the fit recovered from faults:UserWarning",
     ),
 ]
 

@@ -23,7 +23,7 @@ from tests.sklearn_versions import BEFORE_1_9
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore:the fit (lost|left) workers"),
+    pytest.mark.filterwarnings("ignore:the fit (recovered|left workers)"),
 ]
 
 PARAMETERS = {

@@ -266,7 +266,7 @@ def test_a_worker_that_dies_while_shards_are_handed_over_is_replaced(
     victim = tuple(spare.nthreads())[1]
     spare.run(die_in_the_next_call, workers=[victim])
     clf = classifier(spare)
-    with pytest.warns(UserWarning, match="the fit lost workers and recovered"):
+    with pytest.warns(UserWarning, match="the fit recovered from faults"):
         bounded(clf.fit, *data)
     retirement.has_ended()
     assert_same_bits(clf, expected)
