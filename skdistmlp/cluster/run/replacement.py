@@ -87,6 +87,8 @@ class AbandonedWorkers:
 
     lost: dict[str, str | None] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+    # Of all processes that were left paused, also those that accept tasks again.
+    _were_paused: set[tuple[str, str | None]] = field(default_factory=set)
 
     def add(
         self, departure: Departure, processes: Mapping[str, str], handed_over: bool
@@ -105,13 +107,17 @@ class AbandonedWorkers:
         if departure.kind in ("retired", "moved"):
             # Dask may refuse to retire one, such as the last. Then it is of use.
             return
+        left = {(worker, processes.get(worker)) for worker in departure.workers}
         if departure.kind == "paused" and handed_over:
-            self.paused.update(departure.workers)
-            return
+            again = left & self._were_paused
+            self._were_paused |= left
+            self.paused.update(worker for worker, _ in left - again)
+            left = again
         # For good. One that hangs is still said to accept tasks. One that was paused
-        # before the first round probably was so by its shard and rows: if it were of
-        # use once they are gone, it would be paused by them again, without end.
-        self.lost.update((w, processes.get(w)) for w in departure.workers)
+        # before the first round, or for a second time, probably was so by its shard and
+        # rows: if it were of use once they are gone, it would be paused by them again,
+        # and a fit would move to and fro without end.
+        self.lost.update(left)
 
     def others(self, client: Client, statuses: Mapping[str, str]) -> set[str]:
         """Return all other workers of the cluster."""

@@ -156,6 +156,28 @@ def test_a_worker_that_was_paused_is_of_use_once_it_accepts_tasks(client):
     assert abandoned.others(client, statuses) == {first, second, third}
 
 
+def test_a_worker_that_is_paused_a_second_time_is_of_no_use_any_more(client):
+    """A fit that takes as much memory on each worker would move to and fro."""
+    first, second, third = client.nthreads()
+    processes = processes_of(client)
+    statuses = dict.fromkeys(processes, "running")
+    abandoned = AbandonedWorkers()
+
+    def leave(*workers):
+        paused = Departure("paused", workers, "they are paused")
+        abandoned.add(paused, processes, handed_over=True)
+        return abandoned.others(client, statuses)
+
+    assert leave(second) == {first, second, third}
+    assert leave(second, third) == {first, third}
+    assert leave(third) == {first}
+    # At its address, there was another process.
+    now, processes[first] = processes[first], "another directory"
+    assert leave(first) == {first}
+    processes[first] = now
+    assert leave(first) == {first}
+
+
 @pytest.mark.parametrize("kind", ["retired", "moved"])
 def test_a_worker_that_is_left_but_well_is_of_use(client, kind):
     processes = processes_of(client)
