@@ -158,6 +158,11 @@ class BaseDataset(ABC):
     def content(self) -> Sequence[Any]:
         """Return values that other rows hardly share, the same in every process."""
 
+    def arrays(self) -> list[np.ndarray]:
+        """Return the numbers that are in this process."""
+        y = self.y.codes if isinstance(self.y, ClassCodes) else self.y
+        return [array for array in (y, self.sample_weight) if array is not None]
+
     @abstractmethod
     def prepared(self, dtype: np.dtype[np.floating]) -> Self:
         """Return the same data with features in `dtype`, laid out for fast access."""
@@ -260,6 +265,12 @@ class Dataset(BaseDataset):
     def content(self) -> Sequence[Any]:
         """Return the arrays themselves."""
         return self._array, self.y, self.sample_weight
+
+    def arrays(self) -> list[np.ndarray]:
+        """Return the numbers of all rows."""
+        X: Any = self._array
+        features = [X.data, X.indices, X.indptr] if issparse(X) else [X]
+        return [*features, *super().arrays()]
 
     def part(
         self, distribution: RowDistribution, replica: int, shard: int = 0

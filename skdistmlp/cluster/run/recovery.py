@@ -31,6 +31,7 @@ from skdistmlp.cluster.run.replacement import (
     recovery_of,
     replacements,
 )
+from skdistmlp.cluster.run.unchanged import UnchangedRows
 from skdistmlp.exceptions import (
     ClusterError,
     ExchangeError,
@@ -118,6 +119,8 @@ class RecoveringFit:
     _broke_at: int | None = None
     # How often each worker was one of two that could not connect to each other.
     _n_apart: Counter[str] = field(default_factory=Counter)
+    # None in a fit that does not recover: it places its rows once.
+    _rows: UnchangedRows | None = None
 
     def __post_init__(self) -> None:
         # A run that begins again has to draw the same, though it may be NumPy's own
@@ -125,6 +128,8 @@ class RecoveringFit:
         initial = self.job.initial
         initial = replace(initial, random_state=deepcopy(initial.random_state))
         self.job = replace(self.job, initial=initial)
+        if self.recovers:
+            self._rows = UnchangedRows(self.dataset)
 
     @property
     def recovers(self) -> bool:
@@ -203,6 +208,7 @@ class RecoveringFit:
                     raise
             # What the run has on the cluster goes with it.
             del run
+            self._check_rows(departure)
             self._resume_on(departure, others, left_at)
 
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
@@ -324,6 +330,16 @@ class RecoveringFit:
             if self.job.initial.network is None or not self._ends_anywhere:
                 raise
             raise WaitInterruptedError from None
+
+    def _check_rows(self, departure: Departure) -> None:
+        """Raise if the next run would begin with other rows than the first."""
+        assert self._rows is not None, "only a fit that recovers has a departure"
+        try:
+            self._rows.check()
+        except ClusterError as error:
+            error.add_note(f"It would have gone on elsewhere, since {departure.why}.")
+            self._note_recoveries(error)
+            raise
 
     @property
     def _ends_anywhere(self) -> bool:

@@ -396,6 +396,21 @@ def test_a_lost_worker_outside_of_the_plan_is_a_loss(fit_on):
     assert plans[1].workers == plans[0].workers
 
 
+def test_rows_that_change_before_they_are_placed_again_end_the_fit(fit_on):
+    def change_and_lose(plan):
+        fit.dataset.X[0, 0] += 1
+        return loses(4)(plan)
+
+    fit, run_of, plans, kept = fit_on(loses(3), change_and_lose, ends)
+    changed = "the rows in this process have changed"
+    with pytest.raises(ClusterError, match=changed) as caught:
+        fit.train(run_of)
+    assert (len(plans), kept.epochs) == (2, [3, 4])
+    elsewhere, before = caught.value.__notes__
+    assert elsewhere == "It would have gone on elsewhere, since it was lost."
+    assert "Before that, the fit recovered" in before
+
+
 def test_each_run_draws_the_same_from_the_generator_of_numpy(fit_on):
     """Although a callback draws from it too."""
     generator = np.random.RandomState(0)
