@@ -244,8 +244,10 @@ def test_a_paused_worker_that_resumes_once_it_is_left_was_not_lost(
         return worker_statuses(own)[left[0]] == "running"
 
     def train_and_resume(run):
-        with pause:
+        try:
             return train(run)
+        finally:
+            pause.close()
 
     striking(monkeypatch, own, (4,), strike)
     monkeypatch.setattr(FuturesRun, "train", train_and_resume)
