@@ -29,7 +29,7 @@ from skdistmlp.planning.moves import PAYS, move_that_pays
 from skdistmlp.planning.plan import Plan, WorkerMemory
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.timeouts import MOVE_LOOK_S
-from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.job import EpochTraining, TrainingJob
 from skdistmlp.training.progress import Progress
 from skdistmlp.training.trial import Trial
 
@@ -63,7 +63,9 @@ class Elastic:
         self._client = client
         self._units = job.network.layer_units
         self._cost = cost_of_training(job, dataset)
-        self._length = FitLength.of(job, dataset)
+        self._steps_per_epoch = FitLength.of(job, dataset).n_steps
+        assert isinstance(job.method, EpochTraining)
+        self._max_epochs = job.method.options.max_epochs
         self._trial = Trial.of(job, dataset, self._cost.n_rows)
         self._on_cluster = dataset.client is not None
         self._measuring_s = FIRST_MEASURING_S
@@ -101,8 +103,8 @@ class Elastic:
             return None
         self._next_look_at = now + MOVE_LOOK_S
         step_s = reports[0].training_s / n_steps
-        n_epochs = self._length.n_epochs - progress.n_iter
-        length = FitLength(self._length.n_steps, n_epochs)
+        # Of the whole fit, as `n_iter` is too: this one may have been resumed.
+        length = FitLength(self._steps_per_epoch, self._max_epochs - progress.n_iter)
         cost_s = placing_s + self._measuring_s
         if length.total * step_s < PAYS * cost_s:
             # Not even a plan without any step would pay.

@@ -70,12 +70,14 @@ def spare(monkeypatch):
     return SimpleNamespace(others=others, measured=measured)
 
 
-def elastic_on(n_shards=1, fixed=(None, None)):
+def elastic_on(n_shards=1, fixed=(None, None), progress=None):
     """Return what looks for a fit that is on the first workers."""
-    elastic = Elastic(None, job_of("adam"), dataset_of("adam"))
+    job = job_of("adam")
+    job = replace(job, initial=replace(job.initial, progress=progress))
+    elastic = Elastic(None, job, dataset_of("adam"))
     plan = plan_of("peers", WORKERS, n_shards)
     vars(plan).update(fixed=fixed)
-    elastic.begin(plan, None)
+    elastic.begin(plan, progress)
     return elastic
 
 
@@ -135,6 +137,17 @@ def test_a_fit_that_ends_soon_does_not_look(spare):
     assert elastic.look([late], 0.1) is None
     assert rounds(elastic_on(), training_s=0.01) == [None] * 3
     assert spare.measured == []
+
+
+def test_a_resumed_fit_looks_while_epochs_are_left(spare):
+    """Those before it was cut off count once."""
+    spare.others.append(WORKERS[1])
+    n_done = MAX_EPOCHS // 2
+    resumed = elastic_on(progress=Progress(None, 0.01, n_iter=n_done, n_steps=5))
+    slow = [report(n_steps=n, n_iter=n_done + 1, **SLOW_ROUND) for n in (10, 15)]
+    assert resumed.look(slow[:1], 0.1) is None
+    assert resumed.look(slow[1:], 0.1).kind == "moved"
+    assert len(spare.measured) == 1
 
 
 def test_workers_are_measured_less_and_less_often(spare, monkeypatch):
