@@ -1,6 +1,6 @@
 """The plan of ``engine="auto"``: the fastest one, by what was measured."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -256,18 +256,33 @@ def _plan_by(
     if not candidates:
         return None
     plan = chosen_plan(candidates, offer)
-    n_taken, first = len(plan.workers), machines.workers[0]
-    are_equal = all(speed == first for speed in machines.workers)
-    if plan.engine == "peers" and n_taken < len(workers) and are_equal:
+    n_taken = len(plan.workers)
+    equal = _equally_fast(plan.workers, workers, machines)
+    if plan.engine == "peers" and n_taken < len(equal):
         # Any of them would do, and other fits may have taken the first ones.
         held, intends = outline.bytes_on_workers(), not request.only_plans
-        chosen = choose_free_workers(client, workers, n_taken, held, intends)
+        chosen = choose_free_workers(client, equal, n_taken, held, intends)
         others = replace(plan, workers=chosen)
         if has_room(others, memory, rows_memory_share()):
             plan = others
         elif intends:
             withdraw_choice(client, chosen)
     return plan
+
+
+def _equally_fast(
+    taken: Sequence[str], workers: tuple[str, ...], machines: Machines
+) -> tuple[str, ...]:
+    """Return all workers that are as fast as those that a plan takes.
+
+    Empty if these differ: then each has the neurons and rows that suit its speed.
+    """
+    speeds = dict(zip(workers, machines.workers, strict=True))
+    return tuple(
+        worker
+        for worker in workers
+        if all(speeds[worker] == speeds[other] for other in taken)
+    )
 
 
 def plan_without_peers(

@@ -128,6 +128,18 @@ def test_fits_on_some_of_equal_workers_take_those_that_are_free(client, measures
     assert plan_of(client).workers == (first,)
 
 
+def test_fits_on_some_of_equal_workers_take_free_ones_beside_a_slow_one(
+    client, measures
+):
+    measures |= {"here_s": 1e3, "exchange_s": 10.0, "first_slower": 2.0}
+    _, second, third = client.nthreads()
+    assert plan_of(client).workers == (second,)
+    with reserve_workers(client, [second], lambda: None):
+        plan = plan_of(client)
+    assert plan.workers == (third,)
+    assert "is left out, 2.0 times as slow" in plan.reason
+
+
 @pytest.mark.parametrize("is_roomy", [True, False])
 def test_free_workers_without_room_are_left_to_other_fits(
     client, measures, monkeypatch, is_roomy
