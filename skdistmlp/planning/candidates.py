@@ -245,13 +245,29 @@ class Offer:
             range(len(self.workers)),
             key=lambda place: self.machines.workers[place].correction(Grid(1)),
         )
+        # Only where these have no room: memory that is free changes from fit to fit,
+        # and plans should not.
+        by_memory = sorted(
+            by_speed,
+            key=lambda place: (
+                self.machines.workers[place].correction(Grid(1)),
+                -self._free(place),
+            ),
+        )
         for n_workers in self._numbers_of_workers():
-            places = by_speed[:n_workers]
             for grid in grids_of(n_workers, self.layer_units, self.cost):
-                if self.n_replicas in (None, grid.n_replicas):
-                    candidate = self._on(grid, places)
+                if self.n_replicas not in (None, grid.n_replicas):
+                    continue
+                for places in (by_speed, by_memory):
+                    candidate = self._on(grid, places[:n_workers])
                     if candidate is not None:
                         yield candidate
+                        break
+
+    def _free(self, place: int) -> float:
+        """Return the bytes that a worker may still allocate."""
+        memory = self.memory.get(self.workers[place])
+        return math.inf if memory is None else memory.free
 
     def _numbers_of_workers(self) -> Iterator[int]:
         if self.n_workers is not None:

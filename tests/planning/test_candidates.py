@@ -254,6 +254,23 @@ def test_plans_without_room_are_no_candidates():
     assert replace(offer, local=False).candidates() == []
 
 
+def test_workers_without_room_are_left_out_for_equal_ones_that_have_it():
+    offer = replace(offer_of(n_workers=3, local=False), n_replicas=1, min_workers=2)
+    (two,) = [c for c in offer.candidates() if len(c.plan.workers) == 2]
+    needed = max(two.plan.bytes_held)
+    first, second, third = offer.workers
+
+    def taken(*limits):
+        memory = dict(zip(offer.workers, map(WorkerMemory, limits), strict=True))
+        found = replace(offer, memory=memory).candidates()
+        return {c.plan.workers for c in found if len(c.plan.workers) == 2}
+
+    assert taken(needed // 2, 4 * needed, 4 * needed) == {(second, third)}
+    # Where the first ones have room, they stay the first.
+    assert taken(2 * needed, 2 * needed, 4 * needed) == {(first, second)}
+    assert taken(needed // 2, needed // 2, 4 * needed) == set()
+
+
 def test_this_process_is_no_candidate_without_room():
     huge = 100_000, 200_000, 10
     little = {f"tcp://worker{n}:1": WorkerMemory(4 * 10**9) for n in range(2)}
