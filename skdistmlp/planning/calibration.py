@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import median_low
 
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
@@ -85,7 +85,9 @@ def machines_of(measurement: Timings, cost: StepCost) -> Machines:
         ratios = [s / of for s, of in zip(each_s, nominal_s, strict=False)]
         return Speed(REFERENCE, dict(zip(grids, ratios, strict=False)))
 
-    typical = tuple(map(median, zip(*measurement.worker_s, strict=True)))
+    # Of an even number not the mean of the two in the middle: between two groups of
+    # workers, it would be the speed of neither.
+    typical = tuple(map(median_low, zip(*measurement.worker_s, strict=True)))
     link = Link((0.0, 1.0), (0.0, 0.0))
     if measurement.sizes:
         link = Link.of_timings(

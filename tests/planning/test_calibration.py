@@ -89,6 +89,14 @@ def test_nearly_equal_workers_get_the_same_speed():
     assert not are_equal(1.0, 1.21)
 
 
+def test_two_groups_of_workers_each_have_their_own_speed():
+    first, second, *slow = machines_of(measurement(1.0, 1.0, 1.45, 1.45), COST).workers
+    assert first == second
+    for speed in slow:
+        ratio = speed.correction(Grid(1)) / first.correction(Grid(1))
+        assert ratio == pytest.approx(1.45)
+
+
 def test_the_link_to_this_process_is_known_of_a_single_worker_too():
     alone = Timings(UNITS, (Grid(1),), 0.5, ((0.4,),), (), (), here_bits_per_s=1e6)
     assert machines_of(alone, COST).sent_s(10**6) > 8

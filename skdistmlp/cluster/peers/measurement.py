@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from distributed import Client, Future
@@ -197,7 +197,7 @@ def _worker_seconds(reports: Sequence[ProbeReport]) -> tuple[tuple[float, ...], 
     one is always slower, what the others take to wait for it says nothing of them.
     """
     own_s = [report.own_s[0] for report in reports]
-    typical_s = median(own_s)
+    typical_s = median_low(own_s)
     if all(are_equal(s, typical_s) for s in own_s):
         return tuple(tuple(report.step_s) for report in reports)
     return tuple(tuple(report.own_s) for report in reports)

@@ -157,6 +157,7 @@ def test_a_slow_worker_is_told_from_those_that_wait_for_it():
 
     assert module._worker_seconds(reports(1.0, 1.0, 3.0)) == ((1.0,), (1.0,), (3.0,))
     assert module._worker_seconds(reports(1.0, 1.1)) == ((1.1,), (1.1,))
+    assert module._worker_seconds(reports(1.0, 1.0, 1.4, 1.4))[0] == (1.0,)
 
 
 def test_workers_that_lose_each_other_are_not_said_to_be_out_of_reach(
