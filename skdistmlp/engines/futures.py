@@ -9,6 +9,7 @@ from sklearn.utils import gen_batches
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.futures.recovery import train_with_recovery
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
+from skdistmlp.engines.engine import with_step_time
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset
@@ -54,7 +55,7 @@ class FuturesEngine:
             If a worker would hold more than its memory limit, or workers are lost more
             often than the settings allow.
         """
-        return train_with_recovery(
+        state, training_s = train_with_recovery(
             self._client,
             self.plan,
             job,
@@ -63,6 +64,10 @@ class FuturesEngine:
             self._note_plan,
             checkpoint,
         )
+        if not self.plan.recoveries:
+            # Otherwise some steps were taken twice, or on fewer workers.
+            self.plan = with_step_time(self.plan, job, state, training_s)
+        return state
 
     def _note_plan(self, plan: Plan) -> None:
         """Note how training goes on: callbacks may ask for it."""

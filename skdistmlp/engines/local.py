@@ -1,8 +1,5 @@
 """The "local" engine: everything in this process."""
 
-import time
-from collections.abc import Callable
-
 from skdistmlp.engines.engine import with_step_time
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
@@ -48,24 +45,9 @@ class LocalEngine:
             job.max_rows(dataset),
         )
         run = TrainingRun(job, network, dataset, state, job.log)
-        waited_s = 0.0
-
-        def timed(state: TrainingState, snapshot: Callable[[], TrainingState]) -> bool:
-            # What callbacks take says nothing of the steps.
-            nonlocal waited_s
-            assert on_epoch_end is not None
-            begun = time.perf_counter()
-            stops = on_epoch_end(state, snapshot)
-            waited_s += time.perf_counter() - begun
-            return stops
-
-        begun = time.perf_counter()
-        trained = run.train(
-            None if on_epoch_end is None else timed,
-            None if checkpoint is None else checkpoint.offer,
-        )
-        training_s = time.perf_counter() - begun - waited_s
-        self.plan = with_step_time(self.plan, job, trained, training_s)
+        offer = None if checkpoint is None else checkpoint.offer
+        trained = run.train(on_epoch_end, offer)
+        self.plan = with_step_time(self.plan, job, trained, run.training_s)
         return trained
 
     def predict(

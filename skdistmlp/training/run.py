@@ -1,5 +1,6 @@
 """A job on an open network: from its start, epoch by epoch, to its end."""
 
+import time
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,6 +33,9 @@ class TrainingRun:
     ----------
     state : TrainingState
         The state after the last pause.
+    training_s : float
+        Seconds that `train` took for the steps: without reports, and without what it
+        fetches afterwards.
     """
 
     def __init__(
@@ -47,6 +51,7 @@ class TrainingRun:
         self._log = log
         self._method = job.method.for_run()
         self.state = self._method.begin(network, dataset, state)
+        self.training_s = 0.0
 
     def advance(self, pause: Pause | None = None) -> TrainingState:
         """Train to the next pause or to the end; return the state there."""
@@ -75,21 +80,26 @@ class TrainingRun:
         offer: Offer | None = None,
     ) -> TrainingState:
         """Train to the end; return the state, with the best parameters if any."""
-        pause = None
+        pause, paused_s = None, 0.0
         if on_epoch_end is not None or offer is not None:
 
             def pause(state: TrainingState) -> bool:
+                nonlocal paused_s
+                paused = time.perf_counter()
                 snapshot = partial(self.snapshot, state)
                 stops = on_epoch_end is not None and on_epoch_end(state, snapshot)
                 # After the report: whoever goes on from this state reports it no more.
                 if offer is not None and not stops:
                     offer(state, snapshot)
+                paused_s += time.perf_counter() - paused
                 return stops
 
+        begun = time.perf_counter()
         try:
             if self.advance(pause).outcome is None and pause is not None:
                 self.stop()
         finally:
+            self.training_s = time.perf_counter() - begun - paused_s
             self.close()
         with prefer_interrupt(lambda: self.state.outcome is Outcome.INTERRUPTED):
             network = self._network.state.fetch()

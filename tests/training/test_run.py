@@ -3,6 +3,7 @@
 import pickle
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy.optimize import OptimizeResult
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_network import open_local_network
+from skdistmlp.training import run as module
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.run import TrainingRun
 from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of, lbfgs_job
@@ -64,6 +66,30 @@ def test_a_state_is_offered_after_its_epoch_was_reported_unless_it_is_the_last()
 
     run.train(report, lambda state, _: said.append(f"offered {state.progress.n_iter}"))
     assert said == ["reported 1", "offered 1", "reported 2"]
+
+
+def test_reports_offers_and_the_end_are_no_part_of_the_training_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    run, network = run_of(job_of("adam"))
+    advance, fetch = run.advance, network.state.fetch
+
+    def take(seconds):
+        now[0] += seconds
+
+    def slow_advance(pause):
+        take(1.0)
+        return advance(pause)
+
+    def slow_fetch():
+        take(100.0)
+        return fetch()
+
+    monkeypatch.setattr(run, "advance", slow_advance)
+    monkeypatch.setattr(network.state, "fetch", slow_fetch)
+    run.train(lambda *_: take(10.0), lambda *_: take(20.0))
+    assert now[0] == 101.0 + 30.0 * (MAX_EPOCHS - 1)
+    assert run.training_s == 1.0
 
 
 def test_a_stop_is_an_outcome():

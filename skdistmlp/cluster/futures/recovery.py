@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
@@ -31,7 +32,7 @@ def train_with_recovery(
     on_epoch_end: OnEpochEnd | None,
     note_plan: Callable[[Plan], None],
     checkpoint: Checkpoint | None = None,
-) -> TrainingState:
+) -> tuple[TrainingState, float]:
     """Train to the end; whenever workers are lost, resume from the last copy.
 
     Parameters
@@ -53,8 +54,10 @@ def train_with_recovery(
 
     Returns
     -------
-    TrainingState
+    state : TrainingState
         Of the whole network.
+    training_s : float
+        Seconds that the last run has trained.
 
     Raises
     ------
@@ -65,10 +68,12 @@ def train_with_recovery(
     # Others may have them too: fits by tasks share their workers.
     spare = partial(freest_first, client)
     fit = RecoveringFit(client, plan, job, dataset, spare, announced, checkpoint)
+    # The last one only: each has a copy of the state.
+    runs: deque[FuturesRun] = deque(maxlen=1)
 
     def run_of(plan: Plan, job: TrainingJob) -> FuturesRun:
         note_plan(plan)
-        return FuturesRun(
+        run = FuturesRun(
             client,
             plan,
             job,
@@ -78,8 +83,10 @@ def train_with_recovery(
             checkpoint,
             keeps_copies=fit.recovers,
         )
+        runs.append(run)
+        return run
 
-    return fit.train(run_of)
+    return fit.train(run_of), sum(run.training_s for run in runs)
 
 
 class FuturesRun:
@@ -111,6 +118,8 @@ class FuturesRun:
     ----------
     n_iter : int
         See `Run`.
+    training_s : float
+        Seconds that its steps took, once it has ended.
     """
 
     def __init__(
@@ -135,6 +144,7 @@ class FuturesRun:
         self._pace = Pace(copies_max_share())
         self._n_lines = announced.n_lines_before(job.initial.progress)
         self._copy: TrainingState | None = None
+        self.training_s = 0.0
         self.n_iter = 0 if job.initial.progress is None else job.initial.progress.n_iter
 
     @property
@@ -181,7 +191,9 @@ class FuturesRun:
         ):
             run = TrainingRun(job, network, self._dataset, state, self._log)
             offers = self._keeps_copies or self._checkpoint is not None
-            return run.train(report, self._offer if offers else None)
+            trained = run.train(report, self._offer if offers else None)
+            self.training_s = run.training_s
+            return trained
 
     def _offer(
         self, state: TrainingState, snapshot: Callable[[], TrainingState]
