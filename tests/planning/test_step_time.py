@@ -97,6 +97,13 @@ def test_features_of_the_next_rows_hide_behind_the_whole_step():
     )
 
 
+def test_nothing_hides_behind_what_hides_something_else():
+    slow = Link.of_rate(1e7, FREE)
+    time = time_on(Grid(2), slow, rows=RowHolding("once"))
+    assert time.hidden_s == pytest.approx(time.computed_s)
+    assert time.with_overlap_s <= time.seconds <= time.without_overlap_s
+
+
 def test_replicas_hide_nothing():
     time = time_on(Grid(1, 2))
     assert time.hidden_s == 0
