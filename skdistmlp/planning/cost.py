@@ -12,7 +12,7 @@ from skdistmlp.parallel.split import (
     NetworkSplit,
     ShardLayout,
 )
-from skdistmlp.training.hold_out import BLOCK_ROWS
+from skdistmlp.training.hold_out import BLOCK_ROWS, HoldOut
 from skdistmlp.training.job import EpochTraining, TrainingJob
 
 WHOLE_ARRAYS = 3
@@ -79,6 +79,9 @@ class StepCost:
     in_ordered_blocks : bool
         Whether rows that stay together in blocks are in the same mini-batches, so that
         one replica would compute such a batch alone.
+    rows_by_chance : bool
+        Whether the rows of a mini-batch are in random order, so that replicas have
+        unequal numbers of them. Neighbours are dealt out evenly.
     needs_all_features : bool
         Whether each worker needs all of them nevertheless.
     goes_backward : bool
@@ -108,6 +111,7 @@ class StepCost:
     piece_bytes: int = 0
     n_ordered_rows: int = 0
     in_ordered_blocks: bool = False
+    rows_by_chance: bool = True
     needs_all_features: bool = False
     goes_backward: bool = True
     moves_parameters: bool = False
@@ -158,7 +162,10 @@ def cost_of_training(job: TrainingJob, dataset: BaseDataset) -> StepCost:
         **_extra_buffers(job.network),
     }
     if isinstance(job.method, EpochTraining):
-        if (hold_out := job.method.hold_out) is not None:
+        hold_out = job.method.hold_out
+        # A random share is held out of rows that are shuffled for it.
+        sizes["rows_by_chance"] = job.method.mixes_rows or isinstance(hold_out, HoldOut)
+        if hold_out is not None:
             at_once = BLOCKS_HELD * BLOCK_ROWS
             sizes["validation_rows"] = min(hold_out.n_rows(dataset), at_once)
         sizes["n_ordered_rows"] = dataset.n_rows

@@ -160,7 +160,8 @@ def expected_rows(cost: StepCost, n_replicas: int, share: float | None = None) -
     """
     share = 1 / n_replicas if share is None else share
     mean = cost.n_rows * share
-    if cost.moves_parameters or n_replicas == 1:
+    is_exact = cost.moves_parameters or not cost.rows_by_chance
+    if is_exact or n_replicas == 1:
         return math.ceil(mean)
     deviation = math.sqrt(mean * (1 - share))
     return mean + 0.68 * math.sqrt(2 * math.log(n_replicas)) * deviation

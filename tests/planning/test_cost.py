@@ -22,7 +22,7 @@ from skdistmlp.planning.cost import (
     cost_of_training,
     flop,
 )
-from skdistmlp.training.hold_out import HoldOut
+from skdistmlp.training.hold_out import HoldOut, LastRows
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 from skdistmlp.training.loop import EpochOptions
 from skdistmlp.training.scipy_lbfgs import LbfgsOptions
@@ -91,6 +91,24 @@ def test_the_cost_of_lbfgs_is_that_of_an_evaluation():
     assert cost.data_bytes == dataset.nbytes
     assert cost.moves_parameters
     assert cost.goes_backward
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "hold_out", "by_chance"),
+    [
+        (True, None, True),
+        (False, None, False),
+        (False, HELD_OUT.hold_out, True),
+        (False, LastRows(2, max, stops=True, include_initial=True), False),
+    ],
+)
+def test_rows_that_are_neither_shuffled_nor_drawn_are_dealt_out_evenly(
+    shuffle, hold_out, by_chance
+):
+    dataset = Dataset(np.ones((N_ROWS, 7)), np.ones((N_ROWS, 3)))
+    options = EpochOptions(batch_size=8, max_epochs=3, shuffle=shuffle)
+    job = job_of(EpochTraining(options, hold_out), Adam(0.9, 0.999, 1e-8))
+    assert cost_of_training(job, dataset).rows_by_chance is by_chance
 
 
 def test_constructors_say_what_flows_back_and_what_is_sent():

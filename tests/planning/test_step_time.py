@@ -131,6 +131,13 @@ def test_an_evaluation_has_the_same_rows_on_each_replica():
     assert expected_rows(COST, 1) == 200
 
 
+def test_rows_in_order_are_dealt_out_evenly():
+    in_order = replace(COST, rows_by_chance=False)
+    assert expected_rows(in_order, 3) == 67
+    assert expected_rows(in_order, 2, 0.75) == 150
+    assert expected_rows(COST, 3) > 67
+
+
 def test_all_wait_for_the_slowest():
     slow = Speed(FREE, {Grid(1): 3.0})
     split = NetworkSplit.by_shares(UNITS, [1, 1])
