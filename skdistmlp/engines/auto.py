@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skdistmlp.engines.engine import EngineRequest
+from skdistmlp.engines.engine import EngineRequest, out_of_reach
 from skdistmlp.exceptions import what_happened
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
@@ -143,8 +143,8 @@ def fastest_plan(
 ) -> Plan | None:
     """Measure workers and this process; return the plan that is expected to be fastest.
 
-    If others hold the workers, what was measured of them for another job on the same
-    network will do.
+    If that is impossible at present, as when other fits hold the workers, what was
+    measured of them for another job on the same network will do.
 
     Parameters
     ----------
@@ -165,12 +165,13 @@ def fastest_plan(
     Raises
     ------
     MeasurementError
-        If nothing could be measured, or a copy of the network has no room somewhere.
+        If nothing could be measured, or a copy of the network has no room somewhere,
+        and nothing is known of these workers.
     """
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.data.remote_dataset import available_memory
     from skdistmlp.cluster.peers.measured import (
-        HeldError,
+        MeasurementError,
         UnreachableError,
         keep_machines,
         known_machines,
@@ -190,16 +191,16 @@ def fastest_plan(
         if measurement is None:
             check_room_for_trial(cost, trial, memory)
             measurement = measure_machines(client, workers, trial, grids)
-    except HeldError:
+    except UnreachableError as error:
+        if not request.may_do_without_peers:
+            raise
+        request = replace(request, without_peers=out_of_reach(what_happened(error)))
+        return plan_without_peers(request, outline, workers, client)
+    except MeasurementError:
         known = known_machines(client, workers, layer_units)
         if known is None:
             raise
         machines = known
-    except UnreachableError as error:
-        if not request.may_do_without_peers:
-            raise
-        request = replace(request, unreachable=what_happened(error))
-        return plan_without_peers(request, outline, workers, client)
     else:
         machines = machines_of(measurement, outline.cost_of_trial)
         keep_machines(client, workers, layer_units, machines)
@@ -220,23 +221,33 @@ def plan_by_known_machines(
     """
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.data.remote_dataset import available_memory
+
+    machines = _machines_before(outline, workers, client)
+    if machines is None:
+        return None
+    memory, memory_here = worker_memory(client, workers), available_memory()
+    return _plan_by(request, outline, workers, client, machines, memory, memory_here)
+
+
+def _machines_before(
+    outline: FitOutline, workers: tuple[str, ...], client: Any
+) -> Machines | None:
+    """Return what was measured before of workers on this network; None if nothing was.
+
+    Of this very job, if it was: other ones may have other mini-batches.
+    """
     from skdistmlp.cluster.peers.measured import (
         MeasurementError,
         known_machines,
         measured_before,
     )
 
-    machines = known_machines(client, workers, outline.layer_units)
-    if machines is None:
-        return None
-    # Of this very job, if it is known: other ones may have other mini-batches.
     with suppress(MeasurementError):
         grids = outline.grids_timed(len(workers))
         measurement = measured_before(client, workers, outline.trial, grids)
         if measurement is not None:
-            machines = machines_of(measurement, outline.cost_of_trial)
-    memory, memory_here = worker_memory(client, workers), available_memory()
-    return _plan_by(request, outline, workers, client, machines, memory, memory_here)
+            return machines_of(measurement, outline.cost_of_trial)
+    return known_machines(client, workers, outline.layer_units)
 
 
 def _plan_by(
@@ -288,7 +299,7 @@ def _equally_fast(
 def plan_without_peers(
     request: EngineRequest, outline: FitOutline, workers: tuple[str, ...], client: Any
 ) -> Plan | None:
-    """Return the plan of a fit whose workers cannot connect to each other.
+    """Return the plan of a fit whose workers cannot train as peers.
 
     Parameters
     ----------
@@ -309,15 +320,18 @@ def plan_without_peers(
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
-    machines = reference_machines(len(workers))
+    known = _machines_before(outline, workers, client)
+    machines = reference_machines(len(workers)) if known is None else known
     memory, memory_here = worker_memory(client, workers), available_memory()
     offer = _offer(request, outline, workers, machines, memory, memory_here)
     candidates = offer.candidates()
     if not candidates:
         return None
     plan = chosen_plan(candidates, offer)
-    reason = f"the workers cannot reach each other ({request.unreachable})"
-    return replace(plan, reason=reason, forecast=None)
+    assert request.without_peers is not None
+    # Of machines that were assumed, no step is expected to take what they say.
+    forecast = None if known is None else plan.forecast
+    return replace(plan, reason=request.without_peers, forecast=forecast)
 
 
 def _offer(

@@ -19,7 +19,12 @@ from skdistmlp.engines.auto import (
     plan_without_peers,
     reason_too_short,
 )
-from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
+from skdistmlp.engines.engine import (
+    Engine,
+    EngineFactory,
+    EngineRequest,
+    out_of_reach,
+)
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, ExchangeError, what_happened
 from skdistmlp.parallel.rows import RowHolding
@@ -253,8 +258,8 @@ def _plan_on(
 
     note = ""
     if outline is not None:
-        request = _with_unreachable(request, workers, client)
-    if outline is not None and request.unreachable is not None:
+        request = _without_unreachable(request, workers, client)
+    if outline is not None and request.without_peers is not None:
         plan = plan_without_peers(request, outline, workers, client)
         if plan is not None:
             return plan
@@ -300,7 +305,7 @@ def _plan_on(
     return plan_that_fits(numbers, plan_with, memory, share)
 
 
-def _with_unreachable(
+def _without_unreachable(
     request: EngineRequest, workers: tuple[str, ...], client: Any
 ) -> EngineRequest:
     """Return a request that says so if its workers cannot connect to each other.
@@ -311,7 +316,10 @@ def _with_unreachable(
 
     if not request.may_do_without_peers:
         return request
-    return replace(request, unreachable=unreachable_before(client, workers))
+    reason = unreachable_before(client, workers)
+    if reason is None:
+        return request
+    return replace(request, without_peers=out_of_reach(reason))
 
 
 def warn_of_local_prediction(error: ClusterError, stacklevel: int) -> None:

@@ -7,8 +7,13 @@ from dataclasses import dataclass, replace
 from skdistmlp.checkpoints.checkpointing import Checkpointing, checkpointing
 from skdistmlp.engines.auto import FitOutline
 from skdistmlp.engines.choice import ENGINES, open_engine, warn_of_local_prediction
-from skdistmlp.engines.engine import Engine, EngineFactory, EngineRequest
-from skdistmlp.exceptions import ClusterError, ExchangeError, what_happened
+from skdistmlp.engines.engine import (
+    Engine,
+    EngineFactory,
+    EngineRequest,
+    reason_without_peers,
+)
+from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset, Dataset
@@ -99,7 +104,7 @@ def train(
                 # Once: the next plan has no connections between workers.
                 if not (error.before_training and request.may_do_without_peers):
                     raise
-                request = replace(request, unreachable=what_happened(error))
+                request = replace(request, without_peers=reason_without_peers(error))
         if kept is not None:
             kept.end(state.outcome)
     if state.random_state is not random_state:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from scipy.optimize import OptimizeResult
 
-from skdistmlp.exceptions import counted
+from skdistmlp.exceptions import ExchangeError, counted, what_happened
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
@@ -31,7 +31,8 @@ class EngineRequest:
     `client_stayed_behind` says that this had a live client in another process: one that
     was given as `client`, or the active one. `must_share` says that X is on the cluster
     and does not fit this process. `only_plans` says that nothing will be trained.
-    `unreachable` says why workers could not connect to each other in a first attempt.
+    `without_peers` says why the workers cannot train as peers, as a first attempt has
+    shown: the reason of the next plan.
     """
 
     client: "Client | Cluster | str | None"
@@ -42,7 +43,7 @@ class EngineRequest:
     client_stayed_behind: Literal["given", "active"] | None = None
     must_share: bool = False
     only_plans: bool = False
-    unreachable: str | None = None
+    without_peers: str | None = None
 
     def reason_to_stay_local(self, layer_units: Sequence[int]) -> str | None:
         """Return why no cluster needs to be looked for, None if one does."""
@@ -73,17 +74,18 @@ class EngineRequest:
 
     @property
     def may_do_without_peers(self) -> bool:
-        """Whether there is another plan if workers cannot connect to each other.
+        """Whether there is another plan if the workers cannot train as peers.
 
         Both others need all features in this process, and have one copy of the network.
         """
-        may_choose = self.engine == "auto" and not self.must_share
-        return may_choose and self.n_replicas in (None, 1) and self.unreachable is None
+        if self.engine != "auto" or self.must_share:
+            return False
+        return self.n_replicas in (None, 1) and self.without_peers is None
 
     @property
     def cluster_engines(self) -> tuple[str, ...]:
         """The engines of a cluster that `engine="auto"` may take."""
-        if self.unreachable is not None:
+        if self.without_peers is not None:
             return ("futures",)
         return ("peers", "futures") if self.may_do_without_peers else ("peers",)
 
@@ -119,6 +121,30 @@ class EngineRequest:
                 f"n_replicas={n_replicas} is more than the {rows} of {batch}, which "
                 f"the replicas divide among each other. Lower n_replicas{advice}."
             )
+
+
+def out_of_reach(what: str) -> str:
+    """Return the reason to do without peers that cannot connect to each other.
+
+    Parameters
+    ----------
+    what : str
+        What has happened.
+    """
+    return f"the workers cannot reach each other ({what})"
+
+
+def reason_without_peers(error: ExchangeError) -> str:
+    """Return the reason to do without peers after one of their runs has failed.
+
+    Parameters
+    ----------
+    error : ExchangeError
+        How it ended, before its first step.
+    """
+    if error.apart:
+        return out_of_reach(what_happened(error))
+    return f"peers failed before their first step ({what_happened(error)})"
 
 
 def with_step_time(

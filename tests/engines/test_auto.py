@@ -35,6 +35,7 @@ from skdistmlp.engines.choice import open_engine
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.machines import reference_machines
 from skdistmlp.planning.plan import WorkerMemory
@@ -259,6 +260,10 @@ def test_workers_without_room_for_what_is_timed_do_not_time_it(
         r"tcp://.* has 1,000,000|has \d+,\d+\)$",
         plan.reason,
     )
+    # Another fit may fill them for a while, and they were measured before.
+    workers = tuple(client.nthreads())
+    keep_machines(client, workers, UNITS, reference_machines(len(workers)))
+    assert plan_of(client).forecast is not None
 
 
 def test_below_the_threshold_nothing_is_looked_at(measures):
@@ -304,6 +309,23 @@ def test_short_fits_use_what_is_known(client, monkeypatch):
     other = classifier(client).set_params(hidden_layer_sizes=(300, 299))
     assert other.plan_fit(X, Y).forecast is None
     assert measured == [60, 10]
+
+
+def test_a_short_fit_uses_its_own_timings_after_a_miss_of_another_job(
+    client, monkeypatch
+):
+    def measure(client, workers, trial, grids):
+        # No step takes an hour.
+        return made_up(grids, len(workers), 3600.0, 3600.0)
+
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    monkeypatch.setattr(cluster_measurement, "_measure", measure)
+    plan_of(client, batch_size=10)
+    assert classifier(client).fit(X, Y).plan_.forecast.misses
+    assert known_machines(client, tuple(client.nthreads()), UNITS) is None
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
+    assert plan_of(client, batch_size=10).forecast is not None
+    assert plan_of(client).forecast is None
 
 
 def test_fits_whose_workers_are_held_use_what_is_known(client, monkeypatch):
@@ -382,9 +404,27 @@ def test_workers_out_of_reach_have_no_futures_for_rows_that_are_not_here(
     request = EngineRequest(client, None, 0, "auto")
     plan = auto.fastest_plan(request, outline, workers, client)
     assert plan.engine == "futures"
-    assert "cannot reach each other (behind a firewall)" in plan.reason
+    assert plan.reason == "the workers cannot reach each other (behind a firewall)"
     with pytest.raises(UnreachableError):
         auto.fastest_plan(replace(request, must_share=True), outline, workers, client)
+
+
+def test_a_plan_without_peers_goes_by_what_is_known_of_the_machines(client):
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    workers, units = tuple(client.nthreads()), outline.layer_units
+    request = EngineRequest(client, None, 0, "auto", without_peers="a firewall")
+    assumed = auto.plan_without_peers(request, outline, workers, client)
+    assert (assumed.engine, assumed.reason) == ("futures", "a firewall")
+    assert assumed.forecast is None
+    slow, *others = reference_machines(len(workers)).workers
+    slow = replace(slow, corrections={Grid(1): 3.0})
+    machines = replace(reference_machines(1), workers=(slow, *others))
+    keep_machines(client, workers, units, machines)
+    plan = auto.plan_without_peers(request, outline, workers, client)
+    assert plan.reason == "a firewall"
+    assert plan.forecast is not None
+    sizes = [[len(part) for part in p.split.ranges[0]] for p in (assumed, plan)]
+    assert sizes == [[3, 3, 3], [1, 4, 4]]
 
 
 @pytest.mark.parametrize(

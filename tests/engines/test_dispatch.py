@@ -106,6 +106,12 @@ def test_workers_that_could_not_connect_are_noted_and_not_those_of_the_next_plan
     # The first plan's choice counts for a while, since its fit has not arrived.
     assert {*second.workers} != {*first.workers}
     noted = "no connection" if apart else None
+    what = (
+        "the workers cannot reach each other"
+        if apart
+        else "peers failed before their first step"
+    )
+    assert second.reason == f"{what} (no connection)"
     assert unreachable_before(client, first.workers) == noted
     assert unreachable_before(client, second.workers) is None
 

@@ -110,6 +110,24 @@ def test_a_request_says_whether_a_cluster_is_needed(request_, stays):
     assert (request_.reason_to_stay_local(LAYER_UNITS) is not None) == stays
 
 
+@pytest.mark.parametrize(
+    ("given", "engines"),
+    [
+        ({}, ("peers", "futures")),
+        ({"n_replicas": 1}, ("peers", "futures")),
+        # Tasks share one copy of the network, and need all features here.
+        ({"n_replicas": 2}, ("peers",)),
+        ({"must_share": True}, ("peers",)),
+        ({"without_peers": "a firewall"}, ("futures",)),
+    ],
+    ids=str,
+)
+def test_a_request_says_which_engines_of_a_cluster_may_be_taken(given, engines):
+    request = EngineRequest(None, None, None, "auto", **given)
+    assert request.cluster_engines == engines
+    assert request.may_do_without_peers == (engines == ("peers", "futures"))
+
+
 def test_engines_agree_on_the_order_of_the_rows(client):
     states = [
         made(name, client).train(
