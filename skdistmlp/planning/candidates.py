@@ -407,18 +407,18 @@ def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
     forecast = forecast_of(candidates, offer.machines.link)
     n_workers = len(first.plan.workers)
     alone = next((c for c in candidates if not c.plan.workers), None)
-    if n_workers == 0:
-        reason = "no workers have enough memory"
-        if others:
-            ratio = others[0].fit_s / first.fit_s
-            reason = (
-                f"{forecast.rows[1].name} is expected to take {ratio:.2f} times as long"
+    ratio = others[0].fit_s / first.fit_s if others else math.inf
+    if others and (n_workers == 0 or (alone is None and ratio < 1)):
+        reason = (
+            f"{forecast.rows[1].name} is expected to take {ratio:.2f} times as long"
+        )
+        if ratio < 1:
+            reason += (
+                f", but more machines are taken only if they are more than "
+                f"{MARGIN:.0%} faster"
             )
-            if ratio < 1:
-                reason += (
-                    f", but more machines are taken only if they are more than "
-                    f"{MARGIN:.0%} faster"
-                )
+    elif n_workers == 0:
+        reason = "no workers have enough memory"
     elif alone is None:
         reason = "the fastest plan that is expected to fit into memory"
     else:

@@ -457,6 +457,21 @@ def test_a_local_plan_that_is_not_the_fastest_says_why_it_is_taken():
     assert "are taken only" not in chosen_plan([here, slower], offer).reason
 
 
+def test_a_plan_on_fewer_workers_that_is_not_the_fastest_says_so():
+    offer = offer_of(n_workers=3, local=False)
+    three = replace(candidate_of(offer, 3), step=StepTime(1.0), fixed_s=0.0)
+    two = replace(candidate_of(offer, 2), step=StepTime(1.05), fixed_s=0.0)
+    plan = chosen_plan(ranked([three, two]), offer)
+    assert plan.n_workers == 2
+    assert plan.reason == (
+        "peers on 3 (1 x 3) is expected to take 0.95 times as long, but more machines "
+        "are taken only if they are more than 10% faster"
+    )
+    slower = replace(three, step=StepTime(1.2))
+    plan = chosen_plan(ranked([slower, two]), offer)
+    assert plan.reason == "the fastest plan that is expected to fit into memory"
+
+
 def test_a_thousand_workers_are_planned_in_a_moment():
     offer = offer_of((784, 4096, 4096, 10), n_workers=1024, batch_size=8_000)
     candidates = offer.candidates()
