@@ -31,7 +31,6 @@ from skdistmlp.planning.step_time import (
 from skdistmlp.planning.traffic import exchanges_of_tasks, traffic
 from skdistmlp.planning.worker_lines import named
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
-from skdistmlp.training.progress import Progress
 
 MARGIN = 0.1
 """By how much more machines have to be faster than fewer ones to be taken."""
@@ -76,18 +75,18 @@ class FitLength(NamedTuple):
     @classmethod
     def of(cls, job: TrainingJob, dataset: BaseDataset) -> "FitLength":
         """Return the length of a job on a data set, or of what is left of it."""
-        method = job.method
+        method, progress = job.method, job.initial.progress
+        n_done = 0 if progress is None else progress.n_iter
+        # At least one is always trained.
         if isinstance(method, EpochTraining):
             n_rows = dataset.n_rows
             if method.hold_out is not None:
                 n_rows -= method.hold_out.n_rows(dataset)
             n_steps = math.ceil(n_rows / method.options.batch_size)
-            progress = job.initial.progress
-            n_done = progress.n_iter if isinstance(progress, Progress) else 0
-            # At least one is always trained.
             return cls(n_steps, max(1, method.options.max_epochs - n_done))
         assert isinstance(method, LbfgsTraining)
-        return cls(EVALUATIONS_PER_ITERATION, method.options.max_iter)
+        n_left = max(1, method.options.max_iter - n_done)
+        return cls(EVALUATIONS_PER_ITERATION, n_left)
 
 
 @dataclass(frozen=True)

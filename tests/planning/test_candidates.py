@@ -32,7 +32,8 @@ from skdistmlp.planning.rates import (
 )
 from skdistmlp.planning.step_time import StepTime
 from skdistmlp.planning.traffic import traffic
-from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of
+from skdistmlp.training.progress import LbfgsProgress
+from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of, lbfgs_job
 
 LARGE = 784, 1024, 1024, 10
 """A network that shards share well at 1 Gbit/s."""
@@ -380,6 +381,18 @@ def test_a_fit_that_is_resumed_has_the_epochs_that_are_left():
 
     assert left(2) == FitLength(whole.n_steps, MAX_EPOCHS - 2)
     assert left(MAX_EPOCHS).n_epochs == 1
+
+
+def test_lbfgs_that_is_resumed_has_the_iterations_that_are_left():
+    job, dataset = lbfgs_job(), dataset_of("adam")
+    whole = FitLength.of(job, dataset)
+
+    def left(n_done):
+        initial = replace(job.initial, progress=LbfgsProgress(n_done, 0.5))
+        return FitLength.of(replace(job, initial=initial), dataset)
+
+    assert left(2) == FitLength(whole.n_steps, whole.n_epochs - 2)
+    assert left(whole.n_epochs).n_epochs == 1
 
 
 def test_grids_give_each_replica_a_row_and_each_shard_a_neuron():
