@@ -153,6 +153,7 @@ def table_of(forecast: Forecast) -> list[Row]:
     return [
         {
             "workers": row.n_workers,
+            "engine": row.engine,
             "replicas x shards": _grid(row.n_workers, row.n_replicas),
             "ms per step": 1e3 * row.step_s,
             "s per epoch": row.epoch_s,

@@ -40,8 +40,10 @@ def test_bandwidths_are_read(text, bits_per_s):
         parse_bandwidth(text)
 
 
-def row(n_workers: int, fit_s: float, n_replicas: int = 1) -> ForecastRow:
-    engine = "peers" if n_workers else "local"
+def row(
+    n_workers: int, fit_s: float, n_replicas: int = 1, engine: str = "peers"
+) -> ForecastRow:
+    engine = engine if n_workers else "local"
     return ForecastRow(engine, n_workers, n_replicas, 1e-3, 0.1, fit_s, 10**6, 10**3)
 
 
@@ -51,6 +53,13 @@ def test_the_table_has_the_fastest_plan_of_each_number_of_workers():
     assert [line["workers"] for line in table] == [0, 2, 4]
     assert [line["speed-up"] for line in table] == [1.0, 2.0, 4.0]
     assert [line["replicas x shards"] for line in table] == ["-", "1 x 2", "2 x 2"]
+
+
+def test_the_table_tells_tasks_from_peers():
+    forecast = Forecast((row(0, 1.0), row(2, 3.0, engine="futures"), row(2, 4.0)))
+    table = table_of(forecast)
+    assert [line["engine"] for line in table] == ["local", "futures"]
+    assert [line["replicas x shards"] for line in table] == ["-", "1 x 2"]
 
 
 def test_without_room_here_the_table_has_no_speedups():
