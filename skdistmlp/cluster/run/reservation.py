@@ -10,6 +10,7 @@ from typing import Any
 from distributed import Client
 
 from skdistmlp.cluster._dask import call_scheduler, heartbeat_s
+from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import check_open, submit_rpc, wait_while
 from skdistmlp.cluster.client.scheduler import await_scheduler
 from skdistmlp.cluster.client.workers import scheduler_id
@@ -94,15 +95,15 @@ def unclaimed_workers(client: Client, workers: Sequence[str]) -> list[str]:
 
 def _ask_queue(client: Client, question: str, /, **arguments: Any) -> list[str] | None:
     """Return workers as the queue says; None if the scheduler has none after all."""
-    # Asked for what it does not know yet, a scheduler logs an error.
-    if (scheduler := scheduler_id(client)) not in _WITH_QUEUE:
-        registering = submit_rpc(client, client.register_plugin, WorkerQueue())
-        await_scheduler(client, registering)
-        _WITH_QUEUE.add(scheduler)
-    asked = submit_rpc(client, call_scheduler, client, question, **arguments)
-    await_scheduler(client, asked)
-    workers: list[str] | None = asked.result()
-    return workers
+    with translate_dask_errors(client, (), "asking which workers are free"):
+        # Asked for what it does not know yet, a scheduler logs an error.
+        if (scheduler := scheduler_id(client)) not in _WITH_QUEUE:
+            registering = submit_rpc(client, client.register_plugin, WorkerQueue())
+            await_scheduler(client, registering)
+            _WITH_QUEUE.add(scheduler)
+        asked = submit_rpc(client, call_scheduler, client, question, **arguments)
+        workers: list[str] | None = await_scheduler(client, asked)
+        return workers
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import dask.array as da
 import pytest
 from distributed import Client, LocalCluster, wait
 
+from skdistmlp.cluster._dask import CommClosedError
 from skdistmlp.cluster.futures import recovery as futures
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.peers import driver as peers
@@ -69,6 +70,27 @@ def forget_choices(client):
 
 def empty_the_queue(dask_scheduler):
     dask_scheduler.plugins["skdistmlp-worker-queue"].reservations.clear()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda *args: choose_free_workers(*args, 1, {}),
+        lambda *args: share_workers(*args).__enter__(),
+    ],
+    ids=["choose", "share"],
+)
+def test_a_connection_that_breaks_meanwhile_is_a_cluster_error(
+    client, workers, monkeypatch, ask
+):
+    async def fail(*_, **__):
+        raise CommClosedError("in <TCP (closed)>: stream is closed")
+
+    monkeypatch.setattr(reservation, "call_scheduler", fail)
+    with pytest.raises(
+        ClusterError, match="broke while asking which workers are free; it is there"
+    ):
+        ask(client, workers)
 
 
 def test_waiting_fits_queue_again_at_a_restarted_scheduler(client, workers):
