@@ -58,14 +58,14 @@ class FitOutline:
     def of(cls, job: TrainingJob, dataset: BaseDataset) -> "FitOutline":
         """Return the outline of a job on a data set."""
         cost = cost_of_training(job, dataset)
-        n_rows = cost.n_rows
+        n_rows, length = cost.n_rows, FitLength.of(job, dataset)
         if cost.moves_parameters and cost.buffer_rows is not None:
             n_rows = cost.buffer_rows
         return cls(
             job.network.layer_units,
             cost,
-            FitLength.of(job, dataset),
-            Trial.of(job, dataset, n_rows),
+            length,
+            Trial.of(job, dataset, n_rows, length.total),
             dataset.client is not None,
             dataset.bytes_on_workers,
         )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from scipy.sparse import csr_array
 
+from skdistmlp.nn import compiled
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.optimizers import init
@@ -100,6 +101,9 @@ class Trial:
         Stored numbers per row of sparse features; None if they are dense.
     targets : ndarray of shape (n_samples, n_outputs)
         Targets of a few rows.
+    runs_compiled : bool
+        Whether the fit updates enough parameters for numba to be loaded: then it is
+        loaded before steps are timed, as nearly all those of the fit run compiled.
     """
 
     network: Network
@@ -109,18 +113,35 @@ class Trial:
     n_rows: int
     nnz_per_row: float | None
     targets: Targets
+    runs_compiled: bool = False
 
     @classmethod
-    def of(cls, job: TrainingJob, dataset: BaseDataset, n_rows: int) -> "Trial":
-        """Return the trial of steps of a job with this number of rows."""
+    def of(
+        cls, job: TrainingJob, dataset: BaseDataset, n_rows: int, n_steps: float = 0.0
+    ) -> "Trial":
+        """Return the trial of steps of a job.
+
+        Parameters
+        ----------
+        job : TrainingJob
+            The job.
+        dataset : BaseDataset
+            All rows.
+        n_rows : int
+            Rows of a step.
+        n_steps : float
+            Steps of the whole fit.
+        """
+        n_updates = n_steps * _n_parameters(job.network.layer_units)
         return cls(
-            _narrowed(job.network, dataset.nnz_per_row or 0),
+            _narrowed(job.network, dataset.nnz_per_row or 0, MAX_PARAMETERS),
             job.dtype,
             job.rule,
             job.ema_decay,
             n_rows,
             dataset.nnz_per_row,
             dataset.targets(slice(0, SAMPLE_ROWS)),
+            n_updates > compiled.UPDATES_BEFORE_LOADING,
         )
 
     @property
@@ -146,7 +167,25 @@ class Trial:
             self.ema_decay is not None,
             self.n_rows,
             None if nnz is None else float(f"{nnz:.2g}"),
+            self.runs_compiled,
         )
+
+    def load_kernels(self) -> None:
+        """Load the compiled code that steps of a long fit run.
+
+        `steps_seconds` would load it too, but later: it takes a fraction of a second
+        in a process that has not loaded numba before.
+        """
+        if not self.runs_compiled:
+            return
+        # With the same layers and optimiser, it asks for the same code.
+        tiny = replace(
+            self,
+            network=_narrowed(self.network, 0, 0),
+            n_rows=len(self.targets),
+        )
+        with compiled.uncounted(loads=True):
+            tiny._operations(Grid(1), tiny.n_rows).step()
 
     def steps_seconds(
         self, grids: Sequence[Grid], goes_on: GoesOn = alone, waits_s: float = 0.0
@@ -165,31 +204,25 @@ class Trial:
             Seconds that this takes if nobody is late, which are not of the step.
         """
         timed = partial(_timed, goes_on=goes_on, waits_s=waits_s)
-        whole = self._parts(grids[0], timed)
-        seconds = [whole.of_rows(self.n_rows)]
-        for grid in grids[1:]:
-            if not self._is_timed(grid):
-                # It does the same for fewer rows, which are many still.
-                parts = whole.with_optimizer_divided(grid.n_replicas)
-            else:
-                parts = self._parts(grid, timed)
-            seconds.append(parts.of_rows(self.n_rows / grid.n_replicas))
+        with compiled.uncounted(loads=self.runs_compiled):
+            whole = self._parts(grids[0], timed)
+            seconds = [whole.of_rows(self.n_rows)]
+            for grid in grids[1:]:
+                if not self._is_timed(grid):
+                    # It does the same for fewer rows, which are many still.
+                    parts = whole.with_optimizer_divided(grid.n_replicas)
+                else:
+                    parts = self._parts(grid, timed)
+                seconds.append(parts.of_rows(self.n_rows / grid.n_replicas))
         return seconds
 
     def _parts(
-        self, grid: Grid, timed: Callable[[Callable[[], None]], StepSeconds]
+        self, grid: Grid, timed: Callable[[Callable[[], object]], StepSeconds]
     ) -> "_StepParts":
         """Time what a step of the first process of a grid consists of."""
         n_rows = self.rows_timed(grid)
-        ops = self._open(grid, n_rows)
-        rows = np.arange(n_rows)
-        compute = partial(backpropagate, ops, rows, rows)
-        update = partial(ops.update, rows, LEARNING_RATE)
-        if self.rule is None:
-            step = compute
-        else:
-            step = partial(training_step, ops, rows, LEARNING_RATE)
-        # It allocates what the others use.
+        step, compute, update = self._operations(grid, n_rows)
+        # It allocates what the others use, and loads what is to run compiled.
         step()
         own_rows = n_rows / grid.n_replicas
         if n_rows == self.n_rows:
@@ -199,6 +232,17 @@ class Trial:
         if self.rule is not None:
             updated = timed(update)
         return _StepParts(own_rows, computed, updated)
+
+    def _operations(self, grid: Grid, n_rows: int) -> "_Operations":
+        """Return what the first process of a grid does with a number of rows."""
+        ops = self._open(grid, n_rows)
+        rows = np.arange(n_rows)
+        compute = partial(backpropagate, ops, rows, rows)
+        update = partial(ops.update, rows, LEARNING_RATE)
+        if self.rule is None:
+            return _Operations(compute, compute, update)
+        step = partial(training_step, ops, rows, LEARNING_RATE)
+        return _Operations(step, compute, update)
 
     def n_rows_timed(self, grids: Sequence[Grid]) -> list[int]:
         """Return the rows of the steps that are timed on each grid, of all replicas.
@@ -262,6 +306,22 @@ class Trial:
         return Dataset(X, y).part(distribution, 0)
 
 
+class _Operations(NamedTuple):
+    """What can be timed.
+
+    Attributes
+    ----------
+    step : callable
+        A whole step.
+    compute, update : callable
+        Its two parts: the gradient, and what the optimiser makes of it.
+    """
+
+    step: Callable[[], object]
+    compute: Callable[[], object]
+    update: Callable[[], object]
+
+
 @dataclass(frozen=True)
 class _StepParts:
     """What a step consists of.
@@ -301,10 +361,15 @@ def _kind_of(rule: UpdateRule | None) -> tuple[object, ...]:
     return type(rule), *(item for item in flags if isinstance(item[1], bool))
 
 
-def _narrowed(network: Network, least_features: float) -> Network:
-    """Return a network of at most `MAX_PARAMETERS`, with its widest layers narrower.
+def _n_parameters(layer_units: Sequence[int]) -> int:
+    """Return the number of coefficients and intercepts of a network."""
+    return sum((m + 1) * n for m, n in pairwise(layer_units))
 
-    It has as many outputs, and no fewer features than a row stores.
+
+def _narrowed(network: Network, least_features: float, max_parameters: int) -> Network:
+    """Return a network of at most so many parameters, with its widest layers narrower.
+
+    It has as many outputs, no fewer features than a row stores, and no empty layers.
     """
     *units, n_outputs = network.layer_units
     least = [math.ceil(least_features), *(1 for _ in units[1:])]
@@ -314,10 +379,10 @@ def _narrowed(network: Network, least_features: float) -> Network:
         return *(min(n, max(most, few)) for n, few in pairs), n_outputs
 
     def n_parameters(most: int) -> int:
-        return sum((m + 1) * n for m, n in pairwise(with_widths(most)))
+        return _n_parameters(with_widths(most))
 
     widths = range(1, max(units) + 1)
-    most = bisect_right(widths, MAX_PARAMETERS, key=n_parameters)
+    most = bisect_right(widths, max_parameters, key=n_parameters)
     narrower = with_widths(max(1, most))
     layers = [
         replace(layer, fan_in=fan_in, fan_out=fan_out)
@@ -328,11 +393,12 @@ def _narrowed(network: Network, least_features: float) -> Network:
     return replace(network, layers=tuple(layers))
 
 
-def _timed(part: Callable[[], None], goes_on: GoesOn, waits_s: float) -> StepSeconds:
+def _timed(part: Callable[[], object], goes_on: GoesOn, waits_s: float) -> StepSeconds:
     """Return the medians of the seconds of a few steps, or of a part of them."""
     own_s: list[float] = []
     each_s: list[float] = []
-    is_going_on, begun = True, time.perf_counter()
+    # All begin at the same time, however long each has taken to load and to allocate.
+    is_going_on, begun = goes_on(True), time.perf_counter()
     while is_going_on:
         part()
         own_s.append(time.perf_counter() - begun)

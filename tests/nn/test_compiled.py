@@ -12,6 +12,7 @@ from numpy.testing import assert_array_equal
 from skdistmlp.nn import compiled
 from skdistmlp.nn.optimizers import init, update
 from skdistmlp.nn.update_rules import Adam, AdamW, NAdam, RMSprop
+from tests.cluster.support import bounded
 from tests.strategies import seeds
 
 RULES = [
@@ -130,6 +131,23 @@ def test_numba_is_loaded_after_enough_work_without_it(monkeypatch):
         0,
         0,
     ]
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_numbers_that_are_not_counted_load_nothing_by_their_number(loads, monkeypatch):
+    monkeypatch.setattr(compiled, "UPDATES_BEFORE_LOADING", 100)
+    monkeypatch.setattr(compiled, "_compile", lambda kernel: kernel)
+    with compiled.uncounted(loads=loads):
+        for n_parameters in 0, 1000:
+            found = compiled.compiled(compiled.adam, n_parameters)
+            assert found is (compiled.adam if loads else None)
+    assert compiled._updates == 0
+
+
+def test_other_threads_go_on_counting():
+    with compiled.uncounted(loads=False):
+        bounded(compiled.compiled, compiled.adam, 40)
+        assert compiled._updates == 40
 
 
 def test_without_numba_numpy_is_used_from_then_on():

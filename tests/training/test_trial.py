@@ -2,11 +2,13 @@
 
 import time
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from skdistmlp.nn import compiled
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.update_rules import Adam, AdamW, Sgd
 from skdistmlp.parallel.grid import Grid
@@ -127,6 +129,7 @@ def test_candidates_of_a_search_share_a_measurement(changes):
         {"n_rows": 51},
         {"dtype": np.dtype(np.float32)},
         {"nnz_per_row": 3.0},
+        {"runs_compiled": True},
     ],
 )
 def test_steps_that_do_other_work_are_measured(changes):
@@ -154,6 +157,92 @@ def test_a_wait_for_others_is_told_apart(monkeypatch):
     # On a busy machine, that may take longer at first.
     (seconds,) = trial_of("adam").steps_seconds([Grid(1)], wait, waits_s=1.0)
     assert 0.025 <= seconds.together < 0.5
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Kernels that are loaded, by a compiler that only notes them."""
+    noted = []
+    monkeypatch.setattr(compiled, "_updates", 0)
+    monkeypatch.setattr(compiled, "_compiled", {})
+    monkeypatch.setattr(compiled, "_compile", noted.append)
+    return noted
+
+
+@pytest.mark.parametrize("max_flop", [1e9, 1e4])
+def test_steps_that_are_timed_do_not_count_towards_loading_numba(
+    loaded, monkeypatch, max_flop
+):
+    monkeypatch.setattr(compiled, "UPDATES_BEFORE_LOADING", 1)
+    monkeypatch.setattr(module, "MAX_FLOP", max_flop)
+    trial_of("adam").steps_seconds(GRIDS)
+    assert (loaded, compiled._updates) == ([], 0)
+    # Those of a fit do again.
+    assert compiled.compiled(compiled.adam, 2) is None
+    assert loaded == [compiled.adam]
+
+
+@pytest.mark.parametrize("max_flop", [1e9, 1e4])
+def test_what_runs_compiled_is_loaded_before_steps_are_timed(
+    loaded, monkeypatch, max_flop
+):
+    monkeypatch.setattr(module, "MAX_FLOP", max_flop)
+    loaded_by_then = []
+
+    def timed(part, goes_on, waits_s):
+        loaded_by_then.append([*loaded])
+        part()
+        return module.StepSeconds(1.0, 1.0)
+
+    monkeypatch.setattr(module, "_timed", timed)
+    trial = replace(trial_of("adam"), network=EVERY_KERNEL, dtype=np.dtype(np.float32))
+    replace(trial, runs_compiled=True).steps_seconds(GRIDS)
+    assert {*loaded_by_then[0]} == {*OF_ADAM}
+    assert {*map(len, loaded_by_then)} == {len(OF_ADAM)}
+    assert compiled._updates == 0
+
+
+EVERY_KERNEL = Network(
+    dense_layers(LAYER_UNITS, "gelu", 0.2), "softmax", 0.1, max_grad_norm=1.0
+)
+
+OF_ADAM = compiled.adam, compiled.squares, compiled.dropout_mask, compiled.gelu
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_runs_compiled_can_be_loaded_before(case, loaded):
+    """A tiny network asks for the same code as that which is timed."""
+    trial = replace(trial_of(case), network=EVERY_KERNEL, dtype=np.dtype(np.float32))
+    trial.load_kernels()
+    assert loaded == []
+    trial = replace(trial, runs_compiled=True)
+    trial.load_kernels()
+    before = [*loaded]
+    assert compiled.gelu in before
+    trial.steps_seconds([Grid(1)])
+    assert loaded == before
+
+
+def test_only_a_fit_of_many_updates_runs_compiled(monkeypatch):
+    n_parameters = sum(
+        (m + 1) * n for m, n in pairwise(job_of("adam").network.layer_units)
+    )
+    monkeypatch.setattr(compiled, "UPDATES_BEFORE_LOADING", 10 * n_parameters)
+    arguments = job_of("adam"), dataset_of("adam"), 50
+    assert not Trial.of(*arguments, 10).runs_compiled
+    assert Trial.of(*arguments, 11).runs_compiled
+
+
+def test_all_begin_to_time_steps_at_the_same_time():
+    """Whoever has taken longer to load and to allocate holds up no step."""
+    events = []
+
+    def wait(goes_on):
+        events.append("waited")
+        return goes_on and len(events) < 4
+
+    module._timed(lambda: events.append("step"), wait, 0.0)
+    assert events == ["waited", "step", "waited", "step", "waited"]
 
 
 def test_a_replica_computes_its_rows_only(monkeypatch):

@@ -63,10 +63,11 @@ class Elastic:
         self._client = client
         self._units = job.network.layer_units
         self._cost = cost_of_training(job, dataset)
-        self._steps_per_epoch = FitLength.of(job, dataset).n_steps
+        length = FitLength.of(job, dataset)
+        self._steps_per_epoch = length.n_steps
         assert isinstance(job.method, EpochTraining)
         self._max_epochs = job.method.options.max_epochs
-        self._trial = Trial.of(job, dataset, self._cost.n_rows)
+        self._trial = Trial.of(job, dataset, self._cost.n_rows, length.total)
         self._on_cluster = dataset.client is not None
         self._measuring_s = FIRST_MEASURING_S
         self._wait_s = MOVE_LOOK_S
@@ -119,7 +120,7 @@ class Elastic:
             return None
         if new := {*spare} - self._prepared:
             # They import this package while the next round is trained. Not waited for.
-            run_on_workers(self._client, new, prepare)
+            run_on_workers(self._client, new, prepare, self._trial)
             self._prepared |= new
             self._next_look_at = now
             return None

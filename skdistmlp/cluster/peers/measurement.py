@@ -221,7 +221,7 @@ def _probe(
         tasks.phase = "measuring the workers"
         tasks.begin()
         opened = [
-            tasks.add(rank, "open", probe.open_probe, credentials, rank)
+            tasks.add(rank, "open", probe.open_probe, credentials, rank, trial)
             for rank in ranks
         ]
         listening = [
@@ -234,6 +234,8 @@ def _probe(
         ]
         # The probes are held until they have measured.
         futures = tasks.submit([*opened, *listening, *pieces])
+        # While the workers do.
+        trial.load_kernels()
         n = len(workers)
         probes, addresses, *of_sizes = (
             futures[start : start + n] for start in range(0, len(futures), n)

@@ -240,8 +240,9 @@ def _exchange_s(communicator: SocketCommunicator, width: int) -> float:
     return median(each_s[1:]) / 2
 
 
-def prepare() -> None:
-    """Do nothing: a worker that is called this has imported what it measures with."""
+def prepare(trial: Trial) -> None:
+    """Import and load what a worker measures with, before it has to."""
+    trial.load_kernels()
 
 
 def piece_of(n_bytes: int) -> np.ndarray:
@@ -252,8 +253,9 @@ def piece_of(n_bytes: int) -> np.ndarray:
     return np.frombuffer(np.random.default_rng(0).bytes(n_bytes), np.uint8)
 
 
-def open_probe(credentials: Credentials, rank: int) -> Probe:
+def open_probe(credentials: Credentials, rank: int, trial: Trial) -> Probe:
     """Create the part of a measurement that one worker takes."""
+    trial.load_kernels()
     worker = get_worker()
     probe = Probe(credentials, rank, open_listener(worker), tls_of(worker))
     collect_until_gone(worker, ref(probe), result_dropped(worker))

@@ -32,6 +32,7 @@ from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.run import placement, reservation
 from skdistmlp.cluster.run.reservation import borrow_workers, reserve_workers
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.nn import compiled
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import WorkerMemory
@@ -73,6 +74,24 @@ def test_every_worker_times_steps_and_all_time_their_exchanges(client, workers, 
     assert found.exchange_s[-1] > found.exchange_s[0] > 0
     # Of one machine.
     assert found.here_bits_per_s > 1e6
+
+
+def test_all_load_compiled_code_before_anything_is_timed(
+    client, workers, trial, monkeypatch
+):
+    def measure(*_):
+        raise ValueError(f"{len(compiled._compiled)} loaded")
+
+    monkeypatch.setattr(module.probe, "measure", measure)
+    monkeypatch.setattr(compiled, "_compiled", {})
+    client.run(lambda: compiled._compiled.clear())
+    for runs_compiled in False, True:
+        forget_machines()
+        with pytest.raises(MeasurementError, match=f"{int(runs_compiled)} loaded"):
+            measure_machines(
+                client, workers, replace(trial, runs_compiled=runs_compiled), GRIDS
+            )
+        assert (compiled.adam in compiled._compiled) is runs_compiled
 
 
 def test_a_single_worker_has_nobody_to_exchange_with(client, workers, trial):
