@@ -48,10 +48,13 @@ class UnreachableError(MeasurementError):
     """The workers cannot connect to each other."""
 
 
-_FAILED: dict[tuple[str, tuple[str, ...]], tuple[float, MeasurementError]] = {}
-"""Workers that could not be measured, by scheduler, until when, and why. Not by job:
-the candidates of a search would each wait for the same busy workers. If they could not
-connect to each other, neither can any workers that they are among."""
+_FAILED: dict[
+    tuple[str, tuple[str, ...]], tuple[float, type[MeasurementError], str]
+] = {}
+"""Workers that could not be measured, by scheduler, until when, and why: the kind of
+error and its text. The error itself would keep what its frames hold, such as the user's
+X. Not by job: the candidates of a search would each wait for the same busy workers. If
+they could not connect to each other, neither can any workers that they are among."""
 
 
 def measured_before(
@@ -99,7 +102,7 @@ def note_failure(
     """Have it known for a while that workers cannot be measured."""
     with _TABLES:
         until = time.monotonic() + MEASURING_RETRY_S
-        _FAILED[scheduler_id(client), workers] = until, error
+        _FAILED[scheduler_id(client), workers] = until, type(error), str(error)
 
 
 def keep_machines(
@@ -199,11 +202,10 @@ def forget_machines() -> None:
 def _raise_again(scheduler: str, workers: tuple[str, ...]) -> None:
     """Raise what a measurement of workers has failed with a moment ago, if it has."""
     now = time.monotonic()
-    for other, (until, _) in list(_FAILED.items()):
+    for other, (until, *_) in list(_FAILED.items()):
         if until <= now:
             _FAILED.pop(other, None)
-    for (other_scheduler, others), (_, error) in _FAILED.items():
-        are_among = isinstance(error, UnreachableError) and {*others} <= {*workers}
+    for (other_scheduler, others), (_, kind, text) in _FAILED.items():
+        are_among = issubclass(kind, UnreachableError) and {*others} <= {*workers}
         if other_scheduler == scheduler and (are_among or others == workers):
-            # A new one: several threads may raise it.
-            raise type(error)(str(error))
+            raise kind(text)

@@ -1,7 +1,10 @@
 """What is kept of measurements, and of those that failed."""
 
+import gc
 import threading
+from contextlib import suppress
 from dataclasses import replace
+from weakref import ref
 
 import pytest
 
@@ -85,6 +88,29 @@ def test_what_has_failed_is_not_measured_again_at_once(
         with pytest.raises(UnreachableError):
             measure_machines(client, workers, trial, GRIDS)
     assert len(tried) == 3
+
+
+def test_a_failure_that_is_remembered_keeps_nothing_else_in_memory(
+    client, workers, trial, monkeypatch
+):
+    """Such as the X of the user, which frames of its traceback hold."""
+
+    class Rows:
+        pass
+
+    held = []
+
+    def fail(*_):
+        rows = Rows()
+        held.append(ref(rows))
+        raise UnreachableError("behind a firewall")
+
+    monkeypatch.setattr(measurement, "_measure", fail)
+    with suppress(UnreachableError):
+        measure_machines(client, workers, trial, GRIDS)
+    gc.collect()
+    assert held[0]() is None
+    assert unreachable_before(client, workers) == "behind a firewall"
 
 
 def test_few_measurements_are_kept(client, workers, trial, monkeypatch):
