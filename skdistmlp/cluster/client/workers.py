@@ -213,6 +213,20 @@ def scheduler_id(client: Client) -> str:
         return str(ask_scheduler(client, "identity")["id"])
 
 
+def scheduler_and_threads(
+    client: Client, workers: Sequence[str]
+) -> tuple[str, tuple[int, ...]]:
+    """Return a scheduler's id, see `scheduler_id`, and the threads of some workers.
+
+    0 for workers that are not there.
+    """
+    with translate_dask_errors(client, (), "asking for the threads of the workers"):
+        identity = ask_scheduler(client, "identity")
+    known = identity["workers"]
+    threads = (known[w]["nthreads"] if w in known else 0 for w in workers)
+    return str(identity["id"]), tuple(threads)
+
+
 def threads_of(client: Client, workers: tuple[str, ...]) -> list[int]:
     """Return the number of threads of each worker; 1 for one that has just left."""
     with translate_dask_errors(client, (), "looking for workers"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from distributed import Client
 
-from skdistmlp.cluster.client.workers import scheduler_id
+from skdistmlp.cluster.client.workers import scheduler_and_threads, scheduler_id
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings
@@ -23,16 +23,21 @@ MAX_KEPT = 64
 """Measurements that are kept."""
 
 _TABLES = threading.Lock()
-"""Held while the tables below are read or changed, and never while waiting: predictions
-and fits that end need them while others measure."""
+"""Held while the tables below are read or changed, and never while waiting, not even
+for an answer of a scheduler, which may hang: predictions and fits that end need them
+while others measure, also on other clusters."""
 
-_TIMINGS: OrderedDict[Any, Timings] = OrderedDict()
-"""What was measured, by scheduler, workers and job, the oldest first. Not by client:
-one that is made from an address lives for a single fit."""
+Members: TypeAlias = tuple[tuple[str, int], ...]
+"""Workers, by address and number of threads: one that was started again at the same
+address may have others, and another speed."""
 
-_MACHINES: OrderedDict[tuple[str, tuple[str, ...], tuple[int, ...]], Machines] = (
-    OrderedDict()
-)
+_TIMINGS: OrderedDict[
+    tuple[str, Members, tuple[object, ...], tuple[Grid, ...]], Timings
+] = OrderedDict()
+"""What was measured, by scheduler, workers, job and grids, the oldest first. Not by
+client: one that is made from an address lives for a single fit."""
+
+_MACHINES: OrderedDict[tuple[str, Members, tuple[int, ...]], Machines] = OrderedDict()
 """What followed, by scheduler, workers and network, the oldest first."""
 
 
@@ -70,16 +75,21 @@ def measured_before(
         If these workers could not be measured a moment ago.
     """
     with _TABLES:
-        found = _TIMINGS.get(_key(client, workers, trial, grids))
+        # Then the scheduler need not be asked who is there.
+        if not _TIMINGS and not _FAILED:
+            return None
+    scheduler, members = _who_is_there(client, workers)
+    with _TABLES:
+        found = _TIMINGS.get((scheduler, members, trial.key, tuple(grids)))
         if found is None:
-            _raise_again(scheduler_id(client), workers)
+            _raise_again(scheduler, workers)
     return found
 
 
-def _key(
-    client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
-) -> Hashable:
-    return scheduler_id(client), workers, trial.key, tuple(grids)
+def _who_is_there(client: Client, workers: Sequence[str]) -> tuple[str, Members]:
+    """Ask a scheduler for its id, and for the threads of workers."""
+    scheduler, threads = scheduler_and_threads(client, workers)
+    return scheduler, tuple(zip(workers, threads, strict=True))
 
 
 def keep_timings(
@@ -90,8 +100,9 @@ def keep_timings(
     found: Timings,
 ) -> None:
     """Keep what was measured of workers for a job."""
+    scheduler, members = _who_is_there(client, workers)
     with _TABLES:
-        _TIMINGS[_key(client, workers, trial, grids)] = found
+        _TIMINGS[scheduler, members, trial.key, tuple(grids)] = found
         while len(_TIMINGS) > MAX_KEPT:
             _TIMINGS.popitem(last=False)
 
@@ -100,9 +111,10 @@ def note_failure(
     client: Client, workers: tuple[str, ...], error: MeasurementError
 ) -> None:
     """Have it known for a while that workers cannot be measured."""
+    scheduler = scheduler_id(client)
+    until = time.monotonic() + MEASURING_RETRY_S
     with _TABLES:
-        until = time.monotonic() + MEASURING_RETRY_S
-        _FAILED[scheduler_id(client), workers] = until, type(error), str(error)
+        _FAILED[scheduler, workers] = until, type(error), str(error)
 
 
 def keep_machines(
@@ -112,8 +124,9 @@ def keep_machines(
     machines: Machines,
 ) -> None:
     """Keep what follows from a measurement, for predictions: they measure nothing."""
+    scheduler, members = _who_is_there(client, workers)
     with _TABLES:
-        key = scheduler_id(client), workers, layer_units
+        key = scheduler, members, layer_units
         _MACHINES[key] = machines
         _MACHINES.move_to_end(key)
         while len(_MACHINES) > MAX_KEPT:
@@ -125,15 +138,16 @@ def known_machines(
 ) -> Machines | None:
     """Return what was measured last of these workers on a network; None if nothing."""
     with _TABLES:
-        # Then the scheduler need not be asked for its name.
+        # Then the scheduler need not be asked who is there.
         if not _MACHINES:
             return None
-    of_network = scheduler_id(client), layer_units
+    scheduler, members = _who_is_there(client, workers)
     with _TABLES:
-        for (scheduler, measured, units), machines in reversed(_MACHINES.items()):
-            if (scheduler, units) == of_network and {*workers} <= {*measured}:
+        for (other, measured, units), machines in reversed(_MACHINES.items()):
+            is_same = (other, units) == (scheduler, layer_units)
+            if is_same and {*members} <= {*measured}:
                 speeds = dict(zip(measured, machines.workers, strict=True))
-                of_these = tuple(speeds[worker] for worker in workers)
+                of_these = tuple(speeds[member] for member in members)
                 return replace(machines, workers=of_these)
     return None
 
@@ -149,8 +163,12 @@ def unreachable_before(client: Client, workers: tuple[str, ...]) -> str | None:
     None if they could, or have not tried.
     """
     with _TABLES:
+        if not _FAILED:
+            return None
+    scheduler = scheduler_id(client)
+    with _TABLES:
         try:
-            _raise_again(scheduler_id(client), workers)
+            _raise_again(scheduler, workers)
         except UnreachableError as error:
             return str(error)
         except MeasurementError:
@@ -182,11 +200,15 @@ def forget_job(
         Of its network.
     """
     scheduler = scheduler_id(client)
+    tables: list[tuple[OrderedDict[Any, Any], object]] = [
+        (_TIMINGS, trial.key),
+        (_MACHINES, layer_units),
+    ]
     with _TABLES:
-        for table, job in ((_TIMINGS, trial.key), (_MACHINES, layer_units)):
+        for table, job in tables:
             for key in list(table):
                 of_scheduler, measured, of_job, *_ = key
-                have_trained = {*workers} <= {*measured}
+                have_trained = {*workers} <= {worker for worker, _ in measured}
                 if (of_scheduler, of_job) == (scheduler, job) and have_trained:
                     del table[key]
 

@@ -14,6 +14,8 @@ from skdistmlp.cluster.client import workers as module
 from skdistmlp.cluster.client.workers import (
     can_connect,
     choose_workers,
+    scheduler_and_threads,
+    scheduler_id,
     threads_of,
     usable_fraction,
     worker_memory,
@@ -82,6 +84,8 @@ def test_statuses_threads_and_limits_are_those_of_all_workers(client):
     assert worker_statuses(client) == dict.fromkeys(workers, "running")
     gone = "tcp://127.0.0.1:1"
     assert threads_of(client, (*workers, gone)) == [1, 1, 1, 1]
+    scheduler, threads = scheduler_and_threads(client, (*workers, gone))
+    assert (scheduler, threads) == (scheduler_id(client), (1, 1, 1, 0))
     memory = worker_memory(client, (*workers, gone))
     assert set(memory) == set(workers)
     for its in memory.values():

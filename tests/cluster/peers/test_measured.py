@@ -11,14 +11,17 @@ import pytest
 from skdistmlp.cluster.peers import measured, measurement
 from skdistmlp.cluster.peers.measured import (
     UnreachableError,
+    forget_job,
     forget_machines,
     keep_machines,
+    keep_timings,
     known_machines,
     measured_before,
     note_unreachable,
     unreachable_before,
 )
 from skdistmlp.cluster.peers.measurement import measure_machines
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.machines import Speed, reference_machines
 from skdistmlp.planning.rates import REFERENCE
@@ -62,6 +65,77 @@ def test_tables_are_not_held_while_something_is_measured(
     finally:
         gate.set()
     assert asked.result(WITHIN_S)
+
+
+def test_a_scheduler_that_hangs_holds_up_no_fit_on_another_cluster(
+    client, workers, trial, monkeypatch
+):
+    machines = reference_machines(3)
+    keep_machines(client, workers, (4, 9, 1), machines)
+    note_unreachable(client, ("tcp://other:1",), "behind a firewall")
+    gate, asked = threading.Event(), threading.Event()
+    other = object()
+
+    def gated(function):
+        def ask(client, *args):
+            if client is not other:
+                return function(client, *args)
+            asked.set()
+            gate.wait(WITHIN_S)
+            raise ClusterError("the scheduler has not answered")
+
+        return ask
+
+    for name in "scheduler_id", "scheduler_and_threads":
+        monkeypatch.setattr(measured, name, gated(getattr(measured, name)))
+    for ask, *args in [
+        (measured_before, workers, trial, GRIDS),
+        (keep_timings, workers, trial, GRIDS, None),
+        (keep_machines, workers, (4, 9, 1), machines),
+        (known_machines, workers, (4, 9, 1)),
+        (note_unreachable, workers, ""),
+        (unreachable_before, workers),
+        (forget_job, workers, trial, (4, 9, 1)),
+    ]:
+        hangs = in_thread(ask, other, *args)
+        try:
+            wait_until(asked.is_set, "the other scheduler is asked", hangs)
+            assert bounded(known_machines, client, workers, (4, 9, 1)) == machines
+            assert bounded(unreachable_before, client, workers) is None
+            assert not hangs.done()
+        finally:
+            gate.set()
+        with pytest.raises(ClusterError):
+            hangs.result(WITHIN_S)
+        gate.clear()
+        asked.clear()
+
+
+def test_a_worker_that_has_come_back_with_other_threads_is_measured_again(
+    client, workers, trial, monkeypatch
+):
+    ask = measured.scheduler_and_threads
+    keep_timings(client, workers, trial, GRIDS, "measured")
+    keep_machines(client, workers, (4, 9, 1), reference_machines(3))
+    assert measured_before(client, workers, trial, GRIDS) == "measured"
+
+    def restarted(client, workers):
+        scheduler, (first, *others) = ask(client, workers)
+        return scheduler, (first + 1, *others)
+
+    monkeypatch.setattr(measured, "scheduler_and_threads", restarted)
+    assert measured_before(client, workers, trial, GRIDS) is None
+    assert known_machines(client, workers, (4, 9, 1)) is None
+
+
+def test_a_scheduler_is_not_asked_about_what_nothing_is_known_of(
+    client, workers, trial, monkeypatch
+):
+    for name in "scheduler_id", "scheduler_and_threads":
+        monkeypatch.setattr(measured, name, lambda *_: pytest.fail("asked"))
+    assert measured_before(client, workers, trial, GRIDS) is None
+    assert known_machines(client, workers, (4, 9, 1)) is None
+    assert unreachable_before(client, workers) is None
 
 
 def test_what_has_failed_is_not_measured_again_at_once(
