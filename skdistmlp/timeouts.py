@@ -63,8 +63,8 @@ the round. A round costs about 15 ms of scheduling, less than 0.5% of this."""
 
 MEASURING_TIMEOUT_S = 15.0
 """For the measurement of the workers before a fit, which takes about a second if they
-are free, and a few more if they have yet to import this package. Without it, a fit is
-planned by the number of parameters."""
+are free, and a few more if they have yet to import this package; and to wait for other
+threads that measure. Without it, a fit is planned by the number of parameters."""
 
 MEETING_S = 3.0
 """For workers that are measured to connect to each other. All have just answered, so

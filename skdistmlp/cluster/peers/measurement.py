@@ -7,9 +7,11 @@ longer than `MEASURING_TIMEOUT_S`: a fit can do without.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from statistics import median_low
@@ -54,6 +56,17 @@ _MEASURING = threading.Lock()
 the same, and those that come later find it kept."""
 
 
+def _renew_lock() -> None:
+    """Replace a lock that a thread of the parent process may have held in a fork."""
+    global _MEASURING
+    _MEASURING = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    # Not on Windows, which has no forks.
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def measure_machines(
     client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
 ) -> Timings:
@@ -75,9 +88,10 @@ def measure_machines(
     Raises
     ------
     MeasurementError
-        If the workers are busy, too slow, or cannot reach each other.
+        If the workers are busy, too slow, or cannot reach each other, or other threads
+        of this process have measured for too long.
     """
-    with _MEASURING:
+    with _holding(_MEASURING):
         # Another thread may just have measured it.
         if (found := measured_before(client, workers, trial, grids)) is not None:
             return found
@@ -90,6 +104,17 @@ def measure_machines(
             raise
         keep_timings(client, workers, trial, grids, found)
         return found
+
+
+@contextmanager
+def _holding(lock: threading.Lock) -> Iterator[None]:
+    """Hold a lock, unless others do for longer than a measurement may take."""
+    if not lock.acquire(timeout=MEASURING_TIMEOUT_S):
+        raise HeldError("other fits of this process measure their workers")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def measure_again(

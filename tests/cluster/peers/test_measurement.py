@@ -2,8 +2,10 @@
 
 import asyncio
 import math
+import os
 import pickle
 import socket
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from skdistmlp.cluster.client.rpc import wait_while
 from skdistmlp.cluster.peers import measurement as module
 from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.measured import (
+    HeldError,
     MeasurementError,
     UnreachableError,
     forget_machines,
@@ -199,6 +202,30 @@ def test_threads_that_want_the_same_measure_it_once(client, workers, trial):
         ]
         first, second = (bounded(each.result) for each in asked)
     assert first is second
+
+
+def test_threads_that_measure_for_too_long_are_not_waited_for(
+    client, workers, trial, monkeypatch
+):
+    monkeypatch.setattr(module, "MEASURING_TIMEOUT_S", 0.1)
+    with module._MEASURING, pytest.raises(HeldError, match="of this process measure"):
+        bounded(measure_machines, client, workers, trial, GRIDS)
+    assert not module._MEASURING.locked()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_process_that_was_forked_does_not_wait_for_threads_that_it_has_not(
+    monkeypatch,
+):
+    # Restored: the lock of this process stays as it is.
+    monkeypatch.setattr(module, "_MEASURING", threading.Lock())
+    with module._MEASURING:
+        pid = os.fork()
+        if pid == 0:
+            os._exit(module._MEASURING.locked())
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert not module._MEASURING.locked()
 
 
 def test_workers_that_a_fit_holds_are_left_alone(client, workers, trial):
