@@ -189,7 +189,7 @@ def fastest_plan(
     try:
         measurement = measured_before(client, workers, trial, grids)
         if measurement is None:
-            check_room_for_trial(cost, trial, memory)
+            check_room_for_trial(cost, trial, grids, memory)
             measurement = measure_machines(client, workers, trial, grids)
     except UnreachableError as error:
         if not request.may_do_without_peers:

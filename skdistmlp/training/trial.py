@@ -288,9 +288,13 @@ class Trial:
         dataset = self._dataset(grid, max_rows, random)
         return LocalOps(self.network, split, state, dataset, communicator, max_rows)
 
-    def _dataset(self, grid: Grid, n_rows: int, random: np.random.Generator) -> Dataset:
-        """Return rows of which the first replica has its own."""
+    def _dataset(
+        self, grid: Grid, max_rows: int, random: np.random.Generator
+    ) -> Dataset:
+        """Return as many rows, with the features of those of the first replica."""
         n_features = self.network.layer_units[0]
+        distribution = dealt_rows(grid, COPIES)
+        n_rows = distribution.n_own(0, 0, max_rows)
         X: Any
         if self.nnz_per_row is None:
             X = random.random((n_rows, n_features), np.float32).astype(self.dtype)
@@ -301,9 +305,8 @@ class Trial:
             starts = np.arange(0, columns.size + 1, n_stored)
             numbers = random.random(columns.size, np.float32).astype(self.dtype)
             X = csr_array((numbers, columns.ravel(), starts), (n_rows, n_features))
-        y: Any = np.resize(self.targets, (n_rows, self.targets.shape[1]))
-        distribution = dealt_rows(grid, COPIES)
-        return Dataset(X, y).part(distribution, 0)
+        y: Any = np.resize(self.targets, (max_rows, self.targets.shape[1]))
+        return Dataset(X, y, None, distribution, is_whole=grid.n_replicas == 1)
 
 
 class _Operations(NamedTuple):

@@ -254,6 +254,13 @@ def test_a_replica_computes_its_rows_only(monkeypatch):
     assert {x.shape for x in seen} == {(50, 64), (17, 64)}
 
 
+@pytest.mark.parametrize("case", ["adam", "sparse"])
+def test_a_replica_draws_no_features_of_others(case):
+    dataset = trial_of(case)._dataset(Grid(1, 3), 50, np.random.default_rng(0))
+    assert dataset.X.shape == (17, 64)
+    assert dataset.n_rows == 50
+
+
 def test_large_steps_are_computed_from_smaller_ones(monkeypatch):
     """Each row takes a microsecond, and the optimiser a millisecond."""
     timed = []

@@ -35,9 +35,10 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import borrow_workers
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import Timings, are_equal
-from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.plan import WorkerMemory, plan_training
+from skdistmlp.planning.cost import StepCost, bytes_held, numbers_per_row
+from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.settings import exchange_timeout_s
 from skdistmlp.timeouts import MEASURING_POLL_S, MEASURING_TIMEOUT_S
@@ -150,32 +151,55 @@ def measure_again(
 
 
 def check_room_for_trial(
-    cost: StepCost, trial: Trial, memory: Mapping[str, WorkerMemory]
+    cost: StepCost,
+    trial: Trial,
+    grids: Sequence[Grid],
+    memory: Mapping[str, WorkerMemory],
 ) -> None:
-    """Raise `MeasurementError` unless each process has room to time a step alone.
+    """Raise `MeasurementError` unless each process has room for the steps it times.
 
-    Its network is whole then, whatever share it would have in the fit.
+    One of them is of the whole network, whatever share a process would have in the fit.
+
+    Parameters
+    ----------
+    cost : StepCost
+        Of a step of the fit.
+    trial : Trial
+        The job.
+    grids : sequence of Grid
+        Grids of which steps are timed; the first is a single process, and the only one
+        that this process times.
+    memory : mapping of str to WorkerMemory
+        Of each worker that has a limit.
     """
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
+    needed = [_bytes_of_trial(cost, trial, grid) for grid in grids]
+    free = [(worker, max(needed), its.free) for worker, its in memory.items()]
+    free.append(("this process", needed[0], max(0, available_memory())))
+    for where, n_needed, n_bytes in free:
+        if n_needed > n_bytes:
+            raise MeasurementError(
+                f"steps that are timed take {n_needed:,} bytes, and {where} has "
+                f"{n_bytes:,}"
+            )
+
+
+def _bytes_of_trial(cost: StepCost, trial: Trial, grid: Grid) -> int:
+    """Return the bytes that the first process of a grid takes for its steps."""
+    (n_rows,) = trial.n_rows_timed([grid])
+    split = NetworkSplit.even(trial.network.layer_units, grid.n_shards)
+    feature_bytes = n_rows * numbers_per_row(split, cost) * cost.itemsize
     cost = replace(
         cost,
-        n_rows=trial.rows_timed(Grid(1)),
+        n_rows=n_rows,
         buffer_rows=None,
-        data_bytes=0,
-        feature_bytes=0,
+        data_bytes=feature_bytes + n_rows * split.layer_units[-1] * cost.itemsize,
+        feature_bytes=feature_bytes,
         n_ordered_rows=0,
         moves_parameters=False,
     )
-    alone = plan_training(trial.network.layer_units, "peers", ("a worker",), cost)
-    (needed,) = alone.bytes_held
-    free = {worker: its.free for worker, its in memory.items()}
-    for where, n_bytes in [*free.items(), ("this process", max(0, available_memory()))]:
-        if needed > n_bytes:
-            raise MeasurementError(
-                f"steps that are timed take {needed:,} bytes, and {where} has "
-                f"{n_bytes:,}"
-            )
+    return bytes_held(split.layout(0), cost, grid.n_replicas)
 
 
 def _measure(

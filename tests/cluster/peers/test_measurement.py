@@ -40,6 +40,7 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
+from skdistmlp.training import trial as trial_module
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 from tests.cluster.run.test_reservation import goes_on, places
@@ -214,6 +215,8 @@ def test_threads_that_measure_for_too_long_are_not_waited_for(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+# Python's own, of forks in processes with several threads.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_process_that_was_forked_does_not_wait_for_threads_that_it_has_not(
     monkeypatch,
 ):
@@ -447,7 +450,22 @@ def test_a_fit_measures_the_workers_that_it_holds_anew(client, workers, trial):
 def test_a_worker_needs_room_for_the_network_that_is_timed(trial):
     cost = StepCost.of_step(50)
     memory = {"tcp://a:1": WorkerMemory(10**9), "tcp://b:1": WorkerMemory(10**9)}
-    check_room_for_trial(cost, trial, memory)
+    check_room_for_trial(cost, trial, GRIDS, memory)
     memory["tcp://b:1"] = WorkerMemory(1000)
     with pytest.raises(MeasurementError, match="tcp://b:1 has 1,000"):
-        check_room_for_trial(cost, trial, memory)
+        check_room_for_trial(cost, trial, GRIDS, memory)
+
+
+def test_a_worker_needs_room_for_the_rows_of_a_shard(trial, monkeypatch):
+    """Of a shard more rows are timed, since it computes less of each."""
+    monkeypatch.setattr(trial_module, "MAX_FLOP", 1e7)
+    trial = replace(trial, n_rows=10**6)
+    n_rows = trial.rows_timed(Grid(3))
+    assert n_rows > 2 * trial.rows_timed(Grid(1))
+    # As drawn, and as taken for a step.
+    n_bytes = 2 * n_rows * trial.network.layer_units[0] * trial.dtype.itemsize
+    cost = StepCost.of_step(trial.n_rows, itemsize=trial.dtype.itemsize)
+    memory = {"tcp://a:1": WorkerMemory(n_bytes)}
+    check_room_for_trial(cost, trial, [Grid(1), Grid(1, 3)], memory)
+    with pytest.raises(MeasurementError, match="tcp://a:1 has"):
+        check_room_for_trial(cost, trial, GRIDS, memory)
