@@ -42,7 +42,7 @@ MIN_STEPS = 2
 TIMED_S = 0.01
 """Seconds for which steps are timed, at least. With 0.02, forecasts varied as much."""
 
-MAX_PARAMETERS = 8_000_000
+MAX_PARAMETERS = 4_000_000
 """Parameters of a network whose steps are timed, about: of one with 100 million, they
 took 15 s. Of a larger one the widest layers are made narrower."""
 

@@ -72,7 +72,7 @@ def units_timed(*layer_units, nnz_per_row=None):
 
 
 def test_of_large_networks_narrower_ones_are_timed():
-    assert units_timed(784, 2048, 2048, 10) == (784, 2048, 2048, 10)
+    assert units_timed(784, 1024, 1024, 10) == (784, 1024, 1024, 10)
     first, second, third, last = units_timed(784, 4096, 4096, 10)
     assert (first, last) == (784, 10)
     assert second == third
