@@ -19,6 +19,7 @@ from typing import Any
 
 from distributed import Client, Future
 
+from skdistmlp.cluster.client.workers import can_connect, is_on_loopback
 from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.measured import (
     HeldError,
@@ -261,7 +262,8 @@ def _probe(
 ) -> tuple[list[ProbeReport], float]:
     """Run a probe on every worker; return what each has measured.
 
-    And the rate of the link between them and this process.
+    And the rate of the link between them and this process: infinite on one machine,
+    where what Dask takes for the bytes is all that there is.
     """
     ranks = range(len(workers))
     names = [f"probe {rank} on {worker}" for rank, worker in enumerate(workers)]
@@ -276,9 +278,10 @@ def _probe(
         listening = [
             tasks.add(rank, "address", probe.address_of, opened[rank]) for rank in ranks
         ]
+        sizes = () if _is_on_one_machine(client, workers) else PIECES
         pieces = [
             tasks.add(rank, f"{size:,} bytes", probe.piece_of, size // len(workers))
-            for size in PIECES
+            for size in sizes
             for rank in ranks
         ]
         # The probes are held until they have measured.
@@ -298,9 +301,11 @@ def _probe(
             for rank in ranks
         ]
         reports = _results(tasks, tasks.submit(keys), check)
+        if not sizes:
+            return reports, math.inf
         # Afterwards, when the workers are idle and send nothing else.
         _wait_for(tasks, futures, check)
-        by_size = dict(zip((0, *PIECES), (addresses, *of_sizes), strict=True))
+        by_size = dict(zip((0, *sizes), (addresses, *of_sizes), strict=True))
 
         def fetched_s(n_bytes: int) -> float:
             begun = time.perf_counter()
@@ -308,6 +313,14 @@ def _probe(
             return time.perf_counter() - begun
 
         return reports, rate_here(fetched_s)
+
+
+def _is_on_one_machine(client: Client, workers: Sequence[str]) -> bool:
+    """Return whether this process reaches all workers by the loopback interface.
+
+    If it reaches none at these addresses, the scheduler may be behind a tunnel.
+    """
+    return all(is_on_loopback(w) and can_connect(client, w) for w in workers)
 
 
 def rate_here(fetched_s: Callable[[int], float]) -> float:
