@@ -71,25 +71,24 @@ class Recovery:
     def __str__(self) -> str:
         where = ", ".join(self.workers)
         answer = "identical" if self.same_bits else "equal up to rounding"
-        then = (
-            f"epoch {self.n_iter} on {where}, with "
-            f"results {answer} to those of an undisturbed fit"
-        )
+        how = f"resumed from epoch {self.n_iter}" if self.n_iter else "started over"
+        then = f"{how} on {where}, with results {answer} to those of an undisturbed fit"
         if self.restarts:
             then = (
-                f"iteration {self.n_iter} on {where}, where L-BFGS began again: an "
-                f"undisturbed fit ends with other parameters, and a similar loss"
+                f"resumed from iteration {self.n_iter} on {where}, where L-BFGS began "
+                f"again: an undisturbed fit ends with other parameters, and a similar "
+                f"loss"
             )
         if self.kind == "moved":
             n_workers = counted(len(self.workers), "worker")
             return (
                 f"the fit moved to {n_workers} after {self.after_s:.1f} s, since "
-                f"{self.error}; it resumed from {then}"
+                f"{self.error}; it {then}"
             )
         if self.kind == "broken":
             return (
                 f"an exchange failed after {self.after_s:.1f} s, though no worker was "
-                f"lost ({self.error}); the fit resumed from {then}"
+                f"lost ({self.error}); the fit {then}"
             )
         several = len(self.lost) > 1
         who = f"worker{'s' if several else ''} {', '.join(self.lost)}"
@@ -100,4 +99,4 @@ class Recovery:
             if self.error.startswith(f"{what} "):
                 # Its beginning has been said.
                 why = f",{self.error.removeprefix(what)}"
-        return f"{what} after {self.after_s:.1f} s{why}; the fit resumed from {then}"
+        return f"{what} after {self.after_s:.1f} s{why}; the fit {then}"

@@ -78,6 +78,12 @@ def test_a_plan_keeps_its_recoveries():
     assert old.recoveries == ()
 
 
+def test_a_fit_that_keeps_nothing_starts_over():
+    assert "; the fit started over on tcp://b:1, with results" in str(
+        replace(RECOVERY, n_iter=0)
+    )
+
+
 def test_l_bfgs_says_that_it_began_again():
     said = str(replace(RECOVERY, restarts=True, same_bits=False))
     assert f"resumed from iteration {RECOVERY.n_iter} on" in said
