@@ -227,7 +227,17 @@ def _raise_again(scheduler: str, workers: tuple[str, ...]) -> None:
     for other, (until, *_) in list(_FAILED.items()):
         if until <= now:
             _FAILED.pop(other, None)
-    for (other_scheduler, others), (_, kind, text) in _FAILED.items():
-        are_among = issubclass(kind, UnreachableError) and {*others} <= {*workers}
-        if other_scheduler == scheduler and (are_among or others == workers):
-            raise kind(text)
+    found = [
+        (kind, text)
+        for (other_scheduler, others), (_, kind, text) in _FAILED.items()
+        if other_scheduler == scheduler
+        and (
+            others == workers
+            or (issubclass(kind, UnreachableError) and {*others} <= {*workers})
+        )
+    ]
+    # Whatever else has failed: workers that cannot connect cannot be peers.
+    found.sort(key=lambda failure: not issubclass(failure[0], UnreachableError))
+    if found:
+        kind, text = found[0]
+        raise kind(text)

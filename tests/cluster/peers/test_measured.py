@@ -10,6 +10,7 @@ import pytest
 
 from skdistmlp.cluster.peers import measured, measurement
 from skdistmlp.cluster.peers.measured import (
+    MeasurementError,
     UnreachableError,
     forget_job,
     forget_machines,
@@ -17,6 +18,7 @@ from skdistmlp.cluster.peers.measured import (
     keep_timings,
     known_machines,
     measured_before,
+    note_failure,
     note_unreachable,
     unreachable_before,
 )
@@ -206,6 +208,19 @@ def test_workers_are_out_of_reach_if_some_of_them_are(client, workers, trial):
     assert unreachable_before(client, workers[:2]) == "behind a firewall"
     assert unreachable_before(client, workers) == "behind a firewall"
     assert unreachable_before(client, workers[1:]) is None
+    with pytest.raises(UnreachableError, match="behind a firewall"):
+        measured_before(client, workers, trial, GRIDS)
+
+
+def test_workers_that_could_not_be_measured_may_be_out_of_reach_too(
+    client, workers, trial
+):
+    note_failure(client, workers, MeasurementError("they are asleep"))
+    assert unreachable_before(client, workers) is None
+    with pytest.raises(MeasurementError, match="they are asleep"):
+        measured_before(client, workers, trial, GRIDS)
+    note_unreachable(client, workers[:2], "behind a firewall")
+    assert unreachable_before(client, workers) == "behind a firewall"
     with pytest.raises(UnreachableError, match="behind a firewall"):
         measured_before(client, workers, trial, GRIDS)
 
