@@ -343,10 +343,17 @@ def chained_tasks(split: NetworkSplit, cost: StepCost) -> int:
     Forward through every layer; then the sum of the outputs or, in training,
     backward through all layers but the first, and the update; where that needs the
     norm of the whole gradient, the gradient and its norm before it.
+
+    An evaluation of "lbfgs" does so for each block of rows, with the sum of gradients
+    in place of the update, and has a last task for the loss. Blocks in flight keep each
+    other waiting: with next to nothing to compute, each takes as long as a step.
     """
     n_layers = len(split.layers)
     if not cost.goes_backward:
         return n_layers + 1
+    if cost.moves_parameters:
+        n_blocks = math.ceil(cost.n_rows / (cost.buffer_rows or cost.n_rows))
+        return 2 * n_layers * n_blocks + 1
     return 2 * n_layers + 2 * cost.clips_gradient
 
 

@@ -219,6 +219,13 @@ def test_lbfgs_by_tasks_sends_parameters_and_gradient_through_this_process():
     assert more_s == pytest.approx(n_bytes * 8 * (1e-8 - 1 / rate))
 
 
+def test_lbfgs_by_tasks_schedules_each_block_of_rows():
+    offer = replace(offer_of(), cost=StepCost.of_evaluation(200, itemsize=4))
+    in_blocks = replace(offer, cost=replace(offer.cost, buffer_rows=30))
+    one, seven = futures_on(offer).step, futures_on(in_blocks).step
+    assert seven.handled_s - one.handled_s == pytest.approx(6 * 6 * TASK_S)
+
+
 def test_tasks_share_neurons_in_proportion_to_speed():
     offer = offer_of(n_workers=2, slow=(0,))
     split = futures_on(offer).plan.split

@@ -214,7 +214,10 @@ def test_an_evaluation_also_holds_whole_arrays_and_the_vectors_of_scipy(n_shards
 def test_training_chains_twice_as_many_tasks_as_there_are_layers():
     split = split_over(2)
     assert chained_tasks(split, StepCost.of_step(N_ROWS)) == 6
-    assert chained_tasks(split, StepCost.of_evaluation(N_ROWS)) == 6
+    # With that of the loss, and for each block of rows.
+    assert chained_tasks(split, StepCost.of_evaluation(N_ROWS)) == 7
+    in_blocks = StepCost.of_evaluation(N_ROWS, buffer_rows=4)
+    assert chained_tasks(split, in_blocks) == 3 * 6 + 1
     assert chained_tasks(split, StepCost.of_prediction(N_ROWS)) == 4
 
 
