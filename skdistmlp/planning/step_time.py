@@ -116,13 +116,14 @@ def step_time_of_tasks(
         Between them.
     """
     process = _slowest(split, cost, Grid(split.n_shards), speeds, COPIES)
+    found = exchanges_of_tasks(split, cost)
     n_bytes = sum(
-        max(exchange.sent.n_bytes, exchange.received.n_bytes)
-        for exchange in exchanges_of_tasks(split, cost)
+        max(exchange.sent.n_bytes, exchange.received.n_bytes) for exchange in found
     )
+    latency_s = link.latency_s * sum(exchange.times for exchange in found)
     handled_s = TASK_S * chained_tasks(split, cost) + DASK_BYTE_S * n_bytes
     computed_s = process.computed_s + scipy_s(split, cost)
-    return StepTime(computed_s, handled_s, 8 * n_bytes / link.bits_per_s)
+    return StepTime(computed_s, handled_s, latency_s + 8 * n_bytes / link.bits_per_s)
 
 
 def computation_s(

@@ -199,7 +199,8 @@ def test_a_step_of_tasks_takes_what_is_computed_scheduled_and_sent():
     assert step.computed_s == pytest.approx(peers.step.computed_s)
     assert step.handled_s == pytest.approx(6 * TASK_S + DASK_BYTE_S * n_bytes)
     rate = offer.machines.link.bits_per_s
-    assert step.travelled_s == pytest.approx(8 * n_bytes / rate)
+    latency_s = 3 * offer.machines.link.latency_s
+    assert step.travelled_s == pytest.approx(latency_s + 8 * n_bytes / rate)
     assert step.hidden_s == 0
 
 
