@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 import warnings
 from contextlib import nullcontext
 from hashlib import sha256
@@ -84,8 +85,11 @@ class Fits:
         if pid == 0:
             try:
                 self._answer.write_text(fit(directory, self._address))
-            finally:
-                os._exit(0)
+            except BaseException:
+                # Nobody else says what happened: the process ends at once.
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
         return pid
 
 
