@@ -210,6 +210,10 @@ def _look(client: Client) -> Look:
                 " ".join(sorted(place.workers))
                 for place in (queue.reservations.values() if queue else [])
             ],
+            "claim on": [
+                " ".join(sorted(claim.workers))
+                for claim in (queue.claims.values() if queue else [])
+            ],
             "run": list(leftovers.runs) if leftovers else [],
             "client that is gone": [
                 name

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from distributed import Client
 
@@ -93,8 +93,61 @@ def unclaimed_workers(client: Client, workers: Sequence[str]) -> list[str]:
     return list(workers) if unclaimed is None else unclaimed
 
 
-def _ask_queue(client: Client, question: str, /, **arguments: Any) -> list[str] | None:
-    """Return workers as the queue says; None if the scheduler has none after all."""
+class WorkerClaim:
+    """What a fit that may lose workers claims, until it ends; a context manager.
+
+    Its reservations end with each run. Without a claim, another fit that looks for
+    workers at that moment, probably since the same machine has failed, could take the
+    same spare worker, or one that this fit still has; the second to reserve it would
+    wait until the first ends.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._name = uuid.uuid4().hex
+        self._workers: frozenset[str] = frozenset()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._workers:
+            _leave(self._client, self._name)
+
+    def unclaimed(self, workers: Sequence[str]) -> list[str]:
+        """Return those that no other fit holds, waits for, has chosen or claims."""
+        unclaimed = _ask_queue(
+            self._client, "skdistmlp_unclaimed", workers=list(workers), name=self._name
+        )
+        return list(workers) if unclaimed is None else unclaimed
+
+    def claim(self, found: Sequence[str], workers: Sequence[str]) -> bool:
+        """Claim workers in place of those before; see `WorkerQueue.claim`."""
+        if not found and self._workers == {*workers}:
+            return True
+        # Also if the answer does not arrive: the queue may have noted it.
+        before, self._workers = self._workers, frozenset(workers)
+        has_them = _ask_queue(
+            self._client,
+            "skdistmlp_claim",
+            name=self._name,
+            client=self._client.id,
+            found=list(found),
+            workers=list(workers),
+            silent_s=_silent_s(self._client),
+        )
+        if has_them is False:
+            self._workers = before
+        return has_them is not False
+
+
+def _ask_queue(client: Client, question: str, /, **arguments: Any) -> Any:
+    """Return what the queue answers; None if the scheduler has none after all."""
     with translate_dask_errors(client, (), "asking which workers are free"):
         # Asked for what it does not know yet, a scheduler logs an error.
         if (scheduler := scheduler_id(client)) not in _WITH_QUEUE:
@@ -102,8 +155,7 @@ def _ask_queue(client: Client, question: str, /, **arguments: Any) -> list[str] 
             await_scheduler(client, registering)
             _WITH_QUEUE.add(scheduler)
         asked = submit_rpc(client, call_scheduler, client, question, **arguments)
-        workers: list[str] | None = await_scheduler(client, asked)
-        return workers
+        return await_scheduler(client, asked)
 
 
 @contextmanager

@@ -66,6 +66,9 @@ class WorkerQueue(SchedulerPlugin):
     none, nobody is overtaken, and no two fits can each hold what the other waits for. A
     client that has gone loses its reservations.
 
+    Fits that may lose workers also claim those on which they are: until they end, not
+    only while a run has a reservation.
+
     Fits whose tasks wait for nobody share their workers instead: they are only counted.
 
     Only the scheduler's event loop calls this, one call at a time: there is no lock.
@@ -78,6 +81,7 @@ class WorkerQueue(SchedulerPlugin):
         # In the order of arrival, as dicts are.
         self.reservations: dict[str, Reservation] = {}
         self.shared: dict[str, Reservation] = {}
+        self.claims: dict[str, Reservation] = {}
         self.intentions: list[Intention] = []
         self.asked_at = self.awake_since = float("-inf")
 
@@ -91,6 +95,7 @@ class WorkerQueue(SchedulerPlugin):
         add_handler(scheduler, "skdistmlp_choose", self.choose)
         add_handler(scheduler, "skdistmlp_withdraw", self.withdraw)
         add_handler(scheduler, "skdistmlp_unclaimed", self.unclaimed)
+        add_handler(scheduler, "skdistmlp_claim", self.claim)
 
     def choose(self, workers: list[str], n_workers: int, intends: bool) -> list[str]:
         """Return the workers that fewest fits have or wait for, the freest first.
@@ -99,7 +104,7 @@ class WorkerQueue(SchedulerPlugin):
         choice counts until its fit arrives or withdraws it, or for `INTENTION_S`, if
         one `intends` to.
         """
-        load = self._claims() + _by_worker(self.shared.values())
+        load = self._count_fits() + _by_worker(self.shared.values())
         # Sorting keeps the order of those that are equally free.
         chosen = sorted(workers, key=lambda worker: load[worker])[:n_workers]
         if intends:
@@ -111,23 +116,58 @@ class WorkerQueue(SchedulerPlugin):
         """Forget one choice of these workers: no fit will arrive for it."""
         self._forget_choice(frozenset(workers))
 
-    def unclaimed(self, workers: list[str]) -> list[str]:
-        """Return those of the workers that no fit holds, waits for or has chosen."""
-        claims = self._claims()
-        return [worker for worker in workers if not claims[worker]]
+    def unclaimed(self, workers: list[str], name: str = "") -> list[str]:
+        """Return those of the workers that no fit has; see `_count_fits`.
 
-    def _claims(self) -> Counter[str]:
-        """Return how many fits hold each worker, wait for it or have chosen it."""
+        A fit that gives the name of its claim also gets those that it claims itself.
+        """
+        n_fits = self._count_fits(name)
+        return [worker for worker in workers if not n_fits[worker]]
+
+    def claim(
+        self,
+        name: str,
+        client: str,
+        found: list[str],
+        workers: list[str],
+        silent_s: float,
+    ) -> bool:
+        """Claim the workers on which a fit is, or goes on after a loss of some.
+
+        A fit that has lost workers has no reservation until its next run, and another
+        may look for workers in the same moment. The claim says which ones it will
+        reserve, in place of what it claimed before, until it leaves.
+
+        Returns
+        -------
+        bool
+            Whether it has them: not if another fit has one of those that were `found`
+            meanwhile. Looking and claiming are one call, so no two fits get the same.
+        """
+        if len(self.unclaimed(found, name)) < len(found):
+            return False
+        self.claims[name] = Reservation(client, frozenset(workers), silent_s)
+        return True
+
+    def _count_fits(self, name: str = "") -> Counter[str]:
+        """Return how many fits hold each worker, wait for it, have chosen or claim it.
+
+        The claim with this name does not count.
+        """
         self._note_question()
         # They are found dead otherwise only by a fit that waits for what they have.
         self._drop_dead()
         now = self.asked_at
         self.intentions = [each for each in self.intentions if each.until > now]
-        return _by_worker([*self.reservations.values(), *self.intentions])
+        n_fits = _by_worker([*self.reservations.values(), *self.intentions])
+        # The larger of both, since a fit that runs has also reserved what it claims.
+        return n_fits | _by_worker(
+            each for other, each in self.claims.items() if other != name
+        )
 
     def _drop_dead(self) -> None:
         """Give up the places of all clients that are dead."""
-        for places in (self.reservations, self.shared):
+        for places in (self.reservations, self.shared, self.claims):
             for name, each in list(places.items()):
                 if self._is_dead(each):
                     del places[name]
@@ -214,13 +254,13 @@ class WorkerQueue(SchedulerPlugin):
                 return
 
     def leave(self, name: str) -> None:
-        """Give up a place, and the workers that came with it."""
-        self.reservations.pop(name, None)
-        self.shared.pop(name, None)
+        """Give up a place or a claim, and the workers that came with it."""
+        for places in (self.reservations, self.shared, self.claims):
+            places.pop(name, None)
 
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Give up the places of a client that has gone; called by Dask."""
-        for places in (self.reservations, self.shared):
+        for places in (self.reservations, self.shared, self.claims):
             for name, reservation in list(places.items()):
                 if reservation.client == client:
                     del places[name]

@@ -15,6 +15,7 @@ from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.run import reservation, worker_queue
 from skdistmlp.cluster.run.reservation import (
+    WorkerClaim,
     borrow_workers,
     choose_free_workers,
     reserve_workers,
@@ -413,6 +414,40 @@ def test_shared_workers_are_not_measured_and_are_chosen_last(client, workers):
             assert places(client) == [set(workers)]
     with borrow_workers(client, workers, goes_on) as are_free:
         assert are_free
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_a_fit_claims_workers_until_it_ends(client, workers):
+    first, second, third = workers
+    with WorkerClaim(client) as one, WorkerClaim(client) as other:
+        assert one.claim((), [first])
+        assert [*one.unclaimed(workers)] == [*workers]
+        assert [*other.unclaimed(workers)] == [second, third]
+        # Fits that can choose take others.
+        assert choose_free_workers(client, workers, 1, {}, False) == (second,)
+        assert other.claim([second], [second])
+        assert not one.claim([second], [first, second])
+        # It may reserve what it claims, and is in nobody's way.
+        with reserve_workers(client, workers, goes_on):
+            pass
+    assert [*unclaimed_workers(client, workers)] == [*workers]
+
+
+def test_what_is_claimed_already_is_not_asked_for(client, workers, monkeypatch):
+    asked, ask = [], reservation._ask_queue
+
+    def noted(client, question, /, **arguments):
+        asked.append(question)
+        return ask(client, question, **arguments)
+
+    monkeypatch.setattr(reservation, "_ask_queue", noted)
+    with WorkerClaim(client) as claim:
+        for _ in range(2):
+            assert claim.claim((), workers)
+        assert asked == ["skdistmlp_claim"]
+        assert claim.claim((), workers[:1])
+        assert claim.claim(workers[1:], workers)
+    assert asked == 3 * ["skdistmlp_claim"]
 
 
 def test_a_lost_client_shares_no_workers(cluster, client, workers):

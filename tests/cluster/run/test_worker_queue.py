@@ -67,6 +67,56 @@ def test_a_choice_that_is_withdrawn_counts_no_more(monkeypatch):
     assert alone._queue.unclaimed(workers) == workers
 
 
+def test_of_two_fits_that_find_the_same_worker_one_claims_it(monkeypatch):
+    queue = QueueAlone(monkeypatch, 40)._queue
+    workers = ["b", "c", "d"]
+    assert queue.claim("one", "holder", [], ["a"], 40)
+    assert queue.claim("other", "waiting", [], ["b"], 40)
+    assert queue.unclaimed(workers, "one") == queue.unclaimed(workers) == ["c", "d"]
+    assert queue.claim("one", "holder", ["c"], ["a", "c"], 40)
+    assert not queue.claim("other", "waiting", ["c"], ["b", "c"], 40)
+    # It keeps what it had, and finds others.
+    assert queue.unclaimed(workers, "other") == ["b", "d"]
+    assert queue.claim("other", "waiting", ["d"], ["b", "d"], 40)
+    # Again, as after a look that led to nothing.
+    assert queue.claim("one", "holder", ["c"], ["a", "c"], 40)
+    assert queue.unclaimed(workers) == []
+    assert queue.claim("one", "holder", [], ["a"], 40)
+    assert queue.unclaimed(workers) == ["c"]
+    queue.leave("other")
+    assert queue.unclaimed(workers) == workers
+
+
+def test_a_fit_that_has_reserved_what_it_claims_counts_once(monkeypatch):
+    queue = QueueAlone(monkeypatch, 40)._queue
+    queue.claim("claim", "holder", [], ["another", "a third"], 40)
+    queue.reserve("run", "holder", ["another", "a third"], 40, arrives=True)
+    queue.share("tasks", "waiting", ["another"], 40)
+    assert queue.choose(["a third", "another"], 1, intends=False) == ["a third"]
+    # Twice, if one fit has it and another waits for it.
+    queue.reserve("next", "waiting", ["a third"], 40, arrives=True)
+    queue.reserve("last", "waiting", ["a third"], 40, arrives=True)
+    assert queue.choose(["a third", "another"], 1, intends=False) == ["another"]
+    # It claims nothing that a fit has chosen, either.
+    queue.choose(["a fourth"], 1, intends=True)
+    assert not queue.claim("claim", "holder", ["a fourth"], ["a fourth"], 40)
+
+
+@pytest.mark.parametrize("heard", [(), ("holder",)], ids=["silent", "alive"])
+def test_a_silent_client_claims_nothing(monkeypatch, heard):
+    alone = QueueAlone(monkeypatch, 40)
+    alone._queue.claim("claim", "holder", [], ["another"], 40)
+    alone.pass_by(41, heard=["waiting", *heard])
+    assert alone._queue.unclaimed(["another"]) == ([] if heard else ["another"])
+
+
+def test_a_client_that_has_gone_claims_nothing(monkeypatch):
+    queue = QueueAlone(monkeypatch, 40)._queue
+    queue.claim("claim", "holder", [], ["another"], 40)
+    queue.remove_client(None, "holder")
+    assert queue.claims == {}
+
+
 def test_what_dead_clients_have_does_not_count(monkeypatch):
     alone = QueueAlone(monkeypatch, 40)
     alone._queue.share("tasks", "holder", ["another"], 40)
