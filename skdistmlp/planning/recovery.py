@@ -43,8 +43,8 @@ class Recovery:
         Number of replicas from then on.
     same_bits : bool
         Whether the parameters are bit for bit those of an undisturbed fit: if the
-        shards and replicas are as many as before, and have the same neurons and rows.
-        Otherwise they agree to rounding.
+        shards and replicas are as many as before, and have the same neurons and rows,
+        on workers with as many threads. Otherwise they agree to rounding.
     kind : {"lost", "broken", "retired", "paused", "moved"}
         Workers were lost, with what was trained since the last copies of the state;
         or one could not connect to another, again and again, and counts as lost. Or no

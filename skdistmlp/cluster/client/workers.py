@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from ipaddress import ip_address
 from typing import Any
@@ -269,7 +269,13 @@ def worker_memory(client: Client, workers: Sequence[str]) -> dict[str, WorkerMem
     configuration. `skdistmlp.cluster.run.free_memory` asks the workers.
     """
     with translate_dask_errors(client, (), "asking for the workers' memory"):
-        known = known_workers(client)
+        return memory_of(known_workers(client), workers)
+
+
+def memory_of(
+    known: Mapping[str, Mapping[str, Any]], workers: Sequence[str]
+) -> dict[str, WorkerMemory]:
+    """Return what `worker_memory` does, of what `known_workers` has returned."""
     return {
         worker: WorkerMemory(
             info["memory_limit"],
@@ -292,7 +298,7 @@ def usable_fraction(has_nanny: bool) -> float:
     return min((fraction for fraction in found if fraction), default=1.0)
 
 
-def _taken_at_heartbeat(worker: str, metrics: dict[str, Any]) -> int:
+def _taken_at_heartbeat(worker: str, metrics: Mapping[str, Any]) -> int:
     if "memory" not in metrics:
         # It has just joined.
         return 0

@@ -10,9 +10,11 @@ from functools import partial
 
 from distributed import Client
 
+from skdistmlp.cluster.futures import tasks
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.recovery import RecoveringFit
+from skdistmlp.cluster.run.replacement import Spares
 from skdistmlp.cluster.run.reservation import freest_first, share_workers
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
@@ -66,8 +68,8 @@ def train_with_recovery(
     """
     announced = Announced()
     # Others may have them too: fits by tasks share their workers.
-    spare = partial(freest_first, client)
-    fit = RecoveringFit(client, plan, job, dataset, spare, announced, checkpoint)
+    spares = Spares(partial(freest_first, client), module=tasks.__name__)
+    fit = RecoveringFit(client, plan, job, dataset, spares, announced, checkpoint)
     # The last one only: each has a copy of the state.
     runs: deque[FuturesRun] = deque(maxlen=1)
 

@@ -25,7 +25,8 @@ LookForPlan = Callable[[Sequence[Report], float], Departure | None]
 move to a faster plan."""
 
 SpareFor = Callable[[Sequence[str]], Sequence[str]]
-"""From workers of a run to others that could take their place, as far as there are."""
+"""From workers of a run to others that could take their place, as far as there are. If
+they are as many, the fit claims them, until this is asked again."""
 
 
 class Departures:
@@ -56,6 +57,7 @@ class Departures:
         self._workers = workers
         self._spare_for = spare_for
         self._look_for_plan = look_for_plan
+        self._has_claimed = False
         self._next_look_at = time.monotonic() + WORKER_CHECK_S
 
     def after_round(
@@ -79,11 +81,21 @@ class Departures:
         if it has not resumed within `RESUME_S`.
         """
         self._next_look_at = time.monotonic() + WORKER_CHECK_S
+        departure = self._departure_among(workers)
+        if departure is None and self._has_claimed:
+            # The worker has resumed: others may have its replacement.
+            self._spare_for(())
+            self._has_claimed = False
+        return departure
+
+    def _departure_among(self, workers: Sequence[str]) -> Departure | None:
         statuses = worker_statuses(self._client)
         departure = departure_among(statuses, workers)
         if departure is None or departure.kind == "retired":
             return departure
-        if len(self._spare_for(departure.workers)) < len(departure.workers):
+        spare = self._spare_for(departure.workers)
+        self._has_claimed = len(spare) >= len(departure.workers)
+        if not self._has_claimed:
             return None
         paused = resume_paused(self._client, departure.workers)
         return departure_among(dict.fromkeys(paused, "paused"), workers)

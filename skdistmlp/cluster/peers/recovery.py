@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from distributed import Client
 
+from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.cluster.peers.elastic import Elastic
 from skdistmlp.cluster.peers.handover import join_training_states
+from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RECOVERABLE, RecoveringFit
-from skdistmlp.cluster.run.reservation import unclaimed_workers
+from skdistmlp.cluster.run.replacement import Spares
+from skdistmlp.cluster.run.reservation import WorkerClaim
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import elastic
@@ -65,10 +68,11 @@ def train_with_recovery(
     WorkerLostError
         If workers are lost more often than the setting allows, or none are left.
     """
-    # Another fit may hold spare workers for long.
-    unclaimed = partial(unclaimed_workers, client)
     announced = Announced()
-    fit = RecoveringFit(client, plan, job, dataset, unclaimed, announced, checkpoint)
+    claim = WorkerClaim(client)
+    # Another fit may hold spare workers for long.
+    spares = Spares(claim.unclaimed, claim.claim, worker.__name__)
+    fit = RecoveringFit(client, plan, job, dataset, spares, announced, checkpoint)
     better_plans: Elastic | None = None
     # L-BFGS begins again: a move may cost it more than it saves.
     if fit.recovers and elastic() and isinstance(job.initial.progress, Progress):
@@ -85,7 +89,7 @@ def train_with_recovery(
             look = None
             if better_plans is not None:
                 better_plans.begin(plan, job.initial.progress)
-                look = better_plans.look
+                look = partial(_look_for_move, better_plans, fit)
             departures = Departures(client, plan.workers, fit.spare_for, look)
         run = PeersRun(
             client,
@@ -99,7 +103,19 @@ def train_with_recovery(
         )
         return _Run(run, plan, job, announced, note_plan, note_time)
 
-    return fit.train(run_of), training_s
+    with claim:
+        return fit.train(run_of), training_s
+
+
+def _look_for_move(
+    better_plans: Elastic,
+    fit: RecoveringFit,
+    reports: Sequence[Report],
+    placing_s: float,
+) -> Departure | None:
+    """Say whether to move, unless other fits have claimed workers of the plan since."""
+    move = better_plans.look(reports, placing_s)
+    return move if move is not None and fit.may_move(move) else None
 
 
 class _Run:

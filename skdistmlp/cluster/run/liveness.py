@@ -140,7 +140,9 @@ def silent_workers(client: Client, workers: Iterable[str]) -> list[str]:
     The scheduler may just be removing one: then there is an error in place of the
     answer, at once.
     """
-    answers = run_on_workers(client, workers, ping)
+    # An expression, for which a new worker imports nothing of this package: that would
+    # take seconds, in which it does not answer.
+    answers = run_on_workers(client, workers, eval, "None")
     answered, _ = wait(answers.values(), PING_ANSWER_S)
     for answer in answers.values():
         answer.cancel()

@@ -18,12 +18,13 @@ from typing import Protocol
 from distributed import Client
 
 from skdistmlp.cluster.client.errors import translate_dask_errors
-from skdistmlp.cluster.client.workers import worker_statuses
+from skdistmlp.cluster.client.workers import known_workers, worker_statuses
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure, departure_named
 from skdistmlp.cluster.run.replacement import (
     AbandonedWorkers,
-    Unclaimed,
+    Process,
+    Spares,
     await_workers,
     lost_among,
     plan_on,
@@ -95,8 +96,8 @@ class RecoveringFit:
         What to train, from where it is.
     dataset : BaseDataset
         All rows.
-    unclaimed : callable
-        See `Unclaimed`.
+    spares : Spares
+        How to find workers in place of lost ones.
     announced : Announced
         What the user has been told.
     checkpoint : Checkpoint or None
@@ -107,7 +108,7 @@ class RecoveringFit:
     plan: Plan
     job: TrainingJob
     dataset: BaseDataset
-    unclaimed: Unclaimed
+    spares: Spares
     announced: Announced
     checkpoint: Checkpoint | None = None
     _begun: float = field(default_factory=time.monotonic)
@@ -139,12 +140,29 @@ class RecoveringFit:
     def spare_for(self, workers: Sequence[str]) -> Sequence[str]:
         """Return workers that could take the place of some of the plan, if there are.
 
-        As `train` would find them now.
+        As `train` would find them now. If they are as many, the fit claims them, in
+        place of what it has claimed by this before.
         """
         ranks = [self.plan.workers.index(worker) for worker in workers]
-        client, plan, unclaimed = self.client, self.plan, self.unclaimed
-        found = replacements(client, plan, ranks, self._abandoned, unclaimed)
-        return tuple(found.values())
+        found = replacements(
+            self.client,
+            self.plan,
+            ranks,
+            self._abandoned,
+            self.spares,
+            known_workers(self.client) if ranks else {},
+        )
+        spare = tuple(found.values())
+        claimed = spare if len(spare) == len(workers) else ()
+        has_them = self.spares.claim(claimed, (*self.plan.workers, *claimed))
+        return spare if has_them else ()
+
+    def may_move(self, departure: Departure) -> bool:
+        """Claim the workers to which the fit would move; return whether it has them."""
+        assert departure.plan is not None
+        workers = departure.plan.workers
+        found = [worker for worker in workers if worker not in self.plan.workers]
+        return self.spares.claim(found, (*self.plan.workers, *found))
 
     def train(self, run_of: Callable[[Plan, TrainingJob], Run]) -> TrainingState:
         """Train to the end; resume elsewhere whenever workers are lost or leave.
@@ -172,9 +190,13 @@ class RecoveringFit:
             return last.as_if_ended()
 
     def _train(self, run_of: Callable[[Plan, TrainingJob], Run]) -> TrainingState:
+        # Of all that were seen: one may be gone again before the next run begins.
+        processes: dict[str, Process] = {}
         while True:
             with translate_dask_errors(self.client, (), "looking for workers"):
-                processes = processes_of(self.client)
+                processes |= processes_of(self.client)
+                if self.recovers:
+                    self.spares.claim((), self.plan.workers)
             run = run_of(self.plan, self.job)
             try:
                 state = run.train()
@@ -209,7 +231,7 @@ class RecoveringFit:
             # What the run has on the cluster goes with it.
             del run
             self._check_rows(departure)
-            self._resume_on(departure, others, left_at)
+            self._resume_on(departure, others, left_at, processes)
 
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
         """Say whether it makes sense to look for other workers after an error."""
@@ -238,7 +260,7 @@ class RecoveringFit:
         return 0 if progress is None else int(progress.n_iter)
 
     def _departure_after(
-        self, error: ClusterError, processes: Mapping[str, str], n_iter: int
+        self, error: ClusterError, processes: Mapping[str, Process], n_iter: int
     ) -> Departure | None:
         """Return what an error means: which workers the fit does without, and why.
 
@@ -248,7 +270,7 @@ class RecoveringFit:
         ----------
         error : ClusterError
             What ended a run.
-        processes : mapping of str to str
+        processes : mapping of str to Process
             See `processes_of`; as of the beginning of the run.
         n_iter : int
             The last epoch or iteration that had ended by then.
@@ -324,7 +346,7 @@ class RecoveringFit:
                     self.plan,
                     self._abandoned,
                     self._wait_s,
-                    self.unclaimed,
+                    self.spares,
                 )
         except KeyboardInterrupt:
             if self.job.initial.network is None or not self._ends_anywhere:
@@ -347,7 +369,11 @@ class RecoveringFit:
         return isinstance(self.job.initial.progress, Progress)
 
     def _resume_on(
-        self, departure: Departure, workers: tuple[str, ...], left_at: float
+        self,
+        departure: Departure,
+        workers: tuple[str, ...],
+        left_at: float,
+        processes: Mapping[str, Process],
     ) -> None:
         """Plan how to go on, and take note of it."""
         waited_s = time.monotonic() - left_at
@@ -356,6 +382,7 @@ class RecoveringFit:
             plan = departure.plan or plan_on(
                 self.client, before, workers, job, self.dataset
             )
+            processes_now = processes_of(self.client)
         self.job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
         recovery = recovery_of(
             departure,
@@ -365,6 +392,8 @@ class RecoveringFit:
             plan,
             self.job,
             self.dataset,
+            processes,
+            processes_now,
         )
         LOG.info("%s", recovery)
         self.plan = replace(plan, recoveries=(*before.recoveries, recovery))

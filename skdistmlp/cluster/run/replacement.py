@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from distributed import Client
 
@@ -13,10 +14,9 @@ from skdistmlp.cluster.client.rpc import answers_in_time, check_open
 from skdistmlp.cluster.client.workers import (
     accepts_tasks,
     known_workers,
+    memory_of,
     threads_of,
     worker_memory,
-    worker_statuses,
-    workers_of,
 )
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.free_memory import look_at_memory
@@ -39,25 +39,66 @@ from skdistmlp.timeouts import PING_ANSWER_S, RECOVERY_POLL_S
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
 
-Unclaimed = Callable[[Sequence[str]], Sequence[str]]
-"""From spare workers to those that no other fit holds."""
+Known = Mapping[str, Mapping[str, Any]]
+"""What the scheduler knows about each worker, by address; see `known_workers`."""
 
 
-def processes_of(client: Client) -> dict[str, str]:
-    """Return what tells the process at each worker's address from others there.
+def has_them(_found: Sequence[str], _workers: Sequence[str]) -> bool:
+    """Claim nothing: for fits that share their workers with others."""
+    return True
 
-    A nanny may restart a worker at the same address, with another directory.
+
+@dataclass(frozen=True)
+class Spares:
+    """How the fits of an engine find workers in place of lost ones.
+
+    Attributes
+    ----------
+    unclaimed : callable
+        From spare workers to those that no other fit has, the best first.
+    claim : callable
+        From workers that were found there, and all on which a fit goes on, to whether
+        it has them. It has not if another fit was faster.
+    module : str
+        What a fit will load on its workers.
     """
+
+    unclaimed: Callable[[Sequence[str]], Sequence[str]]
+    claim: Callable[[Sequence[str], Sequence[str]], bool] = has_them
+    module: str = __name__
+
+
+class Process(NamedTuple):
+    """The process of a worker.
+
+    Attributes
+    ----------
+    directory : str
+        Tells it from others at its address: a nanny may restart a worker there.
+    n_threads : int
+        Number of its threads; BLAS uses as many in a task.
+    """
+
+    directory: str
+    n_threads: int
+
+
+def processes_of(client: Client) -> dict[str, Process]:
+    """Return the process at each worker's address."""
+    return _processes_in(known_workers(client))
+
+
+def _processes_in(known: Known) -> dict[str, Process]:
     return {
-        worker: info["local_directory"]
-        for worker, info in known_workers(client).items()
+        worker: Process(info["local_directory"], info["nthreads"])
+        for worker, info in known.items()
     }
 
 
 def lost_among(
     client: Client,
     plan: Plan,
-    processes: Mapping[str, str],
+    processes: Mapping[str, Process],
     error: WorkerLostError | ExchangeError,
 ) -> tuple[str, ...]:
     """Return the workers that have left, that an error names, or that hang."""
@@ -79,19 +120,22 @@ class AbandonedWorkers:
 
     Attributes
     ----------
-    lost : dict of str to str or None
-        Processes that are of no use any more, by address; see `processes_of`.
+    lost : dict of str to Process or None
+        Processes that are of no use any more, by address.
     paused : set of str
         Addresses of those that are of no use until they accept tasks again.
+    n_threads : dict of str to int
+        Threads of all that were left, by address.
     """
 
-    lost: dict[str, str | None] = field(default_factory=dict)
+    lost: dict[str, Process | None] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+    n_threads: dict[str, int] = field(default_factory=dict)
     # Of all processes that were left paused, also those that accept tasks again.
-    _were_paused: set[tuple[str, str | None]] = field(default_factory=set)
+    _were_paused: set[tuple[str, Process | None]] = field(default_factory=set)
 
     def add(
-        self, departure: Departure, processes: Mapping[str, str], handed_over: bool
+        self, departure: Departure, processes: Mapping[str, Process], handed_over: bool
     ) -> None:
         """Note which workers a fit leaves.
 
@@ -99,11 +143,14 @@ class AbandonedWorkers:
         ----------
         departure : Departure
             Why it leaves them.
-        processes : mapping of str to str
+        processes : mapping of str to Process
             See `processes_of`; as of the beginning of the run.
         handed_over : bool
             Whether they have handed their shards over.
         """
+        self.n_threads.update(
+            (w, processes[w].n_threads) for w in departure.workers if w in processes
+        )
         if departure.kind in ("retired", "moved"):
             # Dask may refuse to retire one, such as the last. Then it is of use.
             return
@@ -119,33 +166,37 @@ class AbandonedWorkers:
         # and a fit would move to and fro without end.
         self.lost.update(left)
 
-    def others(self, client: Client, statuses: Mapping[str, str]) -> set[str]:
+    def others(self, known: Known) -> set[str]:
         """Return all other workers of the cluster."""
-        accepting = {w for w, status in statuses.items() if accepts_tasks(status)}
-        self.paused -= accepting
+        self.paused -= {w for w in known if accepts_tasks(known[w]["status"])}
         return {
             worker
-            for worker, process in processes_of(client).items()
+            for worker, process in _processes_in(known).items()
             if worker not in self.paused
             and (worker not in self.lost or process != self.lost[worker])
         }
 
 
-def spare_workers(
-    client: Client, plan: Plan, abandoned: AbandonedWorkers
-) -> Sequence[str]:
-    """Return the workers outside of a plan with which a fit could go on.
+def spare_workers(plan: Plan, abandoned: AbandonedWorkers, known: Known) -> list[str]:
+    """Return the workers outside of a plan that accept tasks, and are not abandoned.
 
-    They accept tasks, answer, and run the versions of this process. Other fits may hold
-    them.
+    Other fits may hold them.
     """
-    usable = abandoned.others(client, worker_statuses(client))
-    spare = [
+    usable = abandoned.others(known)
+    return [
         worker
-        for worker in workers_of(client)
-        if worker in usable and worker not in plan.workers
+        for worker, info in known.items()
+        if worker in usable
+        and worker not in plan.workers
+        and accepts_tasks(info["status"])
     ]
-    return _compatible(client, spare)
+
+
+def usable_workers(client: Client, workers: Sequence[str]) -> Sequence[str]:
+    """Return those that answer, and run the versions of this process."""
+    # First, since what has told its version once is not asked for it again.
+    silent = silent_workers(client, workers)
+    return _compatible(client, [w for w in workers if w not in silent])
 
 
 def replacements(
@@ -153,33 +204,71 @@ def replacements(
     plan: Plan,
     ranks: Sequence[int],
     abandoned: AbandonedWorkers,
-    unclaimed: Unclaimed,
+    spares: Spares,
+    known: Known,
+    is_last_look: bool = False,
 ) -> dict[int, str]:
     """Return workers in the place of those of some ranks of a plan, by rank.
 
-    As far as there are any that no other fit holds and that have enough memory.
+    As far as there are any that no other fit holds and that have enough memory; first
+    those with as many threads as the one before.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Of before.
+    ranks : sequence of int
+        Those whose workers are missing, or may be.
+    abandoned : AbandonedWorkers
+        Those that are of no use.
+    spares : Spares
+        How to find others.
+    known : mapping
+        See `Known`.
+    is_last_look : bool
+        Whether a worker is taken although it has not said in time what memory it has,
+        as one that has just started and imports this package.
     """
-    spare = spare_workers(client, plan, abandoned)
-    free = unclaimed(spare) if spare else ()
+    spare = spare_workers(plan, abandoned, known) if ranks else []
+    free = usable_workers(client, spares.unclaimed(spare)) if spare else []
     needed = max((n for r, n in enumerate(plan.bytes_held) if r in ranks), default=0)
-    return _seated(plan, ranks, free, _memory_now(client, free, needed))
+    memory = memory_of(known, free)
+    now = _memory_now(client, memory, needed, spares.module)
+    if not is_last_look:
+        free = [worker for worker in free if worker in now or worker not in memory]
+    return _seated(plan, ranks, free, memory | now, known, abandoned)
 
 
 def _memory_now(
-    client: Client, workers: Sequence[str], needed: int
+    client: Client, memory: Mapping[str, WorkerMemory], needed: int, module: str
 ) -> dict[str, WorkerMemory]:
-    """Return the memory of workers, of each that has a limit.
+    """Return the memory of workers as they say themselves, of those that do in time.
 
-    One that seems to have less than is needed is asked itself, and first returns what
-    it has freed: only for that, a fit should not do without it.
+    Heartbeats know nothing of what a new worker takes once it has imported this
+    package. A fit that is refused on it, for lack of memory, would end.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    memory : mapping of str to WorkerMemory
+        As of the last heartbeats.
+    needed : int
+        Bytes. A worker that has less returns first what it has freed: only for that, a
+        fit should not do without it.
+    module : str
+        What the workers load first.
     """
-    memory = worker_memory(client, workers)
-    short = [worker for worker, its in memory.items() if its.free < needed]
-    if short:
-        answers = answers_in_time(client, short, look_at_memory, __name__, True)
+    now: dict[str, WorkerMemory] = {}
+    asked = list(memory)
+    for trim in (False, True):
+        answers = answers_in_time(client, asked, look_at_memory, module, trim)
         for worker, (usable, taken) in answers.items():
-            memory[worker] = replace(memory[worker], usable=usable, taken=taken)
-    return memory
+            now[worker] = replace(memory[worker], usable=usable, taken=taken)
+        asked = [worker for worker, its in now.items() if its.free < needed]
+    return now
 
 
 def _seated(
@@ -187,15 +276,24 @@ def _seated(
     ranks: Sequence[int],
     workers: Sequence[str],
     memory: Mapping[str, WorkerMemory],
+    known: Known,
+    abandoned: AbandonedWorkers,
 ) -> dict[int, str]:
-    """Return a worker with enough memory for each rank, as far as there are any."""
+    """Return a worker with enough memory for each rank, as far as there are any.
+
+    One with as many threads as the one before, if there is any: BLAS cuts products by
+    them, which decides the last bits.
+    """
     needed = dict.fromkeys(ranks, 0)
     needed.update((r, n) for r, n in enumerate(plan.bytes_held) if r in ranks)
+    n_threads = {worker: info["nthreads"] for worker, info in known.items()}
+    n_threads_before = n_threads | abandoned.n_threads
     left, found = list(workers), {}
     # The largest first: a worker with room for it has room for any of the others too,
     # so it does not matter which one it takes.
     for rank in sorted(ranks, key=needed.__getitem__, reverse=True):
-        for worker in left:
+        n_before = n_threads_before.get(plan.workers[rank])
+        for worker in sorted(left, key=lambda w: n_threads[w] != n_before):
             if worker not in memory or needed[rank] <= memory[worker].free:
                 found[rank] = worker
                 left.remove(worker)
@@ -208,7 +306,7 @@ def await_workers(
     plan: Plan,
     abandoned: AbandonedWorkers,
     wait_s: float,
-    unclaimed: Unclaimed,
+    spares: Spares,
 ) -> tuple[str, ...]:
     """Wait until as many workers are there as before, or for as long as is allowed.
 
@@ -222,8 +320,8 @@ def await_workers(
         Those that are of no use.
     wait_s : float
         Seconds to wait.
-    unclaimed : callable
-        Says which spare workers no other fit holds.
+    spares : Spares
+        How to find others. The workers that are returned are claimed.
 
     Returns
     -------
@@ -236,34 +334,46 @@ def await_workers(
     deadline = time.monotonic() + wait_s
     while True:
         check_open(client)
-        statuses = worker_statuses(client)
-        usable = abandoned.others(client, statuses)
-        # Those of the plan may be paused for a moment; others have to accept tasks. One
-        # that has left a moment ago has no status any more, but the client may not
-        # know yet that it is gone.
+        is_last_look = time.monotonic() >= deadline
+        known = known_workers(client)
+        usable = abandoned.others(known)
+        # Those of the plan may be paused for a moment; others have to accept tasks.
         kept = [
             worker
             for worker in plan.workers
-            if worker in usable
-            and statuses.get(worker) not in (None, "closing_gracefully")
+            if worker in usable and known[worker]["status"] != "closing_gracefully"
         ]
+        # One may hang since the same fault that has ended another. It is not abandoned:
+        # the next look pings it again.
+        silent = silent_workers(client, kept)
+        kept = [worker for worker in kept if worker not in silent]
         missing = [r for r, worker in enumerate(plan.workers) if worker not in kept]
-        found = {}
-        if missing:
-            found = replacements(client, plan, missing, abandoned, unclaimed)
+        found = replacements(
+            client, plan, missing, abandoned, spares, known, is_last_look
+        )
+        workers: tuple[str, ...] = ()
         if len(found) == len(missing):
-            return tuple(found.get(r, worker) for r, worker in enumerate(plan.workers))
-        if time.monotonic() > deadline:
-            if kept or found:
-                return (*kept, *found.values())
-            spare = spare_workers(client, plan, abandoned)
-            # As it will be when the fits that hold them have ended.
-            memory = {
-                worker: replace(its, taken=0)
-                for worker, its in worker_memory(client, spare).items()
-            }
-            return tuple(_seated(plan, missing, spare, memory).values())
+            workers = tuple(found.get(r, w) for r, w in enumerate(plan.workers))
+        elif is_last_look:
+            workers = (*kept, *found.values())
+            if not workers:
+                return _held_by_others(client, plan, abandoned, known)
+        # Another fit may have found them too, and be faster. Then it has them from now
+        # on, so that the next look finds others or none: this ends.
+        if workers and spares.claim(tuple(found.values()), workers):
+            return workers
         time.sleep(RECOVERY_POLL_S)
+
+
+def _held_by_others(
+    client: Client, plan: Plan, abandoned: AbandonedWorkers, known: Known
+) -> tuple[str, ...]:
+    """Return workers in the place of all of a plan, although other fits hold them."""
+    spare = usable_workers(client, spare_workers(plan, abandoned, known))
+    # As it will be when the fits that hold them have ended.
+    memory = {w: replace(its, taken=0) for w, its in memory_of(known, spare).items()}
+    ranks = range(plan.n_workers)
+    return tuple(_seated(plan, ranks, spare, memory, known, abandoned).values())
 
 
 def _compatible(client: Client, workers: Sequence[str]) -> Sequence[str]:
@@ -326,6 +436,8 @@ def recovery_of(
     plan: Plan,
     job: TrainingJob,
     dataset: BaseDataset,
+    processes: Mapping[str, Process],
+    processes_now: Mapping[str, Process],
 ) -> Recovery:
     """Return the account of how a job, which goes on from its start, has recovered.
 
@@ -341,12 +453,15 @@ def recovery_of(
         The job.
     dataset : BaseDataset
         All rows.
+    processes, processes_now : mapping of str to Process
+        See `processes_of`; as of the beginning of the run that has ended, and now.
     """
     progress = job.initial.progress
     restarts = isinstance(progress, LbfgsProgress)
     # As those of a fit that nothing has changed before, either.
     same = (
         _computes_the_same(before, plan, dataset)
+        and _has_same_threads(before, plan, processes, processes_now)
         and all(earlier.same_bits for earlier in before.recoveries)
         and not restarts
     )
@@ -370,3 +485,19 @@ def _computes_the_same(before: Plan, plan: Plan, dataset: BaseDataset) -> bool:
         return False
     # Blocks stay where they are, so another replica may compute their rows.
     return plan.n_replicas == 1 or not dataset.is_in_blocks
+
+
+def _has_same_threads(
+    before: Plan,
+    plan: Plan,
+    processes: Mapping[str, Process],
+    processes_now: Mapping[str, Process],
+) -> bool:
+    """Say whether each rank has as many threads as before: then BLAS does the same."""
+    # One that is gone again computes nothing.
+    return all(
+        earlier not in processes
+        or later not in processes_now
+        or processes[earlier].n_threads == processes_now[later].n_threads
+        for earlier, later in zip(before.workers, plan.workers, strict=True)
+    )

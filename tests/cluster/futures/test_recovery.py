@@ -149,8 +149,9 @@ def test_workers_that_fewest_fits_have_replace_those_that_were_lost(
 ):
     chosen = []
 
-    def fit_of(_client, _plan, _job, _dataset, usable, *_):
-        return SimpleNamespace(train=lambda _: chosen.append(usable(workers)))
+    def fit_of(_client, _plan, _job, _dataset, spares, *_):
+        assert spares.module == "skdistmlp.cluster.futures.tasks"
+        return SimpleNamespace(train=lambda _: chosen.append(spares.unclaimed(workers)))
 
     monkeypatch.setattr(recovery, "RecoveringFit", fit_of)
     workers = tuple(client.nthreads())

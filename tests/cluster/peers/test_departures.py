@@ -77,7 +77,31 @@ def test_a_paused_worker_is_left_if_another_may_take_its_place(statuses):
     assert departures.among((A, B)) is None
     del spare[:]
     assert departures.among((B,)) is None
+    # What was claimed for the first was given back by the second question.
     assert asked == [(A,), (A, B), (B,)]
+
+
+def test_what_was_claimed_for_a_worker_that_resumes_is_given_back(
+    statuses, monkeypatch
+):
+    asked = []
+
+    def spare_for(workers):
+        asked.append(workers)
+        return [C for _ in workers]
+
+    departures = Departures(None, (A, B), spare_for)
+    statuses[A] = "paused"
+    assert departures.among((A, B)).kind == "paused"
+    # It has resumed before its shard was handed over.
+    statuses[A] = "running"
+    for _ in range(2):
+        assert departures.among((A, B)) is None
+    assert asked == [(A,), ()]
+    monkeypatch.setattr(module, "resume_paused", lambda *_: [])
+    statuses[A] = "paused"
+    assert departures.among((A, B)) is None
+    assert asked[2:] == [(A,), ()]
 
 
 def test_a_paused_worker_that_resumes_is_not_left(statuses, monkeypatch):
@@ -398,7 +422,7 @@ def test_a_fit_that_nobody_goes_on_with_ends(epochs, data, monkeypatch):
         client.run(load)
         retirement = Retirement(monkeypatch, client, ranks=(0,))
         monkeypatch.setattr(
-            "skdistmlp.cluster.run.replacement.workers_of", lambda _: ()
+            "skdistmlp.cluster.run.replacement.spare_workers", lambda *_: []
         )
         with (
             dask.config.set({"skdistmlp.recovery-wait": "0s"}),

@@ -20,6 +20,7 @@ from skdistmlp import (
     ExchangeError,
     WorkerLostError,
 )
+from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.peers import copies, driver, worker
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.recovery import train_with_recovery
@@ -251,11 +252,14 @@ def test_with_fewer_workers_the_answer_is_the_same_to_rounding(
 ):
     expected = undisturbed(spare, data, n_workers=3)
     Killer(monkeypatch, spare)
-    known, workers_of = set(spare.nthreads()), replacement.workers_of
-    # Those that nannies start are never seen.
-    monkeypatch.setattr(
-        replacement, "workers_of", lambda c: [w for w in workers_of(c) if w in known]
-    )
+    present = set(spare.nthreads())
+
+    def known(client):
+        # Those that nannies start are never seen.
+        found = known_workers(client).items()
+        return {worker: info for worker, info in found if worker in present}
+
+    monkeypatch.setattr(replacement, "known_workers", known)
     clf = classifier(spare, n_workers=3)
     with dask.config.set({"skdistmlp.recovery-wait": "1s"}):
         bounded(clf.fit, *data)
@@ -351,6 +355,36 @@ def test_a_worker_that_hangs_is_replaced(spare, data, monkeypatch, in_blocks):
     assert clf.recoveries_[0].lost == tuple(killer.killed)
     # What the worker that hangs holds is not waited for.
     assert clf.recoveries_[0].n_iter == 2
+
+
+@pytest.mark.slow
+def test_a_spare_worker_that_hangs_is_not_taken(short_rounds, data, monkeypatch):
+    take, stopped = StateCopies.take, []
+
+    def stop_and_take(copies, shards):
+        if not stopped:
+            used = copies._tasks.workers
+            stopped.append(next(w for w in known_workers(client) if w not in used))
+            os.kill(pids[stopped[0]], signal.SIGSTOP)
+        take(copies, shards)
+
+    with own_cluster(n_workers=4) as client:
+        client.run(load)
+        # It asks all for their versions, which they are not asked for again.
+        bounded(classifier(client, n_workers=4, max_iter=1).fit, *data)
+        expected = undisturbed(client, data)
+        pids = client.run(os.getpid)
+        monkeypatch.setattr(StateCopies, "take", stop_and_take)
+        killer = Killer(monkeypatch, client)
+        try:
+            with dask.config.set({"skdistmlp.exchange-timeout": "1s"}):
+                clf = bounded(classifier(client).fit, *data)
+        finally:
+            os.kill(pids[stopped[0]], signal.SIGCONT)
+    assert_same_bits(clf, expected)
+    (recovery,) = clf.recoveries_
+    assert recovery.lost == tuple(killer.killed)
+    assert stopped[0] not in recovery.workers
 
 
 @pytest.mark.slow

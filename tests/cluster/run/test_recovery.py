@@ -11,7 +11,7 @@ from skdistmlp.cluster.run import recovery
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RecoveringFit
-from skdistmlp.cluster.run.replacement import processes_of
+from skdistmlp.cluster.run.replacement import Spares, has_them, processes_of
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
@@ -68,7 +68,7 @@ class Kept:
 def fit_on(client):
     """Return a function that has a fit run on two of three workers by a script."""
 
-    def fit_on(*ends, max_recoveries=3, random_state=None):
+    def fit_on(*ends, max_recoveries=3, random_state=None, claim=has_them):
         job, dataset = job_of("adam"), dataset_of("adam")
         if random_state is not None:
             initial = replace(job.initial, random_state=random_state)
@@ -88,7 +88,7 @@ def fit_on(client):
                 plan,
                 replace(job, split=plan.split),
                 dataset,
-                lambda spare: spare,
+                Spares(lambda spare: spare, claim),
                 Announced(),
                 kept,
             )
@@ -132,6 +132,20 @@ def test_others_take_the_place_of_those_that_were_lost(fit_on):
     assert (recovery.n_iter, recovery.same_bits) == (3, True)
     assert fit.job.initial.progress.n_iter == 3
     assert kept.epochs == [3]
+
+
+def test_on_a_worker_with_more_threads_the_bits_may_differ(fit_on, client, monkeypatch):
+    *_, third = client.nthreads()
+
+    def processes(client):
+        found = processes_of(client)
+        return found | {third: found[third]._replace(n_threads=2)}
+
+    monkeypatch.setattr(recovery, "processes_of", processes)
+    fit, run_of, plans, _ = fit_on(loses(3), ends)
+    fit.train(run_of)
+    assert third in plans[1].workers
+    assert not fit.plan.recoveries[0].same_bits
 
 
 def test_it_goes_on_with_fewer_and_then_nobody(fit_on):
@@ -249,8 +263,9 @@ def test_a_worker_that_accepts_tasks_again_was_not_lost(fit_on, kind):
 
 def test_a_paused_worker_that_was_restarted_since_was_lost(fit_on, monkeypatch):
     def end(plan):
-        processes = processes_of(fit.client)
-        restarted = processes | {plan.workers[1]: "another directory"}
+        processes, second = processes_of(fit.client), plan.workers[1]
+        process = processes[second]._replace(directory="another")
+        restarted = processes | {second: process}
         monkeypatch.setattr(recovery, "processes_of", lambda _: restarted)
         error = WorkerLostError("it is paused", (plan.workers[1],), "paused")
         return {"ends_with": error, "n_iter": 0}
@@ -265,6 +280,48 @@ def test_it_says_who_could_take_the_place_of_workers(fit_on, client):
     first, second, third = client.nthreads()
     assert fit.spare_for((second,)) == (third,)
     assert fit.spare_for((first, second)) == (third,)
+
+
+def test_a_fit_claims_the_workers_of_each_run(fit_on, client):
+    claimed = []
+
+    def claim(found, workers):
+        claimed.append(([*found], [*workers]))
+        return True
+
+    first, second, third = client.nthreads()
+    fit, run_of, _, _ = fit_on(loses(3), ends, claim=claim)
+    fit.train(run_of)
+    on_third = [first, third]
+    assert claimed == [([], [first, second]), ([third], on_third), ([], on_third)]
+    # Where it does not recover, it looks for nobody.
+    del claimed[:]
+    fit, run_of, _, _ = fit_on(ends, max_recoveries=0, claim=claim)
+    fit.train(run_of)
+    assert claimed == []
+
+
+def test_a_fit_that_leaves_has_claimed_where_it_goes(fit_on, client):
+    claimed, answers = [], [True]
+
+    def claim(found, workers):
+        claimed.append(([*found], [*workers]))
+        return answers[-1]
+
+    first, second, third = client.nthreads()
+    fit, _, _, _ = fit_on(ends, claim=claim)
+    assert fit.spare_for((second,)) == (third,)
+    # There are too few.
+    assert fit.spare_for((first, second)) == (third,)
+    assert fit.spare_for(()) == ()
+    plan = replace(fit.plan, workers=(third, second))
+    move = Departure("moved", (first,), "it saves time", plan)
+    assert fit.may_move(move)
+    all_three, both = ([third], [first, second, third]), ([], [first, second])
+    assert claimed == [all_three, both, both, all_three]
+    answers.append(False)
+    assert fit.spare_for((second,)) == ()
+    assert not fit.may_move(move)
 
 
 def breaks(n_iter):

@@ -3,13 +3,17 @@
 from dataclasses import replace
 
 import pytest
-from distributed import Client
+from distributed import Client, LocalCluster
 
 from skdistmlp import WorkerLostError
+from skdistmlp.cluster.client.rpc import answers_in_time
+from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.run import replacement
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.replacement import (
     AbandonedWorkers,
+    Process,
+    Spares,
     await_workers,
     lost_among,
     plan_on,
@@ -17,15 +21,15 @@ from skdistmlp.cluster.run.replacement import (
     recovery_of,
     replacements,
 )
+from skdistmlp.cluster.run.reservation import WorkerClaim
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.plan import WorkerMemory, plan_training
 from skdistmlp.training.progress import LbfgsProgress
-from tests.cluster.support import bounded
+from tests.cluster.support import WITHIN_S, bounded
 from tests.training.jobs import dataset_of, job_of
 
-
-def all_of(spare):
-    return spare
+all_of = Spares(lambda spare: spare)
+none_of = Spares(lambda _: ())
 
 
 def without(lost):
@@ -39,7 +43,7 @@ def test_a_worker_that_is_restarted_at_its_address_was_lost(client):
     before = processes_of(client)
     error = WorkerLostError("it was lost")
     assert lost_among(client, plan, before, error) == ()
-    old = before | {second: "another directory"}
+    old = before | {second: before[second]._replace(directory="another")}
     assert lost_among(client, plan, old, error) == (second,)
     found = await_workers(client, plan, without({second: old[second]}), 0.0, all_of)
     assert found == (first, second)
@@ -91,13 +95,10 @@ def test_a_spare_worker_of_another_fit_is_taken_if_nobody_else_is_left(client):
     plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
     processes = processes_of(client)
 
-    def all_held(spare):
-        return ()
-
     gone = {second: processes[second]}
-    assert await_workers(client, plan, without(gone), 0.0, all_held) == (first,)
+    assert await_workers(client, plan, without(gone), 0.0, none_of) == (first,)
     gone[first] = processes[first]
-    assert await_workers(client, plan, without(gone), 0.0, all_held) == (third,)
+    assert await_workers(client, plan, without(gone), 0.0, none_of) == (third,)
 
 
 def test_a_lost_worker_outside_of_the_plan_is_named_last(client):
@@ -112,17 +113,15 @@ def test_a_worker_that_is_being_retired_is_of_use_once_that_is_refused(
 ):
     first, second, third = client.nthreads()
     plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
-    statuses = dict.fromkeys((first, second, third), "running")
-    statuses[first] = "closing_gracefully"
-    monkeypatch.setattr(replacement, "worker_statuses", lambda _: statuses)
-    monkeypatch.setattr(replacement, "workers_of", lambda _: (second, third))
+    known = known_workers(client)
+    monkeypatch.setattr(replacement, "known_workers", lambda _: known)
+    known[first]["status"] = "closing_gracefully"
     assert await_workers(client, plan, without({}), 0.0, all_of) == (third, second)
-    monkeypatch.setattr(replacement, "workers_of", lambda _: (second,))
+    del known[third]
     assert await_workers(client, plan, without({}), 0.0, all_of) == (second,)
-    # It has left, and the client does not know yet.
-    del statuses[first]
+    left = known.pop(first)
     assert await_workers(client, plan, without({}), 0.0, all_of) == (second,)
-    statuses[first] = "running"
+    known[first] = left | {"status": "running"}
     assert await_workers(client, plan, without({}), 0.0, all_of) == (first, second)
 
 
@@ -142,37 +141,36 @@ def test_fewer_workers_share_the_network_as_the_engine_can(client, engine, n_rep
 
 def test_a_worker_that_was_paused_is_of_use_once_it_accepts_tasks(client):
     first, second, third = client.nthreads()
-    processes = processes_of(client)
-    statuses = dict.fromkeys(processes, "running")
+    known = known_workers(client)
     abandoned = AbandonedWorkers()
     paused = Departure("paused", (second,), "it is paused")
-    abandoned.add(paused, processes, handed_over=True)
-    statuses[second] = "paused"
-    assert abandoned.others(client, statuses) == {first, third}
-    statuses[second] = "running"
-    assert abandoned.others(client, statuses) == {first, second, third}
+    abandoned.add(paused, processes_of(client), handed_over=True)
+    known[second]["status"] = "paused"
+    assert abandoned.others(known) == {first, third}
+    known[second]["status"] = "running"
+    assert abandoned.others(known) == {first, second, third}
     # From then on, it may be paused for a moment like any other.
-    statuses[second] = "paused"
-    assert abandoned.others(client, statuses) == {first, second, third}
+    known[second]["status"] = "paused"
+    assert abandoned.others(known) == {first, second, third}
 
 
 def test_a_worker_that_is_paused_a_second_time_is_of_no_use_any_more(client):
     """A fit that takes as much memory on each worker would move to and fro."""
     first, second, third = client.nthreads()
-    processes = processes_of(client)
-    statuses = dict.fromkeys(processes, "running")
+    known, processes = known_workers(client), processes_of(client)
     abandoned = AbandonedWorkers()
 
     def leave(*workers):
         paused = Departure("paused", workers, "they are paused")
         abandoned.add(paused, processes, handed_over=True)
-        return abandoned.others(client, statuses)
+        return abandoned.others(known)
 
     assert leave(second) == {first, second, third}
     assert leave(second, third) == {first, third}
     assert leave(third) == {first}
     # At its address, there was another process.
-    now, processes[first] = processes[first], "another directory"
+    now = processes[first]
+    processes[first] = now._replace(directory="another")
     assert leave(first) == {first}
     processes[first] = now
     assert leave(first) == {first}
@@ -184,29 +182,32 @@ def test_a_worker_that_is_left_but_well_is_of_use(client, kind):
     abandoned = AbandonedWorkers()
     departure = Departure(kind, tuple(processes)[:1], "it is left")
     abandoned.add(departure, processes, handed_over=True)
-    assert abandoned.others(client, {}) == set(processes)
+    assert abandoned.others(known_workers(client)) == set(processes)
 
 
 def test_a_worker_that_was_paused_by_its_shard_is_of_no_use_any_more(client):
     first, second, third = client.nthreads()
-    processes = processes_of(client)
-    statuses = dict.fromkeys(processes, "running")
     abandoned = AbandonedWorkers()
     paused = Departure("paused", (second,), "it is paused")
-    abandoned.add(paused, processes, handed_over=False)
-    assert abandoned.others(client, statuses) == {first, third}
+    abandoned.add(paused, processes_of(client), handed_over=False)
+    assert abandoned.others(known_workers(client)) == {first, third}
+
+
+def found_by(client, plan, ranks, abandoned, spares=all_of):
+    known = known_workers(client)
+    return replacements(client, plan, ranks, abandoned, spares, known)
 
 
 def test_replacements_are_those_that_a_fit_would_find(client):
     first, second, third = client.nthreads()
     plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
     nobody = AbandonedWorkers()
-    assert replacements(client, plan, [1], nobody, all_of) == {1: third}
-    found = replacements(client, plan, [0, 1], nobody, all_of)
+    assert found_by(client, plan, [1], nobody) == {1: third}
+    found = found_by(client, plan, [0, 1], nobody)
     assert tuple(found.values()) == (third,)
-    assert replacements(client, plan, [1], nobody, lambda _: ()) == {}
+    assert found_by(client, plan, [1], nobody, none_of) == {}
     gone = without({third: processes_of(client)[third]})
-    assert replacements(client, plan, [1], gone, all_of) == {}
+    assert found_by(client, plan, [1], gone) == {}
 
 
 @pytest.fixture
@@ -214,11 +215,14 @@ def memory(monkeypatch):
     """Memory limits of workers, by address, of whom none takes or frees anything."""
     limits = {}
 
-    def known(_client, workers):
+    def known(_known, workers):
         return {w: WorkerMemory(limits[w]) for w in workers if w in limits}
 
-    monkeypatch.setattr(replacement, "worker_memory", known)
-    monkeypatch.setattr(replacement, "answers_in_time", lambda *_: {})
+    def answers(_client, workers, *_):
+        return dict.fromkeys(workers, (1.0, 0))
+
+    monkeypatch.setattr(replacement, "memory_of", known)
+    monkeypatch.setattr(replacement, "answers_in_time", answers)
     return limits
 
 
@@ -230,7 +234,7 @@ def test_a_spare_worker_with_too_little_memory_is_left_where_it_is(client, memor
     assert await_workers(client, plan, without(gone), 0.0, all_of) == (large,)
     gone[large] = processes_of(client)[large]
     assert await_workers(client, plan, without(gone), 0.0, all_of) == ()
-    assert replacements(client, plan, [0], without(gone), all_of) == {}
+    assert found_by(client, plan, [0], without(gone)) == {}
     # Without a limit.
     memory.clear()
     assert await_workers(client, plan, without(gone), 0.0, all_of) == (small,)
@@ -244,10 +248,10 @@ def test_the_largest_shard_takes_the_largest_worker(client, memory):
         plan = replace(plan, bytes_held=held)
         memory.update({small: 10, large: 100})
         expected = {held.index(10): small, held.index(100): large}
-        assert replacements(client, plan, [0, 1], gone, all_of) == expected
+        assert found_by(client, plan, [0, 1], gone) == expected
         memory[large] = 99
         expected = {held.index(10): small}
-        assert replacements(client, plan, [0, 1], gone, all_of) == expected
+        assert found_by(client, plan, [0, 1], gone) == expected
 
 
 def test_a_worker_that_has_freed_memory_since_is_of_use(client, monkeypatch):
@@ -255,11 +259,52 @@ def test_a_worker_that_has_freed_memory_since_is_of_use(client, monkeypatch):
     plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
     limit = 10**12
 
-    def full(_client, workers):
+    def full(_known, workers):
         return {worker: WorkerMemory(limit, taken=limit) for worker in workers}
 
-    monkeypatch.setattr(replacement, "worker_memory", full)
-    assert replacements(client, plan, [1], without({}), all_of) == {1: third}
+    monkeypatch.setattr(replacement, "memory_of", full)
+    assert found_by(client, plan, [1], without({})) == {1: third}
+
+
+def test_a_worker_that_has_less_memory_than_at_its_last_heartbeat_is_of_no_use(
+    client, monkeypatch
+):
+    """Once it has imported what a fit takes; and an error about memory ends the fit."""
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    plan = replace(plan, bytes_held=(10**6, 10**6))
+    limit = max(plan.bytes_held)
+    asked = []
+
+    def empty(_known, workers):
+        return {worker: WorkerMemory(limit) for worker in workers}
+
+    def answers(client, workers, function, module, trim):
+        asked.append((*workers, module, trim))
+        return answers_in_time(client, workers, function, module, trim)
+
+    monkeypatch.setattr(replacement, "memory_of", empty)
+    monkeypatch.setattr(replacement, "answers_in_time", answers)
+    spares = replace(all_of, module="skdistmlp.cluster.peers.worker")
+    gone = without({second: processes_of(client)[second]})
+    assert await_workers(client, plan, gone, 0.0, spares) == (first,)
+    assert asked == [(third, spares.module, trim) for trim in (False, True)]
+
+
+def test_a_worker_that_does_not_say_its_memory_in_time_is_asked_again(
+    client, memory, monkeypatch
+):
+    """One that has just started does not answer while it imports the package."""
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    memory[third] = max(plan.bytes_held)
+    late = [{third: (1.0, 0)}, {}, {}, {}]
+    monkeypatch.setattr(replacement, "answers_in_time", lambda *_: late.pop())
+    gone = without({second: processes_of(client)[second]})
+    assert await_workers(client, plan, gone, WITHIN_S, all_of) == (first, third)
+    # Or not any more, where there is no other look: then its heartbeat counts.
+    late[:] = [{}, {}]
+    assert await_workers(client, plan, gone, 0.0, all_of) == (first, third)
 
 
 def test_workers_that_another_fit_holds_have_room_once_it_has_ended(
@@ -269,22 +314,27 @@ def test_workers_that_another_fit_holds_have_room_once_it_has_ended(
     plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
     limit = max(plan.bytes_held)
 
-    def full(_client, workers):
+    def full(_known, workers):
         return {worker: WorkerMemory(limit, taken=limit) for worker in workers}
 
-    def nobody(_workers):
-        return ()
-
-    monkeypatch.setattr(replacement, "worker_memory", full)
+    monkeypatch.setattr(replacement, "memory_of", full)
     processes = processes_of(client)
     gone = {worker: processes[worker] for worker in (first, second)}
-    assert await_workers(client, plan, without(gone), 0.0, nobody) == (third,)
+    assert await_workers(client, plan, without(gone), 0.0, none_of) == (third,)
 
 
-def recovered(job, before, plan):
-    dataset = dataset_of("adam")
-    departure = Departure("lost", ("a",), "it was lost")
-    return recovery_of(departure, 1.0, 2.0, before, plan, job, dataset)
+def recovered(job, before, plan, processes=None, processes_now=None):
+    return recovery_of(
+        Departure("lost", ("a",), "it was lost"),
+        1.0,
+        2.0,
+        before,
+        plan,
+        job,
+        dataset_of("adam"),
+        processes or {},
+        processes_now or {},
+    )
 
 
 def test_an_account_says_whether_bits_are_the_same():
@@ -306,3 +356,106 @@ def test_an_account_says_whether_bits_are_the_same():
     # Nothing is left of what was trained.
     begun = replace(job, initial=replace(job.initial, progress=None))
     assert recovered(begun, before, moved).same_bits
+
+
+def test_bits_are_not_the_same_on_another_number_of_threads():
+    cost, units = StepCost.of_step(10), job_of("adam").network.layer_units
+    before = plan_training(units, "peers", ["a", "b"], cost)
+    moved, job = replace(before, workers=("a", "c")), job_of("adam")
+    earlier = {"a": Process("1", 1), "b": Process("2", 1)}
+    now = {"a": Process("1", 1), "c": Process("3", 1)}
+    assert recovered(job, before, moved, earlier, now).same_bits
+    now["c"] = Process("3", 2)
+    assert not recovered(job, before, moved, earlier, now).same_bits
+    # A worker that was restarted at its address.
+    assert not recovered(
+        job, before, before, earlier, earlier | now | {"b": now["c"]}
+    ).same_bits
+
+
+def test_a_worker_with_as_many_threads_as_the_lost_one_is_taken_first(
+    client, monkeypatch
+):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first], StepCost.of_step(10))
+    known = known_workers(client)
+    known[second]["nthreads"] = 2
+    gone = AbandonedWorkers()
+    lost = Departure("lost", (first,), "it was lost")
+    gone.add(lost, processes_of(client), handed_over=False)
+    del known[first]
+    assert replacements(client, plan, [0], gone, all_of, known) == {0: third}
+    # Or another, if there is none.
+    del known[third]
+    assert replacements(client, plan, [0], gone, all_of, known) == {0: second}
+
+
+def test_the_scheduler_is_asked_for_all_workers_once_per_look(client, monkeypatch):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    asked = []
+
+    def ask(client):
+        asked.append(client)
+        return known_workers(client)
+
+    monkeypatch.setattr(replacement, "known_workers", ask)
+    gone = without({second: processes_of(client)[second]})
+    asked.clear()
+    assert await_workers(client, plan, gone, 0.0, all_of) == (first, third)
+    assert asked == [client]
+
+
+def test_a_worker_that_hangs_is_left_although_its_version_is_known(client, monkeypatch):
+    """Of the plan or outside of it."""
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    assert await_workers(client, plan, without({}), 0.0, all_of) == (first, second)
+    hangs = [second]
+    monkeypatch.setattr(
+        replacement, "silent_workers", lambda _, asked: [*{*asked} & {*hangs}]
+    )
+    assert await_workers(client, plan, without({}), 0.0, all_of) == (first, third)
+    hangs.append(third)
+    assert await_workers(client, plan, without({}), 0.0, all_of) == (first,)
+    hangs.remove(second)
+    assert await_workers(client, plan, without({}), 0.0, all_of) == (first, second)
+
+
+def test_fits_that_lose_workers_at_once_take_different_ones():
+    """Nor does one take what is left of the other, which has no reservation then."""
+    with (
+        LocalCluster(
+            n_workers=6, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+        WorkerClaim(client) as one,
+        WorkerClaim(client) as other,
+    ):
+        a, b, c, d, e, f = client.nthreads()
+        processes = processes_of(client)
+        gone = without({b: processes[b], d: processes[d]})
+        found = []
+        claims = {one: (a, b), other: (c, d)}
+        for claim, workers in claims.items():
+            assert claim.claim((), workers)
+        for claim, workers in claims.items():
+            plan = plan_training((4, 9, 1), "peers", workers, StepCost.of_step(10))
+            spares = Spares(claim.unclaimed, claim.claim)
+            found.append(await_workers(client, plan, gone, 0.0, spares))
+        assert found == [(a, e), (c, f)]
+
+
+def test_a_worker_that_another_fit_was_faster_to_claim_is_not_taken(client):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
+    gone = without({second: processes_of(client)[second]})
+    free, claimed = [[], [third]], []
+
+    def claim(found, workers):
+        claimed.append((found, workers))
+        return not found
+
+    spares = Spares(lambda _: free.pop(), claim)
+    assert await_workers(client, plan, gone, 0.0, spares) == (first,)
+    assert claimed == [((third,), (first, third)), ((), (first,))]
