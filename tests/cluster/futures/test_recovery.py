@@ -14,7 +14,7 @@ from skdistmlp import DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.futures import recovery
 from skdistmlp.cluster.futures.recovery import FuturesRun, train_with_recovery
-from skdistmlp.cluster.run.reservation import share_workers
+from skdistmlp.cluster.run.reservation import reserve_workers, share_workers
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load, set_status, wait_until
 from tests.estimators.recorder import Recorder
@@ -158,6 +158,10 @@ def test_workers_that_fewest_fits_have_replace_those_that_were_lost(
     with share_workers(client, workers[:1]):
         train_with_recovery(client, None, None, None, None, None)
     assert chosen == [[*workers[1:], workers[0]]]
+    # Not those that a fit has to itself.
+    with reserve_workers(client, workers[:1], lambda: None):
+        train_with_recovery(client, None, None, None, None, None)
+    assert chosen[1:] == [[*workers[1:]]]
 
 
 @contextmanager
