@@ -247,19 +247,23 @@ def test_several_losses_in_a_row(spare, data, monkeypatch, capsys):
     assert [recovery.n_iter for recovery in clf.recoveries_] == [2, 5]
 
 
+def hide_new_workers(monkeypatch, client):
+    """Have a fit that looks for workers never see those that nannies start."""
+    present = set(client.nthreads())
+
+    def known(client):
+        found = known_workers(client).items()
+        return {worker: info for worker, info in found if worker in present}
+
+    monkeypatch.setattr(replacement, "known_workers", known)
+
+
 def test_with_fewer_workers_the_answer_is_the_same_to_rounding(
     spare, data, monkeypatch
 ):
     expected = undisturbed(spare, data, n_workers=3)
     Killer(monkeypatch, spare)
-    present = set(spare.nthreads())
-
-    def known(client):
-        # Those that nannies start are never seen.
-        found = known_workers(client).items()
-        return {worker: info for worker, info in found if worker in present}
-
-    monkeypatch.setattr(replacement, "known_workers", known)
+    hide_new_workers(monkeypatch, spare)
     clf = classifier(spare, n_workers=3)
     with dask.config.set({"skdistmlp.recovery-wait": "1s"}):
         bounded(clf.fit, *data)
@@ -374,6 +378,7 @@ def test_a_spare_worker_that_hangs_is_not_taken(short_rounds, data, monkeypatch)
         bounded(classifier(client, n_workers=4, max_iter=1).fit, *data)
         expected = undisturbed(client, data)
         pids = client.run(os.getpid)
+        hide_new_workers(monkeypatch, client)
         monkeypatch.setattr(StateCopies, "take", stop_and_take)
         killer = Killer(monkeypatch, client)
         try:
