@@ -93,7 +93,8 @@ class Elastic:
         reports : sequence of Report
             Of all shards, of the round that has just ended.
         placing_s : float
-            Seconds in which the present run got its shards and rows.
+            Seconds in which the present run got its shards and rows, and in which these
+            are checked before they are placed again.
         """
         progress = reports[0].progress
         assert isinstance(progress, Progress)

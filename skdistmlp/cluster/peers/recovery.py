@@ -114,7 +114,8 @@ def _look_for_move(
     placing_s: float,
 ) -> Departure | None:
     """Say whether to move, unless other fits have claimed workers of the plan since."""
-    move = better_plans.look(reports, placing_s)
+    # The rows are checked before they are placed again.
+    move = better_plans.look(reports, placing_s + fit.check_s)
     return move if move is not None and fit.may_move(move) else None
 
 

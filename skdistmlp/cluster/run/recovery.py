@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -57,7 +58,7 @@ WAITING = "waiting for workers in place of those that were lost"
 
 
 class WaitInterruptedError(Exception):
-    """The user has interrupted a fit that waits for workers."""
+    """The user has interrupted a fit between two runs."""
 
 
 class Run(Protocol):
@@ -137,6 +138,11 @@ class RecoveringFit:
         """Whether it goes on after anything at all."""
         return self._allowed > 0
 
+    @property
+    def check_s(self) -> float:
+        """Seconds in which its rows are checked before they are placed again."""
+        return self._checked_rows.digest_s
+
     def spare_for(self, workers: Sequence[str]) -> Sequence[str]:
         """Return workers that could take the place of some of the plan, if there are.
 
@@ -158,8 +164,17 @@ class RecoveringFit:
         return spare if has_them else ()
 
     def may_move(self, departure: Departure) -> bool:
-        """Claim the workers to which the fit would move; return whether it has them."""
+        """Claim the workers to which the fit would move; return whether it may.
+
+        Not if another fit has one of them, nor if the rows have changed, which have to
+        be placed there: where it is, it can go on with those of before.
+        """
         assert departure.plan is not None
+        rows = self._checked_rows
+        rows.look_again()
+        if rows.have_changed():
+            LOG.info("no move to a faster plan: the rows in this process have changed")
+            return False
         workers = departure.plan.workers
         found = [worker for worker in workers if worker not in self.plan.workers]
         return self.spares.claim(found, (*self.plan.workers, *found))
@@ -176,7 +191,7 @@ class RecoveringFit:
         -------
         TrainingState
             Of the whole network; the last one that is known, if the user interrupts it
-            while it waits for workers.
+            between two runs.
 
         Raises
         ------
@@ -205,6 +220,9 @@ class RecoveringFit:
                 left_at = time.monotonic()
                 departure = run.departure
                 self._keep_newest(run)
+                # Before a move, that was done while the fit could still stay.
+                if departure.kind != "moved":
+                    self._checked_rows.look_again()
                 self._abandoned.add(departure, processes, handed_over=True)
                 others = self._others(departure)
                 if not others:
@@ -218,6 +236,8 @@ class RecoveringFit:
                     self._note_recoveries(error)
                     raise
                 self._keep_newest(run)
+                # While it waits for workers.
+                self._checked_rows.look_again()
                 found = self._departure_after(error, processes, run.n_iter)
                 if found is None:
                     self._note_recoveries(error)
@@ -230,8 +250,9 @@ class RecoveringFit:
                     raise
             # What the run has on the cluster goes with it.
             del run
-            self._check_rows(departure)
-            self._resume_on(departure, others, left_at, processes)
+            with self._ends_if_interrupted():
+                self._check_rows(departure)
+                self._resume_on(departure, others, left_at, processes)
 
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
         """Say whether it makes sense to look for other workers after an error."""
@@ -277,7 +298,10 @@ class RecoveringFit:
         """
         assert isinstance(error, RECOVERABLE)
         broke_at, self._broke_at = self._broke_at, None
-        with translate_dask_errors(self.client, (), WAITING):
+        with (
+            self._ends_if_interrupted(),
+            translate_dask_errors(self.client, (), WAITING),
+        ):
             if isinstance(error, WorkerLostError):
                 # Before anything was trained, or while its state could not be handed
                 # over.
@@ -339,29 +363,37 @@ class RecoveringFit:
             return departure.plan.workers
         if departure.kind == "broken":
             return self.plan.workers
+        with (
+            self._ends_if_interrupted(),
+            translate_dask_errors(self.client, (), WAITING),
+        ):
+            return await_workers(
+                self.client, self.plan, self._abandoned, self._wait_s, self.spares
+            )
+
+    def _check_rows(self, departure: Departure) -> None:
+        """Raise if the next run would begin with other rows than the first."""
         try:
-            with translate_dask_errors(self.client, (), WAITING):
-                return await_workers(
-                    self.client,
-                    self.plan,
-                    self._abandoned,
-                    self._wait_s,
-                    self.spares,
-                )
+            self._checked_rows.check()
+        except ClusterError as error:
+            error.add_note(f"It had to resume, since {departure.why}.")
+            self._note_recoveries(error)
+            raise
+
+    @property
+    def _checked_rows(self) -> UnchangedRows:
+        assert self._rows is not None, "only a fit that recovers has a departure"
+        return self._rows
+
+    @contextmanager
+    def _ends_if_interrupted(self) -> Iterator[None]:
+        """Have an interrupt end the fit with its last state, if that is a result."""
+        try:
+            yield
         except KeyboardInterrupt:
             if self.job.initial.network is None or not self._ends_anywhere:
                 raise
             raise WaitInterruptedError from None
-
-    def _check_rows(self, departure: Departure) -> None:
-        """Raise if the next run would begin with other rows than the first."""
-        assert self._rows is not None, "only a fit that recovers has a departure"
-        try:
-            self._rows.check()
-        except ClusterError as error:
-            error.add_note(f"It would have gone on elsewhere, since {departure.why}.")
-            self._note_recoveries(error)
-            raise
 
     @property
     def _ends_anywhere(self) -> bool:

@@ -6,8 +6,12 @@ then, or a callback; and the shards would go on with other rows than before.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 
+import numpy as np
+
+from skdistmlp.cluster.client.rpc import wait_while
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.array_digest import array_digest
 from skdistmlp.parallel.data import BaseDataset
@@ -29,10 +33,22 @@ class UnchangedRows:
 
     def __init__(self, dataset: BaseDataset) -> None:
         self._dataset = dataset
-        hashing = ThreadPoolExecutor(1, THREAD_NAME)
-        self._digest = hashing.submit(array_digest, *dataset.arrays())
-        # The thread ends with its only task.
-        hashing.shutdown(wait=False)
+        self._first = self._last = _digest_in_thread(dataset)
+
+    @property
+    def digest_s(self) -> float:
+        """Seconds that the first digest took; it is waited for."""
+        return self._first.result()[1]
+
+    def look_again(self) -> None:
+        """Begin to compute the digest again, in a thread."""
+        self._last = _digest_in_thread(self._dataset)
+
+    def have_changed(self) -> bool:
+        """Say whether they were others than at first when it last looked."""
+        # In intervals, as a wait for answers: on Windows, Ctrl-C interrupts no other.
+        wait_while(lambda: None, (self._first, self._last))
+        return self._first.result()[0] != self._last.result()[0]
 
     def check(self) -> None:
         """Raise if they have changed.
@@ -42,9 +58,23 @@ class UnchangedRows:
         ClusterError
             If so.
         """
-        if array_digest(*self._dataset.arrays()) != self._digest.result():
+        if self.have_changed():
             raise ClusterError(
                 "the rows in this process have changed since fit was called, so the "
                 "fit cannot go on with the same rows. Let nothing change X, y or "
                 "sample_weight while it runs: pass copies of them, and call again."
             )
+
+
+def _digest_in_thread(dataset: BaseDataset) -> Future[tuple[bytes, float]]:
+    """Begin to compute the digest of rows, and how many seconds that takes."""
+    hashing = ThreadPoolExecutor(1, THREAD_NAME)
+    digest = hashing.submit(_timed_digest, dataset.arrays())
+    # The thread ends with its only task.
+    hashing.shutdown(wait=False)
+    return digest
+
+
+def _timed_digest(arrays: list[np.ndarray]) -> tuple[bytes, float]:
+    begun = time.perf_counter()
+    return array_digest(*arrays), time.perf_counter() - begun

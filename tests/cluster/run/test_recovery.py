@@ -12,6 +12,7 @@ from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RecoveringFit
 from skdistmlp.cluster.run.replacement import Spares, has_them, processes_of
+from skdistmlp.cluster.run.unchanged import UnchangedRows
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
@@ -464,8 +465,68 @@ def test_rows_that_change_before_they_are_placed_again_end_the_fit(fit_on):
         fit.train(run_of)
     assert (len(plans), kept.epochs) == (2, [3, 4])
     elsewhere, before = caught.value.__notes__
-    assert elsewhere == "It would have gone on elsewhere, since it was lost."
+    assert elsewhere == "It had to resume, since it was lost."
     assert "Before that, the fit recovered" in before
+
+
+def moves(plan):
+    workers = plan.workers[::-1]
+    moved = Departure("moved", (), "it saves time", replace(plan, workers=workers))
+    return {"ends_with": None, "n_iter": 2, "departure": moved}
+
+
+def test_rows_are_looked_at_while_a_fit_waits_for_workers(fit_on, monkeypatch):
+    """Before a move, they were looked at while it could still stay."""
+    calls = []
+
+    def noted(where, name):
+        function = getattr(where, name)
+
+        def call(*args):
+            calls.append(name)
+            return function(*args)
+
+        monkeypatch.setattr(where, name, call)
+
+    for name in ("look_again", "check"):
+        noted(UnchangedRows, name)
+    noted(recovery, "lost_among")
+    noted(recovery, "await_workers")
+    fit, run_of, _, _ = fit_on(loses(3), leaves(4), moves, ends)
+    fit.train(run_of)
+    waits = ["await_workers", "check"]
+    after_loss = ["look_again", "lost_among", *waits]
+    assert calls == [*after_loss, "look_again", *waits, "check"]
+
+
+def test_an_interrupt_while_rows_are_checked_keeps_what_was_trained(
+    fit_on, monkeypatch
+):
+    fit, run_of, plans, kept = fit_on(has_trained(3))
+    monkeypatch.setattr(UnchangedRows, "check", interrupted)
+    state = fit.train(run_of)
+    assert state.outcome is Outcome.INTERRUPTED
+    assert state.progress.n_iter == 3
+    assert (len(plans), kept.epochs) == (1, [3])
+
+
+def test_an_interrupt_while_lost_workers_are_looked_for_keeps_it_too(
+    fit_on, monkeypatch
+):
+    fit, run_of, _, _ = fit_on(has_trained(3))
+    monkeypatch.setattr(recovery, "lost_among", interrupted)
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
+
+
+def test_a_fit_whose_rows_have_changed_does_not_move(fit_on):
+    claimed = []
+    fit, _, _, _ = fit_on(ends, claim=lambda *of: claimed.append(of) or True)
+    departure = moves(fit.plan)["departure"]
+    assert fit.may_move(departure)
+    fit.dataset.X[0, 0] += 1
+    assert not fit.may_move(departure)
+    assert len(claimed) == 1
 
 
 def test_each_run_draws_the_same_from_the_generator_of_numpy(fit_on):

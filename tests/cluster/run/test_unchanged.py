@@ -1,13 +1,18 @@
 """Rows in this process that change while a fit runs."""
 
+import threading
+from itertools import count
+
 import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
 from skdistmlp import ClusterError
+from skdistmlp.cluster.run import unchanged
 from skdistmlp.cluster.run.unchanged import UnchangedRows
 from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.data import Dataset
+from tests.cluster.support import WITHIN_S, bounded
 
 
 def dataset(sparse=False, codes=False):
@@ -22,8 +27,9 @@ def dataset(sparse=False, codes=False):
 @pytest.mark.parametrize("sparse", [False, True])
 def test_rows_that_nobody_changes_may_be_placed_again(sparse):
     rows = UnchangedRows(dataset(sparse))
-    rows.check()
-    rows.check()
+    for _ in range(2):
+        rows.look_again()
+        rows.check()
 
 
 @pytest.mark.parametrize(
@@ -38,9 +44,29 @@ def test_rows_that_nobody_changes_may_be_placed_again(sparse):
 )
 def test_rows_that_change_may_not(options, changed):
     rows = dataset(**options)
-    unchanged = UnchangedRows(rows)
-    unchanged.check()
+    same = UnchangedRows(rows)
+    same.look_again()
+    same.check()
     array = changed(rows)
     array[:] = array[::-1].copy() if len(array) > 1 else 2 * array
+    same.look_again()
     with pytest.raises(ClusterError, match="have changed since fit was called"):
-        unchanged.check()
+        same.check()
+
+
+def test_rows_are_looked_at_in_a_thread(monkeypatch):
+    """An interrupt need not wait for it, nor anything else that a fit waits for."""
+    threads, numbers, gate = [], count(), threading.Event()
+
+    def digest(*arrays):
+        threads.append(threading.current_thread().name)
+        assert gate.wait(WITHIN_S)
+        return b"%d" % next(numbers)
+
+    monkeypatch.setattr(unchanged, "array_digest", digest)
+    rows = UnchangedRows(dataset())
+    rows.look_again()
+    gate.set()
+    assert bounded(rows.have_changed)
+    assert [name.partition("_")[0] for name in threads] == 2 * [unchanged.THREAD_NAME]
+    assert rows.digest_s >= 0
