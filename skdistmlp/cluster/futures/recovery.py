@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 from distributed import Client
 
@@ -14,11 +15,7 @@ from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.recovery import RecoveringFit
 from skdistmlp.cluster.run.replacement import Spares
-from skdistmlp.cluster.run.reservation import (
-    freest_first,
-    share_workers,
-    unclaimed_workers,
-)
+from skdistmlp.cluster.run.reservation import share_workers, unclaimed_workers
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import copies_max_share
@@ -70,13 +67,9 @@ def train_with_recovery(
         If workers are lost more often than the setting allows, or none are left.
     """
     announced = Announced()
-
-    def unclaimed(workers: Sequence[str]) -> Sequence[str]:
-        # Those that other fits by tasks have, too: they share them. But on one that a
-        # fit among peers has reserved, the tasks would wait for its rounds.
-        return freest_first(client, unclaimed_workers(client, workers))
-
-    spares = Spares(unclaimed, module=tasks.__name__)
+    # Those that other fits by tasks have, too: they share them. But on one that a fit
+    # among peers has reserved, the tasks would wait for its rounds.
+    spares = Spares(partial(unclaimed_workers, client), module=tasks.__name__)
     fit = RecoveringFit(client, plan, job, dataset, spares, announced, checkpoint)
     # The last one only: each has a copy of the state.
     runs: deque[FuturesRun] = deque(maxlen=1)

@@ -21,6 +21,7 @@ from skdistmlp.cluster.client.workers import (
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.free_memory import look_at_memory
 from skdistmlp.cluster.run.liveness import silent_workers
+from skdistmlp.cluster.run.reservation import freest_first
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.exceptions import (
     ClusterError,
@@ -368,8 +369,12 @@ def await_workers(
 def _held_by_others(
     client: Client, plan: Plan, abandoned: AbandonedWorkers, known: Known
 ) -> tuple[str, ...]:
-    """Return workers in the place of all of a plan, although other fits hold them."""
-    spare = usable_workers(client, spare_workers(plan, abandoned, known))
+    """Return workers in the place of all of a plan, although other fits hold them.
+
+    Those that fewest fits have or wait for come first.
+    """
+    spare = freest_first(client, spare_workers(plan, abandoned, known))
+    spare = [*usable_workers(client, spare)]
     # As it will be when the fits that hold them have ended.
     memory = {w: replace(its, taken=0) for w, its in memory_of(known, spare).items()}
     ranks = range(plan.n_workers)

@@ -88,7 +88,10 @@ def withdraw_choice(client: Client, workers: Sequence[str]) -> None:
 
 
 def unclaimed_workers(client: Client, workers: Sequence[str]) -> list[str]:
-    """Return those of the workers that no fit holds, waits for or has chosen."""
+    """Return those of the workers that no fit holds, waits for, has chosen or claims.
+
+    Those that fewest fits share come first.
+    """
     unclaimed = _ask_queue(client, "skdistmlp_unclaimed", workers=list(workers))
     return list(workers) if unclaimed is None else unclaimed
 
@@ -120,7 +123,7 @@ class WorkerClaim:
             _leave(self._client, self._name)
 
     def unclaimed(self, workers: Sequence[str]) -> list[str]:
-        """Return those that no other fit holds, waits for, has chosen or claims."""
+        """Return those that no other fit has, as `unclaimed_workers` does."""
         unclaimed = _ask_queue(
             self._client, "skdistmlp_unclaimed", workers=list(workers), name=self._name
         )

@@ -119,10 +119,12 @@ class WorkerQueue(SchedulerPlugin):
     def unclaimed(self, workers: list[str], name: str = "") -> list[str]:
         """Return those of the workers that no fit has; see `_count_fits`.
 
-        A fit that gives the name of its claim also gets those that it claims itself.
+        Those that fewest fits share come first. A fit that gives the name of its claim
+        also gets those that it claims itself.
         """
-        n_fits = self._count_fits(name)
-        return [worker for worker in workers if not n_fits[worker]]
+        n_fits, n_shared = self._count_fits(name), _by_worker(self.shared.values())
+        free = [worker for worker in workers if not n_fits[worker]]
+        return sorted(free, key=lambda worker: n_shared[worker])
 
     def claim(
         self,

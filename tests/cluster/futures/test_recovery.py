@@ -151,7 +151,9 @@ def test_workers_that_fewest_fits_have_replace_those_that_were_lost(
 
     def fit_of(_client, _plan, _job, _dataset, spares, *_):
         assert spares.module == "skdistmlp.cluster.futures.tasks"
-        return SimpleNamespace(train=lambda _: chosen.append(spares.unclaimed(workers)))
+        return SimpleNamespace(
+            train=lambda _: chosen.append([*spares.unclaimed(workers)])
+        )
 
     monkeypatch.setattr(recovery, "RecoveringFit", fit_of)
     workers = tuple(client.nthreads())

@@ -21,7 +21,7 @@ from skdistmlp.cluster.run.replacement import (
     recovery_of,
     replacements,
 )
-from skdistmlp.cluster.run.reservation import WorkerClaim
+from skdistmlp.cluster.run.reservation import WorkerClaim, share_workers
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.plan import WorkerMemory, plan_training
 from skdistmlp.training.progress import LbfgsProgress
@@ -99,6 +99,14 @@ def test_a_spare_worker_of_another_fit_is_taken_if_nobody_else_is_left(client):
     assert await_workers(client, plan, without(gone), 0.0, none_of) == (first,)
     gone[first] = processes[first]
     assert await_workers(client, plan, without(gone), 0.0, none_of) == (third,)
+
+
+def test_of_workers_of_other_fits_those_of_fewest_are_taken(client):
+    first, second, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", [first], StepCost.of_step(10))
+    gone = {first: processes_of(client)[first]}
+    with share_workers(client, [second]):
+        assert await_workers(client, plan, without(gone), 0.0, none_of) == (third,)
 
 
 def test_a_lost_worker_outside_of_the_plan_is_named_last(client):

@@ -54,6 +54,14 @@ def test_unclaimed_workers_are_those_that_no_fit_holds_waits_for_or_has_chosen(
     assert alone._queue.unclaimed(workers) == ["another", "a third"]
 
 
+def test_unclaimed_workers_that_fewest_fits_share_come_first(monkeypatch):
+    queue = QueueAlone(monkeypatch, 40)._queue
+    workers = ["b", "c", "d", "e"]
+    for name, shared in {"one": ["b", "d"], "other": ["b"]}.items():
+        queue.share(name, "waiting", shared, 40)
+    assert queue.unclaimed(workers) == ["c", "e", "d", "b"]
+
+
 def test_a_choice_that_is_withdrawn_counts_no_more(monkeypatch):
     alone = QueueAlone(monkeypatch, 40)
     workers = ["another", "a third"]
@@ -124,7 +132,7 @@ def test_what_dead_clients_have_does_not_count(monkeypatch):
     alone._queue.reserve("last", "holder", ["a third"], 40, arrives=True)
     workers = ["another", "a third", "a fourth"]
     assert alone._queue.choose(workers, 1, intends=False) == ["a fourth"]
-    assert alone._queue.unclaimed(workers) == ["another", "a fourth"]
+    assert alone._queue.unclaimed(workers) == ["a fourth", "another"]
     alone.pass_by(41, heard=["waiting"])
     assert alone._queue.choose(workers, 2, intends=False) == workers[:2]
     assert alone._queue.unclaimed(workers) == workers
