@@ -125,12 +125,16 @@ class AbandonedWorkers:
         Processes that are of no use any more, by address.
     paused : set of str
         Addresses of those that are of no use until they accept tasks again.
+    paused_again : dict of str to Process or None
+        Processes that were left paused twice, by address: of no use unless no other is
+        left.
     n_threads : dict of str to int
         Threads of all that were left, by address.
     """
 
     lost: dict[str, Process | None] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+    paused_again: dict[str, Process | None] = field(default_factory=dict)
     n_threads: dict[str, int] = field(default_factory=dict)
     # Of all processes that were left paused, also those that accept tasks again.
     _were_paused: set[tuple[str, Process | None]] = field(default_factory=set)
@@ -157,14 +161,14 @@ class AbandonedWorkers:
             return
         left = {(worker, processes.get(worker)) for worker in departure.workers}
         if departure.kind == "paused" and handed_over:
-            again = left & self._were_paused
+            # It was probably paused by its shard and rows. If it were of use whenever
+            # they are gone, a fit would move to and fro.
+            self.paused_again.update(left & self._were_paused)
+            self.paused.update(worker for worker, _ in left - self._were_paused)
             self._were_paused |= left
-            self.paused.update(worker for worker, _ in left - again)
-            left = again
+            return
         # For good. One that hangs is still said to accept tasks. One that was paused
-        # before the first round, or for a second time, probably was so by its shard and
-        # rows: if it were of use once they are gone, it would be paused by them again,
-        # and a fit would move to and fro without end.
+        # before the first round would probably be so again: the fit would never end.
         self.lost.update(left)
 
     def others(self, known: Known) -> set[str]:
@@ -174,8 +178,25 @@ class AbandonedWorkers:
             worker
             for worker, process in _processes_in(known).items()
             if worker not in self.paused
-            and (worker not in self.lost or process != self.lost[worker])
+            and process != self.lost.get(worker)
+            and process != self.paused_again.get(worker)
         }
+
+    def allow_paused_again(self, known: Known) -> bool:
+        """Have those that were left paused twice be of use, if they accept tasks now.
+
+        Return whether there are any. Each was left after a round at least, so the fit
+        ends, however often it is left once more.
+        """
+        found = [
+            worker
+            for worker, process in _processes_in(known).items()
+            if process == self.paused_again.get(worker)
+            and accepts_tasks(known[worker]["status"])
+        ]
+        for worker in found:
+            del self.paused_again[worker]
+        return bool(found)
 
 
 def spare_workers(plan: Plan, abandoned: AbandonedWorkers, known: Known) -> list[str]:
@@ -358,6 +379,9 @@ def await_workers(
         elif is_last_look:
             workers = (*kept, *found.values())
             if not workers:
+                if abandoned.allow_paused_again(known):
+                    # Another look may find them.
+                    continue
                 return _held_by_others(client, plan, abandoned, known)
         # Another fit may have found them too, and be faster. Then it has them from now
         # on, so that the next look finds others or none: this ends.

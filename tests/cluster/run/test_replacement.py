@@ -162,7 +162,7 @@ def test_a_worker_that_was_paused_is_of_use_once_it_accepts_tasks(client):
     assert abandoned.others(known) == {first, second, third}
 
 
-def test_a_worker_that_is_paused_a_second_time_is_of_no_use_any_more(client):
+def test_a_worker_that_is_paused_a_second_time_is_the_last_choice(client):
     """A fit that takes as much memory on each worker would move to and fro."""
     first, second, third = client.nthreads()
     known, processes = known_workers(client), processes_of(client)
@@ -175,6 +175,13 @@ def test_a_worker_that_is_paused_a_second_time_is_of_no_use_any_more(client):
 
     assert leave(second) == {first, second, third}
     assert leave(second, third) == {first, third}
+    assert leave(third) == {first}
+    # Unless no other is left, but rather than to wait for another fit.
+    alone = plan_training((4, 9, 1), "peers", [second], StepCost.of_step(10))
+    assert await_workers(client, alone, abandoned, 0.0, all_of) == (first,)
+    assert abandoned.others(known) == {first}
+    assert await_workers(client, alone, abandoned, 0.0, none_of) == (second,)
+    assert leave(second) == {first, third}
     assert leave(third) == {first}
     # At its address, there was another process.
     now = processes[first]
