@@ -27,7 +27,7 @@ class Recovery:
     Parameters
     ----------
     lost : tuple of str
-        Addresses of the workers that the fit lost or left.
+        Addresses of all workers that the fit lost or left.
     error : str
         What happened, as an error would have said it; of a fit that has moved, what was
         predicted.

@@ -129,7 +129,8 @@ class AbandonedWorkers:
         Processes that were left paused twice, by address: of no use unless no other is
         left.
     n_threads : dict of str to int
-        Threads of all that were left, by address.
+        Threads of all workers when the last run began, by address: one that has left
+        the cluster is missing among those of now.
     """
 
     lost: dict[str, Process | None] = field(default_factory=dict)
@@ -153,9 +154,7 @@ class AbandonedWorkers:
         handed_over : bool
             Whether they have handed their shards over.
         """
-        self.n_threads.update(
-            (w, processes[w].n_threads) for w in departure.workers if w in processes
-        )
+        self.n_threads = {w: process.n_threads for w, process in processes.items()}
         if departure.kind in ("retired", "moved"):
             # Dask may refuse to retire one, such as the last. Then it is of use.
             return
@@ -485,6 +484,9 @@ def recovery_of(
     processes, processes_now : mapping of str to Process
         See `processes_of`; as of the beginning of the run that has ended, and now.
     """
+    lost = departure.workers
+    if departure.kind != "moved":
+        lost = _left_behind(before, plan, departure.workers)
     progress = job.initial.progress
     restarts = isinstance(progress, LbfgsProgress)
     # As those of a fit that nothing has changed before, either.
@@ -495,7 +497,7 @@ def recovery_of(
         and not restarts
     )
     return Recovery(
-        departure.workers,
+        lost,
         departure.why,
         after_s,
         waited_s,
@@ -506,6 +508,16 @@ def recovery_of(
         departure.kind,
         restarts,
     )
+
+
+def _left_behind(before: Plan, plan: Plan, named: Sequence[str]) -> tuple[str, ...]:
+    """Return the workers that were lost or left: those that are named, and others.
+
+    The same fault may have ended one worker, which an error names, and have another
+    hang, which is found only when the fit looks for workers.
+    """
+    left = [w for w in before.workers if w in named or w not in plan.workers]
+    return (*left, *(worker for worker in named if worker not in before.workers))
 
 
 def _computes_the_same(before: Plan, plan: Plan, dataset: BaseDataset) -> bool:

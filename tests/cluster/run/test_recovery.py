@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from skdistmlp import ClusterError, ExchangeError, WorkerLostError
-from skdistmlp.cluster.run import recovery
+from skdistmlp.cluster.run import recovery, replacement
 from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.cluster.run.departure import Departure
 from skdistmlp.cluster.run.recovery import RecoveringFit
@@ -133,6 +133,20 @@ def test_others_take_the_place_of_those_that_were_lost(fit_on):
     assert (recovery.n_iter, recovery.same_bits) == (3, True)
     assert fit.job.initial.progress.n_iter == 3
     assert kept.epochs == [3]
+
+
+def test_a_worker_that_hangs_since_the_same_fault_was_lost_too(fit_on, monkeypatch):
+    """An error names one that was killed; the other has not answered since."""
+
+    def silent(_client, workers):
+        return [worker for worker in workers if worker == plans[0].workers[0]]
+
+    fit, run_of, plans, _ = fit_on(loses(3), ends)
+    monkeypatch.setattr(replacement, "silent_workers", silent)
+    fit.train(run_of)
+    (found,) = fit.plan.recoveries
+    assert found.lost == plans[0].workers
+    assert not {*found.lost} & {*plans[1].workers}
 
 
 def test_on_a_worker_with_more_threads_the_bits_may_differ(fit_on, client, monkeypatch):

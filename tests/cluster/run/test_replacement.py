@@ -405,6 +405,37 @@ def test_a_worker_with_as_many_threads_as_the_lost_one_is_taken_first(
     assert replacements(client, plan, [0], gone, all_of, known) == {0: second}
 
 
+def test_threads_of_workers_that_no_error_has_named_count_too(client):
+    first, _, third = client.nthreads()
+    plan = plan_training((4, 9, 1), "peers", ["gone", "lost"], StepCost.of_step(10))
+    known = known_workers(client)
+    known[third]["nthreads"] = 2
+    before = processes_of(client)
+    before["gone"], before["lost"] = Process("1", 2), Process("2", 1)
+    gone = AbandonedWorkers()
+    gone.add(Departure("lost", ("lost",), "it was lost"), before, handed_over=False)
+    found = replacements(client, plan, [0, 1], gone, all_of, known)
+    assert found == {0: third, 1: first}
+
+
+def recovered_from(kind, named, workers):
+    cost, units = StepCost.of_step(10), job_of("adam").network.layer_units
+    before = plan_training(units, "peers", ["a", "b", "c"], cost)
+    plan = plan_training(units, "peers", workers, cost)
+    departure = Departure(kind, named, "it was left")
+    job, dataset = job_of("adam"), dataset_of("adam")
+    return recovery_of(departure, 1.0, 2.0, before, plan, job, dataset, {}, {}).lost
+
+
+def test_an_account_names_all_workers_that_were_left():
+    assert recovered_from("lost", ("d", "b"), ["a", "e", "f"]) == ("b", "c", "d")
+    assert recovered_from("lost", ("b",), ["a"]) == ("b", "c")
+    # One that has resumed meanwhile.
+    assert recovered_from("paused", ("b",), ["a", "b", "e"]) == ("b", "c")
+    # A move has its own plan.
+    assert recovered_from("moved", ("b",), ["a", "e"]) == ("b",)
+
+
 def test_the_scheduler_is_asked_for_all_workers_once_per_look(client, monkeypatch):
     first, second, third = client.nthreads()
     plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
