@@ -16,7 +16,7 @@ from distributed import Client
 
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.workers import worker_memory, workers_of
-from skdistmlp.cluster.peers.measured import MeasurementError
+from skdistmlp.cluster.peers.measured import HeldError, MeasurementError
 from skdistmlp.cluster.peers.measurement import check_room_for_trial, measure_again
 from skdistmlp.cluster.peers.probe import prepare
 from skdistmlp.cluster.peers.shard import Report
@@ -134,15 +134,17 @@ class Elastic:
         plan = self._plan
         assert plan is not None
         begun = time.monotonic()
+        self._measured |= {*spare}
         try:
             offer = self._offer((*plan.workers, *spare), length)
         except MeasurementError as error:
             LOG.info("no look for a faster plan: %s", error)
+            if isinstance(error, HeldError):
+                self.move_refused()
             return None
         finally:
             ended = time.monotonic()
             self._measuring_s = ended - begun
-            self._measured |= {*spare}
             self._wait_s *= 2
             self._next_look_at = ended + self._wait_s
         move = move_that_pays(plan, offer, step_s, placing_s + self._measuring_s)
@@ -150,6 +152,10 @@ class Elastic:
             return None
         left = tuple(w for w in plan.workers if w not in move.plan.workers)
         return Departure("moved", left, move.why, move.plan)
+
+    def move_refused(self) -> None:
+        """Measure workers again at the next look: they may be free by then."""
+        self._measured.clear()
 
     def _offer(self, workers: tuple[str, ...], length: FitLength) -> Offer:
         """Return what there is to choose from, as measured now."""

@@ -113,10 +113,13 @@ def _look_for_move(
     reports: Sequence[Report],
     placing_s: float,
 ) -> Departure | None:
-    """Say whether to move, unless other fits have claimed workers of the plan since."""
+    """Say whether to move, unless the fit may not: see `RecoveringFit.may_move`."""
     # The rows are checked before they are placed again.
     move = better_plans.look(reports, placing_s + fit.check_s)
-    return move if move is not None and fit.may_move(move) else None
+    if move is None or fit.may_move(move):
+        return move
+    better_plans.move_refused()
+    return None
 
 
 class _Run:

@@ -14,6 +14,7 @@ from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers import elastic as module
 from skdistmlp.cluster.peers.elastic import Elastic, has_slow_shard, without_plan
 from skdistmlp.cluster.peers.measured import HeldError
+from skdistmlp.cluster.peers.recovery import _look_for_move
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import WorkerMemory
@@ -176,6 +177,46 @@ def test_a_fit_stays_while_others_hold_the_workers(spare, monkeypatch):
     monkeypatch.setattr(module, "measure_again", refuse)
     spare.others.append(WORKERS[1])
     assert rounds(elastic_on(), **SLOW_ROUND) == [None] * 3
+
+
+def test_workers_that_others_hold_are_tried_again(spare, monkeypatch):
+    spare.others.append(WORKERS[1])
+    elastic, held = elastic_on(), [1, 2]
+    measure = module.measure_again
+
+    def refuse(*arguments):
+        if held:
+            held.pop()
+            raise HeldError("other fits hold the workers")
+        measure(*arguments)
+
+    monkeypatch.setattr(module, "measure_again", refuse)
+    *stays, moves = rounds(elastic, 4, **SLOW_ROUND)
+    assert stays == [None] * 3
+    assert moves.kind == "moved"
+
+
+def test_a_move_that_is_refused_is_tried_again(spare):
+    spare.others.append(WORKERS[1])
+    elastic, may_move = elastic_on(), [True, False]
+    fit = SimpleNamespace(may_move=lambda _: may_move.pop(), check_s=0.0)
+    _, refused, moves = (
+        _look_for_move(elastic, fit, [report(n_steps=n, **SLOW_ROUND)], 0.1)
+        for n in (5, 10, 15)
+    )
+    assert refused is None
+    assert moves.kind == "moved"
+    assert len(spare.measured) == 2
+
+
+def test_checking_rows_is_part_of_what_a_move_costs(spare):
+    spare.others.append(WORKERS[1])
+    fit = SimpleNamespace(may_move=lambda _: True, check_s=1e9)
+    elastic = elastic_on()
+    for n in (5, 10, 15):
+        reports = [report(n_steps=n, **SLOW_ROUND)]
+        assert _look_for_move(elastic, fit, reports, 0.1) is None
+    assert spare.measured == []
 
 
 def test_steps_before_a_loss_do_not_count(spare):
