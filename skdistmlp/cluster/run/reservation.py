@@ -131,8 +131,6 @@ class WorkerClaim:
 
     def claim(self, found: Sequence[str], workers: Sequence[str]) -> bool:
         """Claim workers in place of those before; see `WorkerQueue.claim`."""
-        if not found and self._workers == {*workers}:
-            return True
         # Also if the answer does not arrive: the queue may have noted it.
         before, self._workers = self._workers, frozenset(workers)
         has_them = _ask_queue(

@@ -435,21 +435,27 @@ def test_a_fit_claims_workers_until_it_ends(client, workers):
     assert [*unclaimed_workers(client, workers)] == [*workers]
 
 
-def test_what_is_claimed_already_is_not_asked_for(client, workers, monkeypatch):
-    asked, ask = [], reservation._ask_queue
+def claims(client):
+    """Return the workers of each claim."""
 
-    def noted(client, question, /, **arguments):
-        asked.append(question)
-        return ask(client, question, **arguments)
+    def look(dask_scheduler):
+        queue = dask_scheduler.plugins["skdistmlp-worker-queue"]
+        return [set(claim.workers) for claim in queue.claims.values()]
 
-    monkeypatch.setattr(reservation, "_ask_queue", noted)
+    return client.run_on_scheduler(look)
+
+
+def test_a_claim_that_the_queue_has_dropped_is_made_again(client, workers):
+    def drop(dask_scheduler):
+        dask_scheduler.plugins["skdistmlp-worker-queue"].claims.clear()
+
     with WorkerClaim(client) as claim:
-        for _ in range(2):
-            assert claim.claim((), workers)
-        assert asked == ["skdistmlp_claim"]
-        assert claim.claim((), workers[:1])
-        assert claim.claim(workers[1:], workers)
-    assert asked == 3 * ["skdistmlp_claim"]
+        assert claim.claim((), workers)
+        # As of a client that was silent for too long.
+        client.run_on_scheduler(drop)
+        assert claim.claim((), workers)
+        assert claims(client) == [{*workers}]
+    assert claims(client) == []
 
 
 def test_a_lost_client_shares_no_workers(cluster, client, workers):
