@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self
@@ -120,7 +121,11 @@ class WorkerClaim:
 
     def __exit__(self, *_: object) -> None:
         if self._workers:
-            _leave(self._client, self._name)
+            # Not waited for: the last run has waited for its reservation to end, and a
+            # scheduler that hangs would take that time twice. Should a fit ask before
+            # this arrives, it chooses other workers if it can.
+            with suppress(Exception):
+                _send(self._client, "skdistmlp_leave", name=self._name)
 
     def unclaimed(self, workers: Sequence[str]) -> list[str]:
         """Return those that no other fit has, as `unclaimed_workers` does."""
@@ -318,9 +323,12 @@ def _leave(client: Client, name: str) -> None:
 
 def _tell_queue(client: Client, message: str, /, **arguments: Any) -> None:
     """Tell the queue something, if it can be: whatever has ended is worth more."""
-    # A closed client has no place any more.
-    if client.status in ("closing", "closed"):
-        return
     with suppress(Exception):
-        told = submit_rpc(client, call_scheduler, client, message, **arguments)
-        told.result(LEAVE_QUEUE_S)
+        _send(client, message, **arguments).result(LEAVE_QUEUE_S)
+
+
+def _send(client: Client, message: str, /, **arguments: Any) -> Future[Any]:
+    """Send the queue a message; return a future of the answer."""
+    # A closed client has no place any more.
+    check_open(client)
+    return submit_rpc(client, call_scheduler, client, message, **arguments)

@@ -1,7 +1,8 @@
 """Reservations of workers: all or nothing, in the order of arrival."""
 
+import asyncio
 import signal
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from itertools import pairwise
 from threading import Barrier
 
@@ -9,7 +10,7 @@ import dask.array as da
 import pytest
 from distributed import Client, LocalCluster, wait
 
-from skdistmlp.cluster._dask import CommClosedError
+from skdistmlp.cluster._dask import CommClosedError, call_scheduler
 from skdistmlp.cluster.futures import recovery as futures
 from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.peers import driver as peers
@@ -455,7 +456,25 @@ def test_a_claim_that_the_queue_has_dropped_is_made_again(client, workers):
         client.run_on_scheduler(drop)
         assert claim.claim((), workers)
         assert claims(client) == [{*workers}]
-    assert claims(client) == []
+    wait_until(lambda: claims(client) == [], "it is given up")
+
+
+def test_a_claim_is_given_up_without_a_wait(client, workers, monkeypatch):
+    """Of a scheduler that hangs, too: a fit that ends has waited for it before."""
+    answers: Future[None] = Future()
+
+    async def late(*arguments, **named):
+        await asyncio.wrap_future(answers)
+        return await call_scheduler(*arguments, **named)
+
+    claim = WorkerClaim(client)
+    assert claim.claim((), workers)
+    monkeypatch.setattr(reservation, "LEAVE_QUEUE_S", 10 * WITHIN_S)
+    monkeypatch.setattr(reservation, "call_scheduler", late)
+    bounded(claim.__exit__)
+    assert claims(client) == [{*workers}]
+    answers.set_result(None)
+    wait_until(lambda: claims(client) == [], "it is given up")
 
 
 def test_a_lost_client_shares_no_workers(cluster, client, workers):
