@@ -342,7 +342,8 @@ def await_workers(
     wait_s : float
         Seconds to wait.
     spares : Spares
-        How to find others. The workers that are returned are claimed.
+        How to find others. The workers that are returned are claimed, unless other
+        fits hold them.
 
     Returns
     -------
@@ -362,7 +363,7 @@ def await_workers(
         kept = [
             worker
             for worker in plan.workers
-            if worker in usable and known[worker]["status"] != "closing_gracefully"
+            if worker in usable and _stays(known[worker]["status"])
         ]
         # One may hang since the same fault that has ended another. It is not abandoned:
         # the next look pings it again.
@@ -387,6 +388,11 @@ def await_workers(
         if workers and spares.claim(tuple(found.values()), workers):
             return workers
         time.sleep(RECOVERY_POLL_S)
+
+
+def _stays(status: str) -> bool:
+    """Say whether a worker with a status that Dask names is not about to leave."""
+    return status == "paused" or accepts_tasks(status)
 
 
 def _held_by_others(

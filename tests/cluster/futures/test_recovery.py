@@ -180,8 +180,10 @@ def suspended(client, worker):
 def paused(client, worker):
     client.run(set_status, "paused", workers=[worker])
     wait_until(lambda: worker_statuses(client)[worker] == "paused", "it is known")
-    yield
-    client.run(set_status, "running", workers=[worker])
+    try:
+        yield
+    finally:
+        client.run(set_status, "running", workers=[worker])
 
 
 @contextmanager

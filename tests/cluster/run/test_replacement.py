@@ -116,14 +116,15 @@ def test_a_lost_worker_outside_of_the_plan_is_named_last(client):
     assert lost_among(client, plan, processes_of(client), error) == (second, third)
 
 
+@pytest.mark.parametrize("status", ["closing_gracefully", "closing"])
 def test_a_worker_that_is_being_retired_is_of_use_once_that_is_refused(
-    client, monkeypatch
+    client, monkeypatch, status
 ):
     first, second, third = client.nthreads()
     plan = plan_training((4, 9, 1), "peers", [first, second], StepCost.of_step(10))
     known = known_workers(client)
     monkeypatch.setattr(replacement, "known_workers", lambda _: known)
-    known[first]["status"] = "closing_gracefully"
+    known[first]["status"] = status
     assert await_workers(client, plan, without({}), 0.0, all_of) == (third, second)
     del known[third]
     assert await_workers(client, plan, without({}), 0.0, all_of) == (second,)
