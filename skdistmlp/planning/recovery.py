@@ -88,15 +88,19 @@ class Recovery:
         if self.kind == "broken":
             return (
                 f"an exchange failed after {self.after_s:.1f} s, though no worker was "
-                f"lost ({self.error}); the fit {then}"
+                f"lost: {self.error}; the fit {then}"
             )
         several = len(self.lost) > 1
         who = f"worker{'s' if several else ''} {', '.join(self.lost)}"
         what = f"{who} {VERBS[self.kind][several]}"
         why = ""
         if self.kind == "lost":
-            why = f" ({self.error})"
-            if self.error.startswith(f"{what} "):
-                # Its beginning has been said.
-                why = f",{self.error.removeprefix(what)}"
+            why = self.error.removeprefix(what)
+            if why == self.error:
+                # It may be there, and hang, or be out of reach for another.
+                return (
+                    f"the fit went on without {who} after {self.after_s:.1f} s, since "
+                    f"{why}; it {then}"
+                )
+            why = f",{why}"
         return f"{what} after {self.after_s:.1f} s{why}; the fit {then}"

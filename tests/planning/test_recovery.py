@@ -26,16 +26,17 @@ def test_a_recovery_says_what_happened():
     )
 
 
-def test_a_loss_that_others_noticed_has_a_cause():
+def test_a_worker_that_may_still_be_there_is_not_called_lost():
     apart = "no connection between shard 0 on tcp://a:1 and shard 1 on tcp://b:1"
     assert str(replace(RECOVERY, error=apart)).startswith(
-        f"worker tcp://a:1 was lost after 12.3 s ({apart}); the fit resumed from"
+        f"the fit went on without worker tcp://a:1 after 12.3 s, since {apart}; it "
+        f"resumed from epoch 7 on tcp://b:1"
     )
     # Of two, one ended the run.
     both = str(replace(RECOVERY, lost=("tcp://a:1", "tcp://b:1")))
     assert both.startswith(
-        "workers tcp://a:1, tcp://b:1 were lost after 12.3 s (worker tcp://a:1 was "
-        "lost while training); the fit resumed from"
+        "the fit went on without workers tcp://a:1, tcp://b:1 after 12.3 s, since "
+        "worker tcp://a:1 was lost while training; it resumed from"
     )
 
 
@@ -43,11 +44,17 @@ def test_only_lost_workers_are_called_lost():
     retired = replace(RECOVERY, kind="retired")
     assert str(retired).startswith("worker tcp://a:1 was being retired after 12.3 s; ")
     both = replace(RECOVERY, lost=("tcp://a:1", "tcp://b:1"))
-    assert str(both).startswith("workers tcp://a:1, tcp://b:1 were lost after")
+    named = replace(both, error="workers tcp://a:1, tcp://b:1 were lost while training")
+    assert str(named).startswith("workers tcp://a:1, tcp://b:1 were lost after")
     paused = replace(both, kind="paused", same_bits=True)
     assert str(paused) == (
         "workers tcp://a:1, tcp://b:1 stayed paused after 12.3 s; the fit resumed from "
         "epoch 7 on tcp://b:1, with results identical to those of an undisturbed fit"
+    )
+    broken = replace(RECOVERY, lost=(), error="it broke (why)", kind="broken")
+    assert str(broken).startswith(
+        "an exchange failed after 12.3 s, though no worker was lost: it broke (why); "
+        "the fit resumed from epoch 7"
     )
     moved = replace(
         RECOVERY, lost=(), error="a step should take less", kind="moved", n_iter=4
