@@ -287,7 +287,7 @@ def test_short_fits_are_not_measured():
 
 
 def test_short_fits_use_what_is_known(client, monkeypatch):
-    def measure(client, workers, trial, grids):
+    def measure(client, workers, trial, grids, *_):
         measured.append(trial.n_rows)
         exchange_s = 1e-6 if trial.n_rows == len(X) else 1e5
         return made_up(grids, len(workers), 1e3, 1e3, exchange_s)
@@ -314,7 +314,7 @@ def test_short_fits_use_what_is_known(client, monkeypatch):
 def test_a_short_fit_uses_its_own_timings_after_a_miss_of_another_job(
     client, monkeypatch
 ):
-    def measure(client, workers, trial, grids):
+    def measure(client, workers, trial, grids, *_):
         # No step takes an hour.
         return made_up(grids, len(workers), 3600.0, 3600.0)
 
@@ -486,7 +486,7 @@ def test_what_was_measured_before_needs_no_room(client, monkeypatch):
     """A worker that is short of memory for a moment does not change the plan."""
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
 
-    def measure(client, workers, trial, grids):
+    def measure(client, workers, trial, grids, *_):
         return made_up(grids, len(workers))
 
     monkeypatch.setattr(cluster_measurement, "_measure", measure)
@@ -503,7 +503,7 @@ def test_what_was_measured_before_needs_no_room(client, monkeypatch):
 def test_a_job_whose_forecast_misses_is_measured_again(
     client, monkeypatch, exchange_s, engine
 ):
-    def measure(client, workers, trial, grids):
+    def measure(client, workers, trial, grids, *_):
         measured.append(trial.n_rows)
         # No step takes an hour.
         return made_up(grids, len(workers), 3600.0, 3600.0, exchange_s)

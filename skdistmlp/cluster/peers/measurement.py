@@ -1,7 +1,9 @@
 """Measure workers, the link between them, and this process, for a job.
 
-Nothing is measured while another fit holds one of the workers, and nobody waits for
-longer than `MEASURING_TIMEOUT_S`: a fit can do without.
+Nothing is measured while another fit holds one of the workers. Nobody waits for longer
+than `MEASURING_TIMEOUT_S`, for other threads that measure and for the workers together,
+and where compiled code has to be loaded, for `LOADING_TIMEOUT_S` more: a fit can do
+without.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from statistics import median_low
 from typing import Any
 
@@ -42,7 +43,7 @@ from skdistmlp.planning.cost import StepCost, bytes_held, numbers_per_row
 from skdistmlp.planning.plan import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.settings import exchange_timeout_s
-from skdistmlp.timeouts import MEASURING_POLL_S, MEASURING_TIMEOUT_S
+from skdistmlp.timeouts import LOADING_TIMEOUT_S, MEASURING_POLL_S, MEASURING_TIMEOUT_S
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 
@@ -69,6 +70,54 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock)
 
 
+class _Deadline:
+    """A number of seconds from now on, in which something has to happen.
+
+    Parameters
+    ----------
+    seconds : float
+        The seconds.
+    message : str
+        What has not happened after them.
+    """
+
+    def __init__(self, seconds: float, message: str) -> None:
+        self._at = time.monotonic() + seconds
+        self._kind: type[MeasurementError] = MeasurementError
+        self._message = f"{message} within {seconds:g} s"
+
+    @classmethod
+    def of_measurement(cls) -> _Deadline:
+        """Return the deadline of a measurement, but for the loading of code."""
+        return cls(MEASURING_TIMEOUT_S, "the cluster did not answer")
+
+    def check(self) -> None:
+        """Raise `MeasurementError` if the time is over."""
+        if time.monotonic() > self._at:
+            raise self._kind(self._message)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Do not count the seconds that the context takes."""
+        begun = time.monotonic()
+        yield
+        self._at += time.monotonic() - begun
+
+    @contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold a lock, unless other threads do until the time is over."""
+        if not lock.acquire(blocking=False):
+            # Also if it is over later: the workers may have had too little of it.
+            self._kind = HeldError
+            self._message = "other fits of this process measure their workers"
+            if not lock.acquire(timeout=max(0.0, self._at - time.monotonic())):
+                raise self._kind(self._message)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
 def measure_machines(
     client: Client, workers: tuple[str, ...], trial: Trial, grids: Sequence[Grid]
 ) -> Timings:
@@ -93,12 +142,13 @@ def measure_machines(
         If the workers are busy, too slow, or cannot reach each other, or other threads
         of this process have measured for too long.
     """
-    with _holding(_MEASURING):
+    deadline = _Deadline.of_measurement()
+    with deadline.holding(_MEASURING):
         # Another thread may just have measured it.
         if (found := measured_before(client, workers, trial, grids)) is not None:
             return found
         try:
-            found = _measure(client, workers, trial, grids)
+            found = _measure(client, workers, trial, grids, deadline)
         except HeldError:
             raise
         except MeasurementError as error:
@@ -106,17 +156,6 @@ def measure_machines(
             raise
         keep_timings(client, workers, trial, grids, found)
         return found
-
-
-@contextmanager
-def _holding(lock: threading.Lock) -> Iterator[None]:
-    """Hold a lock, unless others do for longer than a measurement may take."""
-    if not lock.acquire(timeout=MEASURING_TIMEOUT_S):
-        raise HeldError("other fits of this process measure their workers")
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def measure_again(
@@ -148,7 +187,8 @@ def measure_again(
     MeasurementError
         If others hold the rest, or the workers are too slow or cannot reach each other.
     """
-    return _measure(client, workers, trial, grids, held)
+    deadline = _Deadline.of_measurement()
+    return _measure(client, workers, trial, grids, deadline, held)
 
 
 def check_room_for_trial(
@@ -208,15 +248,15 @@ def _measure(
     workers: tuple[str, ...],
     trial: Trial,
     grids: Sequence[Grid],
+    deadline: _Deadline,
     held: Sequence[str] = (),
 ) -> Timings:
-    check = partial(_check_deadline, time.monotonic() + MEASURING_TIMEOUT_S)
     others = [worker for worker in workers if worker not in held]
     try:
-        with borrow_workers(client, others, check) as are_free:
+        with borrow_workers(client, others, deadline.check) as are_free:
             if not are_free:
                 raise HeldError("other fits hold or measure the workers")
-            reports, here_bits_per_s = _probe(client, workers, trial, grids, check)
+            reports, here_bits_per_s = _probe(client, workers, trial, grids, deadline)
         # Not at the same time: alone, this process has the machine to itself.
         here_s = trial.steps_seconds(grids[:1])[0].own
     except MeetingError as error:
@@ -258,7 +298,7 @@ def _probe(
     workers: tuple[str, ...],
     trial: Trial,
     grids: Sequence[Grid],
-    check: Callable[[], None],
+    deadline: _Deadline,
 ) -> tuple[list[ProbeReport], float]:
     """Run a probe on every worker; return what each has measured.
 
@@ -268,11 +308,12 @@ def _probe(
     ranks = range(len(workers))
     names = [f"probe {rank} on {worker}" for rank, worker in enumerate(workers)]
     credentials = Credentials.new()
+    check = deadline.check
     with Placement(client, workers, MEASURE, "probe{}".format, check=check) as tasks:
         tasks.phase = "measuring the workers"
         tasks.begin()
         opened = [
-            tasks.add(rank, "open", probe.open_probe, credentials, rank, trial)
+            tasks.add(rank, "open", probe.open_probe, credentials, rank)
             for rank in ranks
         ]
         listening = [
@@ -286,13 +327,16 @@ def _probe(
         ]
         # The probes are held until they have measured.
         futures = tasks.submit([*opened, *listening, *pieces])
-        # While the workers do.
-        trial.load_kernels()
         n = len(workers)
         probes, addresses, *of_sizes = (
             futures[start : start + n] for start in range(0, len(futures), n)
         )
         roster = Roster(_results(tasks, addresses, check), names, exchange_timeout_s())
+        if trial.runs_compiled:
+            # Not before all have answered: a worker that is busy with other tasks is
+            # not waited for as long as one that compiles.
+            with deadline.stopped():
+                _load_kernels(tasks, ranks, trial)
         tasks.begin()
         keys = [
             tasks.add(
@@ -313,6 +357,17 @@ def _probe(
             return time.perf_counter() - begun
 
         return reports, rate_here(fetched_s)
+
+
+def _load_kernels(tasks: Placement, ranks: Sequence[int], trial: Trial) -> None:
+    """Load the compiled code that is timed, here and on all workers at once."""
+    deadline = _Deadline(LOADING_TIMEOUT_S, "compiled code was not loaded")
+    tasks.begin()
+    loading = tasks.submit(
+        [tasks.add(rank, "load", probe.load_kernels, trial) for rank in ranks]
+    )
+    trial.load_kernels()
+    _wait_for(tasks, loading, deadline.check)
 
 
 def _is_on_one_machine(client: Client, workers: Sequence[str]) -> bool:
@@ -361,13 +416,6 @@ def _next_piece(size: int, carried_s: float) -> int | None:
         if larger > size and carried_s * larger / size <= FETCHED_S
     ]
     return max(affordable, default=None)
-
-
-def _check_deadline(deadline: float) -> None:
-    if time.monotonic() > deadline:
-        raise MeasurementError(
-            f"the cluster did not answer within {MEASURING_TIMEOUT_S:g} s"
-        )
 
 
 def _results(

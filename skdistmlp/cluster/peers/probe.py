@@ -240,6 +240,11 @@ def _exchange_s(communicator: SocketCommunicator, width: int) -> float:
     return median(each_s[1:]) / 2
 
 
+def load_kernels(trial: Trial) -> None:
+    """Load the compiled code that a worker measures with."""
+    trial.load_kernels()
+
+
 def prepare(trial: Trial) -> None:
     """Import and load what a worker measures with, before it has to."""
     trial.load_kernels()
@@ -253,9 +258,8 @@ def piece_of(n_bytes: int) -> np.ndarray:
     return np.frombuffer(np.random.default_rng(0).bytes(n_bytes), np.uint8)
 
 
-def open_probe(credentials: Credentials, rank: int, trial: Trial) -> Probe:
+def open_probe(credentials: Credentials, rank: int) -> Probe:
     """Create the part of a measurement that one worker takes."""
-    trial.load_kernels()
     worker = get_worker()
     probe = Probe(credentials, rank, open_listener(worker), tls_of(worker))
     collect_until_gone(worker, ref(probe), result_dropped(worker))

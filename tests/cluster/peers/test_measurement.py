@@ -6,6 +6,7 @@ import os
 import pickle
 import socket
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from skdistmlp.cluster.peers.measured import (
     MeasurementError,
     UnreachableError,
     forget_machines,
+    measured_before,
 )
 from skdistmlp.cluster.peers.measurement import (
     check_room_for_trial,
@@ -64,6 +66,24 @@ def trial():
     return Trial.of(job_of("adam"), dataset_of("adam"), 50)
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Stop the clock by which deadlines are kept, but for what a test moves it by."""
+    now = [1000.0]
+
+    def move(seconds):
+        now[0] += seconds
+
+    clock = SimpleNamespace(
+        monotonic=lambda: now[0],
+        move=move,
+        sleep=time.sleep,
+        perf_counter=time.perf_counter,
+    )
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
 def test_every_worker_times_steps_and_all_time_their_exchanges(client, workers, trial):
     found = measure_machines(client, workers, trial, GRIDS)
     assert found.grids == tuple(GRIDS)
@@ -95,6 +115,46 @@ def test_all_load_compiled_code_before_anything_is_timed(
                 client, workers, replace(trial, runs_compiled=runs_compiled), GRIDS
             )
         assert (compiled.adam in compiled._compiled) is runs_compiled
+
+
+def test_code_that_has_to_be_compiled_takes_no_time_from_the_measurement(
+    client, workers, trial, monkeypatch, clock
+):
+    gate = Event("gate-of-a-compiler", client=client)
+
+    def load_here(_):
+        # Longer than a measurement may take; the workers take a little longer still.
+        clock.move(30.0)
+        gate.set()
+
+    monkeypatch.setattr(module, "MEASURING_TIMEOUT_S", 15.0)
+    monkeypatch.setattr(Trial, "load_kernels", load_here)
+    monkeypatch.setattr(
+        module.probe,
+        "load_kernels",
+        lambda _: Event("gate-of-a-compiler").wait(WITHIN_S),
+    )
+    compiled_trial = replace(trial, runs_compiled=True)
+    assert bounded(measure_machines, client, workers, compiled_trial, GRIDS).here_s > 0
+
+
+def test_workers_that_compile_for_too_long_are_not_waited_for(
+    client, workers, trial, monkeypatch
+):
+    gate = Event("gate-of-a-slow-compiler", client=client)
+    monkeypatch.setattr(module, "LOADING_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(
+        module.probe,
+        "load_kernels",
+        lambda _: Event("gate-of-a-slow-compiler").wait(WITHIN_S),
+    )
+    compiled_trial = replace(trial, runs_compiled=True)
+    try:
+        with pytest.raises(MeasurementError, match=r"was not loaded within 0\.1 s"):
+            bounded(measure_machines, client, workers, compiled_trial, GRIDS)
+    finally:
+        gate.set()
+    assert places(client) == []
 
 
 def test_a_single_worker_has_nobody_to_exchange_with(client, workers, trial):
@@ -231,6 +291,31 @@ def test_threads_that_measure_for_too_long_are_not_waited_for(
     with module._MEASURING, pytest.raises(HeldError, match="of this process measure"):
         bounded(measure_machines, client, workers, trial, GRIDS)
     assert not module._MEASURING.locked()
+
+
+def test_threads_that_measure_and_slow_workers_have_one_deadline_together(
+    client, workers, trial, monkeypatch, clock
+):
+    """Workers that had only what was left of it are tried again."""
+    lock = threading.Lock()
+
+    def acquire(blocking=True, timeout=-1.0):
+        if not blocking:
+            return False
+        clock.move(0.9 * timeout)
+        return lock.acquire()
+
+    others = SimpleNamespace(acquire=acquire, release=lock.release)
+    monkeypatch.setattr(module, "_MEASURING", others)
+    monkeypatch.setattr(module, "MEASURING_TIMEOUT_S", 15.0)
+    monkeypatch.setattr(clock, "sleep", clock.move)
+    begun = clock.monotonic()
+    with occupied(client), pytest.raises(HeldError, match="of this process measure"):
+        bounded(measure_machines, client, workers, trial, GRIDS)
+    assert clock.monotonic() - begun == pytest.approx(15.0, abs=0.1)
+    assert not lock.locked()
+    assert places(client) == []
+    assert measured_before(client, workers, trial, GRIDS) is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
