@@ -120,7 +120,8 @@ class Elastic:
         if not has_slow_shard(reports) and {*spare} <= self._measured:
             return None
         if new := {*spare} - self._prepared:
-            # They import this package while the next round is trained. Not waited for.
+            # They import this package and load what is compiled while the next round is
+            # trained. Not waited for.
             run_on_workers(self._client, new, prepare, self._trial)
             self._prepared |= new
             self._next_look_at = now

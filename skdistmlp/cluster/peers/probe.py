@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from threading import Thread
 from typing import NoReturn
 from weakref import ref
 
@@ -246,8 +247,13 @@ def load_kernels(trial: Trial) -> None:
 
 
 def prepare(trial: Trial) -> None:
-    """Import and load what a worker measures with, before it has to."""
-    trial.load_kernels()
+    """Import what a worker measures with, and begin to load it, before it has to."""
+    # Called on the event loop, also of workers on which other fits train: code that has
+    # to be compiled takes seconds, in which they would answer nobody.
+    thread = Thread(
+        target=trial.load_kernels, name="skdistmlp-load-kernels", daemon=True
+    )
+    thread.start()
 
 
 def piece_of(n_bytes: int) -> np.ndarray:

@@ -1,9 +1,13 @@
 """What workers time: exchanges of growing size, while there is time."""
 
+import threading
+from types import SimpleNamespace
+
 import pytest
 
 from skdistmlp.cluster.peers import probe
 from skdistmlp.parallel.unconnected import Unconnected
+from tests.cluster.support import WITHIN_S, bounded
 from tests.thread_communicator import run_in_threads
 
 
@@ -43,3 +47,19 @@ def test_a_slow_link_is_measured_with_small_sizes_only(monkeypatch):
 
 def test_one_worker_has_nobody_to_exchange_with():
     assert timed(1) == [([], [])]
+
+
+def test_what_is_loaded_ahead_keeps_no_worker_from_answering():
+    """It is called on the event loop, also of workers on which other fits train."""
+    gate, loaded = threading.Event(), threading.Event()
+
+    def load_kernels():
+        gate.wait(WITHIN_S)
+        loaded.set()
+
+    try:
+        bounded(probe.prepare, SimpleNamespace(load_kernels=load_kernels))
+        assert not loaded.is_set()
+    finally:
+        gate.set()
+    assert loaded.wait(WITHIN_S)
