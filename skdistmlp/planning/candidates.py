@@ -11,7 +11,7 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, split_neurons
-from skdistmlp.planning.cost import StepCost, bytes_held
+from skdistmlp.planning.cost import StepCost, bytes_held, bytes_here_by_tasks
 from skdistmlp.planning.forecast import Forecast, ForecastRow
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.plan import (
@@ -194,7 +194,7 @@ class Offer:
         held = bytes_held(split.layout(0), self.cost)
         # Data that are not on the cluster are in memory already.
         needed = held if self.on_cluster else held - self.cost.data_bytes
-        if self.memory_here is not None and needed > self.memory_here:
+        if not self._has_room_here(needed):
             return None
         seconds = computation_s(split, self.cost, Grid(1), self.machines.here)
         seconds += scipy_s(split, self.cost)
@@ -202,6 +202,10 @@ class Offer:
         fetched = self.cost.feature_bytes if self.on_cluster else 0
         fixed_s = self.machines.sent_s(fetched)
         return Candidate(plan, StepTime(seconds), fixed_s, self.length, held)
+
+    def _has_room_here(self, n_bytes: int) -> bool:
+        """Return whether this process may allocate as many bytes."""
+        return self.memory_here is None or n_bytes <= self.memory_here
 
     def _fit_on_workers_s(self, plan: Plan, sent: int) -> float:
         """Return the seconds of a fit besides its steps, with the bytes of its rows."""
@@ -219,6 +223,11 @@ class Offer:
         shares = [1 / speed.correction(Grid(1)) for speed in speeds]
         plan = plan_training(self.layer_units, "futures", workers, self.cost, shares)
         if not has_room(plan, self.memory, self.memory_share):
+            return
+        # All features are sent from here.
+        fetched = self.cost.data_bytes if self.on_cluster else 0
+        held_here = bytes_here_by_tasks(plan.split, self.cost) + fetched
+        if not self._has_room_here(held_here):
             return
         # There may be fewer neurons than workers.
         n_shards = plan.n_shards

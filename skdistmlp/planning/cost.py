@@ -314,6 +314,17 @@ def bytes_held_by_tasks(layout: ShardLayout, cost: StepCost) -> int:
     return (lasting + max(training, validating)) * cost.itemsize + cost.data_bytes
 
 
+def bytes_here_by_tasks(split: NetworkSplit, cost: StepCost) -> int:
+    """Return the bytes that the driver holds while "futures" trains.
+
+    Besides the data: the parameters, which are collected at the end; in "lbfgs", whose
+    optimiser runs there, also the whole gradient and what SciPy keeps.
+    """
+    if not cost.moves_parameters:
+        return split.n_parameters * cost.itemsize
+    return split.n_parameters * (WHOLE_ARRAYS * cost.itemsize + SCIPY_VECTORS * 8)
+
+
 def _n_dropped(layout: ShardLayout, layer: int, cost: StepCost) -> int:
     """Return the number of columns that a shard has masks of, for a layer's input."""
     if layer not in cost.layers_dropped:

@@ -93,7 +93,7 @@ class Plan:
         the replica's workers ("once"); or those of all rows, where a score needs them
         ("all").
     features_held : int
-        Bytes of features that each worker of "peers" has, at most.
+        Bytes of features that each worker of "peers" or "futures" has, at most.
     row_ranges : tuple of RowRange
         Which rows each worker of "peers" has, where they stayed together in blocks. By
         default they are dealt out to the replicas in turn. Which replica computes a row
@@ -349,7 +349,13 @@ def plan_training(
     if plan.engine == "futures":
         held = tuple(bytes_held_by_tasks(layout, cost) for layout in layouts)
         exchanged = bytes_exchanged_by_tasks(split, cost)
-        return replace(plan, bytes_held=held, bytes_exchanged=exchanged)
+        # Each worker has all of them.
+        return replace(
+            plan,
+            bytes_held=held,
+            bytes_exchanged=exchanged,
+            features_held=cost.feature_bytes,
+        )
     if plan.engine != "peers":
         return plan
     if cost.needs_all_features:

@@ -294,6 +294,41 @@ def test_this_process_is_no_candidate_without_room():
     assert replace(offer, memory_here=here.bytes_here - 1).candidates() == []
 
 
+def test_tasks_need_room_in_this_process_for_what_scipy_keeps():
+    offer = offer_of(n_workers=8, bits_per_s=1e7, local=False)
+    offer = replace(offer, cluster_engines=("peers", "futures"))
+    n_parameters = NetworkSplit.even(LARGE, 1).n_parameters
+
+    def engines(cost, memory_here, on_cluster=False):
+        tried = replace(
+            offer, cost=cost, memory_here=memory_here, on_cluster=on_cluster
+        )
+        return {candidate.plan.engine for candidate in tried.candidates()}
+
+    sizes = {"itemsize": 4, "data_bytes": 10**6, "feature_bytes": 10**6}
+    # SciPy's vectors, the parameters, and the gradient twice.
+    needed = n_parameters * (27 * 8 + 3 * 4)
+    lbfgs = StepCost.of_evaluation(200, **sizes)
+    assert engines(lbfgs, needed) == {"peers", "futures"}
+    assert engines(lbfgs, needed - 1) == {"peers"}
+    # Rows that have to be fetched first.
+    assert engines(lbfgs, needed, on_cluster=True) == {"peers"}
+    assert engines(lbfgs, needed + 10**6, on_cluster=True) == {"peers", "futures"}
+    epochs = StepCost.of_step(200, **sizes)
+    assert engines(epochs, 4 * n_parameters) == {"peers", "futures"}
+    assert engines(epochs, 4 * n_parameters - 1) == {"peers"}
+
+
+def test_each_worker_of_tasks_needs_its_share_of_memory_for_all_rows():
+    sizes = {"data_bytes": 10**9, "feature_bytes": 9 * 10**8}
+    memory = {f"tcp://worker{n}:1": WorkerMemory(10**10) for n in range(2)}
+    offer = offer_of(sizes=sizes, memory=memory, local=False)
+    offer = replace(offer, cluster_engines=("futures",))
+    (found,) = replace(offer, memory_share=0.1).candidates()
+    assert found.plan.features_in_memory == 9 * 10**8
+    assert replace(offer, memory_share=0.08).candidates() == []
+
+
 def test_only_rows_on_the_cluster_need_more_room_in_this_process():
     sizes = {"data_bytes": 10**9, "feature_bytes": 9 * 10**8}
     offer = offer_of(sizes=sizes, memory_here=9 * 10**8)
