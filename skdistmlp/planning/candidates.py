@@ -415,26 +415,29 @@ def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
     forecast = forecast_of(candidates, offer.machines.link)
     n_workers = len(first.plan.workers)
     alone = next((c for c in candidates if not c.plan.workers), None)
+    next_best = ""
     ratio = others[0].fit_s / first.fit_s if others else math.inf
-    if others and (n_workers == 0 or (alone is None and ratio < 1)):
-        reason = (
+    if others:
+        next_best = (
             f"{forecast.rows[1].name} is expected to take {ratio:.2f} times as long"
         )
-        if ratio < 1:
-            reason += (
-                f", but more machines are taken only if they are more than "
-                f"{MARGIN:.0%} faster"
-            )
-    elif n_workers == 0:
-        reason = "no workers have enough memory"
-    elif alone is None:
-        reason = "the fastest plan that is expected to fit into memory"
-    else:
-        ratio = alone.fit_s / first.fit_s
-        reason = (
-            f"{counted(n_workers, 'worker')} should train {ratio:.2f} times as fast as "
-            f"this process"
+    if ratio < 1:
+        next_best += (
+            f", but more machines are taken only if they are more than {MARGIN:.0%} "
+            f"faster"
         )
+    if n_workers == 0:
+        reason = next_best or "no workers have enough memory"
+    elif alone is not None:
+        reason = (
+            f"{counted(n_workers, 'worker')} should train "
+            f"{alone.fit_s / first.fit_s:.2f} times as fast as this process"
+        )
+        reason += f"; {next_best}" if ratio < 1 else ""
+    elif ratio < 1:
+        reason = next_best
+    else:
+        reason = "the fastest plan that is expected to fit into memory"
     reason += _slow_workers(first.plan, offer)
     return replace(first.plan, reason=reason, forecast=forecast)
 

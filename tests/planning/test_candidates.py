@@ -1,6 +1,7 @@
 """Which plan is best, on machines that are made up."""
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -526,6 +527,26 @@ def test_a_plan_on_fewer_workers_that_is_not_the_fastest_says_so():
     slower = replace(three, step=StepTime(1.2))
     plan = chosen_plan(ranked([slower, two]), offer)
     assert plan.reason == "the fastest plan that is expected to fit into memory"
+
+
+def test_a_plan_on_fewer_workers_that_is_not_the_fastest_says_so_beside_this_process():
+    offer = offer_of(n_workers=4)
+    fit_s = {0: 300.0, 2: 105.0, 4: 100.0}
+    candidates = [
+        replace(candidate_of(offer, n), step=StepTime(s / 1e4), fixed_s=0.0)
+        for n, s in fit_s.items()
+    ]
+    plan = chosen_plan(ranked(candidates), offer)
+    assert plan.n_workers == 2
+    assert re.fullmatch(
+        r"2 workers should train 2\.86 times as fast as this process; peers on 4 "
+        r"\(. x .\) is expected to take 0\.95 times as long, but more machines are "
+        r"taken only if they are more than 10% faster",
+        plan.reason,
+    )
+    # The fastest one needs no excuse.
+    plan = chosen_plan(ranked(candidates[:2]), offer)
+    assert plan.reason == "2 workers should train 2.86 times as fast as this process"
 
 
 def test_a_thousand_workers_are_planned_in_a_moment():
