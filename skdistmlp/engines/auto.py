@@ -260,25 +260,37 @@ def _plan_by(
     memory_here: int,
 ) -> Plan | None:
     """Return the fastest plan on machines; None if none has room."""
-    from skdistmlp.cluster.run.reservation import choose_free_workers, withdraw_choice
+    from skdistmlp.cluster.run.reservation import choose_free_workers
 
     offer = _offer(request, outline, workers, machines, memory, memory_here)
     candidates = offer.candidates()
     if not candidates:
         return None
     plan = chosen_plan(candidates, offer)
-    n_taken = len(plan.workers)
     equal = _equally_fast(plan.workers, workers, machines)
-    if plan.engine == "peers" and n_taken < len(equal):
+    if plan.engine == "peers" and len(plan.workers) < len(equal):
         # Any of them would do, and other fits may have taken the first ones.
+        suitable = _workers_with_room(plan, equal, memory)
         held, intends = outline.bytes_on_workers(), not request.only_plans
-        chosen = choose_free_workers(client, equal, n_taken, held, intends)
-        others = replace(plan, workers=chosen)
-        if has_room(others, memory, rows_memory_share()):
-            plan = others
-        elif intends:
-            withdraw_choice(client, chosen)
+        chosen = choose_free_workers(client, suitable, len(plan.workers), held, intends)
+        plan = replace(plan, workers=chosen)
     return plan
+
+
+def _workers_with_room(
+    plan: Plan, workers: Sequence[str], memory: Mapping[str, WorkerMemory]
+) -> tuple[str, ...]:
+    """Return the workers that have room for any shard of a plan.
+
+    Those of the plan if these are fewer: some may have room for their own shard only.
+    """
+    n_taken, share = len(plan.workers), rows_memory_share()
+    suitable = tuple(
+        worker
+        for worker in workers
+        if has_room(replace(plan, workers=(worker,) * n_taken), memory, share)
+    )
+    return suitable if len(suitable) >= n_taken else plan.workers
 
 
 def _equally_fast(

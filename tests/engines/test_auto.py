@@ -141,19 +141,26 @@ def test_fits_on_some_of_equal_workers_take_free_ones_beside_a_slow_one(
     assert "is left out, 2.0 times as slow" in plan.reason
 
 
-@pytest.mark.parametrize("is_roomy", [True, False])
+@pytest.mark.parametrize("with_room", [(0, 2), (0,)])
 def test_free_workers_without_room_are_left_to_other_fits(
-    client, measures, monkeypatch, is_roomy
+    client, measures, monkeypatch, with_room
 ):
     measures |= {"here_s": 1e3, "exchange_s": 10.0}
-    monkeypatch.setattr(auto, "has_room", lambda *_: is_roomy)
+    workers = tuple(client.nthreads())
+    memory = {
+        worker: WorkerMemory(10**9 if number in with_room else 1000)
+        for number, worker in enumerate(workers)
+    }
+    monkeypatch.setattr(client_workers, "worker_memory", lambda *_: memory)
+    monkeypatch.setattr(cluster_measurement, "check_room_for_trial", lambda *_: None)
     outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
     request = EngineRequest(client, None, None, "auto")
-    workers = tuple(client.nthreads())
     forget_choices(client)
-    plan = auto.fastest_plan(request, outline, workers, client)
-    assert len(plan.workers) == 1
-    assert choices(client) == ([{*plan.workers}] if is_roomy else [])
+    with reserve_workers(client, workers[:1], lambda: None):
+        plan = auto.fastest_plan(request, outline, workers, client)
+    # If only the worker that is held has room, the fit waits for it.
+    assert plan.workers == (workers[with_room[-1]],)
+    assert choices(client) == [{*plan.workers}]
     forget_choices(client)
 
 
