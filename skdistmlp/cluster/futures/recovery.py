@@ -12,9 +12,9 @@ from distributed import Client
 
 from skdistmlp.cluster.futures import tasks
 from skdistmlp.cluster.futures.driver import open_futures_network
-from skdistmlp.cluster.run.announced import Announced
-from skdistmlp.cluster.run.recovery import RecoveringFit
-from skdistmlp.cluster.run.replacement import Spares
+from skdistmlp.cluster.recovery.announced import Announced
+from skdistmlp.cluster.recovery.recovering_fit import RecoveringFit
+from skdistmlp.cluster.recovery.replacement import Spares
 from skdistmlp.cluster.run.reservation import share_workers, unclaimed_workers
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan

@@ -12,7 +12,7 @@ from distributed import Client
 
 from skdistmlp.cluster.client.workers import resume_paused, worker_statuses
 from skdistmlp.cluster.peers.shard import Report
-from skdistmlp.cluster.run.departure import (
+from skdistmlp.cluster.recovery.departure import (
     Departure,
     departure_among,
     departure_named,

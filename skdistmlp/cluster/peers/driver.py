@@ -39,8 +39,8 @@ from skdistmlp.cluster.peers.nested_fits import calling_back, check_not_nested
 from skdistmlp.cluster.peers.round_log import RoundLog
 from skdistmlp.cluster.peers.round_start import RoundStart
 from skdistmlp.cluster.peers.shard import Report, Roster, ShardCopy
-from skdistmlp.cluster.run.announced import Announced
-from skdistmlp.cluster.run.departure import Departure
+from skdistmlp.cluster.recovery.announced import Announced
+from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import reserve_workers
 from skdistmlp.cluster.run.scatter import THREAD_NAME

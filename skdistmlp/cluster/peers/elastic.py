@@ -20,7 +20,7 @@ from skdistmlp.cluster.peers.measured import HeldError, MeasurementError
 from skdistmlp.cluster.peers.measurement import check_room_for_trial, measure_again
 from skdistmlp.cluster.peers.probe import prepare
 from skdistmlp.cluster.peers.shard import Report
-from skdistmlp.cluster.run.departure import Departure
+from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer

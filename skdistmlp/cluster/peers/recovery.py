@@ -14,10 +14,10 @@ from skdistmlp.cluster.peers.driver import PeersRun
 from skdistmlp.cluster.peers.elastic import Elastic
 from skdistmlp.cluster.peers.handover import join_training_states
 from skdistmlp.cluster.peers.shard import Report
-from skdistmlp.cluster.run.announced import Announced
-from skdistmlp.cluster.run.departure import Departure
-from skdistmlp.cluster.run.recovery import RECOVERABLE, RecoveringFit
-from skdistmlp.cluster.run.replacement import Spares
+from skdistmlp.cluster.recovery.announced import Announced
+from skdistmlp.cluster.recovery.departure import Departure
+from skdistmlp.cluster.recovery.recovering_fit import RECOVERABLE, RecoveringFit
+from skdistmlp.cluster.recovery.replacement import Spares
 from skdistmlp.cluster.run.reservation import WorkerClaim
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.plan import Plan

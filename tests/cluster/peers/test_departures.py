@@ -12,7 +12,7 @@ from skdistmlp.cluster.peers import departures as module
 from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.departures import Departures
-from skdistmlp.cluster.run.departure import Departure, departure_named
+from skdistmlp.cluster.recovery.departure import Departure, departure_named
 from skdistmlp.cluster.run.reservation import reserve_workers
 from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_recovery import (
@@ -422,7 +422,7 @@ def test_a_fit_that_nobody_goes_on_with_ends(epochs, data, monkeypatch):
         client.run(load)
         retirement = Retirement(monkeypatch, client, ranks=(0,))
         monkeypatch.setattr(
-            "skdistmlp.cluster.run.replacement.spare_workers", lambda *_: []
+            "skdistmlp.cluster.recovery.replacement.spare_workers", lambda *_: []
         )
         with (
             dask.config.set({"skdistmlp.recovery-wait": "0s"}),

@@ -19,8 +19,8 @@ from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.futures.recovery import FuturesRun
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers.messages import ProgressLine
+from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.run import placement, scatter
-from skdistmlp.cluster.run.announced import Announced
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.training.progress import Outcome
 from tests.cluster.leaks import own_cluster

@@ -24,7 +24,7 @@ from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.peers import copies, driver, worker
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.recovery import train_with_recovery
-from skdistmlp.cluster.run import replacement
+from skdistmlp.cluster.recovery import replacement
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
 from tests.cluster import partition

@@ -1,6 +1,6 @@
 """Lines and epochs that the user hears of once, whatever is trained twice."""
 
-from skdistmlp.cluster.run.announced import Announced
+from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.training.progress import LbfgsProgress
 
 

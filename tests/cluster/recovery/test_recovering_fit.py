@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from skdistmlp import ClusterError, ExchangeError, WorkerLostError
-from skdistmlp.cluster.run import recovery, replacement
-from skdistmlp.cluster.run.announced import Announced
-from skdistmlp.cluster.run.departure import Departure
-from skdistmlp.cluster.run.recovery import RecoveringFit
-from skdistmlp.cluster.run.replacement import Spares, has_them, processes_of
-from skdistmlp.cluster.run.unchanged import UnchangedRows
+from skdistmlp.cluster.recovery import recovering_fit, replacement
+from skdistmlp.cluster.recovery.announced import Announced
+from skdistmlp.cluster.recovery.departure import Departure
+from skdistmlp.cluster.recovery.recovering_fit import RecoveringFit
+from skdistmlp.cluster.recovery.replacement import Spares, has_them, processes_of
+from skdistmlp.cluster.recovery.unchanged import UnchangedRows
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
@@ -156,7 +156,7 @@ def test_on_a_worker_with_more_threads_the_bits_may_differ(fit_on, client, monke
         found = processes_of(client)
         return found | {third: found[third]._replace(n_threads=2)}
 
-    monkeypatch.setattr(recovery, "processes_of", processes)
+    monkeypatch.setattr(recovering_fit, "processes_of", processes)
     fit, run_of, plans, _ = fit_on(loses(3), ends)
     fit.train(run_of)
     assert third in plans[1].workers
@@ -199,7 +199,7 @@ def has_trained(n_iter):
 
 def test_an_interrupt_while_it_waits_keeps_what_was_trained(fit_on, monkeypatch):
     fit, run_of, plans, kept = fit_on(has_trained(3))
-    monkeypatch.setattr(recovery, "await_workers", interrupted)
+    monkeypatch.setattr(recovering_fit, "await_workers", interrupted)
     state = fit.train(run_of)
     assert state.outcome is Outcome.INTERRUPTED
     assert state.progress.n_iter == 3
@@ -213,13 +213,13 @@ def test_the_best_parameters_are_kept_by_an_interrupt_too(fit_on, monkeypatch):
         return {**loses(3)(plan), "network": best}
 
     fit, run_of, _, _ = fit_on(end)
-    monkeypatch.setattr(recovery, "await_workers", interrupted)
+    monkeypatch.setattr(recovering_fit, "await_workers", interrupted)
     assert list(fit.train(run_of).network.parameters) == [1, 1, 1]
 
 
 def test_an_interrupt_before_anything_is_trained_is_raised(fit_on, monkeypatch):
     fit, run_of, _, _ = fit_on(loses(0))
-    monkeypatch.setattr(recovery, "await_workers", interrupted)
+    monkeypatch.setattr(recovering_fit, "await_workers", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit.train(run_of)
 
@@ -281,7 +281,7 @@ def test_a_paused_worker_that_was_restarted_since_was_lost(fit_on, monkeypatch):
         processes, second = processes_of(fit.client), plan.workers[1]
         process = processes[second]._replace(directory="another")
         restarted = processes | {second: process}
-        monkeypatch.setattr(recovery, "processes_of", lambda _: restarted)
+        monkeypatch.setattr(recovering_fit, "processes_of", lambda _: restarted)
         error = WorkerLostError("it is paused", (plan.workers[1],), "paused")
         return {"ends_with": error, "n_iter": 0}
 
@@ -448,7 +448,7 @@ def test_one_that_fails_before_any_copy_was_taken_is_repeated(fit_on):
 
 def test_what_was_handed_over_is_kept_although_nobody_comes(fit_on, monkeypatch):
     fit, run_of, _, kept = fit_on(leaves(5))
-    monkeypatch.setattr(recovery, "await_workers", lambda *_: ())
+    monkeypatch.setattr(recovering_fit, "await_workers", lambda *_: ())
     with pytest.raises(WorkerLostError, match="It handed its shard over"):
         fit.train(run_of)
     assert kept.epochs == [5]
@@ -504,8 +504,8 @@ def test_rows_are_looked_at_while_a_fit_waits_for_workers(fit_on, monkeypatch):
 
     for name in ("look_again", "check"):
         noted(UnchangedRows, name)
-    noted(recovery, "lost_among")
-    noted(recovery, "await_workers")
+    noted(recovering_fit, "lost_among")
+    noted(recovering_fit, "await_workers")
     fit, run_of, _, _ = fit_on(loses(3), leaves(4), moves, ends)
     fit.train(run_of)
     waits = ["await_workers", "check"]
@@ -528,7 +528,7 @@ def test_an_interrupt_while_lost_workers_are_looked_for_keeps_it_too(
     fit_on, monkeypatch
 ):
     fit, run_of, _, _ = fit_on(has_trained(3))
-    monkeypatch.setattr(recovery, "lost_among", interrupted)
+    monkeypatch.setattr(recovering_fit, "lost_among", interrupted)
     state = fit.train(run_of)
     assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
 

@@ -18,7 +18,7 @@ from skdistmlp.cluster.client.workers import (
     threads_of,
     worker_memory,
 )
-from skdistmlp.cluster.run.departure import Departure
+from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.cluster.run.free_memory import look_at_memory
 from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.cluster.run.reservation import freest_first

@@ -8,9 +8,9 @@ from distributed import Client, LocalCluster
 from skdistmlp import WorkerLostError
 from skdistmlp.cluster.client.rpc import answers_in_time
 from skdistmlp.cluster.client.workers import known_workers
-from skdistmlp.cluster.run import replacement
-from skdistmlp.cluster.run.departure import Departure
-from skdistmlp.cluster.run.replacement import (
+from skdistmlp.cluster.recovery import replacement
+from skdistmlp.cluster.recovery.departure import Departure
+from skdistmlp.cluster.recovery.replacement import (
     AbandonedWorkers,
     Process,
     Spares,

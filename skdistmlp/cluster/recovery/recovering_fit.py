@@ -20,9 +20,9 @@ from distributed import Client
 
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.workers import known_workers, worker_statuses
-from skdistmlp.cluster.run.announced import Announced
-from skdistmlp.cluster.run.departure import Departure, departure_named
-from skdistmlp.cluster.run.replacement import (
+from skdistmlp.cluster.recovery.announced import Announced
+from skdistmlp.cluster.recovery.departure import Departure, departure_named
+from skdistmlp.cluster.recovery.replacement import (
     AbandonedWorkers,
     Process,
     Spares,
@@ -33,7 +33,7 @@ from skdistmlp.cluster.run.replacement import (
     recovery_of,
     replacements,
 )
-from skdistmlp.cluster.run.unchanged import UnchangedRows
+from skdistmlp.cluster.recovery.unchanged import UnchangedRows
 from skdistmlp.exceptions import (
     ClusterError,
     ExchangeError,

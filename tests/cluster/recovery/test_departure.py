@@ -3,7 +3,7 @@
 import pytest
 
 from skdistmlp import WorkerLostError
-from skdistmlp.cluster.run.departure import departure_among, departure_named
+from skdistmlp.cluster.recovery.departure import departure_among, departure_named
 
 STATUSES = {"a": "running", "b": "paused", "c": "closing_gracefully", "d": "paused"}
 

@@ -8,8 +8,8 @@ import pytest
 from scipy.sparse import csr_array
 
 from skdistmlp import ClusterError
-from skdistmlp.cluster.run import unchanged
-from skdistmlp.cluster.run.unchanged import UnchangedRows
+from skdistmlp.cluster.recovery import unchanged
+from skdistmlp.cluster.recovery.unchanged import UnchangedRows
 from skdistmlp.parallel.class_codes import ClassCodes
 from skdistmlp.parallel.data import Dataset
 from tests.cluster.support import WITHIN_S, bounded
