@@ -370,7 +370,7 @@ def _n_parameters(layer_units: Sequence[int]) -> int:
 
 
 def _narrowed(network: Network, least_features: float, max_parameters: int) -> Network:
-    """Return a network of at most so many parameters, with its widest layers narrower.
+    """Return a network whose widest layers are narrowed to a number of parameters.
 
     It has as many outputs, no fewer features than a row stores, and no empty layers.
     """
