@@ -135,9 +135,9 @@ def measure(
             step_ms = torch_step_ms(lab, mode, cell.workload, n_processes)
         else:
             workload, forecast = cell.workload, results.forecasts.get(cell)
-            if forecast is not None and candidate in forecast.expected_ms():
-                step_s = forecast.expected_ms()[candidate] / 1e3
-                workload = shortened(workload, step_s)
+            expected_ms = {} if forecast is None else forecast.expected_ms()
+            if candidate in expected_ms:
+                workload = shortened(workload, expected_ms[candidate] / 1e3)
             step_ms = driver.step_ms(candidate, workload)
         results.steps_ms[cell][candidate].append(step_ms)
 

@@ -541,7 +541,7 @@ def _has_same_threads(
     processes_now: Mapping[str, Process],
 ) -> bool:
     """Say whether each rank has as many threads as before: then BLAS does the same."""
-    # One that is gone again computes nothing.
+    # A worker that has left again computes nothing.
     return all(
         earlier not in processes
         or later not in processes_now
