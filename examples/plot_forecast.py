@@ -44,7 +44,8 @@ n_steps = N_EPOCHS * math.ceil(len(X_train) / BATCH_SIZE)
 
 # %%
 # Each plan is one of the rows of the forecast: in this process, on one worker, and on
-# two, as shards or as replicas. The first row is the plan that is taken.
+# two, as shards, as replicas or by Dask's tasks (``engine="futures"``). The first row
+# is the plan that is taken.
 
 
 def measure():
@@ -92,7 +93,7 @@ def measure():
 # Times mean little on a busy machine, such as one that builds documentation. So this
 # page draws an earlier measurement, which is in a file next to the script, and prints
 # on which machine, under which load, it was made. Where there is no such file, as with
-# a downloaded notebook, this measures, which takes about a minute. To measure again,
+# a downloaded notebook, this measures, which takes three minutes. To measure again,
 # delete the file.
 
 folder = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook's
@@ -110,7 +111,7 @@ forecast = Forecast.of_state(results["forecast"])
 print(forecast)
 for row, measured in zip(forecast.rows, results["measured"], strict=True):
     print(
-        f"{row.name:18} expected {1e3 * row.step_s:5.1f} ms per step, "
+        f"{row.name:20} expected {1e3 * row.step_s:5.1f} ms per step, "
         f"measured {measured['step_ms']:5.1f}"
     )
 print(f"accuracy {results['accuracy']:.3f} on unseen digits")
