@@ -176,6 +176,11 @@ def copies_max_share() -> float:
     return _parsed("copies.max-share", _share)
 
 
+def keeps_copies() -> bool:
+    """Return whether a fit keeps copies of its state: if it recovers, and may."""
+    return max_recoveries() > 0 and copies_max_share() > 0
+
+
 def checkpoint_interval_s() -> float:
     """Return ``skdistmlp.checkpoint.interval`` in seconds."""
     return _parsed("checkpoint.interval", _duration)

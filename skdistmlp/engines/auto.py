@@ -14,7 +14,8 @@ from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer, chosen_plan
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.machines import Machines, Speed, reference_machines
-from skdistmlp.planning.plan import Plan, WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.plan import Plan
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import computation_s, scipy_s

@@ -298,7 +298,7 @@ def _plan_on(
         numbers = [request.n_replicas]
     first = plan_with(numbers[0])
     share = rows_memory_share()
-    is_small = max(first.bytes_held, default=0) < MEMORY_ASKED_FROM_BYTES
+    is_small = max(first.bytes_needed, default=0) < MEMORY_ASKED_FROM_BYTES
     if is_small and share >= float(SETTINGS["rows.memory-share"].default):
         return first
     memory = worker_memory(client, workers)

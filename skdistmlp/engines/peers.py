@@ -12,7 +12,8 @@ from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
-from skdistmlp.planning.plan import Plan, memory_shortage
+from skdistmlp.planning.memory import memory_shortage
+from skdistmlp.planning.plan import Plan
 from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 

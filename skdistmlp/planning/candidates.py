@@ -14,9 +14,9 @@ from skdistmlp.parallel.split import NetworkSplit, split_neurons
 from skdistmlp.planning.cost import StepCost, bytes_held, bytes_here_by_tasks
 from skdistmlp.planning.forecast import Forecast, ForecastRow
 from skdistmlp.planning.machines import Link, Machines, Speed
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import (
     Plan,
-    WorkerMemory,
     local_plan,
     plan_training,
 )

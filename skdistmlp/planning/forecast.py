@@ -27,7 +27,8 @@ class ForecastRow(NamedTuple):
     fit_s : float
         Seconds of a fit that does not stop early.
     bytes_held : int
-        Bytes that the fullest worker holds in memory, or this process if it trains.
+        Bytes that the fullest worker holds in memory at most, copies of the state among
+        them, or this process if it trains.
     bytes_exchanged : int
         Bytes that all workers together send in a step.
     messages_sent : int

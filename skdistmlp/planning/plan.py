@@ -1,7 +1,7 @@
 """Which engine trains or predicts, where, and why."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -9,6 +9,7 @@ from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowForm, RowHolding, RowRange
 from skdistmlp.parallel.split import NetworkSplit, count_parameters
+from skdistmlp.planning.copies import bytes_of_copies, bytes_of_copies_here
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_held,
@@ -24,7 +25,7 @@ from skdistmlp.planning.traffic import (
 )
 from skdistmlp.planning.worker_lines import worker_lines
 from skdistmlp.public import public
-from skdistmlp.settings import SETTINGS
+from skdistmlp.settings import SETTINGS, keeps_copies
 from skdistmlp.settings import parameter_threshold as configured_threshold
 
 
@@ -77,8 +78,8 @@ class Plan:
     reason : str
         Why this engine was chosen.
     bytes_held : tuple of int
-        Bytes that each worker holds while "peers" or "futures" trains, at most; empty
-        otherwise.
+        Bytes that each worker holds while "peers" or "futures" trains, at most, with
+        copies of the state; empty otherwise.
     bytes_exchanged : int
         Bytes that the shards send each other in a step of training; 0 in predictions.
     split_by : {"neurons", "rows"}
@@ -106,6 +107,14 @@ class Plan:
         Changes of workers in the middle of the fit; it ended on this plan.
     fixed : tuple of (int or None, int or None)
         Numbers of workers and of replicas that the user has given.
+    bytes_of_copies : tuple of int
+        Those of `bytes_held` that are copies of the state of its own shard and of
+        another one, from which the fit recovers if a worker is lost; empty if there
+        are none.
+    copies_here : int
+        Bytes of such copies in this process, which has them while "futures" trains.
+    copies_missing : str
+        Why there are none, if the workers have no room for them.
 
     See Also
     --------
@@ -137,6 +146,9 @@ class Plan:
     forecast: Forecast | None = None
     recoveries: tuple[Recovery, ...] = ()
     fixed: tuple[int | None, int | None] = (None, None)
+    bytes_of_copies: tuple[int, ...] = ()
+    copies_here: int = 0
+    copies_missing: str = ""
 
     @property
     def n_shards(self) -> int:
@@ -157,6 +169,34 @@ class Plan:
     def features_in_memory(self) -> int:
         """Bytes of features that each worker has in memory, at most."""
         return 0 if self.rows.on_disk else self.features_held
+
+    @property
+    def bytes_needed(self) -> tuple[int, ...]:
+        """Bytes that each worker holds at most without copies: a plan needs these."""
+        if not self.bytes_of_copies:
+            return self.bytes_held
+        both = zip(self.bytes_held, self.bytes_of_copies, strict=True)
+        return tuple(held - copies for held, copies in both)
+
+    def without_copies(self, why: str) -> "Plan":
+        """Return the plan of a fit that keeps no copies of its state.
+
+        Parameters
+        ----------
+        why : str
+            What is missing for them.
+
+        Returns
+        -------
+        Plan
+            A new one.
+        """
+        return replace(
+            self,
+            bytes_held=self.bytes_needed,
+            bytes_of_copies=(),
+            copies_missing=why,
+        )
 
     def __str__(self) -> str:
         by_rows = self.split_by == "rows"
@@ -184,6 +224,8 @@ class Plan:
             lines.append(
                 f"rows stay together in {ranges}: see the attribute row_ranges"
             )
+        if copies := self._copies_kept():
+            lines.append(copies)
         if self.forecast is not None:
             lines += self.forecast.lines()
         lines += map(str, self.recoveries)
@@ -217,6 +259,21 @@ class Plan:
         # The attributes cannot be assigned: the plan is frozen.
         vars(self).update(state, rows=rows, row_ranges=ranges, row_costs=costs)
         vars(self).update(forecast=forecast, recoveries=recoveries)
+
+    def _copies_kept(self) -> str | None:
+        """Say what copies of the state take, or why there are none."""
+        if self.copies_missing:
+            return (
+                f"no copies of the state: {self.copies_missing}. If a worker is lost, "
+                f"the fit starts over, or resumes from its checkpoint"
+            )
+        if self.bytes_of_copies:
+            most = f"{max(self.bytes_of_copies):,} bytes per worker"
+        elif self.copies_here:
+            most = f"{self.copies_here:,} bytes in this process"
+        else:
+            return None
+        return f"copies of the state, from which the fit recovers: up to {most}"
 
     def _rows_held(self) -> str | None:
         """Say who has which features, and what the other form would cost."""
@@ -347,14 +404,14 @@ def plan_training(
         plan = replace(plan, engine="peers", reason=reason)
     layouts = [split.layout(shard) for shard in range(split.n_shards)]
     if plan.engine == "futures":
-        held = tuple(bytes_held_by_tasks(layout, cost) for layout in layouts)
         exchanged = bytes_exchanged_by_tasks(split, cost)
         # Each worker has all of them.
         return replace(
             plan,
-            bytes_held=held,
+            bytes_held=tuple(bytes_held_by_tasks(layout, cost) for layout in layouts),
             bytes_exchanged=exchanged,
             features_held=cost.feature_bytes,
+            copies_here=bytes_of_copies_here(split, cost) if keeps_copies() else 0,
         )
     if plan.engine != "peers":
         return plan
@@ -369,13 +426,18 @@ def plan_training(
         row_costs = RowCosts(
             RowCost(of_copies, 0), RowCost(of_once, bytes_gathered(split, cost))
         )
+    held = tuple(
+        bytes_held(layout, cost, n_replicas, replica, rows)
+        for replica in range(n_replicas)
+        for layout in layouts
+    )
+    copies = bytes_of_copies(split, cost, n_replicas) if keeps_copies() else ()
+    if copies:
+        held = tuple(map(sum, zip(held, copies, strict=True)))
     return replace(
         plan,
-        bytes_held=tuple(
-            bytes_held(layout, cost, n_replicas, replica, rows)
-            for replica in range(n_replicas)
-            for layout in layouts
-        ),
+        bytes_held=held,
+        bytes_of_copies=copies,
         bytes_exchanged=bytes_exchanged(split, cost, n_replicas, rows),
         rows=rows,
         features_held=features_held(cost, split.n_shards, n_replicas, rows),
@@ -383,100 +445,5 @@ def plan_training(
     )
 
 
-@dataclass(frozen=True)
-class WorkerMemory:
-    """The memory of a worker.
-
-    Attributes
-    ----------
-    limit : int
-        Its ``memory_limit`` in bytes.
-    usable : float
-        Fraction of the limit from which Dask gives it no tasks, or restarts it.
-    taken : int
-        Bytes that its process takes already, besides values that Dask may write to
-        disk.
-    """
-
-    limit: int
-    usable: float = 1.0
-    taken: int = 0
-
-    @property
-    def capacity(self) -> int:
-        """Bytes that its process may take and still work."""
-        return int(self.usable * self.limit)
-
-    @property
-    def free(self) -> int:
-        """Bytes that a shard may hold."""
-        return max(0, self.capacity - self.taken)
-
-
 ROW_FORMS: tuple[RowForm, RowForm] = ("copies", "once")
 """The forms to choose from, where no score needs all features."""
-
-MEMORY_ADVICE = (
-    "Use workers with more memory, more workers, fewer rows or float32 features."
-)
-"""What to do when a plan needs more memory than there is."""
-
-BLOCKS_ADVICE = (
-    " Smaller blocks of a Dask array need less; sparse ones too, where Dask knows that "
-    "they are: X.map_blocks(lambda block: block, meta=scipy.sparse.csr_array((0, 0)))."
-)
-"""The same where rows are written to files block by block."""
-
-
-def memory_shortage(plan: Plan, memory: Mapping[str, WorkerMemory]) -> str | None:
-    """Say why a plan does not fit; None if it does.
-
-    Parameters
-    ----------
-    plan : Plan
-        Of training.
-    memory : mapping of str to WorkerMemory
-        By address; a worker that is missing has no limit.
-    """
-    held = zip(plan.workers, plan.bytes_held, strict=True)
-    for rank, (worker, n_bytes) in enumerate(held):
-        if worker not in memory or n_bytes <= memory[worker].free:
-            continue
-        its = memory[worker]
-        stopped = f"; Dask pauses or restarts it at {its.usable:.0%} of that"
-        taken = f"; its process takes {its.taken:,} bytes already"
-        return (
-            f"{plan.grid.title(rank)} would hold {n_bytes:,} bytes on worker "
-            f"{worker}, whose memory_limit is {its.limit:,} bytes"
-            f"{stopped if its.usable < 1 else ''}"
-            f"{taken if its.taken else ''}. {MEMORY_ADVICE}"
-            f"{BLOCKS_ADVICE if plan.rows.on_disk else ''}"
-        )
-    return None
-
-
-def memory_needs(plan: Plan, memory: Mapping[str, WorkerMemory]) -> dict[str, str]:
-    """Say, by worker, what came near its limit, in case that it is lost.
-
-    Parameters
-    ----------
-    plan : Plan
-        Of training.
-    memory : mapping of str to WorkerMemory
-        By address; a worker that is missing has no limit.
-    """
-    needs = {}
-    for worker, n_bytes in zip(plan.workers, plan.bytes_held, strict=False):
-        its = memory.get(worker)
-        if its is not None and n_bytes + its.taken > NEAR_LIMIT * its.limit:
-            needs[worker] = (
-                f"Worker {worker} probably ran out of memory: its memory_limit was "
-                f"{its.limit:,} bytes, its process took {its.taken:,} before the fit, "
-                f"and its shard needs {n_bytes:,}. {MEMORY_ADVICE}"
-            )
-    return needs
-
-
-NEAR_LIMIT = 0.6
-"""Fraction of the memory limit from which a lost worker probably ran out of memory:
-rows exist twice when they arrive, and Dask itself begins to make room at this one."""

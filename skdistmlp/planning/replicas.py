@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.plan import Plan, WorkerMemory, memory_shortage
+from skdistmlp.planning.memory import WorkerMemory, memory_shortage
+from skdistmlp.planning.plan import Plan
 from skdistmlp.planning.traffic import bytes_exchanged
 
 REPLICAS_FROM_BYTES = 2**20
@@ -96,7 +97,7 @@ def plan_that_fits(
         *plans_with(RowHolding("once", on_disk=True)),
     ]
     fitting = (plan for plan in plans if has_room(plan, memory, share))
-    return next(fitting, min(plans, key=lambda plan: max(plan.bytes_held)))
+    return next(fitting, min(plans, key=lambda plan: max(plan.bytes_needed)))
 
 
 def has_room(plan: Plan, memory: Mapping[str, WorkerMemory], share: float) -> bool:

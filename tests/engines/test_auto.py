@@ -38,7 +38,7 @@ from skdistmlp.exceptions import ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.machines import reference_machines
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from tests.cluster.run.test_reservation import choices, forget_choices
 from tests.cluster.support import WITHIN_S
 from tests.marks import only_quick

@@ -7,7 +7,7 @@ import pytest
 from skdistmlp import ClusterError
 from skdistmlp.engines import peers
 from skdistmlp.engines.peers import PeersEngine
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from tests.training.jobs import dataset_of, job_of, plan_of
 
 

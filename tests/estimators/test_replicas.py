@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.client import workers
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
 from tests.engines.thread_engine import in_threads

@@ -24,7 +24,7 @@ from skdistmlp.planning.candidates import (
 )
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Machines, Speed
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import (
     DASK_BYTE_S,
     REFERENCE,

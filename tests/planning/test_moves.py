@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.moves import PAYS, move_that_pays
-from skdistmlp.planning.plan import WorkerMemory, plan_training
+from skdistmlp.planning.plan import plan_training
 from tests.planning.test_candidates import GBIT, LARGE, offer_of
 
 FAST = 10 * GBIT

@@ -11,12 +11,10 @@ from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.rows import RowHolding, RowRange
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.cost import StepCost, chained_tasks, flop
+from skdistmlp.planning.copies import bytes_of_copies, bytes_of_copies_here
+from skdistmlp.planning.cost import StepCost, bytes_held_by_tasks, chained_tasks, flop
 from skdistmlp.planning.plan import (
-    WorkerMemory,
     local_plan,
-    memory_needs,
-    memory_shortage,
     plan_training,
     reason_to_stay_local,
 )
@@ -330,39 +328,50 @@ def test_a_notebook_shows_a_plan_as_print_does():
     assert pretty([plan]).strip("[]") == str(plan)
 
 
-def plan_holding(*n_bytes):
-    plan = plan_training((7, 9, 4), "peers", WORKERS, StepCost.of_step(20))
-    return replace(plan, bytes_held=n_bytes)
+@pytest.fixture
+def recovers():
+    """Have fits recover, as they do by default."""
+    with dask.config.set({"skdistmlp.max-recoveries": 3}):
+        yield
 
 
-def test_a_plan_fits_into_what_workers_have_free():
-    plan = plan_holding(700, 750)
-    assert memory_shortage(plan, {}) is None
-    memory = dict.fromkeys(WORKERS, WorkerMemory(1000, 0.95, taken=200))
-    assert memory_shortage(plan, memory) is None
-    assert memory_shortage(plan_holding(700, 751), memory).startswith(
-        "shard 1 would hold 751 bytes on worker tcp://b:2, whose memory_limit is 1,000 "
-        "bytes; Dask pauses or restarts it at 95% of that; its process takes 200 "
-        "bytes already. Use workers with more memory, more workers, "
+@pytest.mark.parametrize("n_replicas", [1, 2])
+@pytest.mark.usefixtures("recovers")
+def test_a_plan_of_a_fit_that_recovers_counts_copies(n_replicas):
+    cost = StepCost.of_step(20)
+    plan = plan_training(UNITS, "peers", WORKERS, cost, n_replicas=n_replicas)
+    copies = bytes_of_copies(plan.split, cost, n_replicas)
+    assert plan.bytes_of_copies == copies
+    with dask.config.set({"skdistmlp.max-recoveries": 0}):
+        without = plan_training(UNITS, "peers", WORKERS, cost, n_replicas=n_replicas)
+    assert plan.bytes_needed == without.bytes_held == without.bytes_needed
+    assert plan.bytes_held == tuple(
+        map(sum, zip(without.bytes_held, copies, strict=True))
     )
-    of_one = {WORKERS[0]: WorkerMemory(699)}
-    said = "whose memory_limit is 699 bytes. Use workers with"
-    assert said in memory_shortage(plan, of_one)
-    in_a_file = replace(plan, rows=RowHolding("once", on_disk=True))
-    said = "float32 features. Smaller blocks of a Dask array need less; sparse ones too"
-    assert said in memory_shortage(in_a_file, of_one)
+    said = "copies of the state, from which the fit recovers: up to "
+    assert f"{said}{max(copies):,} bytes per worker\n" in str(plan)
+    assert said not in str(without)
+    assert plan.without_copies("why") == replace(without, copies_missing="why")
 
 
-def test_nothing_is_free_on_a_worker_that_has_taken_too_much():
-    assert WorkerMemory(1000, 0.9, taken=950).free == 0
+@pytest.mark.usefixtures("recovers")
+def test_nothing_is_copied_on_one_worker_or_in_no_time():
+    cost = StepCost.of_step(20)
+    alone = plan_training(UNITS, "peers", WORKERS[:1], cost)
+    with dask.config.set({"skdistmlp.copies.max-share": 0}):
+        plan = plan_training(UNITS, "peers", WORKERS, cost)
+    for each in (alone, plan):
+        assert each.bytes_of_copies == ()
+        assert each.bytes_needed == each.bytes_held
+        assert "copies of the state" not in str(each)
 
 
-def test_a_worker_near_its_limit_has_probably_run_out_of_memory():
-    memory = dict.fromkeys(WORKERS, WorkerMemory(1000, 0.95, taken=200))
-    needs = memory_needs(plan_holding(400, 401), memory)
-    assert list(needs) == WORKERS[1:]
-    assert needs[WORKERS[1]].startswith(
-        "Worker tcp://b:2 probably ran out of memory: its memory_limit was 1,000 "
-        "bytes, its process took 200 before the fit, and its shard needs 401. Use "
-    )
-    assert memory_needs(plan_holding(400, 401), {}) == {}
+@pytest.mark.usefixtures("recovers")
+def test_copies_of_a_fit_by_tasks_are_in_this_process():
+    cost = StepCost.of_step(20)
+    plan = plan_training(UNITS, "futures", WORKERS, cost)
+    assert plan.bytes_of_copies == ()
+    assert plan.copies_here == bytes_of_copies_here(plan.split, cost)
+    said = "copies of the state, from which the fit recovers: up to "
+    assert f"{said}{plan.copies_here:,} bytes in this process\n" in str(plan)
+    assert bytes_held_by_tasks(plan.split.layout(0), cost) == plan.bytes_held[0]

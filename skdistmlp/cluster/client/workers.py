@@ -21,7 +21,7 @@ from skdistmlp.cluster.client.lookup import scheduler_address
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.exceptions import ClusterError, counted
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.timeouts import (
     CONNECT_PROBE_S,
     CONNECT_PROBE_VALID_S,

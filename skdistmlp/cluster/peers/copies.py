@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
-import numpy as np
 from distributed import Client, Future
 
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
@@ -23,9 +22,11 @@ from skdistmlp.cluster.peers import worker
 from skdistmlp.cluster.peers.shard import ShardCopy
 from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.planning.copies import GENERATIONS
+from skdistmlp.planning.memory import shortage_for_copies
+from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import copies_max_share
 from skdistmlp.timeouts import COPIES_ANSWER_S
-from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.loop import Log, quiet
 from skdistmlp.training.pace import Pace
 
@@ -34,9 +35,9 @@ LOG = logging.getLogger("skdistmlp")
 ASSUMED_BYTES_PER_S = 1e8
 """Bytes of a shard's state that are taken to reach its buddy in a second, at first."""
 
-N_COPIES = 4
-"""Maximum number of copies on a worker: of its own shard and of another one, and the
-previous copies of both."""
+N_COPIES = 2 * GENERATIONS
+"""Copies of a shard's state that are held at once, at most: on its own worker and on
+that of its buddy, and the previous ones of both."""
 
 
 class Copies(NamedTuple):
@@ -61,30 +62,44 @@ class StateCopies:
         A connected client.
     tasks : Placement
         Of the run.
-    n_bytes : int
-        Bytes of the state of a shard, at most.
+    plan : Plan
+        Of the run, with the bytes of its copies.
     log : callable, optional
         Takes lines for the user, if they want any.
+
+    Attributes
+    ----------
+    missing : str
+        Why the workers have no room for copies, as long as there are none.
     """
 
     def __init__(
-        self, client: Client, tasks: Placement, n_bytes: int, log: Log = quiet
+        self, client: Client, tasks: Placement, plan: Plan, log: Log = quiet
     ) -> None:
         self._client = client
         self._tasks = tasks
-        self._n_bytes = n_bytes
+        self._plan = plan
+        self.missing = ""
         self._log = log
         self._last: Copies | None = None
-        expected_s = n_bytes / ASSUMED_BYTES_PER_S
+        # All shards send at the same time.
+        largest = max(plan.bytes_of_copies, default=0) / N_COPIES
+        expected_s = largest / ASSUMED_BYTES_PER_S
         self._pace = Pace(copies_max_share(), expected_s=expected_s)
         self._n_taken = 0
         self._is_noted = False
 
     @property
+    def plan(self) -> Plan:
+        """The plan; without copies if there are none, for want of room."""
+        if self.missing and self._last is None:
+            return self._plan.without_copies(self.missing)
+        return self._plan
+
+    @property
     def is_due(self) -> bool:
         """Whether the time since the last copies is worth what new ones will cost."""
-        # A single shard has no buddy.
-        return len(self._tasks.workers) > 1 and self._pace.is_due
+        return bool(self._plan.bytes_of_copies) and self._pace.is_due
 
     def take(self, shards: Sequence[Future[Any]]) -> None:
         """Copy the state of all shards; return when both copies of each are there.
@@ -93,21 +108,25 @@ class StateCopies:
         are due.
         """
         with self._pace.timed():
-            if worker := self._worker_without_room():
-                self._note_failure(f"worker {worker} has no memory for them")
+            if shortage := self._shortage():
+                self._note_failure(shortage)
             else:
                 self._take(shards)
 
-    def _worker_without_room(self) -> str | None:
-        """Return a worker that has too little memory for new copies, if any."""
-        memory = worker_memory(self._client, self._tasks.workers)
-        # What the previous ones take is not free any more.
-        n_new = N_COPIES if self._last is None else N_COPIES // 2
-        needed = n_new * self._n_bytes
-        return next((at for at, its in memory.items() if its.free < needed), None)
+    def _shortage(self) -> str | None:
+        """Say which worker has too little memory for new copies, if any."""
+        workers = self._tasks.workers
+        memory = worker_memory(self._client, workers)
+        room = {worker: its.free for worker, its in memory.items()}
+        needed = self._plan.bytes_of_copies
+        if self._last is not None:
+            # What the previous ones take is not free any more.
+            needed = tuple(n_bytes // GENERATIONS for n_bytes in needed)
+        return shortage_for_copies(workers, needed, room)
 
     def _note_failure(self, why: str) -> None:
         """Say once what a lost worker would cost: it is no reason to end the fit."""
+        self.missing = why
         if self._is_noted:
             return
         self._is_noted = True
@@ -161,7 +180,8 @@ class StateCopies:
             If they do not arrive in time.
         """
         # Longer for large ones, which go through the scheduler.
-        slowly_s = 10 * len(self._tasks.workers) * self._n_bytes / ASSUMED_BYTES_PER_S
+        n_bytes = sum(self._plan.bytes_of_copies) / N_COPIES
+        slowly_s = 10 * n_bytes / ASSUMED_BYTES_PER_S
         deadline = time.monotonic() + COPIES_ANSWER_S + slowly_s
 
         # Again whenever a worker is lost that has one of them: another may have it too.
@@ -230,13 +250,3 @@ class StateCopies:
             self._client, "who_has", keys=keys
         )
         return where
-
-
-def state_bytes(job: TrainingJob, n_rows: int) -> int:
-    """Return the bytes of the state of a shard of a fit on some rows, at most."""
-    layouts = [job.split.layout(shard) for shard in range(job.split.n_shards)]
-    n_parameters = max(layout.n_parameters for layout in layouts)
-    # Parameters, moments, and the best parameters; of the first shard, the order of the
-    # rows and which of them are held out.
-    parameters = n_parameters * job.dtype.itemsize * (2 + job.n_moments)
-    return parameters + n_rows * np.dtype(np.intp).itemsize

@@ -24,7 +24,7 @@ from skdistmlp.cluster.client.errors import CONNECTION_ERRORS
 from skdistmlp.cluster.client.rpc import answers_in_time
 from skdistmlp.cluster.data.streaming import place_rows
 from skdistmlp.cluster.peers import worker
-from skdistmlp.cluster.peers.copies import StateCopies, state_bytes
+from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.departures import Departures
 from skdistmlp.cluster.peers.failure import raise_cause
 from skdistmlp.cluster.peers.handover import HandOver, join_training_states
@@ -89,8 +89,6 @@ class PeersRun:
     ----------
     departure : Departure or None
         Why this run has ended before training has.
-    row_ranges : tuple of RowRange
-        Which rows each worker has, where they were not dealt out in turn.
     training_s : float
         Seconds that the first shard has trained in all rounds.
     """
@@ -125,8 +123,7 @@ class PeersRun:
         self._tasks = Placement(
             client, plan.workers, name=plan.grid.task_name, log=job.log
         )
-        n_bytes = state_bytes(job, dataset.n_rows)
-        self._copies = StateCopies(client, self._tasks, n_bytes, job.log)
+        self._copies = StateCopies(client, self._tasks, plan, job.log)
         self._hand_over = HandOver(client, self._tasks, self._run)
         self._context = ExitStack()
         self._messages: Messages = queue.SimpleQueue()
@@ -134,7 +131,7 @@ class PeersRun:
         self._shards: list[Future[Any]] = []
         self._addresses: list[Future[Any]] = []
         self._rows: list[Any] = []
-        self.row_ranges: tuple[RowRange, ...] = ()
+        self._row_ranges: tuple[RowRange, ...] = ()
         self.training_s = 0.0
         self._roster: Roster | None = None
         self._check_held: Callable[[], None] = lambda: None
@@ -170,7 +167,8 @@ class PeersRun:
                 # the middle of that.
                 self._context.callback(self._tasks.close)
                 # What they hold is no other fit's now.
-                self._tasks.check_memory(self._plan, worker.__name__)
+                fitting = self._tasks.check_memory(self._plan, worker.__name__)
+                self._copies.missing = fitting.copies_missing
                 self._placing_since = time.monotonic()
                 self._tasks.phase = "placing the network"
                 self._place()
@@ -187,6 +185,11 @@ class PeersRun:
         traceback: TracebackType | None,
     ) -> None:
         self._release()
+
+    @property
+    def plan(self) -> Plan:
+        """The plan, with the rows and the copies that its workers have."""
+        return replace(self._copies.plan, row_ranges=self._row_ranges)
 
     @property
     def is_interrupted(self) -> bool:
@@ -387,7 +390,7 @@ class PeersRun:
             self._dataset, self._tasks, self._plan.grid, self._plan.rows
         )
         if isinstance(distribution, RowsInRanges):
-            self.row_ranges = distribution.ranges
+            self._row_ranges = distribution.ranges
         self._roster = Roster(
             self._tasks.fetch(*self._addresses),
             self._names,

@@ -25,8 +25,9 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer
 from skdistmlp.planning.cost import cost_of_training
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.moves import PAYS, move_that_pays
-from skdistmlp.planning.plan import Plan, WorkerMemory
+from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.timeouts import MOVE_LOOK_S
 from skdistmlp.training.job import EpochTraining, TrainingJob
@@ -192,7 +193,9 @@ def without_plan(
     memory: dict[str, WorkerMemory], plan: Plan
 ) -> dict[str, WorkerMemory]:
     """Return the memory of workers when those of a plan have given up what it holds."""
-    held = dict(zip(plan.workers, plan.bytes_held, strict=False))
+    # Without copies, which there may be none of: a plan that does not fit after all
+    # would end the fit.
+    held = dict(zip(plan.workers, plan.bytes_needed, strict=False))
     return {
         worker: replace(its, taken=max(0, its.taken - held.get(worker, 0)))
         for worker, its in memory.items()

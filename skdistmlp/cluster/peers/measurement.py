@@ -40,7 +40,7 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import Timings, are_equal
 from skdistmlp.planning.cost import StepCost, bytes_held, numbers_per_row
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.settings import exchange_timeout_s
 from skdistmlp.timeouts import LOADING_TIMEOUT_S, MEASURING_POLL_S, MEASURING_TIMEOUT_S

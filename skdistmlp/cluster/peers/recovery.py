@@ -51,8 +51,9 @@ def train_with_recovery(
     on_epoch_end : callable, optional
         See `PeersRun`; it is called once for each epoch, also if some are repeated.
     note_plan : callable
-        Called with each plan before training starts or resumes on it. It says which
-        rows each worker has, and what was lost so far.
+        Called with each plan before training starts or resumes on it, and when it has
+        ended there. It says which rows and copies each worker has, and what was lost so
+        far.
     checkpoint : Checkpoint, optional
         Offered the state after each round.
 
@@ -101,7 +102,7 @@ def train_with_recovery(
             checkpoint,
             departures,
         )
-        return _Run(run, plan, job, announced, note_plan, note_time)
+        return _Run(run, job, announced, note_plan, note_time)
 
     with claim:
         return fit.train(run_of), training_s
@@ -128,14 +129,12 @@ class _Run:
     def __init__(
         self,
         run: PeersRun,
-        plan: Plan,
         job: TrainingJob,
         announced: Announced,
         note_plan: Callable[[Plan], None],
         note_time: Callable[[float], None],
     ) -> None:
         self._run = run
-        self._plan = plan
         self._job = job
         self._announced = announced
         self._note_plan = note_plan
@@ -160,7 +159,7 @@ class _Run:
         """Train to the end or to a departure."""
         run = self._run
         with run:
-            self._note_plan(replace(self._plan, row_ranges=run.row_ranges))
+            self._note_plan(run.plan)
             try:
                 state = run.train()
             except RECOVERABLE:
@@ -168,6 +167,8 @@ class _Run:
                 raise
             finally:
                 self._note_time(run.training_s)
+                # There may have been room for copies since, or none any more.
+                self._note_plan(run.plan)
         if run.departure is not None:
             self._job = replace(self._job, initial=state)
         return state

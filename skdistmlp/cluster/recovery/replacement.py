@@ -32,7 +32,8 @@ from skdistmlp.exceptions import (
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import cost_of_training
-from skdistmlp.planning.plan import Plan, WorkerMemory, plan_training
+from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.plan import Plan, plan_training
 from skdistmlp.planning.recovery import Recovery
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
 from skdistmlp.settings import rows_memory_share
@@ -254,7 +255,7 @@ def replacements(
     """
     spare = spare_workers(plan, abandoned, known) if ranks else []
     free = usable_workers(client, spares.unclaimed(spare)) if spare else []
-    needed = max((n for r, n in enumerate(plan.bytes_held) if r in ranks), default=0)
+    needed = max((n for r, n in enumerate(plan.bytes_needed) if r in ranks), default=0)
     memory = memory_of(known, free)
     now = _memory_now(client, memory, needed, spares.module)
     if not is_last_look:
@@ -306,7 +307,7 @@ def _seated(
     them, which decides the last bits.
     """
     needed = dict.fromkeys(ranks, 0)
-    needed.update((r, n) for r, n in enumerate(plan.bytes_held) if r in ranks)
+    needed.update((r, n) for r, n in enumerate(plan.bytes_needed) if r in ranks)
     n_threads = {worker: info["nthreads"] for worker, info in known.items()}
     n_threads_before = n_threads | abandoned.n_threads
     left, found = list(workers), {}

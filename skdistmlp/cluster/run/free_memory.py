@@ -16,7 +16,8 @@ from skdistmlp.cluster.client.workers import (
     worker_memory,
 )
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.planning.plan import Plan, WorkerMemory, memory_shortage
+from skdistmlp.planning.memory import WorkerMemory, memory_shortage, plan_with_room
+from skdistmlp.planning.plan import Plan
 from skdistmlp.timeouts import MEMORY_FREED_S, MEMORY_POLL_S
 
 
@@ -39,14 +40,16 @@ def check_free_memory(
     Raises
     ------
     ClusterError
-        If a worker has too little, still after `MEMORY_FREED_S`.
+        If a worker has too little, still after `MEMORY_FREED_S`, and even without
+        copies of the state.
     """
     deadline = time.monotonic() + MEMORY_FREED_S
     trim = False
     while True:
         memory = measured_memory(client, plan.workers, check, module, trim)
         shortage = memory_shortage(plan, memory)
-        if shortage is None:
+        # Copies of the state are not worth a wait.
+        if shortage is None and (trim or plan_with_room(plan, memory) is plan):
             return memory
         if trim:
             if time.monotonic() > deadline:

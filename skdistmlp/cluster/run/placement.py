@@ -23,7 +23,8 @@ from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import Watch
-from skdistmlp.planning.plan import Plan, memory_needs
+from skdistmlp.planning.memory import memory_needs, plan_with_room
+from skdistmlp.planning.plan import Plan
 from skdistmlp.timeouts import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet
 
@@ -126,8 +127,10 @@ class Placement:
                 self._client, self._run, self.workers
             )
 
-    def check_memory(self, plan: Plan, module: str) -> None:
-        """Raise if a worker has too little memory; call it before it holds anything.
+    def check_memory(self, plan: Plan, module: str) -> Plan:
+        """Return a plan as its workers have memory for it; see `plan_with_room`.
+
+        Call it before they hold anything.
 
         Parameters
         ----------
@@ -139,12 +142,14 @@ class Placement:
         Raises
         ------
         ClusterError
-            If one has too little.
+            If one has too little, even without copies of the state.
         """
         self.phase = "checking the memory of the workers"
         with self.translate_dask_errors(), self.watch.naming_losses():
             memory = check_free_memory(self._client, plan, module, self.watch.check)
+        plan = plan_with_room(plan, memory)
         self.memory_needs = memory_needs(plan, memory)
+        return plan
 
     def close(self) -> None:
         """Release everything on the cluster, and end this run's threads."""

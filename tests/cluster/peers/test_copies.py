@@ -1,6 +1,7 @@
 """When copies of the state are taken, and what is left of them."""
 
 from concurrent.futures import Future
+from dataclasses import replace
 from types import SimpleNamespace
 
 import dask
@@ -8,26 +9,29 @@ import pytest
 
 from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.peers import copies as module
-from skdistmlp.cluster.peers.copies import (
-    N_COPIES,
-    Copies,
-    StateCopies,
-    state_bytes,
-)
+from skdistmlp.cluster.peers.copies import N_COPIES, Copies, StateCopies
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.training.loop import quiet
 from tests.training.clock import Clock
-from tests.training.jobs import job_of
+from tests.training.jobs import plan_of
 
 WORKERS = ("tcp://a:1", "tcp://b:1")
 
 
 def copies_of(monkeypatch, n_bytes=1000, workers=WORKERS, memory=None, log=quiet):
-    """Return the copies of a run that has trained for an hour."""
+    """Return the copies of a run that has trained for an hour.
+
+    The state of each shard takes `n_bytes`.
+    """
     clock = Clock(monkeypatch)
     monkeypatch.setattr(module, "worker_memory", lambda *_: memory or {})
-    made = StateCopies(None, SimpleNamespace(workers=workers), n_bytes, log)
+    copies = (N_COPIES * n_bytes,) * len(workers) if len(workers) > 1 else ()
+    held = copies or (0,)
+    plan = replace(
+        plan_of("peers", workers, len(workers)), bytes_held=held, bytes_of_copies=copies
+    )
+    made = StateCopies(None, SimpleNamespace(workers=workers), plan, log)
     clock.now = 3600
     return made
 
@@ -74,22 +78,30 @@ def test_room_is_asked_for_each_time_and_named_once(monkeypatch, taken, caplog):
     caplog.set_level("INFO", "skdistmlp")
     memory, lines = dict.fromkeys(WORKERS, WorkerMemory(0)), []
     copies = copies_of(monkeypatch, memory=memory, log=lines.append)
+    assert copies.plan.copies_missing == ""
+    said = f"worker {WORKERS[0]} has memory for 0 of the {N_COPIES * 1000:,} bytes that"
     copies.take(["shards"])
     # No time has passed, of which that would be a share.
     assert copies.is_due
     copies.take(["shards"])
     assert taken == []
+    assert copies.plan.copies_missing.startswith(said)
     assert caplog.messages == lines
     (line,) = lines
-    assert f"worker {WORKERS[0]} has no memory for them" in line
+    assert said in line
     assert "the fit will start over" in line
     memory |= dict.fromkeys(WORKERS, WorkerMemory(N_COPIES * 1000))
     copies.take(["shards"])
+    assert copies.plan.bytes_of_copies == copies.plan.bytes_held
     # What these take is not free any more.
     memory |= dict.fromkeys(WORKERS, WorkerMemory(N_COPIES // 2 * 1000))
     copies.take(["shards"])
+    memory |= dict.fromkeys(WORKERS, WorkerMemory(0))
+    copies.take(["shards"])
     assert len(taken) == 2
     assert len(lines) == 1
+    # Those that there are have stayed.
+    assert copies.plan.copies_missing == ""
 
 
 class Holders:
@@ -186,13 +198,6 @@ def test_copies_are_not_waited_for_forever(monkeypatch):
     monkeypatch.setattr(module, "submit_rpc", lambda *_, **__: Future())
     with pytest.raises(TimeoutError):
         holders.copies(monkeypatch).fetch()
-
-
-def test_the_order_of_the_rows_is_part_of_the_state():
-    job = job_of("adam", 2)
-    without, with_rows = state_bytes(job, 0), state_bytes(job, 1000)
-    assert without >= 3 * 8 * job.split.layout(0).n_parameters
-    assert with_rows == without + 8 * 1000
 
 
 def test_without_copies_there_is_nothing_to_fetch(monkeypatch):

@@ -17,7 +17,7 @@ from skdistmlp.cluster.peers.measured import HeldError
 from skdistmlp.cluster.peers.recovery import _look_for_move
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.machines import Link, Machines, Speed
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.training.progress import Progress
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember

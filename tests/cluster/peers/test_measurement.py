@@ -40,7 +40,7 @@ from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn import compiled
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.cost import StepCost
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.training import trial as trial_module
 from skdistmlp.training.trial import Trial

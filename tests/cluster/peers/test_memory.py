@@ -4,6 +4,7 @@ import gc
 import math
 import sys
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from distributed import futures_of
 from scipy.sparse import csr_array
 
 from skdistmlp.cluster.client.allocator import return_freed_memory
+from skdistmlp.cluster.peers import driver
+from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.run.cache import clear_caches
 from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_driver import endless, steps_taken, stop_all
@@ -141,6 +144,28 @@ def test_a_replica_holds_half_of_the_rows_and_of_the_moments(
     for worker, held in zip(plan.workers, plan.bytes_held, strict=True):
         assert arrays + X.nbytes / 2 < held < arrays + X.nbytes / 2 + ALLOWANCE
         assert abs(during[worker][0] - idle[worker] - held) < ALLOWANCE
+    assert_back_at(client, idle)
+
+
+@pytest.mark.parametrize("n_replicas", only_quick(0, cases=[1, 2]))
+def test_at_its_peak_a_worker_holds_new_copies_and_those_before(
+    client, monkeypatch, n_replicas
+):
+    monkeypatch.setattr(driver, "ROUND_S", 0.0)
+    monkeypatch.setattr(StateCopies, "is_due", True)
+    X, y = rows(64)
+    forget_peaks(client)
+    idle = {worker: now for worker, (now, _) in resident(client).items()}
+    clf = classifier(client, (2048, 2048), n_replicas=n_replicas, max_iter=4)
+    with dask.config.set({"skdistmlp.max-recoveries": 3}):
+        fit(clf, X, y)
+    plan, after = clf.plan_, resident(client)
+    # Of what arrives, the parameters are copied to where the processor wants them.
+    arriving = 4 * plan.split.n_parameters / plan.n_shards
+    for worker, held in zip(plan.workers, plan.bytes_held, strict=True):
+        peak = after[worker][1] - idle[worker]
+        assert held - ALLOWANCE < peak < held + 1.01 * arriving + ALLOWANCE
+    assert min(plan.bytes_of_copies) > 10 * ALLOWANCE
     assert_back_at(client, idle)
 
 

@@ -24,6 +24,7 @@ from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.peers import copies, driver, worker
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.recovery import train_with_recovery
+from skdistmlp.cluster.peers.shard import ShardCopy
 from skdistmlp.cluster.recovery import replacement
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
@@ -201,20 +202,42 @@ def test_copies_are_those_before_while_new_ones_are_taken(spare, data, monkeypat
     assert [recovery.n_iter for recovery in clf.recoveries_] == [2]
 
 
-def test_the_two_copies_of_a_shard_stay_apart(spare, data, monkeypatch):
+def bytes_copied(dask_worker):
+    """Return the bytes of the states that a worker has copies of, each counted once."""
+    copies = [held for held in dask_worker.data.values() if isinstance(held, ShardCopy)]
+    states = {id(copy.state): copy.state for copy in copies}.values()
+    orders = [order for state in states for order in (state.row_order, state.held_out)]
+    arrays = sum(order.nbytes for order in orders if order is not None)
+    return arrays + sum(state.network.nbytes for state in states)
+
+
+@pytest.mark.parametrize("n_replicas", only_quick(0, cases=[1, 2]))
+def test_the_two_copies_of_a_shard_stay_apart(spare, data, monkeypatch, n_replicas):
     """Dask may drop any of several replicas of a value: there is one of each copy."""
-    where, take = [], StateCopies.take
+    where, n_bytes, take = [], [], StateCopies.take
 
     def look(copies, shards):
-        take(copies, shards)
+        wait_for = copies._tasks.wait_for
+
+        def wait_and_count(*futures):
+            wait_for(*futures)
+            # The ones before are still there.
+            n_bytes.append(spare.run(bytes_copied))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(copies._tasks, "wait_for", wait_and_count)
+            take(copies, shards)
         for futures in copies._last:
             asked = spare.who_has(futures)
             where.append([asked[future.key] for future in futures])
 
     monkeypatch.setattr(StateCopies, "take", look)
-    clf = bounded(classifier(spare, max_iter=3).fit, *data)
-    first, second = clf.plan_.workers
+    parameters = {"early_stopping": True, "n_replicas": n_replicas, "max_iter": 3}
+    clf = bounded(classifier(spare, **parameters).fit, *data)
+    first, second = workers = clf.plan_.workers
     assert where == 2 * [[(first,), (second,)], [(second,), (first,)]]
+    first_ones, both = ([found[worker] for worker in workers] for found in n_bytes)
+    assert both == [*clf.plan_.bytes_of_copies] == [2 * each for each in first_ones]
 
 
 @pytest.mark.slow

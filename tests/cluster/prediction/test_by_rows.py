@@ -24,7 +24,7 @@ from skdistmlp.engines import choice, futures
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning import machines, prediction
 from skdistmlp.planning.machines import Speed, reference_machines
-from skdistmlp.planning.plan import WorkerMemory
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.timeouts import ORPHAN_LOOKS_S
 from tests.cluster.dask_processes import DaskProcesses

@@ -23,7 +23,8 @@ from skdistmlp.cluster.recovery.replacement import (
 )
 from skdistmlp.cluster.run.reservation import WorkerClaim, share_workers
 from skdistmlp.planning.cost import StepCost, cost_of_training
-from skdistmlp.planning.plan import WorkerMemory, plan_training
+from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.plan import plan_training
 from skdistmlp.training.progress import LbfgsProgress
 from tests.cluster.support import WITHIN_S, bounded
 from tests.training.jobs import dataset_of, job_of

@@ -19,7 +19,7 @@ from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.client.workers import worker_memory
 from skdistmlp.cluster.run import free_memory
 from skdistmlp.cluster.run.free_memory import check_free_memory
-from skdistmlp.planning import plan as planning
+from skdistmlp.planning import memory as planning
 from tests.cluster.leaks import own_cluster
 from tests.cluster.peers.test_driver import endless, steps_taken
 from tests.cluster.support import bounded, in_thread, wait_until
@@ -191,6 +191,20 @@ def test_a_fit_gets_what_an_earlier_one_has_freed(
     for _ in range(2):
         bounded(clf.fit, X, np.arange(n_rows) % 2)
         assert 0.5 * free < max(clf.plan_.bytes_held) < 0.6 * free
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_fit_that_has_no_room_for_copies_trains_without(small_cluster, plan):
+    free = min(its.free for its in looked_at(small_cluster, plan).values())
+    # Its copies would take three times as much.
+    fit, X, y = fit_of(small_cluster, "peers", int(0.4 * free) // 16)
+    with dask.config.set({"skdistmlp.max-recoveries": 3}):
+        planned = fit.__self__.plan_fit(X, y)
+        found = bounded(fit, X, y).plan_
+    assert min(planned.bytes_held) > free > max(found.bytes_held)
+    assert found.bytes_held == planned.bytes_needed
+    assert found.bytes_of_copies == ()
+    assert re.search("has memory for .* bytes that copies take", found.copies_missing)
 
 
 def miss_workers_late(dask_scheduler):
