@@ -159,8 +159,8 @@ class FuturesRun:
         """No: an interrupt is an outcome of training, or raised."""
         return False
 
-    def train(self) -> TrainingState:
-        """Train to the end."""
+    def train(self, on_placed: Callable[[], None]) -> TrainingState:
+        """Train to the end; see `Run`."""
         # Drawn from a copy: another run may have to draw the same.
         initial = self._job.initial
         initial = replace(initial, random_state=deepcopy(initial.random_state))
@@ -192,6 +192,7 @@ class FuturesRun:
                 log=job.log,
             ) as network,
         ):
+            on_placed()
             run = TrainingRun(job, network, self._dataset, state, self._log)
             offers = self._keeps_copies or self._checkpoint is not None
             trained = run.train(report, self._offer if offers else None)

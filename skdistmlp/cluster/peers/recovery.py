@@ -85,6 +85,8 @@ def train_with_recovery(
         training_s += seconds
 
     def run_of(plan: Plan, job: TrainingJob) -> _Run:
+        # Before it is there: an interrupt may end the fit until then.
+        note_plan(plan)
         departures: Departures | None = None
         if fit.recovers:
             look = None
@@ -155,10 +157,11 @@ class _Run:
         """See `Run`."""
         return self._run.n_iter
 
-    def train(self) -> TrainingState:
-        """Train to the end or to a departure."""
+    def train(self, on_placed: Callable[[], None]) -> TrainingState:
+        """Train to the end or to a departure; see `Run`."""
         run = self._run
         with run:
+            on_placed()
             self._note_plan(run.plan)
             try:
                 state = run.train()

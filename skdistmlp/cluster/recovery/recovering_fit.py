@@ -58,7 +58,7 @@ WAITING = "waiting for workers in place of those that were lost"
 
 
 class WaitInterruptedError(Exception):
-    """The user has interrupted a fit between two runs."""
+    """The user has interrupted a fit before another run has begun."""
 
 
 class Run(Protocol):
@@ -76,8 +76,14 @@ class Run(Protocol):
     def n_iter(self) -> int:
         """The last epoch or iteration that it is known to have ended."""
 
-    def train(self) -> TrainingState:
-        """Train to the end or to a departure; leave nothing on the cluster."""
+    def train(self, on_placed: Callable[[], None]) -> TrainingState:
+        """Train to the end or to a departure; leave nothing on the cluster.
+
+        Parameters
+        ----------
+        on_placed : callable
+            Called once the shards and the rows are on their workers.
+        """
 
     def job_to_resume(self) -> TrainingJob:
         """Return the job that goes on from the last state, or begins again."""
@@ -121,6 +127,8 @@ class RecoveringFit:
     _broke_at: int | None = None
     # How often each worker was one of two that could not connect to each other.
     _n_apart: Counter[str] = field(default_factory=Counter)
+    # Where the fit has begun: no state that it has trained.
+    _first: TrainingState | None = None
     # None in a fit that does not recover: it places its rows once.
     _rows: UnchangedRows | None = None
 
@@ -129,7 +137,7 @@ class RecoveringFit:
         # generator, from which a callback draws too.
         initial = self.job.initial
         initial = replace(initial, random_state=deepcopy(initial.random_state))
-        self.job = replace(self.job, initial=initial)
+        self.job, self._first = replace(self.job, initial=initial), initial
         if self.recovers:
             self._rows = UnchangedRows(self.dataset)
 
@@ -208,14 +216,20 @@ class RecoveringFit:
         # Of all that were seen: one may be gone again before the next run begins.
         processes: dict[str, Process] = {}
         while True:
-            with translate_dask_errors(self.client, (), "looking for workers"):
+            with (
+                self._ends_if_interrupted(),
+                translate_dask_errors(self.client, (), "looking for workers"),
+            ):
                 processes |= processes_of(self.client)
                 if self.recovers:
                     self.spares.claim((), self.plan.workers)
             run = run_of(self.plan, self.job)
             try:
-                state = run.train()
+                state = self._train_run(run)
                 if run.departure is None:
+                    if self.plan.recoveries:
+                        # Those that this run was sent.
+                        self._checked_rows.check()
                     return state
                 left_at = time.monotonic()
                 departure = run.departure
@@ -253,6 +267,26 @@ class RecoveringFit:
             with self._ends_if_interrupted():
                 self._check_rows(departure)
                 self._resume_on(departure, others, left_at, processes)
+
+    def _train_run(self, run: Run) -> TrainingState:
+        """Train one run; an interrupt while it places is one between two runs."""
+        is_placed = False
+
+        def note_placed() -> None:
+            nonlocal is_placed
+            is_placed = True
+            if self.plan.recoveries:
+                # They may have changed since they were last looked at.
+                self._checked_rows.look_again()
+
+        try:
+            return run.train(note_placed)
+        except KeyboardInterrupt:
+            # One that a run raises while it trains is a second one: the user does not
+            # want to wait for the end of a step.
+            if is_placed or not self._has_result:
+                raise
+            raise WaitInterruptedError from None
 
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
         """Say whether it makes sense to look for other workers after an error."""
@@ -391,14 +425,17 @@ class RecoveringFit:
         try:
             yield
         except KeyboardInterrupt:
-            if self.job.initial.network is None or not self._ends_anywhere:
+            if not self._has_result:
                 raise
             raise WaitInterruptedError from None
 
     @property
-    def _ends_anywhere(self) -> bool:
-        """Whether its state is a result: not with L-BFGS, as in scikit-learn."""
-        return isinstance(self.job.initial.progress, Progress)
+    def _has_result(self) -> bool:
+        """Whether it has trained, and its state is a result: not with L-BFGS."""
+        last = self.job.initial
+        if last is self._first or last.network is None:
+            return False
+        return isinstance(last.progress, Progress)
 
     def _resume_on(
         self,

@@ -13,6 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.futures import recovery
+from skdistmlp.cluster.futures.ops import FuturesOps
 from skdistmlp.cluster.futures.recovery import FuturesRun, train_with_recovery
 from skdistmlp.cluster.run.reservation import reserve_workers, share_workers
 from tests.cluster.leaks import assert_nothing_left, own_cluster
@@ -141,6 +142,29 @@ def test_a_killed_worker_does_not_change_the_answer(
     # Each line once.
     assert lines_too == lines
     assert drawn_too == drawn
+    assert_nothing_left(own)
+
+
+def test_an_interrupt_while_rows_are_placed_again_keeps_what_was_trained(
+    own, data, monkeypatch
+):
+    expected = bounded(classifier(own, max_iter=3).fit, *data)
+    place, placed = FuturesOps.place_shards, []
+
+    def place_or_interrupt(*args):
+        placed.append(args)
+        if len(placed) == 2:
+            raise KeyboardInterrupt
+        return place(*args)
+
+    killing(monkeypatch, own)
+    monkeypatch.setattr(FuturesOps, "place_shards", place_or_interrupt)
+    clf = classifier(own)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    # The copy of the epoch before the loss.
+    assert_same(clf, expected)
+    assert [recovery.n_iter for recovery in clf.recoveries_] == [3]
     assert_nothing_left(own)
 
 

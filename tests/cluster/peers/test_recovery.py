@@ -174,6 +174,29 @@ def test_a_killed_worker_does_not_change_the_answer(
     assert re.search(said, str(clf.plan_))
 
 
+def test_an_interrupt_while_rows_are_placed_again_keeps_what_was_trained(
+    spare, data, monkeypatch
+):
+    expected = undisturbed(spare, data, max_iter=2)
+    place, placed = driver.place_rows, []
+
+    def place_or_interrupt(*args):
+        placed.append(args)
+        if len(placed) == 2:
+            raise KeyboardInterrupt
+        return place(*args)
+
+    Killer(monkeypatch, spare)
+    monkeypatch.setattr(driver, "place_rows", place_or_interrupt)
+    clf = classifier(spare)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    # The copies of the second epoch.
+    assert_same_bits(clf, expected)
+    assert [recovery.n_iter for recovery in clf.recoveries_] == [2]
+    assert_nothing_left(spare)
+
+
 @pytest.mark.slow
 def test_without_copies_a_fit_begins_again(spare, data, monkeypatch):
     expected = undisturbed(spare, data)

@@ -32,9 +32,10 @@ class ScriptedRun:
         is_interrupted=False,
         network=None,
         reached=None,
+        is_placed=True,
     ):
         self.n_iter = n_iter if reached is None else reached
-        self._ends_with = ends_with
+        self._ends_with, self._is_placed = ends_with, is_placed
         self.departure, self.is_interrupted = departure, is_interrupted
         progress = replace(job.initial.progress, n_iter=n_iter)
         state = replace(job.initial, progress=progress)
@@ -42,8 +43,10 @@ class ScriptedRun:
             state = replace(state, network=network)
         self._job = replace(job, initial=state) if n_iter else job
 
-    def train(self):
-        if isinstance(self._ends_with, Exception):
+    def train(self, on_placed):
+        if self._is_placed:
+            on_placed()
+        if isinstance(self._ends_with, BaseException):
             raise self._ends_with
         return self._job.initial
 
@@ -222,6 +225,56 @@ def test_an_interrupt_before_anything_is_trained_is_raised(fit_on, monkeypatch):
     monkeypatch.setattr(recovering_fit, "await_workers", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit.train(run_of)
+
+
+def stops(**others):
+    """Return the end of a run that the user interrupts."""
+    return lambda _plan: {"ends_with": KeyboardInterrupt(), "n_iter": 0} | others
+
+
+def test_an_interrupt_while_rows_are_placed_again_keeps_what_was_trained(fit_on):
+    fit, run_of, plans, _ = fit_on(has_trained(3), stops(is_placed=False))
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
+    assert list(state.network.parameters) == [0, 1, 2]
+    assert len(plans) == 2
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        # The first run has trained nothing, nor has one that starts over.
+        (),
+        (loses(0),),
+    ],
+)
+def test_an_interrupt_while_rows_are_first_placed_is_raised(fit_on, before):
+    fit, run_of, _, _ = fit_on(*before, stops(is_placed=False))
+    # As `partial_fit` has it: it is nothing that this fit has trained.
+    initial = replace(fit.job.initial, network=ShardState(np.zeros(3)))
+    fit = replace(fit, job=replace(fit.job, initial=initial))
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(run_of)
+
+
+def test_an_interrupt_that_a_run_raises_while_it_trains_is_raised(fit_on):
+    """A second one: the first has asked it to end after a step."""
+    fit, run_of, _, _ = fit_on(has_trained(3), stops())
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(run_of)
+
+
+def test_an_interrupt_before_another_run_keeps_what_was_trained(fit_on, monkeypatch):
+    fit, run_of, plans, _ = fit_on(has_trained(3))
+    looks = [processes_of(fit.client)] * 3
+
+    def processes(_client):
+        return looks.pop() if looks else interrupted()
+
+    monkeypatch.setattr(recovering_fit, "processes_of", processes)
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
+    assert len(plans) == 1
 
 
 def test_losses_are_bounded(fit_on):
@@ -483,6 +536,24 @@ def test_rows_that_change_before_they_are_placed_again_end_the_fit(fit_on):
     assert "Before that, the fit recovered" in before
 
 
+def test_rows_that_change_while_they_are_placed_again_end_the_fit(fit_on, monkeypatch):
+    """They were the same when they were last looked at, before they were sent."""
+    check = UnchangedRows.check
+
+    def check_and_change(rows):
+        check(rows)
+        fit.dataset.X[0, 0] += 1
+
+    monkeypatch.setattr(UnchangedRows, "check", check_and_change)
+    fit, run_of, plans, _ = fit_on(loses(3), ends)
+    changed = "the rows in this process have changed"
+    with pytest.raises(ClusterError, match=changed) as caught:
+        fit.train(run_of)
+    assert len(plans) == 2
+    (before,) = caught.value.__notes__
+    assert "Before that, the fit recovered" in before
+
+
 def moves(plan):
     workers = plan.workers[::-1]
     moved = Departure("moved", (), "it saves time", replace(plan, workers=workers))
@@ -510,7 +581,11 @@ def test_rows_are_looked_at_while_a_fit_waits_for_workers(fit_on, monkeypatch):
     fit.train(run_of)
     waits = ["await_workers", "check"]
     after_loss = ["look_again", "lost_among", *waits]
-    assert calls == [*after_loss, "look_again", *waits, "check"]
+    after_departure = ["look_again", *waits]
+    # Again, once they are placed, and at the end.
+    placed = ["look_again"]
+    moved = ["check", *placed, "check"]
+    assert calls == [*after_loss, *placed, *after_departure, *placed, *moved]
 
 
 def test_an_interrupt_while_rows_are_checked_keeps_what_was_trained(
