@@ -14,11 +14,14 @@ KINDS: Mapping[str, Kind] = {"closing_gracefully": "retired", "paused": "paused"
 
 STATUSES: Mapping[Kind, str] = {kind: status for status, kind in KINDS.items()}
 
-WHY: Mapping[Kind, str] = {
-    "retired": "is being retired",
-    "paused": "has been paused for too long: it uses too much memory to accept new "
-    "tasks",
+WHY: Mapping[Kind, tuple[str, str]] = {
+    "retired": ("is being retired", "are being retired"),
+    "paused": (
+        "has been paused for too long: it uses too much memory to accept new tasks",
+        "have been paused for too long: they use too much memory to accept new tasks",
+    ),
 }
+"""What is the matter with one worker, and with several."""
 
 
 @dataclass(frozen=True)
@@ -69,5 +72,7 @@ def departure_among(
     for status, kind in KINDS.items():
         found = tuple(w for w in workers if statuses.get(w) == status)
         if found:
-            return Departure(kind, found, f"worker {found[0]} {WHY[kind]}")
+            several = len(found) > 1
+            who = f"worker{'s' if several else ''} {', '.join(found)}"
+            return Departure(kind, found, f"{who} {WHY[kind][several]}")
     return None

@@ -241,8 +241,8 @@ class RecoveringFit:
                 others = self._others(departure)
                 if not others:
                     raise WorkerLostError(
-                        f"{departure.why}. It handed its shard over, but no other "
-                        f"worker came in its place. Start workers, and call again."
+                        f"{departure.why}. What was trained was handed over, but no "
+                        f"other worker came to go on. Start workers, and call again."
                     )
             except ClusterError as error:
                 left_at = time.monotonic()

@@ -426,7 +426,7 @@ def test_a_fit_that_nobody_goes_on_with_ends(epochs, data, monkeypatch):
         )
         with (
             dask.config.set({"skdistmlp.recovery-wait": "0s"}),
-            pytest.raises(WorkerLostError, match="It handed its shard over"),
+            pytest.raises(WorkerLostError, match="What was trained was handed over"),
         ):
             bounded(classifier(client, n_workers=1).fit, *data)
         retirement.has_ended()

@@ -26,7 +26,19 @@ def test_the_status_of_a_worker_says_why_it_is_left(workers, kind, left):
         assert found is None
         return
     assert (found.kind, found.workers, found.plan) == (kind, left, None)
-    assert found.why.startswith(f"worker {left[0]} ")
+    if len(left) == 1:
+        said = (
+            "is being retired" if kind == "retired" else "has been paused for too long"
+        )
+        assert found.why.startswith(f"worker {left[0]} {said}")
+    else:
+        assert found.why.startswith("workers d, b have been paused for too long: they")
+
+
+def test_all_workers_that_are_left_are_named():
+    retired = dict.fromkeys("xyz", "closing_gracefully")
+    found = departure_among(retired, tuple("zyx"))
+    assert found.why == "workers z, y, x are being retired"
 
 
 @pytest.mark.parametrize(

@@ -502,7 +502,7 @@ def test_one_that_fails_before_any_copy_was_taken_is_repeated(fit_on):
 def test_what_was_handed_over_is_kept_although_nobody_comes(fit_on, monkeypatch):
     fit, run_of, _, kept = fit_on(leaves(5))
     monkeypatch.setattr(recovering_fit, "await_workers", lambda *_: ())
-    with pytest.raises(WorkerLostError, match="It handed its shard over"):
+    with pytest.raises(WorkerLostError, match="What was trained was handed over"):
         fit.train(run_of)
     assert kept.epochs == [5]
 
