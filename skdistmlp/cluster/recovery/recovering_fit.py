@@ -20,16 +20,18 @@ from distributed import Client
 
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.workers import known_workers, worker_statuses
+from skdistmlp.cluster.recovery.abandoned import (
+    AbandonedWorkers,
+    Process,
+    lost_among,
+    processes_of,
+)
 from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.recovery.departure import Departure, departure_named
 from skdistmlp.cluster.recovery.replacement import (
-    AbandonedWorkers,
-    Process,
     Spares,
     await_workers,
-    lost_among,
     plan_on,
-    processes_of,
     recovery_of,
     replacements,
 )

@@ -8,10 +8,11 @@ import pytest
 
 from skdistmlp import ClusterError, ExchangeError, WorkerLostError
 from skdistmlp.cluster.recovery import recovering_fit, replacement
+from skdistmlp.cluster.recovery.abandoned import processes_of
 from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.cluster.recovery.recovering_fit import RecoveringFit
-from skdistmlp.cluster.recovery.replacement import Spares, has_them, processes_of
+from skdistmlp.cluster.recovery.replacement import Spares, has_them
 from skdistmlp.cluster.recovery.unchanged import UnchangedRows
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.planning.cost import cost_of_training
