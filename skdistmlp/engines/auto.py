@@ -268,14 +268,18 @@ def _plan_by(
     if not candidates:
         return None
     plan = chosen_plan(candidates, offer)
-    equal = _equally_fast(plan.workers, workers, machines)
-    if plan.engine == "peers" and len(plan.workers) < len(equal):
+    n_taken = len(plan.workers)
+    if plan.engine != "peers" or n_taken == len(workers):
+        return plan
+    suitable, equal = plan.workers, _equally_fast(plan.workers, workers, machines)
+    if n_taken < len(equal):
         # Any of them would do, and other fits may have taken the first ones.
         suitable = _workers_with_room(plan, equal, memory)
-        held, intends = outline.bytes_on_workers(), not request.only_plans
-        chosen = choose_free_workers(client, suitable, len(plan.workers), held, intends)
-        plan = replace(plan, workers=chosen)
-    return plan
+    # Also if there is nothing to choose: fits that choose take others until this one
+    # has reserved its workers.
+    held, intends = outline.bytes_on_workers(), not request.only_plans
+    chosen = choose_free_workers(client, suitable, n_taken, held, intends)
+    return replace(plan, workers=chosen)
 
 
 def _workers_with_room(

@@ -141,6 +141,21 @@ def test_fits_on_some_of_equal_workers_take_free_ones_beside_a_slow_one(
     assert "is left out, 2.0 times as slow" in plan.reason
 
 
+def test_a_fit_on_all_equal_workers_has_others_know_before_it_reserves_them(
+    client, measures
+):
+    measures |= {"here_s": 1e3, "worker_s": 1e3, "first_slower": 10.0}
+    workers = tuple(client.nthreads())
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    request = EngineRequest(client, None, None, "auto", only_plans=True)
+    forget_choices(client)
+    assert auto.fastest_plan(request, outline, workers, client).workers == workers[1:]
+    assert choices(client) == []
+    auto.fastest_plan(replace(request, only_plans=False), outline, workers, client)
+    assert choices(client) == [{*workers[1:]}]
+    forget_choices(client)
+
+
 @pytest.mark.parametrize("with_room", [(0, 2), (0,)])
 def test_free_workers_without_room_are_left_to_other_fits(
     client, measures, monkeypatch, with_room
