@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from skdistmlp.engines.engine import EngineRequest, out_of_reach
-from skdistmlp.exceptions import what_happened
+from skdistmlp.exceptions import ClusterError, what_happened
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
@@ -315,8 +315,11 @@ def _equally_fast(
 
 def plan_without_peers(
     request: EngineRequest, outline: FitOutline, workers: tuple[str, ...], client: Any
-) -> Plan | None:
+) -> Plan:
     """Return the plan of a fit whose workers cannot train as peers.
+
+    If none has room at present, it is that of tasks: when it runs, workers may have
+    freed memory, and if they have not, it says what is missing.
 
     Parameters
     ----------
@@ -331,8 +334,13 @@ def plan_without_peers(
 
     Returns
     -------
-    Plan or None
-        None if no plan has room.
+    Plan
+        Without peers, or of a single one if nothing else has room.
+
+    Raises
+    ------
+    ClusterError
+        If none has room, whatever the workers free.
     """
     from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.data.remote_dataset import available_memory
@@ -341,11 +349,22 @@ def plan_without_peers(
     machines = reference_machines(len(workers)) if known is None else known
     memory, memory_here = worker_memory(client, workers), available_memory()
     offer = _offer(request, outline, workers, machines, memory, memory_here)
-    candidates = offer.candidates()
-    if not candidates:
-        return None
-    plan = chosen_plan(candidates, offer)
     assert request.without_peers is not None
+    candidates = offer.candidates()
+    if not candidates and request.n_workers is None:
+        # A single one connects to nobody.
+        alone = replace(offer, cluster_engines=("peers",), n_workers=1)
+        candidates = alone.candidates()
+    if not candidates:
+        plan = offer.plan_of_tasks()
+        if (needed := offer.bytes_here(plan)) > memory_here:
+            raise ClusterError(
+                f"{request.without_peers}, and without peers this process would hold "
+                f"{needed:,} bytes, of which it can allocate {memory_here:,}. Let the "
+                f"workers reach each other, or train in a process with more memory."
+            )
+        return replace(plan, reason=request.without_peers)
+    plan = chosen_plan(candidates, offer)
     # Of machines that were assumed, no step is expected to take what they say.
     forecast = None if known is None else plan.forecast
     return replace(plan, reason=request.without_peers, forecast=forecast)

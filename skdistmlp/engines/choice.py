@@ -260,10 +260,8 @@ def _plan_on(
     if outline is not None:
         request = _without_unreachable(request, workers, client)
     if outline is not None and request.without_peers is not None:
-        plan = plan_without_peers(request, outline, workers, client)
-        if plan is not None:
-            return plan
-    elif outline is not None and has_choice(request):
+        return plan_without_peers(request, outline, workers, client)
+    if outline is not None and has_choice(request):
         from skdistmlp.cluster.peers.measured import MeasurementError
 
         is_long = is_worth_measuring(request, outline)

@@ -213,25 +213,33 @@ class Offer:
         collected = plan.split.n_parameters * self.cost.itemsize
         return PEERS_FIT_S + self.machines.sent_s(sent + collected)
 
+    def plan_of_tasks(self) -> Plan:
+        """Return the plan of "futures", whether or not there is room for it."""
+        workers = self.workers[: self.n_workers]
+        speeds = self.machines.workers[: self.n_workers]
+        shares = [1 / speed.correction(Grid(1)) for speed in speeds]
+        return plan_training(self.layer_units, "futures", workers, self.cost, shares)
+
+    def bytes_here(self, plan: Plan) -> int:
+        """Return the bytes that this process holds during a plan of "futures"."""
+        # All features are sent from here.
+        fetched = self.cost.data_bytes if self.on_cluster else 0
+        return bytes_here_by_tasks(plan.split, self.cost) + fetched
+
     def _futures(self) -> Iterator[Candidate]:
         """Yield the candidate of all workers by tasks, if there is room for it."""
         if self.n_replicas not in (None, 1):
             # It has none.
             return
-        workers = self.workers[: self.n_workers]
-        speeds = self.machines.workers[: self.n_workers]
-        shares = [1 / speed.correction(Grid(1)) for speed in speeds]
-        plan = plan_training(self.layer_units, "futures", workers, self.cost, shares)
+        plan = self.plan_of_tasks()
         if not has_room(plan, self.memory, self.memory_share):
             return
-        # All features are sent from here.
-        fetched = self.cost.data_bytes if self.on_cluster else 0
-        held_here = bytes_here_by_tasks(plan.split, self.cost) + fetched
-        if not self._has_room_here(held_here):
+        if not self._has_room_here(self.bytes_here(plan)):
             return
         # There may be fewer neurons than workers.
         n_shards = plan.n_shards
-        link, of_shards = self.machines.link, _distinct(speeds[:n_shards])
+        link = self.machines.link
+        of_shards = _distinct(self.machines.workers[:n_shards])
         step = step_time_of_tasks(plan.split, self.cost, of_shards, link)
         if self.cost.moves_parameters:
             # To the workers, and the gradient back.

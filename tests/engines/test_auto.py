@@ -34,7 +34,7 @@ from skdistmlp.engines.auto import FitOutline, is_worth_measuring
 from skdistmlp.engines.choice import open_engine
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.engines.local import LocalEngine
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.machines import reference_machines
@@ -447,6 +447,61 @@ def test_a_plan_without_peers_goes_by_what_is_known_of_the_machines(client):
     assert plan.forecast is not None
     sizes = [[len(part) for part in p.split.ranges[0]] for p in (assumed, plan)]
     assert sizes == [[3, 3, 3], [1, 4, 4]]
+
+
+@pytest.fixture
+def out_of_reach(client):
+    """Let it be known that the workers cannot connect to each other."""
+    workers = tuple(client.nthreads())
+    note_unreachable(client, workers, "behind a firewall")
+    return workers
+
+
+def memory_of(workers, *limits):
+    return dict(zip(workers, map(WorkerMemory, limits), strict=True))
+
+
+def test_workers_out_of_reach_without_room_do_not_train_as_peers_all_the_same(
+    client, out_of_reach, monkeypatch
+):
+    """Tasks say what is missing, if it still is when they begin."""
+    little = memory_of(out_of_reach, 1000, 1000, 1000)
+    monkeypatch.setattr(client_workers, "worker_memory", lambda *_: little)
+    plan = plan_of(client, parameter_threshold=0)
+    assert plan.engine == "futures"
+    assert plan.reason == "the workers cannot reach each other (behind a firewall)"
+
+
+def test_of_workers_out_of_reach_one_trains_what_nothing_else_has_room_for(
+    client, out_of_reach, monkeypatch
+):
+    memory = memory_of(out_of_reach, 1000, 10**9, 1000)
+    monkeypatch.setattr(client_workers, "worker_memory", lambda *_: memory)
+    plan = plan_of(client, parameter_threshold=0)
+    assert (plan.engine, plan.workers) == ("peers", out_of_reach[1:2])
+    # As many workers as were asked for.
+    assert plan_of(client, n_workers=3).engine == "futures"
+
+
+def test_without_peers_what_has_no_room_in_this_process_is_an_error(
+    client, out_of_reach, monkeypatch
+):
+    """SciPy would keep its vectors here: there is nothing to wait for."""
+    little = memory_of(out_of_reach, 1000, 1000, 1000)
+    monkeypatch.setattr(client_workers, "worker_memory", lambda *_: little)
+    monkeypatch.setattr(remote_dataset, "available_memory", lambda: 10**6)
+    regressor = DistributedMLPRegressor(
+        hidden_layer_sizes=(300, 300),
+        solver="lbfgs",
+        client=client,
+        parameter_threshold=0,
+    )
+    with pytest.raises(
+        ClusterError,
+        match=r"\(behind a firewall\), and without peers this process would hold "
+        r"\d+,\d+,\d+ bytes, of which it can allocate 1,000,000\. Let the workers",
+    ):
+        regressor.plan_fit(X, Y)
 
 
 @pytest.mark.parametrize(
