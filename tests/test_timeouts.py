@@ -46,6 +46,7 @@ NOT_TIMEOUTS = {
     "auto.py: MEASURED_FROM_S",
     "trial.py: TIMED_S",
     "probe.py: LINK_S",
+    "probe.py: LONG_S",
     "measurement.py: FETCHED_S",
 }
 """Constants in seconds that nothing waits for: what measurements have to exceed or are

@@ -30,7 +30,7 @@ class Unconnected:
     def __init__(self, n_ranks: int, grid: Grid | None = None) -> None:
         self.n_ranks = n_ranks
         self._grid = Grid(n_ranks) if grid is None else grid
-        self._filled: set[int] = set()
+        self._filled: set[tuple[int, int]] = set()
 
     def begin_all_gather(
         self,
@@ -48,9 +48,11 @@ class Unconnected:
         if own.ctypes.data != part.ctypes.data:
             np.copyto(own, part)
         # Once: what nobody has written to might be denormal, which is slow. From then
-        # on there is nothing that this process would do.
-        if out.ctypes.data not in self._filled:
-            self._filled.add(out.ctypes.data)
+        # on there is nothing that this process would do. Again for more rows, which
+        # begin at the same address.
+        filled = out.ctypes.data, len(out)
+        if filled not in self._filled:
+            self._filled.add(filled)
             for other in ranges[1:]:
                 n_copied = min(len(other), len(ranges[0]))
                 out[:, other.columns] = 0

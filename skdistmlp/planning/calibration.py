@@ -117,7 +117,7 @@ def _nominal_s(
     """
     split = NetworkSplit.even(layer_units, grid.n_shards)
     speed = Speed(REFERENCE)
-    if n_timed >= cost.n_rows:
+    if is_timed and n_timed >= cost.n_rows:
         return computation_s(split, cost, grid, speed)
     few = replace(cost, n_rows=n_timed)
     # Without the optimiser.

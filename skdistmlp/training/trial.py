@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from statistics import median
+from statistics import median_low
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,13 +28,17 @@ from skdistmlp.parallel.unconnected import Unconnected
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.step import backpropagate, training_step
 
-MAX_FLOP = 1e9
-"""Arithmetic of a step that is timed: 13 ms at 75 GFLOP/s. Of one with more rows, fewer
+MAX_FLOP = 5e8
+"""Arithmetic of a step that is timed: 7 ms at 75 GFLOP/s. Of one with more rows, fewer
 are timed, and the optimiser apart from them: products take as long per row."""
 
 MIN_ROWS = 64
 """The fewest rows of such a step, on each replica: with fewer, products are slower per
 row."""
+
+FIRST_ROWS = 16
+"""Rows, on each replica, of a first step that is not timed: it allocates what others
+use, and with all rows it would take as long as one of them."""
 
 MIN_STEPS = 2
 """Steps that are timed, at least."""
@@ -42,9 +46,14 @@ MIN_STEPS = 2
 TIMED_S = 0.01
 """Seconds for which steps are timed, at least. With 0.02, forecasts varied as much."""
 
-MAX_PARAMETERS = 4_000_000
-"""Parameters of a network whose steps are timed, about: of one with 100 million, they
-took 15 s. Of a larger one the widest layers are made narrower."""
+MAX_PARAMETERS = 1_000_000
+"""Parameters of a network whose products are timed, about. Of a larger one the widest
+layers are made narrower, which leaves time for more rows: products of few rows are
+slower, those of layers with several hundred neurons are not."""
+
+MAX_UPDATED = 2_000_000
+"""Parameters of a network whose optimiser is timed, about: with the gradient and their
+moments they take 32 MB, and fit in few caches, as those of a larger network."""
 
 DRAWN_PARAMETERS = 10_007
 """Random parameters, which are repeated."""
@@ -104,6 +113,8 @@ class Trial:
     runs_compiled : bool
         Whether the fit updates enough parameters for numba to be loaded: then it is
         loaded before steps are timed, as nearly all those of the fit run compiled.
+    updated : Network or None
+        The network whose optimiser is timed, if `network` is too narrow for that.
     """
 
     network: Network
@@ -114,6 +125,7 @@ class Trial:
     nnz_per_row: float | None
     targets: Targets
     runs_compiled: bool = False
+    updated: Network | None = None
 
     @classmethod
     def of(
@@ -133,8 +145,12 @@ class Trial:
             Steps of the whole fit.
         """
         n_updates = n_steps * _n_parameters(job.network.layer_units)
+        network, updated = (
+            _narrowed(job.network, dataset.nnz_per_row or 0, most)
+            for most in (MAX_PARAMETERS, MAX_UPDATED)
+        )
         return cls(
-            _narrowed(job.network, dataset.nnz_per_row or 0, MAX_PARAMETERS),
+            network,
             job.dtype,
             job.rule,
             job.ema_decay,
@@ -142,6 +158,7 @@ class Trial:
             dataset.nnz_per_row,
             dataset.targets(slice(0, SAMPLE_ROWS)),
             n_updates > compiled.UPDATES_BEFORE_LOADING,
+            None if job.rule is None or updated == network else updated,
         )
 
     @property
@@ -168,6 +185,7 @@ class Trial:
             self.n_rows,
             None if nnz is None else float(f"{nnz:.2g}"),
             self.runs_compiled,
+            None if self.updated is None else self.updated.layer_units,
         )
 
     def load_kernels(self) -> None:
@@ -183,6 +201,7 @@ class Trial:
             self,
             network=_narrowed(self.network, 0, 0),
             n_rows=len(self.targets),
+            updated=None,
         )
         with compiled.uncounted(loads=True):
             tiny._operations(Grid(1), tiny.n_rows).step()
@@ -221,26 +240,38 @@ class Trial:
     ) -> "_StepParts":
         """Time what a step of the first process of a grid consists of."""
         n_rows = self.rows_timed(grid)
-        step, compute, update = self._operations(grid, n_rows)
-        # It allocates what the others use, and loads what is to run compiled.
-        step()
-        own_rows = n_rows / grid.n_replicas
-        if n_rows == self.n_rows:
-            return _StepParts(own_rows, timed(step))
+        operations, own_rows = self._operations(grid, n_rows), n_rows / grid.n_replicas
+        if not self._is_in_parts(grid):
+            return _StepParts(own_rows, timed(operations.step))
         updated = StepSeconds(0.0, 0.0)
-        computed = timed(compute)
-        if self.rule is not None:
-            updated = timed(update)
+        computed = timed(operations.compute)
+        if self.updated is not None:
+            wide = replace(self, network=self.updated)
+            # Before the wide one is there: both have gradients and moments.
+            del operations
+            each_s = timed(wide._operations(grid, FIRST_ROWS * grid.n_replicas).update)
+            n_parameters = _n_parameters(self.network.layer_units)
+            share = n_parameters / _n_parameters(wide.network.layer_units)
+            updated = StepSeconds(*(share * seconds for seconds in each_s))
+        elif self.rule is not None:
+            updated = timed(operations.update)
         return _StepParts(own_rows, computed, updated)
 
     def _operations(self, grid: Grid, n_rows: int) -> "_Operations":
-        """Return what the first process of a grid does with a number of rows."""
+        """Return what the first process of a grid does with a number of rows.
+
+        With a few of them it has done it once.
+        """
         ops = self._open(grid, n_rows)
         rows = np.arange(n_rows)
+        few = rows[: FIRST_ROWS * grid.n_replicas]
+        # It allocates what the others use, and loads what is to run compiled.
+        backpropagate(ops, few, few)
         compute = partial(backpropagate, ops, rows, rows)
         update = partial(ops.update, rows, LEARNING_RATE)
         if self.rule is None:
             return _Operations(compute, compute, update)
+        update()
         step = partial(training_step, ops, rows, LEARNING_RATE)
         return _Operations(step, compute, update)
 
@@ -254,7 +285,11 @@ class Trial:
     def _is_timed(self, grid: Grid) -> bool:
         """Whether a grid's steps are timed, or those of a single process are enough."""
         is_whole = grid.n_shards == 1 and grid.n_replicas > 1
-        return not is_whole or self.rows_timed(grid) == self.n_rows
+        return not is_whole or not self._is_in_parts(Grid(1))
+
+    def _is_in_parts(self, grid: Grid) -> bool:
+        """Whether the optimiser is timed apart from the rest of a grid's step."""
+        return self.updated is not None or self.rows_timed(grid) < self.n_rows
 
     def rows_timed(self, grid: Grid) -> int:
         """Return the most rows of a step that is timed, of all replicas."""
@@ -410,6 +445,7 @@ def _timed(part: Callable[[], object], goes_on: GoesOn, waits_s: float) -> StepS
         ended = time.perf_counter()
         each_s.append(ended - begun)
         begun = ended
-    together_s = median(each_s)
+    # Of two, the shorter one: what else runs on a machine makes them longer only.
+    together_s, own = median_low(each_s), median_low(own_s)
     # On a busy machine, the waits of a tiny network may take less than that one did.
-    return StepSeconds(median(own_s), max(together_s / 2, together_s - waits_s))
+    return StepSeconds(own, max(together_s / 2, together_s - waits_s))

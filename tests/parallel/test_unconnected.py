@@ -38,6 +38,16 @@ def test_own_columns_are_refreshed_each_time():
         assert out[0, 0] == value
 
 
+def test_more_rows_in_the_same_buffer_are_filled_too():
+    ranges = consecutive_ranges([1, 1])
+    buffer = np.full((3, 2), np.nan)
+    communicator = Unconnected(2)
+    for n_rows in (1, 3):
+        out = buffer[:n_rows]
+        communicator.all_gather(np.ones((n_rows, 1)), ranges, 0, out)
+        assert_array_equal(out, 1.0)
+
+
 @pytest.mark.parametrize("axis", ["neurons", "replicas"])
 def test_axes_have_the_lengths_of_the_grid(axis):
     grid = Grid(3, 2)

@@ -2,7 +2,8 @@
 
 import time
 from dataclasses import replace
-from itertools import pairwise
+from functools import partial
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,9 +13,11 @@ from skdistmlp.nn import compiled
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.nn.update_rules import Adam, AdamW, Sgd
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import count_parameters
 from skdistmlp.training import trial as module
-from skdistmlp.training.trial import Trial
-from tests.training.jobs import CASES, LAYER_UNITS, dataset_of, job_of
+from skdistmlp.training.step import backpropagate
+from skdistmlp.training.trial import Trial, alone
+from tests.training.jobs import CASES, LAYER_UNITS, dataset_of, job_of, lbfgs_job
 
 GRIDS = [Grid(1), Grid(3), Grid(1, 3), Grid(2, 2)]
 
@@ -72,11 +75,11 @@ def units_timed(*layer_units, nnz_per_row=None):
 
 
 def test_of_large_networks_narrower_ones_are_timed():
-    assert units_timed(784, 1024, 1024, 10) == (784, 1024, 1024, 10)
-    first, second, third, last = units_timed(784, 4096, 4096, 10)
-    assert (first, last) == (784, 10)
+    assert units_timed(784, 512, 512, 10) == (784, 512, 512, 10)
+    first, second, third, last = units_timed(300, 4096, 4096, 10)
+    assert (first, last) == (300, 10)
     assert second == third
-    n_parameters = 785 * second + (second + 1) * third + (third + 1) * 10
+    n_parameters = 301 * second + (second + 1) * third + (third + 1) * 10
     assert 0.99 * module.MAX_PARAMETERS < n_parameters <= module.MAX_PARAMETERS
     # Narrow layers stay as they are.
     assert units_timed(10**6, 64, 50_000, 2)[1] == 64
@@ -93,6 +96,40 @@ def test_steps_of_a_network_that_was_narrowed_can_be_timed():
     for case in ("adam", "sparse"):
         trial = Trial.of(job_with(network), dataset_of(case), 50)
         assert 0 < step_s(trial, Grid(2)) < 5
+
+
+def seconds_of_updates(monkeypatch, trial, grids):
+    """Return seconds of steps of which all that takes time is 1 ns per parameter."""
+    n_updated = []
+
+    def seconds(part, goes_on, waits_s):
+        part()
+        if part.func.__name__ != "update":
+            return module.StepSeconds(0.0, 0.0)
+        n_updated.append(part.func.__self__.state.parameters.size)
+        return module.StepSeconds(1e-9 * n_updated[-1], 2e-9 * n_updated[-1])
+
+    monkeypatch.setattr(module, "_timed", seconds)
+    return trial.steps_seconds(grids), n_updated
+
+
+def test_the_optimiser_is_timed_on_more_parameters_than_products(monkeypatch):
+    """Those of a narrower network would fit in a cache."""
+    network = network_of(784, 2048, 2048, 10)
+    trial = Trial.of(job_with(network), dataset_of("adam"), 50)
+    grids = [Grid(1), Grid(2), Grid(1, 2)]
+    assert trial.n_rows_timed(grids) == [50, 50, 0]
+    found, n_updated = seconds_of_updates(monkeypatch, trial, grids)
+    most = module.MAX_UPDATED
+    assert n_updated == pytest.approx([most, most / 2], rel=0.01)
+    whole, shard, replica = found
+    n_parameters = count_parameters(trial.network.layer_units)
+    assert whole == pytest.approx((1e-9 * n_parameters, 2e-9 * n_parameters))
+    assert shard.own == pytest.approx(whole.own / 2, rel=0.01)
+    assert replica.own == pytest.approx(whole.own / 2)
+    # An evaluation has none.
+    job = replace(lbfgs_job(), network=network)
+    assert Trial.of(job, dataset_of("adam"), 50).updated is None
 
 
 NETWORK = network_of(64, 100, 10)
@@ -130,6 +167,7 @@ def test_candidates_of_a_search_share_a_measurement(changes):
         {"dtype": np.dtype(np.float32)},
         {"nnz_per_row": 3.0},
         {"runs_compiled": True},
+        {"updated": network_of(64, 200, 10)},
     ],
 )
 def test_steps_that_do_other_work_are_measured(changes):
@@ -243,6 +281,33 @@ def test_all_begin_to_time_steps_at_the_same_time():
 
     module._timed(lambda: events.append("step"), wait, 0.0)
     assert events == ["waited", "step", "waited", "step", "waited"]
+
+
+@pytest.mark.parametrize("grid", [Grid(1), Grid(1, 3)])
+def test_what_a_step_needs_is_allocated_by_one_with_few_rows(monkeypatch, grid):
+    """With all of them it would take as long as one that is timed."""
+    n_rows, begun = [], []
+
+    def compute(ops, rows, batch):
+        n_rows.append(len(rows))
+        backpropagate(ops, rows, batch)
+
+    def timed(part, goes_on, waits_s):
+        begun.append(len(n_rows))
+        return module.StepSeconds(1.0, 1.0)
+
+    monkeypatch.setattr(module, "backpropagate", compute)
+    monkeypatch.setattr(module, "_timed", timed)
+    trial_of("adam")._parts(grid, partial(timed, goes_on=alone, waits_s=0.0))
+    assert n_rows == [module.FIRST_ROWS * grid.n_replicas]
+    assert begun == [1]
+
+
+def test_of_two_steps_the_one_that_was_not_held_up_counts(monkeypatch):
+    clock = accumulate([0.0, 5.0, 0.0, 2.0, 1.0])
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    seconds = module._timed(lambda: None, alone, 0.0)
+    assert seconds == (2.0, 3.0)
 
 
 def test_a_replica_computes_its_rows_only(monkeypatch):

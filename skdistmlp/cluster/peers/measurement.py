@@ -36,6 +36,7 @@ from skdistmlp.cluster.run.graph import MEASURE
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import borrow_workers
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import Timings, are_equal
@@ -44,15 +45,19 @@ from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.settings import exchange_timeout_s
 from skdistmlp.timeouts import LOADING_TIMEOUT_S, MEASURING_POLL_S, MEASURING_TIMEOUT_S
-from skdistmlp.training.trial import Trial
+from skdistmlp.training.trial import FIRST_ROWS, Trial
 from skdistmlp.wire.handshake import Credentials
 
 PIECES = 32_000, 256_000, 1_000_000
 """Bytes that the workers together send this process, one after the other, to measure
 the link to it. On a fast link, the largest follows the smallest."""
 
-FETCHED_S = 0.3
+FETCHED_S = 0.05
 """Seconds that a larger piece may be expected to take."""
+
+FETCHED_LATENCIES = 10
+"""Or this many times what the fewest bytes take: over a long distance, a connection
+begins slowly, and small pieces say little of its rate."""
 
 _MEASURING = threading.Lock()
 """Held while something is measured: the fits of a search that runs in threads all want
@@ -228,19 +233,25 @@ def check_room_for_trial(
 
 def _bytes_of_trial(cost: StepCost, trial: Trial, grid: Grid) -> int:
     """Return the bytes that the first process of a grid takes for its steps."""
-    (n_rows,) = trial.n_rows_timed([grid])
-    split = NetworkSplit.even(trial.network.layer_units, grid.n_shards)
-    feature_bytes = n_rows * numbers_per_row(split, cost) * cost.itemsize
-    cost = replace(
-        cost,
-        n_rows=n_rows,
-        buffer_rows=None,
-        data_bytes=feature_bytes + n_rows * split.layer_units[-1] * cost.itemsize,
-        feature_bytes=feature_bytes,
-        n_ordered_rows=0,
-        moves_parameters=False,
-    )
-    return bytes_held(split.layout(0), cost, grid.n_replicas)
+    timed = [(trial.network, trial.n_rows_timed([grid])[0])]
+    if trial.updated is not None:
+        timed.append((trial.updated, FIRST_ROWS * grid.n_replicas))
+
+    def n_bytes(network: Network, n_rows: int) -> int:
+        split = NetworkSplit.even(network.layer_units, grid.n_shards)
+        feature_bytes = n_rows * numbers_per_row(split, cost) * cost.itemsize
+        of_trial = replace(
+            cost,
+            n_rows=n_rows,
+            buffer_rows=None,
+            data_bytes=feature_bytes + n_rows * split.layer_units[-1] * cost.itemsize,
+            feature_bytes=feature_bytes,
+            n_ordered_rows=0,
+            moves_parameters=False,
+        )
+        return bytes_held(split.layout(0), of_trial, grid.n_replicas)
+
+    return max(n_bytes(network, n_rows) for network, n_rows in timed)
 
 
 def _measure(
@@ -283,13 +294,14 @@ def _measure(
 def _worker_seconds(reports: Sequence[ProbeReport]) -> tuple[tuple[float, ...], ...]:
     """Return what steps take each worker.
 
-    Equal workers wait for whichever is the slowest of them in a step, as in a fit. If
-    one is always slower, what the others take to wait for it says nothing of them.
+    Equal workers wait for whichever is the slowest of them in a step, as in a fit, but
+    not if one process has the network alone. If one is always slower, what the others
+    take to wait for it says nothing of them.
     """
     own_s = [report.own_s[0] for report in reports]
     typical_s = median_low(own_s)
     if all(are_equal(s, typical_s) for s in own_s):
-        return tuple(tuple(report.step_s) for report in reports)
+        return tuple((report.own_s[0], *report.step_s[1:]) for report in reports)
     return tuple(tuple(report.own_s) for report in reports)
 
 
@@ -319,24 +331,36 @@ def _probe(
         listening = [
             tasks.add(rank, "address", probe.address_of, opened[rank]) for rank in ranks
         ]
+        # Asked for at once, and done while the addresses are on their way.
+        loading = [
+            tasks.add(rank, "load", probe.load_kernels, trial, listening[rank])
+            for rank in ranks
+            if trial.runs_compiled
+        ]
         sizes = () if _is_on_one_machine(client, workers) else PIECES
         pieces = [
-            tasks.add(rank, f"{size:,} bytes", probe.piece_of, size // len(workers))
+            tasks.add(
+                rank,
+                f"{size:,} bytes",
+                probe.piece_of,
+                size // len(workers),
+                listening[rank],
+            )
             for size in sizes
             for rank in ranks
         ]
         # The probes are held until they have measured.
-        futures = tasks.submit([*opened, *listening, *pieces])
+        futures = tasks.submit([*opened, *listening, *pieces, *loading])
         n = len(workers)
         probes, addresses, *of_sizes = (
             futures[start : start + n] for start in range(0, len(futures), n)
         )
         roster = Roster(_results(tasks, addresses, check), names, exchange_timeout_s())
-        if trial.runs_compiled:
+        if loading:
             # Not before all have answered: a worker that is busy with other tasks is
             # not waited for as long as one that compiles.
             with deadline.stopped():
-                _load_kernels(tasks, ranks, trial)
+                _load_kernels(tasks, of_sizes.pop(), trial)
         tasks.begin()
         keys = [
             tasks.add(
@@ -359,13 +383,11 @@ def _probe(
         return reports, rate_here(fetched_s)
 
 
-def _load_kernels(tasks: Placement, ranks: Sequence[int], trial: Trial) -> None:
+def _load_kernels(
+    tasks: Placement, loading: Sequence[Future[Any]], trial: Trial
+) -> None:
     """Load the compiled code that is timed, here and on all workers at once."""
     deadline = _Deadline(LOADING_TIMEOUT_S, "compiled code was not loaded")
-    tasks.begin()
-    loading = tasks.submit(
-        [tasks.add(rank, "load", probe.load_kernels, trial) for rank in ranks]
-    )
     trial.load_kernels()
     _wait_for(tasks, loading, deadline.check)
 
@@ -389,15 +411,16 @@ def rate_here(fetched_s: Callable[[int], float]) -> float:
         Fetches that many bytes, one of `PIECES` or 0 for a few; returns the seconds.
     """
     empty_s = min(fetched_s(0), fetched_s(0))
+    may_take_s = max(FETCHED_S, FETCHED_LATENCIES * empty_s)
     size = PIECES[0]
     taken_s = fetched_s(size)
     while True:
-        larger = _next_piece(size, taken_s - empty_s)
+        larger = _next_piece(size, taken_s - empty_s, may_take_s)
         if larger is None:
             # Before this is final: if something else held it up, the link would seem
             # slow.
             taken_s = min(taken_s, fetched_s(size))
-            larger = _next_piece(size, taken_s - empty_s)
+            larger = _next_piece(size, taken_s - empty_s, may_take_s)
         if larger is None:
             break
         size, taken_s = larger, fetched_s(larger)
@@ -405,7 +428,7 @@ def rate_here(fetched_s: Callable[[int], float]) -> float:
     return 8 / byte_s if byte_s > 0 else math.inf
 
 
-def _next_piece(size: int, carried_s: float) -> int | None:
+def _next_piece(size: int, carried_s: float, may_take_s: float) -> int | None:
     """Return the largest piece after one that took so long, if there is time for any.
 
     A connection begins slowly, so that it may turn out to take less than expected.
@@ -413,7 +436,7 @@ def _next_piece(size: int, carried_s: float) -> int | None:
     affordable = [
         larger
         for larger in PIECES
-        if larger > size and carried_s * larger / size <= FETCHED_S
+        if larger > size and carried_s * larger / size <= may_take_s
     ]
     return max(affordable, default=None)
 

@@ -31,7 +31,7 @@ SIZES = [0, 16_000, 128_000, 1_000_000, 4_000_000]
 """Bytes that each worker sends in the exchanges that are timed: what those of networks
 send, from small to large. Larger ones follow the line through the last two."""
 
-LINK_S = 0.15
+LINK_S = 0.1
 """Seconds for exchanges: no larger size is begun that is expected to end later."""
 
 MIN_SIZES = 3
@@ -41,7 +41,12 @@ ROWS = 16
 """Rows of the arrays that are exchanged, since columns have to be put in order."""
 
 N_EXCHANGES = 3
-"""Exchanges of each size that are timed; two that are not counted come first."""
+"""Exchanges of each size that are timed, after one that is not: a gather and a scatter
+each."""
+
+LONG_S = 0.03
+"""Seconds from which these are too long for one size. Then there are two, the faster of
+which counts: on a slow link, bytes take longer than whatever else may hold them up."""
 
 FLOAT_BYTES = 4
 
@@ -213,36 +218,42 @@ def _time_exchanges(
         if n_bytes in sizes:
             # Among many workers, a number for each is more than the smallest sizes.
             continue
-        if len(sizes) >= MIN_SIZES:
-            expected_s = seconds[-1] * n_bytes / sizes[-1]
-            expected_s *= 2 * (1 + N_EXCHANGES)
-            is_late = time.perf_counter() + expected_s > begun + LINK_S
+        times = 1 + N_EXCHANGES
+        # The first size says nothing of what bytes take.
+        if len(sizes) > 1:
+            each_s = 2 * seconds[-1] * n_bytes / sizes[-1]
+            if times * each_s > LONG_S:
+                times = 2
+            is_late = time.perf_counter() + times * each_s > begun + LINK_S
+            if is_late and len(sizes) >= MIN_SIZES:
+                times = 0
             # The first decides: the others may have begun a little later.
-            if communicator.broadcast(np.array([float(is_late)]), 0)[0]:
+            times = int(communicator.broadcast(np.array([float(times)]), 0)[0])
+            if times == 0:
                 break
         sizes.append(n_bytes)
-        seconds.append(_exchange_s(communicator, width))
+        seconds.append(_exchange_s(communicator, width, times))
     return sizes, seconds
 
 
-def _exchange_s(communicator: SocketCommunicator, width: int) -> float:
-    """Return the mean of the seconds of a gather and of a scatter, of medians."""
+def _exchange_s(communicator: SocketCommunicator, width: int, times: int) -> float:
+    """Return the mean of the seconds of a gather and of a scatter: see `LONG_S`."""
     n_ranks = communicator.n_ranks
     ranges = consecutive_ranges([width] * n_ranks)
     whole = np.zeros((ROWS, width * n_ranks), np.float32)
     own = np.zeros((ROWS, width), np.float32)
     each_s = []
-    for _ in range(1 + N_EXCHANGES):
+    for _ in range(times):
         communicator.begin_step()
         begun = time.perf_counter()
         communicator.all_gather(own, ranges, 0, whole)
         communicator.reduce_scatter(whole, ranges, 0, own)
         each_s.append(time.perf_counter() - begun)
-    return median(each_s[1:]) / 2
+    return (median(each_s[1:]) if times > 2 else min(each_s)) / 2
 
 
-def load_kernels(trial: Trial) -> None:
-    """Load the compiled code that a worker measures with."""
+def load_kernels(trial: Trial, _address: Address) -> None:
+    """Load the compiled code that a worker measures with, once it has its address."""
     trial.load_kernels()
 
 
@@ -256,8 +267,10 @@ def prepare(trial: Trial) -> None:
     thread.start()
 
 
-def piece_of(n_bytes: int) -> np.ndarray:
+def piece_of(n_bytes: int, _address: Address) -> np.ndarray:
     """Return bytes to be sent to the process that measures, which nothing compresses.
+
+    Once this worker has its address, for which the others wait.
 
     An array, as what training sends: Dask copies it less often than an object.
     """

@@ -38,7 +38,9 @@ from skdistmlp.cluster.run import placement, reservation
 from skdistmlp.cluster.run.reservation import borrow_workers, reserve_workers
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.nn import compiled
+from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import count_parameters
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
@@ -132,7 +134,7 @@ def test_code_that_has_to_be_compiled_takes_no_time_from_the_measurement(
     monkeypatch.setattr(
         module.probe,
         "load_kernels",
-        lambda _: Event("gate-of-a-compiler").wait(WITHIN_S),
+        lambda *_: Event("gate-of-a-compiler").wait(WITHIN_S),
     )
     compiled_trial = replace(trial, runs_compiled=True)
     assert bounded(measure_machines, client, workers, compiled_trial, GRIDS).here_s > 0
@@ -146,7 +148,7 @@ def test_workers_that_compile_for_too_long_are_not_waited_for(
     monkeypatch.setattr(
         module.probe,
         "load_kernels",
-        lambda _: Event("gate-of-a-slow-compiler").wait(WITHIN_S),
+        lambda *_: Event("gate-of-a-slow-compiler").wait(WITHIN_S),
     )
     compiled_trial = replace(trial, runs_compiled=True)
     try:
@@ -185,17 +187,20 @@ def test_the_link_to_this_process_is_measured_unless_it_is_within_one_machine(
 
 
 @pytest.mark.parametrize(
-    ("bits_per_s", "largest", "within_s"),
+    ("bits_per_s", "latency_s", "largest", "within_s"),
     [
-        (1e10, 1_000_000, 0.03),
-        (1e8, 1_000_000, 0.2),
-        (1e7, 256_000, 0.5),
-        (1e6, 32_000, 0.6),
+        (1e10, 0.003, 1_000_000, 0.03),
+        (1e8, 0.003, 256_000, 0.06),
+        (1e7, 0.003, 32_000, 0.06),
+        (1e6, 0.003, 32_000, 0.6),
+        (1e10, 0.025, 1_000_000, 0.03),
+        (1e8, 0.025, 1_000_000, 0.2),
+        (1e7, 0.025, 256_000, 0.5),
+        (1e6, 0.025, 32_000, 0.6),
     ],
 )
-@pytest.mark.parametrize("latency_s", [0.003, 0.025])
 def test_the_link_to_this_process_is_measured_by_what_it_carries_in_a_moment(
-    bits_per_s, largest, within_s, latency_s
+    bits_per_s, latency_s, largest, within_s
 ):
     fetched = []
 
@@ -230,8 +235,9 @@ def test_a_connection_that_begins_slowly_carries_larger_pieces():
         # Round trips until it is at full speed.
         return 0.02 * (1 + (n_bytes > 0) + (n_bytes > 10**5)) + 1e-7 * n_bytes
 
-    assert rate_here(fetched_s) > 5e7
-    assert max(fetched) == 1_000_000
+    # By the first piece alone, 11 Mbit/s.
+    assert rate_here(fetched_s) > 3e7
+    assert max(fetched) == 256_000
 
 
 def test_the_same_is_measured_once(client, workers, trial):
@@ -254,12 +260,16 @@ def test_a_client_that_is_made_for_a_single_fit_finds_what_was_measured(
 
 
 def test_a_slow_worker_is_told_from_those_that_wait_for_it():
-    def reports(*own_s):
-        return [ProbeReport([], [], [s], [max(own_s)]) for s in own_s]
+    """But for a step of a single process: nobody waits for anybody there."""
 
-    assert module._worker_seconds(reports(1.0, 1.0, 3.0)) == ((1.0,), (1.0,), (3.0,))
-    assert module._worker_seconds(reports(1.0, 1.1)) == ((1.1,), (1.1,))
-    assert module._worker_seconds(reports(1.0, 1.0, 1.4, 1.4))[0] == (1.0,)
+    def reports(*own_s):
+        slowest = max(own_s)
+        return [ProbeReport([], [], [s, s / 2], [slowest, slowest / 2]) for s in own_s]
+
+    found = module._worker_seconds(reports(1.0, 1.0, 3.0))
+    assert found == ((1.0, 0.5), (1.0, 0.5), (3.0, 1.5))
+    assert module._worker_seconds(reports(1.0, 1.1)) == ((1.0, 0.55), (1.1, 0.55))
+    assert module._worker_seconds(reports(1.0, 1.0, 1.4, 1.4))[0] == (1.0, 0.5)
 
 
 def test_workers_that_lose_each_other_are_not_said_to_be_out_of_reach(
@@ -558,6 +568,18 @@ def test_a_worker_needs_room_for_the_network_that_is_timed(trial):
     memory["tcp://b:1"] = WorkerMemory(1000)
     with pytest.raises(MeasurementError, match="tcp://b:1 has 1,000"):
         check_room_for_trial(cost, trial, GRIDS, memory)
+
+
+def test_a_worker_needs_room_for_the_parameters_that_are_updated(trial):
+    """They are more than those of the network whose products are timed."""
+    units = 64, 300, 300, 10
+    wide = replace(trial, updated=Network(dense_layers(units, "relu"), "softmax"))
+    # With their gradient and moments.
+    n_bytes = 4 * 8 * count_parameters(units)
+    cost, memory = StepCost.of_step(50), {"tcp://a:1": WorkerMemory(n_bytes)}
+    check_room_for_trial(cost, trial, GRIDS, memory)
+    with pytest.raises(MeasurementError, match="tcp://a:1 has"):
+        check_room_for_trial(cost, wide, GRIDS, memory)
 
 
 def test_a_worker_needs_room_for_the_rows_of_a_shard(trial, monkeypatch):

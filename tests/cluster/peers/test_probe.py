@@ -1,6 +1,7 @@
 """What workers time: exchanges of growing size, while there is time."""
 
 import threading
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +31,7 @@ def test_all_measure_the_same_sizes(n_ranks):
 
 def test_many_workers_measure_every_size_once(monkeypatch):
     """With so many that one number for each exceeds the smallest sizes."""
-    monkeypatch.setattr(probe, "_exchange_s", lambda _, width: 1e-6 * width)
+    monkeypatch.setattr(probe, "_exchange_s", lambda _, width, __: 1e-6 * width)
     for n_ranks in (2, 127, 251, 1024):
         communicator = Unconnected(n_ranks)
         sizes, seconds = probe._time_exchanges(communicator)
@@ -43,6 +44,37 @@ def test_a_slow_link_is_measured_with_small_sizes_only(monkeypatch):
     monkeypatch.setattr(probe, "LINK_S", 0.0)
     for sizes, _ in timed(2):
         assert len(sizes) == probe.MIN_SIZES
+
+
+@pytest.mark.parametrize(
+    ("mbit_per_s", "expected"), [(10_000, [4, 4, 4, 4, 4]), (100, [4, 4, 2])]
+)
+def test_exchanges_that_take_long_are_repeated_less(monkeypatch, mbit_per_s, expected):
+    repeated = []
+
+    def exchange_s(_, width, times):
+        repeated.append(times)
+        n_bytes = width * probe.ROWS * probe.FLOAT_BYTES
+        return 1e-4 + 8e-6 * n_bytes / mbit_per_s
+
+    # Nothing takes time but what is expected to.
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(probe, "_exchange_s", exchange_s)
+    sizes, seconds = probe._time_exchanges(Unconnected(2))
+    assert repeated == expected
+    assert len(sizes) == len(seconds) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("each_s", "found_s"), [([9.0, 1.0, 4.0, 2.0], 1.0), ([9.0, 4.0], 2.0)]
+)
+def test_a_first_exchange_and_one_that_is_held_up_do_not_count(
+    monkeypatch, each_s, found_s
+):
+    """Of a gather and a scatter, half is the mean."""
+    clock = accumulate(seconds for s in each_s for seconds in (0.0, s))
+    monkeypatch.setattr(probe.time, "perf_counter", lambda: next(clock))
+    assert probe._exchange_s(Unconnected(2), 8, len(each_s)) == found_s
 
 
 def test_one_worker_has_nobody_to_exchange_with():
