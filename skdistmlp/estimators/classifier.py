@@ -200,7 +200,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         Score of the rows for validation after each epoch, if there are any; see
         `scoring`.
     validation_loss_curve_ : list of float or None
-        Their mean loss after each epoch, without the penalty.
+        Their mean loss after each epoch, without the penalty. NaN after an epoch of a
+        call without such rows, if another call had some.
     best_validation_score_ : float or None
         Highest of the validation scores.
     best_iter_ : int or None

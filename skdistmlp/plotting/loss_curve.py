@@ -1,5 +1,6 @@
 """How the loss developed during training."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,9 +33,10 @@ class LossCurveDisplay:
     loss_curve : sequence of float
         Loss of each epoch.
     validation_scores : sequence of float, optional
-        Validation score of each epoch, if there were rows for validation.
+        Validation score of each epoch, if there were rows for validation; NaN for an
+        epoch without.
     validation_loss_curve : sequence of float, optional
-        Their loss at each epoch.
+        Their loss at each epoch, likewise.
     name : str, optional
         Name of the curve in the legend.
 
@@ -83,8 +85,8 @@ class LossCurveDisplay:
         estimator : DistributedMLPClassifier or DistributedMLPRegressor
             A network fitted with any solver but "lbfgs", ours or scikit-learn's, a
             pipeline that ends in one, or a search over one of these.
-            Scores and losses for validation are plotted if every epoch has one. If only
-            some fits had such rows, it is unknown which epochs they belong to.
+            Scores and losses for validation are plotted at the epochs that have them:
+            some calls of ``fit`` or ``partial_fit`` may have had no such rows.
         ax : matplotlib Axes, optional
             Axes to plot on; by default, those of a new figure.
         name : str, optional
@@ -119,17 +121,10 @@ class LossCurveDisplay:
                 f"solver={network.solver!r} keeps no loss curve; "
                 f"the others do, such as solver='adam'"
             )
-        curves = {
-            "validation_scores": getattr(network, "validation_scores_", None),
-            "validation_loss_curve": getattr(network, "validation_loss_curve_", None),
-        }
-        n_epochs = len(network.loss_curve_)
         display = cls(
             loss_curve=network.loss_curve_,
-            **{
-                name: None if curve is None or len(curve) != n_epochs else curve
-                for name, curve in curves.items()
-            },
+            validation_scores=_scores_by_epoch(network),
+            validation_loss_curve=_losses_by_epoch(network),
             name=name,
         )
         return display.plot(ax=ax, curve_kwargs=curve_kwargs)
@@ -173,7 +168,6 @@ class LossCurveDisplay:
 
         name = self.name if name is None else name
         n_epochs = len(self.loss_curve)
-        has_one_epoch = n_epochs == 1
         look = look_of_line(_n_fits(ax), n_epochs)
         kwargs = merge_line_kwargs(
             curve_kwargs,
@@ -187,12 +181,13 @@ class LossCurveDisplay:
         self.ax_, self.figure_ = ax, ax.figure
         self.validation_loss_line_ = None
         if self.validation_loss_curve is not None:
+            there, losses = _without_gaps(self.validation_loss_curve)
             (self.validation_loss_line_,) = ax.plot(
-                epochs,
-                self.validation_loss_curve,
+                there,
+                losses,
                 ":",
                 color=self.line_.get_color(),
-                marker="+" if has_one_epoch else look.get("marker"),
+                marker="+" if len(there) == 1 else look.get("marker"),
                 markevery=look.get("markevery"),
                 gid=VALIDATION_LOSS_LABEL,
                 label=VALIDATION_LOSS_LABEL
@@ -202,12 +197,13 @@ class LossCurveDisplay:
         self.validation_ax_ = self.validation_line_ = None
         if self.validation_scores is not None:
             self.validation_ax_ = _find_twin(ax) or ax.twinx()
+            there, scores = _without_gaps(self.validation_scores)
             (self.validation_line_,) = self.validation_ax_.plot(
-                epochs,
-                self.validation_scores,
+                there,
+                scores,
                 "--",
                 color=self.line_.get_color(),
-                marker="x" if has_one_epoch else look.get("marker"),
+                marker="x" if len(there) == 1 else look.get("marker"),
                 markevery=look.get("markevery"),
                 label=SCORE_LABEL if name is None else f"{name}, {SCORE_LABEL}",
             )
@@ -218,6 +214,39 @@ class LossCurveDisplay:
             proxy = _score_proxy() if score_lines else None
             draw_legend_above(ax, list(ax.lines), score_lines, proxy)
         return self
+
+
+def _losses_by_epoch(network: Any) -> list[float] | None:
+    """Return the loss for validation of each epoch, NaN where there is none."""
+    losses = getattr(network, "validation_loss_curve_", None)
+    if losses is None or len(losses) != len(network.loss_curve_):
+        return None
+    return list(losses)
+
+
+def _scores_by_epoch(network: Any) -> list[float] | None:
+    """Return the score of each epoch, NaN where there is none.
+
+    Like scikit-learn's, the scores have no gaps. But epochs that have a score also have
+    a loss for validation.
+    """
+    scores = getattr(network, "validation_scores_", None)
+    if scores is None or len(scores) == len(network.loss_curve_):
+        return scores
+    losses = _losses_by_epoch(network)
+    if losses is None or len(scores) != sum(not math.isnan(loss) for loss in losses):
+        return None
+    left = iter(scores)
+    return [loss if math.isnan(loss) else next(left) for loss in losses]
+
+
+def _without_gaps(curve: Sequence[float]) -> tuple[list[int], list[float]]:
+    """Return the epochs that have a value, from 1, and these values.
+
+    A line through a single point, between two gaps, is invisible.
+    """
+    epochs = [epoch for epoch, value in enumerate(curve, 1) if not math.isnan(value)]
+    return epochs, [curve[epoch - 1] for epoch in epochs]
 
 
 def _n_fits(ax: "Axes") -> int:

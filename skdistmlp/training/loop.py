@@ -143,7 +143,7 @@ def judge_epoch(
     assert progress is not None
     measure = "Training loss"
     if validation is None:
-        progress = progress.judged_by_loss(options.tol)
+        progress = progress.without_validation().judged_by_loss(options.tol)
     else:
         score, loss = _validate(network, validation)
         log(f"Validation score: {score:f}")

@@ -1,5 +1,6 @@
 """How far training has come, and why it ended."""
 
+import math
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
@@ -42,7 +43,8 @@ class Progress:
     validation_scores : tuple of float or None
         Score of every epoch; None without validation.
     validation_losses : tuple of float or None
-        Mean loss of the rows for validation, likewise.
+        Mean loss of the rows for validation, likewise; NaN for an epoch without such
+        rows, if others have some.
     best_validation_score : float or None
         The highest score; None without validation.
     best_iter : int or None
@@ -80,7 +82,8 @@ class Progress:
                 progress, validation_scores=(), best_validation_score=worst
             )
         if validating and self.validation_losses is None:
-            progress = replace(progress, validation_losses=())
+            before = (math.nan,) * len(self.loss_curve)
+            progress = replace(progress, validation_losses=before)
         return progress
 
     def with_validation_loss(self, loss: float | None) -> "Progress":
@@ -88,6 +91,15 @@ class Progress:
         if loss is None:
             return self
         return replace(self, validation_losses=(*(self.validation_losses or ()), loss))
+
+    def without_validation(self) -> "Progress":
+        """Return the progress after an epoch without rows for validation.
+
+        Other calls may have some, and their losses stay in step with the epochs.
+        """
+        if self.validation_losses is None:
+            return self
+        return self.with_validation_loss(math.nan)
 
     def with_loss(self, loss: float, n_samples: int, n_steps: int) -> "Progress":
         """Return the progress after one more epoch with a mean loss of `loss`."""

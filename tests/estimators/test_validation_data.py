@@ -252,6 +252,19 @@ def test_forms_may_be_mixed_and_that_of_x_holds(of_X, of_X_val, data):
     assert_same(ours, expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("of_X_val", [np.asarray, sparse.csr_array, np.ndarray.tolist])
+def test_rows_after_a_dask_frame_may_be_an_array(client, data, of_X_val):
+    """Its columns are those of the frame, in their order."""
+    X, y, X_val, y_val = data
+    frame = FORMS["Dask frames"][0](X)
+    for connected in (None, client):
+        engine = "local" if connected is None else "peers"
+        ours = classifier(client=connected, engine=engine)
+        ours.fit(frame, y, X_val=of_X_val(X_val), y_val=y_val)
+        expected = classifier().fit(X, y, X_val=X_val, y_val=y_val)
+        assert_same(ours, expected, rtol=1e-6)
+
+
 def test_several_labels_and_classes_that_are_missing_are_fine(data):
     X, y, X_val, y_val = data
     only_some = y_val < 4
@@ -372,6 +385,23 @@ def test_what_does_not_fit_a_dask_collection_is_refused(
     with pytest.raises(ValueError, match=message):
         ours.fit(collection, y, X_val=X_val, y_val=y_val)
     assert_nothing_left(client)
+
+
+@pytest.mark.parametrize(
+    ("X_val", "message"),
+    [
+        (X5[:, :3], r"X_val has the shape \(5, 3\), but X has 64 columns"),
+        (X5[0], r"X_val has the shape \(64,\)"),
+        (da.zeros((5, 64)), "X is a data frame and X_val is an array"),
+        (pd.DataFrame(X5), "X_val has the columns"),
+    ],
+    ids=range(4),
+)
+def test_what_does_not_fit_a_dask_frame_is_refused(data, X_val, message):
+    X, y, *_ = data
+    frame = FORMS["Dask frames"][0](X)
+    with pytest.raises(ValueError, match=message):
+        classifier().fit(frame, y, X_val=X_val, y_val=Y5)
 
 
 @pytest.mark.parametrize("has_client", [False, True])

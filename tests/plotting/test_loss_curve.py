@@ -146,11 +146,38 @@ def test_invalid_curves_are_refused(curves, message):
 
 
 @pytest.mark.parametrize("stops_early", [(True, False), (False, True)], ids=str)
-def test_scores_of_only_some_epochs_are_left_out(data, stops_early):
+def test_scores_of_only_some_epochs_are_drawn_at_these(data, stops_early):
     clf = DistributedMLPClassifier((9,), max_iter=2, warm_start=True)
     for early_stopping in stops_early:
         clf.set_params(early_stopping=early_stopping).fit(*data)
     assert (len(clf.loss_curve_), len(clf.validation_scores_)) == (4, 2)
     display = LossCurveDisplay.from_estimator(clf)
     assert display.line_.get_ydata().tolist() == clf.loss_curve_
-    assert display.validation_line_ is None
+    epochs = [1, 2] if stops_early[0] else [3, 4]
+    assert list(display.validation_line_.get_xdata()) == epochs
+    assert list(display.validation_line_.get_ydata()) == clf.validation_scores_
+    assert list(display.validation_loss_line_.get_xdata()) == epochs
+
+
+@pytest.mark.parametrize("validated", [{2}, {1, 3, 4}], ids=str)
+def test_calls_without_rows_for_validation_leave_gaps(data, validated):
+    X, y = data
+    clf = DistributedMLPClassifier((9,))
+    for epoch in range(1, 6):
+        rows = {"X_val": X[:30], "y_val": y[:30]} if epoch in validated else {}
+        clf.partial_fit(X, y, classes=np.unique(y), **rows)
+    display = LossCurveDisplay.from_estimator(clf)
+    losses = [clf.validation_loss_curve_[epoch - 1] for epoch in sorted(validated)]
+    for line, drawn in (
+        (display.validation_loss_line_, losses),
+        (display.validation_line_, clf.validation_scores_),
+    ):
+        assert list(line.get_xdata()) == sorted(validated)
+        assert list(line.get_ydata()) == drawn
+        assert (line.get_marker() == "None") == (len(validated) > 1)
+
+
+def test_scores_whose_epochs_are_unknown_are_left_out(data):
+    clf = MLPClassifier((9,), max_iter=3, early_stopping=True).fit(*data)
+    del clf.validation_scores_[0]
+    assert LossCurveDisplay.from_estimator(clf).validation_line_ is None

@@ -120,10 +120,21 @@ def test_a_score_improves_by_more_than_tol(score, count, is_best):
 
 
 def test_losses_and_the_epoch_of_the_best_score_are_noted():
-    seen = progress(loss_curve=(2.0, 1.0)).started(validating=True, stops=False)
+    seen = progress(loss_curve=(2.0, 1.0), validation_losses=(0.75,))
+    seen = seen.started(validating=True, stops=False)
     assert seen.best_loss == np.inf
     assert seen.with_validation_loss(None) is seen
     seen = seen.with_validation_loss(0.5).with_score(0.25)
-    assert (seen.validation_losses, seen.validation_scores) == ((0.5,), (0.25,))
+    assert (seen.validation_losses, seen.validation_scores) == ((0.75, 0.5), (0.25,))
     assert (seen.best_validation_score, seen.best_iter) == (0.25, 2)
     assert seen.with_score(0.25).best_iter == 2
+
+
+def test_losses_for_validation_stay_in_step_with_the_epochs():
+    """A call may have rows for validation though those before and after have none."""
+    seen = progress(loss_curve=(2.0,)).without_validation()
+    assert seen.validation_losses is None
+    seen = seen.started(validating=True).with_validation_loss(0.5).with_score(0.25)
+    seen = seen.started(validating=False).without_validation()
+    np.testing.assert_equal(seen.validation_losses, (np.nan, 0.5, np.nan))
+    assert seen.validation_scores == (0.25,)

@@ -15,6 +15,7 @@ import numpy as np
 from dask.base import compute as compute_here
 from dask.base import is_dask_collection, optimize
 from distributed import Client, Future, futures_of
+from scipy.sparse import issparse
 
 from skdistmlp.cluster._dask import (
     Cluster,
@@ -102,14 +103,19 @@ def concatenate_rows(collection: Any, following: Any) -> Any:
     collection : collection
         An Array or DataFrame.
     following : collection or array-like
-        Of the same kind, with the same columns.
+        Of the same kind, with the same columns. After a DataFrame, it may also be an
+        array in this process, whose columns are taken to be in the same order.
 
     Raises
     ------
     ValueError
-        If the columns differ, or one is a frame and the other is none.
+        If the columns differ, or one is a frame and the other a collection that is
+        none.
     """
     frames = is_frame(collection), hasattr(following, "columns")
+    if frames == (True, False) and not is_dask_collection(following):
+        following = _frame_with_columns(collection.columns, following)
+        frames = True, True
     if frames[0] != frames[1]:
         kinds = ["a data frame" if frame else "an array" for frame in frames]
         raise ValueError(
@@ -143,6 +149,19 @@ def concatenate_rows(collection: Any, following: Any) -> Any:
     if first.dtype == np.float32:
         second = second.astype(np.float32)
     return da.concatenate([first, second], allow_unknown_chunksizes=True)
+
+
+def _frame_with_columns(columns: Any, values: Any) -> Any:
+    """Return the values of `X_val` as a data frame with the columns of X."""
+    import pandas as pd
+
+    values = values.toarray() if issparse(values) else np.asarray(values)
+    if values.ndim != 2 or values.shape[1] != len(columns):
+        raise ValueError(
+            f"X_val has the shape {values.shape}, but X has {len(columns)} columns. "
+            f"Pass the same columns."
+        )
+    return pd.DataFrame(values, columns=columns)
 
 
 def n_blocks(collection: Any) -> int:
