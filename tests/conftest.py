@@ -10,6 +10,10 @@ from distributed import Client, LocalCluster
 from hypothesis import settings
 from sklearn.datasets import load_digits
 
+from skdistmlp.cluster.client import rpc
+from skdistmlp.cluster.data import dask_collections
+from skdistmlp.cluster.peers import departures, driver
+from skdistmlp.cluster.run import placement, scatter
 from skdistmlp.engines import choice
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import load
@@ -29,6 +33,10 @@ stop_early_with_strings()
 # Errors of lost workers are tested where no fit goes on after them. Tests of those that
 # do say so.
 dask.config.set({"skdistmlp.max-recoveries": 0})
+
+# Many tests wait until a lost or paused worker is noticed. A check costs a message.
+for waiting in (rpc, dask_collections, departures, driver, placement, scatter):
+    waiting.WORKER_CHECK_S = 0.2
 
 # A shell has what it starts in the background ignore SIGINT, as would all processes
 # of the tests.

@@ -167,6 +167,7 @@ def test_the_environment_decides_where_a_cluster_is_wanted(n_workers, stays_behi
     assert not any("needs a cluster" in text for text in warned)
 
 
+@pytest.mark.slow
 def test_a_local_fit_names_the_setting_only_if_it_was_read():
     code = FIT_WITHOUT_A_CLUSTER.format(n_workers=None, stays_behind="")
     reason, _ = printed_by(code, DASK_SKDISTMLP__PARAMETER_THRESHOLD="60")

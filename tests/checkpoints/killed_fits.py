@@ -40,7 +40,7 @@ def fit(directory: str | None, address: str | None) -> str:
         clf = DistributedMLPClassifier(
             (40,),
             batch_size=100,
-            max_iter=30,
+            max_iter=30 if connected is None else 12,
             n_iter_no_change=50,
             random_state=0,
             early_stopping=True,

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from skdistmlp import cli
+from skdistmlp.cluster.client import lookup
 
 
 @pytest.mark.parametrize("address", [5, None])
@@ -29,3 +30,11 @@ def test_every_command_takes_a_cluster_and_its_certificates(command):
     result = CliRunner().invoke(cli.mlp, mistaken)
     assert result.exit_code == 2
     assert "not both" in result.output
+
+
+def test_a_cluster_that_does_not_answer_is_an_error(monkeypatch):
+    monkeypatch.setattr(lookup, "REFUSED_S", 0.0)
+    result = CliRunner().invoke(cli.mlp, ["crossover", "tcp://127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert "no Dask scheduler answers at tcp://127.0.0.1:1: " in result.output
+    assert "measuring" not in result.output

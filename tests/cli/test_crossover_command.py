@@ -59,7 +59,7 @@ def test_results_are_printed_and_written(client, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     only_quick(
-        0,
+        1,
         cases=[
             (
                 ["tcp://127.0.0.1:1"],

@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from skdistmlp import DistributedMLPClassifier
 from tests.estimators.configurations import Case
 from tests.estimators.support import assert_same_network, fit, quiet, result_of
+from tests.marks import only_quick
 
 EVEN_HEAVIER = {digit: 3.0 if digit % 2 == 0 else 0.5 for digit in range(10)}
 
@@ -89,7 +90,11 @@ def test_class_weight_works_on_shards(name):
 
 @pytest.mark.parametrize(
     ("name", "solver"),
-    [("dict", "adam"), ("balanced labels", "sgd"), ("strings", "lbfgs")],
+    only_quick(
+        1,
+        2,
+        cases=[("dict", "adam"), ("balanced labels", "sgd"), ("strings", "lbfgs")],
+    ),
 )
 def test_class_weight_works_on_futures(client, name, solver):
     target, class_weight = CLASS_WEIGHTS[name]

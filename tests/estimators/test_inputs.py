@@ -115,6 +115,7 @@ def test_collections_are_recognized(value, expected):
     assert is_collection(value) is expected
 
 
+@pytest.mark.slow
 def test_arrays_do_not_import_dask():
     code = """
 import sys

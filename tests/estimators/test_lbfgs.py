@@ -55,7 +55,7 @@ def _cut_into_blocks_of(monkeypatch, block_rows):
 
 
 @BOTH
-@pytest.mark.parametrize("block_rows", [1, 77, 240])
+@pytest.mark.parametrize("block_rows", only_quick(1, 2, cases=[1, 77, 240]))
 def test_rows_are_evaluated_in_blocks(monkeypatch, name, block_rows):
     _cut_into_blocks_of(monkeypatch, block_rows)
     case = Case.of(name)

@@ -208,7 +208,7 @@ def check_on_workers(cluster, engine, case, n_workers, in_blocks):
 
 @pytest.mark.parametrize("engine", ["peers", "futures"])
 @given(case=cases(), n_workers=st.integers(1, 3), in_blocks=st.booleans())
-@settings(max_examples=4)
+@settings(max_examples=3)
 def test_workers_give_the_answer_of_one_shard(
     cluster, engine, case, n_workers, in_blocks
 ):

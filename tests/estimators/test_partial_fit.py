@@ -16,6 +16,7 @@ from tests.estimators.support import (
     fit,
     quiet,
 )
+from tests.marks import only_quick
 
 CLASSES = np.arange(10)
 FUTURES = {"engine": "futures"}
@@ -396,7 +397,7 @@ def test_edited_parameters_are_used_by_a_warm_start():
     assert_same_network(ours, theirs)
 
 
-@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("optimiser", only_quick(0, cases=OPTIMISERS))
 def test_the_engine_may_change_between_calls(client, optimiser):
     case = Case.of("defaults", batch_size=120, **OPTIMISERS[optimiser])
     ours, theirs = case.pair(client=client)
@@ -417,7 +418,7 @@ def test_the_engine_may_change_between_calls(client, optimiser):
     assert_same_answers(ours, theirs, case.X, case.y)
 
 
-@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("early_stopping", only_quick(1, cases=[False, True]))
 def test_a_warm_start_may_change_the_engine(client, early_stopping):
     case = Case.of(
         "defaults", early_stopping=early_stopping, max_iter=2, batch_size=120

@@ -6,6 +6,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import ClusterError, DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.cluster.client import lookup
 from skdistmlp.estimators.planning import outline_of_fit
 
 X = np.random.default_rng(0).normal(size=(30, 4))
@@ -33,11 +34,12 @@ def test_weights_and_regressors_are_planned_too():
     assert plan.split.layer_units == (4, 3, 1)
 
 
-def test_parameters_and_data_are_checked_as_in_fit():
+def test_parameters_and_data_are_checked_as_in_fit(monkeypatch):
     with pytest.raises(ValueError, match="'engine' parameter"):
         DistributedMLPClassifier(engine="none").plan_fit(X, Y)
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         DistributedMLPClassifier().plan_fit(X, Y[:5])
+    monkeypatch.setattr(lookup, "REFUSED_S", 0.0)
     with pytest.raises(ClusterError, match="no Dask scheduler answers"):
         DistributedMLPClassifier(client="tcp://127.0.0.1:1", engine="peers").plan_fit(
             X, Y

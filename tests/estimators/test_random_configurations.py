@@ -105,34 +105,66 @@ def cases(draw):
 
 
 @given(case=cases())
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_random_configurations_match_scikit_learn_locally(case):
     """Errors and warnings have to match too."""
     assert_parity(case, engine="local")
 
 
-@given(case=cases(), shares=strategies.shares)
-@settings(max_examples=80)
-def test_random_configurations_match_on_uneven_shards(case, shares):
+@pytest.mark.slow
+@given(case=cases())
+@settings(max_examples=200)
+def test_more_random_configurations_match_scikit_learn_locally(case):
+    assert_parity(case, engine="local")
+
+
+def check_on_uneven_shards(case, shares):
     ours = assert_parity(case, shares=shares)
     if hasattr(ours, "plan_"):
         hidden = ours.plan_.split.ranges
         assert ours.n_workers_ == (len(shares) if hidden else 1)
 
 
-@given(
+@given(case=cases(), shares=strategies.shares)
+@settings(max_examples=30)
+def test_random_configurations_match_on_uneven_shards(case, shares):
+    check_on_uneven_shards(case, shares)
+
+
+@pytest.mark.slow
+@given(case=cases(), shares=strategies.shares)
+@settings(max_examples=160)
+def test_more_random_configurations_match_on_uneven_shards(case, shares):
+    check_on_uneven_shards(case, shares)
+
+
+on_grids = given(
     case=cases(),
     shares=strategies.few_shares,
     n_replicas=st.integers(1, 4),
     form=st.sampled_from(["copies", "once"]),
 )
-@settings(max_examples=60)
-def test_random_configurations_match_on_grids(case, shares, n_replicas, form):
-    """Some replicas have no row of a mini-batch, or of any; so have shards."""
+
+
+def check_on_grid(case, shares, n_replicas, form):
     rows = RowHolding(form)
     ours = assert_parity(case, shares=shares, n_replicas=n_replicas, rows=rows)
     if hasattr(ours, "plan_"):
         assert ours.n_replicas_ == n_replicas
+
+
+@on_grids
+@settings(max_examples=25)
+def test_random_configurations_match_on_grids(case, shares, n_replicas, form):
+    """Some replicas have no row of a mini-batch, or of any; so have shards."""
+    check_on_grid(case, shares, n_replicas, form)
+
+
+@pytest.mark.slow
+@on_grids
+@settings(max_examples=120)
+def test_more_random_configurations_match_on_grids(case, shares, n_replicas, form):
+    check_on_grid(case, shares, n_replicas, form)
 
 
 def check_on_workers(cluster, case, engine, n_workers):
@@ -172,7 +204,7 @@ def test_more_random_configurations_match_on_peers(cluster, case, n_workers):
 
 @pytest.mark.parametrize(
     "name",
-    only_quick(*range(0, len(CONFIGURATIONS), 3), cases=CONFIGURATIONS),
+    only_quick(*range(0, len(CONFIGURATIONS), 6), cases=CONFIGURATIONS),
 )
 def test_named_configurations_match_on_uneven_shards(name):
     case = Case.of(name, max_iter=2)

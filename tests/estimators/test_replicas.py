@@ -3,7 +3,7 @@
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn.model_selection import GridSearchCV
@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.client import workers
 from skdistmlp.planning.memory import WorkerMemory
-from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
 from tests.cluster.support import load
 from tests.engines.thread_engine import in_threads
 from tests.estimators.configurations import CONFIGURATIONS, Case, pair
@@ -65,7 +65,7 @@ def test_every_configuration_matches_on_two_replicas_of_two_shards(name):
     assert_parity(Case.of(name), shares=[1, 1], n_replicas=2)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", only_quick(0, 2, 3, cases=GRIDS))
 def test_float32_is_close_after_20_epochs(grid):
     n_replicas, n_shards = GRIDS[grid]
     case = Case.of("defaults", max_iter=20).float32()
@@ -120,12 +120,9 @@ def test_training_continues_on_another_grid():
 
 @pytest.fixture(scope="module")
 def four_workers():
-    with LocalCluster(
-        n_workers=4, threads_per_worker=1, dashboard_address="127.0.0.1:0"
-    ) as running:
-        with Client(running, set_as_default=False) as client:
-            client.run(load)
-        yield running
+    with own_cluster(n_workers=4) as client:
+        client.run(load)
+        yield client.cluster
 
 
 @pytest.fixture

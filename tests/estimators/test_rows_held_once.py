@@ -55,7 +55,7 @@ ONCE = RowHolding("once")
 
 
 @pytest.mark.parametrize("shares", [(), (5, 1, 2)], ids=["equal", "unequal"])
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", only_quick(0, 2, 3, cases=GRIDS))
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
 def test_both_forms_have_the_same_bits(grid, convert, shares):
     n_replicas, n_shards = GRIDS[grid]
@@ -190,7 +190,7 @@ def test_persisted_blocks_stay_on_their_workers(client):
 
 
 @pytest.mark.parametrize("n_replicas", [1, 2])
-@pytest.mark.parametrize("where", ["in memory", "in a file"])
+@pytest.mark.parametrize("where", only_quick(1, cases=["in memory", "in a file"]))
 def test_a_score_that_needs_all_rows_gets_them(client, where, n_replicas):
     case = Case.of("defaults")
     rows = {"X_val": case.X[:50], "y_val": case.y[:50]}

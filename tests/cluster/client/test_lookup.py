@@ -25,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 @pytest.fixture
 def soon():
-    """Dask gives up connecting after a second."""
-    with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+    """Dask gives up connecting after a moment."""
+    with dask.config.set({"distributed.comm.timeouts.connect": "0.3s"}):
         yield
 
 
@@ -152,12 +152,14 @@ def test_an_unreachable_address_is_reported(soon, closed_port, digits, use):
 def test_the_cause_is_reported_long_before_the_timeout(
     monkeypatch, closed_port, address, cause
 ):
-    monkeypatch.setattr(lookup, "REFUSED_S", 2.0)
+    monkeypatch.setattr(lookup, "REFUSED_S", 0.5)
+    monkeypatch.setattr(lookup, "DIAGNOSE_S", 0.2)
     with pytest.raises(ClusterError, match=cause):
         in_thread(connected(address or closed_port).__enter__).result(15)
 
 
-def test_the_dashboard_is_recognised():
+def test_the_dashboard_is_recognised(monkeypatch):
+    monkeypatch.setattr(lookup, "DIAGNOSE_S", 0.3)
     with ThreadingHTTPServer(("127.0.0.1", 0), SilentHandler) as server:
         serving = in_thread(server.serve_forever)
         address = f"tcp://127.0.0.1:{server.server_port}"
@@ -243,9 +245,10 @@ def test_a_scheduler_that_is_just_starting_is_waited_for(monkeypatch, closed_por
     """Its port refuses connections at first."""
     # Not how long the wait is, but that there is one.
     monkeypatch.setattr(lookup, "REFUSED_S", WITHIN_S)
+    monkeypatch.setattr(lookup, "DIAGNOSE_S", 0.1)
 
     async def start_later():
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.5)
         port = int(closed_port.rpartition(":")[2])
         # Any port for its pages: if another cluster has the usual one, Dask warns.
         pages = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}

@@ -29,7 +29,6 @@ NAMES = {
 QUICK = {
     ("worker killed", FORWARD, TWO_REPLICAS),
     ("worker killed", BACKWARD, TWO_BY_TWO),
-    ("connections between shards cut", "between rounds", TWO_BY_TWO),
 }
 """Those that run with the other tests."""
 

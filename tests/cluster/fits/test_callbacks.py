@@ -235,8 +235,16 @@ def test_parameters_are_fetched_only_if_a_callback_asks(client, data, monkeypatc
         assert len(fetched) == n_times + 1
 
 
-@BOTH_ENGINES
-@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize(
+    ("engine", "early_stopping"),
+    only_quick(
+        *(0, 3),
+        cases=[
+            *(("futures", False), ("futures", True)),
+            *(("peers", False), ("peers", True)),
+        ],
+    ),
+)
 def test_all_shards_stop_at_the_epoch_that_a_callback_chooses(
     client, data, engine, early_stopping, recwarn
 ):

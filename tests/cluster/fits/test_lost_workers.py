@@ -270,7 +270,7 @@ def test_a_partial_fit_whose_worker_dies_leaves_the_estimator_unchanged(
     assert_nothing_left(client)
 
 
-@pytest.mark.parametrize("given", ["client", "address"])
+@pytest.mark.parametrize("given", only_quick(1, cases=["client", "address"]))
 def test_a_fit_whose_scheduler_dies_names_its_address(
     tmp_path, data, monkeypatch, given
 ):

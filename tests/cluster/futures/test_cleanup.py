@@ -59,7 +59,14 @@ def leaves_nothing(client):
 
 
 @pytest.mark.parametrize(
-    "phase", ["at once", "steps", "epoch", "best", "predictions", "evaluation", "lbfgs"]
+    "phase",
+    only_quick(
+        *(1, 3, 5, 6),
+        cases=[
+            *("at once", "steps", "epoch", "best"),
+            *("predictions", "evaluation", "lbfgs"),
+        ],
+    ),
 )
 @pytest.mark.parametrize("fails", only_quick(1, cases=[False, True]), ids=["", "fails"])
 def test_nothing_is_left_at_the_end(client, phase, fails):
@@ -126,7 +133,7 @@ STRUCK = {
 }
 
 
-@pytest.mark.parametrize("where", STRUCK)
+@pytest.mark.parametrize("where", only_quick(0, 2, 5, 6, cases=STRUCK))
 @pytest.mark.parametrize(
     "raised", only_quick(0, cases=[KeyboardInterrupt, ArithmeticError])
 )

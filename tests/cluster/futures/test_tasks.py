@@ -14,6 +14,7 @@ from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel.shard import join_states, split_state
 from skdistmlp.parallel.split import join_shards
 from skdistmlp.training.step import backpropagate, predict_blocks, training_step
+from tests.marks import only_quick
 from tests.nn.softsign import SOFTSIGN
 from tests.parallel.ops_contract import blocks_of_evaluations
 from tests.parallel.test_local_ops import among_peers, problem_of
@@ -158,7 +159,9 @@ class Shards:
         return call(tasks.predict, self.shards[0], pieces)
 
 
-@pytest.mark.parametrize(("n_shards", "hidden"), SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("n_shards", "hidden"), only_quick(0, 2, 4, 6, 8, cases=SHAPES), ids=str
+)
 @pytest.mark.parametrize(
     "options",
     [

@@ -236,7 +236,7 @@ class Retirement:
             bounded(asked.result)
 
 
-@pytest.mark.parametrize("is_seen", [True, False])
+@pytest.mark.parametrize("is_seen", only_quick(0, cases=[True, False]))
 def test_a_worker_that_is_being_retired_hands_its_shard_over(
     spare, data, epochs, monkeypatch, capsys, is_seen
 ):

@@ -334,6 +334,7 @@ def test_a_nanny_starts_the_worker_that_takes_the_place(
     assert_same_bits(clf, expected)
 
 
+@pytest.mark.slow
 def test_a_retired_worker_is_replaced(spare, data, monkeypatch):
     expected = undisturbed(spare, data)
     retiring = []

@@ -210,7 +210,7 @@ def test_a_shard_queued_between_rounds_is_waited_for(client, data, short_rounds)
             stop_all(client, fit)
 
 
-@pytest.mark.parametrize("n_workers", [1, 2])
+@pytest.mark.parametrize("n_workers", only_quick(1, cases=[1, 2]))
 def test_a_retired_worker_ends_the_fit(processes, data, short_rounds, n_workers):
     processes.have_workers(2)
     with Client(processes.address, set_as_default=False) as client:

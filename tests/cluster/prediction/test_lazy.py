@@ -123,7 +123,7 @@ def fitted(data):
 @pytest.mark.parametrize(
     ("kind", "method"),
     only_quick(
-        *(1, 3, 5, 8),
+        *(1, 5, 8),
         cases=[
             ("classes", "predict"),
             ("classes", "predict_proba"),
@@ -252,7 +252,10 @@ def test_empty_blocks_give_empty_predictions(client, data, fitted):
     assert_array_equal(labels, here)
 
 
-@pytest.mark.parametrize("kind", ["two classes", "labels", "values", "more values"])
+@pytest.mark.parametrize(
+    "kind",
+    only_quick(1, 2, cases=["two classes", "labels", "values", "more values"]),
+)
 def test_scores_equal_those_of_arrays(client, data, fitted, convert, kind):
     X, y = data
     targets = {
