@@ -125,7 +125,7 @@ def main() -> None:
         rows = list(local.compare_predictions(arguments.threads, arguments.repeats))
         results["predict"] = rows
     if "optimizer" in selected:
-        results["optimizer"] = list(optimizer.compare_block_sizes(arguments.repeats))
+        results |= optimizer.run(arguments.repeats)
     if "features" in selected:
         rows = list(features.compare_locally(arguments.threads, arguments.repeats))
         results["features, local"] = rows

@@ -17,10 +17,11 @@ import numpy as np
 Kernel = Callable[..., None]
 
 UPDATES_BEFORE_LOADING = 250_000_000
-"""Parameters updated by NumPy before numba is loaded. With compiled code in its cache
-that costs 0.33 s, about what this many updates could have saved: a process that only
-trains small networks never waits for numba. To compile a kernel for the first time
-takes seconds."""
+"""Parameters updated by NumPy before numba is loaded: a process that only trains small
+networks never waits for that. Even with compiled code in its cache it takes longer
+(``python -m benchmarks optimizer``) than what this many updates could have saved, but a
+fit that has got so far usually goes on. To compile a kernel for the first time takes
+several seconds."""
 
 _LOCK = threading.Lock()
 _updates = 0

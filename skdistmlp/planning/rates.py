@@ -88,7 +88,7 @@ DASK_BYTE_S = 4e-9
 """Seconds that Dask takes to send a byte to a worker, besides those on the link, and
 that the worker takes to make an array of it (``python -m benchmarks futures``)."""
 
-SCIPY_PARAMETER_S = 2e-7
+SCIPY_PARAMETER_S = 1e-7
 """Seconds per parameter that SciPy's L-BFGS takes between two evaluations, on one
-thread: in fits of networks with 85,000 and 301,000 parameters it took 0.17 to 0.26 µs,
-besides the evaluations."""
+thread: in fits of networks with 80,000 to 1.9 million parameters it took 0.088 to 0.099
+µs (``python -m benchmarks optimizer``)."""

@@ -150,6 +150,7 @@ def test_the_command_prints_tables_and_writes_json_and_plots(
     monkeypatch.setattr(local, "WORKLOADS", {tiny: 1.5, sparse: 1.0})
     monkeypatch.setattr(local, "PREDICTIONS", [tiny])
     monkeypatch.setattr(optimizer, "N_PARAMETERS", 1000)
+    monkeypatch.setattr(optimizer, "OF_LBFGS", [Workload(4, (3,), 2, 1, 10)])
     path, plot = tmp_path / "b.json", tmp_path / "b.png"
     options = ["--repeats", "1", "--json", str(path), "--plot", str(plot)]
     monkeypatch.setattr(
@@ -165,6 +166,11 @@ def test_the_command_prints_tables_and_writes_json_and_plots(
     assert results["local"][0]["speedup"] > 0
     assert results["predict"][0]["rows"] == 10
     assert len(results["optimizer"]) == 14
+    (of_lbfgs,) = results["optimizer, L-BFGS"]
+    assert of_lbfgs["parameters"] == 55
+    assert of_lbfgs["between two, ms"] > 0
+    (loading,) = results["optimizer, loading numba"]
+    assert loading["seconds"] > 0
     assert results["machine"]["blas"]
     assert plot.read_bytes().startswith(b"\x89PNG")
 
