@@ -51,9 +51,9 @@ def train_with_recovery(
     on_epoch_end : callable, optional
         See `PeersRun`; it is called once for each epoch, also if some are repeated.
     note_plan : callable
-        Called with each plan before training starts or resumes on it, and when it has
-        ended there. It says which rows and copies each worker has, and what was lost so
-        far.
+        Called with each plan before the rows are placed by it, once they are, and when
+        its run has ended. It says which rows and copies each worker has, and what was
+        lost so far.
     checkpoint : Checkpoint, optional
         Offered the state after each round.
 

@@ -528,17 +528,19 @@ def test_lbfgs_goes_on_from_its_last_iterate(spare, data, monkeypatch):
 
 
 def trained(client, report, before_check=lambda: None):
-    """Train on two workers; return the state and the plans."""
+    """Train on two workers; return the state, and the last plan of each run."""
     job, dataset = job_of("adam"), dataset_of("adam")
     workers, cost = tuple(client.nthreads())[:2], cost_of_training(job, dataset)
     plan = plan_training(job.network.layer_units, "peers", workers, cost)
-    job, plans = replace(job, split=plan.split), []
-    state, _ = bounded(
-        train_with_recovery, client, plan, job, dataset, report, plans.append
-    )
+    job, plans = replace(job, split=plan.split), {}
+
+    def note(plan):
+        plans[len(plan.recoveries)] = plan
+
+    state, _ = bounded(train_with_recovery, client, plan, job, dataset, report, note)
     before_check()
     assert_nothing_left(client)
-    return state, plans
+    return state, [*plans.values()]
 
 
 def test_an_epoch_is_reported_once(spare, monkeypatch):
