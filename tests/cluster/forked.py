@@ -34,6 +34,9 @@ IMPORTED = (
 
 def start_server() -> None:
     """Start the server if it does not run, which Dask's nannies can use too."""
+    # As a nanny does before it starts a process: BLAS reads it once, when it is loaded.
+    before = dask.config.get("distributed.nanny.pre-spawn-environ")
+    os.environ.update({name: str(value) for name, value in before.items()})
     CONTEXT.set_forkserver_preload(list(IMPORTED))
     forkserver.ensure_running()
 
