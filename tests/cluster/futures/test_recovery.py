@@ -276,9 +276,9 @@ def test_a_paused_worker_that_resumes_once_it_is_left_was_not_lost(
     def is_running():
         return worker_statuses(own)[left[0]] == "running"
 
-    def train_and_resume(run):
+    def train_and_resume(run, on_placed):
         try:
-            return train(run)
+            return train(run, on_placed)
         finally:
             pause.close()
 
