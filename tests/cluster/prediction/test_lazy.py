@@ -123,7 +123,7 @@ def fitted(data):
 @pytest.mark.parametrize(
     ("kind", "method"),
     only_quick(
-        *(1, 5, 8),
+        *(1, 5, 6, 8),
         cases=[
             ("classes", "predict"),
             ("classes", "predict_proba"),
