@@ -10,7 +10,7 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from skdistmlp.cluster.data.assembly import (
     RowsOfProcess,
     assemble_dataset,
 )
+from skdistmlp.cluster.data.block_digests import BlockDigests, check_none_changed
 from skdistmlp.cluster.data.blocks import (
     Block,
     Extent,
@@ -59,7 +60,7 @@ from skdistmlp.cluster.data.streaming import (
 from skdistmlp.cluster.run.liveness import workers_around_silent
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.portable import PortableFunction
-from skdistmlp.exceptions import ClusterError, counted
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.losses import Targets
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.class_codes import ClassCodes
@@ -106,6 +107,8 @@ class RemoteFeatures:
         does not hold them together. Their values are not checked yet then.
     estimator_name : str
         For messages.
+    digests : BlockDigests
+        Of streamed blocks, as they were placed before.
     """
 
     client: Client
@@ -116,6 +119,9 @@ class RemoteFeatures:
     log: Log = quiet
     is_streamed: bool = False
     estimator_name: str = ""
+    digests: BlockDigests = field(
+        default_factory=BlockDigests, repr=False, compare=False
+    )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -262,13 +268,7 @@ class RemoteFeatures:
             if old.digest is not None
             and (old.shape, old.digest) != (new.shape, new.digest)
         ]
-        if changed:
-            raise ClusterError(
-                f"{counted(len(changed), 'block')} of X, the first of them number "
-                f"{changed[0]}, {'is' if len(changed) == 1 else 'are'} not the same "
-                f"when computed again, so the fit cannot go on with the same rows. "
-                f"Give whatever draws random numbers a seed, or persist X."
-            )
+        check_none_changed(changed, "persist X")
 
 
 @dataclass(frozen=True)
@@ -382,6 +382,7 @@ class RemoteDataset(BaseDataset):
                     self.client, features.collection, pieces, placement.workers
                 ),
                 features.as_rows,
+                features.digests.placing(),
             )
             release(targets)
             return PlacedRows(rows, owns[0].distribution)

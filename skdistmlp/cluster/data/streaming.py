@@ -27,6 +27,7 @@ from skdistmlp.cluster.data.blocks import (
     Piece,
     RowSink,
     as_features,
+    digest_of,
     in_batches,
     part_of,
 )
@@ -180,6 +181,7 @@ def fill_sinks(
     extents: Sequence[Extent],
     waves: Generator[Wave],
     as_rows: Callable[[Any, Block], Any],
+    note_digests: Callable[[Sequence[Any], Sequence[bytes]], None] | None = None,
 ) -> list[Future[Any]]:
     """Have each worker keep its rows, wave after wave.
 
@@ -197,6 +199,9 @@ def fill_sinks(
         All pieces; the next wave is asked for when the last one is written.
     as_rows : callable
         From a block and its description to features; called on the worker.
+    note_digests : callable, optional
+        Takes the names of blocks that a worker has written rows of, and the digests
+        of these blocks; see `digest_of`. Without it they are not computed.
 
     Returns
     -------
@@ -218,11 +223,24 @@ def fill_sinks(
             placement.begin()
             written = placement.submit(
                 [
-                    add(rank, "write", write_rows, sinks[rank], check, pieces, *blocks)
+                    add(
+                        rank,
+                        "write",
+                        write_rows,
+                        sinks[rank],
+                        check,
+                        note_digests is not None,
+                        pieces,
+                        *blocks,
+                    )
                     for rank, (blocks, pieces) in wave.items()
                 ]
             )
             wait_for_all(placement, written)
+            if note_digests is not None:
+                found = placement.fetch(*written)
+                for (_, pieces), digests in zip(wave.values(), found, strict=True):
+                    note_digests([piece.name for piece in pieces], digests)
             release(written)
     placement.begin()
     rows = placement.submit(
@@ -252,12 +270,21 @@ def open_sink(own: RowsOfProcess, extent: Extent) -> RowSink:
 
 
 def write_rows(
-    sink: RowSink, check: bytes, pieces: Sequence[Piece], *blocks: Any
-) -> None:
-    """Append pieces of blocks; one task of a sink runs at a time."""
+    sink: RowSink, check: bytes, digests: bool, pieces: Sequence[Piece], *blocks: Any
+) -> list[bytes]:
+    """Append pieces of blocks; return the digests of the blocks, if they are wanted.
+
+    One task of a sink runs at a time. Whole blocks are digested, whatever part of them
+    is appended: when they are placed again, it may be another part.
+    """
     as_rows: Callable[[Any, Block], Any] = pickle.loads(check)
+    found = []
     for piece, block in zip(pieces, blocks, strict=True):
-        sink.append(part_of(as_rows(block, piece.block), piece))
+        rows = as_rows(block, piece.block)
+        if digests:
+            found.append(digest_of(rows))
+        sink.append(part_of(rows, piece))
+    return found
 
 
 def checked_rows(block: Any, expected: Block, estimator_name: str) -> Any:

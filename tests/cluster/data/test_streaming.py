@@ -101,6 +101,33 @@ def test_blocks_are_computed_one_by_one_and_written(client, placement, dtype):
         assert_array_equal(rows, X.astype(dtype)[own])
 
 
+def test_the_same_blocks_may_be_placed_again_on_other_workers(client, placement):
+    """There each worker writes other parts of them."""
+    dataset = streamed(client, da.from_array(X, chunks=((4, 11, 15), 4)))
+    placed(client, placement, dataset)
+    with Placement(client, tuple(client.nthreads())[:1]) as alone:
+        ((_, rows, *_),), _ = placed(client, alone, dataset, Grid(1))
+    assert_array_equal(rows, X)
+
+
+def test_blocks_that_are_others_when_placed_again_are_refused(
+    client, placement, tmp_path
+):
+    changed = tmp_path / "changed"
+
+    def computed(block, block_info=None):
+        is_last = block_info[0]["chunk-location"] == (2, 0)
+        return block * 0 if is_last and changed.exists() else block
+
+    collection = da.from_array(X, chunks=((4, 11, 15), 4))
+    dataset = streamed(client, collection.map_blocks(computed, dtype=float))
+    placed(client, placement, dataset)
+    changed.touch()
+    message = "1 block of X, the first of them number 2, is not the same"
+    with pytest.raises(ClusterError, match=message):
+        placed(client, placement, dataset)
+
+
 def test_all_blocks_can_be_fetched_a_few_at_a_time(client):
     dataset = streamed(client, da.from_array(X, chunks=(7, 4)), np.float32)
     assert_array_equal(bounded(dataset.to_local).X, X.astype(np.float32))

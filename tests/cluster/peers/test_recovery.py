@@ -449,12 +449,22 @@ def test_blocks_that_were_lost_are_computed_again(spare, data, monkeypatch):
 
 
 @pytest.mark.slow
-def test_rows_that_are_others_when_computed_again_end_the_fit(spare, data, monkeypatch):
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_rows_that_are_others_when_computed_again_end_the_fit(
+    spare, data, monkeypatch, is_streamed
+):
     Killer(monkeypatch, spare)
     X = da.from_array(data[0], chunks=(100, -1))
     # Without a seed.
-    X = X.map_blocks(lambda block: block + np.random.default_rng().random())
-    with pytest.raises(ClusterError, match="not the same when computed again"):
+    X = X.map_blocks(
+        lambda block: block + np.random.default_rng().random(), dtype=float
+    )
+    # Too large for the memory of all workers, or not.
+    share = 1e-9 if is_streamed else 0.5
+    with (
+        dask.config.set({"skdistmlp.rows.memory-share": share}),
+        pytest.raises(ClusterError, match="not the same when computed again"),
+    ):
         bounded(classifier(spare).fit, X, data[1])
 
 
