@@ -48,6 +48,14 @@ OnResult = Callable[[TrainingState, Callable[[], TrainingResult]], bool]
 """As `OnEpochEnd`, but with a function that returns what training would end with."""
 
 
+class _CallbackError(Exception):
+    """Carries the error of a callback past whatever recovers from errors of a fit."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
+
+
 def train(
     request: EngineRequest,
     job: TrainingJob,
@@ -55,6 +63,7 @@ def train(
     on_epoch_end: OnResult | None = None,
     engines: Mapping[str, EngineFactory] = ENGINES,
     checkpoint: str | os.PathLike[str] | None = None,
+    on_begin: Callable[[int], None] | None = None,
 ) -> TrainingResult:
     """Plan the training of a network, and carry it out.
 
@@ -73,6 +82,9 @@ def train(
     checkpoint : str or path, optional
         Directory, or URL of one, of the file that the training resumes from if it was
         cut off, and that is written meanwhile.
+    on_begin : callable, optional
+        Called before the first epoch, with the number of those that the training had
+        ended when it was cut off.
     """
     dataset = dataset.prepared(job.dtype)
     if dataset.client is not None:
@@ -83,45 +95,77 @@ def train(
     random_state = job.initial.random_state
     if request.only_plans:
         checkpoint = None
-    with checkpointing(checkpoint, job, dataset) as kept:
-        if kept is not None and (found := kept.load()) is not None:
-            job = replace(job, initial=found)
-            job.log(f"Resuming: {kept.advice}")
-        outline = FitOutline.of(job, dataset)
-        layer_units = job.network.layer_units
-        state = None
-        while state is None:
-            try:
-                with open_engine(
-                    request, layer_units, outline.cost, engines, outline
-                ) as engine:
-                    plan = engine.plan
-                    job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
-                    report = _reporting(engine, on_epoch_end)
-                    state = engine.train(job, dataset, report, kept)
-                    plan = engine.plan
-            except ExchangeError as error:
-                # Once: the next plan has no connections between workers.
-                if not (error.before_training and request.may_do_without_peers):
-                    raise
-                request = replace(request, without_peers=reason_without_peers(error))
-        if kept is not None:
-            kept.end(state.outcome)
-    if state.random_state is not random_state:
-        # Another process, or one before, has drawn from a copy of the user's.
-        random_state.set_state(state.random_state.get_state(legacy=False))
-    return TrainingResult(plan, state, kept)
+    n_before = 0
+    try:
+        with checkpointing(checkpoint, job, dataset) as kept:
+            if kept is not None and (found := kept.load()) is not None:
+                job = replace(job, initial=found)
+                n_before = found.progress.n_iter
+                job.log(f"Resuming: {kept.advice}")
+            if on_begin is not None:
+                on_begin(n_before)
+            outline = FitOutline.of(job, dataset)
+            layer_units = job.network.layer_units
+            state = None
+            while state is None:
+                try:
+                    with open_engine(
+                        request, layer_units, outline.cost, engines, outline
+                    ) as engine:
+                        plan = engine.plan
+                        job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
+                        report = _reporting(engine, on_epoch_end)
+                        state = engine.train(job, dataset, report, kept)
+                        plan = engine.plan
+                except ExchangeError as error:
+                    # Once: the next plan has no connections between workers.
+                    if not (error.before_training and request.may_do_without_peers):
+                        raise
+                    reason = reason_without_peers(error)
+                    request = replace(request, without_peers=reason)
+            if kept is not None:
+                kept.end(state.outcome)
+    except _CallbackError as carrier:
+        failed = carrier.error
+    else:
+        if state.random_state is not random_state:
+            # Another process, or one before, has drawn from a copy of the user's.
+            random_state.set_state(state.random_state.get_state(legacy=False))
+        return TrainingResult(plan, state, kept)
+    try:
+        # Not in the handler, where its context would become what has carried it.
+        raise failed
+    finally:
+        # Its traceback refers to this frame: a cycle.
+        del failed
 
 
 def _reporting(engine: Engine, on_epoch_end: OnResult | None) -> OnEpochEnd | None:
-    """Return what an engine calls after each epoch."""
+    """Return what an engine calls after each epoch.
+
+    It raises the errors of `on_epoch_end` in a carrier, and those of a snapshot as they
+    are: a fit may recover from the loss of its workers, whatever a callback does.
+    """
     if on_epoch_end is None:
         return None
 
     def report(state: TrainingState, snapshot: Callable[[], TrainingState]) -> bool:
-        return on_epoch_end(
-            state, lambda: TrainingResult(engine.plan, snapshot().as_if_ended())
-        )
+        is_lost = False
+
+        def result() -> TrainingResult:
+            nonlocal is_lost
+            # Unless this returns.
+            is_lost = True
+            ended = TrainingResult(engine.plan, snapshot().as_if_ended())
+            is_lost = False
+            return ended
+
+        try:
+            return on_epoch_end(state, result)
+        except Exception as error:
+            if is_lost:
+                raise
+            raise _CallbackError(error) from error
 
     return report
 

@@ -221,6 +221,7 @@ class BaseDistributedMLP(
                 on_epoch_end,
                 self._engines,
                 None if incremental else self.checkpoint,
+                tasks.begin_epochs,
             )
             self._set_fitted_attributes(result)
             if validation is not None or (self.early_stopping and rule is not None):

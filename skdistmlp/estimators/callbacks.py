@@ -7,7 +7,6 @@ from typing import Any
 
 from skdistmlp.engines.dispatch import OnResult, TrainingResult
 from skdistmlp.estimators._sklearn import callbacks_of, root_context
-from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.update_rules import UPDATE_RULES
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
@@ -54,7 +53,7 @@ class CallbackContext:
         self._asks_for_fitted = False
 
     def begin(self) -> OnResult | None:
-        """Begin the fit, and the first epoch if there is anybody to be told of it.
+        """Begin the fit.
 
         Returns
         -------
@@ -67,15 +66,29 @@ class CallbackContext:
         if not callbacks:
             return None
         self._asks_for_fitted = any(map(_asks_for_fitted, callbacks))
-        self._begin_epoch()
         return self._on_epoch_end
+
+    def begin_epochs(self, n_before: int) -> None:
+        """Begin the first epoch, if there is anybody to be told of it.
+
+        Parameters
+        ----------
+        n_before : int
+            Epochs that ended in another process, of a fit that is resumed: callbacks
+            were told of them there.
+        """
+        self._n_epochs_ended = n_before
+        if not callbacks_of(self._estimator):
+            return
+        for _ in range(n_before):
+            # scikit-learn numbers the tasks in their order.
+            self._fit.subcontext(self._name)
+        self._begin_epoch()
 
     def _on_epoch_end(
         self, state: TrainingState, result: Callable[[], TrainingResult]
     ) -> bool:
         assert state.progress is not None
-        # Of a fit that was resumed, the first ones ended in another process.
-        self._n_epochs_ended = state.progress.n_iter - 1
         self._estimator._set_progress_attributes(state.progress)
         if self._end_epoch(lambda: self._as_fitted(result())):
             return True
@@ -121,16 +134,9 @@ class CallbackContext:
             attributes = attributes()
         epoch, self._epoch = self._epoch, None
         self._n_epochs_ended += 1
-        try:
-            stop: bool = epoch.call_on_fit_task_end(
-                **self._given, reconstruction_attributes=attributes
-            )
-        except ClusterError:
-            # From what a callback did on the cluster itself. If a worker of this fit is
-            # the reason and the fit recovers, the epoch is trained and ended again.
-            self._epoch = epoch
-            self._n_epochs_ended -= 1
-            raise
+        stop: bool = epoch.call_on_fit_task_end(
+            **self._given, reconstruction_attributes=attributes
+        )
         return stop
 
     def _as_fitted(self, result: TrainingResult) -> dict[str, Any]:

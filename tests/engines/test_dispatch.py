@@ -9,10 +9,11 @@ from numpy.testing import assert_array_equal
 from skdistmlp.cluster.peers.measured import forget_machines, unreachable_before
 from skdistmlp.engines.dispatch import plan_prediction, predict, train
 from skdistmlp.engines.engine import EngineRequest
-from skdistmlp.exceptions import ExchangeError
+from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.training.progress import Outcome
+from tests.checkpoints.support import KilledError, killed_after
 from tests.cluster.run.test_reservation import forget_choices
 from tests.training.jobs import LAYER_UNITS, dataset_of, job_of
 
@@ -55,6 +56,48 @@ def test_a_callback_gets_what_training_would_end_with():
     assert_array_equal(
         results[-1][1].state.network.parameters, ended.state.network.parameters
     )
+
+
+def test_training_begins_before_its_first_epoch_with_those_of_before(tmp_path):
+    told = []
+
+    def fit(on_epoch_end):
+        train(
+            LOCAL,
+            job_of("adam"),
+            dataset_of("adam"),
+            on_epoch_end,
+            checkpoint=tmp_path,
+            on_begin=lambda n_before: told.append(("begins after", n_before)),
+        )
+
+    def note(state, _):
+        told.append(state.progress.n_iter)
+        return False
+
+    with killed_after(2), pytest.raises(KilledError):
+        fit(note)
+    fit(note)
+    assert told[:5] == [("begins after", 0), 1, 2, ("begins after", 2), 3]
+
+
+@pytest.mark.usefixtures("forgets")
+@pytest.mark.parametrize("kind", [ExchangeError, WorkerLostError])
+def test_an_error_of_a_callback_is_raised_as_it_is(client, kind):
+    """Though it may be one after which a fit would recover, or be planned again."""
+    error, told = kind("of another fit"), []
+    error.before_training = True
+
+    def fail(state, _):
+        told.append(state.progress.n_iter)
+        raise error from LookupError("why")
+
+    request = EngineRequest(client, 2, 0, "auto")
+    with pytest.raises(kind) as caught:
+        train(request, job_of("adam"), dataset_of("adam"), fail)
+    assert caught.value is error
+    assert isinstance(error.__cause__, LookupError)
+    assert told == [1]
 
 
 def plans_of_broken_fit(request, **attributes):

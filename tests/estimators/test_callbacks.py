@@ -25,6 +25,7 @@ from skdistmlp import (
 )
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.training.run import TrainingRun
+from tests.checkpoints.support import KilledError, killed_after
 from tests.estimators.recorder import At, Recorder, Told
 
 PAGE = (Path(__file__).parents[2] / "docs" / "progress.md").read_text()
@@ -349,6 +350,37 @@ def test_an_interrupted_epoch_ends_without_an_estimator(data, monkeypatch):
     first, second = recorder.fitted()
     assert first.n_iter_ == 1
     assert second is None
+
+
+def killed_after_two_epochs(data, told, checkpoint):
+    clf = classifier(told, max_iter=5, checkpoint=checkpoint)
+    with killed_after(2), pytest.raises(KilledError):
+        clf.fit(*data)
+
+
+def test_a_resumed_fit_numbers_its_epochs_on(data, tmp_path):
+    before, after = Told(), Told()
+    killed_after_two_epochs(data, before, tmp_path)
+    assert before.hooks[-2:] == [("begin", "epoch", 2), ("teardown", "fit", 0)]
+    fit(classifier(after, max_iter=5, checkpoint=tmp_path), *data)
+    assert after.hooks[2:-2] == epoch_hooks([2, 3, 4], "epoch")
+
+
+def test_a_resumed_fit_that_is_interrupted_at_once_has_ended_no_epoch(
+    data, tmp_path, monkeypatch
+):
+    killed_after_two_epochs(data, Told(), tmp_path)
+
+    def interrupt(shard, rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalOps, "inputs", interrupt)
+    recorder = Recorder()
+    clf = classifier(recorder, max_iter=5, checkpoint=tmp_path)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        clf.fit(*data)
+    assert clf.n_iter_ == 2
+    assert recorder.fitted() == [None]
 
 
 def scores(monitor, task_name="epoch"):

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -274,6 +275,22 @@ def test_an_error_in_a_callback_ends_the_fit_and_leaves_nothing_behind(
     assert failing.hooks[-1] == ("teardown", "fit", 0)
     assert_nothing_left(client)
     bounded(clf.set_callbacks().fit, *data)
+
+
+@BOTH_ENGINES
+def test_an_error_in_a_callback_is_not_taken_for_a_lost_worker(client, data, engine):
+    """It may come from another cluster, with which the callback works."""
+    elsewhere = "tcp://10.0.0.9:1"
+    error = WorkerLostError(f"worker {elsewhere} was lost", (elsewhere,))
+    told, failing = Told(), At("end", "epoch", 1, error)
+    clf = classifier(client, engine, told, failing, n_workers=2)
+    with (
+        dask.config.set({"skdistmlp.max-recoveries": 3}),
+        pytest.raises(WorkerLostError) as caught,
+    ):
+        bounded(clf.fit, *data)
+    assert caught.value is error
+    assert [n for hook, _, n in told.hooks[2:-1] if hook == "end"] == [0, 1]
 
 
 def test_a_callback_that_fits_on_the_same_workers_gets_an_error(client, data):
