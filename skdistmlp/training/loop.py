@@ -1,13 +1,11 @@
 """The training loop: epochs of mini-batches, from state to state."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sklearn.utils import gen_batches, shuffle
 
-from skdistmlp.exceptions import SkdistmlpError
 from skdistmlp.parallel.communicators import StopRequested
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.training.hold_out import Validation
@@ -196,28 +194,3 @@ def _validate(
         return score, None
     loss = validation.loss(network.network.output_head, outputs) if leads else 0.0
     return score, network.leader.decides(loss)
-
-
-@contextmanager
-def prefer_interrupt(was_interrupted: Callable[[], bool]) -> Iterator[None]:
-    """Raise KeyboardInterrupt in place of an error that it caused.
-
-    In a terminal, Ctrl-C reaches all processes that were started there. Workers that
-    are not shielded from it end, and a caller that tries again after a lost worker
-    would do so although the user wants to stop.
-    """
-    try:
-        yield
-    except SkdistmlpError as error:
-        if was_interrupted():
-            raise KeyboardInterrupt(INTERRUPTED_TOO.format(error)) from error
-        raise
-
-
-INTERRUPTED_TOO = (
-    "training was interrupted, and its parameters are lost: {} A terminal or notebook "
-    "sends Ctrl-C (SIGINT) to all processes that were started from it, most likely "
-    "also to these workers. Make the cluster by Client() or LocalCluster(), whose "
-    "workers ignore it during a fit, or start `dask worker` in another terminal or by "
-    "`setsid`."
-)

@@ -8,7 +8,7 @@ from typing import Any
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.ops import OpenNetwork
 from skdistmlp.training.job import Offer, OnEpochEnd, TrainingJob
-from skdistmlp.training.loop import Log, Pause, prefer_interrupt, quiet
+from skdistmlp.training.loop import Log, Pause, quiet
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.state import TrainingState
 
@@ -101,6 +101,5 @@ class TrainingRun:
         finally:
             self.training_s = time.perf_counter() - begun - paused_s
             self.close()
-        with prefer_interrupt(lambda: self.state.outcome is Outcome.INTERRUPTED):
-            network = self._network.state.fetch()
+        network = self._network.state.fetch()
         return replace(self.state, network=network).as_if_ended()

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from numpy.testing import assert_equal
 from sklearn.utils import shuffle
 
-from skdistmlp.exceptions import ClusterError
 from skdistmlp.training.hold_out import Validation
-from skdistmlp.training.loop import EpochOptions, prefer_interrupt, train_epochs
+from skdistmlp.training.loop import EpochOptions, train_epochs
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.schedules import LearningRateSchedule
 from tests import strategies
@@ -380,14 +379,3 @@ def test_training_can_continue_after_a_pause():
     whole = Script([1.0, 0.5, 0.25])
     train_from_script(whole, options)
     assert script.steps == whole.steps
-
-
-def test_an_error_that_an_interrupt_caused_is_an_interrupt():
-    def fail():
-        with prefer_interrupt(lambda: True):
-            raise ClusterError("a worker of the same terminal is gone.")
-
-    with pytest.raises(KeyboardInterrupt, match=r"is gone\. A terminal"):
-        fail()
-    with pytest.raises(ClusterError), prefer_interrupt(lambda: False):
-        raise ClusterError("a worker is gone")

@@ -206,7 +206,7 @@ def test_lbfgs_begins_again_from_a_snapshot():
     assert further.progress.loss < snapshot.progress.loss
 
 
-def test_an_error_at_the_end_of_an_interrupted_run_is_an_interrupt():
+def test_a_run_that_cannot_be_fetched_says_that_it_was_interrupted():
     class Lost:
         current = None
 
@@ -218,5 +218,6 @@ def test_an_error_at_the_end_of_an_interrupted_run_is_an_interrupt():
 
     run, network = run_of(job_of("adam"))
     run._network = replace(network, state=Lost())
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(ClusterError):
         run.train(on_epoch_end=interrupt)
+    assert run.state.outcome is Outcome.INTERRUPTED

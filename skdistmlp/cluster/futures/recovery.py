@@ -119,6 +119,9 @@ class FuturesRun:
 
     Attributes
     ----------
+    is_interrupted : bool
+        Whether the user has interrupted it. An interrupt is an outcome of training,
+        unless the network cannot be fetched any more, and raised before training.
     n_iter : int
         See `Run`.
     training_s : float
@@ -147,17 +150,13 @@ class FuturesRun:
         self._pace = Pace(copies_max_share())
         self._n_lines = announced.n_lines_before(job.initial.progress)
         self._copy: TrainingState | None = None
+        self.is_interrupted = False
         self.training_s = 0.0
         self.n_iter = 0 if job.initial.progress is None else job.initial.progress.n_iter
 
     @property
     def departure(self) -> None:
         """None: a worker that accepts no tasks ends it with an error."""
-
-    @property
-    def is_interrupted(self) -> bool:
-        """No: an interrupt is an outcome of training, or raised."""
-        return False
 
     def train(self, on_placed: Callable[[], None]) -> TrainingState:
         """Train to the end; see `Run`."""
@@ -195,9 +194,12 @@ class FuturesRun:
             on_placed()
             run = TrainingRun(job, network, self._dataset, state, self._log)
             offers = self._keeps_copies or self._checkpoint is not None
-            trained = run.train(report, self._offer if offers else None)
-            self.training_s = run.training_s
-            return trained
+            try:
+                return run.train(report, self._offer if offers else None)
+            finally:
+                self.training_s = run.training_s
+                # Also if the workers are lost before it can be fetched.
+                self.is_interrupted = run.state.outcome is Outcome.INTERRUPTED
 
     def _offer(
         self, state: TrainingState, snapshot: Callable[[], TrainingState]

@@ -51,7 +51,6 @@ from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import exchange_timeout_s
 from skdistmlp.timeouts import ROUND_S, WORKER_CHECK_S
 from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
-from skdistmlp.training.loop import prefer_interrupt
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials
@@ -220,12 +219,11 @@ class PeersRun:
             if any were kept; or without an outcome, between two rounds, if there is a
             `departure`.
         """
-        with prefer_interrupt(lambda: self._interrupted):
-            try:
-                return self._train_in_rounds()
-            except ExchangeError as error:
-                self._note_beginning(error)
-                raise
+        try:
+            return self._train_in_rounds()
+        except ExchangeError as error:
+            self._note_beginning(error)
+            raise
 
     def _note_beginning(self, error: BaseException) -> None:
         """Note in an error of an exchange whether this run took a step before it."""

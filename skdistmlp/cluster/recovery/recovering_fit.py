@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from distributed import Client
 
@@ -58,9 +58,18 @@ up before anybody knows that it does."""
 WAITING = "waiting for workers in place of those that were lost"
 """The phase, for errors."""
 
+INTERRUPTED_TOO = (
+    "training was interrupted, and its parameters are lost: {} A terminal or notebook "
+    "sends Ctrl-C (SIGINT) to all processes that were started from it, most likely "
+    "also to these workers. Make the cluster by Client() or LocalCluster(), whose "
+    "workers ignore it during a fit, or start `dask worker` in another terminal or by "
+    "`setsid`."
+)
+"""What to say of an interrupt that has ended workers, if no state is left."""
 
-class WaitInterruptedError(Exception):
-    """The user has interrupted a fit before another run has begun."""
+
+class FitInterruptedError(Exception):
+    """The user has interrupted a fit, and the result is the last state of the job."""
 
 
 class Run(Protocol):
@@ -201,7 +210,7 @@ class RecoveringFit:
         -------
         TrainingState
             Of the whole network; the last one that is known, if the user interrupts it
-            between two runs.
+            between two runs, or in one that then ends with an error.
 
         Raises
         ------
@@ -210,7 +219,7 @@ class RecoveringFit:
         """
         try:
             return self._train(run_of)
-        except WaitInterruptedError:
+        except FitInterruptedError:
             last = replace(self.job.initial, outcome=Outcome.INTERRUPTED)
             return last.as_if_ended()
 
@@ -283,16 +292,43 @@ class RecoveringFit:
 
         try:
             return run.train(note_placed)
+        except ClusterError as error:
+            if run.is_interrupted:
+                self._end_interrupted(run, error)
+            raise
         except KeyboardInterrupt:
             # One that a run raises while it trains is a second one: the user does not
             # want to wait for the end of a step.
             if is_placed or not self._has_result:
                 raise
-            raise WaitInterruptedError from None
+            raise FitInterruptedError from None
+
+    def _end_interrupted(self, run: Run, error: ClusterError) -> NoReturn:
+        """End a fit that the user had interrupted before a run failed.
+
+        The interrupt has probably caused the error: in a terminal, Ctrl-C reaches all
+        processes that were started there, and workers that are not shielded from it
+        end. And a caller that tries again after a lost worker would do so although the
+        user wants to stop.
+        """
+        if self.plan.recoveries:
+            # The rows that this run was sent.
+            self._checked_rows.check()
+        # Other workers may have copies of the state.
+        self._keep_newest(run)
+        if not self._has_result:
+            raise KeyboardInterrupt(INTERRUPTED_TOO.format(error)) from error
+        line = (
+            f"the interrupted fit ends with its state after epoch {self._n_iter}: "
+            f"{what_happened(error)}"
+        )
+        LOG.info("%s", line)
+        self.job.log(line)
+        raise FitInterruptedError from error
 
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
         """Say whether it makes sense to look for other workers after an error."""
-        if not isinstance(error, RECOVERABLE) or run.is_interrupted:
+        if not isinstance(error, RECOVERABLE):
             return False
         # After a departure, nobody was there to go on.
         return self.recovers and run.departure is None
@@ -429,7 +465,7 @@ class RecoveringFit:
         except KeyboardInterrupt:
             if not self._has_result:
                 raise
-            raise WaitInterruptedError from None
+            raise FitInterruptedError from None
 
     @property
     def _has_result(self) -> bool:

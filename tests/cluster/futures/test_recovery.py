@@ -168,6 +168,26 @@ def test_an_interrupt_while_rows_are_placed_again_keeps_what_was_trained(
     assert_nothing_left(own)
 
 
+def test_an_interrupted_fit_that_loses_a_worker_ends_with_its_copy(
+    own, data, monkeypatch
+):
+    expected = bounded(classifier(own, max_iter=3).fit, *data)
+
+    def kill_and_interrupt(used):
+        (pid,) = own.run(os.getpid, workers=used[:1]).values()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: used[0] not in own.nthreads(), "it is gone")
+        raise KeyboardInterrupt
+
+    striking(monkeypatch, own, (4,), kill_and_interrupt)
+    clf = classifier(own)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    assert_same(clf, expected)
+    assert clf.recoveries_ == ()
+    assert_nothing_left(own)
+
+
 def test_workers_that_fewest_fits_have_replace_those_that_were_lost(
     client, monkeypatch
 ):

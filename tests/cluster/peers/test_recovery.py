@@ -197,6 +197,28 @@ def test_an_interrupt_while_rows_are_placed_again_keeps_what_was_trained(
     assert_nothing_left(spare)
 
 
+def test_an_interrupted_fit_that_loses_a_worker_ends_with_its_copies(
+    spare, data, monkeypatch, tmp_path
+):
+    expected = undisturbed(spare, data, max_iter=5)
+    Killer(monkeypatch, spare, after=(5,))
+    take, taken = StateCopies.take, []
+
+    def take_and_interrupt(copies, shards):
+        take(copies, shards)
+        taken.append(shards)
+        if len(taken) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StateCopies, "take", take_and_interrupt)
+    clf = classifier(spare, checkpoint=tmp_path)
+    with pytest.warns(UserWarning, match=r"interrupted by user\. .* after epoch 5: "):
+        bounded(clf.fit, *data)
+    assert_same_bits(clf, expected)
+    assert clf.recoveries_ == ()
+    assert_nothing_left(spare)
+
+
 @pytest.mark.slow
 def test_without_copies_a_fit_begins_again(spare, data, monkeypatch):
     expected = undisturbed(spare, data)

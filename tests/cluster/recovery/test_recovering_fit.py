@@ -265,6 +265,46 @@ def test_an_interrupt_that_a_run_raises_while_it_trains_is_raised(fit_on):
         fit.train(run_of)
 
 
+def is_lost_after_interrupt(end):
+    """Return the end of a run that had been interrupted before."""
+    return lambda plan: end(plan) | {"is_interrupted": True}
+
+
+@pytest.mark.parametrize("before", [(), (has_trained(2),)])
+def test_an_interrupted_run_that_is_lost_ends_with_its_last_copies(
+    fit_on, before, caplog
+):
+    caplog.set_level("INFO", "skdistmlp")
+    fit, run_of, plans, kept = fit_on(*before, is_lost_after_interrupt(has_trained(3)))
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
+    assert list(state.network.parameters) == [0, 1, 2]
+    assert len(plans) == 1 + len(before)
+    assert kept.epochs[-1] == 3
+    said = "the interrupted fit ends with its state after epoch 3: it was lost"
+    assert said in caplog.messages
+
+
+@pytest.mark.parametrize("max_recoveries", [0, 3])
+def test_an_interrupted_run_that_is_lost_without_copies_is_an_interrupt(
+    fit_on, max_recoveries
+):
+    end = is_lost_after_interrupt(loses(0))
+    fit, run_of, _, _ = fit_on(end, max_recoveries=max_recoveries)
+    said = r"its parameters are lost: it was lost A terminal"
+    with pytest.raises(KeyboardInterrupt, match=said) as caught:
+        fit.train(run_of)
+    assert isinstance(caught.value.__cause__, WorkerLostError)
+
+
+def test_an_interrupted_run_that_is_lost_ends_with_the_checkpoint(fit_on):
+    fit, run_of, _, kept = fit_on(is_lost_after_interrupt(loses(0)))
+    initial = replace(fit.job.initial, network=ShardState(np.ones(3)))
+    kept.newest = replace(initial, progress=replace(initial.progress, n_iter=5))
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 5)
+
+
 def test_an_interrupt_before_another_run_keeps_what_was_trained(fit_on, monkeypatch):
     fit, run_of, plans, _ = fit_on(has_trained(3))
     looks = [processes_of(fit.client)] * 3
@@ -645,11 +685,6 @@ def before_training(message):
     "end",
     [
         {"ends_with": ClusterError("no memory"), "n_iter": 1},
-        {
-            "ends_with": WorkerLostError("it was lost"),
-            "n_iter": 1,
-            "is_interrupted": True,
-        },
         # All workers answer, and have never reached each other.
         {"ends_with": before_training("cut"), "n_iter": 0},
     ],
