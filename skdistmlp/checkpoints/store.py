@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
+import psutil
 from fsspec.implementations.local import LocalFileSystem
 
 from skdistmlp.checkpoints import file_format
@@ -20,6 +25,10 @@ from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.state import TrainingState
 
 SUFFIX = ".checkpoint"
+
+ABANDONED_AFTER = timedelta(days=1)
+"""Since its last change, how old an unfinished file of another machine is when it is
+removed: whether its process is still there, nobody here knows."""
 
 
 def open_location(location: str | os.PathLike[str]) -> tuple[Any, str]:
@@ -165,8 +174,6 @@ class CheckpointFile:
 
 def _replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Replace a file by what `write` writes, as a whole."""
-    # What other processes have left: one that writes the same fit at this moment loses
-    # this write of its file, and writes the next.
     for unfinished in _unfinished(path):
         unfinished.unlink(missing_ok=True)
     with _temporary_file(path) as (file, name):
@@ -186,8 +193,13 @@ def _replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
 @contextmanager
 def _temporary_file(path: Path) -> Iterator[tuple[BinaryIO, str]]:
-    """Yield a new file next to `path`; remove it unless it was renamed."""
-    number, name = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)
+    """Yield a new file next to `path`; remove it unless it was renamed.
+
+    Its name says which process writes it: another may write the same fit, or remove
+    what was left of it.
+    """
+    prefix = f"{path.name}.{_host()}-{os.getpid()}."
+    number, name = tempfile.mkstemp(".tmp", prefix, path.parent)
     try:
         with open(number, "wb") as file:
             yield file, name
@@ -197,7 +209,34 @@ def _temporary_file(path: Path) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _unfinished(path: Path) -> list[Path]:
-    return list(path.parent.glob(f"{path.name}.*.tmp"))
+    """Return what processes that were killed have left of a file."""
+    found = path.parent.glob(f"{path.name}.*.tmp")
+    return [unfinished for unfinished in found if _is_abandoned(unfinished)]
+
+
+def _is_abandoned(unfinished: Path) -> bool:
+    """Say whether nobody writes a temporary file any more, as far as can be known."""
+    try:
+        changed_at = unfinished.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    *_, writer, _, _ = unfinished.name.split(".")
+    host, _, pid = writer.rpartition("-")
+    if host != _host() or not pid.isdecimal():
+        return time.time() - changed_at > ABANDONED_AFTER.total_seconds()
+    try:
+        # A container may give each process the same number.
+        return psutil.Process(int(pid)).create_time() > changed_at
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+@cache
+def _host() -> str:
+    """Return the name of this machine, as it may stand in the name of a file."""
+    return re.sub(r"\W", "_", socket.gethostname())[:64]
 
 
 def _full_name(files: Any, path: str) -> str:

@@ -1,6 +1,9 @@
 """Files of checkpoints: replaced as a whole, in directories and below URLs."""
 
 import os
+import subprocess
+import sys
+import uuid
 from pathlib import Path
 
 import fsspec
@@ -75,17 +78,66 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(
         assert os.listdir(Path(str(file)).parent) == [f"{PRINT}.checkpoint"]
 
 
-def test_what_killed_processes_have_left_is_removed(tmp_path, state):
-    file = file_in(tmp_path)
-    for name in (f"{PRINT}.checkpoint.x1.tmp", f"{PRINT}.checkpoint.x2.tmp"):
-        (tmp_path / name).write_bytes(b"half")
-    (tmp_path / "another.checkpoint.x3.tmp").write_bytes(b"half")
+def ended_process():
+    """Return the number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    """Return a function that leaves an unfinished file of a process."""
+
+    def unfinished(pid, host=None, name=PRINT, is_old=False):
+        writer = f"{host or store._host()}-{pid}"
+        path = tmp_path / f"{name}.checkpoint.{writer}.{uuid.uuid4().hex}.tmp"
+        path.write_bytes(b"half")
+        if is_old:
+            os.utime(path, (0, 0))
+        return path.name
+
+    return unfinished
+
+
+def test_what_killed_processes_have_left_is_removed(tmp_path, state, unfinished):
+    file, ended = file_in(tmp_path), ended_process()
+    for _ in range(2):
+        unfinished(ended)
+    # Of processes that had the numbers of this one, and of another machine.
+    unfinished(os.getpid(), is_old=True)
+    unfinished(1, host="elsewhere", is_old=True)
+    another = unfinished(ended, name="another")
     file.save(state)
-    left = {"another.checkpoint.x3.tmp", f"{PRINT}.checkpoint"}
-    assert set(os.listdir(tmp_path)) == left
-    (tmp_path / f"{PRINT}.checkpoint.x4.tmp").write_bytes(b"half")
+    assert set(os.listdir(tmp_path)) == {another, f"{PRINT}.checkpoint"}
+    unfinished(ended)
     file.remove()
-    assert os.listdir(tmp_path) == ["another.checkpoint.x3.tmp"]
+    assert os.listdir(tmp_path) == [another]
+
+
+def test_what_other_processes_write_is_left_alone(tmp_path, state, unfinished):
+    file = file_in(tmp_path)
+    others = {unfinished(os.getppid()), unfinished(1, host="elsewhere")}
+    file.save(state)
+    file.remove()
+    assert set(os.listdir(tmp_path)) == others
+
+
+def test_the_same_fit_may_be_written_twice_at_once(tmp_path, state, monkeypatch):
+    write = file_format.write
+    nested = []
+
+    def write_and_be_overtaken(*args):
+        if not nested:
+            nested.append(args)
+            file_in(tmp_path).save(state)
+        write(*args)
+
+    monkeypatch.setattr(file_format, "write", write_and_be_overtaken)
+    file = file_in(tmp_path)
+    file.save(state)
+    assert file.load().progress == state.progress
+    assert os.listdir(tmp_path) == [f"{PRINT}.checkpoint"]
 
 
 def test_other_files_of_the_directory_are_left_alone(tmp_path, state):
