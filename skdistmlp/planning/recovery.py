@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 from skdistmlp.exceptions import counted
 from skdistmlp.public import public
+from skdistmlp.training.progress import BEGAN_AGAIN
 
 Kind: TypeAlias = Literal["lost", "broken", "retired", "paused", "moved"]
 """Why a fit went on elsewhere: see `Recovery`."""
@@ -75,9 +76,7 @@ class Recovery:
         then = f"{how} on {where}, with results {answer} to those of an undisturbed fit"
         if self.restarts:
             then = (
-                f"resumed from iteration {self.n_iter} on {where}, where L-BFGS began "
-                f"again: an undisturbed fit ends with other parameters, and a similar "
-                f"loss"
+                f"resumed from iteration {self.n_iter} on {where}, where {BEGAN_AGAIN}"
             )
         if self.kind == "moved":
             n_workers = counted(len(self.workers), "worker")

@@ -204,7 +204,8 @@ class LbfgsRun:
     def __init__(self, method: LbfgsTraining) -> None:
         self._method = method
         self._minimisation: IterativeMinimisation[Any] | None = None
-        self._n_before = 0
+        self._n_iter_before = 0
+        self._n_evaluations_before = 0
 
     def begin(
         self, network: OpenNetwork[Any], dataset: Dataset, state: TrainingState
@@ -214,7 +215,8 @@ class LbfgsRun:
         If they are those of an earlier iteration, it counts on from there.
         """
         if isinstance(state.progress, LbfgsProgress):
-            self._n_before = state.progress.n_iter
+            self._n_iter_before = state.progress.n_iter
+            self._n_evaluations_before = state.progress.n_evaluations
         return replace(state, progress=None, iterate=None)
 
     def advance(
@@ -231,8 +233,13 @@ class LbfgsRun:
                 dataset, network.network, dataset.X.dtype.itemsize
             )
             options = self._method.options
-            # Never 0: a pause is before another iteration.
-            options = replace(options, max_iter=options.max_iter - self._n_before)
+            # Neither is below 0, and the first is not 0 either: a pause is before
+            # another iteration. SciPy counts evaluations at the end of each.
+            options = replace(
+                options,
+                max_iter=options.max_iter - self._n_iter_before,
+                max_fun=options.max_fun - self._n_evaluations_before,
+            )
             if pause is None:
                 found = minimise(network, options, blocks)
                 return self._ended(network, state, found)
@@ -242,8 +249,9 @@ class LbfgsRun:
             iterate, progress = minimisation.iterate, None
             # Shards that do not lead know neither.
             if iterate is not None:
-                n_iter = self._n_before + iterate.n_iter
-                progress = LbfgsProgress(n_iter, iterate.loss)
+                progress = self._progress(
+                    iterate.n_iter, iterate.loss, iterate.n_evaluations
+                )
             state = replace(
                 state,
                 network=network.state.current,
@@ -270,9 +278,17 @@ class LbfgsRun:
         if found is None:
             # Shards that do not lead know no result, but that training has ended.
             return replace(state, outcome=Outcome.CONVERGED)
-        n_iter = min(self._n_before + found.nit, self._method.options.max_iter)
-        progress = LbfgsProgress(n_iter, float(found.fun))
+        progress = self._progress(found.nit, float(found.fun), found.nfev)
         return replace(state, progress=progress, outcome=found)
+
+    def _progress(self, n_iter: int, loss: float, n_evaluations: int) -> LbfgsProgress:
+        """Return the progress of all runs together, from that of this one."""
+        # SciPy may count one more iteration than it was allowed.
+        return LbfgsProgress(
+            min(self._n_iter_before + n_iter, self._method.options.max_iter),
+            loss,
+            self._n_evaluations_before + n_evaluations,
+        )
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class LbfgsProgress:
-    """How far L-BFGS has come: scikit-learn's fitted attributes of these names.
+    """How far L-BFGS has come.
 
     Attributes
     ----------
@@ -156,7 +156,17 @@ class LbfgsProgress:
         Iterations of this call.
     loss : float
         Loss after the last of them.
+    n_evaluations : int
+        Evaluations of loss and gradient until its end.
     """
 
     n_iter: int
     loss: float
+    n_evaluations: int = 0
+
+
+BEGAN_AGAIN = (
+    "L-BFGS began again: an undisturbed fit ends with other parameters, and a similar "
+    "loss"
+)
+"""What to say of an iteration from which a fit resumed: SciPy cannot go on there."""

@@ -67,11 +67,14 @@ class Iterate:
         Loss there.
     parameters : ndarray of float64, shape (n_parameters,)
         All parameters of the network, in an array that nobody writes to.
+    n_evaluations : int
+        Number of evaluations until then.
     """
 
     n_iter: int
     loss: float
     parameters: FloatArray
+    n_evaluations: int
 
 
 @dataclass(frozen=True)
@@ -157,15 +160,16 @@ def _converse(
     answers: "SimpleQueue[Evaluation | None]",
 ) -> None:
     """Run SciPy in this thread; put its requests, and at last its result."""
-    n_iter, ended = 0, None
+    n_iter, n_evaluations, ended = 0, 0, None
 
     def evaluate(x: FloatArray) -> Evaluation:
-        nonlocal ended
+        nonlocal n_evaluations, ended
         asked.put(Request(x, ended))
         ended = None
         answer = answers.get()
         if answer is None:
             raise _ClosedError
+        n_evaluations += 1
         return answer
 
     # SciPy passes a result to a parameter of this name, else only the array.
@@ -174,7 +178,8 @@ def _converse(
         n_iter += 1
         # SciPy goes on writing to its array.
         parameters = intermediate_result.x.copy()
-        ended = Iterate(n_iter, float(intermediate_result.fun), parameters)
+        loss = float(intermediate_result.fun)
+        ended = Iterate(n_iter, loss, parameters, n_evaluations)
 
     try:
         asked.put(run_scipy(evaluate, start, options, note))

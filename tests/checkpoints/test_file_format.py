@@ -81,7 +81,7 @@ def lbfgs():
 def test_a_state_of_lbfgs_is_read():
     job, trained = lbfgs(), state_after(job_of("adam"), "adam")
     network = replace(trained.network, optimizer=None)
-    progress = LbfgsProgress(3, 0.25)
+    progress = LbfgsProgress(3, 0.25, 7)
     state = TrainingState(network, np.random.RandomState(0), progress)
     found = read(written(job, state), job)
     assert found.progress == progress

@@ -14,8 +14,10 @@ from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.training import run as module
+from skdistmlp.training.job import LbfgsTraining
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.run import TrainingRun
+from skdistmlp.training.scipy_lbfgs import LbfgsOptions
 from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of, lbfgs_job
 
 
@@ -204,6 +206,22 @@ def test_lbfgs_begins_again_from_a_snapshot():
     further = run_of(replace(lbfgs_job(), initial=snapshot))[0].train()
     assert further.progress.n_iter == 5
     assert further.progress.loss < snapshot.progress.loss
+
+
+def test_evaluations_of_lbfgs_are_limited_in_all_runs_together():
+    """A limit that the iterations do not reach."""
+    options = LbfgsOptions(max_iter=1000, max_fun=40, tol=0.0)
+    job = replace(lbfgs_job(), method=LbfgsTraining(options))
+    run, _ = run_of(job)
+    run.advance(lambda state: state.progress.n_iter == 20)
+    snapshot = run.snapshot()
+    run.close()
+    n_before = snapshot.progress.n_evaluations
+    assert 20 < n_before < 40
+    resumed = run_of(replace(job, initial=snapshot))[0].train()
+    # Of an iteration, there may be some more.
+    assert 40 < n_before + resumed.outcome.nfev < 50
+    assert resumed.progress.n_evaluations == n_before + resumed.outcome.nfev
 
 
 def test_a_run_that_cannot_be_fetched_says_that_it_was_interrupted():

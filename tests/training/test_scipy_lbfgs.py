@@ -78,7 +78,8 @@ def test_an_iteration_ends_where_a_search_of_that_many_ends():
         options = LbfgsOptions(iterate.n_iter, OPTIONS.max_fun, OPTIONS.tol)
         alone = run_scipy(rosenbrock, START, options)
         assert_array_equal(iterate.parameters, alone.x)
-        assert iterate == Iterate(alone.nit, alone.fun, iterate.parameters)
+        expected = Iterate(alone.nit, alone.fun, iterate.parameters, alone.nfev)
+        assert iterate == expected
 
 
 def test_a_search_that_has_converged_asks_once():
