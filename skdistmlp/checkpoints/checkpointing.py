@@ -14,7 +14,7 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.settings import checkpoint_interval_s
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.pace import Pace
-from skdistmlp.training.progress import Outcome
+from skdistmlp.training.progress import BEGAN_AGAIN, LbfgsProgress, Outcome
 from skdistmlp.training.state import TrainingState
 
 if TYPE_CHECKING:
@@ -42,6 +42,13 @@ class Checkpointing:
         Where to.
     interval_s : float
         Seconds between two files, at least.
+
+    Attributes
+    ----------
+    n_iter : int or None
+        The epoch or iteration of the state in the file; None without one.
+    notice : str or None
+        What the user has to know of a fit that was resumed, if anything.
     """
 
     def __init__(self, file: CheckpointFile, interval_s: float) -> None:
@@ -50,14 +57,24 @@ class Checkpointing:
         self._copying = Pace(MAX_SHARE)
         # A copy that is newer than the file.
         self._copy: TrainingState | None = None
-        self._has_failed = self._has_ended = False
+        # The kinds of errors that the user has been told of since the last file.
+        self._failures: set[tuple[type[Exception], object]] = set()
+        self._has_ended = False
+        # The state in the file.
+        self._position = ""
         self.n_iter: int | None = None
+        self.notice: str | None = None
 
     def load(self) -> TrainingState | None:
         """Return the state that the fit resumes from, if there is any."""
         state = self._file.load()
         if state is not None:
-            self.n_iter = state.progress.n_iter
+            self._note_file(state)
+            if isinstance(state.progress, LbfgsProgress):
+                self.notice = (
+                    f"the fit resumed from {self._file}, after {self._position}, where "
+                    f"{BEGAN_AGAIN}."
+                )
         return state
 
     @property
@@ -127,7 +144,7 @@ class Checkpointing:
     def close(self) -> None:
         """Write what the file does not have yet of a fit that has ended early."""
         if self._copy is not None:
-            self._save()
+            self._save(is_last=True)
 
     @property
     def advice(self) -> str | None:
@@ -135,26 +152,52 @@ class Checkpointing:
         if self.n_iter is None or self._has_ended:
             return None
         return (
-            f"{self._file} has its state after epoch {self.n_iter}: fit with the same "
+            f"{self._file} has its state after {self._position}: fit with the same "
             f"arguments resumes from there."
         )
 
-    def _save(self) -> None:
+    def _save(self, is_last: bool = False) -> None:
         assert self._copy is not None
         try:
             self._file.save(self._copy)
         # As in `remove`.
         except Exception as error:
-            # Once: the next one may have room again.
-            if not self._has_failed:
+            kind = type(error), getattr(error, "errno", None)
+            # Once: the next file may have room again. But nothing comes after the last.
+            if is_last or kind not in self._failures:
+                then = "The fit goes on, and tries again later."
+                if is_last:
+                    then = self._what_is_lost(self._copy)
                 warnings.warn(
-                    f"the checkpoint {self._file} could not be written: {error}. The "
-                    f"fit goes on, and tries again later.",
+                    f"the checkpoint {self._file} could not be written: {error}. "
+                    f"{then}",
                     stacklevel=STACKLEVEL,
                 )
-            self._has_failed = True
+            self._failures.add(kind)
             return
-        self.n_iter, self._copy = self._copy.progress.n_iter, None
+        self._note_file(self._copy)
+        self._copy = None
+        self._failures.clear()
+
+    def _note_file(self, state: TrainingState) -> None:
+        """Note which state the file has."""
+        self.n_iter, self._position = state.progress.n_iter, _position_of(state)
+
+    def _what_is_lost(self, last: TrainingState) -> str:
+        """Return what a fit that ends early loses if its last state is not written."""
+        there = f"has that after {self._position}"
+        if self.n_iter is None:
+            there = "is not there"
+        return (
+            f"The fit has ended, and its state after {_position_of(last)} is lost: the "
+            f"file {there}."
+        )
+
+
+def _position_of(state: TrainingState) -> str:
+    """Return how far training has come, in words."""
+    is_lbfgs = isinstance(state.progress, LbfgsProgress)
+    return f"{'iteration' if is_lbfgs else 'epoch'} {state.progress.n_iter}"
 
 
 @contextmanager

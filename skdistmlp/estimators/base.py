@@ -232,6 +232,8 @@ class BaseDistributedMLP(
         if (checkpoint := result.checkpoint) is not None:
             checkpoint.remove()
             advice = checkpoint.advice
+            if checkpoint.notice is not None:
+                warnings.warn(checkpoint.notice, stacklevel=STACKLEVEL - 1)
         self._warn(outcome, incremental, advice)
         if any(recovery.kind in ("lost", "broken") for recovery in self.recoveries_):
             warnings.warn(

@@ -1,5 +1,6 @@
 """When the state is written, when it is only copied, and what happens at the end."""
 
+import errno
 from dataclasses import replace
 
 import dask
@@ -7,7 +8,7 @@ import pytest
 
 from skdistmlp import ClusterError
 from skdistmlp.checkpoints.checkpointing import Checkpointing, checkpointing
-from skdistmlp.training.progress import Outcome
+from skdistmlp.training.progress import LbfgsProgress, Outcome
 from tests.checkpoints.support import state_after
 from tests.training.clock import Clock
 from tests.training.jobs import dataset_of, job_of
@@ -24,6 +25,7 @@ class Recorder:
     def __init__(self, clock, writing_s=0.0):
         self.clock, self.writing_s = clock, writing_s
         self.saved, self.is_there, self.fails = [], False, False
+        self.error = OSError("no space left")
 
     def __str__(self):
         return "the/file"
@@ -34,7 +36,7 @@ class Recorder:
     def save(self, state):
         self.clock.now += self.writing_s
         if self.fails:
-            raise OSError("no space left")
+            raise self.error
         self.saved.append(state.progress.n_iter)
         self.is_there = True
 
@@ -127,6 +129,72 @@ def test_a_failed_write_warns_once_and_is_tried_again(clock):
     file.fails = False
     kept.close()
     assert file.saved == [60]
+
+
+def offer(kept, clock, n_iter):
+    """Offer the state after an epoch, when it is time to write a file."""
+    clock.now += 60
+    kept.offer(state_of(n_iter), lambda: state_of(n_iter))
+
+
+def test_each_new_kind_of_failure_is_told(clock, recwarn):
+    file = Recorder(clock)
+    kept = Checkpointing(file, 60)
+    file.fails, gone = True, FileNotFoundError(errno.ENOENT, "it is gone")
+    full = OSError(errno.ENOSPC, "no space left")
+    for n_iter, error in enumerate((gone, gone, full, gone, full), 1):
+        file.error = error
+        offer(kept, clock, n_iter)
+    told = [str(warning.message) for warning in recwarn]
+    assert len(told) == 2
+    assert "it is gone" in told[0]
+    assert "no space left" in told[1]
+
+
+def test_a_failure_after_a_file_was_written_is_told_again(clock):
+    file = Recorder(clock)
+    kept = Checkpointing(file, 60)
+    for n_iter in (1, 3):
+        file.fails = True
+        with pytest.warns(UserWarning, match="could not be written: no space left"):
+            offer(kept, clock, n_iter)
+        file.fails = False
+        offer(kept, clock, n_iter + 1)
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_fit_that_ends_early_says_that_its_last_state_is_lost(clock, is_written):
+    """Although it has said before that a file could not be written."""
+    file = Recorder(clock)
+    kept = Checkpointing(file, 60)
+    if is_written:
+        epochs(kept, clock, 60, 1)
+    file.fails = True
+    with pytest.warns(UserWarning, match="tries again later"):
+        offer(kept, clock, 70)
+    kept.end(Outcome.INTERRUPTED)
+    there = "has that after epoch 60" if is_written else "is not there"
+    said = (
+        r"the/file could not be written: no space left\. The fit has ended, and its "
+        rf"state after epoch 70 is lost: the file {there}\."
+    )
+    with pytest.warns(UserWarning, match=said):
+        kept.close()
+
+
+def test_a_fit_whose_l_bfgs_began_again_says_so(clock):
+    file = Recorder(clock)
+    state = replace(STATE, progress=LbfgsProgress(20, 0.5))
+    file.load = lambda: state
+    kept = Checkpointing(file, 60)
+    kept.load()
+    said = "the fit resumed from the/file, after iteration 20, where L-BFGS began again"
+    assert kept.notice.startswith(said)
+    assert "has its state after iteration 20" in kept.advice
+    file.load = lambda: STATE
+    kept = Checkpointing(file, 60)
+    kept.load()
+    assert kept.notice is None
 
 
 @pytest.mark.parametrize("error", [ClusterError, KeyboardInterrupt])

@@ -97,7 +97,9 @@ def test_another_grid_resumes(data, tmp_path, client):
 def test_lbfgs_on_workers_is_resumed(data, tmp_path, client):
     parameters = {"client": client, "solver": "lbfgs", "max_iter": 12}
     killed(classifier("peers", checkpoint=tmp_path, **parameters), *data)
-    resumed = classifier("peers", checkpoint=tmp_path, **parameters).fit(*data)
+    clf = classifier("peers", checkpoint=tmp_path, **parameters)
+    with pytest.warns(UserWarning, match="after iteration 4, where L-BFGS began again"):
+        resumed = clf.fit(*data)
     assert resumed.n_iter_ == 12
     assert resumed.loss_ < 1.5
     assert os.listdir(tmp_path) == []
