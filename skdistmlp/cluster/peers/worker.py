@@ -2,9 +2,11 @@
 
 import copy
 import socket
+from typing import NoReturn
 from weakref import WeakValueDictionary, ref
 
 from distributed import Worker, get_worker
+from distributed.protocol import dask_serialize
 
 from skdistmlp.cluster._dask import (
     add_metric,
@@ -50,6 +52,18 @@ def open_shard(
     # An error may hold it, also one of Dask that tried to write it to disk.
     collect_until_gone(worker, ref(shard), result_dropped(worker))
     return shard
+
+
+def refuse_to_send(shard: PeerShard) -> NoReturn:
+    """Raise, as pickle would: while a worker is being retired, Dask tries every 2 s.
+
+    Each time it would log three tracebacks of pickle on that worker, and as many lines
+    of them on the other.
+    """
+    shard.__reduce__()
+
+
+dask_serialize.register(PeerShard, refuse_to_send)
 
 
 def open_listener(worker: Worker) -> socket.socket:

@@ -1,9 +1,11 @@
 """What reaches the shards of a process from outside of tasks."""
 
 import pytest
+from distributed.protocol import serialize
 
 from skdistmlp.cluster.peers import worker
 from skdistmlp.exceptions import ExchangeError
+from tests.cluster.peers.test_shard import Fit
 
 
 class FakeShard:
@@ -50,3 +52,11 @@ def test_the_epochs_of_all_shards_that_know_one_are_shown(shards):
 def test_a_call_to_a_shard_that_is_gone_says_so(shards):
     with pytest.raises(ExchangeError, match="shard 1 is no longer on this worker"):
         worker.withhold(b"other", 1, 0)
+
+
+def test_dask_is_refused_a_shard_without_the_tracebacks_of_pickle(caplog):
+    with Fit(1) as fit:
+        header, frames = serialize(fit.shards[0], on_error="message")
+    assert header == {"serializer": "error"}
+    assert "stays on its worker" in frames[-1].decode()
+    assert not caplog.messages
