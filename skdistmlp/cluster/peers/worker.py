@@ -6,7 +6,7 @@ from typing import NoReturn
 from weakref import WeakValueDictionary, ref
 
 from distributed import Worker, get_worker
-from distributed.protocol import dask_serialize
+from distributed.protocol.serialize import dask_serialize
 
 from skdistmlp.cluster._dask import (
     add_metric,
