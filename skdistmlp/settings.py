@@ -67,7 +67,9 @@ SETTINGS = {
             "exchange-timeout",
             "30s",
             "a duration above 0, such as 30s or 500ms",
-            "how long a shard waits for the slowest one in an exchange",
+            "how long a shard waits for the slowest one in an exchange, and the client "
+            "for a worker that does not answer: four times that if it has tasks that "
+            "are not of this package",
         ),
         Setting(
             "listen-port",

@@ -78,6 +78,7 @@ __all__ = [
     "last_heartbeat",
     "memory_use",
     "memory_limit_of_process",
+    "ping_worker",
     "pinned_graph",
     "release_futures",
     "release_keys",
@@ -117,6 +118,15 @@ async def call_scheduler(client: Client, handler: str, /, **arguments: Any) -> A
     """Call a handler of the scheduler by its name; on the client's event loop."""
     # Looked up when it is called: a client that reconnects has another object.
     return await getattr(client.scheduler, handler)(**arguments)
+
+
+async def ping_worker(client: Client, worker: str) -> None:
+    """Have a worker answer its scheduler; on the client's event loop.
+
+    `Client.run` would write a line into the worker's log each time, and have a new
+    worker import the package of what it runs: for seconds, it would not answer.
+    """
+    await call_scheduler(client, "broadcast", msg={"op": "echo"}, workers=[worker])
 
 
 async def send_value(

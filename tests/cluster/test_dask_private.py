@@ -57,6 +57,7 @@ from skdistmlp.cluster._dask import (
     last_heartbeat,
     memory_limit_of_process,
     memory_use,
+    ping_worker,
     pinned_graph,
     release_futures,
     release_keys,
@@ -165,6 +166,10 @@ def test_our_own_handlers_are_called_by_name(client):
         lambda dask_scheduler: dask_scheduler.handlers.pop("test_add")
     )
     assert client.sync(call_scheduler, client, "test_add", a=2, b=3) is None
+
+
+def test_a_worker_answers_a_ping(client, workers):
+    assert client.sync(ping_worker, client, workers[0]) is None
 
 
 def test_the_event_loop_of_a_client_runs_in_its_own_thread(client):

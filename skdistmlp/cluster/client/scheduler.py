@@ -18,10 +18,9 @@ from skdistmlp.exceptions import ClusterError
 from skdistmlp.settings import exchange_timeout_s
 
 UNRESPONSIVE_TIMEOUTS = 4
-"""Timeouts (``skdistmlp.exchange-timeout``) that a worker or the scheduler may take to
-answer. A busy worker answers at once, unless a task holds the GIL. Shards that train
-notice a silent one after a single timeout, and with a more precise error: this must
-come later."""
+"""Timeouts (``skdistmlp.exchange-timeout``) that the scheduler may take to answer, or a
+worker that has other tasks than ours: it answers at once unless one holds the GIL. A
+worker without such tasks has a single timeout."""
 
 
 def ask_scheduler(client: Client, operation: str, **arguments: Any) -> Any:

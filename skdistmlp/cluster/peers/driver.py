@@ -503,12 +503,16 @@ class PeersRun:
     def _check_round(self) -> None:
         """See whether it makes sense to wait for this round."""
         assert self._round_start is not None
+        assert self._in_flight is not None
         self._next_check_at = time.monotonic() + WORKER_CHECK_S
         queued = self._round_start.waiting_workers
         if queued and self._n_rounds > 0 and self._departures is not None:
             # Before the watch, which has more patience with a worker that is paused.
             self._departures.check(queued)
-        self._tasks.watch.check(queued)
+        # While all run, each waits for all others in every step.
+        has_ended = any(future.done() for future in self._in_flight.result())
+        are_watched = len(self._ranks) > 1 and not queued and not has_ended
+        self._tasks.watch.check(queued, are_watched)
         if queued:
             # Once all tasks run, nobody else can take their workers' threads.
             self._check_held()

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
 from distributed import Client
 
-from skdistmlp.cluster.client.rpc import run_on_workers
+from skdistmlp.cluster._dask import ping_worker
+from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.client.scheduler import UNRESPONSIVE_TIMEOUTS, ask_scheduler
 from skdistmlp.cluster.client.workers import worker_statuses
+from skdistmlp.cluster.run.graph import run_of
 from skdistmlp.exceptions import WorkerLostError
 from skdistmlp.settings import exchange_timeout_s
 from skdistmlp.timeouts import PING_ANSWER_S
 
 
 class LivenessCheck:
-    """Pings the workers of a run from time to time, and names those that do not answer.
+    """Pings the workers of a run in each check, and names those that do not answer.
 
-    A busy worker answers, one whose machine or process hangs does not. Dask notices
-    that only after minutes (``distributed.scheduler.worker-ttl``).
+    A worker that computes answers, one whose machine or process hangs does not. Dask
+    notices that only after minutes (``distributed.scheduler.worker-ttl``).
 
     Parameters
     ----------
@@ -34,42 +36,79 @@ class LivenessCheck:
     def __init__(self, client: Client, workers: Sequence[str]) -> None:
         self._client = client
         self._workers = workers
-        self._timeout_s = UNRESPONSIVE_TIMEOUTS * exchange_timeout_s()
-        self._asked_at = float("-inf")
-        self._answers: dict[str, Future[Any]] = {}
+        self._timeout_s = exchange_timeout_s()
+        # When each worker was pinged last, and its answer.
+        self._pings: dict[str, tuple[float, Future[Any]]] = {}
 
-    def check(self) -> None:
-        """Note which workers have answered, and ping again when due, without waiting.
+    def check(self, are_watched: bool = False) -> None:
+        """Ping each worker that has answered its last ping, without waiting.
+
+        Parameters
+        ----------
+        are_watched : bool
+            Whether all shards exchange values. Then they notice a silent worker after a
+            single timeout, and with a more precise error: this must come later.
 
         Raises
         ------
         WorkerLostError
-            If a worker has not answered for `UNRESPONSIVE_TIMEOUTS` timeouts.
+            If a worker has not answered for an exchange's timeout; for
+            `UNRESPONSIVE_TIMEOUTS` of them if it has tasks that are not of this
+            package.
         """
-        # An error is an answer too: a worker that has left is for `Watch` to report.
-        silent = [w for w, answer in self._answers.items() if not answer.done()]
-        waited_s = time.monotonic() - self._asked_at
-        if silent and waited_s > self._timeout_s:
-            several = len(silent) > 1
-            who = f"worker{'s' if several else ''} {', '.join(silent)}"
-            raise WorkerLostError(
-                f"{who} {'have' if several else 'has'} not answered for "
-                f"{waited_s:.0f} s ({UNRESPONSIVE_TIMEOUTS} times "
-                f"skdistmlp.exchange-timeout is {self._timeout_s:g} s). Check "
-                f"what {'they are' if several else 'it is'} doing, and call again.",
-                tuple(silent),
-            )
-        # Never two pings at a time: those to a worker that hangs would pile up. The
-        # next is due `_timeout_s` after the last, so a worker that hangs right after
-        # its answer is noticed after twice that.
-        if not silent and waited_s > self._timeout_s:
-            self._asked_at = time.monotonic()
-            self._answers = run_on_workers(self._client, self._workers, ping)
+        now = time.monotonic()
+        silent: dict[str, float] = {}
+        for worker in self._workers:
+            asked_at, answer = self._pings.get(worker, (now, None))
+            # An error is an answer too: a worker that has left is for `Watch` to
+            # report. Never two pings at a time: those to a worker that hangs would pile
+            # up.
+            if answer is None or answer.done():
+                answer = submit_rpc(self._client, ping_worker, self._client, worker)
+                self._pings[worker] = now, answer
+            elif now - asked_at > self._timeout_s:
+                silent[worker] = now - asked_at
+        if silent:
+            busy = self._with_other_tasks(silent)
+            # This process may itself have been suspended. During the question above,
+            # its event loop has taken the answers that had arrived.
+            silent = {w: s for w, s in silent.items() if not self._pings[w][1].done()}
+            self._raise_if_lost(silent, silent if are_watched else busy)
 
     def close(self) -> None:
         """Stop waiting for answers."""
-        for answer in self._answers.values():
+        for _, answer in self._pings.values():
             answer.cancel()
+
+    def _with_other_tasks(self, workers: Iterable[str]) -> set[str]:
+        """Return the workers that have tasks of others, which may hold the GIL."""
+        keys = ask_scheduler(self._client, "processing")
+        return {
+            worker
+            for worker in workers
+            if any(run_of(key) is None for key in keys.get(worker, ()))
+        }
+
+    def _raise_if_lost(
+        self, silent: Mapping[str, float], busy: Collection[str]
+    ) -> None:
+        """Raise if a worker was silent for longer than it may be; see `check`."""
+        long_s = UNRESPONSIVE_TIMEOUTS * self._timeout_s
+        limits = {w: long_s if w in busy else self._timeout_s for w in silent}
+        lost = [worker for worker in silent if silent[worker] > limits[worker]]
+        if not lost:
+            return
+        several = len(lost) > 1
+        limit_s = min(limits[worker] for worker in lost)
+        times = f"{UNRESPONSIVE_TIMEOUTS} times " if limit_s == long_s else ""
+        raise WorkerLostError(
+            f"worker{'s' if several else ''} {', '.join(lost)} "
+            f"{'have' if several else 'has'} not answered for "
+            f"{min(silent[worker] for worker in lost):.0f} s ({times}"
+            f"skdistmlp.exchange-timeout is {limit_s:g} s). Check what "
+            f"{'they are' if several else 'it is'} doing, and call again.",
+            tuple(lost),
+        )
 
 
 class PausedCheck:
@@ -140,9 +179,9 @@ def silent_workers(client: Client, workers: Iterable[str]) -> list[str]:
     The scheduler may just be removing one: then there is an error in place of the
     answer, at once.
     """
-    # An expression, for which a new worker imports nothing of this package: that would
-    # take seconds, in which it does not answer.
-    answers = run_on_workers(client, workers, eval, "None")
+    answers = {
+        worker: submit_rpc(client, ping_worker, client, worker) for worker in workers
+    }
     answered, _ = wait(answers.values(), PING_ANSWER_S)
     for answer in answers.values():
         answer.cancel()
@@ -168,7 +207,3 @@ def workers_around_silent(client: Client) -> list[str] | None:
     silent = silent_workers(client, present)
     answering = [worker for worker in present if worker not in silent]
     return answering if silent and answering else None
-
-
-def ping() -> None:
-    """Do nothing: that a worker returns from this shows that it answers."""

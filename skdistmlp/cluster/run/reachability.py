@@ -14,9 +14,8 @@ from typing import Any, TypeAlias
 
 from distributed import Client, Future, Worker
 
-from skdistmlp.cluster._dask import awaited_transfers, can_reach
+from skdistmlp.cluster._dask import awaited_transfers, can_reach, ping_worker
 from skdistmlp.cluster.client.rpc import submit_rpc
-from skdistmlp.cluster.run.liveness import ping
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.settings import exchange_timeout_s
 
@@ -124,7 +123,7 @@ async def find_unreachable(
     # attempts, between which the other has answered this process.
     others = sorted({other for _, other in suspects})
     pings = await asyncio.gather(
-        *(client.run(ping, workers=[other]) for other in others), return_exceptions=True
+        *(ping_worker(client, other) for other in others), return_exceptions=True
     )
     # One that has left does not answer.
     answering = {

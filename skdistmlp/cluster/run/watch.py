@@ -65,7 +65,7 @@ class Watch:
         self._reachability = ReachabilityCheck(client, awaited, workers)
         self._paused = PausedCheck(client)
 
-    def check(self, queued: Sequence[str] = ()) -> None:
+    def check(self, queued: Sequence[str] = (), are_watched: bool = False) -> None:
         """Raise if there is no point in waiting any longer.
 
         Parameters
@@ -73,6 +73,8 @@ class Watch:
         queued : sequence of str
             Workers on which tasks of this run have still to start. They must accept
             tasks; a worker that is paused while its task runs is no problem.
+        are_watched : bool
+            Whether shards notice a silent worker themselves; see `LivenessCheck`.
 
         Raises
         ------
@@ -92,7 +94,7 @@ class Watch:
         self.check_presence()
         # Before the statuses, which are what each worker last told the scheduler: one
         # that hangs tells it nothing. Always, since it never waits for an answer.
-        self._liveness.check()
+        self._liveness.check(are_watched)
         self._paused.check(queued)
         self._reachability.check()
 

@@ -30,8 +30,6 @@ from tests.cluster.forked import CONTEXT, ForkedProcesses, fork, start_server
 from tests.cluster.support import WITHIN_S, in_thread, wait_until
 
 SETTINGS = {
-    # How often Dask checks that its workers send heartbeats.
-    "distributed.scheduler.worker-ttl": "5s",
     "distributed.worker.multiprocessing-method": "forkserver",
     # Every fit sends its rows, and caches none.
     "skdistmlp.cache.max-bytes": 0,

@@ -16,7 +16,7 @@ from typing import Any
 
 import dask
 import numpy as np
-from distributed import Client, Scheduler, Worker
+from distributed import Client, Worker
 
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers import shard as peers_shard
@@ -214,14 +214,6 @@ def leftovers(dask_worker: Worker) -> list[str]:
         if type(thing) is SocketCommunicator:
             found.append(f"communicator of shard {thing.rank}")
     return found
-
-
-# In a scheduler.
-
-
-def set_worker_ttl(seconds: float, dask_scheduler: Scheduler) -> None:
-    """Set the time after which the scheduler removes a silent worker."""
-    dask_scheduler.worker_ttl = seconds
 
 
 # In a client.

@@ -1,7 +1,7 @@
 """The table of faults and phases where fits recover, by grid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from skdistmlp.exceptions import ExchangeError
 from tests.cluster.faults.actions import (
@@ -44,9 +44,6 @@ from tests.cluster.faults.table import (
 
 LOSS_S = 10.0
 """Seconds that a loss may cost."""
-
-SILENT_S = 4 * TIMEOUT_S
-"""Seconds without an answer after which the client gives up a worker."""
 
 RECOVERY_WAIT_S = 10.0
 """Seconds for which a fit waits for replacements: the default."""
@@ -110,12 +107,6 @@ def hands_over(kind: str) -> Cells:
 CUT = Expected(ExchangeError, ("{worker}",), "does not survive: ExchangeError")
 """All workers are there, and nothing was trained: it would happen again."""
 
-SUSPENDED = survives(N_COPIED, wait_s=SILENT_S) | {
-    phase: replace(outcome, within_s=LOSS_S + TIMEOUT_S)
-    for phase, outcome in survives(N_COPIED).items()
-    if phase in (CONNECTING, FORWARD, BACKWARD, VALIDATING)
-    and isinstance(outcome, Survives)
-}
 
 FAULTS = [
     Fault("worker killed", kill, survives(N_COPIED), rank=1),
@@ -141,10 +132,9 @@ FAULTS = [
     Fault(
         "worker suspended (SIGSTOP), resumed after the fit",
         suspend,
-        SUSPENDED,
+        survives(N_COPIED, wait_s=TIMEOUT_S),
         rank=1,
         settings=SHORT,
-        lost_soon_in=(PLACING, BETWEEN, COPYING, COLLECTING),
         after=resume,
     ),
     Fault(

@@ -143,7 +143,7 @@ def each(expected: Expected | str, *phases: str) -> Cells:
     return dict.fromkeys(phases, expected)
 
 
-SILENT = Expected(WorkerLostError, ("{worker}",), within_s=20.0)
+SILENT = Expected(WorkerLostError, ("{worker}",))
 RETIRED = Expected(WorkerLostError, ("{worker} (is being retired|was lost)",))
 NO_THREAD = "its shard occupies the worker's only thread"
 
@@ -172,8 +172,6 @@ class Fault:
         Number of times that the client is held.
     settings : dict
         Dask settings.
-    lost_soon_in : tuple of str
-        Phases in which Dask should soon give up a worker without heartbeats.
     after : callable or None
         An action for the time after the fit.
     ends_cluster : bool
@@ -189,7 +187,6 @@ class Fault:
     held: str = ""
     n_times: int = 1
     settings: dict[str, str] = field(default_factory=dict)
-    lost_soon_in: tuple[str, ...] = ()
     after: Callable[[Scenario], None] | None = None
     ends_cluster: bool = False
 
@@ -207,7 +204,6 @@ FAULTS = [
         # The next fit needs the two others.
         rank=2,
         settings=SHORT,
-        lost_soon_in=(PLACING, BETWEEN, COLLECTING),
         after=resume_during_next_fit,
     ),
     Fault(

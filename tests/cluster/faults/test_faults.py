@@ -48,9 +48,6 @@ BOUND_S = 30.0
 WORKERS_END_WITHIN_S = 20.0
 """How long workers may outlive their scheduler; not a measure of speed."""
 
-LEAST_TTL_S = 5.0
-"""Seconds until Dask gives up a worker without heartbeats: its minimum."""
-
 OFTEN = {
     "worker killed",
     "worker suspended (SIGSTOP), resumed during the next fit",
@@ -174,8 +171,6 @@ def check_fault(
         clusters.borrowed(kind, n_workers) as cluster,
         Client(cluster.address, set_as_default=False) as client,
     ):
-        worker_ttl_s = LEAST_TTL_S if phase in fault.lost_soon_in else 300.0
-        client.run_on_scheduler(gates.set_worker_ttl, worker_ttl_s)
         victim = tuple(client.nthreads())[rank]
         scenario = Scenario(
             cluster,

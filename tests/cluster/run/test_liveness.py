@@ -17,6 +17,8 @@ from skdistmlp.exceptions import WorkerLostError
 
 WORKERS = ["tcp://a", "tcp://b"]
 
+USERS_TASK, OUR_TASK = "load-1", ("mlp-train", "train-shard0", "0123abcd", 1)
+
 
 @pytest.fixture
 def clock(monkeypatch):
@@ -29,84 +31,148 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def pings(monkeypatch):
-    """The answers to all pings so far, in order; to be set by tests."""
-    sent = []
+    """The answers to all pings so far, by worker and in order; to be set by tests."""
+    sent = {worker: [] for worker in WORKERS}
 
-    def run_on_workers(_, workers, function):
-        assert function is liveness.ping
-        answers = {worker: Future() for worker in workers}
-        sent.append(answers)
-        return answers
+    def submit_rpc(_, function, __, worker):
+        assert function is liveness.ping_worker
+        sent[worker].append(Future())
+        return sent[worker][-1]
 
-    monkeypatch.setattr(liveness, "run_on_workers", run_on_workers)
+    monkeypatch.setattr(liveness, "submit_rpc", submit_rpc)
     return sent
+
+
+@pytest.fixture
+def tasks(monkeypatch):
+    """The tasks of each worker; none unless tests add some."""
+    processing = {worker: [] for worker in WORKERS}
+
+    def ask_scheduler(_, operation):
+        assert operation == "processing"
+        return processing
+
+    monkeypatch.setattr(liveness, "ask_scheduler", ask_scheduler)
+    return processing
 
 
 def answer(pings, *workers):
     for worker in workers:
-        pings[-1][worker].set_result(None)
+        pings[worker][-1].set_result(None)
 
 
-def test_workers_are_pinged_once_per_timeout(clock, pings):
+def number_of(pings):
+    return [len(pings[worker]) for worker in WORKERS]
+
+
+def test_workers_that_have_answered_are_pinged_in_each_check(clock, pings, tasks):
     check = LivenessCheck(None, WORKERS)
     check.check()
+    assert number_of(pings) == [1, 1]
+    answer(pings, WORKERS[0])
+    check.check()
+    # A worker that hangs has one ping at a time.
+    assert number_of(pings) == [2, 1]
     answer(pings, *WORKERS)
     check.check()
-    assert len(pings) == 1
-    clock.now += 4.1
-    check.check()
-    assert len(pings) == 2
+    assert number_of(pings) == [3, 2]
 
 
-def test_a_silent_worker_is_named_and_not_pinged_again(clock, pings):
+def test_a_silent_worker_is_named_after_a_timeout(clock, pings, tasks):
     check = LivenessCheck(None, WORKERS)
     check.check()
     answer(pings, WORKERS[0])
-    clock.now += 3.9
+    tasks[WORKERS[1]] = [OUR_TASK]
+    clock.now += 0.9
     check.check()
     clock.now += 0.2
-    with pytest.raises(
-        WorkerLostError, match="worker tcp://b has not answered for 4 s"
-    ):
+    said = r"worker tcp://b has not .* 1 s \(skdistmlp.exchange-timeout is 1 s\)"
+    with pytest.raises(WorkerLostError, match=said) as caught:
         check.check()
-    assert len(pings) == 1
+    assert caught.value.workers == (WORKERS[1],)
 
 
-def test_all_silent_workers_are_named(clock, pings):
+def test_a_worker_that_hangs_does_not_hide_another(clock, pings, tasks):
+    """The second is pinged while the first owes an answer."""
+    check = LivenessCheck(None, WORKERS)
+    tasks[WORKERS[0]] = [USERS_TASK]
+    check.check()
+    clock.now += 0.9
+    answer(pings, WORKERS[1])
+    check.check()
+    clock.now += 1.1
+    with pytest.raises(WorkerLostError, match=r"worker tcp://b has not"):
+        check.check()
+
+
+@pytest.mark.parametrize("why", ["its tasks", "the shards exchange values"])
+def test_a_worker_that_may_be_busy_has_four_timeouts(clock, pings, tasks, why):
+    """A task may hold the GIL; shards notice a silent one themselves."""
+    are_watched = why == "the shards exchange values"
+    if not are_watched:
+        tasks[WORKERS[1]] = [OUR_TASK, USERS_TASK]
+    check = LivenessCheck(None, WORKERS)
+    check.check(are_watched)
+    answer(pings, WORKERS[0])
+    clock.now += 3.9
+    check.check(are_watched)
+    clock.now += 0.2
+    said = r"worker tcp://b has not .* 4 s \(4 times skdistmlp.exchange-timeout is 4 s"
+    with pytest.raises(WorkerLostError, match=said):
+        check.check(are_watched)
+
+
+def test_all_silent_workers_are_named(clock, pings, tasks):
     check = LivenessCheck(None, WORKERS)
     check.check()
-    clock.now += 4.1
+    clock.now += 1.1
     with pytest.raises(
-        WorkerLostError, match="workers tcp://a, tcp://b have not answered for 4 s"
+        WorkerLostError, match="workers tcp://a, tcp://b have not answered for 1 s"
     ):
         check.check()
 
 
-def test_a_late_answer_is_an_answer(clock, pings):
+def test_a_late_answer_is_an_answer(clock, pings, tasks):
     check = LivenessCheck(None, WORKERS)
     check.check()
     clock.now += 100
     answer(pings, *WORKERS)
     check.check()
-    assert len(pings) == 2
+    assert number_of(pings) == [2, 2]
 
 
-def test_an_error_is_an_answer(clock, pings):
-    """Of a worker that has left, which others see to."""
+def test_an_answer_that_had_arrived_in_time_counts(clock, pings, monkeypatch):
+    """This process was suspended: it takes the answer while it asks for tasks."""
+
+    def ask_scheduler(*_):
+        answer(pings, WORKERS[1])
+        return {}
+
+    monkeypatch.setattr(liveness, "ask_scheduler", ask_scheduler)
     check = LivenessCheck(None, WORKERS)
     check.check()
-    for future in pings[0].values():
-        future.set_exception(OSError())
+    answer(pings, WORKERS[0])
     clock.now += 100
     check.check()
 
 
-def test_closing_cancels_the_answers_that_are_missing(clock, pings):
+def test_an_error_is_an_answer(clock, pings, tasks):
+    """Of a worker that has left, which others see to."""
+    check = LivenessCheck(None, WORKERS)
+    check.check()
+    for worker in WORKERS:
+        pings[worker][0].set_exception(OSError())
+    clock.now += 100
+    check.check()
+
+
+def test_closing_cancels_the_answers_that_are_missing(clock, pings, tasks):
     check = LivenessCheck(None, WORKERS)
     check.check()
     answer(pings, WORKERS[0])
     check.close()
-    assert [future.cancelled() for future in pings[0].values()] == [False, True]
+    cancelled = [pings[worker][0].cancelled() for worker in WORKERS]
+    assert cancelled == [False, True]
 
 
 @pytest.fixture
@@ -174,7 +240,7 @@ def test_workers_that_do_not_answer_a_ping_are_silent(monkeypatch):
     answers = {name: Future() for name in ("there", "removed", "hangs")}
     answers["there"].set_result(None)
     answers["removed"].set_exception(OSError("connection closed"))
-    monkeypatch.setattr(liveness, "run_on_workers", lambda *_: answers)
+    monkeypatch.setattr(liveness, "submit_rpc", lambda *args: answers[args[-1]])
     monkeypatch.setattr(liveness, "PING_ANSWER_S", 0.05)
     assert silent_workers(None, answers) == ["removed", "hangs"]
 

@@ -1,5 +1,6 @@
 """Waits for the workers of a run end when they have become pointless."""
 
+import asyncio
 import time
 from concurrent.futures import CancelledError
 
@@ -68,18 +69,19 @@ def test_a_closed_client_ends_the_wait(cluster):
 def test_a_silent_worker_ends_the_wait(client, workers, monkeypatch):
     """While it answers the scheduler, only the ping finds that out."""
 
-    def hang():
-        time.sleep(0.5)
+    async def hang(*_):
+        await asyncio.Event().wait()
 
-    monkeypatch.setattr("skdistmlp.cluster.run.liveness.ping", hang)
+    monkeypatch.setattr("skdistmlp.cluster.run.liveness.ping_worker", hang)
     with dask.config.set({"skdistmlp.exchange-timeout": "20ms"}):
         watch = Watch(client, workers)
-        watch.check()
-        time.sleep(0.2)
-        with pytest.raises(
-            WorkerLostError, match=r"have not answered for .* is 0\.08 s"
-        ):
+
+    def check_until_it_ends():
+        while True:
             watch.check()
+
+    with pytest.raises(WorkerLostError, match=r"have not answered for .* is 0\.02 s"):
+        bounded(check_until_it_ends)
     watch.close()
 
 
