@@ -90,6 +90,11 @@ not, the fit begins again."""
 RECOVERY_POLL_S = 0.1
 """Between looks for workers that take the place of lost ones."""
 
+SEEN_VALID_S = 300.0
+"""Since this process has seen a cluster with enough workers, for a fit to count missing
+ones as lost, and to wait for `skdistmlp.recovery-wait`. Otherwise too few workers are a
+mistake, which is an error at once."""
+
 MOVE_LOOK_S = 15.0
 """Between looks for a faster plan, with `skdistmlp.elastic`. Each time that workers are
 measured, this doubles until the end of the fit."""

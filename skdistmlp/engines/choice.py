@@ -42,6 +42,7 @@ from skdistmlp.planning.prediction import (
 )
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
 from skdistmlp.settings import SETTINGS, rows_memory_share
+from skdistmlp.training.loop import Log, quiet
 
 NO_CLIENT = "no Dask client is active and none was given"
 
@@ -75,6 +76,7 @@ def open_engine(
     cost: StepCost,
     engines: Mapping[str, EngineFactory] = ENGINES,
     outline: FitOutline | None = None,
+    log: Log = quiet,
 ) -> Iterator[Engine]:
     """Plan training or a prediction, and make the engine of the plan.
 
@@ -93,6 +95,8 @@ def open_engine(
         The table of engines.
     outline : FitOutline, optional
         Of training: with it, "auto" takes the plan that is expected to be fastest.
+    log : callable
+        Takes a line if a training waits for workers that were lost.
 
     Yields
     ------
@@ -137,7 +141,7 @@ def open_engine(
             elif is_prediction:
                 plan = _plan_prediction(request, layer_units, cost, client)
             else:
-                plan = _plan_training(request, layer_units, cost, client, outline)
+                plan = _plan_training(request, layer_units, cost, client, outline, log)
                 plan = replace(plan, fixed=(request.n_workers, request.n_replicas))
         except ClusterError as error:
             if not is_prediction or request.engine != "auto":
@@ -222,11 +226,12 @@ def _plan_training(
     cost: StepCost,
     client: Any,
     outline: FitOutline | None,
+    log: Log,
 ) -> Plan:
     from skdistmlp.cluster.client.workers import choose_workers, workers_of
     from skdistmlp.cluster.run.reservation import choose_free_workers, withdraw_choice
 
-    workers = choose_workers(client, request.n_workers, request.n_replicas)
+    workers = choose_workers(client, request.n_workers, request.n_replicas, log)
     present = () if request.n_workers is None else workers_of(client)
     # One may have left meanwhile, which the fit will notice.
     if len(present) <= len(workers):

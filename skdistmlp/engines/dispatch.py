@@ -110,7 +110,7 @@ def train(
             while state is None:
                 try:
                     with open_engine(
-                        request, layer_units, outline.cost, engines, outline
+                        request, layer_units, outline.cost, engines, outline, job.log
                     ) as engine:
                         plan = engine.plan
                         job = replace(job, split=plan.split, n_replicas=plan.n_replicas)

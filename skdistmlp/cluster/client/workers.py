@@ -18,6 +18,7 @@ from skdistmlp.cluster._dask import host_and_port_of
 from skdistmlp.cluster.client.allocator import return_freed_memory
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import scheduler_address
+from skdistmlp.cluster.client.lost import await_lost_workers, note_number
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.exceptions import ClusterError, counted
@@ -28,6 +29,7 @@ from skdistmlp.timeouts import (
     RESUME_POLL_S,
     RESUME_S,
 )
+from skdistmlp.training.loop import Log, quiet
 
 _PROBES: WeakKeyDictionary[Client, dict[str, float]] = WeakKeyDictionary()
 """Until when a client need not try again whether it can connect to a worker, infinite
@@ -35,7 +37,10 @@ if it could not."""
 
 
 def choose_workers(
-    client: Client, n_workers: int | None, n_replicas: int | None = None
+    client: Client,
+    n_workers: int | None,
+    n_replicas: int | None = None,
+    log: Log = quiet,
 ) -> tuple[str, ...]:
     """Return the addresses of the workers that will share a network.
 
@@ -47,6 +52,8 @@ def choose_workers(
         The number of workers; None for all.
     n_replicas : int or None
         With it, a multiple of this number, if `n_workers` is None.
+    log : callable
+        Takes a line if workers that were lost are waited for.
 
     Returns
     -------
@@ -65,6 +72,10 @@ def choose_workers(
     is_paused = "paused" in statuses.values()
     if is_paused and (n_workers is None or len(present) < wanted):
         resume_paused(client)
+        present = workers_of(client)
+    # Workers that are paused are there: others may not come in their place.
+    if len(present) < wanted and len(statuses) < wanted:
+        await_lost_workers(client, wanted, lambda: len(workers_of(client)), log)
         present = workers_of(client)
     if len(present) < wanted:
         asked_for, at_least = f"n_workers={n_workers}", ""
@@ -204,6 +215,7 @@ def known_workers(client: Client) -> dict[str, dict[str, Any]]:
     """
     identity = ask_scheduler(client, "identity")
     workers: dict[str, dict[str, Any]] = identity["workers"]
+    note_number(client, len(workers))
     return workers
 
 

@@ -100,7 +100,7 @@ def resolve_inputs(
         with ExitStack() as on_exit:
             with translate_dask_errors(connection, (), COMPUTING):
                 # Without workers Dask would wait for some.
-                workers = choose_workers(connection, None)
+                workers = choose_workers(connection, None, log=log)
                 on_exit.enter_context(shielded_from_interrupts(connection, workers))
                 # Released first: otherwise a worker that replaces one that has died
                 # would begin what killed it.

@@ -11,6 +11,7 @@ from typing import Any
 from distributed import Client, Future
 
 from skdistmlp.cluster.client.lookup import scheduler_address
+from skdistmlp.cluster.client.lost import note_number
 from skdistmlp.cluster.client.rpc import check_open
 from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.cluster.client.workers import (
@@ -112,6 +113,7 @@ class Watch:
         # From the scheduler, not from what the client has cached: that stays as it was
         # while the scheduler hangs.
         present = set(ask_scheduler(self._client, "ncores"))
+        note_number(self._client, len(present))
         if not set(self._workers) <= present:
             raise CancelledError
         return present

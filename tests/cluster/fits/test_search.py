@@ -1,8 +1,11 @@
 """Searches over numbers of workers, on real worker processes."""
 
+import os
+import signal
 from contextlib import nullcontext
 from functools import partial
 
+import dask
 import joblib
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skdistmlp import DistributedMLPClassifier, FastestWithin
 from tests.cluster.leaks import own_cluster
-from tests.cluster.support import bounded
+from tests.cluster.support import bounded, wait_until
 from tests.marks import only_quick
 
 pytestmark = pytest.mark.filterwarnings(
@@ -246,3 +249,33 @@ def test_other_searches_and_pipelines_work(searched, data, backend):
     for search in searches:
         assert not np.isnan(search.cv_results_["mean_test_score"]).any()
         assert search.best_estimator_[-1].engine_ == "peers"
+
+
+@pytest.mark.slow
+def test_a_worker_killed_between_two_fits_of_a_search_costs_none_of_them(data):
+    """The next fit waits until its nanny has started another."""
+    searched = {"alpha": [1e-4, 1.0]}
+    scored = []
+
+    def score_and_kill(estimator, X, y):
+        scored.append(estimator)
+        if len(scored) == 2:
+            victim, pid = next(iter(client.run(os.getpid).items()))
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: victim not in client.nthreads(), "it is missed")
+        return estimator.score(X, y)
+
+    settings = {"skdistmlp.max-recoveries": 1, "skdistmlp.recovery-wait": "60s"}
+    alone = GridSearchCV(classifier().set_params(engine="local"), searched, cv=2)
+    with own_cluster(n_workers=2) as client, dask.config.set(settings):
+        search = GridSearchCV(
+            classifier(client, n_workers=2),
+            searched,
+            scoring=score_and_kill,
+            cv=2,
+            error_score="raise",
+        )
+        bounded(search.fit, *data)
+    assert len(scored) == 4
+    found = search.cv_results_["mean_test_score"]
+    np.testing.assert_allclose(found, alone.fit(*data).cv_results_["mean_test_score"])
