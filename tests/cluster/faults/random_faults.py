@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
-import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,93 +15,33 @@ from typing import Any
 
 import psutil
 import pytest
-from distributed import Client, Event, get_worker
+from distributed import Client, Event
 
 from skdistmlp import WorkerLostError
+from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.peers import driver as peers
-from skdistmlp.cluster.peers import shard as peers_shard
-from skdistmlp.cluster.peers import worker
-from skdistmlp.cluster.peers.shard import PeerShard
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.scatter import Scatterer
-from skdistmlp.training import loop
-from skdistmlp.wire.communicator import SocketCommunicator
-from skdistmlp.wire.connections import Connections
-from tests.cluster.support import WITHIN_S, wait_until
+from tests.cluster.faults.random_fits import RandomFit
+from tests.cluster.faults.random_moments import (
+    MOMENTS,
+    SIGNALS,
+    PlantedError,
+    arm,
+    disarm,
+    fail,
+    hold,
+    kill,
+    stop,
+)
+from tests.cluster.support import WITHIN_S, in_thread, set_status, wait_until
 
 SPARED = 50
 """Every other block of this many fits ends no worker, to compare memory over time."""
 
-TOPIC = "skdistmlp-soak"
-
-
-# On the workers.
-
-MOMENTS: dict[str, tuple[Any, str, int]] = {
-    "opening": (worker, "listen", 1),
-    "connecting": (peers_shard, "meet", 1),
-    "step": (SocketCommunicator, "begin_step", 20),
-    "exchange": (Connections, "begin", 40),
-    "round": (PeerShard, "train", 3),
-    "copying": (PeerShard, "copy", 3),
-    "validating": (loop, "predict_blocks", 3),
-    "collecting": (PeerShard, "close", 1),
-}
-"""Points of injection: before a call of a function, and the last such call."""
-
-assert all(hasattr(owner, name) for owner, name, _ in MOMENTS.values())
-
-
-class PlantedError(Exception):
-    """The error that is injected into a shard."""
-
-
-_RELEASED = threading.Event()
-_DISARM: list[Callable[[], None]] = []
-
-
-def hold(seed: int) -> None:
-    """Tell the client that the moment has come; give it some time to act."""
-    get_worker().log_event(TOPIC, seed)
-    _RELEASED.wait(0.5)
-
-
-def fail() -> None:
-    raise PlantedError("planted")
-
-
-def kill() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def stop() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def arm(moment: str, n_calls: int, action: Callable[[], None]) -> None:
-    """Run an action in this process before the given call of a function."""
-    owner, name, _ = MOMENTS[moment]
-    original = getattr(owner, name)
-    calls: list[None] = []
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        calls.append(None)
-        if len(calls) == n_calls:
-            action()
-        return original(*args, **kwargs)
-
-    _RELEASED.clear()
-    setattr(owner, name, call)
-    _DISARM.append(lambda: setattr(owner, name, original))
-
-
-def disarm() -> None:
-    _RELEASED.set()
-    while _DISARM:
-        _DISARM.pop()()
-
-
-# On the client.
+SUBMITTING, N_SUBMITTED = "submitting", 40
+"""The moment of a fit by tasks: before the client submits some, and the last such
+call."""
 
 
 @dataclass(frozen=True)
@@ -113,54 +53,45 @@ class Case:
     moment: str
     n_calls: int
     rank: int
-    n_workers: int
     timeout_s: float
     round_s: float
-    parameters: dict[str, Any]
+    fit: RandomFit
 
     @classmethod
     def drawn(cls, seed: int) -> Case:
         """Return the case of a seed."""
         rng = random.Random(seed)
+        engine = rng.choice(["peers", "peers", "futures"])
         spared = seed // SPARED % 2 == 1
         faults = {
             name: fault.weight
             for name, fault in FAULTS.items()
             if not (spared and fault.ends_worker)
+            and not (engine == "futures" and fault.is_for_peers)
         }
         [fault] = rng.choices(list(faults), list(faults.values()))
-        moment = rng.choice(list(MOMENTS))
-        n_workers = rng.randint(1, 3)
-        n_layers = rng.randint(1, 3)
-        # Otherwise the moment never comes.
-        validates = moment == "validating"
+        moment, last = SUBMITTING, N_SUBMITTED
+        if engine == "peers":
+            moment = rng.choice(list(MOMENTS))
+            last = MOMENTS[moment][2]
         copies = moment == "copying"
-        solvers = ["adam", "adam", "sgd"] + ["lbfgs"] * (not validates and not copies)
+        # Otherwise the moment never comes.
+        fit = RandomFit.drawn(rng, seed, engine, moment == "validating", copies)
         return cls(
             seed,
             fault,
             moment,
-            rng.randint(1, MOMENTS[moment][2]),
-            rng.randrange(n_workers),
-            n_workers,
+            rng.randint(1, last),
+            rng.randrange(fit.n_workers),
             rng.uniform(1.0, 2.0),
             0.0 if copies else rng.choice([0.0, 5.0]),
-            {
-                "hidden_layer_sizes": [rng.randint(3, 60) for _ in range(n_layers)],
-                "activation": rng.choice(["relu", "tanh", "logistic"]),
-                "solver": rng.choice(solvers),
-                "batch_size": rng.choice([100, 300, 1000]),
-                "early_stopping": validates or rng.random() < 0.3,
-                "max_iter": rng.randint(5, 20),
-                "random_state": seed,
-            },
+            fit,
         )
 
     def __str__(self) -> str:
-        solver = self.parameters["solver"]
         return (
-            f"seed {self.seed}: {self.fault}, {self.moment} {self.n_calls}, shard "
-            f"{self.rank} of {self.n_workers}, {solver}"
+            f"seed {self.seed}: {self.fault}, {self.moment} {self.n_calls}, worker "
+            f"{self.rank} of {self.fit.n_workers}, {self.fit}"
         )
 
 
@@ -170,23 +101,63 @@ class Scenario:
 
     client: Client
     case: Case
-    workers: Sequence[str]
-    process: psutil.Process
+    pids: Mapping[str, int]
     reached: threading.Event = field(default_factory=threading.Event)
     patch: pytest.MonkeyPatch = field(init=False)
     fit: Future[Any] = field(init=False)
+    clean_ups: list[Callable[[], Any]] = field(default_factory=list)
 
     @property
     def victim(self) -> str:
         """The worker that the fault affects."""
-        return self.workers[self.case.rank]
+        return list(self.pids)[self.case.rank]
 
-    def arm(self, action: Callable[[], None], n_workers: int = 1) -> None:
+    @property
+    def process(self) -> psutil.Process:
+        """The process of that worker."""
+        return psutil.Process(self.pids[self.victim])
+
+    def arm(self, action: Callable[..., None], n_workers: int = 1) -> None:
         """Prepare the worker, and others of the fit if there are as many."""
         case = self.case
-        ranks = [(case.rank + i) % case.n_workers for i in range(n_workers)]
-        workers = [self.workers[rank] for rank in {*ranks}]
-        self.client.run(arm, case.moment, case.n_calls, action, workers=workers)
+        n_used = case.fit.n_workers
+        ranks = {(case.rank + i) % n_used for i in range(n_workers)}
+        workers = [list(self.pids)[rank] for rank in ranks]
+        if case.fit.engine == "peers":
+            self.client.run(arm, case.moment, case.n_calls, action, workers=workers)
+        else:
+            self._arm_client(action, workers)
+
+    def _arm_client(self, action: Callable[..., None], workers: list[str]) -> None:
+        """Act on workers, or note the moment, when the client submits tasks."""
+        submit, add, calls = Placement.submit, Placement.add, itertools.count(1)
+
+        def submit_and_act(placement: Placement, keys: list[Any]) -> Any:
+            if next(calls) == self.case.n_calls:
+                if action in SIGNALS:
+                    for worker in workers:
+                        os.kill(self.pids[worker], SIGNALS[action])
+                self.reached.set()
+            return submit(placement, keys)
+
+        def add_or_fail(
+            placement: Placement, rank: int, name: str, function: Any, *args: Any
+        ) -> Any:
+            is_time = next(calls) == self.case.n_calls
+            return add(placement, rank, name, fail if is_time else function, *args)
+
+        if action is fail:
+            self.patch.setattr(Placement, "add", add_or_fail)
+        else:
+            self.patch.setattr(Placement, "submit", submit_and_act)
+
+    def arm_to_hold(self) -> None:
+        """Have the fit tell when the moment has come; see `is_reached`."""
+        self.arm(partial(hold, self.case.seed))
+
+    def is_reached(self) -> bool:
+        """Wait until the moment has come; return False if the fit ends before."""
+        return self.until(self.reached.is_set, "the moment has come")
 
     def until(self, condition: Callable[[], Any], what: str) -> bool:
         """Wait for a condition or the end of the fit; say whether it came true."""
@@ -221,7 +192,7 @@ def two_killed(scenario: Scenario) -> Iterator[None]:
 
 
 def all_killed(scenario: Scenario) -> Iterator[None]:
-    scenario.arm(kill, scenario.case.n_workers)
+    scenario.arm(kill, scenario.case.fit.n_workers)
     yield
 
 
@@ -249,12 +220,43 @@ def stopped(scenario: Scenario) -> Iterator[None]:
 
 
 def restarted(scenario: Scenario) -> Iterator[None]:
-    scenario.arm(partial(hold, scenario.case.seed))
+    scenario.arm_to_hold()
     yield
-    if scenario.until(scenario.reached.is_set, "the moment has come"):
+    if scenario.is_reached():
         scenario.client.restart_workers(
             [scenario.victim], timeout=WITHIN_S, raise_for_error=False
         )
+
+
+def retired(scenario: Scenario) -> Iterator[None]:
+    scenario.arm_to_hold()
+    yield
+    if scenario.is_reached():
+        retiring = in_thread(scenario.client.retire_workers, [scenario.victim])
+        scenario.clean_ups.append(lambda: retiring.result(WITHIN_S))
+
+
+def paused(scenario: Scenario) -> Iterator[None]:
+    """Paused until the fit has ended."""
+    client, victim = scenario.client, scenario.victim
+
+    def set_and_await(status: str) -> None:
+        client.run(set_status, status, workers=[victim])
+        wait_until(lambda: worker_statuses(client)[victim] == status, f"it is {status}")
+
+    scenario.arm_to_hold()
+    yield
+    if scenario.is_reached():
+        scenario.clean_ups.append(lambda: set_and_await("running"))
+        set_and_await("paused")
+
+
+def joined(scenario: Scenario) -> Iterator[None]:
+    """Another worker joins while the fit loses one."""
+    scenario.arm(kill)
+    yield
+    if scenario.until(lambda: has_ended(scenario.pids[scenario.victim]), "it ends"):
+        scenario.client.cluster.scale(len(scenario.pids) + 1)
 
 
 def busy(scenario: Scenario) -> Iterator[None]:
@@ -292,7 +294,7 @@ def interrupted(scenario: Scenario, n_times: int = 1) -> Iterator[None]:
         original(run, timeout_s)
 
     scenario.patch.setattr(peers.PeersRun, "_take_messages", print_lines)
-    scenario.arm(partial(hold, scenario.case.seed))
+    scenario.arm_to_hold()
     yield
     if scenario.until(lambda: not left, "Ctrl-C was pressed"):
         scenario.client.run(disarm, workers=[scenario.victim])
@@ -334,6 +336,8 @@ class Fault:
         Whether a worker ends.
     may_lose : bool
         Whether the fit may have lost a worker, and recovered.
+    is_for_peers : bool
+        Whether it is injected where only the driver of peers comes by.
     """
 
     inject: Callable[[Scenario], Iterator[None]]
@@ -341,22 +345,30 @@ class Fault:
     errors: tuple[type[BaseException], ...] = ()
     ends_worker: bool = False
     may_lose: bool = False
+    is_for_peers: bool = False
 
 
 FAULTS = {
-    "none": Fault(no_fault, 17),
+    "none": Fault(no_fault, 12),
     "killed": Fault(killed, 12, ends_worker=True, may_lose=True),
     "two killed": Fault(two_killed, 5, ends_worker=True, may_lose=True),
     # Their nannies may take too long to start others.
     "all killed": Fault(
         all_killed, 3, (WorkerLostError,), ends_worker=True, may_lose=True
     ),
-    "restarted": Fault(restarted, 8, ends_worker=True, may_lose=True),
-    "stopped briefly": Fault(stopped_briefly, 10, may_lose=True),
-    "stopped": Fault(stopped, 10, may_lose=True),
-    "failing": Fault(failing, 10, (PlantedError,)),
+    "killed, another joins": Fault(joined, 4, ends_worker=True, may_lose=True),
+    "restarted": Fault(restarted, 7, ends_worker=True, may_lose=True),
+    "retired": Fault(retired, 8, ends_worker=True, may_lose=True),
+    "paused": Fault(paused, 7, may_lose=True),
+    "stopped briefly": Fault(stopped_briefly, 8, may_lose=True),
+    "stopped": Fault(stopped, 8, may_lose=True),
+    "failing": Fault(failing, 7, (PlantedError,)),
     "busy": Fault(busy, 5),
-    "interrupted": Fault(interrupted, 10, (KeyboardInterrupt,)),
-    "interrupted twice": Fault(interrupted_twice, 5, (KeyboardInterrupt,)),
-    "interrupted elsewhere": Fault(interrupted_elsewhere, 5, (KeyboardInterrupt,)),
+    "interrupted": Fault(interrupted, 7, (KeyboardInterrupt,), is_for_peers=True),
+    "interrupted twice": Fault(
+        interrupted_twice, 4, (KeyboardInterrupt,), is_for_peers=True
+    ),
+    "interrupted elsewhere": Fault(
+        interrupted_elsewhere, 3, (KeyboardInterrupt,), is_for_peers=True
+    ),
 }

@@ -1,4 +1,4 @@
-"""Many fits with the "peers" engine, under random faults at random moments.
+"""Many fits with both engines of clusters, under random faults at random moments.
 
 They recover from lost workers, so all end with the parameters of an undisturbed fit,
 unless the fault is an error of a shard or an interrupt, or no worker is left.
@@ -28,18 +28,16 @@ import psutil
 import pytest
 from distributed import Client
 
-from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.training import loop
 from tests.cluster.faults.random_faults import (
     FAULTS,
-    TOPIC,
     Case,
     Scenario,
-    disarm,
     has_ended,
 )
+from tests.cluster.faults.random_moments import TOPIC, disarm
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
 from tests.cluster.support import WITHIN_S, in_thread, load, wait_until
 from tests.estimators.support import InterruptAfter
@@ -49,7 +47,7 @@ pytestmark = [
     pytest.mark.filterwarnings(
         "ignore::sklearn.exceptions.ConvergenceWarning",
         "ignore:Training interrupted by user:UserWarning",
-        "ignore:the fit recovered from faults:UserWarning",
+        "ignore:the fit (recovered from faults|left workers):UserWarning",
     ),
 ]
 
@@ -74,10 +72,9 @@ ALLOWANCE = 48 * 2**20
 
 def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Future[Any]:
     """Fit with the fault of a case; return the fit when it has ended."""
-    workers = list(client.nthreads())
-    victim = workers[case.rank]
-    processes = client.run(os.getpid)
-    scenario = Scenario(client, case, workers, psutil.Process(processes[victim]))
+    found = client.run(os.getpid)
+    pids = {worker: found[worker] for worker in client.nthreads()}
+    scenario = Scenario(client, case, pids)
 
     def listen(event: tuple[float, Any]) -> None:
         if event[1] == case.seed:
@@ -86,11 +83,17 @@ def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Futur
     client.subscribe_topic(TOPIC, listen)
     with (
         pytest.MonkeyPatch.context() as scenario.patch,
-        dask.config.set({"skdistmlp.exchange-timeout": f"{case.timeout_s}s"}),
+        dask.config.set(
+            {
+                "skdistmlp.exchange-timeout": f"{case.timeout_s}s",
+                # With 1, a fit by tasks copies its state after each epoch.
+                "skdistmlp.copies.max-share": 1.0 if case.round_s == 0 else 0.02,
+            }
+        ),
     ):
         scenario.patch.setattr(peers, "ROUND_S", case.round_s)
         # A single shard has none.
-        if case.round_s == 0 and case.n_workers > 1:
+        if case.round_s == 0 and case.fit.n_workers > 1:
             scenario.patch.setattr(StateCopies, "is_due", True)
         injection = FAULTS[case.fault].inject(scenario)
         next(injection)
@@ -106,28 +109,40 @@ def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Futur
             scenario.wake()
     client.unsubscribe_topic(TOPIC)
     assert scenario.fit.done(), f"the fit has not ended: {case}"
-    lost = {worker for worker, pid in processes.items() if has_ended(pid)}
+    for clean_up in scenario.clean_ups:
+        clean_up()
+    lost = {worker for worker, pid in pids.items() if has_ended(pid)}
     wait_until(lambda: not lost & set(client.nthreads()), "the workers are removed")
-    have_workers(client)
+    have_workers(client, case.fault == "retired")
     client.run(disarm)
     return scenario.fit
 
 
-def have_workers(client: Client) -> None:
-    """Wait for all workers.
+def have_workers(client: Client, was_retired: bool) -> None:
+    """Wait for all workers, and for those that are too many to leave.
 
     Dask's nanny sometimes starts no new worker when one is killed soon after its start
     (once in 29 kills and restarts of a cluster that did nothing else).
     """
+    cluster: Any = client.cluster
+    if was_retired:
+        # Nobody starts another in its place.
+        replace_missing(cluster, client)
+    cluster.scale(N_WORKERS)
     try:
         client.wait_for_workers(N_WORKERS, timeout=RETURNS_WITHIN_S)
     except TimeoutError:
         show(f"a worker did not come back within {RETURNS_WITHIN_S:g} s")
-        cluster: Any = client.cluster
-        # Scaling down removes the missing ones first.
-        cluster.scale(len(client.nthreads()))
-        cluster.scale(N_WORKERS)
+        replace_missing(cluster, client)
         client.wait_for_workers(N_WORKERS, timeout=WITHIN_S)
+    wait_until(lambda: len(client.nthreads()) == N_WORKERS, "no other worker is left")
+
+
+def replace_missing(cluster: Any, client: Client) -> None:
+    """Have new workers started in the place of missing ones."""
+    # Scaling down removes the missing ones first.
+    cluster.scale(len(client.nthreads()))
+    cluster.scale(N_WORKERS)
 
 
 def show_stacks(client: Client) -> None:
@@ -157,13 +172,13 @@ def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str
         return f"wrong: nothing was lost, but {recoveries}"
     if any(recovery.restarts for recovery in recoveries):
         return verdict_of_restart(case, clf, data, recoveries[-1].n_iter)
-    if has_parameters_of(clf, local(case).fit(*data)):
+    if has_parameters_of(clf, case.fit.fit(case.fit.local(), data)):
         if not recoveries:
             return "right"
         if not all(recovery.same_bits for recovery in recoveries):
             return "right, on fewer workers"
-        undisturbed = estimator(case, clf.client, n_replicas=clf.n_replicas_)
-        if not has_bits_of(clf, undisturbed.fit(*data)):
+        undisturbed = case.fit.estimator(clf.client, n_replicas=clf.n_replicas_)
+        if not has_bits_of(clf, case.fit.fit(undisturbed, data)):
             return "wrong in the last bits"
         return "right, resumed" if recoveries[-1].n_iter else "right, started over"
     if not case.fault.startswith("interrupted"):
@@ -181,29 +196,13 @@ def verdict_of_restart(case: Case, clf: Any, data: Any, n_iter: int) -> str:
     It takes another path to the same loss. Where it has too few iterations to get
     there, it is between that and the loss of the iterate.
     """
-    undisturbed = local(case).fit(*data)
-    iterate = local(case).set_params(max_iter=n_iter).fit(*data)
+    undisturbed = case.fit.fit(case.fit.local(), data)
+    iterate = case.fit.fit(case.fit.local(max_iter=n_iter), data)
     lowest, highest = 0.99 * undisturbed.loss_, 1.01 * undisturbed.loss_
     if undisturbed.n_iter_ == undisturbed.max_iter:
         highest = max(highest, iterate.loss_)
     losses = f"loss {clf.loss_:.4g}, undisturbed {undisturbed.loss_:.4g}"
     return losses if lowest <= clf.loss_ <= highest else f"wrong: {losses}"
-
-
-def estimator(case: Case, client: Client, **parameters: Any) -> Any:
-    """Return what trains on the cluster."""
-    return DistributedMLPClassifier(
-        **case.parameters,
-        client=client,
-        engine="peers",
-        n_workers=case.n_workers,
-        parameter_threshold=0,
-        **parameters,
-    )
-
-
-def local(case: Case) -> DistributedMLPClassifier:
-    return DistributedMLPClassifier(**case.parameters, engine="local")
 
 
 def interrupted_fits(case: Case, clf: Any, data: Any) -> Iterator[Any]:
@@ -216,7 +215,7 @@ def interrupted_fits(case: Case, clf: Any, data: Any) -> Iterator[Any]:
     for name, n_calls in (("training_step", n_steps), ("predict_blocks", n_epochs - 1)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, name, InterruptAfter(getattr(loop, name), n_calls))
-            yield local(case).fit(*data)
+            yield case.fit.fit(case.fit.local(), data)
 
 
 def has_parameters_of(one: Any, other: Any) -> bool:
@@ -290,9 +289,9 @@ def test_fits_under_random_faults_end_right_and_leave_nothing_behind(digits, cap
 def run_case(client: Client, case: Case, data: Any) -> str:
     """Fit under the fault of a case; return how it ended."""
     remember(client)
-    clf = estimator(case, client)
+    clf = case.fit.estimator(client)
     begun = time.monotonic()
-    fit = fit_under_fault(client, case, lambda: clf.fit(*data))
+    fit = fit_under_fault(client, case, lambda: case.fit.fit(clf, data))
     seconds = time.monotonic() - begun
     outcome = verdict(case, clf, data, fit.exception())
     show(f"{case}: {outcome}, {seconds:.1f} s")
