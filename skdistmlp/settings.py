@@ -110,7 +110,8 @@ SETTINGS = {
             0.02,
             "a share between 0 and 1, such as 0.02; 0 makes no copies",
             "share of the training time that copies of its state may take, from which "
-            "a fit goes on",
+            "a fit goes on; the first ones are taken five times as early, and the next "
+            "once all together are within the share",
         ),
         Setting(
             "checkpoint.interval",

@@ -25,6 +25,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.planning.copies import GENERATIONS
 from skdistmlp.planning.memory import shortage_for_copies
 from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.rates import TASK_S
 from skdistmlp.settings import copies_max_share
 from skdistmlp.timeouts import COPIES_ANSWER_S
 from skdistmlp.training.loop import Log, quiet
@@ -33,7 +34,16 @@ from skdistmlp.training.pace import Pace
 LOG = logging.getLogger("skdistmlp")
 
 ASSUMED_BYTES_PER_S = 1e8
-"""Bytes of a shard's state that are taken to reach its buddy in a second, at first."""
+"""Bytes of a shard's state that are taken to reach its buddy in a second, until copies
+have been timed, where the link has not been measured or is faster."""
+
+EARLY = 5
+"""How many times as early the first copies are taken as their share of the time allows.
+Those after them wait until the sum is within it: until then, they may have taken up to
+a tenth of the training time by default, instead of 2%."""
+
+N_CHAINED = 2
+"""Tasks one after the other: one takes a copy, another fetches it."""
 
 N_COPIES = 2 * GENERATIONS
 """Copies of a shard's state that are held at once, at most: on its own worker and on
@@ -55,6 +65,8 @@ class Copies(NamedTuple):
 
 class StateCopies:
     """Takes the copies of one run, as often as their cost allows.
+
+    The first ones come early, and are timed; see `Pace`.
 
     Parameters
     ----------
@@ -82,10 +94,7 @@ class StateCopies:
         self.missing = ""
         self._log = log
         self._last: Copies | None = None
-        # All shards send at the same time.
-        largest = max(plan.bytes_of_copies, default=0) / N_COPIES
-        expected_s = largest / ASSUMED_BYTES_PER_S
-        self._pace = Pace(copies_max_share(), expected_s=expected_s)
+        self._pace: Pace | None = None
         self._n_taken = 0
         self._is_noted = False
 
@@ -96,10 +105,28 @@ class StateCopies:
             return self._plan.without_copies(self.missing)
         return self._plan
 
+    def begin(self, trained_s: float) -> None:
+        """Note that training began, this number of seconds ago."""
+        share = copies_max_share()
+        earned_s = self._expected_s / share if share > 0 else 0.0
+        self._pace = Pace(share, first_after_s=earned_s / EARLY, passed_s=trained_s)
+
+    @property
+    def _expected_s(self) -> float:
+        """Seconds that the first copies are expected to take."""
+        bytes_per_s, forecast = ASSUMED_BYTES_PER_S, self._plan.forecast
+        if forecast is not None and forecast.bits_per_s is not None:
+            bytes_per_s = min(bytes_per_s, forecast.bits_per_s / 8)
+        # All shards send at the same time.
+        largest = max(self._plan.bytes_of_copies, default=0) / N_COPIES
+        return N_CHAINED * TASK_S + largest / bytes_per_s
+
     @property
     def is_due(self) -> bool:
-        """Whether the time since the last copies is worth what new ones will cost."""
-        return bool(self._plan.bytes_of_copies) and self._pace.is_due
+        """Whether what has been trained is worth what new copies will cost."""
+        if self._pace is None or not self._plan.bytes_of_copies:
+            return False
+        return self._pace.is_due
 
     def take(self, shards: Sequence[Future[Any]]) -> None:
         """Copy the state of all shards; return when both copies of each are there.
@@ -107,6 +134,7 @@ class StateCopies:
         Without memory for them, those of before stay, and the next are tried when they
         are due.
         """
+        assert self._pace is not None
         with self._pace.timed():
             if shortage := self._shortage():
                 self._note_failure(shortage)

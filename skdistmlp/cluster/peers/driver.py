@@ -417,6 +417,7 @@ class PeersRun:
             # Rows may arrive, and shards connect, until the first step.
             placed_s = time.monotonic() - self._placing_since
             self._placing_s = placed_s - reports[0].training_s
+            self._copies.begin(reports[0].training_s)
         return reports
 
     def _start_round(self, number: int) -> list[Future[Any]]:

@@ -9,9 +9,12 @@ import pytest
 
 from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.peers import copies as module
-from skdistmlp.cluster.peers.copies import N_COPIES, Copies, StateCopies
+from skdistmlp.cluster.peers.copies import N_CHAINED, N_COPIES, Copies, StateCopies
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.planning.forecast import Forecast
 from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.rates import TASK_S
+from skdistmlp.training import pace
 from skdistmlp.training.loop import quiet
 from tests.training.clock import Clock
 from tests.training.jobs import plan_of
@@ -19,8 +22,10 @@ from tests.training.jobs import plan_of
 WORKERS = ("tcp://a:1", "tcp://b:1")
 
 
-def copies_of(monkeypatch, n_bytes=1000, workers=WORKERS, memory=None, log=quiet):
-    """Return the copies of a run that has trained for an hour.
+def copies_of(
+    monkeypatch, n_bytes=1000, workers=WORKERS, memory=None, log=quiet, trained_s=3600.0
+):
+    """Return the copies of a run that has trained for some time, by default an hour.
 
     The state of each shard takes `n_bytes`.
     """
@@ -32,16 +37,66 @@ def copies_of(monkeypatch, n_bytes=1000, workers=WORKERS, memory=None, log=quiet
         plan_of("peers", workers, len(workers)), bytes_held=held, bytes_of_copies=copies
     )
     made = StateCopies(None, SimpleNamespace(workers=workers), plan, log)
-    clock.now = 3600
+    made.begin(0.0)
+    clock.now = trained_s
     return made
 
 
-def test_first_copies_are_expected_to_take_their_time(monkeypatch):
-    # 2% of an hour are 72 s.
-    assert copies_of(monkeypatch, n_bytes=71 * 10**8).is_due
-    assert not copies_of(monkeypatch, n_bytes=73 * 10**8).is_due
+def test_first_copies_come_early_and_not_at_any_cost(monkeypatch):
+    # An hour is a fifth of the time of which 360 s are 2%.
+    assert copies_of(monkeypatch, n_bytes=359 * 10**8).is_due
+    assert not copies_of(monkeypatch, n_bytes=361 * 10**8).is_due
     with dask.config.set({"skdistmlp.copies.max-share": 0.5}):
-        assert copies_of(monkeypatch, n_bytes=10**11).is_due
+        assert copies_of(monkeypatch, n_bytes=89 * 10**10).is_due
+        assert not copies_of(monkeypatch, n_bytes=91 * 10**10).is_due
+
+
+@pytest.mark.parametrize(
+    ("bits_per_s", "first_at"), [(8e7, 3600), (1e10, 360), (None, 360)]
+)
+def test_a_slow_link_that_was_measured_is_counted(monkeypatch, bits_per_s, first_at):
+    copies = copies_of(monkeypatch, n_bytes=36 * 10**8, trained_s=0.0)
+    forecast = Forecast((), bits_per_s=bits_per_s)
+    copies._plan = replace(copies._plan, forecast=forecast)
+    copies.begin(0.0)
+    pace.time.now = first_at - 1
+    assert not copies.is_due
+    pace.time.now = first_at + 1
+    assert copies.is_due
+
+
+def test_copies_are_not_taken_at_once_however_small(monkeypatch):
+    """Their tasks take time too."""
+    earned_s = N_CHAINED * TASK_S / 0.02
+    assert not copies_of(monkeypatch, n_bytes=0, trained_s=earned_s / 5 - 0.01).is_due
+    copies = copies_of(monkeypatch, n_bytes=0, trained_s=earned_s / 5 + 0.01)
+    assert copies.is_due
+    # As when the first round has ended.
+    pace.time.now = 0.0
+    copies.begin(earned_s / 5 + 0.01)
+    assert copies.is_due
+
+
+def test_nothing_is_copied_before_training_has_begun():
+    plan = plan_of("peers", WORKERS, 2)
+    plan = replace(plan, bytes_held=(0, 0), bytes_of_copies=(0, 1))
+    tasks = SimpleNamespace(workers=WORKERS)
+    assert not StateCopies(None, tasks, plan).is_due
+
+
+def test_what_copies_took_decides_when_the_next_are_due(monkeypatch):
+    copies = copies_of(monkeypatch, trained_s=5.0)
+
+    def take(*_):
+        pace.time.now += 1
+
+    monkeypatch.setattr(StateCopies, "_take", take)
+    copies.take(["shards"])
+    # Twice a second is 2% of 100 s.
+    pace.time.now = 99
+    assert not copies.is_due
+    pace.time.now = 100
+    assert copies.is_due
 
 
 def test_no_copies_are_made_of_a_single_shard(monkeypatch):

@@ -114,13 +114,24 @@ def test_a_fit_that_does_not_recover_takes_no_copies(client, data, monkeypatch):
 
     monkeypatch.setattr(peers, "ROUND_S", 0.0)
     monkeypatch.setattr(peers.StateCopies, "take", fail)
-    with dask.config.set({"skdistmlp.copies.max-share": 1.0}):
+    monkeypatch.setattr(peers.StateCopies, "is_due", True)
+    bounded(classifier(client).fit, *data)
+    with (
+        dask.config.set({"skdistmlp.max-recoveries": 1}),
+        pytest.raises(AssertionError, match="copies were taken"),
+    ):
         bounded(classifier(client).fit, *data)
-        with (
-            dask.config.set({"skdistmlp.max-recoveries": 1}),
-            pytest.raises(AssertionError, match="copies were taken"),
-        ):
-            bounded(classifier(client).fit, *data)
+
+
+def test_copies_are_paced_from_the_first_round_on(
+    client, data, rounds_of_an_epoch, monkeypatch
+):
+    begun = []
+    monkeypatch.setattr(peers.StateCopies, "begin", lambda *it: begun.append(it))
+    clf = bounded(classifier(client).fit, *data)
+    assert clf.n_iter_ == 3
+    ((_, trained_s),) = begun
+    assert trained_s > 0
 
 
 def test_lines_are_those_of_the_run_that_goes_on(client, capsys):
