@@ -45,7 +45,9 @@ class Recovery:
     same_bits : bool
         Whether the parameters are bit for bit those of an undisturbed fit: if the
         shards and replicas are as many as before, and have the same neurons and rows,
-        on workers with as many threads. Otherwise they agree to rounding.
+        on workers with as many threads, the same NumPy, SciPy and numba, and processors
+        for which NumPy and its BLAS choose the same code. Otherwise they agree to
+        rounding.
     kind : {"lost", "broken", "retired", "paused", "moved"}
         Workers were lost, with what was trained since the last copies of the state;
         or one could not connect to another, again and again, and counts as lost. Or no

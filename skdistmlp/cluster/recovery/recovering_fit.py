@@ -36,6 +36,7 @@ from skdistmlp.cluster.recovery.replacement import (
     replacements,
 )
 from skdistmlp.cluster.recovery.unchanged import UnchangedRows
+from skdistmlp.cluster.run.versions import arithmetic_of
 from skdistmlp.exceptions import (
     ClusterError,
     ExchangeError,
@@ -501,6 +502,7 @@ class RecoveringFit:
             self.dataset,
             processes,
             processes_now,
+            arithmetic_of(self.client),
         )
         LOG.info("%s", recovery)
         self.plan = replace(plan, recoveries=(*before.recoveries, recovery))

@@ -19,6 +19,7 @@ from skdistmlp.cluster.client.workers import (
 )
 from skdistmlp.cluster.recovery.abandoned import AbandonedWorkers, Known, Process
 from skdistmlp.cluster.recovery.departure import Departure
+from skdistmlp.cluster.run.arithmetic import Arithmetic
 from skdistmlp.cluster.run.free_memory import look_at_memory
 from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.cluster.run.reservation import freest_first
@@ -336,6 +337,7 @@ def recovery_of(
     dataset: BaseDataset,
     processes: Mapping[str, Process],
     processes_now: Mapping[str, Process],
+    arithmetic: Mapping[tuple[str, str], Arithmetic],
 ) -> Recovery:
     """Return the account of how a job, which goes on from its start, has recovered.
 
@@ -353,6 +355,8 @@ def recovery_of(
         All rows.
     processes, processes_now : mapping of str to Process
         See `processes_of`; as of the beginning of the run that has ended, and now.
+    arithmetic : mapping
+        See `arithmetic_of`.
     """
     lost = departure.workers
     if departure.kind != "moved":
@@ -362,7 +366,7 @@ def recovery_of(
     # As those of a fit that nothing has changed before, either.
     same = (
         _computes_the_same(before, plan, dataset)
-        and _has_same_threads(before, plan, processes, processes_now)
+        and _computes_alike(before, plan, processes, processes_now, arithmetic)
         and all(earlier.same_bits for earlier in before.recoveries)
         and not restarts
     )
@@ -398,17 +402,27 @@ def _computes_the_same(before: Plan, plan: Plan, dataset: BaseDataset) -> bool:
     return plan.n_replicas == 1 or not dataset.is_in_blocks
 
 
-def _has_same_threads(
+def _computes_alike(
     before: Plan,
     plan: Plan,
     processes: Mapping[str, Process],
     processes_now: Mapping[str, Process],
+    arithmetic: Mapping[tuple[str, str], Arithmetic],
 ) -> bool:
-    """Say whether each rank has as many threads as before: then BLAS does the same."""
-    # A worker that has left again computes nothing.
-    return all(
-        earlier not in processes
-        or later not in processes_now
-        or processes[earlier].n_threads == processes_now[later].n_threads
-        for earlier, later in zip(before.workers, plan.workers, strict=True)
-    )
+    """Say whether each rank rounds as before.
+
+    With as many threads, by which BLAS cuts products, and with the same code for them.
+    """
+    for earlier, later in zip(before.workers, plan.workers, strict=True):
+        if earlier not in processes or later not in processes_now:
+            # A worker that has left again computes nothing.
+            continue
+        one, other = processes[earlier], processes_now[later]
+        if one.n_threads != other.n_threads:
+            return False
+        code = arithmetic.get((earlier, one.directory))
+        code_now = arithmetic.get((later, other.directory))
+        # One that was lost before it was asked has computed nothing.
+        if code is not None and code_now is not None and code != code_now:
+            return False
+    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from platform import python_version
 from typing import Any
@@ -14,11 +14,15 @@ from skdistmlp._version import __version__
 from skdistmlp.cluster.client.dask_release import check_dask_release
 from skdistmlp.cluster.client.rpc import run_on_workers, submit_rpc, wait_while
 from skdistmlp.cluster.client.workers import known_workers
+from skdistmlp.cluster.run.arithmetic import Arithmetic, arithmetic_here
 from skdistmlp.exceptions import ClusterError
 
-_CHECKED: WeakKeyDictionary[Client, set[tuple[str, str]]] = WeakKeyDictionary()
-"""Workers known to run the versions of this process, by address and directory. A worker
-that restarts may get the same address, with another version, but a new directory."""
+_CHECKED: WeakKeyDictionary[Client, dict[tuple[str, str], Arithmetic]] = (
+    WeakKeyDictionary()
+)
+"""How workers compute that are known to run the versions of this process, by address
+and directory. A worker that restarts may get the same address, with another version,
+but a new directory."""
 
 PYTHON_AND_DASK = (
     "__import__('platform').python_version(), __import__('distributed').__version__"
@@ -56,13 +60,13 @@ def check_versions(
     ClusterError
         If one runs another version, or has none.
     """
-    checked = _CHECKED.setdefault(client, set())
+    checked = _CHECKED.setdefault(client, {})
     known = known_workers(client)
     missing = {
         (worker, known[worker]["local_directory"])
         for worker in workers
         if worker in known
-    } - checked
+    } - checked.keys()
     if not missing:
         return
     addresses = [worker for worker, _ in missing]
@@ -90,7 +94,19 @@ def check_versions(
             f"{where} {runs}, this process {__version__}. Install the same version on "
             f"the scheduler and on all workers."
         )
-    checked.update(missing)
+    # Versions of others may differ, and so the last bits: see `arithmetic_of`.
+    answers = run_on_workers(client, addresses, arithmetic_here)
+    wait_while(check, answers.values())
+    checked.update({key: _result(answers[key[0]]) for key in missing})
+
+
+def arithmetic_of(client: Client) -> Mapping[tuple[str, str], Arithmetic]:
+    """Return how workers compute, by address and directory.
+
+    Of those that `check_versions` has asked: all that have computed for a fit, and the
+    spare ones that may take their places.
+    """
+    return _CHECKED.get(client, {})
 
 
 def _ask(

@@ -14,6 +14,7 @@ from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.cluster.recovery.recovering_fit import RecoveringFit
 from skdistmlp.cluster.recovery.replacement import Spares, has_them
 from skdistmlp.cluster.recovery.unchanged import UnchangedRows
+from skdistmlp.cluster.run.arithmetic import Arithmetic
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
@@ -165,6 +166,26 @@ def test_on_a_worker_with_more_threads_the_bits_may_differ(fit_on, client, monke
     fit.train(run_of)
     assert third in plans[1].workers
     assert not fit.plan.recoveries[0].same_bits
+
+
+def test_on_a_worker_with_another_numpy_the_bits_may_differ(fit_on, monkeypatch):
+    arithmetic = {}
+
+    def ask(client):
+        # The run has asked those of its plan before.
+        for worker, process in processes_of(client).items():
+            key = worker, process.directory
+            arithmetic[key] = Arithmetic("2.0", "1.14", None, (), ())
+        lost = plans[0].workers[1]
+        key = lost, processes_of(client)[lost].directory
+        arithmetic[key] = arithmetic[key]._replace(numpy="2.1")
+        return arithmetic
+
+    monkeypatch.setattr(recovering_fit, "arithmetic_of", ask)
+    fit, run_of, plans, _ = fit_on(loses(3), ends)
+    fit.train(run_of)
+    (recovery,) = fit.plan.recoveries
+    assert not recovery.same_bits
 
 
 def test_it_goes_on_with_fewer_and_then_nobody(fit_on):

@@ -23,6 +23,7 @@ from skdistmlp.cluster.recovery.replacement import (
     recovery_of,
     replacements,
 )
+from skdistmlp.cluster.run.arithmetic import arithmetic_here
 from skdistmlp.cluster.run.reservation import WorkerClaim, share_workers
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
@@ -274,7 +275,7 @@ def test_workers_that_another_fit_holds_have_room_once_it_has_ended(
     assert await_workers(client, plan, without(gone), 0.0, none_of) == (third,)
 
 
-def recovered(job, before, plan, processes=None, processes_now=None):
+def recovered(job, before, plan, processes=None, processes_now=None, arithmetic=None):
     return recovery_of(
         Departure("lost", ("a",), "it was lost"),
         1.0,
@@ -285,6 +286,7 @@ def recovered(job, before, plan, processes=None, processes_now=None):
         dataset_of("adam"),
         processes or {},
         processes_now or {},
+        arithmetic or {},
     )
 
 
@@ -324,6 +326,23 @@ def test_bits_are_not_the_same_on_another_number_of_threads():
     ).same_bits
 
 
+def test_bits_are_not_the_same_where_they_are_computed_otherwise():
+    cost, units = StepCost.of_step(10), job_of("adam").network.layer_units
+    before = plan_training(units, "peers", ["a", "b"], cost)
+    moved, job = replace(before, workers=("a", "c")), job_of("adam")
+    earlier = {"a": Process("1", 1), "b": Process("2", 1)}
+    now = {"a": Process("1", 1), "c": Process("3", 1)}
+    here = arithmetic_here()
+    known = dict.fromkeys([("a", "1"), ("b", "2"), ("c", "3")], here)
+    assert recovered(job, before, moved, earlier, now, known).same_bits
+    for other in ({"numpy": "2.99"}, {"blas": ("mkl",)}, {"instructions": ()}):
+        known["c", "3"] = here._replace(**other)
+        assert not recovered(job, before, moved, earlier, now, known).same_bits
+        # Another process was at its address.
+        known["c", "4"] = known.pop(("c", "3"))
+        assert recovered(job, before, moved, earlier, now, known).same_bits
+
+
 def test_a_worker_with_as_many_threads_as_the_lost_one_is_taken_first(
     client, monkeypatch
 ):
@@ -360,7 +379,7 @@ def recovered_from(kind, named, workers):
     plan = plan_training(units, "peers", workers, cost)
     departure = Departure(kind, named, "it was left")
     job, dataset = job_of("adam"), dataset_of("adam")
-    return recovery_of(departure, 1.0, 2.0, before, plan, job, dataset, {}, {}).lost
+    return recovery_of(departure, 1.0, 2.0, before, plan, job, dataset, {}, {}, {}).lost
 
 
 def test_an_account_names_all_workers_that_were_left():

@@ -18,7 +18,8 @@ import skdistmlp
 from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.cluster.run import versions
-from skdistmlp.cluster.run.versions import check_versions
+from skdistmlp.cluster.run.arithmetic import arithmetic_here
+from skdistmlp.cluster.run.versions import arithmetic_of, check_versions
 from tests.cluster.dask_processes import WITHOUT_PACKAGE
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, wait_until
@@ -255,3 +256,22 @@ def test_a_worker_is_asked_once(client, monkeypatch):
     check_versions(client, workers, lambda: None)
     check_versions(client, workers, lambda: None)
     assert sorted(asked) == sorted(2 * workers)
+
+
+def test_how_a_worker_computes_is_known_from_then_on(processes, client):
+    first, second = client.nthreads()
+    check_versions(client, [first], lambda: None)
+    ((asked, _),) = arithmetic_of(client)
+    assert asked == first
+    client.run(install_numpy, "2.99", workers=[second])
+    check_versions(client, [first, second], lambda: None)
+    client.run(install_numpy, np.__version__, workers=[second])
+    found = {worker: its for (worker, _), its in arithmetic_of(client).items()}
+    assert found[first] == arithmetic_here()
+    assert found[second] == found[first]._replace(numpy="2.99")
+
+
+def install_numpy(version):
+    import numpy as loaded
+
+    loaded.__version__ = version
