@@ -30,7 +30,7 @@ class Unconnected:
     def __init__(self, n_ranks: int, grid: Grid | None = None) -> None:
         self.n_ranks = n_ranks
         self._grid = Grid(n_ranks) if grid is None else grid
-        self._filled: set[tuple[int, int]] = set()
+        self._filled: set[tuple[int, int, NeuronRange]] = set()
 
     def begin_all_gather(
         self,
@@ -49,8 +49,9 @@ class Unconnected:
             np.copyto(own, part)
         # Once: what nobody has written to might be denormal, which is slow. From then
         # on there is nothing that this process would do. Again for more rows, which
-        # begin at the same address.
-        filled = out.ctypes.data, len(out)
+        # begin at the same address, and for other columns, such as the second halves of
+        # all: then its own differ too.
+        filled = out.ctypes.data, len(out), ranges[0]
         if filled not in self._filled:
             self._filled.add(filled)
             for other in ranges[1:]:

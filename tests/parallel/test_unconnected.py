@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from skdistmlp.parallel import overlap
 from skdistmlp.parallel.communicators import SingleProcess
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.overlap import GatherInHalves
 from skdistmlp.parallel.split import consecutive_ranges
 from skdistmlp.parallel.unconnected import Unconnected
 
@@ -46,6 +48,18 @@ def test_more_rows_in_the_same_buffer_are_filled_too():
         out = buffer[:n_rows]
         communicator.all_gather(np.ones((n_rows, 1)), ranges, 0, out)
         assert_array_equal(out, 1.0)
+
+
+def test_columns_that_are_gathered_in_halves_are_filled_too(monkeypatch):
+    """What nobody has written to might be denormal, which is slow."""
+    monkeypatch.setattr(overlap, "HALVED_BYTES", 1)
+    ranges = consecutive_ranges([4, 4, 4])
+    out = np.full((2, 12), np.nan)
+    gather = GatherInHalves(Unconnected(3), ranges, 1, out)
+    first, second = gather.columns
+    for columns in (first, second):
+        gather.begin(np.full((2, columns.stop - columns.start), float(columns.start)))
+    assert_array_equal(out, np.tile([0.0, 0, 2, 2], (2, 3)))
 
 
 @pytest.mark.parametrize("axis", ["neurons", "replicas"])
