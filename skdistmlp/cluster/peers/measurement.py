@@ -55,7 +55,7 @@ the link to it. On a fast link, the largest follows the smallest."""
 FETCHED_S = 0.05
 """Seconds that a larger piece may be expected to take."""
 
-FETCHED_LATENCIES = 10
+FETCHED_LATENCIES = 15
 """Or this many times what the fewest bytes take: over a long distance, a connection
 begins slowly, and small pieces say little of its rate."""
 
