@@ -261,20 +261,30 @@ def _plan_by(
     memory_here: int,
 ) -> Plan | None:
     """Return the fastest plan on machines; None if none has room."""
-    from skdistmlp.cluster.run.reservation import choose_free_workers
-
     offer = _offer(request, outline, workers, machines, memory, memory_here)
     candidates = offer.candidates()
     if not candidates:
         return None
     plan = chosen_plan(candidates, offer)
-    n_taken = len(plan.workers)
+    return _on_free_workers(plan, request, outline, offer, client)
+
+
+def _on_free_workers(
+    plan: Plan, request: EngineRequest, outline: FitOutline, offer: Offer, client: Any
+) -> Plan:
+    """Return a plan on those workers that will be free soonest, if there is a choice.
+
+    And let other fits know, unless this one is only planned.
+    """
+    from skdistmlp.cluster.run.reservation import choose_free_workers
+
+    workers, n_taken = offer.workers, len(plan.workers)
     if plan.engine != "peers" or n_taken == len(workers):
         return plan
-    suitable, equal = plan.workers, _equally_fast(plan.workers, workers, machines)
+    suitable, equal = plan.workers, _equally_fast(plan.workers, offer)
     if n_taken < len(equal):
         # Any of them would do, and other fits may have taken the first ones.
-        suitable = _workers_with_room(plan, equal, memory)
+        suitable = _workers_with_room(plan, equal, offer)
     # Also if there is nothing to choose: fits that choose take others until this one
     # has reserved its workers.
     held, intends = outline.bytes_on_workers(), not request.only_plans
@@ -283,32 +293,32 @@ def _plan_by(
 
 
 def _workers_with_room(
-    plan: Plan, workers: Sequence[str], memory: Mapping[str, WorkerMemory]
+    plan: Plan, workers: Sequence[str], offer: Offer
 ) -> tuple[str, ...]:
     """Return the workers that have room for any shard of a plan.
 
     Those of the plan if these are fewer: some may have room for their own shard only.
     """
-    n_taken, share = len(plan.workers), rows_memory_share()
+    n_taken = len(plan.workers)
     suitable = tuple(
         worker
         for worker in workers
-        if has_room(replace(plan, workers=(worker,) * n_taken), memory, share)
+        if has_room(
+            replace(plan, workers=(worker,) * n_taken), offer.memory, offer.memory_share
+        )
     )
     return suitable if len(suitable) >= n_taken else plan.workers
 
 
-def _equally_fast(
-    taken: Sequence[str], workers: tuple[str, ...], machines: Machines
-) -> tuple[str, ...]:
+def _equally_fast(taken: Sequence[str], offer: Offer) -> tuple[str, ...]:
     """Return all workers that are as fast as those that a plan takes.
 
     Empty if these differ: then each has the neurons and rows that suit its speed.
     """
-    speeds = dict(zip(workers, machines.workers, strict=True))
+    speeds = dict(zip(offer.workers, offer.machines.workers, strict=True))
     return tuple(
         worker
-        for worker in workers
+        for worker in offer.workers
         if all(speeds[worker] == speeds[other] for other in taken)
     )
 
@@ -367,7 +377,8 @@ def plan_without_peers(
     plan = chosen_plan(candidates, offer)
     # Of machines that were assumed, no step is expected to take what they say.
     forecast = None if known is None else plan.forecast
-    return replace(plan, reason=request.without_peers, forecast=forecast)
+    plan = replace(plan, reason=request.without_peers, forecast=forecast)
+    return _on_free_workers(plan, request, outline, offer, client)
 
 
 def _offer(

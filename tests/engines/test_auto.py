@@ -483,6 +483,22 @@ def test_of_workers_out_of_reach_one_trains_what_nothing_else_has_room_for(
     assert plan_of(client, n_workers=3).engine == "futures"
 
 
+def test_of_workers_out_of_reach_a_free_one_trains_alone(client, monkeypatch):
+    """Others know it before the fit has reserved it."""
+    workers = tuple(client.nthreads())
+    memory = memory_of(workers, 10**9, 10**9, 1000)
+    monkeypatch.setattr(client_workers, "worker_memory", lambda *_: memory)
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    request = EngineRequest(client, None, 0, "auto", without_peers="a firewall")
+    forget_choices(client)
+    with reserve_workers(client, workers[:1], lambda: None):
+        plan = auto.plan_without_peers(request, outline, workers, client)
+    assert (plan.engine, plan.workers) == ("peers", workers[1:2])
+    assert plan.reason == "a firewall"
+    assert choices(client) == [{workers[1]}]
+    forget_choices(client)
+
+
 def test_without_peers_what_has_no_room_in_this_process_is_an_error(
     client, out_of_reach, monkeypatch
 ):
