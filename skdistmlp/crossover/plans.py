@@ -13,7 +13,7 @@ from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.estimators.planning import outline_of_fit
 from skdistmlp.exceptions import ClusterError
-from skdistmlp.planning.calibration import Timings, corners, machines_of
+from skdistmlp.planning.calibration import Timings, machines_of
 from skdistmlp.planning.candidates import Offer, forecast_of
 from skdistmlp.planning.forecast import Forecast, best_per_number
 from skdistmlp.planning.machines import Link
@@ -125,7 +125,7 @@ def forecast_for(
     """
     outline = _outline(workload, n_epochs)
     units, cost = outline.layer_units, outline.cost
-    grids = corners(n_workers, units, cost.n_rows)
+    grids = outline.grids_timed(n_workers)
     each_s = tuple(seconds.own for seconds in outline.trial.steps_seconds(grids))
     n_rows = tuple(outline.trial.n_rows_timed(grids))
     units_timed = outline.trial.network.layer_units

@@ -89,7 +89,8 @@ class FitOutline:
 
     def grids_timed(self, n_workers: int) -> list[Grid]:
         """Return the grids whose steps are timed, for this many workers."""
-        return corners(n_workers, self.layer_units, self.cost.n_rows)
+        units = self.trial.network.layer_units
+        return corners(n_workers, units, self.cost.n_rows)
 
     @property
     def nominal_s(self) -> float:

@@ -58,6 +58,15 @@ def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Gri
 
     A single process, the most shards, and the most replicas: what is in between is
     interpolated.
+
+    Parameters
+    ----------
+    n_workers : int
+        Number of workers.
+    layer_units : sequence of int
+        Of the network that is timed: of a narrower one, fewer shards may have neurons.
+    n_rows : int
+        Rows of a step.
     """
     found = [Grid(1)]
     if (n_shards := min(n_workers, max(layer_units[1:-1], default=1))) > 1:

@@ -1,9 +1,7 @@
 """Steps that are timed: what a process computes in a job, without its exchanges."""
 
-import math
 import time
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -23,9 +21,10 @@ from skdistmlp.parallel.grid import Grid, optimizer_parts
 from skdistmlp.parallel.local_ops import LocalOps
 from skdistmlp.parallel.rows import COPIES, dealt_rows
 from skdistmlp.parallel.shard import ShardState
-from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.parallel.split import NetworkSplit, count_parameters
 from skdistmlp.parallel.unconnected import Unconnected
 from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.narrowing import narrowed
 from skdistmlp.training.step import backpropagate, training_step
 
 MAX_FLOP = 5e8
@@ -52,8 +51,9 @@ layers are made narrower, which leaves time for more rows: products of few rows 
 slower, those of layers with several hundred neurons are not."""
 
 MAX_UPDATED = 2_000_000
-"""Parameters of a network whose optimiser is timed, about: with the gradient and their
-moments they take 32 MB, and fit in few caches, as those of a larger network."""
+"""Parameters that a process updates where the optimiser is timed, about: with the
+gradient and their moments they take 32 MB, and fit in few caches, as those of a larger
+network. Of a network of which a shard has fewer, it updates as many as in the fit."""
 
 DRAWN_PARAMETERS = 10_007
 """Random parameters, which are repeated."""
@@ -114,7 +114,8 @@ class Trial:
         Whether the fit updates enough parameters for numba to be loaded: then it is
         loaded before steps are timed, as nearly all those of the fit run compiled.
     updated : Network or None
-        The network whose optimiser is timed, if `network` is too narrow for that.
+        The network of the job, if `network` is narrower. The optimiser is timed on more
+        of its parameters: see `network_updated`.
     """
 
     network: Network
@@ -144,10 +145,14 @@ class Trial:
         n_steps : float
             Steps of the whole fit.
         """
-        n_updates = n_steps * _n_parameters(job.network.layer_units)
-        network, updated = (
-            _narrowed(job.network, dataset.nnz_per_row or 0, most)
-            for most in (MAX_PARAMETERS, MAX_UPDATED)
+        n_updates = n_steps * count_parameters(job.network.layer_units)
+        whole, targets = job.network, dataset.targets(slice(0, SAMPLE_ROWS))
+        network = narrowed(
+            whole,
+            MAX_PARAMETERS,
+            dataset.nnz_per_row,
+            # Some losses have several outputs for each target.
+            narrows_outputs=targets.shape[1] == whole.layer_units[-1],
         )
         return cls(
             network,
@@ -156,9 +161,9 @@ class Trial:
             job.ema_decay,
             n_rows,
             dataset.nnz_per_row,
-            dataset.targets(slice(0, SAMPLE_ROWS)),
+            targets[:, : network.layer_units[-1]],
             n_updates > compiled.UPDATES_BEFORE_LOADING,
-            None if job.rule is None or updated == network else updated,
+            None if job.rule is None or network == whole else whole,
         )
 
     @property
@@ -191,15 +196,15 @@ class Trial:
     def load_kernels(self) -> None:
         """Load the compiled code that steps of a long fit run.
 
-        `steps_seconds` would load it too, but later: it takes a fraction of a second
-        in a process that has not loaded numba before.
+        `steps_seconds` would load it too, but later: it takes about a second in a
+        process that has not loaded numba before.
         """
         if not self.runs_compiled:
             return
         # With the same layers and optimiser, it asks for the same code.
         tiny = replace(
             self,
-            network=_narrowed(self.network, 0, 0),
+            network=narrowed(self.network, 0, None, narrows_outputs=False),
             n_rows=len(self.targets),
             updated=None,
         )
@@ -223,39 +228,85 @@ class Trial:
             Seconds that this takes if nobody is late, which are not of the step.
         """
         timed = partial(_timed, goes_on=goes_on, waits_s=waits_s)
+        parts: dict[Grid, _StepParts] = {}
         with compiled.uncounted(loads=self.runs_compiled):
-            whole = self._parts(grids[0], timed)
-            seconds = [whole.of_rows(self.n_rows)]
-            for grid in grids[1:]:
-                if not self._is_timed(grid):
-                    # It does the same for fewer rows, which are many still.
-                    parts = whole.with_optimizer_divided(grid.n_replicas)
-                else:
-                    parts = self._parts(grid, timed)
-                seconds.append(parts.of_rows(self.n_rows / grid.n_replicas))
-        return seconds
+            for grid in grids:
+                parts[grid] = self._parts(grid, timed, parts)
+        return [parts[g].of_rows(self.n_rows / g.n_replicas) for g in grids]
 
     def _parts(
-        self, grid: Grid, timed: Callable[[Callable[[], object]], StepSeconds]
+        self,
+        grid: Grid,
+        timed: Callable[[Callable[[], object]], StepSeconds],
+        others: Mapping[Grid, "_StepParts"],
     ) -> "_StepParts":
-        """Time what a step of the first process of a grid consists of."""
+        """Time what a step of the first process of a grid consists of.
+
+        Parameters
+        ----------
+        grid : Grid
+            The grid.
+        timed : callable
+            Times a part.
+        others : mapping of Grid to _StepParts
+            What was timed before: of a single process, if `grid` has several.
+        """
+        if not self._is_timed(grid):
+            # It does the same for fewer rows, which are many still.
+            updated = _updated_by_replica(grid.n_replicas, others)
+            return replace(others[Grid(1)], updated=updated)
         n_rows = self.rows_timed(grid)
         operations, own_rows = self._operations(grid, n_rows), n_rows / grid.n_replicas
         if not self._is_in_parts(grid):
             return _StepParts(own_rows, timed(operations.step))
         updated = StepSeconds(0.0, 0.0)
         computed = timed(operations.compute)
-        if self.updated is not None:
-            wide = replace(self, network=self.updated)
-            # Before the wide one is there: both have gradients and moments.
+        if self.updated is None:
+            if self.rule is not None:
+                updated = timed(operations.update)
+        elif _is_of_replicas(grid):
+            updated = _updated_by_replica(grid.n_replicas, others)
+        else:
+            # Before the wide network is there: both have gradients and moments.
             del operations
-            each_s = timed(wide._operations(grid, FIRST_ROWS * grid.n_replicas).update)
-            n_parameters = _n_parameters(self.network.layer_units)
-            share = n_parameters / _n_parameters(wide.network.layer_units)
-            updated = StepSeconds(*(share * seconds for seconds in each_s))
-        elif self.rule is not None:
-            updated = timed(operations.update)
+            updated = self._optimizer_seconds(grid, timed)
         return _StepParts(own_rows, computed, updated)
+
+    def _optimizer_seconds(
+        self, grid: Grid, timed: Callable[[Callable[[], object]], StepSeconds]
+    ) -> StepSeconds:
+        """Time the optimiser on a wider network; return what `network` has of that."""
+        wide = self.network_updated(grid)
+        targets: Any = self.targets
+        if self._has_targets_of_all:
+            targets = np.resize(targets, (len(targets), wide.layer_units[-1]))
+        trial = replace(self, network=wide, targets=targets)
+        each_s = timed(trial._operations(grid, FIRST_ROWS * grid.n_replicas).update)
+        n_own, n_timed = (
+            NetworkSplit.even(network.layer_units, grid.n_shards).layout(0).n_parameters
+            for network in (self.network, wide)
+        )
+        return StepSeconds(*(n_own / n_timed * seconds for seconds in each_s))
+
+    def network_updated(self, grid: Grid) -> Network:
+        """Return the network whose optimiser is timed on a grid.
+
+        Where that of the job is large, what a process has of `network` might fit in a
+        cache, although what it has in the fit does not.
+        """
+        if self.updated is None:
+            return self.network
+        return narrowed(
+            self.updated,
+            MAX_UPDATED * grid.n_shards,
+            self.nnz_per_row,
+            narrows_outputs=self._has_targets_of_all,
+        )
+
+    @property
+    def _has_targets_of_all(self) -> bool:
+        """Whether the targets have a column for each output."""
+        return self.targets.shape[1] == self.network.layer_units[-1]
 
     def _operations(self, grid: Grid, n_rows: int) -> "_Operations":
         """Return what the first process of a grid does with a number of rows.
@@ -284,8 +335,10 @@ class Trial:
 
     def _is_timed(self, grid: Grid) -> bool:
         """Whether a grid's steps are timed, or those of a single process are enough."""
-        is_whole = grid.n_shards == 1 and grid.n_replicas > 1
-        return not is_whole or not self._is_in_parts(Grid(1))
+        if not _is_of_replicas(grid) or not self._is_in_parts(Grid(1)):
+            return True
+        # Of a single process there were more, which are faster per row.
+        return self.n_rows < MIN_ROWS * grid.n_replicas
 
     def _is_in_parts(self, grid: Grid) -> bool:
         """Whether the optimiser is timed apart from the rest of a grid's step."""
@@ -386,49 +439,32 @@ class _StepParts:
         pairs = zip(self.computed, self.updated, strict=True)
         return StepSeconds(*(times * computed + updated for computed, updated in pairs))
 
-    def with_optimizer_divided(self, n_replicas: int) -> "_StepParts":
-        """Return the parts of a step whose optimiser is divided among replicas."""
-        assert self.updated is not None
-        updated = StepSeconds(*(seconds / n_replicas for seconds in self.updated))
-        return replace(self, updated=updated)
+
+def _is_of_replicas(grid: Grid) -> bool:
+    """Return whether a grid has several replicas, each of one process."""
+    return grid.n_shards == 1 and grid.n_replicas > 1
+
+
+def _updated_by_replica(
+    n_replicas: int, others: Mapping[Grid, _StepParts]
+) -> StepSeconds:
+    """Return what the optimiser takes on one of some replicas, which divide its work.
+
+    It updates as many parameters as one of as many shards. They may fit in its cache:
+    if that was not timed, it counts as no faster than the whole network.
+    """
+    of_shard = others.get(Grid(n_replicas))
+    if of_shard is not None and of_shard.updated is not None:
+        return of_shard.updated
+    whole = others[Grid(1)].updated
+    assert whole is not None
+    return StepSeconds(*(seconds / n_replicas for seconds in whole))
 
 
 def _kind_of(rule: UpdateRule | None) -> tuple[object, ...]:
     """Return what the seconds of an update depend on: the rule, and its flags."""
     flags = () if rule is None else vars(rule).items()
     return type(rule), *(item for item in flags if isinstance(item[1], bool))
-
-
-def _n_parameters(layer_units: Sequence[int]) -> int:
-    """Return the number of coefficients and intercepts of a network."""
-    return sum((m + 1) * n for m, n in pairwise(layer_units))
-
-
-def _narrowed(network: Network, least_features: float, max_parameters: int) -> Network:
-    """Return a network whose widest layers are narrowed to a number of parameters.
-
-    It has as many outputs, no fewer features than a row stores, and no empty layers.
-    """
-    *units, n_outputs = network.layer_units
-    least = [math.ceil(least_features), *(1 for _ in units[1:])]
-
-    def with_widths(most: int) -> tuple[int, ...]:
-        pairs = zip(units, least, strict=True)
-        return *(min(n, max(most, few)) for n, few in pairs), n_outputs
-
-    def n_parameters(most: int) -> int:
-        return _n_parameters(with_widths(most))
-
-    widths = range(1, max(units) + 1)
-    most = bisect_right(widths, max_parameters, key=n_parameters)
-    narrower = with_widths(max(1, most))
-    layers = [
-        replace(layer, fan_in=fan_in, fan_out=fan_out)
-        for layer, (fan_in, fan_out) in zip(
-            network.layers, pairwise(narrower), strict=True
-        )
-    ]
-    return replace(network, layers=tuple(layers))
 
 
 def _timed(part: Callable[[], object], goes_on: GoesOn, waits_s: float) -> StepSeconds:

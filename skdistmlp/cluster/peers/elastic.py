@@ -164,7 +164,8 @@ class Elastic:
         assert self._plan is not None
         held = self._plan.workers
         memory = worker_memory(self._client, workers)
-        grids = corners(len(workers), self._units, self._cost.n_rows)
+        units = self._trial.network.layer_units
+        grids = corners(len(workers), units, self._cost.n_rows)
         check_room_for_trial(self._cost, self._trial, grids, memory)
         timings = measure_again(self._client, workers, held, self._trial, grids)
         n_workers, n_replicas = self._plan.fixed

@@ -233,9 +233,10 @@ def check_room_for_trial(
 
 def _bytes_of_trial(cost: StepCost, trial: Trial, grid: Grid) -> int:
     """Return the bytes that the first process of a grid takes for its steps."""
-    timed = [(trial.network, trial.n_rows_timed([grid])[0])]
-    if trial.updated is not None:
-        timed.append((trial.updated, FIRST_ROWS * grid.n_replicas))
+    timed = [
+        (trial.network, trial.n_rows_timed([grid])[0]),
+        (trial.network_updated(grid), FIRST_ROWS * grid.n_replicas),
+    ]
 
     def n_bytes(network: Network, n_rows: int) -> int:
         split = NetworkSplit.even(network.layer_units, grid.n_shards)
