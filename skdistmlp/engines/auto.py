@@ -25,7 +25,9 @@ from skdistmlp.training.trial import Trial
 
 MEASURED_FROM_S = 2.0
 """Seconds that one thread is expected to need for a fit from which workers are
-measured, which takes about a second. What is known already, shorter ones use too."""
+measured. That takes about half a second (``python -m benchmarks network --forecast``),
+which is what two workers save of such a fit if they are half as fast again as one
+thread. Shorter ones load no compiled code either, and use what is known already."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import numpy as np
 
 Kernel = Callable[..., None]
 
-UPDATES_BEFORE_LOADING = 250_000_000
+UPDATES_BEFORE_LOADING = 1_000_000_000
 """Parameters updated by NumPy before numba is loaded: a process that only trains small
-networks never waits for that. Even with compiled code in its cache it takes longer
-(``python -m benchmarks optimizer``) than what this many updates could have saved, but a
-fit that has got so far usually goes on. To compile a kernel for the first time takes
-several seconds."""
+networks never waits for that. Compiled code saves about a nanosecond for each, and to
+load it from its cache takes about a second (``python -m benchmarks optimizer``). So it
+is loaded when it could have paid: a fit that has got so far usually goes on. To compile
+a kernel for the first time takes several seconds."""
 
 _LOCK = threading.Lock()
 _updates = 0

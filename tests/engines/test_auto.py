@@ -35,8 +35,12 @@ from skdistmlp.engines.choice import open_engine
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, ExchangeError
+from skdistmlp.nn import compiled
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import count_parameters
 from skdistmlp.planning.calibration import Timings
+from skdistmlp.planning.candidates import FitLength
+from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import reference_machines
 from skdistmlp.planning.memory import WorkerMemory
 from tests.cluster.run.test_reservation import choices, forget_choices
@@ -306,6 +310,27 @@ def test_short_fits_are_not_measured():
         {"n_workers": 4, "n_replicas": 2},
     ):
         assert not is_worth_measuring(replace(request, **other), longer)
+
+
+@pytest.mark.parametrize("n_rows", [1, 4, 16, 64, 200])
+def test_fits_that_are_too_short_to_be_measured_load_no_compiled_code(n_rows):
+    """It would take as long as the measurement, or longer."""
+    units = 784, 1024, 1024, 10
+    outline = replace(
+        FitOutline.of(job_of("adam"), dataset_of("adam")),
+        layer_units=units,
+        cost=StepCost.of_step(n_rows, itemsize=4),
+        length=FitLength(1.0, 1),
+    )
+    n_steps = auto.MEASURED_FROM_S / outline.nominal_s
+    assert n_steps * count_parameters(units) < compiled.UPDATES_BEFORE_LOADING
+
+
+def test_each_shard_that_is_timed_has_neurons_of_a_narrowed_network():
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    # The trial has 9 neurons.
+    wide = replace(outline, layer_units=(64, 100, 100, 10))
+    assert wide.grids_timed(20)[:2] == [Grid(1), Grid(9)]
 
 
 def test_short_fits_use_what_is_known(client, monkeypatch):
