@@ -2,10 +2,10 @@
 ============================================
 
 With ``engine="auto"``, a fit measures the workers of a cluster and this process for
-about a second, predicts what a step would take on each number of workers, and takes the
-fastest plan. ``ForecastDisplay`` plots the prediction and what a step took. This page
-also trains on the plans that were not taken. Each worker has one thread, and so has
-this process here, as if the workers were machines like this one.
+about half a second, predicts what a step would take on each number of workers, and
+takes the fastest plan. ``ForecastDisplay`` plots the prediction and what a step took.
+This page also trains on the plans that were not taken. Each worker has one thread, and
+so has this process here, as if the workers were machines like this one.
 
 ``plan_fit`` predicts without training, and ``dask mlp plan --plot plan.png`` for a
 network on random data, also for workers that you do not have.

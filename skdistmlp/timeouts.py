@@ -63,13 +63,14 @@ the round. A round costs about 15 ms of scheduling, less than 0.5% of this."""
 
 MEASURING_TIMEOUT_S = 15.0
 """For other threads to measure and then for the measurement of the workers before a
-fit, which takes about a second if they are free, and a few more if they have yet to
-import this package. Without it, a fit is planned by the number of parameters."""
+fit, which takes about half a second if they are free, and a few seconds more if they
+have yet to import this package. Without it, a fit is planned by the number of
+parameters."""
 
 LOADING_TIMEOUT_S = 60.0
 """For this process and the workers to load the compiled code of the steps that are
-measured, in addition to `MEASURING_TIMEOUT_S`. From a cache on disk that takes a
-fraction of a second, but the first time numba compiles for seconds, in all processes at
+measured, in addition to `MEASURING_TIMEOUT_S`. From a cache on disk that takes
+about a second, but the first time numba compiles for several, in all processes at
 once."""
 
 MEETING_S = 3.0

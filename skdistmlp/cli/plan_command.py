@@ -98,7 +98,7 @@ def plan(
     """Say what training would take on each number of workers, without training.
 
     Measures this process, the workers of the cluster whose scheduler is at ADDRESS, and
-    the links between them, in about a second. Without ADDRESS, it starts two
+    the links between them, in about half a second. Without ADDRESS, it starts two
     single-threaded workers on this machine:
 
     \b

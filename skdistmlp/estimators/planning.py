@@ -17,8 +17,8 @@ class PlanningMixin:
 
         Nothing is trained, and the estimator stays as it is. Parameters and data are
         checked as in `fit`. Where ``engine="auto"`` has a choice, and the fit is long
-        enough, the workers and this process are measured, which takes about a second;
-        a `fit` that follows uses the same figures.
+        enough, the workers and this process are measured, which takes about half a
+        second; a `fit` that follows uses the same figures.
 
         Parameters
         ----------
