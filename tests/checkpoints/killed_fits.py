@@ -263,6 +263,7 @@ def main(n_kills: int, fits: Fits) -> None:
         with tempfile.TemporaryDirectory() as directory:
             # Several times in a row: one that was resumed may be killed too.
             while n_done < n_kills and rng.random() < 0.7:
+                before = os.listdir(directory)
                 in_write = n_done % RANDOM_EVERY != RANDOM_EVERY - 1
                 if in_write:
                     was_killed = fits.kill_in_write(directory, Write.drawn(rng))
@@ -272,9 +273,11 @@ def main(n_kills: int, fits: Fits) -> None:
                     # It ended before.
                     break
                 n_done += 1
-                names = os.listdir(directory)
+                names = {*os.listdir(directory)}
                 n_writing += in_write
-                n_unfinished += any(name.endswith(".tmp") for name in names)
+                # Those of before are removed at the next write.
+                new = names.difference(before)
+                n_unfinished += any(name.endswith(".tmp") for name in new)
                 n_resumed += any(name.endswith(".checkpoint") for name in names)
             resumed = fits.run(directory)
             left = os.listdir(directory)
