@@ -103,7 +103,7 @@ def test_a_run_that_begins_where_the_fit_was_to_stop_takes_no_step(client, engin
         plan = plan_of("futures", client.nthreads(), 2)
         dataset = dataset_of("adam")
         run = FuturesRun(client, plan, job, dataset, None, announced, None, True)
-        ended = bounded(run.train)
+        ended = bounded(run.train, lambda: None)
     assert (ended.outcome, ended.progress.n_iter) == (Outcome.STOPPED, 3)
     assert_array_equal(ended.network.parameters, state.network.parameters)
 
