@@ -345,7 +345,9 @@ def test_it_goes_on_with_fewer_workers(own, data, monkeypatch):
 
 @pytest.mark.slow
 def test_lbfgs_goes_on_from_its_last_iterate(own, data, monkeypatch):
-    lbfgs = {"solver": "lbfgs", "max_iter": 120, "alpha": 10.0}
+    lbfgs = {"solver": "lbfgs", "max_iter": 900, "alpha": 10.0}
+    # Of one minimum only: then the loss does not depend on the way there.
+    lbfgs["activation"] = "identity"
     undisturbed = bounded(classifier(own, **lbfgs).fit, *data)
     killing(monkeypatch, own, after=(20,))
     clf = bounded(classifier(own, **lbfgs).fit, *data)
@@ -355,8 +357,8 @@ def test_lbfgs_goes_on_from_its_last_iterate(own, data, monkeypatch):
     assert not recovery.same_bits
     assert "iteration 19" in str(recovery)
     assert "L-BFGS began again" in str(recovery)
-    assert clf.n_iter_ <= 120
-    assert_allclose(clf.loss_, undisturbed.loss_, rtol=1e-3)
+    assert max(clf.n_iter_, undisturbed.n_iter_) < 900
+    assert_allclose(clf.loss_, undisturbed.loss_, rtol=0, atol=clf.tol)
 
 
 @pytest.mark.slow

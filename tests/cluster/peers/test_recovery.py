@@ -547,7 +547,9 @@ def test_a_worker_that_is_lost_while_it_sends_a_copy(spare, data, monkeypatch):
 
 @pytest.mark.slow
 def test_lbfgs_goes_on_from_its_last_iterate(spare, data, monkeypatch):
-    lbfgs = {"solver": "lbfgs", "max_iter": 120, "alpha": 10.0}
+    lbfgs = {"solver": "lbfgs", "max_iter": 900, "alpha": 10.0}
+    # Of one minimum only: then the loss does not depend on the way there.
+    lbfgs["activation"] = "identity"
     expected = undisturbed(spare, data, **lbfgs)
     Killer(monkeypatch, spare, after=(20,))
     clf = bounded(classifier(spare, **lbfgs).fit, *data)
@@ -555,8 +557,9 @@ def test_lbfgs_goes_on_from_its_last_iterate(spare, data, monkeypatch):
     assert recovery.n_iter == 20
     assert recovery.restarts
     assert not recovery.same_bits
-    assert 20 < clf.n_iter_ <= 120
-    assert_allclose(clf.loss_, expected.loss_, rtol=0.01)
+    assert 20 < clf.n_iter_ < 900
+    assert expected.n_iter_ < 900
+    assert_allclose(clf.loss_, expected.loss_, rtol=0, atol=clf.tol)
 
 
 def trained(client, report, before_check=lambda: None):
