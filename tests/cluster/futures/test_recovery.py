@@ -347,7 +347,7 @@ def test_it_goes_on_with_fewer_workers(own, data, monkeypatch):
 def test_lbfgs_goes_on_from_its_last_iterate(own, data, monkeypatch):
     lbfgs = {"solver": "lbfgs", "max_iter": 900, "alpha": 10.0}
     # Of one minimum only: then the loss does not depend on the way there.
-    lbfgs["activation"] = "identity"
+    lbfgs |= {"activation": "identity", "hidden_layer_sizes": (12,)}
     undisturbed = bounded(classifier(own, **lbfgs).fit, *data)
     killing(monkeypatch, own, after=(20,))
     clf = bounded(classifier(own, **lbfgs).fit, *data)

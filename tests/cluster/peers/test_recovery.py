@@ -549,7 +549,7 @@ def test_a_worker_that_is_lost_while_it_sends_a_copy(spare, data, monkeypatch):
 def test_lbfgs_goes_on_from_its_last_iterate(spare, data, monkeypatch):
     lbfgs = {"solver": "lbfgs", "max_iter": 900, "alpha": 10.0}
     # Of one minimum only: then the loss does not depend on the way there.
-    lbfgs["activation"] = "identity"
+    lbfgs |= {"activation": "identity", "hidden_layer_sizes": (12,)}
     expected = undisturbed(spare, data, **lbfgs)
     Killer(monkeypatch, spare, after=(20,))
     clf = bounded(classifier(spare, **lbfgs).fit, *data)
