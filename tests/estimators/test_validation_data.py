@@ -391,7 +391,7 @@ def test_what_does_not_fit_a_dask_collection_is_refused(
     ("X_val", "message"),
     [
         (X5[:, :3], r"X_val has the shape \(5, 3\), but X has 64 columns"),
-        (X5[0], r"X_val has the shape \(64,\)"),
+        (X5[0], r"shape \(64,\), but X has 64 columns. Pass a 2-D array with"),
         (da.zeros((5, 64)), "X is a data frame and X_val is an array"),
         (pd.DataFrame(X5), "X_val has the columns"),
     ],

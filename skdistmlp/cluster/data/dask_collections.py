@@ -109,8 +109,7 @@ def concatenate_rows(collection: Any, following: Any) -> Any:
     Raises
     ------
     ValueError
-        If the columns differ, or one is a frame and the other a collection that is
-        none.
+        If the columns differ, or one is a frame and the other is a Dask array.
     """
     frames = is_frame(collection), hasattr(following, "columns")
     if frames == (True, False) and not is_dask_collection(following):
@@ -143,8 +142,8 @@ def concatenate_rows(collection: Any, following: Any) -> Any:
     first, second = in_whole_rows("X", collection), in_whole_rows("X_val", following)
     if first.ndim != second.ndim or first.shape[1:] != second.shape[1:]:
         raise ValueError(
-            f"X_val has the shape {second.shape}, but X has {first.shape}. Pass the "
-            f"same columns."
+            f"X_val has the shape {second.shape}, but X has {first.shape}. Pass a 2-D "
+            f"array with the same columns."
         )
     if first.dtype == np.float32:
         second = second.astype(np.float32)
@@ -159,7 +158,7 @@ def _frame_with_columns(columns: Any, values: Any) -> Any:
     if values.ndim != 2 or values.shape[1] != len(columns):
         raise ValueError(
             f"X_val has the shape {values.shape}, but X has {len(columns)} columns. "
-            f"Pass the same columns."
+            f"Pass a 2-D array with the same columns."
         )
     return pd.DataFrame(values, columns=columns)
 
