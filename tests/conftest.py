@@ -35,6 +35,8 @@ stop_early_with_strings()
 dask.config.set({"skdistmlp.max-recoveries": 0})
 
 # Many tests wait until a lost or paused worker is noticed. A check costs a message.
+# Not in other modules: there it is how long the scheduler has to notice a loss, which
+# may be more than 0.2 s on a busy machine.
 for waiting in (rpc, dask_collections, departures, driver, placement, scatter):
     waiting.WORKER_CHECK_S = 0.2
 
