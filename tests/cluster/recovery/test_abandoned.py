@@ -10,12 +10,10 @@ from skdistmlp.cluster.recovery.abandoned import (
     processes_of,
 )
 from skdistmlp.cluster.recovery.departure import Departure
-from skdistmlp.cluster.recovery.replacement import Spares, await_workers
+from skdistmlp.cluster.recovery.replacement import await_workers
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import plan_training
-
-all_of = Spares(lambda spare: spare)
-none_of = Spares(lambda _: ())
+from tests.cluster.recovery.spares import all_of, none_of
 
 
 def test_a_lost_worker_outside_of_the_plan_is_named_last(client):

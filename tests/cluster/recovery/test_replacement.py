@@ -29,11 +29,9 @@ from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import plan_training
 from skdistmlp.training.progress import LbfgsProgress
+from tests.cluster.recovery.spares import all_of, none_of
 from tests.cluster.support import WITHIN_S, bounded
 from tests.training.jobs import dataset_of, job_of
-
-all_of = Spares(lambda spare: spare)
-none_of = Spares(lambda _: ())
 
 
 def without(lost):
