@@ -100,7 +100,7 @@ class StateCopies:
 
     @property
     def plan(self) -> Plan:
-        """The plan; without copies if there are none, for want of room."""
+        """The plan; without copies if there are none since memory is short."""
         if self.missing and self._last is None:
             return self._plan.without_copies(self.missing)
         return self._plan
@@ -139,6 +139,8 @@ class StateCopies:
             if shortage := self._shortage():
                 self._note_failure(shortage)
             else:
+                # There was perhaps no room for them when the run began.
+                self._tasks.note_memory(self._plan)
                 self._take(shards)
 
     def _shortage(self) -> str | None:

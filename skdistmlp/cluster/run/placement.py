@@ -23,7 +23,7 @@ from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import Watch
-from skdistmlp.planning.memory import memory_needs, plan_with_room
+from skdistmlp.planning.memory import WorkerMemory, memory_needs, plan_with_room
 from skdistmlp.planning.plan import Plan
 from skdistmlp.timeouts import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet
@@ -83,6 +83,7 @@ class Placement:
         self._run = uuid.uuid4().hex[:RUN_DIGITS]
         self.phase = "starting"
         self.memory_needs: Mapping[str, str] = {}
+        self._memory: Mapping[str, WorkerMemory] = {}
         self.notice = WaitNotice(client, self._run, log)
         self._shield = InterruptShield(client, workers)
         self._held = HeldFutures()
@@ -128,7 +129,7 @@ class Placement:
             )
 
     def check_memory(self, plan: Plan, module: str) -> Plan:
-        """Return a plan as its workers have memory for it; see `plan_with_room`.
+        """Check the workers' memory; drop the copies if there is no room for them.
 
         Call it before they hold anything.
 
@@ -146,10 +147,16 @@ class Placement:
         """
         self.phase = "checking the memory of the workers"
         with self.translate_dask_errors(), self.watch.naming_losses():
-            memory = check_free_memory(self._client, plan, module, self.watch.check)
-        plan = plan_with_room(plan, memory)
-        self.memory_needs = memory_needs(plan, memory)
+            self._memory = check_free_memory(
+                self._client, plan, module, self.watch.check
+            )
+        plan = plan_with_room(plan, self._memory)
+        self.note_memory(plan)
         return plan
+
+    def note_memory(self, plan: Plan) -> None:
+        """Note what the workers will hold from now on, in case that one is lost."""
+        self.memory_needs = memory_needs(plan, self._memory)
 
     def close(self) -> None:
         """Release everything on the cluster, and end this run's threads."""

@@ -36,7 +36,9 @@ def copies_of(
     plan = replace(
         plan_of("peers", workers, len(workers)), bytes_held=held, bytes_of_copies=copies
     )
-    made = StateCopies(None, SimpleNamespace(workers=workers), plan, log)
+    tasks = SimpleNamespace(workers=workers, noted=[])
+    tasks.note_memory = tasks.noted.append
+    made = StateCopies(None, tasks, plan, log)
     made.begin(0.0)
     clock.now = trained_s
     return made
@@ -157,6 +159,18 @@ def test_room_is_asked_for_each_time_and_named_once(monkeypatch, taken, caplog):
     assert len(lines) == 1
     # Those that there are have stayed.
     assert copies.plan.copies_missing == ""
+
+
+def test_what_copies_take_is_noted_before_they_are_taken(monkeypatch, taken):
+    """A worker may be lost that had no room for them when the run began."""
+    memory = dict.fromkeys(WORKERS, WorkerMemory(0))
+    copies = copies_of(monkeypatch, memory=memory)
+    copies.take(["shards"])
+    assert copies._tasks.noted == []
+    memory |= dict.fromkeys(WORKERS, WorkerMemory(N_COPIES * 1000))
+    copies.take(["shards"])
+    (plan,) = copies._tasks.noted
+    assert plan.bytes_of_copies == (N_COPIES * 1000,) * 2
 
 
 class Holders:

@@ -1,15 +1,20 @@
 """One run on the cluster: its tasks, values and results, and what it leaves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from distributed import Client
 
 from skdistmlp.cluster import _dask
+from skdistmlp.cluster.run import placement as module
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError, WorkerLostError
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning.memory import WorkerMemory
 from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import bounded, wait_until
+from tests.training.jobs import plan_of
 
 
 @pytest.fixture
@@ -97,3 +102,21 @@ def test_a_run_cannot_start_with_a_closed_client(client):
     with pytest.raises(ClusterError, match="was closed or lost its connection"):
         tasks.open()
     tasks.close()
+
+
+def test_a_lost_worker_may_have_run_out_of_memory_once_it_has_copies(
+    client, placement, monkeypatch
+):
+    workers = tuple(client.nthreads())
+    plan = replace(
+        plan_of("peers", workers, 3),
+        bytes_held=(1000,) * 3,
+        bytes_of_copies=(900,) * 3,
+    )
+    memory = {workers[0]: WorkerMemory(950)}
+    monkeypatch.setattr(module, "check_free_memory", lambda *_: memory)
+    assert placement.check_memory(plan, "skdistmlp").bytes_of_copies == ()
+    assert placement.memory_needs == {}
+    # There is room by then.
+    placement.note_memory(plan)
+    assert "its shard needs 1,000" in placement.memory_needs[workers[0]]
