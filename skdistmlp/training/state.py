@@ -69,6 +69,10 @@ class TrainingState:
             iterate=None if self.iterate is None else self.iterate.copy(),
         )
 
+    def without_arrays(self) -> "TrainingState":
+        """Return how far training has come, without what it needs to go on."""
+        return replace(self, network=None, row_order=None, held_out=None, iterate=None)
+
     def as_if_ended(self) -> "TrainingState":
         """Return what training ends with: the best parameters, or what L-BFGS found."""
         if isinstance(self.outcome, OptimizeResult):

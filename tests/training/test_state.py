@@ -231,3 +231,12 @@ def test_training_ends_with_what_lbfgs_found():
     ended = replace(state_with(best=np.ones(5)), outcome=found).as_if_ended()
     assert_array_equal(ended.network.parameters, found.x)
     assert ended.network.optimizer is None
+
+
+def test_without_arrays_a_state_says_how_far_training_has_come():
+    state = replace(
+        state_with(), progress=3, held_out=np.arange(2), iterate=np.ones(5)
+    ).without_arrays()
+    assert state.progress == 3
+    arrays = (state.network, state.row_order, state.held_out, state.iterate)
+    assert arrays == (None, None, None, None)

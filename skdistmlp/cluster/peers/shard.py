@@ -132,9 +132,8 @@ class PeerShard:
         grid = job.grid
         layout = job.split.layout(grid.shard(rank))
         self._start: TrainingState | None = job.start(layout, grid.replica(rank))
-        # Without the arrays that it begins with, which it would hold to the end.
-        initial = replace(job.initial, network=None, row_order=None, held_out=None)
-        self._job = replace(job, initial=initial)
+        # Without what it begins with, which it would hold to the end.
+        self._job = replace(job, initial=job.initial.without_arrays())
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a shard in training stays on its worker")
@@ -201,18 +200,14 @@ class PeerShard:
 
     def snapshot(self) -> TrainingState:
         """Return a copy of the state, between rounds."""
-        if self._run is None:
-            # One that Dask has opened again, as in `train`.
-            raise ExchangeError(
-                f"{self._job.grid.title(self._rank)} has no state to copy: its worker "
-                f"was lost or the fit has ended"
-            )
-        return self._run.snapshot()
+        return self._trained_run().snapshot()
 
     def copy(self) -> ShardCopy:
         """Return a copy of what would be lost with this shard, between rounds."""
-        # L-BFGS begins again at the parameters of the shards.
-        state = replace(self.snapshot(), iterate=None)
+        run = self._trained_run()
+        # L-BFGS begins again at the parameters of the shards. Its iterate,
+        # of the whole network, is left out before anything is copied.
+        state = run.snapshot(replace(run.state, iterate=None))
         if self._rank > 0:
             # All have the same.
             state = replace(state, row_order=None, held_out=None)
@@ -291,6 +286,16 @@ class PeerShard:
             self._dataset.close()
         self._dataset = None
         self._run = self._start = self._communicator = None
+
+    def _trained_run(self) -> TrainingRun:
+        """Return the run, between rounds."""
+        if self._run is None:
+            # One that Dask has opened again, as in `train`.
+            raise ExchangeError(
+                f"{self._job.grid.title(self._rank)} has no state to copy: its worker "
+                f"was lost or the fit has ended"
+            )
+        return self._run
 
     def _begin(self, dataset: Dataset, roster: Roster) -> None:
         """Connect to the other shards, and prepare the first step."""

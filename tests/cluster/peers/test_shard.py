@@ -6,6 +6,7 @@ import socket
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,6 +196,18 @@ def test_a_shard_does_not_hold_what_it_began_with():
         )
         assert resumed._job.initial.network is None
         resumed.close()
+
+
+def test_a_copy_leaves_out_the_iterate_of_lbfgs():
+    """It is that of the whole network, which the worker may have no room for."""
+    iterate = SimpleNamespace(copy=lambda: pytest.fail("it was copied"))
+    with Fit(1) as fit:
+        fit.round(0)
+        run = fit.shards[0]._run
+        run.state = replace(run.state, iterate=iterate)
+        copy = fit.shards[0].copy()
+    assert copy.state.iterate is None
+    assert copy.state.network is not None
 
 
 def test_a_shard_cannot_be_copied_to_another_worker():
