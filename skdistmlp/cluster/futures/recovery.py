@@ -19,7 +19,7 @@ from skdistmlp.cluster.run.reservation import share_workers, unclaimed_workers
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import copies_max_share
-from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Checkpoint, Offer, OnEpochEnd, TrainingJob
 from skdistmlp.training.pace import Pace
 from skdistmlp.training.progress import Outcome
 from skdistmlp.training.run import TrainingRun
@@ -83,7 +83,7 @@ def train_with_recovery(
             dataset,
             on_epoch_end,
             announced,
-            checkpoint,
+            fit.offer,
             keeps_copies=fit.recovers,
         )
         runs.append(run)
@@ -111,8 +111,8 @@ class FuturesRun:
         See `train_with_recovery`.
     announced : Announced
         What the user has been told before.
-    checkpoint : Checkpoint or None
-        Offered the state too.
+    offer : callable or None
+        Takes the state after each epoch, too; see `Checkpoint.offer`.
     keeps_copies : bool
         Whether to copy the state between epochs, as often as
         ``skdistmlp.copies.max-share`` allows.
@@ -136,7 +136,7 @@ class FuturesRun:
         dataset: Dataset,
         on_epoch_end: OnEpochEnd | None,
         announced: Announced,
-        checkpoint: Checkpoint | None,
+        offer: Offer | None,
         keeps_copies: bool,
     ) -> None:
         self._client = client
@@ -145,11 +145,10 @@ class FuturesRun:
         self._dataset = dataset
         self._on_epoch_end = on_epoch_end
         self._announced = announced
-        self._checkpoint = checkpoint
+        self._offer_too = offer
         self._keeps_copies = keeps_copies
         self._pace = Pace(copies_max_share())
         self._n_lines = announced.n_lines_before(job.initial.progress)
-        self._copy: TrainingState | None = None
         self.is_interrupted = False
         self.training_s = 0.0
         self.n_iter = 0 if job.initial.progress is None else job.initial.progress.n_iter
@@ -160,11 +159,8 @@ class FuturesRun:
 
     def train(self, on_placed: Callable[[], None]) -> TrainingState:
         """Train to the end; see `Run`."""
-        # Drawn from a copy: another run may have to draw the same.
-        initial = self._job.initial
-        initial = replace(initial, random_state=deepcopy(initial.random_state))
-        job = replace(self._job, initial=initial)
-        state = job.start(job.split.unsplit_layout())
+        state = self._start()
+        job = replace(self._job, initial=state.without_arrays())
         if self._announced.stops_at(state.progress):
             return replace(state, outcome=Outcome.STOPPED).as_if_ended()
         report: OnEpochEnd | None = None
@@ -193,13 +189,21 @@ class FuturesRun:
         ):
             on_placed()
             run = TrainingRun(job, network, self._dataset, state, self._log)
-            offers = self._keeps_copies or self._checkpoint is not None
+            offers = self._keeps_copies or self._offer_too is not None
             try:
                 return run.train(report, self._offer if offers else None)
             finally:
                 self.training_s = run.training_s
                 # Also if the workers are lost before it can be fetched.
                 self.is_interrupted = run.state.outcome is Outcome.INTERRUPTED
+
+    def _start(self) -> TrainingState:
+        """Return the state that this run begins with, in arrays of its own."""
+        # Drawn from a copy: another run may have to draw the same.
+        initial = self._job.initial
+        initial = replace(initial, random_state=deepcopy(initial.random_state))
+        job = replace(self._job, initial=initial)
+        return job.start(job.split.unsplit_layout())
 
     def _offer(
         self, state: TrainingState, snapshot: Callable[[], TrainingState]
@@ -210,15 +214,14 @@ class FuturesRun:
         self._announced.note_epoch(state.progress, self._n_lines)
         if self._keeps_copies and self._pace.is_due:
             with self._pace.timed():
-                self._copy = snapshot()
-        if self._checkpoint is not None:
-            self._checkpoint.offer(state, snapshot)
+                # In place of the one before, also of the one that this run began with.
+                self._job = replace(self._job, initial=snapshot())
+        if self._offer_too is not None:
+            self._offer_too(state, snapshot)
 
     def job_to_resume(self) -> TrainingJob:
         """Return the job that goes on from the last copy, or begins again."""
-        if self._copy is None:
-            return self._job
-        return replace(self._job, initial=self._copy)
+        return self._job
 
     def _log(self, line: str) -> None:
         number, self._n_lines = self._n_lines, self._n_lines + 1

@@ -50,7 +50,7 @@ from skdistmlp.parallel.rows import RowRange, RowsInRanges
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import exchange_timeout_s
 from skdistmlp.timeouts import ROUND_S, WORKER_CHECK_S
-from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
+from skdistmlp.training.job import Offer, OnEpochEnd, TrainingJob
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.state import TrainingState
 from skdistmlp.wire.handshake import Credentials
@@ -77,8 +77,8 @@ class PeersRun:
         Called in this process; a round is one epoch or iteration then.
     announced : Announced, optional
         What the user has been told before, if this run goes on with a fit.
-    checkpoint : Checkpoint, optional
-        Offered the state after each round.
+    offer : callable, optional
+        Takes the state after each round; see `Checkpoint.offer`.
     departures : Departures, optional
         Says when the fit should go on elsewhere: then this run ends between two rounds.
         Without it, the fit does not recover: no copies are taken, and a worker that
@@ -100,7 +100,7 @@ class PeersRun:
         dataset: BaseDataset,
         on_epoch_end: OnEpochEnd | None = None,
         announced: Announced | None = None,
-        checkpoint: Checkpoint | None = None,
+        offer: Offer | None = None,
         departures: Departures | None = None,
     ) -> None:
         self._client = client
@@ -110,7 +110,7 @@ class PeersRun:
         self._dataset = dataset
         self._on_epoch_end = on_epoch_end
         self._announced = announced or Announced()
-        self._checkpoint = checkpoint
+        self._offer = offer
         self._departures = departures
         self.departure: Departure | None = None
         self._stop = self._announced.stops_at(job.initial.progress)
@@ -322,12 +322,12 @@ class PeersRun:
         return whole
 
     def _offer_state(self) -> None:
-        """Let the checkpoint have the state, if it wants it."""
+        """Offer the state, to a checkpoint for one."""
         # Where the fit stops, nothing goes on.
-        if self._checkpoint is not None and not self._stop:
+        if self._offer is not None and not self._stop:
             # All lines of the round have arrived with its end.
             self._announced.note_epoch(self._state.progress, self._n_lines)
-            self._checkpoint.offer(self._state, self._snapshot)
+            self._offer(self._state, self._snapshot)
 
     def _copy_state(self) -> None:
         """Copy the state of all shards, if it is time and the fit would recover."""

@@ -101,7 +101,7 @@ def train_with_recovery(
             dataset,
             on_epoch_end,
             announced,
-            checkpoint,
+            fit.offer,
             departures,
         )
         return _Run(run, job, announced, note_plan, note_time)

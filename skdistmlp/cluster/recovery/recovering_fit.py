@@ -46,7 +46,7 @@ from skdistmlp.exceptions import (
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import max_recoveries, recovery_wait_s
-from skdistmlp.training.job import Checkpoint, TrainingJob
+from skdistmlp.training.job import Checkpoint, Offer, TrainingJob
 from skdistmlp.training.progress import Outcome, Progress
 from skdistmlp.training.state import TrainingState
 
@@ -139,8 +139,8 @@ class RecoveringFit:
     _broke_at: int | None = None
     # How often each worker was one of two that could not connect to each other.
     _n_apart: Counter[str] = field(default_factory=Counter)
-    # Where the fit has begun: no state that it has trained.
-    _first: TrainingState | None = None
+    # Whether the job goes on from a state that this fit has trained.
+    _has_trained: bool = False
     # None in a fit that does not recover: it places its rows once.
     _rows: UnchangedRows | None = None
 
@@ -149,7 +149,7 @@ class RecoveringFit:
         # generator, from which a callback draws too.
         initial = self.job.initial
         initial = replace(initial, random_state=deepcopy(initial.random_state))
-        self.job, self._first = replace(self.job, initial=initial), initial
+        self.job = replace(self.job, initial=initial)
         if self.recovers:
             self._rows = UnchangedRows(self.dataset)
 
@@ -157,6 +157,13 @@ class RecoveringFit:
     def recovers(self) -> bool:
         """Whether it goes on after anything at all."""
         return self._allowed > 0
+
+    @property
+    def offer(self) -> Offer | None:
+        """What takes the states of a run between two epochs, if anything does."""
+        offer = None if self.checkpoint is None else self.checkpoint.offer
+        # What the first run is sent, the rows are compared with.
+        return self._checked_rows.checked(offer) if self.plan.recoveries else offer
 
     @property
     def check_s(self) -> float:
@@ -223,6 +230,9 @@ class RecoveringFit:
         except FitInterruptedError:
             last = replace(self.job.initial, outcome=Outcome.INTERRUPTED)
             return last.as_if_ended()
+        except ClusterError as error:
+            self._note_recoveries(error)
+            raise
 
     def _train(self, run_of: Callable[[Plan, TrainingJob], Run]) -> TrainingState:
         # Of all that were seen: one may be gone again before the next run begins.
@@ -239,10 +249,7 @@ class RecoveringFit:
             try:
                 state = self._train_run(run)
                 if run.departure is None:
-                    if self.plan.recoveries:
-                        # Those that this run was sent.
-                        self._checked_rows.check()
-                    return state
+                    return self._checked(state)
                 left_at = time.monotonic()
                 departure = run.departure
                 self._keep_newest(run)
@@ -259,20 +266,17 @@ class RecoveringFit:
             except ClusterError as error:
                 left_at = time.monotonic()
                 if not self._may_recover(error, run):
-                    self._note_recoveries(error)
                     raise
                 self._keep_newest(run)
                 # While it waits for workers.
                 self._checked_rows.look_again()
                 found = self._departure_after(error, processes, run.n_iter)
                 if found is None:
-                    self._note_recoveries(error)
                     raise
                 departure = found
                 self._abandoned.add(departure, processes, handed_over=False)
                 others = self._others_after_loss(departure)
                 if not others:
-                    self._note_recoveries(error)
                     raise
             # What the run has on the cluster goes with it.
             del run
@@ -288,8 +292,9 @@ class RecoveringFit:
             nonlocal is_placed
             is_placed = True
             if self.plan.recoveries:
-                # They may have changed since they were last looked at.
-                self._checked_rows.look_again()
+                self._checked_rows.note_placed()
+            # From now on the run has the state, and says from which to resume.
+            self.job = replace(self.job, initial=self.job.initial.without_arrays())
 
         try:
             return run.train(note_placed)
@@ -312,9 +317,6 @@ class RecoveringFit:
         end. And a caller that tries again after a lost worker would do so although the
         user wants to stop.
         """
-        if self.plan.recoveries:
-            # The rows that this run was sent.
-            self._checked_rows.check()
         # Other workers may have copies of the state.
         self._keep_newest(run)
         if not self._has_result:
@@ -327,6 +329,17 @@ class RecoveringFit:
         self.job.log(line)
         raise FitInterruptedError from error
 
+    def _checked(self, state: TrainingState) -> TrainingState:
+        """Return the state at the end, once it is known which rows it is of."""
+        try:
+            self._check_placed()
+        except KeyboardInterrupt:
+            # All is trained. As after any interrupt, the checkpoint stays: its state is
+            # one of rows that were checked.
+            if isinstance(state.outcome, Outcome):
+                return replace(state, outcome=Outcome.INTERRUPTED)
+        return state
+
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
         """Say whether it makes sense to look for other workers after an error."""
         if not isinstance(error, RECOVERABLE):
@@ -338,12 +351,22 @@ class RecoveringFit:
         """Go on from the newest state that there is, of the run or of the checkpoint.
 
         The checkpoint has it too from then on: nobody may come to go on with it.
+
+        Raises
+        ------
+        ClusterError
+            If the run was sent other rows than the first.
         """
+        n_before = self._n_iter
         self.job = run.job_to_resume()
+        self._has_trained |= self._n_iter > n_before
+        with self._ends_if_interrupted():
+            self._check_placed()
         if self.checkpoint is None:
             return
         if (newer := self.checkpoint.newer_than(self._n_iter)) is not None:
             self.job = replace(self.job, initial=newer)
+            self._has_trained = True
         elif self._n_iter > 0:
             self.checkpoint.keep(self.job.initial)
 
@@ -450,8 +473,12 @@ class RecoveringFit:
             self._checked_rows.check()
         except ClusterError as error:
             error.add_note(f"It had to resume, since {departure.why}.")
-            self._note_recoveries(error)
             raise
+
+    def _check_placed(self) -> None:
+        """Raise if the run was sent other rows than the first."""
+        if self._rows is not None:
+            self._rows.check_placed()
 
     @property
     def _checked_rows(self) -> UnchangedRows:
@@ -472,9 +499,7 @@ class RecoveringFit:
     def _has_result(self) -> bool:
         """Whether it has trained, and its state is a result: not with L-BFGS."""
         last = self.job.initial
-        if last is self._first or last.network is None:
-            return False
-        return isinstance(last.progress, Progress)
+        return self._has_trained and isinstance(last.progress, Progress)
 
     def _resume_on(
         self,

@@ -7,6 +7,7 @@ then, or a callback; and the shards would go on with other rows than before.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +16,8 @@ from skdistmlp.cluster.client.rpc import wait_while
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.array_digest import array_digest
 from skdistmlp.parallel.data import BaseDataset
+from skdistmlp.training.job import Offer
+from skdistmlp.training.state import TrainingState
 
 THREAD_NAME = "skdistmlp-digest"
 
@@ -34,6 +37,9 @@ class UnchangedRows:
     def __init__(self, dataset: BaseDataset) -> None:
         self._dataset = dataset
         self._first = self._last = _digest_in_thread(dataset)
+        # Of what the present run was sent, unless it is the first one. Another than the
+        # last: that may be of rows that are not sent, and must not hide this one.
+        self._placed: Future[tuple[bytes, float]] | None = None
 
     @property
     def digest_s(self) -> float:
@@ -46,9 +52,7 @@ class UnchangedRows:
 
     def have_changed(self) -> bool:
         """Say whether they were others than at first when it last looked."""
-        # In intervals, as a wait for answers: on Windows, Ctrl-C interrupts no other.
-        wait_while(lambda: None, (self._first, self._last))
-        return self._first.result()[0] != self._last.result()[0]
+        return self._are_others(self._last)
 
     def check(self) -> None:
         """Raise if they have changed.
@@ -59,11 +63,58 @@ class UnchangedRows:
             If so.
         """
         if self.have_changed():
-            raise ClusterError(
-                "the rows in this process have changed since fit was called, so the "
-                "fit cannot go on with the same rows. Let nothing change X, y or "
-                "sample_weight while it runs: pass copies of them, and call again."
-            )
+            raise _changed()
+
+    def note_placed(self) -> None:
+        """Look at rows that have just been placed again, as `look_again` does.
+
+        They may have changed while they were sent.
+        """
+        self._placed = _digest_in_thread(self._dataset)
+
+    def check_placed(self) -> None:
+        """Raise if other rows than the first were placed; wait until that is known.
+
+        Raises
+        ------
+        ClusterError
+            If so.
+        """
+        if self._placed is not None and self._are_others(self._placed):
+            raise _changed()
+
+    def checked(self, offer: Offer | None) -> Offer:
+        """Return a function that offers only states that were trained on the same rows.
+
+        It raises `ClusterError` as soon as it is known that other ones were placed, so
+        it is of use without anything to offer them to, too.
+        """
+
+        def check_and_offer(
+            state: TrainingState, snapshot: Callable[[], TrainingState]
+        ) -> None:
+            placed = self._placed
+            if placed is not None and not placed.done():
+                # Not waited for: the workers would wait, too. Another state will come.
+                return
+            self.check_placed()
+            if offer is not None:
+                offer(state, snapshot)
+
+        return check_and_offer
+
+    def _are_others(self, digest: Future[tuple[bytes, float]]) -> bool:
+        # In intervals, as a wait for answers: on Windows, Ctrl-C interrupts no other.
+        wait_while(lambda: None, (self._first, digest))
+        return self._first.result()[0] != digest.result()[0]
+
+
+def _changed() -> ClusterError:
+    return ClusterError(
+        "the rows in this process have changed since fit was called, so the fit cannot "
+        "go on with the same rows. Let nothing change X, y or sample_weight while it "
+        "runs: pass copies of them, and call again."
+    )
 
 
 def _digest_in_thread(dataset: BaseDataset) -> Future[tuple[bytes, float]]:

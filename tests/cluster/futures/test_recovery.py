@@ -2,6 +2,7 @@
 
 import os
 import signal
+import weakref
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 
@@ -15,12 +16,14 @@ from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.futures import recovery
 from skdistmlp.cluster.futures.ops import FuturesOps
 from skdistmlp.cluster.futures.recovery import FuturesRun, train_with_recovery
+from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.run.reservation import reserve_workers, share_workers
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load, set_status, wait_until
 from tests.estimators.recorder import Recorder
 from tests.marks import only_quick
 from tests.sklearn_versions import BEFORE_1_9
+from tests.training.jobs import dataset_of, job_of, plan_of
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -186,6 +189,26 @@ def test_an_interrupted_fit_that_loses_a_worker_ends_with_its_copy(
     assert_same(clf, expected)
     assert clf.recoveries_ == ()
     assert_nothing_left(own)
+
+
+def test_a_copy_takes_the_place_of_the_state_that_a_run_began_with(client):
+    fresh = job_of("adam", 2)
+    job = job_of("adam", 2, state=fresh.start(fresh.split.unsplit_layout()))
+    began_with, are_gone = weakref.ref(job.initial.network), []
+    run = FuturesRun(
+        client,
+        plan_of("futures", client.nthreads(), 2),
+        job,
+        dataset_of("adam"),
+        None,
+        Announced(),
+        lambda *_: are_gone.append(began_with() is None),
+        keeps_copies=True,
+    )
+    del job
+    bounded(run.train, lambda: None)
+    assert are_gone
+    assert all(are_gone)
 
 
 def test_workers_that_fewest_fits_have_replace_those_that_were_lost(

@@ -137,8 +137,12 @@ def test_copies_are_paced_from_the_first_round_on(
 def test_lines_are_those_of_the_run_that_goes_on(client, capsys):
     """Of runs before it, more may have been printed than it has come to."""
     announced, offered = Announced(n_lines=6), []
-    checkpoint = SimpleNamespace(offer=lambda state, _: offered.append(state))
-    run = run_of(client, job_of("adam", 2), announced=announced, checkpoint=checkpoint)
+    run = run_of(
+        client,
+        job_of("adam", 2),
+        announced=announced,
+        offer=lambda state, _: offered.append(state),
+    )
     run._round_start = SimpleNamespace(note=lambda _: None, timed_out=lambda: False)
     for number in (3, 4):
         run._messages.put(ProgressLine(f"line {number}", number))

@@ -5,6 +5,7 @@ from dataclasses import replace
 import dask
 import numpy as np
 import pytest
+from scipy.optimize import OptimizeResult
 
 from skdistmlp import ClusterError, ExchangeError, WorkerLostError
 from skdistmlp.cluster.recovery import recovering_fit, replacement
@@ -35,9 +36,12 @@ class ScriptedRun:
         network=None,
         reached=None,
         is_placed=True,
+        during=lambda: None,
+        outcome=None,
     ):
         self.n_iter = n_iter if reached is None else reached
         self._ends_with, self._is_placed = ends_with, is_placed
+        self._during, self._outcome = during, outcome
         self.departure, self.is_interrupted = departure, is_interrupted
         progress = replace(job.initial.progress, n_iter=n_iter)
         state = replace(job.initial, progress=progress)
@@ -48,9 +52,10 @@ class ScriptedRun:
     def train(self, on_placed):
         if self._is_placed:
             on_placed()
+        self._during()
         if isinstance(self._ends_with, BaseException):
             raise self._ends_with
-        return self._job.initial
+        return replace(self._job.initial, outcome=self._outcome)
 
     def job_to_resume(self):
         return self._job
@@ -61,7 +66,11 @@ class Kept:
 
     def __init__(self):
         self.epochs = []
+        self.offered = []
         self.newest = None
+
+    def offer(self, state, snapshot):
+        self.offered.append(state.progress.n_iter)
 
     def keep(self, state):
         self.epochs.append(state.progress.n_iter)
@@ -203,8 +212,9 @@ def test_it_goes_on_from_the_checkpoint_if_that_is_newer(fit_on):
     fit, run_of, _, kept = fit_on(loses(3), ends)
     initial = fit.job.initial
     kept.newest = replace(initial, progress=replace(initial.progress, n_iter=5))
-    fit.train(run_of)
-    assert fit.job.initial is kept.newest
+    jobs = []
+    fit.train(lambda plan, job: jobs.append(job) or run_of(plan, job))
+    assert jobs[1].initial is kept.newest
     assert fit.plan.recoveries[0].n_iter == 5
     assert kept.epochs == []
 
@@ -583,14 +593,23 @@ def test_a_lost_worker_outside_of_the_plan_is_a_loss(fit_on):
     assert plans[1].workers == plans[0].workers
 
 
-def test_rows_that_change_before_they_are_placed_again_end_the_fit(fit_on):
-    def change_and_lose(plan):
-        fit.dataset.X[0, 0] += 1
-        return loses(4)(plan)
+CHANGED = "the rows in this process have changed"
 
+
+def while_it_trains(end, do):
+    """Return the end of a run that does something once its rows are placed."""
+    return lambda plan: end(plan) | {"during": do}
+
+
+def test_rows_that_change_before_they_are_placed_again_end_the_fit(fit_on):
+    def change():
+        # Once it is known that those that were placed are the same.
+        fit._rows.check_placed()
+        fit.dataset.X[0, 0] += 1
+
+    change_and_lose = while_it_trains(loses(4), change)
     fit, run_of, plans, kept = fit_on(loses(3), change_and_lose, ends)
-    changed = "the rows in this process have changed"
-    with pytest.raises(ClusterError, match=changed) as caught:
+    with pytest.raises(ClusterError, match=CHANGED) as caught:
         fit.train(run_of)
     assert (len(plans), kept.epochs) == (2, [3, 4])
     elsewhere, before = caught.value.__notes__
@@ -598,22 +617,88 @@ def test_rows_that_change_before_they_are_placed_again_end_the_fit(fit_on):
     assert "Before that, the fit recovered" in before
 
 
-def test_rows_that_change_while_they_are_placed_again_end_the_fit(fit_on, monkeypatch):
-    """They were the same when they were last looked at, before they were sent."""
+@pytest.fixture
+def changing_when_placed(monkeypatch):
+    """Return a function that has a fit place other rows again than it looked at."""
     check = UnchangedRows.check
 
-    def check_and_change(rows):
-        check(rows)
-        fit.dataset.X[0, 0] += 1
+    def changing(fit_of):
+        def check_and_change(rows):
+            check(rows)
+            fit_of().dataset.X[0, 0] += 1
 
-    monkeypatch.setattr(UnchangedRows, "check", check_and_change)
-    fit, run_of, plans, _ = fit_on(loses(3), ends)
-    changed = "the rows in this process have changed"
-    with pytest.raises(ClusterError, match=changed) as caught:
+        monkeypatch.setattr(UnchangedRows, "check", check_and_change)
+
+    return changing
+
+
+@pytest.mark.parametrize("end", [ends, loses(4), leaves(4)])
+@pytest.mark.parametrize("is_restored", [False, True])
+def test_rows_that_change_while_they_are_placed_again_end_the_fit(
+    fit_on, changing_when_placed, end, is_restored
+):
+    """They were the same when they were last looked at, before they were sent."""
+
+    def restore():
+        with pytest.raises(ClusterError):
+            fit._rows.check_placed()
+        if is_restored:
+            fit.dataset.X[:] = before
+
+    changing_when_placed(lambda: fit)
+    fit, run_of, plans, kept = fit_on(loses(3), while_it_trains(end, restore), ends)
+    before = fit.dataset.X.copy()
+    with pytest.raises(ClusterError, match=CHANGED) as caught:
         fit.train(run_of)
-    assert len(plans) == 2
-    (before,) = caught.value.__notes__
-    assert "Before that, the fit recovered" in before
+    # No state of other rows is left to anybody.
+    assert (len(plans), kept.epochs) == (2, [3])
+    (note,) = caught.value.__notes__
+    assert "Before that, the fit recovered" in note
+
+
+def test_a_run_on_other_rows_ends_when_it_offers_a_state(fit_on, changing_when_placed):
+    def offer():
+        with pytest.raises(ClusterError):
+            fit._rows.check_placed()
+        fit.offer(fit.job.initial, None)
+        pytest.fail("it goes on")
+
+    changing_when_placed(lambda: fit)
+    fit, run_of, plans, kept = fit_on(loses(3), while_it_trains(ends, offer))
+    with pytest.raises(ClusterError, match=CHANGED):
+        fit.train(run_of)
+    assert (len(plans), kept.epochs, kept.offered) == (2, [3], [])
+
+
+@pytest.mark.parametrize("max_recoveries", [0, 3])
+def test_the_checkpoint_is_offered_the_states_of_the_first_run(fit_on, max_recoveries):
+    """Its rows are those that others are compared with."""
+
+    def offer():
+        fit.offer(fit.job.initial, None)
+
+    end = while_it_trains(ends, offer)
+    fit, run_of, _, kept = fit_on(end, max_recoveries=max_recoveries)
+    fit.train(run_of)
+    assert kept.offered == [0]
+    fit.checkpoint = None
+    assert fit.offer is None
+
+
+def test_a_fit_holds_no_state_besides_its_run(fit_on):
+    held = []
+
+    def look():
+        held.append(fit.job.initial)
+
+    fit, run_of, _, _ = fit_on(has_trained(3), while_it_trains(ends, look))
+    fit.train(run_of)
+    (state,) = held
+    assert (state.progress.n_iter, state.network) == (3, None)
+
+
+RESULT = OptimizeResult()
+"""What L-BFGS ends with."""
 
 
 def moves(plan):
@@ -635,19 +720,18 @@ def test_rows_are_looked_at_while_a_fit_waits_for_workers(fit_on, monkeypatch):
 
         monkeypatch.setattr(where, name, call)
 
-    for name in ("look_again", "check"):
+    for name in ("look_again", "check", "note_placed", "check_placed"):
         noted(UnchangedRows, name)
     noted(recovering_fit, "lost_among")
     noted(recovering_fit, "await_workers")
     fit, run_of, _, _ = fit_on(loses(3), leaves(4), moves, ends)
     fit.train(run_of)
-    waits = ["await_workers", "check"]
-    after_loss = ["look_again", "lost_among", *waits]
-    after_departure = ["look_again", *waits]
-    # Again, once they are placed, and at the end.
-    placed = ["look_again"]
-    moved = ["check", *placed, "check"]
-    assert calls == [*after_loss, *placed, *after_departure, *placed, *moved]
+    again = ["await_workers", "check", "note_placed"]
+    after_loss = ["check_placed", "look_again", "lost_among", *again]
+    after_departure = ["check_placed", "look_again", *again]
+    after_move = ["check_placed", "check", "note_placed"]
+    at_the_end = ["check_placed"]
+    assert calls == [*after_loss, *after_departure, *after_move, *at_the_end]
 
 
 def test_an_interrupt_while_rows_are_checked_keeps_what_was_trained(
@@ -659,6 +743,39 @@ def test_an_interrupt_while_rows_are_checked_keeps_what_was_trained(
     assert state.outcome is Outcome.INTERRUPTED
     assert state.progress.n_iter == 3
     assert (len(plans), kept.epochs) == (1, [3])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [(Outcome.CONVERGED, Outcome.INTERRUPTED), (RESULT, RESULT)],
+)
+def test_an_interrupt_while_the_last_rows_are_checked_loses_nothing(
+    fit_on, monkeypatch, outcome, expected
+):
+    def interrupt_the_check():
+        monkeypatch.setattr(UnchangedRows, "check_placed", interrupted)
+
+    def end(plan):
+        return {**ends(plan), "outcome": outcome, "during": interrupt_the_check}
+
+    fit, run_of, _, kept = fit_on(has_trained(3), end)
+    state = fit.train(run_of)
+    assert (state.progress.n_iter, kept.epochs) == (9, [3])
+    assert state.outcome is expected
+
+
+def test_an_interrupt_while_rows_of_a_lost_run_are_checked_keeps_its_state(
+    fit_on, monkeypatch
+):
+    def interrupt_the_check():
+        monkeypatch.setattr(UnchangedRows, "check_placed", interrupted)
+
+    lost = while_it_trains(has_trained(4), interrupt_the_check)
+    fit, run_of, plans, kept = fit_on(has_trained(3), lost)
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 4)
+    # Nothing that may be of other rows.
+    assert (len(plans), kept.epochs) == (2, [3])
 
 
 def test_an_interrupt_while_lost_workers_are_looked_for_keeps_it_too(

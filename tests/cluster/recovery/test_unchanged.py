@@ -70,3 +70,56 @@ def test_rows_are_looked_at_in_a_thread(monkeypatch):
     assert bounded(rows.have_changed)
     assert [name.partition("_")[0] for name in threads] == 2 * [unchanged.THREAD_NAME]
     assert rows.digest_s >= 0
+
+
+def test_what_was_placed_is_not_hidden_by_a_later_look():
+    rows = dataset()
+    before = rows.X.copy()
+    same = UnchangedRows(rows)
+    same.check()
+    rows.X[0, 0] += 1
+    same.note_placed()
+    with pytest.raises(ClusterError):
+        same.check_placed()
+    rows.X[:] = before
+    same.look_again()
+    same.check()
+    with pytest.raises(ClusterError, match="have changed since fit was called"):
+        same.check_placed()
+    # Nor is it what was only looked at: a fit that stays where it is.
+    same.note_placed()
+    same.check_placed()
+    rows.X[0, 0] += 1
+    same.look_again()
+    assert same.have_changed()
+    same.check_placed()
+
+
+def test_a_state_is_offered_once_it_is_known_which_rows_it_is_of(monkeypatch):
+    rows, gate, offered = dataset(), threading.Event(), []
+    same = UnchangedRows(rows)
+    same.check()
+    array_digest = unchanged.array_digest
+
+    def digest(*arrays):
+        assert gate.wait(WITHIN_S)
+        return array_digest(*arrays)
+
+    monkeypatch.setattr(unchanged, "array_digest", digest)
+    offer = same.checked(lambda state, _: offered.append(state))
+    offer("first run", None)
+    same.note_placed()
+    offer("early", None)
+    assert offered == ["first run"]
+    gate.set()
+    same.check_placed()
+    offer("checked", None)
+    assert offered == ["first run", "checked"]
+    rows.X[0, 0] += 1
+    same.note_placed()
+    with pytest.raises(ClusterError):
+        same.check_placed()
+    for checked in (offer, same.checked(None)):
+        with pytest.raises(ClusterError, match="have changed since fit was called"):
+            checked("of other rows", None)
+    assert offered == ["first run", "checked"]
