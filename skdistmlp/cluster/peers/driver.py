@@ -510,8 +510,10 @@ class PeersRun:
         if queued and self._n_rounds > 0 and self._departures is not None:
             # Before the watch, which has more patience with a worker that is paused.
             self._departures.check(queued)
-        # While all run, each waits for all others in every step.
-        has_ended = any(future.done() for future in self._in_flight.result())
+        # While all run, each waits for all others in every step. One that has failed is
+        # not for the watch: its own error says more.
+        in_flight = self._in_flight.result()
+        has_ended = any(future.status == "finished" for future in in_flight)
         are_watched = len(self._ranks) > 1 and not queued and not has_ended
         self._tasks.watch.check(queued, are_watched)
         if queued:
