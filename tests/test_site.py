@@ -84,6 +84,14 @@ def test_every_page_is_in_a_table_of_contents():
     assert pages - {"index"} == entries - {":hidden:", "gallery/index"}
 
 
+def test_no_page_has_formulas_that_the_site_would_show_as_latex():
+    """The site loads nothing from elsewhere, so it has no mathjax."""
+    for path in [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]:
+        text = re.sub(r"^ *```.*?^ *```$", "", path.read_text(), flags=re.S | re.M)
+        text = re.sub(r"(`+).+?\1", "", text, flags=re.S)
+        assert not re.findall(r"\$[^$\n]+\$", text), path.name
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """Build the site from files alone, as a checkout has them."""
