@@ -4,8 +4,9 @@
 With ``engine="auto"``, a fit measures the workers of a cluster and this process for
 about half a second, predicts what a step would take on each number of workers, and
 takes the fastest plan. ``ForecastDisplay`` plots the prediction and what a step took.
-This page also trains on the plans that were not taken. Each worker has one thread, and
-so has this process here, as if the workers were machines like this one.
+This page also trains on the plans that were not taken, and compares what each was
+expected to take with what it took. Each worker has one thread, and so has this process
+here, as if the workers were machines like this one.
 
 ``plan_fit`` predicts without training, and ``dask mlp plan --plot plan.png`` for a
 network on random data, also for workers that you do not have.
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from distributed import Client, SubprocessCluster
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -117,19 +119,30 @@ for row, measured in zip(forecast.rows, results["measured"], strict=True):
 print(f"accuracy {results['accuracy']:.3f} on unseen digits")
 
 # %%
-# The line is the fastest plan of each number of workers. After a fit,
-# ``ForecastDisplay.from_plan(clf.plan_)`` draws it, and the cross of the plan that was
-# taken. The smaller crosses are whole fits on every plan, with their start and end.
-# Workers are measured all at once, when they share the memory of their machine: one
-# that trains alone there may take less than expected.
+# The line is the fastest plan of each number of workers, and the cross is what a step
+# took on the plan that was chosen. After a fit,
+# ``ForecastDisplay.from_plan(clf.plan_)`` draws both.
 
-display = ForecastDisplay.from_forecast(forecast, n_workers=results["n_workers"])
-display.ax_.plot(
-    [row.n_workers for row in forecast.rows],
-    [measured["step_ms"] for measured in results["measured"]],
-    "x",
-    color="black",
-    label="measured, each plan",
-)
-display.ax_.legend()
+ForecastDisplay.from_forecast(forecast, n_workers=results["n_workers"])
+plt.show()
+
+# %%
+# And this is each plan, the fastest one first. What was measured are whole fits, with
+# their start and end. Workers are measured all at once, when they share the memory of
+# their machine: one that trains alone there may take less than expected.
+
+plans = [row.name for row in forecast.rows]
+expected_ms = [1e3 * row.step_s for row in forecast.rows]
+measured_ms = [measured["step_ms"] for measured in results["measured"]]
+
+_, ax = plt.subplots(layout="constrained")
+ax.hlines(plans, expected_ms, measured_ms, color="lightgrey", linewidth=3, zorder=1)
+ax.plot(expected_ms, plans, "o", label="expected")
+ax.plot(measured_ms, plans, "X", color="black", label="measured")
+ax.invert_yaxis()
+ax.set(xscale="log", xlabel="Step (ms), logarithmic")
+ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+ax.xaxis.set_major_formatter(ScalarFormatter())
+ax.xaxis.set_minor_formatter(NullFormatter())
+ax.legend()
 plt.show()

@@ -1,5 +1,8 @@
 """Lines and points of `ForecastDisplay`."""
 
+import runpy
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
@@ -9,6 +12,8 @@ from skdistmlp.planning.forecast import Forecast
 from skdistmlp.plotting import ForecastDisplay
 from tests.planning.test_forecast import HERE, REPLICAS, SHARDS
 from tests.plotting.pictures import assert_readable
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plot_forecast.py"
 
 
 def test_the_fastest_plan_of_each_number_of_workers_is_a_point():
@@ -55,3 +60,23 @@ def test_a_plan_without_a_forecast_has_nothing_to_draw():
     plan = DistributedMLPClassifier((5,)).plan_fit(np.eye(4), [0, 1, 0, 1])
     with pytest.raises(ValueError, match=r"the plan has no forecast: .* are fewer"):
         ForecastDisplay.from_plan(plan)
+
+
+def test_the_example_labels_what_was_expected_and_measured_of_each_plan(monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda: None)
+    names = runpy.run_path(str(EXAMPLE))
+    figure = plt.gcf()
+    (ax,) = figure.axes
+    assert ax.get_xscale() == "log"
+    plans = [row.name for row in names["forecast"].rows]
+    assert [label.get_text() for label in ax.get_yticklabels()] == plans
+    expected, measured = ax.lines
+    assert (expected.get_label(), measured.get_label()) == ("expected", "measured")
+    np.testing.assert_allclose(
+        expected.get_xdata(), [1e3 * row.step_s for row in names["forecast"].rows]
+    )
+    np.testing.assert_array_equal(
+        measured.get_xdata(),
+        [measured["step_ms"] for measured in names["results"]["measured"]],
+    )
+    assert_readable(figure)
