@@ -120,3 +120,11 @@ def test_the_oldest_python_is_tried():
     python = oldest()["base_python"].removeprefix("python")
     assert PROJECT["requires-python"] == f">={python}"
     assert release_numbers(python) <= sys.version_info
+
+
+def test_the_classifiers_name_each_python_that_was_run():
+    page = (ROOT / "docs" / "install.md").read_text()
+    run = set(re.findall(r"^\| (3\.\d+)\.\d+ \|", page, re.M))
+    named = " ".join(PROJECT["classifiers"])
+    assert run == set(re.findall(r":: Python :: (3\.\d+)\b", named))
+    assert len(run) > 1
