@@ -84,6 +84,16 @@ def test_every_page_is_in_a_table_of_contents():
     assert pages - {"index"} == entries - {":hidden:", "gallery/index"}
 
 
+def test_pictures_of_the_pages_open_in_full_size():
+    texts = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
+    directive = re.compile(r"^```{image} (.*?)^```$", re.S | re.M)
+    pictures = [picture for text in texts for picture in directive.findall(text)]
+    assert len(pictures) > 5
+    for picture in pictures:
+        file, *options = picture.splitlines()
+        assert f":target: {file}" in options
+
+
 def test_no_page_has_formulas_that_the_site_would_show_as_latex():
     """The site loads nothing from elsewhere, so it has no mathjax."""
     for path in [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]:
