@@ -238,6 +238,11 @@ SEARCHES = {
     "pandas": "gallery/tabular_regression",
     "regression": "gallery/tabular_regression",
     "reproducible": "parity",
+    "deterministic": "parity",
+    "determinism": "parity",
+    "GridSearchCV": "searching",
+    "how many workers": "engines",
+    "Docker": "deployment",
 }
 """Which page a search should find first."""
 
