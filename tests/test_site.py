@@ -243,6 +243,7 @@ SEARCHES = {
     "GridSearchCV": "searching",
     "how many workers": "engines",
     "Docker": "deployment",
+    "worker lost": "faults",
 }
 """Which page a search should find first."""
 
