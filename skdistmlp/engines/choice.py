@@ -19,6 +19,7 @@ from skdistmlp.engines.auto import (
     plan_without_peers,
     reason_too_short,
 )
+from skdistmlp.engines.default_plan import default_plan, suitable_workers
 from skdistmlp.engines.engine import (
     Engine,
     EngineFactory,
@@ -27,21 +28,14 @@ from skdistmlp.engines.engine import (
 )
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, ExchangeError, what_happened
-from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import reference_machines
-from skdistmlp.planning.plan import (
-    Plan,
-    local_plan,
-    plan_training,
-)
+from skdistmlp.planning.plan import Plan, local_plan
 from skdistmlp.planning.prediction import (
     ASSUMED_RATE,
     plan_shared_prediction,
     reason_to_predict_locally,
 )
-from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
-from skdistmlp.settings import SETTINGS, rows_memory_share
 from skdistmlp.training.loop import Log, quiet
 
 NO_CLIENT = "no Dask client is active and none was given"
@@ -236,10 +230,12 @@ def _plan_training(
     # One may have left meanwhile, which the fit will notice.
     if len(present) <= len(workers):
         return _plan_on(request, layer_units, cost, client, outline, workers)
-    # Those that will be free soonest: fits share a cluster.
+    # Of those with room the ones that will be free soonest: fits share a cluster.
+    n_workers = len(workers)
     held = {} if outline is None else outline.bytes_on_workers()
     intends = not request.only_plans
-    workers = choose_free_workers(client, present, len(workers), held, intends)
+    present = suitable_workers(request, layer_units, cost, n_workers, present, client)
+    workers = choose_free_workers(client, present, n_workers, held, intends)
     plan = None
     try:
         plan = _plan_on(request, layer_units, cost, client, outline, workers)
@@ -259,8 +255,6 @@ def _plan_on(
     workers: tuple[str, ...],
 ) -> Plan:
     """Return the plan of a training that may use these workers."""
-    from skdistmlp.cluster.client.workers import threads_of, worker_memory
-
     note = ""
     if outline is not None:
         request = _without_unreachable(request, workers, client)
@@ -283,29 +277,8 @@ def _plan_on(
         else:
             if plan is not None:
                 return plan
-    threads = threads_of(client, workers)
-
-    def plan_with(n_replicas: int, *rows: RowHolding) -> Plan:
-        plan = plan_training(
-            layer_units, request.engine, workers, cost, threads, n_replicas, *rows
-        )
-        reason = plan.reason
-        if request.must_share and request.engine == "auto":
-            reason = "X does not fit this process, and there are workers"
-        return replace(plan, reason=reason + note)
-
-    if request.engine == "futures":
-        return plan_with(1)
-    numbers = preferred_replicas(layer_units, len(workers), cost)
-    if request.n_replicas is not None:
-        numbers = [request.n_replicas]
-    first = plan_with(numbers[0])
-    share = rows_memory_share()
-    is_small = max(first.bytes_needed, default=0) < MEMORY_ASKED_FROM_BYTES
-    if is_small and share >= float(SETTINGS["rows.memory-share"].default):
-        return first
-    memory = worker_memory(client, workers)
-    return plan_that_fits(numbers, plan_with, memory, share)
+    plan = default_plan(request, layer_units, cost, workers, client)
+    return replace(plan, reason=plan.reason + note)
 
 
 def _without_unreachable(
@@ -393,11 +366,6 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
             stacklevel=STACKLEVEL,
         )
 
-
-MEMORY_ASKED_FROM_BYTES = 64 * 2**20
-"""What a worker has to hold before it is asked how much memory it has, which takes a
-round trip to each. Smaller networks and data fit anywhere, unless the user has set a
-lower share of the memory for rows."""
 
 PREDICTION_STACKLEVEL = 6
 """Frames from `open_engine` to the line that called `predict`."""

@@ -1,6 +1,7 @@
 """How many replicas, and which features each worker has: the plans to choose from."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit
@@ -64,11 +65,6 @@ def plan_that_fits(
 ) -> Plan:
     """Return the best plan for which the workers have room.
 
-    That is the first number of replicas with a copy of the rows per shard, which needs
-    no exchange of features, whatever the link. If it has no room, of all others in
-    memory, with copies or each row on one worker, the one that exchanges the fewest
-    bytes in a step; and if none of these has, of those with each row in a file.
-
     Parameters
     ----------
     numbers_of_replicas : sequence of int
@@ -86,18 +82,100 @@ def plan_that_fits(
         If none fits, the one that needs the least memory: an error will say what is
         missing.
     """
+    plans = plans_by_preference(numbers_of_replicas, plan_with)
+    fitting = (plan for plan in plans if has_room(plan, memory, share))
+    return next(fitting, min(plans, key=lambda plan: max(plan.bytes_needed)))
+
+
+def plans_by_preference(
+    numbers_of_replicas: Sequence[int], plan_with: Callable[[int, RowHolding], Plan]
+) -> list[Plan]:
+    """Return all plans, the best first; take the first that fits into memory.
+
+    That is the first number of replicas with a copy of the rows per shard, which needs
+    no exchange of features, whatever the link. Then all others in memory, with copies
+    or each row on one worker, the one that exchanges the fewest bytes in a step first;
+    and last those with each row in a file.
+
+    Parameters
+    ----------
+    numbers_of_replicas : sequence of int
+        The best first.
+    plan_with : callable
+        From a number of replicas and what each worker has of the rows to the plan.
+    """
 
     def plans_with(*holdings: RowHolding) -> list[Plan]:
         made = [plan_with(n, each) for each in holdings for n in numbers_of_replicas]
         return sorted(made, key=lambda plan: plan.bytes_exchanged)
 
-    plans = [
+    return [
         plan_with(numbers_of_replicas[0], COPIES),
         *plans_with(COPIES, RowHolding("once")),
         *plans_with(RowHolding("once", on_disk=True)),
     ]
-    fitting = (plan for plan in plans if has_room(plan, memory, share))
-    return next(fitting, min(plans, key=lambda plan: max(plan.bytes_needed)))
+
+
+def workers_to_choose_from(
+    plans: Sequence[Plan],
+    workers: Sequence[str],
+    n_workers: int,
+    memory: Mapping[str, WorkerMemory],
+    share: float,
+) -> tuple[str, ...]:
+    """Return the workers with room for the best plan for which enough of them have it.
+
+    If too few have room for any, those that will have it once other fits have freed
+    what they hold; and if these are too few as well, all: an error will say what is
+    missing.
+
+    Parameters
+    ----------
+    plans : sequence of Plan
+        The best first, each of a fit on `n_workers`, whichever these will be.
+    workers : sequence of str
+        Addresses of all that are there.
+    n_workers : int
+        How many of them will train.
+    memory : mapping of str to WorkerMemory
+        By address; a worker that is missing has no limit.
+    share : float
+        Share of a worker's limit that features in memory may take.
+    """
+    emptied = {worker: replace(its, taken=0) for worker, its in memory.items()}
+    for state in (memory, emptied):
+        for plan in plans:
+            suitable = workers_with_room(plan, workers, state, share)
+            if len(suitable) >= n_workers:
+                return suitable
+    return tuple(workers)
+
+
+def workers_with_room(
+    plan: Plan,
+    workers: Sequence[str],
+    memory: Mapping[str, WorkerMemory],
+    share: float,
+) -> tuple[str, ...]:
+    """Return the workers that have room for any shard of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of training.
+    workers : sequence of str
+        Addresses, also of workers that the plan does not name.
+    memory : mapping of str to WorkerMemory
+        By address; a worker that is missing has no limit.
+    share : float
+        Share of a worker's limit that features in memory may take.
+    """
+    n_taken = len(plan.workers)
+    return tuple(
+        worker
+        for worker in workers
+        if has_room(replace(plan, workers=(worker,) * n_taken), memory, share)
+    )
 
 
 def has_room(plan: Plan, memory: Mapping[str, WorkerMemory], share: float) -> bool:

@@ -1,13 +1,16 @@
 """How many replicas are taken where the user leaves it open."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost, bytes_held
-from skdistmlp.planning.replicas import preferred_replicas
+from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.replicas import preferred_replicas, workers_to_choose_from
 from skdistmlp.planning.traffic import bytes_exchanged
+from tests.training.jobs import plan_of
 
 
 def preferred(layer_units, n_workers, n_rows):
@@ -110,3 +113,37 @@ def test_replicas_hold_parts_of_the_moments_and_all_of_an_average(average):
     # is received; the average to predict with.
     numbers = 2 * n + (2 + average + 2) * n / 2 + average * n
     assert 0 < held - 4 * numbers - 600 < 4 * n_rows * 4 * 510
+
+
+WORKERS = ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("free", "chosen"),
+    [
+        ((4, 9, 9), ("b", "c")),
+        # The first plan is better, but only one worker has room for it.
+        ((4, 5, 9), ("b", "c")),
+        ((9, 9, 9), WORKERS),
+        # Other fits hold the memory, and will free it.
+        ((0, 4, 0), ("a", "c")),
+        # Nowhere is enough.
+        ((1, 1, 4), WORKERS),
+    ],
+)
+def test_workers_are_chosen_from_those_with_room(free, chosen):
+    """Two of them, for plans of which each would hold 8 bytes, or 5."""
+    limits = (8, 4, 8) if free[0] == 0 else free
+    memory = {
+        worker: WorkerMemory(limit, taken=limit - room)
+        for worker, limit, room in zip(WORKERS, limits, free, strict=True)
+    }
+    plan = plan_of("peers", WORKERS, 2)
+    plans = [replace(plan, bytes_held=(each, 0)) for each in (8, 5)]
+    assert workers_to_choose_from(plans, WORKERS, 2, memory, 1.0) == chosen
+
+
+def test_workers_without_a_limit_have_room():
+    plan = replace(plan_of("peers", WORKERS, 2), bytes_held=(10**15, 0))
+    memory = {"b": WorkerMemory(10**9)}
+    assert workers_to_choose_from([plan], WORKERS, 2, memory, 1.0) == ("a", "c")
