@@ -34,8 +34,8 @@ address may have others, and another speed."""
 _TIMINGS: OrderedDict[
     tuple[str, Members, tuple[object, ...], tuple[Grid, ...]], Timings
 ] = OrderedDict()
-"""What was measured, by scheduler, workers, job and grids, the oldest first. Not by
-client: one that is made from an address lives for a single fit."""
+"""What was measured, by scheduler, workers, job and grids, what was used last at the
+end. Not by client: one that is made from an address lives for a single fit."""
 
 _MACHINES: OrderedDict[tuple[str, Members, tuple[int, ...]], Machines] = OrderedDict()
 """What followed, by scheduler, workers and network, the oldest first."""
@@ -80,9 +80,12 @@ def measured_before(
             return None
     scheduler, members = _who_is_there(client, workers)
     with _TABLES:
-        found = _TIMINGS.get((scheduler, members, trial.key, tuple(grids)))
+        key = scheduler, members, trial.key, tuple(grids)
+        found = _TIMINGS.get(key)
         if found is None:
             _raise_again(scheduler, workers)
+        else:
+            _TIMINGS.move_to_end(key)
     return found
 
 
@@ -102,7 +105,9 @@ def keep_timings(
     """Keep what was measured of workers for a job."""
     scheduler, members = _who_is_there(client, workers)
     with _TABLES:
-        _TIMINGS[scheduler, members, trial.key, tuple(grids)] = found
+        key = scheduler, members, trial.key, tuple(grids)
+        _TIMINGS[key] = found
+        _TIMINGS.move_to_end(key)
         while len(_TIMINGS) > MAX_KEPT:
             _TIMINGS.popitem(last=False)
 

@@ -203,6 +203,24 @@ def test_few_measurements_are_kept(client, workers, trial, monkeypatch):
     assert [args[2].n_rows for args in taken] == [1, 2, 3, 1]
 
 
+def test_the_measurement_that_was_not_used_for_longest_is_dropped(
+    client, workers, trial, monkeypatch
+):
+    monkeypatch.setattr(measured, "MAX_KEPT", 2)
+    often, once, other = (replace(trial, n_rows=n_rows) for n_rows in (1, 2, 3))
+    keep_timings(client, workers, often, GRIDS, "of a job that is used often")
+    keep_timings(client, workers, once, GRIDS, "of one that is not")
+    assert measured_before(client, workers, often, GRIDS)
+    keep_timings(client, workers, other, GRIDS, "of a new one")
+    assert measured_before(client, workers, often, GRIDS)
+    assert measured_before(client, workers, once, GRIDS) is None
+    # A job that is measured again counts as used too.
+    keep_timings(client, workers, other, GRIDS, "of the new one, again")
+    keep_timings(client, workers, often, GRIDS, "of the first, again")
+    keep_timings(client, workers, once, GRIDS, "of the one that was dropped")
+    assert measured_before(client, workers, other, GRIDS) is None
+
+
 def test_workers_are_out_of_reach_if_some_of_them_are(client, workers, trial):
     note_unreachable(client, workers[1::-1], "behind a firewall")
     assert unreachable_before(client, workers[:2]) == "behind a firewall"
