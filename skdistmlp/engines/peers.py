@@ -1,18 +1,15 @@
 """The "peers" engine: workers train by themselves and talk to each other directly."""
 
-from dataclasses import replace
 from typing import Any
 
-from skdistmlp.cluster.client.workers import worker_memory
 from skdistmlp.cluster.peers.recovery import train_with_recovery
+from skdistmlp.cluster.run.free_memory import check_memory_limits
 from skdistmlp.engines.engine import with_step_time
 from skdistmlp.engines.futures import FuturesEngine
-from skdistmlp.exceptions import ClusterError
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import Features, FloatArray
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.split import Parameters
-from skdistmlp.planning.memory import memory_shortage
 from skdistmlp.planning.plan import Plan
 from skdistmlp.training.job import Checkpoint, OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
@@ -48,15 +45,8 @@ class PeersEngine:
             If a worker would hold more than its memory limit, or workers are lost more
             often than the settings allow.
         """
-        # Before it queues for workers. What they hold at present may be another fit's,
-        # and freed by then; and when their nannies restart them, only they know. Both
-        # are looked at later.
-        memory = {
-            worker: replace(its, usable=1.0, taken=0)
-            for worker, its in worker_memory(self._client, self.plan.workers).items()
-        }
-        if (shortage := memory_shortage(self.plan, memory)) is not None:
-            raise ClusterError(shortage)
+        # Before it queues for workers.
+        check_memory_limits(self._client, self.plan)
         state, training_s = train_with_recovery(
             self._client,
             self.plan,

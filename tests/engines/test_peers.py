@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from skdistmlp import ClusterError
+from skdistmlp.cluster.run import free_memory
 from skdistmlp.engines import peers
 from skdistmlp.engines.peers import PeersEngine
 from skdistmlp.planning.memory import WorkerMemory
@@ -16,7 +17,7 @@ def test_a_plan_that_does_not_fit_is_refused_before_anything_is_sent(
 ):
     plan = replace(plan_of("peers", client.nthreads(), 2), bytes_held=(100, 300))
     memory = dict.fromkeys(plan.workers, WorkerMemory(200))
-    monkeypatch.setattr(peers, "worker_memory", lambda *_: memory)
+    monkeypatch.setattr(free_memory, "worker_memory", lambda *_: memory)
     monkeypatch.setattr(
         peers, "train_with_recovery", lambda *_: pytest.fail("it was sent")
     )

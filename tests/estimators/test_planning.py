@@ -46,6 +46,15 @@ def test_parameters_and_data_are_checked_as_in_fit(monkeypatch):
         )
 
 
+def test_a_network_without_room_is_refused_as_in_fit(client):
+    clf = DistributedMLPClassifier((10**6, 10**6), client=client, engine="peers")
+    said = r"shard 0 would hold [\d,]+ bytes on worker \S+, whose memory_limit is"
+    with pytest.raises(ClusterError, match=said):
+        clf.fit(X, Y)
+    with pytest.raises(ClusterError, match=said):
+        clf.plan_fit(X, Y)
+
+
 def test_the_last_step_of_a_pipeline_plans_what_it_is_given():
     pipeline = make_pipeline(StandardScaler(), DistributedMLPClassifier((7,)))
     plan = pipeline[-1].plan_fit(pipeline[:-1].fit_transform(X), Y)

@@ -21,6 +21,32 @@ from skdistmlp.planning.plan import Plan
 from skdistmlp.timeouts import MEMORY_FREED_S, MEMORY_POLL_S
 
 
+def check_memory_limits(client: Client, plan: Plan) -> None:
+    """Raise if a plan needs more memory than its workers have when they are empty.
+
+    What they hold at present may be another fit's, and freed by then; and when their
+    nannies restart them, only they know: `check_free_memory` asks for both later.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Of training.
+
+    Raises
+    ------
+    ClusterError
+        If a worker has too little, even without copies of the state.
+    """
+    memory = {
+        worker: replace(its, usable=1.0, taken=0)
+        for worker, its in worker_memory(client, plan.workers).items()
+    }
+    if (shortage := memory_shortage(plan, memory)) is not None:
+        raise ClusterError(shortage)
+
+
 def check_free_memory(
     client: Client, plan: Plan, module: str, check: Callable[[], None]
 ) -> dict[str, WorkerMemory]:
