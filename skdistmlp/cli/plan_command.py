@@ -66,6 +66,12 @@ if TYPE_CHECKING:
     help="Rate of the link of each of these workers, such as 10Gbit.",
 )
 @click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Memory of each of these workers, and of a process that trains alone, such as "
+    "16GiB: plans without room are left out. By default, all count.",
+)
+@click.option(
     "--json",
     "json_path",
     metavar="PATH",
@@ -92,6 +98,7 @@ def plan(
     max_iter: int,
     workers: int | None,
     bandwidth: str | None,
+    memory: str | None,
     json_path: Path | None,
     plot_path: Path | None,
 ) -> None:
@@ -116,14 +123,19 @@ def plan(
     from skdistmlp.crossover.plans import (
         forecast_for,
         forecast_on,
+        note_of_memory,
         parse_bandwidth,
+        parse_memory,
         table_of,
     )
     from skdistmlp.crossover.workloads import Workload, parse_layers
+    from skdistmlp.exceptions import ClusterError
 
     address = address_of(address, scheduler_file)
     if (workers is None) != (bandwidth is None):
         raise click.UsageError("pass --workers and --bandwidth together")
+    if memory is not None and workers is None:
+        raise click.UsageError("pass --memory with --workers and --bandwidth")
     if workers is not None and address is not None:
         raise click.UsageError(
             "--workers and --bandwidth are for workers that you do not have: pass them "
@@ -132,20 +144,31 @@ def plan(
     check_outputs(None, json_path, plot_path)
     try:
         bits_per_s = None if bandwidth is None else parse_bandwidth(bandwidth)
+        memory_bytes = None if memory is None else parse_memory(memory)
         n_features, hidden = parse_layers(network)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     batch_size = min(batch_size, n_rows)
     n_steps = math.ceil(n_rows / batch_size)
     workload = Workload(n_features, hidden, n_steps, max_iter, batch_size)
+    note = None
     if workers is not None and bits_per_s is not None:
-        with report_memory_shortage():
-            forecast = forecast_for(workload, max_iter, workers, bits_per_s)
+        try:
+            with report_memory_shortage():
+                forecast = forecast_for(
+                    workload, max_iter, workers, bits_per_s, memory_bytes
+                )
+        except ClusterError as error:
+            raise click.ClickException(str(error)) from error
+        if memory is None:
+            note = note_of_memory(forecast)
     else:
         with connect(address, 2, tls_ca_file, tls_cert, tls_key) as client:
             forecast = forecast_on(client, workload, max_iter)
     click.echo(markdown_table(table_of(forecast)))
     click.echo(f"best: {forecast.rows[0].name}")
+    if note is not None:
+        click.echo(note)
     if json_path is not None:
         results = {
             "network": network,

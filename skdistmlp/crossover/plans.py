@@ -2,10 +2,14 @@
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from skdistmlp.cluster.client.workers import choose_workers
+from dask.utils import parse_bytes
+
+from skdistmlp.cluster._dask import memory_limit_of_process
+from skdistmlp.cluster.client.workers import choose_workers, usable_fraction
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.engines.auto import FitOutline, fastest_plan
@@ -17,21 +21,26 @@ from skdistmlp.planning.calibration import Timings, machines_of
 from skdistmlp.planning.candidates import Offer, forecast_of
 from skdistmlp.planning.forecast import Forecast, best_per_number
 from skdistmlp.planning.machines import Link
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
+from skdistmlp.settings import rows_memory_share
 
-UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-"""Of a bandwidth, by their first letter."""
+UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+"""Of a bandwidth, by their first letter in lower case."""
 
 
 def parse_bandwidth(text: str) -> float:
     """Return bits per second from a text such as "10Gbit" or "100 Mbit/s".
+
+    In upper or lower case, as Dask reads sizes.
 
     Raises
     ------
     ValueError
         If it is something else.
     """
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)(?:bit(?:/s)?|bps)?\s*", text)
+    pattern = r"\s*([0-9.]+)\s*([kmgt]?)(?:bit(?:/s)?|bps)?\s*"
+    match = re.fullmatch(pattern, text.lower())
     try:
         assert match is not None
         bits_per_s = float(match[1]) * UNITS[match[2]]
@@ -42,6 +51,34 @@ def parse_bandwidth(text: str) -> float:
             f"100Mbit"
         ) from None
     return bits_per_s
+
+
+def parse_memory(text: str) -> int:
+    """Return bytes from a text such as "16GiB", as Dask reads sizes.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    n_bytes = 0
+    # Dask takes "GB" for 1 GB, and an empty text for 1 byte.
+    if any(map(str.isdigit, text)):
+        with suppress(OverflowError, ValueError):
+            n_bytes = int(parse_bytes(text))
+    if n_bytes <= 0:
+        raise ValueError(
+            f"the memory is {text!r}, expected a size, such as 16GiB or 500MB"
+        )
+    return n_bytes
+
+
+NO_ROOM = (
+    "neither this process nor the workers have room for this network and its rows: "
+    "nothing can be said of them. Use fewer rows, a smaller network or workers with "
+    "more memory."
+)
+"""What to say if there is no plan."""
 
 
 def forecast_on(
@@ -70,11 +107,7 @@ def forecast_on(
     workers = choose_workers(client, n_workers)
     plan = fastest_plan(request, outline, workers, client)
     if plan is None:
-        raise ClusterError(
-            "neither this process nor the workers have room for this network and its "
-            "rows: nothing can be said of them. Use fewer rows, a smaller network or "
-            "workers with more memory."
-        )
+        raise ClusterError(NO_ROOM)
     if plan.forecast is None:
         raise ClusterError(f"{plan.reason}: nothing can be said of them")
     return plan.forecast
@@ -108,7 +141,11 @@ def expected_speedup(client: Any, n_workers: int, workload: Workload) -> float |
 
 
 def forecast_for(
-    workload: Workload, n_epochs: int, n_workers: int, bits_per_s: float
+    workload: Workload,
+    n_epochs: int,
+    n_workers: int,
+    bits_per_s: float,
+    memory_bytes: int | None = None,
 ) -> Forecast:
     """Return what a fit would take on workers like this process.
 
@@ -122,6 +159,13 @@ def forecast_for(
         Number of workers.
     bits_per_s : float
         Rate of the link of each, in each direction.
+    memory_bytes : int, optional
+        Memory of each, and of a process that trains alone; by default without limit.
+
+    Raises
+    ------
+    ClusterError
+        If that is too little for every plan.
     """
     outline = _outline(workload, n_epochs)
     units, cost = outline.layer_units, outline.cost
@@ -134,16 +178,37 @@ def forecast_for(
     )
     machines = machines_of(measured, cost)
     machines = replace(machines, link=Link.of_rate(bits_per_s, REFERENCE))
+    workers = tuple(f"worker {number}" for number in range(n_workers))
+    memory = {}
+    if memory_bytes is not None:
+        usable = usable_fraction(has_nanny=True)
+        memory = dict.fromkeys(workers, WorkerMemory(memory_bytes, usable))
     offer = Offer(
         units,
         cost,
         outline.length,
-        tuple(f"worker {number}" for number in range(n_workers)),
+        workers,
         machines,
-        {},
+        memory,
+        rows_memory_share(),
+        memory_bytes,
         cluster_engines=("peers", "futures"),
     )
-    return forecast_of(offer.candidates(), machines.link)
+    candidates = offer.candidates()
+    if not candidates:
+        raise ClusterError(NO_ROOM)
+    return forecast_of(candidates, machines.link)
+
+
+def note_of_memory(forecast: Forecast) -> str | None:
+    """Say what the best plan holds per process; None if this machine has as much."""
+    held, here = forecast.rows[0].bytes_held, memory_limit_of_process()
+    if held <= here:
+        return None
+    return (
+        f"note: a process of this plan holds up to {held / 1e9:,.3g} GB, and this "
+        f"machine has {here / 1e9:,.3g} GB. With --memory, only plans with room count."
+    )
 
 
 def table_of(forecast: Forecast) -> list[Row]:

@@ -41,7 +41,20 @@ def test_rows_that_fit_nowhere_can_be_planned_for():
     rows = ["--n-rows", str(10**12), "--workers", "2", "--bandwidth", "1G"]
     result = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *rows])
     assert result.exit_code == 0, result.output
-    assert len(result.output.splitlines()) == 6
+    *table, note = result.output.splitlines()
+    assert len(table) == 6
+    assert "With --memory, only plans with room count." in note
+    limit = ["--memory", "1PB"]
+    limited = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *rows, *limit])
+    assert limited.exit_code == 0, limited.output
+    assert "note:" not in limited.output
+
+
+def test_workers_that_are_too_small_are_refused():
+    invented = ["--workers", "2", "--bandwidth", "1G", "--memory", "1kB"]
+    result = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *invented])
+    assert result.exit_code == 1
+    assert "have room for this network and its rows" in result.output
 
 
 def test_a_mini_batch_without_room_says_so():
@@ -62,6 +75,11 @@ def test_a_mini_batch_without_room_says_so():
             "pass them without a cluster",
         ),
         (["--workers", "4", "--bandwidth", "fast"], "the bandwidth is 'fast'"),
+        (["--memory", "1GB"], "pass --memory with --workers and --bandwidth"),
+        (
+            ["--workers", "4", "--bandwidth", "1G", "--memory", "much"],
+            "the memory is 'much', expected a size",
+        ),
         (["--network", "784"], "the network is '784'; expected the number"),
         (["--plot", "a.txt"], "its extension must be one of"),
         (["--workers", "4096", "--bandwidth", "1G"], "is not in the range 1<=x<=1024"),

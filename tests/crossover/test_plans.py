@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from skdistmlp.cluster.client.workers import usable_fraction
 from skdistmlp.crossover import plans
 from skdistmlp.crossover.plans import (
     expected_speedup,
     forecast_for,
     forecast_on,
+    note_of_memory,
     parse_bandwidth,
+    parse_memory,
     table_of,
 )
 from skdistmlp.crossover.workloads import Workload
@@ -24,6 +27,9 @@ from skdistmlp.planning.forecast import Forecast, ForecastRow
         ("100 Mbit/s", 1e8),
         ("2.5G", 2.5e9),
         ("56kbps", 56e3),
+        ("10gbit", 1e10),
+        ("100 MBIT/S", 1e8),
+        ("2m", 2e6),
         ("1e9", None),
         ("0", None),
         ("-1G", None),
@@ -38,6 +44,28 @@ def test_bandwidths_are_read(text, bits_per_s):
         return
     with pytest.raises(ValueError, match="expected bits per second, such as 10Gbit"):
         parse_bandwidth(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "n_bytes"),
+    [
+        ("16GiB", 2**34),
+        ("500 mb", 5 * 10**8),
+        ("1e9", 10**9),
+        ("0", None),
+        ("-1GB", None),
+        ("much", None),
+        ("", None),
+        ("GB", None),
+        ("1e999", None),
+    ],
+)
+def test_sizes_of_memory_are_read(text, n_bytes):
+    if n_bytes is not None:
+        assert parse_memory(text) == n_bytes
+        return
+    with pytest.raises(ValueError, match="expected a size, such as 16GiB or 500MB"):
+        parse_memory(text)
 
 
 def row(
@@ -118,3 +146,26 @@ def test_slower_links_make_more_workers_slower():
     )
     assert fast.keys() == slow.keys()
     assert slow["peers on 4 (1 x 4)"] > 2 * fast["peers on 4 (1 x 4)"]
+
+
+def test_plans_without_room_are_left_out():
+    workload = Workload(64, (256, 256), 10, 1)
+    everything = forecast_for(workload, 5, 4, 1e10)
+    held = sorted({row.bytes_held for row in everything.rows})
+    # Dask pauses workers before they reach their limit.
+    limit = int(held[len(held) // 2] / usable_fraction(has_nanny=True)) + 1
+    some = forecast_for(workload, 5, 4, 1e10, limit)
+    assert 0 < len(some.rows) < len(everything.rows)
+    assert max(row.bytes_held for row in some.rows if row.n_workers) < limit
+    with pytest.raises(ClusterError, match="nor the workers have room for this netwo"):
+        forecast_for(workload, 5, 4, 1e10, 1000)
+
+
+def test_what_this_machine_could_not_hold_has_a_note(monkeypatch):
+    monkeypatch.setattr(plans, "memory_limit_of_process", lambda: 16 * 10**9)
+    modest = Forecast((row(2, 1.0),))
+    assert note_of_memory(modest) is None
+    huge = Forecast((row(2, 1.0)._replace(bytes_held=643 * 10**9),))
+    assert note_of_memory(huge).startswith(
+        "note: a process of this plan holds up to 643 GB, and this machine has 16 GB."
+    )
