@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.network.cells import Cell
 from benchmarks.network.plans import ONE_THREAD, name_of
+from benchmarks.network.workloads import half_of
 from skdistmlp.crossover.output import Row
 
 WITHIN = 0.3
@@ -54,6 +55,7 @@ def compare_forecast(
             "link": cell.link.name,
             "network": cell.workload.name,
             "batch_size": cell.workload.batch_size,
+            "cells": half_of(cell.workload),
             "plan": name,
             "expected, ms": expected_ms[name],
             "measured, ms": measured_ms[name],
@@ -68,23 +70,36 @@ def compare_forecast(
 
 
 def errors_of(rows: Sequence[Row]) -> list[Row]:
-    """Return, link by link and of all, how large the errors of forecasts are."""
+    """Return how large the errors of forecasts are: by link, by half, and of all.
+
+    The halves are the cells to which the model may be fitted, and those kept out.
+    """
     links = dict.fromkeys(str(row["link"]) for row in rows)
+    halves = dict.fromkeys(str(row["cells"]) for row in rows)
     table: list[Row] = []
-    for link in [*links, "all"]:
-        of_link = [row for row in rows if link in (row["link"], "all")]
-        if not of_link:
+    for link, cells in [
+        *((link, "all") for link in links),
+        *(("all", half) for half in sorted(halves)),
+        ("all", "all"),
+    ]:
+        counted = [
+            row
+            for row in rows
+            if link in (row["link"], "all") and cells in (row["cells"], "all")
+        ]
+        if not counted:
             continue
         errors = sorted(
-            abs(row["expected, ms"] / row["measured, ms"] - 1) for row in of_link
+            abs(row["expected, ms"] / row["measured, ms"] - 1) for row in counted
         )
-        ratios = [row["chosen, over the best"] for row in of_link]
+        ratios = [row["chosen, over the best"] for row in counted]
         chosen = [ratio for ratio in ratios if ratio != ""]
         within = sum(error <= WITHIN for error in errors) / len(errors)
         table.append(
             {
                 "link": link,
-                "plans": len(of_link),
+                "cells": cells,
+                "plans": len(counted),
                 "median error": f"{median(errors):.0%}",
                 f"within {WITHIN:.0%}": f"{within:.0%}",
                 "choices": len(chosen),
@@ -92,7 +107,7 @@ def errors_of(rows: Sequence[Row]) -> list[Row]:
                 f"within {AT_MOST}": sum(r <= AT_MOST for r in chosen),
                 "worst choice, over the best": max(chosen, default=""),
                 "slower than one thread": sum(
-                    row["slower than one thread"] is True for row in of_link
+                    row["slower than one thread"] is True for row in counted
                 ),
             }
         )

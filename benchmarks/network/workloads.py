@@ -33,6 +33,11 @@ FORECAST = [
 ]
 """Networks that are measured by default where they are forecast."""
 
+FITTED = [name for number, name in enumerate(FORECAST) if number % 4 in (0, 3)]
+"""Those of them, on every link, to which constants of the model may be fitted: of each
+two with the same layers one, with either batch size as often. All other networks are
+kept out, so that their errors say how well the model does on what it has not seen."""
+
 BATCH_SIZE = 200
 """Rows per mini-batch of a network that does not say."""
 
@@ -74,6 +79,13 @@ def parse_network(text: str) -> Workload:
     step_flop = 6 * batch_size * count_parameters(workload.layer_units)
     n_epochs = min(max(1, math.ceil(TRAINED_FLOP / (n_steps * step_flop))), 4)
     return Workload(n_features, hidden, n_steps, n_epochs, batch_size)
+
+
+def half_of(workload: Workload) -> str:
+    """Return "fitted" if the model may be fitted to a network, or else "kept out"."""
+    units = workload.layer_units[:-1]
+    name = f"{'-'.join(map(str, units))}@{workload.batch_size}"
+    return "fitted" if name in FITTED else "kept out"
 
 
 def shortened(workload: Workload, step_s: float) -> Workload:

@@ -41,7 +41,12 @@ from benchmarks.network.namespaces import (
 from benchmarks.network.plans import ONE_THREAD, PLANS
 from benchmarks.network.probe import LinkRates
 from benchmarks.network.processes import Driver
-from benchmarks.network.workloads import MAX_EPOCH_S, parse_network, shortened
+from benchmarks.network.workloads import (
+    MAX_EPOCH_S,
+    half_of,
+    parse_network,
+    shortened,
+)
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.crossover.workloads import Workload
 
@@ -447,15 +452,53 @@ def test_forecasts_are_compared_with_what_was_measured():
         "neurons": ("+10%", 1.0),
     }
     other = {**rows[0], "link": "10 Gbit/s", "expected, ms": 40.0}
-    first, second, last = errors_of([*rows, other])
-    assert (first["link"], second["link"], last["link"]) == (
-        *("1 Gbit/s", "10 Gbit/s"),
-        "all",
-    )
+    first, second, half, last = errors_of([*rows, other])
+    assert [(row["link"], row["cells"]) for row in (first, second, half, last)] == [
+        ("1 Gbit/s", "all"),
+        ("10 Gbit/s", "all"),
+        ("all", "kept out"),
+        ("all", "all"),
+    ]
     assert [table["within 1.1 of the best"] for table in (first, last)] == [1, 1]
     assert first["median error"] == "10%"
     assert first["worst choice, over the best"] == 1.0
     assert (last["plans"], last["within 30%"]) == (4, "75%")
+
+
+def test_errors_are_given_for_the_cells_that_were_kept_out_too():
+    forecast = Forecast([expected(0, 1, 0.02)], 0.5)
+    rows = [
+        row
+        for network, measured_ms in (("64-100", 20.0), ("64-100@2000", 10.0))
+        for row in compare_forecast(
+            Cell(Link(1000), parse_network(network)),
+            forecast,
+            {ONE_THREAD: [measured_ms]},
+        )
+    ]
+    _, fitted, kept_out, everything = errors_of(rows)
+    assert [row["cells"] for row in (fitted, kept_out)] == ["fitted", "kept out"]
+    tables = fitted, kept_out, everything
+    assert [row["median error"] for row in tables] == ["0%", "100%", "50%"]
+    assert [row["plans"] for row in tables] == [1, 1, 2]
+
+
+def test_the_halves_of_the_cells_are_alike():
+    """Each has all layers, and both batch sizes equally often."""
+    halves = {"fitted": [], "kept out": []}
+    for text in workloads.FORECAST:
+        workload = parse_network(text)
+        halves[half_of(workload)].append(workload)
+    fitted, kept_out = halves.values()
+    for key in ("name", "batch_size"):
+        of_fitted, of_kept_out = (
+            sorted(getattr(workload, key) for workload in half)
+            for half in (fitted, kept_out)
+        )
+        assert of_fitted == of_kept_out
+    # Fewer steps make it no other network, and unknown ones were never fitted.
+    assert half_of(shortened(fitted[0], 10.0)) == "fitted"
+    assert half_of(parse_network("50-60")) == "kept out"
 
 
 def test_a_choice_that_is_not_the_best_is_behind_it():
@@ -467,7 +510,7 @@ def test_a_choice_that_is_not_the_best_is_behind_it():
         ONE_THREAD: 1.25,
         "neurons": "",
     }
-    (_, table) = errors_of(rows)
+    *_, table = errors_of(rows)
     assert (table["within 1.1 of the best"], table["within 1.25"]) == (0, 1)
     assert table["slower than one thread"] == 0
 
