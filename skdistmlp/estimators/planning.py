@@ -38,7 +38,8 @@ class PlanningMixin:
         Raises
         ------
         ValueError, TypeError, ClusterError
-            As in `fit`.
+            As in `fit`, also if workers have too little memory. Of those that other
+            fits hold, which may free some, only the limits count.
         """
         return _planned(self, X, y, sample_weight).plan
 
