@@ -277,6 +277,15 @@ class ShardLayout:
             offset += fan_out
         return coefs, intercepts
 
+    @cached_property
+    def size(self) -> tuple[int, ...]:
+        """Neurons of each hidden layer, and of intercepts of the output layer.
+
+        Shards of the same size compute, hold and send equally much.
+        """
+        n_outputs = _length(self.neurons(self.split.output_layer))
+        return *(len(ranges[self.rank]) for ranges in self.split.ranges), n_outputs
+
     @property
     def n_coefs(self) -> int:
         """Number of coefficients, which stand before the intercepts."""

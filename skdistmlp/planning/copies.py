@@ -1,6 +1,6 @@
 """Bytes of the copies of a fit's state, from which it recovers."""
 
-from skdistmlp.parallel.grid import Grid, optimizer_parts
+from skdistmlp.parallel.grid import optimizer_parts
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost
 
@@ -34,17 +34,25 @@ def state_bytes(
     n_replicas : int
         Number of replicas.
     """
-    grid = Grid(split.n_shards, n_replicas)
     # The gradient is no state, nor is the sum of gradients of "lbfgs".
     n_whole = cost.arrays_of_parameters - cost.arrays_divided - 1
     if cost.moves_parameters:
         n_whole = 1
-    sizes = []
-    for rank in range(grid.n_ranks):
-        n_parameters = split.layout(grid.shard(rank)).n_parameters
-        n_own = len(optimizer_parts(n_parameters, n_replicas)[grid.replica(rank)])
-        n_numbers = n_whole * n_parameters + cost.arrays_divided * n_own
-        sizes.append(n_numbers * cost.itemsize)
+    layouts = [split.layout(shard) for shard in range(split.n_shards)]
+    # Many shards have few different sizes, and many replicas divide each.
+    own_of = {
+        n_parameters: tuple(map(len, optimizer_parts(n_parameters, n_replicas)))
+        for n_parameters in {layout.n_parameters for layout in layouts}
+    }
+    sizes = [
+        cost.itemsize
+        * (
+            n_whole * layout.n_parameters
+            + cost.arrays_divided * own_of[layout.n_parameters][replica]
+        )
+        for replica in range(n_replicas)
+        for layout in layouts
+    ]
     sizes[0] += ROW_INDEX_BYTES * cost.n_ordered_rows
     return tuple(sizes)
 

@@ -274,6 +274,24 @@ def bytes_held(
     return n_bytes
 
 
+def bytes_held_by_peers(
+    split: NetworkSplit, cost: StepCost, n_replicas: int, rows: RowHolding
+) -> tuple[int, ...]:
+    """Return the bytes that each process of a grid holds, by rank; see `bytes_held`."""
+    # Of a thousand processes few differ in size, in rows, or as the first one does.
+    counted: dict[object, int] = {}
+    held = []
+    for replica in range(n_replicas):
+        share = rows.share(replica, n_replicas)
+        for shard in range(split.n_shards):
+            layout = split.layout(shard)
+            key = layout.size, share, replica == 0
+            if key not in counted:
+                counted[key] = bytes_held(layout, cost, n_replicas, replica, rows)
+            held.append(counted[key])
+    return tuple(held)
+
+
 def bytes_held_by_tasks(layout: ShardLayout, cost: StepCost) -> int:
     """Return the most bytes that a shard's worker holds while "futures" trains.
 

@@ -12,7 +12,7 @@ from skdistmlp.parallel.split import NetworkSplit, count_parameters
 from skdistmlp.planning.copies import bytes_of_copies, bytes_of_copies_here
 from skdistmlp.planning.cost import (
     StepCost,
-    bytes_held,
+    bytes_held_by_peers,
     bytes_held_by_tasks,
     features_held,
 )
@@ -402,8 +402,8 @@ def plan_training(
             f"workers"
         )
         plan = replace(plan, engine="peers", reason=reason)
-    layouts = [split.layout(shard) for shard in range(split.n_shards)]
     if plan.engine == "futures":
+        layouts = [split.layout(shard) for shard in range(split.n_shards)]
         exchanged = bytes_exchanged_by_tasks(split, cost)
         # Each worker has all of them.
         return replace(
@@ -426,11 +426,7 @@ def plan_training(
         row_costs = RowCosts(
             RowCost(of_copies, 0), RowCost(of_once, bytes_gathered(split, cost))
         )
-    held = tuple(
-        bytes_held(layout, cost, n_replicas, replica, rows)
-        for replica in range(n_replicas)
-        for layout in layouts
-    )
+    held = bytes_held_by_peers(split, cost, n_replicas, rows)
     copies = bytes_of_copies(split, cost, n_replicas) if keeps_copies() else ()
     if copies:
         held = tuple(map(sum, zip(held, copies, strict=True)))

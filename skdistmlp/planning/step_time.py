@@ -228,30 +228,31 @@ def _slowest(
     rows: RowHolding,
 ) -> _Process:
     """Return the process that the others wait for."""
-    if len(speeds) == 1:
-        # Shards with as many neurons in each layer take as long, and even ones have few
-        # different sizes. The first is not always the largest: 2 and 3 make 5.
-        sizes = [tuple(map(len, ranges)) for ranges in zip(*split.ranges, strict=True)]
-        shards = [sizes.index(size) for size in dict.fromkeys(sizes)] or [0]
-        n_rows = expected_rows(cost, grid.n_replicas)
-        processes = (
-            _Process(split.layout(shard), cost, grid, speeds[0], n_rows)
-            for shard in shards
-        )
-        return max(processes, key=lambda process: process.computed_s)
     layouts = [split.layout(shard) for shard in range(grid.n_shards)]
+    if len(speeds) == 1:
+        # Even shards have few different sizes. The first is not always the largest: 2
+        # and 3 make 5.
+        n_rows = expected_rows(cost, grid.n_replicas)
+        processes = [
+            _Process(layout, cost, grid, speeds[0], n_rows)
+            for layout in {layout.size: layout for layout in layouts}.values()
+        ]
+        return max(processes, key=lambda process: process.computed_s)
     n_replicas = grid.n_replicas
     rows_of = [
         expected_rows(cost, n_replicas, float(rows.share(replica, n_replicas)))
         for replica in range(n_replicas)
     ]
-    processes = (
-        _Process(
-            layouts[grid.shard(rank)], cost, grid, speed, rows_of[grid.replica(rank)]
-        )
-        for rank, speed in enumerate(speeds)
-    )
-    return max(processes, key=lambda process: process.computed_s)
+    # Of many processes few differ in what they compute, and of those that do not, the
+    # slowest counts.
+    slowest: dict[object, _Process] = {}
+    for rank in sorted(
+        range(grid.n_ranks), key=lambda rank: speeds[rank].correction(grid)
+    ):
+        layout, n_rows = layouts[grid.shard(rank)], rows_of[grid.replica(rank)]
+        process = _Process(layout, cost, grid, speeds[rank], n_rows)
+        slowest[layout.size, n_rows, id(speeds[rank].rates)] = process
+    return max(slowest.values(), key=lambda process: process.computed_s)
 
 
 def _exchange_s(exchange: Exchange, link: Link, rates: Rates) -> tuple[float, float]:

@@ -13,7 +13,13 @@ from typing import Literal, NamedTuple
 from skdistmlp.parallel import overlap
 from skdistmlp.parallel.communicators import sums_in_parts
 from skdistmlp.parallel.grid import Axis, Grid, optimizer_parts
-from skdistmlp.parallel.rows import COPIES, RowHolding, dealt_rows
+from skdistmlp.parallel.rows import (
+    COPIES,
+    DealtRows,
+    RowHolding,
+    RowsByShares,
+    dealt_rows,
+)
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost
 
@@ -197,8 +203,10 @@ def bytes_exchanged(
     """
     others, n_ranks = split.n_shards - 1, split.n_shards * n_replicas
     n_numbers = 2 * sum(split.layer_units[1:-2]) * cost.n_rows * others
+    # Once for all replicas: a round of hundreds of unequal ones has thousands of rows.
+    dealt = dealt_rows(Grid(1, n_replicas), rows)
     for replica in range(n_replicas):
-        for n_rows in _rows_of_blocks(cost, n_replicas, replica, rows):
+        for n_rows in _rows_of_blocks(cost, dealt, replica):
             n_logits = n_rows * split.layer_units[-1]
             in_parts = sums_in_parts(split.n_shards, n_logits * cost.itemsize)
             n_numbers += n_logits * others * (2 if in_parts else split.n_shards)
@@ -233,7 +241,7 @@ def exchanges_of_tasks(
     n_others, row_bytes = split.n_shards - 1, cost.n_rows * cost.itemsize
     if not n_others:
         return []
-    n_blocks = len(_rows_of_blocks(cost, 1, 0, COPIES))
+    n_blocks = len(_rows_of_blocks(cost, dealt_rows(Grid(1), COPIES), 0))
 
     def exchange(
         what: str, collective: Collective, n_units: int, n_own: int = 0
@@ -266,7 +274,8 @@ def _along_neurons(
 ) -> Iterator[Exchange]:
     """Yield what the shards of a replica exchange: values of its rows."""
     shard, replica = grid.shard(rank), grid.replica(rank)
-    blocks = _rows_of_blocks(cost, grid.n_replicas, replica, rows)
+    dealt = dealt_rows(Grid(1, grid.n_replicas), rows)
+    blocks = _rows_of_blocks(cost, dealt, replica)
     n_rows, n_blocks = sum(blocks), len(blocks)
 
     def along(
@@ -346,13 +355,12 @@ def _dealt(n_rows: int, part: int, n_parts: int) -> int:
 
 
 def _rows_of_blocks(
-    cost: StepCost, n_replicas: int, replica: int, rows: RowHolding
+    cost: StepCost, dealt: DealtRows | RowsByShares, replica: int
 ) -> list[int]:
     """Return how many rows of each block a replica computes; a step is one block."""
     n_rows, size = cost.n_rows, cost.n_rows
     if cost.moves_parameters and cost.buffer_rows is not None:
         size = cost.buffer_rows
-    dealt = dealt_rows(Grid(1, n_replicas), rows)
     return [
         dealt.n_own(replica, start, min(start + size, n_rows))
         for start in range(0, n_rows, max(1, size))

@@ -88,6 +88,17 @@ def test_parameter_counts_match_the_arrays(split):
     assert [intercept.shape for intercept in intercepts] == [(n,) for _, n in shapes]
 
 
+def test_the_size_of_a_shard_counts_its_neurons_and_its_intercepts_of_the_output():
+    # The first has the intercepts of the output layer.
+    split = NetworkSplit.even((4, 6, 5, 2), 3)
+    assert [split.layout(rank).size for rank in range(3)] == [
+        (2, 2, 2),
+        (2, 1, 0),
+        (2, 2, 0),
+    ]
+    assert NetworkSplit.even((4, 2), 1).layout(0).size == (2,)
+
+
 @given(splits)
 def test_every_parameter_belongs_to_exactly_one_shard(split):
     whole = ids(split)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -42,6 +43,10 @@ LARGE = 784, 1024, 1024, 10
 SMALL = 64, 256, 256, 10
 
 GBIT = 1e9
+
+CALLS_PER_PROCESS = 200
+"""Function calls that planning may take per process of a candidate: twice as many as it
+does."""
 
 
 def offer_of(
@@ -549,11 +554,37 @@ def test_a_plan_on_fewer_workers_that_is_not_the_fastest_says_so_beside_this_pro
     assert plan.reason == "2 workers should train 2.86 times as fast as this process"
 
 
-def test_a_thousand_workers_are_planned_in_a_moment():
+def candidates_and_calls(offer: Offer) -> tuple[list[Candidate], int]:
+    """Return the candidates of an offer, and the number of function calls they took."""
+    n_calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal n_calls
+        n_calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        return offer.candidates(), n_calls
+    finally:
+        sys.setprofile(before)
+
+
+@pytest.mark.parametrize("n_speeds", [1, 2, 1024])
+def test_work_to_plan_a_thousand_workers_is_bounded(n_speeds):
     offer = offer_of((784, 4096, 4096, 10), n_workers=1024, batch_size=8_000)
-    candidates = offer.candidates()
+    ratios = np.linspace(1, 3, n_speeds)
+    speeds = tuple(
+        Speed(REFERENCE, {Grid(1): float(ratios[number % n_speeds])})
+        for number in range(1024)
+    )
+    offer = replace(offer, machines=replace(offer.machines, workers=speeds))
+    candidates, n_calls = candidates_and_calls(offer)
     assert all(math.isfinite(c.fit_s) for c in candidates)
     assert max(len(c.plan.workers) for c in candidates) == 1024
+    # A few for each process of each candidate, which are at most 1,024.
+    n_processes = sum(len(c.plan.workers) for c in candidates)
+    assert n_calls < CALLS_PER_PROCESS * n_processes
 
 
 def candidate_of(offer: Offer, n_workers: int) -> Candidate:

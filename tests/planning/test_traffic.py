@@ -13,7 +13,7 @@ from skdistmlp.nn.update_rules import Adam, Sgd
 from skdistmlp.parallel import communicators, overlap
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.local_network import open_local_network
-from skdistmlp.parallel.rows import RowHolding
+from skdistmlp.parallel.rows import RowHolding, dealt_rows
 from skdistmlp.parallel.shard import split_state
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.cost import StepCost
@@ -285,6 +285,20 @@ def test_what_is_sent_is_received_and_adds_up(
     )
     assert sent == received
     assert sent[0] == bytes_exchanged(split, cost, n_replicas, rows)
+
+
+def test_rows_of_unequal_replicas_are_dealt_once_for_all(monkeypatch):
+    """A round of many replicas is long, and takes as long as they to deal."""
+    holdings = []
+
+    def deal(grid, rows):
+        holdings.append(rows)
+        return dealt_rows(grid, rows)
+
+    monkeypatch.setattr("skdistmlp.planning.traffic.dealt_rows", deal)
+    rows, split = RowHolding(shares=(4,) * 63 + (1,)), NetworkSplit.even((8, 4, 2), 1)
+    assert bytes_exchanged(split, StepCost.of_step(200), 64, rows) > 0
+    assert holdings == [rows]
 
 
 def test_one_process_sends_nothing():
