@@ -278,17 +278,20 @@ def bytes_held_by_peers(
     split: NetworkSplit, cost: StepCost, n_replicas: int, rows: RowHolding
 ) -> tuple[int, ...]:
     """Return the bytes that each process of a grid holds, by rank; see `bytes_held`."""
-    # Of a thousand processes few differ in size, in rows, or as the first one does.
-    counted: dict[object, int] = {}
-    held = []
+    layouts = [split.layout(shard) for shard in range(split.n_shards)]
+    # Of a thousand processes few differ: replicas in their share of the rows, or by
+    # being the first, and their shards in size.
+    of_replicas: dict[object, list[int]] = {}
+    held: list[int] = []
     for replica in range(n_replicas):
-        share = rows.share(replica, n_replicas)
-        for shard in range(split.n_shards):
-            layout = split.layout(shard)
-            key = layout.size, share, replica == 0
-            if key not in counted:
-                counted[key] = bytes_held(layout, cost, n_replicas, replica, rows)
-            held.append(counted[key])
+        kind = replica == 0, rows.share(replica, n_replicas)
+        if kind not in of_replicas:
+            of_sizes = {
+                layout.size: bytes_held(layout, cost, n_replicas, replica, rows)
+                for layout in {layout.size: layout for layout in layouts}.values()
+            }
+            of_replicas[kind] = [of_sizes[layout.size] for layout in layouts]
+        held += of_replicas[kind]
     return tuple(held)
 
 
