@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
 from typing import NamedTuple
 
@@ -29,14 +30,12 @@ from skdistmlp.planning.step_time import (
     step_time_of_tasks,
 )
 from skdistmlp.planning.traffic import exchanges_of_tasks, traffic
+from skdistmlp.planning.worker_counts import worker_counts
 from skdistmlp.planning.worker_lines import named
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 
 MARGIN = 0.1
 """By how much more machines have to be faster than fewer ones to be taken."""
-
-EACH_UP_TO = 8
-"""Numbers of workers that are all considered; of larger ones, powers of two."""
 
 PEERS_FIT_S = 0.15
 """Seconds of a fit on workers besides its steps, and besides sending rows: a dozen
@@ -48,6 +47,10 @@ speeds can be told apart."""
 
 HOLDINGS = COPIES, RowHolding("once"), RowHolding("once", on_disk=True)
 """What workers may have of the rows, the fastest first."""
+
+PLACEMENTS_TRIED = 8
+"""Choices of workers for a grid after the first, each without workers that had no room
+in the one before. One is enough but where both speeds and memory differ widely."""
 
 EVALUATIONS_PER_ITERATION = 1.1
 """Of L-BFGS: nearly always the first step that it tries is long enough."""
@@ -256,52 +259,77 @@ class Offer:
         yield Candidate(plan, step, fixed_s, self.length, messages_sent=n_messages)
 
     def _peers(self) -> Iterator[Candidate]:
-        # The fastest first; those that are equally fast stay in their order.
-        by_speed = sorted(
-            range(len(self.workers)),
-            key=lambda place: self.machines.workers[place].correction(Grid(1)),
-        )
-        # Only where these have no room: memory that is free changes from fit to fit,
-        # and plans should not.
-        by_memory = sorted(
-            by_speed,
-            key=lambda place: (
-                self.machines.workers[place].correction(Grid(1)),
-                -self._free(place),
-            ),
-        )
-        for n_workers in self._numbers_of_workers():
+        if self.n_workers is not None:
+            counts = [self.n_workers]
+        else:
+            slowness = sorted(self._slowness)
+            counts = worker_counts(slowness, self.n_replicas, self.min_workers)
+        for n_workers in counts:
             for grid in grids_of(n_workers, self.layer_units, self.cost):
                 if self.n_replicas not in (None, grid.n_replicas):
                     continue
-                for places in (by_speed, by_memory):
-                    candidate = self._on(grid, places[:n_workers])
-                    if candidate is not None:
-                        yield candidate
-                        break
+                plan, places = self._placed(grid)
+                if has_room(plan, self.memory, self.memory_share):
+                    yield self._by_peers(plan, places)
 
-    def _free(self, place: int) -> float:
-        """Return the bytes that a worker may still allocate."""
-        memory = self.memory.get(self.workers[place])
-        return math.inf if memory is None else memory.free
+    @cached_property
+    def _slowness(self) -> tuple[float, ...]:
+        """How slow each worker is."""
+        return tuple(speed.correction(Grid(1)) for speed in self.machines.workers)
 
-    def _numbers_of_workers(self) -> Iterator[int]:
-        if self.n_workers is not None:
-            yield self.n_workers
-            return
-        most = len(self.workers)
-        step = self.n_replicas or 1
-        least = math.ceil(min(self.min_workers, most) / step) * step
-        for n_workers in range(max(step, least), most + 1, step):
-            is_power = n_workers & (n_workers - 1) == 0
-            if n_workers <= EACH_UP_TO or is_power or n_workers > most - step:
-                yield n_workers
+    @cached_property
+    def _free(self) -> tuple[float, ...]:
+        """The bytes that each worker may still allocate."""
+        found = (self.memory.get(worker) for worker in self.workers)
+        return tuple(math.inf if its is None else its.free for its in found)
 
-    def _on(self, grid: Grid, places: Sequence[int]) -> Candidate | None:
-        """Return the candidate of a grid; None if there is no room for it."""
+    def _placed(self, grid: Grid) -> tuple[Plan, Sequence[int]]:
+        """Return the plan of a grid, on the fastest workers that have room for it.
+
+        Without such workers, there is no room for what is returned.
+
+        Returns
+        -------
+        Plan
+            The plan.
+        sequence of int
+            Which workers, by their place among all.
+        """
+        # The fastest first; those that are equally fast stay in their order.
+        every = range(len(self.workers))
+        places = sorted(every, key=self._slowness.__getitem__)[: grid.n_ranks]
+        plan = self._on(grid, places)
+        # Only where these have no room: memory that is free changes from fit to fit,
+        # and plans should not.
+        left = sorted(
+            every, key=lambda place: (self._slowness[place], -self._free[place])
+        )
+        for _ in range(PLACEMENTS_TRIED):
+            if has_room(plan, self.memory, self.memory_share):
+                break
+            if places == left[: grid.n_ranks]:
+                # So are those that have no room for any of its processes: if all need
+                # about as much, the next try is the last.
+                needs = dict(zip(places, plan.bytes_needed, strict=True))
+                least = min(plan.bytes_needed)
+                left = [
+                    place
+                    for place in left
+                    if needs.get(place, least) <= self._free[place]
+                ]
+            if len(left) < grid.n_ranks:
+                break
+            places = left[: grid.n_ranks]
+            plan = self._on(grid, places)
+        return plan, places
+
+    def _on(self, grid: Grid, places: Sequence[int]) -> Plan:
+        """Return the plan of a grid on some workers.
+
+        Each has a copy of its rows if they have room for it, or else what takes less.
+        """
         workers = tuple(self.workers[place] for place in places)
-        speeds = [self.machines.workers[place] for place in places]
-        shares = [1 / speed.correction(Grid(1)) for speed in speeds]
+        shares = [1 / self._slowness[place] for place in places]
         of_rows = row_shares(grid, shares)
         for holding in HOLDINGS:
             plan = plan_training(
@@ -313,17 +341,18 @@ class Offer:
                 grid.n_replicas,
                 replace(holding, shares=of_rows),
             )
-            if plan.grid == grid and has_room(plan, self.memory, self.memory_share):
+            if has_room(plan, self.memory, self.memory_share):
                 break
-        else:
-            return None
-        link = self.machines.link
-        step = step_time(
-            plan.split, self.cost, grid, _distinct(speeds), link, plan.rows
-        )
-        sent = 0 if self.on_cluster else plan.features_held * len(workers)
+        return plan
+
+    def _by_peers(self, plan: Plan, places: Sequence[int]) -> Candidate:
+        """Return the candidate of a plan on some workers."""
+        speeds = _distinct([self.machines.workers[place] for place in places])
+        split, link = plan.split, self.machines.link
+        step = step_time(split, self.cost, plan.grid, speeds, link, plan.rows)
+        sent = 0 if self.on_cluster else plan.features_held * len(places)
         fixed_s = self._fit_on_workers_s(plan, sent)
-        _, n_messages = traffic(plan.split, self.cost, grid.n_replicas, 0, plan.rows)
+        _, n_messages = traffic(split, self.cost, plan.n_replicas, 0, plan.rows)
         return Candidate(plan, step, fixed_s, self.length, messages_sent=n_messages)
 
 

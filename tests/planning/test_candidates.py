@@ -14,6 +14,7 @@ from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.candidates import (
     MARGIN,
     PEERS_FIT_S,
+    PLACEMENTS_TRIED,
     Candidate,
     FitLength,
     Offer,
@@ -26,6 +27,7 @@ from skdistmlp.planning.candidates import (
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.plan import plan_training
 from skdistmlp.planning.rates import (
     DASK_BYTE_S,
     REFERENCE,
@@ -129,6 +131,14 @@ def test_a_slow_worker_is_left_out():
     offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, slow=(1,))
     plan = offer.candidates()[0].plan
     assert plan.workers == tuple(offer.workers[number] for number in (0, 2, 3))
+
+
+@pytest.mark.parametrize(("n_workers", "slow"), [(15, (4,)), (30, (4, 9))])
+def test_only_slow_workers_are_left_out_of_many(n_workers, slow):
+    sizes = {"n_workers": n_workers, "batch_size": 20_000, "bits_per_s": 10 * GBIT}
+    plan = offer_of(SMALL, slow=slow, **sizes).candidates()[0].plan
+    fast = set(range(n_workers)) - set(slow)
+    assert set(plan.workers) == {f"tcp://worker{number}:1" for number in fast}
 
 
 def test_a_worker_that_has_to_be_used_holds_fewer_neurons_if_it_is_slow():
@@ -284,6 +294,44 @@ def test_workers_without_room_are_left_out_for_equal_ones_that_have_it():
     # Where the first ones have room, they stay the first.
     assert taken(2 * needed, 2 * needed, 4 * needed) == {(first, second)}
     assert taken(needed // 2, needed // 2, 4 * needed) == set()
+
+
+def test_fast_workers_without_room_are_left_out_for_slow_ones_that_have_it():
+    offer = offer_of(n_workers=4, slow=(2, 3), local=False, bits_per_s=10 * GBIT)
+    slow = offer.workers[2:]
+
+    def taken(*limits):
+        memory = dict(zip(offer.workers, map(WorkerMemory, limits), strict=True))
+        return {c.plan.workers for c in replace(offer, memory=memory).candidates()}
+
+    assert taken(10**3, 10**3, 10**12, 10**12) == {slow[:1], slow}
+    # As many as have room, the fastest first.
+    first, *_ = offer.workers
+    assert taken(10**12, 10**3, 10**12, 10**12) == {
+        (first,),
+        (first, slow[0]),
+        (first, *slow),
+    }
+    assert taken(10**3, 10**3, 10**3, 10**3) == set()
+
+
+def test_placements_tried_are_bounded(monkeypatch):
+    # Of any two neighbours, the faster one has more neurons, and just no room for them.
+    speeds = tuple(Speed(REFERENCE, {Grid(1): 1.1**number}) for number in range(64))
+    offer = replace(offer_of(n_workers=64, local=False), n_workers=2, n_replicas=1)
+    offer = replace(offer, machines=replace(offer.machines, workers=speeds))
+    more, less = offer.candidates()[0].plan.bytes_needed
+    memory = dict.fromkeys(offer.workers, WorkerMemory((more + less) // 2))
+    first_workers = []
+
+    def plan(units, engine, workers, *others):
+        first_workers.append(workers[0])
+        return plan_training(units, engine, workers, *others)
+
+    monkeypatch.setattr("skdistmlp.planning.candidates.plan_training", plan)
+    assert replace(offer, memory=memory).candidates() == []
+    tried = list(dict.fromkeys(first_workers))
+    assert tried == list(offer.workers[: 1 + PLACEMENTS_TRIED])
 
 
 def test_this_process_is_no_candidate_without_room():
