@@ -79,7 +79,7 @@ def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Gri
 def machines_of(measurement: Timings, cost: StepCost) -> Machines:
     """Return how fast processes are, from steps of a job and from exchanges.
 
-    Workers whose speeds are nearly equal get the same: that of their median.
+    Workers whose speeds are nearly equal get the same: that of their group's median.
     """
     grids = measurement.grids
     n_rows = measurement.n_rows or (cost.n_rows,) * len(grids)
@@ -94,9 +94,11 @@ def machines_of(measurement: Timings, cost: StepCost) -> Machines:
         ratios = [s / of for s, of in zip(each_s, nominal_s, strict=False)]
         return Speed(REFERENCE, dict(zip(grids, ratios, strict=False)))
 
-    # Of an even number not the mean of the two in the middle: between two groups of
-    # workers, it would be the speed of neither.
-    typical = tuple(map(median_low, zip(*measurement.worker_s, strict=True)))
+    of_workers: dict[int, Speed] = {}
+    for group in equal_groups([each_s[0] for each_s in measurement.worker_s]):
+        its_s = [measurement.worker_s[worker] for worker in group]
+        typical = speed([median_low(on_grid) for on_grid in zip(*its_s, strict=True)])
+        of_workers |= dict.fromkeys(group, typical)
     link = Link((0.0, 1.0), (0.0, 0.0))
     if measurement.sizes:
         link = Link.of_timings(
@@ -104,10 +106,7 @@ def machines_of(measurement: Timings, cost: StepCost) -> Machines:
         )
     return Machines(
         speed([measurement.here_s]),
-        tuple(
-            speed(typical if are_equal(each_s[0], typical[0]) else each_s)
-            for each_s in measurement.worker_s
-        ),
+        tuple(of_workers[worker] for worker in range(len(of_workers))),
         link,
         measurement.here_bits_per_s,
     )
@@ -137,6 +136,32 @@ def _nominal_s(
     timed_on = grid if is_timed else Grid(1)
     computed_s = computation_s(split, evaluation, timed_on, speed)
     return computed_s * cost.n_rows / (n_timed * n_replicas) + update_s
+
+
+def equal_groups(seconds: Sequence[float]) -> list[list[int]]:
+    """Return groups of workers, by number, that count as equal, the fastest first.
+
+    Around the median, since noise makes some workers faster and others slower; the
+    workers that are left on either side of that group are grouped in the same way.
+
+    Parameters
+    ----------
+    seconds : sequence of float
+        What each worker takes.
+    """
+
+    def groups(workers: list[int]) -> list[list[int]]:
+        if not workers:
+            return []
+        # Of an even number not the mean of the two in the middle: between two groups,
+        # it would be the speed of neither.
+        median_s = seconds[workers[(len(workers) - 1) // 2]]
+        equal = [its for its in workers if are_equal(seconds[its], median_s)]
+        first = workers.index(equal[0])
+        faster, slower = workers[:first], workers[first + len(equal) :]
+        return [*groups(faster), equal, *groups(slower)]
+
+    return groups(sorted(range(len(seconds)), key=seconds.__getitem__))
 
 
 def are_equal(speed: float, other: float) -> bool:

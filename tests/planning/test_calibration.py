@@ -1,8 +1,11 @@
 """From measurements to speeds."""
 
 from dataclasses import replace
+from statistics import median_low
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
@@ -10,6 +13,7 @@ from skdistmlp.planning.calibration import (
     Timings,
     are_equal,
     corners,
+    equal_groups,
     machines_of,
 )
 from skdistmlp.planning.cost import StepCost
@@ -95,12 +99,42 @@ def test_nearly_equal_workers_get_the_same_speed():
     assert not are_equal(1.0, 1.21)
 
 
-def test_two_groups_of_workers_each_have_their_own_speed():
-    first, second, *slow = machines_of(measurement(1.0, 1.0, 1.45, 1.45), COST).workers
-    assert first == second
-    for speed in slow:
-        ratio = speed.correction(Grid(1)) / first.correction(Grid(1))
-        assert ratio == pytest.approx(1.45)
+@pytest.mark.parametrize(
+    ("fast", "slow"),
+    [
+        ((1.0, 1.05), (1.45, 1.5)),
+        ((1.0, 1.0, 1.02), (2.0, 2.1, 2.2)),
+        # Most are fast, or slow.
+        ((0.95, 1.0, 1.02, 1.1, 1.15), (3.0, 3.3)),
+        ((1.0, 1.1), (2.0, 2.1, 2.2, 2.3, 2.35)),
+    ],
+)
+def test_two_groups_of_workers_each_have_their_own_speed(fast, slow):
+    workers = machines_of(measurement(*slow, *fast), COST).workers
+    of_slow, of_fast = workers[: len(slow)], workers[len(slow) :]
+    assert len(set(map(str, of_slow))) == len(set(map(str, of_fast))) == 1
+    for grid in GRIDS:
+        ratio = of_slow[0].correction(grid) / of_fast[0].correction(grid)
+        assert ratio == pytest.approx(median_low(slow) / median_low(fast))
+
+
+def test_noise_on_both_sides_of_the_median_makes_no_group():
+    # More than 20% between the first and the last.
+    assert equal_groups([1.12, 1.0, 0.88, 1.02]) == [[2, 1, 3, 0]]
+
+
+@given(st.lists(st.floats(0.1, 100), max_size=30))
+def test_each_worker_is_in_one_group_and_groups_are_in_order(seconds):
+    groups = equal_groups(seconds)
+    numbers = [number for group in groups for number in group]
+    assert sorted(numbers) == list(range(len(seconds)))
+    in_order = [seconds[number] for number in numbers]
+    assert in_order == sorted(in_order)
+    for group in groups:
+        assert any(
+            all(are_equal(seconds[number], seconds[centre]) for number in group)
+            for centre in group
+        )
 
 
 def test_the_link_to_this_process_is_known_of_a_single_worker_too():
