@@ -37,7 +37,7 @@ from distributed.comm.addressing import (
 from distributed.comm.core import CommClosedError, connect
 from distributed.core import send_recv
 from distributed.deploy.cluster import Cluster
-from distributed.protocol.serialize import to_serialize
+from distributed.protocol.serialize import dask_serialize, to_serialize
 from distributed.system import MEMORY_LIMIT
 from distributed.threadpoolexecutor import thread_state
 from distributed.utils import LoopRunner
@@ -61,6 +61,7 @@ __all__ = [
     "can_reach",
     "client_tls_arguments",
     "current_task_runs",
+    "dask_serialize",
     "dask_version_at",
     "event_loop_runs_here",
     "fetch_keys",

@@ -40,6 +40,7 @@ from skdistmlp.cluster._dask import (
     can_reach,
     client_tls_arguments,
     current_task_runs,
+    dask_serialize,
     dask_version_at,
     event_loop_runs_here,
     fetch_keys,
@@ -765,6 +766,24 @@ def test_the_scan_finds_undocumented_names():
 
 OURS = {"cache.call_later", "alive.call_later"}
 """Methods of our own of the same names."""
+
+
+class Unsendable:
+    """What its register of serializers refuses to send."""
+
+
+def test_a_registered_serializer_may_refuse_to_send():
+    refused = []
+
+    def refuse(value):
+        refused.append(value)
+        raise TypeError
+
+    dask_serialize.register(Unsendable, refuse)
+    value = Unsendable()
+    with pytest.raises(TypeError, match="Could not serialize"):
+        distributed.protocol.serialize(value, on_error="raise")
+    assert refused == [value]
 
 
 def test_undocumented_names_are_used_in_one_module_only():

@@ -6,10 +6,10 @@ from typing import NoReturn
 from weakref import WeakValueDictionary, ref
 
 from distributed import Worker, get_worker
-from distributed.protocol.serialize import dask_serialize
 
 from skdistmlp.cluster._dask import (
     add_metric,
+    dask_serialize,
     host_of,
     requires_encryption,
     result_dropped,
