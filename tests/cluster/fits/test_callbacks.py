@@ -61,7 +61,7 @@ def begun(client, name):
     return {
         key
         for key, _, end in transitions(client)
-        if end == "processing" and key[1].startswith(f"{name}-shard")
+        if end == "processing" and str(key[1]).startswith(f"{name}-shard")
     }
 
 
