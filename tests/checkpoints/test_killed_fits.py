@@ -33,6 +33,7 @@ def test_a_fit_killed_while_it_writes_is_resumed_to_the_same_bits(n_kills):
     assert n_resumed >= n_kills // 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_kills", only_quick(0, cases=[1, 40]))
 def test_a_client_killed_while_it_writes_the_state_of_workers_is_resumed(
     client, n_kills

@@ -46,6 +46,7 @@ def test_an_engine_trains_to_the_end(client, name):
     assert_allclose(state.network.parameters, alone.network.parameters, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("make_job", [partial(job_of, "adam"), lbfgs_job])
 def test_a_plan_says_what_a_step_took_if_that_was_expected(client, name, make_job):

@@ -206,6 +206,7 @@ def check_on_workers(cluster, engine, case, n_workers, in_blocks):
         assert_nothing_left(client)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["peers", "futures"])
 @given(case=cases(), n_workers=st.integers(1, 3), in_blocks=st.booleans())
 @settings(max_examples=3)

@@ -201,6 +201,7 @@ def test_without_a_number_of_workers_as_many_are_used_as_fit(client):
     ]
 
 
+@pytest.mark.slow
 def test_a_search_over_replicas_works(client):
     case = Case.of("defaults", max_iter=2)
     clf, _ = on_workers(client, case, n_workers=2)

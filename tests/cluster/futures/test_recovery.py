@@ -148,6 +148,7 @@ def test_a_killed_worker_does_not_change_the_answer(
     assert_nothing_left(own)
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_rows_are_placed_again_keeps_what_was_trained(
     own, data, monkeypatch
 ):
@@ -191,6 +192,7 @@ def test_an_interrupted_fit_that_loses_a_worker_ends_with_its_copy(
     assert_nothing_left(own)
 
 
+@pytest.mark.slow
 def test_a_copy_takes_the_place_of_the_state_that_a_run_began_with(client):
     fresh = job_of("adam", 2)
     job = job_of("adam", 2, state=fresh.start(fresh.split.unsplit_layout()))
@@ -269,6 +271,7 @@ def restarted(client, worker):
     bounded(restarting.result)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "kinds"),
     only_quick(

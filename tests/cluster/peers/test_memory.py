@@ -172,6 +172,7 @@ def test_at_its_peak_a_worker_holds_new_copies_and_those_before(
 BLOCK_BYTES = 1000 * 784 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_by_the_user", only_quick(1, cases=[True, False]))
 @pytest.mark.parametrize("is_sparse", [False, True], ids=["dense", "sparse"])
 def test_a_worker_concatenates_blocks_without_holding_them_twice(

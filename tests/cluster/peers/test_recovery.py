@@ -517,6 +517,7 @@ def test_a_copy_without_room_is_done_without(spare, data, monkeypatch, caplog):
     assert_same_bits(clf, expected)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_lost_while_it_sends_a_copy(spare, data, monkeypatch):
     """The other copy of its shard is taken: nothing is trained twice."""
     expected = undisturbed(spare, data)
