@@ -34,7 +34,7 @@ from skdistmlp.checkpoints import store
 SEED = 0
 
 RANDOM_EVERY = 4
-"""Of so many kills, one is at any moment of the fit, and the others are in a write."""
+"""One in this many kills comes at a random moment of a fit, the others in a write."""
 
 MOMENTS = (
     "the file is empty",
