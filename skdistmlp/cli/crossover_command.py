@@ -68,6 +68,15 @@ STEPS_PER_EPOCH = {64: 100, 512: 40, 2048: 10}
     f"{', '.join(map(str, HIDDEN_WIDTHS[:3]))}, ... neurons.",
 )
 @click.option(
+    "--n-layers",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of hidden layers of each network, all of the same width. The more "
+    "there are, the more is computed and exchanged.",
+)
+@click.option(
     "--repeats",
     metavar="N",
     type=click.IntRange(min=1),
@@ -108,6 +117,7 @@ def crossover(
     batch_size: int,
     n_features: int,
     max_width: int,
+    n_layers: int,
     repeats: int,
     csv_path: Path | None,
     json_path: Path | None,
@@ -149,7 +159,7 @@ def crossover(
     check_outputs(csv_path, json_path, plot_path)
     with connect(address, n_workers or 2, tls_ca_file, tls_cert, tls_key) as client:
         n_used, max_speedup, measurements = _measure(
-            client, n_workers, batch_size, n_features, max_width, repeats
+            client, n_workers, batch_size, n_features, max_width, n_layers, repeats
         )
     rows = [asdict(measured) for measured in measurements]
     threshold = None
@@ -174,6 +184,7 @@ def crossover(
             "n_workers": n_used,
             "batch_size": batch_size,
             "n_features": n_features,
+            "n_layers": n_layers,
             "repeats": repeats,
             "measurements": rows,
         }
@@ -190,6 +201,7 @@ def _measure(
     batch_size: int,
     n_features: int,
     max_width: int,
+    n_layers: int,
     repeats: int,
 ) -> "tuple[int, float, list[Measurement]]":
     """Return the number of workers, their highest speed-up, and the measurements."""
@@ -237,7 +249,7 @@ def _measure(
     workloads = [
         Workload(
             n_features,
-            (width,),
+            (width,) * n_layers,
             n_steps=next(n for widest, n in STEPS_PER_EPOCH.items() if width <= widest),
             n_epochs=3,
             batch_size=batch_size,

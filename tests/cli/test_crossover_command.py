@@ -28,24 +28,24 @@ def test_results_are_printed_and_written(client, tmp_path):
     scheduler_file.write_text(json.dumps({"address": client.scheduler.address}))
     options = [
         *("--scheduler-file", scheduler_file, "--n-workers", 2, "--repeats", 1),
-        *("--max-width", 16, "--n-features", 4),
+        *("--max-width", 16, "--n-features", 4, "--n-layers", 2),
         *("--csv", csv_path, "--json", json_path, "--plot", plot_path),
     ]
     done = dask_mlp("crossover", *options)
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader(csv_path.read_text().splitlines()))
-    assert [row["network"] for row in rows] == ["4-(8)", "4-(16)"]
+    assert [row["network"] for row in rows] == ["4-(8, 8)", "4-(16, 16)"]
     for row in rows:
         assert float(row["baseline_step_ms"]) > 0 < float(row["distributed_step_ms"])
-    assert [row["n_parameters"] for row in rows] == ["130", "250"]
+    assert [row["n_parameters"] for row in rows] == ["202", "522"]
     written = json.loads(json_path.read_text())
-    assert written["measurements"][0]["network"] == "4-(8)"
-    options = {"n_workers": 2, "batch_size": 200, "n_features": 4, "repeats": 1}
-    assert written.items() >= options.items()
+    assert written["measurements"][0]["network"] == "4-(8, 8)"
+    options = {"n_workers": 2, "batch_size": 200, "n_features": 4, "n_layers": 2}
+    assert written.items() >= {**options, "repeats": 1}.items()
     threshold = re.search(r"use parameter_threshold=(\d+)$", done.stdout, re.M)
     assert written["parameter_threshold"] == (threshold and int(threshold[1]))
     assert "<svg" in plot_path.read_text()
-    assert "| 4-(16) " in done.stdout
+    assert "| 4-(16, 16) " in done.stdout
     assert threshold or re.search("are not faster|are impossible", done.stdout)
     table, advice = done.stdout.rsplit("|\n", 1)
     assert all(line.startswith("|") for line in table.splitlines())
@@ -200,7 +200,7 @@ def test_help_fits_in_a_terminal_and_explains_every_option():
     ):
         assert part in done.stdout
     options = [p for p in cli.crossover.params if isinstance(p, click.Option)]
-    assert len(options) == 12
+    assert len(options) == 13
     assert all(re.match(r"[A-Z].{25,}[.\]]$", option.help) for option in options)
 
 

@@ -271,5 +271,5 @@ def test_the_command_counts_paused_workers(paused):
     said = f"need at least 2 workers, the cluster has 0 {PAUSED}"
     with pytest.raises(ClickException, match=said):
         crossover_command._measure(
-            paused, None, batch_size=1, n_features=1, max_width=1, repeats=1
+            paused, None, batch_size=1, n_features=1, max_width=1, n_layers=1, repeats=1
         )
