@@ -1,33 +1,38 @@
 """The plan of ``engine="auto"``: the fastest one, by what was measured."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from skdistmlp.engines.default_plan import MEMORY_ASKED_FROM_BYTES
 from skdistmlp.engines.engine import EngineRequest, out_of_reach
 from skdistmlp.exceptions import ClusterError, what_happened
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import corners, machines_of
-from skdistmlp.planning.candidates import FitLength, Offer, chosen_plan
+from skdistmlp.planning.candidates import (
+    FitLength,
+    Offer,
+    bytes_allocated_here,
+    chosen_plan,
+)
 from skdistmlp.planning.cost import StepCost, cost_of_training
-from skdistmlp.planning.machines import Machines, Speed, reference_machines
+from skdistmlp.planning.machines import Machines, reference_machines
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan
-from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import computation_s, scipy_s
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.trial import Trial
 
-MEASURED_FROM_S = 2.0
+MEASURED_FROM_S = 0.5
 """Seconds that one thread is expected to need for a fit from which workers are
-measured. That takes about half a second (``python -m benchmarks network --forecast``),
-which is what two workers save of such a fit if they are half as fast again as one
-thread. Shorter ones load no compiled code either, and use what is known already."""
+measured: as long as that takes (``python -m benchmarks network --forecast``). Whatever
+the workers would save of a shorter fit is less than what measuring them costs."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,15 @@ class FitOutline:
 
     @property
     def nominal_s(self) -> float:
-        """Seconds that one thread is expected to need, whatever it runs on."""
-        split = NetworkSplit.even(self.layer_units, 1)
-        step_s = computation_s(split, self.cost, Grid(1), Speed(REFERENCE))
-        return (step_s + scipy_s(split, self.cost)) * self.length.total
+        """Seconds that this process would need with one thread of a reference core.
+
+        Rows that are on the cluster would have to be fetched, over an assumed link.
+        """
+        split, assumed = NetworkSplit.even(self.layer_units, 1), reference_machines(0)
+        step_s = computation_s(split, self.cost, Grid(1), assumed.here)
+        fetched = self.cost.feature_bytes if self.on_cluster else 0
+        steps_s = (step_s + scipy_s(split, self.cost)) * self.length.total
+        return steps_s + assumed.sent_s(fetched)
 
 
 def is_worth_measuring(request: EngineRequest, outline: FitOutline) -> bool:
@@ -124,22 +134,45 @@ def has_choice(request: EngineRequest) -> bool:
 
 
 def reason_too_short(request: EngineRequest, outline: FitOutline) -> str | None:
-    """Return why a fit is too short for any cluster; None if it is not.
+    """Return why a fit is too short for workers of which nothing is known.
 
-    Only where the user has left it all to us: with a threshold, the network's size
-    says whether a short fit is distributed.
+    None if it is long enough, if the user has asked for workers, or if this process has
+    no room for it.
     """
     if (
-        request.parameter_threshold != "auto"
-        or request.engine != "auto"
+        request.engine != "auto"
         or not request.may_stay_local
         or outline.nominal_s >= MEASURED_FROM_S
+        or not _has_room_here(outline)
     ):
         return None
     return (
         f"about {outline.nominal_s:.1g} s of training are too short for workers to pay "
         f"off"
     )
+
+
+def _has_room_here(outline: FitOutline) -> bool:
+    """Return whether this process may allocate what training here takes."""
+    needed = bytes_allocated_here(outline.layer_units, outline.cost, outline.on_cluster)
+    if needed < MEMORY_ASKED_FROM_BYTES:
+        return True
+    from skdistmlp.cluster.data.remote_dataset import available_memory
+
+    return needed <= available_memory()
+
+
+def is_anything_known(outline: FitOutline) -> bool:
+    """Return whether this process has measured any workers on the network of a fit.
+
+    If not, no scheduler need be asked who its workers are.
+    """
+    if "distributed" not in sys.modules:
+        # Without it, nothing can have been measured.
+        return False
+    from skdistmlp.cluster.peers.measured import is_known
+
+    return is_known(outline.trial, outline.layer_units)
 
 
 def fastest_plan(
@@ -190,6 +223,7 @@ def fastest_plan(
     # Before anything is measured: what that takes is given back a little later.
     memory, memory_here = worker_memory(client, workers), available_memory()
     grids = outline.grids_timed(len(workers))
+    note = ""
     try:
         measurement = measured_before(client, workers, trial, grids)
         if measurement is None:
@@ -200,15 +234,17 @@ def fastest_plan(
             raise
         request = replace(request, without_peers=out_of_reach(what_happened(error)))
         return plan_without_peers(request, outline, workers, client)
-    except MeasurementError:
+    except MeasurementError as error:
         known = known_machines(client, workers, layer_units)
         if known is None:
             raise
         machines = known
+        note = f" (by an earlier measurement: {what_happened(error)})"
     else:
         machines = machines_of(measurement, outline.cost_of_trial)
         keep_machines(client, workers, layer_units, machines)
-    return _plan_by(request, outline, workers, client, machines, memory, memory_here)
+    plan = _plan_by(request, outline, workers, client, machines, memory, memory_here)
+    return None if plan is None else replace(plan, reason=plan.reason + note)
 
 
 def plan_by_known_machines(

@@ -14,6 +14,7 @@ from skdistmlp.engines.auto import (
     FitOutline,
     fastest_plan,
     has_choice,
+    is_anything_known,
     is_worth_measuring,
     plan_by_known_machines,
     plan_without_peers,
@@ -75,7 +76,7 @@ def open_engine(
     """Plan training or a prediction, and make the engine of the plan.
 
     Dask is imported, and a cluster looked for, only when the network is large
-    enough to be split.
+    enough to be split, and its training long enough.
 
     Parameters
     ----------
@@ -98,8 +99,6 @@ def open_engine(
         Inside the context its client, if it has one, is connected.
     """
     reason = request.reason_to_stay_local(layer_units)
-    if reason is None and outline is not None:
-        reason = reason_too_short(request, outline)
     is_prediction = not cost.goes_backward
     if reason is None and is_prediction and request.engine != "futures":
         # Asking the scheduler for workers may take longer than a small prediction.
@@ -118,6 +117,14 @@ def open_engine(
         plan = _plan_without_client(request, layer_units, is_prediction)
         yield engines[plan.engine](plan, None)
         return
+    if outline is not None:
+        reason = reason_too_short(request, outline)
+        if reason is not None and not is_anything_known(outline):
+            # Asking the scheduler for workers may take longer than the fit.
+            _warn_of_unused_cluster(request, reason)
+            plan = local_plan(layer_units, reason)
+            yield engines[plan.engine](plan, None)
+            return
     from skdistmlp.cluster.client.calling_thread import is_left_behind
     from skdistmlp.cluster.client.lookup import connected
 
@@ -277,6 +284,9 @@ def _plan_on(
         else:
             if plan is not None:
                 return plan
+            reason = reason_too_short(request, outline)
+            if reason is not None:
+                return local_plan(layer_units, reason)
     plan = default_plan(request, layer_units, cost, workers, client)
     return replace(plan, reason=plan.reason + note)
 

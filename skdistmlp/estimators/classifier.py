@@ -154,30 +154,29 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         it out; an address is kept.
     n_workers : int or None, default=None
         Number of workers that share the network. None: with "auto", as many as should
-        be fastest; otherwise, and for short fits, all workers of the cluster, or as
-        many of them as `n_replicas` divides.
+        be fastest, and none for a short fit; otherwise all workers of the cluster, or
+        as many of them as `n_replicas` divides.
     n_replicas : int or None, default=None
         Number of groups of workers that each have a copy of the network and compute
         some rows of every mini-batch; in each group, `n_workers` / `n_replicas` workers
         share the neurons. None: with "auto", chosen by measurement; otherwise, and for
-        short fits, 1, unless mini-batches are so large that replicas exchange less.
-        The result does not depend on it, beyond rounding.
+        short fits on workers, 1, unless mini-batches are so large that replicas
+        exchange less. The result does not depend on it, beyond rounding.
     parameter_threshold : int, "auto" or None, default=None
         Networks with fewer parameters are trained and used locally, whatever the
         engine. None reads the setting ``skdistmlp.parameter-threshold`` (50,000
         unless you change it) for ``engine="auto"``, and means 0 for an engine that
-        you name. "auto" is no threshold: fits that are long enough to measure the
-        workers go where they should be fastest, short ones stay local. Without a
-        client, everything runs locally.
+        you name; 0 always distributes. "auto" is no threshold: fits of any network go
+        where they should be fastest. Without a client, everything runs locally.
     engine : {"auto", "local", "futures", "peers"}, default="auto"
         How to train. With "peers", each worker trains its own neurons and exchanges
         activations with the others directly. With "futures", each layer's
         computation on each worker is a Dask task. "local" runs in this process.
         "auto" measures the workers and this process if a network reaches the
-        threshold and its training should take seconds, and takes the fastest plan,
-        local included; for shorter fits it is "peers" (see `plan_fit`). Predictions run
-        where they should be faster, except with "local" and "futures", which hold
-        for them too.
+        threshold and its training should take half a second or more, and takes the
+        fastest plan, local included; shorter fits are local, unless the workers were
+        measured before (see `plan_fit`). Predictions run where they should be faster,
+        except with "local" and "futures", which hold for them too.
     checkpoint : str, path-like or None, default=None
         A directory, or a URL that fsspec knows. `fit` saves its state there now and
         then, and removes the file at the end. If it was cut off, the next `fit` with

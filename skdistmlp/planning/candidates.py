@@ -194,9 +194,7 @@ class Offer:
     def _local(self) -> Candidate | None:
         """Return the candidate of this process; None if there is no room for it."""
         split = NetworkSplit.even(self.layer_units, 1)
-        held = bytes_held(split.layout(0), self.cost)
-        # Data that are not on the cluster are in memory already.
-        needed = held if self.on_cluster else held - self.cost.data_bytes
+        needed = bytes_allocated_here(self.layer_units, self.cost, self.on_cluster)
         if not self._has_room_here(needed):
             return None
         seconds = computation_s(split, self.cost, Grid(1), self.machines.here)
@@ -204,6 +202,7 @@ class Offer:
         plan = local_plan(self.layer_units, "")
         fetched = self.cost.feature_bytes if self.on_cluster else 0
         fixed_s = self.machines.sent_s(fetched)
+        held = bytes_held(split.layout(0), self.cost)
         return Candidate(plan, StepTime(seconds), fixed_s, self.length, held)
 
     def _has_room_here(self, n_bytes: int) -> bool:
@@ -354,6 +353,24 @@ class Offer:
         fixed_s = self._fit_on_workers_s(plan, sent)
         _, n_messages = traffic(split, self.cost, plan.n_replicas, 0, plan.rows)
         return Candidate(plan, step, fixed_s, self.length, messages_sent=n_messages)
+
+
+def bytes_allocated_here(
+    layer_units: Sequence[int], cost: StepCost, on_cluster: bool
+) -> int:
+    """Return the bytes that this process allocates to train a network by itself.
+
+    Parameters
+    ----------
+    layer_units : sequence of int
+        Features, neurons of each hidden layer, outputs.
+    cost : StepCost
+        What a step costs.
+    on_cluster : bool
+        Whether the data are on the cluster. Otherwise they are in memory already.
+    """
+    held = bytes_held(NetworkSplit.even(layer_units, 1).layout(0), cost)
+    return held if on_cluster else held - cost.data_bytes
 
 
 def row_shares(grid: Grid, speeds: Sequence[float]) -> tuple[int, ...]:

@@ -384,22 +384,70 @@ def test_fits_whose_workers_are_held_use_what_is_known(client, monkeypatch):
         assert "nothing was measured: other fits hold" in plan.reason
         machines = reference_machines(len(workers))
         keep_machines(client, workers, UNITS, machines)
-        assert plan_of(client).forecast is not None
+        plan = plan_of(client)
+        assert plan.forecast is not None
+        assert plan.reason.endswith(
+            " (by an earlier measurement: other fits hold or measure the workers)"
+        )
 
 
-def test_without_a_threshold_short_fits_stay_here_and_long_ones_are_measured(
-    client, measures, monkeypatch
-):
-    plan = plan_of(client, parameter_threshold="auto")
-    assert plan.forecast is not None
-    monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
-    plan = plan_of("tcp://192.0.2.1:1", parameter_threshold="auto")
+@pytest.mark.parametrize("threshold", [None, 1, "auto"])
+def test_short_fits_stay_here_without_a_look_at_the_cluster(threshold):
+    plan = plan_of("tcp://192.0.2.1:1", parameter_threshold=threshold)
     assert plan.engine == "local"
-    assert re.search("about .* s of training are too short", plan.reason)
-    # What was asked for is obeyed.
-    assert plan_of(client, parameter_threshold="auto", n_workers=2).engine == "peers"
-    assert plan_of(client, parameter_threshold="auto", n_replicas=3).n_replicas == 3
-    assert plan_of(client, parameter_threshold="auto", engine="peers").n_workers == 3
+    assert re.fullmatch(
+        r"about 0\.\d+ s of training are too short for workers to pay off", plan.reason
+    )
+
+
+def test_short_fits_of_a_network_that_was_measured_on_other_workers_stay_here(client):
+    keep_machines(client, ("tcp://other:1",), UNITS, reference_machines(1))
+    plan = plan_of(client)
+    assert (plan.engine, plan.forecast) == ("local", None)
+    assert "are too short for workers to pay off" in plan.reason
+
+
+@pytest.mark.usefixtures("not_yet_warned")
+def test_whose_client_is_not_used_for_a_short_fit_is_told_so():
+    expected = r"client= was given, but training stays .* 0\.\d+ s of training are too"
+    with pytest.warns(UserWarning, match=expected):
+        plan_of("tcp://192.0.2.1:1")
+
+
+@pytest.mark.parametrize(
+    ("given", "n_workers"),
+    [
+        ({"n_workers": 2}, 2),
+        ({"n_replicas": 3}, 3),
+        ({"engine": "peers"}, 3),
+        ({"engine": "futures"}, 3),
+        ({"parameter_threshold": 0}, 3),
+    ],
+    ids=str,
+)
+def test_a_short_fit_is_distributed_if_that_was_asked_for(client, given, n_workers):
+    assert plan_of(client, **given).n_workers == n_workers
+
+
+def test_a_short_fit_that_this_process_has_no_room_for_is_distributed(
+    client, monkeypatch
+):
+    monkeypatch.setattr(auto, "MEMORY_ASKED_FROM_BYTES", 0)
+    assert plan_of(client).engine == "local"
+    monkeypatch.setattr(remote_dataset, "available_memory", lambda: 1000)
+    assert plan_of(client).engine == "peers"
+
+
+def test_rows_that_take_long_to_fetch_are_no_short_fit():
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    many = replace(outline, cost=replace(outline.cost, feature_bytes=10**8))
+    assert many.nominal_s == outline.nominal_s
+    on_cluster = replace(many, on_cluster=True)
+    # The link is taken to have 1 Gbit/s.
+    assert on_cluster.nominal_s == pytest.approx(10**8 * (8e-9 + 4e-9), rel=0.2)
+    request = EngineRequest(None, None, None, "auto")
+    assert auto.reason_too_short(request, many) is not None
+    assert auto.reason_too_short(request, on_cluster) is None
 
 
 def test_without_threshold_and_measurement_that_of_the_settings_decides(
@@ -549,8 +597,9 @@ def test_without_peers_what_has_no_room_in_this_process_is_an_error(
     ("given", "engine"), [({}, "local"), ({"n_workers": 2, "n_replicas": 1}, "futures")]
 )
 def test_shards_that_cannot_connect_are_done_without_though_nothing_was_measured(
-    client, unconnected, capsys, given, engine
+    client, unconnected, measures, capsys, given, engine
 ):
+    measures["error"] = "the workers are asleep"
     here = classifier(None, verbose=True).set_params(engine="local").fit(X, Y)
     lines_here = re.sub(r"\d+\.\d+", "", capsys.readouterr().out)
     clf = classifier(client, verbose=True, **given)

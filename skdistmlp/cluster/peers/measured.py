@@ -157,6 +157,22 @@ def known_machines(
     return None
 
 
+def is_known(trial: Trial, layer_units: tuple[int, ...]) -> bool:
+    """Return whether any workers were measured for a job, or on its network.
+
+    Parameters
+    ----------
+    trial : Trial
+        The job.
+    layer_units : tuple of int
+        Of its network.
+    """
+    with _TABLES:
+        jobs = {of_job for _, _, of_job, _ in _TIMINGS}
+        networks = {units for _, _, units in _MACHINES}
+    return trial.key in jobs or layer_units in networks
+
+
 def note_unreachable(client: Client, workers: tuple[str, ...], reason: str) -> None:
     """Have it known for a while that workers cannot connect, as a fit has found out."""
     note_failure(client, workers, UnreachableError(reason))

@@ -14,6 +14,7 @@ from skdistmlp.cluster.peers.measured import (
     UnreachableError,
     forget_job,
     forget_machines,
+    is_known,
     keep_machines,
     keep_timings,
     known_machines,
@@ -67,6 +68,18 @@ def test_tables_are_not_held_while_something_is_measured(
     finally:
         gate.set()
     assert asked.result(WITHIN_S)
+
+
+def test_what_is_known_of_a_job_or_its_network_is_said_without_a_client(
+    client, workers, trial
+):
+    units = trial.network.layer_units
+    assert not is_known(trial, units)
+    keep_machines(client, workers, (4, 9, 1), reference_machines(3))
+    assert is_known(trial, (4, 9, 1))
+    assert not is_known(trial, (4, 8, 1))
+    keep_timings(client, workers, trial, GRIDS, None)
+    assert is_known(trial, (4, 8, 1))
 
 
 def test_a_scheduler_that_hangs_holds_up_no_fit_on_another_cluster(
