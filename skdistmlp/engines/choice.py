@@ -209,15 +209,14 @@ def _plan_prediction(
         paused = describe_paused(client)
         suffix = f" that accept tasks: {paused}" if paused else ""
         return local_plan(layer_units, f"the cluster has no workers{suffix}")
-    memory = worker_memory(client, workers).values()
-    limit = min((its.free for its in memory), default=None)
+    memory = worker_memory(client, workers)
     machines = known_machines(client, workers, tuple(layer_units))
     if machines is None:
         is_one_machine = all(is_on_loopback(worker) for worker in workers)
         rate = math.inf if is_one_machine else ASSUMED_RATE
         machines = reference_machines(len(workers), rate)
     return plan_shared_prediction(
-        layer_units, request.engine, workers, cost, limit, machines
+        layer_units, request.engine, workers, cost, memory, machines
     )
 
 

@@ -492,15 +492,25 @@ def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
         reason = next_best
     else:
         reason = "the fastest plan that is expected to fit into memory"
-    reason += _slow_workers(first.plan, offer)
+    reason += slow_workers(first.plan, offer.workers, offer.machines.workers)
     return replace(first.plan, reason=reason, forecast=forecast)
 
 
-def _slow_workers(plan: Plan, offer: Offer) -> str:
-    """Say which workers a plan leaves out since they are slow; nothing if none is."""
+def slow_workers(plan: Plan, workers: Sequence[str], speeds: Sequence[Speed]) -> str:
+    """Say which workers a plan leaves out since they are slow; nothing if none is.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    workers : sequence of str
+        Addresses of all workers.
+    speeds : sequence of Speed
+        How fast they are; in the same order.
+    """
     slowness = {
         worker: speed.correction(Grid(1))
-        for worker, speed in zip(offer.workers, offer.machines.workers, strict=True)
+        for worker, speed in zip(workers, speeds, strict=True)
     }
     taken = [slowness[worker] for worker in plan.workers]
     if not taken:

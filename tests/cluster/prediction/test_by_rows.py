@@ -34,15 +34,21 @@ from tests.estimators.support import fit
 from tests.marks import only_quick
 
 
+def all_of_them(slowness):
+    return [len(slowness)] if slowness else []
+
+
 def with_slow_process(n_workers, _):
     machines = reference_machines(n_workers, math.inf)
-    return replace(machines, here=Speed(REFERENCE, {Grid(1): 1e3}))
+    slow = Speed(REFERENCE, {Grid(1): 1e3})
+    return replace(machines, here=slow, here_bits_per_s=math.inf)
 
 
 @pytest.fixture
 def sharing_is_free(monkeypatch):
-    """Make a prediction of any size worth distributing, in blocks of 40 rows."""
+    """Let all workers share a prediction of any size, in blocks of 40 rows."""
     monkeypatch.setattr(prediction, "TASK_S", 0.0)
+    monkeypatch.setattr(prediction, "worker_counts", all_of_them)
     monkeypatch.setattr(prediction, "DASK_BYTE_S", 0.0)
     monkeypatch.setattr(machines, "DASK_BYTE_S", 0.0)
     # Several workers compute a row as fast as one; this process, slowly.
@@ -98,7 +104,7 @@ def test_predictions_equal_local_ones(
     assert (plan.engine, plan.split_by) == ("futures", "rows")
     assert set(plan.workers) == set(client.nthreads())
     assert plan.reason.startswith(f"a prediction of {n_rows} rows should take ")
-    assert " s on 3 workers by rows, to which " in plan.reason
+    assert " s on 3 workers by rows (" in plan.reason
     shared = bounded(fitted.predict_proba, X)
     assert shared.dtype == np.float32
     # Products of fewer rows may be summed in another order.
@@ -128,7 +134,7 @@ def test_the_network_is_sent_once_and_blocks_in_turn(
 def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
     client, data, fitted, sharing_is_free, monkeypatch
 ):
-    memory = dict.fromkeys(client.nthreads(), WorkerMemory(2000, 0.9, taken=800))
+    memory = dict.fromkeys(client.nthreads(), WorkerMemory(10_000, 0.9, taken=3000))
     monkeypatch.setattr(
         "skdistmlp.cluster.client.workers.worker_memory", lambda *_: memory
     )
@@ -136,7 +142,7 @@ def test_a_network_that_does_not_fit_a_worker_is_split_by_neurons(
     fitted.set_params(engine="auto", client=client)
     plan = fitted.plan_predict(data[0])
     assert (plan.engine, plan.split_by, plan.n_shards) == ("futures", "neurons", 3)
-    assert "a worker has 1,000" in plan.reason
+    assert "no worker has more than 6,000" in plan.reason
     assert_array_equal(bounded(fitted.predict, data[0]), labels)
 
 
