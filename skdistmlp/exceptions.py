@@ -47,7 +47,15 @@ class WorkerLostError(ClusterError):
     kind : {"lost", "retired", "paused"}
         What was the matter with these workers when this was raised: those that were
         being retired or paused still answered, and may accept tasks again by now.
+
+    Attributes
+    ----------
+    silent : tuple of str or None
+        Addresses of workers that did not answer when a fit ended with this; None if
+        nobody has asked them.
     """
+
+    silent: tuple[str, ...] | None = None
 
     def __init__(
         self,
@@ -71,8 +79,11 @@ class ExchangeError(ClusterError):
     apart : tuple of (int, int)
         Ranks of shards that could not connect to each other, pair by pair, if that is
         what failed.
+    silent : tuple of str or None
+        See `WorkerLostError`.
     """
 
+    silent: tuple[str, ...] | None = None
     before_training: bool = False
     apart: tuple[tuple[int, int], ...] = ()
 

@@ -14,6 +14,7 @@ from skdistmlp.cluster.futures import tasks
 from skdistmlp.cluster.futures.ops import FuturesOps, TaskInputs, add_in_order
 from skdistmlp.cluster.run.graph import PREDICT, TRAIN
 from skdistmlp.cluster.run.placement import Placement
+from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.nn.layers import Network
 from skdistmlp.nn.types import FloatArray, Rows
 from skdistmlp.parallel.data import Dataset
@@ -104,6 +105,9 @@ def open_futures_network(
             state=state_of_network,
             objective=FuturesObjective(ops, placement, split, dataset, state),
         )
+    except (WorkerLostError, ExchangeError) as error:
+        placement.note_silent(error)
+        raise
     finally:
         placement.close()
 

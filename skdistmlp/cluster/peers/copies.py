@@ -199,10 +199,15 @@ class StateCopies:
         # The ones before are released with the last reference to them.
         self._last = Copies(futures[: len(own)], futures[len(own) :])
 
-    def fetch(self) -> list[ShardCopy] | None:
+    def fetch(self, silent: Collection[str] = ()) -> list[ShardCopy] | None:
         """Return the last copies, from workers that are still there; None without.
 
         There are none yet, or a shard's worker and its buddy's are both lost.
+
+        Parameters
+        ----------
+        silent : collection of str
+            Those workers of the run that do not answer.
 
         Raises
         ------
@@ -215,7 +220,7 @@ class StateCopies:
         deadline = time.monotonic() + COPIES_ANSWER_S + slowly_s
 
         # Again whenever a worker is lost that has one of them: another may have it too.
-        while (chosen := self._choose()) is not None:
+        while (chosen := self._choose(silent)) is not None:
             try:
                 return self._gather(chosen, deadline)
             except Exception:
@@ -241,7 +246,7 @@ class StateCopies:
         copies: list[ShardCopy] = gathering.result()
         return copies
 
-    def _choose(self) -> list[tuple[Future[Any], str]] | None:
+    def _choose(self, silent: Collection[str]) -> list[tuple[Future[Any], str]] | None:
         """Return a copy of each shard, and the worker that has it; None without."""
         if self._last is None:
             return None
@@ -249,12 +254,13 @@ class StateCopies:
         # Not only those that they were made on: Dask moves what only a worker that is
         # being retired has, and so does a user who calls `Client.rebalance`.
         homes = {home for there in where.values() for home in there}
-        silent = {*silent_workers(self._client, homes)}
+        elsewhere = homes.difference(self._tasks.workers)
+        avoided = {*silent, *silent_workers(self._client, elsewhere)}
 
         def risk_of_waiting(copy: tuple[Future[Any], str]) -> tuple[bool, bool]:
             future, home = copy
             # Of several homes, Dask asks any.
-            return home in silent, not silent.isdisjoint(where[future.key])
+            return home in avoided, not avoided.isdisjoint(where[future.key])
 
         chosen = []
         for pair in zip(*self._last, strict=True):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -172,8 +172,8 @@ class PeersRun:
                 self._tasks.phase = "placing the network"
                 self._place()
         except BaseException as error:
+            self._note_failure(error)
             self._release()
-            self._note_beginning(error)
             raise
         return self
 
@@ -201,10 +201,13 @@ class PeersRun:
         progress = self._state.progress
         return 0 if progress is None else progress.n_iter
 
-    def last_copies(self) -> list[ShardCopy] | None:
-        """Return the last copies of the state of all shards; None if there are none."""
+    def last_copies(self, silent: Collection[str]) -> list[ShardCopy] | None:
+        """Return the last copies of the state of all shards; None if there are none.
+
+        Not from silent workers, as far as others have them.
+        """
         try:
-            return self._copies.fetch()
+            return self._copies.fetch(silent)
         except (*CONNECTION_ERRORS, TimeoutError):
             # Of a cluster that goes on losing workers.
             return None
@@ -221,12 +224,18 @@ class PeersRun:
         """
         try:
             return self._train_in_rounds()
-        except ExchangeError as error:
-            self._note_beginning(error)
+        except (WorkerLostError, ExchangeError) as error:
+            self._note_failure(error)
             raise
 
-    def _note_beginning(self, error: BaseException) -> None:
-        """Note in an error of an exchange whether this run took a step before it."""
+    def _note_failure(self, error: BaseException) -> None:
+        """Note in an error what is known only here, for whoever goes on after it.
+
+        Which workers are silent; and for one of an exchange, whether this run took a
+        step before it.
+        """
+        if isinstance(error, WorkerLostError | ExchangeError):
+            self._tasks.note_silent(error)
         if not isinstance(error, ExchangeError):
             return
         # The message that a shard has met the others may come after the error of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -165,8 +165,8 @@ class _Run:
             self._note_plan(run.plan)
             try:
                 state = run.train()
-            except RECOVERABLE:
-                self._take_copies()
+            except RECOVERABLE as error:
+                self._take_copies(error.silent or ())
                 raise
             finally:
                 self._note_time(run.training_s)
@@ -176,9 +176,9 @@ class _Run:
             self._job = replace(self._job, initial=state)
         return state
 
-    def _take_copies(self) -> None:
+    def _take_copies(self, silent: Collection[str]) -> None:
         """Fetch the last copies of the state, if there are any."""
-        copies = self._run.last_copies()
+        copies = self._run.last_copies(silent)
         if copies is None:
             return
         states = [copy.state for copy in copies]

@@ -96,6 +96,7 @@ class RoundStart:
             f"{self._roster.timeout_s:g} s (skdistmlp.exchange-timeout): no connection "
             f"{named}"
         )
+        error.silent = tuple(w for w in self._workers if w not in missing)
         if are_apart:
             error.apart = tuple((min(pair), max(pair)) for pair in pairs)
         return error

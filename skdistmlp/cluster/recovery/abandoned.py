@@ -10,7 +10,6 @@ from distributed import Client
 
 from skdistmlp.cluster.client.workers import accepts_tasks, known_workers
 from skdistmlp.cluster.recovery.departure import Departure
-from skdistmlp.cluster.run.liveness import silent_workers
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.planning.plan import Plan
 
@@ -58,7 +57,7 @@ def lost_among(
     if isinstance(error, WorkerLostError):
         lost |= {*error.workers}
     elif not lost:
-        lost |= {*silent_workers(client, plan.workers)}
+        lost |= {*(error.silent or ())}.intersection(plan.workers)
     # Of the others, one may have had blocks of the rows.
     others = sorted(lost.difference(plan.workers))
     return (*(worker for worker in plan.workers if worker in lost), *others)

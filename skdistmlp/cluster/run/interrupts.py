@@ -11,7 +11,7 @@ import socket
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -54,24 +54,40 @@ class InterruptShield:
     def open(self) -> None:
         """Have the workers ignore SIGINT from now on."""
         self._shielded = own_workers(self._client, self._workers)
-        self._tell(False, ignore_interrupts, self._name, os.getpid())
+        self._tell(self._shielded, False, ignore_interrupts, self._name, os.getpid())
 
-    def close(self) -> None:
-        """Have them heed it again, unless another run goes on there."""
+    def close(self, silent: Collection[str] = ()) -> None:
+        """Have them heed it again, unless another run goes on there.
+
+        Parameters
+        ----------
+        silent : collection of str
+            Addresses of workers that do not answer: those are not waited for.
+        """
+        hanging = [worker for worker in self._shielded if worker in silent]
+        others = [worker for worker in self._shielded if worker not in silent]
         # However late they answer: one that is suspended now would otherwise ignore
         # Ctrl-C for as long as this process lives.
-        self._tell(True, heed_interrupts, self._name)
+        self._tell(hanging, True, heed_interrupts, self._name, wait_s=0)
+        self._tell(others, True, heed_interrupts, self._name)
         self._shielded = []
 
-    def _tell(self, insists: bool, function: Callable[..., None], *args: Any) -> None:
-        """Call a function on the workers; wait for it, but not for long.
+    def _tell(
+        self,
+        workers: Sequence[str],
+        insists: bool,
+        function: Callable[..., None],
+        *args: Any,
+        wait_s: float = PING_ANSWER_S,
+    ) -> None:
+        """Call a function on workers; wait for it, but not for long.
 
         Directly, since the client may be closed and the scheduler hang. In another
         thread, since this one may run an event loop, and so that an interrupt does not
         cut it short; a daemon, since it must not keep this process alive. If it
         insists, the thread goes on until each worker has answered or ended.
         """
-        workers, client = self._shielded, self._client
+        client = self._client
         processes = dict(_PROCESSES.get(client, {}))
         if not workers:
             return
@@ -97,7 +113,7 @@ class InterruptShield:
         with suppress(RuntimeError):
             thread = threading.Thread(target=call, name=THREAD_NAME, daemon=True)
             thread.start()
-            thread.join(PING_ANSWER_S)
+            thread.join(wait_s)
 
 
 def _is_alive(process: psutil.Process | None) -> bool:

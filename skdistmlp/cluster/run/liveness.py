@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
-from typing import Any
+from typing import Any, Self
 
 from distributed import Client
 
@@ -173,23 +173,53 @@ class PausedCheck:
                 )
 
 
-def silent_workers(client: Client, workers: Iterable[str]) -> list[str]:
-    """Return the workers that do not answer a ping within `PING_ANSWER_S`.
+class Pings:
+    """One ping to each of some workers, all sent at once.
 
-    The scheduler may just be removing one: then there is an error in place of the
-    answer, at once.
+    A context: what has not arrived at its end is not waited for any more.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    workers : iterable of str
+        Addresses.
     """
-    answers = {
-        worker: submit_rpc(client, ping_worker, client, worker) for worker in workers
-    }
-    answered, _ = wait(answers.values(), PING_ANSWER_S)
-    for answer in answers.values():
-        answer.cancel()
-    return [
-        worker
-        for worker, answer in answers.items()
-        if answer not in answered or answer.exception() is not None
-    ]
+
+    def __init__(self, client: Client, workers: Iterable[str]) -> None:
+        self._deadline = time.monotonic() + PING_ANSWER_S
+        self._answers = {
+            worker: submit_rpc(client, ping_worker, client, worker)
+            for worker in workers
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for answer in self._answers.values():
+            answer.cancel()
+
+    def silent(self) -> tuple[str, ...]:
+        """Return the workers that do not answer within `PING_ANSWER_S` of the ping.
+
+        The scheduler may just be removing one: then there is an error in place of the
+        answer, at once.
+        """
+        # Answers that have arrived count, however late this is called.
+        left_s = max(0.0, self._deadline - time.monotonic())
+        answered, _ = wait(self._answers.values(), left_s)
+        return tuple(
+            worker
+            for worker, answer in self._answers.items()
+            if answer not in answered or answer.exception() is not None
+        )
+
+
+def silent_workers(client: Client, workers: Iterable[str]) -> tuple[str, ...]:
+    """Return the workers that do not answer a ping; see `Pings.silent`."""
+    with Pings(client, workers) as pings:
+        return pings.silent()
 
 
 def workers_around_silent(client: Client) -> list[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
@@ -18,11 +18,13 @@ from skdistmlp.cluster.run.free_memory import check_free_memory
 from skdistmlp.cluster.run.graph import RUN_DIGITS, SHARD, TRAIN, Key, PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.interrupts import InterruptShield
+from skdistmlp.cluster.run.liveness import Pings, silent_workers
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import Watch
+from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.planning.memory import WorkerMemory, memory_needs, plan_with_room
 from skdistmlp.planning.plan import Plan
 from skdistmlp.timeouts import WORKER_CHECK_S
@@ -84,6 +86,8 @@ class Placement:
         self.phase = "starting"
         self.memory_needs: Mapping[str, str] = {}
         self._memory: Mapping[str, WorkerMemory] = {}
+        # Those that `close` does not wait for.
+        self._silent: Collection[str] = ()
         self.notice = WaitNotice(client, self._run, log)
         self._shield = InterruptShield(client, workers)
         self._held = HeldFutures()
@@ -169,7 +173,27 @@ class Placement:
             self._graph.begin()
         finally:
             # Last, and even if an interrupt arrives in the middle of that.
-            self._shield.close()
+            self._shield.close(self._silent)
+
+    def ping_workers(self) -> Pings:
+        """Ping all workers of this run."""
+        return Pings(self._client, self.workers)
+
+    def note_silent(self, error: WorkerLostError | ExchangeError) -> None:
+        """Note in an error that ends this run which of its workers do not answer.
+
+        They are asked once, unless the error says it already: all that follows goes by
+        that, instead of waiting for the same worker again and again.
+        """
+        if error.silent is None:
+            known: Collection[str] = ()
+            # It names those that have not answered for long. The others it has not
+            # asked, and one may hang since the same fault.
+            if isinstance(error, WorkerLostError) and error.kind == "lost":
+                known = error.workers
+            asked = [worker for worker in self.workers if worker not in known]
+            error.silent = (*known, *silent_workers(self._client, asked))
+        self._silent = error.silent
 
     def begin(self) -> None:
         """Start a step: tasks get new keys; see `PinnedGraph`."""

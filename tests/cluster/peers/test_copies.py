@@ -257,6 +257,12 @@ def test_a_copy_on_a_worker_that_hangs_is_the_last_choice(monkeypatch, also):
     assert holders.copies(monkeypatch).fetch() == [f"0 {b}", f"1 {b}"]
 
 
+def test_workers_of_the_run_are_not_asked_again_whether_they_hang(monkeypatch):
+    a, b = WORKERS
+    holders = Holders(monkeypatch, WORKERS, silent=[b])
+    assert holders.copies(monkeypatch).fetch([a]) == [f"0 {b}", f"1 {b}"]
+
+
 def test_copies_end_with_the_last_workers_that_have_them(monkeypatch):
     holders = Holders(monkeypatch, WORKERS, dying=[*WORKERS])
     assert holders.copies(monkeypatch).fetch() is None

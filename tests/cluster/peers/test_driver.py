@@ -446,15 +446,17 @@ def test_matrix_products_use_both_threads_of_a_worker(data):
 
 @pytest.mark.parametrize("begun", ["met", "a round", "a recovery", None])
 def test_an_error_says_whether_a_step_was_taken_before_it(begun):
-    noted = []
+    noted, asked = [], []
     run = SimpleNamespace(
         _note_messages=lambda: noted.append(1),
+        _tasks=SimpleNamespace(note_silent=asked.append),
         _round_start=SimpleNamespace(have_met=begun == "met"),
         _n_rounds=int(begun == "a round"),
         _plan=SimpleNamespace(recoveries=("one",) if begun == "a recovery" else ()),
     )
     error = ExchangeError("lost its connection")
-    peers.PeersRun._note_beginning(run, error)
+    peers.PeersRun._note_failure(run, error)
     assert error.before_training is (begun is None)
     # What shards have said meanwhile counts.
     assert noted
+    assert asked == [error]

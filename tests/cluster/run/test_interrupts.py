@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import dask.array as da
 import numpy as np
@@ -20,6 +21,7 @@ from skdistmlp.cluster.run.interrupts import (
     own_workers,
     shielded_from_interrupts,
 )
+from skdistmlp.timeouts import PING_ANSWER_S
 from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
 
 
@@ -94,6 +96,22 @@ def test_a_shield_does_not_wait_long_for_a_worker_that_hangs(client, workers):
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not is_shielded(client), "the worker has heard of both")
+
+
+def test_workers_that_are_known_to_hang_are_not_waited_for(client, workers):
+    pid = client.run(os.getpid, workers=workers[:1])[workers[0]]
+    shield = InterruptShield(client, workers)
+    shield.open()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        bounded(shield.close, workers[:1])
+        assert time.monotonic() - begun < PING_ANSWER_S
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(
+        lambda: "_on_interrupt" not in str(handlers(client)), "all have heard of it"
+    )
 
 
 def test_threads_of_this_process_are_left_alone():

@@ -10,6 +10,7 @@ from skdistmlp.cluster.run import liveness
 from skdistmlp.cluster.run.liveness import (
     LivenessCheck,
     PausedCheck,
+    Pings,
     silent_workers,
     workers_around_silent,
 )
@@ -242,7 +243,17 @@ def test_workers_that_do_not_answer_a_ping_are_silent(monkeypatch):
     answers["removed"].set_exception(OSError("connection closed"))
     monkeypatch.setattr(liveness, "submit_rpc", lambda *args: answers[args[-1]])
     monkeypatch.setattr(liveness, "PING_ANSWER_S", 0.05)
-    assert silent_workers(None, answers) == ["removed", "hangs"]
+    assert silent_workers(None, answers) == ("removed", "hangs")
+
+
+def test_answers_count_however_late_they_are_looked_at(monkeypatch):
+    answer = Future()
+    monkeypatch.setattr(liveness, "submit_rpc", lambda *_: answer)
+    monkeypatch.setattr(liveness, "PING_ANSWER_S", -1.0)
+    with Pings(None, ["worker"]) as pings:
+        assert pings.silent() == ("worker",)
+        answer.set_result(None)
+        assert pings.silent() == ()
 
 
 @pytest.mark.parametrize(

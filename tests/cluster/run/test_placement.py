@@ -9,7 +9,7 @@ from distributed import Client
 from skdistmlp.cluster import _dask
 from skdistmlp.cluster.run import placement as module
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.exceptions import ClusterError, WorkerLostError
+from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.memory import WorkerMemory
 from tests.cluster.leaks import assert_nothing_left
@@ -58,6 +58,31 @@ def test_a_task_without_an_error_has_none(placement):
     (done,) = placement.submit([placement.add(0, "divide", divide, 1, 1)])
     bounded(placement.wait_for, done)
     assert placement.error_of(done) is None
+
+
+def test_who_is_silent_is_found_once_for_each_error(monkeypatch, placement):
+    first, second, third = placement.workers
+    asked = []
+
+    def silent_workers(_, workers):
+        asked.append(workers)
+        return (second,)
+
+    monkeypatch.setattr(module, "silent_workers", silent_workers)
+    broken = ExchangeError("it broke")
+    placement.note_silent(broken)
+    placement.note_silent(broken)
+    assert broken.silent == (second,)
+    assert asked == [[first, second, third]]
+    # One that is named has not answered for long.
+    lost = WorkerLostError("one is lost", (third,))
+    placement.note_silent(lost)
+    assert lost.silent == (third, second)
+    assert asked[1:] == [[first, second]]
+    # This one answers calls.
+    paused = WorkerLostError("one is paused", (third,), "paused")
+    placement.note_silent(paused)
+    assert paused.silent == (second,)
 
 
 def test_tasks_submitted_after_closing_are_released(client, monkeypatch):
