@@ -27,7 +27,6 @@ from skdistmlp.cluster.run.watch import Watch
 from skdistmlp.exceptions import ExchangeError, WorkerLostError
 from skdistmlp.planning.memory import WorkerMemory, memory_needs, plan_with_room
 from skdistmlp.planning.plan import Plan
-from skdistmlp.timeouts import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet
 
 
@@ -240,14 +239,20 @@ class Placement:
         worker would wait forever: hence the checks.
         """
         since = time.monotonic()
+
+        def check() -> None:
+            self.watch.check(queued=self.workers)
+            self.notice.check(self.phase, self.workers, since)
+
         with self.translate_dask_errors():
             for future in futures:
-                while not future.done():
-                    try:
-                        future.exception(timeout=WORKER_CHECK_S)
-                    except TimeoutError:
-                        self.watch.check(queued=self.workers)
-                        self.notice.check(self.phase, self.workers, since)
+                if not future.done():
+                    # Not `future.exception(timeout=...)`: a variable of Dask's `sync`
+                    # holds the error of each timeout, whose traceback holds the stack,
+                    # and all rows in it, until Python collects garbage.
+                    ending = submit_rpc(self._client, future.exception)
+                    wait_while(check, [ending])
+                    ending.result()
                 self.error_of(future)
 
     def error_of(self, future: Future[Any]) -> BaseException | None:

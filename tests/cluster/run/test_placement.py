@@ -1,5 +1,8 @@
 """One run on the cluster: its tasks, values and results, and what it leaves."""
 
+import gc
+import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +15,7 @@ from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError, ExchangeError, WorkerLostError
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.timeouts import WORKER_CHECK_S
 from tests.cluster.leaks import assert_nothing_left
 from tests.cluster.support import bounded, wait_until
 from tests.training.jobs import plan_of
@@ -58,6 +62,21 @@ def test_a_task_without_an_error_has_none(placement):
     (done,) = placement.submit([placement.add(0, "divide", divide, 1, 1)])
     bounded(placement.wait_for, done)
     assert placement.error_of(done) is None
+
+
+def test_a_wait_holds_nothing_afterwards(placement):
+    """Not even until Python collects garbage: its callers may have all rows."""
+    # The wait checks the workers once, and goes on.
+    sleep = placement.add(0, "sleep", time.sleep, 1.2 * WORKER_CHECK_S)
+    (slow,) = placement.submit([sleep])
+    is_held = weakref.ref(slow)
+    gc.disable()
+    try:
+        bounded(placement.wait_for, slow)
+        del slow
+        wait_until(lambda: is_held() is None, "the future is freed")
+    finally:
+        gc.enable()
 
 
 def test_who_is_silent_is_found_once_for_each_error(monkeypatch, placement):
