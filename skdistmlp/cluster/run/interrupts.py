@@ -11,7 +11,7 @@ import socket
 import threading
 import uuid
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -49,11 +49,15 @@ class InterruptShield:
         self._client = client
         self._name = uuid.uuid4().hex
         self._workers = workers
-        self._shielded: list[str] = []
+        self._shielded: dict[str, psutil.Process] = {}
 
     def open(self) -> None:
         """Have the workers ignore SIGINT from now on."""
-        self._shielded = own_workers(self._client, self._workers)
+        names = own_workers(self._client, self._workers)
+        processes = _PROCESSES[self._client]
+        self._shielded = {
+            name: process for name in names if (process := processes[name]) is not None
+        }
         self._tell(self._shielded, False, ignore_interrupts, self._name, os.getpid())
 
     def close(self, silent: Collection[str] = ()) -> None:
@@ -64,17 +68,17 @@ class InterruptShield:
         silent : collection of str
             Addresses of workers that do not answer: those are not waited for.
         """
-        hanging = [worker for worker in self._shielded if worker in silent]
-        others = [worker for worker in self._shielded if worker not in silent]
+        hanging = {its: self._shielded[its] for its in self._shielded if its in silent}
+        others = {its: self._shielded[its] for its in self._shielded.keys() - hanging}
         # However late they answer: one that is suspended now would otherwise ignore
         # Ctrl-C for as long as this process lives.
         self._tell(hanging, True, heed_interrupts, self._name, wait_s=0)
         self._tell(others, True, heed_interrupts, self._name)
-        self._shielded = []
+        self._shielded = {}
 
     def _tell(
         self,
-        workers: Sequence[str],
+        shielded: Mapping[str, psutil.Process],
         insists: bool,
         function: Callable[..., None],
         *args: Any,
@@ -88,14 +92,14 @@ class InterruptShield:
         insists, the thread goes on until each worker has answered or ended.
         """
         client = self._client
-        processes = dict(_PROCESSES.get(client, {}))
-        if not workers:
+        if not shielded:
             return
 
         def call() -> None:
-            silent = workers
+            # A worker that is gone or hangs is reported elsewhere. One that has ended
+            # would take all the seconds of a call: its port is tried again until then.
+            silent = [name for name in shielded if not _has_ended(shielded[name])]
             while silent:
-                # A worker that is gone or hangs is reported elsewhere.
                 answered: Sequence[str] = ()
                 with suppress(Exception):
                     answered = run_directly(
@@ -106,7 +110,7 @@ class InterruptShield:
                     for worker in silent
                     if insists
                     and worker not in answered
-                    and _is_alive(processes.get(worker))
+                    and not _has_ended(shielded[worker])
                 ]
 
         # RuntimeError: at the end of the interpreter no thread starts any more.
@@ -116,13 +120,11 @@ class InterruptShield:
             thread.join(wait_s)
 
 
-def _is_alive(process: psutil.Process | None) -> bool:
-    """Say whether a process has not ended, nor been killed."""
+def _has_ended(process: psutil.Process) -> bool:
+    """Say whether a process has ended or been killed."""
     with suppress(psutil.Error):
-        return process is not None and (
-            process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        )
-    return False
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    return True
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from skdistmlp.cluster.run.interrupts import (
     shielded_from_interrupts,
 )
 from skdistmlp.timeouts import PING_ANSWER_S
+from tests.cluster.leaks import own_cluster
 from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
 
 
@@ -112,6 +113,25 @@ def test_workers_that_are_known_to_hang_are_not_waited_for(client, workers):
     wait_until(
         lambda: "_on_interrupt" not in str(handlers(client)), "all have heard of it"
     )
+
+
+def test_a_worker_that_was_killed_is_not_called(monkeypatch):
+    called, run_directly = [], interrupts.run_directly
+
+    def run(names, *args):
+        called.append(list(names))
+        return run_directly(names, *args)
+
+    with own_cluster(n_workers=2) as client:
+        workers = tuple(client.nthreads())
+        shield = InterruptShield(client, workers)
+        shield.open()
+        pid = client.run(os.getpid, workers=workers[:1])[workers[0]]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: workers[0] not in client.nthreads(), "it is gone")
+        monkeypatch.setattr(interrupts, "run_directly", run)
+        bounded(shield.close)
+    assert called == [[workers[1]]]
 
 
 def test_threads_of_this_process_are_left_alone():
