@@ -98,7 +98,8 @@ html_theme_options = {
     "logo": {"text": "skdistmlp", "image_dark": "_static/logo.svg"},
     "navigation_with_keys": False,
     "show_prev_next": True,
-    "secondary_sidebar_items": ["page-toc"],
+    # The tables of faults need its room.
+    "secondary_sidebar_items": {"**": ["page-toc"], "faults": []},
     "footer_start": ["copyright"],
     "footer_end": [],
 }

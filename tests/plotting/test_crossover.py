@@ -1,5 +1,8 @@
 """Lines, thresholds and labels of `CrossoverDisplay`."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
@@ -31,6 +34,16 @@ def test_several_measurements_share_axes():
     assert ax.get_ylim()[0] == 0
     assert ax.get_ylim()[1] > 5
     assert_readable(first.figure_)
+
+
+def test_the_page_on_engines_names_the_size_in_the_picture_of_the_gallery():
+    root = Path(__file__).parents[2]
+    found = json.loads((root / "examples" / "plot_crossover.json").read_text())
+    display = CrossoverDisplay.from_measurements(
+        found["n_parameters"], found["one"], found["two"]
+    )
+    named = f"whole fits from {display.parameter_threshold:,.0f} on"
+    assert named in (root / "docs" / "engines.md").read_text()
 
 
 def test_threshold_is_computed_from_measurements():
