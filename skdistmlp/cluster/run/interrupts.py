@@ -68,8 +68,8 @@ class InterruptShield:
         silent : collection of str
             Addresses of workers that do not answer: those are not waited for.
         """
-        hanging = {its: self._shielded[its] for its in self._shielded if its in silent}
-        others = {its: self._shielded[its] for its in self._shielded.keys() - hanging}
+        others = dict(self._shielded)
+        hanging = {name: others.pop(name) for name in self._shielded if name in silent}
         # However late they answer: one that is suspended now would otherwise ignore
         # Ctrl-C for as long as this process lives.
         self._tell(hanging, True, heed_interrupts, self._name, wait_s=0)
