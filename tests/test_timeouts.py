@@ -44,6 +44,7 @@ NOT_TIMEOUTS = {
     "rates.py: DASK_BYTE_S",
     "rates.py: SCIPY_PARAMETER_S",
     "prediction.py: SHARD_BYTE_S",
+    "forecast.py: MISS_FROM_S",
     "auto.py: MEASURED_FROM_S",
     "trial.py: TIMED_S",
     "probe.py: LINK_S",

@@ -157,8 +157,7 @@ def open_engine(
             if error.before_training and request.may_do_without_peers:
                 _note_unreachable(error, engine.plan, client)
             raise
-        # A short fit says little of the machines, and measures nothing.
-        if outline is not None and is_worth_measuring(request, outline):
+        if outline is not None:
             _forget_miss(engine.plan, outline, client)
 
 

@@ -170,7 +170,7 @@ def with_step_time(
     n_steps = _n_steps(job, state)
     if n_steps <= 0:
         return plan
-    return replace(plan, forecast=plan.forecast.after(training_s / n_steps))
+    return replace(plan, forecast=plan.forecast.after(training_s / n_steps, n_steps))
 
 
 def _n_steps(job: TrainingJob, state: TrainingState) -> int:

@@ -10,6 +10,10 @@ MISS = 1.5
 """Ratio of what a step took to what was expected, or the reverse, from which the
 machines are no longer what they were when they were measured."""
 
+MISS_FROM_S = 2.0
+"""Seconds of steps, as they were or were expected, from which a miss counts: to measure
+again takes a fraction of that, and a few steps vary for other reasons."""
+
 
 class ForecastRow(NamedTuple):
     """What a fit is expected to take on one plan.
@@ -81,12 +85,15 @@ class Forecast:
         Rate of the largest exchanges, in each direction.
     step_s : float or None
         Seconds per step that the fit took; None before it.
+    n_steps : int
+        How many steps it took.
     """
 
     rows: tuple[ForecastRow, ...]
     latency_s: float | None = None
     bits_per_s: float | None = None
     step_s: float | None = None
+    n_steps: int = 0
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -119,27 +126,32 @@ class Forecast:
             )
         return lines
 
-    def after(self, step_s: float) -> "Forecast":
+    def after(self, step_s: float, n_steps: int) -> "Forecast":
         """Return the forecast with what a step took.
 
         Parameters
         ----------
         step_s : float
-            Seconds.
+            Seconds, in the mean.
+        n_steps : int
+            Number of steps.
 
         Returns
         -------
         Forecast
             A new one.
         """
-        return replace(self, step_s=step_s)
+        return replace(self, step_s=step_s, n_steps=n_steps)
 
     @property
     def misses(self) -> bool:
-        """Whether a step took far more or less than expected: measure again."""
+        """Whether steps took far more or less than expected: measure again."""
         if self.step_s is None:
             return False
-        ratio = self.step_s / max(self.rows[0].step_s, 1e-9)
+        expected_s = max(self.rows[0].step_s, 1e-9)
+        if self.n_steps * max(self.step_s, expected_s) < MISS_FROM_S:
+            return False
+        ratio = self.step_s / expected_s
         return not 1 / MISS <= ratio <= MISS
 
     def __getstate__(self) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.nn import compiled
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import count_parameters
+from skdistmlp.planning import forecast
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.cost import StepCost
@@ -341,6 +342,8 @@ def test_short_fits_use_what_is_known(client, monkeypatch):
 
     measured = []
     monkeypatch.setattr(cluster_measurement, "_measure", measure)
+    # No step takes as long as that.
+    monkeypatch.setattr(forecast, "MISS_FROM_S", 1e9)
     clf = classifier(client)
     assert clf.plan_fit(X, Y).forecast is None
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
@@ -691,11 +694,11 @@ def test_a_job_whose_forecast_misses_is_measured_again(
     assert measured == [10, 60, 60]
     assert known_machines(client, workers, UNITS) is not None
     assert unreachable_before(client, ("tcp://other:1",)) == "behind a firewall"
-    # A short fit would not be measured again.
+    # A short fit that goes by these figures forgets them as well.
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
     clf = classifier(client).fit(X, Y)
     assert clf.plan_.forecast.misses
-    assert known_machines(client, workers, UNITS) is not None
+    assert known_machines(client, workers, UNITS) is None
 
 
 def test_real_measurements_lead_to_a_plan(client, monkeypatch):

@@ -16,7 +16,7 @@ def test_it_says_what_was_expected_and_what_came_next():
         "next best: this process, 20 ms per step, 200 s per fit",
         "the link between workers: latency 0.1 ms, 0.95 Gbit/s",
     ]
-    after = forecast.after(0.0131)
+    after = forecast.after(0.0131, 100)
     assert str(after).splitlines()[0].endswith("; it took 13.1 ms per step")
     assert forecast.step_s is None
 
@@ -24,9 +24,17 @@ def test_it_says_what_was_expected_and_what_came_next():
 def test_machines_are_measured_again_when_a_forecast_misses():
     forecast = Forecast((SHARDS, HERE))
     assert not forecast.misses
-    assert not forecast.after(0.012 * 1.49).misses
-    assert forecast.after(0.012 * 1.51).misses
-    assert forecast.after(0.012 / 1.51).misses
+    assert not forecast.after(0.012 * 1.49, 10_000).misses
+    assert forecast.after(0.012 * 1.51, 10_000).misses
+    assert forecast.after(0.012 / 1.51, 10_000).misses
+
+
+def test_a_few_steps_are_no_miss_unless_they_took_long_or_should_have():
+    forecast = Forecast((SHARDS, HERE))
+    assert not forecast.after(0.019, 100).misses
+    assert forecast.after(0.021, 100).misses
+    assert not forecast.after(0.001, 160).misses
+    assert forecast.after(0.001, 170).misses
 
 
 def test_a_single_plan_has_no_next():

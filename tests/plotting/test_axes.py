@@ -65,7 +65,7 @@ def look_of(display, line):
         ),
         (
             ForecastDisplay(
-                forecast=Forecast((HERE, SHARDS)).after(0.013), n_workers=2
+                forecast=Forecast((HERE, SHARDS)).after(0.013, 100), n_workers=2
             ),
             lambda display: display.line_,
         ),

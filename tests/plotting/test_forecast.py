@@ -28,7 +28,7 @@ def test_the_fastest_plan_of_each_number_of_workers_is_a_point():
 
 
 def test_what_a_step_took_is_beside_what_was_expected():
-    forecast = Forecast((SHARDS, HERE)).after(0.013)
+    forecast = Forecast((SHARDS, HERE)).after(0.013, 100)
     display = ForecastDisplay.from_forecast(forecast, n_workers=2, name="784-(1024)")
     assert display.measured_.get_xdata() == [2]
     np.testing.assert_allclose(display.measured_.get_ydata(), [13])
@@ -49,7 +49,7 @@ def test_many_workers_have_a_logarithmic_axis():
 
 def test_several_forecasts_share_axes():
     _, ax = plt.subplots(layout="constrained")
-    forecast = Forecast((SHARDS, HERE)).after(0.013)
+    forecast = Forecast((SHARDS, HERE)).after(0.013, 100)
     first = ForecastDisplay.from_forecast(forecast, n_workers=2, ax=ax, name="a")
     second = ForecastDisplay.from_forecast(forecast, ax=ax, name="b")
     assert first.line_.get_color() != second.line_.get_color()
