@@ -27,11 +27,6 @@ TASKS_BY_ROWS = 2
 """Chained tasks that take as long as a prediction by rows takes to begin, whatever its
 size: the network and the first rows have to arrive before the first task."""
 
-SHARD_BYTE_S = DASK_BYTE_S
-"""Seconds per byte by which a prediction by neurons takes longer than by rows:
-parameters are cut into shards here, and activations pass through Dask on two workers
-(``python -m benchmarks futures``)."""
-
 ASSUMED_RATE = 1e9
 """Of the links of workers on other machines, where nothing was measured."""
 
@@ -157,7 +152,7 @@ class _PredictionOffer:
             sent = bytes_sent_by_neurons(split, self.cost)
             seconds = self._computed_s(split, self._slowest(taken), self.cost.n_rows)
             seconds += chained_tasks(split, self.cost) * TASK_S
-            seconds += self.machines.sent_s(sent) + SHARD_BYTE_S * sent
+            seconds += self.machines.sent_s(sent)
             yield _Candidate(plan, seconds, sent)
 
     def bytes_on_arrival(self, split: NetworkSplit) -> int:

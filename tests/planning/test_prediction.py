@@ -79,21 +79,21 @@ def test_bytes_sent_by_a_prediction_are_counted(nnz_per_row, n_numbers, itemsize
 
 
 @pytest.mark.parametrize(
-    ("free", "split_by", "n_shards", "n_tasks", "numbers_sent", "times_handled"),
+    ("free", "split_by", "n_shards", "n_tasks", "numbers_sent"),
     [
-        (None, "rows", 1, TASKS_BY_ROWS, (2, 784), 1),
-        (ROOMY, "rows", 1, TASKS_BY_ROWS, (2, 784), 1),
-        (NARROW, "neurons", 2, N_TASKS["prediction"], (1, 2 * 784 + 4096 + 2 * 10), 2),
+        (None, "rows", 1, TASKS_BY_ROWS, (2, 784)),
+        (ROOMY, "rows", 1, TASKS_BY_ROWS, (2, 784)),
+        (NARROW, "neurons", 2, N_TASKS["prediction"], (1, 2 * 784 + 4096 + 2 * 10)),
     ],
 )
 def test_auto_distributes_what_saves_more_time_than_it_costs(
-    free, split_by, n_shards, n_tasks, numbers_sent, times_handled
+    free, split_by, n_shards, n_tasks, numbers_sent
 ):
     """By rows where the whole network fits a worker, else by neurons."""
     of_parameters, of_a_row = numbers_sent
     border = 10_000
     # The products are as wide as the rate says, whatever the number of rows.
-    byte_s = times_handled * DASK_BYTE_S + 8 / MACHINES.link.bits_per_s
+    byte_s = DASK_BYTE_S + 8 / MACHINES.link.bits_per_s
     costs_s = n_tasks * TASK_S + of_parameters * NETWORK_BYTES * byte_s
     costs_s += border * 4 * of_a_row * byte_s
     saved_s = seconds_of(border) / (1 + MARGIN) - seconds_of(border, split_by, 2)

@@ -46,8 +46,9 @@ def with_slow_process(n_workers, _):
 
 @pytest.fixture
 def sharing_is_free(monkeypatch):
-    """Let all workers share a prediction of any size, in blocks of 40 rows."""
-    monkeypatch.setattr(prediction, "TASK_S", 0.0)
+    """Let all workers share the rows of any prediction, in blocks of 40."""
+    # By neurons, more tasks wait for each other.
+    monkeypatch.setattr(prediction, "TASK_S", 1e-5)
     monkeypatch.setattr(prediction, "worker_counts", all_of_them)
     monkeypatch.setattr(prediction, "DASK_BYTE_S", 0.0)
     monkeypatch.setattr(machines, "DASK_BYTE_S", 0.0)
