@@ -355,7 +355,7 @@ def _warn_of_unused_cluster(request: EngineRequest, reason: str) -> None:
     if request.engine != "auto" or request.parameter_threshold is not None:
         return
     advice = "parameter_threshold=0"
-    if request.client is not None:
+    if request.client is not None and not request.client_of_data:
         given = "client="
     elif request.client_stayed_behind == "given":
         given = "client="

@@ -90,7 +90,10 @@ def train(
     if dataset.client is not None:
         # Features on a cluster train on that cluster.
         request = replace(
-            request, client=dataset.client, must_share=not dataset.fits_here
+            request,
+            client=dataset.client,
+            client_of_data=request.client is None,
+            must_share=not dataset.fits_here,
         )
     random_state = job.initial.random_state
     if request.only_plans:

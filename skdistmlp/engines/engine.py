@@ -29,7 +29,8 @@ class EngineRequest:
     """What the user asked for; the estimator's parameters of these names.
 
     `client_stayed_behind` says that this had a live client in another process: one that
-    was given as `client`, or the active one. `must_share` says that X is on the cluster
+    was given as `client`, or the active one. `client_of_data` says that `client` was
+    not given, but found for a Dask collection. `must_share` says that X is on the cluster
     and does not fit this process. `only_plans` says that nothing will be trained.
     `without_peers` says why the workers cannot train as peers, as a first attempt has
     shown: the reason of the next plan.
@@ -41,6 +42,7 @@ class EngineRequest:
     engine: str
     n_replicas: int | None = None
     client_stayed_behind: Literal["given", "active"] | None = None
+    client_of_data: bool = False
     must_share: bool = False
     only_plans: bool = False
     without_peers: str | None = None

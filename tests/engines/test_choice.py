@@ -182,6 +182,17 @@ def test_whoever_has_decided_or_asked_for_no_cluster_is_not_warned(given):
         assert opened(SMALL, **given).engine == "local"
 
 
+@pytest.mark.usefixtures("not_yet_warned")
+def test_whose_rows_have_a_client_is_not_told_to_have_given_one():
+    request = EngineRequest(
+        "tcp://192.0.2.1:1", None, None, "auto", client_of_data=True
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with open_engine(request, SMALL, STEP) as engine:
+            assert engine.plan.engine == "local"
+
+
 def test_an_engine_of_another_table_is_planned_by_its_name(client):
     made = []
 

@@ -251,8 +251,8 @@ def test_workers_that_are_left_predict_all_the_rest(
         (warning,) = caught
         assert f"{lost} was lost while predicting" in str(warning.message)
         assert "rows on 2 of the workers." in str(warning.message)
-        assert [len(run._workers) for run in runs] == [3, 2]
-        assert set(runs[1]._workers) == set(processes.workers)
+        assert [len(run.workers) for run in runs] == [3, 2]
+        assert set(runs[1].workers) == set(processes.workers)
         assert_nothing_left(client)
 
 
