@@ -1,11 +1,18 @@
 """Whether a fit should move to another plan before it ends: only if that pays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 from skdistmlp.exceptions import counted
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.candidates import MARGIN, Offer, forecast_of
 from skdistmlp.planning.plan import Plan
-from skdistmlp.planning.step_time import step_time
+from skdistmlp.planning.step_time import computations_s, step_time
+
+SLOW = 1.5
+"""How many times as long as the others a shard computes, without its exchanges, from
+which its worker counts as slow: a plan gives each what takes all the same time."""
 
 PAYS = 2.0
 """By how much more than it costs a move has to save: what is predicted may be wrong,
@@ -26,6 +33,71 @@ class Move:
 
     plan: Plan
     why: str
+
+
+def slowness(computed_s: Sequence[float]) -> dict[int, float]:
+    """Return the processes that are slow, and how many times as long they compute.
+
+    Parameters
+    ----------
+    computed_s : sequence of float
+        Seconds for which each has computed, without its exchanges, in the same steps.
+
+    Returns
+    -------
+    dict of int to float
+        By rank, the seconds over the median of the others, if above `SLOW`.
+    """
+    found = {}
+    for rank, seconds in enumerate(computed_s):
+        usual_s = _median_of_others(computed_s, rank)
+        if 0 < SLOW * usual_s < seconds:
+            found[rank] = seconds / usual_s
+    return found
+
+
+def _median_of_others(seconds: Sequence[float], rank: int) -> float:
+    """Return the median without that of one process; 0 if there is no other."""
+    others = [*seconds[:rank], *seconds[rank + 1 :]]
+    return median(others) if others else 0.0
+
+
+def as_slow_as_seen(offer: Offer, plan: Plan, computed_s: Sequence[float]) -> Offer:
+    """Return an offer in which workers are as slow as they were while they trained.
+
+    What is measured are a few steps, of which the fastest count. That misses whatever
+    stops a process again and again, such as the CPU quota of a container: in between,
+    it is as fast as the others.
+
+    Parameters
+    ----------
+    offer : Offer
+        What was measured, with the workers of the plan among its own.
+    plan : Plan
+        Where the fit is.
+    computed_s : sequence of float
+        As for `slowness`, of each process of the plan.
+    """
+    speeds = dict(zip(offer.workers, offer.machines.workers, strict=True))
+    expected_s = computations_s(
+        plan.split,
+        offer.cost,
+        plan.grid,
+        [speeds[worker] for worker in plan.workers],
+        plan.rows,
+    )
+    for rank, times in slowness(computed_s).items():
+        # What was measured of it stays: it may be slow in the trials too.
+        as_measured = expected_s[rank] / _median_of_others(expected_s, rank)
+        more = max(1.0, times / as_measured)
+        worker = plan.workers[rank]
+        corrections = speeds[worker].corrections or {Grid(1): 1.0}
+        speeds[worker] = replace(
+            speeds[worker],
+            corrections={grid: more * ratio for grid, ratio in corrections.items()},
+        )
+    machines = replace(offer.machines, workers=tuple(speeds.values()))
+    return replace(offer, machines=machines)
 
 
 def move_that_pays(

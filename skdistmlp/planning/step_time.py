@@ -134,6 +134,32 @@ def computation_s(
     return _Process(split.layout(0), cost, grid, speed, n_rows).computed_s
 
 
+def computations_s(
+    split: NetworkSplit,
+    cost: StepCost,
+    grid: Grid,
+    speeds: Sequence[Speed],
+    rows: RowHolding = COPIES,
+) -> list[float]:
+    """Return what a step takes each process without its exchanges.
+
+    The parameters are those of `step_time`, with a speed for each process.
+    """
+    n_replicas = grid.n_replicas
+    return [
+        _Process(
+            split.layout(grid.shard(rank)),
+            cost,
+            grid,
+            speed,
+            expected_rows(
+                cost, n_replicas, float(rows.share(grid.replica(rank), n_replicas))
+            ),
+        ).computed_s
+        for rank, speed in enumerate(speeds)
+    ]
+
+
 def scipy_s(split: NetworkSplit, cost: StepCost) -> float:
     """Return the seconds of SciPy's own work for each evaluation of "lbfgs".
 

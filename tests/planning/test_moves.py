@@ -5,7 +5,12 @@ from dataclasses import replace
 import pytest
 
 from skdistmlp.planning.memory import WorkerMemory
-from skdistmlp.planning.moves import PAYS, move_that_pays
+from skdistmlp.planning.moves import (
+    PAYS,
+    as_slow_as_seen,
+    move_that_pays,
+    slowness,
+)
 from skdistmlp.planning.plan import plan_training
 from tests.planning.test_candidates import GBIT, LARGE, offer_of
 
@@ -65,6 +70,37 @@ def test_a_slow_worker_is_replaced_by_a_spare_one():
     move = move_that_pays(plan_on(offer, 2, fixed=(2, None)), offer, 1.0, cost_s=1.0)
     assert set(move.plan.workers) == {offer.workers[0], offer.workers[2]}
     assert move.plan.fixed == (2, None)
+
+
+def test_a_slow_process_computes_longer_than_the_others():
+    assert slowness([9.0]) == {}
+    assert slowness([6.0, 8.0]) == {}
+    assert slowness([5.0, 10.0]) == {1: 2.0}
+    assert slowness([4.0, 12.0, 4.0]) == {1: 3.0}
+    # As a clock may show it.
+    assert slowness([0.0, 1.0]) == {}
+
+
+def test_a_worker_that_trials_find_fast_is_as_slow_as_it_was_in_training():
+    offer = replace(offer_to(3), n_workers=2)
+    plan = plan_on(offer, 2, fixed=(2, None))
+    assert move_that_pays(plan, offer, 1.0, cost_s=1.0) is None
+    assert as_slow_as_seen(offer, plan, [4.0, 5.0]) == offer
+    seen = as_slow_as_seen(offer, plan, [4.0, 12.0])
+    found = [speed.correction(plan.grid) for speed in seen.machines.workers]
+    assert found == pytest.approx([1.0, 3.0, 1.0])
+    move = move_that_pays(plan, seen, 1.0, cost_s=1.0)
+    assert set(move.plan.workers) == {offer.workers[0], offer.workers[2]}
+
+
+def test_a_worker_that_is_slow_in_trials_too_counts_as_slow_once():
+    offer = offer_to(2, slow=(1,))
+    plan = plan_on(offer, 2)
+    before = [speed.correction(plan.grid) for speed in offer.machines.workers]
+    for times in (2.0, before[1] / before[0]):
+        seen = as_slow_as_seen(offer, plan, [1.0, times])
+        found = [speed.correction(plan.grid) for speed in seen.machines.workers]
+        assert found == pytest.approx(before)
 
 
 def test_numbers_that_the_user_has_fixed_stay():

@@ -16,6 +16,7 @@ from skdistmlp.planning.rates import SCIPY_PARAMETER_S, Rates
 from skdistmlp.planning.step_time import (
     StepTime,
     computation_s,
+    computations_s,
     expected_rows,
     step_time,
 )
@@ -148,6 +149,15 @@ def test_all_wait_for_the_slowest():
     assert step_time(fair, COST, Grid(2), [SPEED, slow], GBIT).computed_s < (
         0.6 * waiting.computed_s
     )
+
+
+def test_each_process_computes_its_own_shard_at_its_own_speed():
+    split, grid = NetworkSplit.even((784, 128, 127, 10), 2), Grid(2, 2)
+    speeds = [SPEED, SPEED, Speed(FREE, {Grid(1): 3.0}), SPEED]
+    first, second, slow, last = computations_s(split, COST, grid, speeds)
+    assert slow == pytest.approx(3 * first)
+    assert (second, second < first) == (last, True)
+    assert step_time(split, COST, grid, speeds, GBIT).computed_s == slow
 
 
 def test_all_wait_for_the_largest_shard_which_need_not_be_the_first():

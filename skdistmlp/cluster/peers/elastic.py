@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 
 from distributed import Client
 
@@ -26,7 +25,12 @@ from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
-from skdistmlp.planning.moves import PAYS, move_that_pays
+from skdistmlp.planning.moves import (
+    PAYS,
+    as_slow_as_seen,
+    move_that_pays,
+    slowness,
+)
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.timeouts import MOVE_LOOK_S
@@ -36,10 +40,6 @@ from skdistmlp.training.trial import Trial
 
 LOG = logging.getLogger("skdistmlp")
 
-SLOW = 1.5
-"""How many times as long as the others a shard computes, without its exchanges, from
-which its worker counts as slow: a plan gives each what takes all the same time."""
-
 FIRST_MEASURING_S = 1.0
 """Seconds that measuring is expected to take, until it was done once."""
 
@@ -47,8 +47,9 @@ FIRST_MEASURING_S = 1.0
 class Elastic:
     """Says after a round whether the fit should move, from its first run to its last.
 
-    It cannot go back and forth: a move has to save twice what it costs, and the time
-    until workers are measured again doubles each time, whether or not the fit moves.
+    It cannot go back and forth: a move has to save twice what it costs, the time until
+    workers are measured again doubles each time, whether or not the fit moves, and a
+    worker that it has left since it was slow stays left.
 
     Parameters
     ----------
@@ -77,6 +78,9 @@ class Elastic:
         # the fit came to its plan.
         self._prepared: set[str] = set()
         self._measured: set[str] = set()
+        # Those that the fit has left since they were slow. Whether they still are, only
+        # training would show: see `as_slow_as_seen`.
+        self._left_as_slow: set[str] = set()
         self._plan: Plan | None = None
         self._n_steps = 0
 
@@ -113,12 +117,14 @@ class Elastic:
             # Not even a plan without any step would pay.
             return None
         assert self._plan is not None
-        spare = [w for w in workers_of(self._client) if w not in self._plan.workers]
+        of_no_use = {*self._plan.workers, *self._left_as_slow}
+        spare = [w for w in workers_of(self._client) if w not in of_no_use]
         n_workers, _ = self._plan.fixed
         if n_workers is not None and n_workers > self._plan.n_workers + len(spare):
             # The fit has lost some, and nobody has come in their place.
             return None
-        if not has_slow_shard(reports) and {*spare} <= self._measured:
+        computed_s = [report.training_s - report.exchanging_s for report in reports]
+        if not slowness(computed_s) and {*spare} <= self._measured:
             return None
         if new := {*spare} - self._prepared:
             # They import this package and load what is compiled while the next round is
@@ -127,10 +133,15 @@ class Elastic:
             self._prepared |= new
             self._next_look_at = now
             return None
-        return self._move(spare, length, step_s, placing_s)
+        return self._move(spare, length, step_s, placing_s, computed_s)
 
     def _move(
-        self, spare: Sequence[str], length: FitLength, step_s: float, placing_s: float
+        self,
+        spare: Sequence[str],
+        length: FitLength,
+        step_s: float,
+        placing_s: float,
+        computed_s: Sequence[float],
     ) -> Departure | None:
         """Measure, and return the move that pays; None if none does."""
         plan = self._plan
@@ -149,10 +160,13 @@ class Elastic:
             self._measuring_s = ended - begun
             self._wait_s *= 2
             self._next_look_at = ended + self._wait_s
+        offer = as_slow_as_seen(offer, plan, computed_s)
         move = move_that_pays(plan, offer, step_s, placing_s + self._measuring_s)
         if move is None:
             return None
         left = tuple(w for w in plan.workers if w not in move.plan.workers)
+        slow = {plan.workers[rank] for rank in slowness(computed_s)}
+        self._left_as_slow |= slow.intersection(left)
         return Departure("moved", left, move.why, move.plan)
 
     def move_refused(self) -> None:
@@ -182,12 +196,6 @@ class Elastic:
             n_replicas=n_replicas,
             on_cluster=self._on_cluster,
         )
-
-
-def has_slow_shard(reports: Sequence[Report]) -> bool:
-    """Return whether a shard computes much longer than the others."""
-    *others, slowest = sorted(r.training_s - r.exchanging_s for r in reports)
-    return bool(others) and slowest > SLOW * median(others)
 
 
 def without_plan(

@@ -1,6 +1,9 @@
 """Fits that move to a faster plan: real workers on machines that are made up."""
 
+import os
+import signal
 import threading
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ from numpy.testing import assert_allclose
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers import elastic as module
-from skdistmlp.cluster.peers.elastic import Elastic, has_slow_shard, without_plan
+from skdistmlp.cluster.peers.elastic import Elastic, without_plan
 from skdistmlp.cluster.peers.measured import HeldError
 from skdistmlp.cluster.peers.recovery import _look_for_move
 from skdistmlp.parallel.grid import Grid
@@ -21,7 +24,7 @@ from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.training.progress import Progress
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
-from tests.cluster.support import WITHIN_S, bounded, load
+from tests.cluster.support import WITHIN_S, bounded, in_thread, load
 from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of, plan_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -219,19 +222,31 @@ def test_checking_rows_is_part_of_what_a_move_costs(spare):
     assert spare.measured == []
 
 
+def test_a_fit_does_not_come_back_to_a_worker_that_was_slow(spare):
+    """Trials may find it fast."""
+    slow, third = WORKERS[1], "tcp://c:1"
+    spare.others += [slow, third]
+    elastic = elastic_on(2, fixed=(2, None))
+    pairs = [
+        [report(1000.0, 900.0, 5 * n), report(1000.0, 0.0, 5 * n)] for n in range(1, 5)
+    ]
+    prepared, moved = (elastic.look(pair, 0.1) for pair in pairs[:2])
+    assert prepared is None
+    assert moved.workers == (slow,)
+    elastic.begin(moved.plan, pairs[1][0].progress)
+    spare.measured.clear()
+    for pair in pairs[2:]:
+        elastic.look(pair[::-1], 0.1)
+    assert spare.measured
+    assert all(slow not in workers for workers, _ in spare.measured)
+
+
 def test_steps_before_a_loss_do_not_count(spare):
     elastic = elastic_on()
     elastic.begin(elastic._plan, Progress(None, 0.01, n_steps=100))
     # It was lost, and the fit resumed from before.
     assert elastic.look([report(n_steps=50)], 0.1) is None
     assert elastic._n_steps == 50
-
-
-def test_a_slow_shard_computes_longer_than_the_others():
-    assert not has_slow_shard([report(10.0, 1.0)])
-    assert not has_slow_shard([report(10.0, 4.0), report(10.0, 2.0)])
-    assert has_slow_shard([report(10.0, 5.0), report(10.0, 1.0)])
-    assert has_slow_shard([report(10.0, 6.0), report(10.0, 1.0), report(10.0, 6.0)])
 
 
 def test_memory_of_the_present_plan_counts_as_free():
@@ -275,10 +290,13 @@ def elastic_fits(monkeypatch):
 
     def made_up(*_):
         workers = measured[-1]
-        return machines(len(workers), [workers.index(w) for w in slow])
+        return machines(
+            len(workers), [rank for rank, w in enumerate(workers) if w in slow]
+        )
 
     monkeypatch.setattr(module, "measure_again", measure_really)
     monkeypatch.setattr(module, "machines_of", made_up)
+    monkeypatch.setattr(module, "as_slow_as_seen", lambda offer, *_: offer)
     # A step takes less than on such machines, which would favour staying.
     move = module.move_that_pays
     monkeypatch.setattr(
@@ -362,7 +380,8 @@ def test_a_slow_worker_is_replaced_where_the_number_is_fixed(
         client.run(load)
         # Until a worker is slow, three equal ones are measured once, in vain.
         in_round(monkeypatch, 4, lambda workers: elastic_fits.add(workers[1]))
-        monkeypatch.setattr(module, "has_slow_shard", lambda _: bool(elastic_fits))
+        slow = {1: 3.0}
+        monkeypatch.setattr(module, "slowness", lambda _: slow if elastic_fits else {})
         clf = DistributedMLPClassifier(**PARAMETERS, n_workers=2, client=client)
         bounded(clf.fit, *data)
         other = DistributedMLPClassifier(**PARAMETERS, n_workers=1, client=client)
@@ -371,6 +390,87 @@ def test_a_slow_worker_is_replaced_where_the_number_is_fixed(
     assert (recovery.kind, recovery.lost) == ("moved", tuple(elastic_fits))
     assert clf.n_workers_ == 2
     assert not elastic_fits & {*clf.plan_.workers}
+    assert_equal_to_rounding(clf, other)
+
+
+SLOWED = {
+    "hidden_layer_sizes": (512, 512),
+    "batch_size": 100,
+    "max_iter": 300,
+    "tol": 0.0,
+    "random_state": 0,
+    "n_iter_no_change": 1000,
+    "engine": "peers",
+    "n_workers": 2,
+}
+"""A fit of some seconds, or of a minute and more where a worker is slow."""
+
+MOVES_WITHIN_S = 300.0
+"""Seconds for such a fit, on a busy machine too."""
+
+RUNS_S, STOPS_S = 0.01, 0.04
+"""Seconds for which a slow worker runs, and for which it is then stopped: it computes
+a fifth as fast."""
+
+
+@contextmanager
+def slow_worker(pid):
+    """Have a process compute slowly within the context, as on a busy machine."""
+    ended = threading.Event()
+
+    def stop_and_go():
+        while not ended.wait(RUNS_S):
+            os.kill(pid, signal.SIGSTOP)
+            ended.wait(STOPS_S)
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=stop_and_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:the fit")
+def test_a_worker_that_really_becomes_slow_is_replaced(data, monkeypatch, caplog):
+    """Nothing is made up: not what is measured, nor whether the move pays."""
+    monkeypatch.setattr(module, "MOVE_LOOK_S", 1.0)
+    monkeypatch.setattr(driver, "ROUND_S", 0.5)
+    with (
+        own_cluster(n_workers=3) as client,
+        ExitStack() as slowed,
+        caplog.at_level("INFO", "skdistmlp"),
+    ):
+        client.run(load)
+        pids = client.run(os.getpid)
+
+        def slow_down(workers):
+            slowed.enter_context(slow_worker(pids[workers[1]]))
+            slow.append(workers[1])
+
+        slow: list[str] = []
+        in_round(monkeypatch, 1, slow_down)
+        clf = DistributedMLPClassifier(**SLOWED, client=client)
+        with dask.config.set(
+            {"skdistmlp.elastic": True, "skdistmlp.max-recoveries": 1}
+        ):
+            in_thread(clf.fit, *data).result(MOVES_WITHIN_S)
+        slowed.close()
+        assert_nothing_left(client)
+        other = DistributedMLPClassifier(**SLOWED, client=client)
+        in_thread(other.fit, *data).result(MOVES_WITHIN_S)
+    # On a busy machine, others may be slow for a moment too.
+    assert {recovery.kind for recovery in clf.recoveries_} == {"moved"}
+    left = [recovery for recovery in clf.recoveries_ if recovery.lost == tuple(slow)]
+    assert left, clf.recoveries_
+    assert not {*slow} & {*left[0].workers}
+    assert "a step should take" in left[0].error
+    assert str(left[0]) in caplog.messages
+    assert other.recoveries_ == ()
     assert_equal_to_rounding(clf, other)
 
 
