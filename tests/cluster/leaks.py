@@ -13,8 +13,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import dask
+import threadpoolctl
 from distributed import Client, LocalCluster
-from threadpoolctl import threadpool_info
 
 from tests.cluster.forked import start_server
 
@@ -163,6 +163,18 @@ def _look(client: Client) -> Look:
                             other = one.getpeername()[1]
                         yield one.getsockname()[1], other
 
+    def libraries() -> list[dict[str, Any]]:
+        """Return what `threadpool_info` does.
+
+        It looks for libraries, which takes milliseconds, only after an import.
+        """
+        kept = vars(threadpoolctl)
+        n_modules, found = kept.get("found_by_tests", (0, None))
+        if n_modules != len(sys.modules):
+            n_modules, found = len(sys.modules), threadpoolctl.ThreadpoolController()
+            kept["found_by_tests"] = n_modules, found
+        return found.info()
+
     def process() -> dict[str, Any]:
         return {
             "pid": os.getpid(),
@@ -174,7 +186,7 @@ def _look(client: Client) -> Look:
             ],
             "blas": {
                 library["filepath"]: library["num_threads"]
-                for library in threadpool_info()
+                for library in libraries()
                 if library["user_api"] == "blas"
             },
         }
