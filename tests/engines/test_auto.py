@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.cluster.client import workers as client_workers
 from skdistmlp.cluster.data import remote_dataset
-from skdistmlp.cluster.peers import driver
+from skdistmlp.cluster.peers import driver, failure
 from skdistmlp.cluster.peers import measurement as cluster_measurement
 from skdistmlp.cluster.peers.measured import (
     MeasurementError,
@@ -102,6 +102,8 @@ def unconnected(monkeypatch):
         return Roster([address] * len(addresses), *others)
 
     monkeypatch.setattr(driver, "Roster", roster)
+    # No worker is lost, which the scheduler would need time to notice.
+    monkeypatch.setattr(failure, "WORKER_CHECK_S", 0.1)
 
 
 def classifier(client, **parameters):

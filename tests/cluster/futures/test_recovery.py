@@ -32,8 +32,8 @@ pytestmark = [
 
 PARAMETERS = {
     "hidden_layer_sizes": (20, 12),
-    "batch_size": 100,
-    "max_iter": 8,
+    "batch_size": 200,
+    "max_iter": 6,
     "random_state": 0,
     "n_iter_no_change": 100,
     "engine": "futures",
@@ -349,7 +349,7 @@ def test_callbacks_hear_of_each_epoch_once(own, data, monkeypatch):
     bounded(clf.fit, *data)
     assert len(clf.recoveries_) == 1
     ended = [number for hook, name, number in recorder.hooks if (hook, name) == END]
-    assert ended == list(range(8))
+    assert ended == list(range(PARAMETERS["max_iter"]))
 
 
 END = "end", "epoch"

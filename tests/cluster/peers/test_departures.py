@@ -472,6 +472,7 @@ def when_round_starts(monkeypatch, number, action):
 def test_a_worker_that_stays_paused_hands_its_shard_over(
     client, data, epochs, pause, monkeypatch
 ):
+    monkeypatch.setattr("skdistmlp.cluster.client.workers.RESUME_S", 0.3)
     expected = undisturbed(client, data)
     epochs.clear()
     when_round_starts(monkeypatch, 3, lambda workers: pause(workers[1]))
@@ -503,6 +504,7 @@ def test_a_worker_that_is_paused_for_a_moment_keeps_its_shard(
 def test_a_worker_that_resumes_right_after_it_was_given_up_keeps_its_shard(
     client, data, epochs, pause, monkeypatch
 ):
+    monkeypatch.setattr("skdistmlp.cluster.client.workers.RESUME_S", 0.3)
     after_error, resumed = Departures.after_error, []
 
     def resume_first(departures, error):

@@ -337,8 +337,9 @@ def test_a_queued_shard_is_waited_for(client, data, frequent_looks):
     assert running.wait(30)
     with dask.config.set({"skdistmlp.exchange-timeout": "500ms"}):
         fit = in_thread(classifier(client, n_workers=3).fit, *data)
-        # More than twice as long as a worker may be silent; it is pinged meanwhile.
-        time.sleep(5)
+        # Longer than a worker with such a task may be silent, which is four times the
+        # timeout; it is pinged meanwhile.
+        time.sleep(3)
         assert not fit.done()
         gate.set()
         held.result()

@@ -89,7 +89,7 @@ def test_a_wait_ends_when_the_check_raises(client, monkeypatch):
     def hang(run, rank):
         import time
 
-        time.sleep(3)
+        time.sleep(1)
 
     def check():
         raise RuntimeError("nobody waits")

@@ -87,7 +87,10 @@ def test_a_closed_shield_is_not_opened(client, workers):
     assert handlers(client) == before
 
 
-def test_a_shield_does_not_wait_long_for_a_worker_that_hangs(client, workers):
+def test_a_shield_does_not_wait_long_for_a_worker_that_hangs(
+    client, workers, monkeypatch
+):
+    monkeypatch.setattr(interrupts, "PING_ANSWER_S", 0.5)
     pid = client.run(os.getpid, workers=workers[:1])[workers[0]]
     shield = InterruptShield(client, workers)
     os.kill(pid, signal.SIGSTOP)
