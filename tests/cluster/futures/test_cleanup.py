@@ -264,7 +264,7 @@ def test_an_interrupted_fit_keeps_its_parameters_and_can_continue(
     clf = DistributedMLPClassifier(
         (9, 8),
         max_iter=3,
-        batch_size=50,
+        batch_size=150,
         random_state=0,
         client=client,
         parameter_threshold=0,
@@ -274,7 +274,7 @@ def test_an_interrupted_fit_keeps_its_parameters_and_can_continue(
 
     def interrupted(*args):
         calls.append(args)
-        if len(calls) == 9:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         update(*args)
 

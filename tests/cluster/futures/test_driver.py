@@ -102,7 +102,7 @@ def test_tasks_do_not_accumulate_over_steps(client):
     problem = problem_of((3,), 2)
     left = {}
     with network_of(client, problem) as network:
-        for n_steps in [5, 60]:
+        for n_steps in [5, 30]:
             take_steps(network, n_steps)
             network.loss.pop()
             # The newest state and the rows of each shard; everything else is released.
@@ -111,7 +111,7 @@ def test_tasks_do_not_accumulate_over_steps(client):
                 "only states and rows are left",
             )
     names = {n_steps: Counter(key[1] for key in keys) for n_steps, keys in left.items()}
-    assert names[5] == names[60]
+    assert names[5] == names[30]
 
 
 @pytest.mark.slow

@@ -291,21 +291,28 @@ def test_feature_names_are_checked(client, data, fitted):
         clf.predict(as_array(X[:, 1:]))
 
 
-def test_the_graph_does_not_contain_the_parameters_of_a_large_network(client, data):
+@pytest.fixture(scope="module")
+def large(data):
+    """A network that has taken one step in this process."""
+    clf = classifier(None, engine="local", hidden_layer_sizes=(2000, 1000))
+    return fit(clf.set_params(solver="sgd", batch_size=N_ROWS, max_iter=1), *data)
+
+
+def test_the_graph_does_not_contain_the_parameters_of_a_large_network(
+    client, data, large
+):
     """Dask warns about a graph beyond 10 MB, and warnings are errors here."""
-    X, y = data
-    wide = (2000, 1000)
-    clf = fit(classifier(None, engine="local", hidden_layer_sizes=wide), X, y)
-    clf.set_params(client=client)
+    X, _ = data
+    clf = large.set_params(client=client)
     assert sum(coef.nbytes for coef in clf.coefs_) > 15e6
     (labels,) = client.gather(client.compute([clf.predict(as_array(X))]))
     assert_array_equal(labels, clf.set_params(client=None).predict(X))
 
 
-def test_a_large_network_is_sent_once_for_all_calls(client, data, monkeypatch):
+def test_a_large_network_is_sent_once_for_all_calls(client, data, large, monkeypatch):
     """Results derived from its predictions can be computed after those are deleted."""
-    X, y = data
-    clf = fit(classifier(None, engine="local", hidden_layer_sizes=(2000, 1000)), X, y)
+    X, _ = data
+    clf = large.set_params(client=None)
     labels = clf.predict(X)
     clf.set_params(client=client)
     scattered = []
