@@ -74,6 +74,8 @@ sphinx_gallery_conf = {
         ]
     ),
     "abort_on_example_error": True,
+    # Pictures that are sharp on telephones, whose pixels are small.
+    "image_srcset": ["2x"],
     "default_thumb_file": str(DOCS / "_static" / "logo.svg"),
     "backreferences_dir": "gallery/backreferences",
     "doc_module": ("skdistmlp",),
