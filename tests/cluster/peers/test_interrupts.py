@@ -11,6 +11,7 @@ from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.peers import driver as peers
+from skdistmlp.cluster.peers import failure
 from skdistmlp.cluster.run.placement import Placement
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.peers.test_driver import (
@@ -121,7 +122,9 @@ def test_an_interrupt_during_release_leaves_nothing_behind(client, data, monkeyp
     bounded(classifier(client).fit, *data)
 
 
-def test_cancelled_tasks_end_the_fit_with_an_error(client, data):
+def test_cancelled_tasks_end_the_fit_with_an_error(client, data, monkeypatch):
+    # No worker is lost, which the scheduler would need time to notice.
+    monkeypatch.setattr(failure, "WORKER_CHECK_S", 0.1)
     fit = in_thread(endless(client).fit, *data)
     begun(client)
     keys = [key for key in task_keys(client) if key[1].startswith("train")]

@@ -21,7 +21,7 @@ from skdistmlp.cluster import _dask
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.prediction import lazy
 from skdistmlp.cluster.prediction.lazy import LARGE_GRAPH_SETTING
-from skdistmlp.cluster.run import scatter
+from skdistmlp.cluster.run import scatter, watch
 from tests.cluster.dask_processes import WITHOUT_PACKAGE
 from tests.cluster.data.inputs import (
     N_ROWS,
@@ -363,6 +363,8 @@ def test_a_worker_that_nobody_can_send_the_network_is_named(data, fitted, monkey
     async def fail(*_, **__):
         raise OSError("no route")
 
+    # No worker is lost, which the scheduler would need time to notice.
+    monkeypatch.setattr(watch, "WORKER_CHECK_S", 0.1)
     with own_cluster(n_workers=1, processes=False) as client:
         monkeypatch.setattr(_dask, "call_or_abort", fail)
         estimator = copy(fitted["values"]).set_params(client=client)

@@ -15,7 +15,7 @@ from numpy.testing import assert_array_equal
 from skdistmlp.cluster import _dask
 from skdistmlp.cluster._dask import CommClosedError
 from skdistmlp.cluster.client import workers as workers_module
-from skdistmlp.cluster.run import scatter
+from skdistmlp.cluster.run import scatter, watch
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import WorkerLostError
 from tests.cluster import stopped_while_sending
@@ -146,6 +146,8 @@ def test_a_worker_that_nobody_can_reach_is_named(client, monkeypatch):
 
     worker = next(iter(client.nthreads()))
     monkeypatch.setattr(_dask, "call_or_abort", fail)
+    # No worker is lost, which the scheduler would need time to notice.
+    monkeypatch.setattr(watch, "WORKER_CHECK_S", 0.1)
     error = f"{worker} could not be sent a value, neither .* scheduler: no route"
     with Placement(client, (worker,)) as tasks, pytest.raises(WorkerLostError) as lost:
         bounded(tasks.scatter, "rows", [np.ones(10)])
