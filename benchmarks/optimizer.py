@@ -1,5 +1,6 @@
 """What a step takes besides its products: Adam, and what SciPy does for L-BFGS."""
 
+import os
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
@@ -37,13 +39,17 @@ N_VECTORS = 10
 
 LOAD = """
 import time
+import psutil
+import skdistmlp.cluster.peers.probe
 from skdistmlp.nn import compiled
-begun = time.process_time()
+process = psutil.Process()
+begun, before = time.process_time(), process.memory_info().rss
 compiled.load(compiled.adam)
-print(time.process_time() - begun)
+print(time.process_time() - begun, process.memory_info().rss - before)
 """
-"""A program that prints the seconds of the processor in which it loads what is compiled
-for Adam: other work of the machine does not change them."""
+"""A program that imports what a worker does, and prints the seconds of the processor in
+which it loads what is compiled for Adam, which other work of the machine does not
+change, and the bytes of memory that this takes."""
 
 
 def run(repeats: int) -> dict[str, list[Row]]:
@@ -142,13 +148,27 @@ def _lbfgs_seconds(workload: Workload, max_iter: int) -> tuple[float, float]:
 
 
 def time_loading(repeats: int) -> Iterator[Row]:
-    """Time how long new processes take to load compiled code; yield one row."""
-    each_s = [
-        float(subprocess.check_output([sys.executable, "-c", LOAD]))
-        for _ in range(1 + repeats)
-    ]
-    # The first may have compiled it.
-    yield {"kernel": "adam", "seconds": median(each_s[1:])}
+    """Time how new processes compile code, and load it from a cache on disk.
+
+    Yields one row for each of the two.
+    """
+    with TemporaryDirectory() as cache:
+        found = [_loaded(cache) for _ in range(1 + repeats)]
+    for how, each in ("compiled", found[:1]), ("from the cache", found[1:]):
+        each_s, each_bytes = zip(*each, strict=True)
+        yield {
+            "kernel": f"adam, {how}",
+            "seconds": median(each_s),
+            "MB": median(each_bytes) / 1e6,
+        }
+
+
+def _loaded(cache: str) -> list[float]:
+    """Run `LOAD` with a folder as numba's cache; return what it prints."""
+    printed = subprocess.check_output(
+        [sys.executable, "-c", LOAD], env=os.environ | {"NUMBA_CACHE_DIR": cache}
+    )
+    return [float(number) for number in printed.split()]
 
 
 def _name(workload: Workload) -> str:

@@ -23,6 +23,10 @@ load it from its cache takes about a second (``python -m benchmarks optimizer``)
 is loaded when it could have paid: a fit that has got so far usually goes on. To compile
 a kernel for the first time takes several seconds."""
 
+LOADED_BYTES = 130_000_000
+"""Memory that numba and the code of a kernel take in a process that compiles it; loaded
+from numba's cache, they take 121 MB (``python -m benchmarks optimizer``)."""
+
 _LOCK = threading.Lock()
 _updates = 0
 _compiled: dict[Kernel, Kernel | None] = {}
@@ -52,6 +56,11 @@ def compiled(kernel: Kernel, n_parameters: int) -> Kernel | None:
         if loads:
             load(kernel)
     return _compiled.get(kernel)
+
+
+def is_loaded() -> bool:
+    """Return whether this process has loaded any kernel, or tried to."""
+    return bool(_compiled)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ from skdistmlp.cluster.run.graph import MEASURE
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import borrow_workers
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.nn import compiled
 from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
@@ -201,10 +202,13 @@ def check_room_for_trial(
     trial: Trial,
     grids: Sequence[Grid],
     memory: Mapping[str, WorkerMemory],
+    *,
+    have_loaded: bool = False,
 ) -> None:
     """Raise `MeasurementError` unless each process has room for the steps it times.
 
     One of them is of the whole network, whatever share a process would have in the fit.
+    Where compiled code is loaded for them, it needs room too.
 
     Parameters
     ----------
@@ -217,18 +221,27 @@ def check_room_for_trial(
         that this process times.
     memory : mapping of str to WorkerMemory
         Of each worker that has a limit.
+    have_loaded : bool
+        Whether the workers have loaded compiled code already, which their memory shows.
     """
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
     needed = [_bytes_of_trial(cost, trial, grid) for grid in grids]
-    free = [(worker, max(needed), its.free) for worker, its in memory.items()]
-    free.append(("this process", needed[0], max(0, available_memory())))
+    here = needed[0] + _bytes_to_load(trial, compiled.is_loaded())
+    of_worker = max(needed) + _bytes_to_load(trial, have_loaded)
+    free = [(worker, of_worker, its.free) for worker, its in memory.items()]
+    free.append(("this process", here, max(0, available_memory())))
     for where, n_needed, n_bytes in free:
         if n_needed > n_bytes:
             raise MeasurementError(
                 f"steps that are timed take {n_needed:,} bytes, and {where} has "
                 f"{n_bytes:,}"
             )
+
+
+def _bytes_to_load(trial: Trial, has_loaded: bool) -> int:
+    """Return the bytes of the compiled code that a process loads for a trial."""
+    return compiled.LOADED_BYTES if trial.runs_compiled and not has_loaded else 0
 
 
 def _bytes_of_trial(cost: StepCost, trial: Trial, grid: Grid) -> int:

@@ -17,6 +17,7 @@ from distributed import Client, Event
 
 from skdistmlp.cluster.client import rpc
 from skdistmlp.cluster.client.rpc import wait_while
+from skdistmlp.cluster.data import remote_dataset
 from skdistmlp.cluster.peers import measurement as module
 from skdistmlp.cluster.peers import probe
 from skdistmlp.cluster.peers.measured import (
@@ -579,6 +580,25 @@ def test_a_worker_needs_room_for_the_network_that_is_timed(trial):
     memory["tcp://b:1"] = WorkerMemory(1000)
     with pytest.raises(MeasurementError, match="tcp://b:1 has 1,000"):
         check_room_for_trial(cost, trial, GRIDS, memory)
+
+
+def test_a_worker_needs_room_for_compiled_code_that_it_loads(trial, monkeypatch):
+    cost = StepCost.of_step(50)
+    memory = {"tcp://a:1": WorkerMemory(compiled.LOADED_BYTES)}
+    check_room_for_trial(cost, trial, GRIDS, memory)
+    loading = replace(trial, runs_compiled=True)
+    with pytest.raises(MeasurementError, match="tcp://a:1 has 130,000,000"):
+        check_room_for_trial(cost, loading, GRIDS, memory)
+    check_room_for_trial(cost, loading, GRIDS, memory, have_loaded=True)
+    # So does this process, unless it has loaded some.
+    monkeypatch.setattr(
+        remote_dataset, "available_memory", lambda: compiled.LOADED_BYTES
+    )
+    monkeypatch.setattr(compiled, "_compiled", {})
+    with pytest.raises(MeasurementError, match="this process has 130,000,000"):
+        check_room_for_trial(cost, loading, GRIDS, {})
+    monkeypatch.setattr(compiled, "_compiled", {compiled.adam: None})
+    check_room_for_trial(cost, loading, GRIDS, {})
 
 
 def test_a_worker_needs_room_for_the_parameters_that_are_updated(trial):
