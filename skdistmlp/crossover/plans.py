@@ -177,7 +177,8 @@ def forecast_for(
         units_timed, tuple(grids), each_s[0], (each_s,) * n_workers, (), (), n_rows
     )
     machines = machines_of(measured, cost)
-    machines = replace(machines, link=Link.of_rate(bits_per_s, REFERENCE))
+    link = Link.of_rate(bits_per_s, REFERENCE)
+    machines = replace(machines, links=(link,) * n_workers)
     workers = tuple(f"worker {number}" for number in range(n_workers))
     memory = {}
     if memory_bytes is not None:
@@ -197,7 +198,7 @@ def forecast_for(
     candidates = offer.candidates()
     if not candidates:
         raise ClusterError(NO_ROOM)
-    return forecast_of(candidates, machines.link)
+    return forecast_of(candidates)
 
 
 def note_of_memory(forecast: Forecast) -> str | None:

@@ -350,11 +350,13 @@ def _workers_with_room(
 
 
 def _equally_fast(taken: Sequence[str], offer: Offer) -> tuple[str, ...]:
-    """Return all workers that are as fast as those that a plan takes.
+    """Return all workers that are as fast as those that a plan takes, with their links.
 
     Empty if these differ: then each has the neurons and rows that suit its speed.
     """
-    speeds = dict(zip(offer.workers, offer.machines.workers, strict=True))
+    machines = offer.machines
+    each = zip(machines.workers, machines.links, strict=True)
+    speeds = dict(zip(offer.workers, each, strict=True))
     return tuple(
         worker
         for worker in offer.workers

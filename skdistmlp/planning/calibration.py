@@ -15,6 +15,32 @@ EQUAL_WITHIN = 0.2
 """Share by which speeds may differ and still count as equal: what is measured in a
 fraction of a second varies as much, and a plan should not."""
 
+EQUAL_LINKS_WITHIN = 1.0
+"""The same for links: one counts as slower if its exchanges take more than twice as
+long. They vary more than computation does, and the rates of networks differ by 2.5
+times or more."""
+
+LINK_NOISE_S = 4e-4
+"""Seconds that are added to each exchange before they are compared: on a busy machine
+one takes 0.1 ms, and the same again 0.4 ms."""
+
+
+@dataclass(frozen=True)
+class FasterExchanges:
+    """What was measured of exchanges without the workers whose links are slow.
+
+    Attributes
+    ----------
+    workers : tuple of int
+        Those that took part, by number.
+    sizes, exchange_s : tuple of float
+        As in `Timings`.
+    """
+
+    workers: tuple[int, ...]
+    sizes: tuple[float, ...]
+    exchange_s: tuple[float, ...]
+
 
 @dataclass(frozen=True)
 class Timings:
@@ -41,6 +67,9 @@ class Timings:
         computed in proportion to them, but for the optimiser.
     here_bits_per_s : float or None
         See `Machines`.
+    faster : tuple of FasterExchanges
+        Exchanges without workers that seemed to have slow links, each among some of
+        those before.
     """
 
     layer_units: tuple[int, ...]
@@ -51,6 +80,7 @@ class Timings:
     exchange_s: tuple[float, ...]
     n_rows: tuple[int, ...] = ()
     here_bits_per_s: float | None = None
+    faster: tuple[FasterExchanges, ...] = ()
 
 
 def corners(n_workers: int, layer_units: Sequence[int], n_rows: int) -> list[Grid]:
@@ -99,17 +129,35 @@ def machines_of(measurement: Timings, cost: StepCost) -> Machines:
         its_s = [measurement.worker_s[worker] for worker in group]
         typical = speed([median_low(on_grid) for on_grid in zip(*its_s, strict=True)])
         of_workers |= dict.fromkeys(group, typical)
-    link = Link((0.0, 1.0), (0.0, 0.0))
-    if measurement.sizes:
-        link = Link.of_timings(
-            measurement.sizes, measurement.exchange_s, len(measurement.worker_s) - 1
-        )
     return Machines(
         speed([measurement.here_s]),
         tuple(of_workers[worker] for worker in range(len(of_workers))),
-        link,
+        _links(measurement),
         measurement.here_bits_per_s,
     )
+
+
+def _links(measurement: Timings) -> tuple[Link, ...]:
+    """Return the link of each worker.
+
+    What seemed to be a slow link may have been noise, or two workers of one machine may
+    have seemed to have fast ones: then exchanges without that worker are not faster.
+    """
+    n_workers = len(measurement.worker_s)
+    link = Link((0.0, 1.0), (0.0, 0.0))
+    if measurement.sizes:
+        link = Link.of_timings(measurement.sizes, measurement.exchange_s, n_workers - 1)
+    links = [link] * n_workers
+    for exchanges in measurement.faster:
+        faster = Link.of_timings(
+            exchanges.sizes, exchanges.exchange_s, len(exchanges.workers) - 1
+        )
+        first, *_ = equal_links([link.slowness, faster.slowness])
+        if first == [1]:
+            link = faster
+            for worker in exchanges.workers:
+                links[worker] = link
+    return tuple(links)
 
 
 def _nominal_s(
@@ -138,7 +186,9 @@ def _nominal_s(
     return computed_s * cost.n_rows / (n_timed * n_replicas) + update_s
 
 
-def equal_groups(seconds: Sequence[float]) -> list[list[int]]:
+def equal_groups(
+    seconds: Sequence[float], within: float = EQUAL_WITHIN
+) -> list[list[int]]:
     """Return groups of workers, by number, that count as equal, the fastest first.
 
     Around the median, since noise makes some workers faster and others slower; the
@@ -148,6 +198,8 @@ def equal_groups(seconds: Sequence[float]) -> list[list[int]]:
     ----------
     seconds : sequence of float
         What each worker takes.
+    within : float
+        Share by which those that count as equal may differ.
     """
 
     def groups(workers: list[int]) -> list[list[int]]:
@@ -156,7 +208,7 @@ def equal_groups(seconds: Sequence[float]) -> list[list[int]]:
         # Of an even number not the mean of the two in the middle: between two groups,
         # it would be the speed of neither.
         median_s = seconds[workers[(len(workers) - 1) // 2]]
-        equal = [its for its in workers if are_equal(seconds[its], median_s)]
+        equal = [its for its in workers if are_equal(seconds[its], median_s, within)]
         first = workers.index(equal[0])
         faster, slower = workers[:first], workers[first + len(equal) :]
         return [*groups(faster), equal, *groups(slower)]
@@ -164,6 +216,17 @@ def equal_groups(seconds: Sequence[float]) -> list[list[int]]:
     return groups(sorted(range(len(seconds)), key=seconds.__getitem__))
 
 
-def are_equal(speed: float, other: float) -> bool:
+def equal_links(seconds: Sequence[float]) -> list[list[int]]:
+    """Return groups of links, by number, that count as equal, the fastest first.
+
+    Parameters
+    ----------
+    seconds : sequence of float
+        What the same exchange takes on each of them.
+    """
+    return equal_groups([s + LINK_NOISE_S for s in seconds], EQUAL_LINKS_WITHIN)
+
+
+def are_equal(speed: float, other: float, within: float = EQUAL_WITHIN) -> bool:
     """Return whether two speeds count as equal."""
-    return max(speed, other) <= (1 + EQUAL_WITHIN) * min(speed, other)
+    return max(speed, other) <= (1 + within) * min(speed, other)

@@ -110,6 +110,8 @@ class Candidate:
         Bytes that this process holds, if it trains.
     messages_sent : int
         Messages that the first worker sends the others in a step.
+    link : Link or None
+        Between its workers; None if there are fewer than two.
     """
 
     plan: Plan
@@ -118,6 +120,7 @@ class Candidate:
     length: FitLength
     bytes_here: int = 0
     messages_sent: int = 0
+    link: Link | None = None
 
     @property
     def epoch_s(self) -> float:
@@ -240,7 +243,7 @@ class Offer:
             return
         # There may be fewer neurons than workers.
         n_shards = plan.n_shards
-        link = self.machines.link
+        link = self.machines.link_among(range(n_shards))
         of_shards = _distinct(self.machines.workers[:n_shards])
         step = step_time_of_tasks(plan.split, self.cost, of_shards, link)
         if self.cost.moves_parameters:
@@ -255,21 +258,54 @@ class Offer:
             exchange.sent.n_messages
             for exchange in exchanges_of_tasks(plan.split, self.cost)
         )
-        yield Candidate(plan, step, fixed_s, self.length, messages_sent=n_messages)
+        yield Candidate(
+            plan,
+            step,
+            fixed_s,
+            self.length,
+            messages_sent=n_messages,
+            link=link if n_shards > 1 else None,
+        )
 
     def _peers(self) -> Iterator[Candidate]:
-        if self.n_workers is not None:
-            counts = [self.n_workers]
-        else:
-            slowness = sorted(self._slowness)
+        """Yield the candidates of peers that have room.
+
+        First those of the workers with the fastest links, then those of more, up to
+        all.
+        """
+        slowness = [link.slowness for link in self.machines.links]
+        every = range(len(self.workers))
+        # The fastest first; those that are equally fast stay in their order.
+        order = sorted(
+            every, key=lambda place: (self._slowness[place], slowness[place])
+        )
+        with_room: set[Grid] = set()
+        for slowest in sorted(set(slowness)):
+            among = [place for place in order if slowness[place] <= slowest]
+            if len(among) < min(self.min_workers, len(self.workers)):
+                continue
+            links = [slowness[place] for place in among]
+            n_before = links.index(slowest)
+            for grid in self._grids(among):
+                if grid.n_ranks <= n_before and grid in with_room:
+                    # It would be on the same workers again.
+                    continue
+                plan, places = self._placed(grid, among)
+                if has_room(plan, self.memory, self.memory_share):
+                    with_room.add(grid)
+                    yield self._by_peers(plan, places)
+
+    def _grids(self, among: Sequence[int]) -> Iterator[Grid]:
+        """Yield the grids to consider on some of the workers."""
+        if self.n_workers is None:
+            slowness = sorted(self._slowness[place] for place in among)
             counts = worker_counts(slowness, self.n_replicas, self.min_workers)
+        else:
+            counts = [self.n_workers] if self.n_workers <= len(among) else []
         for n_workers in counts:
             for grid in grids_of(n_workers, self.layer_units, self.cost):
-                if self.n_replicas not in (None, grid.n_replicas):
-                    continue
-                plan, places = self._placed(grid)
-                if has_room(plan, self.memory, self.memory_share):
-                    yield self._by_peers(plan, places)
+                if self.n_replicas in (None, grid.n_replicas):
+                    yield grid
 
     @cached_property
     def _slowness(self) -> tuple[float, ...]:
@@ -282,10 +318,17 @@ class Offer:
         found = (self.memory.get(worker) for worker in self.workers)
         return tuple(math.inf if its is None else its.free for its in found)
 
-    def _placed(self, grid: Grid) -> tuple[Plan, Sequence[int]]:
+    def _placed(self, grid: Grid, among: Sequence[int]) -> tuple[Plan, Sequence[int]]:
         """Return the plan of a grid, on the fastest workers that have room for it.
 
         Without such workers, there is no room for what is returned.
+
+        Parameters
+        ----------
+        grid : Grid
+            The grid.
+        among : sequence of int
+            From which workers to choose, by their place among all; the fastest first.
 
         Returns
         -------
@@ -294,14 +337,12 @@ class Offer:
         sequence of int
             Which workers, by their place among all.
         """
-        # The fastest first; those that are equally fast stay in their order.
-        every = range(len(self.workers))
-        places = sorted(every, key=self._slowness.__getitem__)[: grid.n_ranks]
+        places = among[: grid.n_ranks]
         plan = self._on(grid, places)
         # Only where these have no room: memory that is free changes from fit to fit,
         # and plans should not.
         left = sorted(
-            every, key=lambda place: (self._slowness[place], -self._free[place])
+            among, key=lambda place: (self._slowness[place], -self._free[place])
         )
         for _ in range(PLACEMENTS_TRIED):
             if has_room(plan, self.memory, self.memory_share):
@@ -347,12 +388,19 @@ class Offer:
     def _by_peers(self, plan: Plan, places: Sequence[int]) -> Candidate:
         """Return the candidate of a plan on some workers."""
         speeds = _distinct([self.machines.workers[place] for place in places])
-        split, link = plan.split, self.machines.link
+        split, link = plan.split, self.machines.link_among(places)
         step = step_time(split, self.cost, plan.grid, speeds, link, plan.rows)
         sent = 0 if self.on_cluster else plan.features_held * len(places)
         fixed_s = self._fit_on_workers_s(plan, sent)
         _, n_messages = traffic(split, self.cost, plan.n_replicas, 0, plan.rows)
-        return Candidate(plan, step, fixed_s, self.length, messages_sent=n_messages)
+        return Candidate(
+            plan,
+            step,
+            fixed_s,
+            self.length,
+            messages_sent=n_messages,
+            link=link if len(places) > 1 else None,
+        )
 
 
 def bytes_allocated_here(
@@ -432,7 +480,7 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [best, *(other for other in by_time if other is not best)]
 
 
-def forecast_of(candidates: Sequence[Candidate], link: Link) -> Forecast:
+def forecast_of(candidates: Sequence[Candidate]) -> Forecast:
     """Return what ranked candidates would take, in plain numbers."""
     rows = tuple(
         ForecastRow(
@@ -450,7 +498,8 @@ def forecast_of(candidates: Sequence[Candidate], link: Link) -> Forecast:
         )
         for candidate in candidates
     )
-    if not any(row.n_workers > 1 for row in rows):
+    link = next((c.link for c in candidates if c.link is not None), None)
+    if link is None:
         return Forecast(rows)
     return Forecast(rows, link.latency_s, link.bits_per_s)
 
@@ -466,7 +515,7 @@ def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
         What there was to choose from.
     """
     first, *others = candidates
-    forecast = forecast_of(candidates, offer.machines.link)
+    forecast = forecast_of(candidates)
     n_workers = len(first.plan.workers)
     alone = next((c for c in candidates if not c.plan.workers), None)
     next_best = ""
@@ -493,6 +542,7 @@ def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
     else:
         reason = "the fastest plan that is expected to fit into memory"
     reason += slow_workers(first.plan, offer.workers, offer.machines.workers)
+    reason += _slow_links(first, offer)
     return replace(first.plan, reason=reason, forecast=forecast)
 
 
@@ -523,7 +573,32 @@ def slow_workers(plan: Plan, workers: Sequence[str], speeds: Sequence[Speed]) ->
     if not left_out:
         return ""
     ratios = [slowness[worker] / median(taken) for worker in left_out]
+    return f"; {_left_out(left_out)}, {_times(ratios)} times as slow as the others"
+
+
+def _slow_links(candidate: Candidate, offer: Offer) -> str:
+    """Say which workers a plan leaves out for their links; nothing if none is."""
+    if candidate.link is None:
+        return ""
+    slowness = {
+        worker: link.slowness / candidate.link.slowness
+        for worker, link in zip(offer.workers, offer.machines.links, strict=True)
+    }
+    # None of those that are taken has a slower one.
+    left_out = [worker for worker, times in slowness.items() if times > 1]
+    if not left_out:
+        return ""
+    links = "its link is" if len(left_out) == 1 else "their links are"
+    times = _times([slowness[worker] for worker in left_out])
+    return f"; {_left_out(left_out)}: {links} {times} times as slow as the others"
+
+
+def _left_out(workers: Sequence[str]) -> str:
+    """Say that workers are left out."""
+    return f"{named(workers)} {'is' if len(workers) == 1 else 'are'} left out"
+
+
+def _times(ratios: Sequence[float]) -> str:
+    """Return the least and the most of some ratios, or one if they are about equal."""
     least, most = f"{min(ratios):.1f}", f"{max(ratios):.1f}"
-    times = least if least == most else f"{least} to {most}"
-    verb = "is" if len(left_out) == 1 else "are"
-    return f"; {named(left_out)} {verb} left out, {times} times as slow as the others"
+    return least if least == most else f"{least} to {most}"

@@ -2,14 +2,19 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Self
 
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, Rates
+
+TYPICAL_BYTES = 512_000
+"""Of exchanges by which links are compared: what a layer of 1,000 neurons sends for a
+mini-batch of 128 rows of float32. Rates of several Gbit/s can be told apart by it, and
+latencies still count."""
 
 PAYLOAD = 1448 / 1538
 """Share of a link's rate that carries arrays: bytes of data in a packet of TCP, of
@@ -132,11 +137,19 @@ class Link:
         rates : Rates
             What a message costs the processor, where there are more than were measured.
         """
+        more_messages = n_messages - self.n_others
+        return max(0.0, self._on_line(n_bytes) + more_messages * rates.message_s)
+
+    def _on_line(self, n_bytes: float) -> float:
+        """Return the seconds of an exchange with as many messages as were measured."""
         at = min(max(1, bisect_right(self.sizes, n_bytes)), len(self.sizes) - 1)
         (x0, x1), (y0, y1) = self.sizes[at - 1 : at + 1], self.seconds[at - 1 : at + 1]
-        on_line = y0 + (y1 - y0) * (n_bytes - x0) / (x1 - x0)
-        more_messages = n_messages - self.n_others
-        return max(0.0, on_line + more_messages * rates.message_s)
+        return y0 + (y1 - y0) * (n_bytes - x0) / (x1 - x0)
+
+    @property
+    def slowness(self) -> float:
+        """Seconds of a typical exchange, by which links are compared."""
+        return self._on_line(TYPICAL_BYTES)
 
     @property
     def latency_s(self) -> float:
@@ -152,7 +165,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Machines:
-    """The processes that may train: this one and the workers, and the link between.
+    """The processes that may train: this one and the workers, and their links.
 
     Attributes
     ----------
@@ -160,28 +173,54 @@ class Machines:
         Of this process.
     workers : tuple of Speed
         Of each worker, in their order.
-    link : Link
-        Between the workers.
+    links : tuple of Link
+        Of each worker, with others whose links are no slower. An exchange takes as long
+        as on the slowest link of those that take part.
     here_bits_per_s : float or None
         Rate at which this process and the workers exchange arrays, besides what Dask
-        takes for them. None if it was not measured: then as that of `link`.
+        takes for them. None if it was not measured: then as that of the slowest link.
     """
 
     here: Speed
     workers: tuple[Speed, ...]
-    link: Link
+    links: tuple[Link, ...]
     here_bits_per_s: float | None = None
+
+    def link_among(self, places: Iterable[int]) -> Link:
+        """Return the link of exchanges among some workers: the slowest of theirs.
+
+        Parameters
+        ----------
+        places : iterable of int
+            Which workers, by their place among all; at least one.
+        """
+        links = {id(link): link for link in map(self.links.__getitem__, places)}
+        return max(links.values(), key=lambda link: link.slowness)
+
+    def of(self, places: Sequence[int]) -> "Machines":
+        """Return the machines of which only some workers may train.
+
+        Parameters
+        ----------
+        places : sequence of int
+            Which workers, by their place among all.
+        """
+        return replace(
+            self,
+            workers=tuple(self.workers[place] for place in places),
+            links=tuple(self.links[place] for place in places),
+        )
 
     def sent_s(self, n_bytes: float) -> float:
         """Return the seconds for bytes that Dask sends between here and the workers."""
         rate = self.here_bits_per_s
         if rate is None:
-            rate = self.link.bits_per_s
+            rate = self.link_among(range(len(self.links))).bits_per_s
         # A link that is not limited takes no time.
         return n_bytes * (DASK_BYTE_S + 8 / rate)
 
 
 def reference_machines(n_workers: int, bits_per_s: float = 1e9) -> Machines:
     """Return machines as somebody might have them, where nothing was measured."""
-    speed = Speed(REFERENCE)
-    return Machines(speed, (speed,) * n_workers, Link.of_rate(bits_per_s, REFERENCE))
+    speed, link = Speed(REFERENCE), Link.of_rate(bits_per_s, REFERENCE)
+    return Machines(speed, (speed,) * n_workers, (link,) * n_workers)

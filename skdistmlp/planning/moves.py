@@ -121,13 +121,13 @@ def move_that_pays(
     if not candidates:
         return None
     best = candidates[0]
-    speeds = dict(zip(offer.workers, offer.machines.workers, strict=True))
+    places = [offer.workers.index(worker) for worker in plan.workers]
     now = step_time(
         plan.split,
         offer.cost,
         plan.grid,
-        [speeds[worker] for worker in plan.workers],
-        offer.machines.link,
+        offer.machines.of(places).workers,
+        offer.machines.link_among(places),
         plan.rows,
     )
     # What favours staying: the model knows nothing of what else slows the fit down.
@@ -147,7 +147,7 @@ def move_that_pays(
     moved = replace(
         best.plan,
         reason=reason,
-        forecast=forecast_of(candidates, offer.machines.link),
+        forecast=forecast_of(candidates),
         fixed=plan.fixed,
         recoveries=plan.recoveries,
     )

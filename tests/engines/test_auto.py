@@ -516,9 +516,10 @@ def test_a_plan_without_peers_goes_by_what_is_known_of_the_machines(client):
     assumed = auto.plan_without_peers(request, outline, workers, client)
     assert (assumed.engine, assumed.reason) == ("futures", "a firewall")
     assert assumed.forecast is None
-    slow, *others = reference_machines(len(workers)).workers
+    machines = reference_machines(len(workers))
+    slow, *others = machines.workers
     slow = replace(slow, corrections={Grid(1): 3.0})
-    machines = replace(reference_machines(1), workers=(slow, *others))
+    machines = replace(machines, workers=(slow, *others))
     keep_machines(client, workers, units, machines)
     plan = auto.plan_without_peers(request, outline, workers, client)
     assert plan.reason == "a firewall"

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import (
+    FasterExchanges,
     Timings,
     are_equal,
     corners,
@@ -48,8 +49,10 @@ def test_what_was_measured_is_what_is_expected():
             assert computation_s(split, COST, grid, speed) == pytest.approx(seconds)
     split = NetworkSplit.even(UNITS, 1)
     assert computation_s(split, COST, Grid(1), machines.here) == pytest.approx(0.5)
-    assert machines.link.n_others == 2
-    assert machines.link.exchange_s(1e6, 2, machines.here.rates) == pytest.approx(1e-2)
+    assert machines.links[0].n_others == 2
+    assert machines.links[0].exchange_s(1e6, 2, machines.here.rates) == pytest.approx(
+        1e-2
+    )
 
 
 @pytest.mark.parametrize("n_timed", [64, 20_000])
@@ -99,6 +102,36 @@ def test_nearly_equal_workers_get_the_same_speed():
     assert not are_equal(1.0, 1.21)
 
 
+def with_faster(*faster):
+    """Return a measurement of four workers, and of exchanges among fewer of them."""
+    sizes, slow_s = (0.0, 1.6e4, 1.28e5), (1e-3, 1e-2, 1e-1)
+    found = tuple(
+        FasterExchanges(
+            workers, (*sizes, 1e6), tuple(s / times for s in (*slow_s, 0.8))
+        )
+        for times, workers in faster
+    )
+    each = measurement(1.0, 1.0, 1.0, 1.0)
+    return replace(each, sizes=sizes, exchange_s=slow_s, faster=found)
+
+
+def test_workers_whose_links_are_faster_have_links_of_their_own():
+    links = machines_of(with_faster((50, (0, 2, 3)), (500, (0, 3))), COST).links
+    assert links[0] == links[3]
+    assert [link.seconds[2] for link in links] == [2e-4, 1e-1, 2e-3, 2e-4]
+    assert [link.n_others for link in links] == [1, 3, 2, 1]
+    assert len(links[1].sizes) < len(links[0].sizes)
+
+
+def test_links_that_only_seemed_slow_count_as_all_others():
+    """Exchanges without them take as long, but for noise."""
+    links = machines_of(with_faster((1.9, (0, 2, 3))), COST).links
+    assert len(set(links)) == 1
+    # Compared with the link that counts, which is that of all.
+    links = machines_of(with_faster((1.9, (0, 2, 3)), (2.1, (0, 3))), COST).links
+    assert [link.n_others for link in links] == [1, 3, 3, 1]
+
+
 @pytest.mark.parametrize(
     ("fast", "slow"),
     [
@@ -146,5 +179,5 @@ def test_one_worker_exchanges_nothing():
     alone = Timings(UNITS, (Grid(1),), 0.5, ((0.4,),), (), ())
     machines = machines_of(alone, COST)
     split = NetworkSplit.even(UNITS, 1)
-    time = step_time(split, COST, Grid(1), machines.workers, machines.link)
+    time = step_time(split, COST, Grid(1), machines.workers, machines.links[0])
     assert time.seconds == pytest.approx(0.4)

@@ -27,7 +27,7 @@ from skdistmlp.planning.candidates import (
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
-from skdistmlp.planning.plan import plan_training
+from skdistmlp.planning.plan import Plan, plan_training
 from skdistmlp.planning.rates import (
     DASK_BYTE_S,
     REFERENCE,
@@ -57,13 +57,21 @@ def offer_of(
     bits_per_s: float = GBIT,
     batch_size: int = 200,
     slow: tuple[int, ...] = (),
+    far: tuple[int, ...] = (),
     **others: Any,
 ) -> Offer:
-    """Return an offer of equal machines, but for some that take three times as long."""
+    """Return an offer of equal machines, but for some that take three times as long.
+
+    And some that are `far` have links of a hundredth of the rate.
+    """
     speeds = [
         Speed(REFERENCE, {Grid(1): 3.0} if number in slow else {})
         for number in range(n_workers)
     ]
+    fast, slow_link = (
+        Link.of_rate(rate, REFERENCE) for rate in (bits_per_s, bits_per_s / 100)
+    )
+    links = tuple(slow_link if number in far else fast for number in range(n_workers))
     memory = others.pop("memory", {})
     sizes = {"itemsize": 4, **others.pop("sizes", {})}
     return Offer(
@@ -71,7 +79,7 @@ def offer_of(
         StepCost.of_step(batch_size, **sizes),
         FitLength(100, 100),
         tuple(f"tcp://worker{number}:1" for number in range(n_workers)),
-        Machines(Speed(REFERENCE), tuple(speeds), Link.of_rate(bits_per_s, REFERENCE)),
+        Machines(Speed(REFERENCE), tuple(speeds), links),
         memory,
         **others,
     )
@@ -131,6 +139,55 @@ def test_a_slow_worker_is_left_out():
     offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, slow=(1,))
     plan = offer.candidates()[0].plan
     assert plan.workers == tuple(offer.workers[number] for number in (0, 2, 3))
+
+
+def workers_of(plan: Plan) -> list[int]:
+    """Return the numbers of the workers of a plan."""
+    return [int(re.findall(r"\d+", worker)[0]) for worker in plan.workers]
+
+
+@pytest.mark.parametrize("far", [(0,), (1, 3)])
+def test_a_worker_behind_a_slow_link_is_left_out(far):
+    offer = offer_of(n_workers=6, bits_per_s=10 * GBIT, far=far)
+    first = offer.candidates()[0]
+    assert workers_of(first.plan) == [n for n in range(6) if n not in far]
+    equal = offer_of(n_workers=6 - len(far), bits_per_s=10 * GBIT).candidates()[0]
+    assert first.step == equal.step
+    assert first.link == equal.link
+    every = [c for c in offer.candidates() if len(c.plan.workers) == 6]
+    assert min(c.fit_s for c in every) > 2 * first.fit_s
+    assert {c.link for c in every} == {offer.machines.links[far[0]]}
+
+
+def test_a_slow_link_is_used_where_little_is_exchanged():
+    offer = offer_of((784, 4096, 10), n_workers=4, bits_per_s=100 * GBIT, far=(2,))
+    assert sorted(workers_of(offer.candidates()[0].plan)) == [0, 1, 2, 3]
+
+
+def test_a_worker_alone_may_have_a_slow_link():
+    offer = offer_of(n_workers=3, slow=(0, 1), far=(2,), local=False, min_workers=1)
+    alone = candidate_of(offer, 1)
+    assert workers_of(alone.plan) == [2]
+    assert alone.link is None
+
+
+def test_as_many_workers_as_were_asked_for_are_taken_whatever_their_links():
+    offer = replace(offer_of(n_workers=4, far=(0,)), n_workers=4)
+    found = [c for c in offer.candidates() if c.plan.workers]
+    assert {len(c.plan.workers) for c in found} == {4}
+    three = replace(offer, n_workers=3)
+    best_of_three = next(c for c in three.candidates() if c.plan.workers)
+    assert workers_of(best_of_three.plan) == [1, 2, 3]
+    # At least so many, if there are.
+    pair = offer_of(n_workers=3, far=(0,), local=False, min_workers=3)
+    assert {len(c.plan.workers) for c in pair.candidates()} == {3}
+
+
+def test_workers_with_slow_links_are_taken_if_no_others_have_room():
+    offer = offer_of(n_workers=4, far=(0, 1), local=False)
+    full = {worker: WorkerMemory(1000) for worker in offer.workers[2:]}
+    plans = [c.plan for c in replace(offer, memory=full).candidates()]
+    assert {n for plan in plans for n in workers_of(plan)} == {0, 1}
 
 
 @pytest.mark.parametrize(("n_workers", "slow"), [(15, (4,)), (30, (4, 9))])
@@ -214,8 +271,8 @@ def test_a_step_of_tasks_takes_what_is_computed_scheduled_and_sent():
     assert peers.plan.engine == "peers"
     assert step.computed_s == pytest.approx(peers.step.computed_s)
     assert step.handled_s == pytest.approx(6 * TASK_S + DASK_BYTE_S * n_bytes)
-    rate = offer.machines.link.bits_per_s
-    latency_s = 3 * offer.machines.link.latency_s
+    rate = offer.machines.links[0].bits_per_s
+    latency_s = 3 * offer.machines.links[0].latency_s
     assert step.travelled_s == pytest.approx(latency_s + 8 * n_bytes / rate)
     assert step.hidden_s == 0
 
@@ -232,7 +289,7 @@ def test_lbfgs_by_tasks_sends_parameters_and_gradient_through_this_process():
     slow = replace(offer, machines=replace(offer.machines, here_bits_per_s=1e8))
     n_bytes = 2 * 4 * NetworkSplit.even(LARGE, 1).n_parameters
     more_s = futures_on(slow).step.seconds - futures_on(offer).step.seconds
-    rate = offer.machines.link.bits_per_s
+    rate = offer.machines.links[0].bits_per_s
     assert more_s == pytest.approx(n_bytes * 8 * (1e-8 - 1 / rate))
 
 
@@ -343,7 +400,7 @@ def test_this_process_is_no_candidate_without_room():
     assert here.plan.engine == "local"
     # Parameters, gradient and two moments, and the activations of a step.
     assert here.bytes_here == pytest.approx(4 * 4 * 200_000 * 100_011, rel=0.01)
-    (row,) = forecast_of([here], offer.machines.link).rows
+    (row,) = forecast_of([here]).rows
     assert row.bytes_held == here.bytes_here
     assert replace(offer, memory_here=here.bytes_here - 1).candidates() == []
 
@@ -426,7 +483,7 @@ def test_features_are_sent_or_fetched_once_in_a_fit():
     sizes = {"data_bytes": 10**9, "feature_bytes": 10**9}
     here = offer_of(sizes=sizes, n_workers=2)
     there = replace(here, on_cluster=True)
-    second_s = 1e9 * (DASK_BYTE_S + 8 / here.machines.link.bits_per_s)
+    second_s = 1e9 * (DASK_BYTE_S + 8 / here.machines.links[0].bits_per_s)
 
     def fixed_s(offer, n_workers, n_replicas=1):
         (found,) = (
@@ -461,7 +518,7 @@ def test_parameters_are_collected_at_the_end_of_a_fit():
     (candidate,) = offer_of(units, n_workers=1, local=False).candidates()
     # 400 MB at 1 Gbit/s.
     n_bytes = 4 * candidate.plan.split.n_parameters
-    byte_s = DASK_BYTE_S + 8 / offer_of().machines.link.bits_per_s
+    byte_s = DASK_BYTE_S + 8 / offer_of().machines.links[0].bits_per_s
     assert n_bytes * byte_s > 3
     assert candidate.fixed_s == pytest.approx(PEERS_FIT_S + n_bytes * byte_s)
 
@@ -519,12 +576,23 @@ def test_a_chosen_plan_says_why_and_what_else_there_was():
     assert "is expected to take" in local.reason
 
 
+def test_a_forecast_has_the_link_of_the_workers_that_train():
+    offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, far=(1,))
+    fast, slow = offer.machines.links[:2]
+    candidates = offer.candidates()
+    assert forecast_of(candidates).bits_per_s == fast.bits_per_s
+    every = [c for c in candidates if len(c.plan.workers) in (0, 4)]
+    assert forecast_of(every).bits_per_s == slow.bits_per_s
+    alone = [c for c in candidates if len(c.plan.workers) < 2]
+    assert forecast_of(alone).bits_per_s is None
+
+
 def test_a_forecast_has_what_each_plan_sends_stores_and_takes_besides_its_steps():
     sizes = {"data_bytes": 10**9, "feature_bytes": 10**9}
     limit = {"tcp://worker0:1": WorkerMemory(3 * 10**8)}
     offer = offer_of(n_workers=3, sizes=sizes, memory=limit)
     candidates = replace(offer, n_workers=3, n_replicas=1, min_workers=3).candidates()
-    rows = {r.n_workers: r for r in forecast_of(candidates, offer.machines.link).rows}
+    rows = {r.n_workers: r for r in forecast_of(candidates).rows}
     (on_three,) = [c for c in candidates if c.plan.n_workers == 3]
     _, n_messages = traffic(on_three.plan.split, offer.cost, 1, 0, on_three.plan.rows)
     # Features, activations, deltas and logits, to two others each.
@@ -545,6 +613,16 @@ def test_a_chosen_plan_says_which_workers_it_leaves_out():
     assert chosen_plan(offer.candidates(), offer).reason.endswith(
         "; tcp://worker1:1, tcp://worker2:1, tcp://worker4:1, …, tcp://worker6:1 are "
         "left out, 3.0 times as slow as the others"
+    )
+    offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, far=(1,))
+    assert chosen_plan(offer.candidates(), offer).reason.endswith(
+        "; tcp://worker1:1 is left out: its link is 53.4 times as slow as the others"
+    )
+    offer = offer_of(n_workers=8, bits_per_s=10 * GBIT, slow=(1,), far=(1, 2, 4))
+    assert chosen_plan(offer.candidates(), offer).reason.endswith(
+        "; tcp://worker1:1 is left out, 3.0 times as slow as the others"
+        "; tcp://worker1:1, tcp://worker2:1, tcp://worker4:1 are left out: their links "
+        "are 53.4 times as slow as the others"
     )
     # Nor does this process take any.
     here = replace(offer, length=FitLength(1, 1))
@@ -619,8 +697,10 @@ def candidates_and_calls(offer: Offer) -> tuple[list[Candidate], int]:
 
 
 @pytest.mark.parametrize("n_speeds", [1, 2, 1024])
-def test_work_to_plan_a_thousand_workers_is_bounded(n_speeds):
-    offer = offer_of((784, 4096, 4096, 10), n_workers=1024, batch_size=8_000)
+@pytest.mark.parametrize("n_far", [0, 24])
+def test_work_to_plan_a_thousand_workers_is_bounded(n_speeds, n_far):
+    far = tuple(range(500, 500 + n_far))
+    offer = offer_of((784, 4096, 4096, 10), n_workers=1024, batch_size=8_000, far=far)
     ratios = np.linspace(1, 3, n_speeds)
     speeds = tuple(
         Speed(REFERENCE, {Grid(1): float(ratios[number % n_speeds])})

@@ -6,7 +6,13 @@ from dataclasses import replace
 import pytest
 
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.planning.machines import PAYLOAD, Link, Speed, reference_machines
+from skdistmlp.planning.machines import (
+    PAYLOAD,
+    TYPICAL_BYTES,
+    Link,
+    Speed,
+    reference_machines,
+)
 from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, Rates
 
 FREE = Rates({1: 1e9, 1024: 1e9}, math.inf, 0.0, 0.0, math.inf, 0.0)
@@ -83,9 +89,21 @@ def test_a_link_of_a_rate_takes_as_long_as_its_bytes():
     assert Link.of_rate(math.inf, FREE).bits_per_s == math.inf
 
 
+def test_an_exchange_takes_as_long_as_on_the_slowest_link():
+    fast, slow = (Link.of_rate(rate, REFERENCE) for rate in (1e10, 1e8))
+    assert slow.slowness > 10 * fast.slowness
+    assert slow.slowness == slow.exchange_s(TYPICAL_BYTES, 1, REFERENCE)
+    machines = replace(reference_machines(3), links=(fast, slow, fast))
+    assert machines.link_among([0, 2]) is fast
+    assert machines.link_among([2, 1]) is slow
+    some = machines.of([1, 0])
+    assert some.links == (slow, fast)
+    assert some.workers == machines.workers[:2]
+
+
 def test_bytes_to_and_from_this_process_take_what_its_own_link_takes():
     machines = reference_machines(2, 1e9)
-    like_theirs = 1e6 * (DASK_BYTE_S + 8 / machines.link.bits_per_s)
+    like_theirs = 1e6 * (DASK_BYTE_S + 8 / machines.links[0].bits_per_s)
     assert machines.sent_s(1e6) == pytest.approx(like_theirs)
     slow = replace(machines, here_bits_per_s=1e6)
     assert slow.sent_s(1e6) == pytest.approx(1e6 * DASK_BYTE_S + 8)

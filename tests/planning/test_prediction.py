@@ -93,7 +93,7 @@ def test_auto_distributes_what_saves_more_time_than_it_costs(
     of_parameters, of_a_row = numbers_sent
     border = 10_000
     # The products are as wide as the rate says, whatever the number of rows.
-    byte_s = DASK_BYTE_S + 8 / MACHINES.link.bits_per_s
+    byte_s = DASK_BYTE_S + 8 / MACHINES.links[0].bits_per_s
     costs_s = n_tasks * TASK_S + of_parameters * NETWORK_BYTES * byte_s
     costs_s += border * 4 * of_a_row * byte_s
     saved_s = seconds_of(border) / (1 + MARGIN) - seconds_of(border, split_by, 2)
@@ -102,7 +102,7 @@ def test_auto_distributes_what_saves_more_time_than_it_costs(
 
     def plan_with(times):
         speed = Speed(REFERENCE, {Grid(1): times * draw.correction(Grid(1))})
-        machines = Machines(speed, (speed, speed), MACHINES.link)
+        machines = Machines(speed, (speed, speed), MACHINES.links[:2])
         return plan_of(border, free=free, machines=machines)
 
     local, shared = plan_with(0.99), plan_with(1.01)

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 from distributed import Client
@@ -151,9 +150,7 @@ def known_machines(
         for (other, measured, units), machines in reversed(_MACHINES.items()):
             is_same = (other, units) == (scheduler, layer_units)
             if is_same and {*members} <= {*measured}:
-                speeds = dict(zip(measured, machines.workers, strict=True))
-                of_these = tuple(speeds[member] for member in members)
-                return replace(machines, workers=of_these)
+                return machines.of([measured.index(member) for member in members])
     return None
 
 

@@ -41,7 +41,8 @@ def machines(n_workers, slow=()):
         Speed(SLOW_MACHINES, {Grid(1): 3.0} if rank in slow else {})
         for rank in range(n_workers)
     )
-    return Machines(speeds[0], speeds, Link.of_rate(1e12, SLOW_MACHINES))
+    link = Link.of_rate(1e12, SLOW_MACHINES)
+    return Machines(speeds[0], speeds, (link,) * n_workers)
 
 
 def report(training_s=1.0, exchanging_s=0.0, n_steps=5, n_iter=1):
