@@ -1,6 +1,6 @@
 """A communicator over sockets: every process is connected to every other."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from skdistmlp.parallel.communicators import Collectives, SingleProcess
 from skdistmlp.parallel.grid import Axis, Grid
@@ -65,6 +65,16 @@ class SocketCommunicator(SocketCollectives):
         """Return the exchange along one axis; see `Communicator`."""
         collectives = self._axes[axis]
         return self if collectives is None else collectives
+
+    def among(self, ranks: Sequence[int]) -> SocketCollectives:
+        """Return the exchange among some of the processes.
+
+        Parameters
+        ----------
+        ranks : sequence of int
+            Their ranks, in order, this process's among them.
+        """
+        return SocketCollectives(self._connections, ranks)
 
     def begin_step(self) -> None:
         """Count a step; end the training here if anyone asked for it."""

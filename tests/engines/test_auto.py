@@ -45,6 +45,7 @@ from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import reference_machines
 from skdistmlp.planning.memory import WorkerMemory
 from tests.cluster.run.test_reservation import choices, forget_choices
+from tests.cluster.slow_link import slow_link
 from tests.cluster.support import WITHIN_S
 from tests.marks import only_quick
 from tests.training.jobs import dataset_of, job_of
@@ -184,6 +185,41 @@ def test_free_workers_without_room_are_left_to_other_fits(
     assert plan.workers == (workers[with_room[-1]],)
     assert choices(client) == [{*plan.workers}]
     forget_choices(client)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_worker_behind_a_slow_link_is_left_out(client, monkeypatch):
+    """By what real workers measure, one of which sends slowly."""
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
+    forget_machines()
+    X = np.random.default_rng(0).normal(size=(4000, 64)).astype(np.float32)
+    clf = DistributedMLPClassifier(
+        (512, 512),
+        batch_size=2000,
+        max_iter=1,
+        client=client,
+        parameter_threshold=0,
+        random_state=0,
+    )
+    first, slow, last = client.nthreads()
+    y = X[:, 0] > 0
+    with slow_link(client, slow):
+        forecast = clf.plan_fit(X, y).forecast
+        # What is known of the others is of their own link.
+        known, every = (
+            known_machines(client, workers, (64, 512, 512, 1))
+            for workers in [(first, last), (first, slow, last)]
+        )
+        clf.fit(X, y)
+    assert set(clf.plan_.workers) == {first, last}
+    assert re.search(
+        rf"{slow} is left out: its link is [\d.]+ times as slow as the others",
+        str(clf.plan_),
+    )
+    assert known.links == (every.links[0], every.links[2])
+    assert every.links[1].slowness > 2 * every.links[0].slowness
+    assert forecast.bits_per_s == every.links[0].bits_per_s
+    forget_machines()
 
 
 def test_a_slow_link_keeps_training_here(client, measures):

@@ -105,3 +105,15 @@ def test_arrays_far_larger_than_any_buffer_do_not_block_each_other(n_shards):
 
     for total in run(connected(n_shards), shard):
         assert_array_equal(total, n_shards * piece)
+
+
+def test_some_processes_exchange_while_others_do_not_take_part():
+    def work(communicator):
+        if communicator.rank == 1:
+            return None
+        some = communicator.among([0, 2, 3])
+        total = some.all_reduce(np.array([float(communicator.rank)]), 0, np.empty(1))
+        return some.rank, some.n_ranks, total[0]
+
+    found = run(connected(Grid(4)), work)
+    assert found == [(0, 3, 5.0), None, (1, 3, 5.0), (2, 3, 5.0)]

@@ -40,7 +40,7 @@ from skdistmlp.nn import compiled
 from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.calibration import Timings, are_equal
+from skdistmlp.planning.calibration import FasterExchanges, Timings, are_equal
 from skdistmlp.planning.cost import StepCost, bytes_held, numbers_per_row
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
@@ -291,18 +291,32 @@ def _measure(
     except Exception as error:
         # Whatever it is: the fit meets it too, or can do without.
         raise MeasurementError(f"{type(error).__name__}: {error}") from error
-    first = reports[0]
-    slowest = map(max, zip(*(report.exchange_s for report in reports), strict=True))
+    of_all, *faster = _exchanges(reports)
     return Timings(
         trial.network.layer_units,
         tuple(grids),
         here_s,
         _worker_seconds(reports),
-        tuple(first.sizes),
-        tuple(slowest),
+        of_all.sizes,
+        of_all.exchange_s,
         tuple(trial.n_rows_timed(grids)),
         here_bits_per_s,
+        tuple(faster),
     )
+
+
+def _exchanges(reports: Sequence[ProbeReport]) -> Iterator[FasterExchanges]:
+    """Yield what exchanges took among all, and among fewer whose links are faster."""
+    for number in range(max(len(report.exchanges) for report in reports)):
+        took_part = {
+            worker: report.exchanges[number]
+            for worker, report in enumerate(reports)
+            if len(report.exchanges) > number
+        }
+        sizes, *_ = (tuple(times.sizes) for times in took_part.values())
+        # All wait for the last one.
+        each_s = zip(*(times.seconds for times in took_part.values()), strict=True)
+        yield FasterExchanges(tuple(took_part), sizes, tuple(map(max, each_s)))
 
 
 def _worker_seconds(reports: Sequence[ProbeReport]) -> tuple[tuple[float, ...], ...]:

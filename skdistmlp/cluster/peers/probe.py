@@ -1,5 +1,6 @@
 """What runs on the workers to measure them: exchanges, and steps of a job."""
 
+import math
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from threading import Thread
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 from weakref import ref
 
 import numpy as np
@@ -19,10 +20,13 @@ from skdistmlp.cluster.peers.worker import open_listener, tls_of
 from skdistmlp.cluster.run.garbage import collect_until_gone
 from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.parallel.communicators import Collectives
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import consecutive_ranges
+from skdistmlp.planning.calibration import equal_links
 from skdistmlp.timeouts import CONNECT_PROBE_S, MEETING_S
 from skdistmlp.training.trial import Trial
+from skdistmlp.wire.collectives import SocketCollectives
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.handshake import Address, Credentials, Tls, meet
 from skdistmlp.wire.transfers import Link
@@ -50,6 +54,40 @@ which counts: on a slow link, bytes take longer than whatever else may hold them
 
 FLOAT_BYTES = 4
 
+MAX_FASTER = 2
+"""How often exchanges are timed again without the workers whose links are the slowest:
+for three kinds of links."""
+
+PAIR_ROUNDS = 4
+"""Others with whom each worker exchanges alone, at most. Its own link takes as long as
+with the best of them: it is taken for slow if all of them have slow ones."""
+
+PAIR_BYTES = 16_000, 128_000, 512_000
+"""Bytes that each of a pair sends: the largest of these of which an exchange among all
+takes no longer than `PAIR_S`, or the smallest."""
+
+PAIR_S = 4e-3
+"""See `PAIR_BYTES`. All pairs of a worker take eight times as long, if its own link is
+the slowest."""
+
+N_PAIR_EXCHANGES = 2
+"""Exchanges of each pair, of which the faster counts."""
+
+
+class ExchangeTimes(NamedTuple):
+    """What exchanges of some workers took.
+
+    Attributes
+    ----------
+    sizes : list of float
+        Bytes that each worker sent.
+    seconds : list of float
+        Of the exchanges of each size, median.
+    """
+
+    sizes: list[float]
+    seconds: list[float]
+
 
 @dataclass(frozen=True)
 class ProbeReport:
@@ -57,17 +95,15 @@ class ProbeReport:
 
     Attributes
     ----------
-    sizes : list of float
-        Bytes that each worker sent in an exchange.
-    exchange_s : list of float
-        Seconds of the exchanges of each size, median.
+    exchanges : list of ExchangeTimes
+        Among all; then without those whose links are the slowest, as long as this
+        worker is none of them.
     own_s, step_s : list of float
         Seconds of a step on each grid, without exchanges: until this worker has
         computed, and until all have.
     """
 
-    sizes: list[float]
-    exchange_s: list[float]
+    exchanges: list[ExchangeTimes]
     own_s: list[float]
     step_s: list[float]
 
@@ -137,14 +173,14 @@ class Probe:
             self._rank, links, self._credentials.run, roster.timeout_s, is_abandoned
         )
         try:
-            sizes, exchange_s = _time_exchanges(communicator)
+            exchanges = _time_links(communicator)
             # At the same time, step by step: workers of one machine share its memory,
             # and in a fit each step waits for the slowest.
             goes_on = partial(_all_go_on, communicator)
-            waits_s = exchange_s[0] if exchange_s else 0.0
+            waits_s = exchanges[0].seconds[0] if exchanges[0].seconds else 0.0
             each = trial.steps_seconds(grids, goes_on, waits_s)
             own_s, step_s = map(list, zip(*each, strict=True))
-            return ProbeReport(sizes, exchange_s, own_s, step_s)
+            return ProbeReport(exchanges, own_s, step_s)
         finally:
             communicator.close()
 
@@ -201,15 +237,100 @@ def _all_go_on(communicator: SocketCommunicator, wants_more: bool) -> bool:
     return bool(communicator.all_reduce(wanted, 0, np.empty(1))[0])
 
 
-def _time_exchanges(
+def _time_links(communicator: SocketCommunicator) -> list[ExchangeTimes]:
+    """Time exchanges among all, then without those whose links are the slowest.
+
+    They wait meanwhile. So the others learn what their exchanges would take.
+    """
+    members = list(range(communicator.n_ranks))
+    found: list[ExchangeTimes] = []
+    while communicator.rank in members:
+        group = communicator.among(members)
+        times = _time_exchanges(group)
+        found.append(times)
+        if len(members) <= 2 or len(found) > MAX_FASTER:
+            break
+        link_s = _link_seconds(communicator, members, group, times)
+        # All of them know the same numbers.
+        *faster, _ = equal_links(link_s)
+        members = sorted(members[place] for places in faster for place in places)
+        if len(members) < 2:
+            break
+    return found
+
+
+def _link_seconds(
     communicator: SocketCommunicator,
-) -> tuple[list[float], list[float]]:
+    members: Sequence[int],
+    group: SocketCollectives,
+    times: ExchangeTimes,
+) -> list[float]:
+    """Return what the link of each member takes, with the best other end.
+
+    Both ends of a pair see that one of them is slow, but only the slow one sees it in
+    all of its pairs.
+    """
+    affordable = [n for n in PAIR_BYTES[1:] if np.interp(n, *times) <= PAIR_S]
+    n_bytes = float(max(affordable, default=PAIR_BYTES[0]))
+    # The first decides: the others may have taken a little longer.
+    n_bytes = float(group.broadcast(np.array([n_bytes]), 0)[0])
+    width, n_places = int(n_bytes) // FLOAT_BYTES, len(members)
+    own, whole = (np.zeros((1, n * width), np.float32) for n in (1, 2))
+    ranges = consecutive_ranges([width] * 2)
+    best_s = math.inf
+    for place in partners(group.rank, n_places):
+        pair = sorted((communicator.rank, members[place]))
+        exchanges = communicator.among(pair)
+        for _ in range(N_PAIR_EXCHANGES):
+            # They begin together, however long one has waited for the other.
+            exchanges.all_reduce(np.zeros(1), 0, np.empty(1))
+            begun = time.perf_counter()
+            exchanges.all_gather(own, ranges, 0, whole)
+            best_s = min(best_s, time.perf_counter() - begun)
+    each_s = np.empty((1, n_places))
+    group.all_gather(
+        np.array([[best_s]]), consecutive_ranges([1] * n_places), 0, each_s
+    )
+    return list(each_s[0])
+
+
+def partners(place: int, n_places: int) -> list[int]:
+    """Return with whom one of some workers exchanges in pairs, one after the other.
+
+    Rounds of a tournament, in each of which everyone has another partner or, of an odd
+    number, one has none. Far apart: neighbours are often machines of one kind.
+
+    Parameters
+    ----------
+    place : int
+        Which one.
+    n_places : int
+        How many there are, at least three.
+    """
+    # The last one does not go round in the circle. There may be nobody in its place.
+    last = n_places - 1 + n_places % 2
+    n_rounds = min(last, PAIR_ROUNDS)
+    found = []
+    for number in range(n_rounds):
+        shift = number * last // n_rounds
+        if place == last:
+            # Of an odd number, half of each is another.
+            partner = shift * (last + 1) // 2 % last
+        else:
+            partner = (shift - place) % last
+            partner = last if partner == place else partner
+        if partner < n_places:
+            found.append(partner)
+    return found
+
+
+def _time_exchanges(communicator: Collectives) -> ExchangeTimes:
     """Return bytes sent, and the seconds that gathering or scattering them takes."""
     n_ranks = communicator.n_ranks
     sizes: list[float] = []
     seconds: list[float] = []
     if n_ranks == 1:
-        return sizes, seconds
+        return ExchangeTimes(sizes, seconds)
     begun = time.perf_counter()
     for size in SIZES:
         row_bytes = ROWS * FLOAT_BYTES * (n_ranks - 1)
@@ -233,10 +354,10 @@ def _time_exchanges(
                 break
         sizes.append(n_bytes)
         seconds.append(_exchange_s(communicator, width, times))
-    return sizes, seconds
+    return ExchangeTimes(sizes, seconds)
 
 
-def _exchange_s(communicator: SocketCommunicator, width: int, times: int) -> float:
+def _exchange_s(communicator: Collectives, width: int, times: int) -> float:
     """Return the mean of the seconds of a gather and of a scatter: see `LONG_S`."""
     n_ranks = communicator.n_ranks
     ranges = consecutive_ranges([width] * n_ranks)
@@ -244,7 +365,6 @@ def _exchange_s(communicator: SocketCommunicator, width: int, times: int) -> flo
     own = np.zeros((ROWS, width), np.float32)
     each_s = []
     for _ in range(times):
-        communicator.begin_step()
         begun = time.perf_counter()
         communicator.all_gather(own, ranges, 0, whole)
         communicator.reduce_scatter(whole, ranges, 0, own)

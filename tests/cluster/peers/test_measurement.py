@@ -42,6 +42,7 @@ from skdistmlp.nn import compiled
 from skdistmlp.nn.layers import Network, dense_layers
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import count_parameters
+from skdistmlp.planning.calibration import machines_of
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
@@ -50,6 +51,7 @@ from skdistmlp.training import trial as trial_module
 from skdistmlp.training.trial import Trial
 from skdistmlp.wire.handshake import Credentials
 from tests.cluster.run.test_reservation import goes_on, places
+from tests.cluster.slow_link import slow_link
 from tests.cluster.support import WITHIN_S, bounded, occupied
 from tests.training.jobs import dataset_of, job_of
 
@@ -101,6 +103,22 @@ def test_every_worker_times_steps_and_all_time_their_exchanges(client, workers, 
     assert found.sizes[0] == 2 * probe.ROWS * probe.FLOAT_BYTES
     assert min(found.exchange_s) > 0
     assert found.here_bits_per_s == math.inf
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_worker_behind_a_slow_link_does_not_make_those_of_others_slow(
+    client, workers, trial, number
+):
+    with slow_link(client, workers[number]):
+        found = measure_machines(client, workers, trial, GRIDS)
+    cost = StepCost.of_step(50)
+    slow, *others = sorted(
+        machines_of(found, cost).links, key=lambda link: -link.slowness
+    )
+    assert found.faster[0].workers == tuple({0, 1, 2} - {number})
+    assert others[0] == others[1]
+    assert others[0].n_others == 1
+    assert slow.slowness > 2 * others[0].slowness
 
 
 def test_all_load_compiled_code_before_anything_is_timed(
@@ -266,7 +284,7 @@ def test_a_slow_worker_is_told_from_those_that_wait_for_it():
 
     def reports(*own_s):
         slowest = max(own_s)
-        return [ProbeReport([], [], [s, s / 2], [slowest, slowest / 2]) for s in own_s]
+        return [ProbeReport([], [s, s / 2], [slowest, slowest / 2]) for s in own_s]
 
     found = module._worker_seconds(reports(1.0, 1.0, 3.0))
     assert found == ((1.0, 0.5), (1.0, 0.5), (3.0, 1.5))

@@ -1,6 +1,7 @@
 """What workers time: exchanges of growing size, while there is time."""
 
 import threading
+import time
 from itertools import accumulate
 from types import SimpleNamespace
 
@@ -8,8 +9,10 @@ import pytest
 
 from skdistmlp.cluster.peers import probe
 from skdistmlp.parallel.unconnected import Unconnected
+from skdistmlp.wire.packet import HEADER_BYTES
 from tests.cluster.support import WITHIN_S, bounded
 from tests.thread_communicator import run_in_threads
+from tests.wire.test_communicator import connected, run
 
 
 def timed(n_ranks):
@@ -79,6 +82,107 @@ def test_a_first_exchange_and_one_that_is_held_up_do_not_count(
 
 def test_one_worker_has_nobody_to_exchange_with():
     assert timed(1) == [([], [])]
+    assert run(connected(1), probe._time_links) == [[([], [])]]
+
+
+@pytest.mark.parametrize("n_places", [3, 4, 5, 6, 7, 12, 33, 100, 1001])
+def test_each_worker_exchanges_with_a_few_others_in_pairs(n_places):
+    found = [probe.partners(place, n_places) for place in range(n_places)]
+    for place, others in enumerate(found):
+        assert place not in others
+        assert len({*others}) == len(others) <= probe.PAIR_ROUNDS
+        assert len(others) >= min(n_places - 1, probe.PAIR_ROUNDS - 1)
+        assert all(place in found[other] for other in others)
+
+
+def test_pairs_wait_for_each_other_in_one_order():
+    """Or they might all wait in a circle."""
+    for n_places in range(3, 40):
+        left = [probe.partners(place, n_places) for place in range(n_places)]
+        while any(left):
+            pairs = [
+                (place, others[0])
+                for place, others in enumerate(left)
+                if others and left[others[0]][0] == place
+            ]
+            assert pairs
+            for place, _ in pairs:
+                left[place].pop(0)
+
+
+@pytest.mark.parametrize("n_slow", [1, 50])
+def test_a_fast_worker_meets_a_fast_one_though_slow_ones_are_neighbours(n_slow):
+    for place in range(n_slow, 100):
+        assert max(probe.partners(place, 100)) >= n_slow
+
+
+@pytest.mark.parametrize(
+    ("link_ms", "n_tables"),
+    [
+        ([1.0, 1.5, 1.9], [1, 1, 1]),
+        ([1.0, 50.0, 1.0], [2, 1, 2]),
+        ([50.0, 1.0, 1.0, 10.0], [1, 3, 3, 2]),
+        # Of more kinds, the fastest count as one.
+        ([1.0, 1.0, 500.0, 50.0, 10.0, 10.0], [3, 3, 1, 2, 3, 3]),
+        # Alone, it would have nobody.
+        ([1.0, 50.0, 50.0], [1, 1, 1]),
+        ([1.0, 50.0], [1, 1]),
+        # Noise of a busy machine.
+        ([0.1, 0.1, 0.5], [1, 1, 1]),
+    ],
+)
+def test_exchanges_are_timed_again_without_the_slowest_links(
+    monkeypatch, link_ms, n_tables
+):
+    took_part = []
+
+    def time_exchanges(group):
+        took_part.append(group.n_ranks)
+        return probe.ExchangeTimes([0.0, 1.0], [0.0, 1.0])
+
+    def link_seconds(_, members, *__):
+        return [1e-3 * link_ms[member] for member in members]
+
+    monkeypatch.setattr(probe, "_time_exchanges", time_exchanges)
+    monkeypatch.setattr(probe, "_link_seconds", link_seconds)
+    found = run(connected(len(link_ms)), probe._time_links)
+    assert list(map(len, found)) == n_tables
+    each = (sum(n > k for n in n_tables) for k in range(max(n_tables)))
+    assert sorted(took_part) == sorted(n for n in each for _ in range(n))
+
+
+@pytest.mark.parametrize("n_ranks", [3, 4])
+@pytest.mark.parametrize(("seconds", "n_bytes"), [(1e-4, 512_000), (1.0, 16_000)])
+def test_both_ends_of_a_slow_link_see_it_but_only_one_in_all_pairs(
+    n_ranks, seconds, n_bytes
+):
+    sent = []
+
+    def throttle(communicator):
+        for link in communicator._connections.links.values():
+            send = link.send
+
+            def send_slowly(views, send=send):
+                sent.append(sum(view.nbytes for view in views))
+                time.sleep(0.03)
+                return send(views)
+
+            link.send = send_slowly
+
+    communicators = connected(n_ranks)
+    throttle(communicators[1])
+    times = probe.ExchangeTimes([0.0, 4e6], [0.0, 8 * seconds])
+    members = range(n_ranks)
+
+    def link_seconds(communicator):
+        group = communicator.among(members)
+        return probe._link_seconds(communicator, members, group, times)
+
+    found = run(communicators, link_seconds)
+    assert all(each == found[0] for each in found)
+    assert found[0][1] > 0.025
+    assert all(found[0][rank] < 0.025 for rank in members if rank != 1)
+    assert max(sent) == n_bytes + HEADER_BYTES
 
 
 def test_what_is_loaded_ahead_keeps_no_worker_from_answering():
