@@ -48,6 +48,8 @@ NOT_TIMEOUTS = {
     "trial.py: TIMED_S",
     "probe.py: LINK_S",
     "probe.py: LONG_S",
+    "probe.py: PAIR_S",
+    "calibration.py: LINK_NOISE_S",
     "measurement.py: FETCHED_S",
 }
 """Constants in seconds that nothing waits for: what measurements have to exceed or are

@@ -80,7 +80,8 @@ class Forecast:
     rows : tuple of ForecastRow
         The plan that was chosen first, then the others, the fastest first.
     latency_s : float or None
-        Seconds of the smallest exchange between the workers; None if there is one.
+        Seconds of the smallest exchange between the workers of the first plan that has
+        several; None if none has.
     bits_per_s : float or None
         Rate of the largest exchanges, in each direction.
     step_s : float or None

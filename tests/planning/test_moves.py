@@ -39,6 +39,15 @@ def test_a_fit_moves_to_workers_that_have_joined():
     assert "s until the end, for 1.0 s" in move.why
 
 
+def test_a_fit_leaves_a_worker_whose_link_is_slow():
+    offer = offer_to(4, far=(2,))
+    move = move_that_pays(plan_on(offer, 4), offer, 10.0, cost_s=1.0)
+    assert move.plan.workers == tuple(offer.workers[n] for n in (0, 1, 3))
+    # On the others it has nothing to move for.
+    plan = replace(plan_on(offer, 3), workers=move.plan.workers)
+    assert move_that_pays(plan, offer, 10.0, cost_s=0.0) is None
+
+
 def test_a_move_has_to_save_more_than_it_costs():
     offer = offer_to(2)
     plan = plan_on(offer, 1)
