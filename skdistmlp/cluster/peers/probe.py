@@ -270,23 +270,33 @@ def _link_seconds(
     Both ends of a pair see that one of them is slow, but only the slow one sees it in
     all of its pairs.
     """
-    affordable = [n for n in PAIR_BYTES[1:] if np.interp(n, *times) <= PAIR_S]
+    # Sizes are rounded, down among many workers.
+    affordable = [
+        n
+        for n in PAIR_BYTES[1:]
+        if n <= 1.1 * times.sizes[-1] and np.interp(n, *times) <= PAIR_S
+    ]
     n_bytes = float(max(affordable, default=PAIR_BYTES[0]))
     # The first decides: the others may have taken a little longer.
     n_bytes = float(group.broadcast(np.array([n_bytes]), 0)[0])
     width, n_places = int(n_bytes) // FLOAT_BYTES, len(members)
     own, whole = (np.zeros((1, n * width), np.float32) for n in (1, 2))
-    ranges = consecutive_ranges([width] * 2)
+    ranges, numbers = (consecutive_ranges([n] * 2) for n in (width, 1))
+    ends_s = np.zeros((1, 2))
     best_s = math.inf
     for place in partners(group.rank, n_places):
         pair = sorted((communicator.rank, members[place]))
         exchanges = communicator.among(pair)
+        # They begin together, however long one has waited for the other.
+        exchanges.all_gather(np.zeros((1, 1)), numbers, 0, ends_s)
         for _ in range(N_PAIR_EXCHANGES):
-            # They begin together, however long one has waited for the other.
-            exchanges.all_reduce(np.zeros(1), 0, np.empty(1))
             begun = time.perf_counter()
             exchanges.all_gather(own, ranges, 0, whole)
-            best_s = min(best_s, time.perf_counter() - begun)
+            own_s = np.array([[time.perf_counter() - begun]])
+            # One that was held up before it began finds everything there already, but
+            # the other has waited for it.
+            exchanges.all_gather(own_s, numbers, 0, ends_s)
+            best_s = min(best_s, float(ends_s.max()))
     each_s = np.empty((1, n_places))
     group.all_gather(
         np.array([[best_s]]), consecutive_ranges([1] * n_places), 0, each_s

@@ -152,18 +152,12 @@ def test_exchanges_are_timed_again_without_the_slowest_links(
 
 
 @pytest.mark.parametrize("n_ranks", [3, 4])
-@pytest.mark.parametrize(("seconds", "n_bytes"), [(1e-4, 512_000), (1.0, 16_000)])
-def test_both_ends_of_a_slow_link_see_it_but_only_one_in_all_pairs(
-    n_ranks, seconds, n_bytes
-):
-    sent = []
-
+def test_both_ends_of_a_slow_link_see_it_but_only_one_in_all_pairs(n_ranks):
     def throttle(communicator):
         for link in communicator._connections.links.values():
             send = link.send
 
             def send_slowly(views, send=send):
-                sent.append(sum(view.nbytes for view in views))
                 time.sleep(0.03)
                 return send(views)
 
@@ -171,7 +165,7 @@ def test_both_ends_of_a_slow_link_see_it_but_only_one_in_all_pairs(
 
     communicators = connected(n_ranks)
     throttle(communicators[1])
-    times = probe.ExchangeTimes([0.0, 4e6], [0.0, 8 * seconds])
+    times = probe.ExchangeTimes([0.0, 4e6], [0.0, 1e-3])
     members = range(n_ranks)
 
     def link_seconds(communicator):
@@ -182,6 +176,71 @@ def test_both_ends_of_a_slow_link_see_it_but_only_one_in_all_pairs(
     assert all(each == found[0] for each in found)
     assert found[0][1] > 0.025
     assert all(found[0][rank] < 0.025 for rank in members if rank != 1)
+
+
+def test_a_worker_that_begins_late_does_not_seem_fast():
+    """It finds what was sent meanwhile, but the others have waited for it."""
+
+    def late(communicator):
+        among = communicator.among
+
+        def some(ranks):
+            exchanges = among(ranks)
+            gather = exchanges.all_gather
+
+            def all_gather(part, *others):
+                whole = gather(part, *others)
+                if part.size == 1:
+                    time.sleep(0.03)
+                return whole
+
+            exchanges.all_gather = all_gather
+            return exchanges
+
+        communicator.among = some
+
+    communicators = connected(3)
+    late(communicators[1])
+    times = probe.ExchangeTimes([0.0, 1e5], [0.0, 1.0])
+
+    def link_seconds(communicator):
+        group = communicator.among(range(3))
+        return probe._link_seconds(communicator, range(3), group, times)
+
+    first, second, last = run(communicators, link_seconds)[0]
+    assert first < 0.025 < second
+    assert last < 0.025
+
+
+@pytest.mark.parametrize(
+    ("largest", "seconds", "n_bytes"),
+    [
+        (4e6, 8e-4, 512_000),
+        (4e6, 0.02, 512_000),
+        (4e6, 0.05, 128_000),
+        (127_680.0, 3e-3, 128_000),
+        # Nothing is known of larger ones.
+        (16_000.0, 3e-3, 16_000),
+        (128_000.0, 1e-2, 16_000),
+    ],
+)
+def test_pairs_send_what_slow_links_carry_in_a_moment(largest, seconds, n_bytes):
+    sent = []
+
+    def link_seconds(communicator):
+        group, times = communicator.among(range(3)), ([0.0, largest], [0.0, seconds])
+        for link in communicator._connections.links.values():
+            send = link.send
+
+            def counting(views, send=send):
+                sent.append(sum(view.nbytes for view in views))
+                return send(views)
+
+            link.send = counting
+        found = probe.ExchangeTimes(*times)
+        return probe._link_seconds(communicator, range(3), group, found)
+
+    run(connected(3), link_seconds)
     assert max(sent) == n_bytes + HEADER_BYTES
 
 
