@@ -30,10 +30,10 @@ class EngineRequest:
 
     `client_stayed_behind` says that this had a live client in another process: one that
     was given as `client`, or the active one. `client_of_data` says that `client` was
-    not given, but found for a Dask collection. `must_share` says that X is on a cluster
-    and does not fit this process. `only_plans` says that nothing will be trained.
-    `without_peers` says why the workers cannot train as peers, as a first attempt has
-    shown: the reason of the next plan.
+    not given, but is that of a Dask collection. `must_share` says that X is on the
+    cluster and does not fit this process. `only_plans` says that nothing will be
+    trained. `without_peers` says why the workers cannot train as peers, as a first
+    attempt has shown: the reason of the next plan.
     """
 
     client: "Client | Cluster | str | None"
