@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +55,31 @@ def bounded(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def load() -> None:
     """Import on a worker what takes seconds, in which the worker does not answer."""
     import skdistmlp.cluster.peers.worker  # noqa: F401
+
+
+RUNS_S, STOPS_S = 0.01, 0.04
+"""Seconds for which a slow process runs, and for which it is then stopped: it computes
+a fifth as fast."""
+
+
+@contextmanager
+def slow_process(pid: int) -> Iterator[None]:
+    """Have a process compute slowly within the context, as on a busy machine."""
+    ended = threading.Event()
+
+    def stop_and_go() -> None:
+        while not ended.wait(RUNS_S):
+            os.kill(pid, signal.SIGSTOP)
+            ended.wait(STOPS_S)
+            os.kill(pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=stop_and_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def set_status(name: str, dask_worker: Any) -> None:

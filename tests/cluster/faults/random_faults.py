@@ -8,7 +8,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,7 +34,13 @@ from tests.cluster.faults.random_moments import (
     kill,
     stop,
 )
-from tests.cluster.support import WITHIN_S, in_thread, set_status, wait_until
+from tests.cluster.support import (
+    WITHIN_S,
+    in_thread,
+    set_status,
+    slow_process,
+    wait_until,
+)
 
 SPARED = 50
 """Every other block of this many fits ends no worker, to compare memory over time."""
@@ -219,6 +225,14 @@ def stopped(scenario: Scenario) -> Iterator[None]:
     scenario.until(lambda: is_stopped(scenario), "the worker is suspended")
 
 
+def slow(scenario: Scenario) -> Iterator[None]:
+    """Slow until the fit has ended: so many exchanges wait, but none for too long."""
+    slowed = ExitStack()
+    slowed.enter_context(slow_process(scenario.pids[scenario.victim]))
+    scenario.clean_ups.append(slowed.close)
+    yield
+
+
 def restarted(scenario: Scenario) -> Iterator[None]:
     scenario.arm_to_hold()
     yield
@@ -349,7 +363,7 @@ class Fault:
 
 
 FAULTS = {
-    "none": Fault(no_fault, 12),
+    "none": Fault(no_fault, 7),
     "killed": Fault(killed, 12, ends_worker=True, may_lose=True),
     "two killed": Fault(two_killed, 5, ends_worker=True, may_lose=True),
     # Their nannies may take too long to start others.
@@ -364,6 +378,7 @@ FAULTS = {
     "stopped": Fault(stopped, 8, may_lose=True),
     "failing": Fault(failing, 7, (PlantedError,)),
     "busy": Fault(busy, 5),
+    "slow": Fault(slow, 5),
     "interrupted": Fault(interrupted, 7, (KeyboardInterrupt,), is_for_peers=True),
     "interrupted twice": Fault(
         interrupted_twice, 4, (KeyboardInterrupt,), is_for_peers=True

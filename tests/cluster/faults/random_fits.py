@@ -38,6 +38,10 @@ class RandomFit:
         Whether early stopping has rows of its own.
     parameters : dict
         Those of the network and its training.
+    has_callback : bool
+        Whether a callback counts the epochs.
+    has_checkpoint : bool
+        Whether its state is written to a checkpoint after each round.
     """
 
     engine: str
@@ -47,6 +51,8 @@ class RandomFit:
     has_weights: bool
     holds_out: bool
     parameters: dict[str, Any]
+    has_callback: bool
+    has_checkpoint: bool
 
     @classmethod
     def drawn(
@@ -92,6 +98,8 @@ class RandomFit:
                 "max_iter": rng.randint(5, 8 if is_slow else 20),
                 "random_state": seed,
             },
+            has_callback=rng.random() < 0.3,
+            has_checkpoint=rng.random() < 0.3,
         )
 
     def __str__(self) -> str:
@@ -101,6 +109,8 @@ class RandomFit:
         kinds += ["dropout"] * (self.parameters["dropout"] > 0)
         kinds += ["early stopping"] * self.parameters["early_stopping"]
         kinds += ["own rows for it"] * self.holds_out
+        kinds += ["callback"] * self.has_callback
+        kinds += ["checkpoint"] * self.has_checkpoint
         return ", ".join(kinds)
 
     def estimator(self, client: Client, **parameters: Any) -> DistributedMLPClassifier:

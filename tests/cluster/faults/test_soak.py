@@ -19,6 +19,7 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -40,6 +41,7 @@ from tests.cluster.faults.random_faults import (
 from tests.cluster.faults.random_moments import TOPIC, disarm
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
 from tests.cluster.support import WITHIN_S, in_thread, load, wait_until
+from tests.estimators.recorder import Told
 from tests.estimators.support import InterruptAfter
 
 pytestmark = [
@@ -59,6 +61,9 @@ BOUND_S = 40.0
 wait for other workers for `skdistmlp.recovery-wait`, which is 10 s."""
 
 N_WORKERS = 3
+
+UNTIL_INTERRUPTED = "right until interrupted"
+"""How a fit ended that was interrupted, with the parameters of that moment."""
 
 RETURNS_WITHIN_S = 30.0
 """Seconds in which a nanny, on a busy machine too, brings back its worker."""
@@ -88,6 +93,7 @@ def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Futur
                 "skdistmlp.exchange-timeout": f"{case.timeout_s}s",
                 # With 1, a fit by tasks copies its state after each epoch.
                 "skdistmlp.copies.max-share": 1.0 if case.round_s == 0 else 0.02,
+                "skdistmlp.checkpoint.interval": "0s",
             }
         ),
     ):
@@ -186,7 +192,7 @@ def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str
     if any(
         has_parameters_of(clf, other) for other in interrupted_fits(case, clf, data)
     ):
-        return "right until interrupted"
+        return UNTIL_INTERRUPTED
     return "wrong: parameters of no moment of the training"
 
 
@@ -259,7 +265,9 @@ class Memory:
             assert growth < ALLOWANCE, name
 
 
-def test_fits_under_random_faults_end_right_and_leave_nothing_behind(digits, capsys):
+def test_fits_under_random_faults_end_right_and_leave_nothing_behind(
+    digits, capsys, tmp_path
+):
     outcomes, memory = Counter(), Memory()
     with (
         capsys.disabled(),
@@ -276,7 +284,8 @@ def test_fits_under_random_faults_end_right_and_leave_nothing_behind(digits, cap
         try:
             for seed in range(FIRST_SEED, FIRST_SEED + N_FITS):
                 case = Case.drawn(seed)
-                outcomes[case.fault, run_case(client, case, digits)] += 1
+                outcome = run_case(client, case, digits, tmp_path)
+                outcomes[case.fault, outcome] += 1
                 assert_nothing_left(client, within_s=WITHIN_S)
                 memory.look(client)
         finally:
@@ -286,13 +295,43 @@ def test_fits_under_random_faults_end_right_and_leave_nothing_behind(digits, cap
     assert not [end for end in outcomes if end[1].startswith("wrong")]
 
 
-def run_case(client: Client, case: Case, data: Any) -> str:
+def wrong_epochs(told: Told, clf: Any, has_ended: bool) -> str:
+    """Say what is wrong with the epochs that a callback was told of, if anything is.
+
+    Each is announced once, also if it is repeated after a loss.
+    """
+    ended = [
+        number
+        for hook, name, number in told.hooks
+        if hook == "end" and name in ("epoch", "lbfgs-iter")
+    ]
+    if ended != [*range(len(ended))]:
+        return f"wrong: the callback was told of the ends of epochs {ended}"
+    if has_ended and not any(recovery.restarts for recovery in clf.recoveries_):
+        n_iter = clf.n_iter_
+        if len(ended) != n_iter:
+            return f"wrong: the callback was told of {len(ended)} epochs of {n_iter}"
+    return ""
+
+
+def run_case(client: Client, case: Case, data: Any, folder: Path) -> str:
     """Fit under the fault of a case; return how it ended."""
     remember(client)
-    clf = case.fit.estimator(client)
+    told = Told()
+    checkpoint = folder / str(case.seed) if case.fit.has_checkpoint else None
+    clf = case.fit.estimator(client, checkpoint=checkpoint)
+    if case.fit.has_callback:
+        clf.set_callbacks(told)
     begun = time.monotonic()
     fit = fit_under_fault(client, case, lambda: case.fit.fit(clf, data))
     seconds = time.monotonic() - begun
-    outcome = verdict(case, clf, data, fit.exception())
+    error = fit.exception()
+    outcome = verdict(case, clf, data, error)
+    if not outcome.startswith("wrong"):
+        has_ended = error is None and outcome != UNTIL_INTERRUPTED
+        if case.fit.has_callback and (why := wrong_epochs(told, clf, has_ended)):
+            outcome = why
+        if checkpoint is not None and has_ended and any(checkpoint.glob("*")):
+            outcome = "wrong: the checkpoint is left"
     show(f"{case}: {outcome}, {seconds:.1f} s")
     return outcome

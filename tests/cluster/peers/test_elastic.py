@@ -1,9 +1,8 @@
 """Fits that move to a faster plan: real workers on machines that are made up."""
 
 import os
-import signal
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,7 +23,7 @@ from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.training.progress import Progress
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
-from tests.cluster.support import WITHIN_S, bounded, in_thread, load
+from tests.cluster.support import WITHIN_S, bounded, in_thread, load, slow_process
 from tests.training.jobs import MAX_EPOCHS, dataset_of, job_of, plan_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -409,31 +408,6 @@ SLOWED = {
 MOVES_WITHIN_S = 300.0
 """Seconds for such a fit, on a busy machine too."""
 
-RUNS_S, STOPS_S = 0.01, 0.04
-"""Seconds for which a slow worker runs, and for which it is then stopped: it computes
-a fifth as fast."""
-
-
-@contextmanager
-def slow_worker(pid):
-    """Have a process compute slowly within the context, as on a busy machine."""
-    ended = threading.Event()
-
-    def stop_and_go():
-        while not ended.wait(RUNS_S):
-            os.kill(pid, signal.SIGSTOP)
-            ended.wait(STOPS_S)
-            os.kill(pid, signal.SIGCONT)
-
-    thread = threading.Thread(target=stop_and_go)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        os.kill(pid, signal.SIGCONT)
-
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error:the fit")
@@ -450,7 +424,7 @@ def test_a_worker_that_really_becomes_slow_is_replaced(data, monkeypatch, caplog
         pids = client.run(os.getpid)
 
         def slow_down(workers):
-            slowed.enter_context(slow_worker(pids[workers[1]]))
+            slowed.enter_context(slow_process(pids[workers[1]]))
             slow.append(workers[1])
 
         slow: list[str] = []
