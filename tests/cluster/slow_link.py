@@ -8,8 +8,8 @@ from distributed import Client
 
 from skdistmlp.wire.transfers import Link
 
-BYTES_PER_S = 12.5e6
-"""100 Mbit/s."""
+BYTES_PER_S = 4e6
+"""So slow that nothing else which keeps a busy machine looks like it."""
 
 CHUNK_BYTES = 16_384
 """Bytes that are sent at a time."""
