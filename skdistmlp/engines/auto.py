@@ -105,7 +105,7 @@ class FitOutline:
 
         Rows that are on the cluster would have to be fetched, over an assumed link.
         """
-        split, assumed = NetworkSplit.even(self.layer_units, 1), reference_machines(0)
+        split, assumed = NetworkSplit.even(self.layer_units, 1), reference_machines(1)
         step_s = computation_s(split, self.cost, Grid(1), assumed.here)
         fetched = self.cost.feature_bytes if self.on_cluster else 0
         steps_s = (step_s + scipy_s(split, self.cost)) * self.length.total
