@@ -94,6 +94,17 @@ def test_pictures_of_the_pages_open_in_full_size():
         assert f":target: {file}" in options
 
 
+def test_code_and_drawings_are_as_narrow_as_the_column():
+    """The style sheet fits 88 characters on a screen of 1400 pixels."""
+    for path in [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]:
+        text = path.read_text()
+        fences = re.findall(r"^ *```python\n(.*?)^ *```", text, re.S | re.M)
+        if path.name == "architecture.md":
+            fences += re.findall(r"^```text\n(.*?)^```", text, re.S | re.M)[:2]
+        for line in "\n".join(fences).splitlines():
+            assert len(line) <= 88, (path.name, line)
+
+
 def test_no_page_has_formulas_that_the_site_would_show_as_latex():
     """The site loads nothing from elsewhere, so it has no mathjax."""
     for path in [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]:
