@@ -1,5 +1,6 @@
 """Clusters for the tests, and the check after each test."""
 
+import logging
 import signal
 from collections.abc import Iterator
 
@@ -55,6 +56,27 @@ settings.load_profile("repeatable")
 def not_yet_warned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is said once per process be said, whichever tests ran before."""
     monkeypatch.setattr(choice, "_warned", set())
+
+
+@pytest.fixture
+def all_logs(
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[pytest.LogCaptureFixture]:
+    """`caplog`, with what Dask, Bokeh and Tornado log.
+
+    Dask keeps that from the root logger, on which pytest listens.
+    """
+    known = list(logging.root.manager.loggerDict.values())
+    separate = [
+        each
+        for each in known
+        if isinstance(each, logging.Logger) and not each.propagate
+    ]
+    for logger in separate:
+        logger.addHandler(caplog.handler)
+    yield caplog
+    for logger in separate:
+        logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture(scope="session")

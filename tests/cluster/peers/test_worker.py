@@ -54,9 +54,9 @@ def test_a_call_to_a_shard_that_is_gone_says_so(shards):
         worker.withhold(b"other", 1, 0)
 
 
-def test_dask_is_refused_a_shard_without_the_tracebacks_of_pickle(caplog):
+def test_dask_is_refused_a_shard_without_the_tracebacks_of_pickle(all_logs):
     with Fit(1) as fit:
         header, frames = serialize(fit.shards[0], on_error="message")
     assert header == {"serializer": "error"}
     assert "stays on its worker" in frames[-1].decode()
-    assert not caplog.messages
+    assert not all_logs.messages
