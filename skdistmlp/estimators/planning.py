@@ -32,8 +32,9 @@ class PlanningMixin:
         Returns
         -------
         Plan
-            Its `forecast` says what a fit would take on each number of workers, unless
-            the plan follows from the parameters alone.
+            Its `forecast` says what a fit would take on each number of workers. It is
+            None where no figures decide: without a client, for a small network or a
+            short fit, or if you ask for an engine or for a grid of workers.
 
         Raises
         ------
