@@ -181,7 +181,8 @@ class DistributedMLPClassifier(ClassifierMixin, BaseDistributedMLP):
         A directory, or a URL that fsspec knows. `fit` saves its state there now and
         then, and removes the file at the end. If it was cut off, the next `fit` with
         the same parameters and data resumes from that file, in any process, on any
-        engine and number of workers, and gives the answer of an undisturbed fit.
+        engine and number of workers, and gives the answer of an undisturbed fit, except
+        that "lbfgs" starts again from its last iterate.
         `partial_fit` saves nothing.
 
     Attributes
