@@ -59,7 +59,7 @@ RELEASE_POLL_S = 0.01
 
 ROUND_S = 5.0
 """For one round of `engine="peers"`: the first epoch to end after this long also ends
-the round. A round costs about 15 ms of scheduling, less than 0.5% of this."""
+the round. Scheduling a round costs a small part of this."""
 
 MEASURING_TIMEOUT_S = 15.0
 """For other threads to measure and then for the measurement of the workers before a
@@ -172,8 +172,8 @@ was cancelled."""
 
 SPIN_S = 3e-4
 """For which a shard polls its sockets before it sleeps until bytes arrive. Waking up
-takes about 0.1 ms on a virtual machine: on two workers, a step of 64-(100) took 0.25
-ms, and 0.34 ms without polling."""
+may take 0.1 ms on a virtual machine, half as long as a step of 64-(100) on two workers
+(``python -m benchmarks peers``)."""
 
 
 def fixed_timeouts() -> Iterator[tuple[str, float | tuple[float, ...]]]:
