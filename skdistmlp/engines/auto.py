@@ -147,8 +147,7 @@ def reason_too_short(request: EngineRequest, outline: FitOutline) -> str | None:
     ):
         return None
     return (
-        f"about {outline.nominal_s:.1g} s of training are too short for workers to pay "
-        f"off"
+        f"a fit of about {outline.nominal_s:.1g} s is too short for workers to pay off"
     )
 
 

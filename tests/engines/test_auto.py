@@ -443,7 +443,7 @@ def test_short_fits_stay_here_without_a_look_at_the_cluster(threshold):
     plan = plan_of("tcp://192.0.2.1:1", parameter_threshold=threshold)
     assert plan.engine == "local"
     assert re.fullmatch(
-        r"about 0\.\d+ s of training are too short for workers to pay off", plan.reason
+        r"a fit of about 0\.\d+ s is too short for workers to pay off", plan.reason
     )
 
 
@@ -451,12 +451,12 @@ def test_short_fits_of_a_network_that_was_measured_on_other_workers_stay_here(cl
     keep_machines(client, ("tcp://other:1",), UNITS, reference_machines(1))
     plan = plan_of(client)
     assert (plan.engine, plan.forecast) == ("local", None)
-    assert "are too short for workers to pay off" in plan.reason
+    assert "is too short for workers to pay off" in plan.reason
 
 
 @pytest.mark.usefixtures("not_yet_warned")
 def test_whose_client_is_not_used_for_a_short_fit_is_told_so():
-    expected = r"client= was given, but training stays .* 0\.\d+ s of training are too"
+    expected = r"client= was given, but training stays .* 0\.\d+ s is too"
     with pytest.warns(UserWarning, match=expected):
         plan_of("tcp://192.0.2.1:1")
 
