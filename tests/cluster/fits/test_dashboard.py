@@ -173,14 +173,14 @@ def test_errors_of_pages_would_be_seen(all_logs, name):
 def test_pages_can_be_opened_during_a_fit(dashboard, case, all_logs):
     client, url = dashboard
     n_epochs = 2000 if CASES[case]["engine"] == "peers" else 10
+    options = {"max_iter": n_epochs, "n_iter_no_change": n_epochs, **CASES[case]}
     answers = defaultdict(set)
     fitted, ended = [], threading.Event()
 
     def fit_until_ended():
         while not ended.is_set():
-            clf = classifier(client, max_iter=n_epochs, **CASES[case])
-            fitted.append(clf.fit(X, Y))
-            clf.predict(X)
+            fitted.append(classifier(client, **options).fit(X, Y))
+            fitted[-1].predict(X)
 
     def ask_during_a_fit(page):
         """Ask for a page; return whether one fit trained until it was there."""
