@@ -172,7 +172,7 @@ def test_errors_of_pages_would_be_seen(all_logs, name):
 @pytest.mark.parametrize("case", ["peers", "futures"])
 def test_pages_can_be_opened_during_a_fit(dashboard, case, all_logs):
     client, url = dashboard
-    n_epochs = 2000 if CASES[case]["engine"] == "peers" else 10
+    n_epochs = 600 if CASES[case]["engine"] == "peers" else 10
     options = {"max_iter": n_epochs, "n_iter_no_change": n_epochs, **CASES[case]}
     answers = defaultdict(set)
     fitted, ended = [], threading.Event()
