@@ -9,6 +9,7 @@ from typing import Any
 from skdistmlp.engines.default_plan import MEMORY_ASKED_FROM_BYTES
 from skdistmlp.engines.engine import EngineRequest, out_of_reach
 from skdistmlp.exceptions import ClusterError, what_happened
+from skdistmlp.nn import compiled
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
@@ -205,7 +206,7 @@ def fastest_plan(
         and nothing is known of these workers.
     """
     from skdistmlp.cluster.client.workers import worker_memory
-    from skdistmlp.cluster.data.remote_dataset import available_memory
+    from skdistmlp.cluster.peers.loaded import note_loaded, room_for
     from skdistmlp.cluster.peers.measured import (
         MeasurementError,
         UnreachableError,
@@ -219,15 +220,20 @@ def fastest_plan(
     )
 
     cost, layer_units, trial = outline.cost, outline.layer_units, outline.trial
-    # Before anything is measured: what that takes is given back a little later.
-    memory, memory_here = worker_memory(client, workers), available_memory()
+    # Before anything is measured: what that takes is given back a little later, but for
+    # the compiled code that it loads, for which the plan leaves room.
+    room = room_for(trial, client, worker_memory(client, workers))
+    room_here = _room_here(trial)
     grids = outline.grids_timed(len(workers))
     note = ""
     try:
         measurement = measured_before(client, workers, trial, grids)
         if measurement is None:
-            check_room_for_trial(cost, trial, grids, memory)
+            check_room_for_trial(
+                cost, trial, grids, room.now, have_loaded=room.have_loaded
+            )
             measurement = measure_machines(client, workers, trial, grids)
+            note_loaded(trial, client, room)
     except UnreachableError as error:
         if not request.may_do_without_peers:
             raise
@@ -242,7 +248,8 @@ def fastest_plan(
     else:
         machines = machines_of(measurement, outline.cost_of_trial)
         keep_machines(client, workers, layer_units, machines)
-    plan = _plan_by(request, outline, workers, client, machines, memory, memory_here)
+    offer = _offer(request, outline, workers, machines, room.in_fit, room_here)
+    plan = _plan_by(offer, request, outline, client)
     return None if plan is None else replace(plan, reason=plan.reason + note)
 
 
@@ -258,14 +265,11 @@ def plan_by_known_machines(
     Plan or None
         None if nothing is known of these workers on this network, or no plan has room.
     """
-    from skdistmlp.cluster.client.workers import worker_memory
-    from skdistmlp.cluster.data.remote_dataset import available_memory
-
     machines = _machines_before(outline, workers, client)
     if machines is None:
         return None
-    memory, memory_here = worker_memory(client, workers), available_memory()
-    return _plan_by(request, outline, workers, client, machines, memory, memory_here)
+    offer = _offer_at_present(request, outline, workers, client, machines)
+    return _plan_by(offer, request, outline, client)
 
 
 def _machines_before(
@@ -290,16 +294,9 @@ def _machines_before(
 
 
 def _plan_by(
-    request: EngineRequest,
-    outline: FitOutline,
-    workers: tuple[str, ...],
-    client: Any,
-    machines: Machines,
-    memory: Mapping[str, WorkerMemory],
-    memory_here: int,
+    offer: Offer, request: EngineRequest, outline: FitOutline, client: Any
 ) -> Plan | None:
-    """Return the fastest plan on machines; None if none has room."""
-    offer = _offer(request, outline, workers, machines, memory, memory_here)
+    """Return the fastest plan of an offer; None if none has room."""
     candidates = offer.candidates()
     if not candidates:
         return None
@@ -392,13 +389,11 @@ def plan_without_peers(
     ClusterError
         If none has room, whatever the workers free.
     """
-    from skdistmlp.cluster.client.workers import worker_memory
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
     known = _machines_before(outline, workers, client)
     machines = reference_machines(len(workers)) if known is None else known
-    memory, memory_here = worker_memory(client, workers), available_memory()
-    offer = _offer(request, outline, workers, machines, memory, memory_here)
+    offer = _offer_at_present(request, outline, workers, client, machines)
     assert request.without_peers is not None
     candidates = offer.candidates()
     if not candidates and request.n_workers is None:
@@ -407,6 +402,8 @@ def plan_without_peers(
         candidates = alone.candidates()
     if not candidates:
         plan = offer.plan_of_tasks()
+        # Tasks load no compiled code here.
+        memory_here = available_memory()
         if (needed := offer.bytes_here(plan)) > memory_here:
             raise ClusterError(
                 f"{request.without_peers}, and without peers this process would hold "
@@ -419,6 +416,30 @@ def plan_without_peers(
     forecast = None if known is None else plan.forecast
     plan = replace(plan, reason=request.without_peers, forecast=forecast)
     return _on_free_workers(plan, request, outline, offer, client)
+
+
+def _room_here(trial: Trial) -> int:
+    """Return the bytes that this process may allocate besides compiled code."""
+    from skdistmlp.cluster.data.remote_dataset import available_memory
+
+    will_load = trial.runs_compiled and not compiled.is_loaded()
+    return available_memory() - (compiled.LOADED_BYTES if will_load else 0)
+
+
+def _offer_at_present(
+    request: EngineRequest,
+    outline: FitOutline,
+    workers: tuple[str, ...],
+    client: Any,
+    machines: Machines,
+) -> Offer:
+    """Return what there is to choose from, with the memory that is free now."""
+    from skdistmlp.cluster.client.workers import worker_memory
+    from skdistmlp.cluster.peers.loaded import room_for
+
+    room = room_for(outline.trial, client, worker_memory(client, workers))
+    room_here = _room_here(outline.trial)
+    return _offer(request, outline, workers, machines, room.in_fit, room_here)
 
 
 def _offer(

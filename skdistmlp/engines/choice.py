@@ -239,7 +239,10 @@ def _plan_training(
     n_workers = len(workers)
     held = {} if outline is None else outline.bytes_on_workers()
     intends = not request.only_plans
-    present = suitable_workers(request, layer_units, cost, n_workers, present, client)
+    trial = None if outline is None else outline.trial
+    present = suitable_workers(
+        request, layer_units, cost, n_workers, present, client, trial
+    )
     workers = choose_free_workers(client, present, n_workers, held, intends)
     plan = None
     try:
@@ -285,7 +288,8 @@ def _plan_on(
             reason = reason_too_short(request, outline)
             if reason is not None:
                 return local_plan(layer_units, reason)
-    plan = default_plan(request, layer_units, cost, workers, client)
+    trial = None if outline is None else outline.trial
+    plan = default_plan(request, layer_units, cost, workers, client, trial)
     return replace(plan, reason=plan.reason + note)
 
 

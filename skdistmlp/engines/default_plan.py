@@ -15,6 +15,7 @@ from skdistmlp.planning.replicas import (
     workers_to_choose_from,
 )
 from skdistmlp.settings import SETTINGS, rows_memory_share
+from skdistmlp.training.trial import Trial
 
 MEMORY_ASKED_FROM_BYTES = 64 * 2**20
 """What a worker has to hold before the scheduler is asked how much memory it has.
@@ -28,6 +29,7 @@ def default_plan(
     cost: StepCost,
     workers: tuple[str, ...],
     client: Any,
+    trial: Trial | None = None,
 ) -> Plan:
     """Return the plan that follows from the request and from memory alone.
 
@@ -43,8 +45,11 @@ def default_plan(
         Addresses of the workers that will train.
     client : Client
         A connected client.
+    trial : Trial, optional
+        Says whether the fit will load compiled code, for which there has to be room.
     """
     from skdistmlp.cluster.client.workers import threads_of, worker_memory
+    from skdistmlp.cluster.peers.loaded import room_for
 
     threads = threads_of(client, workers)
 
@@ -65,8 +70,8 @@ def default_plan(
     is_small = max(first.bytes_needed, default=0) < MEMORY_ASKED_FROM_BYTES
     if is_small and share >= float(SETTINGS["rows.memory-share"].default):
         return first
-    memory = worker_memory(client, workers)
-    return plan_that_fits(numbers, plan_with, memory, share)
+    room = room_for(trial, client, worker_memory(client, workers))
+    return plan_that_fits(numbers, plan_with, room.in_fit, share)
 
 
 def suitable_workers(
@@ -76,6 +81,7 @@ def suitable_workers(
     n_workers: int,
     workers: tuple[str, ...],
     client: Any,
+    trial: Trial | None = None,
 ) -> tuple[str, ...]:
     """Return those workers among which a fit on `n_workers` of them may choose.
 
@@ -93,8 +99,11 @@ def suitable_workers(
         Addresses of all that are there.
     client : Client
         A connected client.
+    trial : Trial, optional
+        As in `default_plan`.
     """
     from skdistmlp.cluster.client.workers import worker_memory
+    from skdistmlp.cluster.peers.loaded import room_for
 
     def plan_with(n_replicas: int, *rows: RowHolding) -> Plan:
         # With equal shards: any of these workers may get any of them.
@@ -111,9 +120,9 @@ def suitable_workers(
     plans = [first]
     if request.engine != "futures":
         plans = plans_by_preference(numbers, plan_with)
-    memory = worker_memory(client, workers)
+    room = room_for(trial, client, worker_memory(client, workers))
     return workers_to_choose_from(
-        plans, workers, n_workers, memory, rows_memory_share()
+        plans, workers, n_workers, room.in_fit, rows_memory_share()
     )
 
 

@@ -3,6 +3,7 @@
 import re
 import socket
 import time
+from collections import OrderedDict
 from dataclasses import replace
 
 import dask
@@ -16,7 +17,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.cluster.client import workers as client_workers
 from skdistmlp.cluster.data import remote_dataset
-from skdistmlp.cluster.peers import driver, failure
+from skdistmlp.cluster.peers import driver, failure, loaded
 from skdistmlp.cluster.peers import measurement as cluster_measurement
 from skdistmlp.cluster.peers.measured import (
     MeasurementError,
@@ -175,7 +176,7 @@ def test_free_workers_without_room_are_left_to_other_fits(
         for number, worker in enumerate(workers)
     }
     monkeypatch.setattr(client_workers, "worker_memory", lambda *_: memory)
-    monkeypatch.setattr(cluster_measurement, "check_room_for_trial", lambda *_: None)
+    monkeypatch.setattr(cluster_measurement, "check_room_for_trial", lambda *_, **__: 0)
     outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
     request = EngineRequest(client, None, None, "auto")
     forget_choices(client)
@@ -335,6 +336,85 @@ def test_workers_without_room_for_what_is_timed_do_not_time_it(
     workers = tuple(client.nthreads())
     keep_machines(client, workers, UNITS, reference_machines(len(workers)))
     assert plan_of(client).forecast is not None
+
+
+@pytest.fixture
+def long_fit(monkeypatch):
+    """Return the outline of a fit for which each process loads compiled code."""
+    monkeypatch.setattr(loaded, "_LOADED", OrderedDict())
+    monkeypatch.setattr(compiled, "_compiled", {})
+    outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
+    return replace(outline, trial=replace(outline.trial, runs_compiled=True))
+
+
+def test_a_plan_leaves_room_for_compiled_code(client, measures, monkeypatch, long_fit):
+    # A single worker should train.
+    measures |= {"here_s": 1e3, "exchange_s": 10.0}
+    workers = tuple(client.nthreads())
+    # The fit and what is timed need less than the code.
+    limits = [compiled.LOADED_BYTES, 2 * compiled.LOADED_BYTES, 1000]
+    memory = memory_of(workers, *limits)
+    monkeypatch.setattr(client_workers, "worker_memory", lambda *_: memory)
+    monkeypatch.setattr(cluster_measurement, "check_room_for_trial", lambda *_, **__: 0)
+    request = EngineRequest(client, None, None, "auto", only_plans=True)
+
+    def workers_by(find_plan):
+        return find_plan(request, long_fit, workers, client).workers
+
+    assert workers_by(auto.fastest_plan) == workers[1:2]
+    # They have loaded it, as the scheduler will know a moment later.
+    assert workers_by(auto.fastest_plan) == workers[1:2]
+    monkeypatch.setattr(loaded, "HEARTBEAT_S", -1.0)
+    assert workers_by(auto.fastest_plan) == workers[:1]
+    # None has, and none is measured.
+    loaded._LOADED.clear()
+    assert workers_by(auto.plan_by_known_machines) == workers[1:2]
+
+
+def test_this_process_needs_room_for_compiled_code_too(
+    client, measures, monkeypatch, long_fit
+):
+    measures["exchange_s"] = 10.0
+    monkeypatch.setattr(
+        remote_dataset, "available_memory", lambda: compiled.LOADED_BYTES + 1000
+    )
+    monkeypatch.setattr(cluster_measurement, "check_room_for_trial", lambda *_, **__: 0)
+    workers = tuple(client.nthreads())
+    request = EngineRequest(client, None, None, "auto", only_plans=True)
+    plan = auto.fastest_plan(request, long_fit, workers, client)
+    assert plan.engine == "peers"
+    monkeypatch.setattr(compiled, "_compiled", {compiled.adam: None})
+    plan = auto.fastest_plan(request, long_fit, workers, client)
+    assert plan.engine == "local"
+
+
+def test_workers_that_have_loaded_compiled_code_are_measured_again_in_little_room(
+    client, measures, monkeypatch, long_fit
+):
+    workers = tuple(client.nthreads())
+    request = EngineRequest(client, None, 0, "auto", only_plans=True)
+    limit = compiled.LOADED_BYTES + 10**6
+    taken = [0]
+
+    def memory(*_):
+        return dict.fromkeys(workers, WorkerMemory(limit, taken=taken[0]))
+
+    monkeypatch.setattr(client_workers, "worker_memory", memory)
+    assert auto.fastest_plan(request, long_fit, workers, client)
+    taken[0] = compiled.LOADED_BYTES
+    measured = []
+    measure = cluster_measurement.measure_machines
+    monkeypatch.setattr(
+        cluster_measurement,
+        "measure_machines",
+        lambda *args: measured.append(1) or measure(*args),
+    )
+    assert auto.fastest_plan(request, long_fit, workers, client)
+    assert measured
+    loaded._LOADED.clear()
+    forget_machines()
+    with pytest.raises(MeasurementError, match="steps that are timed take"):
+        auto.fastest_plan(request, long_fit, workers, client)
 
 
 def test_below_the_threshold_nothing_is_looked_at(measures):

@@ -181,7 +181,7 @@ class Elastic:
         units = self._trial.network.layer_units
         grids = corners(len(workers), units, self._cost.n_rows)
         # Those that are spare have loaded compiled code when they were prepared.
-        check_room_for_trial(self._cost, self._trial, grids, memory, have_loaded=True)
+        check_room_for_trial(self._cost, self._trial, grids, memory, have_loaded=memory)
         timings = measure_again(self._client, workers, held, self._trial, grids)
         n_workers, n_replicas = self._plan.fixed
         return Offer(

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median_low
@@ -203,7 +203,7 @@ def check_room_for_trial(
     grids: Sequence[Grid],
     memory: Mapping[str, WorkerMemory],
     *,
-    have_loaded: bool = False,
+    have_loaded: Container[str] = (),
 ) -> None:
     """Raise `MeasurementError` unless each process has room for the steps it times.
 
@@ -221,15 +221,17 @@ def check_room_for_trial(
         that this process times.
     memory : mapping of str to WorkerMemory
         Of each worker that has a limit.
-    have_loaded : bool
-        Whether the workers have loaded compiled code already, which their memory shows.
+    have_loaded : container of str
+        Workers that have loaded compiled code already, which their memory shows.
     """
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
     needed = [_bytes_of_trial(cost, trial, grid) for grid in grids]
     here = needed[0] + _bytes_to_load(trial, compiled.is_loaded())
-    of_worker = max(needed) + _bytes_to_load(trial, have_loaded)
-    free = [(worker, of_worker, its.free) for worker, its in memory.items()]
+    free = []
+    for worker, its in memory.items():
+        of_worker = max(needed) + _bytes_to_load(trial, worker in have_loaded)
+        free.append((worker, of_worker, its.free))
     free.append(("this process", here, max(0, available_memory())))
     for where, n_needed, n_bytes in free:
         if n_needed > n_bytes:

@@ -607,7 +607,7 @@ def test_a_worker_needs_room_for_compiled_code_that_it_loads(trial, monkeypatch)
     loading = replace(trial, runs_compiled=True)
     with pytest.raises(MeasurementError, match="tcp://a:1 has 130,000,000"):
         check_room_for_trial(cost, loading, GRIDS, memory)
-    check_room_for_trial(cost, loading, GRIDS, memory, have_loaded=True)
+    check_room_for_trial(cost, loading, GRIDS, memory, have_loaded=memory)
     # So does this process, unless it has loaded some.
     monkeypatch.setattr(
         remote_dataset, "available_memory", lambda: compiled.LOADED_BYTES
