@@ -35,6 +35,11 @@ MEASURED_FROM_S = 0.5
 measured: as long as that takes (``python -m benchmarks network --forecast``). Whatever
 the workers would save of a shorter fit is less than what measuring them costs."""
 
+FETCHING_RATE = 1e8
+"""Rate at which rows that are on a cluster might come here, as long as the link to it
+was not measured: a slow one. To measure a faster link costs half a second; to take a
+slow one for fast costs the whole fetch."""
+
 
 @dataclass(frozen=True)
 class FitOutline:
@@ -106,7 +111,8 @@ class FitOutline:
 
         Rows that are on the cluster would have to be fetched, over an assumed link.
         """
-        split, assumed = NetworkSplit.even(self.layer_units, 1), reference_machines(1)
+        split = NetworkSplit.even(self.layer_units, 1)
+        assumed = reference_machines(1, FETCHING_RATE)
         step_s = computation_s(split, self.cost, Grid(1), assumed.here)
         fetched = self.cost.feature_bytes if self.on_cluster else 0
         steps_s = (step_s + scipy_s(split, self.cost)) * self.length.total

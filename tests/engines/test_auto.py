@@ -570,8 +570,8 @@ def test_rows_that_take_long_to_fetch_are_no_short_fit():
     many = replace(outline, cost=replace(outline.cost, feature_bytes=10**8))
     assert many.nominal_s == outline.nominal_s
     on_cluster = replace(many, on_cluster=True)
-    # The link is taken to have 1 Gbit/s.
-    assert on_cluster.nominal_s == pytest.approx(10**8 * (8e-9 + 4e-9), rel=0.2)
+    # The link is taken to have 100 Mbit/s.
+    assert on_cluster.nominal_s == pytest.approx(10**8 * (80e-9 + 4e-9), rel=0.1)
     request = EngineRequest(None, None, None, "auto")
     assert auto.reason_too_short(request, many) is not None
     assert auto.reason_too_short(request, on_cluster) is None
