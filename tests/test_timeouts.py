@@ -44,7 +44,7 @@ NOT_TIMEOUTS = {
     "rates.py: DASK_BYTE_S",
     "rates.py: SCIPY_PARAMETER_S",
     "loaded.py: HEARTBEAT_S",
-    "forecast.py: MISS_FROM_S",
+    "measured.py: MISS_FROM_S",
     "auto.py: MEASURED_FROM_S",
     "trial.py: TIMED_S",
     "probe.py: LINK_S",

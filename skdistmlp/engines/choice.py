@@ -158,18 +158,19 @@ def open_engine(
                 _note_unreachable(error, engine.plan, client)
             raise
         if outline is not None:
-            _forget_miss(engine.plan, outline, client)
+            _note_miss(engine.plan, outline, client)
 
 
-def _forget_miss(plan: Plan, outline: FitOutline, client: Any) -> None:
-    """Have a job measured again if a step did not take what was expected."""
-    from skdistmlp.cluster.peers.measured import forget_job
-
-    if plan.forecast is None or not plan.forecast.misses:
+def _note_miss(plan: Plan, outline: FitOutline, client: Any) -> None:
+    """Have a job measured again if steps do not take what was expected."""
+    if plan.forecast is None or plan.forecast.missed_s == 0.0:
         return
+    from skdistmlp.cluster.peers.measured import note_miss
+
+    units, missed_s = outline.layer_units, plan.forecast.missed_s
     # The fit has ended well, whether or not the scheduler still answers.
     with suppress(Exception):
-        forget_job(client, plan.workers, outline.trial, outline.layer_units)
+        note_miss(client, plan.workers, outline.trial, units, missed_s)
 
 
 def _note_unreachable(error: ExchangeError, plan: Plan, client: Any) -> None:

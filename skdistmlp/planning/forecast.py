@@ -10,10 +10,6 @@ MISS = 1.5
 """Ratio of what a step took to what was expected, or the reverse, from which the
 machines are no longer what they were when they were measured."""
 
-MISS_FROM_S = 2.0
-"""Seconds of steps, as they were or were expected, from which a miss counts: to measure
-again takes a fraction of that, and a few steps vary for other reasons."""
-
 
 class ForecastRow(NamedTuple):
     """What a fit is expected to take on one plan.
@@ -145,15 +141,17 @@ class Forecast:
         return replace(self, step_s=step_s, n_steps=n_steps)
 
     @property
-    def misses(self) -> bool:
-        """Whether steps took far more or less than expected: measure again."""
+    def missed_s(self) -> float:
+        """Seconds of steps that took far more or less than expected; 0 if none did.
+
+        As they were or were expected, whichever is more.
+        """
         if self.step_s is None:
-            return False
+            return 0.0
         expected_s = max(self.rows[0].step_s, 1e-9)
-        if self.n_steps * max(self.step_s, expected_s) < MISS_FROM_S:
-            return False
-        ratio = self.step_s / expected_s
-        return not 1 / MISS <= ratio <= MISS
+        if 1 / MISS <= self.step_s / expected_s <= MISS:
+            return 0.0
+        return self.n_steps * max(self.step_s, expected_s)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain data, which other versions can read."""

@@ -18,6 +18,7 @@ from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.cluster.client import workers as client_workers
 from skdistmlp.cluster.data import remote_dataset
 from skdistmlp.cluster.peers import driver, failure, loaded
+from skdistmlp.cluster.peers import measured as measured_machines
 from skdistmlp.cluster.peers import measurement as cluster_measurement
 from skdistmlp.cluster.peers.measured import (
     MeasurementError,
@@ -39,7 +40,6 @@ from skdistmlp.exceptions import ClusterError, ExchangeError
 from skdistmlp.nn import compiled
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import count_parameters
-from skdistmlp.planning import forecast
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.cost import StepCost
@@ -467,7 +467,7 @@ def test_short_fits_use_what_is_known(client, monkeypatch):
     measured = []
     monkeypatch.setattr(cluster_measurement, "_measure", measure)
     # No step takes as long as that.
-    monkeypatch.setattr(forecast, "MISS_FROM_S", 1e9)
+    monkeypatch.setattr(measured_machines, "MISS_FROM_S", 1e9)
     clf = classifier(client)
     assert clf.plan_fit(X, Y).forecast is None
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
@@ -495,7 +495,7 @@ def test_a_short_fit_uses_its_own_timings_after_a_miss_of_another_job(
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 0.0)
     monkeypatch.setattr(cluster_measurement, "_measure", measure)
     plan_of(client, batch_size=10)
-    assert classifier(client).fit(X, Y).plan_.forecast.misses
+    assert classifier(client).fit(X, Y).plan_.forecast.missed_s > 2.0
     assert known_machines(client, tuple(client.nthreads()), UNITS) is None
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
     assert plan_of(client, batch_size=10).forecast is not None
@@ -822,7 +822,7 @@ def test_a_job_whose_forecast_misses_is_measured_again(
     # A short fit that goes by these figures forgets them as well.
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
     clf = classifier(client).fit(X, Y)
-    assert clf.plan_.forecast.misses
+    assert clf.plan_.forecast.missed_s > 2.0
     assert known_machines(client, workers, UNITS) is None
 
 

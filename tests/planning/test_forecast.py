@@ -2,6 +2,8 @@
 
 import pickle
 
+import pytest
+
 from skdistmlp.planning.forecast import Forecast, ForecastRow, best_per_number
 
 HERE = ForecastRow("local", 0, 1, 0.02, 2.0, 200.0, 0, 0)
@@ -21,20 +23,20 @@ def test_it_says_what_was_expected_and_what_came_next():
     assert forecast.step_s is None
 
 
-def test_machines_are_measured_again_when_a_forecast_misses():
+@pytest.mark.parametrize(
+    ("step_s", "missed_s"),
+    [
+        (0.012 * 1.49, 0.0),
+        (0.012 / 1.49, 0.0),
+        (0.02, 2.0),
+        # They should have taken that.
+        (0.001, 1.2),
+    ],
+)
+def test_steps_that_take_far_more_or_less_than_expected_miss(step_s, missed_s):
     forecast = Forecast((SHARDS, HERE))
-    assert not forecast.misses
-    assert not forecast.after(0.012 * 1.49, 10_000).misses
-    assert forecast.after(0.012 * 1.51, 10_000).misses
-    assert forecast.after(0.012 / 1.51, 10_000).misses
-
-
-def test_a_few_steps_are_no_miss_unless_they_took_long_or_should_have():
-    forecast = Forecast((SHARDS, HERE))
-    assert not forecast.after(0.019, 100).misses
-    assert forecast.after(0.021, 100).misses
-    assert not forecast.after(0.001, 160).misses
-    assert forecast.after(0.001, 170).misses
+    assert forecast.missed_s == 0.0
+    assert forecast.after(step_s, 100).missed_s == pytest.approx(missed_s)
 
 
 def test_a_single_plan_has_no_next():

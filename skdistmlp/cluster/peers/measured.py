@@ -21,6 +21,11 @@ from skdistmlp.training.trial import Trial
 MAX_KEPT = 64
 """Measurements that are kept."""
 
+MISS_FROM_S = 2.0
+"""Seconds that the steps of a job's fits took or should have taken, where they missed
+what was expected, from which it is measured again: that takes a fraction of them, and a
+few steps vary for other reasons."""
+
 _TABLES = threading.Lock()
 """Held while the tables below are read or changed, and never while waiting, not even
 for an answer of a scheduler, which may hang: predictions and fits that end need them
@@ -38,6 +43,13 @@ end. Not by client: one that is made from an address lives for a single fit."""
 
 _MACHINES: OrderedDict[tuple[str, Members, tuple[int, ...]], Machines] = OrderedDict()
 """What followed, by scheduler, workers and network, the oldest first."""
+
+_MISSED_S: OrderedDict[
+    tuple[str, tuple[str, ...], tuple[object, ...], tuple[int, ...]], float
+] = OrderedDict()
+"""Seconds by which jobs have missed what was expected since they were measured, by
+scheduler, workers that have trained, job and network, what was added to last at the
+end."""
 
 
 class MeasurementError(ClusterError):
@@ -194,16 +206,17 @@ def unreachable_before(client: Client, workers: tuple[str, ...]) -> str | None:
     return None
 
 
-def forget_job(
+def note_miss(
     client: Client,
     workers: tuple[str, ...],
     trial: Trial,
     layer_units: tuple[int, ...],
+    missed_s: float,
 ) -> None:
-    """Have a job measured again whose steps took longer or less than expected.
+    """Have a job measured again once its steps have missed what was expected for long.
 
-    What is known of other networks, workers and clusters stays, and so does who cannot
-    be measured.
+    Of one fit, or of many short ones together. What is known of other networks, workers
+    and clusters stays, and so does who cannot be measured.
 
     Parameters
     ----------
@@ -216,13 +229,23 @@ def forget_job(
         The job.
     layer_units : tuple of int
         Of its network.
+    missed_s : float
+        Seconds of a fit's steps; see `Forecast.missed_s`.
     """
     scheduler = scheduler_id(client)
     tables: list[tuple[OrderedDict[Any, Any], object]] = [
         (_TIMINGS, trial.key),
         (_MACHINES, layer_units),
     ]
+    # By workers too: one of several may have become slow.
+    of_fits = scheduler, tuple(sorted(workers)), trial.key, layer_units
     with _TABLES:
+        total_s = _MISSED_S.pop(of_fits, 0.0) + missed_s
+        if total_s < MISS_FROM_S:
+            _MISSED_S[of_fits] = total_s
+            while len(_MISSED_S) > MAX_KEPT:
+                _MISSED_S.popitem(last=False)
+            return
         for table, job in tables:
             for key in list(table):
                 of_scheduler, measured, of_job, *_ = key
@@ -236,6 +259,7 @@ def forget_machines() -> None:
     with _TABLES:
         _TIMINGS.clear()
         _MACHINES.clear()
+        _MISSED_S.clear()
         _FAILED.clear()
 
 

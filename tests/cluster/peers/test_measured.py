@@ -12,7 +12,6 @@ from skdistmlp.cluster.peers import measured, measurement
 from skdistmlp.cluster.peers.measured import (
     MeasurementError,
     UnreachableError,
-    forget_job,
     forget_machines,
     is_known,
     keep_machines,
@@ -20,6 +19,7 @@ from skdistmlp.cluster.peers.measured import (
     known_machines,
     measured_before,
     note_failure,
+    note_miss,
     note_unreachable,
     unreachable_before,
 )
@@ -110,7 +110,7 @@ def test_a_scheduler_that_hangs_holds_up_no_fit_on_another_cluster(
         (known_machines, workers, (4, 9, 1)),
         (note_unreachable, workers, ""),
         (unreachable_before, workers),
-        (forget_job, workers, trial, (4, 9, 1)),
+        (note_miss, workers, trial, (4, 9, 1), 9.0),
     ]:
         hangs = in_thread(ask, other, *args)
         try:
@@ -232,6 +232,49 @@ def test_the_measurement_that_was_not_used_for_longest_is_dropped(
     keep_timings(client, workers, often, GRIDS, "of the first, again")
     keep_timings(client, workers, once, GRIDS, "of the one that was dropped")
     assert measured_before(client, workers, other, GRIDS) is None
+
+
+@pytest.mark.parametrize("fits_s", [[2.0], [0.7] * 3, [1.9, 0.2]], ids=str)
+def test_a_job_is_measured_again_after_two_seconds_of_misses(
+    client, workers, trial, fits_s
+):
+    """Of one fit, or of several short ones."""
+    units = 4, 9, 1
+
+    def keep():
+        keep_timings(client, workers, trial, GRIDS, "measured")
+        keep_machines(client, workers, units, reference_machines(3))
+
+    def miss(missed_s, taken=workers[:2]):
+        note_miss(client, taken, trial, units, missed_s)
+
+    for _ in range(2):
+        keep()
+        for missed_s in fits_s:
+            assert measured_before(client, workers, trial, GRIDS)
+            assert known_machines(client, workers, units)
+            miss(missed_s, workers[1::-1])
+        assert measured_before(client, workers, trial, GRIDS) is None
+        assert known_machines(client, workers, units) is None
+    # Misses of others do not count.
+    keep()
+    miss(1.9)
+    miss(1.9, workers[1:])
+    note_miss(client, workers[:2], trial, (4, 8, 1), 1.9)
+    note_miss(client, workers[:2], replace(trial, n_rows=7), units, 1.9)
+    assert measured_before(client, workers, trial, GRIDS)
+    assert len(measured._MISSED_S) == 4
+    forget_machines()
+    keep()
+    miss(1.9)
+    assert measured_before(client, workers, trial, GRIDS)
+
+
+def test_few_misses_are_kept(client, workers, trial, monkeypatch):
+    monkeypatch.setattr(measured, "MAX_KEPT", 2)
+    for n_rows in 1, 2, 1, 3:
+        note_miss(client, workers, replace(trial, n_rows=n_rows), (4, 9, 1), 0.1)
+    assert list(measured._MISSED_S.values()) == [0.2, 0.1]
 
 
 def test_workers_are_out_of_reach_if_some_of_them_are(client, workers, trial):
