@@ -22,7 +22,24 @@ from skdistmlp.training.state import TrainingState
 from skdistmlp.training.step import predict_blocks
 
 ROWS_SENT_AT_ONCE = 10_000
-"""Rows that a worker is sent at a time, where it has the whole network."""
+"""The most rows that a worker is sent at a time, where it has the whole network."""
+
+
+def rows_per_block(n_rows: int, n_workers: int) -> int:
+    """Return how many rows a worker is sent at a time, so that all get equally many.
+
+    Each gets a block in each turn. Of the largest blocks possible, the last turn might
+    have a single one, for which all others would wait.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the prediction.
+    n_workers : int
+        Workers that share them.
+    """
+    n_turns = max(1, math.ceil(n_rows / (n_workers * ROWS_SENT_AT_ONCE)))
+    return max(1, math.ceil(n_rows / (n_workers * n_turns)))
 
 
 class FuturesEngine:
@@ -83,13 +100,12 @@ class FuturesEngine:
         owner = parameters.coefs[0]
         workers = self.plan.workers
         if self.plan.split_by == "rows":
-            share = math.ceil(X.shape[0] / len(workers))
             return predict_by_rows(
                 self._client,
                 workers,
                 WholeNetwork(network, parameters),
                 X,
-                min(share, ROWS_SENT_AT_ONCE),
+                rows_per_block(X.shape[0], len(workers)),
                 parameters.nbytes,
                 owner,
             )

@@ -9,7 +9,7 @@ from typing import Literal
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.candidates import MARGIN, slow_workers
+from skdistmlp.planning.candidates import MARGIN, PLACEMENTS_TRIED, slow_workers
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_sent_by_neurons,
@@ -141,10 +141,8 @@ class _PredictionOffer:
 
     def by_neurons(self) -> Iterator[_Candidate]:
         """Yield the candidates of workers that each have a shard of the network."""
-        widest = max(self.layer_units[1:-1], default=1)
-        counts = self._counts(range(len(self.workers)))
-        for n_workers in sorted({min(count, widest) for count in counts} - {1}):
-            split = NetworkSplit.even(self.layer_units, n_workers)
+        for n_workers in self._counts_by_neurons():
+            split = self._split(n_workers)
             taken = self._with_room(self.bytes_on_arrival(split))[:n_workers]
             if len(taken) < n_workers:
                 continue
@@ -154,6 +152,24 @@ class _PredictionOffer:
             seconds += chained_tasks(split, self.cost) * TASK_S
             seconds += self.machines.sent_s(sent)
             yield _Candidate(plan, seconds, sent)
+
+    def _counts_by_neurons(self) -> list[int]:
+        """Return the numbers of shards to consider, in ascending order.
+
+        Of all workers, of those that have room for a shard of so many, and so on: of
+        fewer workers, each has a larger shard, for which fewer may have room.
+        """
+        widest = max(self.layer_units[1:-1], default=1)
+        found: set[int] = set()
+        places = self._fastest_first
+        for _ in range(PLACEMENTS_TRIED):
+            found |= {min(count, widest) for count in self._counts(places)}
+            smallest = self._split(min(len(places), widest))
+            with_room = self._with_room(self.bytes_on_arrival(smallest))
+            if len(with_room) in (0, len(places)):
+                break
+            places = with_room
+        return sorted(found - {1})
 
     def bytes_on_arrival(self, split: NetworkSplit) -> int:
         """Return the bytes of the largest shard as it arrives, and as it is used."""
@@ -165,17 +181,27 @@ class _PredictionOffer:
         """Return the bytes that the worker with the most memory may allocate."""
         return max(map(self._free, range(len(self.workers))))
 
+    def _split(self, n_shards: int) -> NetworkSplit:
+        """Return the network in this many equal shards."""
+        return NetworkSplit.even(self.layer_units, n_shards)
+
     @cached_property
     def _whole(self) -> NetworkSplit:
-        return NetworkSplit.even(self.layer_units, 1)
+        return self._split(1)
 
     @cached_property
     def _fastest_first(self) -> list[int]:
-        """Workers by their place among all; equally fast ones stay in their order."""
-        speeds = self.machines.workers
+        """Workers by their place among all; equally fast ones stay in their order.
+
+        Of those that compute equally fast, first those with the faster links.
+        """
+        speeds, links = self.machines.workers, self.machines.links
         return sorted(
             range(len(self.workers)),
-            key=lambda place: speeds[place].correction(Grid(1)),
+            key=lambda place: (
+                speeds[place].correction(Grid(1)),
+                links[place].slowness,
+            ),
         )
 
     def _free(self, place: int) -> float:

@@ -228,6 +228,36 @@ def test_shards_go_to_the_workers_that_have_room_for_them():
     assert nowhere.reason.endswith("and no worker has more than 1,000")
 
 
+def test_all_workers_that_have_room_for_a_shard_are_considered():
+    """Also if they are a number that is not considered of all workers."""
+    workers, machines = workers_of(*[1e3] * 16)
+    machines = replace(machines, here=Speed(REFERENCE, {Grid(1): 1e6}))
+    split = NetworkSplit.even(UNITS, 11)
+    most = max(split.layout(shard).n_parameters for shard in range(11))
+    # Twice for a moment, when it arrives.
+    shard_bytes = 2 * 4 * most
+    free = [1000, shard_bytes] * 5 + [shard_bytes] * 6
+    plan = plan_of(10**5, workers=workers, free=free, machines=machines)
+    assert (plan.split_by, plan.n_shards) == ("neurons", 11)
+    assert plan.workers == (*workers[1:10:2], *workers[10:])
+
+
+def test_of_equally_fast_workers_those_with_faster_links_are_taken():
+    workers, machines = workers_of(*[1.0] * 8, bits_per_s=1e10)
+    slow = reference_machines(1, 1e9).links
+    machines = replace(
+        machines,
+        here=Speed(REFERENCE, {Grid(1): 10.0}),
+        links=slow + machines.links[1:],
+        here_bits_per_s=1e10,
+    )
+    plan = plan_of(5000, workers=workers, machines=machines)
+    n_taken = len(plan.workers)
+    assert plan.split_by == "rows"
+    assert 1 <= n_taken < 8
+    assert plan.workers == tuple(workers[1 : 1 + n_taken])
+
+
 def test_a_layer_has_no_more_shards_than_neurons():
     workers, machines = workers_of(*[1.0] * 5)
     machines = replace(machines, here=Speed(REFERENCE, {Grid(1): 1e6}))

@@ -46,7 +46,7 @@ def with_slow_process(n_workers, _):
 
 @pytest.fixture
 def sharing_is_free(monkeypatch):
-    """Let all workers share the rows of any prediction, in blocks of 40."""
+    """Let all workers share the rows of any prediction, at most 40 at a time."""
     # By neurons, more tasks wait for each other.
     monkeypatch.setattr(prediction, "TASK_S", 1e-5)
     monkeypatch.setattr(prediction, "worker_counts", all_of_them)
@@ -124,11 +124,11 @@ def test_the_network_is_sent_once_and_blocks_in_turn(
 
     monkeypatch.setattr(Scatterer, "scatter", place)
     bounded(fitted.set_params(engine="auto", client=client).predict, data[0])
-    # 500 rows are 13 blocks.
+    # 500 rows are 13 blocks of 40; in as many turns, all get equally many.
     assert placed == [
         ("network", [None] * 3),
-        *[("rows", [(40, 64)] * 3)] * 4,
-        ("rows", [(20, 64)]),
+        *[("rows", [(34, 64)] * 3)] * 4,
+        ("rows", [(34, 64), (34, 64), (24, 64)]),
     ]
 
 
