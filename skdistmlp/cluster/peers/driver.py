@@ -172,8 +172,11 @@ class PeersRun:
                 self._tasks.phase = "placing the network"
                 self._place()
         except BaseException as error:
-            self._note_failure(error)
-            self._release()
+            try:
+                self._note_failure(error)
+            finally:
+                # Even if an interrupt arrives meanwhile.
+                self._release()
             raise
         return self
 
