@@ -186,7 +186,7 @@ class PeersRun:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._release()
+        self.finish(self._release)
 
     @property
     def plan(self) -> Plan:
@@ -228,8 +228,21 @@ class PeersRun:
         try:
             return self._train_in_rounds()
         except (WorkerLostError, ExchangeError) as error:
-            self._note_failure(error)
+            self.finish(partial(self._note_failure, error))
             raise
+
+    def finish(self, step: Callable[[], None]) -> None:
+        """Take a step that ends this run; note an interrupt, and take it again then.
+
+        Without it, what was trained would be lost. A second interrupt is raised.
+        """
+        try:
+            step()
+        except KeyboardInterrupt:
+            if self._interrupted:
+                raise
+            self._interrupted = True
+            step()
 
     def _note_failure(self, error: BaseException) -> None:
         """Note in an error what is known only here, for whoever goes on after it.

@@ -166,7 +166,7 @@ class _Run:
             try:
                 state = run.train()
             except RECOVERABLE as error:
-                self._take_copies(error.silent or ())
+                run.finish(partial(self._take_copies, error.silent or ()))
                 raise
             finally:
                 self._note_time(run.training_s)

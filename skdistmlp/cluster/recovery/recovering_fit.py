@@ -297,34 +297,54 @@ class RecoveringFit:
             self.job = replace(self.job, initial=self.job.initial.without_arrays())
 
         try:
-            return run.train(note_placed)
+            state = run.train(note_placed)
         except ClusterError as error:
             if run.is_interrupted:
                 self._end_interrupted(run, error)
             raise
-        except KeyboardInterrupt:
-            # One that a run raises while it trains is a second one: the user does not
-            # want to wait for the end of a step.
-            if is_placed or not self._has_result:
+        except KeyboardInterrupt as interrupt:
+            if is_placed:
+                # The user does not want to wait for the end of a step, or of a release.
+                if run.is_interrupted:
+                    raise
+                self._end_interrupted(run, interrupt)
+            if not self._has_result:
                 raise
             raise FitInterruptedError from None
+        if run.is_interrupted:
+            # Maybe only while it was released.
+            if run.departure is not None:
+                self._end_interrupted(run, KeyboardInterrupt())
+            if isinstance(state.outcome, Outcome):
+                state = replace(state, outcome=Outcome.INTERRUPTED)
+        return state
 
-    def _end_interrupted(self, run: Run, error: ClusterError) -> NoReturn:
-        """End a fit that the user had interrupted before a run failed.
+    def _end_interrupted(
+        self, run: Run, error: ClusterError | KeyboardInterrupt
+    ) -> NoReturn:
+        """End a fit that was interrupted before its run failed, or was released.
 
         The interrupt has probably caused the error: in a terminal, Ctrl-C reaches all
         processes that were started there, and workers that are not shielded from it
         end. And a caller that tries again after a lost worker would do so although the
         user wants to stop.
+
+        Parameters
+        ----------
+        run : Run
+            The run, which has ended.
+        error : ClusterError or KeyboardInterrupt
+            What has ended it; the interrupt itself, if nothing else has.
         """
         # Other workers may have copies of the state.
         self._keep_newest(run)
-        if not self._has_result:
-            raise KeyboardInterrupt(INTERRUPTED_TOO.format(error)) from error
-        line = (
-            f"the interrupted fit ends with its state after epoch {self._n_iter}: "
-            f"{what_happened(error)}"
-        )
+        line = f"the interrupted fit ends with its state after epoch {self._n_iter}"
+        if isinstance(error, ClusterError):
+            if not self._has_result:
+                raise KeyboardInterrupt(INTERRUPTED_TOO.format(error)) from error
+            line = f"{line}: {what_happened(error)}"
+        elif not self._has_result:
+            raise error
         LOG.info("%s", line)
         self.job.log(line)
         raise FitInterruptedError from error
@@ -362,13 +382,13 @@ class RecoveringFit:
         self._has_trained |= self._n_iter > n_before
         with self._ends_if_interrupted():
             self._check_placed()
-        if self.checkpoint is None:
-            return
-        if (newer := self.checkpoint.newer_than(self._n_iter)) is not None:
-            self.job = replace(self.job, initial=newer)
-            self._has_trained = True
-        elif self._n_iter > 0:
-            self.checkpoint.keep(self.job.initial)
+            if self.checkpoint is None:
+                return
+            if (newer := self.checkpoint.newer_than(self._n_iter)) is not None:
+                self.job = replace(self.job, initial=newer)
+                self._has_trained = True
+            elif self._n_iter > 0:
+                self.checkpoint.keep(self.job.initial)
 
     @property
     def _n_iter(self) -> int:

@@ -17,6 +17,7 @@ from skdistmlp.cluster.futures import recovery
 from skdistmlp.cluster.futures.ops import FuturesOps
 from skdistmlp.cluster.futures.recovery import FuturesRun, train_with_recovery
 from skdistmlp.cluster.recovery.announced import Announced
+from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import reserve_workers, share_workers
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load, set_status, wait_until
@@ -189,6 +190,26 @@ def test_an_interrupted_fit_that_loses_a_worker_ends_with_its_copy(
         bounded(clf.fit, *data)
     assert_same(clf, expected)
     assert clf.recoveries_ == ()
+    assert_nothing_left(own)
+
+
+@pytest.mark.parametrize("name", only_quick(0, cases=["note_silent", "close"]))
+def test_an_interrupt_after_a_loss_keeps_what_was_trained(own, data, monkeypatch, name):
+    expected = bounded(classifier(own, max_iter=3).fit, *data)
+    killed, original, struck = killing(monkeypatch, own), getattr(Placement, name), []
+
+    def strike(*args):
+        if killed and not struck:
+            struck.append(name)
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(Placement, name, strike)
+    clf = classifier(own)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    assert struck
+    assert_same(clf, expected)
     assert_nothing_left(own)
 
 

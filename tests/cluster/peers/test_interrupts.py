@@ -115,7 +115,24 @@ def test_abandoned_shards_end(client, data, monkeypatch, solver, n_workers):
 
 def test_an_interrupt_during_release_leaves_nothing_behind(client, data, monkeypatch):
     """Even in the middle of closing, the fit leaves the queue and closes the rest."""
+    expected = bounded(classifier(client).fit, *data)
     strike_at(monkeypatch, Placement, "close", KeyboardInterrupt)
+    clf = classifier(client)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    # All was trained.
+    assert clf.loss_curve_ == expected.loss_curve_
+    assert_nothing_left(client)
+    bounded(classifier(client).fit, *data)
+
+
+def test_an_interrupt_while_a_failed_start_is_looked_into_leaves_nothing(
+    client, data, monkeypatch
+):
+    strike_at(
+        monkeypatch, Placement, "check_memory", WorkerLostError("it was lost", ())
+    )
+    strike_at(monkeypatch, Placement, "note_silent", KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         bounded(classifier(client).fit, *data)
     assert_nothing_left(client)

@@ -20,12 +20,14 @@ from skdistmlp import (
     ExchangeError,
     WorkerLostError,
 )
+from skdistmlp.checkpoints.checkpointing import Checkpointing
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.peers import copies, driver, worker
 from skdistmlp.cluster.peers.copies import StateCopies
 from skdistmlp.cluster.peers.recovery import train_with_recovery
 from skdistmlp.cluster.peers.shard import ShardCopy
 from skdistmlp.cluster.recovery import replacement
+from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
 from tests.cluster import partition
@@ -216,6 +218,60 @@ def test_an_interrupted_fit_that_loses_a_worker_ends_with_its_copies(
         bounded(clf.fit, *data)
     assert_same_bits(clf, expected)
     assert clf.recoveries_ == ()
+    assert_nothing_left(spare)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    only_quick(
+        0,
+        1,
+        2,
+        cases=[
+            (Placement, "note_silent"),
+            (StateCopies, "fetch"),
+            (Placement, "close"),
+            (Checkpointing, "keep"),
+        ],
+    ),
+)
+def test_an_interrupt_after_a_loss_keeps_what_was_trained(
+    spare, data, monkeypatch, tmp_path, owner, name
+):
+    """The first one, wherever it arrives while the run ends."""
+    expected = undisturbed(spare, data, max_iter=2)
+    killer, original = Killer(monkeypatch, spare), getattr(owner, name)
+    struck = []
+
+    def strike(*args, **kwargs):
+        if killer.killed and not struck:
+            struck.append(name)
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, strike)
+    clf = classifier(spare, checkpoint=tmp_path)
+    with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    assert struck
+    # The copies of the second epoch.
+    assert_same_bits(clf, expected)
+    assert clf.recoveries_ == ()
+    assert_nothing_left(spare)
+
+
+def test_a_second_interrupt_after_a_loss_is_raised(spare, data, monkeypatch):
+    Killer(monkeypatch, spare)
+    asked = []
+
+    def strike(*_):
+        asked.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Placement, "note_silent", strike)
+    with pytest.raises(KeyboardInterrupt):
+        bounded(classifier(spare).fit, *data)
+    assert len(asked) == 2
     assert_nothing_left(spare)
 
 

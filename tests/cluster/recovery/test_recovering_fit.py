@@ -291,9 +291,54 @@ def test_an_interrupt_while_rows_are_first_placed_is_raised(fit_on, before):
 
 def test_an_interrupt_that_a_run_raises_while_it_trains_is_raised(fit_on):
     """A second one: the first has asked it to end after a step."""
-    fit, run_of, _, _ = fit_on(has_trained(3), stops())
+    fit, run_of, _, _ = fit_on(has_trained(3), stops(is_interrupted=True))
     with pytest.raises(KeyboardInterrupt):
         fit.train(run_of)
+
+
+def test_a_first_interrupt_that_a_run_raises_keeps_what_was_trained(fit_on):
+    """One that has a copy in this process does, while it ends."""
+    network = ShardState(np.arange(3.0))
+    fit, run_of, _, kept = fit_on(stops(n_iter=3, network=network))
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
+    assert list(state.network.parameters) == [0, 1, 2]
+    assert kept.epochs == [3]
+    # Nothing was trained.
+    fit, run_of, _, _ = fit_on(stops())
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(run_of)
+
+
+@pytest.mark.parametrize("method", ["newer_than", "keep"])
+def test_an_interrupt_of_the_checkpoint_keeps_what_was_trained(
+    fit_on, monkeypatch, method
+):
+    fit, run_of, plans, kept = fit_on(has_trained(3))
+    monkeypatch.setattr(kept, method, interrupted)
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
+    assert len(plans) == 1
+
+
+@pytest.mark.parametrize("leaves_workers", [False, True])
+def test_a_run_that_is_interrupted_while_it_ends_is_the_last(fit_on, leaves_workers):
+    def end(plan):
+        departure = Departure("retired", plan.workers[1:], "it is being retired")
+        return {
+            "ends_with": None,
+            "n_iter": 3,
+            "network": ShardState(np.arange(3.0)),
+            "is_interrupted": True,
+            "departure": departure if leaves_workers else None,
+            "outcome": None if leaves_workers else Outcome.CONVERGED,
+        }
+
+    fit, run_of, plans, _ = fit_on(end)
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
+    assert list(state.network.parameters) == [0, 1, 2]
+    assert len(plans) == 1
 
 
 def is_lost_after_interrupt(end):
