@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from distributed import Client
 
-from skdistmlp.cluster._dask import ping_worker
+from skdistmlp.cluster._dask import call_scheduler, ping_worker
 from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.client.scheduler import UNRESPONSIVE_TIMEOUTS, ask_scheduler
 from skdistmlp.cluster.client.workers import worker_statuses
@@ -220,6 +220,23 @@ def silent_workers(client: Client, workers: Iterable[str]) -> tuple[str, ...]:
     """Return the workers that do not answer a ping; see `Pings.silent`."""
     with Pings(client, workers) as pings:
         return pings.silent()
+
+
+def missing_workers(client: Client, workers: Sequence[str]) -> tuple[str, ...]:
+    """Return the workers that have left the cluster, or do not answer a ping.
+
+    One that has left is not pinged: the scheduler would try the port of a worker that
+    was killed again and again, for as long as the ping is waited for.
+    """
+    asking = submit_rpc(client, call_scheduler, client, "ncores")
+    wait([asking], PING_ANSWER_S)
+    if not asking.done() or asking.exception() is not None:
+        # Pings go through the scheduler too.
+        asking.cancel()
+        return tuple(workers)
+    present = asking.result()
+    silent = silent_workers(client, [w for w in workers if w in present])
+    return tuple(w for w in workers if w not in present or w in silent)
 
 
 def workers_around_silent(client: Client) -> list[str] | None:

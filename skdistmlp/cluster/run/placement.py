@@ -18,7 +18,7 @@ from skdistmlp.cluster.run.free_memory import check_free_memory
 from skdistmlp.cluster.run.graph import RUN_DIGITS, SHARD, TRAIN, Key, PinnedGraph
 from skdistmlp.cluster.run.held import HeldFutures
 from skdistmlp.cluster.run.interrupts import InterruptShield
-from skdistmlp.cluster.run.liveness import Pings, silent_workers
+from skdistmlp.cluster.run.liveness import Pings, missing_workers
 from skdistmlp.cluster.run.orphans import RegisteredRun
 from skdistmlp.cluster.run.scatter import Scatterer
 from skdistmlp.cluster.run.versions import check_versions
@@ -181,8 +181,10 @@ class Placement:
     def note_silent(self, error: WorkerLostError | ExchangeError) -> None:
         """Note in an error that ends this run which of its workers do not answer.
 
-        They are asked once, unless the error says it already: all that follows goes by
-        that, instead of waiting for the same worker again and again.
+        They are asked once, unless the error says it already. What ends the run goes by
+        that, copies are fetched and workers released, instead of waiting for the same
+        worker again and again. Whoever goes on after it asks again those that the error
+        does not name: they may have hung for a moment only.
         """
         if error.silent is None:
             known: Collection[str] = ()
@@ -191,7 +193,7 @@ class Placement:
             if isinstance(error, WorkerLostError) and error.kind == "lost":
                 known = error.workers
             asked = [worker for worker in self.workers if worker not in known]
-            error.silent = (*known, *silent_workers(self._client, asked))
+            error.silent = (*known, *missing_workers(self._client, asked))
         self._silent = error.silent
 
     def begin(self) -> None:

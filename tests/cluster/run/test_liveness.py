@@ -1,5 +1,8 @@
 """Pings, and workers that do not accept tasks, without a cluster."""
 
+import os
+import signal
+import time
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -11,10 +14,14 @@ from skdistmlp.cluster.run.liveness import (
     LivenessCheck,
     PausedCheck,
     Pings,
+    missing_workers,
     silent_workers,
     workers_around_silent,
 )
 from skdistmlp.exceptions import WorkerLostError
+from skdistmlp.timeouts import PING_ANSWER_S
+from tests.cluster.leaks import own_cluster
+from tests.cluster.support import wait_until
 
 WORKERS = ["tcp://a", "tcp://b"]
 
@@ -244,6 +251,26 @@ def test_workers_that_do_not_answer_a_ping_are_silent(monkeypatch):
     monkeypatch.setattr(liveness, "submit_rpc", lambda *args: answers[args[-1]])
     monkeypatch.setattr(liveness, "PING_ANSWER_S", 0.05)
     assert silent_workers(None, answers) == ("removed", "hangs")
+
+
+def test_a_worker_that_was_killed_is_missing_without_a_ping():
+    """The scheduler would try its port again and again until the ping is given up."""
+    with own_cluster(n_workers=2) as client:
+        killed, other = client.nthreads()
+        os.kill(client.run(os.getpid)[killed], signal.SIGKILL)
+        wait_until(lambda: killed not in client.nthreads(), "it has left")
+        begun = time.monotonic()
+        assert missing_workers(client, [other, killed]) == (killed,)
+        assert time.monotonic() - begun < PING_ANSWER_S / 2
+
+
+def test_without_a_scheduler_all_workers_are_missing(monkeypatch):
+    failed = Future()
+    failed.set_exception(OSError("connection closed"))
+    for answer in (failed, Future()):
+        monkeypatch.setattr(liveness, "submit_rpc", lambda *_, answer=answer: answer)
+        monkeypatch.setattr(liveness, "PING_ANSWER_S", 0.05)
+        assert missing_workers(None, ("a", "b")) == ("a", "b")
 
 
 def test_answers_count_however_late_they_are_looked_at(monkeypatch):

@@ -83,11 +83,11 @@ def test_who_is_silent_is_found_once_for_each_error(monkeypatch, placement):
     first, second, third = placement.workers
     asked = []
 
-    def silent_workers(_, workers):
+    def missing_workers(_, workers):
         asked.append(workers)
         return (second,)
 
-    monkeypatch.setattr(module, "silent_workers", silent_workers)
+    monkeypatch.setattr(module, "missing_workers", missing_workers)
     broken = ExchangeError("it broke")
     placement.note_silent(broken)
     placement.note_silent(broken)
