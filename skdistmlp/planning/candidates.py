@@ -470,9 +470,15 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return candidates with the best one first, and the others by their time.
 
     The best one is the fastest, unless one on fewer machines is nearly as fast: this
-    process counts as none.
+    process counts as none. Of candidates on the same grid, which differ only in their
+    workers, there is the fastest.
     """
-    by_time = sorted(candidates, key=lambda candidate: candidate.fit_s)
+    of_grids: dict[tuple[str, int, int], Candidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.fit_s):
+        plan = candidate.plan
+        key = plan.engine, len(plan.workers), plan.n_replicas
+        of_grids.setdefault(key, candidate)
+    by_time = list(of_grids.values())
     if not by_time:
         return []
     nearly = [c for c in by_time if c.fit_s <= (1 + MARGIN) * by_time[0].fit_s]

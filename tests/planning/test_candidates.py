@@ -557,6 +557,23 @@ def test_grids_give_each_replica_a_row_and_each_shard_a_neuron():
     assert list(grids_of(6, (4, 8, 2), ordered)) == [Grid(6)]
 
 
+@pytest.mark.parametrize("far", [(1,), (0, 2)])
+def test_each_grid_is_there_once_though_links_differ(far):
+    """On the workers with which it is fastest."""
+    slow = tuple({0, 1, 2, 3} - {*far})
+    offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, slow=slow, far=far)
+    everything = list(offer._peers())
+    plans = [(c.plan.engine, c.plan.n_workers, c.plan.n_replicas) for c in everything]
+    assert len({*plans}) < len(plans)
+    candidates = offer.candidates()
+    rows = {row.name: row for row in forecast_of(candidates).rows}
+    assert len(rows) == len(candidates)
+    for each in forecast_of(everything).rows:
+        assert rows[each.name].fit_s <= each.fit_s
+    plan = chosen_plan(candidates, offer)
+    assert f"{candidates[1].fit_s / candidates[0].fit_s:.2f}" in plan.reason
+
+
 def test_a_chosen_plan_says_why_and_what_else_there_was():
     offer = offer_of(bits_per_s=10 * GBIT)
     candidates = offer.candidates()
