@@ -15,11 +15,13 @@ import numpy as np
 from distributed import get_worker
 
 from skdistmlp.cluster._dask import result_dropped
+from skdistmlp.cluster.peers.pairs import MIN_PAIR_ROUNDS, PairRounds
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.peers.worker import open_listener, tls_of
 from skdistmlp.cluster.run.garbage import collect_until_gone
 from skdistmlp.cluster.run.task_context import own_blas_threads, task_cancellation
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.nn.types import FloatArray
 from skdistmlp.parallel.communicators import Collectives
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import consecutive_ranges
@@ -58,20 +60,23 @@ MAX_FASTER = 2
 """How often exchanges are timed again without the workers whose links are the slowest:
 for three kinds of links."""
 
-PAIR_ROUNDS = 4
-"""Others with whom each worker exchanges alone, at most. Its own link takes as long as
-with the best of them: it is taken for slow if all of them have slow ones."""
+LINKS_S = 0.5
+"""Seconds of all exchanges from which no third kind of links is looked for."""
+
+PAIRS_S = 0.1
+"""Seconds for exchanges in pairs: no round of them is begun that is expected to end
+later, but for the first `MIN_PAIR_ROUNDS`."""
 
 PAIR_BYTES = 16_000, 128_000, 512_000
 """Bytes that each of a pair sends: the largest of these of which an exchange among all
 takes no longer than `PAIR_S`, or the smallest."""
 
 PAIR_S = 4e-3
-"""See `PAIR_BYTES`. All pairs of a worker take eight times as long, if its own link is
-the slowest."""
+"""See `PAIR_BYTES`."""
 
 N_PAIR_EXCHANGES = 2
-"""Exchanges of each pair, of which the faster counts."""
+"""Exchanges of each pair, of which the faster counts; a single one if these would take
+more than `LONG_S`."""
 
 
 class ExchangeTimes(NamedTuple):
@@ -242,6 +247,7 @@ def _time_links(communicator: SocketCommunicator) -> list[ExchangeTimes]:
 
     They wait meanwhile. So the others learn what their exchanges would take.
     """
+    begun = time.perf_counter()
     members = list(range(communicator.n_ranks))
     found: list[ExchangeTimes] = []
     while communicator.rank in members:
@@ -250,6 +256,11 @@ def _time_links(communicator: SocketCommunicator) -> list[ExchangeTimes]:
         found.append(times)
         if len(members) <= 2 or len(found) > MAX_FASTER:
             break
+        if len(found) > 1:
+            taken_s = np.array([time.perf_counter() - begun])
+            # The first decides.
+            if group.broadcast(taken_s, 0)[0] > LINKS_S:
+                break
         link_s = _link_seconds(communicator, members, group, times)
         # All of them know the same numbers.
         *faster, _ = equal_links(link_s)
@@ -265,10 +276,9 @@ def _link_seconds(
     group: SocketCollectives,
     times: ExchangeTimes,
 ) -> list[float]:
-    """Return what the link of each member takes, with the best other end.
+    """Return what the link of each member takes; see `PairRounds`.
 
-    Both ends of a pair see that one of them is slow, but only the slow one sees it in
-    all of its pairs.
+    With a rate or a latency that make every exchange long, there are fewer rounds.
     """
     # Sizes are rounded, down among many workers.
     affordable = [
@@ -276,62 +286,70 @@ def _link_seconds(
         for n in PAIR_BYTES[1:]
         if n <= 1.1 * times.sizes[-1] and np.interp(n, *times) <= PAIR_S
     ]
-    n_bytes = float(max(affordable, default=PAIR_BYTES[0]))
-    # The first decides: the others may have taken a little longer.
-    n_bytes = float(group.broadcast(np.array([n_bytes]), 0)[0])
-    width, n_places = int(n_bytes) // FLOAT_BYTES, len(members)
-    own, whole = (np.zeros((1, n * width), np.float32) for n in (1, 2))
-    ranges, numbers = (consecutive_ranges([n] * 2) for n in (width, 1))
-    ends_s = np.zeros((1, 2))
-    best_s = math.inf
-    for place in partners(group.rank, n_places):
-        pair = sorted((communicator.rank, members[place]))
-        exchanges = communicator.among(pair)
-        # They begin together, however long one has waited for the other.
-        exchanges.all_gather(np.zeros((1, 1)), numbers, 0, ends_s)
-        for _ in range(N_PAIR_EXCHANGES):
-            begun = time.perf_counter()
-            exchanges.all_gather(own, ranges, 0, whole)
-            own_s = np.array([[time.perf_counter() - begun]])
-            # One that was held up before it began finds everything there already, but
-            # the other has waited for it.
-            exchanges.all_gather(own_s, numbers, 0, ends_s)
-            best_s = min(best_s, float(ends_s.max()))
-    each_s = np.empty((1, n_places))
-    group.all_gather(
-        np.array([[best_s]]), consecutive_ranges([1] * n_places), 0, each_s
-    )
-    return list(each_s[0])
+    n_bytes = max(affordable, default=PAIR_BYTES[0])
+    is_long = N_PAIR_EXCHANGES * np.interp(n_bytes, *times) > LONG_S
+    n_exchanges = 1 if is_long else N_PAIR_EXCHANGES
+    # The first decides: the others may have taken a little longer. They gather it, so
+    # that all begin the first round together.
+    n_bytes, n_exchanges = map(int, _gathered(group, [n_bytes, n_exchanges])[0])
+    own, whole = (np.zeros((1, n * n_bytes // FLOAT_BYTES), np.float32) for n in (1, 2))
+    rounds = PairRounds(len(members))
+    begun, longest_s, ended_s = time.perf_counter(), 0.0, 0.0
+    while partners := rounds.next_partners():
+        own_s = [math.inf] * n_exchanges
+        if (partner := partners[group.rank]) != group.rank:
+            pair = sorted((communicator.rank, members[partner]))
+            own_s = _pair_seconds(communicator.among(pair), own, whole, n_exchanges)
+        # They begin the next round together, too.
+        gathered = _gathered(group, [time.perf_counter() - begun, *own_s])
+        # One that was held up before it began finds everything there already, but the
+        # other has waited for it.
+        each_s = np.maximum(gathered[:, 1:], gathered[partners, 1:])
+        rounds.note(partners, each_s.min(axis=1).tolist())
+        # Of whoever is the last to end it: all know the same numbers.
+        now_s = float(gathered[:, 0].max())
+        longest_s, ended_s = max(longest_s, now_s - ended_s), now_s
+        is_late = ended_s + longest_s > PAIRS_S
+        if is_late and rounds.n_played >= MIN_PAIR_ROUNDS:
+            break
+    return rounds.link_s
 
 
-def partners(place: int, n_places: int) -> list[int]:
-    """Return with whom one of some workers exchanges in pairs, one after the other.
+def _gathered(group: SocketCollectives, numbers: Sequence[float]) -> FloatArray:
+    """Return the numbers of all: one row for each of a group, in order."""
+    n_ranks, n_numbers = group.n_ranks, len(numbers)
+    whole = np.empty((1, n_ranks * n_numbers))
+    ranges = consecutive_ranges([n_numbers] * n_ranks)
+    group.all_gather(np.array([numbers], float), ranges, 0, whole)
+    return whole.reshape(n_ranks, n_numbers)
 
-    Rounds of a tournament, in each of which everyone has another partner or, of an odd
-    number, one has none. Far apart: neighbours are often machines of one kind.
+
+def _pair_seconds(
+    exchanges: SocketCollectives, own: FloatArray, whole: FloatArray, n_exchanges: int
+) -> list[float]:
+    """Return what it takes to exchange an array with another worker.
 
     Parameters
     ----------
-    place : int
-        Which one.
-    n_places : int
-        How many there are, at least three.
+    exchanges : SocketCollectives
+        With the other one.
+    own : array of shape (1, width)
+        What is sent.
+    whole : array of shape (1, 2 * width)
+        Overwritten with what both send.
+    n_exchanges : int
+        How often.
     """
-    # The last one does not go round in the circle. There may be nobody in its place.
-    last = n_places - 1 + n_places % 2
-    n_rounds = min(last, PAIR_ROUNDS)
-    found = []
-    for number in range(n_rounds):
-        shift = number * last // n_rounds
-        if place == last:
-            # Of an odd number, half of each is another.
-            partner = shift * (last + 1) // 2 % last
-        else:
-            partner = (shift - place) % last
-            partner = last if partner == place else partner
-        if partner < n_places:
-            found.append(partner)
-    return found
+    ranges = consecutive_ranges([own.size] * 2)
+    seconds: list[float] = []
+    for number in range(n_exchanges):
+        if number:
+            # They begin together, however long one has waited for the other.
+            _gathered(exchanges, [0.0])
+        begun = time.perf_counter()
+        exchanges.all_gather(own, ranges, 0, whole)
+        seconds.append(time.perf_counter() - begun)
+    return seconds
 
 
 def _time_exchanges(communicator: Collectives) -> ExchangeTimes:

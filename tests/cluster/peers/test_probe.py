@@ -2,7 +2,8 @@
 
 import threading
 import time
-from itertools import accumulate
+from collections import Counter
+from itertools import accumulate, count
 from types import SimpleNamespace
 
 import pytest
@@ -85,37 +86,6 @@ def test_one_worker_has_nobody_to_exchange_with():
     assert run(connected(1), probe._time_links) == [[([], [])]]
 
 
-@pytest.mark.parametrize("n_places", [3, 4, 5, 6, 7, 12, 33, 100, 1001])
-def test_each_worker_exchanges_with_a_few_others_in_pairs(n_places):
-    found = [probe.partners(place, n_places) for place in range(n_places)]
-    for place, others in enumerate(found):
-        assert place not in others
-        assert len({*others}) == len(others) <= probe.PAIR_ROUNDS
-        assert len(others) >= min(n_places - 1, probe.PAIR_ROUNDS - 1)
-        assert all(place in found[other] for other in others)
-
-
-def test_pairs_wait_for_each_other_in_one_order():
-    """Or they might all wait in a circle."""
-    for n_places in range(3, 40):
-        left = [probe.partners(place, n_places) for place in range(n_places)]
-        while any(left):
-            pairs = [
-                (place, others[0])
-                for place, others in enumerate(left)
-                if others and left[others[0]][0] == place
-            ]
-            assert pairs
-            for place, _ in pairs:
-                left[place].pop(0)
-
-
-@pytest.mark.parametrize("n_slow", [1, 50])
-def test_a_fast_worker_meets_a_fast_one_though_slow_ones_are_neighbours(n_slow):
-    for place in range(n_slow, 100):
-        assert max(probe.partners(place, 100)) >= n_slow
-
-
 @pytest.mark.parametrize(
     ("link_ms", "n_tables"),
     [
@@ -151,6 +121,22 @@ def test_exchanges_are_timed_again_without_the_slowest_links(
     assert sorted(took_part) == sorted(n for n in each for _ in range(n))
 
 
+def test_a_third_kind_of_links_is_looked_for_only_while_there_is_time(monkeypatch):
+    link_s = [0.05, 1e-3, 1e-3, 0.01]
+
+    def time_exchanges(_):
+        return probe.ExchangeTimes([0.0, 1.0], [0.0, 1.0])
+
+    def link_seconds(_, members, *__):
+        return [link_s[member] for member in members]
+
+    monkeypatch.setattr(probe, "_time_exchanges", time_exchanges)
+    monkeypatch.setattr(probe, "_link_seconds", link_seconds)
+    monkeypatch.setattr(probe, "LINKS_S", 0.0)
+    found = run(connected(4), probe._time_links)
+    assert list(map(len, found)) == [1, 2, 2, 2]
+
+
 @pytest.mark.parametrize("n_ranks", [3, 4])
 def test_both_ends_of_a_slow_link_see_it_but_only_one_in_all_pairs(n_ranks):
     def throttle(communicator):
@@ -178,7 +164,8 @@ def test_both_ends_of_a_slow_link_see_it_but_only_one_in_all_pairs(n_ranks):
     assert all(found[0][rank] < 0.025 for rank in members if rank != 1)
 
 
-def test_a_worker_that_begins_late_does_not_seem_fast():
+@pytest.mark.parametrize("seconds", [1e-3, 1.0], ids=["twice", "once"])
+def test_a_worker_that_begins_late_does_not_seem_fast(seconds):
     """It finds what was sent meanwhile, but the others have waited for it."""
 
     def late(communicator):
@@ -190,7 +177,8 @@ def test_a_worker_that_begins_late_does_not_seem_fast():
 
             def all_gather(part, *others):
                 whole = gather(part, *others)
-                if part.size == 1:
+                if part.size <= 1 + probe.N_PAIR_EXCHANGES:
+                    # Before each exchange that is timed.
                     time.sleep(0.03)
                 return whole
 
@@ -201,7 +189,7 @@ def test_a_worker_that_begins_late_does_not_seem_fast():
 
     communicators = connected(3)
     late(communicators[1])
-    times = probe.ExchangeTimes([0.0, 1e5], [0.0, 1.0])
+    times = probe.ExchangeTimes([0.0, 1e5], [0.0, seconds])
 
     def link_seconds(communicator):
         group = communicator.among(range(3))
@@ -210,6 +198,58 @@ def test_a_worker_that_begins_late_does_not_seem_fast():
     first, second, last = run(communicators, link_seconds)[0]
     assert first < 0.025 < second
     assert last < 0.025
+
+
+@pytest.mark.parametrize(
+    ("round_s", "n_rounds"), [(0.0, 15), (0.012, 8), (0.03, 3), (1.0, 3)]
+)
+def test_no_round_of_pairs_is_begun_that_would_end_late(monkeypatch, round_s, n_rounds):
+    """If one of the pairs takes long, all stop after the same round."""
+    times, played = probe.ExchangeTimes([0.0, 1e5], [0.0, 1.0]), []
+
+    def link_seconds(communicator):
+        step_s = round_s / 2 if communicator.rank == 5 else 0.0
+        clocks[threading.get_ident()] = count(communicator.rank, step_s)
+        group = communicator.among(range(16))
+        return probe._link_seconds(communicator, range(16), group, times)
+
+    def pair_seconds(*_):
+        played.append(threading.get_ident())
+        next(clocks[played[-1]])
+        return [1e-3]
+
+    clocks = {}
+
+    def perf_counter():
+        return next(clocks[threading.get_ident()])
+
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=perf_counter))
+    monkeypatch.setattr(probe, "_pair_seconds", pair_seconds)
+    found = run(connected(16), link_seconds)
+    assert all(each == found[0] for each in found)
+    assert Counter(Counter(played).values()) == {n_rounds: 16}
+
+
+def test_a_pair_whose_exchanges_are_long_has_one(monkeypatch):
+    def exchanged(seconds):
+        sizes = []
+
+        def pair_seconds(_, own, whole, n_exchanges):
+            sizes.append((own.nbytes, whole.nbytes, n_exchanges))
+            return [1e-3] * n_exchanges
+
+        monkeypatch.setattr(probe, "_pair_seconds", pair_seconds)
+
+        def link_seconds(communicator):
+            group = communicator.among(range(3))
+            times = probe.ExchangeTimes([0.0, 1e4, 1e5], [0.0, seconds, seconds])
+            return probe._link_seconds(communicator, range(3), group, times)
+
+        run(connected(3), link_seconds)
+        return {*sizes}
+
+    assert exchanged(0.014) == {(16_000, 32_000, 2)}
+    assert exchanged(0.016) == {(16_000, 32_000, 1)}
 
 
 @pytest.mark.parametrize(
