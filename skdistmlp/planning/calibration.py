@@ -35,11 +35,14 @@ class FasterExchanges:
         Those that took part, by number.
     sizes, exchange_s : tuple of float
         As in `Timings`.
+    here_bits_per_s : float or None
+        See `Link`.
     """
 
     workers: tuple[int, ...]
     sizes: tuple[float, ...]
     exchange_s: tuple[float, ...]
+    here_bits_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Timings:
         steps of the first grid stand for them. What a step with more rows takes was
         computed in proportion to them, but for the optimiser.
     here_bits_per_s : float or None
-        See `Machines`.
+        See `Link`.
     faster : tuple of FasterExchanges
         Exchanges without workers that seemed to have slow links, each among some of
         those before.
@@ -133,7 +136,6 @@ def machines_of(measurement: Timings, cost: StepCost) -> Machines:
         speed([measurement.here_s]),
         tuple(of_workers[worker] for worker in range(len(of_workers))),
         _links(measurement),
-        measurement.here_bits_per_s,
     )
 
 
@@ -147,6 +149,7 @@ def _links(measurement: Timings) -> tuple[Link, ...]:
     link = Link((0.0, 1.0), (0.0, 0.0))
     if measurement.sizes:
         link = Link.of_timings(measurement.sizes, measurement.exchange_s, n_workers - 1)
+    link = replace(link, here_bits_per_s=measurement.here_bits_per_s)
     links = [link] * n_workers
     for exchanges in measurement.faster:
         faster = Link.of_timings(
@@ -154,7 +157,7 @@ def _links(measurement: Timings) -> tuple[Link, ...]:
         )
         first, *_ = equal_links([link.slowness, faster.slowness])
         if first == [1]:
-            link = faster
+            link = replace(faster, here_bits_per_s=exchanges.here_bits_per_s)
             for worker in exchanges.workers:
                 links[worker] = link
     return tuple(links)

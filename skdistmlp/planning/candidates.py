@@ -212,11 +212,21 @@ class Offer:
         """Return whether this process may allocate as many bytes."""
         return self.memory_here is None or n_bytes <= self.memory_here
 
-    def _fit_on_workers_s(self, plan: Plan, sent: int) -> float:
-        """Return the seconds of a fit besides its steps, with the bytes of its rows."""
+    def _fit_on_workers_s(self, plan: Plan, places: Sequence[int], sent: int) -> float:
+        """Return the seconds of a fit besides its steps.
+
+        Parameters
+        ----------
+        plan : Plan
+            The plan.
+        places : sequence of int
+            Its workers, by their place among all.
+        sent : int
+            Bytes of rows that are sent.
+        """
         # At the end, the parameters come here.
         collected = plan.split.n_parameters * self.cost.itemsize
-        return PEERS_FIT_S + self.machines.sent_s(sent + collected)
+        return PEERS_FIT_S + self.machines.sent_s(sent + collected, places)
 
     def plan_of_tasks(self) -> Plan:
         """Return the plan of "futures", whether or not there is room for it."""
@@ -243,17 +253,21 @@ class Offer:
             return
         # There may be fewer neurons than workers.
         n_shards = plan.n_shards
-        link = self.machines.link_among(range(n_shards))
+        places = range(n_shards)
+        link = self.machines.link_among(places)
         of_shards = _distinct(self.machines.workers[:n_shards])
         step = step_time_of_tasks(plan.split, self.cost, of_shards, link)
         if self.cost.moves_parameters:
             # To the workers, and the gradient back.
             moved = 2 * plan.split.n_parameters * self.cost.itemsize
-            travelled_s = step.travelled_s + self.machines.sent_s(moved)
+            travelled_s = step.travelled_s + self.machines.sent_s(moved, places)
             step = replace(step, travelled_s=travelled_s)
         # All features go to each worker from here, where they are fetched first.
-        times_sent = n_shards + self.on_cluster
-        fixed_s = self._fit_on_workers_s(plan, self.cost.feature_bytes * times_sent)
+        fixed_s = self._fit_on_workers_s(
+            plan, places, self.cost.feature_bytes * n_shards
+        )
+        if self.on_cluster:
+            fixed_s += self.machines.sent_s(self.cost.feature_bytes)
         n_messages = sum(
             exchange.sent.n_messages
             for exchange in exchanges_of_tasks(plan.split, self.cost)
@@ -391,7 +405,7 @@ class Offer:
         split, link = plan.split, self.machines.link_among(places)
         step = step_time(split, self.cost, plan.grid, speeds, link, plan.rows)
         sent = 0 if self.on_cluster else plan.features_held * len(places)
-        fixed_s = self._fit_on_workers_s(plan, sent)
+        fixed_s = self._fit_on_workers_s(plan, places, sent)
         _, n_messages = traffic(split, self.cost, plan.n_replicas, 0, plan.rows)
         return Candidate(
             plan,

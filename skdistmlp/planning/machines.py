@@ -76,11 +76,16 @@ class Link:
         size the last of these.
     n_others : int
         Number of the other processes in these exchanges.
+    here_bits_per_s : float or None
+        Rate at which these processes together send arrays to the one that plans, or
+        receive them, besides what Dask takes for them. None if it was not measured:
+        then as in the largest exchanges.
     """
 
     sizes: tuple[float, ...]
     seconds: tuple[float, ...]
     n_others: int = 1
+    here_bits_per_s: float | None = None
 
     @classmethod
     def of_rate(cls, bits_per_s: float, rates: Rates) -> Self:
@@ -176,15 +181,11 @@ class Machines:
     links : tuple of Link
         Of each worker, with others whose links are no slower. An exchange takes as long
         as on the slowest link of those that take part.
-    here_bits_per_s : float or None
-        Rate at which this process and the workers exchange arrays, besides what Dask
-        takes for them. None if it was not measured: then as that of the slowest link.
     """
 
     here: Speed
     workers: tuple[Speed, ...]
     links: tuple[Link, ...]
-    here_bits_per_s: float | None = None
 
     def link_among(self, places: Iterable[int]) -> Link:
         """Return the link of exchanges among some workers: the slowest of theirs.
@@ -211,11 +212,20 @@ class Machines:
             links=tuple(self.links[place] for place in places),
         )
 
-    def sent_s(self, n_bytes: float) -> float:
-        """Return the seconds for bytes that Dask sends between here and the workers."""
-        rate = self.here_bits_per_s
+    def sent_s(self, n_bytes: float, places: Iterable[int] | None = None) -> float:
+        """Return the seconds for bytes that Dask sends between here and some workers.
+
+        Parameters
+        ----------
+        n_bytes : float
+            Bytes to or from all of them together.
+        places : iterable of int, optional
+            Which workers, by their place among all; by default all.
+        """
+        link = self.link_among(range(len(self.links)) if places is None else places)
+        rate = link.here_bits_per_s
         if rate is None:
-            rate = self.link_among(range(len(self.links))).bits_per_s
+            rate = link.bits_per_s
         # A link that is not limited takes no time.
         return n_bytes * (DASK_BYTE_S + 8 / rate)
 

@@ -136,7 +136,7 @@ class _PredictionOffer:
             plan = self._plan(self._whole, taken, "rows")
             sent = bytes_sent_by_rows(self._whole, self.cost, n_workers)
             seconds = self._computed_s(self._whole, self._slowest(taken), n_rows)
-            seconds += TASKS_BY_ROWS * TASK_S + self.machines.sent_s(sent)
+            seconds += TASKS_BY_ROWS * TASK_S + self.machines.sent_s(sent, taken)
             yield _Candidate(plan, seconds, sent)
 
     def by_neurons(self) -> Iterator[_Candidate]:
@@ -150,7 +150,7 @@ class _PredictionOffer:
             sent = bytes_sent_by_neurons(split, self.cost)
             seconds = self._computed_s(split, self._slowest(taken), self.cost.n_rows)
             seconds += chained_tasks(split, self.cost) * TASK_S
-            seconds += self.machines.sent_s(sent)
+            seconds += self.machines.sent_s(sent, taken)
             yield _Candidate(plan, seconds, sent)
 
     def _counts_by_neurons(self) -> list[int]:

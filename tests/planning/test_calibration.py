@@ -107,12 +107,17 @@ def with_faster(*faster):
     sizes, slow_s = (0.0, 1.6e4, 1.28e5), (1e-3, 1e-2, 1e-1)
     found = tuple(
         FasterExchanges(
-            workers, (*sizes, 1e6), tuple(s / times for s in (*slow_s, 0.8))
+            workers,
+            (*sizes, 1e6),
+            tuple(s / times for s in (*slow_s, 0.8)),
+            times * 1e7,
         )
         for times, workers in faster
     )
     each = measurement(1.0, 1.0, 1.0, 1.0)
-    return replace(each, sizes=sizes, exchange_s=slow_s, faster=found)
+    return replace(
+        each, sizes=sizes, exchange_s=slow_s, faster=found, here_bits_per_s=1e7
+    )
 
 
 def test_workers_whose_links_are_faster_have_links_of_their_own():
@@ -120,6 +125,7 @@ def test_workers_whose_links_are_faster_have_links_of_their_own():
     assert links[0] == links[3]
     assert [link.seconds[2] for link in links] == [2e-4, 1e-1, 2e-3, 2e-4]
     assert [link.n_others for link in links] == [1, 3, 2, 1]
+    assert [link.here_bits_per_s for link in links] == [5e9, 1e7, 5e8, 5e9]
     assert len(links[1].sizes) < len(links[0].sizes)
 
 
@@ -127,6 +133,7 @@ def test_links_that_only_seemed_slow_count_as_all_others():
     """Exchanges without them take as long, but for noise."""
     links = machines_of(with_faster((1.9, (0, 2, 3))), COST).links
     assert len(set(links)) == 1
+    assert links[0].here_bits_per_s == 1e7
     # Compared with the link that counts, which is that of all.
     links = machines_of(with_faster((1.9, (0, 2, 3)), (2.1, (0, 3))), COST).links
     assert [link.n_others for link in links] == [1, 3, 3, 1]

@@ -85,6 +85,20 @@ def offer_of(
     )
 
 
+def with_rates_here(offer: Offer, *rates: float) -> Offer:
+    """Return an offer in which workers send this process so many bits per second.
+
+    The last rate is that of all others.
+    """
+    machines = offer.machines
+    each = (*rates, *(rates[-1:] * (len(machines.links) - len(rates))))
+    links = tuple(
+        replace(link, here_bits_per_s=rate)
+        for link, rate in zip(machines.links, each, strict=True)
+    )
+    return replace(offer, machines=replace(machines, links=links))
+
+
 def best(offer: Offer) -> tuple[int, int]:
     """Return number of workers, and of replicas, of the best plan."""
     plan = offer.candidates()[0].plan
@@ -100,9 +114,7 @@ def test_a_slow_link_of_this_process_keeps_rows_where_they_are():
     def best_on(rate, **others):
         sizes = {"data_bytes": 10**8, "feature_bytes": 10**8}
         offer = offer_of(sizes=sizes, **others)
-        return best(
-            replace(offer, machines=replace(offer.machines, here_bits_per_s=rate))
-        )
+        return best(with_rates_here(offer, rate))
 
     rates = 1e10, 1e8, 1e7, 1e6
     n_workers = [best_on(rate, n_workers=8, bits_per_s=10 * GBIT)[0] for rate in rates]
@@ -112,6 +124,20 @@ def test_a_slow_link_of_this_process_keeps_rows_where_they_are():
     on_cluster = {"bits_per_s": 1e7, "on_cluster": True}
     assert best_on(1e10, **on_cluster) == (0, 1)
     assert best_on(1e5, **on_cluster) == (1, 1)
+
+
+def test_rows_are_not_slowed_down_by_the_links_of_workers_that_take_no_part():
+    sizes = {"data_bytes": 10**8, "feature_bytes": 10**8}
+    offer = offer_of(n_workers=3, bits_per_s=10 * GBIT, far=(0,), sizes=sizes)
+    assert best(with_rates_here(offer, 1e6)) == (0, 1)
+    without = with_rates_here(offer, 1e6, 1e9)
+    assert best(without)[0] == 2
+    (others,) = [c for c in without.candidates() if c.plan.n_shards == 2]
+    assert others.plan.workers == without.workers[1:]
+    # The rows to each, and the parameters from both.
+    n_bytes = 2 * 10**8 + 4 * others.plan.split.n_parameters
+    sent_s = n_bytes * (DASK_BYTE_S + 8e-9)
+    assert others.fixed_s == pytest.approx(PEERS_FIT_S + sent_s)
 
 
 def test_a_huge_network_is_split_into_shards():
@@ -286,7 +312,7 @@ def test_a_step_of_tasks_that_clips_the_gradient_waits_for_its_norm():
 
 def test_lbfgs_by_tasks_sends_parameters_and_gradient_through_this_process():
     offer = replace(offer_of(), cost=StepCost.of_evaluation(200, itemsize=4))
-    slow = replace(offer, machines=replace(offer.machines, here_bits_per_s=1e8))
+    slow = with_rates_here(offer, 1e8)
     n_bytes = 2 * 4 * NetworkSplit.even(LARGE, 1).n_parameters
     more_s = futures_on(slow).step.seconds - futures_on(offer).step.seconds
     rate = offer.machines.links[0].bits_per_s

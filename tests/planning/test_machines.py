@@ -105,7 +105,25 @@ def test_bytes_to_and_from_this_process_take_what_its_own_link_takes():
     machines = reference_machines(2, 1e9)
     like_theirs = 1e6 * (DASK_BYTE_S + 8 / machines.links[0].bits_per_s)
     assert machines.sent_s(1e6) == pytest.approx(like_theirs)
-    slow = replace(machines, here_bits_per_s=1e6)
+    slow = with_rates_here(machines, 1e6, 1e6)
     assert slow.sent_s(1e6) == pytest.approx(1e6 * DASK_BYTE_S + 8)
-    local = replace(machines, here_bits_per_s=math.inf)
+    local = with_rates_here(machines, math.inf, math.inf)
     assert local.sent_s(1e6) == pytest.approx(1e6 * DASK_BYTE_S)
+
+
+def test_bytes_are_not_slowed_down_by_links_of_workers_that_take_no_part():
+    fast, slow = (Link.of_rate(rate, REFERENCE) for rate in (1e10, 1e8))
+    machines = replace(reference_machines(3), links=(fast, slow, fast))
+    machines = with_rates_here(machines, 1e9, 1e7, 1e9)
+    assert machines.sent_s(1e6, [2, 0]) == pytest.approx(1e6 * DASK_BYTE_S + 8e-3)
+    for places in ([1], [0, 1], None):
+        assert machines.sent_s(1e6, places) == pytest.approx(1e6 * DASK_BYTE_S + 0.8)
+
+
+def with_rates_here(machines, *rates):
+    """Return machines whose links to this process have these rates."""
+    links = (
+        replace(link, here_bits_per_s=rate)
+        for link, rate in zip(machines.links, rates, strict=True)
+    )
+    return replace(machines, links=tuple(links))

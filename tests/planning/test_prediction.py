@@ -131,7 +131,8 @@ def test_a_slow_worker_and_a_slow_link_count():
     assert plan_of(n_rows, machines=replace(MACHINES, workers=(equal, equal))).workers
     far = reference_machines(2, 1e7)
     assert plan_of(n_rows, machines=far).engine == "local"
-    far_from_here = replace(MACHINES, here_bits_per_s=1e7)
+    links = [replace(link, here_bits_per_s=1e7) for link in MACHINES.links]
+    far_from_here = replace(MACHINES, links=tuple(links))
     assert plan_of(n_rows, machines=far_from_here).engine == "local"
     many_threads = Speed(REFERENCE, {Grid(1): 0.4})
     here = replace(MACHINES, here=many_threads)

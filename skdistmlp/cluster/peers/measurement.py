@@ -32,7 +32,7 @@ from skdistmlp.cluster.peers.measured import (
 )
 from skdistmlp.cluster.peers.probe import MeetingError, ProbeReport
 from skdistmlp.cluster.peers.shard import Roster
-from skdistmlp.cluster.run.graph import MEASURE
+from skdistmlp.cluster.run.graph import MEASURE, Key
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import borrow_workers
 from skdistmlp.exceptions import ExchangeError
@@ -283,7 +283,7 @@ def _measure(
         with borrow_workers(client, others, deadline.check) as are_free:
             if not are_free:
                 raise HeldError("other fits hold or measure the workers")
-            reports, here_bits_per_s = _probe(client, workers, trial, grids, deadline)
+            reports, rates = _probe(client, workers, trial, grids, deadline)
         # Not at the same time: alone, this process has the machine to itself.
         here_s = trial.steps_seconds(grids[:1])[0].own
     except MeetingError as error:
@@ -293,7 +293,8 @@ def _measure(
     except Exception as error:
         # Whatever it is: the fit meets it too, or can do without.
         raise MeasurementError(f"{type(error).__name__}: {error}") from error
-    of_all, *faster = _exchanges(reports)
+    exchanges = zip(_exchanges(reports), rates, strict=True)
+    of_all, *faster = (replace(its, here_bits_per_s=rate) for its, rate in exchanges)
     return Timings(
         trial.network.layer_units,
         tuple(grids),
@@ -302,7 +303,7 @@ def _measure(
         of_all.sizes,
         of_all.exchange_s,
         tuple(trial.n_rows_timed(grids)),
-        here_bits_per_s,
+        of_all.here_bits_per_s,
         tuple(faster),
     )
 
@@ -341,10 +342,11 @@ def _probe(
     trial: Trial,
     grids: Sequence[Grid],
     deadline: _Deadline,
-) -> tuple[list[ProbeReport], float]:
+) -> tuple[list[ProbeReport], list[float]]:
     """Run a probe on every worker; return what each has measured.
 
-    And the rate of the link between them and this process: infinite on one machine,
+    And the rate of the link between them and this process, in bits per second: of all
+    workers, and of those of each of the faster exchanges. Infinite on one machine,
     where what Dask takes for the bytes is all that there is.
     """
     ranks = range(len(workers))
@@ -367,24 +369,11 @@ def _probe(
             for rank in ranks
             if trial.runs_compiled
         ]
-        sizes = () if _is_on_one_machine(client, workers) else PIECES
-        pieces = [
-            tasks.add(
-                rank,
-                f"{size:,} bytes",
-                probe.piece_of,
-                size // len(workers),
-                listening[rank],
-            )
-            for size in sizes
-            for rank in ranks
-        ]
+        is_near = _is_on_one_machine(client, workers)
+        pieces = [] if is_near else _add_pieces(tasks, ranks, listening)
         # The probes are held until they have measured.
         futures = tasks.submit([*opened, *listening, *pieces, *loading])
-        n = len(workers)
-        probes, addresses, *of_sizes = (
-            futures[start : start + n] for start in range(0, len(futures), n)
-        )
+        probes, addresses, *of_sizes = _in_parts(futures, len(workers))
         roster = Roster(_results(tasks, addresses, check), names, exchange_timeout_s())
         if loading:
             # Not before all have answered: a worker that is busy with other tasks is
@@ -399,18 +388,71 @@ def _probe(
             for rank in ranks
         ]
         reports = _results(tasks, tasks.submit(keys), check)
-        if not sizes:
-            return reports, math.inf
+        groups = [exchanges.workers for exchanges in _exchanges(reports)]
+        if is_near:
+            return reports, [math.inf] * len(groups)
         # Afterwards, when the workers are idle and send nothing else.
         _wait_for(tasks, futures, check)
-        by_size = dict(zip((0, *sizes), (addresses, *of_sizes), strict=True))
+        rates = [_rate_of(tasks, addresses, of_sizes)]
+        for group in groups[1:]:
+            # Larger pieces than among all, since there are fewer workers.
+            few = [addresses[rank] for rank in group]
+            tasks.begin()
+            futures = tasks.submit(_add_pieces(tasks, group, addresses))
+            _wait_for(tasks, futures, check)
+            rates.append(_rate_of(tasks, few, _in_parts(futures, len(group))))
+        return reports, rates
 
-        def fetched_s(n_bytes: int) -> float:
-            begun = time.perf_counter()
-            tasks.fetch(*by_size[n_bytes])
-            return time.perf_counter() - begun
 
-        return reports, rate_here(fetched_s)
+def _add_pieces(
+    tasks: Placement, ranks: Sequence[int], listening: Sequence[Any]
+) -> list[Key]:
+    """Note the tasks of workers that together send this process `PIECES`.
+
+    By size, and then by rank. Each waits for the address of its worker.
+    """
+    return [
+        tasks.add(
+            rank,
+            f"{size:,} bytes",
+            probe.piece_of,
+            size // len(ranks),
+            listening[rank],
+        )
+        for size in PIECES
+        for rank in ranks
+    ]
+
+
+def _in_parts(futures: Sequence[Future[Any]], n: int) -> list[Sequence[Future[Any]]]:
+    """Return futures in parts of this length."""
+    return [futures[start : start + n] for start in range(0, len(futures), n)]
+
+
+def _rate_of(
+    tasks: Placement,
+    addresses: Sequence[Future[Any]],
+    pieces: Sequence[Sequence[Future[Any]]],
+) -> float:
+    """Return the rate at which some workers send this process their pieces.
+
+    Parameters
+    ----------
+    tasks : Placement
+        Those of the measurement.
+    addresses : sequence of Future
+        Of the workers: a few bytes.
+    pieces : sequence of sequence of Future
+        Of the same workers, for each of `PIECES`.
+    """
+    by_size = dict(zip((0, *PIECES), (addresses, *pieces), strict=True))
+
+    def fetched_s(n_bytes: int) -> float:
+        begun = time.perf_counter()
+        tasks.fetch(*by_size[n_bytes])
+        return time.perf_counter() - begun
+
+    return rate_here(fetched_s)
 
 
 def _load_kernels(

@@ -206,6 +206,37 @@ def test_the_link_to_this_process_is_measured_unless_it_is_within_one_machine(
     assert len(fetched) == 4
 
 
+def test_the_link_to_this_process_is_measured_without_slow_workers_too(
+    client, workers, trial, monkeypatch
+):
+    """Theirs would count for plans that leave them out."""
+    rates, noted, add = iter([1e6, 5e8]), [], module.Placement.add
+
+    def rate(fetched_s):
+        assert all(fetched_s(n_bytes) > 0 for n_bytes in (0, *module.PIECES))
+        return next(rates)
+
+    def add_and_note(placement, rank, operation, function, *args):
+        if function is probe.piece_of:
+            noted.append((rank, args[0]))
+        return add(placement, rank, operation, function, *args)
+
+    monkeypatch.setattr(module, "can_connect", lambda *_: False)
+    monkeypatch.setattr(module, "rate_here", rate)
+    monkeypatch.setattr(module.Placement, "add", add_and_note)
+    with slow_link(client, workers[1]):
+        found = measure_machines(client, workers, trial, GRIDS)
+    links = machines_of(found, StepCost.of_step(50)).links
+    assert [link.here_bits_per_s for link in links] == [5e8, 1e6, 5e8]
+    assert noted == [
+        (rank, size // len(ranks))
+        for ranks in ((0, 1, 2), (0, 2))
+        for size in module.PIECES
+        for rank in ranks
+    ]
+    assert places(client) == []
+
+
 @pytest.mark.parametrize(
     ("bits_per_s", "latency_s", "largest", "within_s"),
     [

@@ -41,7 +41,8 @@ def all_of_them(slowness):
 def with_slow_process(n_workers, _):
     machines = reference_machines(n_workers, math.inf)
     slow = Speed(REFERENCE, {Grid(1): 1e3})
-    return replace(machines, here=slow, here_bits_per_s=math.inf)
+    links = [replace(link, here_bits_per_s=math.inf) for link in machines.links]
+    return replace(machines, here=slow, links=tuple(links))
 
 
 @pytest.fixture
