@@ -109,7 +109,12 @@ def open_futures_network(
         placement.note_silent(error)
         raise
     finally:
-        placement.close()
+        try:
+            placement.close()
+        except KeyboardInterrupt:
+            # It may have released only a part.
+            placement.close()
+            raise
 
 
 class ClientLeader:
