@@ -1,6 +1,7 @@
 """What training asks of one shard that computes in place, around its operations."""
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -51,10 +52,16 @@ class CommunicatorLeader:
     ----------
     communicator : Communicator
         This shard's end of the exchange.
+
+    Attributes
+    ----------
+    alone_s : float
+        See `Leader`; 0 at the other ranks.
     """
 
     def __init__(self, communicator: Communicator) -> None:
         self._communicator = communicator
+        self.alone_s = 0.0
 
     @property
     def is_here(self) -> bool:
@@ -65,6 +72,15 @@ class CommunicatorLeader:
         """Return the value that rank 0 passed."""
         array = np.array([value], float)
         return float(self._communicator.broadcast(array, Label.DECISION)[0])
+
+    def computes(self, function: Callable[[], float]) -> float:
+        """Return what a function returns at rank 0, which alone calls it."""
+        value = 0.0
+        if self.is_here:
+            begun = time.monotonic()
+            value = function()
+            self.alone_s += time.monotonic() - begun
+        return self.decides(value)
 
 
 class LocalOutputs:

@@ -8,7 +8,7 @@ Everything else that training asks for is a small object that holds the operatio
 `OpenNetwork` lists them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -72,7 +72,15 @@ class Outputs(Protocol[Logits]):
 
 
 class Leader(Protocol):
-    """Where discrete decisions are made: processors may differ in the last bit."""
+    """Where discrete decisions are made: processors may differ in the last bit.
+
+    Attributes
+    ----------
+    alone_s : float
+        Seconds that it has computed alone, while the other processes waited for it.
+    """
+
+    alone_s: float
 
     @property
     def is_here(self) -> bool:
@@ -80,6 +88,9 @@ class Leader(Protocol):
 
     def decides(self, value: float) -> float:
         """Return the value that the leader passed."""
+
+    def computes(self, function: Callable[[], float]) -> float:
+        """Return what a function returns, which only the leader calls."""
 
 
 class EpochLoss(Protocol):

@@ -187,10 +187,9 @@ def _validate(
 ) -> tuple[float, float | None]:
     """Return score and mean loss of the held-out rows."""
     outputs = predict_blocks(network, validation.blocks)
-    leads = network.leader.is_here
     # A score of the user's own is asked for once, not on every shard.
-    score = network.leader.decides(validation.score(outputs) if leads else 0.0)
-    if validation.loss is None:
+    score = network.leader.computes(lambda: validation.score(outputs))
+    if (loss_of := validation.loss) is None:
         return score, None
-    loss = validation.loss(network.network.output_head, outputs) if leads else 0.0
-    return score, network.leader.decides(loss)
+    head = network.network.output_head
+    return score, network.leader.computes(lambda: loss_of(head, outputs))

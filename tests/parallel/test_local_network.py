@@ -69,6 +69,15 @@ def test_only_one_shard_leads_and_its_decision_counts():
     assert on_shards(3, work) == [(True, 1.0), (False, 1.0), (False, 1.0)]
 
 
+def test_only_the_shard_that_leads_computes_for_all():
+    def work(network, problem):
+        called = []
+        value = network.leader.computes(lambda: called.append(1) or 0.5)
+        return value, len(called), network.leader.alone_s > 0
+
+    assert on_shards(2, work) == [(0.5, 1, True), (0.5, 0, False)]
+
+
 def test_an_objective_starts_from_the_parameters_of_all_shards():
     def work(network, problem):
         assert_array_equal(network.objective.parameters(), problem.initial.parameters)

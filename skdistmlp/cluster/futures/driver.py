@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self
@@ -121,10 +121,15 @@ class ClientLeader:
     """The client alone decides."""
 
     is_here = True
+    alone_s = 0.0
 
     def decides(self, value: float) -> float:
         """Return `value`."""
         return value
+
+    def computes(self, function: Callable[[], float]) -> float:
+        """Return what a function returns."""
+        return function()
 
 
 class FuturesOutputs:

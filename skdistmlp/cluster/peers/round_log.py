@@ -33,8 +33,9 @@ class RoundLog:
         """Say how a round went, from the reports of all shards."""
         first = reports[0]
         shares = [r.exchanging_s / max(r.training_s, 1e-9) for r in reports]
-        # The slowest waits least: the others wait for it in their exchanges.
-        slowest = shares.index(min(shares))
+        # The others wait for it in their exchanges. Not what one computes for all.
+        computed_s = [report.computed_s for report in reports]
+        slowest = computed_s.index(max(computed_s))
         LOG.info(
             "round %d: %s%.2f s, %.0f%% of it exchanging, slowest %s",
             number,

@@ -53,12 +53,21 @@ class Report:
         The shard's state, once training has ended.
     training_s, exchanging_s : float
         Duration of this round in seconds, and the part of it spent in exchanges.
+    alone_s : float
+        The part in which this shard computed while the others waited for it in an
+        exchange: for the score of an epoch.
     """
 
     progress: Progress | LbfgsProgress | None
     state: TrainingState | None
     training_s: float
     exchanging_s: float
+    alone_s: float = 0.0
+
+    @property
+    def computed_s(self) -> float:
+        """The part in which it computed what every shard does in each step."""
+        return self.training_s - self.exchanging_s - self.alone_s
 
 
 class ShardCopy(NamedTuple):
@@ -352,6 +361,7 @@ class PeerShard:
         assert leader is not None
         assert communicator is not None
         started_at, exchanged_s = time.monotonic(), communicator.exchanging_s
+        alone_s = leader.alone_s
 
         def is_round_over(state: TrainingState) -> bool:
             self._progress = state.progress
@@ -369,6 +379,7 @@ class PeerShard:
             state if ended else None,
             time.monotonic() - started_at,
             communicator.exchanging_s - exchanged_s,
+            leader.alone_s - alone_s,
         )
         if ended:
             self.close()

@@ -41,6 +41,12 @@ def test_samples_of_a_round_are_counted_from_the_one_before(caplog):
     ]
 
 
+def test_a_shard_that_scores_for_all_is_not_the_slowest(caplog):
+    reports = [Report(NOTHING, None, 2.0, 0.1, 1.0), Report(NOTHING, None, 2.0, 0.9)]
+    (line,) = lines_of(caplog, None, reports)
+    assert line.endswith("slowest shard 1 on tcp://b:2")
+
+
 def test_a_round_without_an_epoch_has_no_loss_and_no_speed(caplog):
     reports = [Report(NOTHING, None, 0.0, 0.0)] * 2
     (line,) = lines_of(caplog, None, reports)

@@ -3,6 +3,7 @@
 import gc
 import pickle
 import socket
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,6 +24,7 @@ from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.local_network import open_local_network
 from skdistmlp.parallel.shard import join_states
 from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.training.hold_out import LastRows
 from skdistmlp.training.job import EpochTraining, TrainingJob
 from skdistmlp.training.loop import EpochOptions
 from skdistmlp.training.progress import Outcome, Progress
@@ -45,7 +47,7 @@ def sent(monkeypatch):
     return messages
 
 
-def job_on(n_shards, max_epochs=N_EPOCHS):
+def job_on(n_shards, max_epochs=N_EPOCHS, hold_out=None):
     schedule = LearningRateSchedule("constant", 0.01, 0.5)
     return TrainingJob(
         Network(dense_layers(UNITS, "tanh"), "identity", alpha=1e-4),
@@ -58,7 +60,8 @@ def job_on(n_shards, max_epochs=N_EPOCHS):
                 shuffle=True,
                 tol=0.0,
                 n_iter_no_change=np.inf,
-            )
+            ),
+            hold_out,
         ),
         TrainingState(None, np.random.RandomState(0), Progress(schedule, 0.01)),
         Sgd(momentum=0.9),
@@ -133,6 +136,27 @@ def test_shards_train_in_rounds_to_the_result_of_one_process(n_shards, round_s):
         assert report.progress.n_iter == N_EPOCHS
         assert report.progress.loss_curve == reports[0].progress.loss_curve
         assert 0 <= report.exchanging_s <= report.training_s
+
+
+SCORE_S = 0.5
+
+
+def slow_score(*_):
+    time.sleep(SCORE_S)
+    return 0.5
+
+
+def test_the_first_shard_reports_for_how_long_it_scored_alone():
+    """The others wait for it: it is nothing that each shard computes."""
+    with Fit(2, hold_out=LastRows(10, slow_score, False, False)) as fit:
+        first, second = fit.round(0)
+    assert SCORE_S <= first.alone_s < first.training_s
+    assert second.alone_s == 0.0
+    assert second.exchanging_s >= SCORE_S
+    for report in (first, second):
+        parts_s = report.computed_s + report.exchanging_s + report.alone_s
+        assert parts_s == pytest.approx(report.training_s)
+    assert first.computed_s < SCORE_S
 
 
 def test_shards_announce_each_round_and_that_they_have_met(sent):
