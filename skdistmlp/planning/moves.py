@@ -1,18 +1,21 @@
 """Whether a fit should move to another plan before it ends: only if that pays."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.candidates import MARGIN, Offer, forecast_of
+from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.machines import Speed
 from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.step_time import computations_s, step_time
 
 SLOW = 1.5
-"""How many times as long as the others a shard computes, without its exchanges, from
-which its worker counts as slow: a plan gives each what takes all the same time."""
+"""How many times as long as the others a worker computes, for as much of the network
+and the rows and without its exchanges, from which it counts as slow."""
 
 PAYS = 2.0
 """By how much more than it costs a move has to save: what is predicted may be wrong,
@@ -35,25 +38,46 @@ class Move:
     why: str
 
 
-def slowness(computed_s: Sequence[float]) -> dict[int, float]:
-    """Return the processes that are slow, and how many times as long they compute.
+def slowness(
+    plan: Plan, cost: StepCost, computed_s: Sequence[float]
+) -> dict[str, float]:
+    """Return the workers that are slow, and how many times as long they compute.
+
+    For what they have of the network and the rows: on a plan that gives a slow worker
+    less than the others, it computes as long as they do, and is as slow as before.
 
     Parameters
     ----------
+    plan : Plan
+        Where the fit is.
+    cost : StepCost
+        What its steps cost.
     computed_s : sequence of float
-        Seconds for which each has computed, without its exchanges, in the same steps.
+        Seconds for which each process has computed in the same steps, without its
+        exchanges.
 
     Returns
     -------
-    dict of int to float
-        By rank, the seconds over the median of the others, if above `SLOW`.
+    dict of str to float
+        By address, the seconds for equal parts over the median of the others, if above
+        `SLOW`.
     """
+    for_equal_s = _for_equal_parts(plan, cost, computed_s)
     found = {}
-    for rank, seconds in enumerate(computed_s):
-        usual_s = _median_of_others(computed_s, rank)
+    for rank, seconds in enumerate(for_equal_s):
+        usual_s = _median_of_others(for_equal_s, rank)
         if 0 < SLOW * usual_s < seconds:
-            found[rank] = seconds / usual_s
+            found[plan.workers[rank]] = seconds / usual_s
     return found
+
+
+def _for_equal_parts(
+    plan: Plan, cost: StepCost, seconds: Sequence[float]
+) -> list[float]:
+    """Return the seconds of each process over what equal ones would take there."""
+    speeds = [Speed(REFERENCE)] * plan.n_workers
+    expected_s = computations_s(plan.split, cost, plan.grid, speeds, plan.rows)
+    return [s / expected for s, expected in zip(seconds, expected_s, strict=True)]
 
 
 def _median_of_others(seconds: Sequence[float], rank: int) -> float:
@@ -62,7 +86,7 @@ def _median_of_others(seconds: Sequence[float], rank: int) -> float:
     return median(others) if others else 0.0
 
 
-def as_slow_as_seen(offer: Offer, plan: Plan, computed_s: Sequence[float]) -> Offer:
+def as_slow_as_seen(offer: Offer, plan: Plan, seen: Mapping[str, float]) -> Offer:
     """Return an offer in which workers are as slow as they were while they trained.
 
     What is measured are a few steps, of which the fastest count. That misses whatever
@@ -75,22 +99,23 @@ def as_slow_as_seen(offer: Offer, plan: Plan, computed_s: Sequence[float]) -> Of
         What was measured, with the workers of the plan among its own.
     plan : Plan
         Where the fit is.
-    computed_s : sequence of float
-        As for `slowness`, of each process of the plan.
+    seen : mapping of str to float
+        Those of its workers that are slow; see `slowness`.
     """
     speeds = dict(zip(offer.workers, offer.machines.workers, strict=True))
-    expected_s = computations_s(
+    measured_s = computations_s(
         plan.split,
         offer.cost,
         plan.grid,
         [speeds[worker] for worker in plan.workers],
         plan.rows,
     )
-    for rank, times in slowness(computed_s).items():
+    for_equal_s = _for_equal_parts(plan, offer.cost, measured_s)
+    for worker, times in seen.items():
+        rank = plan.workers.index(worker)
         # What was measured of it stays: it may be slow in the trials too.
-        as_measured = expected_s[rank] / _median_of_others(expected_s, rank)
+        as_measured = for_equal_s[rank] / _median_of_others(for_equal_s, rank)
         more = max(1.0, times / as_measured)
-        worker = plan.workers[rank]
         corrections = speeds[worker].corrections or {Grid(1): 1.0}
         speeds[worker] = replace(
             speeds[worker],

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.moves import (
     PAYS,
@@ -81,21 +82,49 @@ def test_a_slow_worker_is_replaced_by_a_spare_one():
     assert move.plan.fixed == (2, None)
 
 
-def test_a_slow_process_computes_longer_than_the_others():
-    assert slowness([9.0]) == {}
-    assert slowness([6.0, 8.0]) == {}
-    assert slowness([5.0, 10.0]) == {1: 2.0}
-    assert slowness([4.0, 12.0, 4.0]) == {1: 3.0}
-    # As a clock may show it.
-    assert slowness([0.0, 1.0]) == {}
+@pytest.mark.parametrize(
+    ("computed_s", "expected"),
+    [
+        ([9.0], {}),
+        ([6.0, 8.0], {}),
+        ([5.0, 10.0], {1: 2.0}),
+        ([4.0, 12.0, 4.0], {1: 3.0}),
+        # As a clock may show it.
+        ([0.0, 1.0], {}),
+    ],
+)
+def test_a_slow_worker_computes_longer_than_the_others(computed_s, expected):
+    offer = offer_to(3)
+    n_workers = len(computed_s)
+    plan = plan_on(offer, n_workers, split=NetworkSplit.even(LARGE, n_workers))
+    slow = slowness(plan, offer.cost, computed_s)
+    # Three shards cannot have as many neurons as each other.
+    expected = {plan.workers[rank]: times for rank, times in expected.items()}
+    assert slow == pytest.approx(expected, rel=0.01)
+
+
+def test_a_worker_that_has_less_of_the_network_is_as_slow_as_before():
+    """It computes as long as the others; and those that have more are not slow."""
+    offer = offer_to(2)
+    second = offer.workers[1]
+    fewer = plan_on(offer, 2, split=NetworkSplit.by_shares(LARGE, [2, 1]))
+    slow = slowness(fewer, offer.cost, [1.0, 1.0])
+    assert slow == {second: pytest.approx(2.0, rel=0.1)}
+    assert slowness(fewer, offer.cost, [2.0, 1.0]) == {}
+    seen = as_slow_as_seen(offer, fewer, slow)
+    found = [speed.correction(fewer.grid) for speed in seen.machines.workers]
+    assert found == pytest.approx([1.0, slow[second]])
+    # Trials find both as fast as each other.
+    assert move_that_pays(fewer, seen, 1.0, cost_s=0.0) is None
+    assert move_that_pays(fewer, offer, 1.0, cost_s=0.0) is not None
 
 
 def test_a_worker_that_trials_find_fast_is_as_slow_as_it_was_in_training():
     offer = replace(offer_to(3), n_workers=2)
     plan = plan_on(offer, 2, fixed=(2, None))
     assert move_that_pays(plan, offer, 1.0, cost_s=1.0) is None
-    assert as_slow_as_seen(offer, plan, [4.0, 5.0]) == offer
-    seen = as_slow_as_seen(offer, plan, [4.0, 12.0])
+    assert as_slow_as_seen(offer, plan, {}) == offer
+    seen = as_slow_as_seen(offer, plan, {plan.workers[1]: 3.0})
     found = [speed.correction(plan.grid) for speed in seen.machines.workers]
     assert found == pytest.approx([1.0, 3.0, 1.0])
     move = move_that_pays(plan, seen, 1.0, cost_s=1.0)
@@ -107,7 +136,7 @@ def test_a_worker_that_is_slow_in_trials_too_counts_as_slow_once():
     plan = plan_on(offer, 2)
     before = [speed.correction(plan.grid) for speed in offer.machines.workers]
     for times in (2.0, before[1] / before[0]):
-        seen = as_slow_as_seen(offer, plan, [1.0, times])
+        seen = as_slow_as_seen(offer, plan, {plan.workers[1]: times})
         found = [speed.correction(plan.grid) for speed in seen.machines.workers]
         assert found == pytest.approx(before)
 

@@ -250,7 +250,6 @@ def test_of_equally_fast_workers_those_with_faster_links_are_taken():
         machines,
         here=Speed(REFERENCE, {Grid(1): 10.0}),
         links=slow + machines.links[1:],
-        here_bits_per_s=1e10,
     )
     plan = plan_of(5000, workers=workers, machines=machines)
     n_taken = len(plan.workers)

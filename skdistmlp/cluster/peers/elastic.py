@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 from distributed import Client
 
@@ -27,6 +29,7 @@ from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.moves import (
     PAYS,
+    SLOW,
     as_slow_as_seen,
     move_that_pays,
     slowness,
@@ -47,9 +50,10 @@ FIRST_MEASURING_S = 1.0
 class Elastic:
     """Says after a round whether the fit should move, from its first run to its last.
 
-    It cannot go back and forth: a move has to save twice what it costs, the time until
-    workers are measured again doubles each time, whether or not the fit moves, and a
-    worker that it has left since it was slow stays left.
+    It does not go back and forth: a move has to save twice what it costs, the time
+    until workers are measured again doubles each time, whether or not the fit moves, a
+    worker that is slow in training counts as slow, whatever trials find, and one that
+    the fit has left for that stays left, unless it takes the place of a lost one.
 
     Parameters
     ----------
@@ -74,18 +78,32 @@ class Elastic:
         self._measuring_s = FIRST_MEASURING_S
         self._wait_s = MOVE_LOOK_S
         self._next_look_at = time.monotonic() + self._wait_s
-        # Workers outside of the plan that were prepared, and that were measured since
-        # the fit came to its plan.
-        self._prepared: set[str] = set()
+        # Workers outside of the plan that were asked to prepare, and their answers.
+        self._prepared: dict[str, Future[Any]] = {}
+        # Those that were measured since the fit came to its plan.
         self._measured: set[str] = set()
+        # Slow workers, as two rounds in a row have shown them: one may be an accident.
+        # On the plans that follow, too. See `slowness`.
+        self._slow: dict[str, float] = {}
+        # Those of the last round on this plan; None before there was one.
+        self._slow_in_last: dict[str, float] | None = None
+        # Those for which the present plan was made.
+        self._planned_for: dict[str, float] = {}
         # Those that the fit has left since they were slow. Whether they still are, only
         # training would show: see `as_slow_as_seen`.
         self._left_as_slow: set[str] = set()
+        # The plan to which the fit is to move, and who was slow then. Kept apart until
+        # the fit is there: the move may be refused.
+        self._chosen: tuple[Plan, dict[str, float]] | None = None
         self._plan: Plan | None = None
         self._n_steps = 0
 
     def begin(self, plan: Plan, progress: Progress | None) -> None:
         """Note on which plan the fit goes on, and from where."""
+        if self._chosen is not None and _are_same(self._chosen[0], plan):
+            _, self._planned_for = self._chosen
+            self._left_as_slow |= {*self._planned_for} - {*plan.workers}
+        self._chosen, self._slow_in_last = None, None
         self._plan = plan
         self._n_steps = 0 if progress is None else progress.n_steps
         self._measured.clear()
@@ -106,7 +124,10 @@ class Elastic:
         n_steps = progress.n_steps - self._n_steps
         self._n_steps = progress.n_steps
         now = time.monotonic()
-        if n_steps <= 0 or now < self._next_look_at:
+        if n_steps <= 0:
+            return None
+        self._note_slow([report.computed_s for report in reports])
+        if now < self._next_look_at:
             return None
         self._next_look_at = now + MOVE_LOOK_S
         step_s = reports[0].training_s / n_steps
@@ -123,17 +144,38 @@ class Elastic:
         if n_workers is not None and n_workers > self._plan.n_workers + len(spare):
             # The fit has lost some, and nobody has come in their place.
             return None
-        computed_s = [report.training_s - report.exchanging_s for report in reports]
-        if not slowness(computed_s) and {*spare} <= self._measured:
+        is_news = any(
+            times > SLOW * self._planned_for.get(worker, 1.0)
+            for worker, times in self._seen.items()
+        )
+        if not is_news and {*spare} <= self._measured:
             return None
-        if new := {*spare} - self._prepared:
+        if new := {*spare} - self._prepared.keys():
             # They import this package and load what is compiled while the next round is
             # trained. Not waited for.
-            run_on_workers(self._client, new, prepare, self._trial)
-            self._prepared |= new
+            self._prepared |= run_on_workers(self._client, new, prepare, self._trial)
             self._next_look_at = now
             return None
-        return self._move(spare, length, step_s, placing_s, computed_s)
+        return self._move(spare, length, step_s, placing_s)
+
+    def _note_slow(self, computed_s: Sequence[float]) -> None:
+        """Note which workers a round has shown to be slow, or not to be any more."""
+        assert self._plan is not None
+        now, before = slowness(self._plan, self._cost, computed_s), self._slow_in_last
+        self._slow_in_last = now
+        if before is None:
+            return
+        for worker in self._plan.workers:
+            if worker in now and worker in before:
+                self._slow[worker] = min(now[worker], before[worker])
+            elif worker not in now and worker not in before:
+                self._slow.pop(worker, None)
+
+    @property
+    def _seen(self) -> dict[str, float]:
+        """Those workers of the plan that are slow; see `slowness`."""
+        assert self._plan is not None
+        return {w: s for w, s in self._slow.items() if w in self._plan.workers}
 
     def _move(
         self,
@@ -141,7 +183,6 @@ class Elastic:
         length: FitLength,
         step_s: float,
         placing_s: float,
-        computed_s: Sequence[float],
     ) -> Departure | None:
         """Measure, and return the move that pays; None if none does."""
         plan = self._plan
@@ -160,17 +201,17 @@ class Elastic:
             self._measuring_s = ended - begun
             self._wait_s *= 2
             self._next_look_at = ended + self._wait_s
-        offer = as_slow_as_seen(offer, plan, computed_s)
+        offer = as_slow_as_seen(offer, plan, self._seen)
         move = move_that_pays(plan, offer, step_s, placing_s + self._measuring_s)
         if move is None:
             return None
+        self._chosen = move.plan, self._seen
         left = tuple(w for w in plan.workers if w not in move.plan.workers)
-        slow = {plan.workers[rank] for rank in slowness(computed_s)}
-        self._left_as_slow |= slow.intersection(left)
         return Departure("moved", left, move.why, move.plan)
 
     def move_refused(self) -> None:
         """Measure workers again at the next look: they may be free by then."""
+        self._chosen = None
         self._measured.clear()
 
     def _offer(self, workers: tuple[str, ...], length: FitLength) -> Offer:
@@ -180,8 +221,14 @@ class Elastic:
         memory = worker_memory(self._client, workers)
         units = self._trial.network.layer_units
         grids = corners(len(workers), units, self._cost.n_rows)
-        # Those that are spare have loaded compiled code when they were prepared.
-        check_room_for_trial(self._cost, self._trial, grids, memory, have_loaded=memory)
+        # Those of the plan have loaded compiled code, and spare ones if they have been
+        # prepared by now.
+        have_loaded = {
+            its for its in workers if its in held or _has_succeeded(self._prepared[its])
+        }
+        check_room_for_trial(
+            self._cost, self._trial, grids, memory, have_loaded=have_loaded
+        )
         timings = measure_again(self._client, workers, held, self._trial, grids)
         n_workers, n_replicas = self._plan.fixed
         return Offer(
@@ -197,6 +244,20 @@ class Elastic:
             n_replicas=n_replicas,
             on_cluster=self._on_cluster,
         )
+
+
+def _are_same(chosen: Plan, plan: Plan) -> bool:
+    """Say whether a plan is the one that was chosen, whatever it recovered from."""
+    return (chosen.workers, chosen.split, chosen.grid) == (
+        plan.workers,
+        plan.split,
+        plan.grid,
+    )
+
+
+def _has_succeeded(answer: Future[Any]) -> bool:
+    """Say whether a call has returned."""
+    return answer.done() and not answer.cancelled() and answer.exception() is None
 
 
 def without_plan(

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from types import SimpleNamespace
@@ -17,7 +18,9 @@ from skdistmlp.cluster.peers import elastic as module
 from skdistmlp.cluster.peers.elastic import Elastic, without_plan
 from skdistmlp.cluster.peers.measured import HeldError
 from skdistmlp.cluster.peers.recovery import _look_for_move
+from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.planning import moves
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
@@ -44,14 +47,20 @@ def machines(n_workers, slow=()):
     return Machines(speeds[0], speeds, (link,) * n_workers)
 
 
-def report(training_s=1.0, exchanging_s=0.0, n_steps=5, n_iter=1):
+def report(training_s=1.0, exchanging_s=0.0, n_steps=5, n_iter=1, alone_s=0.0):
     progress = Progress(None, 0.01, n_iter=n_iter, n_steps=n_steps)
-    return SimpleNamespace(
-        training_s=training_s, exchanging_s=exchanging_s, progress=progress
-    )
+    return Report(progress, None, training_s, exchanging_s, alone_s)
 
 
 # Whether to look, and whether to move.
+
+
+def prepared(_client, workers, *_):
+    """Return the answers of workers that are prepared at once."""
+    answers = {worker: Future() for worker in workers}
+    for answer in answers.values():
+        answer.set_result(None)
+    return answers
 
 
 @pytest.fixture
@@ -65,7 +74,7 @@ def spare(monkeypatch):
 
     monkeypatch.setattr(module, "MOVE_LOOK_S", 0.0)
     monkeypatch.setattr(module, "workers_of", lambda _: (WORKERS[0], *others))
-    monkeypatch.setattr(module, "run_on_workers", lambda *_: {})
+    monkeypatch.setattr(module, "run_on_workers", prepared)
     monkeypatch.setattr(module, "worker_memory", lambda *_: {})
     monkeypatch.setattr(module, "measure_again", measure)
     monkeypatch.setattr(
@@ -241,6 +250,89 @@ def test_a_fit_does_not_come_back_to_a_worker_that_was_slow(spare):
     assert all(slow not in workers for workers, _ in spare.measured)
 
 
+def slow_second(n, times=2.0):
+    """Return the reports of a round in which the second worker computes longer."""
+    return [report(1000.0, 1000.0 - 900.0 / times, 5 * n), report(1000.0, 100.0, 5 * n)]
+
+
+def test_a_single_slow_round_is_no_reason_to_measure(spare):
+    elastic = elastic_on(2)
+    for n, times in enumerate((2.0, 1.0, 2.0, 1.0), start=1):
+        assert elastic.look(slow_second(n, times), 0.1) is None
+    assert spare.measured == []
+    elastic.look(slow_second(5), 0.1)
+    elastic.look(slow_second(6), 0.1)
+    assert spare.measured
+
+
+def test_what_the_first_computes_for_all_does_not_make_it_slow(spare):
+    elastic = elastic_on(2)
+    for n in range(1, 5):
+        scores = report(1000.0, 0.0, 5 * n, alone_s=600.0)
+        assert elastic.look([scores, report(1000.0, 600.0, 5 * n)], 0.1) is None
+    assert spare.measured == []
+
+
+def test_a_fit_does_not_go_back_to_a_plan_on_which_a_worker_was_slow(
+    spare, monkeypatch
+):
+    """It is given less then, and computes as long as the other. Trials find it fast."""
+    monkeypatch.setattr(moves, "REFERENCE", SLOW_MACHINES)
+    elastic = elastic_on(2, fixed=(2, None))
+    before = elastic._plan
+    assert elastic.look(slow_second(1), 0.1) is None
+    moved = elastic.look(slow_second(2), 0.1)
+    assert (moved.kind, moved.workers) == ("moved", ())
+    assert {*moved.plan.workers} == {*before.workers}
+    assert moved.plan.split != before.split
+    elastic.begin(moved.plan, slow_second(2)[0].progress)
+    spare.measured.clear()
+    equal = [[report(1000.0, 0.0, 5 * n)] * 2 for n in range(3, 10)]
+    assert [elastic.look(pair, 0.1) for pair in equal[:3]] == [None] * 3
+    # It knows that already.
+    assert spare.measured == []
+    # Nor when workers are measured for another reason.
+    elastic._planned_for.clear()
+    assert [elastic.look(pair, 0.1) for pair in equal[3:]] == [None] * 4
+    assert spare.measured
+
+
+def test_a_worker_is_not_left_before_the_fit_has_moved(spare):
+    slow, third = WORKERS[1], "tcp://c:1"
+    spare.others += [slow, third]
+    elastic = elastic_on(2, fixed=(2, None))
+    assert elastic.look(slow_second(1, 10.0), 0.1) is None
+    assert elastic.look(slow_second(2, 10.0), 0.1).workers == (slow,)
+    elastic.move_refused()
+    elastic.begin(elastic._plan, slow_second(2)[0].progress)
+    assert elastic._left_as_slow == set()
+    assert elastic.look(slow_second(3, 10.0), 0.1).workers == (slow,)
+    elastic.begin(elastic._chosen[0], slow_second(3)[0].progress)
+    assert elastic._left_as_slow == {slow}
+
+
+@pytest.mark.parametrize("ends", ["done", "failed", "never"])
+def test_room_for_compiled_code_counts_until_it_is_loaded(spare, monkeypatch, ends):
+    def prepare(_client, workers, *_):
+        answers = prepared(None, workers if ends == "done" else ())
+        for worker in {*workers} - answers.keys():
+            answers[worker] = Future()
+            if ends == "failed":
+                answers[worker].set_exception(OSError("connection closed"))
+        return answers
+
+    loaded = []
+    monkeypatch.setattr(module, "run_on_workers", prepare)
+    monkeypatch.setattr(
+        module,
+        "check_room_for_trial",
+        lambda *_, have_loaded: loaded.append(have_loaded),
+    )
+    spare.others.append(WORKERS[1])
+    rounds(elastic_on(), 2, **SLOW_ROUND)
+    assert loaded == [ends == "done"]
+
+
 def test_steps_before_a_loss_do_not_count(spare):
     elastic = elastic_on()
     elastic.begin(elastic._plan, Progress(None, 0.01, n_steps=100))
@@ -380,8 +472,9 @@ def test_a_slow_worker_is_replaced_where_the_number_is_fixed(
         client.run(load)
         # Until a worker is slow, three equal ones are measured once, in vain.
         in_round(monkeypatch, 4, lambda workers: elastic_fits.add(workers[1]))
-        slow = {1: 3.0}
-        monkeypatch.setattr(module, "slowness", lambda _: slow if elastic_fits else {})
+        monkeypatch.setattr(
+            module, "slowness", lambda *_: dict.fromkeys(elastic_fits, 3.0)
+        )
         clf = DistributedMLPClassifier(**PARAMETERS, n_workers=2, client=client)
         bounded(clf.fit, *data)
         other = DistributedMLPClassifier(**PARAMETERS, n_workers=1, client=client)
