@@ -50,7 +50,11 @@ def lost_among(
     processes: Mapping[str, Process],
     error: WorkerLostError | ExchangeError,
 ) -> tuple[str, ...]:
-    """Return the workers that have left, that an error names, or that hang."""
+    """Return the workers that have left or that an error names.
+
+    Without any, those that did not answer when the exchange failed. Beside one that is
+    lost, they are not given up: they may hang for a moment, and are pinged again.
+    """
     present = processes_of(client)
     lost = {worker for worker in plan.workers if worker not in present}
     lost |= {w for w in plan.workers if present.get(w) != processes.get(w)}
