@@ -158,19 +158,19 @@ def open_engine(
                 _note_unreachable(error, engine.plan, client)
             raise
         if outline is not None:
-            _note_miss(engine.plan, outline, client)
+            _note_steps(engine.plan, outline, client)
 
 
-def _note_miss(plan: Plan, outline: FitOutline, client: Any) -> None:
+def _note_steps(plan: Plan, outline: FitOutline, client: Any) -> None:
     """Have a job measured again if steps do not take what was expected."""
-    if plan.forecast is None or plan.forecast.missed_s == 0.0:
+    if plan.forecast is None or plan.forecast.step_s is None:
         return
-    from skdistmlp.cluster.peers.measured import note_miss
+    from skdistmlp.cluster.peers.measured import note_steps
 
     units, missed_s = outline.layer_units, plan.forecast.missed_s
     # The fit has ended well, whether or not the scheduler still answers.
     with suppress(Exception):
-        note_miss(client, plan.workers, outline.trial, units, missed_s)
+        note_steps(client, plan.workers, outline.trial, units, missed_s)
 
 
 def _note_unreachable(error: ExchangeError, plan: Plan, client: Any) -> None:

@@ -47,9 +47,9 @@ _MACHINES: OrderedDict[tuple[str, Members, tuple[int, ...]], Machines] = Ordered
 _MISSED_S: OrderedDict[
     tuple[str, tuple[str, ...], tuple[object, ...], tuple[int, ...]], float
 ] = OrderedDict()
-"""Seconds by which jobs have missed what was expected since they were measured, by
-scheduler, workers that have trained, job and network, what was added to last at the
-end."""
+"""Seconds of fits whose steps have missed what was expected, one after the other, since
+their job was measured: by scheduler, workers that have trained, job and network, what
+was added to last at the end."""
 
 
 class MeasurementError(ClusterError):
@@ -116,6 +116,11 @@ def keep_timings(
     """Keep what was measured of workers for a job."""
     scheduler, members = _who_is_there(client, workers)
     with _TABLES:
+        for of_fits in list(_MISSED_S):
+            of_scheduler, have_trained, of_job, _ = of_fits
+            is_same = (of_scheduler, of_job) == (scheduler, trial.key)
+            if is_same and {*have_trained} <= {*workers}:
+                del _MISSED_S[of_fits]
         key = scheduler, members, trial.key, tuple(grids)
         _TIMINGS[key] = found
         _TIMINGS.move_to_end(key)
@@ -206,7 +211,7 @@ def unreachable_before(client: Client, workers: tuple[str, ...]) -> str | None:
     return None
 
 
-def note_miss(
+def note_steps(
     client: Client,
     workers: tuple[str, ...],
     trial: Trial,
@@ -215,8 +220,9 @@ def note_miss(
 ) -> None:
     """Have a job measured again once its steps have missed what was expected for long.
 
-    Of one fit, or of many short ones together. What is known of other networks, workers
-    and clusters stays, and so does who cannot be measured.
+    Of one fit, or of many short ones together, without one in between that has met it.
+    What is known of other networks, workers and clusters stays, and so does who cannot
+    be measured.
 
     Parameters
     ----------
@@ -230,8 +236,13 @@ def note_miss(
     layer_units : tuple of int
         Of its network.
     missed_s : float
-        Seconds of a fit's steps; see `Forecast.missed_s`.
+        Seconds of a fit's steps, 0 if they took what was expected; see
+        `Forecast.missed_s`.
     """
+    with _TABLES:
+        # Then the scheduler need not be asked for its id.
+        if missed_s == 0 and not _MISSED_S:
+            return
     scheduler = scheduler_id(client)
     tables: list[tuple[OrderedDict[Any, Any], object]] = [
         (_TIMINGS, trial.key),
@@ -241,6 +252,8 @@ def note_miss(
     of_fits = scheduler, tuple(sorted(workers)), trial.key, layer_units
     with _TABLES:
         total_s = _MISSED_S.pop(of_fits, 0.0) + missed_s
+        if missed_s == 0:
+            return
         if total_s < MISS_FROM_S:
             _MISSED_S[of_fits] = total_s
             while len(_MISSED_S) > MAX_KEPT:

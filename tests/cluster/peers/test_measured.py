@@ -19,7 +19,7 @@ from skdistmlp.cluster.peers.measured import (
     known_machines,
     measured_before,
     note_failure,
-    note_miss,
+    note_steps,
     note_unreachable,
     unreachable_before,
 )
@@ -110,7 +110,7 @@ def test_a_scheduler_that_hangs_holds_up_no_fit_on_another_cluster(
         (known_machines, workers, (4, 9, 1)),
         (note_unreachable, workers, ""),
         (unreachable_before, workers),
-        (note_miss, workers, trial, (4, 9, 1), 9.0),
+        (note_steps, workers, trial, (4, 9, 1), 9.0),
     ]:
         hangs = in_thread(ask, other, *args)
         try:
@@ -246,7 +246,7 @@ def test_a_job_is_measured_again_after_two_seconds_of_misses(
         keep_machines(client, workers, units, reference_machines(3))
 
     def miss(missed_s, taken=workers[:2]):
-        note_miss(client, taken, trial, units, missed_s)
+        note_steps(client, taken, trial, units, missed_s)
 
     for _ in range(2):
         keep()
@@ -260,8 +260,8 @@ def test_a_job_is_measured_again_after_two_seconds_of_misses(
     keep()
     miss(1.9)
     miss(1.9, workers[1:])
-    note_miss(client, workers[:2], trial, (4, 8, 1), 1.9)
-    note_miss(client, workers[:2], replace(trial, n_rows=7), units, 1.9)
+    note_steps(client, workers[:2], trial, (4, 8, 1), 1.9)
+    note_steps(client, workers[:2], replace(trial, n_rows=7), units, 1.9)
     assert measured_before(client, workers, trial, GRIDS)
     assert len(measured._MISSED_S) == 4
     forget_machines()
@@ -270,10 +270,38 @@ def test_a_job_is_measured_again_after_two_seconds_of_misses(
     assert measured_before(client, workers, trial, GRIDS)
 
 
+def test_only_misses_since_the_last_hit_or_measurement_count(client, workers, trial):
+    units = 4, 9, 1
+    taken = workers[:2]
+
+    def end_a_fit(missed_s, taken=taken):
+        note_steps(client, taken, trial, units, missed_s)
+
+    keep_timings(client, workers, trial, GRIDS, "measured")
+    end_a_fit(1.9)
+    end_a_fit(0.0, workers[1:])
+    assert list(measured._MISSED_S.values()) == [1.9]
+    end_a_fit(0.0)
+    end_a_fit(1.9)
+    assert measured_before(client, workers, trial, GRIDS)
+    # On other workers, or of another job, it says nothing of these.
+    keep_timings(client, workers[1:], trial, GRIDS, "measured")
+    keep_timings(client, workers, replace(trial, n_rows=7), GRIDS, "measured")
+    assert list(measured._MISSED_S.values()) == [1.9]
+    keep_timings(client, workers, trial, GRIDS, "again")
+    assert not measured._MISSED_S
+    end_a_fit(1.9)
+    assert measured_before(client, workers, trial, GRIDS)
+
+
+def test_a_hit_asks_no_scheduler_if_nothing_has_missed(trial):
+    note_steps(None, ("tcp://a:1",), trial, (4, 9, 1), 0.0)
+
+
 def test_few_misses_are_kept(client, workers, trial, monkeypatch):
     monkeypatch.setattr(measured, "MAX_KEPT", 2)
     for n_rows in 1, 2, 1, 3:
-        note_miss(client, workers, replace(trial, n_rows=n_rows), (4, 9, 1), 0.1)
+        note_steps(client, workers, replace(trial, n_rows=n_rows), (4, 9, 1), 0.1)
     assert list(measured._MISSED_S.values()) == [0.2, 0.1]
 
 
