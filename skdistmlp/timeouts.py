@@ -101,9 +101,9 @@ MOVE_LOOK_S = 15.0
 measured, this doubles until the end of the fit."""
 
 PING_ANSWER_S = 2.0
-"""For workers to answer a ping before an error names those that did not, or to take
-note that they should ignore Ctrl-C. A busy worker answers too, unless its task holds
-the GIL."""
+"""For workers to answer a ping before an error names those that did not, to take note
+that they should ignore Ctrl-C, or to say what memory they have. A busy worker answers
+too, unless its task holds the GIL."""
 
 QUEUE_FIRST_POLL_S = 0.01
 """Until a queued fit first asks whether its workers are free. Each further interval is

@@ -43,7 +43,6 @@ NOT_TIMEOUTS = {
     "elastic.py: FIRST_MEASURING_S",
     "rates.py: DASK_BYTE_S",
     "rates.py: SCIPY_PARAMETER_S",
-    "loaded.py: HEARTBEAT_S",
     "measured.py: MISS_FROM_S",
     "auto.py: MEASURED_FROM_S",
     "trial.py: TIMED_S",

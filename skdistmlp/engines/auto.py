@@ -9,7 +9,6 @@ from typing import Any
 from skdistmlp.engines.default_plan import MEMORY_ASKED_FROM_BYTES
 from skdistmlp.engines.engine import EngineRequest, out_of_reach
 from skdistmlp.exceptions import ClusterError, what_happened
-from skdistmlp.nn import compiled
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
@@ -211,8 +210,6 @@ def fastest_plan(
         If nothing could be measured, or a copy of the network has no room somewhere,
         and nothing is known of these workers.
     """
-    from skdistmlp.cluster.client.workers import worker_memory
-    from skdistmlp.cluster.peers.loaded import note_loaded, room_for
     from skdistmlp.cluster.peers.measured import (
         MeasurementError,
         UnreachableError,
@@ -228,18 +225,15 @@ def fastest_plan(
     cost, layer_units, trial = outline.cost, outline.layer_units, outline.trial
     # Before anything is measured: what that takes is given back a little later, but for
     # the compiled code that it loads, for which the plan leaves room.
-    room = room_for(trial, client, worker_memory(client, workers))
-    room_here = _room_here(trial)
+    memory = _memory_in_fit(outline, workers, client)
+    memory_here = _memory_here(trial)
     grids = outline.grids_timed(len(workers))
     note = ""
     try:
         measurement = measured_before(client, workers, trial, grids)
         if measurement is None:
-            check_room_for_trial(
-                cost, trial, grids, room.now, have_loaded=room.have_loaded
-            )
+            check_room_for_trial(cost, trial, grids, memory)
             measurement = measure_machines(client, workers, trial, grids)
-            note_loaded(trial, client, room)
     except UnreachableError as error:
         if not request.may_do_without_peers:
             raise
@@ -254,7 +248,7 @@ def fastest_plan(
     else:
         machines = machines_of(measurement, outline.cost_of_trial)
         keep_machines(client, workers, layer_units, machines)
-    offer = _offer(request, outline, workers, machines, room.in_fit, room_here)
+    offer = _offer(request, outline, workers, machines, memory, memory_here)
     plan = _plan_by(offer, request, outline, client)
     return None if plan is None else replace(plan, reason=plan.reason + note)
 
@@ -424,12 +418,23 @@ def plan_without_peers(
     return _on_free_workers(plan, request, outline, offer, client)
 
 
-def _room_here(trial: Trial) -> int:
+def _memory_in_fit(
+    outline: FitOutline, workers: tuple[str, ...], client: Any
+) -> Mapping[str, WorkerMemory]:
+    """Return the memory of workers once they have loaded the compiled code of a fit."""
+    from skdistmlp.cluster.client.workers import worker_memory
+    from skdistmlp.cluster.peers.loaded import room_for
+
+    needed = bytes_allocated_here(outline.layer_units, outline.cost, on_cluster=True)
+    memory = worker_memory(client, workers)
+    return room_for(outline.trial, client, memory, needed)
+
+
+def _memory_here(trial: Trial) -> int:
     """Return the bytes that this process may allocate besides compiled code."""
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
-    will_load = trial.runs_compiled and not compiled.is_loaded()
-    return available_memory() - (compiled.LOADED_BYTES if will_load else 0)
+    return available_memory() - trial.bytes_to_load
 
 
 def _offer_at_present(
@@ -440,12 +445,9 @@ def _offer_at_present(
     machines: Machines,
 ) -> Offer:
     """Return what there is to choose from, with the memory that is free now."""
-    from skdistmlp.cluster.client.workers import worker_memory
-    from skdistmlp.cluster.peers.loaded import room_for
-
-    room = room_for(outline.trial, client, worker_memory(client, workers))
-    room_here = _room_here(outline.trial)
-    return _offer(request, outline, workers, machines, room.in_fit, room_here)
+    memory = _memory_in_fit(outline, workers, client)
+    memory_here = _memory_here(outline.trial)
+    return _offer(request, outline, workers, machines, memory, memory_here)
 
 
 def _offer(

@@ -67,11 +67,14 @@ def default_plan(
     if request.engine == "futures":
         return first
     share = rows_memory_share()
-    is_small = max(first.bytes_needed, default=0) < MEMORY_ASKED_FROM_BYTES
-    if is_small and share >= float(SETTINGS["rows.memory-share"].default):
+    # If there is room for the first, it is the plan.
+    needed = max(first.bytes_needed, default=0)
+    if needed < MEMORY_ASKED_FROM_BYTES and share >= float(
+        SETTINGS["rows.memory-share"].default
+    ):
         return first
-    room = room_for(trial, client, worker_memory(client, workers))
-    return plan_that_fits(numbers, plan_with, room.in_fit, share)
+    memory = room_for(trial, client, worker_memory(client, workers), needed)
+    return plan_that_fits(numbers, plan_with, memory, share)
 
 
 def suitable_workers(
@@ -120,9 +123,10 @@ def suitable_workers(
     plans = [first]
     if request.engine != "futures":
         plans = plans_by_preference(numbers, plan_with)
-    room = room_for(trial, client, worker_memory(client, workers))
+    needed = max(first.bytes_needed)
+    memory = room_for(trial, client, worker_memory(client, workers), needed)
     return workers_to_choose_from(
-        plans, workers, n_workers, room.in_fit, rows_memory_share()
+        plans, workers, n_workers, memory, rows_memory_share()
     )
 
 

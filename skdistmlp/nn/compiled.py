@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,14 @@ def compiled(kernel: Kernel, n_parameters: int) -> Kernel | None:
     return _compiled.get(kernel)
 
 
-def is_loaded() -> bool:
-    """Return whether this process has loaded any kernel, or tried to."""
-    return bool(_compiled)
+def bytes_to_load() -> int:
+    """Return the memory that compiled code will take here, beyond what it takes now.
+
+    0 once this process has loaded any kernel, or tried to, and without numba.
+    """
+    if _compiled or find_spec("numba") is None:
+        return 0
+    return LOADED_BYTES
 
 
 @contextmanager

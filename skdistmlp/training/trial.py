@@ -211,6 +211,11 @@ class Trial:
         with compiled.uncounted(loads=True):
             tiny._operations(Grid(1), tiny.n_rows).step()
 
+    @property
+    def bytes_to_load(self) -> int:
+        """Bytes that the compiled code will take in this process, and does not yet."""
+        return compiled.bytes_to_load() if self.runs_compiled else 0
+
     def steps_seconds(
         self, grids: Sequence[Grid], goes_on: GoesOn = alone, waits_s: float = 0.0
     ) -> list[StepSeconds]:

@@ -3,7 +3,6 @@
 import re
 import socket
 import time
-from collections import OrderedDict
 from dataclasses import replace
 
 import dask
@@ -341,8 +340,15 @@ def test_workers_without_room_for_what_is_timed_do_not_time_it(
 @pytest.fixture
 def long_fit(monkeypatch):
     """Return the outline of a fit for which each process loads compiled code."""
-    monkeypatch.setattr(loaded, "_LOADED", OrderedDict())
     monkeypatch.setattr(compiled, "_compiled", {})
+    # Workers answer what is true of this process, and that they take nothing else.
+    monkeypatch.setattr(
+        loaded,
+        "answers_in_time",
+        lambda _client, asked, *_: dict.fromkeys(
+            asked, (1.0, compiled.bytes_to_load())
+        ),
+    )
     outline = FitOutline.of(job_of("adam"), dataset_of("adam"))
     return replace(outline, trial=replace(outline.trial, runs_compiled=True))
 
@@ -362,13 +368,11 @@ def test_a_plan_leaves_room_for_compiled_code(client, measures, monkeypatch, lon
         return find_plan(request, long_fit, workers, client).workers
 
     assert workers_by(auto.fastest_plan) == workers[1:2]
-    # They have loaded it, as the scheduler will know a moment later.
-    assert workers_by(auto.fastest_plan) == workers[1:2]
-    monkeypatch.setattr(loaded, "HEARTBEAT_S", -1.0)
-    assert workers_by(auto.fastest_plan) == workers[:1]
-    # None has, and none is measured.
-    loaded._LOADED.clear()
     assert workers_by(auto.plan_by_known_machines) == workers[1:2]
+    # They have loaded it, whoever had them do so.
+    monkeypatch.setattr(compiled, "_compiled", {compiled.adam: None})
+    assert workers_by(auto.fastest_plan) == workers[:1]
+    assert workers_by(auto.plan_by_known_machines) == workers[:1]
 
 
 def test_this_process_needs_room_for_compiled_code_too(
@@ -388,33 +392,17 @@ def test_this_process_needs_room_for_compiled_code_too(
     assert plan.engine == "local"
 
 
-def test_workers_that_have_loaded_compiled_code_are_measured_again_in_little_room(
+def test_workers_that_have_loaded_compiled_code_are_measured_in_little_room(
     client, measures, monkeypatch, long_fit
 ):
     workers = tuple(client.nthreads())
     request = EngineRequest(client, None, 0, "auto", only_plans=True)
-    limit = compiled.LOADED_BYTES + 10**6
-    taken = [0]
-
-    def memory(*_):
-        return dict.fromkeys(workers, WorkerMemory(limit, taken=taken[0]))
-
-    monkeypatch.setattr(client_workers, "worker_memory", memory)
-    assert auto.fastest_plan(request, long_fit, workers, client)
-    taken[0] = compiled.LOADED_BYTES
-    measured = []
-    measure = cluster_measurement.measure_machines
-    monkeypatch.setattr(
-        cluster_measurement,
-        "measure_machines",
-        lambda *args: measured.append(1) or measure(*args),
-    )
-    assert auto.fastest_plan(request, long_fit, workers, client)
-    assert measured
-    loaded._LOADED.clear()
-    forget_machines()
+    memory = dict.fromkeys(workers, WorkerMemory(compiled.LOADED_BYTES))
+    monkeypatch.setattr(client_workers, "worker_memory", lambda *_: memory)
     with pytest.raises(MeasurementError, match="steps that are timed take"):
         auto.fastest_plan(request, long_fit, workers, client)
+    monkeypatch.setattr(compiled, "_compiled", {compiled.adam: None})
+    assert auto.fastest_plan(request, long_fit, workers, client)
 
 
 def test_below_the_threshold_nothing_is_looked_at(measures):

@@ -144,6 +144,16 @@ def test_numbers_that_are_not_counted_load_nothing_by_their_number(loads, monkey
     assert compiled._updates == 0
 
 
+def test_compiled_code_takes_memory_until_it_is_loaded(monkeypatch):
+    assert compiled.bytes_to_load() == compiled.LOADED_BYTES
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "numba", None)
+        assert compiled.bytes_to_load() == 0
+    monkeypatch.setattr(compiled, "_compile", lambda kernel: kernel)
+    compiled.load(compiled.adam)
+    assert compiled.bytes_to_load() == 0
+
+
 def test_other_threads_go_on_counting():
     with compiled.uncounted(loads=False):
         bounded(compiled.compiled, compiled.adam, 40)

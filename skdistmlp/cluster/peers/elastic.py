@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -17,6 +17,7 @@ from distributed import Client
 
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.workers import worker_memory, workers_of
+from skdistmlp.cluster.peers.loaded import room_for
 from skdistmlp.cluster.peers.measured import HeldError, MeasurementError
 from skdistmlp.cluster.peers.measurement import check_room_for_trial, measure_again
 from skdistmlp.cluster.peers.probe import prepare
@@ -24,7 +25,7 @@ from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.calibration import corners, machines_of
-from skdistmlp.planning.candidates import FitLength, Offer
+from skdistmlp.planning.candidates import FitLength, Offer, bytes_allocated_here
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.moves import (
@@ -218,17 +219,15 @@ class Elastic:
         """Return what there is to choose from, as measured now."""
         assert self._plan is not None
         held = self._plan.workers
-        memory = worker_memory(self._client, workers)
+        memory = room_for(
+            self._trial,
+            self._client,
+            worker_memory(self._client, workers),
+            bytes_allocated_here(self._units, self._cost, on_cluster=True),
+        )
         units = self._trial.network.layer_units
         grids = corners(len(workers), units, self._cost.n_rows)
-        # Those of the plan have loaded compiled code, and spare ones if they have been
-        # prepared by now.
-        have_loaded = {
-            its for its in workers if its in held or _has_succeeded(self._prepared[its])
-        }
-        check_room_for_trial(
-            self._cost, self._trial, grids, memory, have_loaded=have_loaded
-        )
+        check_room_for_trial(self._cost, self._trial, grids, memory)
         timings = measure_again(self._client, workers, held, self._trial, grids)
         n_workers, n_replicas = self._plan.fixed
         return Offer(
@@ -255,13 +254,8 @@ def _are_same(chosen: Plan, plan: Plan) -> bool:
     )
 
 
-def _has_succeeded(answer: Future[Any]) -> bool:
-    """Say whether a call has returned."""
-    return answer.done() and not answer.cancelled() and answer.exception() is None
-
-
 def without_plan(
-    memory: dict[str, WorkerMemory], plan: Plan
+    memory: Mapping[str, WorkerMemory], plan: Plan
 ) -> dict[str, WorkerMemory]:
     """Return the memory of workers when those of a plan have given up what it holds."""
     # Without copies, which there may be none of: a plan that does not fit after all

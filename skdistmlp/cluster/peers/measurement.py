@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median_low
@@ -36,7 +36,6 @@ from skdistmlp.cluster.run.graph import MEASURE, Key
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import borrow_workers
 from skdistmlp.exceptions import ExchangeError
-from skdistmlp.nn import compiled
 from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
@@ -202,13 +201,10 @@ def check_room_for_trial(
     trial: Trial,
     grids: Sequence[Grid],
     memory: Mapping[str, WorkerMemory],
-    *,
-    have_loaded: Container[str] = (),
 ) -> None:
     """Raise `MeasurementError` unless each process has room for the steps it times.
 
     One of them is of the whole network, whatever share a process would have in the fit.
-    Where compiled code is loaded for them, it needs room too.
 
     Parameters
     ----------
@@ -220,30 +216,21 @@ def check_room_for_trial(
         Grids of which steps are timed; the first is a single process, and the only one
         that this process times.
     memory : mapping of str to WorkerMemory
-        Of each worker that has a limit.
-    have_loaded : container of str
-        Workers that have loaded compiled code already, which their memory shows.
+        Of each worker that has a limit, once it has loaded the compiled code of the
+        fit: see `room_for`.
     """
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
     needed = [_bytes_of_trial(cost, trial, grid) for grid in grids]
-    here = needed[0] + _bytes_to_load(trial, compiled.is_loaded())
-    free = []
-    for worker, its in memory.items():
-        of_worker = max(needed) + _bytes_to_load(trial, worker in have_loaded)
-        free.append((worker, of_worker, its.free))
-    free.append(("this process", here, max(0, available_memory())))
+    memory_here = max(0, available_memory() - trial.bytes_to_load)
+    free = [(worker, max(needed), its.free) for worker, its in memory.items()]
+    free.append(("this process", needed[0], memory_here))
     for where, n_needed, n_bytes in free:
         if n_needed > n_bytes:
             raise MeasurementError(
                 f"steps that are timed take {n_needed:,} bytes, and {where} has "
                 f"{n_bytes:,}"
             )
-
-
-def _bytes_to_load(trial: Trial, has_loaded: bool) -> int:
-    """Return the bytes of the compiled code that a process loads for a trial."""
-    return compiled.LOADED_BYTES if trial.runs_compiled and not has_loaded else 0
 
 
 def _bytes_of_trial(cost: StepCost, trial: Trial, grid: Grid) -> int:

@@ -13,14 +13,16 @@ from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.peers import driver
+from skdistmlp.cluster.peers import driver, loaded
 from skdistmlp.cluster.peers import elastic as module
 from skdistmlp.cluster.peers.elastic import Elastic, without_plan
-from skdistmlp.cluster.peers.measured import HeldError
+from skdistmlp.cluster.peers.measured import HeldError, MeasurementError
 from skdistmlp.cluster.peers.recovery import _look_for_move
 from skdistmlp.cluster.peers.shard import Report
+from skdistmlp.nn.compiled import LOADED_BYTES
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning import moves
+from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
@@ -311,26 +313,28 @@ def test_a_worker_is_not_left_before_the_fit_has_moved(spare):
     assert elastic._left_as_slow == {slow}
 
 
-@pytest.mark.parametrize("ends", ["done", "failed", "never"])
-def test_room_for_compiled_code_counts_until_it_is_loaded(spare, monkeypatch, ends):
-    def prepare(_client, workers, *_):
-        answers = prepared(None, workers if ends == "done" else ())
-        for worker in {*workers} - answers.keys():
-            answers[worker] = Future()
-            if ends == "failed":
-                answers[worker].set_exception(OSError("connection closed"))
-        return answers
-
-    loaded = []
-    monkeypatch.setattr(module, "run_on_workers", prepare)
+@pytest.mark.parametrize("has_loaded", [True, False])
+def test_a_worker_needs_room_for_compiled_code_that_it_has_not_loaded(
+    spare, monkeypatch, has_loaded
+):
+    """To be measured, and to train."""
+    memory = dict.fromkeys(WORKERS, WorkerMemory(LOADED_BYTES))
+    taken = {WORKERS[0]: 0, WORKERS[1]: 0 if has_loaded else LOADED_BYTES - 10**6}
+    monkeypatch.setattr(module, "worker_memory", lambda *_: memory)
     monkeypatch.setattr(
-        module,
-        "check_room_for_trial",
-        lambda *_, have_loaded: loaded.append(have_loaded),
+        loaded,
+        "answers_in_time",
+        lambda _client, asked, *_: {worker: (1.0, taken[worker]) for worker in asked},
     )
     spare.others.append(WORKERS[1])
-    rounds(elastic_on(), 2, **SLOW_ROUND)
-    assert loaded == [{*WORKERS[: 2 if ends == "done" else 1]}]
+    elastic = elastic_on()
+    elastic._trial = replace(elastic._trial, runs_compiled=True)
+    offer = elastic._offer(WORKERS, FitLength(1, 1))
+    assert [its.taken for its in offer.memory.values()] == [*taken.values()]
+    taken[WORKERS[1]] += 10**6
+    if not has_loaded:
+        with pytest.raises(MeasurementError, match="tcp://b:1 has 0"):
+            elastic._offer(WORKERS, FitLength(1, 1))
 
 
 def test_steps_before_a_loss_do_not_count(spare):
