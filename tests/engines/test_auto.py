@@ -42,6 +42,7 @@ from skdistmlp.parallel.split import count_parameters
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.forecast import Forecast
 from skdistmlp.planning.machines import reference_machines
 from skdistmlp.planning.memory import WorkerMemory
 from tests.cluster.run.test_reservation import choices, forget_choices
@@ -488,6 +489,15 @@ def test_a_short_fit_uses_its_own_timings_after_a_miss_of_another_job(
     monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
     assert plan_of(client, batch_size=10).forecast is not None
     assert plan_of(client).forecast is None
+
+
+def test_a_fit_that_takes_what_was_expected_makes_up_for_misses_before(
+    client, measures, monkeypatch
+):
+    for missed_s, kept in (1.9, [1.9]), (0.0, []):
+        monkeypatch.setattr(Forecast, "missed_s", missed_s)
+        classifier(client).fit(X, Y)
+        assert list(measured_machines._MISSED_S.values()) == kept
 
 
 def test_fits_whose_workers_are_held_use_what_is_known(client, monkeypatch):
