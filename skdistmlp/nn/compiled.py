@@ -33,8 +33,11 @@ _updates = 0
 _compiled: dict[Kernel, Kernel | None] = {}
 """What `load` has compiled; None where there is no numba."""
 
-_loads_now: ContextVar[bool | None] = ContextVar("loads_now", default=None)
-"""Inside `uncounted`, whether a kernel is loaded when it is asked for; None outside."""
+_uncounted: ContextVar[tuple[bool, set[Kernel]] | None] = ContextVar(
+    "uncounted", default=None
+)
+"""Inside `uncounted`, whether a kernel is loaded when it is asked for, and those that
+were asked for; None outside."""
 
 
 def compiled(kernel: Kernel, n_parameters: int) -> Kernel | None:
@@ -49,9 +52,11 @@ def compiled(kernel: Kernel, n_parameters: int) -> Kernel | None:
         goes through; counted for the whole process, but not inside `uncounted`.
     """
     global _updates
+    if (within := _uncounted.get()) is not None:
+        loads, asked_for = within
+        asked_for.add(kernel)
     if kernel not in _compiled:
-        loads = _loads_now.get()
-        if loads is None:
+        if within is None:
             _updates += n_parameters
             loads = _updates > UPDATES_BEFORE_LOADING
         if loads:
@@ -70,7 +75,7 @@ def bytes_to_load() -> int:
 
 
 @contextmanager
-def uncounted(*, loads: bool) -> Iterator[None]:
+def uncounted(*, loads: bool) -> Iterator[set[Kernel]]:
     """Count nothing in this thread while the context lasts: for steps that are timed.
 
     Otherwise numba might be loaded in the middle of one of them.
@@ -79,12 +84,18 @@ def uncounted(*, loads: bool) -> Iterator[None]:
     ----------
     loads : bool
         Whether each kernel is loaded when it is asked for; otherwise none is.
+
+    Yields
+    ------
+    set of Kernel
+        Those that this thread asks for, as soon as it does.
     """
-    token = _loads_now.set(loads)
+    asked_for: set[Kernel] = set()
+    token = _uncounted.set((loads, asked_for))
     try:
-        yield
+        yield asked_for
     finally:
-        _loads_now.reset(token)
+        _uncounted.reset(token)
 
 
 def load(kernel: Kernel) -> None:

@@ -111,8 +111,9 @@ class Trial:
     targets : ndarray of shape (n_samples, n_outputs)
         Targets of a few rows.
     runs_compiled : bool
-        Whether the fit updates enough parameters for numba to be loaded: then it is
-        loaded before steps are timed, as nearly all those of the fit run compiled.
+        Whether the steps of the fit ask for compiled code, which those of some
+        optimisers do not, and update enough parameters for numba to be loaded: then it
+        is loaded before steps are timed, as nearly all those of the fit run compiled.
     updated : Network or None
         The network of the job, if `network` is narrower. The optimiser is timed on more
         of its parameters: see `network_updated`.
@@ -154,7 +155,7 @@ class Trial:
             # Some losses have several outputs for each target.
             narrows_outputs=targets.shape[1] == whole.layer_units[-1],
         )
-        return cls(
+        trial = cls(
             network,
             job.dtype,
             job.rule,
@@ -162,9 +163,11 @@ class Trial:
             n_rows,
             dataset.nnz_per_row,
             targets[:, : network.layer_units[-1]],
-            n_updates > compiled.UPDATES_BEFORE_LOADING,
-            None if job.rule is None or network == whole else whole,
+            updated=None if job.rule is None or network == whole else whole,
         )
+        if n_updates <= compiled.UPDATES_BEFORE_LOADING:
+            return trial
+        return replace(trial, runs_compiled=bool(trial._ask_for_kernels(loads=False)))
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -199,8 +202,22 @@ class Trial:
         `steps_seconds` would load it too, but later: it takes about a second in a
         process that has not loaded numba before.
         """
-        if not self.runs_compiled:
-            return
+        if self.runs_compiled:
+            self._ask_for_kernels(loads=True)
+
+    @property
+    def bytes_to_load(self) -> int:
+        """Bytes that the compiled code will take in this process, and does not yet."""
+        return compiled.bytes_to_load() if self.runs_compiled else 0
+
+    def _ask_for_kernels(self, *, loads: bool) -> set[compiled.Kernel]:
+        """Return the kernels that a step asks for.
+
+        Parameters
+        ----------
+        loads : bool
+            Whether they are loaded.
+        """
         # With the same layers and optimiser, it asks for the same code.
         tiny = replace(
             self,
@@ -208,13 +225,9 @@ class Trial:
             n_rows=len(self.targets),
             updated=None,
         )
-        with compiled.uncounted(loads=True):
+        with compiled.uncounted(loads=loads) as asked_for:
             tiny._operations(Grid(1), tiny.n_rows).step()
-
-    @property
-    def bytes_to_load(self) -> int:
-        """Bytes that the compiled code will take in this process, and does not yet."""
-        return compiled.bytes_to_load() if self.runs_compiled else 0
+        return asked_for
 
     def steps_seconds(
         self, grids: Sequence[Grid], goes_on: GoesOn = alone, waits_s: float = 0.0

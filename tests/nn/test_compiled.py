@@ -144,6 +144,17 @@ def test_numbers_that_are_not_counted_load_nothing_by_their_number(loads, monkey
     assert compiled._updates == 0
 
 
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_kernels_that_are_asked_for_are_noted_once_loaded_too(is_loaded, monkeypatch):
+    monkeypatch.setattr(
+        compiled, "_compiled", dict.fromkeys([compiled.adam] * is_loaded)
+    )
+    with compiled.uncounted(loads=False) as asked_for:
+        assert asked_for == set()
+        compiled.compiled(compiled.adam, 1)
+        assert asked_for == {compiled.adam}
+
+
 def test_compiled_code_takes_memory_until_it_is_loaded(monkeypatch):
     assert compiled.bytes_to_load() == compiled.LOADED_BYTES
     with monkeypatch.context() as patched:

@@ -352,6 +352,30 @@ def test_only_a_fit_of_many_updates_runs_compiled(monkeypatch):
     assert Trial.of(*arguments, 11).runs_compiled
 
 
+@pytest.mark.parametrize(
+    ("job", "network", "runs_compiled"),
+    [
+        (job_of("adam"), {}, True),
+        (replace(job_of("adam"), rule=Sgd()), {}, False),
+        (replace(job_of("adam"), rule=Sgd()), {"max_grad_norm": 1.0}, True),
+        (lbfgs_job(), {}, False),
+        (lbfgs_job(), {"layers": dense_layers(LAYER_UNITS, "gelu")}, True),
+    ],
+)
+def test_only_a_fit_that_asks_for_compiled_code_runs_it(
+    job, network, runs_compiled, loaded
+):
+    network = replace(job.network, **network)
+    job = replace(job, network=network, dtype=np.dtype(np.float32))
+    trial = Trial.of(job, dataset_of("adam"), 50, 1e12)
+    assert trial.runs_compiled is runs_compiled
+    assert (trial.bytes_to_load > 0) is runs_compiled
+    assert (loaded, compiled._updates) == ([], 0)
+    trial.load_kernels()
+    assert bool(loaded) is runs_compiled
+    assert trial.bytes_to_load == 0
+
+
 def test_all_begin_to_time_steps_at_the_same_time():
     """Whoever has taken longer to load and to allocate holds up no step."""
     events = []
