@@ -100,8 +100,11 @@ def as_slow_as_seen(offer: Offer, plan: Plan, seen: Mapping[str, float]) -> Offe
     plan : Plan
         Where the fit is.
     seen : mapping of str to float
-        Those of its workers that are slow; see `slowness`.
+        Those of its workers that are slow; see `slowness`. On a plan of one worker
+        there is nothing to compare it with, so it counts as measured.
     """
+    if plan.n_workers == 1:
+        return offer
     speeds = dict(zip(offer.workers, offer.machines.workers, strict=True))
     measured_s = computations_s(
         plan.split,

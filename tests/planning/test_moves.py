@@ -131,6 +131,13 @@ def test_a_worker_that_trials_find_fast_is_as_slow_as_it_was_in_training():
     assert set(move.plan.workers) == {offer.workers[0], offer.workers[2]}
 
 
+def test_a_worker_that_is_alone_is_as_slow_as_measured():
+    """The others, than which it was slower, may be lost."""
+    offer = offer_to(2, slow=(0,))
+    plan = plan_on(offer, 1)
+    assert as_slow_as_seen(offer, plan, {plan.workers[0]: 3.0}) == offer
+
+
 def test_a_worker_that_is_slow_in_trials_too_counts_as_slow_once():
     offer = offer_to(2, slow=(1,))
     plan = plan_on(offer, 2)

@@ -174,8 +174,13 @@ class Elastic:
 
     @property
     def _seen(self) -> dict[str, float]:
-        """Those workers of the plan that are slow; see `slowness`."""
+        """Those workers of the plan that are slow; see `slowness`.
+
+        None if it has only one: it may have lost those that were faster.
+        """
         assert self._plan is not None
+        if self._plan.n_workers == 1:
+            return {}
         return {w: s for w, s in self._slow.items() if w in self._plan.workers}
 
     def _move(

@@ -267,6 +267,21 @@ def test_a_single_slow_round_is_no_reason_to_measure(spare):
     assert spare.measured
 
 
+def test_a_slow_worker_that_has_lost_the_others_is_no_news(spare, monkeypatch):
+    elastic = elastic_on(2)
+    assert elastic.look(slow_second(1), 0.1) is None
+    # The others are lost before it is time to look.
+    elastic._next_look_at = float("inf")
+    assert elastic.look(slow_second(2), 0.1) is None
+    assert {*elastic._seen} == {WORKERS[1]}
+    elastic.begin(plan_of("peers", WORKERS[1:], 1), slow_second(2)[0].progress)
+    elastic._next_look_at = 0.0
+    monkeypatch.setattr(module, "workers_of", lambda _: WORKERS[1:])
+    for n in range(3, 6):
+        assert elastic.look([report(n_steps=5 * n, **SLOW_ROUND)], 0.1) is None
+    assert spare.measured == []
+
+
 def test_what_the_first_computes_for_all_does_not_make_it_slow(spare):
     elastic = elastic_on(2)
     for n in range(1, 5):
