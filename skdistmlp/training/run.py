@@ -101,5 +101,14 @@ class TrainingRun:
         finally:
             self.training_s = time.perf_counter() - begun - paused_s
             self.close()
-        network = self._network.state.fetch()
+        try:
+            network = self._network.state.fetch()
+        except KeyboardInterrupt:
+            outcome = self.state.outcome
+            if outcome is Outcome.INTERRUPTED or not isinstance(outcome, Outcome):
+                # The second; or "lbfgs", of which an interrupt keeps nothing.
+                raise
+            # All is trained: a first one keeps that.
+            self.state = replace(self.state, outcome=Outcome.INTERRUPTED)
+            network = self._network.state.fetch()
         return replace(self.state, network=network).as_if_ended()

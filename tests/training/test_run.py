@@ -239,3 +239,40 @@ def test_a_run_that_cannot_be_fetched_says_that_it_was_interrupted():
     with pytest.raises(ClusterError):
         run.train(on_epoch_end=interrupt)
     assert run.state.outcome is Outcome.INTERRUPTED
+
+
+class Interrupted:
+    """The state of a network, with interrupts while it is fetched."""
+
+    current = None
+
+    def __init__(self, state, times):
+        self._state, self._times = state, times
+
+    def fetch(self):
+        self._times -= 1
+        if self._times >= 0:
+            raise KeyboardInterrupt
+        return self._state.fetch()
+
+
+def test_an_interrupt_while_the_state_is_fetched_keeps_it():
+    whole = run_of(job_of("adam"))[0].train()
+    run, network = run_of(job_of("adam"))
+    run._network = replace(network, state=Interrupted(network.state, 1))
+    state = run.train()
+    assert run.state.outcome is state.outcome is Outcome.INTERRUPTED
+    assert state.progress.n_iter == MAX_EPOCHS
+    assert_array_equal(state.network.parameters, whole.network.parameters)
+
+
+@pytest.mark.parametrize(
+    ("new_job", "times"), [(lambda: job_of("adam"), 2), (lbfgs_job, 1)]
+)
+def test_a_second_interrupt_or_one_of_lbfgs_while_it_is_fetched_is_raised(
+    new_job, times
+):
+    run, network = run_of(new_job())
+    run._network = replace(network, state=Interrupted(network.state, times))
+    with pytest.raises(KeyboardInterrupt):
+        run.train()

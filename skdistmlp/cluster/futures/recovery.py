@@ -121,7 +121,8 @@ class FuturesRun:
     ----------
     is_interrupted : bool
         Whether the user has interrupted it. An interrupt is an outcome of training,
-        unless the network cannot be fetched any more, and raised before training.
+        also while the network is released after that, unless it cannot be fetched any
+        more, and raised before training.
     n_iter : int
         See `Run`.
     training_s : float
@@ -174,28 +175,37 @@ class FuturesRun:
                     state.progress.n_iter, lambda: on_epoch_end(state, snapshot)
                 )
 
-        with (
-            share_workers(self._client, self._plan.workers),
-            open_futures_network(
-                self._client,
-                self._plan.workers,
-                job.network,
-                job.split,
-                state.network,
-                self._dataset,
-                plan=self._plan,
-                log=job.log,
-            ) as network,
-        ):
-            on_placed()
-            run = TrainingRun(job, network, self._dataset, state, self._log)
-            offers = self._keeps_copies or self._offer_too is not None
-            try:
-                return run.train(report, self._offer if offers else None)
-            finally:
-                self.training_s = run.training_s
-                # Also if the workers are lost before it can be fetched.
-                self.is_interrupted = run.state.outcome is Outcome.INTERRUPTED
+        trained: TrainingState | None = None
+        try:
+            with (
+                share_workers(self._client, self._plan.workers),
+                open_futures_network(
+                    self._client,
+                    self._plan.workers,
+                    job.network,
+                    job.split,
+                    state.network,
+                    self._dataset,
+                    plan=self._plan,
+                    log=job.log,
+                ) as network,
+            ):
+                on_placed()
+                run = TrainingRun(job, network, self._dataset, state, self._log)
+                offers = self._keeps_copies or self._offer_too is not None
+                try:
+                    trained = run.train(report, self._offer if offers else None)
+                finally:
+                    self.training_s = run.training_s
+                    # Also if the workers are lost before it can be fetched.
+                    self.is_interrupted = run.state.outcome is Outcome.INTERRUPTED
+                return trained
+        except KeyboardInterrupt:
+            # While all is released, if training has ended. A second one is raised.
+            if trained is None or self.is_interrupted:
+                raise
+            self.is_interrupted = True
+            return trained
 
     def _start(self) -> TrainingState:
         """Return the state that this run begins with, in arrays of its own."""

@@ -14,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from skdistmlp import DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.futures import recovery
+from skdistmlp.cluster.futures.driver import FuturesState
 from skdistmlp.cluster.futures.ops import FuturesOps
 from skdistmlp.cluster.futures.recovery import FuturesRun, train_with_recovery
 from skdistmlp.cluster.recovery.announced import Announced
@@ -207,6 +208,38 @@ def test_an_interrupt_after_a_loss_keeps_what_was_trained(own, data, monkeypatch
     monkeypatch.setattr(Placement, name, strike)
     clf = classifier(own)
     with pytest.warns(UserWarning, match=r"Training interrupted by user\."):
+        bounded(clf.fit, *data)
+    assert struck
+    assert_same(clf, expected)
+    assert_nothing_left(own)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "max_recoveries"),
+    [
+        (Placement, "close", 3),
+        # Without copies, it is fetched once.
+        (FuturesState, "fetch", 0),
+    ],
+)
+def test_an_interrupt_at_the_end_keeps_all_that_was_trained(
+    own, data, monkeypatch, owner, name, max_recoveries
+):
+    expected = bounded(classifier(own).fit, *data)
+    original, struck = getattr(owner, name), []
+
+    def strike(*args):
+        if not struck:
+            struck.append(name)
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(owner, name, strike)
+    clf = classifier(own)
+    with (
+        dask.config.set({"skdistmlp.max-recoveries": max_recoveries}),
+        pytest.warns(UserWarning, match=r"Training interrupted by user\."),
+    ):
         bounded(clf.fit, *data)
     assert struck
     assert_same(clf, expected)
