@@ -16,6 +16,7 @@ from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.recovery.recovering_fit import RecoveringFit
 from skdistmlp.cluster.recovery.replacement import Spares
 from skdistmlp.cluster.run.reservation import share_workers, unclaimed_workers
+from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import copies_max_share
@@ -123,6 +124,8 @@ class FuturesRun:
         Whether the user has interrupted it. An interrupt is an outcome of training,
         also while the network is released after that, unless it cannot be fetched any
         more, and raised before training.
+    is_interrupted_late : bool
+        Whether that was only after its training had ended, or failed.
     n_iter : int
         See `Run`.
     training_s : float
@@ -150,7 +153,7 @@ class FuturesRun:
         self._keeps_copies = keeps_copies
         self._pace = Pace(copies_max_share())
         self._n_lines = announced.n_lines_before(job.initial.progress)
-        self.is_interrupted = False
+        self.is_interrupted = self.is_interrupted_late = False
         self.training_s = 0.0
         self.n_iter = 0 if job.initial.progress is None else job.initial.progress.n_iter
 
@@ -176,6 +179,7 @@ class FuturesRun:
                 )
 
         trained: TrainingState | None = None
+        failed: ClusterError | None = None
         try:
             with (
                 share_workers(self._client, self._plan.workers),
@@ -195,6 +199,9 @@ class FuturesRun:
                 offers = self._keeps_copies or self._offer_too is not None
                 try:
                     trained = run.train(report, self._offer if offers else None)
+                except ClusterError as error:
+                    failed = error
+                    raise
                 finally:
                     self.training_s = run.training_s
                     # Also if the workers are lost before it can be fetched.
@@ -202,10 +209,17 @@ class FuturesRun:
                 return trained
         except KeyboardInterrupt:
             # While all is released, if training has ended. A second one is raised.
-            if trained is None or self.is_interrupted:
+            if self.is_interrupted or (trained is None and failed is None):
                 raise
-            self.is_interrupted = True
+            self.is_interrupted = self.is_interrupted_late = True
+            if failed is not None:
+                raise failed from failed.__cause__
+            assert trained is not None
             return trained
+        finally:
+            # In a cycle with its traceback, the rows would be held until Python
+            # collects garbage.
+            failed = None
 
     def _start(self) -> TrainingState:
         """Return the state that this run begins with, in arrays of its own."""

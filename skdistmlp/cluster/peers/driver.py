@@ -136,7 +136,7 @@ class PeersRun:
         self._check_held: Callable[[], None] = lambda: None
         self._in_flight: concurrent.futures.Future[list[Future[Any]]] | None = None
         self._submitting = ThreadPoolExecutor(1, THREAD_NAME)
-        self._interrupted = False
+        self._interrupted = self._interrupted_late = False
         self._started_at = self._next_check_at = float("inf")
         self._placing_since = self._placing_s = 0.0
         self._state = job.initial
@@ -199,6 +199,11 @@ class PeersRun:
         return self._interrupted
 
     @property
+    def is_interrupted_late(self) -> bool:
+        """Whether that was only after training had ended, or failed."""
+        return self._interrupted_late
+
+    @property
     def n_iter(self) -> int:
         """Epochs or iterations after which the last round has ended."""
         progress = self._state.progress
@@ -241,7 +246,7 @@ class PeersRun:
         except KeyboardInterrupt:
             if self._interrupted:
                 raise
-            self._interrupted = True
+            self._interrupted = self._interrupted_late = True
             step()
 
     def _note_failure(self, error: BaseException) -> None:

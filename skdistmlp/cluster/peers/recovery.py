@@ -153,6 +153,11 @@ class _Run:
         return self._run.is_interrupted
 
     @property
+    def is_interrupted_late(self) -> bool:
+        """See `PeersRun`."""
+        return self._run.is_interrupted_late
+
+    @property
     def n_iter(self) -> int:
         """See `Run`."""
         return self._run.n_iter

@@ -66,7 +66,7 @@ INTERRUPTED_TOO = (
     "workers ignore it during a fit, or start `dask worker` in another terminal or by "
     "`setsid`."
 )
-"""What to say of an interrupt that has ended workers, if no state is left."""
+"""What to say of an interrupt that has probably ended workers, if no state is left."""
 
 
 class FitInterruptedError(Exception):
@@ -83,6 +83,10 @@ class Run(Protocol):
     @property
     def is_interrupted(self) -> bool:
         """Whether the user has interrupted it."""
+
+    @property
+    def is_interrupted_late(self) -> bool:
+        """Whether that was only after its training had ended, or failed."""
 
     @property
     def n_iter(self) -> int:
@@ -299,7 +303,9 @@ class RecoveringFit:
         try:
             state = run.train(note_placed)
         except ClusterError as error:
-            if run.is_interrupted:
+            # An error that is no loss ends the fit, whatever the user does after it.
+            is_loss = isinstance(error, RECOVERABLE)
+            if run.is_interrupted and (is_loss or not run.is_interrupted_late):
                 self._end_interrupted(run, error)
             raise
         except KeyboardInterrupt as interrupt:
@@ -315,8 +321,7 @@ class RecoveringFit:
             # Maybe only while it was released.
             if run.departure is not None:
                 self._end_interrupted(run, KeyboardInterrupt())
-            if isinstance(state.outcome, Outcome):
-                state = replace(state, outcome=Outcome.INTERRUPTED)
+            state = _as_interrupted(state)
         return state
 
     def _end_interrupted(
@@ -324,10 +329,10 @@ class RecoveringFit:
     ) -> NoReturn:
         """End a fit that was interrupted before its run failed, or was released.
 
-        The interrupt has probably caused the error: in a terminal, Ctrl-C reaches all
-        processes that were started there, and workers that are not shielded from it
-        end. And a caller that tries again after a lost worker would do so although the
-        user wants to stop.
+        A caller that tries again after a lost worker would do so although the user
+        wants to stop. And an interrupt before the error has probably caused it: in a
+        terminal, Ctrl-C reaches all processes that were started there, and workers that
+        are not shielded from it end.
 
         Parameters
         ----------
@@ -341,6 +346,8 @@ class RecoveringFit:
         line = f"the interrupted fit ends with its state after epoch {self._n_iter}"
         if isinstance(error, ClusterError):
             if not self._has_result:
+                if run.is_interrupted_late:
+                    raise KeyboardInterrupt from error
                 raise KeyboardInterrupt(INTERRUPTED_TOO.format(error)) from error
             line = f"{line}: {what_happened(error)}"
         elif not self._has_result:
@@ -356,8 +363,7 @@ class RecoveringFit:
         except KeyboardInterrupt:
             # All is trained. As after any interrupt, the checkpoint stays: its state is
             # one of rows that were checked.
-            if isinstance(state.outcome, Outcome):
-                return replace(state, outcome=Outcome.INTERRUPTED)
+            return _as_interrupted(state)
         return state
 
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
@@ -560,3 +566,16 @@ class RecoveringFit:
                 f"Before that, the fit recovered (at most skdistmlp.max-recoveries "
                 f"times): {before}."
             )
+
+
+def _as_interrupted(state: TrainingState) -> TrainingState:
+    """Return the state at the end of training as that of an interrupted fit.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        With L-BFGS: as in scikit-learn, an interrupt keeps nothing of it.
+    """
+    if not isinstance(state.outcome, Outcome):
+        raise KeyboardInterrupt
+    return replace(state, outcome=Outcome.INTERRUPTED)

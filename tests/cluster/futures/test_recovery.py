@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skdistmlp import DistributedMLPClassifier, WorkerLostError
+from skdistmlp import ClusterError, DistributedMLPClassifier, WorkerLostError
 from skdistmlp.cluster.client.workers import worker_statuses
 from skdistmlp.cluster.futures import recovery
 from skdistmlp.cluster.futures.driver import FuturesState
@@ -243,6 +243,28 @@ def test_an_interrupt_at_the_end_keeps_all_that_was_trained(
         bounded(clf.fit, *data)
     assert struck
     assert_same(clf, expected)
+    assert_nothing_left(own)
+
+
+def test_an_interrupt_after_an_error_that_is_no_loss_does_not_hide_it(
+    own, data, monkeypatch
+):
+    close, struck = Placement.close, []
+
+    def fail(_used):
+        raise ClusterError("out of memory")
+
+    def strike(placement):
+        if failed and not struck:
+            struck.append("close")
+            raise KeyboardInterrupt
+        close(placement)
+
+    failed = striking(monkeypatch, own, (4,), fail)
+    monkeypatch.setattr(Placement, "close", strike)
+    with pytest.raises(ClusterError, match="out of memory"):
+        bounded(classifier(own).fit, *data)
+    assert struck
     assert_nothing_left(own)
 
 

@@ -126,6 +126,15 @@ def test_an_interrupt_during_release_leaves_nothing_behind(client, data, monkeyp
     bounded(classifier(client).fit, *data)
 
 
+def test_an_interrupt_of_lbfgs_during_release_is_raised(client, data, monkeypatch):
+    strike_at(monkeypatch, Placement, "close", KeyboardInterrupt)
+    clf = classifier(client, solver="lbfgs")
+    with pytest.raises(KeyboardInterrupt):
+        bounded(clf.fit, *data)
+    assert not hasattr(clf, "coefs_")
+    assert_nothing_left(client)
+
+
 def test_an_interrupt_while_a_failed_start_is_looked_into_leaves_nothing(
     client, data, monkeypatch
 ):

@@ -33,6 +33,7 @@ class ScriptedRun:
         n_iter,
         departure=None,
         is_interrupted=False,
+        is_interrupted_late=False,
         network=None,
         reached=None,
         is_placed=True,
@@ -43,6 +44,7 @@ class ScriptedRun:
         self._ends_with, self._is_placed = ends_with, is_placed
         self._during, self._outcome = during, outcome
         self.departure, self.is_interrupted = departure, is_interrupted
+        self.is_interrupted_late = is_interrupted_late
         progress = replace(job.initial.progress, n_iter=n_iter)
         state = replace(job.initial, progress=progress)
         if network is not None:
@@ -341,6 +343,18 @@ def test_a_run_that_is_interrupted_while_it_ends_is_the_last(fit_on, leaves_work
     assert len(plans) == 1
 
 
+def test_an_interrupt_of_lbfgs_while_it_is_released_is_raised(fit_on):
+    """As in scikit-learn, and as while it trains."""
+
+    def end(plan):
+        late = {"is_interrupted": True, "is_interrupted_late": True}
+        return {**ends(plan), **late, "outcome": RESULT}
+
+    fit, run_of, _, _ = fit_on(end)
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(run_of)
+
+
 def is_lost_after_interrupt(end):
     """Return the end of a run that had been interrupted before."""
     return lambda plan: end(plan) | {"is_interrupted": True}
@@ -371,6 +385,39 @@ def test_an_interrupted_run_that_is_lost_without_copies_is_an_interrupt(
     with pytest.raises(KeyboardInterrupt, match=said) as caught:
         fit.train(run_of)
     assert isinstance(caught.value.__cause__, WorkerLostError)
+
+
+def is_interrupted_after(end):
+    """Return the end of a run that is interrupted after it has failed."""
+    late = {"is_interrupted": True, "is_interrupted_late": True}
+    return lambda plan: end(plan) | late
+
+
+def test_an_interrupt_after_a_loss_without_copies_blames_no_terminal(fit_on):
+    fit, run_of, _, _ = fit_on(is_interrupted_after(loses(0)))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit.train(run_of)
+    assert caught.value.args == ()
+    assert isinstance(caught.value.__cause__, WorkerLostError)
+
+
+def test_an_interrupt_after_a_loss_ends_with_the_last_copies(fit_on):
+    fit, run_of, plans, kept = fit_on(is_interrupted_after(has_trained(3)))
+    state = fit.train(run_of)
+    assert (state.outcome, state.progress.n_iter) == (Outcome.INTERRUPTED, 3)
+    assert (len(plans), kept.epochs) == (1, [3])
+
+
+def test_an_interrupt_after_another_error_does_not_hide_it(fit_on):
+    def fails(plan):
+        return {**has_trained(3)(plan), "ends_with": ClusterError("no memory")}
+
+    fit, run_of, _, _ = fit_on(is_interrupted_after(fails))
+    with pytest.raises(ClusterError, match="no memory"):
+        fit.train(run_of)
+    # One before it may have caused it.
+    fit, run_of, _, _ = fit_on(is_lost_after_interrupt(fails))
+    assert fit.train(run_of).outcome is Outcome.INTERRUPTED
 
 
 def test_an_interrupted_run_that_is_lost_ends_with_the_checkpoint(fit_on):
@@ -790,23 +837,24 @@ def test_an_interrupt_while_rows_are_checked_keeps_what_was_trained(
     assert (len(plans), kept.epochs) == (1, [3])
 
 
-@pytest.mark.parametrize(
-    ("outcome", "expected"),
-    [(Outcome.CONVERGED, Outcome.INTERRUPTED), (RESULT, RESULT)],
-)
 def test_an_interrupt_while_the_last_rows_are_checked_loses_nothing(
-    fit_on, monkeypatch, outcome, expected
+    fit_on, monkeypatch
 ):
     def interrupt_the_check():
         monkeypatch.setattr(UnchangedRows, "check_placed", interrupted)
 
-    def end(plan):
-        return {**ends(plan), "outcome": outcome, "during": interrupt_the_check}
+    def ends_with(outcome):
+        end = {"outcome": outcome, "during": interrupt_the_check}
+        return lambda plan: ends(plan) | end
 
-    fit, run_of, _, kept = fit_on(has_trained(3), end)
+    fit, run_of, _, kept = fit_on(has_trained(3), ends_with(Outcome.CONVERGED))
     state = fit.train(run_of)
     assert (state.progress.n_iter, kept.epochs) == (9, [3])
-    assert state.outcome is expected
+    assert state.outcome is Outcome.INTERRUPTED
+    # But with L-BFGS, it is raised as at any other time.
+    fit, run_of, _, _ = fit_on(ends_with(RESULT))
+    with pytest.raises(KeyboardInterrupt):
+        fit.train(run_of)
 
 
 def test_an_interrupt_while_rows_of_a_lost_run_are_checked_keeps_its_state(
