@@ -71,6 +71,27 @@ def slowness(
     return found
 
 
+def expected_slowness(plan: Plan, cost: StepCost) -> dict[str, float]:
+    """Return the workers that a plan was made to be slow on; see `slowness`.
+
+    They have less of the network or the rows than the others, so that all compute for
+    as long as each other: those with fewer threads, for one.
+
+    Parameters
+    ----------
+    plan : Plan
+        The plan.
+    cost : StepCost
+        What a step costs.
+
+    Returns
+    -------
+    dict of str to float
+        By address, how many times as long as the others each would compute for as much.
+    """
+    return slowness(plan, cost, [1.0] * plan.n_workers)
+
+
 def _for_equal_parts(
     plan: Plan, cost: StepCost, seconds: Sequence[float]
 ) -> list[float]:

@@ -9,6 +9,7 @@ from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.moves import (
     PAYS,
     as_slow_as_seen,
+    expected_slowness,
     move_that_pays,
     slowness,
 )
@@ -117,6 +118,17 @@ def test_a_worker_that_has_less_of_the_network_is_as_slow_as_before():
     # Trials find both as fast as each other.
     assert move_that_pays(fewer, seen, 1.0, cost_s=0.0) is None
     assert move_that_pays(fewer, offer, 1.0, cost_s=0.0) is not None
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"), [([1, 1], {}), ([4, 1], {1: 4.0}), ([1], {})]
+)
+def test_a_plan_says_which_workers_it_expects_to_be_slow(shares, expected):
+    offer = offer_to(2)
+    split = NetworkSplit.by_shares(LARGE, shares)
+    plan = plan_on(offer, len(shares), split=split)
+    expected = {plan.workers[rank]: times for rank, times in expected.items()}
+    assert expected_slowness(plan, offer.cost) == pytest.approx(expected, rel=0.1)
 
 
 def test_a_worker_that_trials_find_fast_is_as_slow_as_it_was_in_training():

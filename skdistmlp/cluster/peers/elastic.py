@@ -32,6 +32,7 @@ from skdistmlp.planning.moves import (
     PAYS,
     SLOW,
     as_slow_as_seen,
+    expected_slowness,
     move_that_pays,
     slowness,
 )
@@ -88,7 +89,10 @@ class Elastic:
         self._slow: dict[str, float] = {}
         # Those of the last round on this plan; None before there was one.
         self._slow_in_last: dict[str, float] | None = None
-        # Those for which the present plan was made.
+        # Those for which the last plan was chosen here.
+        self._chosen_for: dict[str, float] = {}
+        # Those, and others that the shares of the present plan expect to be slow: for
+        # the first plan, and for one after a loss, workers were not seen before.
         self._planned_for: dict[str, float] = {}
         # Those that the fit has left since they were slow. Whether they still are, only
         # training would show: see `as_slow_as_seen`.
@@ -102,8 +106,13 @@ class Elastic:
     def begin(self, plan: Plan, progress: Progress | None) -> None:
         """Note on which plan the fit goes on, and from where."""
         if self._chosen is not None and _are_same(self._chosen[0], plan):
-            _, self._planned_for = self._chosen
-            self._left_as_slow |= {*self._planned_for} - {*plan.workers}
+            _, self._chosen_for = self._chosen
+            self._left_as_slow |= {*self._chosen_for} - {*plan.workers}
+        expected = expected_slowness(plan, self._cost)
+        self._planned_for = {
+            worker: max(expected.get(worker, 1.0), self._chosen_for.get(worker, 1.0))
+            for worker in plan.workers
+        }
         self._chosen, self._slow_in_last = None, None
         self._plan = plan
         self._n_steps = 0 if progress is None else progress.n_steps

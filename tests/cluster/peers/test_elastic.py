@@ -21,6 +21,7 @@ from skdistmlp.cluster.peers.recovery import _look_for_move
 from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.nn.compiled import LOADED_BYTES
 from skdistmlp.parallel.grid import Grid
+from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning import moves
 from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.machines import Link, Machines, Speed
@@ -280,6 +281,25 @@ def test_a_slow_worker_that_has_lost_the_others_is_no_news(spare, monkeypatch):
     for n in range(3, 6):
         assert elastic.look([report(n_steps=5 * n, **SLOW_ROUND)], 0.1) is None
     assert spare.measured == []
+
+
+def test_a_worker_with_fewer_threads_is_no_news_on_a_plan_made_for_it(
+    spare, monkeypatch
+):
+    # On which the time is in proportion to the parameters.
+    monkeypatch.setattr(moves, "REFERENCE", SLOW_MACHINES)
+    job = job_of("adam")
+    elastic = elastic_on(2)
+    split = NetworkSplit.by_shares(job.network.layer_units, [4, 1])
+    elastic.begin(replace(elastic._plan, split=split), None)
+    equal = [[report(1000.0, 0.0, 5 * n)] * 2 for n in range(1, 4)]
+    assert [elastic.look(pair, 0.1) for pair in equal] == [None] * 3
+    assert {*elastic._seen} == {WORKERS[1]}
+    assert spare.measured == []
+    # It is if it becomes slower than it was planned for.
+    for n in (4, 5):
+        elastic.look(slow_second(n), 0.1)
+    assert spare.measured
 
 
 def test_what_the_first_computes_for_all_does_not_make_it_slow(spare):
