@@ -145,6 +145,8 @@ class RecoveringFit:
     _n_apart: Counter[str] = field(default_factory=Counter)
     # Whether the job goes on from a state that this fit has trained.
     _has_trained: bool = False
+    # The plan before a move, until all is placed where the fit has moved to.
+    _plan_before_move: Plan | None = None
     # None in a fit that does not recover: it places its rows once.
     _rows: UnchangedRows | None = None
 
@@ -295,6 +297,7 @@ class RecoveringFit:
         def note_placed() -> None:
             nonlocal is_placed
             is_placed = True
+            self._plan_before_move = None
             if self.plan.recoveries:
                 self._checked_rows.note_placed()
             # From now on the run has the state, and says from which to resume.
@@ -367,7 +370,9 @@ class RecoveringFit:
         return state
 
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
-        """Say whether it makes sense to look for other workers after an error."""
+        """Say whether it makes sense to go on elsewhere after an error."""
+        if self._plan_before_move is not None:
+            return True
         if not isinstance(error, RECOVERABLE):
             return False
         # After a departure, nobody was there to go on.
@@ -418,7 +423,8 @@ class RecoveringFit:
         n_iter : int
             The last epoch or iteration that had ended by then.
         """
-        assert isinstance(error, RECOVERABLE)
+        if not isinstance(error, RECOVERABLE):
+            return self._return_after(error)
         broke_at, self._broke_at = self._broke_at, None
         with (
             self._ends_if_interrupted(),
@@ -449,6 +455,14 @@ class RecoveringFit:
                     if not lost:
                         return None
         return Departure("lost" if lost else "broken", lost, what_happened(error))
+
+    def _return_after(self, error: ClusterError) -> Departure:
+        """Return the departure to the plan before a move, where all had room."""
+        plan = self._plan_before_move
+        assert plan is not None
+        left = tuple(w for w in self.plan.workers if w not in plan.workers)
+        why = f"the move to a faster plan failed: {what_happened(error)}"
+        return Departure("moved", left, why, replace(plan, row_ranges=()))
 
     def _ranks_apart(self, error: ClusterError) -> set[int]:
         """Return the shards of which an error says that they could not connect."""
@@ -556,6 +570,9 @@ class RecoveringFit:
             arithmetic_of(self.client),
         )
         LOG.info("%s", recovery)
+        # If it cannot be placed there again either, that is an error.
+        may_return = departure.kind == "moved" and self._plan_before_move is None
+        self._plan_before_move = before if may_return else None
         self.plan = replace(plan, recoveries=(*before.recoveries, recovery))
 
     def _note_recoveries(self, error: ClusterError) -> None:

@@ -799,6 +799,44 @@ def moves(plan):
     return {"ends_with": None, "n_iter": 2, "departure": moved}
 
 
+def finds_no_room(plan):
+    error = ClusterError("shard 1 would hold too much. Use more workers.")
+    return {"ends_with": error, "n_iter": 2, "is_placed": False}
+
+
+def test_a_fit_that_finds_no_room_where_it_moves_goes_back(fit_on):
+    """Nobody has asked for the move: it must not end the fit."""
+    fit, run_of, plans, _ = fit_on(moves, finds_no_room, ends)
+    assert fit.train(run_of).progress.n_iter == 9
+    assert plans[1].workers != plans[0].workers
+    assert (plans[2].workers, plans[2].split) == (plans[0].workers, plans[0].split)
+    there, back = fit.plan.recoveries
+    assert (there.kind, back.kind, back.n_iter) == ("moved", "moved", 2)
+    assert back.error.endswith("plan failed: shard 1 would hold too much")
+    # It may move again.
+    fit, run_of, plans, _ = fit_on(moves, finds_no_room, moves, finds_no_room, ends)
+    fit.train(run_of)
+    assert len(plans) == 5
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        # Where it began, it has no room any more.
+        (moves, finds_no_room, finds_no_room),
+        # Not while it is placed, but in training.
+        (moves, lambda plan: finds_no_room(plan) | {"is_placed": True}),
+        # The fit had to go there.
+        (loses(1), finds_no_room),
+    ],
+)
+def test_without_room_anywhere_else_a_fit_ends(fit_on, after):
+    fit, run_of, plans, _ = fit_on(*after)
+    with pytest.raises(ClusterError, match="too much"):
+        fit.train(run_of)
+    assert len(plans) == len(after)
+
+
 def test_rows_are_looked_at_while_a_fit_waits_for_workers(fit_on, monkeypatch):
     """Before a move, they were looked at while it could still stay."""
     calls = []
