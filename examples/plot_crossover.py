@@ -97,9 +97,9 @@ for size, accuracy in zip(results["n_parameters"], results["accuracy"], strict=T
 # networks. A dotted line marks the size from which the ratio stays above 1, if there is
 # one. Other measurements come to other sizes. The :doc:`benchmark </benchmark>` finds
 # 22,300 parameters, where it compares single steps of networks with one hidden layer,
-# with numba and without Dask's profiler. 50,000, the default of
-# ``parameter_threshold``, is a round number between that and the size in this picture;
-# ``dask mlp crossover`` measures the one for your machines.
+# with numba and without Dask's profiler. The default of ``parameter_threshold`` is
+# 50,000, about the size in this picture, which was measured on two cores; ``dask mlp
+# crossover`` measures the one for your machines.
 
 CrossoverDisplay.from_measurements(
     results["n_parameters"], results["one"], results["two"], name="two workers"
