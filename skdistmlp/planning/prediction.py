@@ -156,8 +156,8 @@ class _PredictionOffer:
     def _counts_by_neurons(self) -> list[int]:
         """Return the numbers of shards to consider, in ascending order.
 
-        Of all workers, of those that have room for a shard of so many, and so on: of
-        fewer workers, each has a larger shard, for which fewer may have room.
+        Of all workers, then of those that have room for one of that many shards, and
+        so on: with fewer workers, each has a larger shard, for which fewer have room.
         """
         widest = max(self.layer_units[1:-1], default=1)
         found: set[int] = set()

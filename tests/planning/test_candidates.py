@@ -86,7 +86,7 @@ def offer_of(
 
 
 def with_rates_here(offer: Offer, *rates: float) -> Offer:
-    """Return an offer in which workers send this process so many bits per second.
+    """Return an offer in which workers send this process this many bits per second.
 
     The last rate is that of all others.
     """
@@ -204,7 +204,7 @@ def test_as_many_workers_as_were_asked_for_are_taken_whatever_their_links():
     three = replace(offer, n_workers=3)
     best_of_three = next(c for c in three.candidates() if c.plan.workers)
     assert workers_of(best_of_three.plan) == [1, 2, 3]
-    # At least so many, if there are.
+    # At least that many, if there are.
     pair = offer_of(n_workers=3, far=(0,), local=False, min_workers=3)
     assert {len(c.plan.workers) for c in pair.candidates()} == {3}
 

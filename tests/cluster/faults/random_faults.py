@@ -226,7 +226,7 @@ def stopped(scenario: Scenario) -> Iterator[None]:
 
 
 def slow(scenario: Scenario) -> Iterator[None]:
-    """Slow until the fit has ended: so many exchanges wait, but none for too long."""
+    """Slow until the fit has ended: many exchanges wait, but none for too long."""
     slowed = ExitStack()
     slowed.enter_context(slow_process(scenario.pids[scenario.victim]))
     scenario.clean_ups.append(slowed.close)

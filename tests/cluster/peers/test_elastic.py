@@ -535,7 +535,7 @@ SLOWED = {
     "engine": "peers",
     "n_workers": 2,
 }
-"""A fit of some seconds, or of a minute and more where a worker is slow."""
+"""A fit that takes seconds, or over a minute if a worker is slow."""
 
 MOVES_WITHIN_S = 300.0
 """Seconds for such a fit, on a busy machine too."""
