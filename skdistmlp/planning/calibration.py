@@ -35,7 +35,7 @@ class FasterExchanges:
         Those that took part, by number.
     sizes, exchange_s : tuple of float
         As in `Timings`.
-    here_bits_per_s : float or None
+    here_bits_per_s, busy_share : float or None
         See `Link`.
     """
 
@@ -43,6 +43,7 @@ class FasterExchanges:
     sizes: tuple[float, ...]
     exchange_s: tuple[float, ...]
     here_bits_per_s: float | None = None
+    busy_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Timings:
         Rows of the steps that were timed on each grid, of all replicas; 0 where the
         steps of the first grid stand for them. What a step with more rows takes was
         computed in proportion to them, but for the optimiser.
-    here_bits_per_s : float or None
+    here_bits_per_s, busy_share : float or None
         See `Link`.
     faster : tuple of FasterExchanges
         Exchanges without workers that seemed to have slow links, each among some of
@@ -83,6 +84,7 @@ class Timings:
     exchange_s: tuple[float, ...]
     n_rows: tuple[int, ...] = ()
     here_bits_per_s: float | None = None
+    busy_share: float | None = None
     faster: tuple[FasterExchanges, ...] = ()
 
 
@@ -146,21 +148,28 @@ def _links(measurement: Timings) -> tuple[Link, ...]:
     have seemed to have fast ones: then exchanges without that worker are not faster.
     """
     n_workers = len(measurement.worker_s)
-    link = Link((0.0, 1.0), (0.0, 0.0))
-    if measurement.sizes:
-        link = Link.of_timings(measurement.sizes, measurement.exchange_s, n_workers - 1)
-    link = replace(link, here_bits_per_s=measurement.here_bits_per_s)
+    link = _link(measurement, n_workers)
     links = [link] * n_workers
     for exchanges in measurement.faster:
-        faster = Link.of_timings(
-            exchanges.sizes, exchanges.exchange_s, len(exchanges.workers) - 1
-        )
+        faster = _link(exchanges, len(exchanges.workers))
         first, *_ = equal_links([link.slowness, faster.slowness])
         if first == [1]:
-            link = replace(faster, here_bits_per_s=exchanges.here_bits_per_s)
+            link = faster
             for worker in exchanges.workers:
                 links[worker] = link
     return tuple(links)
+
+
+def _link(exchanges: Timings | FasterExchanges, n_workers: int) -> Link:
+    """Return the link on which some workers' exchanges were timed."""
+    link = Link((0.0, 1.0), (0.0, 0.0))
+    if exchanges.sizes:
+        link = Link.of_timings(exchanges.sizes, exchanges.exchange_s, n_workers - 1)
+    return replace(
+        link,
+        here_bits_per_s=exchanges.here_bits_per_s,
+        busy_share=exchanges.busy_share,
+    )
 
 
 def _nominal_s(

@@ -80,12 +80,16 @@ class Link:
         Rate at which these processes together send arrays to the one that plans, or
         receive them, besides what Dask takes for them. None if it was not measured:
         then as in the largest exchanges.
+    busy_share : float or None
+        Part of an exchange in which the processor is busy with it, so that nothing is
+        computed. None if it was not measured: then as `Rates` say.
     """
 
     sizes: tuple[float, ...]
     seconds: tuple[float, ...]
     n_others: int = 1
     here_bits_per_s: float | None = None
+    busy_share: float | None = None
 
     @classmethod
     def of_rate(cls, bits_per_s: float, rates: Rates) -> Self:

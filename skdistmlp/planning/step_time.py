@@ -287,8 +287,11 @@ def _exchange_s(exchange: Exchange, link: Link, rates: Rates) -> tuple[float, fl
     n_bytes += HEADER_BYTES * n_messages
     times = exchange.times
     seconds = times * link.exchange_s(n_bytes / times, n_messages // times, rates)
-    busy_s = n_messages * rates.message_s + n_bytes / rates.exchanged_bytes_per_s
-    busy_s = min(busy_s, seconds)
+    if link.busy_share is not None:
+        busy_s = link.busy_share * seconds
+    else:
+        busy_s = n_messages * rates.message_s + n_bytes / rates.exchanged_bytes_per_s
+        busy_s = min(busy_s, seconds)
     return busy_s, seconds - busy_s
 
 

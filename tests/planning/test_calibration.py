@@ -111,12 +111,18 @@ def with_faster(*faster):
             (*sizes, 1e6),
             tuple(s / times for s in (*slow_s, 0.8)),
             times * 1e7,
+            1 / times,
         )
         for times, workers in faster
     )
     each = measurement(1.0, 1.0, 1.0, 1.0)
     return replace(
-        each, sizes=sizes, exchange_s=slow_s, faster=found, here_bits_per_s=1e7
+        each,
+        sizes=sizes,
+        exchange_s=slow_s,
+        faster=found,
+        here_bits_per_s=1e7,
+        busy_share=0.5,
     )
 
 
@@ -126,6 +132,7 @@ def test_workers_whose_links_are_faster_have_links_of_their_own():
     assert [link.seconds[2] for link in links] == [2e-4, 1e-1, 2e-3, 2e-4]
     assert [link.n_others for link in links] == [1, 3, 2, 1]
     assert [link.here_bits_per_s for link in links] == [5e9, 1e7, 5e8, 5e9]
+    assert [link.busy_share for link in links] == [2e-3, 0.5, 2e-2, 2e-3]
     assert len(links[1].sizes) < len(links[0].sizes)
 
 

@@ -196,6 +196,19 @@ def test_the_replica_with_the_most_rows_has_the_most_to_exchange():
     )
 
 
+@pytest.mark.parametrize("busy", [0.0, 0.25, 1.0])
+def test_nothing_hides_behind_an_exchange_while_the_processor_is_busy(busy):
+    time = time_on(Grid(2), replace(GBIT, busy_share=busy))
+    exchanges_s = time.handled_s + time.travelled_s
+    assert time.handled_s == pytest.approx(busy * exchanges_s)
+    # Whatever the processor does in it, an exchange takes as long.
+    by_rates = time_on(Grid(2))
+    assert exchanges_s == pytest.approx(by_rates.handled_s + by_rates.travelled_s)
+    assert time.hidden_s <= time.travelled_s
+    assert (time.hidden_s == 0) == (busy == 1)
+    assert (time.seconds == time.without_overlap_s) == (busy == 1)
+
+
 def test_messages_keep_the_processor_busy():
     busy = replace(FREE, message_s=1e-3)
     speed, link = Speed(busy), Link.of_rate(1e9, busy)

@@ -291,6 +291,7 @@ def _measure(
         of_all.exchange_s,
         tuple(trial.n_rows_timed(grids)),
         of_all.here_bits_per_s,
+        of_all.busy_share,
         tuple(faster),
     )
 
@@ -303,10 +304,16 @@ def _exchanges(reports: Sequence[ProbeReport]) -> Iterator[FasterExchanges]:
             for worker, report in enumerate(reports)
             if len(report.exchanges) > number
         }
-        sizes, *_ = (tuple(times.sizes) for times in took_part.values())
+        first, *_ = took_part.values()
         # All wait for the last one.
         each_s = zip(*(times.seconds for times in took_part.values()), strict=True)
-        yield FasterExchanges(tuple(took_part), sizes, tuple(map(max, each_s)))
+        exchange_s = tuple(map(max, each_s))
+        yield FasterExchanges(
+            tuple(took_part),
+            tuple(first.sizes),
+            exchange_s,
+            busy_share=first.busy_share,
+        )
 
 
 def _worker_seconds(reports: Sequence[ProbeReport]) -> tuple[tuple[float, ...], ...]:

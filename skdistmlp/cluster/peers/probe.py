@@ -15,6 +15,7 @@ import numpy as np
 from distributed import get_worker
 
 from skdistmlp.cluster._dask import result_dropped
+from skdistmlp.cluster.peers.busy_share import measure_busy_share
 from skdistmlp.cluster.peers.pairs import MIN_PAIR_ROUNDS, PairRounds
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.peers.worker import open_listener, tls_of
@@ -88,10 +89,13 @@ class ExchangeTimes(NamedTuple):
         Bytes that each worker sent.
     seconds : list of float
         Of the exchanges of each size, median.
+    busy_share : float or None
+        See `skdistmlp.planning.machines.Link`.
     """
 
     sizes: list[float]
     seconds: list[float]
+    busy_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -253,6 +257,8 @@ def _time_links(communicator: SocketCommunicator) -> list[ExchangeTimes]:
     while communicator.rank in members:
         group = communicator.among(members)
         times = _time_exchanges(group)
+        busy_share = measure_busy_share(group, times.sizes, times.seconds)
+        times = times._replace(busy_share=busy_share)
         found.append(times)
         if len(members) <= 2 or len(found) > MAX_FASTER:
             break
@@ -280,14 +286,18 @@ def _link_seconds(
 
     With a rate or a latency that make every exchange long, there are fewer rounds.
     """
+
+    def expected_s(n_bytes: float) -> float:
+        return float(np.interp(n_bytes, times.sizes, times.seconds))
+
     # Sizes are rounded, down among many workers.
     affordable = [
         n
         for n in PAIR_BYTES[1:]
-        if n <= 1.1 * times.sizes[-1] and np.interp(n, *times) <= PAIR_S
+        if n <= 1.1 * times.sizes[-1] and expected_s(n) <= PAIR_S
     ]
     n_bytes = max(affordable, default=PAIR_BYTES[0])
-    is_long = N_PAIR_EXCHANGES * np.interp(n_bytes, *times) > LONG_S
+    is_long = N_PAIR_EXCHANGES * expected_s(n_bytes) > LONG_S
     n_exchanges = 1 if is_long else N_PAIR_EXCHANGES
     # The first decides: the others may have taken a little longer. They gather it, so
     # that all begin the first round together.

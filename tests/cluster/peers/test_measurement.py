@@ -103,6 +103,7 @@ def test_every_worker_times_steps_and_all_time_their_exchanges(client, workers, 
     assert found.sizes[0] == 2 * probe.ROWS * probe.FLOAT_BYTES
     assert min(found.exchange_s) > 0
     assert found.here_bits_per_s == math.inf
+    assert 0 <= found.busy_share <= 1
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -116,6 +117,7 @@ def test_a_worker_behind_a_slow_link_does_not_make_those_of_others_slow(
         machines_of(found, cost).links, key=lambda link: -link.slowness
     )
     assert found.faster[0].workers == tuple({0, 1, 2} - {number})
+    assert 0 <= found.faster[0].busy_share <= 1
     assert others[0] == others[1]
     assert others[0].n_others == 1
     assert slow.slowness > 2 * others[0].slowness

@@ -23,8 +23,8 @@ def timed(n_ranks):
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_all_measure_the_same_sizes(n_ranks):
     found = timed(n_ranks)
-    assert len({tuple(sizes) for sizes, _ in found}) == 1
-    sizes, seconds = found[0]
+    assert len({tuple(times.sizes) for times in found}) == 1
+    sizes, seconds, _ = found[0]
     assert sizes == sorted(sizes)
     assert len(sizes) == len(seconds)
     # Whole numbers for each other worker, in each row.
@@ -38,7 +38,7 @@ def test_many_workers_measure_every_size_once(monkeypatch):
     monkeypatch.setattr(probe, "_exchange_s", lambda _, width, __: 1e-6 * width)
     for n_ranks in (2, 127, 251, 1024):
         communicator = Unconnected(n_ranks)
-        sizes, seconds = probe._time_exchanges(communicator)
+        sizes, seconds, _ = probe._time_exchanges(communicator)
         assert len(sizes) >= 2
         assert sizes == sorted(set(sizes))
         assert len(seconds) == len(sizes)
@@ -46,8 +46,8 @@ def test_many_workers_measure_every_size_once(monkeypatch):
 
 def test_a_slow_link_is_measured_with_small_sizes_only(monkeypatch):
     monkeypatch.setattr(probe, "LINK_S", 0.0)
-    for sizes, _ in timed(2):
-        assert len(sizes) == probe.MIN_SIZES
+    for times in timed(2):
+        assert len(times.sizes) == probe.MIN_SIZES
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_exchanges_that_take_long_are_repeated_less(monkeypatch, mbit_per_s, exp
     # Nothing takes time but what is expected to.
     monkeypatch.setattr(probe.time, "perf_counter", lambda: 0.0)
     monkeypatch.setattr(probe, "_exchange_s", exchange_s)
-    sizes, seconds = probe._time_exchanges(Unconnected(2))
+    sizes, seconds, _ = probe._time_exchanges(Unconnected(2))
     assert repeated == expected
     assert len(sizes) == len(seconds) == len(expected)
 
@@ -82,8 +82,8 @@ def test_a_first_exchange_and_one_that_is_held_up_do_not_count(
 
 
 def test_one_worker_has_nobody_to_exchange_with():
-    assert timed(1) == [([], [])]
-    assert run(connected(1), probe._time_links) == [[([], [])]]
+    assert timed(1) == [([], [], None)]
+    assert run(connected(1), probe._time_links) == [[([], [], None)]]
 
 
 @pytest.mark.parametrize(
@@ -114,6 +114,7 @@ def test_exchanges_are_timed_again_without_the_slowest_links(
         return [1e-3 * link_ms[member] for member in members]
 
     monkeypatch.setattr(probe, "_time_exchanges", time_exchanges)
+    monkeypatch.setattr(probe, "measure_busy_share", lambda *_: None)
     monkeypatch.setattr(probe, "_link_seconds", link_seconds)
     found = run(connected(len(link_ms)), probe._time_links)
     assert list(map(len, found)) == n_tables
