@@ -51,6 +51,8 @@ NOT_TIMEOUTS = {
     "probe.py: LONG_S",
     "probe.py: PAIRS_S",
     "probe.py: PAIR_S",
+    "busy_share.py: TYPICAL_S",
+    "busy_share.py: MAX_EMPTY_S",
     "calibration.py: LINK_NOISE_S",
     "measurement.py: FETCHED_S",
 }
