@@ -16,7 +16,7 @@ from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.rule import crossover_size
 from skdistmlp.crossover.timing import WITHOUT_CACHE, time_fit
 from skdistmlp.crossover.workloads import Workload
-from skdistmlp.engines.futures import ROWS_SENT_AT_ONCE
+from skdistmlp.engines.futures import rows_per_block
 from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.estimators.uninterrupted import fit_uninterrupted
 from skdistmlp.nn.layers import Network, dense_layers
@@ -110,7 +110,7 @@ def compare_predictions(client: Client, repeats: int) -> Iterator[Row]:
             workers,
             whole,
             X,
-            ROWS_SENT_AT_ONCE,
+            rows_per_block(len(X), len(workers)),
             n_bytes=whole.parameters.nbytes,
             owner=None,
         )

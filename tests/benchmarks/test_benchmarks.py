@@ -349,7 +349,17 @@ def test_futures_are_measured_on_two_workers(client, monkeypatch):
     assert overhead["chained tasks"] == 4
     (step,) = futures.compare_with_one_thread(client, [tiny], repeats=1)
     assert step["2 workers, ms"] > step["1 thread, ms"]
+    blocks = []
+
+    def predict_by_rows(client, workers, function, X, rows_per_block, **others):
+        blocks.append((len(workers), len(X), rows_per_block))
+        return predict(client, workers, function, X, rows_per_block, **others)
+
+    predict = futures.predict_by_rows
+    monkeypatch.setattr(futures, "predict_by_rows", predict_by_rows)
     by_rows, by_neurons = futures.compare_predictions(client, repeats=1)
+    # Both workers have some of the rows.
+    assert {*blocks} == {(2, 5, 3)}
     assert (by_rows["split by"], by_neurons["split by"]) == ("rows", "neurons")
     # 55 parameters and five rows of four features, four bytes each: by rows the
     # parameters are sent twice, by neurons the rows.
