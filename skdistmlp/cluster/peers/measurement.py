@@ -59,6 +59,10 @@ FETCHED_LATENCIES = 15
 """Or this many times what the fewest bytes take: over a long distance, a connection
 begins slowly, and small pieces say little of its rate."""
 
+FAR_S = 0.03
+"""Seconds that the fewest bytes take from which the largest piece is not sent: until a
+connection is at full speed, it takes several times as long."""
+
 _MEASURING = threading.Lock()
 """Held while something is measured: the fits of a search that runs in threads all want
 the same, and those that come later find it kept."""
@@ -478,15 +482,16 @@ def rate_here(fetched_s: Callable[[int], float]) -> float:
     """
     empty_s = min(fetched_s(0), fetched_s(0))
     may_take_s = max(FETCHED_S, FETCHED_LATENCIES * empty_s)
-    size = PIECES[0]
+    pieces = PIECES if empty_s < FAR_S else PIECES[:-1]
+    size = pieces[0]
     taken_s = fetched_s(size)
     while True:
-        larger = _next_piece(size, taken_s - empty_s, may_take_s)
+        larger = _next_piece(pieces, size, taken_s - empty_s, may_take_s)
         if larger is None:
             # Before this is final: if something else held it up, the link would seem
             # slow.
             taken_s = min(taken_s, fetched_s(size))
-            larger = _next_piece(size, taken_s - empty_s, may_take_s)
+            larger = _next_piece(pieces, size, taken_s - empty_s, may_take_s)
         if larger is None:
             break
         size, taken_s = larger, fetched_s(larger)
@@ -494,14 +499,16 @@ def rate_here(fetched_s: Callable[[int], float]) -> float:
     return 8 / byte_s if byte_s > 0 else math.inf
 
 
-def _next_piece(size: int, carried_s: float, may_take_s: float) -> int | None:
+def _next_piece(
+    pieces: Sequence[int], size: int, carried_s: float, may_take_s: float
+) -> int | None:
     """Return the largest piece after one that took so long, if there is time for any.
 
     A connection begins slowly, so that it may turn out to take less than expected.
     """
     affordable = [
         larger
-        for larger in PIECES
+        for larger in pieces
         if larger > size and carried_s * larger / size <= may_take_s
     ]
     return max(affordable, default=None)

@@ -28,7 +28,7 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import consecutive_ranges
 from skdistmlp.planning.calibration import equal_links
 from skdistmlp.timeouts import CONNECT_PROBE_S, MEETING_S
-from skdistmlp.training.trial import Trial
+from skdistmlp.training.trial import StepSeconds, Trial
 from skdistmlp.wire.collectives import SocketCollectives
 from skdistmlp.wire.communicator import SocketCommunicator
 from skdistmlp.wire.handshake import Address, Credentials, Tls, meet
@@ -42,7 +42,8 @@ LINK_S = 0.1
 """Seconds for exchanges: no larger size is begun that is expected to end later."""
 
 MIN_SIZES = 3
-"""Sizes that are measured however slow the link is."""
+"""Sizes that are measured however slow the link is, unless it is far: see
+`FAR_BYTES`."""
 
 ROWS = 16
 """Rows of the arrays that are exchanged, since columns have to be put in order."""
@@ -54,6 +55,15 @@ each."""
 LONG_S = 0.03
 """Seconds from which these are too long for one size. Then there are two, the faster of
 which counts: on a slow link, bytes take longer than whatever else may hold them up."""
+
+TWICE_S = 0.2
+"""Seconds from which even two are too long, and there is one."""
+
+FAR_BYTES = 128_000
+"""What each worker sends the others, besides a few bytes, if two exchanges of these
+take more than `LONG_S`, for the latency. 16 kB would take as long as a few bytes, and
+more would leave no time for whatever else is measured. Twice, of which the faster
+counts: in the first, TCP still waits for acknowledgements."""
 
 FLOAT_BYTES = 4
 
@@ -89,12 +99,16 @@ class ExchangeTimes(NamedTuple):
         Bytes that each worker sent.
     seconds : list of float
         Of the exchanges of each size, median.
+    is_far : bool
+        Whether a few bytes take so long that each exchange counts; see `FAR_BYTES`. All
+        of the workers find the same.
     busy_share : float or None
         See `skdistmlp.planning.machines.Link`.
     """
 
     sizes: list[float]
     seconds: list[float]
+    is_far: bool = False
     busy_share: float | None = None
 
 
@@ -183,11 +197,7 @@ class Probe:
         )
         try:
             exchanges = _time_links(communicator)
-            # At the same time, step by step: workers of one machine share its memory,
-            # and in a fit each step waits for the slowest.
-            goes_on = partial(_all_go_on, communicator)
-            waits_s = exchanges[0].seconds[0] if exchanges[0].seconds else 0.0
-            each = trial.steps_seconds(grids, goes_on, waits_s)
+            each = _time_steps(communicator, exchanges[0], trial, grids)
             own_s, step_s = map(list, zip(*each, strict=True))
             return ProbeReport(exchanges, own_s, step_s)
         finally:
@@ -240,6 +250,37 @@ def _listens(address: Address) -> bool:
         return False
 
 
+def _time_steps(
+    communicator: SocketCommunicator,
+    times: ExchangeTimes,
+    trial: Trial,
+    grids: Sequence[Grid],
+) -> list[StepSeconds]:
+    """Return the seconds of steps; see `Trial.steps_seconds`.
+
+    Parameters
+    ----------
+    communicator : SocketCommunicator
+        With all others.
+    times : ExchangeTimes
+        Of exchanges among all.
+    trial : Trial
+        The job.
+    grids : sequence of Grid
+        Its grids.
+    """
+    if times.is_far:
+        # To wait for each other after each of a dozen steps would take longer than all
+        # of them, and workers that are so far apart share no memory. Those that are
+        # near each other begin together all the same: they end their exchanges so.
+        return trial.steps_seconds(grids)
+    # At the same time, step by step: workers of one machine share its memory, and in a
+    # fit each step waits for the slowest.
+    goes_on = partial(_all_go_on, communicator)
+    waits_s = times.seconds[0] if times.seconds else 0.0
+    return trial.steps_seconds(grids, goes_on, waits_s)
+
+
 def _all_go_on(communicator: SocketCommunicator, wants_more: bool) -> bool:
     """Wait for all; return whether one of them would time another step."""
     wanted = np.array([float(wants_more)])
@@ -257,8 +298,9 @@ def _time_links(communicator: SocketCommunicator) -> list[ExchangeTimes]:
     while communicator.rank in members:
         group = communicator.among(members)
         times = _time_exchanges(group)
-        busy_share = measure_busy_share(group, times.sizes, times.seconds)
-        times = times._replace(busy_share=busy_share)
+        if not times.is_far:
+            share = measure_busy_share(group, times.sizes, times.seconds)
+            times = times._replace(busy_share=share)
         found.append(times)
         if len(members) <= 2 or len(found) > MAX_FASTER:
             break
@@ -286,22 +328,7 @@ def _link_seconds(
 
     With a rate or a latency that make every exchange long, there are fewer rounds.
     """
-
-    def expected_s(n_bytes: float) -> float:
-        return float(np.interp(n_bytes, times.sizes, times.seconds))
-
-    # Sizes are rounded, down among many workers.
-    affordable = [
-        n
-        for n in PAIR_BYTES[1:]
-        if n <= 1.1 * times.sizes[-1] and expected_s(n) <= PAIR_S
-    ]
-    n_bytes = max(affordable, default=PAIR_BYTES[0])
-    is_long = N_PAIR_EXCHANGES * expected_s(n_bytes) > LONG_S
-    n_exchanges = 1 if is_long else N_PAIR_EXCHANGES
-    # The first decides: the others may have taken a little longer. They gather it, so
-    # that all begin the first round together.
-    n_bytes, n_exchanges = map(int, _gathered(group, [n_bytes, n_exchanges])[0])
+    n_bytes, n_exchanges = _pair_exchanges(group, times)
     own, whole = (np.zeros((1, n * n_bytes // FLOAT_BYTES), np.float32) for n in (1, 2))
     rounds = PairRounds(len(members))
     begun, longest_s, ended_s = time.perf_counter(), 0.0, 0.0
@@ -325,7 +352,28 @@ def _link_seconds(
     return rounds.link_s
 
 
-def _gathered(group: SocketCollectives, numbers: Sequence[float]) -> FloatArray:
+def _pair_exchanges(group: SocketCollectives, times: ExchangeTimes) -> tuple[int, int]:
+    """Return how many bytes each of a pair sends, and how often; the same for all."""
+    if times.is_far:
+        # A few bytes tell who is far, and all know that they are to.
+        return FLOAT_BYTES, 1
+    sizes, seconds = times.sizes, times.seconds
+    # Sizes are rounded, down among many workers.
+    affordable = [
+        n
+        for n in PAIR_BYTES[1:]
+        if n <= 1.1 * sizes[-1] and np.interp(n, sizes, seconds) <= PAIR_S
+    ]
+    n_bytes = max(affordable, default=PAIR_BYTES[0])
+    is_long = N_PAIR_EXCHANGES * np.interp(n_bytes, sizes, seconds) > LONG_S
+    n_exchanges = 1 if is_long else N_PAIR_EXCHANGES
+    # The first decides: the others may have taken a little longer. They gather it, so
+    # that all begin the first round together.
+    n_bytes, n_exchanges = map(int, _gathered(group, [n_bytes, n_exchanges])[0])
+    return n_bytes, n_exchanges
+
+
+def _gathered(group: Collectives, numbers: Sequence[float]) -> FloatArray:
     """Return the numbers of all: one row for each of a group, in order."""
     n_ranks, n_numbers = group.n_ranks, len(numbers)
     whole = np.empty((1, n_ranks * n_numbers))
@@ -363,26 +411,44 @@ def _pair_seconds(
 
 
 def _time_exchanges(communicator: Collectives) -> ExchangeTimes:
-    """Return bytes sent, and the seconds that gathering or scattering them takes."""
+    """Return bytes sent, and the seconds that gathering or scattering them takes.
+
+    All do the same, as long as links may make that: one that left out an exchange would
+    leave the others waiting for it. So whatever is left out follows from numbers that
+    all have gathered, or one decides for all.
+    """
     n_ranks = communicator.n_ranks
     sizes: list[float] = []
     seconds: list[float] = []
     if n_ranks == 1:
         return ExchangeTimes(sizes, seconds)
     begun = time.perf_counter()
+    row_bytes = ROWS * FLOAT_BYTES * (n_ranks - 1)
+    # Of a few bytes: whoever was there first has waited for the others besides. The
+    # least of these is none of that, and no less than it takes: each has received what
+    # others sent in answer to what it had sent.
+    empty_s = float(_gathered(communicator, [_exchange_s(communicator, 1, 1)]).min())
+    if 2 * 2 * empty_s > LONG_S:
+        # All waits that follow are as long: there is one other size, and no question
+        # whether there is time for more.
+        width = max(2, FAR_BYTES // row_bytes)
+        far_s = _exchange_s(communicator, width, 2)
+        found = [1.0 * row_bytes, 1.0 * width * row_bytes], [empty_s, far_s]
+        return ExchangeTimes(*found, is_far=True)
     for size in SIZES:
-        row_bytes = ROWS * FLOAT_BYTES * (n_ranks - 1)
         width = max(1, size // row_bytes)
         n_bytes = float(width * row_bytes)
         if n_bytes in sizes:
             # Among many workers, a number for each is more than the smallest sizes.
             continue
         times = 1 + N_EXCHANGES
+        if times * 2 * empty_s > LONG_S:
+            times = 2
         # The first size says nothing of what bytes take.
         if len(sizes) > 1:
             each_s = 2 * seconds[-1] * n_bytes / sizes[-1]
             if times * each_s > LONG_S:
-                times = 2
+                times = 2 if 2 * each_s <= TWICE_S else 1
             is_late = time.perf_counter() + times * each_s > begun + LINK_S
             if is_late and len(sizes) >= MIN_SIZES:
                 times = 0

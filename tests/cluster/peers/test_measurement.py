@@ -250,6 +250,9 @@ def test_the_link_to_this_process_is_measured_without_slow_workers_too(
         (1e8, 0.025, 1_000_000, 0.2),
         (1e7, 0.025, 256_000, 0.5),
         (1e6, 0.025, 32_000, 0.6),
+        # Over a long distance even a fast link takes long to get up to speed.
+        (1e10, 0.05, 256_000, 0.03),
+        (1e8, 0.05, 256_000, 0.2),
     ],
 )
 def test_the_link_to_this_process_is_measured_by_what_it_carries_in_a_moment(

@@ -1,16 +1,21 @@
 """What workers time: exchanges of growing size, while there is time."""
 
+import socket
 import threading
 import time
 from collections import Counter
-from itertools import accumulate, count
+from contextlib import contextmanager, suppress
+from itertools import accumulate, combinations, count
+from queue import SimpleQueue
 from types import SimpleNamespace
 
 import pytest
 
 from skdistmlp.cluster.peers import probe
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.unconnected import Unconnected
 from skdistmlp.wire.packet import HEADER_BYTES
+from skdistmlp.wire.transfers import Link
 from tests.cluster.support import WITHIN_S, bounded
 from tests.thread_communicator import run_in_threads
 from tests.wire.test_communicator import connected, run
@@ -23,8 +28,9 @@ def timed(n_ranks):
 @pytest.mark.parametrize("n_ranks", [2, 3])
 def test_all_measure_the_same_sizes(n_ranks):
     found = timed(n_ranks)
-    assert len({tuple(times.sizes) for times in found}) == 1
-    sizes, seconds, _ = found[0]
+    assert len({tuple(sizes) for sizes, *_ in found}) == 1
+    sizes, seconds, is_far, _ = found[0]
+    assert not is_far
     assert sizes == sorted(sizes)
     assert len(sizes) == len(seconds)
     # Whole numbers for each other worker, in each row.
@@ -38,7 +44,7 @@ def test_many_workers_measure_every_size_once(monkeypatch):
     monkeypatch.setattr(probe, "_exchange_s", lambda _, width, __: 1e-6 * width)
     for n_ranks in (2, 127, 251, 1024):
         communicator = Unconnected(n_ranks)
-        sizes, seconds, _ = probe._time_exchanges(communicator)
+        sizes, seconds, *_ = probe._time_exchanges(communicator)
         assert len(sizes) >= 2
         assert sizes == sorted(set(sizes))
         assert len(seconds) == len(sizes)
@@ -46,27 +52,168 @@ def test_many_workers_measure_every_size_once(monkeypatch):
 
 def test_a_slow_link_is_measured_with_small_sizes_only(monkeypatch):
     monkeypatch.setattr(probe, "LINK_S", 0.0)
-    for times in timed(2):
-        assert len(times.sizes) == probe.MIN_SIZES
+    for sizes, *_ in timed(2):
+        assert len(sizes) == probe.MIN_SIZES
 
 
 @pytest.mark.parametrize(
-    ("mbit_per_s", "expected"), [(10_000, [4, 4, 4, 4, 4]), (100, [4, 4, 2])]
+    ("mbit_per_s", "latency_s", "expected"),
+    [
+        (10_000, 1e-4, [4, 4, 4, 4, 4]),
+        (1_000, 1e-4, [4, 4, 4, 2]),
+        (100, 1e-4, [4, 4, 2]),
+        (10, 1e-4, [4, 4, 1]),
+        (1_000, 5e-3, [2, 2, 2]),
+        # Of a few bytes, the one by which this is decided counts.
+        (1_000, 25e-3, [2]),
+    ],
 )
-def test_exchanges_that_take_long_are_repeated_less(monkeypatch, mbit_per_s, expected):
+def test_exchanges_that_take_long_are_repeated_less(
+    monkeypatch, mbit_per_s, latency_s, expected
+):
     repeated = []
 
     def exchange_s(_, width, times):
         repeated.append(times)
         n_bytes = width * probe.ROWS * probe.FLOAT_BYTES
-        return 1e-4 + 8e-6 * n_bytes / mbit_per_s
+        return latency_s + 8e-6 * n_bytes / mbit_per_s
 
     # Nothing takes time but what is expected to.
     monkeypatch.setattr(probe.time, "perf_counter", lambda: 0.0)
     monkeypatch.setattr(probe, "_exchange_s", exchange_s)
-    sizes, seconds, _ = probe._time_exchanges(Unconnected(2))
-    assert repeated == expected
-    assert len(sizes) == len(seconds) == len(expected)
+    sizes, seconds, is_far, _ = probe._time_exchanges(Unconnected(2))
+    assert repeated == [1, *expected]
+    assert len(sizes) == len(seconds) == len(expected) + is_far
+    assert is_far is (latency_s > 0.01)
+
+
+@pytest.mark.parametrize("first_s", [(1e-4, 1.0, 1.0), (6e-3, 1.0, 0.5), (1.0,) * 3])
+def test_all_decide_the_same_whatever_each_has_measured(monkeypatch, first_s):
+    """Or one would wait for exchanges that the others have left out."""
+    exchange_s, repeated = probe._exchange_s, ([], [], [])
+
+    def of_rank(communicator, width, times):
+        repeated[communicator.rank].append(times)
+        exchange_s(communicator, width, times)
+        # Of a few bytes it includes the wait for whoever was there last.
+        return first_s[communicator.rank] if width == 1 else 1e-3 * communicator.rank
+
+    monkeypatch.setattr(probe, "_exchange_s", of_rank)
+    first, *others = timed(3)
+    assert repeated[0] == repeated[1] == repeated[2]
+    assert all(
+        (each.sizes, each.is_far) == (first.sizes, first.is_far) for each in others
+    )
+    assert first.is_far is (min(first_s) == 1.0)
+
+
+def slow_down(communicator, seconds):
+    """Make whatever is sent take longer."""
+    for link in communicator._connections.links.values():
+        send = link.send
+
+        def send_slowly(views, send=send):
+            time.sleep(seconds)
+            return send(views)
+
+        link.send = send_slowly
+
+
+def carry_late(source, target, seconds):
+    """Carry bytes from one socket to another, all of them late, until it is closed."""
+    on_the_way = SimpleQueue()
+
+    def deliver():
+        with target, suppress(OSError):
+            while data := on_the_way.get():
+                due, data = data
+                time.sleep(max(0.0, due - time.monotonic()))
+                target.sendall(data)
+
+    thread = threading.Thread(target=deliver, daemon=True)
+    thread.start()
+    with source, suppress(OSError):
+        while data := source.recv(2**20):
+            on_the_way.put((time.monotonic() + seconds, data))
+    on_the_way.put(None)
+    thread.join()
+
+
+@contextmanager
+def far_from_others(communicators, ranks, seconds):
+    """Put some at such a distance of all others."""
+    threads = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def ends():
+            mine = socket.create_connection(listener.getsockname())
+            return mine, listener.accept()[0]
+
+        for one, other in combinations(range(len(communicators)), 2):
+            if {one, other} & {*ranks}:
+                (here, near), (there, far) = ends(), ends()
+                for rank, peer, end in ((one, other, here), (other, one, there)):
+                    links = communicators[rank]._connections.links
+                    links[peer].socket.close()
+                    links[peer] = Link(end, f"shard {peer}")
+                threads += [
+                    threading.Thread(target=carry_late, args=(*way, seconds))
+                    for way in ((near, far.dup()), (far, near.dup()))
+                ]
+        for thread in threads:
+            thread.start()
+        yield
+    for thread in threads:
+        thread.join(WITHIN_S)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("n_ranks", "far", "n_most"), [(2, [0], 7), (3, [0], 13), (4, [0, 1, 2, 3], 13)]
+)
+def test_over_a_long_distance_every_wait_counts(n_ranks, far, n_most):
+    """Of 25 ms each, those of a measurement are to take less than half a second."""
+    communicators, ranks, n_waits = connected(n_ranks), range(n_ranks), Counter()
+    trial, near = SimpleNamespace(steps_seconds=lambda *args: args), {*ranks} - {*far}
+
+    def measured(communicator):
+        begin = communicator._connections.begin
+
+        def begin_and_count(operation, label, sent, received, **options):
+            if {communicator.rank, *sent, *received} & {*far}:
+                n_waits[communicator.rank] += 1
+            return begin(operation, label, sent, received, **options)
+
+        communicator._connections.begin = begin_and_count
+        found, grids = probe._time_links(communicator), [Grid(1)]
+        # Nor do they wait for each other between steps.
+        assert probe._time_steps(communicator, found[0], trial, grids) == (grids,)
+        return found
+
+    with far_from_others(communicators, far, 0.02):
+        found = run(communicators, measured)
+    assert max(n_waits.values()) <= n_most
+    for rank, (of_all, *of_near) in enumerate(found):
+        assert of_all.is_far
+        assert len(of_all.sizes) == 2
+        assert 0.02 <= min(of_all.seconds) <= max(of_all.seconds) < 0.1
+        assert len(of_near) == (len(near) > 1 and rank in near)
+        assert not any(times.is_far for times in of_near)
+
+
+def test_near_workers_wait_for_each_other_after_each_step():
+    """What that takes is not of the step."""
+    trial = SimpleNamespace(
+        steps_seconds=lambda _, goes_on, waits_s: (goes_on, waits_s)
+    )
+
+    def steps(communicator):
+        times = probe.ExchangeTimes([0.0, 1.0], [1e-3, 1.0])
+        goes_on, waits_s = probe._time_steps(communicator, times, trial, [Grid(1)])
+        assert waits_s == 1e-3
+        return goes_on(communicator.rank == 0), goes_on(False)
+
+    assert run(connected(2), steps) == [(True, False)] * 2
 
 
 @pytest.mark.parametrize(
@@ -82,8 +229,8 @@ def test_a_first_exchange_and_one_that_is_held_up_do_not_count(
 
 
 def test_one_worker_has_nobody_to_exchange_with():
-    assert timed(1) == [([], [], None)]
-    assert run(connected(1), probe._time_links) == [[([], [], None)]]
+    assert timed(1) == [([], [], False, None)]
+    assert run(connected(1), probe._time_links) == [[([], [], False, None)]]
 
 
 @pytest.mark.parametrize(
@@ -140,18 +287,8 @@ def test_a_third_kind_of_links_is_looked_for_only_while_there_is_time(monkeypatc
 
 @pytest.mark.parametrize("n_ranks", [3, 4])
 def test_both_ends_of_a_slow_link_see_it_but_only_one_in_all_pairs(n_ranks):
-    def throttle(communicator):
-        for link in communicator._connections.links.values():
-            send = link.send
-
-            def send_slowly(views, send=send):
-                time.sleep(0.03)
-                return send(views)
-
-            link.send = send_slowly
-
     communicators = connected(n_ranks)
-    throttle(communicators[1])
+    slow_down(communicators[1], 0.03)
     times = probe.ExchangeTimes([0.0, 4e6], [0.0, 1e-3])
     members = range(n_ranks)
 
