@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any
 
 from distributed import Client
 
@@ -80,8 +78,8 @@ class Elastic:
         self._measuring_s = FIRST_MEASURING_S
         self._wait_s = MOVE_LOOK_S
         self._next_look_at = time.monotonic() + self._wait_s
-        # Workers outside of the plan that were asked to prepare, and their answers.
-        self._prepared: dict[str, Future[Any]] = {}
+        # Workers outside of the plan that were asked to prepare.
+        self._prepared: set[str] = set()
         # Those that were measured since the fit came to its plan.
         self._measured: set[str] = set()
         # Slow workers, as two rounds in a row have shown them: one may be an accident.
@@ -160,10 +158,11 @@ class Elastic:
         )
         if not is_news and {*spare} <= self._measured:
             return None
-        if new := {*spare} - self._prepared.keys():
+        if new := {*spare} - self._prepared:
             # They import this package and load what is compiled while the next round is
-            # trained. Not waited for.
-            self._prepared |= run_on_workers(self._client, new, prepare, self._trial)
+            # trained. Not waited for: one that has not will do so when it is measured.
+            run_on_workers(self._client, new, prepare, self._trial)
+            self._prepared |= new
             self._next_look_at = now
             return None
         return self._move(spare, length, step_s, placing_s)
