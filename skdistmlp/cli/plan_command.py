@@ -130,6 +130,7 @@ def plan(
     )
     from skdistmlp.crossover.workloads import Workload, parse_layers
     from skdistmlp.exceptions import ClusterError
+    from skdistmlp.planning.left_out import left_out_lines
 
     address = address_of(address, scheduler_file)
     if (workers is None) != (bandwidth is None):
@@ -167,6 +168,8 @@ def plan(
             forecast = forecast_on(client, workload, max_iter)
     click.echo(markdown_table(table_of(forecast)))
     click.echo(f"best: {forecast.rows[0].name}")
+    for line in left_out_lines(forecast.left_out):
+        click.echo(line)
     if note is not None:
         click.echo(note)
     if json_path is not None:
@@ -178,6 +181,7 @@ def plan(
             "latency_s": forecast.latency_s,
             "bits_per_s": forecast.bits_per_s,
             "plans": [row._asdict() for row in forecast.rows],
+            "left_out": [each._asdict() for each in forecast.left_out],
         }
         with report_failed_write(json_path):
             write_json(json_path, results)

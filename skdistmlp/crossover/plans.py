@@ -198,7 +198,7 @@ def forecast_for(
     candidates = offer.candidates()
     if not candidates:
         raise ClusterError(NO_ROOM)
-    return forecast_of(candidates)
+    return forecast_of(candidates, offer)
 
 
 def note_of_memory(forecast: Forecast) -> str | None:

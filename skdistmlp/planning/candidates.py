@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import median
 from typing import NamedTuple
 
 from skdistmlp.exceptions import counted
@@ -14,6 +13,7 @@ from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, split_neurons
 from skdistmlp.planning.cost import StepCost, bytes_held, bytes_here_by_tasks
 from skdistmlp.planning.forecast import Forecast, ForecastRow
+from skdistmlp.planning.left_out import left_out_lines, slow_links, slow_workers
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import (
@@ -31,7 +31,6 @@ from skdistmlp.planning.step_time import (
 )
 from skdistmlp.planning.traffic import exchanges_of_tasks, traffic
 from skdistmlp.planning.worker_counts import worker_counts
-from skdistmlp.planning.worker_lines import named
 from skdistmlp.training.job import EpochTraining, LbfgsTraining, TrainingJob
 
 MARGIN = 0.1
@@ -500,8 +499,8 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return [best, *(other for other in by_time if other is not best)]
 
 
-def forecast_of(candidates: Sequence[Candidate]) -> Forecast:
-    """Return what ranked candidates would take, in plain numbers."""
+def forecast_of(candidates: Sequence[Candidate], offer: Offer) -> Forecast:
+    """Return what ranked candidates of an offer would take, in plain numbers."""
     rows = tuple(
         ForecastRow(
             candidate.plan.engine,
@@ -518,10 +517,17 @@ def forecast_of(candidates: Sequence[Candidate]) -> Forecast:
         )
         for candidate in candidates
     )
+    first, *_ = candidates
+    machines = offer.machines
+    left_out = (
+        *slow_workers(first.plan.workers, offer.workers, machines.workers),
+        *slow_links(first.link, offer.workers, machines.links),
+    )
+    forecast = Forecast(rows, left_out=left_out)
     link = next((c.link for c in candidates if c.link is not None), None)
     if link is None:
-        return Forecast(rows)
-    return Forecast(rows, link.latency_s, link.bits_per_s)
+        return forecast
+    return replace(forecast, latency_s=link.latency_s, bits_per_s=link.bits_per_s)
 
 
 def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
@@ -535,7 +541,7 @@ def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
         What there was to choose from.
     """
     first, *others = candidates
-    forecast = forecast_of(candidates)
+    forecast = forecast_of(candidates, offer)
     n_workers = len(first.plan.workers)
     alone = next((c for c in candidates if not c.plan.workers), None)
     next_best = ""
@@ -561,64 +567,5 @@ def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
         reason = next_best
     else:
         reason = "the fastest plan that is expected to fit into memory"
-    reason += slow_workers(first.plan, offer.workers, offer.machines.workers)
-    reason += _slow_links(first, offer)
+    reason = "; ".join([reason, *left_out_lines(forecast.left_out)])
     return replace(first.plan, reason=reason, forecast=forecast)
-
-
-def slow_workers(plan: Plan, workers: Sequence[str], speeds: Sequence[Speed]) -> str:
-    """Say which workers a plan leaves out since they are slow; nothing if none is.
-
-    Parameters
-    ----------
-    plan : Plan
-        The plan.
-    workers : sequence of str
-        Addresses of all workers.
-    speeds : sequence of Speed
-        How fast they are; in the same order.
-    """
-    slowness = {
-        worker: speed.correction(Grid(1))
-        for worker, speed in zip(workers, speeds, strict=True)
-    }
-    taken = [slowness[worker] for worker in plan.workers]
-    if not taken:
-        return ""
-    left_out = [
-        worker
-        for worker, its in slowness.items()
-        if worker not in plan.workers and its > max(taken)
-    ]
-    if not left_out:
-        return ""
-    ratios = [slowness[worker] / median(taken) for worker in left_out]
-    return f"; {_left_out(left_out)}, {_times(ratios)} times as slow as the others"
-
-
-def _slow_links(candidate: Candidate, offer: Offer) -> str:
-    """Say which workers a plan leaves out for their links; nothing if none is."""
-    if candidate.link is None:
-        return ""
-    slowness = {
-        worker: link.slowness / candidate.link.slowness
-        for worker, link in zip(offer.workers, offer.machines.links, strict=True)
-    }
-    # None of those that are taken has a slower one.
-    left_out = [worker for worker, times in slowness.items() if times > 1]
-    if not left_out:
-        return ""
-    links = "its link is" if len(left_out) == 1 else "their links are"
-    times = _times([slowness[worker] for worker in left_out])
-    return f"; {_left_out(left_out)}: {links} {times} times as slow as the others"
-
-
-def _left_out(workers: Sequence[str]) -> str:
-    """Say that workers are left out."""
-    return f"{named(workers)} {'is' if len(workers) == 1 else 'are'} left out"
-
-
-def _times(ratios: Sequence[float]) -> str:
-    """Return the least and the most of some ratios, or one if they are about equal."""
-    least, most = f"{min(ratios):.1f}", f"{max(ratios):.1f}"
-    return least if least == most else f"{least} to {most}"

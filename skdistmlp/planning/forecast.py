@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
+from skdistmlp.planning.left_out import LeftOut, left_out_lines
 from skdistmlp.public import public
 
 MISS = 1.5
@@ -84,6 +85,10 @@ class Forecast:
         Seconds per step that the fit took; None before it.
     n_steps : int
         How many steps it took.
+    left_out : tuple of LeftOut
+        Workers that the first plan does without since they, or their links, are slow:
+        `worker` is the address of each, `slow` is "worker" or "link", and `times` is
+        how many times as slow as the others it is.
     """
 
     rows: tuple[ForecastRow, ...]
@@ -91,12 +96,15 @@ class Forecast:
     bits_per_s: float | None = None
     step_s: float | None = None
     n_steps: int = 0
+    left_out: tuple[LeftOut, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return "\n".join([*self.lines(), *left_out_lines(self.left_out)])
 
     def lines(self) -> list[str]:
-        """Return what a printed plan says of it.
+        """Return what a printed plan says of it, besides which workers are left out.
+
+        The reason of the plan says that.
 
         Returns
         -------
@@ -155,14 +163,19 @@ class Forecast:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return plain data, which other versions can read."""
-        return vars(self) | {"rows": [tuple(row) for row in self.rows]}
+        left_out = [tuple(each) for each in self.left_out]
+        return vars(self) | {
+            "rows": [tuple(row) for row in self.rows],
+            "left_out": left_out,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Later versions may have added numbers to the end of a row.
         n_known = len(ForecastRow._fields)
         rows = tuple(ForecastRow(*row[:n_known]) for row in state["rows"])
+        left_out = tuple(LeftOut(*each) for each in state.get("left_out", ()))
         # The attributes cannot be assigned: the forecast is frozen.
-        vars(self).update(state, rows=rows)
+        vars(self).update(state, rows=rows, left_out=left_out)
 
     @classmethod
     def of_state(cls, state: dict[str, Any]) -> Self:

@@ -196,7 +196,7 @@ def move_that_pays(
     moved = replace(
         best.plan,
         reason=reason,
-        forecast=forecast_of(candidates),
+        forecast=forecast_of(candidates, offer),
         fixed=plan.fixed,
         recoveries=plan.recoveries,
     )

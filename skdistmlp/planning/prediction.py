@@ -9,13 +9,14 @@ from typing import Literal
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.candidates import MARGIN, PLACEMENTS_TRIED, slow_workers
+from skdistmlp.planning.candidates import MARGIN, PLACEMENTS_TRIED
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_sent_by_neurons,
     bytes_sent_by_rows,
     chained_tasks,
 )
+from skdistmlp.planning.left_out import left_out_lines, slow_workers
 from skdistmlp.planning.machines import Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan, local_plan
@@ -74,7 +75,8 @@ def plan_shared_prediction(
     nearly = [its for its in candidates if its.seconds <= (1 + MARGIN) * best_s]
     chosen = min(nearly, key=lambda its: (len(its.plan.workers), its.seconds))
     reason = _reason(offer, candidates, chosen)
-    reason += slow_workers(chosen.plan, workers, machines.workers)
+    left_out = slow_workers(chosen.plan.workers, workers, machines.workers)
+    reason = "; ".join([reason, *left_out_lines(left_out)])
     return replace(chosen.plan, reason=reason)
 
 

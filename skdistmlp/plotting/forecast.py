@@ -1,8 +1,10 @@
 """What a step is expected to take, by the number of workers."""
 
+import textwrap
 from typing import TYPE_CHECKING, Any, Self
 
 from skdistmlp.planning.forecast import Forecast, best_per_number
+from skdistmlp.planning.left_out import left_out_lines
 from skdistmlp.planning.plan import Plan
 from skdistmlp.plotting.axes import (
     axes_or_new,
@@ -169,7 +171,10 @@ class ForecastDisplay:
                 label="measured" if name is None else f"{name}, measured",
             )
         start_y_axis_at_zero(ax, self.line_)
-        ax.set(xlabel="Number of workers (0: this process)", ylabel="Step (ms)")
+        label = ["Number of workers (0: this process)"]
+        for line in left_out_lines(self.forecast.left_out):
+            label += textwrap.wrap(line, NOTE_WIDTH)
+        ax.set(xlabel="\n".join(label), ylabel="Step (ms)")
         if len(rows) > 1 and rows[-1].n_workers > WIDE:
             ax.set_xscale("symlog", base=2, linthresh=1)
         numbers = [row.n_workers for row in rows]
@@ -181,6 +186,9 @@ class ForecastDisplay:
 
 FORECAST_GID = "forecast"
 """Marks the lines of forecasts, so that those to come can count them."""
+
+NOTE_WIDTH = 70
+"""Characters of a line below the axis, which names the workers that are left out."""
 
 WIDE = 16
 """Number of workers from which their axis is logarithmic."""

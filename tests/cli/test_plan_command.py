@@ -7,6 +7,9 @@ import pytest
 from click.testing import CliRunner
 
 from skdistmlp import cli
+from skdistmlp.crossover import plans
+from skdistmlp.planning.forecast import Forecast, ForecastRow
+from skdistmlp.planning.left_out import LeftOut
 
 SMALL = ["--network", "8-16", "--n-rows", "400", "--batch-size", "50"]
 
@@ -17,7 +20,10 @@ def test_the_workers_of_a_cluster_are_measured(client, tmp_path):
     arguments = ["plan", client.scheduler.address, *SMALL, *map(str, files)]
     result = CliRunner().invoke(cli.mlp, arguments)
     assert result.exit_code == 0, result.output
-    *table, best = result.output.splitlines()
+    lines = result.output.splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    # Others are left out, if any of the workers seems slow.
+    best, *_ = lines[len(table) :]
     rows = [line.split("|")[1].strip() for line in table[2:]]
     assert rows == ["0", "1", "2", "3"]
     assert re.fullmatch(r"best: (this process|peers on .*)", best)
@@ -26,6 +32,22 @@ def test_the_workers_of_a_cluster_are_measured(client, tmp_path):
     assert {each["n_workers"] for each in written["plans"]} == {0, 1, 2, 3}
     assert written["bits_per_s"] > 0
     assert "<svg" in plot_path.read_text()
+
+
+def test_workers_that_are_left_out_are_named(client, monkeypatch, tmp_path):
+    row = ForecastRow("peers", 2, 1, 0.012, 1.2, 120.0, 5, 7)
+    slow = LeftOut("tcp://192.0.2.7:1", "link", 50.0)
+    forecast = Forecast((row,), left_out=(slow,))
+    monkeypatch.setattr(plans, "forecast_on", lambda *_: forecast)
+    path = tmp_path / "plan.json"
+    arguments = ["plan", client.scheduler.address, *SMALL, "--json", str(path)]
+    result = CliRunner().invoke(cli.mlp, arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-2:] == [
+        "best: peers on 2 (1 x 2)",
+        "tcp://192.0.2.7:1 is left out: its link is 50.0 times as slow as the others",
+    ]
+    assert json.loads(path.read_text())["left_out"] == [slow._asdict()]
 
 
 def test_workers_that_are_not_there_need_no_cluster():

@@ -25,6 +25,7 @@ from skdistmlp.planning.candidates import (
     row_shares,
 )
 from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.left_out import LeftOut
 from skdistmlp.planning.machines import Link, Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan, plan_training
@@ -426,7 +427,7 @@ def test_this_process_is_no_candidate_without_room():
     assert here.plan.engine == "local"
     # Parameters, gradient and two moments, and the activations of a step.
     assert here.bytes_here == pytest.approx(4 * 4 * 200_000 * 100_011, rel=0.01)
-    (row,) = forecast_of([here]).rows
+    (row,) = forecast_of([here], offer).rows
     assert row.bytes_held == here.bytes_here
     assert replace(offer, memory_here=here.bytes_here - 1).candidates() == []
 
@@ -592,9 +593,9 @@ def test_each_grid_is_there_once_though_links_differ(far):
     plans = [(c.plan.engine, c.plan.n_workers, c.plan.n_replicas) for c in everything]
     assert len({*plans}) < len(plans)
     candidates = offer.candidates()
-    rows = {row.name: row for row in forecast_of(candidates).rows}
+    rows = {row.name: row for row in forecast_of(candidates, offer).rows}
     assert len(rows) == len(candidates)
-    for each in forecast_of(everything).rows:
+    for each in forecast_of(everything, offer).rows:
         assert rows[each.name].fit_s <= each.fit_s
     plan = chosen_plan(candidates, offer)
     assert f"{candidates[1].fit_s / candidates[0].fit_s:.2f}" in plan.reason
@@ -623,11 +624,11 @@ def test_a_forecast_has_the_link_of_the_workers_that_train():
     offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, far=(1,))
     fast, slow = offer.machines.links[:2]
     candidates = offer.candidates()
-    assert forecast_of(candidates).bits_per_s == fast.bits_per_s
+    assert forecast_of(candidates, offer).bits_per_s == fast.bits_per_s
     every = [c for c in candidates if len(c.plan.workers) in (0, 4)]
-    assert forecast_of(every).bits_per_s == slow.bits_per_s
+    assert forecast_of(every, offer).bits_per_s == slow.bits_per_s
     alone = [c for c in candidates if len(c.plan.workers) < 2]
-    assert forecast_of(alone).bits_per_s is None
+    assert forecast_of(alone, offer).bits_per_s is None
 
 
 def test_a_forecast_has_what_each_plan_sends_stores_and_takes_besides_its_steps():
@@ -635,7 +636,7 @@ def test_a_forecast_has_what_each_plan_sends_stores_and_takes_besides_its_steps(
     limit = {"tcp://worker0:1": WorkerMemory(3 * 10**8)}
     offer = offer_of(n_workers=3, sizes=sizes, memory=limit)
     candidates = replace(offer, n_workers=3, n_replicas=1, min_workers=3).candidates()
-    rows = {r.n_workers: r for r in forecast_of(candidates).rows}
+    rows = {r.n_workers: r for r in forecast_of(candidates, offer).rows}
     (on_three,) = [c for c in candidates if c.plan.n_workers == 3]
     _, n_messages = traffic(on_three.plan.split, offer.cost, 1, 0, on_three.plan.rows)
     # Features, activations, deltas and logits, to two others each.
@@ -647,11 +648,14 @@ def test_a_forecast_has_what_each_plan_sends_stores_and_takes_besides_its_steps(
 
 def test_a_chosen_plan_says_which_workers_it_leaves_out():
     offer = offer_of(n_workers=4, bits_per_s=10 * GBIT, slow=(1,))
-    reason = chosen_plan(offer.candidates(), offer).reason
-    assert reason.startswith("3 workers should train ")
-    assert reason.endswith(
+    plan = chosen_plan(offer.candidates(), offer)
+    assert plan.reason.startswith("3 workers should train ")
+    assert plan.reason.endswith(
         "; tcp://worker1:1 is left out, 3.0 times as slow as the others"
     )
+    assert plan.forecast.left_out == (LeftOut(offer.workers[1], "worker", 3.0),)
+    # Once.
+    assert str(plan).count("left out") == 1
     offer = offer_of(n_workers=8, bits_per_s=10 * GBIT, slow=(1, 2, 4, 5, 6))
     assert chosen_plan(offer.candidates(), offer).reason.endswith(
         "; tcp://worker1:1, tcp://worker2:1, tcp://worker4:1, …, tcp://worker6:1 are "

@@ -5,6 +5,7 @@ import pickle
 import pytest
 
 from skdistmlp.planning.forecast import Forecast, ForecastRow, best_per_number
+from skdistmlp.planning.left_out import LeftOut
 
 HERE = ForecastRow("local", 0, 1, 0.02, 2.0, 200.0, 0, 0)
 SHARDS = ForecastRow("peers", 2, 1, 0.012, 1.2, 120.0, 5, 7)
@@ -64,6 +65,23 @@ def test_it_is_kept_as_plain_data():
     assert pickle.loads(pickle.dumps(forecast)) == forecast
     assert Forecast.of_state(forecast.__getstate__()) == forecast
     assert type(forecast.__getstate__()["rows"][0]) is tuple
+
+
+def test_it_names_the_workers_that_are_left_out():
+    """A printed plan says so first, not here."""
+    left_out = (LeftOut("tcp://a:1", "worker", 3.0), LeftOut("tcp://b:1", "link", 20.0))
+    forecast = Forecast((SHARDS, HERE), left_out=left_out)
+    assert str(forecast).splitlines() == [
+        *forecast.lines(),
+        "tcp://a:1 is left out, 3.0 times as slow as the others",
+        "tcp://b:1 is left out: its link is 20.0 times as slow as the others",
+    ]
+    state = forecast.__getstate__()
+    assert type(state["left_out"][0]) is tuple
+    assert Forecast.of_state(state) == forecast
+    # Earlier versions did not.
+    del state["left_out"]
+    assert Forecast.of_state(state).left_out == ()
 
 
 def test_rows_of_later_versions_are_read():

@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.planning.forecast import Forecast
+from skdistmlp.planning.left_out import LeftOut
 from skdistmlp.plotting import ForecastDisplay
 from tests.planning.test_forecast import HERE, REPLICAS, SHARDS
 from tests.plotting.pictures import assert_readable
@@ -44,6 +45,17 @@ def test_many_workers_have_a_logarithmic_axis():
     assert display.ax_.get_xscale() == "symlog"
     labels = [label.get_text() for label in display.ax_.get_xticklabels()]
     assert labels == [str(n) for n in numbers]
+    assert_readable(display.figure_)
+
+
+def test_workers_that_are_left_out_are_named_below_the_axis():
+    left_out = (LeftOut("tcp://192.0.2.117:40001", "link", 50.0),)
+    display = ForecastDisplay.from_forecast(Forecast((SHARDS, HERE), left_out=left_out))
+    assert display.ax_.get_xlabel().splitlines() == [
+        "Number of workers (0: this process)",
+        "tcp://192.0.2.117:40001 is left out: its link is 50.0 times as slow as",
+        "the others",
+    ]
     assert_readable(display.figure_)
 
 
