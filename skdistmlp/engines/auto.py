@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from skdistmlp.engines.default_plan import MEMORY_ASKED_FROM_BYTES
+from skdistmlp.engines.default_plan import MEMORY_ASKED_FROM_BYTES, memory_in_fit
 from skdistmlp.engines.engine import EngineRequest, out_of_reach
 from skdistmlp.exceptions import ClusterError, what_happened
 from skdistmlp.parallel.data import BaseDataset
@@ -225,7 +225,7 @@ def fastest_plan(
     cost, layer_units, trial = outline.cost, outline.layer_units, outline.trial
     # Before anything is measured: what that takes is given back a little later, but for
     # the compiled code that it loads, for which the plan leaves room.
-    memory = _memory_in_fit(outline, workers, client)
+    memory = _memory_for(outline, workers, client)
     memory_here = _memory_here(trial)
     grids = outline.grids_timed(len(workers))
     note = ""
@@ -418,16 +418,12 @@ def plan_without_peers(
     return _on_free_workers(plan, request, outline, offer, client)
 
 
-def _memory_in_fit(
+def _memory_for(
     outline: FitOutline, workers: tuple[str, ...], client: Any
 ) -> Mapping[str, WorkerMemory]:
-    """Return the memory of workers once they have loaded the compiled code of a fit."""
-    from skdistmlp.cluster.client.workers import worker_memory
-    from skdistmlp.cluster.peers.loaded import room_for
-
+    """Return the memory of workers for any plan of a fit."""
     needed = bytes_allocated_here(outline.layer_units, outline.cost, on_cluster=True)
-    memory = worker_memory(client, workers)
-    return room_for(outline.trial, client, memory, needed)
+    return memory_in_fit(outline.trial, client, workers, needed)
 
 
 def _memory_here(trial: Trial) -> int:
@@ -445,7 +441,7 @@ def _offer_at_present(
     machines: Machines,
 ) -> Offer:
     """Return what there is to choose from, with the memory that is free now."""
-    memory = _memory_in_fit(outline, workers, client)
+    memory = _memory_for(outline, workers, client)
     memory_here = _memory_here(outline.trial)
     return _offer(request, outline, workers, machines, memory, memory_here)
 

@@ -20,7 +20,7 @@ from skdistmlp.engines.auto import (
     plan_without_peers,
     reason_too_short,
 )
-from skdistmlp.engines.default_plan import default_plan, suitable_workers
+from skdistmlp.engines.default_plan import DefaultPlanner
 from skdistmlp.engines.engine import (
     Engine,
     EngineFactory,
@@ -231,23 +231,22 @@ def _plan_training(
     from skdistmlp.cluster.client.workers import choose_workers, workers_of
     from skdistmlp.cluster.run.reservation import choose_free_workers, withdraw_choice
 
+    trial = None if outline is None else outline.trial
+    planner = DefaultPlanner(request, layer_units, cost, client, trial)
     workers = choose_workers(client, request.n_workers, request.n_replicas, log)
     present = () if request.n_workers is None else workers_of(client)
     # One may have left meanwhile, which the fit will notice.
     if len(present) <= len(workers):
-        return _plan_on(request, layer_units, cost, client, outline, workers)
+        return _plan_on(planner, outline, workers)
     # Of those with room the ones that will be free soonest: fits share a cluster.
     n_workers = len(workers)
     held = {} if outline is None else outline.bytes_on_workers()
     intends = not request.only_plans
-    trial = None if outline is None else outline.trial
-    present = suitable_workers(
-        request, layer_units, cost, n_workers, present, client, trial
-    )
+    present = planner.suitable_workers(n_workers, present)
     workers = choose_free_workers(client, present, n_workers, held, intends)
     plan = None
     try:
-        plan = _plan_on(request, layer_units, cost, client, outline, workers)
+        plan = _plan_on(planner, outline, workers)
         return plan
     finally:
         # No fit will arrive with them: others need not go out of its way.
@@ -256,15 +255,20 @@ def _plan_training(
 
 
 def _plan_on(
-    request: EngineRequest,
-    layer_units: Sequence[int],
-    cost: StepCost,
-    client: Any,
-    outline: FitOutline | None,
-    workers: tuple[str, ...],
+    planner: DefaultPlanner, outline: FitOutline | None, workers: tuple[str, ...]
 ) -> Plan:
-    """Return the plan of a training that may use these workers."""
-    note = ""
+    """Return the plan of a training that may use these workers.
+
+    Parameters
+    ----------
+    planner : DefaultPlanner
+        Where nothing is measured; it has the request and the client.
+    outline : FitOutline or None
+        Of the fit.
+    workers : tuple of str
+        Addresses.
+    """
+    request, client, note = planner.request, planner.client, ""
     if outline is not None:
         request = _without_unreachable(request, workers, client)
     if outline is not None and request.without_peers is not None:
@@ -280,17 +284,16 @@ def _plan_on(
             note = f" (nothing was measured: {what_happened(error)})"
             if request.parameter_threshold == "auto" and request.may_stay_local:
                 default = replace(request, parameter_threshold=None)
-                reason = default.reason_to_stay_local(layer_units)
+                reason = default.reason_to_stay_local(planner.layer_units)
                 if reason is not None:
-                    return local_plan(layer_units, reason + note)
+                    return local_plan(planner.layer_units, reason + note)
         else:
             if plan is not None:
                 return plan
             reason = reason_too_short(request, outline)
             if reason is not None:
-                return local_plan(layer_units, reason)
-    trial = None if outline is None else outline.trial
-    plan = default_plan(request, layer_units, cost, workers, client, trial)
+                return local_plan(planner.layer_units, reason)
+    plan = planner.plan(workers)
     return replace(plan, reason=plan.reason + note)
 
 

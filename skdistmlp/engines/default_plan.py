@@ -1,12 +1,13 @@
 """The plan where nothing is measured, and the workers that have room for it."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan, plan_training
 from skdistmlp.planning.replicas import (
     plan_that_fits,
@@ -23,15 +24,9 @@ Smaller networks and data fit anywhere, unless the user has set a lower share of
 memory for rows."""
 
 
-def default_plan(
-    request: EngineRequest,
-    layer_units: Sequence[int],
-    cost: StepCost,
-    workers: tuple[str, ...],
-    client: Any,
-    trial: Trial | None = None,
-) -> Plan:
-    """Return the plan that follows from the request and from memory alone.
+@dataclass(frozen=True)
+class DefaultPlanner:
+    """Plans that follow from what the user asked for and from memory alone.
 
     Parameters
     ----------
@@ -41,101 +36,126 @@ def default_plan(
         Features, neurons of each hidden layer, outputs.
     cost : StepCost
         Of a step.
-    workers : tuple of str
-        Addresses of the workers that will train.
     client : Client
         A connected client.
     trial : Trial, optional
         Says whether the fit will load compiled code, for which there has to be room.
     """
-    from skdistmlp.cluster.client.workers import threads_of, worker_memory
-    from skdistmlp.cluster.peers.loaded import room_for
 
-    threads = threads_of(client, workers)
+    request: EngineRequest
+    layer_units: Sequence[int]
+    cost: StepCost
+    client: Any
+    trial: Trial | None = None
 
-    def plan_with(n_replicas: int, *rows: RowHolding) -> Plan:
-        plan = plan_training(
-            layer_units, request.engine, workers, cost, threads, n_replicas, *rows
+    def plan(self, workers: tuple[str, ...]) -> Plan:
+        """Return the plan of a fit on some workers, by their addresses."""
+        from skdistmlp.cluster.client.workers import threads_of
+
+        request, threads = self.request, threads_of(self.client, workers)
+
+        def plan_with(n_replicas: int, *rows: RowHolding) -> Plan:
+            plan = self._plan_on(workers, threads, n_replicas, *rows)
+            if request.must_share and request.engine == "auto":
+                reason = "X does not fit this process, and there are workers"
+                plan = replace(plan, reason=reason)
+            return plan
+
+        numbers = self._numbers_of_replicas(len(workers))
+        first = plan_with(numbers[0])
+        if request.engine == "futures":
+            return first
+        share = rows_memory_share()
+        # If there is room for the first, it is the plan.
+        if max(first.bytes_needed, default=0) < MEMORY_ASKED_FROM_BYTES and (
+            share >= float(SETTINGS["rows.memory-share"].default)
+        ):
+            return first
+        memory = self._memory_for(first, workers)
+        return plan_that_fits(numbers, plan_with, memory, share)
+
+    def suitable_workers(
+        self, n_workers: int, workers: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Return the workers among which a fit on `n_workers` of them may choose.
+
+        Parameters
+        ----------
+        n_workers : int
+            The number of workers that will train.
+        workers : tuple of str
+            Addresses of all that are there.
+        """
+
+        def plan_with(n_replicas: int, *rows: RowHolding) -> Plan:
+            # With equal shards: any of these workers may get any of them.
+            return self._plan_on(workers[:n_workers], None, n_replicas, *rows)
+
+        numbers = self._numbers_of_replicas(n_workers)
+        first = plan_with(numbers[0])
+        if not first.bytes_needed:
+            # An engine of another table, of whose memory nothing is known.
+            return workers
+        plans = [first]
+        if self.request.engine != "futures":
+            plans = plans_by_preference(numbers, plan_with)
+        memory = self._memory_for(first, workers)
+        return workers_to_choose_from(
+            plans, workers, n_workers, memory, rows_memory_share()
         )
-        if request.must_share and request.engine == "auto":
-            reason = "X does not fit this process, and there are workers"
-            plan = replace(plan, reason=reason)
-        return plan
 
-    numbers = _numbers_of_replicas(request, layer_units, cost, len(workers))
-    first = plan_with(numbers[0])
-    if request.engine == "futures":
-        return first
-    share = rows_memory_share()
-    # If there is room for the first, it is the plan.
-    needed = max(first.bytes_needed, default=0)
-    if needed < MEMORY_ASKED_FROM_BYTES and share >= float(
-        SETTINGS["rows.memory-share"].default
-    ):
-        return first
-    memory = room_for(trial, client, worker_memory(client, workers), needed)
-    return plan_that_fits(numbers, plan_with, memory, share)
+    def _plan_on(
+        self,
+        workers: tuple[str, ...],
+        threads: Sequence[int] | None,
+        n_replicas: int,
+        *rows: RowHolding,
+    ) -> Plan:
+        return plan_training(
+            self.layer_units,
+            self.request.engine,
+            workers,
+            self.cost,
+            threads,
+            n_replicas,
+            *rows,
+        )
+
+    def _numbers_of_replicas(self, n_workers: int) -> list[int]:
+        """Return the numbers of replicas to choose from, the best first."""
+        if self.request.engine == "futures":
+            return [1]
+        if self.request.n_replicas is not None:
+            return [self.request.n_replicas]
+        return preferred_replicas(self.layer_units, n_workers, self.cost)
+
+    def _memory_for(
+        self, plan: Plan, workers: tuple[str, ...]
+    ) -> Mapping[str, WorkerMemory]:
+        """Return the memory of workers for a plan and those that need less."""
+        needed = max(plan.bytes_needed)
+        return memory_in_fit(self.trial, self.client, workers, needed)
 
 
-def suitable_workers(
-    request: EngineRequest,
-    layer_units: Sequence[int],
-    cost: StepCost,
-    n_workers: int,
-    workers: tuple[str, ...],
-    client: Any,
-    trial: Trial | None = None,
-) -> tuple[str, ...]:
-    """Return those workers among which a fit on `n_workers` of them may choose.
+def memory_in_fit(
+    trial: Trial | None, client: Any, workers: tuple[str, ...], needed: int
+) -> Mapping[str, WorkerMemory]:
+    """Return the memory of workers once they have loaded the compiled code of a fit.
 
     Parameters
     ----------
-    request : EngineRequest
-        What the user asked for.
-    layer_units : sequence of int
-        Features, neurons of each hidden layer, outputs.
-    cost : StepCost
-        Of a step.
-    n_workers : int
-        The number of workers that will train.
-    workers : tuple of str
-        Addresses of all that are there.
+    trial : Trial or None
+        Of the fit; None if nothing is known of it.
     client : Client
         A connected client.
-    trial : Trial, optional
-        As in `default_plan`.
+    workers : tuple of str
+        Addresses.
+    needed : int
+        Bytes that the fit takes on a worker, at most.
     """
     from skdistmlp.cluster.client.workers import worker_memory
-    from skdistmlp.cluster.peers.loaded import room_for
+    from skdistmlp.cluster.peers import worker as module_of_fits
+    from skdistmlp.cluster.run.loaded import room_for
 
-    def plan_with(n_replicas: int, *rows: RowHolding) -> Plan:
-        # With equal shards: any of these workers may get any of them.
-        any_of_them = workers[:n_workers]
-        return plan_training(
-            layer_units, request.engine, any_of_them, cost, None, n_replicas, *rows
-        )
-
-    numbers = _numbers_of_replicas(request, layer_units, cost, n_workers)
-    first = plan_with(numbers[0])
-    if not first.bytes_needed:
-        # An engine of another table, of whose memory nothing is known.
-        return workers
-    plans = [first]
-    if request.engine != "futures":
-        plans = plans_by_preference(numbers, plan_with)
-    needed = max(first.bytes_needed)
-    memory = room_for(trial, client, worker_memory(client, workers), needed)
-    return workers_to_choose_from(
-        plans, workers, n_workers, memory, rows_memory_share()
-    )
-
-
-def _numbers_of_replicas(
-    request: EngineRequest, layer_units: Sequence[int], cost: StepCost, n_workers: int
-) -> list[int]:
-    """Return the numbers of replicas to choose from, the best first."""
-    if request.engine == "futures":
-        return [1]
-    if request.n_replicas is not None:
-        return [request.n_replicas]
-    return preferred_replicas(layer_units, n_workers, cost)
+    memory = worker_memory(client, workers)
+    return room_for(trial, client, memory, needed, module_of_fits.__name__)

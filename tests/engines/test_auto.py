@@ -16,7 +16,7 @@ from sklearn.neural_network import MLPClassifier
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
 from skdistmlp.cluster.client import workers as client_workers
 from skdistmlp.cluster.data import remote_dataset
-from skdistmlp.cluster.peers import driver, failure, loaded
+from skdistmlp.cluster.peers import driver, failure
 from skdistmlp.cluster.peers import measured as measured_machines
 from skdistmlp.cluster.peers import measurement as cluster_measurement
 from skdistmlp.cluster.peers.measured import (
@@ -29,6 +29,7 @@ from skdistmlp.cluster.peers.measured import (
     unreachable_before,
 )
 from skdistmlp.cluster.peers.shard import Roster
+from skdistmlp.cluster.run import loaded
 from skdistmlp.cluster.run.reservation import reserve_workers
 from skdistmlp.engines import auto
 from skdistmlp.engines.auto import FitOutline, is_worth_measuring

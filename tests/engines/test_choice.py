@@ -85,7 +85,7 @@ def test_workers_that_a_plan_does_without_are_left_to_others(client, monkeypatch
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(choice, "default_plan", fail)
+    monkeypatch.setattr(choice.DefaultPlanner, "plan", fail)
     with pytest.raises(KeyboardInterrupt):
         opened(LARGE, client=client, n_workers=2)
     assert choices(client) == []

@@ -15,12 +15,13 @@ from distributed import Client
 
 from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.workers import worker_memory, workers_of
-from skdistmlp.cluster.peers.loaded import room_for
+from skdistmlp.cluster.peers import worker as module_of_fits
 from skdistmlp.cluster.peers.measured import HeldError, MeasurementError
 from skdistmlp.cluster.peers.measurement import check_room_for_trial, measure_again
 from skdistmlp.cluster.peers.probe import prepare
 from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.cluster.recovery.departure import Departure
+from skdistmlp.cluster.run.loaded import room_for
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, Offer, bytes_allocated_here
@@ -237,6 +238,7 @@ class Elastic:
             self._client,
             worker_memory(self._client, workers),
             bytes_allocated_here(self._units, self._cost, on_cluster=True),
+            module_of_fits.__name__,
         )
         units = self._trial.network.layer_units
         grids = corners(len(workers), units, self._cost.n_rows)

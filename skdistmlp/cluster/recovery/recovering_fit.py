@@ -553,7 +553,7 @@ class RecoveringFit:
         before, job = self.plan, self.job
         with translate_dask_errors(self.client, (), WAITING):
             plan = departure.plan or plan_on(
-                self.client, before, workers, job, self.dataset
+                self.client, before, workers, job, self.dataset, self.spares.module
             )
             processes_now = processes_of(self.client)
         self.job = replace(job, split=plan.split, n_replicas=plan.n_replicas)

@@ -22,11 +22,13 @@ from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.cluster.run.arithmetic import Arithmetic
 from skdistmlp.cluster.run.free_memory import look_at_memory
 from skdistmlp.cluster.run.liveness import silent_workers
+from skdistmlp.cluster.run.loaded import room_for
 from skdistmlp.cluster.run.reservation import freest_first
 from skdistmlp.cluster.run.versions import check_versions
 from skdistmlp.exceptions import ClusterError, counted
 from skdistmlp.parallel.data import BaseDataset
-from skdistmlp.parallel.rows import RowHolding
+from skdistmlp.parallel.rows import COPIES, RowHolding
+from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan, plan_training
@@ -36,6 +38,7 @@ from skdistmlp.settings import rows_memory_share
 from skdistmlp.timeouts import PING_ANSWER_S, RECOVERY_POLL_S
 from skdistmlp.training.job import TrainingJob
 from skdistmlp.training.progress import LbfgsProgress
+from skdistmlp.training.trial import Trial
 
 
 def has_them(_found: Sequence[str], _workers: Sequence[str]) -> bool:
@@ -300,8 +303,25 @@ def plan_on(
     workers: tuple[str, ...],
     job: TrainingJob,
     dataset: BaseDataset,
+    module: str,
 ) -> Plan:
-    """Return the plan to resume on: the same if there are as many workers."""
+    """Return the plan to resume on: the same if there are as many workers.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    plan : Plan
+        Of before.
+    workers : tuple of str
+        Addresses of those that are left.
+    job : TrainingJob
+        The job.
+    dataset : BaseDataset
+        All rows.
+    module : str
+        What the fit loads on its workers.
+    """
     if len(workers) == plan.n_workers:
         return replace(plan, workers=workers, row_ranges=())
     engine, cost = plan.engine, cost_of_training(job, dataset)
@@ -314,12 +334,14 @@ def plan_on(
     numbers = [1]
     if engine == "peers":
         numbers = preferred_replicas(units, len(workers), cost)
-    fewer = plan_that_fits(
-        numbers,
-        plan_with,
-        worker_memory(client, workers),
-        rows_memory_share(),
-    )
+    # All steps of the fit count: workers that have been there from the beginning load
+    # compiled code after as many as if nothing had been lost.
+    whole = replace(job, initial=replace(job.initial, progress=None))
+    n_steps = FitLength.of(whole, dataset).total
+    trial = Trial.of(job, dataset, cost.n_rows, n_steps)
+    needed = max(plan_with(numbers[0], COPIES).bytes_needed, default=0)
+    memory = room_for(trial, client, worker_memory(client, workers), needed, module)
+    fewer = plan_that_fits(numbers, plan_with, memory, rows_memory_share())
     reason = (
         f"{counted(len(plan.workers) - len(workers), 'worker')} fewer than before "
         f"({plan.reason})"

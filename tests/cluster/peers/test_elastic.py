@@ -13,12 +13,13 @@ from distributed import Client, LocalCluster
 from numpy.testing import assert_allclose
 
 from skdistmlp import DistributedMLPClassifier
-from skdistmlp.cluster.peers import driver, loaded
+from skdistmlp.cluster.peers import driver
 from skdistmlp.cluster.peers import elastic as module
 from skdistmlp.cluster.peers.elastic import Elastic, without_plan
 from skdistmlp.cluster.peers.measured import HeldError, MeasurementError
 from skdistmlp.cluster.peers.recovery import _look_for_move
 from skdistmlp.cluster.peers.shard import Report
+from skdistmlp.cluster.run import loaded
 from skdistmlp.nn.compiled import LOADED_BYTES
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit

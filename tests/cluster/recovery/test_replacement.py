@@ -23,12 +23,15 @@ from skdistmlp.cluster.recovery.replacement import (
     recovery_of,
     replacements,
 )
+from skdistmlp.cluster.run import loaded
 from skdistmlp.cluster.run.arithmetic import arithmetic_here
 from skdistmlp.cluster.run.reservation import WorkerClaim, share_workers
+from skdistmlp.nn.compiled import LOADED_BYTES
+from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import plan_training
-from skdistmlp.training.progress import LbfgsProgress
+from skdistmlp.training.progress import LbfgsProgress, Progress
 from tests.cluster.recovery.spares import all_of, none_of
 from tests.cluster.support import WITHIN_S, bounded
 from tests.training.jobs import dataset_of, job_of
@@ -135,12 +138,44 @@ def test_fewer_workers_share_the_network_as_the_engine_can(client, engine, n_rep
     job, dataset = job_of("adam"), dataset_of("adam")
     units, cost = job.network.layer_units, cost_of_training(job, dataset)
     plan = plan_training(units, engine, workers, cost)
-    plan = plan_on(client, replace(plan, reason="why"), workers[:2], job, dataset)
+    plan = replace(plan, reason="why")
+    plan = plan_on(client, plan, workers[:2], job, dataset, MODULE)
     assert (plan.engine, plan.workers) == (engine, workers[:2])
     assert plan.n_replicas <= n_replicas
     assert plan.reason == "1 worker fewer than before (why)"
-    same = plan_on(client, plan, workers[1:], job, dataset)
+    same = plan_on(client, plan, workers[1:], job, dataset, MODULE)
     assert same == replace(plan, workers=workers[1:])
+
+
+@pytest.mark.parametrize("loads", [False, True])
+def test_fewer_workers_need_room_for_compiled_code_too(client, monkeypatch, loads):
+    """As in the first plan, by all steps of the fit: some workers have counted them."""
+    workers, job, dataset = tuple(client.nthreads()), job_of("adam"), dataset_of("adam")
+    units, cost = job.network.layer_units, cost_of_training(job, dataset)
+    before = plan_training(units, "peers", workers, cost)
+    resumed = replace(
+        job, initial=replace(job.initial, progress=Progress(None, 0.01, 3))
+    )
+    n_steps, trial_of = [], replacement.Trial.of
+
+    def trial(*args):
+        n_steps.append(args[-1])
+        return replace(trial_of(*args), runs_compiled=loads)
+
+    def on_two():
+        return plan_on(client, before, workers[:2], resumed, dataset, MODULE)
+
+    monkeypatch.setattr(replacement.Trial, "of", trial)
+    monkeypatch.setattr(loaded, "answers_in_time", lambda *_: {})
+    with_room = on_two()
+    limit = LOADED_BYTES + max(with_room.bytes_needed) - 1
+    memory = dict.fromkeys(workers, WorkerMemory(limit))
+    monkeypatch.setattr(replacement, "worker_memory", lambda *_: memory)
+    assert (on_two().bytes_needed == with_room.bytes_needed) is not loads
+    assert {*n_steps} == {FitLength.of(job, dataset).total}
+
+
+MODULE = "skdistmlp.cluster.peers.worker"
 
 
 def found_by(client, plan, ranks, abandoned, spares=all_of):

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from skdistmlp.cluster.peers import loaded
-from skdistmlp.cluster.peers.loaded import AMPLE_BYTES, room_for
+from skdistmlp.cluster.run import loaded
+from skdistmlp.cluster.run.loaded import AMPLE_BYTES, room_for
 from skdistmlp.nn import compiled
 from skdistmlp.nn.compiled import LOADED_BYTES
 from skdistmlp.planning.memory import WorkerMemory
@@ -15,6 +15,8 @@ from tests.training.jobs import dataset_of, job_of
 WORKERS = A, B = "tcp://a:1", "tcp://b:1"
 
 LIMIT, NEEDED = 10**9, 10**8
+
+MODULE = "skdistmlp.cluster.peers.worker"
 
 
 @pytest.fixture
@@ -44,13 +46,13 @@ def memory_of(*taken):
 def test_a_fit_that_loads_no_compiled_code_needs_no_room_for_it(trial):
     memory = memory_of(LIMIT, LIMIT)
     for its in None, replace(trial, runs_compiled=False):
-        assert room_for(its, None, memory, NEEDED) == memory
+        assert room_for(its, None, memory, NEEDED, MODULE) == memory
 
 
 def test_only_workers_with_little_room_are_asked(trial, answers):
     most = LIMIT - NEEDED - AMPLE_BYTES
     answers |= dict.fromkeys(WORKERS, (0.8, 70))
-    assert room_for(trial, None, memory_of(most, most + 1), NEEDED) == {
+    assert room_for(trial, None, memory_of(most, most + 1), NEEDED, MODULE) == {
         A: WorkerMemory(LIMIT, taken=most + LOADED_BYTES),
         B: WorkerMemory(LIMIT, 0.8, 70),
     }
@@ -58,7 +60,7 @@ def test_only_workers_with_little_room_are_asked(trial, answers):
 
 def test_code_of_a_worker_that_does_not_answer_is_yet_to_be_loaded(trial, answers):
     answers[A] = 0.8, 70
-    room = room_for(trial, None, memory_of(LIMIT - 7, LIMIT - 7), NEEDED)
+    room = room_for(trial, None, memory_of(LIMIT - 7, LIMIT - 7), NEEDED, MODULE)
     assert [its.taken for its in room.values()] == [70, LIMIT - 7 + LOADED_BYTES]
     assert room[B].free == 0
 
@@ -70,9 +72,9 @@ def test_workers_say_whether_they_have_loaded_compiled_code(client, trial):
 
     memory = dict.fromkeys(client.nthreads(), WorkerMemory(1000))
     client.run(note_loaded, compiled.adam)
-    after = room_for(trial, client, memory, 0)
+    after = room_for(trial, client, memory, 0, MODULE)
     client.run(note_loaded)
-    before = room_for(trial, client, memory, 0)
+    before = room_for(trial, client, memory, 0, MODULE)
     assert before.keys() == after.keys() == memory.keys()
     for worker, its in after.items():
         # Its process takes some.

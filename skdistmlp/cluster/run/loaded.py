@@ -12,7 +12,6 @@ from dataclasses import replace
 from distributed import Client, Worker
 
 from skdistmlp.cluster.client.rpc import answers_in_time
-from skdistmlp.cluster.peers import worker as module_of_fits
 from skdistmlp.cluster.run.free_memory import look_at_memory
 from skdistmlp.nn import compiled
 from skdistmlp.planning.memory import WorkerMemory
@@ -29,6 +28,7 @@ def room_for(
     client: Client,
     memory: Mapping[str, WorkerMemory],
     needed: int,
+    module: str,
 ) -> Mapping[str, WorkerMemory]:
     """Return the memory of workers once they have loaded the compiled code of a fit.
 
@@ -44,13 +44,13 @@ def room_for(
         Bytes that the fit takes on a worker, at most. Workers that have little more are
         asked; one that does not answer within `PING_ANSWER_S` counts as having loaded
         nothing.
+    module : str
+        What the fit will load on the workers besides, and those that are asked do now.
     """
     if trial is None or not trial.runs_compiled:
         return memory
     asked = [w for w, its in memory.items() if its.free < needed + AMPLE_BYTES]
-    answers = answers_in_time(
-        client, asked, look_at_memory_in_fit, module_of_fits.__name__
-    )
+    answers = answers_in_time(client, asked, look_at_memory_in_fit, module)
     room = {}
     for worker, its in memory.items():
         not_asked = its.usable, its.taken + compiled.LOADED_BYTES
