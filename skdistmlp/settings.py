@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
@@ -239,7 +240,8 @@ def _misplaced(config: ModuleType) -> dict[str, Any]:
     }
 
 
-def _sections() -> dict[str, str]:
+@cache
+def _sections() -> Mapping[str, str]:
     """Return the keys that have settings below them, each with one of these."""
     sections: dict[str, str] = {}
     for setting in SETTINGS.values():

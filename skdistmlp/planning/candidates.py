@@ -352,14 +352,14 @@ class Offer:
         """
         places = among[: grid.n_ranks]
         plan = self._on(grid, places)
+        if has_room(plan, self.memory, self.memory_share):
+            return plan, places
         # Only where these have no room: memory that is free changes from fit to fit,
         # and plans should not.
         left = sorted(
             among, key=lambda place: (self._slowness[place], -self._free[place])
         )
         for _ in range(PLACEMENTS_TRIED):
-            if has_room(plan, self.memory, self.memory_share):
-                break
             if places == left[: grid.n_ranks]:
                 # So are those that have no room for any of its processes: if all need
                 # about as much, the next try is the last.
@@ -374,6 +374,8 @@ class Offer:
                 break
             places = left[: grid.n_ranks]
             plan = self._on(grid, places)
+            if has_room(plan, self.memory, self.memory_share):
+                break
         return plan, places
 
     def _on(self, grid: Grid, places: Sequence[int]) -> Plan:

@@ -40,16 +40,16 @@ def state_bytes(
         n_whole = 1
     layouts = [split.layout(shard) for shard in range(split.n_shards)]
     # Many shards have few different sizes, and many replicas divide each.
-    own_of = {
-        n_parameters: tuple(map(len, optimizer_parts(n_parameters, n_replicas)))
-        for n_parameters in {layout.n_parameters for layout in layouts}
+    bytes_of = {
+        size: [
+            cost.itemsize
+            * (n_whole * layout.n_parameters + cost.arrays_divided * len(part))
+            for part in optimizer_parts(layout.n_parameters, n_replicas)
+        ]
+        for size, layout in {layout.size: layout for layout in layouts}.items()
     }
     sizes = [
-        cost.itemsize
-        * (
-            n_whole * layout.n_parameters
-            + cost.arrays_divided * own_of[layout.n_parameters][replica]
-        )
+        bytes_of[layout.size][replica]
         for replica in range(n_replicas)
         for layout in layouts
     ]

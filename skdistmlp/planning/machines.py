@@ -4,6 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 from types import MappingProxyType
 from typing import Self
@@ -48,18 +49,24 @@ class Speed:
         if grid in self.corrections:
             return self.corrections[grid]
         whole = ratio = self.corrections.get(Grid(1), 1.0)
-        shards = {
-            g.n_shards: r for g, r in self.corrections.items() if g.n_replicas == 1
-        }
-        replicas = {
-            g.n_replicas: r for g, r in self.corrections.items() if g.n_shards == 1
-        }
-        for n_parts, measured in ((grid.n_shards, shards), (grid.n_replicas, replicas)):
-            most = max(measured, default=1)
+        for n_parts, (most, measured) in zip(
+            (grid.n_shards, grid.n_replicas), self._of_most_parts, strict=True
+        ):
             if n_parts > 1 and most > 1:
                 part = min(1.0, math.log(n_parts, most))
-                ratio *= (measured[most] / whole) ** part
+                ratio *= (measured / whole) ** part
         return ratio
+
+    @cached_property
+    def _of_most_parts(self) -> tuple[tuple[int, float], tuple[int, float]]:
+        """The most shards and the most replicas that were measured, and their ratios.
+
+        Once: it is asked for of each of a thousand workers on each of a hundred grids.
+        """
+        measured = self.corrections.items()
+        shards = ((g.n_shards, r) for g, r in measured if g.n_replicas == 1)
+        replicas = ((g.n_replicas, r) for g, r in measured if g.n_shards == 1)
+        return max(shards, default=(1, 1.0)), max(replicas, default=(1, 1.0))
 
 
 @dataclass(frozen=True)
