@@ -8,9 +8,9 @@ from skdistmlp.crossover.workloads import Workload
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import RowForm, RowHolding
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.candidates import grids_of
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Link, Speed
+from skdistmlp.planning.offer import grids_of
 from skdistmlp.planning.rates import Rates
 from skdistmlp.planning.step_time import StepTime, computation_s
 from skdistmlp.planning.step_time import step_time as planned_time

@@ -18,10 +18,11 @@ from skdistmlp.estimators import DistributedMLPClassifier
 from skdistmlp.estimators.planning import outline_of_fit
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.planning.calibration import Timings, machines_of
-from skdistmlp.planning.candidates import Offer, forecast_of
+from skdistmlp.planning.candidates import forecast_of
 from skdistmlp.planning.forecast import Forecast, best_per_number
 from skdistmlp.planning.machines import Link
 from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.offer import Offer
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.settings import rows_memory_share
 

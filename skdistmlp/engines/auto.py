@@ -13,15 +13,11 @@ from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import corners, machines_of
-from skdistmlp.planning.candidates import (
-    FitLength,
-    Offer,
-    bytes_allocated_here,
-    chosen_plan,
-)
+from skdistmlp.planning.candidates import FitLength, chosen_plan
 from skdistmlp.planning.cost import StepCost, cost_of_training
 from skdistmlp.planning.machines import Machines, reference_machines
 from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.offer import Offer, bytes_allocated_here
 from skdistmlp.planning.plan import Plan
 from skdistmlp.planning.replicas import has_room
 from skdistmlp.planning.step_time import computation_s, scipy_s

@@ -6,9 +6,10 @@ from statistics import median
 
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.planning.candidates import MARGIN, Offer, forecast_of
+from skdistmlp.planning.candidates import MARGIN, forecast_of
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.machines import Speed
+from skdistmlp.planning.offer import Offer
 from skdistmlp.planning.plan import Plan
 from skdistmlp.planning.rates import REFERENCE
 from skdistmlp.planning.step_time import computations_s, step_time

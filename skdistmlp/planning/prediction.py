@@ -9,7 +9,7 @@ from typing import Literal
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
-from skdistmlp.planning.candidates import MARGIN, PLACEMENTS_TRIED
+from skdistmlp.planning.candidates import MARGIN
 from skdistmlp.planning.cost import (
     StepCost,
     bytes_sent_by_neurons,
@@ -19,6 +19,7 @@ from skdistmlp.planning.cost import (
 from skdistmlp.planning.left_out import left_out_lines, slow_workers
 from skdistmlp.planning.machines import Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
+from skdistmlp.planning.offer import PLACEMENTS_TRIED
 from skdistmlp.planning.plan import Plan, local_plan
 from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, TASK_S
 from skdistmlp.planning.step_time import computation_s

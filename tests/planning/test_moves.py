@@ -14,7 +14,7 @@ from skdistmlp.planning.moves import (
     slowness,
 )
 from skdistmlp.planning.plan import plan_training
-from tests.planning.test_candidates import GBIT, LARGE, offer_of
+from tests.planning.test_offer import GBIT, LARGE, offer_of
 
 FAST = 10 * GBIT
 

@@ -24,7 +24,7 @@ from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.cluster.run.loaded import room_for
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.planning.calibration import corners, machines_of
-from skdistmlp.planning.candidates import FitLength, Offer, bytes_allocated_here
+from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.moves import (
@@ -35,6 +35,7 @@ from skdistmlp.planning.moves import (
     move_that_pays,
     slowness,
 )
+from skdistmlp.planning.offer import Offer, bytes_allocated_here
 from skdistmlp.planning.plan import Plan
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.timeouts import MOVE_LOOK_S
