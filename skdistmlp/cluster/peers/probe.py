@@ -426,8 +426,9 @@ def _time_exchanges(communicator: Collectives) -> ExchangeTimes:
     row_bytes = ROWS * FLOAT_BYTES * (n_ranks - 1)
     # Of a few bytes: whoever was there first has waited for the others besides. The
     # least of these is none of that, and no less than it takes: each has received what
-    # others sent in answer to what it had sent.
-    empty_s = float(_gathered(communicator, [_exchange_s(communicator, 1, 1)]).min())
+    # others sent in answer to what it had sent. Twice, since on a busy machine the
+    # first may take long on any link.
+    empty_s = float(_gathered(communicator, [_exchange_s(communicator, 1, 2)]).min())
     if 2 * 2 * empty_s > LONG_S:
         # All waits that follow are as long: there is one other size, and no question
         # whether there is time for more.
