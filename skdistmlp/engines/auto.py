@@ -19,7 +19,7 @@ from skdistmlp.planning.machines import Machines, reference_machines
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.offer import Offer, bytes_allocated_here
 from skdistmlp.planning.plan import Plan
-from skdistmlp.planning.replicas import has_room
+from skdistmlp.planning.replicas import workers_with_room
 from skdistmlp.planning.step_time import computation_s, scipy_s
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.training.job import TrainingJob
@@ -315,30 +315,15 @@ def _on_free_workers(
     suitable, equal = plan.workers, _equally_fast(plan.workers, offer)
     if n_taken < len(equal):
         # Any of them would do, and other fits may have taken the first ones.
-        suitable = _workers_with_room(plan, equal, offer)
+        suitable = workers_with_room(plan, equal, offer.memory, offer.memory_share)
+        if len(suitable) < n_taken:
+            # Some may have room for their own shard only.
+            suitable = plan.workers
     # Also if there is nothing to choose: fits that choose take others until this one
     # has reserved its workers.
     held, intends = outline.bytes_on_workers(), not request.only_plans
     chosen = choose_free_workers(client, suitable, n_taken, held, intends)
     return replace(plan, workers=chosen)
-
-
-def _workers_with_room(
-    plan: Plan, workers: Sequence[str], offer: Offer
-) -> tuple[str, ...]:
-    """Return the workers that have room for any shard of a plan.
-
-    Those of the plan if these are fewer: some may have room for their own shard only.
-    """
-    n_taken = len(plan.workers)
-    suitable = tuple(
-        worker
-        for worker in workers
-        if has_room(
-            replace(plan, workers=(worker,) * n_taken), offer.memory, offer.memory_share
-        )
-    )
-    return suitable if len(suitable) >= n_taken else plan.workers
 
 
 def _equally_fast(taken: Sequence[str], offer: Offer) -> tuple[str, ...]:
