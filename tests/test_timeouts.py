@@ -53,6 +53,7 @@ NOT_TIMEOUTS = {
     "probe.py: PAIR_S",
     "busy_share.py: TYPICAL_S",
     "busy_share.py: MAX_EMPTY_S",
+    "busy_share.py: MIN_S",
     "probe.py: TWICE_S",
     "calibration.py: LINK_NOISE_S",
     "measurement.py: FAR_S",

@@ -66,6 +66,12 @@ if TYPE_CHECKING:
     help="Rate of the link of each of these workers, such as 10Gbit.",
 )
 @click.option(
+    "--latency",
+    metavar="TIME",
+    help="What a few bytes take on these links, such as 0.2ms; by default, what they "
+    "take between processes of one machine.",
+)
+@click.option(
     "--memory",
     metavar="SIZE",
     help="Memory of each of these workers, and of a process that trains alone, such as "
@@ -98,6 +104,7 @@ def plan(
     max_iter: int,
     workers: int | None,
     bandwidth: str | None,
+    latency: str | None,
     memory: str | None,
     json_path: Path | None,
     plot_path: Path | None,
@@ -125,6 +132,7 @@ def plan(
         forecast_on,
         note_of_memory,
         parse_bandwidth,
+        parse_latency,
         parse_memory,
         table_of,
     )
@@ -135,8 +143,9 @@ def plan(
     address = address_of(address, scheduler_file)
     if (workers is None) != (bandwidth is None):
         raise click.UsageError("pass --workers and --bandwidth together")
-    if memory is not None and workers is None:
-        raise click.UsageError("pass --memory with --workers and --bandwidth")
+    for option, text in {"--latency": latency, "--memory": memory}.items():
+        if text is not None and workers is None:
+            raise click.UsageError(f"pass {option} with --workers and --bandwidth")
     if workers is not None and address is not None:
         raise click.UsageError(
             "--workers and --bandwidth are for workers that you do not have: pass them "
@@ -145,6 +154,7 @@ def plan(
     check_outputs(None, json_path, plot_path)
     try:
         bits_per_s = None if bandwidth is None else parse_bandwidth(bandwidth)
+        latency_s = None if latency is None else parse_latency(latency)
         memory_bytes = None if memory is None else parse_memory(memory)
         n_features, hidden = parse_layers(network)
     except ValueError as error:
@@ -157,7 +167,7 @@ def plan(
         try:
             with report_memory_shortage():
                 forecast = forecast_for(
-                    workload, max_iter, workers, bits_per_s, memory_bytes
+                    workload, max_iter, workers, bits_per_s, memory_bytes, latency_s
                 )
         except ClusterError as error:
             raise click.ClickException(str(error)) from error
@@ -168,6 +178,14 @@ def plan(
             forecast = forecast_on(client, workload, max_iter)
     click.echo(markdown_table(table_of(forecast)))
     click.echo(f"best: {forecast.rows[0].name}")
+    if workers is None:
+        for line in forecast.link_lines():
+            click.echo(line)
+    elif forecast.latency_s is not None:
+        click.echo(
+            f"assumed: links of {bandwidth} with a latency of "
+            f"{1e3 * forecast.latency_s:.3g} ms, and workers like this process"
+        )
     for line in left_out_lines(forecast.left_out):
         click.echo(line)
     if note is not None:

@@ -6,10 +6,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from dask.utils import parse_bytes
+from dask.utils import parse_bytes, parse_timedelta
 
 from skdistmlp.cluster._dask import memory_limit_of_process
 from skdistmlp.cluster.client.workers import choose_workers, usable_fraction
+from skdistmlp.cluster.peers.measured import MeasurementError
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.workloads import Workload
 from skdistmlp.engines.auto import FitOutline, fastest_plan
@@ -33,7 +34,7 @@ UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 def parse_bandwidth(text: str) -> float:
     """Return bits per second from a text such as "10Gbit" or "100 Mbit/s".
 
-    In upper or lower case, as Dask reads sizes.
+    In upper or lower case, as Dask reads sizes, but for the "B" of bytes.
 
     Raises
     ------
@@ -44,6 +45,7 @@ def parse_bandwidth(text: str) -> float:
     match = re.fullmatch(pattern, text.lower())
     try:
         assert match is not None
+        assert re.search("B(?!it|IT)", text) is None
         bits_per_s = float(match[1]) * UNITS[match[2]]
         assert 0 < bits_per_s < math.inf
     except (AssertionError, ValueError):
@@ -72,6 +74,26 @@ def parse_memory(text: str) -> int:
             f"the memory is {text!r}, expected a size, such as 16GiB or 500MB"
         )
     return n_bytes
+
+
+def parse_latency(text: str) -> float:
+    """Return seconds from a text such as "0.2ms", as Dask reads times.
+
+    Raises
+    ------
+    ValueError
+        If it is something else.
+    """
+    seconds = math.nan
+    # Dask takes a number without a unit for seconds: 0.2 would be a link to the moon.
+    if text.strip()[-1:].isalpha():
+        with suppress(KeyError, OverflowError, ValueError):
+            seconds = float(parse_timedelta(text))
+    if not 0 <= seconds < math.inf:
+        raise ValueError(
+            f"the latency is {text!r}, expected a time with its unit, such as 0.2ms"
+        )
+    return seconds
 
 
 NO_ROOM = (
@@ -106,7 +128,14 @@ def forecast_on(
     outline = _outline(workload, n_epochs)
     request = EngineRequest(client, None, "auto", "auto", only_plans=True)
     workers = choose_workers(client, n_workers)
-    plan = fastest_plan(request, outline, workers, client)
+    try:
+        plan = fastest_plan(request, outline, workers, client)
+    except MeasurementError as error:
+        raise ClusterError(
+            f"the workers could not be measured, so that nothing can be said of them: "
+            f"{error}. Try again when they are free and can reach each other, or pass "
+            f"--workers and --bandwidth to have them computed."
+        ) from error
     if plan is None:
         raise ClusterError(NO_ROOM)
     if plan.forecast is None:
@@ -147,6 +176,7 @@ def forecast_for(
     n_workers: int,
     bits_per_s: float,
     memory_bytes: int | None = None,
+    latency_s: float | None = None,
 ) -> Forecast:
     """Return what a fit would take on workers like this process.
 
@@ -162,6 +192,8 @@ def forecast_for(
         Rate of the link of each, in each direction.
     memory_bytes : int, optional
         Memory of each, and of a process that trains alone; by default without limit.
+    latency_s : float, optional
+        Seconds of an empty exchange; by default, as between processes of one machine.
 
     Raises
     ------
@@ -178,7 +210,7 @@ def forecast_for(
         units_timed, tuple(grids), each_s[0], (each_s,) * n_workers, (), (), n_rows
     )
     machines = machines_of(measured, cost)
-    link = Link.of_rate(bits_per_s, REFERENCE)
+    link = Link.of_rate(bits_per_s, REFERENCE, latency_s)
     machines = replace(machines, links=(link,) * n_workers)
     workers = tuple(f"worker {number}" for number in range(n_workers))
     memory = {}

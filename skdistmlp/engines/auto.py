@@ -11,7 +11,7 @@ from skdistmlp.engines.engine import EngineRequest, out_of_reach
 from skdistmlp.exceptions import ClusterError, what_happened
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.parallel.split import NetworkSplit
+from skdistmlp.parallel.split import NetworkSplit, count_parameters
 from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, chosen_plan
 from skdistmlp.planning.cost import StepCost, cost_of_training
@@ -88,7 +88,10 @@ class FitOutline:
             feature_bytes=round(times * cost.feature_bytes),
             n_ordered_rows=round(times * cost.n_ordered_rows),
         )
-        return replace(self, cost=cost, length=FitLength(times * n_steps, n_epochs))
+        length = FitLength(times * n_steps, n_epochs)
+        n_updates = length.total * count_parameters(self.layer_units)
+        trial = self.trial.of_updates(n_updates)
+        return replace(self, cost=cost, length=length, trial=trial)
 
     @property
     def cost_of_trial(self) -> StepCost:

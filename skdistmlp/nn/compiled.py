@@ -5,7 +5,6 @@ parameters 1.4 ms against 0.23, on 5.8 million 8.5 against 3.0 (one thread;
 ``python -m benchmarks optimizer``). Both give the same bits.
 """
 
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+
+from skdistmlp.locks import ForkSafeLock
 
 Kernel = Callable[..., None]
 
@@ -28,7 +29,7 @@ LOADED_BYTES = 130_000_000
 """Memory that numba and the code of a kernel take in a process that compiles it; loaded
 from numba's cache, they take 121 MB (``python -m benchmarks optimizer``)."""
 
-_LOCK = threading.Lock()
+_LOCK = ForkSafeLock()
 _updates = 0
 _compiled: dict[Kernel, Kernel | None] = {}
 """What `load` has compiled; None where there is no numba."""

@@ -1,13 +1,14 @@
 """How many threads matrix products use, which is one number for a whole process."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
 
-_LOCK = threading.Lock()
+from skdistmlp.locks import ForkSafeLock
+
+_LOCK = ForkSafeLock()
 _controller: ThreadpoolController | None = None
 _users = 0
 _limits: Any = None

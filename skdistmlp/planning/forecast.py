@@ -124,12 +124,22 @@ class Forecast:
                 f"next best: {nearest.name}, {_ms(nearest.step_s)} per step, "
                 f"{_s(nearest.fit_s)} per fit"
             )
-        if self.latency_s is not None and self.bits_per_s is not None:
-            lines.append(
-                f"the link between workers: latency {_ms(self.latency_s)}, "
-                f"{self.bits_per_s / 1e9:.3g} Gbit/s"
-            )
-        return lines
+        return [*lines, *self.link_lines()]
+
+    def link_lines(self) -> list[str]:
+        """Return what a printed plan says of the link between its workers.
+
+        Returns
+        -------
+        list of str
+            A line, or none if no plan has several workers.
+        """
+        if self.latency_s is None or self.bits_per_s is None:
+            return []
+        return [
+            f"the link between workers: latency {_ms(self.latency_s)}, "
+            f"{self.bits_per_s / 1e9:.3g} Gbit/s"
+        ]
 
     def after(self, step_s: float, n_steps: int) -> "Forecast":
         """Return the forecast with what a step took.

@@ -99,13 +99,25 @@ class Link:
     busy_share: float | None = None
 
     @classmethod
-    def of_rate(cls, bits_per_s: float, rates: Rates) -> Self:
+    def of_rate(
+        cls, bits_per_s: float, rates: Rates, latency_s: float | None = None
+    ) -> Self:
         """Return a link of this rate in each direction, between cores of these rates.
 
-        Its latency is that between processes of one machine.
+        Parameters
+        ----------
+        bits_per_s : float
+            The rate.
+        rates : Rates
+            Of the processors.
+        latency_s : float, optional
+            Seconds of an empty exchange; by default, as between processes of one
+            machine.
         """
         byte_s = 8 / (PAYLOAD * bits_per_s) + 1 / rates.exchanged_bytes_per_s
-        empty_s = rates.round_trip_s / 2 + rates.message_s
+        empty_s = latency_s
+        if empty_s is None:
+            empty_s = rates.round_trip_s / 2 + rates.message_s
         return cls((0.0, 1.0), (empty_s, empty_s + byte_s))
 
     @classmethod
@@ -151,10 +163,17 @@ class Link:
         n_messages : int
             In how many messages.
         rates : Rates
-            What a message costs the processor, where there are more than were measured.
+            What a message costs the processor, where there are more or fewer than were
+            measured.
         """
         more_messages = n_messages - self.n_others
-        return max(0.0, self._on_line(n_bytes) + more_messages * rates.message_s)
+        seconds = self._on_line(n_bytes) + more_messages * rates.message_s
+        if more_messages >= 0:
+            return seconds
+        # Among many, the messages of an exchange may take this machine less time than
+        # the rates say: what is left for few of them is not to be too little.
+        least_s = rates.round_trip_s / 2 + n_messages * rates.message_s
+        return max(seconds, min(self.latency_s, least_s))
 
     def _on_line(self, n_bytes: float) -> float:
         """Return the seconds of an exchange with as many messages as were measured."""

@@ -165,9 +165,19 @@ class Trial:
             targets[:, : network.layer_units[-1]],
             updated=None if job.rule is None or network == whole else whole,
         )
-        if n_updates <= compiled.UPDATES_BEFORE_LOADING:
-            return trial
-        return replace(trial, runs_compiled=bool(trial._ask_for_kernels(loads=False)))
+        return trial.of_updates(n_updates)
+
+    def of_updates(self, n_updates: float) -> "Trial":
+        """Return the trial of the same steps in a fit of another length.
+
+        Parameters
+        ----------
+        n_updates : float
+            Parameters that a single process would update in it, step by step.
+        """
+        is_long = n_updates > compiled.UPDATES_BEFORE_LOADING
+        runs_compiled = is_long and bool(self._ask_for_kernels(loads=False))
+        return replace(self, runs_compiled=runs_compiled)
 
     @property
     def key(self) -> tuple[object, ...]:

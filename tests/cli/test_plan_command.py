@@ -54,8 +54,19 @@ def test_workers_that_are_not_there_need_no_cluster():
     invented = ["--workers", "16", "--bandwidth", "10Gbit"]
     result = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *invented])
     assert result.exit_code == 0, result.output
-    rows = [line.split("|")[1].strip() for line in result.output.splitlines()[2:-1]]
+    *table, best, link = result.output.splitlines()
+    assert best.startswith("best: ")
+    # Of what is measured there is none, so what is assumed is said.
+    assert link.startswith("assumed: links of 10Gbit with a latency of 0.045 ms, ")
+    rows = [line.split("|")[1].strip() for line in table[2:]]
     assert rows == [str(number) for number in (*range(9), 16)]
+
+
+def test_a_latency_can_be_assumed():
+    invented = ["--workers", "2", "--bandwidth", "10Gbit", "--latency", "0.2ms"]
+    result = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *invented])
+    assert result.exit_code == 0, result.output
+    assert "with a latency of 0.2 ms" in result.output
 
 
 def test_rows_that_fit_nowhere_can_be_planned_for():
@@ -64,7 +75,7 @@ def test_rows_that_fit_nowhere_can_be_planned_for():
     result = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *rows])
     assert result.exit_code == 0, result.output
     *table, note = result.output.splitlines()
-    assert len(table) == 6
+    assert len(table) == 7
     assert "With --memory, only plans with room count." in note
     limit = ["--memory", "1PB"]
     limited = CliRunner().invoke(cli.mlp, ["plan", *SMALL, *rows, *limit])
@@ -98,6 +109,11 @@ def test_a_mini_batch_without_room_says_so():
         ),
         (["--workers", "4", "--bandwidth", "fast"], "the bandwidth is 'fast'"),
         (["--memory", "1GB"], "pass --memory with --workers and --bandwidth"),
+        (["--latency", "1ms"], "pass --latency with --workers and --bandwidth"),
+        (
+            ["--workers", "4", "--bandwidth", "1G", "--latency", "1"],
+            "the latency is '1', expected a time with its unit",
+        ),
         (
             ["--workers", "4", "--bandwidth", "1G", "--memory", "much"],
             "the memory is 'much', expected a size",

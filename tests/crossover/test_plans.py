@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from skdistmlp.cluster.client.workers import usable_fraction
+from skdistmlp.cluster.peers.measured import MeasurementError
 from skdistmlp.crossover import plans
 from skdistmlp.crossover.plans import (
     expected_speedup,
@@ -16,6 +17,8 @@ from skdistmlp.crossover.plans import (
     table_of,
 )
 from skdistmlp.crossover.workloads import Workload
+from skdistmlp.estimators import DistributedMLPClassifier
+from skdistmlp.estimators.planning import outline_of_fit
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.planning.forecast import Forecast, ForecastRow
 
@@ -35,6 +38,7 @@ from skdistmlp.planning.forecast import Forecast, ForecastRow
         ("-1G", None),
         ("1.2.3G", None),
         ("10 GB", None),
+        ("10GBps", None),
         ("", None),
     ],
 )
@@ -121,6 +125,30 @@ def test_a_network_without_room_anywhere_has_no_forecast(monkeypatch):
     monkeypatch.setattr(plans, "fastest_plan", lambda *_: None)
     with pytest.raises(ClusterError, match="nor the workers have room for this netwo"):
         forecast_on(None, Workload(4, (8,), 1, 1), 1)
+
+
+def test_workers_that_cannot_be_measured_say_what_to_do(monkeypatch):
+    def fastest_plan(*_):
+        raise MeasurementError("other fits hold or measure the workers")
+
+    monkeypatch.setattr(plans, "choose_workers", lambda *_: ("tcp://worker:1",))
+    monkeypatch.setattr(plans, "fastest_plan", fastest_plan)
+    message = "other fits hold or measure the workers. Try again when they are free"
+    with pytest.raises(ClusterError, match=message):
+        forecast_on(None, Workload(4, (8,), 1, 1), 1)
+
+
+def test_rows_that_are_not_made_up_count_as_long_training():
+    """Steps that would run compiled in the fit are timed so."""
+    workload = Workload(64, (256, 256), 300, 200)
+    estimator = DistributedMLPClassifier(**workload.parameters(200))
+    fitted = outline_of_fit(estimator, *workload.data())
+    assert fitted.trial.runs_compiled
+    planned = plans._outline(workload, 200)
+    assert planned.trial.key == fitted.trial.key
+    assert planned.length == fitted.length
+    short = plans._outline(workload, 1)
+    assert not short.trial.runs_compiled
 
 
 def test_a_forecast_intends_to_take_no_workers(monkeypatch):

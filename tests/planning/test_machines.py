@@ -80,6 +80,20 @@ def test_more_messages_than_were_measured_take_longer():
     one, three = (link.exchange_s(1000, n, REFERENCE) for n in (1, 3))
     assert three - one == pytest.approx(2 * REFERENCE.message_s)
     assert link.exchange_s(0, 0, REFERENCE) >= 0
+    far = Link.of_rate(1e9, REFERENCE, latency_s=2e-3)
+    assert far.latency_s == 2e-3
+    assert far.bits_per_s == pytest.approx(link.bits_per_s)
+
+
+@pytest.mark.parametrize("empty_s", [1e-5, 1e-4, 3e-4, 1e-3])
+def test_an_exchange_of_few_workers_among_many_costs_something(empty_s):
+    """Though 15 messages take less than the reference core says of them."""
+    link = Link((960.0, 1e6), (empty_s, 1e-2), n_others=15)
+    assert link.exchange_s(960, 15, REFERENCE) == empty_s
+    pair_s = link.exchange_s(960, 1, REFERENCE)
+    least_s = REFERENCE.round_trip_s / 2 + REFERENCE.message_s
+    assert pair_s >= min(empty_s, least_s)
+    assert pair_s <= empty_s
 
 
 def test_a_link_of_a_rate_takes_as_long_as_its_bytes():

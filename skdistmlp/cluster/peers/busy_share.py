@@ -23,6 +23,10 @@ MAX_EMPTY_S = 2e-3
 """Seconds of an empty exchange from which nothing is timed: with such a latency, the
 processor waits nearly all of the time, and each exchange would take long."""
 
+MIN_S = 1e-3
+"""Seconds of exchanges that are too short to tell: of the largest ones, where a busy
+machine left no time for larger ones, or the link is that fast."""
+
 N_REPEATS = 3
 """Times that they are timed, of which the median counts."""
 
@@ -58,19 +62,20 @@ def measure_busy_share(
     -------
     float or None
         From 0 to 1. None if it cannot be told: with nobody to exchange with, or because
-        an empty exchange takes long.
+        an empty exchange takes long, or the largest a short time.
     """
     if group.n_ranks == 1 or not sizes:
         return None
     n_bytes = np.interp(TYPICAL_S, np.maximum.accumulate(seconds), sizes)
-    product_s = _Products().seconds(1)
     # The first decides, also whether: the others may have found other seconds.
-    told = np.array([float(seconds[0] <= MAX_EMPTY_S), n_bytes, product_s])
-    is_measured, n_bytes, product_s = group.broadcast(told, 0)
+    told = np.array([float(seconds[0] <= MAX_EMPTY_S), n_bytes])
+    is_measured, n_bytes = group.broadcast(told, 0)
     if not is_measured:
         return None
     timing = _Timing(group, float(n_bytes))
-    return median(timing.busy_share(product_s) for _ in range(N_REPEATS))
+    found = [timing.busy_share() for _ in range(N_REPEATS)]
+    told_s, shares = zip(*found, strict=True)
+    return median(shares) if median(told_s) >= MIN_S else None
 
 
 class _Products:
@@ -116,24 +121,25 @@ class _Timing:
         self._own = np.zeros((ROWS, width), np.float32)
         self._whole = np.zeros((ROWS, width * group.n_ranks), np.float32)
         self._products = _Products()
+        # All compute as many, and the slowest about as long as the exchange takes.
+        self._product_s = self._slowest(
+            median(self._products.seconds(1) for _ in range(N_REPEATS))
+        )
 
-    def busy_share(self, product_s: float) -> float:
-        """Time both once, and return the share that follows; the same for all.
+    def busy_share(self) -> tuple[float, float]:
+        """Time both once; return what the exchange takes alone, and the share.
 
-        Parameters
-        ----------
-        product_s : float
-            Seconds of a product: the same for all, so that they compute as many.
+        They are the same for all.
         """
         exchange_s = self._slowest(self._exchange_s(0))
         # One that was held up is not to hold up the others for as long again.
         usual_s = min(exchange_s, 2 * TYPICAL_S)
-        n_products = max(1, round(usual_s / product_s))
+        n_products = max(1, round(usual_s / self._product_s))
         computed_s = self._slowest(self._products.seconds(n_products))
         together_s = self._slowest(self._exchange_s(n_products))
         hidden_s = exchange_s + computed_s - together_s
         free = hidden_s / min(exchange_s, computed_s)
-        return 1 - min(1.0, max(0.0, free))
+        return exchange_s, 1 - min(1.0, max(0.0, free))
 
     def _exchange_s(self, n_products: int) -> float:
         """Return the seconds of an exchange, and of products meanwhile."""

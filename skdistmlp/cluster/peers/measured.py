@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from distributed import Client
 
 from skdistmlp.cluster.client.workers import scheduler_and_threads, scheduler_id
 from skdistmlp.exceptions import ClusterError
+from skdistmlp.locks import ForkSafeLock
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.calibration import Timings
 from skdistmlp.planning.machines import Machines
@@ -26,7 +26,7 @@ MISS_FROM_S = 2.0
 what was expected, from which it is measured again: that takes a fraction of them, and a
 few steps vary for other reasons."""
 
-_TABLES = threading.Lock()
+_TABLES = ForkSafeLock()
 """Held while the tables below are read or changed, and never while waiting, not even
 for an answer of a scheduler, which may hang: predictions and fits that end need them
 while others measure, also on other clusters."""

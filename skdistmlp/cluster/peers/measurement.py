@@ -9,8 +9,6 @@ without.
 from __future__ import annotations
 
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from skdistmlp.cluster.run.graph import MEASURE, Key
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.cluster.run.reservation import borrow_workers
 from skdistmlp.exceptions import ExchangeError
+from skdistmlp.locks import ForkSafeLock
 from skdistmlp.nn.layers import Network
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
@@ -63,20 +62,9 @@ FAR_S = 0.03
 """Seconds that the fewest bytes take from which the largest piece is not sent: until a
 connection is at full speed, it takes several times as long."""
 
-_MEASURING = threading.Lock()
+_MEASURING = ForkSafeLock()
 """Held while something is measured: the fits of a search that runs in threads all want
 the same, and those that come later find it kept."""
-
-
-def _renew_lock() -> None:
-    """Replace a lock that a thread of the parent process may have held in a fork."""
-    global _MEASURING
-    _MEASURING = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    # Not on Windows, which has no forks.
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 class _Deadline:
@@ -113,7 +101,7 @@ class _Deadline:
         self._at += time.monotonic() - begun
 
     @contextmanager
-    def holding(self, lock: threading.Lock) -> Iterator[None]:
+    def holding(self, lock: ForkSafeLock) -> Iterator[None]:
         """Hold a lock, unless other threads do until the time is over."""
         if not lock.acquire(blocking=False):
             # Also if it is over later: the workers may have had too little of it.

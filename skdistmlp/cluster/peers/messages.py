@@ -5,7 +5,6 @@ this module knows their encoding.
 """
 
 import queue
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,6 +12,8 @@ from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from distributed import Client, get_worker
+
+from skdistmlp.locks import ForkSafeLock
 
 TOPIC = "skdistmlp"
 """Dask's topic of all messages of all fits."""
@@ -119,7 +120,7 @@ class Sender:
 _LISTENERS: WeakKeyDictionary[Client, dict[str, Messages]] = WeakKeyDictionary()
 """The queue of each run, by client: Dask has one handler per topic and client."""
 
-_LOCK = threading.Lock()
+_LOCK = ForkSafeLock()
 """Several threads may fit with one client: without the lock, two that subscribe at the
 same time could make a dict of listeners each, and Dask's handler would know one
 only."""

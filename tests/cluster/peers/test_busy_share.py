@@ -14,13 +14,16 @@ SIZES, SECONDS = [64.0, 16_000.0, 1_000_000.0], [1e-4, 2e-4, 1e-2]
 
 
 class MadeUpLink(Unconnected):
-    """An exchange that takes 4 ms, of which the processor is busy for a part.
+    """An exchange of some seconds, in a part of which the processor is busy.
 
     Time passes when something is computed or waited for, and no other does.
     """
 
-    def __init__(self, busy: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, busy: float, monkeypatch: pytest.MonkeyPatch, exchange_s: float = 4e-3
+    ) -> None:
         super().__init__(2)
+        self.exchange_s = exchange_s
         self.now, self.n_bytes, self.n_products, self._busy = 0.0, [], [], busy
         monkeypatch.setattr(
             busy_share, "time", SimpleNamespace(perf_counter=lambda: self.now)
@@ -35,10 +38,10 @@ class MadeUpLink(Unconnected):
     def begin_all_gather(self, part, ranges, label, out):
         self.n_bytes.append(part.nbytes)
         begun = self.now
-        self.now += 4e-3 * self._busy
+        self.now += self.exchange_s * self._busy
 
         def finish():
-            self.now = max(self.now, begun + 4e-3)
+            self.now = max(self.now, begun + self.exchange_s)
             return out
 
         return SimpleNamespace(advance=lambda: None, finish=finish)
@@ -66,6 +69,11 @@ def test_the_largest_size_is_taken_where_none_takes_long(monkeypatch):
     assert set(link.n_bytes) == {1_000_000}
 
 
+def test_an_exchange_that_is_too_short_tells_nothing(monkeypatch):
+    link = MadeUpLink(0.5, monkeypatch, exchange_s=0.9e-3)
+    assert measure_busy_share(link, SIZES, [1e-4, 2e-4, 1e-3]) is None
+
+
 def test_a_far_link_is_not_timed(monkeypatch):
     link = MadeUpLink(0.5, monkeypatch)
     assert measure_busy_share(link, SIZES, [2.1e-3, 3e-3, 4e-3]) is None
@@ -77,7 +85,7 @@ def test_nobody_to_exchange_with():
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3])
-def test_all_find_the_same(n_ranks):
+def test_all_find_the_same(n_ranks, monkeypatch):
     """Though each has found other seconds, and begins later than the one before."""
 
     def measure(communicator):
@@ -85,6 +93,8 @@ def test_all_find_the_same(n_ranks):
         time.sleep(1e-3 * communicator.rank)
         return measure_busy_share(communicator, SIZES, seconds)
 
+    # Arrays of other threads are there at once.
+    monkeypatch.setattr(busy_share, "MIN_S", 0.0)
     found = run_in_threads(n_ranks, measure)
     assert len(set(found)) == 1
     assert 0 <= found[0] <= 1

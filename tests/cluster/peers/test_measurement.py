@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import os
 import pickle
 import socket
 import threading
@@ -382,23 +381,6 @@ def test_threads_that_measure_and_slow_workers_have_one_deadline_together(
     assert not lock.locked()
     assert places(client) == []
     assert measured_before(client, workers, trial, GRIDS) is None
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
-# Python's own, of forks in processes with several threads.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_process_that_was_forked_does_not_wait_for_threads_that_it_has_not(
-    monkeypatch,
-):
-    # Restored: the lock of this process stays as it is.
-    monkeypatch.setattr(module, "_MEASURING", threading.Lock())
-    with module._MEASURING:
-        pid = os.fork()
-        if pid == 0:
-            os._exit(module._MEASURING.locked())
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    assert not module._MEASURING.locked()
 
 
 def test_workers_that_a_fit_holds_are_left_alone(client, workers, trial):
