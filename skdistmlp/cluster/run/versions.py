@@ -24,6 +24,11 @@ _CHECKED: WeakKeyDictionary[Client, dict[tuple[str, str], Arithmetic]] = (
 and directory. A worker that restarts may get the same address, with another version,
 but a new directory."""
 
+MAX_GONE = 100
+"""Workers that are remembered although they have left: a fit compares those that it has
+lost with those that take their places. On clusters whose workers come and go, a client
+would otherwise remember more and more of them."""
+
 PYTHON_AND_DASK = (
     "__import__('platform').python_version(), __import__('distributed').__version__"
 )
@@ -98,6 +103,11 @@ def check_versions(
     answers = run_on_workers(client, addresses, arithmetic_here)
     wait_while(check, answers.values())
     checked.update({key: _result(answers[key[0]]) for key in missing})
+    here = {(worker, info["local_directory"]) for worker, info in known.items()}
+    # The oldest first. Of a copy, and popped: other threads check versions too.
+    gone = [key for key in list(checked) if key not in here]
+    for key in gone[: max(0, len(gone) - MAX_GONE)]:
+        checked.pop(key, None)
 
 
 def arithmetic_of(client: Client) -> Mapping[tuple[str, str], Arithmetic]:

@@ -19,7 +19,7 @@ from skdistmlp import ClusterError, DistributedMLPClassifier
 from skdistmlp.cluster.prediction.by_rows import predict_by_rows
 from skdistmlp.cluster.run import versions
 from skdistmlp.cluster.run.arithmetic import arithmetic_here
-from skdistmlp.cluster.run.versions import arithmetic_of, check_versions
+from skdistmlp.cluster.run.versions import MAX_GONE, arithmetic_of, check_versions
 from tests.cluster.dask_processes import WITHOUT_PACKAGE
 from tests.cluster.leaks import assert_nothing_left, remember
 from tests.cluster.support import bounded, wait_until
@@ -269,6 +269,18 @@ def test_how_a_worker_computes_is_known_from_then_on(processes, client):
     found = {worker: its for (worker, _), its in arithmetic_of(client).items()}
     assert found[first] == arithmetic_here()
     assert found[second] == found[first]._replace(numpy="2.99")
+
+
+def test_few_workers_that_have_left_are_remembered(client):
+    first, second = client.nthreads()
+    check_versions(client, [first], lambda: None)
+    known = versions._CHECKED[client]
+    left = [(f"tcp://10.0.0.1:{port}", "/tmp") for port in range(2 * MAX_GONE)]
+    known.update(dict.fromkeys(left, arithmetic_here()))
+    check_versions(client, [first, second], lambda: None)
+    remembered = [worker for worker, _ in arithmetic_of(client)]
+    gone = [worker for worker, _ in left[-MAX_GONE:]]
+    assert remembered == [first, *gone, second]
 
 
 def install_numpy(version):
