@@ -102,7 +102,11 @@ def check_versions(
     # Versions of others may differ, and so the last bits: see `arithmetic_of`.
     answers = run_on_workers(client, addresses, arithmetic_here)
     wait_while(check, answers.values())
-    checked.update({key: _result(answers[key[0]]) for key in missing})
+    # Most are equal: one object for all of them.
+    equal = {its: its for its in list(checked.values())}
+    for key in missing:
+        its: Arithmetic = _result(answers[key[0]])
+        checked[key] = equal.setdefault(its, its)
     here = {(worker, info["local_directory"]) for worker, info in known.items()}
     # The oldest first. Of a copy, and popped: other threads check versions too.
     gone = [key for key in list(checked) if key not in here]

@@ -271,6 +271,14 @@ def test_how_a_worker_computes_is_known_from_then_on(processes, client):
     assert found[second] == found[first]._replace(numpy="2.99")
 
 
+def test_workers_that_compute_alike_share_what_is_known(client):
+    first, second = client.nthreads()
+    check_versions(client, [first], lambda: None)
+    check_versions(client, [second], lambda: None)
+    one, other = arithmetic_of(client).values()
+    assert one is other
+
+
 def test_few_workers_that_have_left_are_remembered(client):
     first, second = client.nthreads()
     check_versions(client, [first], lambda: None)
