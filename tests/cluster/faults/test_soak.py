@@ -65,6 +65,10 @@ N_WORKERS = 3
 UNTIL_INTERRUPTED = "right until interrupted"
 """How a fit ended that was interrupted, with the parameters of that moment."""
 
+RESTART_RTOL = 1e-3
+"""By how much two losses of L-BFGS may differ that began again at the same iterates. It
+amplifies rounding; in the first 300 seeds, none differed in the four digits printed."""
+
 RETURNS_WITHIN_S = 30.0
 """Seconds in which a nanny, on a busy machine too, brings back its worker."""
 
@@ -177,7 +181,7 @@ def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str
     if recoveries and not fault.may_lose:
         return f"wrong: nothing was lost, but {recoveries}"
     if any(recovery.restarts for recovery in recoveries):
-        return verdict_of_restart(case, clf, data, recoveries[-1].n_iter)
+        return verdict_of_restart(case, clf, data)
     if has_parameters_of(clf, case.fit.fit(case.fit.local(), data)):
         if not recoveries:
             return "right"
@@ -196,19 +200,24 @@ def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str
     return "wrong: parameters of no moment of the training"
 
 
-def verdict_of_restart(case: Case, clf: Any, data: Any, n_iter: int) -> str:
+def verdict_of_restart(case: Case, clf: Any, data: Any) -> str:
     """Return how L-BFGS ended that began again at its last iterate.
 
-    It takes another path to the same loss. Where it has too few iterations to get
-    there, it is between that and the loss of the iterate.
+    It takes another path than the undisturbed fit, and where it has too few iterations
+    to converge, its loss may be higher or lower. But where it began again it says
+    itself, and a fit in this process that does so too takes the same path.
     """
+    clone, n_before = case.fit.local(warm_start=True), 0
+    begun_at = [recovery.n_iter for recovery in clf.recoveries_ if recovery.restarts]
+    for n_iter in (*begun_at, clone.max_iter):
+        if n_iter > n_before:
+            case.fit.fit(clone.set_params(max_iter=n_iter - n_before), data)
+        n_before = n_iter
     undisturbed = case.fit.fit(case.fit.local(), data)
-    iterate = case.fit.fit(case.fit.local(max_iter=n_iter), data)
-    lowest, highest = 0.99 * undisturbed.loss_, 1.01 * undisturbed.loss_
-    if undisturbed.n_iter_ == undisturbed.max_iter:
-        highest = max(highest, iterate.loss_)
     losses = f"loss {clf.loss_:.4g}, undisturbed {undisturbed.loss_:.4g}"
-    return losses if lowest <= clf.loss_ <= highest else f"wrong: {losses}"
+    if np.isclose(clf.loss_, clone.loss_, rtol=RESTART_RTOL):
+        return losses
+    return f"wrong: {losses}, restarted in one process {clone.loss_:.4g}"
 
 
 def interrupted_fits(case: Case, clf: Any, data: Any) -> Iterator[Any]:
