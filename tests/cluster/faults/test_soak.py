@@ -10,22 +10,19 @@ first; everything about a fit follows from its seed. To repeat a single one::
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
 import time
 import traceback
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import dask
 import numpy as np
-import psutil
 import pytest
 from distributed import Client
 
@@ -40,6 +37,7 @@ from tests.cluster.faults.random_faults import (
 )
 from tests.cluster.faults.random_moments import TOPIC, disarm
 from tests.cluster.leaks import assert_nothing_left, own_cluster, remember
+from tests.cluster.memory import SHORT_HISTORIES, Memory, show
 from tests.cluster.support import WITHIN_S, in_thread, load, wait_until
 from tests.estimators.recorder import Told
 from tests.estimators.support import InterruptAfter
@@ -71,12 +69,6 @@ amplifies rounding; in the first 300 seeds, none differed in the four digits pri
 
 RETURNS_WITHIN_S = 30.0
 """Seconds in which a nanny, on a busy machine too, brings back its worker."""
-
-WARM_UP = 10
-"""Number of fits after which a process has loaded and allocated all that it needs."""
-
-ALLOWANCE = 48 * 2**20
-"""Bytes by which a process may grow after that."""
 
 
 def fit_under_fault(client: Client, case: Case, fit: Callable[[], Any]) -> Future[Any]:
@@ -167,10 +159,6 @@ def show_stacks(client: Client) -> None:
         show(f"--- {worker}\n{text}")
 
 
-def show(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
-
-
 def verdict(case: Case, clf: Any, data: Any, error: BaseException | None) -> str:
     """Return how a fit ended; "wrong" marks an outcome that must not occur."""
     fault = FAULTS[case.fault]
@@ -247,46 +235,13 @@ def parameters_of(clf: Any) -> list[Any]:
     return [*clf.coefs_, *clf.intercepts_]
 
 
-class Memory:
-    """Resident memory of processes after each fit."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[str, list[int]] = defaultdict(list)
-
-    def look(self, client: Client) -> None:
-        gc.collect()
-        pids = client.run(os.getpid)
-        for worker, pid in [("client and scheduler", os.getpid()), *pids.items()]:
-            name = f"{worker}, process {pid}"
-            self._sizes[name].append(psutil.Process(pid).memory_info().rss)
-
-    def check(self) -> None:
-        """Print the growth of each process after warm-up; fail if it is too large."""
-        for name, sizes in self._sizes.items():
-            if len(sizes) < 2 * WARM_UP:
-                continue
-            before = median(sizes[WARM_UP : WARM_UP + 5])
-            growth = median(sizes[-5:]) - before
-            show(
-                f"{name}: {before / 2**20:.0f} MiB after {WARM_UP} fits, "
-                f"{growth / 2**20:+.1f} after {len(sizes)}"
-            )
-            assert growth < ALLOWANCE, name
-
-
 def test_fits_under_random_faults_end_right_and_leave_nothing_behind(
     digits, capsys, tmp_path
 ):
     outcomes, memory = Counter(), Memory()
     with (
         capsys.disabled(),
-        # Dask's history grows up to this length.
-        dask.config.set(
-            {
-                "distributed.admin.low-level-log-length": 1000,
-                "skdistmlp.max-recoveries": 3,
-            }
-        ),
+        dask.config.set(SHORT_HISTORIES | {"skdistmlp.max-recoveries": 3}),
         own_cluster(n_workers=N_WORKERS, silence_logs=logging.CRITICAL) as client,
     ):
         client.run(load)

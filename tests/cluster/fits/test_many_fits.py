@@ -21,8 +21,8 @@ from distributed import Client, LocalCluster
 from scipy import sparse
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
-from tests.cluster.faults.test_soak import Memory, show
 from tests.cluster.leaks import assert_nothing_left, remember
+from tests.cluster.memory import SHORT_HISTORIES, Memory, show
 from tests.cluster.support import WITHIN_S
 
 # All threads share the warning filters.
@@ -121,14 +121,8 @@ def test_concurrent_fits_of_every_kind_succeed_and_leave_nothing_behind(capsys):
     outcomes, memory = Counter(), Memory()
     with (
         capsys.disabled(),
-        dask.config.set(
-            {
-                # Dask's history grows up to this length.
-                "distributed.admin.low-level-log-length": 1000,
-                # Smaller than the rows.
-                "skdistmlp.cache.max-bytes": "2MiB",
-            }
-        ),
+        # Smaller than the rows.
+        dask.config.set(SHORT_HISTORIES | {"skdistmlp.cache.max-bytes": "2MiB"}),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
