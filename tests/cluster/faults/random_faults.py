@@ -243,11 +243,18 @@ def restarted(scenario: Scenario) -> Iterator[None]:
 
 
 def retired(scenario: Scenario) -> Iterator[None]:
+    client, victim = scenario.client, scenario.victim
+
+    def leave() -> None:
+        # None, if Dask finds no place for what it holds.
+        gone = retiring.result(WITHIN_S)
+        wait_until(lambda: not gone.keys() & client.nthreads().keys(), "it has left")
+
     scenario.arm_to_hold()
     yield
     if scenario.is_reached():
-        retiring = in_thread(scenario.client.retire_workers, [scenario.victim])
-        scenario.clean_ups.append(lambda: retiring.result(WITHIN_S))
+        retiring = in_thread(client.retire_workers, [victim])
+        scenario.clean_ups.append(leave)
 
 
 def paused(scenario: Scenario) -> Iterator[None]:
