@@ -54,6 +54,7 @@ NOT_TIMEOUTS = {
     "busy_share.py: TYPICAL_S",
     "busy_share.py: MAX_EMPTY_S",
     "busy_share.py: MIN_S",
+    "probe.py: THRICE_S",
     "probe.py: TWICE_S",
     "calibration.py: LINK_NOISE_S",
     "measurement.py: FAR_S",
