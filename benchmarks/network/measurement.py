@@ -13,7 +13,7 @@ from benchmarks.network.namespaces import Lab
 from benchmarks.network.plans import ONE_THREAD
 from benchmarks.network.probe import LinkRates
 from benchmarks.network.processes import N_TORCH_PROCESSES, Driver, torch_step_ms
-from benchmarks.network.workloads import shortened
+from benchmarks.network.workloads import sized_for
 from benchmarks.timing import with_progress
 from skdistmlp.crossover.output import Row
 from skdistmlp.crossover.timing import median_ratio
@@ -137,7 +137,7 @@ def measure(
             workload, forecast = cell.workload, results.forecasts.get(cell)
             expected_ms = {} if forecast is None else forecast.expected_ms()
             if candidate in expected_ms:
-                workload = shortened(workload, expected_ms[candidate] / 1e3)
+                workload = sized_for(workload, expected_ms[candidate] / 1e3)
             step_ms = driver.step_ms(candidate, workload)
         results.steps_ms[cell][candidate].append(step_ms)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,9 +44,10 @@ from benchmarks.network.probe import LinkRates
 from benchmarks.network.processes import Driver
 from benchmarks.network.workloads import (
     MAX_EPOCH_S,
+    TIMED_S,
     half_of,
     parse_network,
-    shortened,
+    sized_for,
 )
 from skdistmlp import DistributedMLPClassifier
 from skdistmlp.crossover.workloads import Workload
@@ -115,10 +117,17 @@ def test_every_plan_is_valid_for_an_estimator():
 
 def test_networks_whose_steps_take_long_are_trained_for_fewer():
     workload = parse_network("784-256")
-    assert shortened(workload, 1e-3) == workload
-    slow = shortened(workload, MAX_EPOCH_S / 7.5)
+    assert sized_for(workload, 1.0 / workload.n_steps) == workload
+    slow = sized_for(workload, MAX_EPOCH_S / 7.5)
     assert (slow.n_steps, slow.hidden) == (7, workload.hidden)
-    assert shortened(workload, 1e3).n_steps == 2
+    assert sized_for(workload, 1e3).n_steps == 2
+
+
+def test_networks_whose_steps_are_short_are_trained_for_longer():
+    workload = parse_network("64-100")
+    short = sized_for(workload, 1e-4)
+    assert short.n_epochs * short.n_steps * 1e-4 == pytest.approx(TIMED_S, rel=0.1)
+    assert replace(short, n_epochs=workload.n_epochs) == workload
 
 
 class DriverOfSlowLinks:
@@ -497,7 +506,7 @@ def test_the_halves_of_the_cells_are_alike():
         )
         assert of_fitted == of_kept_out
     # Fewer steps make it no other network, and unknown ones were never fitted.
-    assert half_of(shortened(fitted[0], 10.0)) == "fitted"
+    assert half_of(sized_for(fitted[0], 10.0)) == "fitted"
     assert half_of(parse_network("50-60")) == "kept out"
 
 
