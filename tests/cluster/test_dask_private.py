@@ -154,6 +154,10 @@ def test_a_handler_of_the_scheduler_is_called_by_name(client, workers):
         assert info["status"] == "running"
         assert info["memory_limit"] > 0
         assert info["local_directory"]
+    future = client.submit(int, 1, key="known")
+    future.result(WITHIN_S)
+    states = call("get_task_status", keys=["known", "unknown"])
+    assert states == {"known": "memory", "unknown": None}
 
 
 def test_our_own_handlers_are_called_by_name(client):

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -27,11 +27,12 @@ from skdistmlp.cluster.client.calling_thread import is_left_behind
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import connected
 from skdistmlp.cluster.client.rpc import submit_rpc, wait_while
+from skdistmlp.cluster.client.scheduler import ask_scheduler
 from skdistmlp.cluster.client.workers import known_workers
 from skdistmlp.cluster.run.interrupts import shielded_from_interrupts
 from skdistmlp.cluster.run.wait_notice import WaitNotice
 from skdistmlp.cluster.run.watch import WorkersCheck
-from skdistmlp.exceptions import ClusterError, counted
+from skdistmlp.exceptions import ClusterError, WorkerLostError, counted
 from skdistmlp.timeouts import WORKER_CHECK_S
 from skdistmlp.training.loop import Log, quiet
 
@@ -277,11 +278,13 @@ def persist_blocks(
 
 
 @contextmanager
-def naming_lost_data(collection: Any) -> Iterator[None]:
-    """Say so if tasks are cancelled in the context since data of X is gone for good.
+def naming_lost_data(client: Client, collection: Any) -> Iterator[None]:
+    """Say so if a context that computes X fails since data of X is gone for good.
 
     Parameters
     ----------
+    client : Client
+        A connected client.
     collection : Array or DataFrame
         The features, as the user has made them.
 
@@ -292,20 +295,34 @@ def naming_lost_data(collection: Any) -> Iterator[None]:
     """
     try:
         yield
-    except CancelledError as error:
+    # Tasks that need what is gone are cancelled; a run of a fit translates that.
+    except (CancelledError, WorkerLostError) as error:
         futures = futures_of(collection)
-        gone = [one for one in futures if one.status in ("cancelled", "lost")]
-        # Without any, the tasks were cancelled for another reason, and computing them
-        # once more can help.
-        if not gone:
+        n_gone = _count_gone(client, futures)
+        # Without any, it failed for another reason, and computing X once more can help.
+        if n_gone == 0:
             raise
         raise ClusterError(
-            f"the cluster has lost the data of {len(gone)} of "
+            f"the cluster has lost the data of {n_gone} of "
             f"{counted(len(futures), 'future')} that X was made of, so X cannot be "
             f"computed again. Dask does not keep how scattered data is made, nor "
             f"anything when the cluster is restarted. Scatter the data again and make "
             f"X of that, or make X of what Dask can read again, such as files."
         ) from error
+
+
+def _count_gone(client: Client, futures: Sequence[Future[Any]]) -> int:
+    """Return how many futures the cluster can neither fetch nor compute again."""
+    missing = [one.key for one in futures if one.status in ("cancelled", "lost")]
+    if not missing:
+        return 0
+    # Blocks that were persisted count as lost, too, while others compute them again.
+    # What cannot be computed again, the scheduler forgets.
+    # Of a client that is closed, nothing can be told.
+    with suppress(CancelledError):
+        states = ask_scheduler(client, "get_task_status", keys=missing)
+        return sum(states[key] is None for key in missing)
+    return 0
 
 
 def gather(

@@ -199,11 +199,12 @@ def _is_dense(client: Client, X: Any, estimator_name: str, log: Log) -> bool:
     Dask takes blocks for dense unless it is told otherwise, as those of `from_delayed`.
     As such, sparse ones would seem to take far more memory than they do.
     """
-    futures = SeparateBlocks(X).compute(client, [0])
-    try:
-        (first,) = described_blocks(client, futures, estimator_name, log)
-    finally:
-        release(futures)
+    with naming_lost_data(client, X):
+        futures = SeparateBlocks(X).compute(client, [0])
+        try:
+            (first,) = described_blocks(client, futures, estimator_name, log)
+        finally:
+            release(futures)
     return first.nnz is None
 
 
@@ -237,7 +238,7 @@ def _describe_features(
     log: Log,
 ) -> RemoteFeatures:
     """Check all blocks of X on their workers; return the features they make up."""
-    with naming_lost_data(collection):
+    with naming_lost_data(client, collection):
         blocks = described_blocks(client, futures, estimator_name, log)
     widths = sorted({block.shape[1] for block in blocks})
     if len(widths) > 1:

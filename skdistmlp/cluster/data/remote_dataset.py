@@ -212,7 +212,10 @@ class RemoteFeatures:
                 for value, number in zip(values, numbers, strict=True)
             ]
 
-        with translate_dask_errors(self.client, (), COMPUTING):
+        with (
+            translate_dask_errors(self.client, (), COMPUTING),
+            naming_lost_data(self.client, self.collection),
+        ):
             return self._copied(range(len(self.blocks)), compute)
 
     def _check_room(self) -> None:
@@ -236,14 +239,15 @@ class RemoteFeatures:
         Raises
         ------
         ClusterError
-            If they are not what they were before.
+            If they are not what they were before, or are gone for good.
         """
         try:
-            if self.futures:
-                wait_for(self.client, self.futures, COMPUTING, self.log)
-            else:
-                self._compute_again()
-            yield self.futures
+            with naming_lost_data(self.client, self.collection):
+                if self.futures:
+                    wait_for(self.client, self.futures, COMPUTING, self.log)
+                else:
+                    self._compute_again()
+                yield self.futures
         finally:
             release(self.futures)
 
@@ -257,11 +261,10 @@ class RemoteFeatures:
 
     def _check_unchanged(self, workers: Sequence[str] | None) -> None:
         """Wait for blocks that are computed again, and raise if they have changed."""
-        with naming_lost_data(self.collection):
-            wait_for(self.client, self.futures, COMPUTING, self.log, workers)
-            blocks = described_blocks(
-                self.client, self.futures, self.estimator_name, self.log, workers
-            )
+        wait_for(self.client, self.futures, COMPUTING, self.log, workers)
+        blocks = described_blocks(
+            self.client, self.futures, self.estimator_name, self.log, workers
+        )
         changed = [
             number
             for number, (old, new) in enumerate(zip(self.blocks, blocks, strict=True))
@@ -367,25 +370,8 @@ class RemoteDataset(BaseDataset):
             "targets", [(self.y, self.sample_weight) for _ in ranks]
         )
         if features.is_streamed:
-            where: list[Sequence[str]] = [() for _ in features.blocks]
-            owns = divide_blocks(
-                features.blocks, where, placement.workers, grid, holding
-            )
-            blocks, names = features.blocks, range(len(features.blocks))
-            pieces = [own.pieces(names, blocks) for own in owns]
-            rows = fill_sinks(
-                placement,
-                targets,
-                owns,
-                [Extent.of(each, blocks, features.dtype) for each in pieces],
-                computed_waves(
-                    self.client, features.collection, pieces, placement.workers
-                ),
-                features.as_rows,
-                features.digests.placing(),
-            )
-            release(targets)
-            return PlacedRows(rows, owns[0].distribution)
+            with naming_lost_data(self.client, features.collection):
+                return self._stream_blocks(placement, targets, grid, holding)
         # Held until the last worker has its copy: the tasks below do not depend on
         # the blocks, so nothing else would keep Dask from dropping them.
         with features.held() as futures:
@@ -414,6 +400,31 @@ class RemoteDataset(BaseDataset):
             # The submitted tasks hold them from here.
             release(targets)
             wait_for_all(placement, rows)
+        return PlacedRows(rows, owns[0].distribution)
+
+    def _stream_blocks(
+        self,
+        placement: Placement,
+        targets: list[Future[Any]],
+        grid: Grid,
+        holding: RowHolding,
+    ) -> PlacedRows:
+        """Have each worker compute its blocks, a few at a time, and write its rows."""
+        features = self.features
+        blocks, names = features.blocks, range(len(features.blocks))
+        nowhere: list[Sequence[str]] = [() for _ in blocks]
+        owns = divide_blocks(blocks, nowhere, placement.workers, grid, holding)
+        pieces = [own.pieces(names, blocks) for own in owns]
+        rows = fill_sinks(
+            placement,
+            targets,
+            owns,
+            [Extent.of(each, blocks, features.dtype) for each in pieces],
+            computed_waves(self.client, features.collection, pieces, placement.workers),
+            features.as_rows,
+            features.digests.placing(),
+        )
+        release(targets)
         return PlacedRows(rows, owns[0].distribution)
 
 

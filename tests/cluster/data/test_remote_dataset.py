@@ -9,14 +9,19 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from distributed import Client
+from distributed import Client, futures_of
 from numpy.testing import assert_array_equal
 from scipy import sparse
 
 from skdistmlp import ClusterError, DistributedMLPRegressor, WorkerLostError
 from skdistmlp.cluster.data import remote_dataset
 from skdistmlp.cluster.data.blocks import describe_block
-from skdistmlp.cluster.data.dask_collections import persist_blocks, release
+from skdistmlp.cluster.data.dask_collections import (
+    naming_lost_data,
+    persist_blocks,
+    release,
+    wait_for,
+)
 from skdistmlp.cluster.data.remote_dataset import (
     RemoteDataset,
     RemoteFeatures,
@@ -26,7 +31,7 @@ from skdistmlp.cluster.run import liveness
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.parallel.grid import Grid
-from skdistmlp.parallel.rows import COPIES
+from skdistmlp.parallel.rows import COPIES, RowHolding
 from tests.cluster.data.inputs import classifier
 from tests.cluster.support import bounded
 
@@ -143,6 +148,44 @@ def test_scattered_data_that_was_lost_is_named(client):
     release(scattered)
     del features, caught
     gc.collect()
+
+
+def test_lost_scattered_data_is_named_if_x_is_streamed(client):
+    features, scattered = of_scattered(client)
+    blocks = [replace(block, digest=None) for block in features.blocks]
+    features = replace(features, blocks=blocks, is_streamed=True)
+    client.cancel(scattered[1:])
+    message = r"lost the data of 2 of 3 futures that X "
+    workers = tuple(client.nthreads())[:2]
+    with Placement(client, workers) as tasks:
+        dataset = features.with_targets(Y, None)
+        with pytest.raises(ClusterError, match=message) as placing:
+            bounded(dataset.place_on, tasks, Grid(2), RowHolding("once", on_disk=True))
+    assert placing.type is ClusterError, "a fit would try again after another"
+    with pytest.raises(ClusterError, match=message) as fetching:
+        bounded(features.fetch)
+    clf = classifier(client, batch_size=5)
+    with (
+        dask.config.set({"skdistmlp.rows.memory-share": 1e-9}),
+        pytest.raises(ClusterError, match=message) as fitting,
+    ):
+        bounded(clf.fit, features.collection, np.arange(15) % 2)
+    release(scattered)
+    del features, dataset, placing, fetching, fitting
+    gc.collect()
+
+
+def test_blocks_that_are_computed_again_are_not_lost(client, monkeypatch):
+    """To the client they are, from the loss of their worker until then."""
+    persisted = client.persist(da.from_array(X, chunks=(5, 4)))
+    wait_for(client, futures_of(persisted))
+    for future in futures_of(persisted):
+        monkeypatch.setattr(future._state, "status", "lost")
+    with (
+        pytest.raises(WorkerLostError, match="by itself"),
+        naming_lost_data(client, persisted),
+    ):
+        raise WorkerLostError("by itself")
 
 
 def test_blocks_that_are_cancelled_otherwise_can_be_computed_again(client, monkeypatch):
