@@ -40,6 +40,8 @@ class BlockDigests:
 
     Several workers may compute the same block in one placement, and need not agree on
     its last bits. Whenever it is placed again, it must be as one of them has found it.
+    With a checkpoint, all were computed before, to tell the fit from others: then they
+    must be as they were then.
     """
 
     def __init__(self) -> None:

@@ -186,17 +186,23 @@ class SeparateBlocks:
         self._graph, self._keys = block_graph(optimized)
 
     def compute(
-        self, client: Client, numbers: Sequence[int], worker: str | None = None
+        self,
+        client: Client,
+        numbers: Sequence[int],
+        worker: str | None = None,
+        may_move: bool = False,
     ) -> list[Future[Any]]:
         """Return futures of some blocks, on one worker or wherever Dask likes.
 
         Only what these need is sent: of an array in the client's memory, their rows.
+        With `may_move`, others may compute them if that worker is lost.
         """
         keys = [self._keys[number] for number in numbers]
         futures: list[Future[Any]] = client.get(
             self._graph.cull(set(keys)),
             keys,
             workers=None if worker is None else [worker],
+            allow_other_workers=may_move,
             sync=False,
         )
         return futures

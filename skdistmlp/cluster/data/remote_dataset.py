@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from skdistmlp.cluster._dask import memory_limit_of_process
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.rpc import submit_rpc
 from skdistmlp.cluster.client.scheduler import await_scheduler
+from skdistmlp.cluster.client.workers import choose_workers
 from skdistmlp.cluster.data.assembly import (
     BlockLocations,
     RowsOfProcess,
@@ -108,7 +109,7 @@ class RemoteFeatures:
     estimator_name : str
         For messages.
     digests : BlockDigests
-        Of streamed blocks, as they were placed before.
+        Of streamed blocks, as they were placed or described before.
     """
 
     client: Client
@@ -217,6 +218,43 @@ class RemoteFeatures:
             naming_lost_data(self.client, self.collection),
         ):
             return self._copied(range(len(self.blocks)), compute)
+
+    def described(self) -> Sequence[Block]:
+        """Return the descriptions of all blocks, each with a digest of its values.
+
+        Streamed blocks are computed for that, a few at a time. When they are placed,
+        they have to be the same.
+
+        Raises
+        ------
+        ClusterError
+            If they are gone for good, or are not what they were before.
+        """
+        if not self.is_streamed:
+            return self.blocks
+        note = self.digests.placing()
+        pieces = whole_blocks(range(len(self.blocks)), self.blocks)
+        described: dict[int, Block] = {}
+        with (
+            translate_dask_errors(self.client, (), COMPUTING),
+            naming_lost_data(self.client, self.collection),
+        ):
+            workers = choose_workers(self.client, None, log=self.log)
+            # By all of them at once, as much as when the rows are placed.
+            dealt = [pieces[rank :: len(workers)] for rank in range(len(workers))]
+            waves = computed_waves(
+                self.client, self.collection, dealt, workers, may_move=True
+            )
+            with closing(waves):
+                for wave in waves:
+                    futures = [one for each in wave.values() for one in each.futures]
+                    numbers = [p.name for each in wave.values() for p in each.pieces]
+                    found = described_blocks(
+                        self.client, futures, self.estimator_name, self.log
+                    )
+                    note(numbers, [block.digest for block in found if block.digest])
+                    described.update(zip(numbers, found, strict=True))
+        return [described[number] for number in range(len(pieces))]
 
     def _check_room(self) -> None:
         """Raise if the features do not fit into this process's memory."""
@@ -341,16 +379,15 @@ class RemoteDataset(BaseDataset):
         return found
 
     def content(self) -> Sequence[Any]:
-        """Return what the workers have found out of the blocks.
+        """Return what the workers find out of the blocks.
 
-        Of a streamed array, whose values nobody has seen yet, the names that Dask gives
-        to its blocks.
+        The same whether or not they are streamed, which depends on the cluster. Those
+        that are, nobody has seen yet: they are computed once more than to train on
+        them.
         """
-        features, names = self.features, None
-        if any(block.digest is None for block in features.blocks):
-            names = features.collection.__dask_keys__()
-        blocks = [(b.shape, b.dtype, b.nnz, b.digest) for b in features.blocks]
-        return blocks, names, self.y, self.sample_weight
+        described = self.features.described()
+        blocks = [(b.shape, b.dtype, b.nnz, b.digest) for b in described]
+        return blocks, self.y, self.sample_weight
 
     def prepared(self, dtype: np.dtype[np.floating]) -> RemoteDataset:
         """Return the same data, whose blocks will be copied into arrays of `dtype`."""

@@ -68,6 +68,7 @@ def computed_waves(
     collection: Any,
     pieces: Sequence[Sequence[Piece]],
     workers: Sequence[str],
+    may_move: bool = False,
 ) -> Generator[Wave]:
     """Have each worker compute its pieces of a collection, some after the others.
 
@@ -81,6 +82,8 @@ def computed_waves(
         What each rank gets; the name of a block is its number.
     workers : sequence of str
         Address of the worker of each rank.
+    may_move : bool
+        Whether others may compute them if a worker is lost.
     """
     blocks = SeparateBlocks(collection)
     computing: list[Future[Any]] = []
@@ -90,7 +93,7 @@ def computed_waves(
             for rank, batch in enumerate(at_once):
                 if batch is not None:
                     numbers = [piece.name for piece in batch]
-                    futures = blocks.compute(client, numbers, workers[rank])
+                    futures = blocks.compute(client, numbers, workers[rank], may_move)
                     computing += futures
                     wave[rank] = Written(futures, batch)
             yield wave

@@ -14,7 +14,9 @@ from numpy.testing import assert_array_equal
 from scipy import sparse
 
 from skdistmlp import ClusterError, DistributedMLPRegressor, WorkerLostError
+from skdistmlp.cluster.data import blocks as blocks_module
 from skdistmlp.cluster.data import remote_dataset
+from skdistmlp.cluster.data.block_digests import BlockDigests
 from skdistmlp.cluster.data.blocks import describe_block
 from skdistmlp.cluster.data.dask_collections import (
     naming_lost_data,
@@ -275,6 +277,42 @@ def test_remote_features_are_validated_by_their_columns(client):
     )
     with pytest.raises(ValueError, match=r"X has 3 features, but .* expecting 4"):
         narrow.validated(copy.copy(estimator), [1] * 15, reset=False)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 10**6])
+def test_what_tells_rows_from_others_is_the_same_if_they_are_streamed(
+    client, batch_bytes, monkeypatch
+):
+    """So that a checkpoint is found on a cluster with more or less memory."""
+    monkeypatch.setattr(blocks_module, "BATCH_BYTES", batch_bytes)
+    features = features_of(client)
+    blocks = [replace(block, digest=None) for block in features.blocks]
+    streamed = replace(features, blocks=blocks, is_streamed=True)
+    content = bounded(streamed.with_targets(Y, WEIGHT).content)
+    assert content == features.with_targets(Y, WEIGHT).content()
+    collection = streamed.collection + 1
+    other = replace(streamed, collection=collection, digests=BlockDigests())
+    assert bounded(other.described) != bounded(streamed.described)
+
+
+def test_streamed_blocks_are_checked_when_they_are_described(client):
+    features = features_of(client)
+    spoilt = replace(features, collection=features.collection / 0, is_streamed=True)
+    with pytest.raises(ValueError, match="Input X contains NaN"):
+        bounded(spoilt.described)
+
+
+def test_streamed_blocks_must_be_what_they_were_described_as(client):
+    features = features_of(client)
+    collection = features.collection.map_blocks(
+        lambda block: block + np.random.default_rng().random(), dtype=float
+    )
+    streamed = replace(features, collection=collection, is_streamed=True)
+    bounded(streamed.described)
+    with Placement(client, tuple(client.nthreads())[:2]) as tasks:
+        dataset = streamed.with_targets(Y, None)
+        with pytest.raises(ClusterError, match="not the same when computed again"):
+            bounded(dataset.place_on, tasks, Grid(2), RowHolding("once", on_disk=True))
 
 
 def test_a_remote_data_set_is_a_value():

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import closing
 
 import dask.array as da
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.testing import assert_array_equal
 from scipy import sparse
 
 from skdistmlp.cluster.data import streaming
-from skdistmlp.cluster.data.blocks import Block
+from skdistmlp.cluster.data.blocks import Block, whole_blocks
 from skdistmlp.cluster.data.remote_dataset import RemoteFeatures
-from skdistmlp.cluster.data.streaming import place_rows
+from skdistmlp.cluster.data.streaming import computed_waves, place_rows
 from skdistmlp.cluster.run.placement import Placement
 from skdistmlp.exceptions import ClusterError, WorkerLostError
 from skdistmlp.parallel.data import Dataset
@@ -126,6 +127,16 @@ def test_blocks_that_are_others_when_placed_again_are_refused(
     message = "1 block of X, the first of them number 2, is not the same"
     with pytest.raises(ClusterError, match=message):
         placed(client, placement, dataset)
+
+
+def test_blocks_of_a_worker_that_is_lost_may_be_computed_elsewhere(client):
+    pieces = whole_blocks(range(3), [Block((10, 4), np.dtype(float), None, 320)] * 3)
+    gone = "tcp://127.0.0.1:1"
+    collection = da.from_array(X, chunks=(10, 4))
+    with closing(computed_waves(client, collection, [pieces], [gone], True)) as waves:
+        (written,) = next(waves).values()
+        found = bounded(client.gather, written.futures)
+    assert_array_equal(np.concatenate(found), X)
 
 
 def test_all_blocks_can_be_fetched_a_few_at_a_time(client):

@@ -105,21 +105,45 @@ def test_lbfgs_on_workers_is_resumed(data, tmp_path, client):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_dask_array_is_known_again(data, tmp_path, client):
-    """In another collection with the same blocks."""
+SHARES = 0.5, 1e-9
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    only_quick(1, 2, cases=[(one, other) for one in SHARES for other in SHARES]),
+)
+def test_a_dask_array_is_known_again(first, second, data, tmp_path, client):
+    """In another collection with the same blocks, whose names are others.
+
+    And on another cluster: whether its workers have memory for all blocks, or compute
+    them one by one.
+    """
     X, y = data
 
     def blocks():
-        return da.concatenate([da.from_array(X[n : n + 100]) for n in (0, 100, 200)])
+        return da.concatenate(
+            [
+                da.from_delayed(dask.delayed(X[n : n + 100]), (100, X.shape[1]), float)
+                for n in (0, 100, 200)
+            ]
+        )
+
+    def with_memory_for(share):
+        return dask.config.set({"skdistmlp.rows.memory-share": share})
 
     def fit(X, **parameters):
         return classifier("peers", client=client, **parameters).fit(X, y)
 
-    undisturbed = fit(blocks())
-    killed(classifier("peers", client=client, checkpoint=tmp_path), blocks(), y)
-    fit(blocks() * 2, checkpoint=tmp_path)
-    assert len(os.listdir(tmp_path)) == 1
-    assert_agree(fit(blocks(), checkpoint=tmp_path), undisturbed, exactly=True)
+    assert blocks().name != blocks().name
+    with with_memory_for(first):
+        killed(classifier("peers", client=client, checkpoint=tmp_path), blocks(), y)
+    with with_memory_for(second):
+        undisturbed = fit(blocks())
+        fit(blocks() * 2, checkpoint=tmp_path)
+        assert len(os.listdir(tmp_path)) == 1
+        resumed = fit(blocks(), checkpoint=tmp_path)
+    # Rows that are streamed are dealt to the workers in another way.
+    assert_agree(resumed, undisturbed, exactly=first == second)
     assert os.listdir(tmp_path) == []
 
 
