@@ -7,6 +7,7 @@ import re
 import socket
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -196,12 +197,12 @@ def _temporary_file(path: Path) -> Iterator[tuple[BinaryIO, str]]:
     """Yield a new file next to `path`; remove it unless it was renamed.
 
     Its name says which process writes it: another may write the same fit, or remove
-    what was left of it.
+    what was left of it. Who may read it, the umask decides, as for any file: the owner
+    of a fit need not be the one who resumes it.
     """
-    prefix = f"{path.name}.{_host()}-{os.getpid()}."
-    number, name = tempfile.mkstemp(".tmp", prefix, path.parent)
+    name = f"{path}.{_host()}-{os.getpid()}.{uuid.uuid4().hex}.tmp"
     try:
-        with open(number, "wb") as file:
+        with open(name, "xb") as file:
             yield file, name
     finally:
         with suppress(FileNotFoundError):

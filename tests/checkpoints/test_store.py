@@ -60,6 +60,18 @@ def test_a_home_directory_is_understood(monkeypatch, tmp_path, state):
     assert (tmp_path / "fits" / f"{PRINT}.checkpoint").is_file()
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660)])
+def test_the_umask_decides_who_may_read_a_file(tmp_path, state, umask, mode):
+    before = os.umask(umask)
+    try:
+        file = file_in(tmp_path)
+        for _ in range(2):
+            file.save(state)
+            assert Path(str(file)).stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+
+
 def failing(*args, **kwargs):
     raise OSError("no space left")
 
