@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copyreg
 import hashlib
+import os
+import site
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from numbers import Integral
+from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -20,6 +24,8 @@ from skdistmlp.parallel.array_digest import array_digest
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.training.hold_out import ScoreOfRows
 from skdistmlp.training.job import TrainingJob
+
+PACKAGE = __name__.partition(".")[0]
 
 DIGEST_BYTES = 16
 """Bytes of a fingerprint: of 10^9 fits, two share theirs with probability 10^-21."""
@@ -151,10 +157,15 @@ class _Digest:
         self._note("array", array_digest(array))
 
     def _add_function(self, function: FunctionType) -> None:
+        is_importable = _is_importable(function)
+        if is_importable and _is_installed(function.__module__):
+            # Not its code: that changes with each minor version of Python.
+            self._note("function", _name_of(function))
+            return
         cells = [_content_of(cell) for cell in function.__closure__ or ()]
         own = (function.__code__, function.__defaults__, function.__kwdefaults__)
-        # What it refers to belongs to a library if it does.
-        referred = {} if _is_importable(function) else _globals_of(function)
+        # What it refers to stays in its module.
+        referred = {} if is_importable else _globals_of(function)
         self._add_all(_name_of(function), (*own, cells, referred))
 
     def _add_class(self, cls: type) -> None:
@@ -224,6 +235,33 @@ def _is_importable(what: type | FunctionType) -> bool:
     for name in what.__qualname__.split("."):
         found = getattr(found, name, None)
     return found is what
+
+
+def _is_installed(module: str) -> bool:
+    """Say whether a module is of Python, of this package or of an installed one.
+
+    Others are the user's own, who may change them between two fits; so are packages
+    that are installed to be edited.
+    """
+    if module.partition(".")[0] == PACKAGE:
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return module in sys.builtin_module_names
+    return any(_real(file).is_relative_to(place) for place in _installation_places())
+
+
+@cache
+def _installation_places() -> frozenset[Path]:
+    """Return the directories of Python and of the packages that are installed."""
+    paths, names = sysconfig.get_paths(), ("stdlib", "platstdlib", "purelib", "platlib")
+    places = [paths[name] for name in names]
+    places += [*site.getsitepackages(), site.getusersitepackages()]
+    return frozenset(map(_real, places))
+
+
+def _real(path: str) -> Path:
+    return Path(os.path.realpath(path))
 
 
 def _globals_of(function: FunctionType) -> dict[str, Any]:

@@ -1,19 +1,24 @@
 """The hash that names a checkpoint: the same for the same fit, in every process."""
 
+import importlib
 import os
 import subprocess
 import sys
 import threading
+import warnings
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from operator import itemgetter
+from types import CodeType
 
 import numpy as np
 import pytest
 from scipy.interpolate import PchipInterpolator
 from scipy.sparse import csr_array
 
+from skdistmlp import DistributedMLPClassifier
+from skdistmlp.checkpoints import fingerprint as fingerprints
 from skdistmlp.checkpoints.fingerprint import fingerprint
 from skdistmlp.nn.activations import Activation
 from skdistmlp.nn.layers import Network, dense_layers
@@ -241,6 +246,66 @@ def test_functions_are_told_apart_by_what_they_do(kind):
     first = prints()
     assert len(set(first)) == 2
     assert prints() == first
+
+
+def module_with(text, directory):
+    """Return a function of a module in a directory, imported anew."""
+    code = f"def rate(done):\n    return {text}\n"
+    (directory / "rates_of_a_user.py").write_text(code)
+    sys.modules.pop("rates_of_a_user", None)
+    importlib.invalidate_caches()
+    return importlib.import_module("rates_of_a_user").rate
+
+
+def test_code_of_installed_packages_does_not_matter(tmp_path, monkeypatch):
+    """It has another one in each minor version of Python."""
+    monkeypatch.syspath_prepend(tmp_path)
+    # Otherwise the second would be loaded from the bytecode of the first.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def prints():
+        found = set()
+        for text in ("done", "1 - done"):
+            job = with_factor(job_of("adam"), module_with(text, tmp_path))
+            found.add(fingerprint(job, dataset_of("adam")))
+        return found
+
+    assert len(prints()) == 2
+    places = frozenset([tmp_path])
+    monkeypatch.setattr(fingerprints, "_installation_places", lambda: places)
+    assert len(prints()) == 1
+    sys.modules.pop("rates_of_a_user")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"learning_rate": "cosine"},
+        {"early_stopping": True},
+        {"early_stopping": True, "scoring": "accuracy"},
+        {"early_stopping": True, "scoring": "loss"},
+        {"solver": "lbfgs"},
+    ],
+)
+def test_no_code_is_part_of_the_fingerprint_of_a_plain_fit(
+    parameters, tmp_path, monkeypatch
+):
+    """Nor of its loss, activations, scores and schedule."""
+    added = []
+    add = fingerprints._Digest._add
+
+    def noted(self, value):
+        added.append(type(value))
+        add(self, value)
+
+    monkeypatch.setattr(fingerprints._Digest, "_add", noted)
+    X, y = np.random.default_rng(0).random((40, 3)), np.arange(40) % 2
+    clf = DistributedMLPClassifier(max_iter=1, checkpoint=tmp_path, **parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        clf.fit(X, y)
+    assert added
+    assert CodeType not in added
 
 
 def test_booleans_of_numpy_are_booleans():
