@@ -27,6 +27,9 @@ from skdistmlp.training.state import TrainingState
 
 SUFFIX = ".checkpoint"
 
+ABSENT = FileNotFoundError, NotADirectoryError
+"""What says that there is no such file, also if its directory has become a file."""
+
 ABANDONED_AFTER = timedelta(days=1)
 """Since its last change, how old an unfinished file of another machine is when it is
 removed: whether its process is still there, nobody here knows."""
@@ -131,7 +134,7 @@ class CheckpointFile:
         """
         try:
             file = self._files.open(self._path, "rb")
-        except FileNotFoundError:
+        except ABSENT:
             return None
         except Exception as error:
             raise CheckpointError(
@@ -166,7 +169,7 @@ class CheckpointFile:
 
     def remove(self) -> None:
         """Remove it, and what processes that were killed have left of it."""
-        with suppress(FileNotFoundError):
+        with suppress(*ABSENT):
             self._files.rm_file(self._path)
         if self._is_local:
             for unfinished in _unfinished(Path(self._path)):

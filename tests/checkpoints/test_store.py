@@ -1,6 +1,7 @@
 """Files of checkpoints: replaced as a whole, in directories and below URLs."""
 
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -163,6 +164,18 @@ def test_other_files_of_the_directory_are_left_alone(tmp_path, state):
     assert isinstance(error, CheckpointError)
     assert name == str(tmp_path / "other.checkpoint")
     assert name in str(error)
+
+
+def test_nothing_is_left_to_remove_of_a_directory_that_is_gone(tmp_path, state):
+    directory = tmp_path / "fits"
+    file = file_in(directory)
+    file.save(state)
+    shutil.rmtree(directory)
+    file.remove()
+    directory.write_text("a file now")
+    file.remove()
+    assert file.load() is None
+    assert directory.read_text() == "a file now"
 
 
 def test_a_place_below_a_file_is_refused(tmp_path):
