@@ -133,6 +133,9 @@ class Checkpointing:
             return
         try:
             self._file.remove()
+        # It says all: what is there now is not of this fit, and stays.
+        except CheckpointError as error:
+            warnings.warn(str(error), stacklevel=STACKLEVEL)
         # What file systems raise, each decides; and the fit itself is well.
         except Exception as error:
             warnings.warn(
@@ -168,9 +171,9 @@ class Checkpointing:
                 then = "The fit goes on, and tries again later."
                 if is_last:
                     then = self._what_is_lost(self._copy)
+                why = str(error).rstrip(".")
                 warnings.warn(
-                    f"the checkpoint {self._file} could not be written: {error}. "
-                    f"{then}",
+                    f"the checkpoint {self._file} could not be written: {why}. {then}",
                     stacklevel=STACKLEVEL,
                 )
             self._failures.add(kind)

@@ -178,15 +178,36 @@ def read(
         If it is torn, no checkpoint, of a newer version, or of another fit.
     """
     with _opened(file, name) as (archive, header):
-        if header["fingerprint"] != fingerprint:
-            raise CheckpointError(
-                f"{name} is the checkpoint of another fit, copied or renamed. It is "
-                f"left as it is. Move it away, or pass another directory as checkpoint."
-            )
+        _check_fingerprint(header, name, fingerprint)
         names = sorted(f"{name}.npy" for name in (HEADER, *header["arrays"]))
         if sorted(archive.namelist()) != names:
             raise _damage(f"it has {', '.join(archive.namelist())}")
         return _state(_Arrays(archive), header, job, n_rows)
+
+
+def verify(file: BinaryIO, name: str, fingerprint: str) -> None:
+    """Raise unless it is a checkpoint of this fit, as far as its header tells.
+
+    Parameters
+    ----------
+    file, name, fingerprint
+        As for `read`.
+
+    Raises
+    ------
+    CheckpointError
+        As `read`.
+    """
+    with _opened(file, name) as (_, header):
+        _check_fingerprint(header, name, fingerprint)
+
+
+def _check_fingerprint(header: Mapping[str, Any], name: str, fingerprint: str) -> None:
+    if header["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{name} is the checkpoint of another fit, copied or renamed. It is left "
+            f"as it is. Move it away, or pass another directory as checkpoint."
+        )
 
 
 def solver_of(job: TrainingJob) -> str:

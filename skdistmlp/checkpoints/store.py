@@ -95,6 +95,8 @@ class CheckpointFile:
         self._files, directory = open_location(location)
         self._path = f"{directory.rstrip('/')}/{fingerprint}{SUFFIX}"
         self._directory = directory
+        # Of the file as this fit has read or written it last.
+        self._version: str | None = None
         try:
             # Now, not after an hour.
             self._probe()
@@ -132,24 +134,27 @@ class CheckpointFile:
         CheckpointError
             If it is no checkpoint of this fit that this version can read.
         """
-        try:
-            file = self._files.open(self._path, "rb")
-        except ABSENT:
-            return None
-        except Exception as error:
-            raise CheckpointError(
-                f"{self} cannot be read: {error}. Move it away, or pass another "
-                f"directory as checkpoint."
-            ) from error
-        with file:
-            return file_format.read(
+        # Before it is read: what replaces it meanwhile is another version.
+        version = self._version_there()
+        with self._open() as file:
+            if file is None:
+                return None
+            state = file_format.read(
                 file, str(self), self._job, self._n_rows, self._fingerprint
             )
+        self._version = version
+        return state
 
     def save(self, state: TrainingState) -> None:
         """Write a state, in place of the one before: a reader sees either.
 
         If that fails, the one before stays.
+
+        Raises
+        ------
+        CheckpointError
+            If something else has taken the place of the file since this fit has read or
+            written it.
         """
         written = datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -160,24 +165,85 @@ class CheckpointFile:
 
         # Somebody may have removed it.
         self._files.makedirs(self._directory, exist_ok=True)
+        self._check_own()
         if self._is_local:
-            _replace_file(Path(self._path), write)
-            return
-        # What is atomic there, only fsspec knows.
-        with self._files.transaction, self._files.open(self._path, "wb") as file:
-            write(file)
+            _replace_file(Path(self._path), write, self._check_own)
+        else:
+            # What is atomic there, only fsspec knows.
+            with self._files.transaction, self._files.open(self._path, "wb") as file:
+                write(file)
+        self._version = self._version_there()
 
     def remove(self) -> None:
-        """Remove it, and what processes that were killed have left of it."""
-        with suppress(*ABSENT):
-            self._files.rm_file(self._path)
+        """Remove it, and what processes that were killed have left of it.
+
+        Raises
+        ------
+        CheckpointError
+            As for `save`.
+        """
         if self._is_local:
             for unfinished in _unfinished(Path(self._path)):
                 unfinished.unlink(missing_ok=True)
+        with suppress(*ABSENT):
+            self._check_own()
+            self._files.rm_file(self._path)
+
+    def _version_there(self) -> str | None:
+        """Return what changes whenever somebody writes the file; None if there is none.
+
+        For local files, that is a hash of their inode, size and times.
+        """
+        try:
+            # Somebody else may have written it.
+            self._files.invalidate_cache(self._directory)
+            return str(self._files.ukey(self._path))
+        except ABSENT:
+            return None
+        # What other file systems raise, each decides.
+        except Exception:
+            # Like no other, so that the file is looked into.
+            return uuid.uuid4().hex
+
+    def _check_own(self) -> None:
+        """Raise if the file there is not of this fit, whoever has written it.
+
+        Another process may run the same fit. Only what this one does not know yet is
+        looked into, so a file is read once at most.
+        """
+        if self._version_there() in (None, self._version):
+            return
+        with self._open() as file:
+            if file is not None:
+                file_format.verify(file, str(self), self._fingerprint)
+
+    @contextmanager
+    def _open(self) -> Iterator[BinaryIO | None]:
+        """Open the file for reading, if it is there.
+
+        Raises
+        ------
+        CheckpointError
+            If it cannot be read.
+        """
+        try:
+            file = self._files.open(self._path, "rb")
+        except ABSENT:
+            yield None
+            return
+        except Exception as error:
+            raise CheckpointError(
+                f"{self} cannot be read: {error}. Move it away, or pass another "
+                f"directory as checkpoint."
+            ) from error
+        with file:
+            yield file
 
 
-def _replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Replace a file by what `write` writes, as a whole."""
+def _replace_file(
+    path: Path, write: Callable[[BinaryIO], None], check: Callable[[], None]
+) -> None:
+    """Replace a file by what `write` writes, as a whole, unless `check` then raises."""
     for unfinished in _unfinished(path):
         unfinished.unlink(missing_ok=True)
     with _temporary_file(path) as (file, name):
@@ -185,6 +251,8 @@ def _replace_file(path: Path, write: Callable[[BinaryIO], None]) -> None:
         file.flush()
         # Otherwise a crash of the machine could leave the new name without its bytes.
         os.fsync(file.fileno())
+        # As late as can be: writing takes seconds.
+        check()
         os.replace(name, path)
     with suppress(OSError):
         # The name too, where directories can be flushed.

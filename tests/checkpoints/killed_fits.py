@@ -114,11 +114,11 @@ class Killer:
         patch.object(store, "_replace_file", self._replace_file_or_die).start()
 
     def _replace_file_or_die(
-        self, path: Path, write: Callable[[BinaryIO], None]
+        self, path: Path, write: Callable[[BinaryIO], None], check: Callable[[], None]
     ) -> None:
         if self._n_before > 0:
             self._n_before -= 1
-            self._replace_file(path, write)
+            self._replace_file(path, write, check)
             return
         if isinstance(self._moment, float):
             measured = io.BytesIO()
@@ -129,7 +129,7 @@ class Killer:
             patch.object(os, "fsync", self._fsync_or_die),
             patch.object(os, "replace", self._rename_or_die),
         ):
-            self._replace_file(path, write)
+            self._replace_file(path, write, check)
         # Whoever started this process takes it for a failure.
         os._exit(1)
 

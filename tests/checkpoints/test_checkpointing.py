@@ -1,6 +1,7 @@
 """When the state is written, when it is only copied, and what happens at the end."""
 
 import errno
+import os
 from dataclasses import replace
 
 import dask
@@ -8,6 +9,7 @@ import pytest
 
 from skdistmlp import ClusterError
 from skdistmlp.checkpoints.checkpointing import Checkpointing, checkpointing
+from skdistmlp.checkpoints.fingerprint import fingerprint
 from skdistmlp.training.progress import LbfgsProgress, Outcome
 from tests.checkpoints.support import state_after
 from tests.training.clock import Clock
@@ -242,6 +244,27 @@ def test_a_file_that_cannot_be_removed_costs_a_warning(clock):
     file.fails = True
     with pytest.warns(UserWarning, match="the/file could not be removed: not allowed"):
         kept.remove()
+
+
+def test_a_file_of_somebody_else_is_named_and_left_alone(tmp_path, clock, recwarn):
+    """While the fit goes on."""
+    name = fingerprint(job_of("adam"), dataset_of("adam"))
+    file = tmp_path / f"{name}.checkpoint"
+    with checkpointing(tmp_path, job_of("adam"), dataset_of("adam")) as kept:
+        offer(kept, clock, 2)
+        file.write_bytes(b"precious")
+        for n_iter in (3, 4):
+            offer(kept, clock, n_iter)
+        kept.end(Outcome.CONVERGED)
+    kept.remove()
+    # Once each, from the fit that goes on and from its end.
+    writing, removing = [str(warning.message) for warning in recwarn]
+    said = f"the checkpoint {file} could not be written: {file} is no checkpoint"
+    assert writing.startswith(said)
+    assert writing.endswith("as checkpoint. The fit goes on, and tries again later.")
+    assert removing.startswith(f"{file} is no checkpoint")
+    assert file.read_bytes() == b"precious"
+    assert os.listdir(tmp_path) == [file.name]
 
 
 def test_a_file_is_never_replaced_by_an_older_state(clock):

@@ -1,5 +1,6 @@
 """Files of checkpoints: replaced as a whole, in directories and below URLs."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -134,6 +135,91 @@ def test_what_other_processes_write_is_left_alone(tmp_path, state, unfinished):
     file.save(state)
     file.remove()
     assert set(os.listdir(tmp_path)) == others
+
+
+def replace_bytes(file, content):
+    """Write a file as somebody else might; return its bytes."""
+    with fsspec.open(str(file), "wb") as other:
+        other.write(content)
+    return content
+
+
+def bytes_of(file):
+    with fsspec.open(str(file), "rb") as there:
+        return there.read()
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("kind", ["foreign", "torn", "of another fit", "newer"])
+def test_what_somebody_else_has_put_in_its_place_stays(
+    location, state, kind, is_resumed, monkeypatch
+):
+    file = file_in(location)
+    file.save(state)
+    if is_resumed:
+        file = file_in(location)
+        file.load()
+    content = bytes_of(file)
+    if kind == "torn":
+        content = content[:-10]
+    elif kind == "foreign":
+        content = b"precious"
+    else:
+        with monkeypatch.context() as patch:
+            if kind == "newer":
+                patch.setattr(file_format, "VERSION", file_format.VERSION + 1)
+            other = io.BytesIO()
+            fingerprint = PRINT if kind == "newer" else "another"
+            file_format.write(other, job_of("adam"), state, N_ROWS, fingerprint, "now")
+            content = other.getvalue()
+    content = replace_bytes(file, content)
+    for write_or_remove in (lambda: file.save(state), file.remove):
+        with pytest.raises(CheckpointError) as error:
+            write_or_remove()
+        assert str(error.value).startswith(f"{file} ")
+        assert bytes_of(file) == content
+    file._files.rm_file(file._path)
+    file.save(state)
+    assert file.load().progress == state.progress
+
+
+def test_what_comes_while_a_file_is_written_stays(tmp_path, state, monkeypatch):
+    file = file_in(tmp_path)
+    file.save(state)
+    write = file_format.write
+
+    def write_and_be_overtaken(*args):
+        write(*args)
+        replace_bytes(file, b"precious")
+
+    monkeypatch.setattr(file_format, "write", write_and_be_overtaken)
+    with pytest.raises(CheckpointError, match="no checkpoint of skdistmlp"):
+        file.save(state)
+    assert bytes_of(file) == b"precious"
+    assert os.listdir(tmp_path) == [f"{PRINT}.checkpoint"]
+
+
+def test_a_file_is_looked_into_only_if_another_has_written_it(
+    location, state, monkeypatch
+):
+    looks, verify = [], file_format.verify
+
+    def noted(file, name, fingerprint):
+        looks.append(name)
+        verify(file, name, fingerprint)
+
+    monkeypatch.setattr(file_format, "verify", noted)
+    file = file_in(location)
+    for _ in range(3):
+        file.save(state)
+    assert looks == []
+    # Another process that runs the same fit.
+    file_in(location).save(state)
+    n_looks = len(looks)
+    file.save(state)
+    assert len(looks) > n_looks
+    file.remove()
+    assert list(summaries(location)) == []
 
 
 def test_the_same_fit_may_be_written_twice_at_once(tmp_path, state, monkeypatch):
