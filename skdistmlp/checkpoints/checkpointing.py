@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,16 +10,19 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from skdistmlp.checkpoints.fingerprint import fingerprint
-from skdistmlp.exceptions import CheckpointError, ClusterError
+from skdistmlp.exceptions import CheckpointError, ClusterError, counted
 from skdistmlp.parallel.data import BaseDataset
 from skdistmlp.settings import checkpoint_interval_s
 from skdistmlp.training.job import TrainingJob
+from skdistmlp.training.loop import Log, quiet
 from skdistmlp.training.pace import Pace
 from skdistmlp.training.progress import BEGAN_AGAIN, LbfgsProgress, Outcome
 from skdistmlp.training.state import TrainingState
 
 if TYPE_CHECKING:
     from skdistmlp.checkpoints.store import CheckpointFile
+
+LOG = logging.getLogger("skdistmlp")
 
 MAX_SHARE = 0.02
 """Share of the training time that copies in memory, and writing files, may each take:
@@ -42,6 +46,8 @@ class Checkpointing:
         Where to.
     interval_s : float
         Seconds between two files, at least.
+    log : callable
+        Takes lines for the user, if they want any.
 
     Attributes
     ----------
@@ -51,8 +57,11 @@ class Checkpointing:
         What the user has to know of a fit that was resumed, if anything.
     """
 
-    def __init__(self, file: CheckpointFile, interval_s: float) -> None:
+    def __init__(
+        self, file: CheckpointFile, interval_s: float, log: Log = quiet
+    ) -> None:
         self._file = file
+        self._log = log
         self._writing = Pace(MAX_SHARE, interval_s)
         self._copying = Pace(MAX_SHARE)
         # A copy that is newer than the file.
@@ -68,7 +77,18 @@ class Checkpointing:
     def load(self) -> TrainingState | None:
         """Return the state that the fit resumes from, if there is any."""
         state = self._file.load()
-        if state is not None:
+        if state is None:
+            # No warning: the fits of a search share a directory, and all but the first
+            # find files of others. Whoever expects this one to resume looks here.
+            if n_others := self._file.count_others():
+                line = (
+                    f"Starting from scratch: {self._file.directory} has "
+                    f"{counted(n_others, 'checkpoint')}, but none of a fit with these "
+                    f"parameters and this data."
+                )
+                LOG.info(line)
+                self._log(line)
+        else:
             self._note_file(state)
             if isinstance(state.progress, LbfgsProgress):
                 self.notice = (
@@ -231,7 +251,7 @@ def checkpointing(
 
     name = fingerprint(job, dataset)
     file = CheckpointFile(location, job, dataset.n_rows, name)
-    kept = Checkpointing(file, checkpoint_interval_s())
+    kept = Checkpointing(file, checkpoint_interval_s(), job.log)
     try:
         yield kept
     except BaseException as error:

@@ -145,6 +145,21 @@ class CheckpointFile:
         self._version = version
         return state
 
+    def count_others(self) -> int:
+        """Return the number of checkpoints of other fits in the directory."""
+        try:
+            paths = self._files.ls(self._directory, detail=False)
+        # Whoever may read and write files there need not be allowed to list them.
+        except Exception:
+            return 0
+        others = {path.rpartition("/")[2] for path in paths if path.endswith(SUFFIX)}
+        return len(others - {f"{self._fingerprint}{SUFFIX}"})
+
+    @property
+    def directory(self) -> str:
+        """Name of the directory, or URL of it."""
+        return _full_name(self._files, self._directory)
+
     def save(self, state: TrainingState) -> None:
         """Write a state, in place of the one before: a reader sees either.
 

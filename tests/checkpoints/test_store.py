@@ -246,6 +246,7 @@ def test_other_files_of_the_directory_are_left_alone(tmp_path, state):
     file.save(state)
     file.remove()
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert file.count_others() == 1
     ((name, error),) = summaries(tmp_path)
     assert isinstance(error, CheckpointError)
     assert name == str(tmp_path / "other.checkpoint")

@@ -243,6 +243,25 @@ def test_a_verbose_fit_says_from_where_it_resumes(data, tmp_path, capsys):
     assert second.startswith("Iteration 5, loss = ")
 
 
+def test_a_verbose_fit_says_if_it_finds_only_files_of_other_fits(
+    data, tmp_path, capsys, caplog
+):
+    caplog.set_level("INFO", "skdistmlp")
+    clf = classifier(checkpoint=tmp_path, verbose=True)
+    fit(clone(clf), *data)
+    assert "Starting" not in capsys.readouterr().out
+    killed(clf, *data)
+    capsys.readouterr()
+    fit(clone(clf).set_params(alpha=0.1), *data)
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first == (
+        f"Starting from scratch: {tmp_path} has 1 checkpoint, but none of a fit with "
+        f"these parameters and this data."
+    )
+    assert caplog.messages == [first]
+    assert second.startswith("Iteration 1, loss = ")
+
+
 def test_a_fit_that_diverges_leaves_none(data, tmp_path):
     X, y = data
     reg = DistributedMLPRegressor(
