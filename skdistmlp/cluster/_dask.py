@@ -46,6 +46,7 @@ from distributed.utils_comm import gather_from_workers
 from skdistmlp.timeouts import PING_ANSWER_S, SEND_POLL_S
 
 __all__ = [
+    "UNKNOWN",
     "Cluster",
     "CommClosedError",
     "add_handler",
@@ -100,10 +101,13 @@ __all__ = [
 
 # In the client.
 
+UNKNOWN = "unknown"
+"""The address of the scheduler of a client that is closed."""
+
 
 def scheduler_address(client: Client) -> str:
-    """Return the address of a client's scheduler."""
-    return str(client.scheduler.address if client.scheduler is not None else "unknown")
+    """Return the address of a client's scheduler; `UNKNOWN` of a closed client."""
+    return str(client.scheduler.address if client.scheduler is not None else UNKNOWN)
 
 
 def is_reconnecting(client: Client) -> bool:

@@ -25,6 +25,7 @@ from scipy import sparse
 
 from skdistmlp.cluster import _dask
 from skdistmlp.cluster._dask import (
+    UNKNOWN,
     Cluster,
     CommClosedError,
     add_handler,
@@ -92,6 +93,9 @@ def workers(client):
 
 def test_the_address_of_a_scheduler(client, cluster):
     assert scheduler_address(client) == cluster.scheduler_address
+    with Client(cluster, set_as_default=False) as closed:
+        pass
+    assert scheduler_address(closed) == UNKNOWN
 
 
 def test_a_cluster_has_a_status_and_the_address_of_its_scheduler(cluster):

@@ -48,7 +48,7 @@ def translate_dask_errors(
         In place of a lost connection to the scheduler, or when Dask gave up a task
         because every worker that it ran on died.
     """
-    # Before anything goes wrong: a client that is closed may not know it any more.
+    # Before anything goes wrong: a client that is closed does not know it any more.
     address = scheduler_address(client)
     try:
         yield

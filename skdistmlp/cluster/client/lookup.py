@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import dask
 from dask.utils import parse_timedelta
 from distributed import Client, Status, get_client
 
 from skdistmlp.cluster._dask import (
+    UNKNOWN,
     Cluster,
     can_lend_thread,
     dask_version_at,
@@ -25,7 +26,7 @@ from skdistmlp.cluster._dask import (
     is_on_event_loop,
     is_reconnecting,
 )
-from skdistmlp.cluster._dask import scheduler_address as scheduler_address
+from skdistmlp.cluster._dask import scheduler_address as address_now
 from skdistmlp.cluster.client.calling_thread import (
     check_thread,
     default_client,
@@ -48,6 +49,18 @@ NO_DASK = (
 
 _FOR_ONE_CALL: WeakSet[Client] = WeakSet()
 """Clients that this module has made; weak, since they are closed after the call."""
+
+_ADDRESSES: WeakKeyDictionary[Client, str] = WeakKeyDictionary()
+"""Addresses of schedulers by client: a client that is closed does not know its own."""
+
+
+def scheduler_address(client: Client) -> str:
+    """Return the address of a client's scheduler, or that before it was closed."""
+    address = address_now(client)
+    if address == UNKNOWN:
+        return _ADDRESSES.get(client, UNKNOWN)
+    _ADDRESSES[client] = address
+    return address
 
 
 @contextmanager

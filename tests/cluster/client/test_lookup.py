@@ -14,7 +14,7 @@ import pytest
 from distributed import Client, Scheduler, get_client
 
 from skdistmlp.cluster.client import lookup
-from skdistmlp.cluster.client.lookup import connected
+from skdistmlp.cluster.client.lookup import connected, scheduler_address
 from skdistmlp.exceptions import ClusterError
 from tests.cluster.client.support import classifier, small
 from tests.cluster.leaks import assert_nothing_left, remember
@@ -44,6 +44,12 @@ def clients_of(client):
 def assert_same_parameters(one, other):
     for a, b in zip(one.coefs_, other.coefs_, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_the_address_of_a_scheduler_is_known_once_its_client_is_closed(cluster):
+    with Client(cluster, set_as_default=False) as other:
+        assert scheduler_address(other) == cluster.scheduler_address
+    assert scheduler_address(other) == cluster.scheduler_address
 
 
 # Which client.

@@ -171,6 +171,28 @@ def test_an_error_or_ctrl_c_in_a_callback_of_lbfgs_is_raised(
     bounded(clf.set_callbacks().set_params(max_iter=1).fit, *data)
 
 
+@BOTH_ENGINES
+def test_a_client_that_a_callback_closes_is_named_by_its_scheduler(
+    cluster, client, data, engine
+):
+    class Closing(Told):
+        def _note(self, hook, estimator, context):
+            super()._note(hook, estimator, context)
+            if self.hooks[-1] == ("end", "epoch", 1):
+                other.close()
+            return False
+
+    with Client(cluster, set_as_default=False) as other:
+        clf = classifier(other, engine, Closing(), max_iter=20)
+        with pytest.raises(ClusterError) as caught:
+            bounded(clf.fit, *data)
+    message = str(caught.value)
+    assert f"lost its connection to the scheduler at {cluster.scheduler_address}" in (
+        message
+    )
+    assert_nothing_left(client)
+
+
 def test_a_round_of_lbfgs_lasts_one_iteration_only_with_callbacks(
     client, data, monkeypatch
 ):
