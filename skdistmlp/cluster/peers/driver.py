@@ -264,9 +264,7 @@ class PeersRun:
         # fit may begin again elsewhere: nobody but the shards knows of its steps.
         self._note_messages()
         begun = self._round_start is not None and self._round_start.have_met
-        error.before_training = not (
-            begun or self._n_rounds > 0 or self._plan.recoveries
-        )
+        error.before_training = not (begun or self._n_rounds > 0)
 
     def _train_in_rounds(self) -> TrainingState:
         while True:

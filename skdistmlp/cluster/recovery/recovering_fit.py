@@ -145,6 +145,8 @@ class RecoveringFit:
     _n_apart: Counter[str] = field(default_factory=Counter)
     # Whether the job goes on from a state that this fit has trained.
     _has_trained: bool = False
+    # Whether one of its runs may have taken a step.
+    _may_have_begun: bool = False
     # The plan before a move, until all is placed where the fit has moved to.
     _plan_before_move: Plan | None = None
     # None in a fit that does not recover: it places its rows once.
@@ -258,6 +260,7 @@ class RecoveringFit:
                     return self._checked(state)
                 left_at = time.monotonic()
                 departure = run.departure
+                self._may_have_begun = True
                 self._keep_newest(run)
                 # Before a move, that was done while the fit could still stay.
                 if departure.kind != "moved":
@@ -271,6 +274,7 @@ class RecoveringFit:
                     )
             except ClusterError as error:
                 left_at = time.monotonic()
+                self._note_begun(error)
                 if not self._may_recover(error, run):
                     raise
                 self._keep_newest(run)
@@ -369,6 +373,14 @@ class RecoveringFit:
             return _as_interrupted(state)
         return state
 
+    def _note_begun(self, error: ClusterError) -> None:
+        """Note whether a run may have taken a step; say so for all in its error."""
+        if not isinstance(error, ExchangeError):
+            self._may_have_begun = True
+            return
+        self._may_have_begun |= not error.before_training
+        error.before_training = not self._may_have_begun
+
     def _may_recover(self, error: ClusterError, run: Run) -> bool:
         """Say whether it makes sense to go on elsewhere after an error."""
         if self._plan_before_move is not None:
@@ -447,8 +459,9 @@ class RecoveringFit:
             if not lost:
                 self._broke_at = n_iter
                 ranks = self._ranks_apart(error)
-                if isinstance(error, ExchangeError) and error.before_training:
-                    # They have never reached each other: a firewall, say.
+                if ranks and isinstance(error, ExchangeError) and error.before_training:
+                    # They have never reached each other: a firewall, say. Where a
+                    # connection broke while they met, they may the next time.
                     return None
                 if broke_at == n_iter:
                     lost = self._to_replace(ranks)

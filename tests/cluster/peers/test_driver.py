@@ -445,7 +445,7 @@ def test_matrix_products_use_both_threads_of_a_worker(data):
         assert blas_limits(client) == {1}
 
 
-@pytest.mark.parametrize("begun", ["met", "a round", "a recovery", None])
+@pytest.mark.parametrize("begun", ["met", "a round", None])
 def test_an_error_says_whether_a_step_was_taken_before_it(begun):
     noted, asked = [], []
     run = SimpleNamespace(
@@ -453,7 +453,6 @@ def test_an_error_says_whether_a_step_was_taken_before_it(begun):
         _tasks=SimpleNamespace(note_silent=asked.append),
         _round_start=SimpleNamespace(have_met=begun == "met"),
         _n_rounds=int(begun == "a round"),
-        _plan=SimpleNamespace(recoveries=("one",) if begun == "a recovery" else ()),
     )
     error = ExchangeError("lost its connection")
     peers.PeersRun._note_failure(run, error)

@@ -944,23 +944,57 @@ def test_failed_exchanges_are_bounded(fit_on):
     assert len(plans) == 2
 
 
-def before_training(message):
-    error = ExchangeError(message)
-    error.before_training = True
-    return error
+def breaks_before_training(*pairs):
+    """Return the end of a run whose shards did not find each other, pair by pair."""
+
+    def end(_plan):
+        error = ExchangeError("reset. Call again.")
+        error.before_training, error.apart = True, pairs
+        return {"ends_with": error, "n_iter": 0}
+
+    return end
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        {"ends_with": ClusterError("no memory"), "n_iter": 1},
-        # All workers answer, and have never reached each other.
-        {"ends_with": before_training("cut"), "n_iter": 0},
-    ],
-)
-def test_other_errors_end_the_fit(fit_on, end):
-    fit, run_of, plans, _ = fit_on(lambda _plan: end)
-    with pytest.raises(ClusterError, match=str(end["ends_with"])):
+def test_shards_whose_connection_breaks_while_they_meet_meet_again(fit_on):
+    fit, run_of, plans, _ = fit_on(breaks_before_training(), ends)
+    fit.train(run_of)
+    (recovery,) = fit.plan.recoveries
+    assert plans[1].workers == plans[0].workers
+    assert (recovery.kind, recovery.lost, recovery.n_iter) == ("broken", (), 0)
+    assert "the fit started over" in str(recovery)
+
+
+def test_shards_whose_connection_breaks_twice_while_they_meet_end_the_fit(fit_on):
+    fit, run_of, plans, _ = fit_on(*[breaks_before_training()] * 2)
+    with pytest.raises(ExchangeError, match="reset") as raised:
+        fit.train(run_of)
+    assert len(plans) == 2
+    # So that a fit that may do without peers does.
+    assert raised.value.before_training
+
+
+@pytest.mark.parametrize("before", [breaks(0), loses(0)])
+def test_a_fit_that_may_have_taken_a_step_says_so(fit_on, before):
+    twice = [breaks_before_training()] * 2
+    fit, run_of, _, _ = fit_on(before, *twice)
+    with pytest.raises(ExchangeError) as raised:
+        fit.train(run_of)
+    assert not raised.value.before_training
+
+
+def test_workers_that_have_never_reached_each_other_end_the_fit(fit_on):
+    fit, run_of, plans, _ = fit_on(breaks_before_training((0, 1)))
+    with pytest.raises(ExchangeError) as raised:
+        fit.train(run_of)
+    assert len(plans) == 1
+    assert raised.value.before_training
+
+
+def test_other_errors_end_the_fit(fit_on):
+    fit, run_of, plans, _ = fit_on(
+        lambda _plan: {"ends_with": ClusterError("no memory"), "n_iter": 1}
+    )
+    with pytest.raises(ClusterError, match="no memory"):
         fit.train(run_of)
     assert len(plans) == 1
 
