@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,7 @@ from skdistmlp.cluster.futures.driver import open_futures_network
 from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.recovery.recovering_fit import RecoveringFit
 from skdistmlp.cluster.recovery.replacement import Spares
-from skdistmlp.cluster.run.reservation import share_workers, unclaimed_workers
+from skdistmlp.cluster.run.reservation import WorkerShare, unclaimed_workers
 from skdistmlp.exceptions import ClusterError
 from skdistmlp.parallel.data import Dataset
 from skdistmlp.planning.plan import Plan
@@ -70,7 +70,14 @@ def train_with_recovery(
     announced = Announced()
     # Those that other fits by tasks have, too: they share them. But on one that a fit
     # among peers has reserved, the tasks would wait for its rounds.
-    spares = Spares(partial(unclaimed_workers, client), module=tasks.__name__)
+    share = WorkerShare(client)
+
+    def use(_found: Sequence[str], workers: Sequence[str]) -> bool:
+        # Already between two runs, so that an adaptive cluster keeps them.
+        share.share(workers)
+        return True
+
+    spares = Spares(partial(unclaimed_workers, client), use, tasks.__name__)
     fit = RecoveringFit(client, plan, job, dataset, spares, announced, checkpoint)
     # The last one only: each has a copy of the state.
     runs: deque[FuturesRun] = deque(maxlen=1)
@@ -86,11 +93,13 @@ def train_with_recovery(
             announced,
             fit.offer,
             keeps_copies=fit.recovers,
+            share=share,
         )
         runs.append(run)
         return run
 
-    return fit.train(run_of), sum(run.training_s for run in runs)
+    with share:
+        return fit.train(run_of), sum(run.training_s for run in runs)
 
 
 class FuturesRun:
@@ -117,6 +126,8 @@ class FuturesRun:
     keeps_copies : bool
         Whether to copy the state between epochs, as often as
         ``skdistmlp.copies.max-share`` allows.
+    share : WorkerShare
+        Has it known which workers the run uses, also after it if it fails.
 
     Attributes
     ----------
@@ -142,6 +153,7 @@ class FuturesRun:
         announced: Announced,
         offer: Offer | None,
         keeps_copies: bool,
+        share: WorkerShare,
     ) -> None:
         self._client = client
         self._plan = plan
@@ -151,6 +163,7 @@ class FuturesRun:
         self._announced = announced
         self._offer_too = offer
         self._keeps_copies = keeps_copies
+        self._share = share
         self._pace = Pace(copies_max_share())
         self._n_lines = announced.n_lines_before(job.initial.progress)
         self.is_interrupted = self.is_interrupted_late = False
@@ -181,19 +194,17 @@ class FuturesRun:
         trained: TrainingState | None = None
         failed: ClusterError | None = None
         try:
-            with (
-                share_workers(self._client, self._plan.workers),
-                open_futures_network(
-                    self._client,
-                    self._plan.workers,
-                    job.network,
-                    job.split,
-                    state.network,
-                    self._dataset,
-                    plan=self._plan,
-                    log=job.log,
-                ) as network,
-            ):
+            self._share.share(self._plan.workers)
+            with open_futures_network(
+                self._client,
+                self._plan.workers,
+                job.network,
+                job.split,
+                state.network,
+                self._dataset,
+                plan=self._plan,
+                log=job.log,
+            ) as network:
                 on_placed()
                 run = TrainingRun(job, network, self._dataset, state, self._log)
                 offers = self._keeps_copies or self._offer_too is not None
@@ -206,7 +217,9 @@ class FuturesRun:
                     self.training_s = run.training_s
                     # Also if the workers are lost before it can be fetched.
                     self.is_interrupted = run.state.outcome is Outcome.INTERRUPTED
-                return trained
+            self._share.give_up()
+            assert trained is not None
+            return trained
         except KeyboardInterrupt:
             # While all is released, if training has ended. A second one is raised.
             if self.is_interrupted or (trained is None and failed is None):

@@ -506,7 +506,7 @@ class RecoveringFit:
     def _others(self, departure: Departure) -> tuple[str, ...]:
         """Wait for workers to go on with.
 
-        Nothing is held while this waits.
+        None is reserved while this waits: other fits may use them.
         """
         if departure.plan is not None:
             return departure.plan.workers

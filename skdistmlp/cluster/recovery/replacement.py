@@ -41,11 +41,6 @@ from skdistmlp.training.progress import LbfgsProgress
 from skdistmlp.training.trial import Trial
 
 
-def has_them(_found: Sequence[str], _workers: Sequence[str]) -> bool:
-    """Claim nothing: for fits that share their workers with others."""
-    return True
-
-
 @dataclass(frozen=True)
 class Spares:
     """How the fits of an engine find workers in place of lost ones.
@@ -56,13 +51,14 @@ class Spares:
         From spare workers to those that no other fit has, the best first.
     claim : callable
         From workers that were found there, and all on which a fit goes on, to whether
-        it has them. It has not if another fit was faster.
+        it has them. It has not if another fit was faster. Until it claims others, or
+        ends, an adaptive cluster keeps them.
     module : str
         What a fit will load on its workers.
     """
 
     unclaimed: Callable[[Sequence[str]], Sequence[str]]
-    claim: Callable[[Sequence[str], Sequence[str]], bool] = has_them
+    claim: Callable[[Sequence[str], Sequence[str]], bool]
     module: str = __name__
 
 
@@ -212,6 +208,9 @@ def await_workers(
     spares : Spares
         How to find others. The workers that are returned are claimed, unless other
         fits hold them.
+
+    Meanwhile the fit still claims the workers of the plan, though they are idle: an
+    adaptive cluster keeps them.
 
     Returns
     -------

@@ -97,13 +97,8 @@ def unclaimed_workers(client: Client, workers: Sequence[str]) -> list[str]:
     return list(workers) if unclaimed is None else unclaimed
 
 
-class WorkerClaim:
-    """What a fit that may lose workers claims, until it ends; a context manager.
-
-    Its reservations end with each run. Without a claim, another fit that looks for
-    workers at that moment, probably since the same machine has failed, could take the
-    same spare worker, or one that this fit still has; the second to reserve it would
-    wait until the first ends.
+class _PlaceOfFit:
+    """A place in the queue until a fit ends, from run to run; a context manager.
 
     Parameters
     ----------
@@ -121,11 +116,26 @@ class WorkerClaim:
 
     def __exit__(self, *_: object) -> None:
         if self._workers:
-            # Not waited for: the last run has waited for its reservation to end, and a
-            # scheduler that hangs would take that time twice. Should a fit ask before
+            # Not waited for: the last run has waited for its place to be given up, and
+            # a scheduler that hangs would take that time twice. Should a fit ask before
             # this arrives, it chooses other workers if it can.
             with suppress(Exception):
                 _send(self._client, "skdistmlp_leave", name=self._name)
+
+
+class WorkerClaim(_PlaceOfFit):
+    """What a fit that may lose workers claims, until it ends; a context manager.
+
+    Its reservations end with each run. Without a claim, another fit that looks for
+    workers at that moment, probably since the same machine has failed, could take the
+    same spare worker, or one that this fit still has; the second to reserve it would
+    wait until the first ends.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    """
 
     def unclaimed(self, workers: Sequence[str]) -> list[str]:
         """Return those that no other fit has, as `unclaimed_workers` does."""
@@ -150,6 +160,39 @@ class WorkerClaim:
         if has_them is False:
             self._workers = before
         return has_them is not False
+
+
+class WorkerShare(_PlaceOfFit):
+    """Has it known which workers a fit uses, until it ends; a context manager.
+
+    Other fits may use them too. But they are not measured meanwhile, fits that can
+    choose take others, and an adaptive cluster keeps them.
+
+    Parameters
+    ----------
+    client : Client
+        A connected client.
+    """
+
+    def share(self, workers: Sequence[str]) -> None:
+        """Use workers in place of those before."""
+        # Also if the answer does not arrive: they may be noted.
+        self._workers = frozenset(workers)
+        _ask_queue(
+            self._client,
+            "skdistmlp_share",
+            name=self._name,
+            client=self._client.id,
+            workers=list(workers),
+            silent_s=_silent_s(self._client),
+        )
+
+    def give_up(self) -> None:
+        """Use no workers any more, and wait until that is known."""
+        if self._workers:
+            _leave(self._client, self._name)
+        # Only now: if the wait is interrupted, the end of the context tries again.
+        self._workers = frozenset()
 
 
 def _ask_queue(client: Client, question: str, /, **arguments: Any) -> Any:
@@ -278,36 +321,6 @@ def reserve_workers(
         yield check_held
     finally:
         # Also if `arrive` was interrupted: the scheduler may have queued this fit.
-        _leave(client, name)
-
-
-@contextmanager
-def share_workers(client: Client, workers: Sequence[str]) -> Iterator[None]:
-    """Have it known, while the context lasts, that a fit uses workers.
-
-    Other fits may use them too. But they are not measured meanwhile, and fits that can
-    choose take others.
-
-    Parameters
-    ----------
-    client : Client
-        A connected client.
-    workers : sequence of str
-        Addresses.
-    """
-    name = uuid.uuid4().hex
-    try:
-        _ask_queue(
-            client,
-            "skdistmlp_share",
-            name=name,
-            client=client.id,
-            workers=list(workers),
-            silent_s=_silent_s(client),
-        )
-        yield
-    finally:
-        # Also if the answer was not waited for: they may be noted.
         _leave(client, name)
 
 

@@ -71,6 +71,9 @@ class WorkerQueue(SchedulerPlugin):
 
     Fits whose tasks wait for nobody share their workers instead: they are only counted.
 
+    An adaptive cluster keeps all of these workers, though some are idle: those of a fit
+    that places its rows, say, or waits for others in place of lost ones.
+
     Only the scheduler's event loop calls this, one call at a time: there is no lock.
     """
 
@@ -259,6 +262,26 @@ class WorkerQueue(SchedulerPlugin):
         """Give up a place or a claim, and the workers that came with it."""
         for places in (self.reservations, self.shared, self.claims):
             places.pop(name, None)
+
+    def valid_workers_downscaling(
+        self, scheduler: Any, workers: list[Any]
+    ) -> list[Any]:
+        """Return the workers that no fit needs; called by Dask, which may close them.
+
+        The needs of dead clients do not count, but are dropped only by other fits: one
+        that is merely silent may still go on.
+        """
+        self._note_question()
+        places = (self.reservations, self.shared, self.claims)
+        living = [
+            place
+            for each in places
+            for place in each.values()
+            if not self._is_dead(place)
+        ]
+        chosen = [each for each in self.intentions if each.until > self.asked_at]
+        needed = _by_worker([*living, *chosen])
+        return [worker for worker in workers if not needed[worker.address]]
 
     def remove_client(self, scheduler: Any, client: str) -> None:
         """Give up the places of a client that has gone; called by Dask."""

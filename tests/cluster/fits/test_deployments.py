@@ -1,6 +1,9 @@
 """Common deployments: adaptive scaling, resources, scheduler files."""
 
 import json
+import os
+import signal
+import time
 
 import dask
 import numpy as np
@@ -15,9 +18,16 @@ from tests.cluster.peers.test_driver import (
     endless,
     steps_taken,
 )
-from tests.cluster.support import bounded, in_thread, wait_until
+from tests.cluster.support import bounded, in_thread, transitions, wait_until
 from tests.conftest import assert_nothing_left
 from tests.marks import only_quick
+
+WAITING = {
+    "skdistmlp.max-recoveries": 3,
+    "skdistmlp.recovery-wait": "3s",
+    # An adaptive cluster would keep a worker for what is cached there.
+    "skdistmlp.cache.max-bytes": 0,
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -32,6 +42,16 @@ def started(**options):
     return LocalCluster(
         threads_per_worker=1, dashboard_address="127.0.0.1:0", **options
     )
+
+
+def have_nannies_rest(cluster):
+    """Let no worker that is lost be restarted."""
+
+    async def do_nothing():
+        pass
+
+    for nanny in cluster.workers.values():
+        nanny.instantiate = do_nothing
 
 
 @pytest.mark.slow
@@ -65,6 +85,48 @@ def test_an_adaptive_cluster_keeps_the_workers_in_use(data):
         assert after.n_workers_ == 3
         assert_as_scikit_learn(after, data)
         assert_nothing_left(client)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["peers", "futures"])
+def test_an_adaptive_cluster_keeps_the_workers_of_a_fit_that_waits(data, engine):
+    """For another in the place of a lost one: until then they are idle."""
+    with (
+        dask.config.set(WAITING),
+        started(n_workers=3) as cluster,
+        Client(cluster) as client,
+    ):
+        clf = classifier(client, n_workers=3, tol=0.0, n_iter_no_change=np.inf)
+        clf.set_params(engine=engine, max_iter={"peers": 500, "futures": 20}[engine])
+        have_nannies_rest(cluster)
+        pids = client.run(os.getpid)
+        victim = next(iter(pids))
+        fit = in_thread(clf.fit, *data)
+        if engine == "peers":
+            wait_until(lambda: steps_taken(client, n_shards=3), "it trains", fit)
+        else:
+            wait_until(lambda: len(transitions(client)) > 100, "it trains", fit)
+        adaptive = cluster.adapt(
+            minimum=0, maximum=3, interval="50ms", wait_count=1, target_duration="1h"
+        )
+        os.kill(pids[victim], signal.SIGKILL)
+        n_present = set()
+
+        def count_workers():
+            while not fit.done():
+                n_present.add(len(client.nthreads()))
+                time.sleep(0.01)
+            fit.result()
+
+        with pytest.warns(UserWarning, match="recovered from faults"):
+            count_workers()
+        (recovery,) = clf.recoveries_
+        assert recovery.waited_s >= 3.0
+        assert recovery.lost == (victim,)
+        assert min(n_present) == 2
+        # Nothing keeps them any more.
+        wait_until(lambda: not client.nthreads(), "all are retired")
+        adaptive.stop()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from skdistmlp.cluster.futures.ops import FuturesOps
 from skdistmlp.cluster.futures.recovery import FuturesRun, train_with_recovery
 from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.run.placement import Placement
-from skdistmlp.cluster.run.reservation import reserve_workers, share_workers
+from skdistmlp.cluster.run.reservation import WorkerShare, reserve_workers
 from tests.cluster.leaks import assert_nothing_left, own_cluster
 from tests.cluster.support import bounded, in_thread, load, set_status, wait_until
 from tests.estimators.recorder import Recorder
@@ -282,6 +282,7 @@ def test_a_copy_takes_the_place_of_the_state_that_a_run_began_with(client):
         Announced(),
         lambda *_: are_gone.append(began_with() is None),
         keeps_copies=True,
+        share=WorkerShare(client),
     )
     del job
     bounded(run.train, lambda: None)
@@ -302,7 +303,8 @@ def test_workers_that_fewest_fits_have_replace_those_that_were_lost(
 
     monkeypatch.setattr(recovery, "RecoveringFit", fit_of)
     workers = tuple(client.nthreads())
-    with share_workers(client, workers[:1]):
+    with WorkerShare(client) as share:
+        share.share(workers[:1])
         train_with_recovery(client, None, None, None, None, None)
     assert chosen == [[*workers[1:], workers[0]]]
     # Not those that a fit has to itself.

@@ -21,6 +21,7 @@ from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.peers.messages import ProgressLine
 from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.run import placement, scatter
+from skdistmlp.cluster.run.reservation import WorkerShare
 from skdistmlp.exceptions import ExchangeError
 from skdistmlp.training.progress import Outcome
 from tests.cluster.leaks import own_cluster
@@ -102,7 +103,8 @@ def test_a_run_that_begins_where_the_fit_was_to_stop_takes_no_step(client, engin
     else:
         plan = plan_of("futures", client.nthreads(), 2)
         dataset = dataset_of("adam")
-        run = FuturesRun(client, plan, job, dataset, None, announced, None, True)
+        share = WorkerShare(client)
+        run = FuturesRun(client, plan, job, dataset, None, announced, None, True, share)
         ended = bounded(run.train, lambda: None)
     assert (ended.outcome, ended.progress.n_iter) == (Outcome.STOPPED, 3)
     assert_array_equal(ended.network.parameters, state.network.parameters)

@@ -13,13 +13,14 @@ from skdistmlp.cluster.recovery.abandoned import processes_of
 from skdistmlp.cluster.recovery.announced import Announced
 from skdistmlp.cluster.recovery.departure import Departure
 from skdistmlp.cluster.recovery.recovering_fit import RecoveringFit
-from skdistmlp.cluster.recovery.replacement import Spares, has_them
+from skdistmlp.cluster.recovery.replacement import Spares
 from skdistmlp.cluster.recovery.unchanged import UnchangedRows
 from skdistmlp.cluster.run.arithmetic import Arithmetic
 from skdistmlp.parallel.shard import ShardState
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.plan import plan_training
 from skdistmlp.training.progress import Outcome
+from tests.cluster.recovery.spares import has_them
 from tests.training.jobs import dataset_of, job_of
 
 

@@ -25,7 +25,7 @@ from skdistmlp.cluster.recovery.replacement import (
 )
 from skdistmlp.cluster.run import loaded
 from skdistmlp.cluster.run.arithmetic import arithmetic_here
-from skdistmlp.cluster.run.reservation import WorkerClaim, share_workers
+from skdistmlp.cluster.run.reservation import WorkerClaim, WorkerShare
 from skdistmlp.nn.compiled import LOADED_BYTES
 from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.cost import StepCost, cost_of_training
@@ -110,7 +110,8 @@ def test_of_workers_of_other_fits_those_of_fewest_are_taken(client):
     first, second, third = client.nthreads()
     plan = plan_training((4, 9, 1), "peers", [first], StepCost.of_step(10))
     gone = {first: processes_of(client)[first]}
-    with share_workers(client, [second]):
+    with WorkerShare(client) as share:
+        share.share([second])
         assert await_workers(client, plan, without(gone), 0.0, none_of) == (third,)
 
 

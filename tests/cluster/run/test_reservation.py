@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
 from itertools import pairwise
 from threading import Barrier
 
@@ -17,10 +18,10 @@ from skdistmlp.cluster.peers import driver as peers
 from skdistmlp.cluster.run import reservation, worker_queue
 from skdistmlp.cluster.run.reservation import (
     WorkerClaim,
+    WorkerShare,
     borrow_workers,
     choose_free_workers,
     reserve_workers,
-    share_workers,
     unclaimed_workers,
     withdraw_choice,
 )
@@ -74,11 +75,20 @@ def empty_the_queue(dask_scheduler):
     dask_scheduler.plugins["skdistmlp-worker-queue"].reservations.clear()
 
 
+@contextmanager
+def sharing(client, workers):
+    """Share workers, as a fit by tasks that ends well."""
+    with WorkerShare(client) as share:
+        share.share(workers)
+        yield
+        share.give_up()
+
+
 @pytest.mark.parametrize(
     "ask",
     [
         lambda *args: choose_free_workers(*args, 1, {}),
-        lambda *args: share_workers(*args).__enter__(),
+        lambda client, workers: WorkerShare(client).share(workers),
     ],
     ids=["choose", "share"],
 )
@@ -402,7 +412,7 @@ def test_borrowed_workers_are_free_and_given_back(client, workers):
 def test_shared_workers_are_not_measured_and_are_chosen_last(client, workers):
     first, second, third = workers
     assert choose_free_workers(client, workers, 1, {}) == (first,)
-    with share_workers(client, [first]):
+    with sharing(client, [first]):
         # The choice has become this fit, so that it counts once.
         assert choose_free_workers(client, workers, 2, {}, False) == (second, third)
         with borrow_workers(client, workers[:2], goes_on) as are_free:
@@ -413,7 +423,7 @@ def test_shared_workers_are_not_measured_and_are_chosen_last(client, workers):
         # but there, tasks would take time from its rounds.
         assert [*unclaimed_workers(client, workers)] == [second, third, first]
         assert [*WorkerClaim(client).unclaimed(workers[:2])] == [second, first]
-        with reserve_workers(client, workers, goes_on), share_workers(client, workers):
+        with reserve_workers(client, workers, goes_on), sharing(client, workers):
             assert places(client) == [set(workers)]
     with borrow_workers(client, workers, goes_on) as are_free:
         assert are_free
@@ -444,6 +454,36 @@ def claims(client):
         return [set(claim.workers) for claim in queue.claims.values()]
 
     return client.run_on_scheduler(look)
+
+
+@pytest.mark.usefixtures("no_intentions")
+def test_dask_finds_no_worker_to_close_that_a_fit_needs(client, workers):
+    def to_close(dask_scheduler):
+        return dask_scheduler.workers_to_close(n=3)
+
+    def look():
+        return {*client.run_on_scheduler(to_close)}
+
+    first, second, third = workers
+    with WorkerClaim(client) as claim, WorkerShare(client) as share:
+        assert claim.claim((), [first])
+        share.share([second])
+        assert look() == {third}
+        with reserve_workers(client, [third], goes_on):
+            assert look() == set()
+        share.give_up()
+        assert look() == {second, third}
+    wait_until(lambda: look() == {*workers}, "all are given up")
+
+    def is_interrupted():
+        with WorkerClaim(client) as claim:
+            assert claim.claim((), workers)
+            assert look() == set()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        is_interrupted()
+    wait_until(lambda: look() == {*workers}, "all are given up")
 
 
 def test_a_claim_that_the_queue_has_dropped_is_made_again(client, workers):
@@ -479,13 +519,13 @@ def test_a_claim_is_given_up_without_a_wait(client, workers, monkeypatch):
 
 def test_a_lost_client_shares_no_workers(cluster, client, workers):
     with Client(cluster, set_as_default=False) as other:
-        sharing = share_workers(other, workers)
-        sharing.__enter__()
+        share = WorkerShare(other)
+        share.share(workers)
         with borrow_workers(client, workers, goes_on) as are_free:
             assert not are_free
     with borrow_workers(client, workers, goes_on) as are_free:
         assert are_free
-    sharing.__exit__(None, None, None)
+    share.__exit__(None, None, None)
 
 
 @pytest.mark.usefixtures("no_intentions")

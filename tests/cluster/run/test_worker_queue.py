@@ -118,6 +118,32 @@ def test_a_silent_client_claims_nothing(monkeypatch, heard):
     assert alone._queue.unclaimed(["another"]) == ([] if heard else ["another"])
 
 
+def test_an_adaptive_cluster_keeps_what_fits_need(monkeypatch):
+    alone = QueueAlone(monkeypatch, 40)
+    queue = alone._queue
+    queue.claim("claim", "holder", [], ["claimed"], 40)
+    queue.share("tasks", "waiting", ["shared"], 40)
+    assert queue.choose(["chosen"], 1, intends=True) == ["chosen"]
+    named = ["a worker", "claimed", "shared", "chosen", "idle"]
+    workers = [SimpleNamespace(address=address) for address in named]
+
+    def idle():
+        kept = queue.valid_workers_downscaling(None, workers)
+        return [worker.address for worker in kept]
+
+    assert idle() == ["idle"]
+    alone.now += worker_queue.INTENTION_S
+    assert idle() == ["chosen", "idle"]
+    alone.pass_by(41, heard=["waiting"])
+    assert idle() == ["claimed", "chosen", "idle"]
+    # It was only silent: whether it has lost its workers, other fits decide.
+    alone.pass_by(1, heard=["holder", "waiting"])
+    assert idle() == ["chosen", "idle"]
+    queue.leave("claim")
+    queue.leave("tasks")
+    assert idle() == ["claimed", "shared", "chosen", "idle"]
+
+
 def test_a_client_that_has_gone_claims_nothing(monkeypatch):
     queue = QueueAlone(monkeypatch, 40)._queue
     queue.claim("claim", "holder", [], ["another"], 40)
