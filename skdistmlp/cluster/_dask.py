@@ -90,6 +90,7 @@ __all__ = [
     "resolve_address",
     "result_dropped",
     "run_directly",
+    "says_retired",
     "scheduler_address",
     "send_value",
     "threads_of_worker",
@@ -368,6 +369,29 @@ def run_directly(
         return await asyncio.gather(*calls, return_exceptions=True)
 
     return [one for one in asyncio.run(run_on_all()) if isinstance(one, str)]
+
+
+def says_retired(events: Iterable[tuple[float, Any]]) -> bool:
+    """Say whether a worker is being retired, or was, by the events of its address.
+
+    Parameters
+    ----------
+    events : iterable of (float, object)
+        What the scheduler's operation ``events`` returns for the topic of that name,
+        the oldest first. Of several workers at the address, the last counts.
+    """
+    is_retired = False
+    for _, event in events:
+        match event:
+            case {"action": "add-worker"}:
+                is_retired = False
+            case {"action": "worker-status-change", "status": str(status)}:
+                if status == Status.closing_gracefully.name:
+                    is_retired = True
+                elif status in (Status.running.name, Status.paused.name):
+                    # It was refused: the worker has the only copy of something.
+                    is_retired = False
+    return is_retired
 
 
 def array_meta(collection: Any) -> Any:

@@ -1,5 +1,6 @@
 """What became of a fit that did not end where it began."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -58,6 +59,9 @@ class Recovery:
     restarts : bool
         Whether the solver began again there, from the parameters that it had: "lbfgs",
         what SciPy knew besides is lost.
+    kinds : tuple of str
+        What happened to each of the workers in `lost`, if not `kind` to all of them:
+        another may have been retired, or lost, while the fit waited for workers.
     """
 
     lost: tuple[str, ...]
@@ -70,6 +74,7 @@ class Recovery:
     same_bits: bool
     kind: Kind = "lost"
     restarts: bool = False
+    kinds: tuple[Kind, ...] = ()
 
     def __str__(self) -> str:
         where = ", ".join(self.workers)
@@ -91,9 +96,16 @@ class Recovery:
                 f"an exchange failed after {self.after_s:.1f} s, though no worker was "
                 f"lost: {self.error}; the fit {then}"
             )
-        several = len(self.lost) > 1
-        who = f"worker{'s' if several else ''} {', '.join(self.lost)}"
-        what = f"{who} {VERBS[self.kind][several]}"
+        by_kind: dict[Kind, list[str]] = {self.kind: []}
+        kinds = self.kinds or (self.kind,) * len(self.lost)
+        for worker, kind in zip(self.lost, kinds, strict=True):
+            by_kind.setdefault(kind, []).append(worker)
+        who = _named(by_kind[self.kind])
+        what, *others = (
+            f"{_named(workers)} {VERBS[kind][len(workers) > 1]}"
+            for kind, workers in by_kind.items()
+        )
+        meanwhile = "".join(f"; {other} meanwhile" for other in others)
         why = ""
         if self.kind == "lost":
             why = self.error.removeprefix(what)
@@ -101,7 +113,11 @@ class Recovery:
                 # It may be there, and hang, or be out of reach for another.
                 return (
                     f"the fit went on without {who} after {self.after_s:.1f} s, since "
-                    f"{why}; it {then}"
+                    f"{why}{meanwhile}; it {then}"
                 )
             why = f",{why}"
-        return f"{what} after {self.after_s:.1f} s{why}; the fit {then}"
+        return f"{what} after {self.after_s:.1f} s{why}{meanwhile}; the fit {then}"
+
+
+def _named(workers: Sequence[str]) -> str:
+    return f"worker{'s' if len(workers) > 1 else ''} {', '.join(workers)}"

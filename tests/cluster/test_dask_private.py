@@ -20,7 +20,15 @@ import numpy as np
 import psutil
 import pytest
 import trustme
-from distributed import Client, Security, Status, get_client, get_worker, secede
+from distributed import (
+    Client,
+    LocalCluster,
+    Security,
+    Status,
+    get_client,
+    get_worker,
+    secede,
+)
 from scipy import sparse
 
 from skdistmlp.cluster import _dask
@@ -69,6 +77,7 @@ from skdistmlp.cluster._dask import (
     resolve_address,
     result_dropped,
     run_directly,
+    says_retired,
     scheduler_address,
     send_value,
     threads_of_worker,
@@ -306,6 +315,35 @@ def test_a_process_may_take_no_more_than_the_machine_has():
 
 def test_a_lost_connection_is_an_os_error():
     assert issubclass(CommClosedError, OSError)
+
+
+def test_events_say_that_a_worker_is_retired_unless_that_is_refused():
+    with (
+        LocalCluster(
+            n_workers=2, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        first, second = client.nthreads()
+        assert not says_retired(client.get_events(first))
+        client.retire_workers([first])
+        assert says_retired(client.get_events(first))
+        # Another at its address, and what a user logs there.
+        joined = 0.0, {"action": "add-worker"}
+        assert not says_retired([*client.get_events(first), joined, (0.0, "text")])
+        # Nobody else could have what it has.
+        only = client.scatter(1, workers=[second])
+        client.retire_workers([second])
+        wait_until(
+            lambda: client.run_on_scheduler(
+                lambda dask_scheduler: (
+                    dask_scheduler.workers[second].status is Status.running
+                )
+            ),
+            "it goes on",
+        )
+        assert not says_retired(client.get_events(second))
+        del only
 
 
 # On the scheduler.

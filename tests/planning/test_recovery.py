@@ -66,9 +66,24 @@ def test_only_lost_workers_are_called_lost():
     )
 
 
+def test_each_worker_has_its_own_cause():
+    two = replace(
+        RECOVERY, lost=("tcp://b:1", "tcp://a:1"), kinds=("retired", "lost"), n_iter=0
+    )
+    assert str(two).startswith(
+        "worker tcp://a:1 was lost after 12.3 s, while training; worker tcp://b:1 was "
+        "being retired meanwhile; the fit started over on"
+    )
+    apart = replace(two, error="no connection")
+    assert str(apart).startswith(
+        "the fit went on without worker tcp://a:1 after 12.3 s, since no connection; "
+        "worker tcp://b:1 was being retired meanwhile; it started over on"
+    )
+
+
 def test_recoveries_of_older_versions_are_losses():
-    *older, kind, restarts = vars(RECOVERY).values()
-    assert (kind, restarts) == ("lost", False)
+    *older, kind, restarts, kinds = vars(RECOVERY).values()
+    assert (kind, restarts, kinds) == ("lost", False, ())
     assert Recovery(*older) == RECOVERY
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from ipaddress import ip_address
 from typing import Any
@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import dask
 from distributed import Client
 
-from skdistmlp.cluster._dask import host_and_port_of
+from skdistmlp.cluster._dask import host_and_port_of, says_retired
 from skdistmlp.cluster.client.allocator import return_freed_memory
 from skdistmlp.cluster.client.errors import translate_dask_errors
 from skdistmlp.cluster.client.lookup import scheduler_address
@@ -204,6 +204,16 @@ def accepts_tasks(status: str) -> bool:
 def worker_statuses(client: Client) -> dict[str, str]:
     """Return the status of each worker, as Dask names it, by its address."""
     return {address: info["status"] for address, info in known_workers(client).items()}
+
+
+def retired_among(client: Client, workers: Iterable[str]) -> list[str]:
+    """Return those of the workers that are being retired, or that were and have left.
+
+    Of the last worker at each address.
+    """
+    return [
+        w for w in workers if says_retired(ask_scheduler(client, "events", topic=w))
+    ]
 
 
 def known_workers(client: Client) -> dict[str, dict[str, Any]]:

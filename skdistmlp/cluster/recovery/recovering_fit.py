@@ -19,7 +19,11 @@ from typing import NoReturn, Protocol
 from distributed import Client
 
 from skdistmlp.cluster.client.errors import translate_dask_errors
-from skdistmlp.cluster.client.workers import known_workers, worker_statuses
+from skdistmlp.cluster.client.workers import (
+    known_workers,
+    retired_among,
+    worker_statuses,
+)
 from skdistmlp.cluster.recovery.abandoned import (
     AbandonedWorkers,
     Process,
@@ -31,6 +35,7 @@ from skdistmlp.cluster.recovery.departure import Departure, departure_named
 from skdistmlp.cluster.recovery.replacement import (
     Spares,
     await_workers,
+    left_behind,
     plan_on,
     recovery_of,
     replacements,
@@ -569,6 +574,10 @@ class RecoveringFit:
                 self.client, before, workers, job, self.dataset, self.spares.module
             )
             processes_now = processes_of(self.client)
+            retired: Sequence[str] = ()
+            if departure.plan is None:
+                left = left_behind(before, plan, departure)
+                retired = retired_among(self.client, left)
         self.job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
         recovery = recovery_of(
             departure,
@@ -581,6 +590,7 @@ class RecoveringFit:
             processes,
             processes_now,
             arithmetic_of(self.client),
+            retired,
         )
         LOG.info("%s", recovery)
         # If it cannot be placed there again either, that is an error.

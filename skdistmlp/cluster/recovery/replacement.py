@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distributed import Client
@@ -32,7 +32,7 @@ from skdistmlp.planning.candidates import FitLength
 from skdistmlp.planning.cost import cost_of_training
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan, plan_training
-from skdistmlp.planning.recovery import Recovery
+from skdistmlp.planning.recovery import Kind, Recovery
 from skdistmlp.planning.replicas import plan_that_fits, preferred_replicas
 from skdistmlp.settings import rows_memory_share
 from skdistmlp.timeouts import PING_ANSWER_S, RECOVERY_POLL_S
@@ -359,6 +359,7 @@ def recovery_of(
     processes: Mapping[str, Process],
     processes_now: Mapping[str, Process],
     arithmetic: Mapping[tuple[str, str], Arithmetic],
+    retired: Collection[str],
 ) -> Recovery:
     """Return the account of how a job, which goes on from its start, has recovered.
 
@@ -378,10 +379,18 @@ def recovery_of(
         See `processes_of`; as of the beginning of the run that has ended, and now.
     arithmetic : mapping
         See `arithmetic_of`.
+    retired : collection of str
+        Workers that were being retired while the fit waited.
     """
-    lost = departure.workers
+    kinds: dict[str, Kind] = dict.fromkeys(departure.workers, departure.kind)
     if departure.kind != "moved":
-        lost = _left_behind(before, plan, departure.workers)
+        for worker in left_behind(before, plan, departure):
+            kinds[worker] = "retired" if worker in retired else "lost"
+        # First those of the plan, by rank.
+        ranks = {worker: rank for rank, worker in enumerate(before.workers)}
+        kinds = dict(
+            sorted(kinds.items(), key=lambda its: ranks.get(its[0], len(ranks)))
+        )
     progress = job.initial.progress
     restarts = isinstance(progress, LbfgsProgress)
     # As those of a fit that nothing has changed before, either.
@@ -392,7 +401,7 @@ def recovery_of(
         and not restarts
     )
     return Recovery(
-        lost,
+        tuple(kinds),
         departure.why,
         after_s,
         waited_s,
@@ -402,17 +411,18 @@ def recovery_of(
         same,
         departure.kind,
         restarts,
+        tuple(kinds.values()) if {*kinds.values()} - {departure.kind} else (),
     )
 
 
-def _left_behind(before: Plan, plan: Plan, named: Sequence[str]) -> tuple[str, ...]:
-    """Return the workers that were lost or left: those that are named, and others.
+def left_behind(before: Plan, plan: Plan, departure: Departure) -> tuple[str, ...]:
+    """Return the workers that were left besides those that a departure names.
 
     The same fault may have ended one worker, which an error names, and have another
-    hang, which is found only when the fit looks for workers.
+    hang, which is found only when the fit looks for workers. Or one was retired then.
     """
-    left = [w for w in before.workers if w in named or w not in plan.workers]
-    return (*left, *(worker for worker in named if worker not in before.workers))
+    there = {*plan.workers, *departure.workers}
+    return tuple(worker for worker in before.workers if worker not in there)
 
 
 def _computes_the_same(before: Plan, plan: Plan, dataset: BaseDataset) -> bool:

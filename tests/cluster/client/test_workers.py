@@ -14,6 +14,7 @@ from skdistmlp.cluster.client import workers as module
 from skdistmlp.cluster.client.workers import (
     can_connect,
     choose_workers,
+    retired_among,
     scheduler_and_threads,
     scheduler_id,
     threads_of,
@@ -273,3 +274,12 @@ def test_the_command_counts_paused_workers(paused):
         crossover_command._measure(
             paused, None, batch_size=1, n_features=1, max_width=1, n_layers=1, repeats=1
         )
+
+
+def test_workers_that_were_retired_are_told_from_others():
+    with own_cluster(n_workers=3, processes=False) as client:
+        first, second, third = client.nthreads()
+        assert retired_among(client, [first, second, third, "tcp://nobody:1"]) == []
+        client.retire_workers([second])
+        wait_until(lambda: second not in client.nthreads(), "it has left")
+        assert retired_among(client, [first, second, third]) == [second]

@@ -130,6 +130,34 @@ def test_an_adaptive_cluster_keeps_the_workers_of_a_fit_that_waits(data, engine)
 
 
 @pytest.mark.slow
+def test_a_worker_that_is_retired_while_a_fit_waits_was_not_lost(data):
+    with (
+        dask.config.set(WAITING),
+        started(n_workers=3) as cluster,
+        Client(cluster) as client,
+    ):
+        clf = classifier(client, n_workers=3, max_iter=500, tol=0.0)
+        clf.set_params(n_iter_no_change=np.inf)
+        have_nannies_rest(cluster)
+        pids = client.run(os.getpid)
+        victim, retired, last = pids
+        fit = in_thread(clf.fit, *data)
+        wait_until(lambda: steps_taken(client, n_shards=3), "training has begun", fit)
+        os.kill(pids[victim], signal.SIGKILL)
+        wait_until(lambda: not any(client.processing().values()), "it waits", fit)
+        client.retire_workers([retired])
+        with pytest.warns(UserWarning, match=f"{retired} was being retired meanwhile"):
+            bounded(fit.result)
+        (recovery,) = clf.recoveries_
+        assert recovery.workers == (last,)
+        assert dict(zip(recovery.lost, recovery.kinds, strict=True)) == {
+            victim: "lost",
+            retired: "retired",
+        }
+        assert_nothing_left(client)
+
+
+@pytest.mark.slow
 def test_resources_and_annotations_do_not_interfere(data):
     with (
         started(n_workers=2, resources={"memory": 1}) as cluster,

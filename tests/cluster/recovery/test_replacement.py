@@ -321,6 +321,7 @@ def recovered(job, before, plan, processes=None, processes_now=None, arithmetic=
         processes or {},
         processes_now or {},
         arithmetic or {},
+        (),
     )
 
 
@@ -407,22 +408,35 @@ def test_threads_of_workers_that_no_error_has_named_count_too(client):
     assert found == {0: third, 1: first}
 
 
-def recovered_from(kind, named, workers):
+def recovered_from(kind, named, workers, retired=()):
     cost, units = StepCost.of_step(10), job_of("adam").network.layer_units
     before = plan_training(units, "peers", ["a", "b", "c"], cost)
     plan = plan_training(units, "peers", workers, cost)
     departure = Departure(kind, named, "it was left")
     job, dataset = job_of("adam"), dataset_of("adam")
-    return recovery_of(departure, 1.0, 2.0, before, plan, job, dataset, {}, {}, {}).lost
+    return recovery_of(
+        departure, 1.0, 2.0, before, plan, job, dataset, {}, {}, {}, retired
+    )
 
 
 def test_an_account_names_all_workers_that_were_left():
-    assert recovered_from("lost", ("d", "b"), ["a", "e", "f"]) == ("b", "c", "d")
-    assert recovered_from("lost", ("b",), ["a"]) == ("b", "c")
+    found = recovered_from("lost", ("d", "b"), ["a", "e", "f"])
+    assert (found.lost, found.kinds) == (("b", "c", "d"), ())
+    found = recovered_from("lost", ("b",), ["a"])
+    assert (found.lost, found.kinds) == (("b", "c"), ())
     # One that has resumed meanwhile.
-    assert recovered_from("paused", ("b",), ["a", "b", "e"]) == ("b", "c")
+    found = recovered_from("paused", ("b",), ["a", "b", "e"])
+    assert (found.lost, found.kinds) == (("b", "c"), ("paused", "lost"))
     # A move has its own plan.
-    assert recovered_from("moved", ("b",), ["a", "e"]) == ("b",)
+    found = recovered_from("moved", ("b",), ["a", "e"])
+    assert (found.lost, found.kinds) == (("b",), ())
+
+
+def test_an_account_tells_workers_that_were_retired_meanwhile_from_lost_ones():
+    found = recovered_from("lost", ("c",), ["a"], retired=["b"])
+    assert (found.lost, found.kinds) == (("b", "c"), ("retired", "lost"))
+    found = recovered_from("retired", ("c",), ["a"], retired=["b"])
+    assert (found.lost, found.kinds) == (("b", "c"), ())
 
 
 def test_the_scheduler_is_asked_for_all_workers_once_per_look(client, monkeypatch):
