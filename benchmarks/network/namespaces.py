@@ -85,6 +85,14 @@ class Lab:
             self._queue(self.namespace(machine), "eth0", link.uplink)
             self._queue(self.namespace("switch"), machine, link.downlink)
 
+    def unplug(self, machine: str) -> None:
+        """Have all packets from and to a machine dropped from now on.
+
+        Its cable ends in nothing, but stays up: no process on any machine is told.
+        """
+        switch = self.namespace("switch")
+        _run("ip", "-netns", switch, "link", "set", machine, "nomaster")
+
     def start(
         self,
         machine: str,
