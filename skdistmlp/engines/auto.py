@@ -15,6 +15,7 @@ from skdistmlp.parallel.split import NetworkSplit, count_parameters
 from skdistmlp.planning.calibration import corners, machines_of
 from skdistmlp.planning.candidates import FitLength, chosen_plan
 from skdistmlp.planning.cost import StepCost, cost_of_training
+from skdistmlp.planning.left_out import LeftOut, left_out_lines
 from skdistmlp.planning.machines import Machines, reference_machines
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.offer import Offer, bytes_allocated_here
@@ -148,7 +149,7 @@ def reason_too_short(request: EngineRequest, outline: FitOutline) -> str | None:
         request.engine != "auto"
         or not request.may_stay_local
         or outline.nominal_s >= MEASURED_FROM_S
-        or not _has_room_here(outline)
+        or not has_room_here(outline)
     ):
         return None
     return (
@@ -156,7 +157,7 @@ def reason_too_short(request: EngineRequest, outline: FitOutline) -> str | None:
     )
 
 
-def _has_room_here(outline: FitOutline) -> bool:
+def has_room_here(outline: FitOutline) -> bool:
     """Return whether this process may allocate what training here takes."""
     needed = bytes_allocated_here(outline.layer_units, outline.cost, outline.on_cluster)
     if needed < MEMORY_ASKED_FROM_BYTES:
@@ -185,7 +186,8 @@ def fastest_plan(
     """Measure workers and this process; return the plan that is expected to be fastest.
 
     If that is impossible at present, as when other fits hold the workers, what was
-    measured of them for another job on the same network will do.
+    measured of them for another job on the same network will do. Without that, workers
+    that have no room for what is timed are left out, and the plan says so.
 
     Parameters
     ----------
@@ -206,9 +208,40 @@ def fastest_plan(
     Raises
     ------
     MeasurementError
-        If nothing could be measured, or a copy of the network has no room somewhere,
-        and nothing is known of these workers.
+        If nothing could be measured, or a copy of the network has no room in too many
+        processes, and nothing is known of these workers.
     """
+    from skdistmlp.cluster.peers.measurement import NoRoomError
+
+    # Before anything is measured: what that takes is given back a little later, but for
+    # the compiled code that it loads, for which the plan leaves room.
+    memory = _memory_for(outline, workers, client)
+    memory_here = _memory_here(outline.trial)
+    left_out: tuple[LeftOut, ...] = ()
+    while True:
+        try:
+            plan = _measured_plan(
+                request, outline, workers, client, memory, memory_here
+            )
+        except NoRoomError as error:
+            others = _without(error.left_out, workers, request)
+            if others is None:
+                raise
+            # Each turn with fewer of them.
+            workers, left_out = others, left_out + error.left_out
+        else:
+            return None if plan is None else _naming(left_out, plan)
+
+
+def _measured_plan(
+    request: EngineRequest,
+    outline: FitOutline,
+    workers: tuple[str, ...],
+    client: Any,
+    memory: Mapping[str, WorkerMemory],
+    memory_here: int,
+) -> Plan | None:
+    """Return what `fastest_plan` does, or raise if any worker has no room."""
     from skdistmlp.cluster.peers.measured import (
         MeasurementError,
         UnreachableError,
@@ -222,16 +255,12 @@ def fastest_plan(
     )
 
     cost, layer_units, trial = outline.cost, outline.layer_units, outline.trial
-    # Before anything is measured: what that takes is given back a little later, but for
-    # the compiled code that it loads, for which the plan leaves room.
-    memory = _memory_for(outline, workers, client)
-    memory_here = _memory_here(trial)
     grids = outline.grids_timed(len(workers))
     note = ""
     try:
         measurement = measured_before(client, workers, trial, grids)
         if measurement is None:
-            check_room_for_trial(cost, trial, grids, memory)
+            check_room_for_trial(cost, trial, grids, _of(workers, memory))
             measurement = measure_machines(client, workers, trial, grids)
     except UnreachableError as error:
         if not request.may_do_without_peers:
@@ -252,23 +281,86 @@ def fastest_plan(
     return None if plan is None else replace(plan, reason=plan.reason + note)
 
 
+def _of(
+    workers: Sequence[str], memory: Mapping[str, WorkerMemory]
+) -> dict[str, WorkerMemory]:
+    """Return the memory of some workers; those without a limit are missing."""
+    return {worker: memory[worker] for worker in workers if worker in memory}
+
+
+def _without(
+    left_out: Sequence[LeftOut], workers: Sequence[str], request: EngineRequest
+) -> tuple[str, ...] | None:
+    """Return the workers without some of them; None if too few are left for a request.
+
+    None too if none is left out: then it is this process that has no room.
+    """
+    short = {each.worker for each in left_out}
+    others = tuple(worker for worker in workers if worker not in short)
+    least = request.n_workers or request.n_replicas or 1
+    return others if short and len(others) >= least else None
+
+
+def _naming(left_out: Sequence[LeftOut], plan: Plan) -> Plan:
+    """Return a plan that says that these workers were not among those considered."""
+    if not left_out:
+        return plan
+    forecast = plan.forecast
+    if forecast is not None:
+        forecast = replace(forecast, left_out=(*forecast.left_out, *left_out))
+    reason = "; ".join([plan.reason, *left_out_lines(left_out)])
+    return replace(plan, reason=reason, forecast=forecast)
+
+
+def workers_with_room_for_trial(
+    request: EngineRequest, outline: FitOutline, workers: tuple[str, ...], client: Any
+) -> tuple[tuple[str, ...], tuple[LeftOut, ...]]:
+    """Return the workers that have room for what is timed, and those that have none.
+
+    All and none if those with room are too few for the request, or if this process has
+    no room. The parameters are those of `fastest_plan`.
+    """
+    from skdistmlp.cluster.peers.measurement import NoRoomError, check_room_for_trial
+
+    grids = outline.grids_timed(request.n_workers or len(workers))
+    memory = _memory_for(outline, workers, client)
+    try:
+        check_room_for_trial(outline.cost, outline.trial, grids, memory)
+    except NoRoomError as error:
+        others = _without(error.left_out, workers, request)
+        if others is not None:
+            return others, error.left_out
+    return workers, ()
+
+
 def plan_by_known_machines(
     request: EngineRequest, outline: FitOutline, workers: tuple[str, ...], client: Any
 ) -> Plan | None:
     """Return the fastest plan by what was measured before; measure nothing.
 
-    The parameters are those of `fastest_plan`.
+    Of these workers or, as after a fit that has left others out, of those that have
+    room for what is timed. The parameters are those of `fastest_plan`.
 
     Returns
     -------
     Plan or None
         None if nothing is known of these workers on this network, or no plan has room.
     """
+    if not is_anything_known(outline):
+        return None
+    left_out: tuple[LeftOut, ...] = ()
     machines = _machines_before(outline, workers, client)
+    if machines is None:
+        workers, left_out = workers_with_room_for_trial(
+            request, outline, workers, client
+        )
+        if left_out:
+            machines = _machines_before(outline, workers, client)
     if machines is None:
         return None
     offer = _offer_at_present(request, outline, workers, client, machines)
-    return _plan_by(offer, request, outline, client)
+    plan = _plan_by(offer, request, outline, client)
+    return None if plan is None else _naming(left_out, plan)
 
 
 def _machines_before(

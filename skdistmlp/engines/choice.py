@@ -14,11 +14,13 @@ from skdistmlp.engines.auto import (
     FitOutline,
     fastest_plan,
     has_choice,
+    has_room_here,
     is_anything_known,
     is_worth_measuring,
     plan_by_known_machines,
     plan_without_peers,
     reason_too_short,
+    workers_with_room_for_trial,
 )
 from skdistmlp.engines.default_plan import DefaultPlanner
 from skdistmlp.engines.engine import (
@@ -30,6 +32,7 @@ from skdistmlp.engines.engine import (
 from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, ExchangeError, what_happened
 from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.left_out import left_out_lines
 from skdistmlp.planning.machines import reference_machines
 from skdistmlp.planning.plan import Plan, local_plan
 from skdistmlp.planning.prediction import (
@@ -234,7 +237,12 @@ def _plan_training(
     trial = None if outline is None else outline.trial
     planner = DefaultPlanner(request, layer_units, cost, client, trial)
     workers = choose_workers(client, request.n_workers, request.n_replicas, log)
-    present = () if request.n_workers is None else workers_of(client)
+    if request.n_workers is None:
+        if request.engine == "auto" and (request.n_replicas or 1) > 1:
+            # Not only as many as the replicas can share: some may have no room.
+            workers = workers_of(client)
+        return _plan_on(planner, outline, workers)
+    present = workers_of(client)
     # One may have left meanwhile, which the fit will notice.
     if len(present) <= len(workers):
         return _plan_on(planner, outline, workers)
@@ -243,6 +251,8 @@ def _plan_training(
     held = {} if outline is None else outline.bytes_on_workers()
     intends = not request.only_plans
     present = planner.suitable_workers(n_workers, present)
+    if outline is not None and is_worth_measuring(request, outline):
+        present, _ = workers_with_room_for_trial(request, outline, present, client)
     workers = choose_free_workers(client, present, n_workers, held, intends)
     plan = None
     try:
@@ -287,6 +297,9 @@ def _plan_on(
                 reason = default.reason_to_stay_local(planner.layer_units)
                 if reason is not None:
                     return local_plan(planner.layer_units, reason + note)
+            if request.n_workers is None:
+                plan = _plan_on_those_with_room(planner, outline, workers)
+                return replace(plan, reason=plan.reason + note)
         else:
             if plan is not None:
                 return plan
@@ -295,6 +308,38 @@ def _plan_on(
                 return local_plan(planner.layer_units, reason)
     plan = planner.plan(workers)
     return replace(plan, reason=plan.reason + note)
+
+
+def _plan_on_those_with_room(
+    planner: DefaultPlanner, outline: FitOutline, workers: tuple[str, ...]
+) -> Plan:
+    """Return the plan of a training where nothing is measured.
+
+    On all workers that have room for it, or in this process if it may train and fewer
+    than two have. If all are too few, one on all: an error will say what is missing.
+
+    Parameters
+    ----------
+    planner : DefaultPlanner
+        It has the request, in which the number of workers is open, and the client.
+    outline : FitOutline
+        Of the fit.
+    workers : tuple of str
+        Addresses.
+    """
+    request = planner.request
+    left_out = planner.workers_without_room(workers)
+    short = {each.worker for each in left_out}
+    others = tuple(worker for worker in workers if worker not in short)
+    lines = left_out_lines(left_out)
+    is_local = request.may_stay_local and has_room_here(outline)
+    if is_local and len(others) < min(2, len(workers)):
+        reason = "too few workers have room for this network"
+        return local_plan(planner.layer_units, "; ".join([reason, *lines]))
+    if len(others) < (request.n_replicas or 1):
+        return planner.plan(workers)
+    plan = planner.plan(others)
+    return replace(plan, reason="; ".join([plan.reason, *lines]))
 
 
 def _without_unreachable(

@@ -1,12 +1,13 @@
 """The plan where nothing is measured, and the workers that have room for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.parallel.rows import RowHolding
 from skdistmlp.planning.cost import StepCost
+from skdistmlp.planning.left_out import LeftOut
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan, plan_training
 from skdistmlp.planning.replicas import (
@@ -50,6 +51,63 @@ class DefaultPlanner:
 
     def plan(self, workers: tuple[str, ...]) -> Plan:
         """Return the plan of a fit on some workers, by their addresses."""
+        plan_with = self._planning(workers)
+        numbers = self._numbers_of_replicas(len(workers))
+        first = plan_with(numbers[0])
+        if self.request.engine == "futures":
+            return first
+        share = rows_memory_share()
+        # If there is room for the first, it is the plan.
+        if max(first.bytes_needed, default=0) < MEMORY_ASKED_FROM_BYTES and (
+            share >= float(SETTINGS["rows.memory-share"].default)
+        ):
+            return first
+        memory = self._memory_for(first, workers)
+        return plan_that_fits(numbers, plan_with, memory, share)
+
+    def workers_without_room(self, workers: tuple[str, ...]) -> list[LeftOut]:
+        """Return the workers that have no room for a fit on them and on all that have.
+
+        Those on which other fits train count as if they were empty: this one waits for
+        them, and they free their memory.
+
+        Parameters
+        ----------
+        workers : tuple of str
+            Addresses.
+        """
+        from skdistmlp.cluster.run.reservation import unclaimed_workers
+
+        # Of as few workers as there may be: none needs more.
+        alone = workers[: self.request.n_replicas or 1]
+        most = self._planning(alone)(self.request.n_replicas or 1)
+        memory = dict(self._memory_for(most, workers))
+        for worker in {*memory} - {*unclaimed_workers(self.client, workers)}:
+            memory[worker] = replace(memory[worker], taken=0)
+        left_out: list[LeftOut] = []
+        while len(workers) >= len(alone):
+            numbers = self._numbers_of_replicas(len(workers))
+            plan_with = self._planning(workers)
+            plan = plan_that_fits(numbers, plan_with, memory, rows_memory_share())
+            needed = dict(zip(plan.workers, plan.bytes_needed, strict=True))
+            short = LeftOut.short_of_memory(needed, memory)
+            if not short:
+                break
+            left_out += short
+            # Those that are left need as much or more.
+            workers = tuple(
+                w for w in workers if w not in {each.worker for each in short}
+            )
+        return left_out
+
+    def _planning(self, workers: tuple[str, ...]) -> Callable[..., Plan]:
+        """Return a function from replicas, and who has which rows, to the plan.
+
+        Parameters
+        ----------
+        workers : tuple of str
+            Addresses.
+        """
         from skdistmlp.cluster.client.workers import threads_of
 
         request, threads = self.request, threads_of(self.client, workers)
@@ -61,18 +119,7 @@ class DefaultPlanner:
                 plan = replace(plan, reason=reason)
             return plan
 
-        numbers = self._numbers_of_replicas(len(workers))
-        first = plan_with(numbers[0])
-        if request.engine == "futures":
-            return first
-        share = rows_memory_share()
-        # If there is room for the first, it is the plan.
-        if max(first.bytes_needed, default=0) < MEMORY_ASKED_FROM_BYTES and (
-            share >= float(SETTINGS["rows.memory-share"].default)
-        ):
-            return first
-        memory = self._memory_for(first, workers)
-        return plan_that_fits(numbers, plan_with, memory, share)
+        return plan_with
 
     def suitable_workers(
         self, n_workers: int, workers: tuple[str, ...]

@@ -86,9 +86,10 @@ class Forecast:
     n_steps : int
         How many steps it took.
     left_out : tuple of LeftOut
-        Workers that the first plan does without since they, or their links, are slow:
-        `worker` is the address of each, `slow` is "worker" or "link", and `times` is
-        how many times as slow as the others it is.
+        Workers that the first plan does without since they, or their links, are slow,
+        or since they are short of memory and were not measured: `worker` is the address
+        of each, `why` is "worker", "link" or "memory", and `times` is how many times as
+        slow as the others it is.
     """
 
     rows: tuple[ForecastRow, ...]

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
 from skdistmlp import DistributedMLPClassifier, DistributedMLPRegressor
+from skdistmlp.cluster._dask import memory_use
 from skdistmlp.cluster.client import workers as client_workers
 from skdistmlp.cluster.data import remote_dataset
 from skdistmlp.cluster.peers import driver, failure
@@ -46,9 +47,10 @@ from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.forecast import Forecast
 from skdistmlp.planning.machines import reference_machines
 from skdistmlp.planning.memory import WorkerMemory
+from tests.cluster.leaks import own_cluster
 from tests.cluster.run.test_reservation import choices, forget_choices
 from tests.cluster.slow_link import slow_link
-from tests.cluster.support import WITHIN_S
+from tests.cluster.support import WITHIN_S, load
 from tests.marks import only_quick
 from tests.training.jobs import dataset_of, job_of
 
@@ -319,7 +321,7 @@ def test_without_measurement_the_threshold_decides_and_the_plan_says_why(
 def test_workers_without_room_for_what_is_timed_do_not_time_it(
     client, measures, monkeypatch
 ):
-    """It would have them restarted, and a share of it may well have room."""
+    """It would have them restarted."""
 
     def little(client, workers):
         return dict.fromkeys(workers, WorkerMemory(1_000_000))
@@ -327,16 +329,143 @@ def test_workers_without_room_for_what_is_timed_do_not_time_it(
     monkeypatch.setattr(client_workers, "worker_memory", little)
     measures["error"] = "it must not be asked"
     plan = plan_of(client)
-    assert plan.engine == "peers"
-    assert re.search(
-        r"nothing was measured: steps that are timed take \d+,\d+,\d+ bytes, and "
-        r"tcp://.* has 1,000,000|has \d+,\d+\)$",
+    assert plan.engine == "local"
+    assert re.fullmatch(
+        r"too few workers have room for this network; tcp.* are left out: they have .* "
+        r"bytes of memory free, of [\d,]+ that are needed \(nothing was measured: "
+        r"steps that are timed take \d+,\d+,\d+ bytes, and tcp://.* has .*\)",
         plan.reason,
     )
     # Another fit may fill them for a while, and they were measured before.
     workers = tuple(client.nthreads())
     keep_machines(client, workers, UNITS, reference_machines(len(workers)))
     assert plan_of(client).forecast is not None
+
+
+@pytest.fixture
+def first_is_full(client, monkeypatch):
+    """Have a worker say that it has little memory; return it, and the others."""
+    first, *others = client.nthreads()
+    memory = {first: WorkerMemory(10**5), **dict.fromkeys(others, WorkerMemory(10**9))}
+
+    def of(client, workers):
+        return {worker: memory[worker] for worker in workers}
+
+    monkeypatch.setattr(client_workers, "worker_memory", of)
+    monkeypatch.setattr(
+        loaded,
+        "answers_in_time",
+        lambda _client, asked, *_: dict.fromkeys(asked, (1.0, 0)),
+    )
+    return first, others
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"parameter_threshold": 0}, {"n_replicas": 2}], ids=str
+)
+def test_a_worker_without_room_is_left_out_of_the_measurement(
+    client, measures, first_is_full, given
+):
+    first, others = first_is_full
+    measures |= {"here_s": 1e3, "worker_s": 1e3}
+    plan = plan_of(client, **given)
+    assert plan.workers == tuple(others)
+    assert re.search(
+        rf"; {first} is left out: it has 100,000 bytes of memory free, of [\d,]+ "
+        rf"that are needed$",
+        plan.reason,
+    )
+    (left_out,) = plan.forecast.left_out
+    assert (left_out.worker, left_out.why) == (first, "memory")
+
+
+def test_a_number_of_workers_is_measured_on_those_with_room(
+    client, measures, first_is_full
+):
+    first, others = first_is_full
+    plan = plan_of(client, n_workers=2)
+    assert plan.workers == tuple(others)
+    assert plan.forecast is not None
+    # That one has no room, the fit will say.
+    plan = plan_of(client, n_workers=3)
+    assert plan.workers == (first, *others)
+    assert plan.reason.endswith(f" bytes, and {first} has 100,000)")
+
+
+def test_a_short_fit_goes_by_what_is_known_of_workers_with_room(
+    client, measures, first_is_full, monkeypatch
+):
+    first, others = first_is_full
+    measures |= {"here_s": 1e3, "worker_s": 1e3}
+    plan_of(client)
+    monkeypatch.setattr(auto, "MEASURED_FROM_S", 1e9)
+    plan = plan_of(client)
+    assert plan.workers == tuple(others)
+    assert f"; {first} is left out: it has" in plan.reason
+
+
+def test_without_measurement_workers_without_room_are_left_out(
+    client, measures, first_is_full
+):
+    first, others = first_is_full
+    measures["error"] = "the workers are asleep"
+    plan = plan_of(client)
+    assert plan.workers == tuple(others)
+    assert re.fullmatch(
+        rf"[\d,]+ parameters reach the threshold, and there are workers; {first} is "
+        rf"left out: it has 100,000 .* \(nothing was measured: the workers are "
+        rf"asleep\)",
+        plan.reason,
+    )
+
+
+def test_without_measurement_a_worker_that_trains_will_have_room(
+    client, measures, first_is_full, monkeypatch
+):
+    first, _ = first_is_full
+    its = WorkerMemory(10**9, taken=10**9)
+    memory = dict.fromkeys(client.nthreads(), its)
+    monkeypatch.setattr(client_workers, "worker_memory", lambda *_: memory)
+    monkeypatch.setattr(
+        loaded,
+        "answers_in_time",
+        lambda _client, asked, *_: dict.fromkeys(asked, (1.0, 10**9)),
+    )
+    with reserve_workers(client, [first], lambda: None):
+        plan = plan_of(client, parameter_threshold=0)
+        assert plan.workers == (first,)
+        # One is too few to train there if it may be trained here.
+        assert plan_of(client).engine == "local"
+        monkeypatch.setattr(auto, "MEMORY_ASKED_FROM_BYTES", 0)
+        monkeypatch.setattr(remote_dataset, "available_memory", lambda: 1000)
+        assert plan_of(client).workers == (first,)
+    # If no fit frees its memory, this one will say what is missing.
+    assert len(plan_of(client, parameter_threshold=0).workers) == 3
+
+
+def test_real_workers_with_room_are_measured_beside_a_full_one():
+    pytest.importorskip("numba")
+    X = np.random.default_rng(0).normal(size=(2000, 784)).astype(np.float32)
+    y = X[:, 0] > 0
+    with own_cluster(n_workers=3, memory_limit="1GB") as client:
+        client.run(load)
+        full, *_ = client.nthreads()
+        # Dask pauses a worker at 800, and this fit may load compiled code.
+        client.run(fill_memory, 720 * 10**6, workers=[full])
+        clf = classifier(client, max_iter=80, parameter_threshold=0)
+        clf.set_params(hidden_layer_sizes=(1024, 1024))
+        plan = clf.plan_fit(X, y)
+        assert plan.forecast is not None
+        assert full not in plan.workers
+        assert f"; {full} is left out: it has " in plan.reason
+        clf.fit(X, y)
+        assert full not in clf.plan_.workers
+
+
+def fill_memory(n_bytes, dask_worker):
+    """Have a worker's process take as many bytes."""
+    taken, *_ = memory_use(dask_worker)
+    dask_worker.filled = np.ones(n_bytes - taken, np.uint8)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import pytest
 
 from skdistmlp.cluster.client import workers as workers_module
 from skdistmlp.engines.choice import open_engine
-from skdistmlp.engines.default_plan import MEMORY_ASKED_FROM_BYTES
+from skdistmlp.engines.default_plan import MEMORY_ASKED_FROM_BYTES, DefaultPlanner
 from skdistmlp.engines.engine import EngineRequest
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.memory import WorkerMemory
@@ -55,3 +55,28 @@ def test_a_number_of_workers_is_chosen_from_those_with_room(
 def test_without_enough_room_the_error_is_left_to_the_fit(client, workers, monkeypatch):
     have_memory(monkeypatch, dict.fromkeys(workers, WorkerMemory(10**8)))
     assert planned(client, 1, engine="peers").workers == workers[:1]
+
+
+@pytest.mark.parametrize(
+    ("limits", "n_replicas", "short"),
+    [
+        ((10**9, 10**9, 10**9), None, 0),
+        ((10**7, 10**9, 10**9), None, 1),
+        # Of three, each would need a third.
+        ((10**7, 18 * 10**7, 18 * 10**7), None, 3),
+        ((18 * 10**7, 18 * 10**7, 18 * 10**7), None, 0),
+        # Of two replicas, each needs the whole network.
+        ((2 * 10**8, 10**9, 10**9), 2, 1),
+        ((2 * 10**8, 10**9, 10**7), 2, 2),
+    ],
+)
+def test_workers_without_room_are_found(
+    client, workers, monkeypatch, limits, n_replicas, short
+):
+    memory = zip(workers, map(WorkerMemory, limits), strict=True)
+    have_memory(monkeypatch, dict(memory))
+    request = EngineRequest(client, None, 0, "auto", n_replicas)
+    planner = DefaultPlanner(request, LARGE, STEP, client)
+    found = planner.workers_without_room(workers)
+    assert len(found) == short
+    assert all(each.bytes_free < each.bytes_needed for each in found)

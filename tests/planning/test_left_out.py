@@ -1,4 +1,4 @@
-"""Which workers a plan leaves out since they are slow, and how it says so."""
+"""Which workers a plan leaves out, and how it says so."""
 
 import pytest
 
@@ -10,6 +10,7 @@ from skdistmlp.planning.left_out import (
     slow_workers,
 )
 from skdistmlp.planning.machines import Link, Speed
+from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import REFERENCE
 
 WORKERS = A, B, C = "tcp://a:1", "tcp://b:1", "tcp://c:1"
@@ -36,11 +37,18 @@ def test_workers_that_are_slower_than_those_of_a_plan_are_left_out():
 def test_workers_with_slower_links_than_those_of_a_plan_are_left_out():
     fast, slow = links(10_000, 100)
     (left_out,) = slow_links(fast, WORKERS, [fast, slow, fast])
-    assert (left_out.worker, left_out.slow) == (B, "link")
+    assert (left_out.worker, left_out.why) == (B, "link")
     assert left_out.times == pytest.approx(slow.slowness / fast.slowness)
     assert slow_links(slow, WORKERS, [fast, slow, fast]) == []
     # A worker alone exchanges nothing.
     assert slow_links(None, WORKERS, [fast, slow, fast]) == []
+
+
+def test_workers_that_need_more_memory_than_they_have_are_left_out():
+    memory = {A: WorkerMemory(1000, taken=400), B: WorkerMemory(1000, taken=401)}
+    assert LeftOut.short_of_memory(dict.fromkeys(WORKERS, 600), memory) == [
+        LeftOut(B, "memory", bytes_needed=600, bytes_free=599)
+    ]
 
 
 def test_each_reason_is_a_line():
@@ -53,4 +61,15 @@ def test_each_reason_is_a_line():
     assert left_out_lines([far, LeftOut(C, "link", 8.0)]) == [
         "tcp://b:1, tcp://c:1 are left out: their links are 8.0 to 20.0 times as slow "
         "as the others"
+    ]
+    short = LeftOut(A, "memory", bytes_needed=1000, bytes_free=0)
+    shorter = LeftOut(C, "memory", bytes_needed=2000, bytes_free=1500)
+    assert left_out_lines([slow, short]) == [
+        "tcp://a:1 is left out, 3.0 times as slow as the others",
+        "tcp://a:1 is left out: it has 0 bytes of memory free, of 1,000 that are "
+        "needed",
+    ]
+    assert left_out_lines([short, shorter]) == [
+        "tcp://a:1, tcp://c:1 are left out: they have 0 to 1,500 bytes of memory free, "
+        "of 2,000 that are needed"
     ]

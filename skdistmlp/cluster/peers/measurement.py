@@ -40,6 +40,7 @@ from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.split import NetworkSplit
 from skdistmlp.planning.calibration import FasterExchanges, Timings, are_equal
 from skdistmlp.planning.cost import StepCost, bytes_held, numbers_per_row
+from skdistmlp.planning.left_out import LeftOut
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.rates import DASK_BYTE_S
 from skdistmlp.settings import exchange_timeout_s
@@ -188,13 +189,27 @@ def measure_again(
     return _measure(client, workers, trial, grids, deadline, held)
 
 
+class NoRoomError(MeasurementError):
+    """Some workers, or this process, have no room for the steps that are timed.
+
+    Attributes
+    ----------
+    left_out : tuple of LeftOut
+        The workers; empty if it is this process.
+    """
+
+    def __init__(self, message: str, left_out: Sequence[LeftOut] = ()) -> None:
+        super().__init__(message)
+        self.left_out = tuple(left_out)
+
+
 def check_room_for_trial(
     cost: StepCost,
     trial: Trial,
     grids: Sequence[Grid],
     memory: Mapping[str, WorkerMemory],
 ) -> None:
-    """Raise `MeasurementError` unless each process has room for the steps it times.
+    """Raise `NoRoomError` unless each process has room for the steps it times.
 
     One of them is of the whole network, whatever share a process would have in the fit.
 
@@ -208,21 +223,24 @@ def check_room_for_trial(
         Grids of which steps are timed; the first is a single process, and the only one
         that this process times.
     memory : mapping of str to WorkerMemory
-        Of each worker that has a limit, once it has loaded the compiled code of the
-        fit: see `room_for`.
+        Of each worker that is measured and has a limit, once it has loaded the compiled
+        code of the fit: see `room_for`.
     """
     from skdistmlp.cluster.data.remote_dataset import available_memory
 
     needed = [_bytes_of_trial(cost, trial, grid) for grid in grids]
     memory_here = max(0, available_memory() - trial.bytes_to_load)
-    free = [(worker, max(needed), its.free) for worker, its in memory.items()]
-    free.append(("this process", needed[0], memory_here))
-    for where, n_needed, n_bytes in free:
-        if n_needed > n_bytes:
-            raise MeasurementError(
-                f"steps that are timed take {n_needed:,} bytes, and {where} has "
-                f"{n_bytes:,}"
-            )
+    if needed[0] > memory_here:
+        raise NoRoomError(_no_room(needed[0], "this process", memory_here))
+    left_out = LeftOut.short_of_memory(dict.fromkeys(memory, max(needed)), memory)
+    if left_out:
+        first = left_out[0].worker
+        message = _no_room(max(needed), first, memory[first].free)
+        raise NoRoomError(message, left_out)
+
+
+def _no_room(needed: int, where: str, free: int) -> str:
+    return f"steps that are timed take {needed:,} bytes, and {where} has {free:,}"
 
 
 def _bytes_of_trial(cost: StepCost, trial: Trial, grid: Grid) -> int:

@@ -27,6 +27,7 @@ from skdistmlp.cluster.peers.measured import (
     measured_before,
 )
 from skdistmlp.cluster.peers.measurement import (
+    NoRoomError,
     check_room_for_trial,
     measure_again,
     measure_machines,
@@ -614,8 +615,10 @@ def test_a_worker_needs_room_for_the_network_that_is_timed(trial):
     memory = {"tcp://a:1": WorkerMemory(10**9), "tcp://b:1": WorkerMemory(10**9)}
     check_room_for_trial(cost, trial, GRIDS, memory)
     memory["tcp://b:1"] = WorkerMemory(1000)
-    with pytest.raises(MeasurementError, match="tcp://b:1 has 1,000"):
+    with pytest.raises(NoRoomError, match="tcp://b:1 has 1,000") as failed:
         check_room_for_trial(cost, trial, GRIDS, memory)
+    (left_out,) = failed.value.left_out
+    assert (left_out.worker, left_out.bytes_free) == ("tcp://b:1", 1000)
 
 
 def test_this_process_needs_room_for_compiled_code_unless_it_has_loaded_some(
@@ -627,8 +630,9 @@ def test_this_process_needs_room_for_compiled_code_unless_it_has_loaded_some(
         remote_dataset, "available_memory", lambda: compiled.LOADED_BYTES
     )
     monkeypatch.setattr(compiled, "_compiled", {})
-    with pytest.raises(MeasurementError, match="this process has 0"):
+    with pytest.raises(NoRoomError, match="this process has 0") as failed:
         check_room_for_trial(cost, loading, GRIDS, {})
+    assert failed.value.left_out == ()
     monkeypatch.setattr(compiled, "_compiled", {compiled.adam: None})
     check_room_for_trial(cost, loading, GRIDS, {})
 
@@ -641,7 +645,7 @@ def test_a_worker_needs_room_for_the_parameters_that_are_updated(trial):
     n_bytes = 4 * 8 * count_parameters(units)
     cost, memory = StepCost.of_step(50), {"tcp://a:1": WorkerMemory(n_bytes)}
     check_room_for_trial(cost, trial, GRIDS, memory)
-    with pytest.raises(MeasurementError, match="tcp://a:1 has"):
+    with pytest.raises(NoRoomError, match="tcp://a:1 has"):
         check_room_for_trial(cost, wide, GRIDS, memory)
 
 
@@ -656,5 +660,5 @@ def test_a_worker_needs_room_for_the_rows_of_a_shard(trial, monkeypatch):
     cost = StepCost.of_step(trial.n_rows, itemsize=trial.dtype.itemsize)
     memory = {"tcp://a:1": WorkerMemory(n_bytes)}
     check_room_for_trial(cost, trial, [Grid(1), Grid(1, 3)], memory)
-    with pytest.raises(MeasurementError, match="tcp://a:1 has"):
+    with pytest.raises(NoRoomError, match="tcp://a:1 has"):
         check_room_for_trial(cost, trial, GRIDS, memory)

@@ -1,4 +1,4 @@
-"""What room workers have once they have loaded compiled code."""
+"""What room workers have once they have loaded the code of a fit."""
 
 from dataclasses import replace
 
@@ -43,10 +43,14 @@ def memory_of(*taken):
     }
 
 
-def test_a_fit_that_loads_no_compiled_code_needs_no_room_for_it(trial):
-    memory = memory_of(LIMIT, LIMIT)
+def test_a_fit_that_loads_no_compiled_code_needs_no_room_for_it(trial, answers):
+    memory = memory_of(0, LIMIT - 7)
     for its in None, replace(trial, runs_compiled=False):
         assert room_for(its, None, memory, NEEDED, MODULE) == memory
+    # Heartbeats come late: a worker with little room is asked all the same.
+    answers[B] = 0.8, 70
+    room = room_for(replace(trial, runs_compiled=False), None, memory, NEEDED, MODULE)
+    assert room == {A: memory[A], B: WorkerMemory(LIMIT, 0.8, 70)}
 
 
 def test_only_workers_with_little_room_are_asked(trial, answers):
@@ -75,9 +79,11 @@ def test_workers_say_whether_they_have_loaded_compiled_code(client, trial):
     after = room_for(trial, client, memory, 0, MODULE)
     client.run(note_loaded)
     before = room_for(trial, client, memory, 0, MODULE)
+    without = room_for(replace(trial, runs_compiled=False), client, memory, 0, MODULE)
     assert before.keys() == after.keys() == memory.keys()
     for worker, its in after.items():
         # Its process takes some.
         assert its.taken > 30e6
+        assert without[worker].taken == pytest.approx(its.taken, rel=0.1)
         more = before[worker].taken - its.taken
         assert more == pytest.approx(LOADED_BYTES, rel=0.3)
