@@ -152,9 +152,12 @@ def reason_too_short(request: EngineRequest, outline: FitOutline) -> str | None:
         or not has_room_here(outline)
     ):
         return None
-    return (
-        f"a fit of about {outline.nominal_s:.1g} s is too short for workers to pay off"
-    )
+    return f"a fit of {_about(outline)} is too short for workers to pay off"
+
+
+def _about(outline: FitOutline) -> str:
+    """Say how long a fit is expected to take."""
+    return f"about {outline.nominal_s:.1g} s"
 
 
 def has_room_here(outline: FitOutline) -> bool:
@@ -361,6 +364,50 @@ def plan_by_known_machines(
     offer = _offer_at_present(request, outline, workers, client, machines)
     plan = _plan_by(offer, request, outline, client)
     return None if plan is None else _naming(left_out, plan)
+
+
+def plan_by_assumed_machines(
+    request: EngineRequest,
+    outline: FitOutline,
+    workers: tuple[str, ...],
+    client: Any,
+    machines: Machines,
+) -> Plan | None:
+    """Return the plan of a short fit on workers of which nothing is known.
+
+    The fastest one of peers if all machines were alike.
+
+    Parameters
+    ----------
+    request : EngineRequest
+        What the user asked for.
+    outline : FitOutline
+        Of the fit.
+    workers : tuple of str
+        Addresses of the workers that may train.
+    client : Client
+        A connected client.
+    machines : Machines
+        What the workers are taken for.
+
+    Returns
+    -------
+    Plan or None
+        Without forecast, since no step is expected to take what these machines would.
+        None if no plan has room, or as many workers as were asked for have no grid.
+    """
+    offer = _offer_at_present(request, outline, workers, client, machines)
+    # Tasks would only be there for numbers of workers for which peers have no grid, and
+    # take far longer than peers on fewer.
+    offer = replace(offer, cluster_engines=("peers",))
+    plan = _plan_by(offer, request, outline, client)
+    if plan is None:
+        return None
+    reason = (
+        f"the fastest plan if all machines are alike (nothing was measured: a fit of "
+        f"{_about(outline)} is too short for that)"
+    )
+    return replace(plan, reason=reason, forecast=None)
 
 
 def _machines_before(

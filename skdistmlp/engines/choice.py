@@ -17,6 +17,7 @@ from skdistmlp.engines.auto import (
     has_room_here,
     is_anything_known,
     is_worth_measuring,
+    plan_by_assumed_machines,
     plan_by_known_machines,
     plan_without_peers,
     reason_too_short,
@@ -33,7 +34,7 @@ from skdistmlp.engines.local import LocalEngine
 from skdistmlp.exceptions import ClusterError, ExchangeError, what_happened
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.left_out import left_out_lines
-from skdistmlp.planning.machines import reference_machines
+from skdistmlp.planning.machines import Machines, reference_machines
 from skdistmlp.planning.plan import Plan, local_plan
 from skdistmlp.planning.prediction import (
     ASSUMED_RATE,
@@ -200,7 +201,6 @@ def _plan_prediction(
 ) -> Plan:
     from skdistmlp.cluster.client.workers import (
         describe_paused,
-        is_on_loopback,
         worker_memory,
         workers_of,
     )
@@ -215,12 +215,25 @@ def _plan_prediction(
     memory = worker_memory(client, workers)
     machines = known_machines(client, workers, tuple(layer_units))
     if machines is None:
-        is_one_machine = all(is_on_loopback(worker) for worker in workers)
-        rate = math.inf if is_one_machine else ASSUMED_RATE
-        machines = reference_machines(len(workers), rate)
+        machines = assumed_machines(workers)
     return plan_shared_prediction(
         layer_units, request.engine, workers, cost, memory, machines
     )
+
+
+def assumed_machines(workers: Sequence[str]) -> Machines:
+    """Return what workers are taken for of which nothing was measured.
+
+    Parameters
+    ----------
+    workers : sequence of str
+        Addresses: links between those of one machine count as unlimited.
+    """
+    from skdistmlp.cluster.client.workers import is_on_loopback
+
+    is_one_machine = all(is_on_loopback(worker) for worker in workers)
+    rate = math.inf if is_one_machine else ASSUMED_RATE
+    return reference_machines(len(workers), rate)
 
 
 def _plan_training(
@@ -306,6 +319,13 @@ def _plan_on(
             reason = reason_too_short(request, outline)
             if reason is not None:
                 return local_plan(planner.layer_units, reason)
+            if not is_long:
+                machines = assumed_machines(workers)
+                plan = plan_by_assumed_machines(
+                    request, outline, workers, client, machines
+                )
+                if plan is not None:
+                    return plan
     plan = planner.plan(workers)
     return replace(plan, reason=plan.reason + note)
 

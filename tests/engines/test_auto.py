@@ -10,6 +10,7 @@ import dask.array as da
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
@@ -676,12 +677,65 @@ def test_whose_client_is_not_used_for_a_short_fit_is_told_so():
         ({"n_replicas": 3}, 3),
         ({"engine": "peers"}, 3),
         ({"engine": "futures"}, 3),
-        ({"parameter_threshold": 0}, 3),
+        ({"parameter_threshold": 0}, 2),
     ],
     ids=str,
 )
 def test_a_short_fit_is_distributed_if_that_was_asked_for(client, given, n_workers):
     assert plan_of(client, **given).n_workers == n_workers
+
+
+@pytest.mark.parametrize(
+    ("hidden", "solver", "grid"),
+    [
+        # Without neurons, there are only rows to share.
+        ((), "adam", Grid(1, 2)),
+        ((), "lbfgs", Grid(1, 2)),
+        # Shards exchange less than the parameters.
+        ((5,), "adam", Grid(2)),
+        ((1000, 1000), "adam", Grid(2)),
+    ],
+)
+def test_a_short_fit_above_no_threshold_takes_the_best_grid(
+    client, hidden, solver, grid
+):
+    clf = DistributedMLPClassifier(
+        hidden,
+        solver=solver,
+        client=client,
+        parameter_threshold=0,
+        max_iter=1,
+        random_state=0,
+    )
+    with pytest.warns(ConvergenceWarning):
+        clf.fit(X, Y)
+    plan = clf.plan_
+    assert (plan.engine, plan.grid, plan.forecast) == ("peers", grid, None)
+    assert len(set(plan.workers)) == 2
+    assert re.fullmatch(
+        r"the fastest plan if all machines are alike \(nothing was measured: a fit of "
+        r"about 0?\.?[0-9e-]+ s is too short for that\)",
+        plan.reason,
+    )
+    with pytest.warns(ConvergenceWarning):
+        here = clone(clf).set_params(engine="local").fit(X, Y)
+    for mine, other in zip(clf.coefs_, here.coefs_, strict=True):
+        assert_allclose(mine, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_short_fit_that_has_no_grid_of_two_workers_takes_one(client):
+    """A single row has no replicas, and no neurons no shards."""
+    clf = DistributedMLPClassifier(
+        (), client=client, parameter_threshold=0, max_iter=1, batch_size=1
+    )
+    assert clf.plan_fit(X, Y).n_workers == 1
+
+
+def test_a_short_fit_takes_workers_with_room(client, first_is_full):
+    _, others = first_is_full
+    plan = plan_of(client, parameter_threshold=0)
+    assert plan.workers == tuple(others)
+    assert plan.forecast is None
 
 
 def test_a_short_fit_that_this_process_has_no_room_for_is_distributed(

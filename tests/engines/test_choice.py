@@ -97,6 +97,15 @@ def test_a_prediction_takes_the_workers_there_are(client):
     assert (plan.engine, plan.split_by, len(plan.workers)) == ("futures", "rows", 3)
 
 
+def test_links_of_workers_that_were_not_measured_are_those_of_one_machine_or_more():
+    here, far = (
+        choice.assumed_machines((f"tcp://{host}:1", f"tcp://{host}:2"))
+        for host in ("127.0.0.1", "192.0.2.7")
+    )
+    assert len(here.workers) == len(far.workers) == 2
+    assert far.links[0].bits_per_s < 1e9 < here.links[0].bits_per_s
+
+
 def test_a_small_prediction_asks_no_cluster():
     plan = opened(LARGE, StepCost.of_prediction(10), client="tcp://192.0.2.1:1")
     assert plan.engine == "local"
