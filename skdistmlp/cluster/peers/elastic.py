@@ -17,7 +17,11 @@ from skdistmlp.cluster.client.rpc import run_on_workers
 from skdistmlp.cluster.client.workers import worker_memory, workers_of
 from skdistmlp.cluster.peers import worker as module_of_fits
 from skdistmlp.cluster.peers.measured import HeldError, MeasurementError
-from skdistmlp.cluster.peers.measurement import check_room_for_trial, measure_again
+from skdistmlp.cluster.peers.measurement import (
+    NoRoomError,
+    check_room_for_trial,
+    measure_again,
+)
 from skdistmlp.cluster.peers.probe import prepare
 from skdistmlp.cluster.peers.shard import Report
 from skdistmlp.cluster.recovery.departure import Departure
@@ -243,7 +247,15 @@ class Elastic:
         )
         units = self._trial.network.layer_units
         grids = corners(len(workers), units, self._cost.n_rows)
-        check_room_for_trial(self._cost, self._trial, grids, memory)
+        try:
+            check_room_for_trial(self._cost, self._trial, grids, memory)
+        except NoRoomError as error:
+            short = {each.worker for each in error.left_out}
+            if not short or not short.isdisjoint(held):
+                raise
+            # Only spare ones, which the fit can do without.
+            others = tuple(worker for worker in workers if worker not in short)
+            return self._offer(others, length)
         timings = measure_again(self._client, workers, held, self._trial, grids)
         n_workers, n_replicas = self._plan.fixed
         return Offer(

@@ -354,9 +354,11 @@ def test_a_worker_needs_room_for_compiled_code_that_it_has_not_loaded(
     spare, monkeypatch, has_loaded
 ):
     """To be measured, and to train."""
-    memory = dict.fromkeys(WORKERS, WorkerMemory(LOADED_BYTES))
+    its = WorkerMemory(LOADED_BYTES)
     taken = {WORKERS[0]: 0, WORKERS[1]: 0 if has_loaded else LOADED_BYTES - 10**6}
-    monkeypatch.setattr(module, "worker_memory", lambda *_: memory)
+    monkeypatch.setattr(
+        module, "worker_memory", lambda _client, asked: dict.fromkeys(asked, its)
+    )
     monkeypatch.setattr(
         loaded,
         "answers_in_time",
@@ -368,9 +370,12 @@ def test_a_worker_needs_room_for_compiled_code_that_it_has_not_loaded(
     offer = elastic._offer(WORKERS, FitLength(1, 1))
     assert [its.taken for its in offer.memory.values()] == [*taken.values()]
     taken[WORKERS[1]] += 10**6
-    if not has_loaded:
-        with pytest.raises(MeasurementError, match="tcp://b:1 has 0"):
-            elastic._offer(WORKERS, FitLength(1, 1))
+    # The fit can do without a spare one, not without its own.
+    offer = elastic._offer(WORKERS, FitLength(1, 1))
+    assert offer.workers == (WORKERS if has_loaded else WORKERS[:1])
+    taken[WORKERS[0]] = LOADED_BYTES
+    with pytest.raises(MeasurementError, match="tcp://a:1 has 0"):
+        elastic._offer(WORKERS, FitLength(1, 1))
 
 
 def test_steps_before_a_loss_do_not_count(spare):
