@@ -54,7 +54,7 @@ class FitOutline:
     on_cluster : bool
         Whether the features are on workers.
     bytes_on_workers : callable
-        Returns how many bytes of them each worker has.
+        Returns how many bytes of them each worker has, by address.
     """
 
     layer_units: tuple[int, ...]
@@ -280,7 +280,7 @@ def _measured_plan(
         machines = machines_of(measurement, outline.cost_of_trial)
         keep_machines(client, workers, layer_units, machines)
     offer = _offer(request, outline, workers, machines, memory, memory_here)
-    plan = _plan_by(offer, request, outline, client)
+    plan = _plan_by(offer, request, client)
     return None if plan is None else replace(plan, reason=plan.reason + note)
 
 
@@ -362,7 +362,7 @@ def plan_by_known_machines(
     if machines is None:
         return None
     offer = _offer_at_present(request, outline, workers, client, machines)
-    plan = _plan_by(offer, request, outline, client)
+    plan = _plan_by(offer, request, client)
     return None if plan is None else _naming(left_out, plan)
 
 
@@ -400,7 +400,7 @@ def plan_by_assumed_machines(
     # Tasks would only be there for numbers of workers for which peers have no grid, and
     # take far longer than peers on fewer.
     offer = replace(offer, cluster_engines=("peers",))
-    plan = _plan_by(offer, request, outline, client)
+    plan = _plan_by(offer, request, client)
     if plan is None:
         return None
     reason = (
@@ -431,19 +431,17 @@ def _machines_before(
     return known_machines(client, workers, outline.layer_units)
 
 
-def _plan_by(
-    offer: Offer, request: EngineRequest, outline: FitOutline, client: Any
-) -> Plan | None:
+def _plan_by(offer: Offer, request: EngineRequest, client: Any) -> Plan | None:
     """Return the fastest plan of an offer; None if none has room."""
     candidates = offer.candidates()
     if not candidates:
         return None
     plan = chosen_plan(candidates, offer)
-    return _on_free_workers(plan, request, outline, offer, client)
+    return _on_free_workers(plan, request, offer, client)
 
 
 def _on_free_workers(
-    plan: Plan, request: EngineRequest, outline: FitOutline, offer: Offer, client: Any
+    plan: Plan, request: EngineRequest, offer: Offer, client: Any
 ) -> Plan:
     """Return a plan on those workers that will be free soonest, if there is a choice.
 
@@ -463,7 +461,7 @@ def _on_free_workers(
             suitable = plan.workers
     # Also if there is nothing to choose: fits that choose take others until this one
     # has reserved its workers.
-    held, intends = outline.bytes_on_workers(), not request.only_plans
+    held, intends = offer.bytes_on_workers, not request.only_plans
     chosen = choose_free_workers(client, suitable, n_taken, held, intends)
     return replace(plan, workers=chosen)
 
@@ -538,7 +536,7 @@ def plan_without_peers(
     # Of machines that were assumed, no step is expected to take what they say.
     forecast = None if known is None else plan.forecast
     plan = replace(plan, reason=request.without_peers, forecast=forecast)
-    return _on_free_workers(plan, request, outline, offer, client)
+    return _on_free_workers(plan, request, offer, client)
 
 
 def _memory_for(
@@ -592,5 +590,6 @@ def _offer(
         n_replicas=request.n_replicas,
         min_workers=1 if request.may_stay_local or request.must_share else 2,
         on_cluster=outline.on_cluster,
+        bytes_on_workers=outline.bytes_on_workers(),
         cluster_engines=request.cluster_engines,
     )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from skdistmlp.parallel.grid import Grid
@@ -14,6 +14,7 @@ from skdistmlp.planning.machines import Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan, local_plan, plan_training
 from skdistmlp.planning.replicas import has_room
+from skdistmlp.planning.row_fetches import fetch_s
 from skdistmlp.planning.step_time import (
     StepTime,
     computation_s,
@@ -71,6 +72,9 @@ class Offer:
     on_cluster : bool
         Whether the features are on the workers, and would have to be fetched to train
         here. Otherwise they are here, and are sent.
+    bytes_on_workers : mapping of str to int
+        Bytes of features that each worker has, by address. Empty if they are here, or
+        if workers compute them during the fit.
     cluster_engines : tuple of {"peers", "futures"}
         Engines of a cluster that may train.
     """
@@ -88,6 +92,7 @@ class Offer:
     n_replicas: int | None = None
     min_workers: int = 1
     on_cluster: bool = False
+    bytes_on_workers: Mapping[str, int] = field(default_factory=dict)
     cluster_engines: tuple[str, ...] = ("peers",)
 
     def candidates(self) -> list[Candidate]:
@@ -258,7 +263,7 @@ class Offer:
         sequence of int
             Which workers, by their place among all.
         """
-        places = among[: grid.n_ranks]
+        places = self._preferred(among, grid.n_ranks)
         plan = self._on(grid, places)
         if has_room(plan, self.memory, self.memory_share):
             return plan, places
@@ -285,6 +290,26 @@ class Offer:
             if has_room(plan, self.memory, self.memory_share):
                 break
         return plan, places
+
+    def _preferred(self, among: Sequence[int], n_workers: int) -> Sequence[int]:
+        """Return the fastest workers; of equally fast ones, those with most rows.
+
+        They stay in their order, as where all have as many.
+        """
+        if not self.bytes_on_workers or n_workers == len(among):
+            return among[:n_workers]
+        held = [self.bytes_on_workers.get(worker, 0) for worker in self.workers]
+        links = self.machines.links
+        taken = sorted(
+            among,
+            key=lambda place: (
+                self._slowness[place],
+                links[place].slowness,
+                -held[place],
+            ),
+        )[:n_workers]
+        chosen = set(taken)
+        return [place for place in among if place in chosen]
 
     def _on(self, grid: Grid, places: Sequence[int]) -> Plan:
         """Return the plan of a grid on some workers.
@@ -315,6 +340,10 @@ class Offer:
         step = step_time(split, self.cost, plan.grid, speeds, link, plan.rows)
         sent = 0 if self.on_cluster else plan.features_held * len(places)
         fixed_s = self._fit_on_workers_s(plan, places, sent)
+        if self.on_cluster:
+            links = dict(zip(self.workers, self.machines.links, strict=True))
+            n_bytes, held = self.cost.feature_bytes, self.bytes_on_workers
+            fixed_s += fetch_s(plan, n_bytes, held, links)
         _, n_messages = traffic(split, self.cost, plan.n_replicas, 0, plan.rows)
         return Candidate(
             plan,

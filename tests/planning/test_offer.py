@@ -492,9 +492,52 @@ def test_features_are_sent_or_fetched_once_in_a_fit():
 
     assert fixed_s(here, 0) == 0
     assert fixed_s(there, 0) == pytest.approx(second_s)
-    # A copy for each shard, and a half for each replica.
-    assert fixed_s(here, 2) - fixed_s(there, 2) == pytest.approx(2 * second_s)
+    # A copy for each shard, of which it has half; and a half for each replica.
+    more_s = fixed_s(here, 2) - fixed_s(there, 2)
+    assert more_s == pytest.approx((2 - 0.5) * second_s)
     assert fixed_s(here, 2, 2) - fixed_s(there, 2, 2) == pytest.approx(second_s)
+
+
+def test_rows_that_have_to_move_among_workers_count():
+    feature_bytes = 8 * 10**9
+    sizes = {"data_bytes": feature_bytes, "feature_bytes": feature_bytes}
+    offer = offer_of(n_workers=8, batch_size=2000, sizes=sizes, on_cluster=True)
+    held = dict.fromkeys(offer.workers, 10**9)
+    offer = replace(offer, length=FitLength(1000, 1), bytes_on_workers=held)
+    byte_s = DASK_BYTE_S + 8 / offer.machines.links[0].bits_per_s
+    free_s = replace(offer, cost=StepCost.of_step(2000, itemsize=4))
+
+    def fetch_s(n_replicas, n_shards):
+        one, other = (
+            next(
+                c.fixed_s
+                for c in each.candidates()
+                if c.plan.grid == Grid(n_shards, n_replicas)
+            )
+            for each in (offer, free_s)
+        )
+        return one - other
+
+    # A copy of half of the rows, of which each has an eighth of all; all but that.
+    assert fetch_s(2, 4) == pytest.approx(3e9 * byte_s, rel=1e-6)
+    assert fetch_s(1, 8) == pytest.approx(7e9 * byte_s, rel=1e-6)
+    assert fetch_s(8, 1) == pytest.approx(0, abs=1e-6)
+    # What has to be moved decides: without it, more shards were faster.
+    assert best(free_s) == (6, 2)
+    n_workers, n_replicas = best(offer)
+    assert n_workers / n_replicas < 3
+
+
+def test_of_equal_workers_those_with_the_rows_are_taken():
+    sizes = {"data_bytes": 10**9, "feature_bytes": 10**9}
+    offer = offer_of(n_workers=4, sizes=sizes, on_cluster=True, local=False)
+    held = {offer.workers[1]: 5 * 10**8, offer.workers[3]: 5 * 10**8}
+    offer = replace(offer, bytes_on_workers=held, n_replicas=2)
+    assert workers_of(candidate_of(offer, 2).plan) == [1, 3]
+    # Not if others are faster.
+    speeds = (Speed(REFERENCE), *(Speed(REFERENCE, {Grid(1): 2.0}),) * 3)
+    offer = replace(offer, machines=replace(offer.machines, workers=speeds))
+    assert workers_of(candidate_of(offer, 2).plan) == [0, 1]
 
 
 @pytest.mark.parametrize("engine", ["peers", "futures"])

@@ -368,14 +368,19 @@ class RemoteDataset(BaseDataset):
         return max(*sizes, min(sum(sizes), PIECE_BYTES))
 
     def bytes_on_workers(self) -> dict[str, int]:
-        """Return the bytes of the blocks that each worker has."""
+        """Return the bytes of the features of the blocks that each worker has.
+
+        As many as they will take in the fit, whatever the dtype of the blocks.
+        """
         futures, blocks = self.features.futures, self.features.blocks
         found: Counter[str] = Counter()
         # A streamed array has no blocks yet.
         if futures:
             where = block_locations(self.client, futures)
+            stored = max(1, sum(block.nbytes for block in blocks))
             for future, block in zip(futures, blocks, strict=True):
-                found.update(dict.fromkeys(where[future.key], block.nbytes))
+                n_bytes = round(self.features_nbytes * block.nbytes / stored)
+                found.update(dict.fromkeys(where[future.key], n_bytes))
         return found
 
     def content(self) -> Sequence[Any]:

@@ -2,8 +2,10 @@
 
 import copy
 import gc
+from collections import Counter
 from concurrent.futures import CancelledError
 from dataclasses import replace
+from functools import partial
 
 import dask
 import dask.array as da
@@ -77,6 +79,19 @@ def test_a_remote_data_set_has_the_client_that_reaches_it():
     client = object()
     assert features_of(client).with_targets(Y, None).client is client
     assert Dataset(X, Y).client is None
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_workers_have_as_many_bytes_of_rows_as_a_fit_will_hold(client, dtype):
+    features = features_of(client, convert=partial(np.asarray, dtype=dtype))
+    dataset = features.with_targets(Y, None).prepared(np.dtype(np.float32))
+    # Nothing has been computed yet.
+    assert dataset.bytes_on_workers() == {}
+    with features.held() as futures:
+        where = block_locations(client, futures)
+        expected = Counter(worker for at in where.values() for worker in at)
+        found = bounded(dataset.bytes_on_workers)
+        assert found == {worker: 5 * 4 * 4 * n for worker, n in expected.items()}
 
 
 @pytest.mark.parametrize("convert", [np.asarray, sparse.csr_array])
