@@ -3,13 +3,18 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, split_neurons
 from skdistmlp.planning.candidates import Candidate, FitLength, ranked
-from skdistmlp.planning.cost import StepCost, bytes_held, bytes_here_by_tasks
+from skdistmlp.planning.cost import (
+    StepCost,
+    bytes_held,
+    bytes_here_by_tasks,
+    features_held,
+)
 from skdistmlp.planning.machines import Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
 from skdistmlp.planning.plan import Plan, local_plan, plan_training
@@ -23,7 +28,7 @@ from skdistmlp.planning.step_time import (
     step_time_of_tasks,
 )
 from skdistmlp.planning.traffic import exchanges_of_tasks, traffic
-from skdistmlp.planning.worker_counts import worker_counts
+from skdistmlp.planning.worker_counts import group_with_room, worker_counts
 
 PEERS_FIT_S = 0.15
 """Seconds of a fit on workers besides its steps, and besides sending rows: a dozen
@@ -216,22 +221,75 @@ class Offer:
                 if grid.n_ranks <= n_before and grid in with_room:
                     # It would be on the same workers again.
                     continue
-                plan, places = self._placed(grid, among)
-                if has_room(plan, self.memory, self.memory_share):
+                if placed := self._placed(grid, among):
                     with_room.add(grid)
-                    yield self._by_peers(plan, places)
+                    yield self._by_peers(*placed)
 
     def _grids(self, among: Sequence[int]) -> Iterator[Grid]:
         """Yield the grids to consider on some of the workers."""
         if self.n_workers is None:
-            slowness = sorted(self._slowness[place] for place in among)
-            counts = worker_counts(slowness, self.n_replicas, self.min_workers)
+            counts = self._counts(among)
         else:
             counts = [self.n_workers] if self.n_workers <= len(among) else []
         for n_workers in counts:
-            for grid in grids_of(n_workers, self.layer_units, self.cost):
-                if self.n_replicas in (None, grid.n_replicas):
-                    yield grid
+            yield from self._grids_of(n_workers)
+
+    def _grids_of(self, n_workers: int) -> Iterator[Grid]:
+        """Yield the grids of this many workers."""
+        for grid in grids_of(n_workers, self.layer_units, self.cost):
+            if self.n_replicas in (None, grid.n_replicas):
+                yield grid
+
+    def _counts(self, among: Sequence[int]) -> list[int]:
+        """Return how many of some workers to consider, in ascending order."""
+        found: set[int] = set()
+        for group in self._groups(among):
+            slowness = sorted(self._slowness[place] for place in group)
+            found |= {*worker_counts(slowness, self.n_replicas, self.min_workers)}
+        least = min(self.min_workers, len(among))
+        return sorted(count for count in found if count >= least)
+
+    def _groups(self, among: Sequence[int]) -> set[tuple[int, ...]]:
+        """Return some workers, and those of them that have room for their part.
+
+        Rows may be held in several ways: those that have room with copies of them are
+        a group, and so are those that have it without.
+        """
+        found = {tuple(among)}
+        if self.memory:
+            for holding in HOLDINGS:
+                with_room = partial(self._with_room, among, holding)
+                found.add(tuple(group_with_room(among, with_room)))
+        return found
+
+    def _with_room(
+        self, among: Sequence[int], holding: RowHolding, n_workers: int
+    ) -> list[int]:
+        """Return the workers with room for a process of some grid of this many."""
+        needs = [self._needs(grid, holding) for grid in self._grids_of(n_workers)]
+        return [
+            place
+            for place in among
+            if any(
+                needed <= self._free[place] and features <= self._room_for_rows[place]
+                for needed, features in needs
+            )
+        ]
+
+    def _needs(self, grid: Grid, holding: RowHolding) -> tuple[int, int]:
+        """Return the bytes that most processes of a grid hold, and those of features.
+
+        In memory, and on equal workers.
+        """
+        if self.cost.needs_all_features:
+            holding = replace(holding, form="all")
+        n_shards, n_replicas = grid.n_shards, grid.n_replicas
+        layout = NetworkSplit.even(self.layer_units, n_shards).layout(n_shards - 1)
+        # Not the first one, where SciPy is.
+        held = bytes_held(layout, self.cost, n_replicas, n_replicas - 1, holding)
+        if holding.on_disk:
+            return held, 0
+        return held, features_held(self.cost, n_shards, n_replicas, holding)
 
     @cached_property
     def _slowness(self) -> tuple[float, ...]:
@@ -244,10 +302,20 @@ class Offer:
         found = (self.memory.get(worker) for worker in self.workers)
         return tuple(math.inf if its is None else its.free for its in found)
 
-    def _placed(self, grid: Grid, among: Sequence[int]) -> tuple[Plan, Sequence[int]]:
+    @cached_property
+    def _room_for_rows(self) -> tuple[float, ...]:
+        """The bytes of features that each worker may have in memory."""
+        found = (self.memory.get(worker) for worker in self.workers)
+        share = self.memory_share
+        return tuple(math.inf if its is None else share * its.limit for its in found)
+
+    def _placed(
+        self, grid: Grid, among: Sequence[int]
+    ) -> tuple[Plan, Sequence[int]] | None:
         """Return the plan of a grid, on the fastest workers that have room for it.
 
-        Without such workers, there is no room for what is returned.
+        Each has a copy of its rows, if there are enough workers with room for that, or
+        else what takes less.
 
         Parameters
         ----------
@@ -258,13 +326,19 @@ class Offer:
 
         Returns
         -------
-        Plan
-            The plan.
-        sequence of int
-            Which workers, by their place among all.
+        (Plan, sequence of int) or None
+            The plan, and which workers, by their place among all; None if too few have
+            room.
         """
+        tried = (self._placed_with(holding, grid, among) for holding in HOLDINGS)
+        return next((placed for placed in tried if placed is not None), None)
+
+    def _placed_with(
+        self, holding: RowHolding, grid: Grid, among: Sequence[int]
+    ) -> tuple[Plan, Sequence[int]] | None:
+        """Return the plan of a grid on workers that have their rows in one way."""
         places = self._preferred(among, grid.n_ranks)
-        plan = self._on(grid, places)
+        plan = self._on(grid, places, holding)
         if has_room(plan, self.memory, self.memory_share):
             return plan, places
         # Only where these have no room: memory that is free changes from fit to fit,
@@ -282,14 +356,15 @@ class Offer:
                     place
                     for place in left
                     if needs.get(place, least) <= self._free[place]
+                    and plan.features_in_memory <= self._room_for_rows[place]
                 ]
             if len(left) < grid.n_ranks:
                 break
             places = left[: grid.n_ranks]
-            plan = self._on(grid, places)
+            plan = self._on(grid, places, holding)
             if has_room(plan, self.memory, self.memory_share):
-                break
-        return plan, places
+                return plan, places
+        return None
 
     def _preferred(self, among: Sequence[int], n_workers: int) -> Sequence[int]:
         """Return the fastest workers; of equally fast ones, those with most rows.
@@ -311,27 +386,19 @@ class Offer:
         chosen = set(taken)
         return [place for place in among if place in chosen]
 
-    def _on(self, grid: Grid, places: Sequence[int]) -> Plan:
-        """Return the plan of a grid on some workers.
-
-        Each has a copy of its rows if they have room for it, or else what takes less.
-        """
+    def _on(self, grid: Grid, places: Sequence[int], holding: RowHolding) -> Plan:
+        """Return the plan of a grid on some workers."""
         workers = tuple(self.workers[place] for place in places)
         shares = [1 / self._slowness[place] for place in places]
-        of_rows = row_shares(grid, shares)
-        for holding in HOLDINGS:
-            plan = plan_training(
-                self.layer_units,
-                "auto",
-                workers,
-                self.cost,
-                shares,
-                grid.n_replicas,
-                replace(holding, shares=of_rows),
-            )
-            if has_room(plan, self.memory, self.memory_share):
-                break
-        return plan
+        return plan_training(
+            self.layer_units,
+            "auto",
+            workers,
+            self.cost,
+            shares,
+            grid.n_replicas,
+            replace(holding, shares=row_shares(grid, shares)),
+        )
 
     def _by_peers(self, plan: Plan, places: Sequence[int]) -> Candidate:
         """Return the candidate of a plan on some workers."""

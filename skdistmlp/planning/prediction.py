@@ -19,11 +19,10 @@ from skdistmlp.planning.cost import (
 from skdistmlp.planning.left_out import left_out_lines, slow_workers
 from skdistmlp.planning.machines import Machines, Speed
 from skdistmlp.planning.memory import WorkerMemory
-from skdistmlp.planning.offer import PLACEMENTS_TRIED
 from skdistmlp.planning.plan import Plan, local_plan
 from skdistmlp.planning.rates import DASK_BYTE_S, REFERENCE, TASK_S
 from skdistmlp.planning.step_time import computation_s
-from skdistmlp.planning.worker_counts import worker_counts
+from skdistmlp.planning.worker_counts import group_with_room, worker_counts
 
 TASKS_BY_ROWS = 2
 """Chained tasks that take as long as a prediction by rows takes to begin, whatever its
@@ -159,20 +158,21 @@ class _PredictionOffer:
     def _counts_by_neurons(self) -> list[int]:
         """Return the numbers of shards to consider, in ascending order.
 
-        Of all workers, then of those that have room for one of that many shards, and
-        so on: with fewer workers, each has a larger shard, for which fewer have room.
+        Of all workers, and of those that have room for one of that many shards.
         """
         widest = max(self.layer_units[1:-1], default=1)
-        found: set[int] = set()
-        places = self._fastest_first
-        for _ in range(PLACEMENTS_TRIED):
-            found |= {min(count, widest) for count in self._counts(places)}
-            smallest = self._split(min(len(places), widest))
-            with_room = self._with_room(self.bytes_on_arrival(smallest))
-            if len(with_room) in (0, len(places)):
-                break
-            places = with_room
-        return sorted(found - {1})
+
+        def with_room(n_workers: int) -> list[int]:
+            split = self._split(min(n_workers, widest))
+            return self._with_room(self.bytes_on_arrival(split))
+
+        every = self._fastest_first
+        counts = {
+            min(count, widest)
+            for places in (every, group_with_room(every, with_room))
+            for count in self._counts(places)
+        }
+        return sorted(counts - {1})
 
     def bytes_on_arrival(self, split: NetworkSplit) -> int:
         """Return the bytes of the largest shard as it arrives, and as it is used."""

@@ -1,7 +1,7 @@
-"""How many workers plans are considered for, among those of different speeds."""
+"""How many workers plans are considered for: some are slow, others lack memory."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 EACH_UP_TO = 8
@@ -9,6 +9,38 @@ EACH_UP_TO = 8
 
 GROUPS_LEFT_OUT = 4
 """Numbers of workers that leave slow ones out, at most: before the widest gaps."""
+
+ROUNDS_FOR_ROOM = 8
+"""Times that workers without room are left out, at most. Two are enough but where
+memory is short and differs widely."""
+
+
+def group_with_room(
+    workers: Sequence[int], with_room: Callable[[int], Sequence[int]]
+) -> Sequence[int]:
+    """Return the workers that have room for their part if just they share.
+
+    With fewer workers, each has a larger part, for which fewer have room.
+
+    Parameters
+    ----------
+    workers : sequence of int
+        All workers, by their place among them.
+    with_room : callable
+        From a number of workers to those of all that have room for the part of one of
+        so many.
+
+    Returns
+    -------
+    sequence of int
+        Empty if none has room.
+    """
+    for _ in range(ROUNDS_FOR_ROOM):
+        fewer = with_room(len(workers)) if workers else workers
+        if len(fewer) == len(workers):
+            break
+        workers = fewer
+    return workers
 
 
 def worker_counts(

@@ -399,6 +399,64 @@ def test_placements_tried_are_bounded(monkeypatch):
     assert tried == list(offer.workers[: 1 + PLACEMENTS_TRIED])
 
 
+def with_full_workers(offer: Offer, limit: int, *full: int) -> Offer:
+    """Return an offer of workers with this much memory, of which some have none."""
+    memory = {
+        worker: WorkerMemory(limit, taken=limit if number in full else 0)
+        for number, worker in enumerate(offer.workers)
+    }
+    return replace(offer, memory=memory)
+
+
+@pytest.mark.parametrize("n_workers", [16, 64])
+def test_all_workers_but_full_ones_are_considered(n_workers):
+    huge = 784, 4096, 4096, 10
+    sizes = {"batch_size": 2000, "bits_per_s": 10 * GBIT, "local": False}
+    offer = offer_of(huge, n_workers=n_workers, **sizes)
+    first = with_full_workers(offer, 10**12, 3).candidates()[0]
+    assert 3 not in workers_of(first.plan)
+    others = offer_of(huge, n_workers=n_workers - 1, **sizes).candidates()[0]
+    assert (first.plan.grid, first.fit_s) == (others.plan.grid, others.fit_s)
+    assert first.plan.n_workers > 3 * n_workers // 4
+
+
+def test_a_network_that_only_fits_on_most_workers_has_a_plan():
+    huge = 784, 4096, 4096, 10
+    offer = offer_of(huge, n_workers=16, batch_size=2000, local=False)
+    offer = replace(offer, n_replicas=1)
+    (on_eleven,) = replace(offer, n_workers=11).candidates()
+    limit = max(on_eleven.plan.bytes_needed)
+    found = with_full_workers(offer, limit, 0, 1, 2, 8).candidates()
+    assert {c.plan.grid for c in found} == {Grid(12)}
+    # With fewer, none has room.
+    assert with_full_workers(offer, limit, 0, 1, 2, 8, 9, 10).candidates() == []
+
+
+def test_workers_without_room_for_copies_of_the_rows_may_be_left_out():
+    sizes = {"data_bytes": 10**9, "feature_bytes": 10**9}
+    offer = offer_of(n_workers=13, batch_size=2000, sizes=sizes, local=False)
+    offer = replace(offer, n_replicas=1)
+    memory = dict.fromkeys(offer.workers, WorkerMemory(4 * 10**9))
+    memory[offer.workers[5]] = WorkerMemory(5 * 10**8)
+    offer = replace(offer, memory=memory)
+    forms = {c.plan.n_workers: c.plan.rows.form for c in offer.candidates()}
+    assert (forms[12], forms[13]) == ("copies", "once")
+    # A third of the memory is for rows at most.
+    memory[offer.workers[5]] = WorkerMemory(2 * 10**9)
+    offer = replace(offer, memory=memory, memory_share=1 / 3)
+    forms = {c.plan.n_workers: c.plan.rows.form for c in offer.candidates()}
+    assert (forms[12], forms[13]) == ("copies", "once")
+
+
+def test_workers_that_are_slow_or_full_are_left_out():
+    offer = offer_of(SMALL, 30, 10 * GBIT, 20_000, slow=(4, 9), local=False)
+    offer = with_full_workers(offer, 10**12, 0)
+    every = candidate_of(offer, 27).plan
+    assert set(workers_of(every)) == {*range(30)} - {0, 4, 9}
+    # Nearly as fast, and with many divisors.
+    assert offer.candidates()[0].plan.n_workers == 24
+
+
 def test_this_process_is_no_candidate_without_room():
     huge = 100_000, 200_000, 10
     little = {f"tcp://worker{n}:1": WorkerMemory(4 * 10**9) for n in range(2)}

@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from skdistmlp.planning.worker_counts import worker_counts
+from skdistmlp.planning.worker_counts import (
+    ROUNDS_FOR_ROOM,
+    group_with_room,
+    worker_counts,
+)
 
 SMALL = [1, 2, 3, 4, 5, 6, 7, 8]
 
@@ -44,3 +48,27 @@ def test_fewer_workers_than_the_least_are_not_considered():
 def test_numbers_are_few_whatever_the_speeds(n_workers):
     slowness = sorted(np.random.default_rng(0).uniform(1, 100, n_workers))
     assert len(worker_counts(slowness)) <= 26
+
+
+def group(*free, needed=12):
+    """Return the workers that share, of those with this much memory, what needs it."""
+
+    def with_room(n_workers):
+        return [place for place, its in enumerate(free) if its >= needed / n_workers]
+
+    return [*group_with_room(range(len(free)), with_room)]
+
+
+def test_workers_that_have_room_are_fewer_the_fewer_they_are():
+    assert group(4, 4, 4) == [0, 1, 2]
+    assert group(9, 1, 9, 9) == [0, 2, 3]
+    # Among three, the second has no room any more.
+    assert group(9, 3, 9, 1) == [0, 2]
+    # None has room in the end.
+    assert group(5, 5, 1) == group(1, 1) == []
+
+
+def test_rounds_in_which_workers_are_left_out_are_bounded():
+    # Each smaller group has one that has just no room.
+    free = [12 / n - 1e-9 for n in range(64, 0, -1)]
+    assert len(group(*free)) == 64 - ROUNDS_FOR_ROOM
