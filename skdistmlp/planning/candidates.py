@@ -191,5 +191,7 @@ def chosen_plan(candidates: Sequence[Candidate], offer: Offer) -> Plan:
         reason = next_best
     else:
         reason = "the fastest plan that is expected to fit into memory"
+    if (fewer := offer.reason_for_fewer(n_workers)) is not None:
+        reason = f"{reason}; {fewer}"
     reason = "; ".join([reason, *left_out_lines(forecast.left_out)])
     return replace(first.plan, reason=reason, forecast=forecast)

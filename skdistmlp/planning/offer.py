@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
+from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
 from skdistmlp.parallel.rows import COPIES, RowHolding
 from skdistmlp.parallel.split import NetworkSplit, split_neurons
@@ -71,7 +72,8 @@ class Offer:
     local : bool
         Whether this process may train.
     n_workers, n_replicas : int or None
-        What the user has fixed.
+        What the user has fixed. If no grid of as many workers gives each neurons and
+        rows, the most are taken that make one.
     min_workers : int
         The fewest workers to take, if there are as many.
     on_cluster : bool
@@ -230,7 +232,8 @@ class Offer:
         if self.n_workers is None:
             counts = self._counts(among)
         else:
-            counts = [self.n_workers] if self.n_workers <= len(among) else []
+            n_workers = self._most_workers(self.n_workers)
+            counts = [n_workers] if n_workers <= len(among) else []
         for n_workers in counts:
             yield from self._grids_of(n_workers)
 
@@ -239,6 +242,37 @@ class Offer:
         for grid in grids_of(n_workers, self.layer_units, self.cost):
             if self.n_replicas in (None, grid.n_replicas):
                 yield grid
+
+    def _most_workers(self, n_workers: int) -> int:
+        """Return the most workers, of this many, that make a grid; 0 if none do."""
+        numbers = range(n_workers, 0, -1)
+        return next((n for n in numbers if any(self._grids_of(n))), 0)
+
+    def reason_for_fewer(self, n_workers: int) -> str | None:
+        """Say why a plan takes fewer workers than were asked for; None if it does not.
+
+        Parameters
+        ----------
+        n_workers : int
+            How many it takes; 0 for none of them, which needs another reason.
+        """
+        if self.n_workers is None or not 0 < n_workers < self.n_workers:
+            return None
+        *hidden, _ = self.layer_units[1:]
+        neurons = "the network has no hidden layer"
+        if hidden:
+            neurons = f"the widest hidden layer has {counted(max(hidden), 'neuron')}"
+        rows = f"a step has {counted(self.cost.n_rows, 'row')}"
+        if self.cost.in_ordered_blocks:
+            rows = "rows in blocks that keep their order allow no replicas"
+        replicas = ""
+        if self.n_replicas is not None:
+            replicas = f" of {counted(self.n_replicas, 'replica')}"
+        return (
+            f"{n_workers} of {counted(self.n_workers, 'worker')} train: no more of "
+            f"them make a grid{replicas} in which each has neurons and rows, since "
+            f"{neurons} and {rows}"
+        )
 
     def _counts(self, among: Sequence[int]) -> list[int]:
         """Return how many of some workers to consider, in ascending order."""
@@ -266,7 +300,8 @@ class Offer:
         self, among: Sequence[int], holding: RowHolding, n_workers: int
     ) -> list[int]:
         """Return the workers with room for a process of some grid of this many."""
-        needs = [self._needs(grid, holding) for grid in self._grids_of(n_workers)]
+        most = self._most_workers(n_workers)
+        needs = [self._needs(grid, holding) for grid in self._grids_of(most)]
         return [
             place
             for place in among

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from skdistmlp.parallel.grid import Grid
 from skdistmlp.planning.candidates import (
     MARGIN,
     FitLength,
@@ -160,6 +161,60 @@ def test_a_chosen_plan_says_which_workers_it_leaves_out():
     assert "left out" not in chosen_plan(here.candidates(), here).reason
     equal = offer_of(n_workers=4, bits_per_s=10 * GBIT)
     assert "left out" not in chosen_plan(equal.candidates(), equal).reason
+
+
+@pytest.mark.parametrize(
+    ("units", "asked", "sizes", "grids", "why"),
+    [
+        (
+            (100, 5, 10),
+            {"n_workers": 7},
+            {"in_ordered_blocks": True},
+            {Grid(5)},
+            "5 of 7 workers train: no more of them make a grid in which each has "
+            "neurons and rows, since the widest hidden layer has 5 neurons and rows in "
+            "blocks that keep their order allow no replicas",
+        ),
+        (
+            (100, 2, 10),
+            {"n_workers": 7},
+            {},
+            {Grid(2, 3), Grid(1, 6)},
+            "6 of 7 workers train: no more of them make a grid in which each has "
+            "neurons and rows, since the widest hidden layer has 2 neurons and a step "
+            "has 6 rows",
+        ),
+        (
+            (100, 2, 10),
+            {"n_workers": 6, "n_replicas": 2},
+            {},
+            {Grid(2, 2)},
+            "4 of 6 workers train: no more of them make a grid of 2 replicas in which "
+            "each has neurons and rows, since the widest hidden layer has 2 neurons "
+            "and a step has 6 rows",
+        ),
+        (
+            (100, 10),
+            {"n_workers": 7},
+            {},
+            {Grid(1, 6)},
+            "6 of 7 workers train: no more of them make a grid in which each has "
+            "neurons and rows, since the network has no hidden layer and a step has 6 "
+            "rows",
+        ),
+    ],
+)
+def test_as_many_workers_train_as_make_a_grid(units, asked, sizes, grids, why):
+    offer = offer_of(units, n_workers=7, batch_size=6, sizes=sizes, local=False)
+    offer = replace(offer, cluster_engines=("peers", "futures"), **asked)
+    candidates = offer.candidates()
+    assert {c.plan.grid for c in candidates if c.plan.engine == "peers"} == grids
+    plan = chosen_plan(candidates, offer)
+    assert plan.engine == "peers"
+    assert plan.reason.endswith(f"; {why}")
+    # As many as were asked for need no excuse.
+    every = replace(offer, n_workers=plan.n_workers)
+    assert why not in chosen_plan(every.candidates(), every).reason
 
 
 def test_a_local_plan_that_is_not_the_fastest_says_why_it_is_taken():
