@@ -133,10 +133,13 @@ class DealtRows:
             return slice(min(first, rows.stop), rows.stop, self.n_replicas)
         return rows[self.positions(replica, rows)]
 
-    def n_own(self, replica: int, start: int, stop: int) -> int:
-        """Return how many of the rows from `start` to `stop - 1` a replica has."""
-        first = start + (replica - start) % self.n_replicas
-        return len(range(first, stop, self.n_replicas))
+    def n_own_of_each(self, start: int, stop: int) -> list[int]:
+        """Return how many of the rows from `start` to `stop - 1` each replica has."""
+        n_each, n_more = divmod(stop - start, self.n_replicas)
+        found = [n_each] * self.n_replicas
+        for row in range(stop - n_more, stop):
+            found[row % self.n_replicas] += 1
+        return found
 
     def shards(self, own: Rows) -> RowNumbers:
         """Return which shard has each row; see `RowDistribution`."""
@@ -223,15 +226,16 @@ class RowsByShares:
         """Return a replica's rows of a batch; see `RowDistribution`."""
         return numbers_of(rows)[self.positions(replica, rows)]
 
-    def n_own(self, replica: int, start: int, stop: int) -> int:
-        """Return how many of the rows from `start` to `stop - 1` a replica has."""
+    def n_own_of_each(self, start: int, stop: int) -> list[int]:
+        """Return how many of the rows from `start` to `stop - 1` each replica has."""
 
-        def before(row: int) -> int:
+        def before(row: int) -> RowNumbers:
             rounds, rest = divmod(row, len(self._turns))
-            in_round = np.count_nonzero(self._turns[:rest] == replica)
-            return rounds * self.shares[replica] + int(in_round)
+            in_round = np.bincount(self._turns[:rest], minlength=self.n_replicas)
+            return rounds * np.array(self.shares) + in_round
 
-        return before(stop) - before(start)
+        found: list[int] = (before(stop) - before(start)).tolist()
+        return found
 
     def shards(self, own: Rows) -> RowNumbers:
         """Return which shard has each row; see `RowDistribution`."""

@@ -143,9 +143,9 @@ class NetworkSplit:
             The split.
         """
         hidden = layer_units[1:-1]
-        return cls(
-            tuple(layer_units), tuple(split_neurons(units, shares) for units in hidden)
-        )
+        # Layers of one width are split alike.
+        ranges = {units: split_neurons(units, shares) for units in {*hidden}}
+        return cls(tuple(layer_units), tuple(ranges[units] for units in hidden))
 
     @property
     def n_shards(self) -> int:

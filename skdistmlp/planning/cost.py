@@ -284,7 +284,7 @@ def bytes_held_by_peers(
     of_replicas: dict[object, list[int]] = {}
     held: list[int] = []
     for replica in range(n_replicas):
-        kind = replica == 0, rows.share(replica, n_replicas)
+        kind = replica == 0, rows.shares[replica] if rows.shares else 1
         if kind not in of_replicas:
             of_sizes = {
                 layout.size: bytes_held(layout, cost, n_replicas, replica, rows)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from operator import truediv
 
 from skdistmlp.exceptions import counted
 from skdistmlp.parallel.grid import Grid
@@ -316,8 +317,7 @@ class Offer:
 
         In memory, and on equal workers.
         """
-        if self.cost.needs_all_features:
-            holding = replace(holding, form="all")
+        holding = self._possible(holding)
         n_shards, n_replicas = grid.n_shards, grid.n_replicas
         layout = NetworkSplit.even(self.layer_units, n_shards).layout(n_shards - 1)
         # Not the first one, where SciPy is.
@@ -340,9 +340,14 @@ class Offer:
     @cached_property
     def _room_for_rows(self) -> tuple[float, ...]:
         """The bytes of features that each worker may have in memory."""
+        others = self.cost.data_bytes - self.cost.feature_bytes
         found = (self.memory.get(worker) for worker in self.workers)
-        share = self.memory_share
-        return tuple(math.inf if its is None else share * its.limit for its in found)
+        return tuple(
+            math.inf
+            if its is None
+            else min(its.free - others, self.memory_share * its.limit)
+            for its in found
+        )
 
     def _placed(
         self, grid: Grid, among: Sequence[int]
@@ -365,8 +370,37 @@ class Offer:
             The plan, and which workers, by their place among all; None if too few have
             room.
         """
-        tried = (self._placed_with(holding, grid, among) for holding in HOLDINGS)
-        return next((placed for placed in tried if placed is not None), None)
+        for holding in HOLDINGS:
+            if grid.n_shards == 1 and holding == RowHolding("once"):
+                # A shard that has nobody to gather rows from has a copy of them.
+                continue
+            able = self._with_room_for_rows(grid, holding, among)
+            if len(able) < grid.n_ranks:
+                continue
+            if placed := self._placed_with(holding, grid, able):
+                return placed
+        return None
+
+    def _with_room_for_rows(
+        self, grid: Grid, holding: RowHolding, among: Sequence[int]
+    ) -> Sequence[int]:
+        """Return the workers that have room for their rows, if for nothing else.
+
+        They are found before any plan is made: none gives each worker less.
+        """
+        if holding.on_disk or not self.memory:
+            return among
+        n_bytes = features_held(
+            self.cost, grid.n_shards, grid.n_replicas, self._possible(holding)
+        )
+        room = self._room_for_rows
+        return [place for place in among if n_bytes <= room[place]]
+
+    def _possible(self, holding: RowHolding) -> RowHolding:
+        """Return what workers have of the rows; all where a score needs them."""
+        if self.cost.needs_all_features:
+            return replace(holding, form="all")
+        return holding
 
     def _placed_with(
         self, holding: RowHolding, grid: Grid, among: Sequence[int]
@@ -488,13 +522,11 @@ def row_shares(grid: Grid, speeds: Sequence[float]) -> tuple[int, ...]:
     speeds : sequence of float
         Of each of its processes, the fastest first.
     """
-    last = speeds[-grid.n_shards :]
+    n_shards = grid.n_shards
+    last = speeds[-n_shards:]
     of_replicas = [
-        min(
-            speeds[rank] / last[grid.shard(rank)]
-            for rank in grid.along("neurons", replica * grid.n_shards)
-        )
-        for replica in range(grid.n_replicas)
+        min(map(truediv, speeds[first : first + n_shards], last))
+        for first in range(0, grid.n_ranks, n_shards)
     ]
     if min(of_replicas) == max(of_replicas):
         return ()

@@ -271,14 +271,29 @@ def _slowest(
     ]
     # Of many processes few differ in what they compute, and of those that do not, the
     # slowest counts.
-    slowest: dict[object, _Process] = {}
-    for rank in sorted(
-        range(grid.n_ranks), key=lambda rank: speeds[rank].correction(grid)
-    ):
-        layout, n_rows = layouts[grid.shard(rank)], rows_of[grid.replica(rank)]
-        process = _Process(layout, cost, grid, speeds[rank], n_rows)
-        slowest[layout.size, n_rows, id(speeds[rank].rates)] = process
-    return max(slowest.values(), key=lambda process: process.computed_s)
+    corrections = {
+        id(speed): speed.correction(grid)
+        for speed in {id(speed): speed for speed in speeds}.values()
+    }
+    slowest: dict[object, tuple[float, int]] = {}
+    for rank, speed in enumerate(speeds):
+        n_rows = rows_of[grid.replica(rank)]
+        kind = layouts[grid.shard(rank)].size, n_rows, id(speed.rates)
+        its = corrections[id(speed)], rank
+        slowest[kind] = max(slowest.get(kind, its), its)
+    return max(
+        (
+            _Process(
+                layouts[grid.shard(rank)],
+                cost,
+                grid,
+                speeds[rank],
+                rows_of[grid.replica(rank)],
+            )
+            for _, rank in slowest.values()
+        ),
+        key=lambda process: process.computed_s,
+    )
 
 
 def _exchange_s(exchange: Exchange, link: Link, rates: Rates) -> tuple[float, float]:

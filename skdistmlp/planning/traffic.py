@@ -205,11 +205,13 @@ def bytes_exchanged(
     n_numbers = 2 * sum(split.layer_units[1:-2]) * cost.n_rows * others
     # Once for all replicas: a round of hundreds of unequal ones has thousands of rows.
     dealt = dealt_rows(Grid(1, n_replicas), rows)
-    for replica in range(n_replicas):
-        for n_rows in _rows_of_blocks(cost, dealt, replica):
+    for of_replicas in _rows_of_blocks(cost, dealt):
+        # Of hundreds of replicas, few differ.
+        for n_rows, times in Counter(of_replicas).items():
             n_logits = n_rows * split.layer_units[-1]
             in_parts = sums_in_parts(split.n_shards, n_logits * cost.itemsize)
-            n_numbers += n_logits * others * (2 if in_parts else split.n_shards)
+            n_sums = 2 if in_parts else split.n_shards
+            n_numbers += times * n_logits * others * n_sums
     n_numbers += 2 * split.n_parameters * (n_replicas - 1)
     # Numbers of float64: of the norm, of losses, and of two decisions.
     n_scalars = cost.clips_gradient * n_ranks * (n_ranks - 1)
@@ -241,7 +243,7 @@ def exchanges_of_tasks(
     n_others, row_bytes = split.n_shards - 1, cost.n_rows * cost.itemsize
     if not n_others:
         return []
-    n_blocks = len(_rows_of_blocks(cost, dealt_rows(Grid(1), COPIES), 0))
+    n_blocks = len(_rows_of_blocks(cost, dealt_rows(Grid(1), COPIES)))
 
     def exchange(
         what: str, collective: Collective, n_units: int, n_own: int = 0
@@ -275,7 +277,7 @@ def _along_neurons(
     """Yield what the shards of a replica exchange: values of its rows."""
     shard, replica = grid.shard(rank), grid.replica(rank)
     dealt = dealt_rows(Grid(1, grid.n_replicas), rows)
-    blocks = _rows_of_blocks(cost, dealt, replica)
+    blocks = [each[replica] for each in _rows_of_blocks(cost, dealt)]
     n_rows, n_blocks = sum(blocks), len(blocks)
 
     def along(
@@ -354,15 +356,13 @@ def _dealt(n_rows: int, part: int, n_parts: int) -> int:
     return len(range(part, n_rows, n_parts))
 
 
-def _rows_of_blocks(
-    cost: StepCost, dealt: DealtRows | RowsByShares, replica: int
-) -> list[int]:
-    """Return how many rows of each block a replica computes; a step is one block."""
+def _rows_of_blocks(cost: StepCost, dealt: DealtRows | RowsByShares) -> list[list[int]]:
+    """Return how many rows of each block each replica computes; a step is one block."""
     n_rows, size = cost.n_rows, cost.n_rows
     if cost.moves_parameters and cost.buffer_rows is not None:
         size = cost.buffer_rows
     return [
-        dealt.n_own(replica, start, min(start + size, n_rows))
+        dealt.n_own_of_each(start, min(start + size, n_rows))
         for start in range(0, n_rows, max(1, size))
     ]
 

@@ -410,7 +410,7 @@ class Trial:
         """Return as many rows, with the features of those of the first replica."""
         n_features = self.network.layer_units[0]
         distribution = dealt_rows(grid, COPIES)
-        n_rows = distribution.n_own(0, 0, max_rows)
+        n_rows = distribution.n_own_of_each(0, max_rows)[0]
         X: Any
         if self.nnz_per_row is None:
             X = random.random((n_rows, n_features), np.float32).astype(self.dtype)

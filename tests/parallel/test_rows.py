@@ -115,7 +115,7 @@ def test_rows_of_a_replica_are_counted_without_listing_them(dealt):
     for start, stop in [(0, 0), (0, 9), (3, 11), (7, 30), (5, 6)]:
         for replica in range(3):
             own = numbers_of(dealt.own(replica, slice(start, stop)))
-            assert dealt.n_own(replica, start, stop) == len(own)
+            assert dealt.n_own_of_each(start, stop)[replica] == len(own)
 
 
 def test_the_replica_with_the_most_rows_holds_the_most():

@@ -37,9 +37,18 @@ SMALL = 64, 256, 256, 10
 
 GBIT = 1e9
 
-CALLS_PER_PROCESS = 200
-"""Function calls that planning may take per process of a candidate: twice as many as it
-does."""
+CALLS_PER_PROCESS = 100
+"""Function calls that planning may take per process of a candidate: half as many again
+as it does."""
+
+COSTS = {
+    "steps": StepCost.of_step(8_000, itemsize=4),
+    "rows": StepCost.of_step(
+        8_000, itemsize=4, data_bytes=8 * 10**9, feature_bytes=8 * 10**9
+    ),
+    "evaluations": StepCost.of_evaluation(60_000, buffer_rows=10_000),
+}
+"""Of a step, of one with rows that few workers have room for, and of "lbfgs"."""
 
 
 def offer_of(
@@ -74,6 +83,17 @@ def offer_of(
         memory,
         **others,
     )
+
+
+def mixed_offer(n_workers: int = 1024) -> Offer:
+    """Return an offer of workers of four speeds, with three kinds of links."""
+    offer = offer_of((784, 4096, 4096, 10), n_workers, batch_size=8_000)
+    kinds = [Speed(REFERENCE, {Grid(1): ratio}) for ratio in (1.0, 1.5, 2.0, 3.0)]
+    rates = [Link.of_rate(rate, REFERENCE) for rate in (10 * GBIT, GBIT, GBIT / 10)]
+    speeds = tuple(kinds[number % 4] for number in range(n_workers))
+    links = tuple(rates[number // 4 % 3] for number in range(n_workers))
+    machines = replace(offer.machines, workers=speeds, links=links)
+    return replace(offer, machines=machines)
 
 
 def with_rates_here(offer: Offer, *rates: float) -> Offer:
@@ -645,6 +665,16 @@ def candidates_and_calls(offer: Offer) -> tuple[list[Candidate], int]:
         sys.setprofile(before)
 
 
+def assert_work_is_bounded(offer: Offer) -> None:
+    """Check what it takes to plan a thousand workers."""
+    candidates, n_calls = candidates_and_calls(offer)
+    assert all(math.isfinite(c.fit_s) for c in candidates)
+    assert max(len(c.plan.workers) for c in candidates) == 1024
+    # A few for each process of each candidate, which are at most 1,024.
+    n_processes = sum(len(c.plan.workers) for c in candidates)
+    assert n_calls < CALLS_PER_PROCESS * n_processes
+
+
 @pytest.mark.parametrize("n_speeds", [1, 2, 1024])
 @pytest.mark.parametrize("n_far", [0, 24])
 def test_work_to_plan_a_thousand_workers_is_bounded(n_speeds, n_far):
@@ -655,13 +685,39 @@ def test_work_to_plan_a_thousand_workers_is_bounded(n_speeds, n_far):
         Speed(REFERENCE, {Grid(1): float(ratios[number % n_speeds])})
         for number in range(1024)
     )
-    offer = replace(offer, machines=replace(offer.machines, workers=speeds))
-    candidates, n_calls = candidates_and_calls(offer)
-    assert all(math.isfinite(c.fit_s) for c in candidates)
-    assert max(len(c.plan.workers) for c in candidates) == 1024
-    # A few for each process of each candidate, which are at most 1,024.
-    n_processes = sum(len(c.plan.workers) for c in candidates)
-    assert n_calls < CALLS_PER_PROCESS * n_processes
+    assert_work_is_bounded(
+        replace(offer, machines=replace(offer.machines, workers=speeds))
+    )
+
+
+@pytest.mark.parametrize(
+    ("what", "limit"), [("steps", 4), ("rows", 4), ("evaluations", 10)]
+)
+def test_work_to_plan_a_thousand_mixed_workers_is_bounded(what, limit):
+    offer = replace(mixed_offer(), cost=COSTS[what])
+    memory = dict.fromkeys(offer.workers, WorkerMemory(limit * 10**9))
+    assert_work_is_bounded(replace(offer, memory=memory))
+
+
+def test_no_plan_is_made_of_workers_without_room_for_their_rows(monkeypatch):
+    offer = offer_of(n_workers=4, local=False, on_cluster=True)
+    memory = {
+        worker: WorkerMemory(limit)
+        for worker, limit in zip(
+            offer.workers, (10**9, 10**10, 10**9, 10**10), strict=True
+        )
+    }
+    offer = replace(offer, cost=COSTS["rows"], memory=memory, n_workers=2)
+    tried = []
+
+    def plan(units, engine, workers, cost, shares, n_replicas, rows):
+        tried.append((n_replicas, rows.form, rows.on_disk, workers))
+        return plan_training(units, engine, workers, cost, shares, n_replicas, rows)
+
+    monkeypatch.setattr("skdistmlp.planning.offer.plan_training", plan)
+    replace(offer, cluster_engines=("peers",)).candidates()
+    able = offer.workers[1::2]
+    assert tried == [(1, "copies", False, able), (2, "copies", False, able)]
 
 
 def candidate_of(offer: Offer, n_workers: int) -> Candidate:
