@@ -92,8 +92,10 @@ def measures(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def forgets():
+def forgets(client):
+    """Also of tests of other modules that share the cluster: who is to train next."""
     forget_machines()
+    forget_choices(client)
     yield
     forget_machines()
 
