@@ -54,11 +54,13 @@ def test_objects_of_this_package_are_counted():
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc tells how much it allocates")
 def test_arrays_are_counted_while_they_are_in_use():
     before = held_here().in_use
-    kept = np.ones(2**20)
+    kept = np.ones(2**23)
     grown = held_here().in_use
-    assert grown - before >= kept.nbytes
+    # Threads of other tests of this process may free something meanwhile.
+    assert grown - before > 0.9 * kept.nbytes
+    n_bytes = kept.nbytes
     del kept
-    assert held_here().in_use - before < 2**20
+    assert held_here().in_use - before < 0.1 * n_bytes
 
 
 def test_objects_that_stay_after_each_fit_are_found():

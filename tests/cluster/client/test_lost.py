@@ -18,10 +18,15 @@ from tests.cluster.support import WITHIN_S, bounded, in_thread, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-CLIENT = SimpleNamespace(
-    scheduler=SimpleNamespace(address="tcp://scheduler:1"), status="running"
-)
-"""What stands for a client."""
+
+class MadeUpClient:
+    """What stands for a client, of which others keep weak references."""
+
+    scheduler = SimpleNamespace(address="tcp://scheduler:1")
+    status = "running"
+
+
+CLIENT = MadeUpClient()
 
 
 @pytest.fixture
@@ -136,7 +141,7 @@ def test_workers_that_are_too_few_after_the_wait_are_an_error(caplog):
 
 
 def test_a_client_that_is_closed_meanwhile_ends_the_wait(clock):
-    client = SimpleNamespace(**vars(CLIENT))
+    client = MadeUpClient()
     note_number(client, 2)
 
     def close():
