@@ -15,6 +15,8 @@ class ForkSafeLock:
 
     def __init__(self) -> None:
         self._renew()
+        # The lock that each thread holds: after a fork not the one that is there now.
+        self._held = threading.local()
         if hasattr(os, "register_at_fork"):
             # Not on Windows, which has no forks.
             os.register_at_fork(after_in_child=self._renew)
@@ -24,11 +26,15 @@ class ForkSafeLock:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Acquire the lock; see `threading.Lock`."""
-        return self._lock.acquire(blocking, timeout)
+        lock = self._lock
+        is_acquired = lock.acquire(blocking, timeout)
+        if is_acquired:
+            self._held.lock = lock
+        return is_acquired
 
     def release(self) -> None:
-        """Release the lock."""
-        self._lock.release()
+        """Release the lock that this thread has acquired, also in a forked process."""
+        self._held.lock.release()
 
     def locked(self) -> bool:
         """Return whether it is held."""
@@ -43,7 +49,4 @@ class ForkSafeLock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Whoever has forked inside of the context leaves it in the child too, whose
-        # lock is a new one.
-        if self._lock.locked():
-            self._lock.release()
+        self.release()

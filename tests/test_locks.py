@@ -56,15 +56,18 @@ def test_no_module_has_a_lock_that_a_fork_may_leave_held():
 
 
 def test_whoever_forks_while_it_holds_a_lock_leaves_its_context():
+    """It does not release what another thread of the new process holds."""
     lock = ForkSafeLock()
 
-    def leave_and_enter():
-        lock.__exit__(None, None, None)
-        with lock:
-            return lock.locked()
+    def leave():
+        other = threading.Thread(target=lock.acquire)
+        other.start()
+        other.join(timeout=5)
+        lock.release()
+        return lock.locked() and not lock.acquire(blocking=False)
 
     with lock:
-        assert not fails_in_child(leave_and_enter)
+        assert not fails_in_child(leave)
 
 
 def test_one_thread_at_a_time():

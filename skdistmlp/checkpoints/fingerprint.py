@@ -169,13 +169,14 @@ class _Digest:
         self._add_all(_name_of(function), (*own, cells, referred))
 
     def _add_class(self, cls: type) -> None:
-        # Of a notebook or a script, where one of the same name may do something else.
-        own = {}
-        if not _is_importable(cls):
+        # Of the user's own module, notebook or script, one of the same name may do
+        # something else the next time.
+        own, is_importable = {}, _is_importable(cls)
+        if not (is_importable and _is_installed(cls.__module__)):
             hidden = {"__dict__", "__weakref__", "__doc__", "__module__"}
             own = {k: v for k, v in vars(cls).items() if k not in hidden}
             own = {k: getattr(v, "__func__", v) for k, v in own.items()}
-            own |= {"bases": cls.__bases__}
+            own |= {} if is_importable else {"bases": cls.__bases__}
         self._add_all(_name_of(cls), own.items())
 
     def _add_object(self, value: Any) -> None:
@@ -256,7 +257,9 @@ def _installation_places() -> frozenset[Path]:
     """Return the directories of Python and of the packages that are installed."""
     paths, names = sysconfig.get_paths(), ("stdlib", "platstdlib", "purelib", "platlib")
     places = [paths[name] for name in names]
-    places += [*site.getsitepackages(), site.getusersitepackages()]
+    found = [*site.getsitepackages(), site.getusersitepackages()]
+    # On Windows, the directory of Python is among them, below which users keep code.
+    places += [p for p in found if p.endswith(("site-packages", "dist-packages"))]
     return frozenset(map(_real, places))
 
 

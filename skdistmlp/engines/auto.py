@@ -394,7 +394,7 @@ def plan_by_assumed_machines(
     -------
     Plan or None
         Without forecast, since no step is expected to take what these machines would.
-        None if no plan has room, or as many workers as were asked for have no grid.
+        None if no plan has room.
     """
     offer = _offer_at_present(request, outline, workers, client, machines)
     # Tasks would only be there for numbers of workers for which peers have no grid, and
@@ -407,6 +407,8 @@ def plan_by_assumed_machines(
         f"the fastest plan if all machines are alike (nothing was measured: a fit of "
         f"{_about(outline)} is too short for that)"
     )
+    fewer = offer.reason_for_fewer(len(plan.workers))
+    reason = reason if fewer is None else f"{reason}; {fewer}"
     return replace(plan, reason=reason, forecast=None)
 
 

@@ -326,6 +326,8 @@ def _plan_on(
                 )
                 if plan is not None:
                     return plan
+            if request.n_workers is None:
+                return _plan_on_those_with_room(planner, outline, workers)
     plan = planner.plan(workers)
     return replace(plan, reason=plan.reason + note)
 

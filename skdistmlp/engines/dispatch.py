@@ -21,6 +21,7 @@ from skdistmlp.parallel.split import Parameters
 from skdistmlp.parallel.whole_network import predict_in_blocks
 from skdistmlp.planning.cost import StepCost
 from skdistmlp.planning.plan import Plan
+from skdistmlp.planning.recovery import Recovery
 from skdistmlp.training.job import OnEpochEnd, TrainingJob
 from skdistmlp.training.state import TrainingState
 
@@ -110,6 +111,7 @@ def train(
             outline = FitOutline.of(job, dataset)
             layer_units = job.network.layer_units
             state = None
+            recovered: tuple[Recovery, ...] = ()
             while state is None:
                 try:
                     with open_engine(
@@ -118,8 +120,11 @@ def train(
                         plan = engine.plan
                         job = replace(job, split=plan.split, n_replicas=plan.n_replicas)
                         report = _reporting(engine, on_epoch_end)
-                        state = engine.train(job, dataset, report, kept)
-                        plan = engine.plan
+                        try:
+                            state = engine.train(job, dataset, report, kept)
+                        finally:
+                            recovered = (*recovered, *engine.plan.recoveries)
+                        plan = replace(engine.plan, recoveries=recovered)
                 except ExchangeError as error:
                     # Once: the next plan has no connections between workers.
                     if not (error.before_training and request.may_do_without_peers):

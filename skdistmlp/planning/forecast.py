@@ -181,10 +181,12 @@ class Forecast:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Later versions may have added numbers to the end of a row.
+        # Later versions may have added fields to their ends.
         n_known = len(ForecastRow._fields)
         rows = tuple(ForecastRow(*row[:n_known]) for row in state["rows"])
-        left_out = tuple(LeftOut(*each) for each in state.get("left_out", ()))
+        left_out = tuple(
+            LeftOut(*each[: len(LeftOut._fields)]) for each in state.get("left_out", ())
+        )
         # The attributes cannot be assigned: the forecast is frozen.
         vars(self).update(state, rows=rows, left_out=left_out)
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from skdistmlp.exceptions import counted
@@ -252,7 +252,11 @@ class Plan:
         ranges = tuple(RowRange(*part) for part in state.get("row_ranges", ()))
         if costs is not None:
             costs = RowCosts(*(RowCost(*cost) for cost in costs))
-        recoveries = tuple(Recovery(*each) for each in state.get("recoveries", ()))
+        # Later versions may have added fields to their ends.
+        n_known = len(fields(Recovery))
+        recoveries = tuple(
+            Recovery(*each[:n_known]) for each in state.get("recoveries", ())
+        )
         forecast = state.get("forecast")
         if forecast is not None:
             forecast = Forecast.of_state(forecast)

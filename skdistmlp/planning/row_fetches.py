@@ -23,14 +23,16 @@ def bytes_to_fetch(
         Bytes of the features of all rows.
     on_workers : mapping of str to int
         Bytes of them that each worker has, by address, also of workers that take no
-        part. Empty if they are computed during the fit: then each worker of the plan
-        computes as many as the others that need the same rows.
+        part. Empty if they are computed during the fit: each worker computes what it
+        needs.
 
     Returns
     -------
     list of float
         Bytes, by rank.
     """
+    if not on_workers:
+        return [0.0] * len(plan.workers)
     rows, (n_shards, n_replicas) = plan.rows, (plan.n_shards, plan.n_replicas)
     if rows.form == "all":
         # All workers have what a replica has elsewhere.
@@ -42,7 +44,7 @@ def bytes_to_fetch(
         if rows.form != "all":
             part *= float(rows.share(replica, n_replicas))
         has = [
-            on_workers.get(worker, 0) if on_workers else part / n_shards
+            on_workers.get(worker, 0)
             for worker in plan.workers[first : first + n_shards]
         ]
         if rows.form == "once":

@@ -10,6 +10,7 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from types import CodeType
 
 import numpy as np
@@ -250,11 +251,36 @@ def test_functions_are_told_apart_by_what_they_do(kind):
 
 def module_with(text, directory):
     """Return a function of a module in a directory, imported anew."""
-    code = f"def rate(done):\n    return {text}\n"
+    code = (
+        f"def rate(done):\n    return {text}\n"
+        f"class Rate:\n    def __call__(self, done):\n        return {text}\n"
+    )
     (directory / "rates_of_a_user.py").write_text(code)
     sys.modules.pop("rates_of_a_user", None)
     importlib.invalidate_caches()
     return importlib.import_module("rates_of_a_user").rate
+
+
+@pytest.mark.parametrize("of_class", [False, True])
+def test_code_of_a_module_of_the_user_matters(tmp_path, monkeypatch, of_class):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = []
+    for text in ("done", "1 - done", "done"):
+        rate = module_with(text, tmp_path)
+        if of_class:
+            rate = sys.modules["rates_of_a_user"].Rate()
+        job = with_factor(job_of("adam"), rate)
+        found.append(fingerprint(job, dataset_of("adam")))
+    sys.modules.pop("rates_of_a_user")
+    assert found[0] != found[1]
+    assert found[0] == found[2]
+
+
+def test_no_place_of_installed_packages_is_that_of_python_itself():
+    """On Windows it is among the site packages, and users keep code below it."""
+    places = fingerprints._installation_places()
+    assert Path(os.path.realpath(sys.prefix)) not in places
 
 
 def test_code_of_installed_packages_does_not_matter(tmp_path, monkeypatch):

@@ -18,13 +18,16 @@ WITHIN_S = 60.0
 
 
 def wait_until(
-    condition: Callable[[], Any], what: str, during: Future[Any] | None = None
+    condition: Callable[[], Any],
+    what: str,
+    during: Future[Any] | None = None,
+    within_s: float = WITHIN_S,
 ) -> Any:
     """Wait until a function returns something true; return that.
 
     What it is true during must not end before.
     """
-    deadline = time.monotonic() + WITHIN_S
+    deadline = time.monotonic() + within_s
     while not (answer := condition()):
         if during is not None and during.done():
             raise AssertionError(f"it ended before {what}: {during.result()}")

@@ -733,6 +733,15 @@ def test_a_short_fit_that_has_no_grid_of_two_workers_takes_one(client):
     assert clf.plan_fit(X, Y).n_workers == 1
 
 
+def test_a_short_fit_says_why_fewer_workers_than_were_asked_for_train(client):
+    clf = DistributedMLPClassifier(
+        (2,), client=client, parameter_threshold=0, n_workers=3, batch_size=2
+    )
+    plan = clf.set_params(max_iter=1).plan_fit(X, Y)
+    assert (plan.engine, plan.n_workers) == ("peers", 2)
+    assert "2 of 3 workers train: no more of them make a grid" in plan.reason
+
+
 def test_a_short_fit_takes_workers_with_room(client, first_is_full):
     _, others = first_is_full
     plan = plan_of(client, parameter_threshold=0)

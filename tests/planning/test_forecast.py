@@ -90,5 +90,12 @@ def test_rows_of_later_versions_are_read():
     assert Forecast.of_state(later) == Forecast((SHARDS, HERE))
 
 
+def test_workers_left_out_by_later_versions_are_read():
+    found = Forecast((SHARDS,), left_out=(LeftOut("tcp://worker:1", "link", 3.0),))
+    state = found.__getstate__()
+    later = state | {"left_out": [(*each, "more") for each in state["left_out"]]}
+    assert Forecast.of_state(later) == found
+
+
 def test_the_fastest_of_each_number_of_workers_is_found():
     assert best_per_number([REPLICAS, HERE, SHARDS]) == [HERE, SHARDS]

@@ -570,9 +570,9 @@ def test_features_are_sent_or_fetched_once_in_a_fit():
 
     assert fixed_s(here, 0) == 0
     assert fixed_s(there, 0) == pytest.approx(second_s)
-    # A copy for each shard, of which it has half; and a half for each replica.
+    # A copy for each shard, a half for each replica; workers compute what they need.
     more_s = fixed_s(here, 2) - fixed_s(there, 2)
-    assert more_s == pytest.approx((2 - 0.5) * second_s)
+    assert more_s == pytest.approx(2 * second_s)
     assert fixed_s(here, 2, 2) - fixed_s(there, 2, 2) == pytest.approx(second_s)
 
 

@@ -18,6 +18,7 @@ from skdistmlp.planning.plan import (
     plan_training,
     reason_to_stay_local,
 )
+from skdistmlp.planning.recovery import Recovery
 from skdistmlp.training.step import training_step
 from skdistmlp.wire.packet import HEADER_BYTES
 from tests.parallel.ops_contract import make_problem
@@ -252,6 +253,18 @@ def test_a_plan_of_a_version_that_knew_one_form_of_rows_had_copies():
     old.__setstate__(state)
     assert old == dataclasses.replace(plan, row_costs=None)
     assert str(old)
+
+
+def test_recoveries_of_a_later_version_are_read():
+    plan = plan_training([5, 4, 3], "peers", WORKERS, StepCost.of_step(1))
+    lost, workers = ("tcp://worker:1",), tuple(WORKERS)
+    recovery = Recovery(lost, "it was killed", 1.0, 2.0, 3, workers, 1, same_bits=True)
+    plan = dataclasses.replace(plan, recoveries=(recovery,))
+    state = plan.__getstate__()
+    later = state | {"recoveries": [(*each, "more") for each in state["recoveries"]]}
+    woken = object.__new__(type(plan))
+    woken.__setstate__(later)
+    assert woken == plan
 
 
 class CountingSocket:

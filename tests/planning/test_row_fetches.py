@@ -60,10 +60,10 @@ def test_replicas_lack_rows_in_proportion_to_their_shares():
     assert bytes_to_fetch(plan, 800, held) == [200, 0]
 
 
-def test_workers_that_compute_rows_compute_as_many_as_the_others():
-    assert bytes_to_fetch(plan_of(), 800, {}) == [600] * 4
-    assert bytes_to_fetch(plan_of(n_replicas=2), 800, {}) == [200] * 4
-    assert bytes_to_fetch(plan_of(rows=ONCE), 800, {}) == [0] * 4
+def test_workers_that_compute_rows_compute_all_that_they_need():
+    for plan in plan_of(), plan_of(n_replicas=2), plan_of(rows=ONCE):
+        assert bytes_to_fetch(plan, 800, {}) == [0] * 4
+        assert seconds_of(plan, {}, *[1e9] * 4)[0] == 0
 
 
 def seconds_of(plan: Plan, held: dict[str, int], *rates: float) -> list[float]:

@@ -253,8 +253,12 @@ class Elastic:
             short = {each.worker for each in error.left_out}
             if not short or not short.isdisjoint(held):
                 raise
-            # Only spare ones, which the fit can do without.
+            # They may have room at the next look.
+            self._measured -= short
             others = tuple(worker for worker in workers if worker not in short)
+            if {*others} == {*held}:
+                raise
+            # Only spare ones, which the fit can do without.
             return self._offer(others, length)
         timings = measure_again(self._client, workers, held, self._trial, grids)
         n_workers, n_replicas = self._plan.fixed

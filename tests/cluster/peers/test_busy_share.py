@@ -74,6 +74,27 @@ def test_an_exchange_that_is_too_short_tells_nothing(monkeypatch):
     assert measure_busy_share(link, SIZES, [1e-4, 2e-4, 1e-3]) is None
 
 
+@pytest.mark.parametrize(
+    ("each_ms", "share"),
+    [([4, 20, 4], 0.5), ([4, 20, 20], None), ([20, 20, 20], None)],
+)
+def test_exchanges_that_are_held_up_do_not_count(monkeypatch, each_ms, share):
+    """Too few products were computed in them to fill the time."""
+    link = MadeUpLink(0.5, monkeypatch)
+    exchange_s = iter(1e-3 * ms for ms in each_ms)
+    begin = link.begin_all_gather
+
+    def begin_all_gather(*arguments):
+        if len(link.n_bytes) % 2 == 0:
+            # The same alone and with products.
+            link.exchange_s = next(exchange_s)
+        return begin(*arguments)
+
+    monkeypatch.setattr(link, "begin_all_gather", begin_all_gather)
+    found = measure_busy_share(link, SIZES, SECONDS)
+    assert found == (share if share is None else pytest.approx(share))
+
+
 def test_a_far_link_is_not_timed(monkeypatch):
     link = MadeUpLink(0.5, monkeypatch)
     assert measure_busy_share(link, SIZES, [2.1e-3, 3e-3, 4e-3]) is None
