@@ -256,8 +256,6 @@ class Elastic:
             # They may have room at the next look.
             self._measured -= short
             others = tuple(worker for worker in workers if worker not in short)
-            if {*others} == {*held}:
-                raise
             # Only spare ones, which the fit can do without.
             return self._offer(others, length)
         timings = measure_again(self._client, workers, held, self._trial, grids)
