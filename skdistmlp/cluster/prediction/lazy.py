@@ -134,7 +134,11 @@ def _send(client: Client, worker: str, value: Any) -> Any:
     def wait_for_call(method: Callable[..., Any], *args: Any) -> Any:
         sending = submit_rpc(client, method, *args)
         wait_while(check, [sending])
-        return sending.result()
+        try:
+            return sending.result()
+        finally:
+            # As in `Scatterer`: no error is to be reached from its own frames.
+            del sending
 
     key = f"network-{uuid.uuid4().hex}"
     try:

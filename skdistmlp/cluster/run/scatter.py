@@ -239,7 +239,12 @@ class Scatterer:
             sending = submit_rpc(self._client, method, *args, **kwargs)
             self._under_way.add(sending)
         wait_while(partial(check_open, self._client), [sending])
-        return sending.result()
+        try:
+            return sending.result()
+        finally:
+            # An error refers to this frame, and to all that called it. If it could be
+            # reached from here, what is sent in the end would stay with them.
+            del sending
 
 
 def send_to_worker(
