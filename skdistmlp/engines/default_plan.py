@@ -101,7 +101,7 @@ class DefaultPlanner:
         return left_out
 
     def _planning(self, workers: tuple[str, ...]) -> Callable[..., Plan]:
-        """Return a function from replicas, and who has which rows, to the plan.
+        """Return a function that plans a number of replicas and a way to hold the rows.
 
         Parameters
         ----------

@@ -27,8 +27,8 @@ def group_with_room(
     workers : sequence of int
         All workers, by their place among them.
     with_room : callable
-        From a number of workers to those of all that have room for the part of one of
-        so many.
+        Takes a number of workers; returns those of all workers that have room for the
+        part that each would have if so many shared.
 
     Returns
     -------

@@ -250,7 +250,7 @@ def test_functions_are_told_apart_by_what_they_do(kind):
 
 
 def module_with(text, directory):
-    """Return a function of a module in a directory, imported anew."""
+    """Write a module to a directory, import it afresh, and return its function."""
     code = (
         f"def rate(done):\n    return {text}\n"
         f"class Rate:\n    def __call__(self, done):\n        return {text}\n"

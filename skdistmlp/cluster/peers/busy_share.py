@@ -36,7 +36,7 @@ MFLOP, about a block of `skdistmlp.parallel.overlap`. An exchange advances betwe
 of them, as it does there."""
 
 ROWS = 16
-"""Rows of the arrays that are exchanged."""
+"""Rows of the arrays that are exchanged, since columns have to be put in order."""
 
 FLOAT_BYTES = 4
 

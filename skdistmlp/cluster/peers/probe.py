@@ -15,7 +15,7 @@ import numpy as np
 from distributed import get_worker
 
 from skdistmlp.cluster._dask import result_dropped
-from skdistmlp.cluster.peers.busy_share import measure_busy_share
+from skdistmlp.cluster.peers.busy_share import FLOAT_BYTES, ROWS, measure_busy_share
 from skdistmlp.cluster.peers.pairs import MIN_PAIR_ROUNDS, PairRounds
 from skdistmlp.cluster.peers.shard import Roster
 from skdistmlp.cluster.peers.worker import open_listener, tls_of
@@ -45,9 +45,6 @@ MIN_SIZES = 3
 """Sizes that are measured however slow the link is, unless it is far: see
 `FAR_BYTES`."""
 
-ROWS = 16
-"""Rows of the arrays that are exchanged, since columns have to be put in order."""
-
 N_EXCHANGES = 3
 """Exchanges of each size that are timed, after one that is not: a gather and a scatter
 each."""
@@ -69,8 +66,6 @@ FAR_BYTES = 128_000
 take more than `LONG_S`, for the latency. 16 kB would take as long as a few bytes, and
 more would leave no time for whatever else is measured. Twice, of which the faster
 counts: in the first, TCP still waits for acknowledgements."""
-
-FLOAT_BYTES = 4
 
 MAX_FASTER = 2
 """How often exchanges are timed again without the workers whose links are the slowest:
@@ -454,8 +449,10 @@ def _time_exchanges(communicator: Collectives) -> ExchangeTimes:
         if len(sizes) > 1:
             each_s = 2 * seconds[-1] * n_bytes / sizes[-1]
             if times * each_s > LONG_S:
-                times = 2 if 2 * each_s <= TWICE_S else 1
-                times = 3 if 3 * each_s <= THRICE_S else times
+                if 3 * each_s <= THRICE_S:
+                    times = 3
+                else:
+                    times = 2 if 2 * each_s <= TWICE_S else 1
             is_late = time.perf_counter() + times * each_s > begun + LINK_S
             if is_late and len(sizes) >= MIN_SIZES:
                 times = 0

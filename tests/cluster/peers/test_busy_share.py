@@ -14,7 +14,7 @@ SIZES, SECONDS = [64.0, 16_000.0, 1_000_000.0], [1e-4, 2e-4, 1e-2]
 
 
 class MadeUpLink(Unconnected):
-    """An exchange of some seconds, in a part of which the processor is busy.
+    """An exchange that takes a given time, for part of which the processor is busy.
 
     Time passes when something is computed or waited for, and no other does.
     """
